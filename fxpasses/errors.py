@@ -1,0 +1,80 @@
+"""One tree of errors: each says what is wrong, where, and how to fix it.
+
+::
+
+    FxHeadError                 a user can do something about it (exit code 2)
+    ├── InputError              an argument, a model or an input of the wrong kind
+    ├── TraceError              the model cannot be traced into a graph
+    ├── PlanError               a weight plan does not fit what it is applied to
+    ├── ExportError             ONNX export failed, or gave not what was asked for  (export/)
+    ├── ProviderError           a provider is missing or did not run every node     (export/)
+    ├── CheckError              two things cannot be compared                       (export/)
+    └── FileError               a file cannot be read or written                    (fxhead)
+    InternalError               a bug in fxhead itself (exit code 3), outside the tree
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FxHeadError(Exception):
+    """An error that the user can act on.
+
+    Args:
+        what: what is wrong, as a clause without a final stop.
+        where: the file, module path or node that it is about.
+        fix: what to do about it, as an imperative clause.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(what, where, fix)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}; {self.fix}" if self.fix else head
+
+
+class InputError(FxHeadError):
+    """An argument, a model or an input is not of the kind that is needed."""
+
+
+class TraceError(FxHeadError):
+    """The model cannot be traced into a graph."""
+
+
+class PlanError(FxHeadError):
+    """A weight plan does not fit the state dict or file that it is applied to."""
+
+
+class ExportError(FxHeadError):
+    """ONNX export failed, or would have written something else than was asked for."""
+
+
+class ProviderError(FxHeadError):
+    """An execution provider is missing or did not run every node."""
+
+
+class CheckError(FxHeadError):
+    """Two models cannot be compared; comparing nothing is an error, never a pass."""
+
+
+class FileError(FxHeadError):
+    """A file cannot be read or written."""
+
+
+class InternalError(Exception):
+    """A bug in fxhead itself; never the user's fault."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Names nearest to ``name`` as a clause for an error's ``fix``, else all of them."""
+    options = [str(option) for option in known]
+    near = difflib.get_close_matches(name, options, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return "use one of " + ", ".join(repr(option) for option in options)

@@ -1,0 +1,174 @@
+"""WeightPlan: the reversible map of parameter names and shapes between two forms."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fxpasses.errors import PlanError
+from fxpasses.report import Form
+
+SCHEMA_VERSION = 1
+
+
+class WeightOrder(enum.StrEnum):
+    """Order in which the linear form reads the axes of a ``[C, *k]`` kernel."""
+
+    CHANNELS_FIRST = "channels_first"
+    CHANNELS_LAST = "channels_last"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WeightMove:
+    """One parameter whose shape differs between the forms.
+
+    Attributes:
+        name: state-dict name, the same in both forms.
+        linear_shape: ``(O, C * prod(k))``.
+        conv_shape: ``(O, C, *k)``.
+        order: order in which the linear form reads the kernel's axes.
+    """
+
+    name: str
+    linear_shape: tuple[int, ...]
+    conv_shape: tuple[int, ...]
+    order: WeightOrder = WeightOrder.CHANNELS_FIRST
+
+    def __post_init__(self) -> None:
+        if math.prod(self.linear_shape) != math.prod(self.conv_shape):
+            raise PlanError(
+                f"{self.linear_shape} and {self.conv_shape} hold different numbers of weights",
+                where=self.name,
+                fix="make the plan again with rewrite(...).plan",
+            )
+
+    def shape(self, form: Form) -> tuple[int, ...]:
+        """Shape of the parameter in ``form``."""
+        return self.linear_shape if form is Form.LINEAR else self.conv_shape
+
+    def to_conv(self, weight: torch.Tensor) -> torch.Tensor:
+        """The ``(O, C, *k)`` view of a ``(O, C * prod(k))`` weight; never copies."""
+        if self.order is WeightOrder.CHANNELS_FIRST:
+            return weight.view(self.conv_shape)
+        out, channels, *kernel = self.conv_shape
+        return weight.view(out, *kernel, channels).movedim(-1, 1)
+
+    def to_linear(self, weight: torch.Tensor) -> torch.Tensor:
+        """The ``(O, C * prod(k))`` form of a ``(O, C, *k)`` weight.
+
+        A view wherever the strides allow one; a k×k kernel in ``torch.channels_last`` memory
+        read in channels-first order (and the reverse) has to be copied.
+        """
+        if self.order is WeightOrder.CHANNELS_LAST:
+            weight = weight.movedim(1, -1)
+        return weight.reshape(self.linear_shape)
+
+    def convert(self, weight: torch.Tensor, to: Form) -> torch.Tensor:
+        """``weight`` in the form ``to``."""
+        return self.to_conv(weight) if to is Form.CONV else self.to_linear(weight)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WeightPlan:
+    """The reversible map of a model's parameters from one form to the other.
+
+    ``apply`` takes a state dict of the model before the rewrite to one of the model after it;
+    ``invert`` turns the plan round. Names never change; only shapes do.
+
+    >>> move = WeightMove(name="fc.weight", linear_shape=(10, 512), conv_shape=(10, 512, 1, 1))
+    >>> plan = WeightPlan(to=Form.CONV, moves=(move,))
+    >>> plan.apply({"fc.weight": torch.zeros(10, 512)})["fc.weight"].shape
+    torch.Size([10, 512, 1, 1])
+    >>> plan.invert().invert() == plan
+    True
+    """
+
+    to: Form
+    moves: tuple[WeightMove, ...]
+
+    @property
+    def source(self) -> Form:
+        """The form that ``apply`` reads."""
+        return Form.CONV if self.to is Form.LINEAR else Form.LINEAR
+
+    def apply(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """A new state dict in the other form; tensors are views of those given.
+
+        Raises:
+            PlanError: a parameter of the plan is missing or has an unexpected shape.
+        """
+        converted = dict(state_dict)
+        for move in self.moves:
+            weight = state_dict.get(move.name)
+            if weight is None:
+                raise PlanError(
+                    "the plan's parameter is missing from the state dict",
+                    where=move.name,
+                    fix="give the state dict of the model that the plan was made for",
+                )
+            shape = tuple(weight.shape)
+            if shape != move.shape(self.source):
+                already = " (it is in the target form already)" if shape == move.shape(self.to) else ""
+                raise PlanError(
+                    f"shape {shape} where the plan expects {move.shape(self.source)}{already}",
+                    where=move.name,
+                    fix="use plan.invert() for the other direction"
+                    if already
+                    else "give the state dict of the model that the plan was made for",
+                )
+            converted[move.name] = move.convert(weight, self.to)
+        return converted
+
+    def invert(self) -> WeightPlan:
+        """The same map in the other direction."""
+        return dataclasses.replace(self, to=self.source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with a schema version."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "to": str(self.to),
+            "moves": [
+                {
+                    "name": move.name,
+                    "linear_shape": list(move.linear_shape),
+                    "conv_shape": list(move.conv_shape),
+                    "order": str(move.order),
+                }
+                for move in self.moves
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> WeightPlan:
+        """The plan that ``to_dict`` wrote.
+
+        Raises:
+            PlanError: the data is not a plan, or one of another schema version.
+        """
+        fix = "give a file that fxhead wrote as *.plan.json"
+        if not isinstance(data, Mapping):
+            raise PlanError("not a weight plan (it is no JSON object)", fix=fix)
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise PlanError(
+                f"weight plan of schema version {version!r}, this fxhead reads {SCHEMA_VERSION}", fix=fix
+            )
+        try:
+            moves = tuple(
+                WeightMove(
+                    name=str(move["name"]),
+                    linear_shape=tuple(int(extent) for extent in move["linear_shape"]),
+                    conv_shape=tuple(int(extent) for extent in move["conv_shape"]),
+                    order=WeightOrder(move["order"]),
+                )
+                for move in data["moves"]
+            )
+            return cls(to=Form(data["to"]), moves=moves)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"damaged weight plan ({error!r})", fix=fix) from error

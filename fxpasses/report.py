@@ -1,0 +1,239 @@
+"""Frozen results: what was found, what was rewritten, what was not and why.
+
+No tensors and no graph nodes inside: a report can be kept, compared, and turned into JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+
+class Form(enum.StrEnum):
+    """How a site is written."""
+
+    LINEAR = "linear"
+    CONV = "conv"
+
+
+class Scope(enum.StrEnum):
+    """Which sites a rewrite considers; each scope contains the one before it."""
+
+    HEAD = "head"
+    POOLED = "pooled"
+
+
+class MissCode(enum.StrEnum):
+    """Why a candidate was not rewritten; a code is stable, its sentence is not."""
+
+    # what feeds the site
+    NOT_POOLED = "NOT_POOLED"
+    BEFORE_POOL = "BEFORE_POOL"
+    UNKNOWN_EXTENT = "UNKNOWN_EXTENT"
+    UNKNOWN_LAYOUT = "UNKNOWN_LAYOUT"
+    UNFLATTENED = "UNFLATTENED"
+    BATCH_FLATTENED = "BATCH_FLATTENED"
+    BAKED_BATCH = "BAKED_BATCH"
+    AMBIGUOUS_SQUEEZE = "AMBIGUOUS_SQUEEZE"
+    FLATTEN_ORDER = "FLATTEN_ORDER"
+    IN_PLACE_ALIAS = "IN_PLACE_ALIAS"
+    # the op itself
+    KERNEL = "KERNEL"
+    PADDING = "PADDING"
+    DILATION = "DILATION"
+    GROUPS = "GROUPS"
+    TRANSPOSED = "TRANSPOSED"
+    RANK = "RANK"
+    # the module and its weights
+    SHARED_MODULE = "SHARED_MODULE"
+    TIED_WEIGHT = "TIED_WEIGHT"
+    HOOKED = "HOOKED"
+    PARAMETRIZED = "PARAMETRIZED"
+    SUBCLASS = "SUBCLASS"
+    QUANTIZED = "QUANTIZED"
+    DTYPE = "DTYPE"
+    WEIGHT_TYPE = "WEIGHT_TYPE"
+    UNINITIALIZED = "UNINITIALIZED"
+    COMPUTED_WEIGHT = "COMPUTED_WEIGHT"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One affine op that can change form.
+
+    Attributes:
+        name: module path of the site (``"classifier.6"``), or of the parameter's owner.
+        node: name of its node in the graph.
+        form: the form that it has now.
+        scope: the narrowest scope that contains it.
+        weight: state-dict name of the weight.
+        bias: state-dict name of the bias, or None.
+        in_features: features read per sample, ``C * prod(kernel_size)``.
+        out_features: features written per sample.
+        kernel_size: kernel of the convolution form, one extent per spatial axis.
+        source: ``"file.py:line"`` of the call, or None where tracing did not record it.
+    """
+
+    name: str
+    node: str
+    form: Form
+    scope: Scope
+    weight: str
+    bias: str | None
+    in_features: int
+    out_features: int
+    kernel_size: tuple[int, ...]
+    source: str | None
+
+    @property
+    def linear(self) -> str:
+        """The linear form as PyTorch would print it."""
+        tail = "" if self.bias else ", bias=False"
+        return f"Linear({self.in_features}, {self.out_features}{tail})"
+
+    @property
+    def conv(self) -> str:
+        """The convolution form as PyTorch would print it."""
+        channels = self.in_features
+        for extent in self.kernel_size:
+            channels //= extent
+        rank = len(self.kernel_size)
+        kernel = ", ".join(map(str, self.kernel_size)) + ("," if rank == 1 else "")
+        tail = "" if self.bias else ", bias=False"
+        return f"Conv{rank}d({channels}, {self.out_features}, kernel_size=({kernel}){tail})"
+
+    def written(self, form: Form) -> str:
+        """The site in ``form``, as PyTorch would print it."""
+        return self.linear if form is Form.LINEAR else self.conv
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self) | {"now": self.written(self.form)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """A candidate that was not rewritten, and why.
+
+    Attributes:
+        code: stable reason code.
+        name: module path of the candidate, or of the parameter's owner.
+        node: name of its node in the graph.
+        form: the form that it has now.
+        source: ``"file.py:line"`` of the call, or None where tracing did not record it.
+        reason: what stands in the way, as a clause.
+        fix: what would allow the rewrite, as an imperative clause.
+    """
+
+    code: MissCode
+    name: str
+    node: str
+    form: Form
+    source: str | None
+    reason: str
+    fix: str
+
+    def __str__(self) -> str:
+        where = f"{self.node}, {self.source}" if self.source else self.node
+        return f"skipped {self.name!r} ({where}): {self.code}, {self.reason}; {self.fix}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rewrite:
+    """One site that was rewritten.
+
+    Attributes:
+        site: the site as it was before.
+        to: the form that it has after.
+        weight_shape_before: shape of the weight before.
+        weight_shape_after: shape of the weight after.
+        copied_bytes: bytes of weight that had to be copied; 0 where the new weight is a view.
+    """
+
+    site: Site
+    to: Form
+    weight_shape_before: tuple[int, ...]
+    weight_shape_after: tuple[int, ...]
+    copied_bytes: int
+
+    @property
+    def before(self) -> str:
+        """The site before, as PyTorch would print it."""
+        return self.site.written(self.site.form)
+
+    @property
+    def after(self) -> str:
+        """The site after, as PyTorch would print it."""
+        return self.site.written(self.to)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self) | {"before": self.before, "after": self.after}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TraceInfo:
+    """How the graph was obtained.
+
+    Attributes:
+        method: ``"symbolic"`` (torch.fx.symbolic_trace) or ``"given"`` (a GraphModule was given).
+        mode: ``"train"`` or ``"eval"``, the model's mode while it was traced.
+        notes: what the trace fixed that the model decides at run time, one sentence each.
+    """
+
+    method: str
+    mode: str
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sites:
+    """What ``find_sites`` found: sites and misses, in graph order."""
+
+    sites: tuple[Site, ...]
+    misses: tuple[Miss, ...]
+    trace: TraceInfo
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "sites": [site.to_dict() for site in self.sites],
+            "misses": [miss.to_dict() for miss in self.misses],
+            "trace": self.trace.to_dict(),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RewriteReport:
+    """What a rewrite did: rewritten sites, misses, and how the graph was obtained."""
+
+    to: Form
+    scope: Scope
+    rewrites: tuple[Rewrite, ...]
+    misses: tuple[Miss, ...]
+    trace: TraceInfo
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of weight copied over all rewrites; 0 where every new weight is a view."""
+        return sum(rewrite.copied_bytes for rewrite in self.rewrites)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "to": self.to,
+            "scope": self.scope,
+            "rewrites": [rewrite.to_dict() for rewrite in self.rewrites],
+            "misses": [miss.to_dict() for miss in self.misses],
+            "trace": self.trace.to_dict(),
+            "copied_bytes": self.copied_bytes,
+        }
