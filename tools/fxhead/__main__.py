@@ -1,0 +1,5 @@
+"""``python -m fxhead``."""
+
+from fxhead.cli import run
+
+run()

@@ -1,0 +1,181 @@
+"""Output files: their names, and writing all of them or none."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxhead.sources import Source
+from fxpasses.errors import FileError, InputError
+from fxpasses.report import Form
+
+_MODULE_SUFFIXES = (".pt", ".pth")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OutputNames:
+    """Where ``rewrite`` writes: names in one folder."""
+
+    folder: Path
+    module: str
+    plan: str
+    certificate: str
+    onnx: dict[Form, str]
+
+    @classmethod
+    def choose(cls, source: Source, to: Form, out: str | None) -> OutputNames:
+        """Names after the source, or after ``out``: a ``.pt`` path, or a folder.
+
+        Raises:
+            InputError: ``out`` is some other kind of file.
+        """
+        folder, module = source.folder, f"{source.stem}.{to}.pt"
+        if out is not None:
+            path = Path(out)
+            if path.suffix.lower() in _MODULE_SUFFIXES and not path.is_dir():
+                folder, module = path.parent, path.name
+            elif path.is_file() or path.suffix.lower() in (".onnx", ".pt2", ".json", ".safetensors"):
+                raise InputError(
+                    "is neither a .pt file nor a folder",
+                    where=f"-o {out}",
+                    fix="name the .pt file; the others are written beside it",
+                )
+            else:
+                folder = path
+        stem = Path(module).stem
+        base = stem.removesuffix(f".{to}")
+        return cls(
+            folder=folder,
+            module=module,
+            plan=f"{stem}.plan.json",
+            certificate=f"{stem}.certificate.json",
+            onnx={form: f"{base}.{form}.onnx" for form in Form},
+        )
+
+    def all(self, *, with_onnx: bool) -> tuple[str, ...]:
+        """Every name that will be written."""
+        onnx = (*self.onnx.values(), self.certificate) if with_onnx else ()
+        return (self.module, *onnx, self.plan)
+
+
+def require_free(names: OutputNames, inputs: Iterable[Path], *, with_onnx: bool, force: bool) -> None:
+    """Returns where writing will not destroy anything that the user did not say may go.
+
+    Raises:
+        FileError: an output is an input or exists already, or the folder cannot be written to.
+    """
+    taken = {os.path.realpath(path) for path in inputs}
+    for name in names.all(with_onnx=with_onnx):
+        path = names.folder / name
+        if os.path.realpath(path) in taken:
+            raise FileError("would overwrite the input", where=str(path), fix="name another output with -o")
+        if path.is_dir():
+            raise FileError("is a folder", where=str(path), fix="name another output with -o")
+        if os.path.lexists(path) and not force:
+            raise FileError(
+                "exists already", where=str(path), fix="give --force to replace it, or another output with -o"
+            )
+    nearest = next(p for p in (names.folder, *names.folder.absolute().parents) if p.exists())
+    if not nearest.is_dir():
+        raise FileError("is not a folder", where=str(nearest), fix="name another output with -o")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise FileError("cannot be written to", where=str(nearest), fix="name another folder with -o")
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A temporary folder inside ``folder``, which is made if need be and removed if left empty.
+
+    Raises:
+        FileError: writing failed, for want of space or of permission; nothing is left behind.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    staging: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".fxhead-", dir=folder))
+        yield staging
+    except OSError as error:
+        raise FileError(
+            f"cannot be written to ({error.strerror or error})",
+            where=str(folder),
+            fix="make room, or name another folder with -o",
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+        for path in made:
+            with contextlib.suppress(OSError):  # not empty: the outputs are in it
+                path.rmdir()
+
+
+def publish(staging: Path, *, force: bool) -> tuple[Path, ...]:
+    """Moves all files of ``staging`` into the folder around it: every one of them, or none."""
+    folder = staging.parent
+    files = sorted(path for path in staging.iterdir() if path.is_file())
+    for path in files:
+        _sync(path)
+    replaced = staging / "replaced"
+    replaced.mkdir()
+    moved: list[Path] = []
+    try:
+        for path in files:
+            target = folder / path.name
+            if os.path.lexists(target):
+                if not force:
+                    raise FileExistsError(None, "it appeared meanwhile", str(target))
+                target.rename(replaced / path.name)
+            moved.append(target)
+            path.rename(target)
+    except BaseException:
+        for target in moved:
+            target.unlink(missing_ok=True)
+        for path in replaced.iterdir():
+            path.rename(folder / path.name)
+        raise
+    _sync(folder)
+    return tuple(moved)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_module(module: nn.Module, path: Path) -> None:
+    """Pickles ``module``; the same module gives the same bytes under any name.
+
+    Raises:
+        InputError: something in the module cannot be pickled.
+    """
+    try:
+        # an open file: given a path, torch.save writes its name into the archive
+        with path.open("wb") as file:
+            torch.save(module, file)
+    except OSError:
+        raise
+    except Exception as error:  # pickling calls the __reduce__ of every object in it
+        if "PytorchStreamWriter" in str(error):
+            raise OSError(None, "writing failed, the disk may be full") from error
+        raise InputError(
+            f"the rewritten module cannot be pickled ({type(error).__name__}: {error})",
+            fix="define its classes at the top level of an importable module",
+        ) from error
+
+
+def save_json(data: dict[str, Any], path: Path) -> None:
+    """Writes ``data`` as JSON that a person can read."""
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

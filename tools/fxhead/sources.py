@@ -1,0 +1,64 @@
+"""What the user names as SOURCE; read from the text alone, so without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from pathlib import Path
+
+_CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_TORCHVISION = "torchvision:"
+
+FORMS = "a .pt or .pth file, torchvision:NAME, or package.module:callable"
+
+
+class SourceKind(enum.StrEnum):
+    """Where a model comes from."""
+
+    FILE = "file"
+    ONNX = "onnx"
+    TORCHVISION = "torchvision"
+    CALLABLE = "callable"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A SOURCE argument.
+
+    Attributes:
+        text: the argument as it was given.
+        kind: where the model comes from.
+        name: the path, torchvision's name of the model, or ``package.module:callable``.
+    """
+
+    text: str
+    kind: SourceKind
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """The source that ``text`` names; a file unless it reads as something else."""
+        if text.startswith(_TORCHVISION):
+            return cls(text=text, kind=SourceKind.TORCHVISION, name=text.removeprefix(_TORCHVISION))
+        if _CALLABLE.fullmatch(text) and not Path(text).exists():
+            return cls(text=text, kind=SourceKind.CALLABLE, name=text)
+        kind = SourceKind.ONNX if text.lower().endswith(".onnx") else SourceKind.FILE
+        return cls(text=text, kind=kind, name=text)
+
+    @property
+    def path(self) -> Path | None:
+        """The file that it is read from, or None."""
+        return Path(self.name) if self.kind in (SourceKind.FILE, SourceKind.ONNX) else None
+
+    @property
+    def stem(self) -> str:
+        """What its outputs are called after."""
+        if self.path is not None:
+            return self.path.stem
+        return re.split(r"[.:]", self.name)[-1]
+
+    @property
+    def folder(self) -> Path:
+        """Where its outputs go unless the user says otherwise."""
+        return Path() if self.path is None else self.path.parent
