@@ -1,0 +1,138 @@
+"""Example inputs as a call: names, batch axis, dynamic shapes; and the names of the outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+
+from fxpasses.errors import InputError
+
+SINGLE_OUTPUT = "logits"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleCall:
+    """One call of a module.
+
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        names: one name for each tensor, in the order of the arguments.
+        batch: extent of axis 0 of the tensors that have the batch axis.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    names: tuple[str, ...]
+    batch: int
+
+    def dynamic_shapes(self, dim: object) -> dict[str, Any] | tuple[Any, ...]:
+        """The ``dynamic_shapes`` argument of torch.export: axis 0 of every batched tensor is ``dim``."""
+
+        def axes(leaf: object) -> dict[int, object] | None:
+            return {0: dim} if _is_batched(leaf, self.batch) else None
+
+        if not self.kwargs:
+            return tuple(_pytree.tree_map(axes, self.args))
+        return {name: _pytree.tree_map(axes, value) for name, value in self.kwargs.items()}
+
+
+def example_call(module: nn.Module, example_inputs: object, *, double: bool) -> ExampleCall:
+    """The call that ``example_inputs`` stand for; batch 1 becomes 2 if ``double``.
+
+    Raises:
+        InputError: the inputs do not fit ``forward``, or hold no tensor with a batch axis.
+    """
+    args, kwargs = _as_arguments(example_inputs)
+    try:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(
+            f"the example inputs do not fit forward ({error})",
+            where=type(module).__name__,
+            fix="give one tensor, a tuple of positional arguments or a dict by argument name",
+        ) from error
+    batch = _batch_of((args, kwargs), type(module).__name__)
+    if double and batch == 1:
+        args, kwargs = _pytree.tree_map(_doubled, (args, kwargs))
+        batch = 2
+    names = tuple(name for key, value in bound.arguments.items() for name in _leaf_names(key, value))
+    return ExampleCall(args=tuple(args), kwargs=dict(kwargs), names=names, batch=batch)
+
+
+def _as_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
+        return tuple(example_inputs), {}
+    raise InputError(
+        f"example inputs of type {type(example_inputs).__name__}",
+        fix="give one tensor, a tuple of positional arguments or a dict by argument name",
+    )
+
+
+def _batch_of(tree: object, where: str) -> int:
+    for leaf in _pytree.tree_leaves(tree):
+        if isinstance(leaf, torch.Tensor) and leaf.dim() >= 1:
+            if leaf.shape[0] == 0:
+                break
+            return int(leaf.shape[0])
+    raise InputError(
+        "no example input is a tensor with a batch axis", where=where, fix="give an input of shape [N, …]"
+    )
+
+
+def _is_batched(leaf: object, batch: int) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.dim() >= 1 and leaf.shape[0] == batch
+
+
+def _doubled(leaf: object) -> object:
+    return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and _is_batched(leaf, 1) else leaf
+
+
+def _leaf_names(name: str, value: object) -> tuple[str, ...]:
+    """``name`` for a tensor; ``name_0``, ``name_key``, … for the tensors inside a container."""
+    paths, _ = _pytree.tree_flatten_with_path(value)
+    return tuple(_joined((name, *_parts(path))) for path, leaf in paths if isinstance(leaf, torch.Tensor))
+
+
+def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """Stable names of the program's tensor outputs, as ``export_onnx`` documents them."""
+    spec = program.call_spec.out_spec
+    outputs = [item.arg for item in program.graph_signature.output_specs if item.kind.name == "USER_OUTPUT"]
+    if spec is None:
+        return tuple(f"output_{index}" for index in range(len(outputs)))
+    paths, _ = _pytree.tree_flatten_with_path(_pytree.tree_unflatten(range(len(outputs)), spec))
+    names = []
+    for path, index in paths:
+        if not isinstance(outputs[index], torch.export.graph_signature.ConstantArgument):
+            parts = _parts(path)
+            first = [SINGLE_OUTPUT] if not parts else ["output"] if parts[0].isdecimal() else []
+            names.append(_joined((*first, *parts)))
+    return tuple(_distinct(names))
+
+
+def _parts(path: Sequence[Any]) -> tuple[str, ...]:
+    keys = (getattr(step, "key", getattr(step, "name", getattr(step, "idx", None))) for step in path)
+    return tuple(str(key) for key in keys)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "_".join(parts)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    distinct = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        distinct.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return distinct

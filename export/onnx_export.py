@@ -1,0 +1,228 @@
+"""Module → ONNX: dynamic batch, stable names, canonical head, the opset asked for, same bytes again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from export.example import ExampleCall, example_call
+from fxpasses.errors import ExportError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+BATCH_AXIS = "batch"
+_INLINE_LIMIT_BYTES = 2_000_000_000
+_SYMBOL = re.compile(r"\bs\d+\b")
+
+ExampleInputs = torch.Tensor | Sequence[object] | Mapping[str, object]
+
+
+def export_onnx(
+    module: nn.Module,
+    example_inputs: ExampleInputs,
+    path: str | os.PathLike[str],
+    *,
+    dynamic_batch: bool = True,
+    opset: int | None = None,
+) -> Path:
+    """The path of the ONNX file written from ``module`` in evaluation mode.
+
+    The batch axis is dynamic: the file runs at any batch size, one included. Inputs are named after the
+    arguments of ``forward``; the output is ``logits`` if there is one tensor, else the keys of a dict,
+    the fields of a named tuple, or ``output_0``, ``output_1``, … of a tuple or list (nested ones joined
+    with ``_``; a None is left out). The head is written as ``GlobalAveragePool → Conv → Flatten`` or
+    ``GlobalAveragePool → Flatten → Gemm``. The same module gives the same bytes: nothing in the file
+    tells of the time or the machine. The file appears whole or not at all; weights beyond 2 GB lie
+    beside it in ``<name>.data``.
+
+    Args:
+        module: the model; its parameters, buffers and training flags are left as they are.
+        example_inputs: one tensor, a sequence of positional arguments, or a mapping by argument name.
+        path: the file to write; an existing one is replaced.
+        dynamic_batch: whether axis 0 of the inputs is dynamic; else the example's batch size is fixed.
+        opset: the opset of the file; None takes the exporter's default.
+
+    Shapes:
+        Axis 0 is the batch in every input tensor whose first extent equals that of the first tensor.
+        An example of batch 1 is doubled for tracing, since tracing at 1 would fix it.
+
+    Raises:
+        ExportError: the model cannot be exported, its batch would be fixed, dropout would stay active,
+            or the opset cannot be had.
+
+    Source:
+        ``torch.onnx.export(..., dynamo=True)``; rewriting with onnx-ir.
+    """
+    try:
+        from export.opset import check_opset, exporter_opset, require_opset
+    except ImportError as error:
+        raise ExportError(
+            f"ONNX export needs {error.name}, which is not installed", fix="run pip install 'fxhead[cpu]'"
+        ) from error
+    from export.canonical_head import canonicalize_head
+
+    target = Path(path)
+    check_opset(opset)
+    call = example_call(module, example_inputs, double=dynamic_batch)
+    with evaluation_mode(module), torch.no_grad(), _silent():
+        program = _trace(module, call, dynamic_batch)
+        model = _to_onnx(program, call, exporter_opset(opset), str(target))
+        _strip(model, dynamic_batch)
+        canonicalize_head(model)
+        _require_inference(model, target)
+        model = require_opset(model, opset)
+        _write(model, target)
+    return target
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Within it every submodule is in evaluation mode; afterwards each has its own mode again.
+
+    The flags are set one by one: ``module.eval()`` runs hooks that merge or change weights in some
+    libraries, and the caller's module must come out as it went in.
+    """
+    flags = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in flags:
+            part.training = False
+        yield
+    finally:
+        for part, training in flags:
+            part.training = training
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Within it torch's exporter prints, logs and warns nothing; what matters it raises."""
+    from export.opset import quiet
+
+    sink = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(sink),
+        quiet("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir"),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _trace(module: nn.Module, call: ExampleCall, dynamic_batch: bool) -> torch.export.ExportedProgram:
+    shapes = call.dynamic_shapes(torch.export.Dim(BATCH_AXIS)) if dynamic_batch else None
+    where = type(module).__name__
+    try:
+        return torch.export.export(module, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
+    except torch._dynamo.exc.UserError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"the model cannot be traced with a dynamic batch ({first})",
+            where=where,
+            fix="make forward take the batch size from x.size(0), or export with dynamic_batch=False",
+        ) from error
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise ExportError(
+            f"torch.export cannot trace the model ({type(error).__name__}: {lines[0]})",
+            where=where,
+            fix="call the model on the example inputs first, to see whether they fit it",
+        ) from error
+
+
+def _to_onnx(
+    program: torch.export.ExportedProgram, call: ExampleCall, opset: int | None, where: str
+) -> ir.Model:
+    from export.example import output_names
+
+    names = output_names(program)
+    try:
+        onnx_program = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=list(call.names),
+            output_names=list(names),
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"torch.onnx cannot convert the model ({first})",
+            where=where,
+            fix="replace the operator that it names by one that ONNX has",
+        ) from error
+    if onnx_program is None:
+        raise ExportError("torch.onnx.export returned no program", where=where, fix="update torch")
+    return onnx_program.model
+
+
+def _strip(model: ir.Model, dynamic_batch: bool) -> None:
+    """Removes what differs between machines and runs: stack traces, file paths, symbol numbers."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in _values(model):
+        value.metadata_props.clear()
+        value.shape = _named_batch(value.shape) if dynamic_batch and value.shape is not None else value.shape
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.inputs
+    yield from model.graph.initializers.values()
+    for node in model.graph.all_nodes():
+        yield from node.outputs
+
+
+def _named_batch(shape: ir.Shape) -> ir.Shape:
+    """The shape with torch's own symbol for the batch (``s77``) renamed; products are left unnamed."""
+    import onnx_ir as ir
+
+    def rename(dim: int | ir.SymbolicDim) -> int | str | None:
+        if isinstance(dim, int):
+            return dim
+        return BATCH_AXIS if dim.value is not None and _SYMBOL.fullmatch(dim.value) else None
+
+    return ir.Shape([rename(dim) for dim in shape])
+
+
+def _require_inference(model: ir.Model, target: Path) -> None:
+    """Nothing, if the graph has no active dropout left.
+
+    Raises:
+        ExportError: a Dropout node runs in training mode (tracing a model in training mode fixes it).
+    """
+    for node in model.graph.all_nodes():
+        training = node.inputs[2] if node.op_type == "Dropout" and len(node.inputs) > 2 else None
+        if training is not None and (training.const_value is None or training.const_value.numpy().any()):
+            raise ExportError(
+                f"dropout stays active in node {node.name!r}",
+                where=str(target),
+                fix="trace or rewrite the model in evaluation mode (model.eval()) before exporting it",
+            )
+
+
+def _write(model: ir.Model, target: Path) -> None:
+    """Writes beside ``target`` and renames, so that a reader sees the old file or the whole new one."""
+    import onnx_ir as ir
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    external = f"{target.name}.data" if size > _INLINE_LIMIT_BYTES else None
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        draft = Path(folder) / target.name
+        ir.save(model, draft, external_data=external)
+        if external is not None:
+            os.replace(draft.with_name(external), target.with_name(external))
+        os.replace(draft, target)
