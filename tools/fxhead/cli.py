@@ -1,0 +1,270 @@
+"""The command line: options in, exit code out. Imports torch only inside a command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from fxhead import __version__, render
+from fxhead.results import ExitCode
+from fxhead.sources import Source
+
+if TYPE_CHECKING:
+    from fxhead.results import Outcome
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_REPORT = "this is a bug in fxhead: please report it with the output of the same command under --debug"
+
+
+def _source_options(command: _Command) -> _Command:
+    """Options of every command that reads a model."""
+    for option in reversed(
+        (
+            click.option(
+                "--input-shape",
+                "input_shapes",
+                multiple=True,
+                metavar="1x3x224x224",
+                help="Shape of the input, batch first; once for each input. "
+                "Default: from the model's metadata, else its first layer.",
+            ),
+            click.option(
+                "--weights",
+                metavar="NAME|FILE",
+                help="torchvision's weights by name (DEFAULT, …), or a state dict to load. "
+                "Default: freshly initialised weights.",
+            ),
+            click.option("--seed", default=0, show_default=True, help="Seeds fresh weights and inputs."),
+            click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout."),
+            click.option("--debug", is_flag=True, help="Show a traceback with an error."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+_scope_option = click.option(
+    "--scope",
+    type=click.Choice(["head", "pooled"]),
+    default="head",
+    show_default=True,
+    help="head: what leads from the pool to the output; pooled: also squeeze-excite and other side branches.",
+)
+_providers_option = click.option(
+    "--providers",
+    metavar="cpu,cuda",
+    help="Where ONNX Runtime checks. Default: every one available of cpu and cuda.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.version_option(__version__, message="fxhead %(version)s")
+def fxhead() -> None:
+    """Rewrite a classifier's head between Linear and 1×1 convolution, and check both forms.
+
+    SOURCE is a .pt or .pth file that torch.save wrote from a module, torchvision:NAME, or
+    package.module:callable. Loading a file or a callable runs its code: trust where it comes from.
+
+    Exit codes: 0 done; 1 the answer is no (nothing to rewrite, or not the same function);
+    2 bad usage or input; 3 internal error; 130 interrupted.
+    """
+
+
+@fxhead.command("rewrite")
+@click.argument("source")
+@click.option(
+    "--to", type=click.Choice(["conv", "linear"]), required=True, help="The form that the sites get."
+)
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    metavar="OUT",
+    help="The .pt file to write, or a folder; the other files lie beside it. Default: next to SOURCE.",
+)
+@_scope_option
+@_providers_option
+@click.option("--opset", type=click.IntRange(min=1), help="Opset of the ONNX files.")
+@click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
+@click.option("--force", is_flag=True, help="Replace files that exist; never the input.")
+@_source_options
+def rewrite_command(
+    source: str,
+    to: str,
+    out: str | None,
+    scope: str,
+    providers: str | None,
+    opset: int | None,
+    no_onnx: bool,
+    force: bool,
+    input_shapes: tuple[str, ...],
+    weights: str | None,
+    seed: int,
+    as_json: bool,
+    debug: bool,
+) -> ExitCode:
+    """Rewrite the head of SOURCE, export both forms to ONNX, and check that they are the same function.
+
+    Writes MODEL.conv.pt (or .linear.pt), MODEL.linear.onnx, MODEL.conv.onnx, the weight plan and the
+    certificate: all of them, or nothing where the check says "broken". The model is put in eval mode.
+    """
+    from fxhead.run_rewrite import RewriteOptions, run_rewrite
+    from fxhead.shapes import parse_shape
+    from fxpasses.report import Form, Scope
+
+    options = RewriteOptions(
+        source=Source.parse(source),
+        to=Form(to),
+        out=out,
+        scope=Scope(scope),
+        providers=_split(providers),
+        input_shapes=tuple(parse_shape(text) for text in input_shapes),
+        opset=opset,
+        with_onnx=not no_onnx,
+        weights=weights,
+        seed=seed,
+        force=force,
+    )
+    return _finish(lambda: run_rewrite(options, render.TerminalProgress()), as_json=as_json)
+
+
+@fxhead.command("inspect")
+@click.argument("source")
+@_scope_option
+@_source_options
+def inspect_command(
+    source: str,
+    scope: str,
+    input_shapes: tuple[str, ...],
+    weights: str | None,
+    seed: int,
+    as_json: bool,
+    debug: bool,
+) -> ExitCode:
+    """List every site of SOURCE that can be rewritten, and every candidate that cannot, with the reason."""
+    from fxhead.run_inspect import run_inspect
+    from fxhead.shapes import parse_shape
+    from fxpasses.report import Scope
+
+    return _finish(
+        lambda: run_inspect(
+            Source.parse(source),
+            scope=Scope(scope),
+            input_shapes=tuple(parse_shape(text) for text in input_shapes),
+            weights=weights,
+            seed=seed,
+            progress=render.TerminalProgress(),
+        ),
+        as_json=as_json,
+    )
+
+
+@fxhead.command("check")
+@click.argument("reference")
+@click.argument("candidate")
+@_providers_option
+@click.option("--plan", metavar="PLAN.json", help="The weight plan that rewrite wrote.")
+@_source_options
+def check_command(
+    reference: str,
+    candidate: str,
+    providers: str | None,
+    plan: str | None,
+    input_shapes: tuple[str, ...],
+    weights: str | None,
+    seed: int,
+    as_json: bool,
+    debug: bool,
+) -> ExitCode:
+    """Check that CANDIDATE is the same function as REFERENCE; either may also be an .onnx file."""
+    from fxhead.run_check import run_check
+    from fxhead.shapes import parse_shape
+
+    return _finish(
+        lambda: run_check(
+            Source.parse(reference),
+            Source.parse(candidate),
+            providers=_split(providers),
+            plan=plan,
+            input_shapes=tuple(parse_shape(text) for text in input_shapes),
+            weights=weights,
+            seed=seed,
+            progress=render.TerminalProgress(),
+        ),
+        as_json=as_json,
+    )
+
+
+def _split(providers: str | None) -> tuple[str, ...] | None:
+    if providers is None:
+        return None
+    return tuple(dict.fromkeys(name.strip().lower() for name in providers.split(",")))
+
+
+def _finish(job: Callable[[], Outcome], *, as_json: bool) -> ExitCode:
+    # what a model prints while it loads or runs is not the result
+    with contextlib.redirect_stdout(sys.stderr):
+        outcome = job()
+    render.show_outcome(outcome, as_json=as_json)
+    return outcome.exit_code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; raises nothing."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_json, debug = "--json" in arguments, "--debug" in arguments or bool(os.environ.get("FXHEAD_DEBUG"))
+    if not debug and not sys.warnoptions:
+        # the user can act on our own notes and errors; torch's deprecations are for developers
+        warnings.simplefilter("ignore")
+    try:
+        returned = fxhead.main(arguments, prog_name="fxhead", standalone_mode=False)
+        return int(returned or ExitCode.DONE)
+    except (KeyboardInterrupt, click.Abort):
+        _show("Interrupted", "interrupted", as_json=as_json)
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "fxhead"
+        what = error.format_message().rstrip(".")
+        _show("UsageError", what, where=where, fix=f"see '{where} --help'", as_json=as_json)
+        return ExitCode.USAGE
+    except Exception as error:
+        if debug:
+            render.show_traceback(traceback.format_exc())
+        return _explain(error, as_json=as_json)
+
+
+def _explain(error: Exception, *, as_json: bool) -> ExitCode:
+    # not imported before something failed: it imports torch
+    from fxpasses.errors import FxHeadError
+
+    name = type(error).__name__
+    if isinstance(error, FxHeadError):
+        _show(name, error.what, where=error.where, fix=error.fix, as_json=as_json)
+        return ExitCode.USAGE
+    _show("InternalError", f"{name}: {error}", fix=_REPORT, as_json=as_json)
+    return ExitCode.INTERNAL
+
+
+def _show(
+    kind: str, what: str, *, where: str | None = None, fix: str | None = None, as_json: bool
+) -> None:
+    head = f"{where}: {what}" if where else what
+    text = f"{head}; {fix}" if fix else head
+    if kind != "Interrupted":
+        text = f"error: {text}"
+    render.show_error({"type": kind, "what": what, "where": where, "fix": fix}, text, as_json=as_json)
+
+
+def run() -> NoReturn:
+    """Entry point of the ``fxhead`` command."""
+    # so that temporary files are removed then, too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""What each command found out: frozen records that render.py shows and JSON holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fxhead.sources import Source
+
+if TYPE_CHECKING:
+    from export import Certificate
+    from fxpasses.report import RewriteReport, Site, Sites
+
+SCHEMA_VERSION = 1
+
+
+class ExitCode(enum.IntEnum):
+    """What the process returns."""
+
+    DONE = 0
+    NO = 1
+    USAGE = 2
+    INTERNAL = 3
+    INTERRUPTED = 130
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A model that was loaded.
+
+    Attributes:
+        source: what the user named.
+        class_name: class of the module, or ``"ONNX"``.
+        parameters: number of trainable and frozen weights; None for an ONNX file.
+        input_shapes: shapes of its inputs, batch first, or None where they were not needed.
+        input_origin: how the shapes are known (``given``, ``metadata``, ``guessed``).
+    """
+
+    source: Source
+    class_name: str
+    parameters: int | None
+    input_shapes: tuple[tuple[int, ...], ...] | None = None
+    input_origin: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "source": self.source.text,
+            "kind": self.source.kind,
+            "class": self.class_name,
+            "parameters": self.parameters,
+            "input_shapes": self.input_shapes,
+            "input_origin": self.input_origin,
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenFile:
+    """One output file."""
+
+    path: Path
+    size_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"path": str(self.path), "size_bytes": self.size_bytes}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One candidate compared with the original: the rewritten module, or an ONNX file."""
+
+    candidate: str
+    certificate: Certificate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"candidate": self.candidate, **self.certificate.to_dict()}
+
+
+class Outcome(Protocol):
+    """What a command returns."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Whether the answer is yes."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one JSON document."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RewriteOutcome:
+    """Result of ``fxhead rewrite``.
+
+    Attributes:
+        model: what was read.
+        report: what was rewritten and what was not.
+        already: sites that had the asked form before.
+        checks: certificates; empty where nothing was checked.
+        files: what was written; empty where the answer is no.
+        seconds: wall-clock time.
+    """
+
+    model: ModelInfo
+    report: RewriteReport
+    already: tuple[Site, ...]
+    checks: tuple[Check, ...]
+    files: tuple[WrittenFile, ...]
+    seconds: float
+
+    @property
+    def verdict(self) -> str | None:
+        """The worst verdict, or None where nothing was checked."""
+        return worst(self.checks)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """NO where nothing could be rewritten or a check failed."""
+        return ExitCode.DONE if self.report.rewrites and self.verdict != "broken" else ExitCode.NO
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": "rewrite",
+            "model": self.model.to_dict(),
+            "report": self.report.to_dict(),
+            "already": [site.to_dict() for site in self.already],
+            "verdict": self.verdict,
+            "checks": [check.to_dict() for check in self.checks],
+            "files": [file.to_dict() for file in self.files],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class InspectOutcome:
+    """Result of ``fxhead inspect``."""
+
+    model: ModelInfo
+    scope: str
+    sites: Sites
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """DONE: to look is never wrong."""
+        return ExitCode.DONE
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": "inspect",
+            "model": self.model.to_dict(),
+            "scope": self.scope,
+            **self.sites.to_dict(),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOutcome:
+    """Result of ``fxhead check``."""
+
+    reference: ModelInfo
+    candidate: ModelInfo
+    certificate: Certificate
+    seconds: float
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """NO where they are not the same function."""
+        return ExitCode.NO if self.certificate.verdict == "broken" else ExitCode.DONE
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": "check",
+            "reference": self.reference.to_dict(),
+            "candidate": self.candidate.to_dict(),
+            "verdict": str(self.certificate.verdict),
+            "certificate": self.certificate.to_dict(),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def worst(checks: tuple[Check, ...]) -> str | None:
+    """The worst verdict of several; verdicts are declared from best to worst."""
+    verdicts = [check.certificate.verdict for check in checks]
+    if not verdicts:
+        return None
+    order = list(type(verdicts[0]))
+    return str(max(verdicts, key=order.index))

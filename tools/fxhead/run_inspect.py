@@ -1,0 +1,44 @@
+"""``fxhead inspect``: every site and every miss; writes nothing."""
+
+from __future__ import annotations
+
+from fxhead.load import load_model
+from fxhead.progress import Progress
+from fxhead.results import InspectOutcome
+from fxhead.run_rewrite import describe, note_guess
+from fxhead.shapes import InputShapes, find_shapes
+from fxhead.sources import Source
+from fxpasses import find_sites
+from fxpasses.errors import InputError
+from fxpasses.report import Scope
+
+
+def run_inspect(
+    source: Source,
+    *,
+    scope: Scope,
+    input_shapes: tuple[tuple[int, ...], ...],
+    weights: str | None,
+    seed: int,
+    progress: Progress,
+) -> InspectOutcome:
+    """The outcome: every site and every miss of the model.
+
+    Raises:
+        FxHeadError: the user can do something about it.
+    """
+    with progress.step(f"loading {source.text}"):
+        module = load_model(source, weights=weights, seed=seed)
+    shapes: InputShapes | None = None
+    try:
+        with progress.step("finding the input shape"):
+            shapes = find_shapes(module, source, input_shapes, weights)
+        note_guess(shapes, progress)
+    except InputError as error:
+        if input_shapes:
+            raise
+        progress.note(f"looking without an example input: {error}")
+    with progress.step("finding sites"):
+        examples = shapes.examples(2) if shapes else None
+        sites = find_sites(module, scope=scope, example_inputs=examples)
+    return InspectOutcome(model=describe(source, module, shapes), scope=str(scope), sites=sites)
