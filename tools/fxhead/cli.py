@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = error.format_message().rstrip(".")
         _show("UsageError", what, where=where, fix=f"see '{where} --help'", as_json=as_json)
         return ExitCode.USAGE
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the one place where whatever happened becomes a message
         if debug:
             render.show_traceback(traceback.format_exc())
         return _explain(error, as_json=as_json)
@@ -253,9 +253,7 @@ def _explain(error: Exception, *, as_json: bool) -> ExitCode:
     return ExitCode.INTERNAL
 
 
-def _show(
-    kind: str, what: str, *, where: str | None = None, fix: str | None = None, as_json: bool
-) -> None:
+def _show(kind: str, what: str, *, where: str | None = None, fix: str | None = None, as_json: bool) -> None:
     head = f"{where}: {what}" if where else what
     text = f"{head}; {fix}" if fix else head
     if kind != "Interrupted":

@@ -47,24 +47,28 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
         FxHeadError: the user can do something about it; nothing is written.
     """
     start = time.perf_counter()
-    names = OutputNames.choose(options.source, options.to, options.out)
-    _require_possible(options, names)
-    providers = _providers(options)
+    job = _Job(
+        options=options,
+        names=OutputNames.choose(options.source, options.to, options.out),
+        progress=progress,
+    )
+    job.require_possible()
+    providers = job.providers()
     with progress.step(f"loading {options.source.text}"):
         module = load_model(options.source, weights=options.weights, seed=options.seed)
-    shapes, result = _rewrite(module, options, progress)
+    shapes, result = job.rewrite(module)
     checks: tuple[Check, ...] = ()
     files: tuple[WrittenFile, ...] = ()
     if result.report.rewrites:
-        with staged(names.folder) as staging:
+        with staged(job.names.folder) as staging:
             if options.with_onnx and shapes is not None:
-                checks = _export_and_check(module, result, shapes, options, names, staging, providers, progress)
+                checks = job.export_and_check(module, result, shapes, staging, providers)
             if worst(checks) != "broken":
-                files = _write(result, checks, options, names, staging, progress)
+                files = job.write(result, checks, staging)
     return RewriteOutcome(
         model=describe(options.source, module, shapes),
         report=result.report,
-        already=_already(module, options) if not result.report.rewrites else (),
+        already=() if result.report.rewrites else job.already(module),
         checks=checks,
         files=files,
         seconds=time.perf_counter() - start,
@@ -88,93 +92,95 @@ def note_guess(shapes: InputShapes, progress: Progress) -> None:
         progress.note(f"input shape {shapes} is a guess that the model accepts; --input-shape gives another")
 
 
-def _require_possible(options: RewriteOptions, names: OutputNames) -> None:
-    inputs = [Path(text) for text in (options.source.path, options.weights) if text is not None]
-    require_free(names, inputs, with_onnx=options.with_onnx, force=options.force)
-    if not options.with_onnx and (options.providers is not None or options.opset is not None):
-        raise InputError(
-            "--providers and --opset are about ONNX files, and none are written",
-            where="--no-onnx",
-            fix="leave one or the other out",
-        )
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One run of ``fxhead rewrite``, step by step."""
 
+    options: RewriteOptions
+    names: OutputNames
+    progress: Progress
 
-def _providers(options: RewriteOptions) -> tuple[str, ...]:
-    if not options.with_onnx:
-        return ()  # nothing of onnxruntime is imported
-    from fxhead.proof import choose_providers
+    def require_possible(self) -> None:
+        """Refuses before the long work starts what would be refused after it."""
+        options = self.options
+        if not options.with_onnx and (options.providers is not None or options.opset is not None):
+            raise InputError(
+                "--providers and --opset are about ONNX files, and none are written",
+                where="--no-onnx",
+                fix="leave one or the other out",
+            )
+        inputs = [path for path in (options.source.path, options.weights) if path is not None]
+        require_free(self.names, map(Path, inputs), with_onnx=options.with_onnx, force=options.force)
 
-    return choose_providers(options.providers)
+    def providers(self) -> tuple[str, ...]:
+        """The providers to check on; without ONNX nothing of onnxruntime is imported."""
+        if not self.options.with_onnx:
+            return ()
+        from fxhead.proof import choose_providers
 
+        return choose_providers(self.options.providers)
 
-def _rewrite(
-    module: nn.Module, options: RewriteOptions, progress: Progress
-) -> tuple[InputShapes | None, RewriteResult]:
-    """Example inputs cost a shape propagation, so they are only given where something needs them."""
-    blind: RewriteResult | None = None
-    if not options.with_onnx and not options.input_shapes:
-        with progress.step("rewriting"):
-            blind = rewrite(module, to=options.to, scope=options.scope)
-        if _NEEDS_INPUTS.isdisjoint(miss.code for miss in blind.report.misses):
+    def rewrite(self, module: nn.Module) -> tuple[InputShapes | None, RewriteResult]:
+        """The result; with example inputs, which cost a shape propagation, only where it needs them."""
+        options, blind = self.options, None
+        if not options.with_onnx and not options.input_shapes:
+            with self.progress.step("rewriting"):
+                blind = rewrite(module, to=options.to, scope=options.scope)
+            if _NEEDS_INPUTS.isdisjoint(miss.code for miss in blind.report.misses):
+                return None, blind
+        try:
+            with self.progress.step("finding the input shape"):
+                shapes = find_shapes(module, options.source, options.input_shapes, options.weights)
+        except InputError as error:
+            if blind is None:
+                raise
+            self.progress.note(f"some of what was skipped needs the input shape: {error}")
             return None, blind
-    try:
-        with progress.step("finding the input shape"):
-            shapes = find_shapes(module, options.source, options.input_shapes, options.weights)
-    except InputError as error:
-        if blind is None:
-            raise
-        progress.note(f"some of what was skipped needs the input shape: {error}")
-        return None, blind
-    note_guess(shapes, progress)
-    with progress.step("rewriting"):
+        note_guess(shapes, self.progress)
+        with self.progress.step("rewriting"):
+            examples = shapes.examples(_TRACE_BATCH)
+            return shapes, rewrite(module, to=options.to, scope=options.scope, example_inputs=examples)
+
+    def already(self, module: nn.Module) -> tuple[Site, ...]:
+        """The sites that have the asked form before anything is done."""
+        found = find_sites(module, scope=self.options.scope)
+        return tuple(site for site in found.sites if site.form is self.options.to)
+
+    def export_and_check(
+        self,
+        module: nn.Module,
+        result: RewriteResult,
+        shapes: InputShapes,
+        staging: Path,
+        providers: tuple[str, ...],
+    ) -> tuple[Check, ...]:
+        """The certificates of the rewritten module and of both ONNX files, which are then in ``staging``."""
+        from export import export_onnx
+        from fxhead.proof import prove
+
+        to, onnx = self.options.to, self.names.onnx
+        before = Form.LINEAR if to is Form.CONV else Form.CONV
         examples = shapes.examples(_TRACE_BATCH)
-        return shapes, rewrite(module, to=options.to, scope=options.scope, example_inputs=examples)
+        for form, model in ((before, module), (to, result.module)):
+            with self.progress.step(f"exporting the {form} form to ONNX"):
+                export_onnx(model, examples, staging / onnx[form], opset=self.options.opset)
+        candidates = {
+            self.names.module: result.module,
+            onnx[before]: staging / onnx[before],
+            onnx[to]: staging / onnx[to],
+        }
+        return prove(module, candidates, shapes, providers, result.plan, self.progress)
 
-
-def _export_and_check(
-    module: nn.Module,
-    result: RewriteResult,
-    shapes: InputShapes,
-    options: RewriteOptions,
-    names: OutputNames,
-    staging: Path,
-    providers: tuple[str, ...],
-    progress: Progress,
-) -> tuple[Check, ...]:
-    from export import export_onnx
-    from fxhead.proof import prove
-
-    before = Form.LINEAR if options.to is Form.CONV else Form.CONV
-    examples = shapes.examples(_TRACE_BATCH)
-    for form, model in ((before, module), (options.to, result.module)):
-        with progress.step(f"exporting the {form} form to ONNX"):
-            export_onnx(model, examples, staging / names.onnx[form], opset=options.opset)
-    candidates = {
-        names.module: result.module,
-        names.onnx[before]: staging / names.onnx[before],
-        names.onnx[options.to]: staging / names.onnx[options.to],
-    }
-    return prove(module, candidates, shapes, providers, result.plan, progress)
-
-
-def _write(
-    result: RewriteResult,
-    checks: tuple[Check, ...],
-    options: RewriteOptions,
-    names: OutputNames,
-    staging: Path,
-    progress: Progress,
-) -> tuple[WrittenFile, ...]:
-    with progress.step(f"writing {names.folder / names.module}"):
-        save_module(result.module, staging / names.module)
-        save_json(result.plan.to_dict(), staging / names.plan)
-        if checks:
-            certificate = {"verdict": worst(checks), "checks": [check.to_dict() for check in checks]}
-            save_json(certificate, staging / names.certificate)
-        paths = publish(staging, force=options.force)
-    return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in paths)
-
-
-def _already(module: nn.Module, options: RewriteOptions) -> tuple[Site, ...]:
-    found = find_sites(module, scope=options.scope)
-    return tuple(site for site in found.sites if site.form is options.to)
+    def write(
+        self, result: RewriteResult, checks: tuple[Check, ...], staging: Path
+    ) -> tuple[WrittenFile, ...]:
+        """Everything written, after all of it was written to ``staging``."""
+        names = self.names
+        with self.progress.step(f"writing {names.folder / names.module}"):
+            save_module(result.module, staging / names.module)
+            save_json(result.plan.to_dict(), staging / names.plan)
+            if checks:
+                certificate = {"verdict": worst(checks), "checks": [check.to_dict() for check in checks]}
+                save_json(certificate, staging / names.certificate)
+            paths = publish(staging, force=self.options.force)
+        return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in paths)

@@ -173,9 +173,7 @@ def _from_attributes(module: nn.Module) -> tuple[int, ...] | None:
         size = config.get("input_size") if isinstance(config, dict) else None
         if isinstance(size, tuple | list) and all(isinstance(extent, int) for extent in size):
             return (1, *size)
-    size = getattr(module, "image_size", None) or getattr(
-        getattr(module, "config", None), "image_size", None
-    )
+    size = getattr(module, "image_size", None) or getattr(getattr(module, "config", None), "image_size", None)
     first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
     if isinstance(size, int) and first is not None:
         return (1, first.in_channels, size, size)

@@ -1,0 +1,88 @@
+"""``fxhead check``: the certificate for two files; writes nothing."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from torch import nn
+
+from export import certify
+from fxhead.load import load_model, require_readable
+from fxhead.progress import Progress
+from fxhead.proof import check_inputs, choose_providers
+from fxhead.results import CheckOutcome, ModelInfo
+from fxhead.run_rewrite import describe, note_guess
+from fxhead.shapes import InputShapes, find_shapes
+from fxhead.sources import Source, SourceKind
+from fxpasses import WeightPlan
+from fxpasses.errors import FileError
+
+Model = nn.Module | Path
+
+
+def run_check(
+    reference: Source,
+    candidate: Source,
+    *,
+    providers: tuple[str, ...] | None,
+    plan: str | None,
+    input_shapes: tuple[tuple[int, ...], ...],
+    weights: str | None,
+    seed: int,
+    progress: Progress,
+) -> CheckOutcome:
+    """The outcome: the certificate of the two.
+
+    Raises:
+        FxHeadError: the user can do something about it.
+    """
+    start = time.perf_counter()
+    chosen = choose_providers(providers)
+    weight_plan = None if plan is None else _load_plan(Path(plan))
+    models: list[Model] = []
+    for source in (reference, candidate):
+        with progress.step(f"loading {source.text}"):
+            models.append(_load(source, weights, seed))
+    shapes: InputShapes | None = None
+    for source, model in zip((reference, candidate), models, strict=True):
+        if isinstance(model, nn.Module) and shapes is None:
+            shapes = find_shapes(model, source, input_shapes, weights)
+            note_guess(shapes, progress)
+    inputs = None if shapes is None else check_inputs(shapes, seed)
+    with progress.step(f"checking {candidate.text} against {reference.text}"):
+        certificate = certify(*models, inputs=inputs, providers=chosen, plan=weight_plan)
+    return CheckOutcome(
+        reference=_describe(reference, models[0], shapes),
+        candidate=_describe(candidate, models[1], shapes),
+        certificate=certificate,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _load(source: Source, weights: str | None, seed: int) -> Model:
+    if source.kind is SourceKind.ONNX:
+        path = Path(source.name)
+        require_readable(path)
+        return path
+    # --weights is for the one of the two that is built, not for a file that has its own
+    own = source.kind is SourceKind.FILE
+    return load_model(source, weights=None if own else weights, seed=seed)
+
+
+def _describe(source: Source, model: Model, shapes: InputShapes | None) -> ModelInfo:
+    if isinstance(model, nn.Module):
+        return describe(source, model, shapes)
+    return ModelInfo(source=source, class_name="ONNX", parameters=None)
+
+
+def _load_plan(path: Path) -> WeightPlan:
+    require_readable(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also UnicodeDecodeError
+        raise FileError(
+            f"is not JSON ({error})", where=str(path), fix="give a file that fxhead wrote as *.plan.json"
+        ) from error
+    return WeightPlan.from_dict(data)
