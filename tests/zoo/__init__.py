@@ -17,7 +17,7 @@ from zoo.spellings import SPELLINGS
 from zoo.structures import SCOPES, STRUCTURES
 from zoo.weights import WEIGHTS
 
-__all__ = ["ENTRIES", "REFUSALS", "Entry", "build", "entry"]
+__all__ = ["ENTRIES", "REFUSALS", "SPELLINGS", "Entry", "build", "entry"]
 
 ENTRIES: tuple[Entry, ...] = (*HEADS, *STRUCTURES, *SCOPES, *WEIGHTS, *RANKS, *TOKEN_HEADS, *SPELLINGS)
 REFUSALS: tuple[Entry, ...] = (*refusals.REFUSALS, *REFUSED_WEIGHTS)

@@ -1,0 +1,74 @@
+"""To the other form and back is the same graph, node for node, over the same storage."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+from fxpasses import rewrite
+from zoo import ENTRIES, SPELLINGS, Entry, build
+from zoo.compare import difference, facts, storages, tensors, written
+
+every_head = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.name}-float64")
+not_only_spelled = pytest.mark.parametrize(
+    "entry", [entry for entry in ENTRIES if entry not in SPELLINGS], ids=lambda entry: f"{entry.name}-float64"
+)
+
+
+def turned(entry: Entry, model: nn.Module, to: str) -> Any:
+    return rewrite(model, to=to, scope=entry.scope, example_inputs=entry.example_inputs())
+
+
+@every_head
+def test_back_is_the_same_graph(entry: Entry) -> None:
+    model = build(entry)
+    there = turned(entry, model, entry.other_form)
+    back = turned(entry, there.module, entry.form)
+    assert written(back.module) == written(fx.symbolic_trace(model))
+    assert back.plan.moves == there.plan.moves
+    assert len(back.report.rewrites) == len(there.report.rewrites) > 0
+    if not entry.copies:
+        assert storages(back.module) == storages(model)
+    assert facts(back.module) == facts(model)
+    inputs = entry.inputs(2)
+    assert difference(model(*inputs), back.module(*inputs)) == 0
+
+
+@every_head
+def test_there_again_is_the_same_graph(entry: Entry) -> None:
+    there = turned(entry, build(entry), entry.other_form)
+    back = turned(entry, there.module, entry.form)
+    again = turned(entry, back.module, entry.other_form)
+    assert written(again.module) == written(there.module)
+    if not entry.copies:
+        assert storages(again.module) == storages(there.module)
+
+
+@not_only_spelled
+def test_back_after_a_deep_copy(entry: Entry) -> None:
+    model = build(entry)
+    there = copy.deepcopy(turned(entry, model, entry.other_form).module)
+    assert not {place[0] for place in storages(there).values()} & {p[0] for p in storages(model).values()}
+    back = turned(entry, there, entry.form)
+    assert written(back.module) == written(fx.symbolic_trace(model))
+    for name, tensor in tensors(model).items():
+        assert torch.equal(tensor, tensors(back.module)[name])
+
+
+@pytest.mark.parametrize("name", ["dropout_head", "mobilenet_v3", "mlp_batch_norm", "channels_last_flatten"])
+def test_back_after_saving(name: str) -> None:
+    """A saved GraphModule is traced anew when it is loaded."""
+    entry = next(one for one in ENTRIES if one.name == name)
+    model = build(entry)
+    file = io.BytesIO()
+    torch.save(turned(entry, model, entry.other_form).module, file)
+    file.seek(0)
+    back = turned(entry, torch.load(file, weights_only=False), entry.form)
+    assert [site.site.name for site in back.report.rewrites] == list(entry.sites)
+    inputs = entry.inputs(2)
+    assert difference(model(*inputs), back.module(*inputs)) <= 1e-12
