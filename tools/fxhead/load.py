@@ -87,7 +87,8 @@ def _importable_here() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
-        sys.path.append(here)
+        if here not in sys.path:
+            sys.path.append(here)
 
 
 def _unpickle(path: Path, *, weights_only: bool) -> Any:

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from export import certify
-from export.providers import available_providers
+from export.providers import available_providers, require_onnxruntime, require_provider
 from fxhead.progress import Progress
 from fxhead.results import Check
 from fxhead.shapes import InputShapes
 from fxpasses import WeightPlan
-from fxpasses.errors import InputError, ProviderError, suggest
+from fxpasses.errors import ProviderError
 
-_KNOWN = ("cpu", "cuda")
+_CUDA = "cuda"
 _BATCHES = (1, 2, 5)
 
 Inputs = list[tuple[torch.Tensor, ...]]
@@ -26,22 +26,18 @@ def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
     """The providers to check on: those asked for, or every one available of cpu and cuda.
 
     Raises:
-        InputError: a name is unknown.
-        ProviderError: one that was asked for is not available, or onnxruntime is missing.
+        ProviderError: onnxruntime is missing, or one that was asked for is unknown or does not work.
     """
+    require_onnxruntime()
     for name in asked or ():
-        if name not in _KNOWN:
-            raise InputError(f"unknown provider {name!r}", where="--providers", fix=suggest(name, _KNOWN))
-    available = [name for name in _KNOWN if name in available_providers()]
-    for name in asked or ():
-        if name not in available:
-            extra = "gpu" if name == "cuda" else "cpu"
+        require_provider(name)
+        if name == _CUDA and name not in available_providers():
             raise ProviderError(
-                f"ONNX Runtime has no {name} provider here (it has {', '.join(available)})",
-                where="--providers",
-                fix=f"install the extra for it: pip install 'fxhead[{extra}]'",
+                "the provider is installed but does not start here",
+                where=name,
+                fix="check the driver and the CUDA libraries, or leave it out of --providers",
             )
-    return asked or tuple(available)
+    return asked or available_providers()
 
 
 def check_inputs(shapes: InputShapes, seed: int = 0) -> Inputs:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fxhead.sources import Source
 
 if TYPE_CHECKING:
-    from export import Certificate
+    from export.results import Certificate
     from fxpasses.report import RewriteReport, Site, Sites
 
 SCHEMA_VERSION = 1

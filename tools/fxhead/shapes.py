@@ -20,8 +20,8 @@ from fxpasses.errors import InputError
 _HOW = "give it, as in --input-shape 1x3x224x224"
 # torchvision's clip_len for the models that were trained there
 _FRAMES = 16
-_EXTENTS = (224, 299, 256, 384, 227, 512, 192, 160, 128, 112, 96, 64, 48, 32, 28, 16, 8)
-_VOLUMES = ((_FRAMES, 112, 112), (_FRAMES, 224, 224), *((n, n, n) for n in (128, 64, 32, 28, 16, 8)))
+_EXTENTS = (224, 299, 256, 384, 227, 512, 32, 28, 64, 96, 128, 112, 160, 192, 48, 16, 8)
+_VOLUMES = ((_FRAMES, 112, 112), (_FRAMES, 224, 224), *((n, n, n) for n in (32, 28, 64, 128, 16, 8)))
 _TRIAL_BATCH = 2
 
 

@@ -44,8 +44,7 @@ def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
     if outcome.verdict is None:
         yield "[bold]not checked[/]: --no-onnx; fxhead check REFERENCE CANDIDATE gives the certificate"
     else:
-        yield _verdict_line(outcome.verdict)
-        yield _check_table(outcome.checks)
+        yield from _verdict_lines(outcome.verdict, outcome.checks)
     if outcome.files:
         yield ""
         yield _file_table(outcome)
@@ -78,8 +77,8 @@ def _check_lines(outcome: CheckOutcome) -> Iterator[RenderableType]:
     yield "reference  " + _model_line(outcome.reference)
     yield "candidate  " + _model_line(outcome.candidate)
     yield ""
-    yield _verdict_line(str(outcome.certificate.verdict))
-    yield _check_table((Check(candidate=outcome.candidate.source.text, certificate=outcome.certificate),))
+    check = Check(candidate=outcome.candidate.source.text, certificate=outcome.certificate)
+    yield from _verdict_lines(str(outcome.certificate.verdict), (check,))
 
 
 def _model_line(model: ModelInfo) -> str:
@@ -136,15 +135,46 @@ def _note_lines(notes: tuple[str, ...]) -> Iterator[RenderableType]:
         yield f"note: {escape(note)}"
 
 
-def _verdict_line(verdict: str) -> str:
-    return f"verdict: [{_VERDICT_STYLES.get(verdict, 'bold green')}]{verdict}[/]"
+def _verdict_lines(verdict: str, checks: tuple[Check, ...]) -> Iterator[RenderableType]:
+    yield f"verdict: [{_VERDICT_STYLES.get(verdict, 'bold green')}]{verdict}[/]"
+    yield from _reason_lines(checks)
+    yield ""
+    yield _check_table(checks)
 
 
 def _check_table(checks: tuple[Check, ...]) -> Table:
-    table = _table("candidate", "verdict")
+    table = _table(
+        "candidate", "provider", "output", "largest difference", "of bound", "same top-1", "verdict"
+    )
     for check in checks:
-        table.add_row(escape(check.candidate), str(check.certificate.verdict))
+        verdict = str(check.certificate.verdict)
+        first = (escape(check.candidate), verdict)
+        for statistics in check.certificate.statistics:
+            ratio = f"{statistics.max_ratio:.2g}" if statistics.max_bound is not None else "no bound"
+            agreement = statistics.top1_agreement
+            table.add_row(
+                first[0],
+                escape(statistics.provider),
+                escape(statistics.output),
+                f"{statistics.max_difference:.3g}",
+                ratio,
+                "" if agreement is None else f"{agreement:.0%}",
+                first[1],
+            )
+            first = ("", "")
+        if first[0]:
+            table.add_row(first[0], "", "", "", "", "", first[1])
     return table
+
+
+def _reason_lines(checks: tuple[Check, ...]) -> Iterator[RenderableType]:
+    """Why, and what is wrong; the same reason for several candidates once."""
+    for reason in dict.fromkeys(check.certificate.reason for check in checks):
+        yield escape(reason)
+    for check in checks:
+        for layer in check.certificate.layers:
+            for failure in layer.failures:
+                yield f"[red]{escape(f'{check.candidate}, {layer.layer}: {failure}')}[/]"
 
 
 def _file_table(outcome: RewriteOutcome) -> Table:

@@ -1,0 +1,131 @@
+"""The command line as a user has it: a folder of one's own, files in it, arguments in, text out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fxhead import cli
+
+ROOT = Path(__file__).parents[2]
+
+NET = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.fc(torch.flatten(self.pool(self.features(x)), 1))
+
+
+class NoHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def build():
+    return Net()
+
+
+def broken_build():
+    raise RuntimeError("no such luck")
+
+
+number = 3
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Stdout as the one JSON document that it must be."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: a new folder with ``nets.py`` in it."""
+    (tmp_path / "nets.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    # each test has its own nets.py
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def net(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """``model.pt`` in the working directory: a pickled module."""
+    import torch
+
+    monkeypatch.syspath_prepend(str(folder))
+    torch.manual_seed(0)
+    nets = __import__("nets")
+    torch.save(nets.Net(), folder / "model.pt")
+    return Path("model.pt")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process, which saves importing torch each time."""
+
+    def call(*arguments: str) -> Ran:
+        capsys.readouterr()
+        code = cli.main(arguments)
+        captured = capsys.readouterr()
+        return Ran(code=code, out=captured.out, err=captured.err)
+
+    return call
+
+
+@pytest.fixture
+def spawn(folder: Path) -> Run:
+    """Runs the command line as a process of its own, in the working directory."""
+
+    def call(*arguments: str, **environment: str) -> Ran:
+        paths = os.pathsep.join(map(str, (ROOT, ROOT / "tools")))
+        done = subprocess.run(
+            [sys.executable, "-m", "fxhead", *arguments],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": paths} | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    return call
+
+
+def listing(folder: Path) -> set[str]:
+    """Names of what is in ``folder``, hidden ones included, bytecode aside."""
+    return {path.name for path in folder.iterdir()} - {"__pycache__"}

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fxhead.load import load_model
+from fxhead.sources import Source
+from fxpasses.errors import FileError, FxHeadError, InputError
+
+
+def load(text: str, **options: object) -> nn.Module:
+    return load_model(Source.parse(text), **options)  # type: ignore[arg-type]
+
+
+def test_a_file_gives_its_module_in_eval_mode(net: Path) -> None:
+    module = load(str(net))
+    assert type(module).__name__ == "Net"
+    assert not any(part.training for part in module.modules())
+
+
+def test_the_legacy_format_is_read_too(folder: Path) -> None:
+    torch.save(nn.Linear(2, 3), folder / "old.pt", _use_new_zipfile_serialization=False)
+    assert isinstance(load("old.pt"), nn.Linear)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists a process's maps")
+def test_weights_are_mapped_not_read(net: Path) -> None:
+    module = load(str(net))
+    assert str(net.resolve()) in Path("/proc/self/maps").read_text()
+    assert module is not None  # it keeps the map
+
+
+@pytest.mark.parametrize("name", ["build", "Net"])
+def test_a_callable_or_class_is_called(folder: Path, name: str) -> None:
+    assert type(load(f"nets:{name}")).__name__ == "Net"
+
+
+def test_the_same_seed_gives_the_same_fresh_weights(folder: Path) -> None:
+    first, again, other = load("nets:build"), load("nets:build"), load("nets:build", seed=1)
+    assert torch.equal(first.fc.weight, again.fc.weight)  # type: ignore[arg-type,union-attr]
+    assert not torch.equal(first.fc.weight, other.fc.weight)  # type: ignore[arg-type,union-attr]
+
+
+def test_weights_may_be_a_state_dict_file(folder: Path) -> None:
+    state = load("nets:build", seed=7).state_dict()
+    torch.save(state, folder / "state.pt")
+    loaded = load("nets:build", weights="state.pt").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
+def write(folder: Path, name: str, content: object) -> None:
+    path = folder / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "folder":
+        path.mkdir()
+    elif content is not None:
+        torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "says"),
+    [
+        (None, FileError, "no such file"),
+        (b"", FileError, "is empty"),
+        (b"\x00\x01garbage" * 50, FileError, "not a file that torch.save wrote"),
+        (b"PK\x03\x04 but no zip", FileError, "not a file that torch.save wrote"),
+        (pickle.dumps({"a": 1}), FileError, "not a file that torch.save wrote"),
+        ("folder", FileError, "is a folder"),
+        ({"fc.weight": torch.zeros(2)}, InputError, "state dict of 1 tensors"),
+        ({"epoch": 3, "model": {}}, InputError, "'epoch', 'model'"),
+        ([1, 2], InputError, "class list"),
+        (torch.zeros(3), InputError, "class Tensor"),
+        (nn.DataParallel(nn.Linear(2, 2)), InputError, "save model.module"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str | type) else None,
+)
+def test_what_is_no_module_is_refused(
+    folder: Path, content: object, error: type[FxHeadError], says: str
+) -> None:
+    write(folder, "model.pt", content)
+    with pytest.raises(error, match=says) as caught:
+        load("model.pt")
+    assert caught.value.fix
+    assert "model.pt" in str(caught.value)
+
+
+def test_a_truncated_file_is_refused(net: Path) -> None:
+    whole = net.read_bytes()
+    net.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FileError, match="damaged"):
+        load(str(net))
+
+
+def test_a_class_that_is_gone_is_named(net: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "nets.py").write_text("# renamed\n")
+    monkeypatch.delitem(sys.modules, "nets")
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    with pytest.raises(FileError, match=r"Net.*importable module"):
+        load(str(net))
+
+
+def test_a_module_that_is_gone_is_named(
+    net: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = net.resolve()
+    monkeypatch.delitem(sys.modules, "nets")
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry != str(folder)])
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(FileError, match="'nets', which cannot be imported"):
+        load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("torchvision:resnet81", "did you mean 'resnet18'"),
+        ("torchvision:", "no model ''"),
+        ("nonesuch_package:build", "ModuleNotFoundError"),
+        ("nets:biuld", "did you mean 'build'"),
+        ("nets:number", "class int"),
+        ("nets:broken_build", "RuntimeError: no such luck"),
+    ],
+)
+def test_an_unknown_or_unfit_name_is_refused(folder: Path, text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says.replace("(", r"\(")):
+        load(text)
+
+
+def test_an_unknown_name_of_weights_suggests_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'IMAGENET1K_V1'"):
+        load("torchvision:resnet18", weights="IMAGENET1K_V9")
+
+
+def test_weights_of_another_model_are_refused(net: Path, folder: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(), folder / "state.pt")
+    with pytest.raises(FileError, match="cannot be loaded into the model"):
+        load("nets:build", weights="state.pt")
+
+
+def test_weights_for_a_file_that_has_its_own_are_refused(net: Path) -> None:
+    with pytest.raises(InputError, match="brings its own weights"):
+        load(str(net), weights="DEFAULT")
+
+
+def test_an_exported_program_and_torchscript_are_told_apart(folder: Path) -> None:
+    (folder / "model.pt2").write_bytes(b"PK\x03\x04")
+    with pytest.raises(FileError, match="exported program"):
+        load("model.pt2")
