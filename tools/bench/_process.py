@@ -1,0 +1,85 @@
+"""What only a fresh process can show: start-up time, peak memory, a whole command."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LOAD = "model = torch.load({source!r}, weights_only=False)"
+PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+
+
+def python(*arguments: str) -> str:
+    """What a fresh interpreter prints to stdout.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"python {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
+    return done.stdout
+
+
+def seconds(commands: Mapping[str, Sequence[str]], repeats: int) -> dict[str, float]:
+    """Median wall time of each command, the commands taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(repeats):
+        for name, arguments in commands.items():
+            start = time.perf_counter()
+            python(*arguments)
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def save_model(name: str, path: Path) -> None:
+    """Writes a torchvision model as torch.save does, in a process of its own."""
+    code = (
+        "import torch, torchvision; "
+        f"torch.save(torchvision.models.get_model({name!r}, weights=None).eval(), {str(path)!r})"
+    )
+    python("-c", code)
+
+
+def peaks(source: Path, out: Path) -> tuple[int, int]:
+    """Peak resident bytes of loading a model, and of loading, rewriting and saving it."""
+    load = LOAD.format(source=str(source))
+    alone = f"import torch, torchvision, fxpasses\n{load}\n{PEAK}"
+    save = f"torch.save(result.module, {str(out)!r})"
+    rewritten = (
+        f"import torch, torchvision, fxpasses\n{load}\n"
+        f"result = fxpasses.rewrite(model, to='conv')\nassert result.report.rewrites\n{save}\n{PEAK}"
+    )
+    return int(python("-c", alone)), int(python("-c", rewritten))
+
+
+def import_seconds(repeats: int) -> float:
+    """Median time that ``import fxpasses`` takes once torch is imported."""
+    code = (
+        "import time, torch\nstart = time.perf_counter()\nimport fxpasses\nprint(time.perf_counter() - start)"
+    )
+    return statistics.median(float(python("-c", code)) for _ in range(repeats))
+
+
+def help_imports_torch() -> bool:
+    """Whether ``fxhead --help`` imports torch."""
+    code = "import sys\nfrom fxhead.cli import main\nmain(['--help'])\nprint('torch' in sys.modules, end='')"
+    return python("-c", code).endswith("True")
+
+
+def rewrite_and_floor(source: Path, out: Path, repeats: int) -> tuple[float, float]:
+    """Median seconds of ``fxhead rewrite --no-onnx``, and of importing torch, loading and saving."""
+    floor = f"import torch\n{LOAD.format(source=str(source))}\ntorch.save(model, {str(out / 'floor.pt')!r})"
+    command = ["-m", "fxhead", "rewrite", str(source), "--to", "conv", "--no-onnx", "--force", "-o", str(out)]
+    times = seconds({"rewrite": command, "floor": ["-c", floor]}, repeats)
+    return times["rewrite"], times["floor"]
