@@ -33,6 +33,12 @@ class Net(nn.Module):
         return self.fc(torch.flatten(self.pool(self.features(x)), 1))
 
 
+class Shared(Net):
+    def forward(self, x):
+        features = torch.flatten(self.pool(self.features(x)), 1)
+        return self.fc(features) + self.fc(2 * features)
+
+
 class NoHead(nn.Module):
     def __init__(self):
         super().__init__()
@@ -40,6 +46,15 @@ class NoHead(nn.Module):
 
     def forward(self, x):
         return self.conv(x)
+
+
+class Talkative(Net):
+    def forward(self, x):
+        return super().forward(x)
+
+    def __init__(self):
+        super().__init__()
+        print("this is not the result")
 
 
 def build():
@@ -126,6 +141,8 @@ def spawn(folder: Path) -> Run:
     return call
 
 
-def listing(folder: Path) -> set[str]:
-    """Names of what is in ``folder``, hidden ones included, bytecode aside."""
-    return {path.name for path in folder.iterdir()} - {"__pycache__"}
+@pytest.fixture
+def written(folder: Path) -> Callable[[], set[str]]:
+    """Names of what the command left in the working directory, hidden things included."""
+    given = {"nets.py", "model.pt", "__pycache__"}
+    return lambda: {path.name for path in folder.iterdir()} - given

@@ -213,7 +213,13 @@ def _finish(job: Callable[[], Outcome], *, as_json: bool) -> ExitCode:
     # what a model prints while it loads or runs is not the result
     with contextlib.redirect_stdout(sys.stderr):
         outcome = job()
-    render.show_outcome(outcome, as_json=as_json)
+    try:
+        render.show_outcome(outcome, as_json=as_json)
+    except OSError as error:
+        from fxpasses.errors import FileError
+
+        what = f"the result cannot be written ({error.strerror or error})"
+        raise FileError(what, where="stdout", fix="make room; output files are complete") from error
     return outcome.exit_code
 
 

@@ -55,9 +55,12 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
 def show_error(record: dict[str, str | None], text: str, *, as_json: bool) -> None:
     """Writes an error: one JSON document to stdout, or one line to stderr."""
     if as_json:
-        _emit(json.dumps({"error": record}, indent=2))
-    else:
-        _line(sys.stderr, f"{_NAME}: {text}")
+        try:
+            _emit(json.dumps({"error": record}, indent=2))
+            return
+        except OSError:  # stdout itself is what failed
+            pass
+    _line(sys.stderr, f"{_NAME}: {text}")
 
 
 def show_traceback(text: str) -> None:

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+Run = Callable[..., Any]
+SMALL = ("--input-shape", "1x3x16x16", "--providers", "cpu")
+
+
+@pytest.fixture
+def rewritten(run: Run, net: Path) -> Path:
+    """The working directory after ``rewrite``, with the original damaged in one weight as ``bad.pt``."""
+    assert run("rewrite", "model.pt", "--to", "conv", *SMALL).code == 0
+    bad = torch.load("model.pt", weights_only=False)
+    with torch.no_grad():
+        bad.fc.weight[2, 3] *= 1.01
+    torch.save(bad, "bad.pt")
+    return net
+
+
+@pytest.mark.parametrize("candidate", ["model.conv.pt", "model.conv.onnx", "model.linear.onnx"])
+def test_what_rewrite_wrote_is_the_same_function(run: Run, rewritten: Path, candidate: str) -> None:
+    done = run("check", "model.pt", candidate, "--plan", "model.conv.plan.json", *SMALL)
+    assert done.code == 0, done.out + done.err
+    assert "verdict: " in done.out
+
+
+def test_two_onnx_files_can_be_checked(run: Run, rewritten: Path) -> None:
+    done = run("check", "model.linear.onnx", "model.conv.onnx", "--providers", "cpu", "--json")
+    assert done.code == 0, done.out + done.err
+    assert done.document["verdict"] != "broken"
+
+
+@pytest.mark.parametrize("reference", ["model.conv.pt", "model.conv.onnx"])
+def test_one_weight_off_by_a_percent_is_broken(run: Run, rewritten: Path, reference: str) -> None:
+    done = run("check", reference, "bad.pt", *SMALL)
+    assert done.code == 1, done.out + done.err
+    assert "verdict: broken" in done.out
+
+
+def test_a_plan_that_is_no_plan_is_refused(run: Run, rewritten: Path) -> None:
+    for plan, says in (("nets.py", "not JSON"), ("gone.json", "no such file"), ("model.pt", "not JSON")):
+        done = run("check", "model.pt", "model.conv.pt", "--plan", plan, *SMALL)
+        assert done.code == 2
+        assert says in done.err
+
+
+def test_a_file_that_is_no_onnx_is_refused(run: Run, rewritten: Path) -> None:
+    Path("garbage.onnx").write_bytes(b"\x00garbage" * 20)
+    done = run("check", "model.pt", "garbage.onnx", *SMALL)
+    assert done.code == 2
+    assert "garbage.onnx" in done.err
+    assert "Traceback" not in done.err
