@@ -52,6 +52,18 @@ def test_torchvision_says_its_own(name: str, shape: tuple[int, ...]) -> None:
     assert (found.shapes, found.origin) == ((shape,), ShapeOrigin.METADATA)
 
 
+class ImageSize(nn.Sequential):
+    """A model whose weights on offer are for 518×518, made for 224×224 itself."""
+
+    image_size = 224
+
+
+def test_what_the_model_says_goes_before_what_its_weights_say() -> None:
+    module = ImageSize(nn.Conv2d(3, 8, 3))
+    found = find_shapes(module, Source.parse("torchvision:vit_h_14"))
+    assert found.shapes == ((1, 3, 224, 224),)
+
+
 class Cifar(nn.Module):
     """A model that 224×224 runs through, folded into the batch axis, and 32×32 fits."""
 

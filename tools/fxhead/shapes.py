@@ -80,7 +80,8 @@ def find_shapes(
     dtype = _input_dtype(module)
     if given:
         return _checked(module, InputShapes(shapes=tuple(given), dtype=dtype, origin=ShapeOrigin.GIVEN))
-    known = _from_torchvision(source, weights) or _from_attributes(module)
+    # the model first: torchvision's default weights may be of another size than a fresh model
+    known = _from_attributes(module) or _from_torchvision(source, weights)
     if known is not None:
         return _checked(module, InputShapes(shapes=(known,), dtype=dtype, origin=ShapeOrigin.METADATA))
     for shape in _candidates(module):
