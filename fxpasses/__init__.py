@@ -1,1 +1,53 @@
-"""Rewrites classifier heads between their Linear and their 1×1-convolution form."""
+"""Rewrites classifier heads between their Linear and their 1×1-convolution form.
+
+>>> import torch
+>>> from fxpasses import rewrite
+>>> head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 3))
+>>> rewrite(head, to="conv").report.rewrites[0].after
+'Conv2d(8, 3, kernel_size=(1, 1))'
+"""
+
+from fxpasses.api import RewriteResult, find_sites, rewrite
+from fxpasses.errors import (
+    CheckError,
+    ExportError,
+    FileError,
+    FxHeadError,
+    InputError,
+    InternalError,
+    PlanError,
+    ProviderError,
+    TraceError,
+)
+from fxpasses.passes import ConvToLinear, LinearToConv
+from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
+from fxpasses.report import Form, Miss, MissCode, Rewrite, RewriteReport, Scope, Site, Sites, TraceInfo
+
+__all__ = [
+    "CheckError",
+    "ConvToLinear",
+    "ExportError",
+    "FileError",
+    "Form",
+    "FxHeadError",
+    "InputError",
+    "InternalError",
+    "LinearToConv",
+    "Miss",
+    "MissCode",
+    "PlanError",
+    "ProviderError",
+    "Rewrite",
+    "RewriteReport",
+    "RewriteResult",
+    "Scope",
+    "Site",
+    "Sites",
+    "TraceError",
+    "TraceInfo",
+    "WeightMove",
+    "WeightOrder",
+    "WeightPlan",
+    "find_sites",
+    "rewrite",
+]

@@ -1,0 +1,213 @@
+"""What forbids a rewrite of one affine op: the op's own numbers, its module, its weights.
+
+Each guard gives a ``Problem`` (a miss code, the reason, what would allow the rewrite) or None. The
+order is that of the questions a person would ask: is it an ordinary layer, are its weights ordinary,
+are they used once, does the arithmetic fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Graph, Node
+from torch.nn.utils import parametrize
+
+from fxpasses.layout import Layout, Problem
+from fxpasses.ops import Affine, WeightSource
+from fxpasses.report import Form, MissCode
+
+_EXACT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_DTYPES = frozenset(
+    {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
+)
+
+
+@dataclasses.dataclass(slots=True)
+class Uses:
+    """How often each module is called and each parameter is read, over a whole graph.
+
+    Attributes:
+        calls: call nodes by the identity of the module.
+        reads: nodes that read a tensor by path (``get_attr``), by the identity of the tensor.
+        owners: owning module (its identity) and state-dict name, by the identity of the tensor.
+    """
+
+    calls: dict[int, list[Node]]
+    reads: dict[int, list[Node]]
+    owners: dict[int, list[tuple[int, str]]]
+
+    @classmethod
+    def of(cls, graph: Graph, root: nn.Module) -> Uses:
+        """Counts the uses; linear in nodes and parameters."""
+        modules = dict(root.named_modules(remove_duplicate=False))
+        calls: dict[int, list[Node]] = {}
+        reads: dict[int, list[Node]] = {}
+        for node in graph.nodes:
+            if node.op == "call_module":
+                calls.setdefault(id(modules.get(str(node.target))), []).append(node)
+            elif node.op == "get_attr":
+                reads.setdefault(id(attribute(root, str(node.target))), []).append(node)
+        owners: dict[int, list[tuple[int, str]]] = {}
+        for path, module in modules.items():
+            for key, parameter in module._parameters.items():
+                name = f"{path}.{key}" if path else key
+                owners.setdefault(id(parameter), []).append((id(module), name))
+        return cls(calls, reads, owners)
+
+
+def attribute(root: nn.Module, path: str | None) -> Any:
+    """The object at a dotted path below ``root``, or None."""
+    if path is None:
+        return None
+    found: Any = root
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def module_problem(op: Affine) -> Problem | None:
+    """Why the op's module cannot be replaced by another class."""
+    module = op.module
+    if module is None:
+        return None
+    kind = type(module).__name__
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return Problem(
+            MissCode.UNINITIALIZED, f"{kind} has no weights yet", "run one batch through the model first"
+        )
+    if op.weight_source is WeightSource.PACKED or "quantized" in type(module).__module__:
+        return Problem(
+            MissCode.QUANTIZED,
+            f"{type(module).__module__}.{kind} holds packed weights",
+            "rewrite the float model, then quantise",
+        )
+    pruned = any(name.endswith("_orig") for name in module._parameters)
+    if parametrize.is_parametrized(module) or pruned or _has_weight_hook(module):
+        return Problem(
+            MissCode.PARAMETRIZED,
+            "its weight is computed by a parametrization (weight_norm, spectral_norm, pruning, …)",
+            "bake it in first: torch.nn.utils.parametrize.remove_parametrizations(module, 'weight'), "
+            "remove_weight_norm or prune.remove",
+        )
+    if type(module) not in _EXACT and not op.transposed:
+        return Problem(
+            MissCode.SUBCLASS,
+            f"{type(module).__module__}.{kind} is a subclass and may compute something else",
+            "replace it by the plain layer, or merge its adapter, first",
+        )
+    if any(getattr(module, hooks, None) for hooks in _HOOKS):
+        return Problem(
+            MissCode.HOOKED,
+            "it has hooks, which would see tensors of another rank",
+            "remove the hooks and register them again after the rewrite",
+        )
+    return None
+
+
+def _has_weight_hook(module: nn.Module) -> bool:
+    """Old-style weight_norm and spectral_norm recompute ``weight`` in a forward pre-hook."""
+    return any(hasattr(hook, "compute_weight") for hook in module._forward_pre_hooks.values())
+
+
+def weight_problem(op: Affine, root: nn.Module) -> Problem | None:
+    """Why the op's parameters cannot become views of another shape."""
+    if op.weight_source is WeightSource.COMPUTED:
+        return Problem(
+            MissCode.COMPUTED_WEIGHT,
+            "its weight is computed in the graph and is no parameter",
+            "store the computed weight as a parameter first",
+        )
+    for name in (op.weight, op.bias):
+        tensor = attribute(root, name)
+        if name is None:
+            continue
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            return Problem(
+                MissCode.UNINITIALIZED, f"{name} has no shape yet", "run one batch through the model first"
+            )
+        if type(tensor) not in (nn.Parameter, torch.Tensor, nn.Buffer) or type(tensor.data) is not torch.Tensor:
+            return Problem(
+                MissCode.WEIGHT_TYPE,
+                f"{name} is a {type(tensor).__name__}, which may not allow views",
+                "convert it to a plain parameter first",
+            )
+        if tensor.dtype not in _DTYPES or tensor.is_sparse or tensor.is_quantized:
+            return Problem(
+                MissCode.DTYPE, f"{name} is {tensor.dtype}, which convolutions do not take", "cast the model first"
+            )
+    return None
+
+
+def arithmetic_problem(op: Affine, layout: Layout, kernel: tuple[int, ...]) -> Problem | None:
+    """Why a convolution is not a Linear of the flattened map that it reads."""
+    if op.form is Form.LINEAR:
+        return None
+    if op.transposed:
+        return Problem(MissCode.TRANSPOSED, "it is a transposed convolution", "write it as a plain convolution")
+    if op.groups != 1:
+        return Problem(MissCode.GROUPS, f"it has {op.groups} groups", "only groups=1 equals one Linear")
+    if any(op.padding):
+        return Problem(
+            MissCode.PADDING, f"it pads the map by {op.padding}", "only an unpadded convolution equals a Linear"
+        )
+    if any(step != 1 and extent != 1 for step, extent in zip(op.dilation, kernel, strict=True)):
+        return Problem(
+            MissCode.DILATION, f"it is dilated by {op.dilation}", "only a dense kernel equals a Linear"
+        )
+    if op.rank != layout.rank:
+        return Problem(
+            MissCode.RANK,
+            f"it is a {op.rank}-D convolution on a pool of {layout.rank} axes",
+            "pool and convolve over the same number of axes",
+        )
+    if None in layout.extents:
+        return Problem(
+            MissCode.UNKNOWN_EXTENT,
+            "nothing in the graph says whether its kernel covers the pooled map",
+            "pass example_inputs",
+        )
+    if kernel != layout.extents:
+        return Problem(
+            MissCode.KERNEL,
+            f"its kernel {kernel} does not cover the pooled {layout.extents} map, so its output is a map",
+            "pool to the kernel's size first",
+        )
+    return None
+
+
+def sharing_problem(op: Affine, root: nn.Module, uses: Uses, alike: dict[Node, Affine]) -> Problem | None:
+    """Why the op's weight is not this op's alone to reshape.
+
+    Several uses are fine where all of them are reshaped alike: a head called twice, two layers with
+    one tied weight. ``alike`` holds the sites that pass every other guard with this op's shapes.
+    """
+    weight = attribute(root, op.weight)
+    calls = uses.calls.get(id(op.module), []) if op.module is not None else []
+    strangers = [call for call in calls if call not in alike]
+    if strangers:
+        return Problem(
+            MissCode.SHARED_MODULE,
+            f"its module is also called as {strangers[0].name!r}, which cannot be rewritten with it",
+            "clone the module to allow the rewrite",
+        )
+    modules = {id(other.module) for other in alike.values() if other.module is not None}
+    parameters = {other.weight for other in alike.values() if other.module is None}
+    others = [
+        name
+        for owner, name in uses.owners.get(id(weight), [])
+        if owner not in modules and name not in parameters
+    ]
+    others += [
+        user.name for read in uses.reads.get(id(weight), []) for user in read.users if user not in alike
+    ]
+    if others:
+        return Problem(
+            MissCode.TIED_WEIGHT,
+            f"its weight is also {others[0]!r}, which cannot be rewritten with it",
+            "untie the weights (clone the parameter) to allow the rewrite",
+        )
+    return None

@@ -1,0 +1,777 @@
+"""One vocabulary for every spelling: a node in, a typed op out.
+
+The same operation arrives as an ``nn`` module, a function, a tensor method. This file alone knows
+the spellings. ``Vocabulary.classify`` binds a node's arguments by name (each handler has the
+signature of the torch symbol that it reads, so Python does the binding and fills in the defaults)
+and gives a typed op; what has no entry is ``Opaque``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name that every torch code base uses)
+from torch import nn
+from torch.fx import Node
+
+from fxpasses.report import Form
+
+MAX_RANK = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Op:
+    """What one node does, in typed terms."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opaque(Op):
+    """An op without an entry in the vocabulary."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShapeValue(Op):
+    """A size, a shape, or arithmetic on them; never a tensor."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AdaptivePool(Op):
+    """Pool of ``rank`` spatial axes to ``output``; None keeps an axis's extent."""
+
+    source: Node
+    rank: int
+    output: tuple[int | None, ...]
+    average: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WindowPool(Op):
+    """Pool over windows; ``covers`` where the kernel is written as the map's own extent."""
+
+    source: Node
+    rank: int
+    covers: bool
+    average: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reduce(Op):
+    """Reduction over ``dims``; the spelling of a global pool as a mean, a sum or a maximum."""
+
+    source: Node
+    dims: tuple[int, ...]
+    keepdim: bool
+    average: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flatten(Op):
+    """Axes ``start`` to ``end`` merged."""
+
+    source: Node
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unflatten(Op):
+    """Axis ``dim`` split into ``sizes``."""
+
+    source: Node
+    dim: int
+    sizes: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class View(Op):
+    """``view`` or ``reshape`` to ``sizes``: integers, -1, or nodes that hold sizes."""
+
+    source: Node
+    sizes: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Squeeze(Op):
+    """Axes of extent 1 dropped; ``dims`` None drops every one of them."""
+
+    source: Node
+    dims: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unsqueeze(Op):
+    """An axis of extent 1 inserted at ``dim``."""
+
+    source: Node
+    dim: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Permute(Op):
+    """Axes reordered; ``dims`` of length 2 with ``swap`` exchanges two axes."""
+
+    source: Node
+    dims: tuple[int, ...]
+    swap: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Index(Op):
+    """``x[items]`` with integers, slices, None and Ellipsis."""
+
+    source: Node
+    items: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Concat(Op):
+    """Tensors joined along ``dim``."""
+
+    sources: tuple[Node, ...]
+    dim: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Elementwise(Op):
+    """The same function of every element; ``sources`` are all node operands.
+
+    ``channels`` marks a function that also looks at the channel axis, axis 1: it is the same on
+    ``[N, C]`` and ``[N, C, 1, 1]``, not on a k×k grid. ``module_rank`` is set where the module's
+    class names the rank (BatchNorm1d, BatchNorm2d) and has to change with it.
+    """
+
+    sources: tuple[Node, ...]
+    inplace: bool = False
+    channels: bool = False
+    module_rank: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FeatureNorm(Op):
+    """A norm over the last axes (LayerNorm, RMSNorm); keeps the layout, is not crossed."""
+
+    source: Node
+
+
+class WeightSource(enum.Enum):
+    """Where an affine op's weight comes from."""
+
+    PARAMETER = enum.auto()
+    COMPUTED = enum.auto()
+    PACKED = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Affine(Op):
+    """A Linear or a convolution, as a module or as a function of a parameter.
+
+    ``weight`` and ``bias`` are state-dict names; ``rank`` is 0 for a Linear. ``stride``,
+    ``padding`` and ``dilation`` have one entry per spatial axis.
+    """
+
+    source: Node
+    form: Form
+    rank: int
+    weight: str | None
+    bias: str | None
+    weight_source: WeightSource = WeightSource.PARAMETER
+    module: nn.Module | None = None
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    transposed: bool = False
+
+    def name(self, node: Node) -> str:
+        """Module path of the site, or of the parameter that it reads."""
+        if node.op == "call_module":
+            return str(node.target)
+        return (self.weight or node.name).removesuffix(".weight")
+
+
+VIEWS = (Flatten, Unflatten, View, Squeeze, Unsqueeze, Permute, Index)
+POOLS = (AdaptivePool, WindowPool, Reduce)
+
+OPAQUE = Opaque()
+SHAPE_VALUE = ShapeValue()
+
+
+def tuple_of(value: Any, rank: int) -> tuple[Any, ...]:
+    """``value`` as one entry per spatial axis."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
+
+
+def nodes_in(value: Any) -> Iterator[Node]:
+    """Nodes among arguments, nested ones included, in order."""
+    if isinstance(value, Node):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from nodes_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from nodes_in(item)
+
+
+# --- sizes -----------------------------------------------------------------------------------
+
+_SHAPE_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "training")
+_SHAPE_METHODS = frozenset({"size", "dim", "ndimension", "numel", "stride"})
+_SCALAR_FUNCTIONS = frozenset({operator.getitem, int, float, len, getattr})
+
+
+def is_shape_value(node: Node) -> bool:
+    """Whether a node holds a size or a shape, or arithmetic on them, and no tensor."""
+    if node.op == "call_method":
+        return node.target in _SHAPE_METHODS
+    if node.op == "get_attr":
+        return str(node.target).rpartition(".")[2] == "training"
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return node.args[1] in _SHAPE_ATTRIBUTES
+    arithmetic = node.target in _SCALAR_FUNCTIONS or getattr(node.target, "__module__", "") == "_operator"
+    inputs = node.all_input_nodes
+    return arithmetic and bool(inputs) and all(is_shape_value(source) for source in inputs)
+
+
+def size_of(value: Any) -> tuple[Node, int] | None:
+    """The tensor and axis whose size ``value`` holds, or None."""
+    if not isinstance(value, Node):
+        return None
+    if value.op == "call_method" and value.target == "size":
+        dim = value.args[1] if len(value.args) > 1 else value.kwargs.get("dim")
+        return (value.args[0], dim) if isinstance(dim, int) and isinstance(value.args[0], Node) else None
+    if value.op == "call_function" and value.target is operator.getitem:
+        shape, dim = value.args
+        owner = _shape_owner(shape)
+        return (owner, dim) if owner is not None and isinstance(dim, int) else None
+    return None
+
+
+def _shape_owner(node: Any) -> Node | None:
+    """The tensor whose whole shape a node holds, or None."""
+    if not isinstance(node, Node) or not node.args or not isinstance(node.args[0], Node):
+        return None
+    if node.op == "call_method" and node.target == "size" and len(node.args) == 1 and not node.kwargs:
+        return node.args[0]
+    if node.op == "call_function" and node.target is getattr and node.args[1] == "shape":
+        return node.args[0]
+    return None
+
+
+def _is_own_extent(kernel: Any, source: Node, rank: int) -> bool:
+    """Whether a pool's kernel is written as the spatial size of its own input."""
+    if isinstance(kernel, Node):
+        if kernel.op != "call_function" or kernel.target is not operator.getitem:
+            return False
+        owner, part = _shape_owner(kernel.args[0]), kernel.args[1]
+        return owner is not None and part in (slice(2, None), slice(-rank, None)) and _same_size(owner, source)
+    if not isinstance(kernel, (tuple, list)) or len(kernel) != rank:
+        return False
+    sizes = [size_of(extent) for extent in kernel]
+    return all(
+        size is not None and size[1] in (axis + 2, axis - rank) and _same_size(size[0], source)
+        for axis, size in enumerate(sizes)
+    )
+
+
+def _same_size(first: Node, second: Node) -> bool:
+    """Whether two nodes have one size: the same node, seen through functions of every element."""
+    return _sized_by(first) is _sized_by(second)
+
+
+def _sized_by(node: Node) -> Node:
+    while node.op in ("call_function", "call_method") and (
+        node.target in _ELEMENTWISE_FUNCTIONS or node.target in _ELEMENTWISE_METHODS
+    ):
+        tensors = [source for source in node.all_input_nodes if source.op != "get_attr"]
+        if len(tensors) != 1:
+            break
+        node = tensors[0]
+    return node
+
+
+# --- functions and methods: handlers with the signatures of the torch symbols --------------------
+
+Handler = Callable[..., Op]
+
+
+def _dims(dim: Any) -> tuple[int, ...] | None:
+    if isinstance(dim, int):
+        return (dim,)
+    if isinstance(dim, (tuple, list)) and dim and all(isinstance(axis, int) for axis in dim):
+        return tuple(dim)
+    return None
+
+
+def _reduce(average: bool) -> Handler:
+    def handler(input: Node, dim: Any = None, keepdim: bool = False, **_: Any) -> Op:
+        dims = _dims(dim)
+        return OPAQUE if dims is None else Reduce(input, dims, bool(keepdim), average)
+
+    return handler
+
+
+def _adaptive_pool(rank: int, average: bool) -> Handler:
+    def handler(input: Node, output_size: Any, return_indices: bool = False) -> Op:
+        output = tuple_of(output_size, rank)
+        if return_indices or not all(extent is None or isinstance(extent, int) for extent in output):
+            return OPAQUE
+        return AdaptivePool(input, rank, output, average)
+
+    return handler
+
+
+def _window_pool(rank: int, average: bool) -> Handler:
+    def handler(
+        input: Node, kernel_size: Any, stride: Any = None, padding: Any = 0, *args: Any, **kwargs: Any
+    ) -> Op:
+        covers = _is_own_extent(kernel_size, input, rank) and padding in (0, (0,) * rank, [0] * rank)
+        return WindowPool(input, rank, covers, average)
+
+    return handler
+
+
+def _flatten(input: Node, start_dim: int = 0, end_dim: int = -1) -> Op:
+    return Flatten(input, start_dim, end_dim)
+
+
+def _unflatten(input: Node, dim: int, sizes: Any) -> Op:
+    return Unflatten(input, dim, tuple(sizes)) if isinstance(sizes, (tuple, list)) else OPAQUE
+
+
+def _view(input: Node, *shape: Any, **kwargs: Any) -> Op:
+    sizes = kwargs.get("shape", kwargs.get("size", shape))
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = sizes[0]
+    usable = all(isinstance(size, int) or (isinstance(size, Node) and is_shape_value(size)) for size in sizes)
+    return View(input, tuple(sizes)) if usable else OPAQUE
+
+
+def _squeeze(input: Node, dim: Any = None) -> Op:
+    return Squeeze(input, _dims(dim))
+
+
+def _unsqueeze(input: Node, dim: int) -> Op:
+    return Unsqueeze(input, dim)
+
+
+def _permute(input: Node, *dims: Any, **kwargs: Any) -> Op:
+    order = kwargs.get("dims", dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims)
+    return Permute(input, tuple(order), swap=False)
+
+
+def _transpose(input: Node, dim0: int, dim1: int) -> Op:
+    return Permute(input, (dim0, dim1), swap=True)
+
+
+def _getitem(input: Node, items: Any) -> Op:
+    if is_shape_value(input):
+        return SHAPE_VALUE
+    parts = items if isinstance(items, tuple) else (items,)
+    plain = all(part is None or part is ... or isinstance(part, (int, slice)) for part in parts)
+    return Index(input, parts) if plain and not any(True for _ in nodes_in(_slice_ends(parts))) else OPAQUE
+
+
+def _slice_ends(parts: tuple[Any, ...]) -> list[Any]:
+    return [end for part in parts if isinstance(part, slice) for end in (part.start, part.stop, part.step)]
+
+
+def _concat(tensors: Any, dim: int = 0, **kwargs: Any) -> Op:
+    usable = isinstance(tensors, (tuple, list)) and all(isinstance(item, Node) for item in tensors)
+    return Concat(tuple(tensors), kwargs.get("axis", dim)) if usable else OPAQUE
+
+
+def _elementwise(*args: Any, **kwargs: Any) -> Op:
+    return Elementwise(tuple(nodes_in((args, kwargs))), inplace=kwargs.get("inplace") is True)
+
+
+def _inplace(*args: Any, **kwargs: Any) -> Op:
+    return Elementwise(tuple(nodes_in((args, kwargs))), inplace=True)
+
+
+def _channelwise(*args: Any, **kwargs: Any) -> Op:
+    return Elementwise(tuple(nodes_in((args, kwargs))), channels=True)
+
+
+def _on_channels(input: Node, dim: Any = None, *args: Any, **kwargs: Any) -> Op:
+    """A function along ``dim``; the same on a map and on its flat form only along axis 1."""
+    return Elementwise((input,), channels=True) if dim == 1 else OPAQUE
+
+
+def _normalize(input: Node, p: float = 2.0, dim: Any = 1, *args: Any, **kwargs: Any) -> Op:
+    return _on_channels(input, dim)
+
+
+def _feature_norm(input: Node, *args: Any, **kwargs: Any) -> Op:
+    return FeatureNorm(input)
+
+
+def _parameter_name(value: Any) -> tuple[str | None, WeightSource]:
+    if isinstance(value, Node) and value.op == "get_attr":
+        return str(value.target), WeightSource.PARAMETER
+    return None, WeightSource.COMPUTED
+
+
+def _linear(input: Node, weight: Any, bias: Any = None) -> Op:
+    name, source = _parameter_name(weight)
+    bias_name = None if bias is None else _parameter_name(bias)[0]
+    if bias is not None and bias_name is None:
+        source = WeightSource.COMPUTED
+    return Affine(
+        source=input, form=Form.LINEAR, rank=0, weight=name, bias=bias_name, weight_source=source
+    )
+
+
+def _conv(rank: int, transposed: bool = False) -> Handler:
+    def handler(
+        input: Node,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        **_: Any,
+    ) -> Op:
+        linear = _linear(input, weight, bias)
+        assert isinstance(linear, Affine)
+        kwargs = _conv_numbers(rank, stride, padding, dilation, None)
+        if kwargs is None:
+            return OPAQUE
+        return dataclasses.replace(
+            linear, form=Form.CONV, rank=rank, groups=groups, transposed=transposed, **kwargs
+        )
+
+    return handler
+
+
+def _conv_numbers(
+    rank: int, stride: Any, padding: Any, dilation: Any, kernel: tuple[int, ...] | None
+) -> dict[str, Any] | None:
+    if padding == "valid" or (padding == "same" and kernel is not None and set(kernel) == {1}):
+        padding = 0
+    elif padding == "same":
+        padding = 1
+    numbers = {
+        "stride": tuple_of(stride, rank),
+        "padding": tuple_of(padding, rank),
+        "dilation": tuple_of(dilation, rank),
+    }
+    plain = all(isinstance(extent, int) for extents in numbers.values() for extent in extents)
+    return numbers if plain else None
+
+
+_ACTIVATIONS = (
+    "relu relu6 hardtanh hardswish hardsigmoid silu gelu mish elu selu celu leaky_relu sigmoid tanh softplus "
+    "softsign tanhshrink softshrink hardshrink threshold logsigmoid rrelu dropout alpha_dropout"
+).split()
+_ARITHMETIC = (
+    "add sub mul div true_divide pow square sqrt rsqrt exp log log1p expm1 abs neg negative clamp clip clamp_min "
+    "clamp_max relu sigmoid tanh reciprocal sign sin cos erf round floor ceil nan_to_num detach clone dropout "
+    "alpha_dropout threshold maximum minimum selu celu rrelu subtract multiply divide"
+).split()
+_INPLACE_ONLY = "relu_ sigmoid_ tanh_ elu_ selu_ celu_ leaky_relu_ hardtanh_ threshold_ rrelu_ dropout_".split()
+_OPERATORS = (
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.neg, operator.abs,
+)  # fmt: skip
+_INPLACE_OPERATORS = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
+_CASTS = "contiguous float half bfloat16 double to type type_as requires_grad_".split()
+
+
+def _functions_named(names: list[str], *owners: Any) -> set[Any]:
+    return {getattr(owner, name) for owner in owners for name in names if hasattr(owner, name)}
+
+
+_ELEMENTWISE_FUNCTIONS: frozenset[Any] = frozenset(
+    _functions_named(_ACTIVATIONS, F) | _functions_named(_ARITHMETIC, torch) | set(_OPERATORS)
+)
+_ELEMENTWISE_METHODS: frozenset[str] = frozenset(
+    name for name in (*_ARITHMETIC, *_ACTIVATIONS, *_CASTS) if hasattr(torch.Tensor, name)
+)
+
+
+def _function_table() -> dict[Any, Handler]:
+    table: dict[Any, Handler] = dict.fromkeys(_ELEMENTWISE_FUNCTIONS, _elementwise)
+    table |= dict.fromkeys(_functions_named(_INPLACE_ONLY, torch, F), _inplace)
+    table |= dict.fromkeys(_INPLACE_OPERATORS, _inplace)
+    for rank in range(1, MAX_RANK + 1):
+        table[getattr(F, f"adaptive_avg_pool{rank}d")] = _adaptive_pool(rank, average=True)
+        table[getattr(torch.nn.functional, f"adaptive_max_pool{rank}d")] = _adaptive_pool(rank, average=False)
+        table[getattr(F, f"avg_pool{rank}d")] = _window_pool(rank, average=True)
+        table[getattr(F, f"max_pool{rank}d")] = _window_pool(rank, average=False)
+        table[getattr(F, f"conv{rank}d")] = _conv(rank)
+        table[getattr(F, f"conv_transpose{rank}d")] = _conv(rank, transposed=True)
+    table |= {
+        torch.adaptive_avg_pool1d: _adaptive_pool(1, average=True),
+        torch.mean: _reduce(average=True),
+        torch.sum: _reduce(average=False),
+        torch.amax: _reduce(average=False),
+        torch.amin: _reduce(average=False),
+        torch.flatten: _flatten,
+        torch.unflatten: _unflatten,
+        torch.reshape: _view,
+        torch.squeeze: _squeeze,
+        torch.unsqueeze: _unsqueeze,
+        torch.permute: _permute,
+        torch.transpose: _transpose,
+        torch.swapaxes: _transpose,
+        operator.getitem: _getitem,
+        torch.cat: _concat,
+        torch.concat: _concat,
+        F.linear: _linear,
+        F.layer_norm: _feature_norm,
+        F.batch_norm: _channelwise,
+        F.group_norm: _channelwise,
+        F.prelu: _channelwise,
+        torch.prelu: _channelwise,
+        F.softmax: _on_channels,
+        torch.softmax: _on_channels,
+        F.log_softmax: _on_channels,
+        torch.log_softmax: _on_channels,
+        F.normalize: _normalize,
+    }
+    if hasattr(F, "rms_norm"):
+        table[F.rms_norm] = _feature_norm
+    return table
+
+
+def _method_table() -> dict[str, Handler]:
+    table: dict[str, Handler] = dict.fromkeys(_ELEMENTWISE_METHODS, _elementwise)
+    table |= {f"{name}_": _inplace for name in _ARITHMETIC if hasattr(torch.Tensor, f"{name}_")}
+    table |= {
+        "mean": _reduce(average=True),
+        "sum": _reduce(average=False),
+        "amax": _reduce(average=False),
+        "amin": _reduce(average=False),
+        "flatten": _flatten,
+        "unflatten": _unflatten,
+        "view": _view,
+        "reshape": _view,
+        "squeeze": _squeeze,
+        "unsqueeze": _unsqueeze,
+        "permute": _permute,
+        "transpose": _transpose,
+        "swapaxes": _transpose,
+        "softmax": _on_channels,
+        "log_softmax": _on_channels,
+    }
+    return table
+
+
+# --- modules --------------------------------------------------------------------------------------
+
+_ELEMENTWISE_MODULES = frozenset(
+    getattr(nn, name)
+    for name in (
+        "Identity ReLU ReLU6 Hardtanh Hardswish Hardsigmoid SiLU GELU Mish ELU SELU CELU LeakyReLU Sigmoid Tanh "
+        "Softplus Softsign Tanhshrink Softshrink Hardshrink Threshold LogSigmoid RReLU Dropout AlphaDropout"
+    ).split()
+)
+_BATCH_NORMS: dict[type, int | None] = {
+    nn.BatchNorm1d: 1,
+    nn.BatchNorm2d: 2,
+    nn.BatchNorm3d: 3,
+    nn.SyncBatchNorm: None,
+}
+_CONVS: dict[type, tuple[int, bool]] = {
+    nn.Conv1d: (1, False),
+    nn.Conv2d: (2, False),
+    nn.Conv3d: (3, False),
+    nn.ConvTranspose1d: (1, True),
+    nn.ConvTranspose2d: (2, True),
+    nn.ConvTranspose3d: (3, True),
+}
+_POOL_MODULES: dict[type, tuple[int, bool]] = {
+    getattr(nn, f"Adaptive{kind}Pool{rank}d"): (rank, kind == "Avg")
+    for rank in range(1, MAX_RANK + 1)
+    for kind in ("Avg", "Max")
+}
+_WINDOW_MODULES: dict[type, tuple[int, bool]] = {
+    getattr(nn, f"{kind}Pool{rank}d"): (rank, kind == "Avg")
+    for rank in range(1, MAX_RANK + 1)
+    for kind in ("Avg", "Max")
+}
+
+
+def _module_op(module: Any, node: Node) -> Op:
+    """The op of a ``call_module`` node; a subclass may compute something else and is not looked up."""
+    kind = type(module)
+    source = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("x"))
+    if not isinstance(source, Node) or len(node.args) + len(node.kwargs) != 1:
+        return OPAQUE
+    if kind in _ELEMENTWISE_MODULES:
+        return Elementwise((source,), inplace=getattr(module, "inplace", False) is True)
+    if kind in _BATCH_NORMS:
+        return Elementwise((source,), channels=True, module_rank=_BATCH_NORMS[kind])
+    if kind in _POOL_MODULES:
+        rank, average = _POOL_MODULES[kind]
+        return _adaptive_pool(rank, average)(source, module.output_size, getattr(module, "return_indices", False))
+    if kind in _WINDOW_MODULES:
+        rank, average = _WINDOW_MODULES[kind]
+        return WindowPool(source, rank, covers=False, average=average)
+    if kind in (nn.Softmax, nn.LogSoftmax):
+        return _on_channels(source, module.dim)
+    simple: dict[type, Callable[[], Op]] = {
+        nn.Flatten: lambda: Flatten(source, module.start_dim, module.end_dim),
+        nn.Unflatten: lambda: _unflatten(source, module.dim, module.unflattened_size),
+        nn.LayerNorm: lambda: FeatureNorm(source),
+        nn.GroupNorm: lambda: Elementwise((source,), channels=True),
+        nn.PReLU: lambda: Elementwise((source,), channels=True),
+    }
+    if kind in simple:
+        return simple[kind]()
+    if kind.__name__ == "RMSNorm":
+        return FeatureNorm(source)
+    return _affine_module(module, source, str(node.target))
+
+
+def _affine_module(module: Any, source: Node, path: str) -> Op:
+    """An affine op for a module that is, or looks like, a Linear or a convolution."""
+    is_parameter = isinstance(getattr(module, "weight", None), torch.Tensor)
+    weight_source = WeightSource.PARAMETER if is_parameter else WeightSource.PACKED
+    has_bias = isinstance(getattr(module, "bias", None), torch.Tensor)
+    bias = f"{path}.bias" if has_bias else None
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        if isinstance(module, nn.Bilinear) or not (isinstance(module, nn.Linear) or "Linear" in type(module).__name__):
+            return OPAQUE
+        return Affine(
+            source=source, form=Form.LINEAR, rank=0, weight=f"{path}.weight", bias=bias,
+            weight_source=weight_source, module=module,
+        )  # fmt: skip
+    base = next((known for known in _CONVS if isinstance(module, known)), None)
+    looks_quantized = base is None and "Conv" in type(module).__name__ and hasattr(module, "kernel_size")
+    if base is None and not looks_quantized:
+        return OPAQUE
+    rank, transposed = _CONVS[base] if base else (len(module.kernel_size), False)
+    numbers = _conv_numbers(rank, module.stride, module.padding, module.dilation, tuple(module.kernel_size))
+    if numbers is None:
+        return OPAQUE
+    return Affine(
+        source=source, form=Form.CONV, rank=rank, weight=f"{path}.weight", bias=bias,
+        weight_source=weight_source, module=module, groups=module.groups, transposed=transposed, **numbers,
+    )  # fmt: skip
+
+
+# --- classifying ----------------------------------------------------------------------------------
+
+_FUNCTIONS = _function_table()
+_METHODS = _method_table()
+_POOL_FUNCTIONS = frozenset(
+    {
+        target
+        for target in _FUNCTIONS
+        if getattr(target, "__name__", "") in ("mean", "sum", "amax", "amin") or "_pool" in _FUNCTIONS[target].__qualname__
+    }
+)
+_POOL_METHODS = frozenset({"mean", "sum", "amax", "amin"})
+_POOL_TYPES = frozenset({*_POOL_MODULES, *_WINDOW_MODULES})
+
+
+class Vocabulary:
+    """Classifies the nodes of one graph; modules are looked up in ``root`` by path, once each."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self._modules: dict[str, nn.Module | None] = {}
+        self._pool_paths: dict[str, bool] = {}
+
+    def module(self, path: str) -> nn.Module | None:
+        """The module at ``path``, or None."""
+        try:
+            return self._modules[path]
+        except KeyError:
+            found: Any = self.root
+            for part in path.split("."):
+                found = found._modules.get(part) if isinstance(found, nn.Module) else None
+            self._modules[path] = found
+            return found
+
+    def may_pool(self, node: Node) -> bool:
+        """A fast first look: whether a node can be a pool at all."""
+        if node.op == "call_function":
+            return node.target in _POOL_FUNCTIONS
+        if node.op == "call_module":
+            return type(self.module(str(node.target))) in _POOL_TYPES
+        return node.op == "call_method" and node.target in _POOL_METHODS
+
+    def classify(self, node: Node) -> Op:
+        """The typed op of a node; ``Opaque`` where the vocabulary has no entry for it."""
+        if node.op == "call_module":
+            module = self.module(str(node.target))
+            return OPAQUE if module is None else _module_op(module, node)
+        if is_shape_value(node):
+            return SHAPE_VALUE
+        table: dict[Any, Handler] = _FUNCTIONS if node.op == "call_function" else _METHODS
+        handler = table.get(node.target) if node.op in ("call_function", "call_method") else None
+        if handler is None:
+            return OPAQUE
+        try:
+            op = handler(*node.args, **node.kwargs)
+        except TypeError:  # an overload that the handler does not know
+            return OPAQUE
+        source = getattr(op, "source", None)
+        return op if source is None or isinstance(source, Node) else OPAQUE
+
+
+# --- spelling: the targets that a rewrite writes --------------------------------------------------
+
+
+def linear_function() -> Callable[..., torch.Tensor]:
+    """The function that writes a Linear of a parameter."""
+    return F.linear
+
+
+def conv_function(rank: int) -> Callable[..., torch.Tensor]:
+    """The function that writes a convolution of a parameter."""
+    function: Callable[..., torch.Tensor] = getattr(F, f"conv{rank}d")
+    return function
+
+
+def blank_linear(*, bias: bool) -> nn.Linear:
+    """An ``nn.Linear`` without weights, and without drawing random numbers to make them."""
+
+    class Blank(nn.Linear):
+        def reset_parameters(self) -> None:
+            """Leave the placeholder as it is."""
+
+    module = Blank(1, 1, bias=bias)
+    module.__class__ = nn.Linear
+    return module
+
+
+def blank_conv(rank: int, kernel_size: tuple[int, ...], *, bias: bool) -> nn.Module:
+    """An ``nn.ConvNd`` without weights, and without drawing random numbers to make them."""
+    base: type = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+
+    class Blank(base):  # type: ignore[misc]  # the base is picked by rank
+        def reset_parameters(self) -> None:
+            """Leave the placeholder as it is."""
+
+    module: nn.Module = Blank(1, 1, kernel_size, bias=bias)
+    module.__class__ = base
+    return module
+
+
+def batch_norm_class(rank: int) -> type[nn.Module]:
+    """The batch norm class for ``[N, C]`` (rank 0) or a map of ``rank`` spatial axes."""
+    return (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank]
+
+
+VIEW_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "flatten": torch.flatten,
+    "unflatten": torch.unflatten,
+    "reshape": torch.reshape,
+    "squeeze": torch.squeeze,
+    "unsqueeze": torch.unsqueeze,
+    "permute": torch.permute,
+    "transpose": torch.transpose,
+    "getitem": operator.getitem,
+    "getattr": getattr,
+}

@@ -1,0 +1,50 @@
+"""Pooled convolutions as Linears."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from fxpasses.api import rewrite_in_place
+from fxpasses.report import Form, Scope
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvToLinear(PassBase):
+    """Writes every pooled convolution of a graph as a Linear, in place.
+
+    ``conv_k(u) = unflatten(linear(flatten(u)))`` where the kernel covers the whole map, without padding
+    and with one group; the unflatten cancels with the flatten after it.
+
+    Before → after:
+
+    >>> from torch import fx, nn
+    >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 3, 1), nn.Flatten())
+    >>> graph_module = fx.symbolic_trace(model)
+    >>> ConvToLinear()(graph_module).modified
+    True
+    >>> [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
+    ['0', '2', '1']
+    >>> graph_module.get_submodule("1")
+    Linear(in_features=8, out_features=3, bias=True)
+
+    When not: see ``fxpasses.MissCode``; what is refused stays untouched. A k×k kernel in
+    ``torch.channels_last`` memory has to be copied; the report says so.
+
+    Numerics: equal up to the rounding of a dot product of ``C·∏k`` terms.
+
+    Attributes:
+        scope: ``"head"`` or ``"pooled"``.
+        example_inputs: see ``fxpasses.rewrite``.
+    """
+
+    scope: str = "head"
+    example_inputs: Any = None
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        """Edits ``graph_module`` and says whether anything changed."""
+        edit = rewrite_in_place(graph_module, Form.LINEAR, Scope(self.scope), self.example_inputs)
+        return PassResult(graph_module, bool(edit.rewrites))

@@ -1,0 +1,396 @@
+"""The pooled region of a graph: every value computed from pooled values alone, with its layout.
+
+One scan in graph order. A pool starts a value; users of values are looked at, everything else costs
+a set look-up. A value that meets a feature map again leaves the region (squeeze-excite), so the
+region stays small however large the graph is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.fx import Graph, Node
+
+from fxpasses import layout as layouts
+from fxpasses.layout import CHANNELS, Layout, Problem, flat_layout, map_layout
+from fxpasses.ops import (
+    VIEWS,
+    AdaptivePool,
+    Affine,
+    Concat,
+    Elementwise,
+    FeatureNorm,
+    Op,
+    Reduce,
+    ShapeValue,
+    Vocabulary,
+    WindowPool,
+    is_shape_value,
+)
+from fxpasses.report import Form
+
+Shapes: TypeAlias = Mapping[Node, tuple[int, ...]]
+
+_MAX_WALK = 64
+_NO_SHAPES: Shapes = {}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """One pooled value.
+
+    Attributes:
+        node: the node that computes it.
+        op: its typed op.
+        layout: what its axes mean, or None where that is not known.
+        problem: why the layout is not known, where a reason was found on the way.
+        pool: the pool that it comes from; the first one, where there are several.
+    """
+
+    node: Node
+    op: Op
+    layout: Layout | None
+    problem: Problem | None = None
+    pool: Node
+
+
+@dataclasses.dataclass(slots=True)
+class Region:
+    """The pooled values of a graph, in graph order.
+
+    Attributes:
+        values: pooled values by node.
+        is_presumed: whether a layout was presumed that example inputs would settle.
+    """
+
+    values: dict[Node, Value] = dataclasses.field(default_factory=dict)
+    is_presumed: bool = False
+
+    def value(self, node: Any) -> Value | None:
+        """The pooled value of a node, or None."""
+        return self.values.get(node) if isinstance(node, Node) else None
+
+
+def scan(graph: Graph, vocabulary: Vocabulary, shapes: Shapes | None = None) -> Region:
+    """The pooled region of ``graph``; linear in its nodes."""
+    scanner = _Scanner(graph, vocabulary, shapes or _NO_SHAPES)
+    return scanner.run()
+
+
+class _Scanner:
+    def __init__(self, graph: Graph, vocabulary: Vocabulary, shapes: Shapes) -> None:
+        self.graph = graph
+        self.vocabulary = vocabulary
+        self.shapes = shapes
+        self.region = Region()
+
+    def run(self) -> Region:
+        active: set[Node] = set()
+        values = self.region.values
+        classify, may_pool = self.vocabulary.classify, self.vocabulary.may_pool
+        for node in self.graph.nodes:
+            if node in active:
+                value = self._follow(node, classify(node))
+            elif may_pool(node):
+                value = self._start(node, classify(node))
+            else:
+                continue
+            if value is not None:
+                values[node] = value
+                active.update(node.users)
+        return self.region
+
+    # --- where a region starts
+
+    def _start(self, node: Node, op: Op) -> Value | None:
+        """The value of a pool that reads a feature map, or None where it is no pool of the map."""
+        layout = None
+        if isinstance(op, AdaptivePool):
+            layout = self._adaptive(node, op)
+        elif isinstance(op, WindowPool):
+            layout = self._window(node, op)
+        elif isinstance(op, Reduce):
+            layout = self._reduce(node, op)
+        return None if layout is None else Value(node=node, op=op, layout=layout, pool=node)
+
+    def _adaptive(self, node: Node, op: AdaptivePool) -> Layout:
+        shape = self.shapes.get(node)
+        if shape is not None and len(shape) == op.rank + 2:
+            return map_layout(shape[1], shape[2:])
+        if None in op.output:
+            self.region.is_presumed = True
+        return map_layout(self._channels(op.source), op.output)
+
+    def _window(self, node: Node, op: WindowPool) -> Layout | None:
+        channels = self._channels(op.source)
+        if op.covers:
+            return map_layout(channels, (1,) * op.rank)
+        shape = self.shapes.get(node)
+        if shape is not None:
+            is_point = len(shape) == op.rank + 2 and set(shape[2:]) == {1}
+            return map_layout(shape[1], shape[2:]) if is_point else None
+        if not self._feeds_head(node):
+            return None
+        self.region.is_presumed = True
+        return map_layout(channels, (None,) * op.rank)
+
+    def _reduce(self, node: Node, op: Reduce) -> Layout | None:
+        shape = self.shapes.get(op.source)
+        known = self._map_of(op.source)
+        count = len(shape) if shape is not None else (known[0] + 2 if known else None)
+        rank = len(op.dims)
+        ones = (1,) * rank
+        if _is_spatial(op.dims, count):
+            if count is None:
+                self.region.is_presumed = True
+            channels = shape[1] if shape is not None else (known[1] if known else None)
+            pooled = map_layout(channels, ones)
+            return pooled if op.keepdim else flat_layout(channels, rank)
+        if not _is_tokens(op.dims, count) or known or not self._feeds_head(node):
+            return None
+        if count is None:
+            self.region.is_presumed = True
+        channels = shape[-1] if shape is not None else None
+        pooled = flat_layout(channels, rank)
+        return pooled.with_axes((("N",), *((),) * rank, (CHANNELS,))) if op.keepdim else pooled
+
+    def _channels(self, source: Node) -> int | None:
+        shape = self.shapes.get(source)
+        if shape is not None and len(shape) > 1:
+            return shape[1]
+        known = self._map_of(source)
+        return known[1] if known else None
+
+    def _map_of(self, node: Node) -> tuple[int, int | None] | None:
+        """Rank and channels of a feature map as the modules upstream say them, or None."""
+        channels: int | None = None
+        for _ in range(_MAX_WALK):
+            if node.op == "call_module":
+                module = self.vocabulary.module(str(node.target))
+                if isinstance(module, nn.modules.conv._ConvNd):
+                    return len(module.kernel_size), channels or module.out_channels
+                if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+                    return (2 if isinstance(module, nn.BatchNorm2d) else 3), channels or module.num_features
+                if isinstance(module, nn.BatchNorm1d):
+                    channels = channels or module.num_features
+            op = self.vocabulary.classify(node)
+            if isinstance(op, (AdaptivePool, WindowPool)):
+                node = op.source
+            elif isinstance(op, Affine) and op.rank and op.weight_source.name == "PARAMETER" and not op.transposed:
+                weight = _tensor_at(self.vocabulary.root, op.weight)
+                return None if weight is None else (op.rank, channels or weight.shape[0])
+            elif isinstance(op, Elementwise) and op.sources:
+                tensors = [source for source in op.sources if source.op != "get_attr"]
+                if not tensors:
+                    return None
+                node = tensors[0]
+            else:
+                return None
+        return None
+
+    def _feeds_head(self, node: Node) -> bool:
+        """Whether the first affine op after a would-be pool is a Linear, or a last convolution."""
+        for _ in range(_MAX_WALK):
+            users = [user for user in node.users if not isinstance(self.vocabulary.classify(user), ShapeValue)]
+            for user in users:
+                op = self.vocabulary.classify(user)
+                if isinstance(op, Affine):
+                    return op.form is Form.LINEAR or is_last_affine(user, self.vocabulary)
+            passing = [
+                user
+                for user in users
+                if isinstance(self.vocabulary.classify(user), (*VIEWS, Elementwise, FeatureNorm))
+            ]
+            if len(passing) != 1:
+                return False
+            node = passing[0]
+        return False
+
+    # --- how it goes on
+
+    def _follow(self, node: Node, op: Op) -> Value | None:
+        """The value of a node that reads pooled values, or None where it meets anything else."""
+        if node.op == "output" or isinstance(op, ShapeValue):
+            return None
+        region = self.region
+        pooled = [region.values[source] for source in node.all_input_nodes if source in region.values]
+        if not pooled:
+            return None
+        others = [source for source in node.all_input_nodes if source not in region.values]
+        if not all(_is_constant(source) for source in others):
+            return self._joined(node, op, pooled)
+        problem = next((value.problem for value in pooled if value.problem), None)
+        layout: Layout | Problem | None = None
+        if problem is None and all(value.layout for value in pooled):
+            layout = self._layout(node, op, pooled, others)
+        if isinstance(layout, Problem):
+            layout, problem = None, layout
+        if layout is None and problem is None:
+            layout = self._from_shape(node, pooled[0])
+        if problem is not None or layout is None:
+            region.is_presumed = True
+        return Value(node=node, op=op, layout=layout, problem=problem, pool=pooled[0].pool)
+
+    def _joined(self, node: Node, op: Op, pooled: list[Value]) -> Value | None:
+        """A flat value joined with another vector: ``cat`` forces all operands to one rank."""
+        first = pooled[0]
+        if not isinstance(op, Concat) or first.layout is None or first.layout.order is None:
+            return None
+        if op.dim not in (1, -1):
+            return None
+        shape = self.shapes.get(node)
+        channels = shape[1] if shape is not None else None
+        return Value(node=node, op=op, layout=flat_layout(channels, first.layout.rank), pool=first.pool)
+
+    def _from_shape(self, node: Node, origin: Value) -> Layout | None:
+        shape = self.shapes.get(node)
+        if shape is None or len(shape) != 2:
+            return None
+        known = self.region.values[origin.pool].layout
+        return flat_layout(shape[1], known.rank if known else 2)
+
+    def _layout(
+        self, node: Node, op: Op, pooled: list[Value], others: list[Node]
+    ) -> Layout | Problem | None:
+        first = pooled[0].layout
+        assert first is not None
+        if isinstance(op, VIEWS):
+            return layouts.view(first, op)
+        if isinstance(op, FeatureNorm):
+            return first
+        if isinstance(op, Elementwise):
+            return self._elementwise(first, pooled, others)
+        if isinstance(op, Concat):
+            return _concat(op, [value.layout for value in pooled if value.layout], len(op.sources) == len(pooled))
+        if isinstance(op, Affine):
+            return self._affine(first, op)
+        if isinstance(op, AdaptivePool):
+            is_known = first.is_map and op.rank == first.rank and None not in op.output
+            return map_layout(first.channels, op.output) if is_known else None
+        if isinstance(op, Reduce) and first.is_map and _is_spatial(op.dims, first.rank + 2):
+            point = map_layout(first.channels, (1,) * first.rank)
+            return point if op.keepdim else flat_layout(first.channels, first.rank)
+        return None
+
+    def _elementwise(self, first: Layout, pooled: list[Value], others: list[Node]) -> Layout | None:
+        for value in pooled[1:]:
+            if value.layout is None or (value.layout.axes, value.layout.extents) != (first.axes, first.extents):
+                return None
+        for source in others:
+            shape = constant_shape(source, self.vocabulary.root)
+            if shape is None or len(shape) > len(first.axes):
+                return None
+        return first
+
+    def _affine(self, first: Layout, op: Affine) -> Layout | None:
+        weight = _tensor_at(self.vocabulary.root, op.weight)
+        out = getattr(op.module, "out_features", getattr(op.module, "out_channels", None))
+        if weight is not None and weight.ndim == (2 if op.form is Form.LINEAR else op.rank + 2):
+            out = int(weight.shape[1 if op.transposed else 0])
+        if op.form is Form.LINEAR:
+            if first.order is not None:
+                return flat_layout(out, first.rank)
+            return dataclasses.replace(first, channels=out) if first.is_point and first.axes[-1] == ("C",) else None
+        if not first.is_map or op.rank != first.rank or weight is None or op.transposed:
+            return None
+        return map_layout(out, conv_extents(first.extents, tuple(weight.shape[2:]), op))
+
+
+def conv_extents(
+    extents: tuple[int | None, ...], kernel: tuple[int, ...], op: Affine
+) -> tuple[int | None, ...]:
+    """Spatial extents after a convolution; see the shape formula of ``torch.nn.Conv2d``."""
+    return tuple(
+        None
+        if extent is None
+        else (extent + 2 * op.padding[axis] - op.dilation[axis] * (kernel[axis] - 1) - 1) // op.stride[axis] + 1
+        for axis, extent in enumerate(extents)
+    )
+
+
+def _is_spatial(dims: tuple[int, ...], count: int | None) -> bool:
+    """Whether ``dims`` are all spatial axes of ``[N, C, *k]``; presumed where the rank is not known."""
+    rank = len(dims)
+    if count is not None:
+        return count >= 3 and sorted(dim % count for dim in dims) == list(range(2, count))
+    return sorted(dims) in (list(range(2, 2 + rank)), list(range(-rank, 0)))
+
+
+def _is_tokens(dims: tuple[int, ...], count: int | None) -> bool:
+    """Whether ``dims`` are all axes of ``[N, *k, C]`` between batch and channels."""
+    rank = len(dims)
+    if count is not None:
+        return count >= 3 and sorted(dim % count for dim in dims) == list(range(1, count - 1))
+    return sorted(dims) in (list(range(1, 1 + rank)), list(range(-1 - rank, -1)))
+
+
+def _concat(op: Concat, operands: list[Layout], is_all_pooled: bool) -> Layout | None:
+    first = operands[0]
+    axis = first.axes[op.dim] if -len(first.axes) <= op.dim < len(first.axes) else None
+    alike = all(operand.axes == first.axes and operand.is_point for operand in operands)
+    if not is_all_pooled or not alike or axis != (CHANNELS,):
+        return None
+    known = [operand.channels for operand in operands]
+    channels = None if None in known else sum(value or 0 for value in known)
+    return Layout(first.axes, channels, first.extents)
+
+
+def _is_constant(node: Node, depth: int = 0) -> bool:
+    """Whether a value does not depend on the input, or is only a size of it."""
+    if node.op == "get_attr":
+        return True
+    if node.op in ("placeholder", "output", "call_module") or depth > 8:
+        return False
+    if is_shape_value(node):
+        return True
+    inputs = node.all_input_nodes
+    return bool(inputs) and all(_is_constant(source, depth + 1) for source in inputs)
+
+
+def constant_shape(node: Node, root: nn.Module) -> tuple[int, ...] | None:
+    """Shape of a value that is no input's (a size is a scalar), or None where it is not known."""
+    if node.op == "get_attr":
+        tensor = _tensor_at(root, str(node.target))
+        return None if tensor is None else tuple(tensor.shape)
+    if is_shape_value(node):
+        return ()
+    known = [constant_shape(source, root) for source in node.all_input_nodes]
+    if not known or any(shape is None for shape in known):
+        return None
+    longest = max((shape for shape in known if shape is not None), key=len)
+    return longest if all(shape is not None and math.prod(shape) == 1 for shape in known) else None
+
+
+def _tensor_at(root: nn.Module, path: str | None) -> torch.Tensor | None:
+    """The tensor at a dotted path below ``root``, or None."""
+    if path is None:
+        return None
+    found: Any = root
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, nn.parameter.UninitializedTensorMixin):
+        return None
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def is_last_affine(node: Node, vocabulary: Vocabulary) -> bool:
+    """Whether no other affine op stands between a node and the output."""
+    seen: set[Node] = set()
+    pending = list(node.users)
+    reaches = False
+    while pending:
+        user = pending.pop()
+        if user in seen:
+            continue
+        seen.add(user)
+        if user.op == "output":
+            reaches = True
+        elif isinstance(vocabulary.classify(user), Affine) or len(seen) > _MAX_WALK:
+            return False
+        pending.extend(user.users)
+    return reaches

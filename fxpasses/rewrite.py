@@ -1,0 +1,380 @@
+"""The only code that edits a graph: carries out what ``moves`` decided, and can take it back.
+
+One component (a head, a squeeze-excite branch) is edited at a time. New views are written the way the
+author wrote those that died, so that ``x.view(x.size(0), -1)`` stays that. Before the edit the component
+is written down (``undo``); rewriting it back restores exactly that where nothing was changed meanwhile,
+and goes by the algebra where something was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Graph, Node
+
+from fxpasses import undo
+from fxpasses.layout import Layout
+from fxpasses.moves import Moves, component, decide, is_wanted, view_source
+from fxpasses.ops import (
+    Elementwise,
+    Flatten,
+    Reduce,
+    View,
+    conv_function,
+    is_shape_value,
+    linear_function,
+    size_of,
+)
+from fxpasses.plan import WeightOrder, WeightPlan
+from fxpasses.region import Region
+from fxpasses.report import Form, Rewrite
+from fxpasses.sites import Analysis, Match
+from fxpasses.weights import reshape, set_conv_extras, swap_batch_norm
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """What one call of ``apply`` did."""
+
+    rewrites: tuple[Rewrite, ...]
+    plan: WeightPlan
+    records: tuple[undo.Record, ...]
+
+
+def apply(
+    graph: Graph, root: nn.Module, analysis: Analysis, to: Form, records: Sequence[undo.Record] = ()
+) -> Edit:
+    """Rewrites every match of the other form in ``graph`` and ``root``, in place.
+
+    Args:
+        graph: the graph to edit.
+        root: the module that holds its parameters.
+        analysis: what ``sites.analyse`` found in exactly this graph.
+        to: the form that the sites get.
+        records: how earlier rewrites of this graph can be taken back.
+
+    Returns:
+        The rewrites, the weight plan, and the records for the way back.
+    """
+    matches = [match for match in analysis.matches if match.site.form is not to]
+    pending = {match.node: match for match in matches}
+    kept = list(records)
+    made: list[undo.Record] = []
+    edits: list[_ComponentEdit] = []
+    while pending:
+        members = component(analysis.region, next(iter(pending)))
+        chosen = [pending.pop(node) for node in list(pending) if node in members]
+        edits.append(_ComponentEdit(graph, root, analysis.region, members, chosen, to))
+    nodes = {node.name: node for node in graph.nodes} if kept else {}
+    restored = [undo.find(kept, edit.names, nodes, to) for edit in edits]
+    copied = reshape(root, matches, to)
+    for edit, record in zip(edits, restored, strict=True):
+        if record is not None:
+            kept.remove(record)
+            _restore(graph, root, record, nodes)
+        else:
+            kept = [other for other in kept if not set(other.sites) & set(edit.names)]
+            fresh = edit.run()
+            made.extend([fresh] if fresh else [])
+    return Edit(
+        rewrites=tuple(_as_rewrite(match, to, copied) for match in matches),
+        plan=WeightPlan(to=to, moves=_unique_moves(matches)),
+        records=(*kept, *made),
+    )
+
+
+def _as_rewrite(match: Match, to: Form, copied: dict[str, int]) -> Rewrite:
+    move = match.move
+    return Rewrite(
+        site=match.site,
+        to=to,
+        weight_shape_before=move.shape(match.site.form),
+        weight_shape_after=move.shape(to),
+        copied_bytes=copied.pop(match.site.weight, 0),
+    )
+
+
+def _unique_moves(matches: Iterable[Match]) -> tuple[Any, ...]:
+    return tuple({match.site.weight: match.move for match in matches}.values())
+
+
+class _ComponentEdit:
+    """The edit of one component."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        root: nn.Module,
+        region: Region,
+        members: frozenset[Node],
+        matches: list[Match],
+        to: Form,
+    ) -> None:
+        self.graph = graph
+        self.root = root
+        self.to = to
+        self.names = [match.site.node for match in matches]
+        self.matches = {match.node: match for match in matches}
+        self.values = {node: value for node, value in region.values.items() if node in members}
+        self.region = Region(values=self.values)
+        self.wanted: dict[Node, Node] = {}
+        self.originals: dict[Node, Node] = {}
+        self.spares: list[Node] = []
+        self.inserted: list[Node] = []
+        self.moves: Moves | None = None
+
+    def run(self) -> undo.Record | None:
+        self.moves = decide(self.region, self.root, frozenset(self.matches), self.to)
+        touched = self._touched()
+        before = undo.write_down(self.root, touched, self.matches)
+        self.spares = [node for node in self.values if node in self.moves.dead and self._is_spare(node)]
+        self._respell_sites()
+        for node in self.values:
+            if node in self.moves.moved:
+                self._feed(node)
+        for node in list(self.values):
+            if node in self.moves.bypassed:
+                self._bypass(node)
+            elif node in self.moves.moved:
+                self._keep_readers(node)
+        erased = self._bury(touched)
+        left = [node for node in touched if node not in erased]
+        return undo.record(before, self.root, self.names, left=left, new=self.inserted, to=self.to)
+
+    def _touched(self) -> list[Node]:
+        """Every node that the edit may change, in graph order."""
+        found: set[Node] = set(self.values)
+        pending = list(self.values)
+        while pending:
+            node = pending.pop()
+            for user in node.users:
+                if user not in found:
+                    found.add(user)
+                    if is_shape_value(user):
+                        pending.append(user)
+            for source in node.all_input_nodes:
+                if source not in found and is_shape_value(source):
+                    found.add(source)
+                    pending.append(source)
+        return sorted(found)
+
+    # --- the sites themselves
+
+    def _respell_sites(self) -> None:
+        assert self.moves is not None
+        for node in self.moves.moved:
+            value = self.values[node]
+            if node in self.matches:
+                self._respell_function(node, self.matches[node])
+            elif isinstance(value.op, Reduce):
+                self._turn(node, value.op)
+            elif isinstance(value.op, Elementwise) and value.op.module_rank is not None:
+                rank = value.layout.rank if self.to is Form.CONV and value.layout is not None else 0
+                swap_batch_norm(self.root, str(node.target), rank)
+
+    def _respell_function(self, node: Node, match: Match) -> None:
+        """``F.linear`` and ``F.convNd`` share their first three parameters; the rest is dropped."""
+        if node.op != "call_function":
+            return
+        rank = len(match.site.kernel_size)
+        node.target = conv_function(rank) if self.to is Form.CONV else linear_function()
+        node.args = node.args[:3]
+        node.kwargs = {name: node.kwargs[name] for name in ("input", "weight", "bias") if name in node.kwargs}
+
+    def _turn(self, node: Node, op: Reduce) -> None:
+        """A reduction with its ``keepdim`` turned, wherever the author wrote it."""
+        keepdim = self.to is Form.CONV
+        if len(node.args) > 2:
+            node.args = (*node.args[:2], keepdim, *node.args[3:])
+        elif keepdim:
+            node.kwargs = {**node.kwargs, "keepdim": True}
+        else:
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "keepdim"}
+
+    # --- edges
+
+    def _feed(self, node: Node) -> None:
+        """Makes a moved node read the wanted form of its operands."""
+        for source in node.all_input_nodes:
+            if source in self.values:
+                node.replace_input_with(source, self._want(source, self.matches.get(node)))
+
+    def _want(self, node: Node, reader: Match | None) -> Node:
+        """The node that holds a value in the wanted form; adds a view where it is not free."""
+        assert self.moves is not None
+        value = self.values[node]
+        if node in self.moves.moved or is_wanted(value.layout, self.to):
+            if node not in self.moves.bypassed:
+                return node
+        source = view_source(value, self.region)
+        if source is not None and node in self.moves.free:
+            return self._want(source, reader)
+        if node not in self.wanted:
+            self.wanted[node] = self._convert(node, reader)
+        return self.wanted[node]
+
+    def _convert(self, node: Node, reader: Match | None) -> Node:
+        """A new view of an unmoved value in the wanted form."""
+        if self.to is Form.LINEAR:
+            return self._flatten_after(node, self.values[node].layout)
+        assert reader is not None, "only a site reads a value that is not free"
+        channels, kernel = reader.channels, reader.site.kernel_size
+        if reader.order is WeightOrder.CHANNELS_LAST and any(extent != 1 for extent in kernel):
+            split = self._after(node, torch.unflatten, (node, 1, (*kernel, channels)))
+            order = (0, len(kernel) + 1, *range(1, len(kernel) + 1))
+            return self._after(split, torch.permute, (split, order))
+        return self._after(node, torch.unflatten, (node, 1, (channels, *kernel)))
+
+    def _keep_readers(self, node: Node) -> None:
+        """Gives the readers that did not move the value in the form that they know."""
+        assert self.moves is not None
+        for user in list(node.users):
+            if user in self.moves.moved or user in self.moves.dead or user is self.originals.get(node):
+                continue
+            if user in self.wanted.values() or _reads_only_batch(user):
+                continue
+            user.replace_input_with(node, self._original(node))
+
+    def _original(self, node: Node) -> Node:
+        """A moved value in its layout before the rewrite, as a view of the moved one."""
+        if node not in self.originals:
+            self.originals[node] = self._restored_view(node, self.values[node].layout)
+        return self.originals[node]
+
+    def _restored_view(self, node: Node, layout: Layout | None) -> Node:
+        assert layout is not None
+        if self.to is Form.CONV:
+            if layout.order is WeightOrder.CHANNELS_LAST:
+                order = (0, *range(2, layout.rank + 2), 1)
+                node = self._after(node, torch.permute, (node, order))
+            return self._flatten_after(node, layout)
+        channels = layout.channels
+        extents = layout.extents if layout.is_map else (1,) * (len(layout.axes) - 2)
+        return self._after(node, torch.unflatten, (node, 1, (channels if channels else -1, *extents)))
+
+    def _bypass(self, node: Node) -> None:
+        """Lets the readers of a cancelled view read the moved value itself."""
+        target = self._want(node, None)
+        for user in list(node.users):
+            user.replace_input_with(node, target)
+
+    # --- views
+
+    def _after(self, node: Node, function: Any, args: tuple[Any, ...]) -> Node:
+        with self.graph.inserting_after(node):
+            new = self.graph.call_function(function, args)
+        if "stack_trace" in node.meta:
+            new.meta["stack_trace"] = node.meta["stack_trace"]
+        self.inserted.append(new)
+        return new
+
+    def _is_spare(self, node: Node) -> bool:
+        """Whether a dead view flattens a map in one step, so that its spelling can be used again."""
+        op = self.values[node].op
+        if isinstance(op, Flatten):
+            return op.start == 1 and op.end == -1
+        return isinstance(op, View) and len(op.sizes) == 2 and _is_batch(op.sizes[0]) and node.op != "call_module"
+
+    def _flatten_after(self, node: Node, layout: Layout | None) -> Node:
+        """A flatten of ``node``, spelled like one that died where there is one."""
+        for spare in self.spares:
+            spelled = self._spelled_like(spare, node, layout)
+            if spelled is not None:
+                self.spares.remove(spare)
+                node.append(spare)
+                spare.args, spare.kwargs = spelled
+                return spare
+        return self._after(node, torch.flatten, (node, 1))
+
+    def _spelled_like(self, spare: Node, node: Node, layout: Layout | None) -> Any:
+        """Arguments of a dead flatten for another operand, or None where they do not fit there."""
+        op = self.values[spare].op
+        kwargs = dict(spare.kwargs)
+        name = next((name for name in ("input", "self") if name in kwargs), None)
+        if name is not None:
+            kwargs[name] = node
+        args = spare.args if name is not None else (node, *spare.args[1:])
+        if isinstance(op, Flatten):
+            return args, kwargs
+        assert isinstance(op, View)
+        if kwargs or name is not None or not _is_before(op.sizes[0], node):
+            return None
+        features = layout.features if layout is not None else None
+        sizes = (op.sizes[0], -1 if op.sizes[1] == -1 else features)
+        if sizes[1] is None or (sizes == (-1, -1)):
+            return None
+        nested = isinstance(spare.args[1], (tuple, list))
+        return ((node, type(spare.args[1])(sizes)) if nested else (node, *sizes)), {}
+
+    def _bury(self, touched: list[Node]) -> set[Node]:
+        """Erases dead views and the sizes that only they read, and gives the erased nodes."""
+        assert self.moves is not None
+        again = {*self.originals.values(), *self.wanted.values()}
+        erased: set[Node] = set()
+        for node in reversed(touched):
+            is_dead = node in self.moves.dead or is_shape_value(node)
+            if is_dead and not node.users and node not in again:
+                self.graph.erase_node(node)
+                erased.add(node)
+        return erased
+
+
+def _is_batch(size: Any) -> bool:
+    if isinstance(size, Node):
+        owner = size_of(size)
+        return owner is not None and owner[1] == 0
+    return bool(size == -1)
+
+
+def _is_before(size: Any, node: Node) -> bool:
+    """Whether a size is computed before ``node``, so that a view after ``node`` may use it."""
+    return not isinstance(size, Node) or size < node
+
+
+def _reads_only_batch(user: Node) -> bool:
+    """Whether a node reads nothing of a value but its batch size, which no view changes."""
+    owner = size_of(user)
+    if owner is not None and owner[1] == 0:
+        return True
+    if not is_shape_value(user) or user.op == "call_method" and len(user.args) > 1:
+        return False
+    sizes = [size_of(reader) for reader in user.users]
+    return bool(sizes) and all(size is not None and size[1] == 0 for size in sizes)
+
+
+def _restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: dict[str, Node]) -> None:
+    """Takes a recorded edit back: node for node, names and order included."""
+    for spec in record.before:
+        if spec.name not in nodes:
+            nodes[spec.name] = _reborn(graph, nodes, spec)
+        elif spec.is_moved:
+            _place(graph, nodes, spec)
+    for spec in record.before:
+        spec.write_to(nodes[spec.name], nodes)
+    for name in reversed(record.inserted):
+        graph.erase_node(nodes.pop(name))
+    for path, extras in record.conv_extras.items():
+        set_conv_extras(root.get_submodule(path), extras)
+    for path, rank in record.batch_norms.items():
+        swap_batch_norm(root, path, rank)
+
+
+def _reborn(graph: Graph, nodes: dict[str, Node], spec: undo.Spec) -> Node:
+    anchor = nodes[spec.previous] if spec.previous else None
+    with graph.inserting_after(anchor) if anchor else graph.inserting_before(next(iter(graph.nodes))):
+        node = graph.create_node(spec.op, spec.resolved_target(), (), {}, name=spec.name)
+    node.name = spec.name  # it was this node's name before; a graph numbers a name that it has seen
+    if spec.stack_trace:
+        node.meta["stack_trace"] = spec.stack_trace
+    return node
+
+
+def _place(graph: Graph, nodes: dict[str, Node], spec: undo.Spec) -> None:
+    if spec.previous:
+        nodes[spec.previous].append(nodes[spec.name])
+    else:
+        next(iter(graph.nodes)).prepend(nodes[spec.name])

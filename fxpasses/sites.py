@@ -1,0 +1,375 @@
+"""Finds the sites of a graph, and says of every other candidate why it is none.
+
+Reads, never edits. The pooled region gives each candidate the layout of what it reads; the guards say
+what else stands in the way; what is left is a ``Match``, the site with all that a rewrite needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Iterator
+
+from torch import nn
+from torch.fx import Graph, Node
+
+from fxpasses import guards
+from fxpasses.layout import Layout, Problem
+from fxpasses.ops import POOLS, VIEWS, Affine, Elementwise, Vocabulary, is_shape_value
+from fxpasses.plan import WeightMove, WeightOrder
+from fxpasses.region import Region, Shapes, Value, scan
+from fxpasses.report import Form, Miss, MissCode, Scope, Site
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_TORCH_FOLDER = os.sep + "torch" + os.sep
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """A site together with the graph objects that a rewrite of it needs."""
+
+    site: Site
+    node: Node
+    op: Affine
+    channels: int
+    order: WeightOrder
+
+    @property
+    def move(self) -> WeightMove:
+        """How the weight changes shape between the forms."""
+        site = self.site
+        return WeightMove(
+            name=site.weight,
+            linear_shape=(site.out_features, site.in_features),
+            conv_shape=(site.out_features, self.channels, *site.kernel_size),
+            order=self.order,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """All that a graph's analysis found: the region, the matches, the misses."""
+
+    region: Region
+    matches: tuple[Match, ...]
+    misses: tuple[Miss, ...]
+
+    def is_presumed(self) -> bool:
+        """Whether example inputs could settle something that was presumed or missed."""
+        open_codes = (MissCode.UNKNOWN_EXTENT, MissCode.UNKNOWN_LAYOUT, MissCode.NOT_POOLED)
+        return self.region.is_presumed or any(miss.code in open_codes for miss in self.misses)
+
+
+def analyse(graph: Graph, root: nn.Module, scope: Scope, shapes: Shapes | None = None) -> Analysis:
+    """Sites and misses of ``graph`` within ``scope``; edits nothing."""
+    vocabulary = Vocabulary(root)
+    region = scan(graph, vocabulary, shapes)
+    finder = _Finder(graph, root, vocabulary, region, scope)
+    return finder.run()
+
+
+def source_of(node: Node) -> str | None:
+    """``"file.py:line"`` of the call that a node was traced from, or None."""
+    trace = node.meta.get("stack_trace")
+    if not isinstance(trace, str):
+        return None
+    frames = _FRAME.findall(trace)
+    own = [frame for frame in frames if _TORCH_FOLDER not in frame[0]] or frames
+    return f"{os.path.basename(own[-1][0])}:{own[-1][1]}" if own else None
+
+
+class _Finder:
+    def __init__(
+        self, graph: Graph, root: nn.Module, vocabulary: Vocabulary, region: Region, scope: Scope
+    ) -> None:
+        self.graph = graph
+        self.root = root
+        self.vocabulary = vocabulary
+        self.region = region
+        self.scope = scope
+        self.misses: dict[Node, Miss] = {}
+        self.heads: set[Node] = set()
+
+    def run(self) -> Analysis:
+        self.heads = _reaching_output(self.region)
+        matches: dict[Node, Match] = {}
+        affine = [value for value in self.region.values.values() if isinstance(value.op, Affine)]
+        aliased = _aliased(self.region)
+        for value in affine:
+            if self.scope is Scope.HEAD and value.node not in self.heads:
+                continue
+            match = self._match(value, aliased)
+            if isinstance(match, Match):
+                matches[value.node] = match
+            elif match is not None:
+                self._miss(value.node, value.op, match)
+        matches = self._alone(matches)
+        self._not_pooled(has_head=any(value.node in self.heads for value in affine))
+        order = {node: index for index, node in enumerate(self.misses)}
+        if len(self.misses) > 1:
+            order = {node: index for index, node in enumerate(self.graph.nodes) if node in self.misses}
+        misses = sorted(self.misses, key=order.__getitem__)
+        return Analysis(
+            region=self.region,
+            matches=tuple(matches.values()),
+            misses=tuple(self.misses[node] for node in misses),
+        )
+
+    def _miss(self, node: Node, op: Affine, problem: Problem) -> None:
+        self.misses[node] = Miss(
+            code=problem.code,
+            name=op.name(node),
+            node=node.name,
+            form=op.form,
+            source=source_of(node),
+            reason=problem.reason,
+            fix=problem.fix,
+        )
+
+    # --- one candidate
+
+    def _match(self, value: Value, aliased: dict[Node, Node]) -> Match | Problem | None:
+        op = value.op
+        assert isinstance(op, Affine)
+        read = self.region.values[op.source]
+        if op.form is Form.CONV and (read.layout is None or not read.layout.is_map):
+            is_last = value.node in self.heads and guards.attribute(self.root, op.weight) is not None
+            return read.problem if is_last else None
+        problem = guards.module_problem(op) or guards.weight_problem(op, self.root)
+        if problem is not None:
+            return problem
+        if read.layout is None:
+            return read.problem or _unknown_layout(op)
+        weight = guards.attribute(self.root, op.weight)
+        found = self._kernel(op, read.layout, tuple(weight.shape))
+        if isinstance(found, Problem):
+            return found
+        if value.node in aliased:
+            return Problem(
+                MissCode.IN_PLACE_ALIAS,
+                f"in-place {aliased[value.node].name!r} also writes a value that is read elsewhere",
+                "make that op out of place (inplace=False)",
+            )
+        kernel, order = found
+        return self._as_match(value, op, tuple(weight.shape), kernel, order)
+
+    def _kernel(
+        self, op: Affine, layout: Layout, shape: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], WeightOrder] | Problem:
+        """The kernel of the convolution form and the order in which the linear form reads it."""
+        if op.form is Form.CONV:
+            problem = guards.arithmetic_problem(op, layout, shape[2:])
+            return problem or (shape[2:], WeightOrder.CHANNELS_FIRST)
+        if layout.order is None:
+            return _not_flat(op, layout)
+        extents = _settled(layout, shape[1])
+        if extents is None:
+            return Problem(
+                MissCode.UNKNOWN_EXTENT,
+                f"nothing in the graph says how its {shape[1]} features divide into channels and positions",
+                "pass example_inputs",
+            )
+        features = layout.channels and layout.channels * math.prod(extents)
+        if shape[1] % math.prod(extents) or features not in (None, shape[1]):
+            return Problem(
+                MissCode.UNKNOWN_LAYOUT,
+                f"it takes {shape[1]} features, the graph gives it {features}",
+                "pass example_inputs",
+            )
+        return extents, layout.order
+
+    def _as_match(
+        self, value: Value, op: Affine, shape: tuple[int, ...], kernel: tuple[int, ...], order: WeightOrder
+    ) -> Match:
+        positions = math.prod(kernel)
+        features = shape[1] if op.form is Form.LINEAR else shape[1] * positions
+        assert op.weight is not None
+        site = Site(
+            name=op.name(value.node),
+            node=value.node.name,
+            form=op.form,
+            scope=Scope.HEAD if value.node in self.heads else Scope.POOLED,
+            weight=op.weight,
+            bias=op.bias,
+            in_features=features,
+            out_features=shape[0],
+            kernel_size=kernel,
+            source=source_of(value.node),
+        )
+        return Match(site=site, node=value.node, op=op, channels=features // positions, order=order)
+
+    # --- all candidates together
+
+    def _alone(self, matches: dict[Node, Match]) -> dict[Node, Match]:
+        """The matches whose weight no other use needs in its present shape."""
+        if not matches:
+            return matches
+        uses = guards.Uses.of(self.graph, self.root)
+        while True:
+            refused: dict[Node, Problem] = {}
+            for node, match in matches.items():
+                alike = {
+                    other: candidate.op
+                    for other, candidate in matches.items()
+                    if _shapes(candidate) == _shapes(match)
+                }
+                problem = guards.sharing_problem(match.op, self.root, uses, alike)
+                if problem is not None:
+                    refused[node] = problem
+            for node, problem in refused.items():
+                self._miss(node, matches.pop(node).op, problem)
+            if not refused:
+                return matches
+
+    def _not_pooled(self, *, has_head: bool) -> None:
+        """Misses for the last affine ops of a model whose input no pool collapsed."""
+        for node, op, crossed in _last_affines(self.graph, self.vocabulary):
+            if node in self.region.values or node in self.misses:
+                continue
+            if has_head and op.form is Form.CONV:
+                continue
+            self._miss(node, op, _before_pool(op, crossed) if crossed else self._reads(op))
+
+    def _reads(self, op: Affine) -> Problem:
+        node = op.source
+        while isinstance(passing := self.vocabulary.classify(node), (Elementwise, *VIEWS)) and not _selects(node):
+            source = passing.sources[0] if isinstance(passing, Elementwise) else getattr(passing, "source", None)
+            if not isinstance(source, Node):
+                break
+            node = source
+        if _selects(node):
+            what = f"reads one position of {node.args[0]} ({node.name!r}), such as a class token"
+            fix = "no pool, so nothing to rewrite in this scope"
+        elif op.form is Form.CONV:
+            what = f"is a convolution on a whole map ({node.name!r})"
+            fix = "no pool, so nothing to rewrite in this scope"
+        else:
+            what = f"reads {node.name!r}"
+            fix = "pool the map to a fixed size first, e.g. nn.AdaptiveAvgPool2d(1)"
+        return Problem(MissCode.NOT_POOLED, f"it {what}, which no pool collapses", fix)
+
+
+def _selects(node: Node) -> bool:
+    """Whether a node takes one position of an axis, ``x[:, 0]``."""
+    items = node.args[1] if node.op == "call_function" and len(node.args) > 1 else None
+    parts = items if isinstance(items, tuple) else (items,)
+    return getattr(node.target, "__name__", "") == "getitem" and any(isinstance(part, int) for part in parts)
+
+
+def _before_pool(op: Affine, crossed: tuple[Node, ...]) -> Problem:
+    pool, *between = reversed(crossed)
+    kind = "convolution" if op.form is Form.CONV else "Linear"
+    stands = ", ".join(repr(node.name) for node in between)
+    reason = f"it is a {kind} on the whole map, before the pool {pool.name!r}"
+    if between:
+        reason += f", with {stands} between, so it does not read a pooled map"
+    return Problem(MissCode.BEFORE_POOL, reason, "nothing to rewrite in this scope: the head is its own pool")
+
+
+def _unknown_layout(op: Affine) -> Problem:
+    return Problem(
+        MissCode.UNKNOWN_LAYOUT,
+        f"it reads {op.source.name!r}, whose axes cannot be followed back to the pool",
+        "pass example_inputs, or flatten the pooled map with torch.flatten(x, 1)",
+    )
+
+
+def _not_flat(op: Affine, layout: Layout) -> Problem:
+    if layout.is_point:
+        return Problem(
+            MissCode.UNFLATTENED,
+            f"it reads {len(layout.axes)} axes, not the flattened pool",
+            "flatten the pooled map with torch.flatten(x, 1)",
+        )
+    return Problem(
+        MissCode.FLATTEN_ORDER,
+        f"{op.source.name!r} flattens the pooled map in an order that no kernel has",
+        "flatten channels first or channels last",
+    )
+
+
+def _settled(layout: Layout, features: int) -> tuple[int, ...] | None:
+    """Spatial extents, read off the weight where the graph does not say them and only 1×1 fits."""
+    known = tuple(extent for extent in layout.extents if extent is not None)
+    if len(known) == layout.rank:
+        return known
+    return (1,) * layout.rank if layout.channels == features else None
+
+
+def _shapes(match: Match) -> tuple[object, ...]:
+    move = match.move
+    return (match.op.form, move.linear_shape, move.conv_shape, move.order)
+
+
+def _reaching_output(region: Region) -> set[Node]:
+    """Pooled values from which the output is reached through pooled values alone."""
+    reaching: set[Node] = set()
+    for node in reversed(region.values):
+        if any(user.op == "output" or user in reaching for user in node.users):
+            reaching.add(node)
+    return reaching
+
+
+def _last_affines(graph: Graph, vocabulary: Vocabulary) -> Iterator[tuple[Node, Affine, tuple[Node, ...]]]:
+    """Affine ops from which the output is reached without another; with the path where it has a pool."""
+    output = next(iter(reversed(graph.nodes)), None)
+    if output is None:
+        return
+    pending: list[tuple[Node, tuple[Node, ...], bool]] = [
+        (source, (), False) for source in output.all_input_nodes
+    ]
+    seen: set[Node] = set()
+    while pending:
+        node, path, has_pool = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        op = vocabulary.classify(node)
+        if isinstance(op, Affine):
+            yield node, op, (_since_pool(path, vocabulary) if has_pool else ())
+            continue
+        step = (*path, node) if len(path) < 16 else path
+        pools = has_pool or isinstance(op, POOLS)
+        pending.extend((source, step, pools) for source in node.all_input_nodes)
+
+
+def _since_pool(path: tuple[Node, ...], vocabulary: Vocabulary) -> tuple[Node, ...]:
+    """The path from the last pool down to the op, in graph order: ops between, then the pool."""
+    for index in range(len(path) - 1, -1, -1):
+        if isinstance(vocabulary.classify(path[index]), POOLS):
+            return tuple(reversed(path[index:]))
+    return ()
+
+
+def _aliased(region: Region) -> dict[Node, Node]:
+    """Affine nodes downstream of an in-place op whose target is read elsewhere too, with that op."""
+    tainted: dict[Node, Node] = {}
+    for node, value in region.values.items():
+        if isinstance(value.op, Elementwise) and value.op.inplace and value.op.sources:
+            shared = _shared_storage(value.op.sources[0], node, region)
+            if shared:
+                tainted |= dict.fromkeys((shared, node), node)
+    if not tainted:
+        return {}
+    for node in region.values:
+        origin = next((tainted[source] for source in node.all_input_nodes if source in tainted), None)
+        if origin is not None:
+            tainted.setdefault(node, origin)
+    return {node: origin for node, origin in tainted.items() if isinstance(region.values[node].op, Affine)}
+
+
+def _shared_storage(target: Node, writer: Node, region: Region) -> Node | None:
+    """The first value that shares memory with ``target`` and is read by more than the writer's chain."""
+    chain = [target]
+    while (value := region.values.get(chain[-1])) and isinstance(value.op, VIEWS):
+        chain.append(value.op.source)
+    expected: Node = writer
+    for node in chain:
+        if node not in region.values:
+            return None
+        if any(user is not expected and not is_shape_value(user) for user in node.users):
+            return node
+        expected = node
+    return None

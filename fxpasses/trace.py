@@ -1,0 +1,295 @@
+"""A model in, a graph out, over a copy of the module tree that shares every tensor.
+
+``torch.fx.symbolic_trace`` loses things that users miss later: parameters that the traced path did not
+read, the order of parameters, whether ``self.training`` was a constant or a question. This trace keeps
+them: the tree below the graph has every name of the original in its order, ``F.dropout(x,
+training=self.training)`` still asks, and the caller's modules are never touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name that every torch code base uses)
+from torch import nn
+from torch.fx import Graph, GraphModule, Node, Tracer
+
+from fxpasses.errors import TraceError
+from fxpasses.report import TraceInfo
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_OWN = os.path.dirname(__file__) + os.sep
+_DROPOUTS: dict[Any, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """A graph and the module tree that it refers to.
+
+    Attributes:
+        graph: the graph.
+        root: a tree with every parameter and buffer of the model, sharing their storage.
+        info: how it was obtained.
+        class_name: name of the model's class.
+    """
+
+    graph: Graph
+    root: nn.Module
+    info: TraceInfo
+    class_name: str
+
+    def to_module(self) -> GraphModule:
+        """The GraphModule of the graph over the tree; compiles once."""
+        module = GraphModule(self.root, self.graph, class_name=self.class_name)
+        for registry in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            module.__dict__[registry] = self.root.__dict__[registry]
+        for hooks in _HOOKS:
+            if self.root.__dict__.get(hooks):
+                module.__dict__[hooks] = self.root.__dict__[hooks]
+        module.training = self.root.training
+        return module
+
+
+def trace(model: nn.Module) -> Traced:
+    """The model as a graph over a tree of its own.
+
+    Raises:
+        TraceError: symbolic tracing fails, as on control flow that depends on values.
+    """
+    mode = "train" if model.training else "eval"
+    if isinstance(model, GraphModule):
+        graph = Graph(tracer_cls=model.graph._tracer_cls)
+        graph.output(graph.graph_copy(model.graph, {}), type_expr=_output_type(model.graph))
+        graph.set_codegen(model.graph._codegen)
+        _copy_output_meta(model.graph, graph)
+        root = clone_tree(model, keep=_called(graph), path="")
+        return Traced(
+            graph=graph, root=root, info=TraceInfo(method="given", mode=mode), class_name=type(model).__name__
+        )
+    tracer = HeadTracer()
+    before = set(model.__dict__)
+    try:
+        with _asking_for_training(model, tracer):
+            graph = tracer.trace(model)
+    except Exception as error:
+        raise TraceError(
+            f"torch.fx cannot trace it symbolically ({_first_line(error)})",
+            where=type(model).__name__,
+            fix="remove the control flow that depends on values, or trace the part that can be traced",
+        ) from error
+    finally:
+        constants = {name: model.__dict__.pop(name) for name in set(model.__dict__) - before}
+    graph._tracer_cls = None  # a pickled GraphModule names its tracer; plain torch must be able to load it
+    root = clone_tree(model, keep=_called(graph), path="")
+    for name, tensor in constants.items():
+        _hold(root, name, tensor)
+    for name, module in tracer.dropouts.items():
+        root.add_module(name, module)
+    info = TraceInfo(method="symbolic", mode=mode, notes=tuple(tracer.notes))
+    return Traced(graph=graph, root=root, info=info, class_name=type(model).__name__)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _called(graph: Graph) -> set[str]:
+    return {str(node.target) for node in graph.nodes if node.op == "call_module"}
+
+
+def _output_type(graph: Graph) -> Any:
+    return next(iter(reversed(graph.nodes))).type
+
+
+def _copy_output_meta(source: Graph, target: Graph) -> None:
+    old, new = (next(iter(reversed(graph.nodes))) for graph in (source, target))
+    new.meta = dict(old.meta)
+
+
+# --- tracing --------------------------------------------------------------------------------------
+
+
+class _Training(int):
+    """Stands in for ``module.training`` while tracing; says who asked and how."""
+
+    tracer: HeadTracer
+    path: str
+
+    def __bool__(self) -> bool:
+        self.tracer.asked(self.path, bool(int(self)))
+        return int(self) != 0
+
+    __hash__ = int.__hash__
+
+
+class HeadTracer(Tracer):
+    """``torch.fx.Tracer`` that records source lines and keeps ``self.training`` a question."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+        self.dropouts: dict[str, nn.Module] = {}
+
+    def asked(self, path: str, answer: bool) -> None:
+        """Notes that the traced code branched on ``training``, so that the graph has one branch only."""
+        mode = "train" if answer else "eval"
+        note = f"{path or 'the model'} branches on self.training; the graph has its {mode} branch"
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Leaves, and modules without weights that ask for ``training`` (DropPath, StochasticDepth)."""
+        if super().is_leaf_module(m, module_qualified_name):
+            return True
+        bare = not m._modules and not m._parameters and not m._buffers
+        code = getattr(type(m).forward, "__code__", None)
+        return bare and code is not None and "training" in code.co_names
+
+    def create_arg(self, a: Any) -> Any:
+        """Keeps a ``training`` argument a question to the module at run time."""
+        if isinstance(a, _Training):
+            return self.create_node("get_attr", f"{a.path}.training" if a.path else "training", (), {})
+        return super().create_arg(a)
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Node:
+        """A node with the source line that it came from."""
+        if kind == "call_function" and target in _DROPOUTS:
+            kind, target, args, kwargs = self._dropout(target, args, kwargs)
+        node = super().create_node(kind, target, args, kwargs, *rest, **named)
+        frame = _user_frame()
+        if frame is not None:
+            node.meta["stack_trace"] = frame
+        return node
+
+    def _dropout(self, target: Any, args: Any, kwargs: Any) -> tuple[str, Any, Any, Any]:
+        """A functional dropout that asks for ``training`` as a module, which pickling keeps asking."""
+        bound = dict(zip(("input", "p", "training", "inplace"), args, strict=False)) | dict(kwargs)
+        asks = bound.get("training", True)
+        is_question = isinstance(asks, Node) and asks.op == "get_attr" and str(asks.target).endswith("training")
+        if not is_question or not isinstance(bound.get("p", 0.5), float | int):
+            return "call_function", target, args, kwargs
+        asks.graph.erase_node(asks)
+        name = _fresh_name(self.root, f"{target.__name__}_functional", self.dropouts)
+        self.dropouts[name] = _DROPOUTS[target](bound.get("p", 0.5), bool(bound.get("inplace", False)))
+        self.dropouts[name].train(self.root.training)
+        return "call_module", name, (bound["input"],), {}
+
+
+def _fresh_name(root: nn.Module, name: str, taken: dict[str, nn.Module]) -> str:
+    candidate, index = name, 0
+    while hasattr(root, candidate) or candidate in taken:
+        index += 1
+        candidate = f"{name}_{index}"
+    return candidate
+
+
+def _user_frame() -> str | None:
+    """The innermost frame outside torch and this package, as a traceback would print it."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_TORCH, _OWN, "<")):
+            in_forward = frame.f_code.co_name
+            return f'File "{name}", line {frame.f_lineno}, in {in_forward}'
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+    return None
+
+
+@contextmanager
+def _asking_for_training(model: nn.Module, tracer: HeadTracer) -> Iterator[None]:
+    """Replaces every module's ``training`` by a flag that reports being asked, and puts it back."""
+    modules = dict(model.named_modules())
+    modes = {path: module.__dict__.get("training", True) for path, module in modules.items()}
+    try:
+        for path, module in modules.items():
+            flag = _Training(bool(modes[path]))
+            flag.tracer, flag.path = tracer, path
+            module.__dict__["training"] = flag
+        yield
+    finally:
+        for path, module in modules.items():
+            module.__dict__["training"] = modes[path]
+
+
+# --- the tree -------------------------------------------------------------------------------------
+
+_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+          "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")  # fmt: skip
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+
+
+def clone_tree(
+    module: nn.Module, *, keep: set[str], path: str, memo: dict[int, nn.Module] | None = None, whole: bool = False
+) -> nn.Module:
+    """A tree of new modules over the same tensors, every name in its place.
+
+    What the graph calls keeps its class, and so does torch's own; other modules only hold parameters
+    and become plain ``nn.Module``, so that a saved graph needs none of the user's classes.
+    """
+    memo = {} if memo is None else memo
+    if id(module) in memo:
+        return memo[id(module)]
+    whole = whole or path in keep
+    has_class = whole or (bool(path) and _is_torch(module)) or _has_state_of_its_own(module)
+    new = _shallow(module) if has_class and bool(path) else _holder(module)
+    memo[id(module)] = new
+    for name, child in module._modules.items():
+        below = f"{path}.{name}" if path else name
+        cloned = None if child is None else clone_tree(child, keep=keep, path=below, memo=memo, whole=whole)
+        new._modules[name] = cloned
+    return new
+
+
+def _is_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
+
+
+def _has_state_of_its_own(module: nn.Module) -> bool:
+    return type(module).get_extra_state is not nn.Module.get_extra_state or bool(module._state_dict_hooks)
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    new = type(module).__new__(type(module))
+    new.__dict__.update(module.__dict__)
+    for registry in _REGISTRIES:
+        new.__dict__[registry] = dict(module.__dict__[registry])
+    new.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
+    for hooks in _HOOKS:
+        new.__dict__[hooks] = module.__dict__[hooks].copy()
+    return new
+
+
+def _holder(module: nn.Module) -> nn.Module:
+    new = nn.Module()
+    new.training = module.training
+    new._parameters.update(module._parameters)
+    new._buffers.update(module._buffers)
+    new._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
+    for name, value in module.__dict__.items():
+        if isinstance(value, torch.Tensor):
+            _hold(new, name, value)
+    for hooks in _HOOKS:
+        new.__dict__[hooks] = module.__dict__[hooks].copy()
+    return new
+
+
+def _hold(module: nn.Module, name: str, value: Any) -> None:
+    """A tensor that is no parameter, without adding a key to the state dict."""
+    if isinstance(value, torch.Tensor):
+        module.register_buffer(name, value, persistent=False)
+    else:
+        module.__dict__[name] = value

@@ -1,0 +1,318 @@
+"""Writes a component down before and after an edit, so that the way back restores it exactly.
+
+The algebra alone cannot: ``pool → flatten → dropout → linear`` and ``pool → dropout → flatten → linear`` have
+one convolution form. A record is plain data (it survives ``copy.deepcopy`` and pickling of the
+GraphModule without this package) and it is used only while the edited nodes are still exactly as the
+edit left them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Node, map_arg
+
+from fxpasses.ops import VIEW_FUNCTIONS, conv_function, linear_function
+from fxpasses.report import Form
+from fxpasses.sites import Match
+from fxpasses.weights import conv_extras
+
+ATTRIBUTE = "_fxhead_undo"
+
+_FUNCTIONS: dict[str, Any] = {
+    **VIEW_FUNCTIONS,
+    "linear": linear_function(),
+    **{f"conv{rank}d": conv_function(rank) for rank in (1, 2, 3)},
+    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv")},
+    **{name: getattr(torch, name) for name in ("mean", "sum", "amax", "amin")},
+}
+_FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One node, written down.
+
+    Attributes:
+        name: the node's name.
+        op: its opcode.
+        target: its target; a function by its name in the table above, or None where it is not there.
+        args: encoded positional arguments and keyword arguments, or None where they do not encode.
+        inputs: names of the nodes among its arguments, in order, repeats included.
+        previous: the node before it, "" at the start.
+        is_moved: whether the edit moved it to another place.
+        stack_trace: where it came from.
+    """
+
+    name: str
+    op: str
+    target: str | None
+    args: Any
+    inputs: tuple[str, ...]
+    previous: str
+    is_moved: bool = False
+    stack_trace: str | None = None
+
+    @classmethod
+    def of(cls, node: Node) -> Spec:
+        """The node as it is now."""
+        is_function = node.op == "call_function"
+        previous = node.prev
+        return cls(
+            name=node.name,
+            op=node.op,
+            target=_FUNCTION_NAMES.get(node.target) if is_function else str(node.target),
+            args=_encode((node.args, node.kwargs)),
+            inputs=_inputs(node),
+            previous="" if previous.op == "root" else previous.name,
+            stack_trace=node.meta.get("stack_trace"),
+        )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the node could be made again from this alone."""
+        return self.target is not None and self.args is not None
+
+    def resolved_target(self) -> Any:
+        """The target as fx takes it."""
+        return _FUNCTIONS[self.target or ""] if self.op == "call_function" else self.target
+
+    def is_like(self, node: Node) -> bool:
+        """Whether a node is still as written down; its place does not count."""
+        now = Spec.of(node)
+        return (now.op, now.target, now.args, now.inputs) == (self.op, self.target, self.args, self.inputs)
+
+    def write_to(self, node: Node, nodes: Mapping[str, Node]) -> None:
+        """Gives a node its target and arguments back."""
+        if self.is_whole:
+            node.target = self.resolved_target()
+            node.args, node.kwargs = _decode(self.args, nodes)
+            return
+        names = iter(self.inputs)
+        node.args = map_arg(node.args, lambda _: nodes[next(names)])
+        node.kwargs = map_arg(node.kwargs, lambda _: nodes[next(names)])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One edit, before and after.
+
+    Attributes:
+        to: the form that the edit made.
+        sites: names of the sites' nodes.
+        before: the nodes that the edit changed or erased, as they were.
+        after: the nodes that the edit changed or inserted, as it left them.
+        inserted: names of the nodes that it inserted, in order.
+        conv_extras: settings of convolutions that became Linears, by path.
+        batch_norms: rank of the batch norms that it replaced, as it was, by path.
+    """
+
+    to: Form
+    sites: tuple[str, ...]
+    before: tuple[Spec, ...]
+    after: tuple[Spec, ...]
+    inserted: tuple[str, ...]
+    conv_extras: dict[str, dict[str, Any]]
+    batch_norms: dict[str, int]
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data, to keep on a GraphModule."""
+        return dataclasses.asdict(self) | {"to": str(self.to)}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Record:
+        """The record that ``to_data`` wrote."""
+        return cls(
+            to=Form(data["to"]),
+            sites=tuple(data["sites"]),
+            before=tuple(Spec(**spec) for spec in data["before"]),
+            after=tuple(Spec(**spec) for spec in data["after"]),
+            inserted=tuple(data["inserted"]),
+            conv_extras=data["conv_extras"],
+            batch_norms=data["batch_norms"],
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """A component before its edit."""
+
+    specs: tuple[Spec, ...]
+    conv_extras: dict[str, dict[str, Any]]
+    batch_norms: dict[str, int]
+
+
+def write_down(root: nn.Module, touched: Sequence[Node], matches: Mapping[Node, Match]) -> Before:
+    """The nodes that an edit may touch, as they are now."""
+    extras: dict[str, dict[str, Any]] = {}
+    norms: dict[str, int] = {}
+    for node in touched:
+        if node.op != "call_module":
+            continue
+        module = root.get_submodule(str(node.target))
+        if node in matches and isinstance(module, nn.modules.conv._ConvNd):
+            extras[str(node.target)] = conv_extras(module)
+        elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            norms[str(node.target)] = int(type(module).__name__[-2])
+    return Before(
+        specs=tuple(Spec.of(node) for node in touched),
+        conv_extras=extras,
+        batch_norms=norms,
+    )
+
+
+def record(
+    before: Before, root: nn.Module, sites: Sequence[str], *, left: Iterable[Node], new: Iterable[Node], to: Form
+) -> Record | None:
+    """The edit written down, or None where it could not be taken back from this alone.
+
+    Args:
+        before: what ``write_down`` gave before the edit.
+        root: the module that holds the parameters.
+        sites: names of the sites' nodes.
+        left: the nodes of ``before`` that are still in the graph.
+        new: the nodes that the edit inserted.
+        to: the form that the edit made.
+    """
+    inserted = tuple(node.name for node in sorted(new))
+    kept = {spec.name: spec for spec in before.specs}
+    now = {node.name: Spec.of(node) for node in (*left, *new)}
+    names = list(sites)
+    changed_before: list[Spec] = []
+    for name, old in kept.items():
+        after = now.get(name)
+        moved = after is not None and _is_out_of_place(old, after, kept, now)
+        if after is None or moved or (after.target, after.args, after.inputs) != (old.target, old.args, old.inputs):
+            changed_before.append(dataclasses.replace(old, is_moved=moved))
+        elif name in names:
+            changed_before.append(old)
+    if not all(spec.is_whole or _only_inputs_changed(spec, now.get(spec.name)) for spec in changed_before):
+        return None
+    changed = {spec.name for spec in changed_before}
+    norms = {
+        path: rank
+        for path, rank in before.batch_norms.items()
+        if int(type(root.get_submodule(path)).__name__[-2]) != rank
+    }
+    return Record(
+        to=to,
+        sites=tuple(names),
+        before=tuple(changed_before),
+        after=tuple(spec for name, spec in now.items() if name in changed or name in inserted),
+        inserted=inserted,
+        conv_extras=before.conv_extras,
+        batch_norms=norms,
+    )
+
+
+def find(
+    records: Iterable[Record], sites: Sequence[str], nodes: Mapping[str, Node], to: Form
+) -> Record | None:
+    """The record whose edit made exactly these sites and still stands as it was left, or None."""
+    wanted = set(sites)
+    candidates = [entry for entry in records if set(entry.sites) == wanted and entry.to is not to]
+    return next((entry for entry in candidates if _stands(entry, nodes)), None)
+
+
+def load(module: nn.Module) -> tuple[Record, ...]:
+    """The records kept on a GraphModule."""
+    meta = getattr(module, "meta", None)
+    data = (meta or {}).get(ATTRIBUTE) or getattr(module, ATTRIBUTE, None) or ()
+    return tuple(Record.from_data(entry) for entry in data)
+
+
+def store(module: nn.Module, records: Iterable[Record]) -> None:
+    """Keeps records on a GraphModule, where deepcopy and pickling carry them along."""
+    data = [entry.to_data() for entry in records]
+    module.meta[ATTRIBUTE] = data  # type: ignore[index,operator]  # GraphModule.meta is a dict
+    setattr(module, ATTRIBUTE, data)
+
+
+def _stands(entry: Record, nodes: Mapping[str, Node]) -> bool:
+    after = {spec.name: spec for spec in entry.after}
+    if not all(name in nodes and spec.is_like(nodes[name]) for name, spec in after.items()):
+        return False
+    erased = [spec for spec in entry.before if spec.name not in after]
+    if any(spec.name in nodes for spec in erased):
+        return False
+    needed = {name for spec in entry.before for name in (*spec.inputs, spec.previous) if name}
+    reborn = {spec.name for spec in erased}
+    if not all(name in nodes or name in reborn for name in needed):
+        return False
+    known = set(after)
+    return all(user.name in known for name in entry.inserted for user in nodes[name].users)
+
+
+def _is_out_of_place(old: Spec, new: Spec, kept: Mapping[str, Spec], now: Mapping[str, Spec]) -> bool:
+    """Whether a node itself moved, and not merely its neighbour came, went or moved."""
+    if new.previous == old.previous:
+        return False
+    previous = new.previous
+    while previous in now and previous not in kept:
+        previous = now[previous].previous
+    wanted = old.previous
+    while wanted in kept and wanted not in now:
+        wanted = kept[wanted].previous
+    return previous != wanted
+
+
+def _only_inputs_changed(old: Spec, new: Spec | None) -> bool:
+    return new is not None and (new.op, new.target) == (old.op, old.target) and len(new.inputs) == len(old.inputs)
+
+
+def _inputs(node: Node) -> tuple[str, ...]:
+    names: list[str] = []
+
+    def visit(source: Node) -> Node:
+        names.append(source.name)
+        return source
+
+    map_arg((node.args, node.kwargs), visit)
+    return tuple(names)
+
+
+def _encode(value: Any) -> Any:
+    """Arguments as plain data, or None where they hold anything but nodes, numbers and containers."""
+    if isinstance(value, Node):
+        return {"node": value.name}
+    if value is ...:
+        return {"ellipsis": True}
+    if value is None or type(value) in (int, float, bool, str):
+        return {"value": value}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    parts: Any
+    if isinstance(value, slice):
+        parts = [_encode(part) for part in (value.start, value.stop, value.step)]
+        return None if None in parts else {"slice": parts}
+    if isinstance(value, dict):
+        parts = {name: _encode(part) for name, part in value.items()}
+        return None if None in parts.values() else {"dict": parts}
+    kind = next((kind for kind in ("tuple", "list") if isinstance(value, {"tuple": tuple, "list": list}[kind])), None)
+    if kind is None or hasattr(value, "_fields"):
+        return None
+    parts = [_encode(part) for part in value]
+    return None if None in parts else {kind: parts}
+
+
+def _decode(data: Any, nodes: Mapping[str, Node]) -> Any:
+    ((kind, content),) = data.items()
+    if kind == "node":
+        return nodes[content]
+    if kind == "ellipsis":
+        return ...
+    if kind == "value":
+        return content
+    if kind == "dtype":
+        return getattr(torch, content)
+    if kind == "slice":
+        return slice(*(_decode(part, nodes) for part in content))
+    if kind == "dict":
+        return {name: _decode(part, nodes) for name, part in content.items()}
+    parts = [_decode(part, nodes) for part in content]
+    return tuple(parts) if kind == "tuple" else parts

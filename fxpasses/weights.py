@@ -1,0 +1,123 @@
+"""Modules and parameters in their other form, over the same storage.
+
+Nothing is copied but where strides do not allow a view, and nothing is initialised, so no random
+number is drawn. Names, order, ``requires_grad``, gradients, training flags and attributes stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxpasses.guards import attribute
+from fxpasses.ops import batch_norm_class, blank_conv, blank_linear
+from fxpasses.report import Form
+from fxpasses.sites import Match
+
+_CONV_EXTRAS = ("stride", "padding", "dilation", "padding_mode")
+
+
+def reshape(root: nn.Module, matches: Iterable[Match], to: Form) -> dict[str, int]:
+    """Puts the weights of all ``matches`` into form ``to`` below ``root``.
+
+    Returns:
+        Bytes copied per weight name; 0 where the new weight is a view of the old.
+    """
+    made: dict[int, tuple[torch.Tensor, int]] = {}
+    replaced: dict[int, nn.Module] = {}
+    copied: dict[str, int] = {}
+    for match in matches:
+        name = match.site.weight
+        module = match.op.module
+        if name in copied or (module is not None and id(module) in replaced):
+            continue
+        old = attribute(root, name)
+        if id(old) not in made:
+            made[id(old)] = _converted(old, match, to)
+        weight, copied[name] = made[id(old)]
+        if module is None:
+            owner, _, leaf = name.rpartition(".")
+            _set_tensor(root.get_submodule(owner), leaf, weight)
+        else:
+            replaced[id(module)] = _module(module, match, weight, to)
+    _replace(root, replaced)
+    return copied
+
+
+def swap_batch_norm(root: nn.Module, path: str, rank: int) -> None:
+    """Replaces the batch norm at ``path`` by the class for maps of ``rank`` axes (0: ``[N, C]``)."""
+    old = root.get_submodule(path)
+    kind = batch_norm_class(rank)
+    new = kind.__new__(kind)
+    new.__dict__.update(old.__dict__)
+    for registry in ("_parameters", "_buffers", "_modules"):
+        new.__dict__[registry] = dict(old.__dict__[registry])
+    _replace(root, {id(old): new})
+
+
+def _converted(old: torch.Tensor, match: Match, to: Form) -> tuple[torch.Tensor, int]:
+    plain = old.detach()
+    data = match.move.convert(plain, to)
+    is_view = data.untyped_storage().data_ptr() == plain.untyped_storage().data_ptr()
+    copied = 0 if is_view else data.numel() * data.element_size()
+    if not isinstance(old, nn.Parameter):
+        return data, copied
+    new = nn.Parameter(data, requires_grad=old.requires_grad)
+    if old.grad is not None:
+        new.grad = match.move.convert(old.grad, to)
+    new.__dict__.update(old.__dict__)
+    return new, copied
+
+
+def _module(old: nn.Module, match: Match, weight: torch.Tensor, to: Form) -> nn.Module:
+    bias = old._parameters.get("bias")
+    new: Any
+    if to is Form.CONV:
+        new = blank_conv(len(match.site.kernel_size), match.site.kernel_size, bias=bias is not None)
+        new.in_channels, new.out_channels = match.channels, match.site.out_features
+    else:
+        new = blank_linear(bias=bias is not None)
+        new.in_features, new.out_features = match.site.in_features, match.site.out_features
+    fresh = {*new.__dict__, *(blank_linear(bias=True).__dict__), "in_channels", "out_channels"}
+    skipped = fresh | _conv_attributes()
+    new.__dict__.update({key: value for key, value in old.__dict__.items() if key not in skipped})
+    new.training = old.training
+    new._parameters.clear()
+    new._parameters.update({name: weight if name == "weight" else bias for name in old._parameters})
+    return new
+
+
+def _conv_attributes() -> frozenset[str]:
+    return frozenset(blank_conv(2, (1, 1), bias=True).__dict__)
+
+
+def conv_extras(module: nn.Module) -> dict[str, Any]:
+    """Settings of a convolution that its Linear form does not have; plain data."""
+    return {name: getattr(module, name) for name in _CONV_EXTRAS}
+
+
+def set_conv_extras(module: nn.Module, extras: dict[str, Any]) -> None:
+    """Gives a convolution back the settings that ``conv_extras`` read."""
+    for name, value in extras.items():
+        setattr(module, name, tuple(value) if isinstance(value, list) else value)
+
+
+def _set_tensor(owner: nn.Module, leaf: str, tensor: torch.Tensor) -> None:
+    registry = owner._parameters if leaf in owner._parameters else owner._buffers
+    if leaf in registry:
+        registry[leaf] = tensor  # type: ignore[assignment]  # a parameter replaces a parameter
+    else:
+        setattr(owner, leaf, tensor)
+
+
+def _replace(root: nn.Module, replaced: dict[int, nn.Module]) -> None:
+    """Puts new modules wherever the old ones are registered, under every name."""
+    if not replaced:
+        return
+    for module in list(root.modules()):
+        for name, child in module._modules.items():
+            if id(child) in replaced:
+                module._modules[name] = replaced[id(child)]
