@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import fx, nn
+from torch import nn
 
 from fxpasses import rewrite
 from zoo import ENTRIES, SPELLINGS, Entry, build
-from zoo.compare import difference, facts, storages, tensors, written
+from zoo.compare import difference, facts, storages, tensors, traced, written
 
 every_head = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.name}-float64")
 not_only_spelled = pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_back_is_the_same_graph(entry: Entry) -> None:
     model = build(entry)
     there = turned(entry, model, entry.other_form)
     back = turned(entry, there.module, entry.form)
-    assert written(back.module) == written(fx.symbolic_trace(model))
+    assert written(back.module) == written(traced(model, entry.form))
     assert back.plan.moves == there.plan.moves
     assert len(back.report.rewrites) == len(there.report.rewrites) > 0
     if not entry.copies:
@@ -55,7 +55,7 @@ def test_back_after_a_deep_copy(entry: Entry) -> None:
     there = copy.deepcopy(turned(entry, model, entry.other_form).module)
     assert not {place[0] for place in storages(there).values()} & {p[0] for p in storages(model).values()}
     back = turned(entry, there, entry.form)
-    assert written(back.module) == written(fx.symbolic_trace(model))
+    assert written(back.module) == written(traced(model, entry.form))
     for name, tensor in tensors(model).items():
         assert torch.equal(tensor, tensors(back.module)[name])
 

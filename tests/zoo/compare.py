@@ -9,6 +9,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from fxpasses import rewrite
+
 LINEAR_CALLS = {F.linear}
 CONV_CALLS = {F.conv1d, F.conv2d, F.conv3d}
 
@@ -35,6 +37,7 @@ def difference(reference: Any, candidate: Any) -> float:
             assert torch.equal(expected, actual)
             continue
         assert expected.isfinite().all()
+        expected, actual = expected.detach(), actual.detach()
         scale = (expected - expected.mean(0)).abs().max() if len(expected) > 1 else expected.abs().max()
         gap = (expected - actual).abs().max()
         worst = max(worst, 0.0 if gap == 0 else float(gap / scale))
@@ -48,6 +51,19 @@ def written(module: fx.GraphModule) -> list[tuple[Any, ...]]:
         called = repr(module.get_submodule(node.target)) if node.op == "call_module" else ""
         lines.append((node.op, node.name, node.target, repr(node.args), repr(node.kwargs), called))
     return lines
+
+
+def traced(model: nn.Module, form: str) -> fx.GraphModule:
+    """The graph of a model whose sites all have ``form``: what fxpasses traces and leaves alone.
+
+    It is that of ``torch.fx.symbolic_trace`` but for dropouts that ask ``self.training``, which
+    symbolic tracing would answer for good.
+    """
+    result = rewrite(model, to=form, scope="pooled")
+    assert not result.report.rewrites
+    if not any(type(module).__name__ == "FunctionalDropout" for module in model.modules()):
+        assert written(result.module) == written(fx.symbolic_trace(model))
+    return result.module
 
 
 def kinds(module: fx.GraphModule) -> list[str]:

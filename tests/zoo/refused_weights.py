@@ -149,6 +149,7 @@ REFUSED_WEIGHTS = (
         lambda: {
             "head": FunctionalHead(lambda x, w, b: F.linear(x, w * 2, b), (CLASSES, CHANNELS), bias=True)
         },
+        site="linear",
     ),
     refused(
         "normalized_weight",
@@ -159,6 +160,7 @@ REFUSED_WEIGHTS = (
                 lambda x, w, b: F.linear(F.normalize(x), F.normalize(w)), (CLASSES, CHANNELS), bias=False
             )
         },
+        site="linear",
     ),
     refused(
         "computed_conv_weight",
@@ -170,6 +172,7 @@ REFUSED_WEIGHTS = (
             )
         },
         form="conv",
+        site="conv2d",
     ),
     refused("weight_subclass", MissCode.WEIGHT_TYPE, plain, _subclass_weight),
     refused(

@@ -87,6 +87,7 @@ WEIGHTS = (
         "lora_traced",
         lambda m, x: m.head(pooled(m.stem(x))),
         lambda: {"head": LoRA(CHANNELS, CLASSES)},
+        sites=("head", "head.lora_a", "head.lora_b"),
         kernels=ONE * 3,
         calls=3,
         added_nodes=3,
@@ -94,5 +95,5 @@ WEIGHTS = (
     dataclasses.replace(_base, name="frozen_parts"),
     dataclasses.replace(_base, name="channels_last_memory", make=_channels_last(_base.make)),
     dataclasses.replace(_grid, name="channels_last_kernel", make=_channels_last(_grid.make), copies=True),
-    Entry(name="root_parameter", make=seeded(RootParameter)),
+    Entry(name="root_parameter", make=seeded(RootParameter), sites=("head_weight",)),
 )
