@@ -25,13 +25,13 @@ def test_sites_are_listed_with_what_they_can_become(run: Run, net: Path) -> None
 
 
 def test_misses_alone_are_exit_code_0(run: Run, folder: Path) -> None:
-    done = run("inspect", "nets:Shared")
+    done = run("inspect", "nets:Hooked")
     assert done.code == 0
-    assert "SHARED_MODULE" in done.out
+    assert "HOOKED" in done.out
 
 
 def test_the_json_document_has_every_field(run: Run, folder: Path) -> None:
-    document = run("inspect", "nets:Shared", "--scope", "pooled", "--json").document
+    document = run("inspect", "nets:Hooked", "--scope", "pooled", "--json").document
     assert document["command"] == "inspect"
     assert document["scope"] == "pooled"
     assert document["model"]["input_origin"] == "guessed"

@@ -125,13 +125,13 @@ def test_nothing_to_rewrite_is_exit_code_1_and_says_why(run: Run, folder: Path, 
 
 
 def test_every_miss_and_its_reason_are_shown(run: Run, folder: Path, written: Written) -> None:
-    done = run("rewrite", "nets:Shared", "--to", "conv", *SMALL)
+    done = run("rewrite", "nets:Hooked", "--to", "conv", *SMALL)
     assert done.code == 1
     assert "skipped 'fc'" in done.out
-    assert "SHARED_MODULE" in done.out
+    assert "HOOKED" in done.out
     assert "nets.py:" in done.out
-    document = run("rewrite", "nets:Shared", "--to", "conv", "--json", *SMALL).document
-    assert {miss["code"] for miss in document["report"]["misses"]} == {"SHARED_MODULE"}
+    document = run("rewrite", "nets:Hooked", "--to", "conv", "--json", *SMALL).document
+    assert {miss["code"] for miss in document["report"]["misses"]} == {"HOOKED"}
     assert document["files"] == []
     assert written() == set()
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from export import certify
-from export.providers import available_providers, require_onnxruntime, require_provider
+from export import Verdict, available_providers, certify
+from export.providers import require_onnxruntime, require_provider
 from fxhead.progress import Progress
 from fxhead.results import Check
 from fxhead.shapes import InputShapes
@@ -17,9 +18,20 @@ from fxpasses import WeightPlan
 from fxpasses.errors import ProviderError
 
 _CUDA = "cuda"
-_BATCHES = (1, 2, 5)
+# certify runs batches of 1, 2 and 5
+_SAMPLES = 8
 
-Inputs = list[tuple[torch.Tensor, ...]]
+Model = nn.Module | Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pair:
+    """Two models to compare, with the names that the user knows them by."""
+
+    reference_name: str
+    reference: Model
+    candidate_name: str
+    candidate: Model
 
 
 def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -40,26 +52,30 @@ def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
     return asked or available_providers()
 
 
-def check_inputs(shapes: InputShapes, seed: int = 0) -> Inputs:
-    """Inputs for several batch sizes."""
-    return [shapes.examples(batch, seed=seed + batch) for batch in _BATCHES]
+def check_inputs(shapes: InputShapes, seed: int) -> tuple[torch.Tensor, ...]:
+    """Samples for all the batches of a certificate, the same in every run."""
+    return shapes.examples(_SAMPLES, seed=seed)
 
 
 def prove(
-    reference: nn.Module,
-    candidates: Mapping[str, nn.Module | Path],
-    shapes: InputShapes,
+    pairs: Iterable[Pair],
+    inputs: tuple[torch.Tensor, ...] | None,
+    *,
     providers: tuple[str, ...],
-    plan: WeightPlan,
+    plan: WeightPlan | None,
+    seed: int,
     progress: Progress,
 ) -> tuple[Check, ...]:
-    """One certificate for each candidate; stops at the first that is broken."""
-    inputs = check_inputs(shapes)
+    """One certificate for each pair; stops at the first that is broken."""
     checks: list[Check] = []
-    for name, candidate in candidates.items():
-        with progress.step(f"checking {name}"):
-            certificate = certify(reference, candidate, inputs=inputs, providers=providers, plan=plan)
-        checks.append(Check(candidate=name, certificate=certificate))
-        if certificate.verdict == "broken":
+    for pair in pairs:
+        with progress.step(f"checking {pair.candidate_name} against {pair.reference_name}"):
+            certificate = certify(
+                pair.reference, pair.candidate, inputs=inputs, providers=providers, plan=plan, seed=seed
+            )
+        checks.append(
+            Check(reference=pair.reference_name, candidate=pair.candidate_name, certificate=certificate)
+        )
+        if certificate.verdict is Verdict.BROKEN:
             break
     return tuple(checks)

@@ -46,10 +46,11 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
         return
     from fxhead.tables import outcome_lines
 
-    with _whole_stdout():
-        target = console(sys.stdout)
+    target = console(sys.stdout)
+    with target.capture() as capture:
         for renderable in outcome_lines(outcome):
             target.print(renderable)
+    _emit("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def show_error(record: dict[str, str | None], text: str, *, as_json: bool) -> None:

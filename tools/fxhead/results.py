@@ -70,14 +70,15 @@ class WrittenFile:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One candidate compared with the original: the rewritten module, or an ONNX file."""
+    """One comparison, by the names that the user knows the two by."""
 
+    reference: str
     candidate: str
     certificate: Certificate
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"candidate": self.candidate, **self.certificate.to_dict()}
+        return self.certificate.to_dict() | {"reference": self.reference, "candidate": self.candidate}
 
 
 class Outcome(Protocol):
@@ -166,13 +167,13 @@ class CheckOutcome:
 
     reference: ModelInfo
     candidate: ModelInfo
-    certificate: Certificate
+    check: Check
     seconds: float
 
     @property
     def exit_code(self) -> ExitCode:
         """NO where they are not the same function."""
-        return ExitCode.NO if self.certificate.verdict == "broken" else ExitCode.DONE
+        return ExitCode.NO if self.check.certificate.verdict == "broken" else ExitCode.DONE
 
     def to_dict(self) -> dict[str, Any]:
         """The one JSON document."""
@@ -181,8 +182,8 @@ class CheckOutcome:
             "command": "check",
             "reference": self.reference.to_dict(),
             "candidate": self.candidate.to_dict(),
-            "verdict": str(self.certificate.verdict),
-            "certificate": self.certificate.to_dict(),
+            "verdict": str(self.check.certificate.verdict),
+            "check": self.check.to_dict(),
             "seconds": round(self.seconds, 3),
         }
 

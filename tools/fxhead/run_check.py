@@ -8,18 +8,15 @@ from pathlib import Path
 
 from torch import nn
 
-from export import certify
 from fxhead.load import load_model, require_readable
 from fxhead.progress import Progress
-from fxhead.proof import check_inputs, choose_providers
+from fxhead.proof import Model, Pair, check_inputs, choose_providers, prove
 from fxhead.results import CheckOutcome, ModelInfo
 from fxhead.run_rewrite import describe, note_guess
 from fxhead.shapes import InputShapes, find_shapes
 from fxhead.sources import Source, SourceKind
 from fxpasses import WeightPlan
 from fxpasses.errors import FileError
-
-Model = nn.Module | Path
 
 
 def run_check(
@@ -50,13 +47,25 @@ def run_check(
         if isinstance(model, nn.Module) and shapes is None:
             shapes = find_shapes(model, source, input_shapes, weights)
             note_guess(shapes, progress)
-    inputs = None if shapes is None else check_inputs(shapes, seed)
-    with progress.step(f"checking {candidate.text} against {reference.text}"):
-        certificate = certify(*models, inputs=inputs, providers=chosen, plan=weight_plan)
+    (check,) = prove(
+        [
+            Pair(
+                reference_name=reference.text,
+                reference=models[0],
+                candidate_name=candidate.text,
+                candidate=models[1],
+            )
+        ],
+        None if shapes is None else check_inputs(shapes, seed),
+        providers=chosen,
+        plan=weight_plan,
+        seed=seed,
+        progress=progress,
+    )
     return CheckOutcome(
         reference=_describe(reference, models[0], shapes),
         candidate=_describe(candidate, models[1], shapes),
-        certificate=certificate,
+        check=check,
         seconds=time.perf_counter() - start,
     )
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from torch import nn
 
-from fxhead.load import load_model
+from fxhead.load import load_model, require_readable
 from fxhead.progress import Progress
 from fxhead.results import Check, ModelInfo, RewriteOutcome, WrittenFile, worst
 from fxhead.save import OutputNames, publish, require_free, save_json, save_module, staged
 from fxhead.shapes import InputShapes, ShapeOrigin, find_shapes
-from fxhead.sources import Source
+from fxhead.sources import Source, SourceKind
 from fxpasses import RewriteResult, find_sites, rewrite
 from fxpasses.errors import InputError
 from fxpasses.report import Form, MissCode, Scope, Site
@@ -109,6 +109,8 @@ class _Job:
                 where="--no-onnx",
                 fix="leave one or the other out",
             )
+        if options.source.kind is SourceKind.FILE:
+            require_readable(Path(options.source.name))
         inputs = [path for path in (options.source.path, options.weights) if path is not None]
         require_free(self.names, map(Path, inputs), with_onnx=options.with_onnx, force=options.force)
 
@@ -156,20 +158,33 @@ class _Job:
     ) -> tuple[Check, ...]:
         """The certificates of the rewritten module and of both ONNX files, which are then in ``staging``."""
         from export import export_onnx
-        from fxhead.proof import prove
+        from fxhead.proof import Pair, check_inputs, prove
 
-        to, onnx = self.options.to, self.names.onnx
-        before = Form.LINEAR if to is Form.CONV else Form.CONV
+        options, names = self.options, self.names
+        before = Form.LINEAR if options.to is Form.CONV else Form.CONV
         examples = shapes.examples(_TRACE_BATCH)
-        for form, model in ((before, module), (to, result.module)):
+        for form, model in ((before, module), (options.to, result.module)):
             with self.progress.step(f"exporting the {form} form to ONNX"):
-                export_onnx(model, examples, staging / onnx[form], opset=self.options.opset)
-        candidates = {
-            self.names.module: result.module,
-            onnx[before]: staging / onnx[before],
-            onnx[to]: staging / onnx[to],
-        }
-        return prove(module, candidates, shapes, providers, result.plan, self.progress)
+                export_onnx(model, examples, staging / names.onnx[form], opset=options.opset)
+        # a chain from the original to every result; like is compared with like where that proves more
+        chain = (
+            (options.source.text, module, names.module, result.module),
+            (options.source.text, module, names.onnx[before], staging / names.onnx[before]),
+            (
+                names.onnx[before],
+                staging / names.onnx[before],
+                names.onnx[options.to],
+                staging / names.onnx[options.to],
+            ),
+        )
+        return prove(
+            (Pair(reference_name=a, reference=b, candidate_name=c, candidate=d) for a, b, c, d in chain),
+            check_inputs(shapes, options.seed),
+            providers=providers,
+            plan=result.plan,
+            seed=options.seed,
+            progress=self.progress,
+        )
 
     def write(
         self, result: RewriteResult, checks: tuple[Check, ...], staging: Path
@@ -183,4 +198,6 @@ class _Job:
                 certificate = {"verdict": worst(checks), "checks": [check.to_dict() for check in checks]}
                 save_json(certificate, staging / names.certificate)
             paths = publish(staging, force=self.options.force)
-        return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in paths)
+        order = names.all(with_onnx=True)  # what follows is external data of the ONNX files
+        ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
+        return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)

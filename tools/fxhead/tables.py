@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from fxhead.results import Check, CheckOutcome, InspectOutcome, ModelInfo, Outcome, RewriteOutcome
+from fxhead.results import Check, CheckOutcome, InspectOutcome, ModelInfo, Outcome, RewriteOutcome, worst
 
 if TYPE_CHECKING:
     from fxpasses.report import Miss, RewriteReport, Site
@@ -77,8 +77,7 @@ def _check_lines(outcome: CheckOutcome) -> Iterator[RenderableType]:
     yield "reference  " + _model_line(outcome.reference)
     yield "candidate  " + _model_line(outcome.candidate)
     yield ""
-    check = Check(candidate=outcome.candidate.source.text, certificate=outcome.certificate)
-    yield from _verdict_lines(str(outcome.certificate.verdict), (check,))
+    yield from _verdict_lines(str(outcome.check.certificate.verdict), (outcome.check,))
 
 
 def _model_line(model: ModelInfo) -> str:
@@ -144,37 +143,36 @@ def _verdict_lines(verdict: str, checks: tuple[Check, ...]) -> Iterator[Renderab
 
 def _check_table(checks: tuple[Check, ...]) -> Table:
     table = _table(
-        "candidate", "provider", "output", "largest difference", "of bound", "same top-1", "verdict"
+        "reference", "candidate", "on", "output", "difference", "of bound", "same top-1", "verdict"
     )
     for check in checks:
+        names = (check.reference, check.candidate)
         verdict = str(check.certificate.verdict)
-        first = (escape(check.candidate), verdict)
         for statistics in check.certificate.statistics:
-            ratio = f"{statistics.max_ratio:.2g}" if statistics.max_bound is not None else "no bound"
             agreement = statistics.top1_agreement
-            table.add_row(
-                first[0],
-                escape(statistics.provider),
-                escape(statistics.output),
-                f"{statistics.max_difference:.3g}",
-                ratio,
+            cells = (
+                *names,
+                statistics.provider,
+                statistics.output,
+                f"{statistics.max_difference:.2g}",
+                "" if statistics.max_bound is None else f"{statistics.max_ratio:.2g}",
                 "" if agreement is None else f"{agreement:.0%}",
-                first[1],
+                verdict,
             )
-            first = ("", "")
-        if first[0]:
-            table.add_row(first[0], "", "", "", "", "", first[1])
+            table.add_row(*map(escape, cells))
+            names, verdict = ("", ""), ""
+        if verdict:  # broken before anything was measured
+            table.add_row(*map(escape, (*names, "", "", "", "", "", verdict)))
     return table
 
 
 def _reason_lines(checks: tuple[Check, ...]) -> Iterator[RenderableType]:
-    """Why, and what is wrong; the same reason for several candidates once."""
-    for reason in dict.fromkeys(check.certificate.reason for check in checks):
-        yield escape(reason)
+    """What the verdict rests on: the reason of the check that has it."""
+    verdict = worst(checks)
     for check in checks:
-        for layer in check.certificate.layers:
-            for failure in layer.failures:
-                yield f"[red]{escape(f'{check.candidate}, {layer.layer}: {failure}')}[/]"
+        if check.certificate.verdict == verdict:
+            yield escape(f"{check.candidate}: {check.certificate.reason}")
+            return
 
 
 def _file_table(outcome: RewriteOutcome) -> Table:
