@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from bench.zoo import REFUSED, build, examine, model_names
-from torch import fx
 
 from fxpasses import find_sites, rewrite
-from zoo.compare import difference, written
+from zoo.compare import difference, traced, written
 
 # family: sites, and the kernel of the first
 FAMILIES = {
@@ -36,6 +35,8 @@ FAMILIES = {
     "r2plus1d_18": (("fc",), (1, 1, 1)),
     "swin3d_t": (("head",), (1, 1, 1)),
 }
+# x.mean([2, 3]) flattens by itself; what replaces it does not
+MEANS = ("mnasnet0_5", "shufflenet_v2_x0_5")
 MEASURED = (
     "convnext_tiny",
     "efficientnet_b0",
@@ -59,9 +60,12 @@ def test_families_on_the_meta_device(name: str) -> None:
     there = rewrite(model, to="conv")
     assert [done.site.name for done in there.report.rewrites] == list(sites)
     assert list(there.module.state_dict()) == list(model.state_dict())
-    assert len(there.module.graph.nodes) <= len(fx.symbolic_trace(model).graph.nodes) + 1
+    graph = traced(model, "linear")
+    # a norm over features stays between a flatten and an unflatten
+    added = 2 if name == "maxvit_t" else 0
+    assert len(there.module.graph.nodes) <= len(graph.graph.nodes) + max(added, name in MEANS)
     back = rewrite(there.module, to="linear")
-    assert written(back.module) == written(fx.symbolic_trace(model))
+    assert written(back.module) == written(graph)
 
 
 @pytest.mark.parametrize("name", MEASURED)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fxpasses import find_sites, rewrite
 from fxpasses.report import MissCode
@@ -35,6 +35,17 @@ def test_zoo_outputs_carry_signal(entry: Entry) -> None:
         if output.is_floating_point() and len(output) == batch > 1:
             assert output.std() > 1e-2
             assert (output - output[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("entry", [e for e in (*ENTRIES, *REFUSALS) if e.runs], ids=lambda entry: entry.name)
+def test_the_graph_is_that_of_symbolic_trace(entry: Entry) -> None:
+    model = build(entry)
+    graph = written(traced(model, entry.form))
+    if entry.name.startswith("functional_dropout"):
+        # symbolic_trace answers self.training for good; the module that asks it is kept instead
+        assert graph != written(fx.symbolic_trace(model))
+    else:
+        assert graph == written(fx.symbolic_trace(model))
 
 
 @every_head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class Entry:
         pooled_sites: the same in scope ``pooled``; those of ``head`` where None.
         kernels: kernel size of each site of ``pooled_sites`` in the convolution form.
         needs_inputs: whether extents are only known from example inputs.
-        misses: what must be refused, by module path.
+        misses: what must be refused: module path and code, in graph order.
         added_nodes: how many nodes the rewrite may add; a head is otherwise no longer than before.
         calls: how many nodes become another op, where that is more than ``pooled_sites``.
         batches: batch sizes that the model takes.
@@ -47,7 +47,7 @@ class Entry:
     pooled_sites: tuple[str, ...] | None = None
     kernels: tuple[tuple[int, ...], ...] = ((1, 1),)
     needs_inputs: bool = False
-    misses: Mapping[str, MissCode] = dataclasses.field(default_factory=dict)
+    misses: tuple[tuple[str, MissCode], ...] = ()
     added_nodes: int = 0
     calls: int | None = None
     batches: tuple[int, ...] = (1, 2, 5)

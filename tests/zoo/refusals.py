@@ -11,14 +11,15 @@ from torch.nn import functional as F
 
 from fxpasses.report import MissCode
 from zoo.bridges import chain
-from zoo.entry import CHANNELS, CLASSES, IMAGE, Entry, seeded
-from zoo.model import TwoInputModel, conv, linear, model, pooled
+from zoo.entry import CHANNELS, CLASSES, Entry, seeded
+from zoo.model import conv, linear, model, pooled
 from zoo.spellings import FunctionalHead
 
 
 def _facts(code: MissCode, **facts: Any) -> dict[str, Any]:
     name = facts.pop("site", "head")
-    return {"sites": (), "kernels": (), "misses": {name: code}, **facts}
+    misses = ((name, code), *((name, other) for other in facts.pop("also", ())))
+    return {"sites": (), "kernels": (), "misses": misses, **facts}
 
 
 def refused(
@@ -75,14 +76,6 @@ def _image_linear(
 
 INPUTS = (
     Entry(name="class_token", make=seeded(ClassToken), **_facts(MissCode.NOT_POOLED)),
-    refused(
-        "features_from_outside",
-        MissCode.NOT_POOLED,
-        lambda m, x, y: m.head(torch.cat([pooled(m.stem(x)), y], 1)),
-        lambda: {"head": linear(CHANNELS + 2)},
-        kind=TwoInputModel,
-        input_shapes=(IMAGE, (2,)),
-    ),
     refused_chain("squeezenet", MissCode.BEFORE_POOL, _squeezenet, form="conv"),
     refused_chain(
         "flatten_0",

@@ -97,7 +97,13 @@ class IntegerHead(nn.Module):
 
 
 REFUSED_WEIGHTS = (
-    refused("shared_with_tokens", MissCode.SHARED_MODULE, _also_on_tokens, lambda: {"head": linear()}),
+    refused(
+        "shared_with_tokens",
+        MissCode.SHARED_MODULE,
+        _also_on_tokens,
+        lambda: {"head": linear()},
+        also=(MissCode.NOT_POOLED,),
+    ),
     refused("shared_with_map", MissCode.SHARED_MODULE, _also_on_map, lambda: {"head": conv()}, form="conv"),
     refused(
         "tied_to_embedding",

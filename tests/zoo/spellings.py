@@ -27,16 +27,20 @@ class Spelling:
         name: part of the entry's name.
         make: builds the step.
         is_fixed: for a pool, whether its output extent depends on the input's.
+        rank: for a pool, how many spatial axes the last step of it collapses.
     """
 
     name: str
     make: Callable[[], Step]
     is_fixed: bool = False
+    rank: int = 2
 
 
-def function(name: str, step: Callable[[Tensor], Tensor], *, is_fixed: bool = False) -> Spelling:
+def function(
+    name: str, step: Callable[[Tensor], Tensor], *, is_fixed: bool = False, rank: int = 2
+) -> Spelling:
     """A step without weights, written as a function."""
-    return Spelling(name, lambda: step, is_fixed)
+    return Spelling(name, lambda: step, is_fixed, rank)
 
 
 def _shape_unpacked(x: Tensor) -> Tensor:
@@ -103,10 +107,10 @@ FLAT_POOLS = (
     function("mean_keepdim_false", lambda x: x.mean((3, 2), keepdim=False)),
     function("torch_mean", lambda x: torch.mean(x, [2, 3])),
     function("torch_mean_kwarg", lambda x: torch.mean(x, dim=[-1, -2])),
-    function("mean_twice", lambda x: x.mean(3).mean(2)),
-    function("mean_twice_negative", lambda x: x.mean(-1).mean(-1)),
-    function("flatten_mean", lambda x: x.flatten(2).mean(-1)),
-    function("torch_flatten_mean", lambda x: torch.flatten(x, 2).mean(2)),
+    function("mean_twice", lambda x: x.mean(3).mean(2), rank=1),
+    function("mean_twice_negative", lambda x: x.mean(-1).mean(-1), rank=1),
+    function("flatten_mean", lambda x: x.flatten(2).mean(-1), rank=1),
+    function("torch_flatten_mean", lambda x: torch.flatten(x, 2).mean(2), rank=1),
     function("amax", lambda x: x.amax((2, 3))),
     function("torch_amax", lambda x: torch.amax(x, dim=(-2, -1))),
 )
@@ -215,7 +219,12 @@ def _linear_heads() -> Iterator[Entry]:
             )
     for i, pool in enumerate(FLAT_POOLS):
         for head in (LINEARS[i % len(LINEARS)], LINEARS[(i + 3) % len(LINEARS)]):
-            yield Entry(name=f"{pool.name}-{head.name}", make=_chain(pool=pool, head=head), added_nodes=1)
+            yield Entry(
+                name=f"{pool.name}-{head.name}",
+                make=_chain(pool=pool, head=head),
+                kernels=((1,) * pool.rank,),
+                added_nodes=1,
+            )
 
 
 def _conv_heads() -> Iterator[Entry]:

@@ -146,6 +146,14 @@ STRUCTURES = (
         added_nodes=2,
     ),
     model(
+        "features_from_outside",
+        lambda m, x, y: m.head(torch.cat([pooled(m.stem(x)), y], dim=1)),
+        lambda: {"head": linear(CHANNELS + 2)},
+        TwoInputModel,
+        input_shapes=(IMAGE, (2,)),
+        added_nodes=2,
+    ),
+    model(
         "hidden_used_twice",
         _hidden_used_twice,
         lambda: {"fc": linear(CHANNELS, HIDDEN), "head": linear(HIDDEN)},

@@ -226,7 +226,7 @@ def _rewritten(row: Row, form: Form) -> Row:
         damage=difference(reference, there.module(x)),
         keys_kept=list(places) == list(_places(there.module)) == list(_places(back.module)),
         storages_shared=places == _places(there.module) == _places(back.module),
-        graph_restored=_nodes(back.module) == _nodes(fx.symbolic_trace(model)),
+        graph_restored=_nodes(back.module) == _nodes(rewrite(model, to=form).module),
     )
 
 
