@@ -1,5 +1,31 @@
 """Exports both forms of a head to ONNX and certifies that they are the same function."""
 
+from export.certificate import certify
 from export.onnx_export import export_onnx
+from export.providers import available_providers
+from export.results import (
+    Certificate,
+    Coverage,
+    Failure,
+    Flip,
+    LayerName,
+    LayerResult,
+    OutputStatistics,
+    Status,
+    Verdict,
+)
 
-__all__ = ["export_onnx"]
+__all__ = [
+    "Certificate",
+    "Coverage",
+    "Failure",
+    "Flip",
+    "LayerName",
+    "LayerResult",
+    "OutputStatistics",
+    "Status",
+    "Verdict",
+    "available_providers",
+    "certify",
+    "export_onnx",
+]

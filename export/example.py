@@ -110,14 +110,23 @@ def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
     outputs = [item.arg for item in program.graph_signature.output_specs if item.kind.name == "USER_OUTPUT"]
     if spec is None:
         return tuple(f"output_{index}" for index in range(len(outputs)))
-    paths, _ = _pytree.tree_flatten_with_path(_pytree.tree_unflatten(range(len(outputs)), spec))
+    places = leaf_names(_pytree.tree_unflatten(range(len(outputs)), spec))
+    return tuple(
+        name
+        for name, index in places
+        if not isinstance(outputs[index], torch.export.graph_signature.ConstantArgument)
+    )
+
+
+def leaf_names(tree: object) -> tuple[tuple[str, Any], ...]:
+    """Name and value of every leaf of a module's output, named as ``export_onnx`` documents."""
+    paths, _ = _pytree.tree_flatten_with_path(tree)
     names = []
-    for path, index in paths:
-        if not isinstance(outputs[index], torch.export.graph_signature.ConstantArgument):
-            parts = _parts(path)
-            first = [SINGLE_OUTPUT] if not parts else ["output"] if parts[0].isdecimal() else []
-            names.append(_joined((*first, *parts)))
-    return tuple(_distinct(names))
+    for path, _leaf in paths:
+        parts = _parts(path)
+        first = [SINGLE_OUTPUT] if not parts else ["output"] if parts[0].isdecimal() else []
+        names.append(_joined((*first, *parts)))
+    return tuple(zip(_distinct(names), (leaf for _, leaf in paths), strict=True))
 
 
 def _parts(path: Sequence[Any]) -> tuple[str, ...]:

@@ -1,0 +1,173 @@
+"""An ONNX file as a subject: its head found, tapped, and cut out as a model of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+from export.canonical_head import static_dims
+from export.onnx_terms import onnx_terms
+from export.providers import Session
+from export.subjects import Run
+from export.terms import Array, Term
+from fxpasses.errors import CheckError
+
+_PROTO_LIMIT_BYTES = 2_000_000_000
+
+
+class OnnxSubject:
+    """An ONNX file on ONNX Runtime.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckError: the file is no ONNX model, or has no inputs or outputs.
+    """
+
+    dialect = "onnx"
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self.name = self._path.name
+        self._proto = _with_initializers(_load(self._path))
+        self._model = ir.from_proto(self._proto)
+        self.graph = onnx_terms(self._model)
+        self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
+        self.input_names = tuple(str(value.name) for value in self.inputs)
+        self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
+        self._sessions: dict[tuple[str, ...], Session] = {}
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the file declares, or None where it is symbolic."""
+        dims = static_dims(self.inputs[0]) if self.inputs else None
+        return dims[0] if dims else None
+
+    def run(self, feeds: Sequence[Array], taps: Sequence[str], provider: str) -> Run:
+        """Outputs of the file as it is, and values tapped in a copy with further outputs, for one batch."""
+        cast = [_cast(feed, value) for feed, value in zip(feeds, self.inputs, strict=True)]
+        outputs = self._session(provider, ()).run(cast)
+        kept = dict(zip(self.output_names, outputs, strict=True))
+        kept |= dict(zip(self.input_names, cast, strict=True))
+        missing = tuple(sorted(set(taps) - set(kept)))
+        if missing:
+            session = self._session(provider, missing)
+            kept |= dict(zip(session.output_names, session.run(cast), strict=True))
+        return Run(outputs=outputs, taps={name: kept[name] for name in taps})
+
+    def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
+        """``[N, O]`` of the site and the views before it, cut out of the file as a model of their own."""
+        key = (provider, site.value, "own" if weight is None else "given")
+        if key not in self._sessions or weight is not None:
+            self._sessions[key] = Session(self.cut_site(site, weight).SerializeToString(), provider)
+        shape = site.operands[0].shape
+        assert shape is not None
+        (result,) = self._sessions[key].run((np.ascontiguousarray(features).reshape(-1, *shape),))
+        if weight is not None:
+            del self._sessions[key]
+        return result.reshape(len(features), -1)
+
+    def cut_site(self, site: Term, weight: Array | None = None) -> onnx.ModelProto:
+        """A model of the site alone, from the value before any view to its result.
+
+        Shapes:
+            its input: that of the value before the views, with a free batch.
+
+        Args:
+            site: an affine term of ``graph``.
+            weight: ``[O, K]`` to put in the place of its own; the bias then becomes zero.
+        """
+        affine, source = site.affine, site.operands[0]
+        assert affine is not None and source.shape is not None
+        producers = {name: node for node in self._proto.graph.node for name in node.output}
+        stored = {tensor.name: tensor for tensor in self._proto.graph.initializer}
+        nodes: dict[int, onnx.NodeProto] = {}
+        names, pending = set(), [site.value]
+        while pending:
+            name = pending.pop()
+            if name == source.value or name in names:
+                continue
+            names.add(name)
+            if name in producers:
+                nodes[id(producers[name])] = producers[name]
+                pending.extend(item for item in producers[name].input if item)
+        tensors = [stored[name] for name in sorted(names) if name in stored]
+        if weight is not None:
+            tensors = [_replaced(tensor, site, weight) for tensor in tensors]
+        kind = onnx.helper.np_dtype_to_tensor_dtype(affine.weight.dtype)
+        value = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            [node for node in self._proto.graph.node if id(node) in nodes],
+            "head",
+            [value(source.value, kind, ["batch", *source.shape])],
+            [value(site.value, kind, None)],
+            tensors,
+        )
+        return onnx.helper.make_model(
+            graph, opset_imports=list(self._proto.opset_import), ir_version=self._proto.ir_version
+        )
+
+    def _session(self, provider: str, taps: tuple[str, ...]) -> Session:
+        key = (provider, *taps)
+        if key not in self._sessions:
+            self._sessions[key] = Session(self._tapped(taps) if taps else self._path, provider)
+        return self._sessions[key]
+
+    def _tapped(self, taps: tuple[str, ...]) -> bytes:
+        tapped = onnx.ModelProto()
+        tapped.CopyFrom(self._proto)
+        del tapped.graph.output[:]
+        tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in taps)
+        return tapped.SerializeToString()
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    fix = "give a file that export_onnx or another exporter wrote"
+    try:
+        proto = onnx.load(path)
+    except Exception as error:  # protobuf's errors share no base class but Exception
+        raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
+    if not proto.graph.output or not proto.graph.node:
+        raise CheckError("the ONNX graph has no nodes or no outputs", where=str(path), fix=fix)
+    if proto.ByteSize() < _PROTO_LIMIT_BYTES:
+        try:
+            proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        except onnx.shape_inference.InferenceError as error:
+            raise CheckError(f"its shapes contradict each other ({error})", where=str(path), fix=fix) from error
+    return proto
+
+
+def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Constant nodes as initialisers, so that a weight is found and replaced in one way."""
+    if all(node.op_type != "Constant" for node in proto.graph.node):
+        return proto
+    model = ir.from_proto(proto)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return ir.to_proto(model)
+
+
+def _cast(feed: Array, value: ir.Value) -> Array:
+    return feed if value.dtype is None else feed.astype(value.dtype.numpy(), copy=False)
+
+
+def _replaced(tensor: onnx.TensorProto, site: Term, weight: Array) -> onnx.TensorProto:
+    affine = site.affine
+    assert affine is not None
+    stored = numpy_helper.to_array(tensor)
+    if tensor.name == affine.weight_name:
+        raw = weight if affine.columns is None else weight[:, affine.columns]
+        raw = raw.T if affine.is_transposed else raw
+        return numpy_helper.from_array(
+            np.ascontiguousarray(raw).reshape(stored.shape).astype(stored.dtype), tensor.name
+        )
+    if tensor.name == affine.bias_name:
+        return numpy_helper.from_array(np.zeros_like(stored), tensor.name)
+    return tensor

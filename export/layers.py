@@ -1,0 +1,179 @@
+"""Layers 1 to 3, which hold for every input: weights, wiring, backbone."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from export.compare import Comparison, ConstantDifference, constant_difference
+from export.module_terms import numpy_of
+from export.results import Coverage, Failure, LayerName, LayerResult, Status
+from export.subjects import EAGER, Subject
+from export.terms import Affine, Array, Head, Term
+from export.wiring import probe_site, seeded
+from fxpasses.errors import CheckError, PlanError
+from fxpasses.plan import WeightPlan
+
+Planned = tuple[nn.Module, nn.Module, WeightPlan]
+
+
+def paired_sites(
+    reference: Head, candidate: Head, walk: Comparison
+) -> tuple[tuple[Term, Term], ...] | None:
+    """Sites that belong together, or None where their numbers or shapes differ."""
+    if walk.parting is None:
+        return tuple((site, walk.partner[site]) for site in reference.sites)
+    pairs = tuple(zip(reference.sites, candidate.sites, strict=False))
+    if len(reference.sites) != len(candidate.sites) or any(_shape(a) != _shape(b) for a, b in pairs):
+        return None
+    return pairs
+
+
+def _shape(site: Term) -> tuple[int, ...]:
+    assert site.affine is not None
+    return site.affine.weight.shape
+
+
+def weights_layer(
+    reference: Head, candidate: Head, walk: Comparison, planned: Planned | None
+) -> LayerResult:
+    """Layer 1: every head parameter equal bit for bit, as the ``[O, K]`` matrix that it stands for."""
+    pairs = paired_sites(reference, candidate, walk)
+    if not reference.sites or pairs is None:
+        counts = f"{len(reference.sites)} sites in the reference, {len(candidate.sites)} in the candidate"
+        reason = "no head was found" if not reference.sites else f"the heads do not pair up ({counts})"
+        return _not_run(LayerName.WEIGHTS, reason)
+    failures, count, is_exact = [], 0, True
+    for a, b in pairs:
+        assert a.affine is not None and b.affine is not None
+        found = _affine_failure(a.affine, b.affine)
+        failures.extend([] if found is None else [found])
+        count += a.affine.weight.size + (0 if a.affine.bias is None else a.affine.bias.size)
+        is_exact = is_exact and a.affine.is_exact and b.affine.is_exact
+    if planned is not None:
+        failures.extend(_plan_failures(*planned))
+    covered = Coverage(parameters=count)
+    if failures and walk.parting is not None:
+        reason = f"the weights differ, and the heads are built differently: {walk.parting}"
+        return LayerResult(layer=LayerName.WEIGHTS, status=Status.NOT_RUN, covered=covered, reason=reason)
+    if failures:
+        return LayerResult(
+            layer=LayerName.WEIGHTS, status=Status.FAILED, covered=covered, failures=tuple(failures)
+        )
+    reason = None if is_exact else "a factor alpha or beta was folded in with rounding"
+    status = Status.PROVED if is_exact else Status.HELD
+    return LayerResult(layer=LayerName.WEIGHTS, status=status, covered=covered, reason=reason)
+
+
+def _affine_failure(a: Affine, b: Affine) -> Failure | None:
+    difference = constant_difference(a.weight_name, a.weight, b.weight)
+    if difference is None:
+        name = a.bias_name or b.bias_name or f"bias of {a.weight_name}"
+        difference = constant_difference(name, _bias(a, b), _bias(b, a))
+    return None if difference is None else _as_failure(difference, "parameter")
+
+
+def _bias(affine: Affine, other: Affine) -> Array:
+    """The bias; zeros where there is none, which is the same function as no bias."""
+    if affine.bias is not None:
+        return affine.bias
+    kind = affine.weight.dtype if other.bias is None else other.bias.dtype
+    return np.zeros(len(affine.weight), kind)
+
+
+def _as_failure(difference: ConstantDifference, what: str) -> Failure:
+    clause = f"the {what} is not equal bit for bit" if difference.index else f"the {what} has another shape or type"
+    return Failure(
+        what=clause,
+        name=difference.name,
+        index=difference.index,
+        expected=difference.expected,
+        found=difference.found,
+        side="candidate",
+    )
+
+
+def _plan_failures(reference: nn.Module, candidate: nn.Module, plan: WeightPlan) -> list[Failure]:
+    try:
+        expected = plan.apply(reference.state_dict())
+    except PlanError as error:
+        raise CheckError("the plan does not fit the reference", fix="give the plan of this rewrite") from error
+    state = candidate.state_dict()
+    failures = []
+    for move in plan.moves:
+        if move.name not in state:
+            failures.append(Failure(what="the plan's parameter is missing", name=move.name, side="candidate"))
+            continue
+        difference = constant_difference(move.name, numpy_of(expected[move.name]), numpy_of(state[move.name]))
+        failures.extend([] if difference is None else [_as_failure(difference, "parameter")])
+    return failures
+
+
+def wiring_layer(
+    left: Subject,
+    right: Subject,
+    heads: tuple[Head, Head],
+    walk: Comparison,
+    providers: tuple[str, ...],
+    seed: int,
+) -> LayerResult:
+    """Layer 2: the heads are the same operators, and each site alone puts every weight in its place."""
+    if not heads[0].sites or not heads[1].sites:
+        return _not_run(LayerName.WIRING, "no head was found")
+    probes, gaps, failures = 0, [], []
+    for subject, head, side in ((left, heads[0], "reference"), (right, heads[1], "candidate")):
+        for provider in (EAGER,) if subject.dialect == "module" else providers:
+            for site in head.sites:
+                found = _probe(subject, site, provider, seed)
+                probes += found[0]
+                gaps.extend([] if found[2] is None else [found[2]])
+                if found[1] is not None:
+                    failures.append(_placed(found[1], side, provider))
+    covered = Coverage(probes=probes, nodes=walk.nodes)
+    if failures:
+        return LayerResult(
+            layer=LayerName.WIRING, status=Status.FAILED, covered=covered, failures=tuple(failures)
+        )
+    if gaps:
+        return LayerResult(layer=LayerName.WIRING, status=Status.NOT_RUN, covered=covered, reason=gaps[0])
+    status = Status.PROVED if walk.parting is None else Status.HELD
+    reason = None if walk.parting is None else f"the heads are built differently: {walk.parting}"
+    return LayerResult(layer=LayerName.WIRING, status=status, covered=covered, reason=reason)
+
+
+def _probe(
+    subject: Subject, site: Term, provider: str, seed: int
+) -> tuple[int, Failure | None, str | None]:
+    assert site.affine is not None
+    result = probe_site(
+        site.affine,
+        lambda features, weight: subject.run_site(site, features, weight, provider),
+        seeded(seed),
+    )
+    return result.probes, result.failure, result.gap
+
+
+def _placed(failure: Failure, side: str, provider: str) -> Failure:
+    import dataclasses
+
+    return dataclasses.replace(failure, side=side, provider=provider)
+
+
+def backbone_layer(left: Subject, right: Subject, upstream: Comparison) -> LayerResult:
+    """Layer 3: what is upstream of the heads is the same operators over the same constants."""
+    if left.dialect != right.dialect:
+        return _not_run(LayerName.BACKBONE, "a module and an ONNX file spell their operators differently")
+    covered = Coverage(nodes=upstream.nodes)
+    if upstream.parting is not None:
+        reason = f"the backbones are built differently: {upstream.parting}"
+        return LayerResult(layer=LayerName.BACKBONE, status=Status.NOT_RUN, covered=covered, reason=reason)
+    if upstream.constants:
+        failures = tuple(_as_failure(item, "constant") for item in upstream.constants[:8])
+        return LayerResult(
+            layer=LayerName.BACKBONE, status=Status.FAILED, covered=covered, failures=failures
+        )
+    return LayerResult(layer=LayerName.BACKBONE, status=Status.PROVED, covered=covered)
+
+
+def _not_run(layer: LayerName, reason: str) -> LayerResult:
+    return LayerResult(layer=layer, status=Status.NOT_RUN, covered=Coverage(), reason=reason)

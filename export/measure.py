@@ -1,0 +1,271 @@
+"""Runs both models over several batches and establishes layers 4 and 5."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from export.bounds import FP32, TF32, Precision, precision_of
+from export.compare import Comparison
+from export.inputs import BATCHES, Samples
+from export.results import Coverage, Failure, Flip, LayerName, LayerResult, OutputStatistics, Status
+from export.rounding import (
+    OutputCheck,
+    Pairing,
+    Side,
+    check_sides,
+    joint,
+    observable,
+    side_of,
+    statistics_of,
+)
+from export.subjects import EAGER, ModuleSubject, Subject
+from export.terms import Head, Kind, Term
+from fxpasses.errors import CheckError
+
+_FEATURE_FACTOR = 16.0
+"""How many times further from the float64 features than the reference's the candidate's may lie."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the runs showed.
+
+    Attributes:
+        rounding: layer 4.
+        decision: layer 5.
+        statistics: one record for each output and provider.
+        flips: samples whose arg max differs.
+        is_tf32: whether fp32's bounds failed and TF32's held.
+        is_identical: whether every output was equal bit for bit.
+    """
+
+    rounding: LayerResult
+    decision: LayerResult
+    statistics: tuple[OutputStatistics, ...]
+    flips: tuple[Flip, ...]
+    is_tf32: bool
+    is_identical: bool
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Tally:
+    """What has been seen so far, over providers and batches."""
+
+    failures: list[Failure] = dataclasses.field(default_factory=list)
+    gaps: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    statistics: list[OutputStatistics] = dataclasses.field(default_factory=list)
+    flips: list[Flip] = dataclasses.field(default_factory=list)
+    is_tf32: bool = False
+    is_identical: bool = True
+
+
+def measure(
+    left: Subject,
+    right: Subject,
+    heads: tuple[Head, Head],
+    walk: Comparison,
+    outputs: tuple[tuple[str, int, int], ...],
+    samples: Samples,
+    providers: tuple[str, ...],
+) -> Measured:
+    """Layers 4 and 5 over batches of 1, 2 and 5, on every provider."""
+    pairing = Pairing(
+        reference=left.graph,
+        candidate=right.graph,
+        head=heads[0],
+        outputs=outputs,
+        observed=observable(*heads, walk),
+        boundary=heads[0].boundary,
+    )
+    tally = _Tally()
+    for provider in providers:
+        _on_provider(left, right, pairing, walk, samples, provider, tally)
+    return _measured(tally, walk)
+
+
+def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
+    """1, 2 and 5; the one fixed size where both models were written for the same one."""
+    fixed = {left.fixed_batch, right.fixed_batch}
+    only = next(iter(fixed)) if len(fixed) == 1 else None
+    return BATCHES if only is None else (only,)
+
+
+def _on_provider(
+    left: Subject,
+    right: Subject,
+    pairing: Pairing,
+    walk: Comparison,
+    samples: Samples,
+    provider: str,
+    tally: _Tally,
+) -> None:
+    checks: list[list[OutputCheck]] = [[] for _ in pairing.outputs]
+    base = _precision(pairing.head)
+    sizes = batch_sizes(left, right)
+    used, start = base, 0
+    for size in sizes:
+        feeds = [samples.ordered(side.input_names).batch(start, size) for side in (left, right)]
+        start += size
+        runs = _runs(left, right, feeds, pairing, provider)
+        for precision in (base, TF32) if provider == "cuda" and base is FP32 else (base,):
+            sides = tuple(side_of(run, pairing, precision, i == 1) for i, run in enumerate(runs))
+            failures = [
+                failure
+                for side, who, on in zip(sides, ("reference", "candidate"), _names(left, right, provider), strict=True)
+                for failure in check_sides(on, side, pairing, who, on)
+            ]
+            if not failures:
+                break
+        else:
+            tally.failures.extend(failures)
+        if precision is TF32 and not failures:
+            tally.is_tf32, used = True, TF32
+        _check_features(left, right, sides, feeds, pairing, tally)
+        for index, check in enumerate(joint(sides[0], sides[1], pairing, base.result)):
+            checks[index].append(check)
+    label = "/".join(dict.fromkeys(_names(left, right, provider)))
+    for group in checks:
+        _judge(group, label, sizes, used, walk, tally)
+
+
+def _names(left: Subject, right: Subject, provider: str) -> tuple[str, str]:
+    first, second = (EAGER if side.dialect == "module" else provider for side in (left, right))
+    return first, second
+
+
+def _runs(left: Subject, right: Subject, feeds, pairing: Pairing, provider: str):  # type: ignore[no-untyped-def]
+    wanted = [(a.value, b.value) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
+    return (
+        left.run(feeds[0], [a for a, _ in wanted], provider),
+        right.run(feeds[1], [b for _, b in wanted], provider),
+    )
+
+
+def _precision(head: Head) -> Precision:
+    for site in head.sites:
+        if site.affine is not None:
+            return precision_of(site.affine.weight.dtype.name) or FP32
+    return FP32
+
+
+def _check_features(
+    left: Subject, right: Subject, sides: Sequence[Side], feeds, pairing: Pairing, tally: _Tally  # type: ignore[no-untyped-def]
+) -> None:
+    """Notes whether both heads got the same features: only then do equal heads mean equal models."""
+    a, b = sides[0].observed, sides[1].observed
+    if not pairing.observed:
+        tally.gaps.append("the features that the two heads read do not pair up")
+        return
+    different = [t for t in pairing.boundary if t in a and not np.array_equal(a[t], b[t], equal_nan=True)]
+    if not different:
+        return
+    module = next((side for side in (left, right) if isinstance(side, ModuleSubject)), None)
+    if left.dialect == right.dialect or module is None:
+        tally.gaps.append(f"the features {different[0].value!r} of the two models differ, without a bound")
+        return
+    index = 0 if module is left else 1
+    names = {t: (t if index == 0 else pairing.observed[t]).value for t in different}
+    wide = module.features64(feeds[index], tuple(names.values()))
+    for term in different:
+        exact = np.asarray(wide[names[term]], np.float64)
+        own = float(np.abs(sides[index].observed[term] - exact).max())
+        other = float(np.abs(sides[1 - index].observed[term] - exact).max())
+        floor = max(own, FP32.sum * float(np.abs(exact).max()))
+        if not other <= _FEATURE_FACTOR * floor:
+            tally.gaps.append(
+                f"the features {term.value!r} lie {other:.3g} from float64 where eager ones lie {own:.3g}"
+            )
+    tally.notes.append("features upstream of the head are compared with float64 by measurement, not by a bound")
+
+
+def _judge(
+    group: list[OutputCheck],
+    provider: str,
+    sizes: tuple[int, ...],
+    precision: Precision,
+    walk: Comparison,
+    tally: _Tally,
+) -> None:
+    name = group[0].name
+    for check in group:
+        if check.reference.shape != check.candidate.shape:
+            what = f"shape {check.candidate.shape} where {check.reference.shape} is due"
+            tally.failures.append(Failure(what=what, name=name, provider=provider, side="candidate"))
+            return
+    record, flips = statistics_of(group, provider, sizes, precision.name)
+    tally.statistics.append(record)
+    tally.flips.extend(flips)
+    pairs = [(check.reference, check.candidate) for check in group]
+    is_same = all(np.array_equal(a, b) for a, b in pairs)
+    tally.is_identical = tally.is_identical and is_same
+    if any((np.isfinite(a) != np.isfinite(b)).any() for a, b in pairs):
+        what = "NaN or infinity in one model and not in the other"
+        tally.failures.append(Failure(what=what, name=name, provider=provider))
+    elif record.non_finite:
+        tally.gaps.append(f"{record.non_finite} values of {name!r} are NaN or infinite in both: no evidence")
+    elif record.max_bound is None and not is_same:
+        if walk.parting is not None:
+            tally.gaps.append(f"output {name!r} has no bound")
+        else:
+            tally.notes.append(f"output {name!r} itself has no bound: an operator behind the sites has none")
+
+
+def _measured(tally: _Tally, walk: Comparison) -> Measured:
+    logits = sum(record.values for record in tally.statistics)
+    if not logits and not tally.failures:
+        raise CheckError("there is no value to compare", fix="check that the models have outputs")
+    status = Status.HELD if not tally.gaps else Status.NOT_RUN
+    rounding = LayerResult(
+        layer=LayerName.ROUNDING,
+        status=Status.FAILED if tally.failures else status,
+        covered=Coverage(logits=logits),
+        reason=next(iter((*tally.gaps, *tally.notes)), None),
+        failures=tuple(tally.failures[:8]),
+    )
+    return Measured(
+        rounding=rounding,
+        decision=_decision(tally),
+        statistics=tuple(tally.statistics),
+        flips=tuple(tally.flips),
+        is_tf32=tally.is_tf32,
+        is_identical=tally.is_identical,
+    )
+
+
+def _decision(tally: _Tally) -> LayerResult:
+    judged = [record for record in tally.statistics if record.top1_agreement is not None]
+    if not judged:
+        reason = "no output has the shape [N, O] of class scores"
+        return LayerResult(
+            layer=LayerName.DECISION, status=Status.NOT_RUN, covered=Coverage(), reason=reason
+        )
+    samples = sum(sum(record.batches) for record in judged)
+    wrong = [flip for flip in tally.flips if flip.bound is not None and flip.margin > flip.bound]
+    failures = tuple(
+        Failure(
+            what=f"class {flip.candidate_class} in place of {flip.reference_class}, and not by rounding",
+            side="candidate",
+            provider=flip.provider,
+            name=flip.output,
+            index=(flip.sample,),
+            expected=0.0,
+            found=flip.margin,
+            bound=flip.bound,
+        )
+        for flip in wrong[:8]
+    )
+    flips = f"{len(tally.flips)} samples change class within the bounds" if tally.flips else None
+    return LayerResult(
+        layer=LayerName.DECISION,
+        status=Status.FAILED if failures else Status.HELD,
+        covered=Coverage(samples=samples),
+        reason=flips,
+        failures=failures,
+    )
+
+
+__all__ = ["Measured", "Term", "batch_sizes", "measure"]

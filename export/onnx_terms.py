@@ -1,0 +1,303 @@
+"""ONNX graph → terms: views dropped, Gemm, MatMul + Add and covering Conv read as one affine site."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.canonical_head import averages_map, squeezed_axes, static_dims
+from export.terms import Affine, Array, Kind, Shape, Term, TermGraph
+
+_VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
+_ELEMENTWISE = {
+    "Relu": "relu",
+    "HardSwish": "hardswish",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Gelu": "gelu",
+    **dict.fromkeys(("HardSigmoid", "Clip", "LeakyRelu", "Elu", "Selu", "Celu", "Mish", "Softplus")),
+    **dict.fromkeys(("Softsign", "Abs", "Neg", "Exp", "Log", "Sqrt", "Erf", "Cast")),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Seen:
+    """A value as a term and the order in which it reads the term's elements (None: the same)."""
+
+    term: Term
+    shape: Shape | None
+    order: NDArray[np.int64] | None = None
+
+
+def onnx_terms(model: ir.Model) -> TermGraph:
+    """The graph of ``model`` as terms.
+
+    Shapes must have been inferred; where one is unknown the operator is kept as it is written.
+    """
+    reader = _Reader()
+    graph = model.graph
+    for value in graph.inputs:
+        if not value.is_initializer():
+            reader.add_input(value)
+    for node in graph:
+        reader.add_node(node)
+    return TermGraph(
+        dialect="onnx", outputs=tuple((str(value.name), reader.read(value).term) for value in graph.outputs)
+    )
+
+
+def _per_sample(value: ir.Value | None) -> Shape | None:
+    dims = static_dims(value)
+    if dims is None or any(extent is None for extent in dims[1:]):
+        return None
+    return tuple(extent for extent in dims[1:] if extent is not None)
+
+
+def _constant(value: ir.Value | None) -> Array | None:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+class _Reader:
+    """Reads nodes in order; holds the term of every value read so far."""
+
+    def __init__(self) -> None:
+        self._seen: dict[ir.Value, _Seen] = {}
+        self._inputs = 0
+
+    def add_input(self, value: ir.Value) -> None:
+        name, shape = str(value.name), _per_sample(value)
+        signature = f"input {self._inputs}"
+        self._inputs += 1
+        term = Term(kind=Kind.INPUT, value=name, node=name, signature=signature, shape=shape)
+        self._seen[value] = _Seen(term=term, shape=shape)
+
+    def read(self, value: ir.Value) -> _Seen:
+        if value not in self._seen:
+            array = _constant(value)
+            name = str(value.name)
+            constants = () if array is None else (array,)
+            signature = "constant" if array is not None else f"unknown {name}"
+            term = Term(kind=Kind.CONSTANT, value=name, node=name, signature=signature, constants=constants)
+            self._seen[value] = _Seen(term=term, shape=None)
+        return self._seen[value]
+
+    def add_node(self, node: ir.Node) -> None:
+        seen = self._view(node) or self._permutation(node) or self._affine(node) or self._pool(node)
+        seen = seen or self._bias(node) or self._elementwise(node)
+        if seen is not None:
+            self._seen[node.outputs[0]] = seen
+        else:
+            self._operator(node)
+
+    def _view(self, node: ir.Node) -> _Seen | None:
+        if node.domain != "" or node.op_type not in _VIEWS:
+            return None
+        source = node.inputs[0]
+        if source is None or _constant(source) is not None:
+            return None
+        seen, target = self.read(source), _per_sample(node.outputs[0])
+        if node.op_type == "Identity":
+            return seen
+        if node.op_type == "Squeeze" and 0 in (squeezed_axes(node) or (0,)):
+            return None
+        before = _per_sample(source)
+        if target is None or before is None or math.prod(before) != math.prod(target) or 0 in target:
+            return None
+        if not _batch_leads(source, node.outputs[0]):
+            return None
+        return dataclasses.replace(seen, shape=target)
+
+    def _permutation(self, node: ir.Node) -> _Seen | None:
+        source = node.inputs[0] if node.inputs else None
+        before = _per_sample(source)
+        if node.op_type != "Transpose" or node.domain != "" or source is None or before is None:
+            return None
+        perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else ()
+        if not perm or perm[0] != 0:
+            return None
+        seen = self.read(source)
+        grid = np.arange(math.prod(before)) if seen.order is None else seen.order
+        order = grid.reshape(before).transpose([axis - 1 for axis in perm[1:]])
+        flat = np.ascontiguousarray(order).reshape(-1)
+        is_same = bool((flat == np.arange(flat.size)).all())
+        return _Seen(term=seen.term, shape=order.shape, order=None if is_same else flat)
+
+    def _pool(self, node: ir.Node) -> _Seen | None:
+        source = node.inputs[0] if node.inputs else None
+        before, after = _per_sample(source), _per_sample(node.outputs[0])
+        if node.domain != "" or source is None or before is None or after is None:
+            return None
+        seen = self.read(source)
+        if seen.order is not None or seen.term.shape != before or not averages_map(node):
+            return None
+        term = self._term(node, Kind.POOL, "average over the map", (seen,), after)
+        return _Seen(term=term, shape=after)
+
+    def _elementwise(self, node: ir.Node) -> _Seen | None:
+        if node.domain != "" or node.op_type not in _ELEMENTWISE or node.inputs[0] is None:
+            return None
+        constants = [_constant(value) for value in node.inputs[1:] if value is not None]
+        present = tuple(item for item in constants if item is not None)
+        source = node.inputs[0]
+        if len(present) != len(constants) or _constant(source) is not None:
+            return None
+        seen = self._materialized(self.read(source))
+        if seen.shape is None or seen.shape != _per_sample(node.outputs[0]):
+            return None
+        function = _function(node, present)
+        term = self._term(node, Kind.ELEMENTWISE, _signature(node), (seen,), seen.shape, present, function)
+        return _Seen(term=term, shape=seen.shape)
+
+    def _operator(self, node: ir.Node) -> None:
+        present = [value for value in node.inputs if value is not None]
+        dynamic = [value for value in present if _constant(value) is None]
+        constants = tuple(item for value in present if (item := _constant(value)) is not None)
+        layout = "".join("-" if v is None else "c" if _constant(v) is not None else "v" for v in node.inputs)
+        seen = tuple(self._materialized(self.read(value)) for value in dynamic)
+        signature = f"{_signature(node)}({layout})"
+        for index, value in enumerate(node.outputs):
+            shape = _per_sample(value)
+            part = signature if index == 0 else f"{signature}[{index}]"
+            term = self._term(node, Kind.OP, part, seen, shape, constants, value=str(value.name))
+            self._seen[value] = _Seen(term=term, shape=shape)
+
+    def _materialized(self, seen: _Seen) -> _Seen:
+        """A permuted value as a term of its own, for operators that care for the order."""
+        if seen.order is None:
+            return seen
+        base = seen.term
+        term = Term(
+            kind=Kind.OP,
+            value="",
+            node=f"permuted {base.node}",
+            signature="permute",
+            operands=(base,),
+            operand_shapes=(base.shape,),
+            shape=seen.shape,
+            constants=(seen.order,),
+        )
+        return _Seen(term=term, shape=seen.shape)
+
+    def _term(
+        self,
+        node: ir.Node,
+        kind: Kind,
+        signature: str,
+        operands: tuple[_Seen, ...],
+        shape: Shape | None,
+        constants: tuple[Array, ...] = (),
+        function: str | None = None,
+        value: str | None = None,
+        affine: Affine | None = None,
+    ) -> Term:
+        return Term(
+            kind=kind,
+            value=str(node.outputs[0].name) if value is None else value,
+            node=str(node.name or node.outputs[0].name),
+            signature=signature,
+            operands=tuple(seen.term for seen in operands),
+            operand_shapes=tuple(seen.shape for seen in operands),
+            shape=shape,
+            constants=constants,
+            affine=affine,
+            function=function,
+        )
+
+    def _affine(self, node: ir.Node) -> _Seen | None:
+        from export.onnx_affine import read_affine
+
+        found = read_affine(node)
+        if found is None or found.source is None:
+            return None
+        seen = self.read(found.source)
+        if seen.shape is None or math.prod(seen.shape) != found.weight.shape[1]:
+            return None
+        if seen.shape != _per_sample(found.source):
+            return None
+        affine = Affine(
+            weight=found.weight if seen.order is None else _reordered(found.weight, seen.order),
+            bias=found.bias,
+            weight_name=found.weight_name,
+            bias_name=found.bias_name,
+            kernel_size=found.kernel_size,
+            operand=seen.shape,
+            reads=str(found.source.name),
+            columns=seen.order,
+            is_exact=found.is_exact,
+            is_plain=found.is_plain,
+            is_transposed=found.is_transposed,
+        )
+        shape = _per_sample(node.outputs[0])
+        term = self._term(node, Kind.AFFINE, "affine", (seen,), shape, affine=affine)
+        return _Seen(term=term, shape=shape)
+
+    def _bias(self, node: ir.Node) -> _Seen | None:
+        """Add of a constant ``[O]`` to an affine site without bias."""
+        if node.op_type != "Add" or node.domain != "":
+            return None
+        for value, other in (node.inputs, node.inputs[::-1]):
+            seen, bias = self._seen.get(value) if value is not None else None, _constant(other)
+            affine = None if seen is None else seen.term.affine
+            if seen is None or affine is None or bias is None or affine.bias is not None:
+                continue
+            shape = _per_sample(node.outputs[0])
+            if shape is None or shape != seen.shape or seen.order is not None:
+                continue
+            full = np.broadcast_to(bias, (1, *shape)) if bias.ndim <= len(shape) + 1 else bias
+            if full.shape != (1, *shape) or math.prod(shape) != affine.weight.shape[0]:
+                continue
+            whole = dataclasses.replace(
+                affine, bias=np.ascontiguousarray(full).reshape(-1), bias_name=str(other.name if other else "")
+            )
+            term = dataclasses.replace(
+                seen.term, value=str(node.outputs[0].name), node=str(node.name), affine=whole
+            )
+            return _Seen(term=term, shape=shape)
+        return None
+
+
+def _reordered(weight: Array, order: NDArray[np.int64]) -> Array:
+    """Columns in the order of the value before it was permuted."""
+    plain = np.empty_like(weight)
+    plain[:, order] = weight
+    return plain
+
+
+def _batch_leads(source: ir.Value, target: ir.Value) -> bool:
+    """True unless both batch extents are known and differ."""
+    before, after = (static_dims(source) or (None,))[0], (static_dims(target) or (None,))[0]
+    return before is None or after is None or before == after
+
+
+def _function(node: ir.Node, constants: tuple[Array, ...]) -> str | None:
+    if node.op_type == "Clip":
+        is_relu6 = len(constants) == 2 and constants[0].item() == 0.0 and constants[1].item() == 6.0
+        return "relu6" if is_relu6 else None
+    if node.op_type == "HardSigmoid":
+        alpha = node.attributes.get("alpha")
+        is_sixth = alpha is not None and math.isclose(alpha.as_float(), 1 / 6, rel_tol=2.0**-23)
+        return "hardsigmoid" if is_sixth and "beta" not in node.attributes else None
+    if node.op_type == "Gelu" and "approximate" in node.attributes:
+        return None if node.attributes["approximate"].as_string() != "none" else "gelu"
+    return _ELEMENTWISE[node.op_type]
+
+
+def _signature(node: ir.Node) -> str:
+    attributes = ", ".join(f"{name}={_plain(item)}" for name, item in sorted(node.attributes.items()))
+    domain = f"{node.domain}." if node.domain else ""
+    return f"{domain}{node.op_type}({attributes})"
+
+
+def _plain(attribute: ir.Attr) -> Any:
+    if attribute.type == ir.AttributeType.TENSOR:
+        array = attribute.as_tensor().numpy()
+        return (array.dtype.str, array.shape, array.tobytes())
+    if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        return id(attribute)
+    return attribute.value

@@ -1,0 +1,222 @@
+"""Frozen results of a certificate: layers, statistics, flips, verdict; no tensors inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+class LayerName(enum.StrEnum):
+    """The five layers of the proof, in the order in which a failure is named."""
+
+    WEIGHTS = "weights"
+    WIRING = "wiring"
+    BACKBONE = "backbone"
+    ROUNDING = "rounding"
+    DECISION = "decision"
+
+
+class Status(enum.StrEnum):
+    """What a layer established."""
+
+    PROVED = "proved"
+    HELD = "held"
+    FAILED = "failed"
+    NOT_RUN = "not run"
+
+
+class Verdict(enum.StrEnum):
+    """The verdict over all layers, from best to worst."""
+
+    PROVED = "proved"
+    WITHIN_ROUNDING = "within rounding"
+    WITHIN_TF32_ROUNDING = "within TF32 rounding"
+    INCONCLUSIVE = "inconclusive"
+    BROKEN = "broken"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How much a layer looked at; what does not apply is 0.
+
+    Attributes:
+        parameters: weights and biases compared, counted as scalars.
+        probes: feature vectors run through the head alone, over all forms and providers.
+        nodes: graph nodes compared pairwise.
+        logits: scalars compared with the float64 reference.
+        samples: input samples whose decision was compared.
+    """
+
+    parameters: int = 0
+    probes: int = 0
+    nodes: int = 0
+    logits: int = 0
+    samples: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Where two things differ that must not.
+
+    Attributes:
+        what: the failure as a clause.
+        side: ``"reference"`` or ``"candidate"`` where one of them is wrong by itself, else None.
+        provider: provider that ran, ``"eager"`` for PyTorch; None where nothing ran.
+        name: output, parameter or node that it is about.
+        index: position of the worst scalar in it.
+        expected: value that should have been there.
+        found: value that was there.
+        bound: largest difference that would have been accepted; None where equality was due.
+    """
+
+    what: str
+    side: str | None = None
+    provider: str | None = None
+    name: str | None = None
+    index: tuple[int, ...] | None = None
+    expected: float | None = None
+    found: float | None = None
+    bound: float | None = None
+
+    def __str__(self) -> str:
+        place = "" if self.index is None else f"[{', '.join(map(str, self.index))}]"
+        where = "" if self.name is None else f"{self.name!r}{place}: "
+        values = "" if self.expected is None else f", expected {self.expected:.9g}, found {self.found:.9g}"
+        bound = "" if self.bound is None else f", bound {self.bound:.3g}"
+        who = " ".join(part for part in (self.side, self.provider and f"on {self.provider}") if part)
+        return f"{where}{self.what}{values}{bound}" + (f" ({who})" if who else "")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LayerResult:
+    """What one layer established.
+
+    Attributes:
+        layer: which layer.
+        status: what it established.
+        covered: how much it looked at.
+        reason: why it is not proved, as a clause; None where nothing is to be said.
+        failures: the worst failure of each kind, empty unless the status is ``failed``.
+    """
+
+    layer: LayerName
+    status: Status
+    covered: Coverage
+    reason: str | None = None
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OutputStatistics:
+    """How far reference and candidate lie apart in one output on one provider.
+
+    Attributes:
+        output: name of the output in the reference.
+        provider: provider that ran both, ``"eager"`` for PyTorch; ``"eager/cpu"`` for two.
+        batches: batch sizes that were run.
+        values: number of scalars compared.
+        non_finite: number of scalars that are NaN or infinite in either.
+        max_difference: largest absolute difference over the finite ones.
+        max_difference_ulp: the same in units of the last place of the sample's largest value.
+        max_bound: largest bound on that difference; None where the output has none.
+        max_ratio: largest difference ÷ bound over all scalars; at most 1 where all is well.
+        worst: index (sample, …) of the largest difference, in the concatenated batches.
+        top1_agreement: share of samples with the same arg max; None unless the output is ``[N, O]``.
+        top1_certified: share of samples whose gap to the runner-up exceeds the bounds.
+        precision: name of the error model that the bounds were computed with.
+    """
+
+    output: str
+    provider: str
+    batches: tuple[int, ...]
+    values: int
+    non_finite: int
+    max_difference: float
+    max_difference_ulp: float
+    max_bound: float | None
+    max_ratio: float | None
+    worst: tuple[int, ...] | None
+    top1_agreement: float | None
+    top1_certified: float | None
+    precision: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """A sample whose top-1 class differs between reference and candidate."""
+
+    output: str
+    provider: str
+    sample: int
+    reference_class: int
+    candidate_class: int
+    margin: float
+    bound: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What is known about two models being the same function.
+
+    Attributes:
+        reference: name of the reference (class or file name).
+        candidate: name of the candidate.
+        verdict: see ``certify`` for what each verdict stands on.
+        reason: what the verdict rests on, or what is missing, as a sentence.
+        weights: layer 1.
+        wiring: layer 2.
+        backbone: layer 3.
+        rounding: layer 4.
+        decision: layer 5.
+        statistics: one record for each output and provider.
+        flips: samples whose decision differs.
+        heads: affine sites that were compared.
+        providers: providers that ran, ``"eager"`` for PyTorch.
+        seed: seed of every random number that was used.
+    """
+
+    reference: str
+    candidate: str
+    verdict: Verdict
+    reason: str
+    weights: LayerResult
+    wiring: LayerResult
+    backbone: LayerResult
+    rounding: LayerResult
+    decision: LayerResult
+    statistics: tuple[OutputStatistics, ...]
+    flips: tuple[Flip, ...]
+    heads: tuple[str, ...]
+    providers: tuple[str, ...]
+    seed: int
+
+    @property
+    def layers(self) -> tuple[LayerResult, ...]:
+        """The five layers in order."""
+        return (self.weights, self.wiring, self.backbone, self.rounding, self.decision)
+
+    @property
+    def is_accepted(self) -> bool:
+        """True if the verdict is ``proved``, ``within rounding`` or ``within TF32 rounding``."""
+        return self.verdict not in (Verdict.INCONCLUSIVE, Verdict.BROKEN)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for strict JSON, with a schema version; NaN and infinities become strings."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return {"schema_version": SCHEMA_VERSION, **plain}
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    if isinstance(data, enum.Enum):
+        return data.value
+    if isinstance(data, float) and not math.isfinite(data):
+        return str(data)
+    return data
