@@ -138,6 +138,9 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float64) -> nn.Module:
     """The model with random weights, in eval mode."""
+    if device == "meta" and name.startswith("regnet"):
+        # its constructor computes widths with tensors
+        return build(name, "cpu", dtype).to("meta")
     with torch.device(device), _default_dtype(dtype), warnings.catch_warnings():
         # googlenet and inception_v3 announce a change of their default initialisation
         warnings.simplefilter("ignore", FutureWarning)
