@@ -137,6 +137,20 @@ def view(layout: Layout, op: Op) -> Layout | Problem:
             raise TypeError(f"{type(op).__name__} is not a view")
 
 
+def reduced(layout: Layout, dims: Sequence[int], *, keepdim: bool) -> Layout | None:
+    """Layout after a reduction over ``dims``, or None where it reduces more than spatial axes."""
+    count = len(layout.axes)
+    if not all(-count <= dim < count for dim in dims):
+        return None
+    over = {dim % count for dim in dims}
+    atoms = sum((layout.axes[dim] for dim in over), ())
+    if not all(isinstance(atom, int) for atom in atoms):
+        return None
+    extents = tuple(1 if axis in atoms else extent for axis, extent in enumerate(layout.extents))
+    kept = [() if dim in over else axis for dim, axis in enumerate(layout.axes) if keepdim or dim not in over]
+    return Layout(tuple(kept), layout.channels, extents)
+
+
 def _inserted(axes: tuple[Axis, ...], position: int) -> tuple[Axis, ...]:
     return (*axes[:position], (), *axes[position:])
 

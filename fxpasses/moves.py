@@ -144,13 +144,15 @@ class _Decision:
     def _turns(self, value: Value) -> bool:
         """Whether a reduction gives the wanted form with its ``keepdim`` turned."""
         op, layout = value.op, value.layout
-        if not isinstance(op, Reduce) or layout is None or op.source in self.region.values:
+        if not isinstance(op, Reduce) or layout is None:
             return False
-        if 1 in op.dims or max(op.dims) < -1:
-            return False  # over tokens: the channels come last
-        if self.to is Form.CONV:
-            return layout.is_flat and not op.keepdim
-        return layout.is_map and op.keepdim and len(value.node.users) == 1
+        if self.to is Form.LINEAR:
+            is_only = op.source not in self.region.values and len(value.node.users) == 1
+            return layout.is_map and layout.is_point and op.keepdim and is_only
+        if op.keepdim or not (layout.is_flat or layout.axes[1:2] == ((CHANNELS,),)):
+            return False
+        source = self.region.values.get(op.source)
+        return (source is None and not is_over_tokens(op)) or (source is not None and self._turns(source))
 
     def _wants(self, user: Node) -> bool:
         """Whether a reader would rather read the wanted form."""
@@ -161,7 +163,7 @@ class _Decision:
             return False
         if view_source(value, self.region) is not None:
             return is_wanted(value.layout, self.to) or user in self.needed
-        return isinstance(value.op, Elementwise) and self._crosses(value) and user in self.needed
+        return user in self.needed and (self._crosses(value) or self._turns(value))
 
     def _moves(self, node: Node, value: Value) -> bool:
         if node in self.sites:
@@ -196,6 +198,11 @@ def component(region: Region, start: Node) -> frozenset[Node]:
         pending.extend(node.all_input_nodes)
         pending.extend(user for user in node.users if not is_shape_value(user))
     return frozenset(found)
+
+
+def is_over_tokens(op: Reduce) -> bool:
+    """Whether a reduction of an input ``[N, *k, C]`` leaves the last axis."""
+    return 1 in op.dims or max(op.dims) < -1
 
 
 def _is_scalar(shape: tuple[int, ...] | None) -> bool:

@@ -153,7 +153,7 @@ class Elementwise(Op):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FeatureNorm(Op):
-    """A norm over the last axes (LayerNorm, RMSNorm); keeps the layout, is not crossed."""
+    """A function along an axis (LayerNorm, softmax(dim=-1)); keeps the layout, is not crossed."""
 
     source: Node
 
@@ -249,8 +249,14 @@ def size_of(value: Any) -> tuple[Node, int] | None:
         return (value.args[0], dim) if isinstance(dim, int) and isinstance(value.args[0], Node) else None
     if value.op == "call_function" and value.target is operator.getitem:
         shape, dim = value.args
+        start = 0
+        if isinstance(shape, Node) and shape.target is operator.getitem and isinstance(shape.args[1], slice):
+            shape, part = shape.args  # b, c = x.shape[:2]
+            start = part.start or 0
+            if part.step not in (None, 1) or not isinstance(start, int):
+                return None
         owner = _shape_owner(shape)
-        return (owner, dim) if owner is not None and isinstance(dim, int) else None
+        return (owner, start + dim) if owner is not None and isinstance(dim, int) else None
     return None
 
 
@@ -402,7 +408,7 @@ def _channelwise(*args: Any, **kwargs: Any) -> Op:
 
 def _on_channels(input: Node, dim: Any = None, *args: Any, **kwargs: Any) -> Op:
     """A function along ``dim``; the same on a map and on its flat form only along axis 1."""
-    return Elementwise((input,), channels=True) if dim == 1 else OPAQUE
+    return Elementwise((input,), channels=True) if dim == 1 else FeatureNorm(input)
 
 
 def _normalize(input: Node, p: float = 2.0, dim: Any = 1, *args: Any, **kwargs: Any) -> Op:

@@ -19,6 +19,7 @@ from torch.fx import Graph, Node
 from fxpasses import layout as layouts
 from fxpasses.layout import CHANNELS, Layout, Problem, flat_layout, map_layout
 from fxpasses.ops import (
+    MAX_RANK,
     VIEWS,
     AdaptivePool,
     Affine,
@@ -143,21 +144,30 @@ class _Scanner:
         shape = self.shapes.get(op.source)
         known = self._map_of(op.source)
         count = len(shape) if shape is not None else (known[0] + 2 if known else None)
-        rank = len(op.dims)
-        ones = (1,) * rank
-        if _is_spatial(op.dims, count):
-            if count is None:
-                self.region.is_presumed = True
-            channels = shape[1] if shape is not None else (known[1] if known else None)
-            pooled = map_layout(channels, ones)
-            return pooled if op.keepdim else flat_layout(channels, rank)
-        if not _is_tokens(op.dims, count) or known or not self._feeds_head(node):
+        channels = shape[1] if shape is not None and count != 2 else (known[1] if known else None)
+        chain = _reductions_after(node, self.vocabulary)
+        rank = (count or 2 + sum(len(step.dims) for step in (op, *chain))) - 2
+        layout = self._reduced_map(op, chain, channels, rank)
+        if layout is not None:
+            self.region.is_presumed |= count is None
+            return layout
+        if known or not _is_tokens(op.dims, count) or not self._feeds_head(node):
             return None
-        if count is None:
-            self.region.is_presumed = True
-        channels = shape[-1] if shape is not None else None
-        pooled = flat_layout(channels, rank)
+        self.region.is_presumed |= count is None
+        rank = len(op.dims)
+        pooled = flat_layout(shape[-1] if shape is not None else None, rank)
         return pooled.with_axes((("N",), *((),) * rank, (CHANNELS,))) if op.keepdim else pooled
+
+    def _reduced_map(
+        self, op: Reduce, chain: list[Reduce], channels: int | None, rank: int
+    ) -> Layout | None:
+        """Layout after a reduction that, with those right after it, collapses a whole map."""
+        if not 1 <= rank <= MAX_RANK:
+            return None
+        first = last = layouts.reduced(map_layout(channels, (None,) * rank), op.dims, keepdim=op.keepdim)
+        for step in chain:
+            last = last and layouts.reduced(last, step.dims, keepdim=step.keepdim)
+        return first if last is not None and last.is_point else None
 
     def _channels(self, source: Node) -> int | None:
         shape = self.shapes.get(source)
@@ -272,9 +282,8 @@ class _Scanner:
         if isinstance(op, AdaptivePool):
             is_known = first.is_map and op.rank == first.rank and None not in op.output
             return map_layout(first.channels, op.output) if is_known else None
-        if isinstance(op, Reduce) and first.is_map and _is_spatial(op.dims, first.rank + 2):
-            point = map_layout(first.channels, (1,) * first.rank)
-            return point if op.keepdim else flat_layout(first.channels, first.rank)
+        if isinstance(op, Reduce):
+            return layouts.reduced(first, op.dims, keepdim=op.keepdim)
         return None
 
     def _elementwise(self, first: Layout, pooled: list[Value], others: list[Node]) -> Layout | None:
@@ -313,12 +322,16 @@ def conv_extents(
     )
 
 
-def _is_spatial(dims: tuple[int, ...], count: int | None) -> bool:
-    """Whether ``dims`` are all spatial axes of ``[N, C, *k]``; presumed where the rank is not known."""
-    rank = len(dims)
-    if count is not None:
-        return count >= 3 and sorted(dim % count for dim in dims) == list(range(2, count))
-    return sorted(dims) in (list(range(2, 2 + rank)), list(range(-rank, 0)))
+def _reductions_after(node: Node, vocabulary: Vocabulary) -> list[Reduce]:
+    """The reductions that follow one another right after a node: ``x.mean(3).mean(2)``."""
+    chain: list[Reduce] = []
+    while len(node.users) == 1 and len(chain) < MAX_RANK:
+        node = next(iter(node.users))
+        op = vocabulary.classify(node)
+        if not isinstance(op, Reduce):
+            break
+        chain.append(op)
+    return chain
 
 
 def _is_tokens(dims: tuple[int, ...], count: int | None) -> bool:

@@ -133,14 +133,15 @@ class _ComponentEdit:
         before = undo.write_down(self.root, touched, self.matches)
         self.spares = [node for node in self.values if node in self.moves.dead and self._is_spare(node)]
         self._respell_sites()
+        readers = {node: self._staying_readers(node) for node in self.values if node in self.moves.moved}
         for node in self.values:
-            if node in self.moves.moved:
-                self._feed(node)
-        for node in list(self.values):
             if node in self.moves.bypassed:
                 self._bypass(node)
-            elif node in self.moves.moved:
-                self._keep_readers(node)
+        for node, staying in readers.items():
+            for reader in staying:
+                reader.replace_input_with(node, self._original(node))
+        for node in readers:
+            self._feed(node)
         erased = self._bury(touched)
         left = [node for node in touched if node not in erased]
         return undo.record(before, self.root, self.names, left=left, new=self.inserted, to=self.to)
@@ -171,7 +172,7 @@ class _ComponentEdit:
             if node in self.matches:
                 self._respell_function(node, self.matches[node])
             elif isinstance(value.op, Reduce):
-                self._turn(node, value.op)
+                self._turn(node, value.op, value.layout)
             elif isinstance(value.op, Elementwise) and value.op.module_rank is not None:
                 rank = value.layout.rank if self.to is Form.CONV and value.layout is not None else 0
                 swap_batch_norm(self.root, str(node.target), rank)
@@ -185,15 +186,25 @@ class _ComponentEdit:
         node.args = node.args[:3]
         node.kwargs = {name: node.kwargs[name] for name in ("input", "weight", "bias") if name in node.kwargs}
 
-    def _turn(self, node: Node, op: Reduce) -> None:
+    def _turn(self, node: Node, op: Reduce, layout: Layout | None) -> None:
         """A reduction with its ``keepdim`` turned, wherever the author wrote it."""
         keepdim = self.to is Form.CONV
-        if len(node.args) > 2:
-            node.args = (*node.args[:2], keepdim, *node.args[3:])
+        args, kwargs = list(node.args), dict(node.kwargs)
+        before = self.values.get(op.source)
+        if before is not None and before.layout is not None:  # its operand keeps its axes now, too
+            axes = before.layout.axes
+            dims = tuple(atom + 2 for dim in op.dims for atom in axes[dim] if isinstance(atom, int))
+            if len(args) > 1:
+                args[1] = dims
+            else:
+                kwargs["dim"] = dims
+        if len(args) > 2:
+            args[2] = keepdim
         elif keepdim:
-            node.kwargs = {**node.kwargs, "keepdim": True}
+            kwargs["keepdim"] = True
         else:
-            node.kwargs = {name: value for name, value in node.kwargs.items() if name != "keepdim"}
+            kwargs.pop("keepdim", None)
+        node.args, node.kwargs = tuple(args), kwargs
 
     # --- edges
 
@@ -229,15 +240,11 @@ class _ComponentEdit:
             return self._after(split, torch.permute, (split, order))
         return self._after(node, torch.unflatten, (node, 1, (channels, *kernel)))
 
-    def _keep_readers(self, node: Node) -> None:
-        """Gives the readers that did not move the value in the form that they know."""
+    def _staying_readers(self, node: Node) -> list[Node]:
+        """The readers of a moved value that need it in the layout that they know."""
         assert self.moves is not None
-        for user in list(node.users):
-            if user in self.moves.moved or user in self.moves.dead or user is self.originals.get(node):
-                continue
-            if user in self.wanted.values() or _reads_only_batch(user):
-                continue
-            user.replace_input_with(node, self._original(node))
+        gone = self.moves.moved | self.moves.dead
+        return [user for user in node.users if user not in gone and not _reads_only_batch(user)]
 
     def _original(self, node: Node) -> Node:
         """A moved value in its layout before the rewrite, as a view of the moved one."""

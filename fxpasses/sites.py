@@ -225,8 +225,9 @@ class _Finder:
 
     def _not_pooled(self, *, has_head: bool) -> None:
         """Misses for the last affine ops of a model whose input no pool collapsed."""
+        named = {miss.name for miss in self.misses.values()}
         for node, op, crossed in _last_affines(self.graph, self.vocabulary):
-            if node in self.region.values or node in self.misses:
+            if node in self.region.values or op.name(node) in named:
                 continue
             if has_head and op.form is Form.CONV:
                 continue
