@@ -265,6 +265,8 @@ def main() -> int:
     parser.add_argument("--group", choices=("all", "classification", "video"), default="all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON as well")
     options = parser.parse_args()
+    # grouped convolutions in float64 run group by group; a second thread costs more than it gives
+    torch.set_num_threads(1)
     rows = []
     for name in options.names or model_names(options.group):
         rows.append(examine(name))
