@@ -52,7 +52,7 @@ def find_sites(model: nn.Module, scope: str = "head", example_inputs: Any = None
     """
     chosen = _scope(scope)
     traced = trace(_module(model))
-    analysis = analyse_with_inputs(traced.graph, traced.root, chosen, example_inputs)
+    analysis = analyse_with_inputs(traced.graph, traced.root, chosen, example_inputs, undo.load(model))
     return Sites(
         sites=tuple(match.site for match in analysis.matches), misses=analysis.misses, trace=traced.info
     )
@@ -85,8 +85,9 @@ def rewrite(model: nn.Module, to: str, scope: str = "head", example_inputs: Any 
     """
     form, chosen = _form(to), _scope(scope)
     traced = trace(_module(model))
-    analysis = analyse_with_inputs(traced.graph, traced.root, chosen, example_inputs)
-    edit = apply(traced.graph, traced.root, analysis, form, undo.load(model))
+    records = undo.load(model)
+    analysis = analyse_with_inputs(traced.graph, traced.root, chosen, example_inputs, records)
+    edit = apply(traced.graph, traced.root, analysis, form, records)
     module = traced.to_module()
     undo.store(module, edit.records)
     report = RewriteReport(
@@ -101,20 +102,24 @@ def rewrite(model: nn.Module, to: str, scope: str = "head", example_inputs: Any 
 
 def rewrite_in_place(module: GraphModule, to: Form, scope: Scope, example_inputs: Any = None) -> Edit:
     """Rewrites a GraphModule itself, as the PassBase convention says; compiles where it changed."""
-    analysis = analyse_with_inputs(module.graph, module, scope, example_inputs)
-    edit = apply(module.graph, module, analysis, to, undo.load(module))
+    records = undo.load(module)
+    analysis = analyse_with_inputs(module.graph, module, scope, example_inputs, records)
+    edit = apply(module.graph, module, analysis, to, records)
     if edit.rewrites:
         undo.store(module, edit.records)
         module.recompile()
     return edit
 
 
-def analyse_with_inputs(graph: Graph, root: nn.Module, scope: Scope, example_inputs: Any) -> Analysis:
+def analyse_with_inputs(
+    graph: Graph, root: nn.Module, scope: Scope, example_inputs: Any, records: Sequence[undo.Record]
+) -> Analysis:
     """The analysis, with shapes where example inputs are given and something depends on them."""
-    analysis = analyse(graph, root, scope)
+    extents = undo.known_extents(records, {node.name: node for node in graph.nodes}) if records else {}
+    analysis = analyse(graph, root, scope, extents=extents)
     if example_inputs is None or not analysis.is_presumed():
         return analysis
-    return analyse(graph, root, scope, propagate(graph, root, _inputs(example_inputs)))
+    return analyse(graph, root, scope, propagate(graph, root, _inputs(example_inputs)), extents)
 
 
 def relevant_misses(misses: Sequence[Miss], to: Form) -> tuple[Miss, ...]:

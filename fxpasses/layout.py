@@ -156,7 +156,8 @@ def _inserted(axes: tuple[Axis, ...], position: int) -> tuple[Axis, ...]:
 
 
 def _unfollowed(reason: str) -> Problem:
-    return Problem(MissCode.UNKNOWN_LAYOUT, reason, "flatten the pooled map with torch.flatten(x, 1)")
+    fix = "pass example_inputs, or flatten the pooled map with torch.flatten(x, 1)"
+    return Problem(MissCode.UNKNOWN_LAYOUT, reason, fix)
 
 
 def _batch_merged(text: str) -> Problem:

@@ -38,7 +38,6 @@ from fxpasses.report import Form
 Shapes: TypeAlias = Mapping[Node, tuple[int, ...]]
 
 _MAX_WALK = 64
-_NO_SHAPES: Shapes = {}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +76,21 @@ class Region:
         return self.values.get(node) if isinstance(node, Node) else None
 
 
-def scan(graph: Graph, vocabulary: Vocabulary, shapes: Shapes | None = None) -> Region:
+def scan(
+    graph: Graph,
+    vocabulary: Vocabulary,
+    shapes: Shapes | None = None,
+    extents: Mapping[str, tuple[int, ...]] | None = None,
+) -> Region:
     """The pooled region of ``graph``; linear in its nodes."""
-    scanner = _Scanner(graph, vocabulary, shapes or _NO_SHAPES)
-    return scanner.run()
+    return _Scanner(graph, vocabulary, shapes or {}, extents or {}).run()
 
 
 class _Scanner:
-    def __init__(self, graph: Graph, vocabulary: Vocabulary, shapes: Shapes) -> None:
+    def __init__(
+        self, graph: Graph, vocabulary: Vocabulary, shapes: Shapes, extents: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        self.extents = extents
         self.graph = graph
         self.vocabulary = vocabulary
         self.shapes = shapes
@@ -123,9 +129,9 @@ class _Scanner:
         shape = self.shapes.get(node)
         if shape is not None and len(shape) == op.rank + 2:
             return map_layout(shape[1], shape[2:])
-        if None in op.output:
-            self.region.is_presumed = True
-        return map_layout(self._channels(op.source), op.output)
+        output = self.extents.get(node.name, op.output) if None in op.output else op.output
+        self.region.is_presumed |= None in output
+        return map_layout(self._channels(op.source), output)
 
     def _window(self, node: Node, op: WindowPool) -> Layout | None:
         channels = self._channels(op.source)
@@ -135,6 +141,8 @@ class _Scanner:
         if shape is not None:
             is_point = len(shape) == op.rank + 2 and set(shape[2:]) == {1}
             return map_layout(shape[1], shape[2:]) if is_point else None
+        if node.name in self.extents:
+            return map_layout(channels, self.extents[node.name])
         if not self._feeds_head(node):
             return None
         self.region.is_presumed = True

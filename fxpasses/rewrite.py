@@ -60,29 +60,30 @@ def apply(
     Returns:
         The rewrites, the weight plan, and the records for the way back.
     """
-    matches = [match for match in analysis.matches if match.site.form is not to]
-    pending = {match.node: match for match in matches}
+    matches = {match.node: match for match in analysis.matches if match.site.form is not to}
+    pending = dict(matches)
     kept = list(records)
-    made: list[undo.Record] = []
+    nodes = {node.name: node for node in graph.nodes} if kept else {}
     edits: list[_ComponentEdit] = []
     while pending:
         members = component(analysis.region, next(iter(pending)))
         chosen = [pending.pop(node) for node in list(pending) if node in members]
-        edits.append(_ComponentEdit(graph, root, analysis.region, members, chosen, to))
-    nodes = {node.name: node for node in graph.nodes} if kept else {}
-    restored = [undo.find(kept, edit.names, nodes, to) for edit in edits]
-    copied = reshape(root, matches, to)
-    for edit, record in zip(edits, restored, strict=True):
-        if record is not None:
-            kept.remove(record)
-            _restore(graph, root, record, nodes)
-        else:
-            kept = [other for other in kept if not set(other.sites) & set(edit.names)]
-            fresh = edit.run()
-            made.extend([fresh] if fresh else [])
+        edit = _ComponentEdit(graph, root, analysis.region, members, chosen, to)
+        edit.record = undo.find(kept, edit.names, nodes, to)
+        edits.append(edit)
+        edit.prepare()
+        matches |= edit.matches
+    copied = reshape(root, matches.values(), to)
+    made: list[undo.Record] = []
+    for edit in edits:
+        kept = [other for other in kept if not set(other.sites) & set(edit.names)]
+        if edit.record is not None:
+            _restore(graph, root, edit.record, nodes)
+        elif (fresh := edit.run()) is not None:
+            made.append(fresh)
     return Edit(
-        rewrites=tuple(_as_rewrite(match, to, copied) for match in matches),
-        plan=WeightPlan(to=to, moves=_unique_moves(matches)),
+        rewrites=tuple(_as_rewrite(match, to, copied) for match in matches.values()),
+        plan=WeightPlan(to=to, moves=_unique_moves(matches.values())),
         records=(*kept, *made),
     )
 
@@ -126,11 +127,27 @@ class _ComponentEdit:
         self.spares: list[Node] = []
         self.inserted: list[Node] = []
         self.moves: Moves | None = None
+        self.own: list[Node] = []
+        self.outside: list[Node] = []
+        self.before: undo.Before | None = None
+        self.record: undo.Record | None = None
+
+    def prepare(self) -> None:
+        """Decides what moves and writes the component down; edits nothing."""
+        if self.record is not None:
+            self.matches = {
+                node: dataclasses.replace(match, order=WeightOrder(self.record.orders[node.name]))
+                for node, match in self.matches.items()
+            }
+            return
+        self.moves = decide(self.region, self.root, frozenset(self.matches), self.to)
+        self.own, self.outside = self._touched()
+        pools = dict.fromkeys(value.pool.name for value in self.values.values())
+        self.before = undo.write_down(self.root, self.own, self.outside, self.matches, pools)
 
     def run(self) -> undo.Record | None:
-        self.moves = decide(self.region, self.root, frozenset(self.matches), self.to)
-        touched = self._touched()
-        before = undo.write_down(self.root, touched, self.matches)
+        """Carries the decision out, and gives what takes it back."""
+        assert self.moves is not None and self.before is not None
         self.spares = [node for node in self.values if node in self.moves.dead and self._is_spare(node)]
         self._respell_sites()
         readers = {node: self._staying_readers(node) for node in self.values if node in self.moves.moved}
@@ -142,26 +159,26 @@ class _ComponentEdit:
                 reader.replace_input_with(node, self._original(node))
         for node in readers:
             self._feed(node)
-        erased = self._bury(touched)
-        left = [node for node in touched if node not in erased]
-        return undo.record(before, self.root, self.names, left=left, new=self.inserted, to=self.to)
+        erased = self._bury(self.own)
+        left = {node.name: node for node in (*self.own, *self.outside) if node not in erased}
+        return undo.record(self.before, self.root, left, self.inserted, self.to)
 
-    def _touched(self) -> list[Node]:
-        """Every node that the edit may change, in graph order."""
-        found: set[Node] = set(self.values)
+    def _touched(self) -> tuple[list[Node], list[Node]]:
+        """The nodes that the edit may change, in graph order: its own and sizes; and other readers."""
+        own: set[Node] = set(self.values)
+        outside: set[Node] = set()
         pending = list(self.values)
         while pending:
             node = pending.pop()
-            for user in node.users:
-                if user not in found:
-                    found.add(user)
-                    if is_shape_value(user):
-                        pending.append(user)
-            for source in node.all_input_nodes:
-                if source not in found and is_shape_value(source):
-                    found.add(source)
-                    pending.append(source)
-        return sorted(found)
+            for other in (*node.users, *node.all_input_nodes):
+                if other in own:
+                    continue
+                if is_shape_value(other):
+                    own.add(other)
+                    pending.append(other)
+                elif other in node.users and node in self.values:
+                    outside.add(other)
+        return sorted(own), sorted(outside)
 
     # --- the sites themselves
 
@@ -362,6 +379,8 @@ def _restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: dict[str
             _place(graph, nodes, spec)
     for spec in record.before:
         spec.write_to(nodes[spec.name], nodes)
+    for reader in record.readers:
+        reader.restore(nodes)
     for name in reversed(record.inserted):
         graph.erase_node(nodes.pop(name))
     for path, extras in record.conv_extras.items():

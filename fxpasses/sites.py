@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 from torch.fx import Graph, Node
@@ -35,6 +35,7 @@ class Match:
     op: Affine
     channels: int
     order: WeightOrder
+    reads_pool: bool
 
     @property
     def move(self) -> WeightMove:
@@ -62,10 +63,24 @@ class Analysis:
         return self.region.is_presumed or any(miss.code in open_codes for miss in self.misses)
 
 
-def analyse(graph: Graph, root: nn.Module, scope: Scope, shapes: Shapes | None = None) -> Analysis:
-    """Sites and misses of ``graph`` within ``scope``; edits nothing."""
+def analyse(
+    graph: Graph,
+    root: nn.Module,
+    scope: Scope,
+    shapes: Shapes | None = None,
+    extents: Mapping[str, tuple[int, ...]] | None = None,
+) -> Analysis:
+    """Sites and misses of ``graph`` within ``scope``; edits nothing.
+
+    Args:
+        graph: the graph to read.
+        root: the module that holds its parameters.
+        scope: which sites.
+        shapes: shapes of the graph's values, where they are known.
+        extents: extents of pools by node name, where an earlier rewrite knew them.
+    """
     vocabulary = Vocabulary(root)
-    region = scan(graph, vocabulary, shapes)
+    region = scan(graph, vocabulary, shapes, extents)
     finder = _Finder(graph, root, vocabulary, region, scope)
     return finder.run()
 
@@ -185,6 +200,7 @@ class _Finder:
     ) -> Match:
         positions = math.prod(kernel)
         features = shape[1] if op.form is Form.LINEAR else shape[1] * positions
+        read = self.region.values[op.source].layout
         assert op.weight is not None
         site = Site(
             name=op.name(value.node),
@@ -198,7 +214,15 @@ class _Finder:
             kernel_size=kernel,
             source=source_of(value.node),
         )
-        return Match(site=site, node=value.node, op=op, channels=features // positions, order=order)
+        extents = None if read is None else read.extents
+        return Match(
+            site=site,
+            node=value.node,
+            op=op,
+            channels=features // positions,
+            order=order,
+            reads_pool=extents is not None and (None in extents or extents == kernel),
+        )
 
     # --- all candidates together
 
@@ -225,9 +249,8 @@ class _Finder:
 
     def _not_pooled(self, *, has_head: bool) -> None:
         """Misses for the last affine ops of a model whose input no pool collapsed."""
-        named = {miss.name for miss in self.misses.values()}
         for node, op, crossed in _last_affines(self.graph, self.vocabulary):
-            if node in self.region.values or op.name(node) in named:
+            if node in self.region.values:
                 continue
             if has_head and op.form is Form.CONV:
                 continue

@@ -185,7 +185,7 @@ class HeadTracer(Tracer):
         asks.graph.erase_node(asks)
         name = _fresh_name(self.root, f"{target.__name__}_functional", self.dropouts)
         self.dropouts[name] = _DROPOUTS[target](bound.get("p", 0.5), bool(bound.get("inplace", False)))
-        self.dropouts[name].train(self.root.training)
+        self.dropouts[name].train(bool(int(self.root.training)))
         return "call_module", name, (bound["input"],), {}
 
 

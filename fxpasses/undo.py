@@ -84,8 +84,12 @@ class Spec:
 
     def is_like(self, node: Node) -> bool:
         """Whether a node is still as written down; its place does not count."""
-        now = Spec.of(node)
-        return (now.op, now.target, now.args, now.inputs) == (self.op, self.target, self.args, self.inputs)
+        return self.is_same(Spec.of(node))
+
+    def is_same(self, other: Spec) -> bool:
+        """Whether two written nodes do the same; their place does not count."""
+        mine = (self.op, self.target, self.args, self.inputs)
+        return mine == (other.op, other.target, other.args, other.inputs)
 
     def write_to(self, node: Node, nodes: Mapping[str, Node]) -> None:
         """Gives a node its target and arguments back."""
@@ -93,9 +97,31 @@ class Spec:
             node.target = self.resolved_target()
             node.args, node.kwargs = _decode(self.args, nodes)
             return
-        names = iter(self.inputs)
-        node.args = map_arg(node.args, lambda _: nodes[next(names)])
-        node.kwargs = map_arg(node.kwargs, lambda _: nodes[next(names)])
+        _set_inputs(node, self.inputs, nodes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A node that only read the component: what it reads now instead, by position among its inputs.
+
+    Several components can have one reader (two heads, one output), so each keeps to its own inputs.
+    """
+
+    name: str
+    position: int
+    before: str
+    after: str
+
+    def is_as_left(self, nodes: Mapping[str, Node]) -> bool:
+        """Whether the node still reads what the edit made it read."""
+        inputs = _inputs(nodes[self.name]) if self.name in nodes else ()
+        return self.position < len(inputs) and inputs[self.position] == self.after
+
+    def restore(self, nodes: Mapping[str, Node]) -> None:
+        """Makes the node read what it read before."""
+        inputs = list(_inputs(nodes[self.name]))
+        inputs[self.position] = self.before
+        _set_inputs(nodes[self.name], inputs, nodes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +134,9 @@ class Record:
         before: the nodes that the edit changed or erased, as they were.
         after: the nodes that the edit changed or inserted, as it left them.
         inserted: names of the nodes that it inserted, in order.
+        readers: what other nodes read instead of the component's.
+        orders: the order in which each site's linear form reads its kernel, by node name.
+        extents: what the edit knew of each pool's extents, by node name.
         conv_extras: settings of convolutions that became Linears, by path.
         batch_norms: rank of the batch norms that it replaced, as it was, by path.
     """
@@ -117,6 +146,9 @@ class Record:
     before: tuple[Spec, ...]
     after: tuple[Spec, ...]
     inserted: tuple[str, ...]
+    readers: tuple[Reader, ...]
+    orders: dict[str, str]
+    extents: dict[str, list[int]]
     conv_extras: dict[str, dict[str, Any]]
     batch_norms: dict[str, int]
 
@@ -133,6 +165,9 @@ class Record:
             before=tuple(Spec(**spec) for spec in data["before"]),
             after=tuple(Spec(**spec) for spec in data["after"]),
             inserted=tuple(data["inserted"]),
+            readers=tuple(Reader(**reader) for reader in data["readers"]),
+            orders=data["orders"],
+            extents=data["extents"],
             conv_extras=data["conv_extras"],
             batch_norms=data["batch_norms"],
         )
@@ -140,74 +175,110 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
-    """A component before its edit."""
+    """A component before its edit.
+
+    Attributes:
+        specs: the component's own nodes, and the sizes around them.
+        readers: inputs of the nodes outside that read it.
+        orders: see ``Record``.
+        extents: see ``Record``.
+        conv_extras: see ``Record``.
+        batch_norms: rank of every batch norm of the component, by path.
+    """
 
     specs: tuple[Spec, ...]
+    readers: dict[str, tuple[str, ...]]
+    orders: dict[str, str]
+    extents: dict[str, list[int]]
     conv_extras: dict[str, dict[str, Any]]
     batch_norms: dict[str, int]
 
 
-def write_down(root: nn.Module, touched: Sequence[Node], matches: Mapping[Node, Match]) -> Before:
+def write_down(
+    root: nn.Module, own: Sequence[Node], readers: Iterable[Node], matches: Mapping[Node, Match], pools: Iterable[str]
+) -> Before:
     """The nodes that an edit may touch, as they are now."""
     extras: dict[str, dict[str, Any]] = {}
     norms: dict[str, int] = {}
-    for node in touched:
+    for node in own:
         if node.op != "call_module":
             continue
         module = root.get_submodule(str(node.target))
         if node in matches and isinstance(module, nn.modules.conv._ConvNd):
             extras[str(node.target)] = conv_extras(module)
         elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-            norms[str(node.target)] = int(type(module).__name__[-2])
+            norms[str(node.target)] = _rank(module)
+    kernels = {match.site.kernel_size for match in matches.values() if match.reads_pool}
     return Before(
-        specs=tuple(Spec.of(node) for node in touched),
+        specs=tuple(Spec.of(node) for node in own),
+        readers={node.name: _inputs(node) for node in readers},
+        orders={node.name: str(match.order) for node, match in matches.items()},
+        extents={name: list(kernel) for name in pools for kernel in kernels if len(kernels) == 1},
         conv_extras=extras,
         batch_norms=norms,
     )
 
 
 def record(
-    before: Before, root: nn.Module, sites: Sequence[str], *, left: Iterable[Node], new: Iterable[Node], to: Form
+    before: Before, root: nn.Module, nodes: Mapping[str, Node], new: Iterable[Node], to: Form
 ) -> Record | None:
     """The edit written down, or None where it could not be taken back from this alone.
 
     Args:
         before: what ``write_down`` gave before the edit.
         root: the module that holds the parameters.
-        sites: names of the sites' nodes.
-        left: the nodes of ``before`` that are still in the graph.
+        nodes: the nodes of ``before`` that are still in the graph, and the readers, by name.
         new: the nodes that the edit inserted.
         to: the form that the edit made.
     """
     inserted = tuple(node.name for node in sorted(new))
     kept = {spec.name: spec for spec in before.specs}
-    now = {node.name: Spec.of(node) for node in (*left, *new)}
-    names = list(sites)
-    changed_before: list[Spec] = []
+    now = {name: Spec.of(node) for name, node in nodes.items() if name in kept}
+    now |= {node.name: Spec.of(node) for node in new}
+    changed: list[Spec] = []
     for name, old in kept.items():
         after = now.get(name)
         moved = after is not None and _is_out_of_place(old, after, kept, now)
-        if after is None or moved or (after.target, after.args, after.inputs) != (old.target, old.args, old.inputs):
-            changed_before.append(dataclasses.replace(old, is_moved=moved))
-        elif name in names:
-            changed_before.append(old)
-    if not all(spec.is_whole or _only_inputs_changed(spec, now.get(spec.name)) for spec in changed_before):
+        if after is None or moved or not after.is_same(old) or name in before.orders:
+            changed.append(dataclasses.replace(old, is_moved=moved))
+    if not all(spec.is_whole or _only_inputs_changed(spec, now.get(spec.name)) for spec in changed):
         return None
-    changed = {spec.name for spec in changed_before}
-    norms = {
-        path: rank
-        for path, rank in before.batch_norms.items()
-        if int(type(root.get_submodule(path)).__name__[-2]) != rank
-    }
+    names = {spec.name for spec in changed}
     return Record(
         to=to,
-        sites=tuple(names),
-        before=tuple(changed_before),
-        after=tuple(spec for name, spec in now.items() if name in changed or name in inserted),
+        sites=tuple(before.orders),
+        before=tuple(changed),
+        after=tuple(spec for name, spec in now.items() if name in names or name in inserted),
         inserted=inserted,
+        readers=tuple(_readers(before, nodes)),
+        orders=before.orders,
+        extents=before.extents,
         conv_extras=before.conv_extras,
-        batch_norms=norms,
+        batch_norms={
+            path: rank for path, rank in before.batch_norms.items() if _rank(root.get_submodule(path)) != rank
+        },
     )
+
+
+def _readers(before: Before, nodes: Mapping[str, Node]) -> Iterable[Reader]:
+    for name, old in before.readers.items():
+        for position, (was, now) in enumerate(zip(old, _inputs(nodes[name]), strict=True)):
+            if was != now:
+                yield Reader(name=name, position=position, before=was, after=now)
+
+
+def _rank(module: nn.Module) -> int:
+    return int(type(module).__name__[-2])
+
+
+def known_extents(records: Iterable[Record], nodes: Mapping[str, Node]) -> dict[str, tuple[int, ...]]:
+    """Extents of pools that an earlier rewrite of this graph knew, where it still stands."""
+    return {
+        name: tuple(extents)
+        for entry in records
+        if _stands(entry, nodes)
+        for name, extents in entry.extents.items()
+    }
 
 
 def find(
@@ -234,17 +305,17 @@ def store(module: nn.Module, records: Iterable[Record]) -> None:
 
 
 def _stands(entry: Record, nodes: Mapping[str, Node]) -> bool:
+    """Whether a graph is still as an edit left it, so that the edit can be taken back."""
     after = {spec.name: spec for spec in entry.after}
     if not all(name in nodes and spec.is_like(nodes[name]) for name, spec in after.items()):
         return False
-    erased = [spec for spec in entry.before if spec.name not in after]
-    if any(spec.name in nodes for spec in erased):
+    if not all(reader.is_as_left(nodes) for reader in entry.readers):
         return False
+    erased = {spec.name for spec in entry.before if spec.name not in after}
     needed = {name for spec in entry.before for name in (*spec.inputs, spec.previous) if name}
-    reborn = {spec.name for spec in erased}
-    if not all(name in nodes or name in reborn for name in needed):
+    if any(name in nodes for name in erased) or not all(name in nodes or name in erased for name in needed):
         return False
-    known = set(after)
+    known = {*after, *(reader.name for reader in entry.readers)}
     return all(user.name in known for name in entry.inserted for user in nodes[name].users)
 
 
@@ -263,6 +334,12 @@ def _is_out_of_place(old: Spec, new: Spec, kept: Mapping[str, Spec], now: Mappin
 
 def _only_inputs_changed(old: Spec, new: Spec | None) -> bool:
     return new is not None and (new.op, new.target) == (old.op, old.target) and len(new.inputs) == len(old.inputs)
+
+
+def _set_inputs(node: Node, inputs: Iterable[str], nodes: Mapping[str, Node]) -> None:
+    names = iter(inputs)
+    node.args = map_arg(node.args, lambda _: nodes[next(names)])
+    node.kwargs = map_arg(node.kwargs, lambda _: nodes[next(names)])
 
 
 def _inputs(node: Node) -> tuple[str, ...]:
