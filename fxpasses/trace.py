@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from fxpasses.report import TraceInfo
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OWN = os.path.dirname(__file__) + os.sep
+_KNOWN_WHOLE = frozenset({"StochasticDepth", "DropPath"})  # saves them the second trace
 _DROPOUTS: dict[Any, type[nn.Module]] = {
     F.dropout: nn.Dropout,
     F.dropout1d: nn.Dropout1d,
@@ -79,11 +80,9 @@ def trace(model: nn.Module) -> Traced:
         return Traced(
             graph=graph, root=root, info=TraceInfo(method="given", mode=mode), class_name=type(model).__name__
         )
-    tracer = HeadTracer()
     before = set(model.__dict__)
     try:
-        with _asking_for_training(model, tracer):
-            graph = tracer.trace(model)
+        tracer, graph = _traced(model)
     except Exception as error:
         raise TraceError(
             f"torch.fx cannot trace it symbolically ({_first_line(error)})",
@@ -100,6 +99,18 @@ def trace(model: nn.Module) -> Traced:
         root.add_module(name, module)
     info = TraceInfo(method="symbolic", mode=mode, notes=tuple(tracer.notes))
     return Traced(graph=graph, root=root, info=info, class_name=type(model).__name__)
+
+
+def _traced(model: nn.Module) -> tuple[HeadTracer, Graph]:
+    """The graph; small modules that decide by ``training`` are kept whole, which may take a second trace."""
+    whole: set[str] = set()
+    while True:
+        tracer = HeadTracer(whole)
+        with _asking_for_training(model, tracer):
+            graph = tracer.trace(model)
+        if not tracer.undecided:
+            return tracer, graph
+        whole |= tracer.undecided
 
 
 def _first_line(error: Exception) -> str:
@@ -139,25 +150,33 @@ class _Training(int):
 class HeadTracer(Tracer):
     """``torch.fx.Tracer`` that records source lines and keeps ``self.training`` a question."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Collection[str] = ()) -> None:
+        """Traces with the modules at the paths ``whole`` kept whole."""
         super().__init__()
+        self.whole = whole
+        self.undecided: set[str] = set()
         self.notes: list[str] = []
         self.dropouts: dict[str, nn.Module] = {}
 
     def asked(self, path: str, answer: bool) -> None:
         """Notes that the traced code branched on ``training``, so that the graph has one branch only."""
+        if self._is_bare(path):
+            self.undecided.add(path)
+            return
         mode = "train" if answer else "eval"
         note = f"{path or 'the model'} branches on self.training; the graph has its {mode} branch"
         if note not in self.notes:
             self.notes.append(note)
 
+    def _is_bare(self, path: str) -> bool:
+        """Whether a module has no weights and no children, so that nothing is lost by keeping it whole."""
+        module = self.root.get_submodule(path)
+        return bool(path) and not (module._modules or module._parameters or module._buffers)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Leaves, and modules without weights that ask for ``training`` (DropPath, StochasticDepth)."""
-        if super().is_leaf_module(m, module_qualified_name):
-            return True
-        bare = not m._modules and not m._parameters and not m._buffers
-        code = getattr(type(m).forward, "__code__", None)
-        return bare and code is not None and "training" in code.co_names
+        """torch's own leaves, and small modules that decide by ``training`` (DropPath, StochasticDepth)."""
+        kept_whole = type(m).__name__ in _KNOWN_WHOLE or module_qualified_name in self.whole
+        return kept_whole or super().is_leaf_module(m, module_qualified_name)
 
     def create_arg(self, a: Any) -> Any:
         """Keeps a ``training`` argument a question to the module at run time."""
