@@ -45,3 +45,9 @@ def test_torchvision_models_bring_their_shape(run: Run) -> None:
     assert [site["name"] for site in document["sites"]] == ["fc"]
     assert document["model"]["input_shapes"] == [[1, 3, 224, 224]]
     assert document["model"]["parameters"] == 11_689_512
+
+
+def test_off_a_terminal_a_miss_is_one_line(run: Run, folder: Path) -> None:
+    (line,) = (line for line in run("inspect", "nets:Hooked").out.splitlines() if "HOOKED" in line)
+    assert line.startswith("skipped 'fc' (fc, nets.py:")
+    assert line == line.rstrip()

@@ -153,3 +153,12 @@ def test_an_exported_program_and_torchscript_are_told_apart(folder: Path) -> Non
     (folder / "model.pt2").write_bytes(b"PK\x03\x04")
     with pytest.raises(FileError, match="exported program"):
         load("model.pt2")
+
+
+def test_fresh_models_download_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*arguments: object, **options: object) -> None:
+        raise AssertionError("a download")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    assert type(load("torchvision:lraspp_mobilenet_v3_large")).__name__ == "LRASPP"

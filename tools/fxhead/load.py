@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -173,12 +174,16 @@ def _from_torchvision(name: str, weights: str | None) -> nn.Module:
                 fix=suggest(weights, members.__members__),
             )
         chosen = members[weights]
+    options: dict[str, Any] = {"weights": chosen}
+    if "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(name)).parameters:
+        # detection and segmentation builders download these unless told not to
+        options["weights_backbone"] = None
     try:
-        module: nn.Module = torchvision.models.get_model(name, weights=chosen)
+        module: nn.Module = torchvision.models.get_model(name, **options)
     except OSError as error:
         raise FileError(
             f"the weights cannot be downloaded ({_brief(error)})",
-            where=f"{name} {weights}",
+            where=f"torchvision:{name} --weights {weights}",
             fix="check the network, or give --weights FILE",
         ) from error
     return module

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from fxhead.results import Outcome
 
-_PIPE_WIDTH = 160
+# off a terminal nothing is wrapped: a line stays one line for grep
+_PIPE_WIDTH = 10_000
 _NAME = "fxhead"
 
 
