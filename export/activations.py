@@ -52,7 +52,9 @@ def _hard_sigmoid(x: Float64) -> Float64:
 ACTIVATIONS: Mapping[str, Activation] = {
     "relu": Activation(function=lambda x: np.maximum(x, 0.0), lipschitz=1.0, rounding=_exact),
     "relu6": Activation(function=lambda x: np.clip(x, 0.0, 6.0), lipschitz=1.0, rounding=_exact),
-    "hardsigmoid": Activation(function=_hard_sigmoid, lipschitz=1.0 / 6.0, rounding=lambda x: 8.0 * (1.0 + x)),
+    "hardsigmoid": Activation(
+        function=_hard_sigmoid, lipschitz=1.0 / 6.0, rounding=lambda x: 8.0 * (1.0 + x)
+    ),
     "hardswish": Activation(
         function=lambda x: x * _hard_sigmoid(x), lipschitz=1.5, rounding=lambda x: 8.0 * x * (1.0 + x)
     ),

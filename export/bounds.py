@@ -111,7 +111,7 @@ def affine_interval(
     offset = np.zeros(wide.shape[0]) if bias is None else np.asarray(bias, np.float64)
     value = features.value @ wide.T + offset
     sizes = np.abs(wide).T
-    carried = features.error @ sizes
+    carried = features.error @ sizes if features.error.any() else np.zeros_like(value)
     mass = (np.abs(features.value) + features.error) @ sizes
     count = wide.shape[1]
     rate = gamma(count + 1, precision.sum)

@@ -71,14 +71,14 @@ def _walk(roots: tuple[tuple[Term, Term], ...], left: frozenset[Term], right: fr
         a, b = stack.pop()
         if partner.get(a) is b:
             continue
-        reason = _part(a, b) or _pairing(partner, taken, a, b)
+        is_end = a in left and b in right
+        reason = (None if is_end else _part(a, b)) or _pairing(partner, taken, a, b)
         if (a in left) != (b in right):
             reason = reason or f"the head ends at {a.node!r} in one and not at {b.node!r} in the other"
         partner[a], taken[b] = b, a
         if reason is not None:
             parting = parting or reason
-            continue
-        if a in left:
+        if reason is not None or is_end:
             continue
         constants.extend(_constant_differences(a, b))
         stack.extend(reversed(list(zip(a.operands, b.operands, strict=True))))

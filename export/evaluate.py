@@ -53,9 +53,7 @@ def _apply(term: Term, x: Interval, precision: Precision) -> Interval | None:
     if term.kind is Kind.POOL:
         channels = x.value.shape[1]
         cells = (rows, channels, -1)
-        return mean_interval(
-            Interval(value=x.value.reshape(cells), error=x.error.reshape(cells)), precision
-        )
+        return mean_interval(Interval(value=x.value.reshape(cells), error=x.error.reshape(cells)), precision)
     if term.kind is Kind.ELEMENTWISE and term.function in ACTIVATIONS:
         return apply_activation(str(term.function), x, precision)
     return None

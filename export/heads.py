@@ -16,8 +16,8 @@ from export.canonical_head import static_dims
 from export.onnx_terms import onnx_terms
 from export.providers import Session
 from export.subjects import Run
-from export.terms import Array, Term
-from fxpasses.errors import CheckError
+from export.terms import Array, Shape, Term, affine_of
+from fxpasses.errors import CheckError, InternalError
 
 _PROTO_LIMIT_BYTES = 2_000_000_000
 
@@ -68,8 +68,7 @@ class OnnxSubject:
         key = (provider, site.value, "own" if weight is None else "given")
         if key not in self._sessions or weight is not None:
             self._sessions[key] = Session(self.cut_site(site, weight).SerializeToString(), provider)
-        shape = site.operands[0].shape
-        assert shape is not None
+        shape = _shape_of(site.operands[0])
         (result,) = self._sessions[key].run((np.ascontiguousarray(features).reshape(-1, *shape),))
         if weight is not None:
             del self._sessions[key]
@@ -85,8 +84,7 @@ class OnnxSubject:
             site: an affine term of ``graph``.
             weight: ``[O, K]`` to put in the place of its own; the bias then becomes zero.
         """
-        affine, source = site.affine, site.operands[0]
-        assert affine is not None and source.shape is not None
+        affine, source = affine_of(site), site.operands[0]
         producers = {name: node for node in self._proto.graph.node for name in node.output}
         stored = {tensor.name: tensor for tensor in self._proto.graph.initializer}
         nodes: dict[int, onnx.NodeProto] = {}
@@ -107,7 +105,7 @@ class OnnxSubject:
         graph = onnx.helper.make_graph(
             [node for node in self._proto.graph.node if id(node) in nodes],
             "head",
-            [value(source.value, kind, ["batch", *source.shape])],
+            [value(source.value, kind, ["batch", *_shape_of(source)])],
             [value(site.value, kind, None)],
             tensors,
         )
@@ -126,7 +124,13 @@ class OnnxSubject:
         tapped.CopyFrom(self._proto)
         del tapped.graph.output[:]
         tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in taps)
-        return tapped.SerializeToString()
+        return bytes(tapped.SerializeToString())
+
+
+def _shape_of(term: Term) -> Shape:
+    if term.shape is None:
+        raise InternalError(f"the shape of {term.node!r} is unknown, and yet a site reads it")
+    return term.shape
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -141,7 +145,9 @@ def _load(path: Path) -> onnx.ModelProto:
         try:
             proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
         except onnx.shape_inference.InferenceError as error:
-            raise CheckError(f"its shapes contradict each other ({error})", where=str(path), fix=fix) from error
+            raise CheckError(
+                f"its shapes contradict each other ({error})", where=str(path), fix=fix
+            ) from error
     return proto
 
 
@@ -159,8 +165,7 @@ def _cast(feed: Array, value: ir.Value) -> Array:
 
 
 def _replaced(tensor: onnx.TensorProto, site: Term, weight: Array) -> onnx.TensorProto:
-    affine = site.affine
-    assert affine is not None
+    affine = affine_of(site)
     stored = numpy_helper.to_array(tensor)
     if tensor.name == affine.weight_name:
         raw = weight if affine.columns is None else weight[:, affine.columns]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from torch import nn
 
@@ -9,7 +11,7 @@ from export.compare import Comparison, ConstantDifference, constant_difference
 from export.module_terms import numpy_of
 from export.results import Coverage, Failure, LayerName, LayerResult, Status
 from export.subjects import EAGER, Subject
-from export.terms import Affine, Array, Head, Term
+from export.terms import Affine, Array, Head, Term, affine_of
 from export.wiring import probe_site, seeded
 from fxpasses.errors import CheckError, PlanError
 from fxpasses.plan import WeightPlan
@@ -17,9 +19,7 @@ from fxpasses.plan import WeightPlan
 Planned = tuple[nn.Module, nn.Module, WeightPlan]
 
 
-def paired_sites(
-    reference: Head, candidate: Head, walk: Comparison
-) -> tuple[tuple[Term, Term], ...] | None:
+def paired_sites(reference: Head, candidate: Head, walk: Comparison) -> tuple[tuple[Term, Term], ...] | None:
     """Sites that belong together, or None where their numbers or shapes differ."""
     if walk.parting is None:
         return tuple((site, walk.partner[site]) for site in reference.sites)
@@ -30,13 +30,10 @@ def paired_sites(
 
 
 def _shape(site: Term) -> tuple[int, ...]:
-    assert site.affine is not None
-    return site.affine.weight.shape
+    return affine_of(site).weight.shape
 
 
-def weights_layer(
-    reference: Head, candidate: Head, walk: Comparison, planned: Planned | None
-) -> LayerResult:
+def weights_layer(reference: Head, candidate: Head, walk: Comparison, planned: Planned | None) -> LayerResult:
     """Layer 1: every head parameter equal bit for bit, as the ``[O, K]`` matrix that it stands for."""
     pairs = paired_sites(reference, candidate, walk)
     if not reference.sites or pairs is None:
@@ -45,11 +42,11 @@ def weights_layer(
         return _not_run(LayerName.WEIGHTS, reason)
     failures, count, is_exact = [], 0, True
     for a, b in pairs:
-        assert a.affine is not None and b.affine is not None
-        found = _affine_failure(a.affine, b.affine)
+        found = _affine_failure(affine_of(a), affine_of(b))
         failures.extend([] if found is None else [found])
-        count += a.affine.weight.size + (0 if a.affine.bias is None else a.affine.bias.size)
-        is_exact = is_exact and a.affine.is_exact and b.affine.is_exact
+        own = affine_of(a)
+        count += own.weight.size + (0 if own.bias is None else own.bias.size)
+        is_exact = is_exact and own.is_exact and affine_of(b).is_exact
     if planned is not None:
         failures.extend(_plan_failures(*planned))
     covered = Coverage(parameters=count)
@@ -60,9 +57,10 @@ def weights_layer(
         return LayerResult(
             layer=LayerName.WEIGHTS, status=Status.FAILED, covered=covered, failures=tuple(failures)
         )
-    reason = None if is_exact else "a factor alpha or beta was folded in with rounding"
-    status = Status.PROVED if is_exact else Status.HELD
-    return LayerResult(layer=LayerName.WEIGHTS, status=status, covered=covered, reason=reason)
+    if is_exact:
+        return LayerResult(layer=LayerName.WEIGHTS, status=Status.PROVED, covered=covered)
+    reason = "a factor alpha or beta was folded in with rounding"
+    return LayerResult(layer=LayerName.WEIGHTS, status=Status.HELD, covered=covered, reason=reason)
 
 
 def _affine_failure(a: Affine, b: Affine) -> Failure | None:
@@ -82,7 +80,8 @@ def _bias(affine: Affine, other: Affine) -> Array:
 
 
 def _as_failure(difference: ConstantDifference, what: str) -> Failure:
-    clause = f"the {what} is not equal bit for bit" if difference.index else f"the {what} has another shape or type"
+    is_value = difference.index is not None
+    clause = f"the {what} is not equal bit for bit" if is_value else f"the {what} has another shape or type"
     return Failure(
         what=clause,
         name=difference.name,
@@ -97,7 +96,9 @@ def _plan_failures(reference: nn.Module, candidate: nn.Module, plan: WeightPlan)
     try:
         expected = plan.apply(reference.state_dict())
     except PlanError as error:
-        raise CheckError("the plan does not fit the reference", fix="give the plan of this rewrite") from error
+        raise CheckError(
+            "the plan does not fit the reference", fix="give the plan of this rewrite"
+        ) from error
     state = candidate.state_dict()
     failures = []
     for move in plan.moves:
@@ -141,12 +142,9 @@ def wiring_layer(
     return LayerResult(layer=LayerName.WIRING, status=status, covered=covered, reason=reason)
 
 
-def _probe(
-    subject: Subject, site: Term, provider: str, seed: int
-) -> tuple[int, Failure | None, str | None]:
-    assert site.affine is not None
+def _probe(subject: Subject, site: Term, provider: str, seed: int) -> tuple[int, Failure | None, str | None]:
     result = probe_site(
-        site.affine,
+        affine_of(site),
         lambda features, weight: subject.run_site(site, features, weight, provider),
         seeded(seed),
     )
@@ -154,8 +152,6 @@ def _probe(
 
 
 def _placed(failure: Failure, side: str, provider: str) -> Failure:
-    import dataclasses
-
     return dataclasses.replace(failure, side=side, provider=provider)
 
 
@@ -169,9 +165,7 @@ def backbone_layer(left: Subject, right: Subject, upstream: Comparison) -> Layer
         return LayerResult(layer=LayerName.BACKBONE, status=Status.NOT_RUN, covered=covered, reason=reason)
     if upstream.constants:
         failures = tuple(_as_failure(item, "constant") for item in upstream.constants[:8])
-        return LayerResult(
-            layer=LayerName.BACKBONE, status=Status.FAILED, covered=covered, failures=failures
-        )
+        return LayerResult(layer=LayerName.BACKBONE, status=Status.FAILED, covered=covered, failures=failures)
     return LayerResult(layer=LayerName.BACKBONE, status=Status.PROVED, covered=covered)
 
 

@@ -15,15 +15,15 @@ from export.rounding import (
     OutputCheck,
     Pairing,
     Side,
-    check_sides,
+    check_side,
     joint,
     observable,
-    side_of,
+    sides_of,
     statistics_of,
 )
-from export.subjects import EAGER, ModuleSubject, Subject
-from export.terms import Head, Kind, Term
-from fxpasses.errors import CheckError
+from export.subjects import EAGER, ModuleSubject, Run, Subject
+from export.terms import Array, Head, Kind, Term
+from fxpasses.errors import CheckError, ProviderError
 
 _FEATURE_FACTOR = 16.0
 """How many times further from the float64 features than the reference's the candidate's may lie."""
@@ -84,7 +84,7 @@ def measure(
     tally = _Tally()
     for provider in providers:
         _on_provider(left, right, pairing, walk, samples, provider, tally)
-    return _measured(tally, walk)
+    return _measured(tally)
 
 
 def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
@@ -103,33 +103,33 @@ def _on_provider(
     provider: str,
     tally: _Tally,
 ) -> None:
-    checks: list[list[OutputCheck]] = [[] for _ in pairing.outputs]
-    base = _precision(pairing.head)
     sizes = batch_sizes(left, right)
-    used, start = base, 0
-    for size in sizes:
-        feeds = [samples.ordered(side.input_names).batch(start, size) for side in (left, right)]
-        start += size
-        runs = _runs(left, right, feeds, pairing, provider)
-        for precision in (base, TF32) if provider == "cuda" and base is FP32 else (base,):
-            sides = tuple(side_of(run, pairing, precision, i == 1) for i, run in enumerate(runs))
-            failures = [
-                failure
-                for side, who, on in zip(sides, ("reference", "candidate"), _names(left, right, provider), strict=True)
-                for failure in check_sides(on, side, pairing, who, on)
-            ]
-            if not failures:
-                break
-        else:
-            tally.failures.extend(failures)
-        if precision is TF32 and not failures:
-            tally.is_tf32, used = True, TF32
-        _check_features(left, right, sides, feeds, pairing, tally)
-        for index, check in enumerate(joint(sides[0], sides[1], pairing, base.result)):
-            checks[index].append(check)
-    label = "/".join(dict.fromkeys(_names(left, right, provider)))
-    for group in checks:
-        _judge(group, label, sizes, used, walk, tally)
+    feeds = _batches(samples, sizes, left), _batches(samples, sizes, right)
+    runs = _runs(left, right, feeds, pairing, provider, tally)
+    if runs is None:
+        return
+    base = _precision(pairing.head)
+    on = _names(left, right, provider)
+    for precision in (base, TF32) if provider == "cuda" and base is FP32 else (base,):
+        sides = sides_of(runs, pairing, precision)
+        failures = [
+            *check_side(sides[0], pairing, "reference", on[0]),
+            *check_side(sides[1], pairing, "candidate", on[1]),
+        ]
+        if not failures:
+            break
+    tally.failures.extend(failures)
+    tally.is_tf32 = tally.is_tf32 or (precision is TF32 and not failures)
+    _check_features(left, right, sides, feeds, pairing, tally)
+    label = "/".join(dict.fromkeys(on))
+    for check in joint(sides[0], sides[1], pairing, base.result):
+        _judge(check, label, sizes, precision, walk, tally)
+
+
+def _batches(samples: Samples, sizes: tuple[int, ...], side: Subject) -> list[tuple[Array, ...]]:
+    ordered = samples.ordered(side.input_names)
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    return [ordered.batch(start, size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _names(left: Subject, right: Subject, provider: str) -> tuple[str, str]:
@@ -137,11 +137,34 @@ def _names(left: Subject, right: Subject, provider: str) -> tuple[str, str]:
     return first, second
 
 
-def _runs(left: Subject, right: Subject, feeds, pairing: Pairing, provider: str):  # type: ignore[no-untyped-def]
+def _runs(
+    left: Subject,
+    right: Subject,
+    feeds: tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]],
+    pairing: Pairing,
+    provider: str,
+    tally: _Tally,
+) -> tuple[Run, Run] | None:
+    """Both models' runs of all batches; None where the candidate does not run at one of them."""
     wanted = [(a.value, b.value) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
-    return (
-        left.run(feeds[0], [a for a, _ in wanted], provider),
-        right.run(feeds[1], [b for _, b in wanted], provider),
+    reference = [left.run(feed, [a for a, _ in wanted], provider) for feed in feeds[0]]
+    candidate = []
+    for feed in feeds[1]:
+        try:
+            candidate.append(right.run(feed, [b for _, b in wanted], provider))
+        except (ProviderError, RuntimeError) as error:
+            what = f"it does not run at batch {len(feed[0])} ({str(error).splitlines()[0]})"
+            tally.failures.append(Failure(what=what, side="candidate", provider=provider))
+            return None
+    return _joined(reference), _joined(candidate)
+
+
+def _joined(runs: Sequence[Run]) -> Run:
+    """The runs of several batches as one."""
+    outputs = zip(*(run.outputs for run in runs), strict=True)
+    return Run(
+        outputs=tuple(np.concatenate([np.atleast_1d(part) for part in parts]) for parts in outputs),
+        taps={name: np.concatenate([run.taps[name] for run in runs]) for name in runs[0].taps},
     )
 
 
@@ -153,7 +176,12 @@ def _precision(head: Head) -> Precision:
 
 
 def _check_features(
-    left: Subject, right: Subject, sides: Sequence[Side], feeds, pairing: Pairing, tally: _Tally  # type: ignore[no-untyped-def]
+    left: Subject,
+    right: Subject,
+    sides: tuple[Side, Side],
+    feeds: tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]],
+    pairing: Pairing,
+    tally: _Tally,
 ) -> None:
     """Notes whether both heads got the same features: only then do equal heads mean equal models."""
     a, b = sides[0].observed, sides[1].observed
@@ -161,60 +189,66 @@ def _check_features(
         tally.gaps.append("the features that the two heads read do not pair up")
         return
     different = [t for t in pairing.boundary if t in a and not np.array_equal(a[t], b[t], equal_nan=True)]
-    if not different:
-        return
     module = next((side for side in (left, right) if isinstance(side, ModuleSubject)), None)
-    if left.dialect == right.dialect or module is None:
+    if different and (left.dialect == right.dialect or module is None):
         tally.gaps.append(f"the features {different[0].value!r} of the two models differ, without a bound")
-        return
-    index = 0 if module is left else 1
+    elif different and module is not None:
+        index = 0 if module is left else 1
+        _check_against_float64(module, index, different, sides, feeds[index], pairing, tally)
+
+
+def _check_against_float64(
+    module: ModuleSubject,
+    index: int,
+    different: Sequence[Term],
+    sides: tuple[Side, Side],
+    feeds: list[tuple[Array, ...]],
+    pairing: Pairing,
+    tally: _Tally,
+) -> None:
+    """Features of a module and of a file, by how far each lies from the module's in float64."""
     names = {t: (t if index == 0 else pairing.observed[t]).value for t in different}
-    wide = module.features64(feeds[index], tuple(names.values()))
+    parts = [module.features64(feed, tuple(names.values())) for feed in feeds]
     for term in different:
-        exact = np.asarray(wide[names[term]], np.float64)
+        exact = np.concatenate([np.asarray(part[names[term]], np.float64) for part in parts])
         own = float(np.abs(sides[index].observed[term] - exact).max())
         other = float(np.abs(sides[1 - index].observed[term] - exact).max())
-        floor = max(own, FP32.sum * float(np.abs(exact).max()))
-        if not other <= _FEATURE_FACTOR * floor:
+        if not other <= _FEATURE_FACTOR * max(own, FP32.sum * float(np.abs(exact).max())):
             tally.gaps.append(
                 f"the features {term.value!r} lie {other:.3g} from float64 where eager ones lie {own:.3g}"
             )
-    tally.notes.append("features upstream of the head are compared with float64 by measurement, not by a bound")
+    tally.notes.append("the features were compared with float64 on these inputs, without a bound")
 
 
 def _judge(
-    group: list[OutputCheck],
+    check: OutputCheck,
     provider: str,
     sizes: tuple[int, ...],
     precision: Precision,
     walk: Comparison,
     tally: _Tally,
 ) -> None:
-    name = group[0].name
-    for check in group:
-        if check.reference.shape != check.candidate.shape:
-            what = f"shape {check.candidate.shape} where {check.reference.shape} is due"
-            tally.failures.append(Failure(what=what, name=name, provider=provider, side="candidate"))
-            return
-    record, flips = statistics_of(group, provider, sizes, precision.name)
+    name, a, b = check.name, check.reference, check.candidate
+    if a.shape != b.shape:
+        what = f"shape {b.shape[1:]} a sample where {a.shape[1:]} is due"
+        tally.failures.append(Failure(what=what, name=name, provider=provider, side="candidate"))
+        return
+    record, flips = statistics_of(check, provider, sizes, precision.name)
     tally.statistics.append(record)
     tally.flips.extend(flips)
-    pairs = [(check.reference, check.candidate) for check in group]
-    is_same = all(np.array_equal(a, b) for a, b in pairs)
+    is_same = np.array_equal(a, b)
     tally.is_identical = tally.is_identical and is_same
-    if any((np.isfinite(a) != np.isfinite(b)).any() for a, b in pairs):
+    if (np.isfinite(a) != np.isfinite(b)).any():
         what = "NaN or infinity in one model and not in the other"
         tally.failures.append(Failure(what=what, name=name, provider=provider))
     elif record.non_finite:
         tally.gaps.append(f"{record.non_finite} values of {name!r} are NaN or infinite in both: no evidence")
     elif record.max_bound is None and not is_same:
-        if walk.parting is not None:
-            tally.gaps.append(f"output {name!r} has no bound")
-        else:
-            tally.notes.append(f"output {name!r} itself has no bound: an operator behind the sites has none")
+        note = f"output {name!r} has no bound: an operator behind the last site has none"
+        (tally.notes if walk.parting is None else tally.gaps).append(note)
 
 
-def _measured(tally: _Tally, walk: Comparison) -> Measured:
+def _measured(tally: _Tally) -> Measured:
     logits = sum(record.values for record in tally.statistics)
     if not logits and not tally.failures:
         raise CheckError("there is no value to compare", fix="check that the models have outputs")
@@ -240,9 +274,7 @@ def _decision(tally: _Tally) -> LayerResult:
     judged = [record for record in tally.statistics if record.top1_agreement is not None]
     if not judged:
         reason = "no output has the shape [N, O] of class scores"
-        return LayerResult(
-            layer=LayerName.DECISION, status=Status.NOT_RUN, covered=Coverage(), reason=reason
-        )
+        return LayerResult(layer=LayerName.DECISION, status=Status.NOT_RUN, covered=Coverage(), reason=reason)
     samples = sum(sum(record.batches) for record in judged)
     wrong = [flip for flip in tally.flips if flip.bound is not None and flip.margin > flip.bound]
     failures = tuple(
@@ -266,6 +298,3 @@ def _decision(tally: _Tally) -> LayerResult:
         reason=flips,
         failures=failures,
     )
-
-
-__all__ = ["Measured", "Term", "batch_sizes", "measure"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,11 +67,12 @@ def run_affine(
     """Result of the operator that ``node`` calls, with these features, weight and bias."""
     if node.op == "call_module":
         state: dict[str, Any] = {"weight": weight} | ({} if bias is None else {"bias": bias})
-        result = torch.func.functional_call(root.get_submodule(str(node.target)), state, (features,))
+        result: torch.Tensor = torch.func.functional_call(
+            root.get_submodule(str(node.target)), state, (features,)
+        )
     else:
-        assert callable(node.target)
-        result = node.target(features, weight, bias)
-    assert isinstance(result, torch.Tensor)
+        function: Callable[..., torch.Tensor] = node.target  # type: ignore[assignment]
+        result = function(features, weight, bias)
     return result
 
 
@@ -113,12 +114,16 @@ def _from_function(node: fx.Node, root: nn.Module) -> FxAffine | None:
         return None
     source, weight, bias = named.get("input"), named.get("weight"), named.get("bias")
     tensor = _parameter(weight, root)
-    if not isinstance(source, fx.Node) or tensor is None or (bias is not None and _parameter(bias, root) is None):
+    if (
+        not isinstance(source, fx.Node)
+        or tensor is None
+        or (bias is not None and _parameter(bias, root) is None)
+    ):
         return None
     return FxAffine(
         source=source,
         weight=tensor,
-        bias=None if bias is None else _parameter(bias, root),
+        bias=offset,
         weight_name=str(weight.target) if isinstance(weight, fx.Node) else "",
         bias_name=str(bias.target) if isinstance(bias, fx.Node) else None,
         kernel_size=() if is_linear else tuple(tensor.shape[2:]),
@@ -130,8 +135,3 @@ def _parameter(argument: object, root: nn.Module) -> torch.Tensor | None:
         return None
     found = operator.attrgetter(str(argument.target))(root)
     return found if isinstance(found, torch.Tensor) else None
-
-
-def parameter_count(site: FxAffine) -> int:
-    """Scalars in the weight and the bias."""
-    return math.prod(site.weight.shape) + (0 if site.bias is None else math.prod(site.bias.shape))

@@ -25,7 +25,9 @@ def averages_map(node: fx.Node, module: nn.Module | None, before: Shape, after: 
         return False
     if module is not None:
         return type(module) in _ADAPTIVE_MODULES or (
-            isinstance(module, _FIXED_MODULES) and _covers(module.kernel_size, module.padding, before)
+            type(module) in _FIXED_MODULES
+            and getattr(module, "divisor_override", None) is None
+            and _covers(module.kernel_size, module.padding, before)
         )
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name in _ADAPTIVE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,11 @@ class _Reader:
         if node.op == "get_attr":
             constants = _arrays([operator.attrgetter(str(node.target))(self._module)])
             term = Term(
-                kind=Kind.CONSTANT, value=node.name, node=str(node.target), signature="constant", constants=constants
+                kind=Kind.CONSTANT,
+                value=node.name,
+                node=str(node.target),
+                signature="constant",
+                constants=constants,
             )
             return _Seen(term=term, shape=None)
         return None
@@ -134,7 +138,7 @@ class _Reader:
         source, module = self._source(node), self._called(node)
         if source is None or self._seen[source].term.kind is Kind.CONSTANT or _has_hooks(module):
             return None
-        if type(module) in _SAME_MODULES or _is_inactive_dropout(node):
+        if type(module) in _SAME_MODULES or _is_inactive_dropout(node) or _is_stochastic_depth(module):
             return self._seen[source]
         if type(module) not in _VIEW_MODULES and not (module is None and _name(node) in _VIEW_NAMES):
             return None
@@ -194,7 +198,8 @@ class _Reader:
         seen, name = _materialized(self._seen[source]), _name(node)
         if seen.shape is None:
             return None
-        signature, constants, function = "", (), None
+        signature, function = "", None
+        constants: tuple[Array, ...] = ()
         if module is not None and type(module) in _ELEMENTWISE_MODULES:
             signature, function = _module_signature(module), _ELEMENTWISE_MODULES[type(module)]
         elif module is not None and type(module) in _NORMS and _is_per_channel(seen.shape):
@@ -242,13 +247,12 @@ class _Reader:
 
 
 def _apply(node: fx.Node, args: Sequence[Any]) -> torch.Tensor:
+    """The permutation that ``node`` calls, applied to other tensors."""
     if node.op == "call_method":
-        result = getattr(args[0], str(node.target))(*args[1:], **node.kwargs)
-    else:
-        assert callable(node.target)
-        result = node.target(*args, **node.kwargs)
-    assert isinstance(result, torch.Tensor)
-    return result
+        moved: torch.Tensor = getattr(args[0], str(node.target))(*args[1:], **node.kwargs)
+        return moved
+    function: Callable[..., torch.Tensor] = node.target  # type: ignore[assignment]
+    return function(*args, **node.kwargs)
 
 
 def _materialized(seen: _Seen) -> _Seen:
@@ -316,9 +320,16 @@ def _has_hooks(module: nn.Module | None) -> bool:
 
 
 def _is_inactive_dropout(node: fx.Node) -> bool:
-    is_dropout = node.op == "call_function" and _name(node).endswith("dropout")
-    training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
-    return is_dropout and training is False
+    position = {"stochastic_depth": 3}.get(_name(node), 2)
+    is_dropout = _name(node) == "stochastic_depth" or _name(node).endswith("dropout")
+    training = node.kwargs.get("training", node.args[position] if len(node.args) > position else True)
+    return node.op == "call_function" and is_dropout and training is False
+
+
+def _is_stochastic_depth(module: nn.Module | None) -> bool:
+    """Torchvision's StochasticDepth, known by its path so that torchvision need not be there."""
+    kind = type(module)
+    return f"{kind.__module__}.{kind.__qualname__}" == "torchvision.ops.stochastic_depth.StochasticDepth"
 
 
 def _is_per_channel(shape: Shape | None) -> bool:
@@ -338,7 +349,8 @@ def _module_signature(module: nn.Module) -> str:
 
 def _call_signature(node: fx.Node) -> str:
     shown = torch.utils._pytree.tree_map(
-        lambda leaf: "value" if isinstance(leaf, fx.Node) else repr(leaf), (tuple(node.args), dict(node.kwargs))
+        lambda leaf: "value" if isinstance(leaf, fx.Node) else repr(leaf),
+        (tuple(node.args), dict(node.kwargs)),
     )
     where = "" if isinstance(node.target, str) else f"{getattr(node.target, '__module__', '')}."
     return f"{node.op} {where}{_name(node)}{shown}"

@@ -113,7 +113,11 @@ def _gemm(node: ir.Node) -> OnnxAffine | None:
     matrix = weight if _flag(node, "transB") else weight.T
     bias = _constant(third)
     if third is not None and beta != 0.0:
-        if bias is None or bias.size not in (1, matrix.shape[0]) or bias.shape[-1:] not in ((1,), (bias.size,)):
+        if (
+            bias is None
+            or bias.size not in (1, matrix.shape[0])
+            or bias.shape[-1:] not in ((1,), (bias.size,))
+        ):
             return None
         bias = _scaled(np.broadcast_to(bias.reshape(-1), matrix.shape[:1]), beta)
     else:

@@ -253,7 +253,9 @@ class _Reader:
             if full.shape != (1, *shape) or math.prod(shape) != affine.weight.shape[0]:
                 continue
             whole = dataclasses.replace(
-                affine, bias=np.ascontiguousarray(full).reshape(-1), bias_name=str(other.name if other else "")
+                affine,
+                bias=np.ascontiguousarray(full).reshape(-1),
+                bias_name=str(other.name if other else ""),
             )
             term = dataclasses.replace(
                 seen.term, value=str(node.outputs[0].name), node=str(node.name), affine=whole

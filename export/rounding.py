@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class Pairing:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Side:
-    """One model's run of one batch: outputs, and the float64 reference with its bound for each."""
+    """One model's run of all batches: outputs, and the float64 reference with its bound for each."""
 
     outputs: tuple[Array, ...]
     observed: Mapping[Term, Array]
@@ -60,15 +60,31 @@ def observable(reference: Head, candidate: Head, walk: Comparison) -> dict[Term,
     return dict(zip(reference.boundary, candidate.boundary, strict=True))
 
 
-def side_of(run: Run, pairing: Pairing, precision: Precision, is_candidate: bool) -> Side:
-    """The run's values by the reference's terms, and the reference's head in float64 on them."""
-    observed = {
-        term: run.taps[(other if is_candidate else term).value]
-        for term, other in pairing.observed.items()
-        if term.kind is not Kind.CONSTANT
-    }
-    intervals = evaluate_head(pairing.head, observed, precision)
-    return Side(outputs=run.outputs, observed=observed, intervals=intervals)
+def sides_of(runs: tuple[Run, Run], pairing: Pairing, precision: Precision) -> tuple[Side, Side]:
+    """Both runs by the reference's terms, with the reference's head in float64 on what each observed.
+
+    The two are evaluated together: a large head's weights are then widened to float64 once.
+    """
+    pairs = [(a, b) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
+    seen = ({a: runs[0].taps[a.value] for a, _ in pairs}, {a: runs[1].taps[b.value] for a, b in pairs})
+    alike = all(seen[0][a].shape == seen[1][a].shape for a, _ in pairs)
+    if not alike:
+        intervals = tuple(evaluate_head(pairing.head, part, precision) for part in seen)
+    else:
+        both = {a: np.concatenate([seen[0][a], seen[1][a]]) for a, _ in pairs}
+        whole = evaluate_head(pairing.head, both, precision)
+        intervals = tuple({t: _half(interval, i) for t, interval in whole.items()} for i in (0, 1))
+    first, second = (
+        Side(outputs=run.outputs, observed=part, intervals=known)
+        for run, part, known in zip(runs, seen, intervals, strict=True)
+    )
+    return first, second
+
+
+def _half(interval: Interval, index: int) -> Interval:
+    rows = len(interval.value) // 2
+    part = slice(index * rows, (index + 1) * rows)
+    return Interval(value=interval.value[part], error=interval.error[part])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,8 +106,8 @@ class OutputCheck:
     unit: float
 
 
-def check_sides(name: str, side: Side, pairing: Pairing, who: str, provider: str) -> list[Failure]:
-    """Values of a side that lie further from the float64 reference than rounding can take them."""
+def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> list[Failure]:
+    """Where a side's values lie further from the float64 reference than rounding can take them."""
     failures = []
     places: list[tuple[str, Array, Term]] = []
     for output, left, right in pairing.outputs:
@@ -151,27 +167,22 @@ def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> li
 
 
 def statistics_of(
-    checks: Sequence[OutputCheck], provider: str, batches: tuple[int, ...], precision: str
+    check: OutputCheck, provider: str, batches: tuple[int, ...], precision: str
 ) -> tuple[OutputStatistics, tuple[Flip, ...]]:
     """Statistics of one output over all batches, and the samples whose arg max differs."""
-    first = checks[0]
-    a = np.concatenate([check.reference for check in checks])
-    b = np.concatenate([check.candidate for check in checks])
-    bounds = [check.bound for check in checks]
-    known = [bound for bound in bounds if bound is not None]
-    bound = np.concatenate(known) if known and len(known) == len(bounds) else None
+    a, b, bound = check.reference, check.candidate, check.bound
     finite = np.isfinite(a) & np.isfinite(b)
     difference = np.where(finite, np.abs(a - b), 0.0)
     worst = np.unravel_index(int(np.argmax(difference)), difference.shape) if difference.size else None
     size = np.where(finite, np.maximum(np.abs(a), np.abs(b)), 0.0).max(axis=1, keepdims=True, initial=0.0)
     # spacing of the binade of each sample's largest value; 2⁻¹²⁶ keeps it defined at zero
-    place = np.exp2(np.floor(np.log2(np.maximum(size, 2.0**-126)))) * 2 * first.unit
+    place = np.exp2(np.floor(np.log2(np.maximum(size, 2.0**-126)))) * 2 * check.unit
     ratio = None
     if bound is not None:
         ratio = float(np.divide(difference, bound, out=np.zeros_like(difference), where=bound > 0).max())
-    agreement, certified, flips = _decisions(first.name, provider, a, b, bound)
+    agreement, certified, flips = _decisions(check.name, provider, a, b, bound)
     record = OutputStatistics(
-        output=first.name,
+        output=check.name,
         provider=provider,
         batches=batches,
         values=int(a.size),

@@ -14,7 +14,8 @@ from export.example import leaf_names
 from export.module_affine import read_affine, run_affine
 from export.module_terms import module_terms, numpy_of, trace_module
 from export.onnx_export import evaluation_mode
-from export.terms import Array, Term, TermGraph
+from export.terms import Array, Term, TermGraph, affine_of
+from fxpasses.errors import InternalError
 
 EAGER = "eager"
 
@@ -45,9 +46,7 @@ class Subject(Protocol):
         """Outputs and tapped values for one batch."""
         ...
 
-    def run_site(
-        self, site: Term, features: Array, weight: Array | None, provider: str
-    ) -> Array:
+    def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
         """``[N, O]`` of the site alone on ``[N, K]``; with ``weight`` in place of its own, and no bias."""
         ...
 
@@ -84,16 +83,18 @@ class ModuleSubject:
         """Outputs of the module itself and values tapped in its traced graph, for one batch."""
         recorder = _Recorder(self._traced, frozenset(taps))
         with evaluation_mode(self._traced), evaluation_mode(self._module), torch.no_grad():
-            recorder.run(*self._tensors(feeds))
-            result = self._module(*self._tensors(feeds))
+            result = recorder.run(*self._tensors(feeds))
+            if self._traced is not self._module:
+                result = self._module(*self._tensors(feeds))
         leaves = [leaf for _, leaf in leaf_names(result) if isinstance(leaf, torch.Tensor)]
         return Run(outputs=tuple(numpy_of(leaf) for leaf in leaves), taps=recorder.kept)
 
     def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
         """``[N, O]`` of the site's own operator on features that are put into its operand's shape."""
         node = next(node for node in self._traced.graph.nodes if node.name == site.value)
-        found, affine = read_affine(node, self._traced), site.affine
-        assert found is not None and affine is not None
+        found, affine = read_affine(node, self._traced), affine_of(site)
+        if found is None:
+            raise InternalError(f"{site.node!r} was read as an affine site, and is none")
         rows = features if affine.columns is None else features[:, affine.columns]
         shaped = torch.from_numpy(np.ascontiguousarray(rows)).reshape(-1, *affine.operand)
         own, bias = found.weight, found.bias

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fxpasses.errors import InternalError
+
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
@@ -118,6 +120,17 @@ class Head:
     sites: tuple[Term, ...]
     boundary: tuple[Term, ...]
     terms: tuple[Term, ...]
+
+
+def affine_of(term: Term) -> Affine:
+    """The weights of an affine term.
+
+    Raises:
+        InternalError: the term is no affine site.
+    """
+    if term.affine is None:
+        raise InternalError(f"{term.node!r} is {term.kind}, not an affine site")
+    return term.affine
 
 
 def is_inside_head(term: Term) -> bool:

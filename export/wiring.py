@@ -84,9 +84,7 @@ def probe_site(affine: Affine, run: RunSite, rng: np.random.Generator) -> ProbeR
     return ProbeResult(probes=probes + _INTEGER_PROBES, failure=failure)
 
 
-def _one_hot(
-    weight: Array, bias: Array, columns: NDArray[np.int64]
-) -> Iterator[tuple[Array, Array]]:
+def _one_hot(weight: Array, bias: Array, columns: NDArray[np.int64]) -> Iterator[tuple[Array, Array]]:
     """Chunks of features and the results that are due; the first row of the first chunk is all zero."""
     largest = float(np.abs(weight).max(initial=0.0))
     scale = 1.0 if largest == 0.0 else math.ldexp(1.0, _HEADROOM - math.frexp(largest)[1])
@@ -119,5 +117,3 @@ def _difference(affine: Affine, expected: Array, found: Array) -> Failure | None
 def seeded(seed: int) -> np.random.Generator:
     """A generator that gives the same probes every time."""
     return np.random.Generator(np.random.PCG64(seed))
-
-
