@@ -8,6 +8,7 @@ are they used once, does the arithmetic fit.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ _DTYPES = frozenset(
 
 @dataclasses.dataclass(slots=True)
 class Uses:
-    """How often each module is called and each parameter is read, over a whole graph.
+    """How often some modules are called and some tensors are read, over a whole graph.
 
     Attributes:
         calls: call nodes by the identity of the module.
@@ -36,27 +37,38 @@ class Uses:
         owners: owning module (its identity) and state-dict name, by the identity of the tensor.
     """
 
-    calls: dict[int, list[Node]]
-    reads: dict[int, list[Node]]
-    owners: dict[int, list[tuple[int, str]]]
+    calls: dict[int, list[Node]] = dataclasses.field(default_factory=dict)
+    reads: dict[int, list[Node]] = dataclasses.field(default_factory=dict)
+    owners: dict[int, list[tuple[int, str]]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, graph: Graph, root: nn.Module) -> Uses:
-        """Counts the uses; linear in nodes and parameters."""
-        modules = dict(root.named_modules(remove_duplicate=False))
-        calls: dict[int, list[Node]] = {}
-        reads: dict[int, list[Node]] = {}
-        for node in graph.nodes:
-            if node.op == "call_module":
-                calls.setdefault(id(modules.get(str(node.target))), []).append(node)
-            elif node.op == "get_attr":
-                reads.setdefault(id(attribute(root, str(node.target))), []).append(node)
-        owners: dict[int, list[tuple[int, str]]] = {}
-        for path, module in modules.items():
-            for key, parameter in module._parameters.items():
-                name = f"{path}.{key}" if path else key
-                owners.setdefault(id(parameter), []).append((id(module), name))
-        return cls(calls, reads, owners)
+    def of(cls, graph: Graph, root: nn.Module, sites: Iterable[Affine]) -> Uses:
+        """The uses of the sites' modules and weights; linear in nodes and modules."""
+        uses = cls()
+        modules = {id(op.module) for op in sites if op.module is not None}
+        tensors = {id(attribute(root, op.weight)) for op in sites}
+        paths: dict[str, int] = {}
+        names: dict[str, int] = {}
+        pending = [("", root)]
+        while pending:
+            prefix, module = pending.pop()
+            if id(module) in modules:
+                paths[prefix[:-1]] = id(module)
+            for registry in (module._parameters, module._buffers):
+                for key, tensor in registry.items():
+                    if id(tensor) in tensors:
+                        names[prefix + key] = id(tensor)
+                        uses.owners.setdefault(id(tensor), []).append((id(module), prefix + key))
+            for key, child in module._modules.items():
+                if child is not None:
+                    pending.append((f"{prefix}{key}.", child))
+        for node in graph.find_nodes(op="call_module", sort=False):
+            if node.target in paths:
+                uses.calls.setdefault(paths[node.target], []).append(node)
+        for node in graph.find_nodes(op="get_attr", sort=False):
+            if node.target in names:
+                uses.reads.setdefault(names[node.target], []).append(node)
+        return uses
 
 
 def attribute(root: nn.Module, path: str | None) -> Any:

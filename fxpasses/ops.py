@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name that every torch code base uses)
 from torch import nn
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from fxpasses.report import Form
 
@@ -686,7 +686,6 @@ class Vocabulary:
     def __init__(self, root: nn.Module) -> None:
         self.root = root
         self._modules: dict[str, nn.Module | None] = {}
-        self._pool_paths: dict[str, bool] = {}
 
     def module(self, path: str) -> nn.Module | None:
         """The module at ``path``, or None."""
@@ -699,13 +698,24 @@ class Vocabulary:
             self._modules[path] = found
             return found
 
-    def may_pool(self, node: Node) -> bool:
-        """A fast first look: whether a node can be a pool at all."""
-        if node.op == "call_function":
-            return node.target in _POOL_FUNCTIONS
-        if node.op == "call_module":
-            return type(self.module(str(node.target))) in _POOL_TYPES
-        return node.op == "call_method" and node.target in _POOL_METHODS
+    def pools(self, graph: Graph) -> list[Node]:
+        """The nodes that can be pools by their target, in no order; linear in the module calls."""
+        found = [
+            node
+            for target in _POOL_FUNCTIONS
+            for node in graph.find_nodes(op="call_function", target=target, sort=False)
+        ]
+        found += [
+            node for node in graph.find_nodes(op="call_method", sort=False) if node.target in _POOL_METHODS
+        ]
+        kinds: dict[Any, bool] = {}
+        for node in graph.find_nodes(op="call_module", sort=False):
+            target = node.target
+            if target not in kinds:
+                kinds[target] = type(self.module(target)) in _POOL_TYPES
+            if kinds[target]:
+                found.append(node)
+        return found
 
     def classify(self, node: Node) -> Op:
         """The typed op of a node; ``Opaque`` where the vocabulary has no entry for it."""

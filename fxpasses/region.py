@@ -1,13 +1,14 @@
 """The pooled region of a graph: every value computed from pooled values alone, with its layout.
 
-One scan in graph order. A pool starts a value; users of values are looked at, everything else costs
-a set look-up. A value that meets a feature map again leaves the region (squeeze-excite), so the
-region stays small however large the graph is.
+It starts at the pools and follows their users in graph order; nothing else is looked at. A value that
+meets a feature map again leaves the region (squeeze-excite), so that the region stays small however
+large the graph is.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -82,7 +83,7 @@ def scan(
     shapes: Shapes | None = None,
     extents: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Region:
-    """The pooled region of ``graph``; linear in its nodes."""
+    """The pooled region of ``graph``."""
     return _Scanner(graph, vocabulary, shapes or {}, extents or {}).run()
 
 
@@ -97,19 +98,22 @@ class _Scanner:
         self.region = Region()
 
     def run(self) -> Region:
-        active: set[Node] = set()
+        pending = self.vocabulary.pools(self.graph)
+        heapq.heapify(pending)
+        queued = set(pending)
         values = self.region.values
-        classify, may_pool = self.vocabulary.classify, self.vocabulary.may_pool
-        for node in self.graph.nodes:
-            if node in active:
-                value = self._follow(node, classify(node))
-            elif may_pool(node):
-                value = self._start(node, classify(node))
-            else:
+        while pending:
+            node = heapq.heappop(pending)
+            op = self.vocabulary.classify(node)
+            reads_pooled = any(source in values for source in node.all_input_nodes)
+            value = self._follow(node, op) if reads_pooled else self._start(node, op)
+            if value is None:
                 continue
-            if value is not None:
-                values[node] = value
-                active.update(node.users)
+            values[node] = value
+            for user in node.users:
+                if user not in queued:
+                    queued.add(user)
+                    heapq.heappush(pending, user)
         return self.region
 
     # --- where a region starts

@@ -230,7 +230,7 @@ class _Finder:
         """The matches whose weight no other use needs in its present shape."""
         if not matches:
             return matches
-        uses = guards.Uses.of(self.graph, self.root)
+        uses = guards.Uses.of(self.graph, self.root, [match.op for match in matches.values()])
         while True:
             refused: dict[Node, Problem] = {}
             for node, match in matches.items():

@@ -70,16 +70,13 @@ def trace(model: nn.Module) -> Traced:
     Raises:
         TraceError: symbolic tracing fails, as on control flow that depends on values.
     """
-    mode = "train" if model.training else "eval"
     if isinstance(model, GraphModule):
         graph = Graph(tracer_cls=model.graph._tracer_cls)
         graph.output(graph.graph_copy(model.graph, {}), type_expr=_output_type(model.graph))
         graph.set_codegen(model.graph._codegen)
         _copy_output_meta(model.graph, graph)
         root = clone_tree(model, keep=_called(graph), path="")
-        return Traced(
-            graph=graph, root=root, info=TraceInfo(method="given", mode=mode), class_name=type(model).__name__
-        )
+        return Traced(graph=graph, root=root, info=given_info(model), class_name=type(model).__name__)
     before = set(model.__dict__)
     try:
         tracer, graph = _traced(model)
@@ -97,8 +94,17 @@ def trace(model: nn.Module) -> Traced:
         _hold(root, name, tensor)
     for name, module in tracer.dropouts.items():
         root.add_module(name, module)
-    info = TraceInfo(method="symbolic", mode=mode, notes=tuple(tracer.notes))
+    info = TraceInfo(method="symbolic", mode=_mode(model), notes=tuple(tracer.notes))
     return Traced(graph=graph, root=root, info=info, class_name=type(model).__name__)
+
+
+def given_info(model: GraphModule) -> TraceInfo:
+    """How the graph of a GraphModule was obtained: it was given."""
+    return TraceInfo(method="given", mode=_mode(model))
+
+
+def _mode(model: nn.Module) -> str:
+    return "train" if model.training else "eval"
 
 
 def _traced(model: nn.Module) -> tuple[HeadTracer, Graph]:
