@@ -146,7 +146,8 @@ def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float64) ->
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(0)
         model: nn.Module = models.get_model(name, weights=None, **OPTIONS.get(name, {}))
-        return model.eval()
+        # swin_v2 has a table that is float32 whatever the default is
+        return model.to(dtype).eval()
 
 
 def inputs(name: str, batch: int = BATCH, seed: int = 0) -> Tensor:
