@@ -17,7 +17,7 @@ from fxpasses.report import Form, Miss, MissCode, RewriteReport, Scope, Sites
 from fxpasses.rewrite import Edit, apply
 from fxpasses.shapes import propagate
 from fxpasses.sites import Analysis, analyse
-from fxpasses.trace import given_info, trace
+from fxpasses.trace import given, trace
 
 _HEAD_LEVEL = (MissCode.NOT_POOLED, MissCode.BEFORE_POOL)
 
@@ -51,13 +51,11 @@ def find_sites(model: nn.Module, scope: str = "head", example_inputs: Any = None
         TraceError: the model cannot be traced.
     """
     chosen = _scope(scope)
-    if isinstance(model, GraphModule):
-        graph, root, info = model.graph, model, given_info(model)
-    else:
-        traced = trace(_module(model))
-        graph, root, info = traced.graph, traced.root, traced.info
-    analysis = analyse_with_inputs(graph, root, chosen, example_inputs, undo.load(model))
-    return Sites(sites=tuple(match.site for match in analysis.matches), misses=analysis.misses, trace=info)
+    traced = given(model) if isinstance(model, GraphModule) else trace(_module(model))
+    analysis = analyse_with_inputs(traced.graph, traced.root, chosen, example_inputs, undo.load(model))
+    return Sites(
+        sites=tuple(match.site for match in analysis.matches), misses=analysis.misses, trace=traced.info
+    )
 
 
 def rewrite(model: nn.Module, to: str, scope: str = "head", example_inputs: Any = None) -> RewriteResult:
@@ -138,7 +136,9 @@ def _module(model: Any) -> nn.Module:
         return model
     if isinstance(model, torch.export.ExportedProgram):
         raise InputError(
-            "an ExportedProgram is not supported yet", where="model", fix="give the nn.Module that it came from"
+            "an ExportedProgram is not supported yet",
+            where="model",
+            fix="give the nn.Module that it came from",
         )
     raise InputError(
         f"a {type(model).__name__} is no model", where="model", fix="give an nn.Module or a GraphModule"

@@ -17,8 +17,8 @@ from torch.fx import Graph, Node
 from torch.nn.utils import parametrize
 
 from fxpasses.layout import Layout, Problem
-from fxpasses.ops import Affine, WeightSource
 from fxpasses.report import Form, MissCode
+from fxpasses.typed_ops import Affine, WeightSource
 
 _EXACT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -81,6 +81,11 @@ def attribute(root: nn.Module, path: str | None) -> Any:
     return found
 
 
+def is_uninitialized(tensor: Any) -> bool:
+    """Whether a parameter of a lazy module has no shape yet."""
+    return isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
+
+
 def module_problem(op: Affine) -> Problem | None:
     """Why the op's module cannot be replaced by another class."""
     module = op.module
@@ -137,11 +142,14 @@ def weight_problem(op: Affine, root: nn.Module) -> Problem | None:
         tensor = attribute(root, name)
         if name is None:
             continue
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if is_uninitialized(tensor):
             return Problem(
                 MissCode.UNINITIALIZED, f"{name} has no shape yet", "run one batch through the model first"
             )
-        if type(tensor) not in (nn.Parameter, torch.Tensor, nn.Buffer) or type(tensor.data) is not torch.Tensor:
+        if (
+            type(tensor) not in (nn.Parameter, torch.Tensor, nn.Buffer)
+            or type(tensor.data) is not torch.Tensor
+        ):
             return Problem(
                 MissCode.WEIGHT_TYPE,
                 f"{name} is a {type(tensor).__name__}, which may not allow views",
@@ -149,7 +157,9 @@ def weight_problem(op: Affine, root: nn.Module) -> Problem | None:
             )
         if tensor.dtype not in _DTYPES or tensor.is_sparse or tensor.is_quantized:
             return Problem(
-                MissCode.DTYPE, f"{name} is {tensor.dtype}, which convolutions do not take", "cast the model first"
+                MissCode.DTYPE,
+                f"{name} is {tensor.dtype}, which convolutions do not take",
+                "cast the model first",
             )
     return None
 
@@ -159,12 +169,16 @@ def arithmetic_problem(op: Affine, layout: Layout, kernel: tuple[int, ...]) -> P
     if op.form is Form.LINEAR:
         return None
     if op.transposed:
-        return Problem(MissCode.TRANSPOSED, "it is a transposed convolution", "write it as a plain convolution")
+        return Problem(
+            MissCode.TRANSPOSED, "it is a transposed convolution", "write it as a plain convolution"
+        )
     if op.groups != 1:
         return Problem(MissCode.GROUPS, f"it has {op.groups} groups", "only groups=1 equals one Linear")
     if any(op.padding):
         return Problem(
-            MissCode.PADDING, f"it pads the map by {op.padding}", "only an unpadded convolution equals a Linear"
+            MissCode.PADDING,
+            f"it pads the map by {op.padding}",
+            "only an unpadded convolution equals a Linear",
         )
     if any(step != 1 and extent != 1 for step, extent in zip(op.dilation, kernel, strict=True)):
         return Problem(

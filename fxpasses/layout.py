@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 
 from torch.fx import Node
 
-from fxpasses.ops import Flatten, Index, Op, Permute, Squeeze, Unflatten, Unsqueeze, View, size_of
+from fxpasses.ops import size_of
 from fxpasses.plan import WeightOrder
 from fxpasses.report import MissCode
+from fxpasses.typed_ops import Flatten, Index, Op, Permute, Squeeze, Unflatten, Unsqueeze, View
 
 BATCH = "N"
 CHANNELS = "C"
@@ -266,9 +267,7 @@ def _take_unknown(
     return (*features, *reversed(taken)) if from_end else (*taken, *features)
 
 
-def _take_node(
-    layout: Layout, rest: list[Atom], size: Node, text: str, *, from_end: bool
-) -> Axis | Problem:
+def _take_node(layout: Layout, rest: list[Atom], size: Node, text: str, *, from_end: bool) -> Axis | Problem:
     """The atom whose size a node holds: the batch, or the channels of a map."""
     owner = size_of(size)
     wanted = None if owner is None else {0: BATCH, 1: CHANNELS}.get(owner[1])

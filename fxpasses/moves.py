@@ -21,9 +21,10 @@ from torch import nn
 from torch.fx import Node
 
 from fxpasses.layout import BATCH, CHANNELS, Layout
-from fxpasses.ops import VIEWS, Affine, Elementwise, Reduce, is_shape_value
+from fxpasses.ops import is_shape_value
 from fxpasses.region import Region, Value, constant_shape
 from fxpasses.report import Form
+from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Reduce
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,9 @@ class _Decision:
         if not isinstance(op, Elementwise) or op.module_rank is None:
             return True
         module = self.root.get_submodule(str(node.target))
-        calls = [other for other in node.graph.nodes if other.op == "call_module" and other.target == node.target]
+        calls = [
+            other for other in node.graph.nodes if other.op == "call_module" and other.target == node.target
+        ]
         return len(calls) == 1 and not module._forward_hooks and not module._forward_pre_hooks
 
     def _turns(self, value: Value) -> bool:

@@ -9,193 +9,38 @@ and gives a typed op; what has no entry is ``Opaque``.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name that every torch code base uses)
+import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.report import Form
+from fxpasses.typed_ops import (
+    AdaptivePool,
+    Affine,
+    Concat,
+    Elementwise,
+    FeatureNorm,
+    Flatten,
+    Index,
+    Op,
+    Opaque,
+    Permute,
+    Reduce,
+    ShapeValue,
+    Squeeze,
+    Unflatten,
+    Unsqueeze,
+    View,
+    WeightSource,
+    WindowPool,
+)
 
 MAX_RANK = 3
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Op:
-    """What one node does, in typed terms."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Opaque(Op):
-    """An op without an entry in the vocabulary."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ShapeValue(Op):
-    """A size, a shape, or arithmetic on them; never a tensor."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class AdaptivePool(Op):
-    """Pool of ``rank`` spatial axes to ``output``; None keeps an axis's extent."""
-
-    source: Node
-    rank: int
-    output: tuple[int | None, ...]
-    average: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class WindowPool(Op):
-    """Pool over windows; ``covers`` where the kernel is written as the map's own extent."""
-
-    source: Node
-    rank: int
-    covers: bool
-    average: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Reduce(Op):
-    """Reduction over ``dims``; the spelling of a global pool as a mean, a sum or a maximum."""
-
-    source: Node
-    dims: tuple[int, ...]
-    keepdim: bool
-    average: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Flatten(Op):
-    """Axes ``start`` to ``end`` merged."""
-
-    source: Node
-    start: int
-    end: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Unflatten(Op):
-    """Axis ``dim`` split into ``sizes``."""
-
-    source: Node
-    dim: int
-    sizes: tuple[Any, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class View(Op):
-    """``view`` or ``reshape`` to ``sizes``: integers, -1, or nodes that hold sizes."""
-
-    source: Node
-    sizes: tuple[Any, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Squeeze(Op):
-    """Axes of extent 1 dropped; ``dims`` None drops every one of them."""
-
-    source: Node
-    dims: tuple[int, ...] | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Unsqueeze(Op):
-    """An axis of extent 1 inserted at ``dim``."""
-
-    source: Node
-    dim: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Permute(Op):
-    """Axes reordered; ``dims`` of length 2 with ``swap`` exchanges two axes."""
-
-    source: Node
-    dims: tuple[int, ...]
-    swap: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Index(Op):
-    """``x[items]`` with integers, slices, None and Ellipsis."""
-
-    source: Node
-    items: tuple[Any, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Concat(Op):
-    """Tensors joined along ``dim``."""
-
-    sources: tuple[Node, ...]
-    dim: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Elementwise(Op):
-    """The same function of every element; ``sources`` are all node operands.
-
-    ``channels`` marks a function that also looks at the channel axis, axis 1: it is the same on
-    ``[N, C]`` and ``[N, C, 1, 1]``, not on a k×k grid. ``module_rank`` is set where the module's
-    class names the rank (BatchNorm1d, BatchNorm2d) and has to change with it.
-    """
-
-    sources: tuple[Node, ...]
-    inplace: bool = False
-    channels: bool = False
-    module_rank: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class FeatureNorm(Op):
-    """A function along an axis (LayerNorm, softmax(dim=-1)); keeps the layout, is not crossed."""
-
-    source: Node
-
-
-class WeightSource(enum.Enum):
-    """Where an affine op's weight comes from."""
-
-    PARAMETER = enum.auto()
-    COMPUTED = enum.auto()
-    PACKED = enum.auto()
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Affine(Op):
-    """A Linear or a convolution, as a module or as a function of a parameter.
-
-    ``weight`` and ``bias`` are state-dict names; ``rank`` is 0 for a Linear. ``stride``,
-    ``padding`` and ``dilation`` have one entry per spatial axis.
-    """
-
-    source: Node
-    form: Form
-    rank: int
-    weight: str | None
-    bias: str | None
-    weight_source: WeightSource = WeightSource.PARAMETER
-    module: nn.Module | None = None
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-    groups: int = 1
-    transposed: bool = False
-
-    def name(self, node: Node) -> str:
-        """Module path of the site, or of the parameter that it reads."""
-        if node.op == "call_module":
-            return str(node.target)
-        return (self.weight or node.name).removesuffix(".weight")
-
-
-VIEWS = (Flatten, Unflatten, View, Squeeze, Unsqueeze, Permute, Index)
-POOLS = (AdaptivePool, WindowPool, Reduce)
 
 OPAQUE = Opaque()
 SHAPE_VALUE = ShapeValue()
@@ -244,20 +89,21 @@ def size_of(value: Any) -> tuple[Node, int] | None:
     """The tensor and axis whose size ``value`` holds, or None."""
     if not isinstance(value, Node):
         return None
+    args: Any = value.args
     if value.op == "call_method" and value.target == "size":
-        dim = value.args[1] if len(value.args) > 1 else value.kwargs.get("dim")
-        return (value.args[0], dim) if isinstance(dim, int) and isinstance(value.args[0], Node) else None
-    if value.op == "call_function" and value.target is operator.getitem:
-        shape, dim = value.args
-        start = 0
-        if isinstance(shape, Node) and shape.target is operator.getitem and isinstance(shape.args[1], slice):
-            shape, part = shape.args  # b, c = x.shape[:2]
-            start = part.start or 0
-            if part.step not in (None, 1) or not isinstance(start, int):
-                return None
-        owner = _shape_owner(shape)
-        return (owner, start + dim) if owner is not None and isinstance(dim, int) else None
-    return None
+        dim = args[1] if len(args) > 1 else value.kwargs.get("dim")
+        return (args[0], dim) if isinstance(dim, int) and isinstance(args[0], Node) else None
+    if value.op != "call_function" or value.target is not operator.getitem:
+        return None
+    shape, dim = args
+    start: Any = 0
+    if isinstance(shape, Node) and shape.target is operator.getitem and isinstance(shape.args[1], slice):
+        part: Any = shape.args[1]  # b, c = x.shape[:2]
+        shape, start = shape.args[0], part.start or 0
+        if part.step not in (None, 1) or not isinstance(start, int):
+            return None
+    owner = _shape_owner(shape)
+    return (owner, start + dim) if owner is not None and isinstance(dim, int) else None
 
 
 def _shape_owner(node: Any) -> Node | None:
@@ -277,7 +123,9 @@ def _is_own_extent(kernel: Any, source: Node, rank: int) -> bool:
         if kernel.op != "call_function" or kernel.target is not operator.getitem:
             return False
         owner, part = _shape_owner(kernel.args[0]), kernel.args[1]
-        return owner is not None and part in (slice(2, None), slice(-rank, None)) and _same_size(owner, source)
+        return (
+            owner is not None and part in (slice(2, None), slice(-rank, None)) and _same_size(owner, source)
+        )
     if not isinstance(kernel, (tuple, list)) or len(kernel) != rank:
         return False
     sizes = [size_of(extent) for extent in kernel]
@@ -430,9 +278,7 @@ def _linear(input: Node, weight: Any, bias: Any = None) -> Op:
     bias_name = None if bias is None else _parameter_name(bias)[0]
     if bias is not None and bias_name is None:
         source = WeightSource.COMPUTED
-    return Affine(
-        source=input, form=Form.LINEAR, rank=0, weight=name, bias=bias_name, weight_source=source
-    )
+    return Affine(source=input, form=Form.LINEAR, rank=0, weight=name, bias=bias_name, weight_source=source)
 
 
 def _conv(rank: int, transposed: bool = False) -> Handler:
@@ -479,11 +325,13 @@ _ACTIVATIONS = (
     "softsign tanhshrink softshrink hardshrink threshold logsigmoid rrelu dropout alpha_dropout"
 ).split()
 _ARITHMETIC = (
-    "add sub mul div true_divide pow square sqrt rsqrt exp log log1p expm1 abs neg negative clamp clip clamp_min "
-    "clamp_max relu sigmoid tanh reciprocal sign sin cos erf round floor ceil nan_to_num detach clone dropout "
-    "alpha_dropout threshold maximum minimum selu celu rrelu subtract multiply divide"
+    "add sub mul div true_divide pow square sqrt rsqrt exp log log1p expm1 abs neg negative clamp clip "
+    "clamp_min clamp_max relu sigmoid tanh reciprocal sign sin cos erf round floor ceil nan_to_num "
+    "detach clone dropout alpha_dropout threshold maximum minimum selu celu rrelu subtract multiply divide"
 ).split()
-_INPLACE_ONLY = "relu_ sigmoid_ tanh_ elu_ selu_ celu_ leaky_relu_ hardtanh_ threshold_ rrelu_ dropout_".split()
+_INPLACE_ONLY = (
+    "relu_ sigmoid_ tanh_ elu_ selu_ celu_ leaky_relu_ hardtanh_ threshold_ rrelu_ dropout_".split()
+)
 _OPERATORS = (
     operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.neg, operator.abs,
 )  # fmt: skip
@@ -576,8 +424,9 @@ def _method_table() -> dict[str, Handler]:
 _ELEMENTWISE_MODULES = frozenset(
     getattr(nn, name)
     for name in (
-        "Identity ReLU ReLU6 Hardtanh Hardswish Hardsigmoid SiLU GELU Mish ELU SELU CELU LeakyReLU Sigmoid Tanh "
-        "Softplus Softsign Tanhshrink Softshrink Hardshrink Threshold LogSigmoid RReLU Dropout AlphaDropout"
+        "Identity ReLU ReLU6 Hardtanh Hardswish Hardsigmoid SiLU GELU Mish ELU SELU CELU LeakyReLU "
+        "Sigmoid Tanh Softplus Softsign Tanhshrink Softshrink Hardshrink Threshold LogSigmoid "
+        "RReLU Dropout AlphaDropout"
     ).split()
 )
 _BATCH_NORMS: dict[type, int | None] = {
@@ -618,7 +467,9 @@ def _module_op(module: Any, node: Node) -> Op:
         return Elementwise((source,), channels=True, module_rank=_BATCH_NORMS[kind])
     if kind in _POOL_MODULES:
         rank, average = _POOL_MODULES[kind]
-        return _adaptive_pool(rank, average)(source, module.output_size, getattr(module, "return_indices", False))
+        return _adaptive_pool(rank, average)(
+            source, module.output_size, getattr(module, "return_indices", False)
+        )
     if kind in _WINDOW_MODULES:
         rank, average = _WINDOW_MODULES[kind]
         return WindowPool(source, rank, covers=False, average=average)
@@ -645,7 +496,9 @@ def _affine_module(module: Any, source: Node, path: str) -> Op:
     has_bias = isinstance(getattr(module, "bias", None), torch.Tensor)
     bias = f"{path}.bias" if has_bias else None
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
-        if isinstance(module, nn.Bilinear) or not (isinstance(module, nn.Linear) or "Linear" in type(module).__name__):
+        if isinstance(module, nn.Bilinear) or not (
+            isinstance(module, nn.Linear) or "Linear" in type(module).__name__
+        ):
             return OPAQUE
         return Affine(
             source=source, form=Form.LINEAR, rank=0, weight=f"{path}.weight", bias=bias,
@@ -673,7 +526,8 @@ _POOL_FUNCTIONS = frozenset(
     {
         target
         for target in _FUNCTIONS
-        if getattr(target, "__name__", "") in ("mean", "sum", "amax", "amin") or "_pool" in _FUNCTIONS[target].__qualname__
+        if getattr(target, "__name__", "") in ("mean", "sum", "amax", "amin")
+        or "_pool" in _FUNCTIONS[target].__qualname__
     }
 )
 _POOL_METHODS = frozenset({"mean", "sum", "amax", "amin"})
@@ -696,7 +550,7 @@ class Vocabulary:
             for part in path.split("."):
                 found = found._modules.get(part) if isinstance(found, nn.Module) else None
             self._modules[path] = found
-            return found
+            return self._modules[path]
 
     def pools(self, graph: Graph) -> list[Node]:
         """The nodes that can be pools by their target, in no order; linear in the module calls."""
@@ -757,9 +611,10 @@ def blank_linear(*, bias: bool) -> nn.Linear:
         def reset_parameters(self) -> None:
             """Leave the placeholder as it is."""
 
-    module = Blank(1, 1, bias=bias)
+    module: Any = Blank(1, 1, bias=bias)
     module.__class__ = nn.Linear
-    return module
+    blank: nn.Linear = module
+    return blank
 
 
 def blank_conv(rank: int, kernel_size: tuple[int, ...], *, bias: bool) -> nn.Module:

@@ -18,9 +18,11 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses import layout as layouts
+from fxpasses.guards import attribute, is_uninitialized
 from fxpasses.layout import CHANNELS, Layout, Problem, flat_layout, map_layout
-from fxpasses.ops import (
-    MAX_RANK,
+from fxpasses.ops import MAX_RANK, Vocabulary, is_shape_value
+from fxpasses.report import Form
+from fxpasses.typed_ops import (
     VIEWS,
     AdaptivePool,
     Affine,
@@ -30,11 +32,8 @@ from fxpasses.ops import (
     Op,
     Reduce,
     ShapeValue,
-    Vocabulary,
     WindowPool,
-    is_shape_value,
 )
-from fxpasses.report import Form
 
 Shapes: TypeAlias = Mapping[Node, tuple[int, ...]]
 
@@ -170,9 +169,7 @@ class _Scanner:
         pooled = flat_layout(shape[-1] if shape is not None else None, rank)
         return pooled.with_axes((("N",), *((),) * rank, (CHANNELS,))) if op.keepdim else pooled
 
-    def _reduced_map(
-        self, op: Reduce, chain: list[Reduce], channels: int | None, rank: int
-    ) -> Layout | None:
+    def _reduced_map(self, op: Reduce, chain: list[Reduce], channels: int | None, rank: int) -> Layout | None:
         """Layout after a reduction that, with those right after it, collapses a whole map."""
         if not 1 <= rank <= MAX_RANK:
             return None
@@ -203,7 +200,12 @@ class _Scanner:
             op = self.vocabulary.classify(node)
             if isinstance(op, (AdaptivePool, WindowPool)):
                 node = op.source
-            elif isinstance(op, Affine) and op.rank and op.weight_source.name == "PARAMETER" and not op.transposed:
+            elif (
+                isinstance(op, Affine)
+                and op.rank
+                and op.weight_source.name == "PARAMETER"
+                and not op.transposed
+            ):
                 weight = _tensor_at(self.vocabulary.root, op.weight)
                 return None if weight is None else (op.rank, channels or weight.shape[0])
             elif isinstance(op, Elementwise) and op.sources:
@@ -218,7 +220,9 @@ class _Scanner:
     def _feeds_head(self, node: Node) -> bool:
         """Whether the first affine op after a would-be pool is a Linear, or a last convolution."""
         for _ in range(_MAX_WALK):
-            users = [user for user in node.users if not isinstance(self.vocabulary.classify(user), ShapeValue)]
+            users = [
+                user for user in node.users if not isinstance(self.vocabulary.classify(user), ShapeValue)
+            ]
             for user in users:
                 op = self.vocabulary.classify(user)
                 if isinstance(op, Affine):
@@ -276,9 +280,7 @@ class _Scanner:
         known = self.region.values[origin.pool].layout
         return flat_layout(shape[1], known.rank if known else 2)
 
-    def _layout(
-        self, node: Node, op: Op, pooled: list[Value], others: list[Node]
-    ) -> Layout | Problem | None:
+    def _layout(self, node: Node, op: Op, pooled: list[Value], others: list[Node]) -> Layout | Problem | None:
         first = pooled[0].layout
         assert first is not None
         if isinstance(op, VIEWS):
@@ -288,7 +290,9 @@ class _Scanner:
         if isinstance(op, Elementwise):
             return self._elementwise(first, pooled, others)
         if isinstance(op, Concat):
-            return _concat(op, [value.layout for value in pooled if value.layout], len(op.sources) == len(pooled))
+            return _concat(
+                op, [value.layout for value in pooled if value.layout], len(op.sources) == len(pooled)
+            )
         if isinstance(op, Affine):
             return self._affine(first, op)
         if isinstance(op, AdaptivePool):
@@ -300,7 +304,10 @@ class _Scanner:
 
     def _elementwise(self, first: Layout, pooled: list[Value], others: list[Node]) -> Layout | None:
         for value in pooled[1:]:
-            if value.layout is None or (value.layout.axes, value.layout.extents) != (first.axes, first.extents):
+            if value.layout is None or (value.layout.axes, value.layout.extents) != (
+                first.axes,
+                first.extents,
+            ):
                 return None
         for source in others:
             shape = constant_shape(source, self.vocabulary.root)
@@ -316,7 +323,11 @@ class _Scanner:
         if op.form is Form.LINEAR:
             if first.order is not None:
                 return flat_layout(out, first.rank)
-            return dataclasses.replace(first, channels=out) if first.is_point and first.axes[-1] == ("C",) else None
+            return (
+                dataclasses.replace(first, channels=out)
+                if first.is_point and first.axes[-1] == ("C",)
+                else None
+            )
         if not first.is_map or op.rank != first.rank or weight is None or op.transposed:
             return None
         return map_layout(out, conv_extents(first.extents, tuple(weight.shape[2:]), op))
@@ -329,7 +340,8 @@ def conv_extents(
     return tuple(
         None
         if extent is None
-        else (extent + 2 * op.padding[axis] - op.dilation[axis] * (kernel[axis] - 1) - 1) // op.stride[axis] + 1
+        else (extent + 2 * op.padding[axis] - op.dilation[axis] * (kernel[axis] - 1) - 1) // op.stride[axis]
+        + 1
         for axis, extent in enumerate(extents)
     )
 
@@ -393,14 +405,8 @@ def constant_shape(node: Node, root: nn.Module) -> tuple[int, ...] | None:
 
 def _tensor_at(root: nn.Module, path: str | None) -> torch.Tensor | None:
     """The tensor at a dotted path below ``root``, or None."""
-    if path is None:
-        return None
-    found: Any = root
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    if isinstance(found, nn.parameter.UninitializedTensorMixin):
-        return None
-    return found if isinstance(found, torch.Tensor) else None
+    found = attribute(root, path)
+    return found if isinstance(found, torch.Tensor) and not is_uninitialized(found) else None
 
 
 def is_last_affine(node: Node, vocabulary: Vocabulary) -> bool:

@@ -19,20 +19,12 @@ from torch.fx import Graph, Node
 from fxpasses import undo
 from fxpasses.layout import Layout
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
-from fxpasses.ops import (
-    Elementwise,
-    Flatten,
-    Reduce,
-    View,
-    conv_function,
-    is_shape_value,
-    linear_function,
-    size_of,
-)
+from fxpasses.ops import conv_function, is_shape_value, linear_function, size_of
 from fxpasses.plan import WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
 from fxpasses.sites import Analysis, Match
+from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View
 from fxpasses.weights import reshape, set_conv_extras, swap_batch_norm
 
 
@@ -147,7 +139,8 @@ class _ComponentEdit:
 
     def run(self) -> undo.Record | None:
         """Carries the decision out, and gives what takes it back."""
-        assert self.moves is not None and self.before is not None
+        assert self.moves is not None
+        assert self.before is not None
         self.spares = [node for node in self.values if node in self.moves.dead and self._is_spare(node)]
         self._respell_sites()
         readers = {node: self._staying_readers(node) for node in self.values if node in self.moves.moved}
@@ -301,7 +294,12 @@ class _ComponentEdit:
         op = self.values[node].op
         if isinstance(op, Flatten):
             return op.start == 1 and op.end == -1
-        return isinstance(op, View) and len(op.sizes) == 2 and _is_batch(op.sizes[0]) and node.op != "call_module"
+        return (
+            isinstance(op, View)
+            and len(op.sizes) == 2
+            and _is_batch(op.sizes[0])
+            and node.op != "call_module"
+        )
 
     def _flatten_after(self, node: Node, layout: Layout | None) -> Node:
         """A flatten of ``node``, spelled like one that died where there is one."""
@@ -331,8 +329,10 @@ class _ComponentEdit:
         sizes = (op.sizes[0], -1 if op.sizes[1] == -1 else features)
         if sizes[1] is None or (sizes == (-1, -1)):
             return None
-        nested = isinstance(spare.args[1], (tuple, list))
-        return ((node, type(spare.args[1])(sizes)) if nested else (node, *sizes)), {}
+        first = spare.args[1]
+        if isinstance(first, (tuple, list)):
+            return (node, list(sizes) if isinstance(first, list) else sizes), {}
+        return (node, *sizes), {}
 
     def _bury(self, touched: list[Node]) -> set[Node]:
         """Erases dead views and the sizes that only they read, and gives the erased nodes."""
@@ -364,7 +364,7 @@ def _reads_only_batch(user: Node) -> bool:
     owner = size_of(user)
     if owner is not None and owner[1] == 0:
         return True
-    if not is_shape_value(user) or user.op == "call_method" and len(user.args) > 1:
+    if not is_shape_value(user) or (user.op == "call_method" and len(user.args) > 1):
         return False
     sizes = [size_of(reader) for reader in user.users]
     return bool(sizes) and all(size is not None and size[1] == 0 for size in sizes)

@@ -35,12 +35,15 @@ def propagate(graph: Graph, root: nn.Module, example_inputs: Sequence[Any]) -> d
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with mode, torch.no_grad():
-            fake = [mode.from_tensor(value) if isinstance(value, torch.Tensor) else value for value in example_inputs]
+            fake = [
+                mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+                for value in example_inputs
+            ]
             recorder.run(*fake)
     except Exception as error:
-        lines = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"the example inputs do not run through the model ({lines[0] if lines else type(error).__name__})",
+            f"the example inputs do not run through the model ({lines[0]})",
             where="example_inputs",
             fix="give inputs of the shapes that the model takes",
         ) from error

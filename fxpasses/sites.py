@@ -17,10 +17,11 @@ from torch.fx import Graph, Node
 
 from fxpasses import guards
 from fxpasses.layout import Layout, Problem
-from fxpasses.ops import POOLS, VIEWS, Affine, Elementwise, Vocabulary, is_shape_value
+from fxpasses.ops import Vocabulary, is_shape_value
 from fxpasses.plan import WeightMove, WeightOrder
 from fxpasses.region import Region, Shapes, Value, scan
 from fxpasses.report import Form, Miss, MissCode, Scope, Site
+from fxpasses.typed_ops import POOLS, VIEWS, Affine, Elementwise
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _TORCH_FOLDER = os.sep + "torch" + os.sep
@@ -118,7 +119,7 @@ class _Finder:
             match = self._match(value, aliased)
             if isinstance(match, Match):
                 matches[value.node] = match
-            elif match is not None:
+            elif match is not None and isinstance(value.op, Affine):
                 self._miss(value.node, value.op, match)
         matches = self._alone(matches)
         self._not_pooled(has_head=any(value.node in self.heads for value in affine))
@@ -258,8 +259,12 @@ class _Finder:
 
     def _reads(self, op: Affine) -> Problem:
         node = op.source
-        while isinstance(passing := self.vocabulary.classify(node), (Elementwise, *VIEWS)) and not _selects(node):
-            source = passing.sources[0] if isinstance(passing, Elementwise) else getattr(passing, "source", None)
+        while isinstance(passing := self.vocabulary.classify(node), (Elementwise, *VIEWS)) and not _selects(
+            node
+        ):
+            source = (
+                passing.sources[0] if isinstance(passing, Elementwise) else getattr(passing, "source", None)
+            )
             if not isinstance(source, Node):
                 break
             node = source

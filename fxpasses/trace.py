@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name that every torch code base uses)
+import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 
@@ -76,7 +76,7 @@ def trace(model: nn.Module) -> Traced:
         graph.set_codegen(model.graph._codegen)
         _copy_output_meta(model.graph, graph)
         root = clone_tree(model, keep=_called(graph), path="")
-        return Traced(graph=graph, root=root, info=given_info(model), class_name=type(model).__name__)
+        return dataclasses.replace(given(model), graph=graph, root=root)
     before = set(model.__dict__)
     try:
         tracer, graph = _traced(model)
@@ -98,9 +98,10 @@ def trace(model: nn.Module) -> Traced:
     return Traced(graph=graph, root=root, info=info, class_name=type(model).__name__)
 
 
-def given_info(model: GraphModule) -> TraceInfo:
-    """How the graph of a GraphModule was obtained: it was given."""
-    return TraceInfo(method="given", mode=_mode(model))
+def given(model: GraphModule) -> Traced:
+    """A GraphModule's own graph over its own tree, to be read and not to be edited."""
+    info = TraceInfo(method="given", mode=_mode(model))
+    return Traced(graph=model.graph, root=model, info=info, class_name=type(model).__name__)
 
 
 def _mode(model: nn.Module) -> str:
@@ -180,7 +181,7 @@ class HeadTracer(Tracer):
         return bool(path) and not (module._modules or module._parameters or module._buffers)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """torch's own leaves, and small modules that decide by ``training`` (DropPath, StochasticDepth)."""
+        """Torch's own leaves, and small modules that decide by ``training`` (DropPath, StochasticDepth)."""
         kept_whole = type(m).__name__ in _KNOWN_WHOLE or module_qualified_name in self.whole
         return kept_whole or super().is_leaf_module(m, module_qualified_name)
 
@@ -204,7 +205,9 @@ class HeadTracer(Tracer):
         """A functional dropout that asks for ``training`` as a module, which pickling keeps asking."""
         bound = dict(zip(("input", "p", "training", "inplace"), args, strict=False)) | dict(kwargs)
         asks = bound.get("training", True)
-        is_question = isinstance(asks, Node) and asks.op == "get_attr" and str(asks.target).endswith("training")
+        is_question = (
+            isinstance(asks, Node) and asks.op == "get_attr" and str(asks.target).endswith("training")
+        )
         if not is_question or not isinstance(bound.get("p", 0.5), float | int):
             return "call_function", target, args, kwargs
         asks.graph.erase_node(asks)
@@ -258,7 +261,12 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
 def clone_tree(
-    module: nn.Module, *, keep: set[str], path: str, memo: dict[int, nn.Module] | None = None, whole: bool = False
+    module: nn.Module,
+    *,
+    keep: set[str],
+    path: str,
+    memo: dict[int, nn.Module] | None = None,
+    whole: bool = False,
 ) -> nn.Module:
     """A tree of new modules over the same tensors, every name in its place.
 

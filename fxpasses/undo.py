@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Node, map_arg
+from torch.fx import GraphModule, Node, map_arg
 
 from fxpasses.ops import VIEW_FUNCTIONS, conv_function, linear_function
 from fxpasses.report import Form
@@ -195,7 +195,11 @@ class Before:
 
 
 def write_down(
-    root: nn.Module, own: Sequence[Node], readers: Iterable[Node], matches: Mapping[Node, Match], pools: Iterable[str]
+    root: nn.Module,
+    own: Sequence[Node],
+    readers: Iterable[Node],
+    matches: Mapping[Node, Match],
+    pools: Iterable[str],
 ) -> Before:
     """The nodes that an edit may touch, as they are now."""
     extras: dict[str, dict[str, Any]] = {}
@@ -297,10 +301,10 @@ def load(module: nn.Module) -> tuple[Record, ...]:
     return tuple(Record.from_data(entry) for entry in data)
 
 
-def store(module: nn.Module, records: Iterable[Record]) -> None:
+def store(module: GraphModule, records: Iterable[Record]) -> None:
     """Keeps records on a GraphModule, where deepcopy and pickling carry them along."""
     data = [entry.to_data() for entry in records]
-    module.meta[ATTRIBUTE] = data  # type: ignore[index,operator]  # GraphModule.meta is a dict
+    module.meta[ATTRIBUTE] = data
     setattr(module, ATTRIBUTE, data)
 
 
@@ -333,7 +337,11 @@ def _is_out_of_place(old: Spec, new: Spec, kept: Mapping[str, Spec], now: Mappin
 
 
 def _only_inputs_changed(old: Spec, new: Spec | None) -> bool:
-    return new is not None and (new.op, new.target) == (old.op, old.target) and len(new.inputs) == len(old.inputs)
+    return (
+        new is not None
+        and (new.op, new.target) == (old.op, old.target)
+        and len(new.inputs) == len(old.inputs)
+    )
 
 
 def _set_inputs(node: Node, inputs: Iterable[str], nodes: Mapping[str, Node]) -> None:
@@ -370,7 +378,9 @@ def _encode(value: Any) -> Any:
     if isinstance(value, dict):
         parts = {name: _encode(part) for name, part in value.items()}
         return None if None in parts.values() else {"dict": parts}
-    kind = next((kind for kind in ("tuple", "list") if isinstance(value, {"tuple": tuple, "list": list}[kind])), None)
+    kind = next(
+        (kind for kind in ("tuple", "list") if isinstance(value, {"tuple": tuple, "list": list}[kind])), None
+    )
     if kind is None or hasattr(value, "_fields"):
         return None
     parts = [_encode(part) for part in value]

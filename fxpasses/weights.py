@@ -74,7 +74,7 @@ def _converted(old: torch.Tensor, match: Match, to: Form) -> tuple[torch.Tensor,
 
 def _module(old: nn.Module, match: Match, weight: torch.Tensor, to: Form) -> nn.Module:
     bias = old._parameters.get("bias")
-    new: Any
+    new: Any  # Conv and Linear have no common class with these attributes
     if to is Form.CONV:
         new = blank_conv(len(match.site.kernel_size), match.site.kernel_size, bias=bias is not None)
         new.in_channels, new.out_channels = match.channels, match.site.out_features
@@ -87,7 +87,8 @@ def _module(old: nn.Module, match: Match, weight: torch.Tensor, to: Form) -> nn.
     new.training = old.training
     new._parameters.clear()
     new._parameters.update({name: weight if name == "weight" else bias for name in old._parameters})
-    return new
+    made: nn.Module = new
+    return made
 
 
 def _conv_attributes() -> frozenset[str]:
