@@ -67,9 +67,8 @@ def run_affine(
     """Result of the operator that ``node`` calls, with these features, weight and bias."""
     if node.op == "call_module":
         state: dict[str, Any] = {"weight": weight} | ({} if bias is None else {"bias": bias})
-        result: torch.Tensor = torch.func.functional_call(
-            root.get_submodule(str(node.target)), state, (features,)
-        )
+        module = root.get_submodule(str(node.target))
+        result: torch.Tensor = torch.func.functional_call(module, state, (features,))
     else:
         function: Callable[..., torch.Tensor] = node.target  # type: ignore[assignment]
         result = function(features, weight, bias)
@@ -113,12 +112,8 @@ def _from_function(node: fx.Node, root: nn.Module) -> FxAffine | None:
     if len(node.args) > 3 or set(named) - {"input", "weight", "bias"}:
         return None
     source, weight, bias = named.get("input"), named.get("weight"), named.get("bias")
-    tensor = _parameter(weight, root)
-    if (
-        not isinstance(source, fx.Node)
-        or tensor is None
-        or (bias is not None and _parameter(bias, root) is None)
-    ):
+    tensor, offset = _parameter(weight, root), _parameter(bias, root)
+    if not isinstance(source, fx.Node) or tensor is None or (bias is not None and offset is None):
         return None
     return FxAffine(
         source=source,

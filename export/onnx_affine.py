@@ -116,7 +116,7 @@ def _gemm(node: ir.Node) -> OnnxAffine | None:
         if (
             bias is None
             or bias.size not in (1, matrix.shape[0])
-            or bias.shape[-1:] not in ((1,), (bias.size,))
+            or max(bias.shape[:-1], default=1) != 1
         ):
             return None
         bias = _scaled(np.broadcast_to(bias.reshape(-1), matrix.shape[:1]), beta)
