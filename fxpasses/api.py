@@ -43,8 +43,9 @@ def find_sites(model: nn.Module, scope: str = "head", example_inputs: Any = None
     Args:
         model: a module that ``torch.fx`` can trace, or a GraphModule.
         scope: ``"head"`` or ``"pooled"``.
-        example_inputs: a tensor or a tuple of inputs; needed only where nothing in the model says the
-            extent of the pooled map (a token mean, a fixed average pool).
+        example_inputs: a tensor or a tuple of inputs, or a function that gives them and is called only if
+            they are needed: where nothing in the model says the extent of the pooled map (a fixed
+            average pool) or which axes are spatial (a mean of an input).
 
     Raises:
         InputError: an argument is not of the kind that is needed.
@@ -76,8 +77,9 @@ def rewrite(model: nn.Module, to: str, scope: str = "head", example_inputs: Any 
         model: a module that ``torch.fx`` can trace, or a GraphModule.
         to: ``"conv"`` or ``"linear"``.
         scope: ``"head"`` or ``"pooled"`` (squeeze-excite and other side branches too).
-        example_inputs: a tensor or a tuple of inputs; needed only where nothing in the model says the
-            extent of the pooled map (a token mean, a fixed average pool).
+        example_inputs: a tensor or a tuple of inputs, or a function that gives them and is called only if
+            they are needed: where nothing in the model says the extent of the pooled map (a fixed
+            average pool) or which axes are spatial (a mean of an input).
 
     Raises:
         InputError: an argument is not of the kind that is needed.
@@ -117,9 +119,12 @@ def analyse_with_inputs(
     """The analysis, with shapes where example inputs are given and something depends on them."""
     extents = undo.known_extents(records, {node.name: node for node in graph.nodes}) if records else {}
     analysis = analyse(graph, root, scope, extents=extents)
-    if example_inputs is None or not analysis.is_presumed():
+    if not analysis.is_presumed():
         return analysis
-    return analyse(graph, root, scope, propagate(graph, root, _inputs(example_inputs)), extents)
+    inputs = example_inputs() if callable(example_inputs) else example_inputs
+    if inputs is None:
+        return analysis
+    return analyse(graph, root, scope, propagate(graph, root, _inputs(inputs)), extents)
 
 
 def relevant_misses(misses: Sequence[Miss], to: Form) -> tuple[Miss, ...]:

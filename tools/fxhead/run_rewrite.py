@@ -6,6 +6,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from fxhead.load import load_model, require_readable
@@ -16,11 +17,9 @@ from fxhead.shapes import InputShapes, ShapeOrigin, find_shapes
 from fxhead.sources import Source, SourceKind
 from fxpasses import RewriteResult, find_sites, rewrite
 from fxpasses.errors import InputError
-from fxpasses.report import Form, MissCode, Scope, Site
+from fxpasses.report import Form, Scope, Site
 
 _TRACE_BATCH = 2
-# misses that example inputs may turn into sites
-_NEEDS_INPUTS = frozenset({MissCode.UNKNOWN_EXTENT, MissCode.UNKNOWN_LAYOUT, MissCode.AMBIGUOUS_SQUEEZE})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,25 +122,29 @@ class _Job:
         return choose_providers(self.options.providers)
 
     def rewrite(self, module: nn.Module) -> tuple[InputShapes | None, RewriteResult]:
-        """The result; with example inputs, which cost a shape propagation, only where it needs them."""
-        options, blind = self.options, None
-        if not options.with_onnx and not options.input_shapes:
-            with self.progress.step("rewriting"):
-                blind = rewrite(module, to=options.to, scope=options.scope)
-            if _NEEDS_INPUTS.isdisjoint(miss.code for miss in blind.report.misses):
-                return None, blind
-        try:
-            with self.progress.step("finding the input shape"):
-                shapes = find_shapes(module, options.source, options.input_shapes, options.weights)
-        except InputError as error:
-            if blind is None:
-                raise
-            self.progress.note(f"some of what was skipped needs the input shape: {error}")
-            return None, blind
-        note_guess(shapes, self.progress)
+        """The result; without ONNX the input shape, which costs a run, is looked for only if it is needed."""
+        options = self.options
+        shapes = self.shapes(module) if options.with_onnx or options.input_shapes else None
+        examples = shapes.examples(_TRACE_BATCH) if shapes else lambda: self.examples_if_known(module)
         with self.progress.step("rewriting"):
-            examples = shapes.examples(_TRACE_BATCH)
-            return shapes, rewrite(module, to=options.to, scope=options.scope, example_inputs=examples)
+            result = rewrite(module, to=options.to, scope=options.scope, example_inputs=examples)
+        return shapes, result
+
+    def shapes(self, module: nn.Module) -> InputShapes:
+        """The shapes of the model's inputs."""
+        options = self.options
+        with self.progress.step("finding the input shape"):
+            shapes = find_shapes(module, options.source, options.input_shapes, options.weights)
+        note_guess(shapes, self.progress)
+        return shapes
+
+    def examples_if_known(self, module: nn.Module) -> tuple[torch.Tensor, ...] | None:
+        """Example inputs, or None, with a note, where their shapes cannot be found."""
+        try:
+            return self.shapes(module).examples(_TRACE_BATCH)
+        except InputError as error:
+            self.progress.note(f"the result may depend on the input shape: {error}")
+            return None
 
     def already(self, module: nn.Module) -> tuple[Site, ...]:
         """The sites that have the asked form before anything is done."""
