@@ -113,11 +113,7 @@ def _gemm(node: ir.Node) -> OnnxAffine | None:
     matrix = weight if _flag(node, "transB") else weight.T
     bias = _constant(third)
     if third is not None and beta != 0.0:
-        if (
-            bias is None
-            or bias.size not in (1, matrix.shape[0])
-            or max(bias.shape[:-1], default=1) != 1
-        ):
+        if bias is None or bias.size not in (1, matrix.shape[0]) or max(bias.shape[:-1], default=1) != 1:
             return None
         bias = _scaled(np.broadcast_to(bias.reshape(-1), matrix.shape[:1]), beta)
     else:

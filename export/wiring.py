@@ -38,6 +38,9 @@ _INTEGER_PROBES = 64
 _CHUNK = 2**24
 """Most floats of a chunk of probes, features or results."""
 _HEADROOM = 60
+"""Binary exponent of the largest scaled weight."""
+_LARGEST = 100
+"""Largest binary exponent of a feature, well inside fp32."""
 
 RunSite = Callable[[Array, Array | None], Array]
 
@@ -87,7 +90,8 @@ def probe_site(affine: Affine, run: RunSite, rng: np.random.Generator) -> ProbeR
 def _one_hot(weight: Array, bias: Array, columns: NDArray[np.int64]) -> Iterator[tuple[Array, Array]]:
     """Chunks of features and the results that are due; the first row of the first chunk is all zero."""
     largest = float(np.abs(weight).max(initial=0.0))
-    scale = 1.0 if largest == 0.0 else math.ldexp(1.0, _HEADROOM - math.frexp(largest)[1])
+    exponent = min(_LARGEST, _HEADROOM - math.frexp(largest)[1])
+    scale = 1.0 if largest == 0.0 else math.ldexp(1.0, exponent)
     out, count = weight.shape
     rows = max(1, _CHUNK // max(out, count))
     yield np.zeros((1, count), weight.dtype), bias[np.newaxis].copy()
