@@ -154,6 +154,8 @@ def graph_rows(nodes: int, repeats: int) -> Iterator[Row]:
     ):
         ratio = times[key] / times[compiled]
         yield Row(what=f"{name} over recompile, {size}", value=ratio, unit="x", budget=PASS_RATIO)
+    for name, key in (("LinearToConv", "there"), ("ConvToLinear", "back"), ("replace_pattern", "pattern")):
+        yield Row(what=f"{name}, no recompile, {size}", value=edits[key] * 1e3, unit="ms")
     what = f"replace_pattern over LinearToConv, no recompile, {size}"
     ratio = edits["pattern"] / edits["there"]
     yield Row(what=what, value=ratio, unit="x", budget=PATTERN_RATIO, is_floor=True)
@@ -211,7 +213,7 @@ def start_rows(repeats: int) -> Iterator[Row]:
 def all_rows(*, quick: bool) -> Iterator[Row]:
     """Every row, in the order of the table."""
     for nodes in SIZES[: 2 if quick else 3]:
-        yield from graph_rows(nodes, repeats=3 if nodes > 10_000 else 9)
+        yield from graph_rows(nodes, repeats=5 if nodes > 10_000 else 11)
     if not quick:
         yield from million_rows(repeats=3)
     yield from start_rows(repeats=7)
