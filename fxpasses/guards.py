@@ -16,7 +16,9 @@ from torch import nn
 from torch.fx import Graph, Node
 from torch.nn.utils import parametrize
 
+from fxpasses import aten
 from fxpasses.layout import Layout, Problem
+from fxpasses.ops import Vocabulary
 from fxpasses.report import Form, MissCode
 from fxpasses.typed_ops import Affine, WeightSource
 
@@ -34,17 +36,18 @@ class Uses:
     Attributes:
         calls: call nodes by the identity of the module.
         reads: nodes that read a tensor by path (``get_attr``), by the identity of the tensor.
-        owners: owning module (its identity) and state-dict name, by the identity of the tensor.
+        owners: owning module and state-dict name, by the identity of the tensor.
     """
 
     calls: dict[int, list[Node]] = dataclasses.field(default_factory=dict)
     reads: dict[int, list[Node]] = dataclasses.field(default_factory=dict)
-    owners: dict[int, list[tuple[int, str]]] = dataclasses.field(default_factory=dict)
+    owners: dict[int, list[tuple[nn.Module, str]]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, graph: Graph, root: nn.Module, sites: Iterable[Affine]) -> Uses:
+    def of(cls, graph: Graph, vocabulary: Vocabulary, sites: Iterable[Affine]) -> Uses:
         """The uses of the sites' modules and weights; linear in nodes and modules."""
         uses = cls()
+        root = vocabulary.root
         modules = {id(op.module) for op in sites if op.module is not None}
         tensors = {id(attribute(root, op.weight)) for op in sites}
         paths: dict[str, int] = {}
@@ -58,16 +61,18 @@ class Uses:
                 for key, tensor in registry.items():
                     if id(tensor) in tensors:
                         names[prefix + key] = id(tensor)
-                        uses.owners.setdefault(id(tensor), []).append((id(module), prefix + key))
+                        uses.owners.setdefault(id(tensor), []).append((module, prefix + key))
             for key, child in module._modules.items():
                 if child is not None:
                     pending.append((f"{prefix}{key}.", child))
         for node in graph.find_nodes(op="call_module", sort=False):
             if node.target in paths:
                 uses.calls.setdefault(paths[node.target], []).append(node)
-        for node in graph.find_nodes(op="get_attr", sort=False):
-            if node.target in names:
-                uses.reads.setdefault(names[node.target], []).append(node)
+        kinds = ("get_attr", "placeholder") if vocabulary.lifted else ("get_attr",)
+        for node in (node for kind in kinds for node in graph.find_nodes(op=kind, sort=False)):
+            name = vocabulary.tensor_name(node)
+            if name in names:
+                uses.reads.setdefault(names[name], []).append(node)
         return uses
 
 
@@ -225,10 +230,14 @@ def sharing_problem(op: Affine, root: nn.Module, uses: Uses, alike: dict[Node, A
     others = [
         name
         for owner, name in uses.owners.get(id(weight), [])
-        if owner not in modules and name not in parameters
+        if id(owner) not in modules and name not in parameters and type(owner) is not nn.Module
     ]
     others += [
-        user.name for read in uses.reads.get(id(weight), []) for user in read.users if user not in alike
+        reader.name
+        for read in uses.reads.get(id(weight), [])
+        for user in read.users
+        for reader in (user.users if aten.untransposed(user) is read else (user,))
+        if reader not in alike
     ]
     if others:
         return Problem(

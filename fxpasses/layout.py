@@ -43,11 +43,13 @@ class Layout:
         axes: one tuple of atoms per axis.
         channels: extent of ``C``, or None where nothing says it.
         extents: extent of each spatial axis, None where nothing says it.
+        batch: extent of ``N`` where the program itself fixes it (exported with static shapes), else None.
     """
 
     axes: tuple[Axis, ...]
     channels: int | None
     extents: tuple[int | None, ...]
+    batch: int | None = None
 
     @property
     def rank(self) -> int:
@@ -88,12 +90,12 @@ class Layout:
 
     def with_axes(self, axes: Sequence[Axis]) -> Layout:
         """The same value with other axes."""
-        return Layout(tuple(axes), self.channels, self.extents)
+        return dataclasses.replace(self, axes=tuple(axes))
 
     def size(self, atom: Atom) -> int | None:
-        """Extent of an atom, or None where it is not known (the batch never is)."""
+        """Extent of an atom, or None where it is not known."""
         if atom == BATCH:
-            return None
+            return self.batch
         return self.channels if atom == CHANNELS else self.extents[int(atom)]
 
 
@@ -107,14 +109,14 @@ def flat_axes(extents: Sequence[int | None]) -> tuple[Axis, ...]:
     return ((BATCH,), (CHANNELS, *(axis for axis, extent in enumerate(extents) if extent != 1)))
 
 
-def map_layout(channels: int | None, extents: Sequence[int | None]) -> Layout:
+def map_layout(channels: int | None, extents: Sequence[int | None], batch: int | None = None) -> Layout:
     """Layout of ``[N, C, *k]``."""
-    return Layout(map_axes(extents), channels, tuple(extents))
+    return Layout(map_axes(extents), channels, tuple(extents), batch)
 
 
-def flat_layout(channels: int | None, rank: int) -> Layout:
+def flat_layout(channels: int | None, rank: int, batch: int | None = None) -> Layout:
     """Layout of ``[N, C]`` under a map of one position and ``rank`` spatial axes."""
-    return Layout(flat_axes((1,) * rank), channels, (1,) * rank)
+    return Layout(flat_axes((1,) * rank), channels, (1,) * rank, batch)
 
 
 def view(layout: Layout, op: Op) -> Layout | Problem:
@@ -149,7 +151,7 @@ def reduced(layout: Layout, dims: Sequence[int], *, keepdim: bool) -> Layout | N
         return None
     extents = tuple(1 if axis in atoms else extent for axis, extent in enumerate(layout.extents))
     kept = [() if dim in over else axis for dim, axis in enumerate(layout.axes) if keepdim or dim not in over]
-    return Layout(tuple(kept), layout.channels, extents)
+    return Layout(tuple(kept), layout.channels, extents, layout.batch)
 
 
 def _inserted(axes: tuple[Axis, ...], position: int) -> tuple[Axis, ...]:
@@ -225,6 +227,9 @@ def _take(layout: Layout, rest: list[Atom], size: Any, text: str, *, from_end: b
     """Removes from ``rest`` the atoms that make up ``size``."""
     if isinstance(size, Node):
         return _take_node(layout, rest, size, text, from_end=from_end)
+    is_batch = bool(rest) and rest[0] == BATCH and not from_end
+    if is_batch and size == layout.batch:
+        return (rest.pop(0),)
     if size == 1:
         return ()
     taken: list[Atom] = []

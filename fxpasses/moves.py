@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from torch import nn
 from torch.fx import Node
 
 from fxpasses.layout import BATCH, CHANNELS, Layout
-from fxpasses.ops import is_shape_value
+from fxpasses.ops import Vocabulary, is_shape_value
 from fxpasses.region import Region, Value, constant_shape
 from fxpasses.report import Form
 from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Reduce
@@ -75,9 +74,9 @@ def is_plain(layout: Layout | None) -> bool:
 
 
 class _Decision:
-    def __init__(self, region: Region, root: nn.Module, sites: frozenset[Node], to: Form) -> None:
+    def __init__(self, region: Region, vocabulary: Vocabulary, sites: frozenset[Node], to: Form) -> None:
         self.region = region
-        self.root = root
+        self.vocabulary = vocabulary
         self.sites = sites
         self.to = to
         self.free: set[Node] = set()
@@ -129,7 +128,7 @@ class _Decision:
             constants = []  # statistics and weights of a norm lie along axis 1 in both forms
         return (
             all(source in self.free for source in pooled)
-            and all(_is_scalar(constant_shape(source, self.root)) for source in constants)
+            and all(_is_scalar(constant_shape(source, self.vocabulary)) for source in constants)
             and self._has_own_module(value)
         )
 
@@ -138,7 +137,7 @@ class _Decision:
         op, node = value.op, value.node
         if not isinstance(op, Elementwise) or op.module_rank is None:
             return True
-        module = self.root.get_submodule(str(node.target))
+        module = self.vocabulary.root.get_submodule(str(node.target))
         calls = [
             other for other in node.graph.nodes if other.op == "call_module" and other.target == node.target
         ]
@@ -184,9 +183,9 @@ class _Decision:
         return origin is not node and origin in moved
 
 
-def decide(region: Region, root: nn.Module, sites: frozenset[Node], to: Form) -> Moves:
+def decide(region: Region, vocabulary: Vocabulary, sites: frozenset[Node], to: Form) -> Moves:
     """What has to move so that ``sites`` get the form ``to``; pure."""
-    return _Decision(region, root, sites, to).run()
+    return _Decision(region, vocabulary, sites, to).run()
 
 
 def component(region: Region, start: Node) -> frozenset[Node]:

@@ -1,16 +1,18 @@
 """One vocabulary for every spelling: a node in, a typed op out.
 
-The same operation arrives as an ``nn`` module, a function, a tensor method. This file alone knows
-the spellings. ``Vocabulary.classify`` binds a node's arguments by name (each handler has the
-signature of the torch symbol that it reads, so Python does the binding and fills in the defaults)
-and gives a typed op; what has no entry is ``Opaque``.
+The same operation arrives as an ``nn`` module, a function, a tensor method, or an ATen operator. This
+file alone knows the spellings (``aten`` has those of ATen, ``emit`` writes them).
+``Vocabulary.classify`` binds a node's arguments by name (each handler has the signature of the torch
+symbol that it reads, so Python does the binding and fills in the defaults) and gives a typed op; what
+has no entry is ``Opaque``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node
 
+from fxpasses import aten
 from fxpasses.report import Form
 from fxpasses.typed_ops import (
     AdaptivePool,
@@ -72,6 +75,8 @@ _SCALAR_FUNCTIONS = frozenset({operator.getitem, int, float, len, getattr})
 
 def is_shape_value(node: Node) -> bool:
     """Whether a node holds a size or a shape, or arithmetic on them, and no tensor."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return aten.is_size(node.target)
     if node.op == "call_method":
         return node.target in _SHAPE_METHODS
     if node.op == "get_attr":
@@ -93,6 +98,8 @@ def size_of(value: Any) -> tuple[Node, int] | None:
     if value.op == "call_method" and value.target == "size":
         dim = args[1] if len(args) > 1 else value.kwargs.get("dim")
         return (args[0], dim) if isinstance(dim, int) and isinstance(args[0], Node) else None
+    if value.op == "call_function" and aten.is_size(value.target) and len(args) == 2:
+        return (args[0], args[1])
     if value.op != "call_function" or value.target is not operator.getitem:
         return None
     shape, dim = args
@@ -267,18 +274,10 @@ def _feature_norm(input: Node, *args: Any, **kwargs: Any) -> Op:
     return FeatureNorm(input)
 
 
-def _parameter_name(value: Any) -> tuple[str | None, WeightSource]:
-    if isinstance(value, Node) and value.op == "get_attr":
-        return str(value.target), WeightSource.PARAMETER
-    return None, WeightSource.COMPUTED
-
-
 def _linear(input: Node, weight: Any, bias: Any = None) -> Op:
-    name, source = _parameter_name(weight)
-    bias_name = None if bias is None else _parameter_name(bias)[0]
-    if bias is not None and bias_name is None:
-        source = WeightSource.COMPUTED
-    return Affine(source=input, form=Form.LINEAR, rank=0, weight=name, bias=bias_name, weight_source=source)
+    if not isinstance(weight, Node) or not isinstance(bias, Node | None):
+        return OPAQUE
+    return Affine(source=input, form=Form.LINEAR, rank=0, weight_node=weight, bias_node=bias)
 
 
 def _conv(rank: int, transposed: bool = False) -> Handler:
@@ -293,12 +292,11 @@ def _conv(rank: int, transposed: bool = False) -> Handler:
         **_: Any,
     ) -> Op:
         linear = _linear(input, weight, bias)
-        assert isinstance(linear, Affine)
-        kwargs = _conv_numbers(rank, stride, padding, dilation, None)
-        if kwargs is None:
+        numbers = _conv_numbers(rank, stride, padding, dilation, None)
+        if not isinstance(linear, Affine) or numbers is None:
             return OPAQUE
         return dataclasses.replace(
-            linear, form=Form.CONV, rank=rank, groups=groups, transposed=transposed, **kwargs
+            linear, form=Form.CONV, rank=rank, groups=groups, transposed=transposed, **numbers
         )
 
     return handler
@@ -535,10 +533,17 @@ _POOL_TYPES = frozenset({*_POOL_MODULES, *_WINDOW_MODULES})
 
 
 class Vocabulary:
-    """Classifies the nodes of one graph; modules are looked up in ``root`` by path, once each."""
+    """Classifies the nodes of one graph.
 
-    def __init__(self, root: nn.Module) -> None:
+    Args:
+        root: the module below which the graph's modules and parameters are looked up.
+        lifted: names of the parameters and buffers that are inputs of the graph, by placeholder name, as
+            in the graph of a ``torch.export.ExportedProgram``.
+    """
+
+    def __init__(self, root: nn.Module, lifted: Mapping[str, str] | None = None) -> None:
         self.root = root
+        self.lifted = lifted or {}
         self._modules: dict[str, nn.Module | None] = {}
 
     def module(self, path: str) -> nn.Module | None:
@@ -552,11 +557,20 @@ class Vocabulary:
             self._modules[path] = found
             return self._modules[path]
 
+    def tensor_name(self, node: Node | None) -> str | None:
+        """State-dict name of the tensor that a node reads, or None where it reads no such tensor."""
+        if node is None:
+            return None
+        if node.op == "get_attr":
+            return str(node.target)
+        return self.lifted.get(node.name) if node.op == "placeholder" else None
+
     def pools(self, graph: Graph) -> list[Node]:
         """The nodes that can be pools by their target, in no order; linear in the module calls."""
+        targets = (*_POOL_FUNCTIONS, *aten.pool_targets())
         found = [
             node
-            for target in _POOL_FUNCTIONS
+            for target in targets
             for node in graph.find_nodes(op="call_function", target=target, sort=False)
         ]
         found += [
@@ -576,73 +590,81 @@ class Vocabulary:
         if node.op == "call_module":
             module = self.module(str(node.target))
             return OPAQUE if module is None else _module_op(module, node)
+        if node.op not in ("call_function", "call_method"):
+            return OPAQUE
         if is_shape_value(node):
             return SHAPE_VALUE
-        table: dict[Any, Handler] = _FUNCTIONS if node.op == "call_function" else _METHODS
-        handler = table.get(node.target) if node.op in ("call_function", "call_method") else None
+        handler = _handler(node)
         if handler is None:
             return OPAQUE
         try:
             op = handler(*node.args, **node.kwargs)
         except TypeError:  # an overload that the handler does not know
             return OPAQUE
+        if isinstance(op, Affine):
+            return self._named(op)
         source = getattr(op, "source", None)
         return op if source is None or isinstance(source, Node) else OPAQUE
 
-
-# --- spelling: the targets that a rewrite writes --------------------------------------------------
-
-
-def linear_function() -> Callable[..., torch.Tensor]:
-    """The function that writes a Linear of a parameter."""
-    return F.linear
-
-
-def conv_function(rank: int) -> Callable[..., torch.Tensor]:
-    """The function that writes a convolution of a parameter."""
-    function: Callable[..., torch.Tensor] = getattr(F, f"conv{rank}d")
-    return function
+    def _named(self, op: Affine) -> Op:
+        """The affine op with the names of what it reads."""
+        if not isinstance(op.source, Node):
+            return OPAQUE
+        weight, bias = self.tensor_name(op.weight_node), self.tensor_name(op.bias_node)
+        is_computed = weight is None or (bias is None and op.bias_node is not None)
+        source = WeightSource.COMPUTED if is_computed else WeightSource.PARAMETER
+        return dataclasses.replace(op, weight=weight, bias=bias, weight_source=source)
 
 
-def blank_linear(*, bias: bool) -> nn.Linear:
-    """An ``nn.Linear`` without weights, and without drawing random numbers to make them."""
-
-    class Blank(nn.Linear):
-        def reset_parameters(self) -> None:
-            """Leave the placeholder as it is."""
-
-    module: Any = Blank(1, 1, bias=bias)
-    module.__class__ = nn.Linear
-    blank: nn.Linear = module
-    return blank
+def _handler(node: Node) -> Handler | None:
+    if node.op == "call_method":
+        return _METHODS.get(str(node.target))
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return _aten_handlers().get(aten.name_of(target))
+    if target is operator.getitem and aten.is_first_result(node):
+        return _elementwise
+    return _FUNCTIONS.get(target)
 
 
-def blank_conv(rank: int, kernel_size: tuple[int, ...], *, bias: bool) -> nn.Module:
-    """An ``nn.ConvNd`` without weights, and without drawing random numbers to make them."""
-    base: type = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
-
-    class Blank(base):  # type: ignore[misc]  # the base is picked by rank
-        def reset_parameters(self) -> None:
-            """Leave the placeholder as it is."""
-
-    module: nn.Module = Blank(1, 1, kernel_size, bias=bias)
-    module.__class__ = base
-    return module
-
-
-def batch_norm_class(rank: int) -> type[nn.Module]:
-    """The batch norm class for ``[N, C]`` (rank 0) or a map of ``rank`` spatial axes."""
-    return (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank]
-
-
-VIEW_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "flatten": torch.flatten,
-    "unflatten": torch.unflatten,
-    "reshape": torch.reshape,
-    "squeeze": torch.squeeze,
-    "unsqueeze": torch.unsqueeze,
-    "permute": torch.permute,
-    "transpose": torch.transpose,
-    "getitem": operator.getitem,
-    "getattr": getattr,
-}
+@functools.cache
+def _aten_handlers() -> dict[str, Handler]:
+    """Handlers of ATen operators by name, those of torch's functions where the arguments are alike."""
+    table: dict[str, Handler] = dict.fromkeys(aten.ELEMENTWISE, _elementwise)
+    table |= dict.fromkeys(aten.CHANNELWISE, _channelwise)
+    table |= dict.fromkeys(aten.NORMS, _feature_norm)
+    table |= dict.fromkeys(aten.ALONG_DIM, _on_channels)
+    table |= {f"{name}_": _inplace for name in aten.ELEMENTWISE}
+    for rank in range(1, MAX_RANK + 1):
+        for prefix in ("", "_"):
+            table[f"{prefix}adaptive_avg_pool{rank}d"] = _adaptive_pool(rank, average=True)
+        table[f"adaptive_max_pool{rank}d"] = _adaptive_pool(rank, average=False)
+        table[f"avg_pool{rank}d"] = _window_pool(rank, average=True)
+        table[f"max_pool{rank}d"] = _window_pool(rank, average=False)
+        table[f"conv{rank}d"] = _conv(rank)
+        table[f"conv_transpose{rank}d"] = _conv(rank, transposed=True)
+    return table | {
+        "mean": _reduce(average=True),
+        "sum": _reduce(average=False),
+        "amax": _reduce(average=False),
+        "amin": _reduce(average=False),
+        "flatten": _flatten,
+        "unflatten": _unflatten,
+        "view": _view,
+        "_unsafe_view": _view,
+        "reshape": _view,
+        "squeeze": _squeeze,
+        "unsqueeze": _unsqueeze,
+        "permute": _permute,
+        "transpose": _transpose,
+        "t": lambda input: Permute(input, (1, 0), swap=False),
+        "select": aten.select,
+        "slice": aten.slice_,
+        "as_strided": aten.as_strided,
+        "cat": _concat,
+        "linear": _linear,
+        "addmm": lambda *args, **kwargs: aten.addmm(_linear, *args, **kwargs),
+        "mm": lambda input, other: aten.mm(_linear, input, other),
+        "matmul": lambda input, other: aten.mm(_linear, input, other),
+        "convolution": lambda *args: aten.convolution(_conv, *args),
+    }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -35,7 +35,7 @@ from fxpasses.typed_ops import (
     WindowPool,
 )
 
-Shapes: TypeAlias = Mapping[Node, tuple[int, ...]]
+Shapes: TypeAlias = Mapping[Node, tuple[int | None, ...]]
 
 _MAX_WALK = 64
 
@@ -76,6 +76,22 @@ class Region:
         return self.values.get(node) if isinstance(node, Node) else None
 
 
+class _Values(Mapping[Node, tuple[int | None, ...]]):
+    """Shapes from the ``val`` that ``torch.export`` leaves on its nodes; None for a symbolic size."""
+
+    def __getitem__(self, node: Node) -> tuple[int | None, ...]:
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor):
+            raise KeyError(node)
+        return tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
 def scan(
     graph: Graph,
     vocabulary: Vocabulary,
@@ -83,17 +99,22 @@ def scan(
     extents: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Region:
     """The pooled region of ``graph``."""
-    return _Scanner(graph, vocabulary, shapes or {}, extents or {}).run()
+    return _Scanner(graph, vocabulary, shapes, extents or {}).run()
 
 
 class _Scanner:
     def __init__(
-        self, graph: Graph, vocabulary: Vocabulary, shapes: Shapes, extents: Mapping[str, tuple[int, ...]]
+        self,
+        graph: Graph,
+        vocabulary: Vocabulary,
+        shapes: Shapes | None,
+        extents: Mapping[str, tuple[int, ...]],
     ) -> None:
         self.extents = extents
+        self.is_program = shapes is None  # sizes that are plain numbers are part of an exported program
         self.graph = graph
         self.vocabulary = vocabulary
-        self.shapes = shapes
+        self.shapes: Shapes = _Values() if shapes is None else shapes
         self.region = Region()
 
     def run(self) -> Region:
@@ -126,7 +147,15 @@ class _Scanner:
             layout = self._window(node, op)
         elif isinstance(op, Reduce):
             layout = self._reduce(node, op)
-        return None if layout is None else Value(node=node, op=op, layout=layout, pool=node)
+        if layout is None:
+            return None
+        layout = dataclasses.replace(layout, batch=self._batch(node))
+        return Value(node=node, op=op, layout=layout, pool=node)
+
+    def _batch(self, node: Node) -> int | None:
+        """The batch size where the program fixes it."""
+        shape = self.shapes.get(node) if self.is_program else None
+        return shape[0] if shape else None
 
     def _adaptive(self, node: Node, op: AdaptivePool) -> Layout:
         shape = self.shapes.get(node)
@@ -248,7 +277,7 @@ class _Scanner:
         if not pooled:
             return None
         others = [source for source in node.all_input_nodes if source not in region.values]
-        if not all(_is_constant(source) for source in others):
+        if not all(self._is_constant(source) for source in others):
             return self._joined(node, op, pooled)
         problem = next((value.problem for value in pooled if value.problem), None)
         layout: Layout | Problem | None = None
@@ -262,6 +291,17 @@ class _Scanner:
             region.is_presumed = True
         return Value(node=node, op=op, layout=layout, problem=problem, pool=pooled[0].pool)
 
+    def _is_constant(self, node: Node, depth: int = 0) -> bool:
+        """Whether a value does not depend on the input, or is only a size of it."""
+        if self.vocabulary.tensor_name(node) is not None:
+            return True
+        if node.op in ("placeholder", "output", "call_module") or depth > 8:
+            return False
+        if is_shape_value(node):
+            return True
+        inputs = node.all_input_nodes
+        return bool(inputs) and all(self._is_constant(source, depth + 1) for source in inputs)
+
     def _joined(self, node: Node, op: Op, pooled: list[Value]) -> Value | None:
         """A flat value joined with another vector: ``cat`` forces all operands to one rank."""
         first = pooled[0]
@@ -271,14 +311,19 @@ class _Scanner:
             return None
         shape = self.shapes.get(node)
         channels = shape[1] if shape is not None else None
-        return Value(node=node, op=op, layout=flat_layout(channels, first.layout.rank), pool=first.pool)
+        return Value(
+            node=node,
+            op=op,
+            layout=flat_layout(channels, first.layout.rank, first.layout.batch),
+            pool=first.pool,
+        )
 
     def _from_shape(self, node: Node, origin: Value) -> Layout | None:
         shape = self.shapes.get(node)
         if shape is None or len(shape) != 2:
             return None
         known = self.region.values[origin.pool].layout
-        return flat_layout(shape[1], known.rank if known else 2)
+        return flat_layout(shape[1], known.rank if known else 2, self._batch(node))
 
     def _layout(self, node: Node, op: Op, pooled: list[Value], others: list[Node]) -> Layout | Problem | None:
         first = pooled[0].layout
@@ -288,7 +333,7 @@ class _Scanner:
         if isinstance(op, FeatureNorm):
             return first
         if isinstance(op, Elementwise):
-            return self._elementwise(first, pooled, others)
+            return self._elementwise(first, pooled, [] if op.channels else others)
         if isinstance(op, Concat):
             return _concat(
                 op, [value.layout for value in pooled if value.layout], len(op.sources) == len(pooled)
@@ -297,7 +342,7 @@ class _Scanner:
             return self._affine(first, op)
         if isinstance(op, AdaptivePool):
             is_known = first.is_map and op.rank == first.rank and None not in op.output
-            return map_layout(first.channels, op.output) if is_known else None
+            return map_layout(first.channels, op.output, first.batch) if is_known else None
         if isinstance(op, Reduce):
             return layouts.reduced(first, op.dims, keepdim=op.keepdim)
         return None
@@ -310,7 +355,7 @@ class _Scanner:
             ):
                 return None
         for source in others:
-            shape = constant_shape(source, self.vocabulary.root)
+            shape = constant_shape(source, self.vocabulary)
             if shape is None or len(shape) > len(first.axes):
                 return None
         return first
@@ -322,7 +367,7 @@ class _Scanner:
             out = int(weight.shape[1 if op.transposed else 0])
         if op.form is Form.LINEAR:
             if first.order is not None:
-                return flat_layout(out, first.rank)
+                return flat_layout(out, first.rank, first.batch)
             return (
                 dataclasses.replace(first, channels=out)
                 if first.is_point and first.axes[-1] == ("C",)
@@ -330,7 +375,8 @@ class _Scanner:
             )
         if not first.is_map or op.rank != first.rank or weight is None or op.transposed:
             return None
-        return map_layout(out, conv_extents(first.extents, tuple(weight.shape[2:]), op))
+        extents = conv_extents(first.extents, tuple(weight.shape[2:]), op)
+        return map_layout(out, extents, first.batch)
 
 
 def conv_extents(
@@ -374,29 +420,18 @@ def _concat(op: Concat, operands: list[Layout], is_all_pooled: bool) -> Layout |
         return None
     known = [operand.channels for operand in operands]
     channels = None if None in known else sum(value or 0 for value in known)
-    return Layout(first.axes, channels, first.extents)
+    return dataclasses.replace(first, channels=channels)
 
 
-def _is_constant(node: Node, depth: int = 0) -> bool:
-    """Whether a value does not depend on the input, or is only a size of it."""
-    if node.op == "get_attr":
-        return True
-    if node.op in ("placeholder", "output", "call_module") or depth > 8:
-        return False
-    if is_shape_value(node):
-        return True
-    inputs = node.all_input_nodes
-    return bool(inputs) and all(_is_constant(source, depth + 1) for source in inputs)
-
-
-def constant_shape(node: Node, root: nn.Module) -> tuple[int, ...] | None:
+def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int, ...] | None:
     """Shape of a value that is no input's (a size is a scalar), or None where it is not known."""
-    if node.op == "get_attr":
-        tensor = _tensor_at(root, str(node.target))
+    name = vocabulary.tensor_name(node)
+    if name is not None:
+        tensor = _tensor_at(vocabulary.root, name)
         return None if tensor is None else tuple(tensor.shape)
     if is_shape_value(node):
         return ()
-    known = [constant_shape(source, root) for source in node.all_input_nodes]
+    known = [constant_shape(source, vocabulary) for source in node.all_input_nodes]
     if not known or any(shape is None for shape in known):
         return None
     longest = max((shape for shape in known if shape is not None), key=len)

@@ -9,17 +9,18 @@ and goes by the algebra where something was.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.fx import Graph, Node
 
-from fxpasses import undo
+from fxpasses import aten, undo
+from fxpasses.emit import Dialect, Writer, dialect_of, refresh, refresh_weight
 from fxpasses.layout import Layout
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
-from fxpasses.ops import conv_function, is_shape_value, linear_function, size_of
+from fxpasses.ops import is_shape_value, size_of
 from fxpasses.plan import WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
@@ -60,22 +61,24 @@ def apply(
     while pending:
         members = component(analysis.region, next(iter(pending)))
         chosen = [pending.pop(node) for node in list(pending) if node in members]
-        edit = _ComponentEdit(graph, root, analysis.region, members, chosen, to)
+        edit = _ComponentEdit(graph, root, analysis, members, chosen, to)
         edit.record = undo.find(kept, edit.names, nodes, to)
         edits.append(edit)
         edit.prepare()
         matches |= edit.matches
-    copied = reshape(root, matches.values(), to)
+    reshaped = reshape(root, list(matches.values()), to)
     made: list[undo.Record] = []
     for edit in edits:
         kept = [other for other in kept if not set(other.sites) & set(edit.names)]
         if edit.record is not None:
             _restore(graph, root, edit.record, nodes)
+            restored = {nodes[spec.name] for spec in edit.record.before}
+            edit.refresh(restored | {node for node in edit.values if nodes.get(node.name) is node})
         elif (fresh := edit.run()) is not None:
             made.append(fresh)
     return Edit(
-        rewrites=tuple(_as_rewrite(match, to, copied) for match in matches.values()),
-        plan=WeightPlan(to=to, moves=_unique_moves(matches.values())),
+        rewrites=tuple(_as_rewrite(match, to, reshaped.copied) for match in matches.values()),
+        plan=WeightPlan(to=to, moves=reshaped.moves),
         records=(*kept, *made),
     )
 
@@ -91,10 +94,6 @@ def _as_rewrite(match: Match, to: Form, copied: dict[str, int]) -> Rewrite:
     )
 
 
-def _unique_moves(matches: Iterable[Match]) -> tuple[Any, ...]:
-    return tuple({match.site.weight: match.move for match in matches}.values())
-
-
 class _ComponentEdit:
     """The edit of one component."""
 
@@ -102,7 +101,7 @@ class _ComponentEdit:
         self,
         graph: Graph,
         root: nn.Module,
-        region: Region,
+        analysis: Analysis,
         members: frozenset[Node],
         matches: list[Match],
         to: Form,
@@ -112,13 +111,16 @@ class _ComponentEdit:
         self.to = to
         self.names = [match.site.node for match in matches]
         self.matches = {match.node: match for match in matches}
-        self.values = {node: value for node, value in region.values.items() if node in members}
+        self.vocabulary = analysis.vocabulary
+        self.values = {node: value for node, value in analysis.region.values.items() if node in members}
         self.region = Region(values=self.values)
         self.wanted: dict[Node, Node] = {}
         self.originals: dict[Node, Node] = {}
         self.spares: list[Node] = []
-        self.inserted: list[Node] = []
+        self.batch = next((value.layout.batch for value in self.values.values() if value.layout), None)
+        self.writer = Writer(graph, dialect_of(next(iter(self.matches))), self.batch)
         self.moves: Moves | None = None
+        self.transposes: list[Node] = []
         self.own: list[Node] = []
         self.outside: list[Node] = []
         self.before: undo.Before | None = None
@@ -132,7 +134,8 @@ class _ComponentEdit:
                 for node, match in self.matches.items()
             }
             return
-        self.moves = decide(self.region, self.root, frozenset(self.matches), self.to)
+        self.moves = decide(self.region, self.vocabulary, frozenset(self.matches), self.to)
+        self.transposes = self._transposes()
         self.own, self.outside = self._touched()
         pools = dict.fromkeys(value.pool.name for value in self.values.values())
         self.before = undo.write_down(self.root, self.own, self.outside, self.matches, pools)
@@ -153,12 +156,31 @@ class _ComponentEdit:
         for node in readers:
             self._feed(node)
         erased = self._bury(self.own)
+        self.refresh({*self.values, *self.writer.written} - erased)
         left = {node.name: node for node in (*self.own, *self.outside) if node not in erased}
-        return undo.record(self.before, self.root, left, self.inserted, self.to)
+        return undo.record(self.before, self.root, left, self.writer.written, self.to)
+
+    def _transposes(self) -> list[Node]:
+        """The nodes that transpose a site's weight for a matrix product."""
+        return [
+            source
+            for node, match in self.matches.items()
+            for source in node.all_input_nodes
+            if source is not match.op.weight_node and aten.untransposed(source) is match.op.weight_node
+        ]
+
+    def refresh(self, nodes: Iterable[Node]) -> None:
+        """Makes the ``val`` of the weights and of ``nodes`` true again, where the graph is an ATen graph."""
+        if self.writer.dialect is Dialect.TORCH:
+            return
+        weights = {match.op.weight_node: match.move for match in self.matches.values()}
+        for weight, move in weights.items():
+            refresh_weight(weight, functools.partial(move.convert, to=self.to))
+        refresh(sorted(nodes))
 
     def _touched(self) -> tuple[list[Node], list[Node]]:
         """The nodes that the edit may change, in graph order: its own and sizes; and other readers."""
-        own: set[Node] = set(self.values)
+        own: set[Node] = set(self.values) | set(self.transposes)
         outside: set[Node] = set()
         pending = list(self.values)
         while pending:
@@ -179,22 +201,16 @@ class _ComponentEdit:
         assert self.moves is not None
         for node in self.moves.moved:
             value = self.values[node]
-            if node in self.matches:
-                self._respell_function(node, self.matches[node])
+            if node in self.matches and node.op == "call_function":
+                match = self.matches[node]
+                self.writer.site(node, match.op, self.to, len(match.site.kernel_size))
+            elif node in self.matches:
+                continue
             elif isinstance(value.op, Reduce):
                 self._turn(node, value.op, value.layout)
             elif isinstance(value.op, Elementwise) and value.op.module_rank is not None:
                 rank = value.layout.rank if self.to is Form.CONV and value.layout is not None else 0
                 swap_batch_norm(self.root, str(node.target), rank)
-
-    def _respell_function(self, node: Node, match: Match) -> None:
-        """``F.linear`` and ``F.convNd`` share their first three parameters; the rest is dropped."""
-        if node.op != "call_function":
-            return
-        rank = len(match.site.kernel_size)
-        node.target = conv_function(rank) if self.to is Form.CONV else linear_function()
-        node.args = node.args[:3]
-        node.kwargs = {name: node.kwargs[name] for name in ("input", "weight", "bias") if name in node.kwargs}
 
     def _turn(self, node: Node, op: Reduce, layout: Layout | None) -> None:
         """A reduction with its ``keepdim`` turned, wherever the author wrote it."""
@@ -242,13 +258,13 @@ class _ComponentEdit:
         """A new view of an unmoved value in the wanted form."""
         if self.to is Form.LINEAR:
             return self._flatten_after(node, self.values[node].layout)
+        write = self.writer
         assert reader is not None, "only a site reads a value that is not free"
         channels, kernel = reader.channels, reader.site.kernel_size
         if reader.order is WeightOrder.CHANNELS_LAST and any(extent != 1 for extent in kernel):
-            split = self._after(node, torch.unflatten, (node, 1, (*kernel, channels)))
-            order = (0, len(kernel) + 1, *range(1, len(kernel) + 1))
-            return self._after(split, torch.permute, (split, order))
-        return self._after(node, torch.unflatten, (node, 1, (channels, *kernel)))
+            split = write.unflatten(node, (*kernel, channels))
+            return write.permute(split, (0, len(kernel) + 1, *range(1, len(kernel) + 1)))
+        return write.unflatten(node, (channels, *kernel))
 
     def _staying_readers(self, node: Node) -> list[Node]:
         """The readers of a moved value that need it in the layout that they know."""
@@ -267,11 +283,12 @@ class _ComponentEdit:
         if self.to is Form.CONV:
             if layout.order is WeightOrder.CHANNELS_LAST:
                 order = (0, *range(2, layout.rank + 2), 1)
-                node = self._after(node, torch.permute, (node, order))
+                node = self.writer.permute(node, order)
             return self._flatten_after(node, layout)
         channels = layout.channels
         extents = layout.extents if layout.is_map else (1,) * (len(layout.axes) - 2)
-        return self._after(node, torch.unflatten, (node, 1, (channels if channels else -1, *extents)))
+        sizes = [channels or -1, *(extent or -1 for extent in extents)]
+        return self.writer.unflatten(node, sizes)
 
     def _bypass(self, node: Node) -> None:
         """Lets the readers of a cancelled view read the moved value itself."""
@@ -281,25 +298,14 @@ class _ComponentEdit:
 
     # --- views
 
-    def _after(self, node: Node, function: Any, args: tuple[Any, ...]) -> Node:
-        with self.graph.inserting_after(node):
-            new = self.graph.call_function(function, args)
-        if "stack_trace" in node.meta:
-            new.meta["stack_trace"] = node.meta["stack_trace"]
-        self.inserted.append(new)
-        return new
-
     def _is_spare(self, node: Node) -> bool:
         """Whether a dead view flattens a map in one step, so that its spelling can be used again."""
         op = self.values[node].op
         if isinstance(op, Flatten):
             return op.start == 1 and op.end == -1
-        return (
-            isinstance(op, View)
-            and len(op.sizes) == 2
-            and _is_batch(op.sizes[0])
-            and node.op != "call_module"
-        )
+        if not isinstance(op, View) or len(op.sizes) != 2 or node.op == "call_module":
+            return False
+        return _is_batch(op.sizes[0]) or (self.batch is not None and op.sizes[0] == self.batch)
 
     def _flatten_after(self, node: Node, layout: Layout | None) -> Node:
         """A flatten of ``node``, spelled like one that died where there is one."""
@@ -310,7 +316,7 @@ class _ComponentEdit:
                 node.append(spare)
                 spare.args, spare.kwargs = spelled
                 return spare
-        return self._after(node, torch.flatten, (node, 1))
+        return self.writer.flatten(node, layout.features if layout is not None else None)
 
     def _spelled_like(self, spare: Node, node: Node, layout: Layout | None) -> Any:
         """Arguments of a dead flatten for another operand, or None where they do not fit there."""
@@ -339,8 +345,9 @@ class _ComponentEdit:
         assert self.moves is not None
         again = {*self.originals.values(), *self.wanted.values()}
         erased: set[Node] = set()
+        transposes = set(self.transposes)
         for node in reversed(touched):
-            is_dead = node in self.moves.dead or is_shape_value(node)
+            is_dead = node in self.moves.dead or is_shape_value(node) or node in transposes
             if is_dead and not node.users and node not in again:
                 self.graph.erase_node(node)
                 erased.add(node)

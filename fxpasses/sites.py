@@ -55,6 +55,7 @@ class Analysis:
     """All that a graph's analysis found: the region, the matches, the misses."""
 
     region: Region
+    vocabulary: Vocabulary
     matches: tuple[Match, ...]
     misses: tuple[Miss, ...]
 
@@ -70,6 +71,7 @@ def analyse(
     scope: Scope,
     shapes: Shapes | None = None,
     extents: Mapping[str, tuple[int, ...]] | None = None,
+    lifted: Mapping[str, str] | None = None,
 ) -> Analysis:
     """Sites and misses of ``graph`` within ``scope``; edits nothing.
 
@@ -79,8 +81,9 @@ def analyse(
         scope: which sites.
         shapes: shapes of the graph's values, where they are known.
         extents: extents of pools by node name, where an earlier rewrite knew them.
+        lifted: names of parameters that are inputs of the graph, by placeholder name.
     """
-    vocabulary = Vocabulary(root)
+    vocabulary = Vocabulary(root, lifted)
     region = scan(graph, vocabulary, shapes, extents)
     finder = _Finder(graph, root, vocabulary, region, scope)
     return finder.run()
@@ -129,6 +132,7 @@ class _Finder:
         misses = sorted(self.misses, key=order.__getitem__)
         return Analysis(
             region=self.region,
+            vocabulary=self.vocabulary,
             matches=tuple(matches.values()),
             misses=tuple(self.misses[node] for node in misses),
         )
@@ -231,7 +235,7 @@ class _Finder:
         """The matches whose weight no other use needs in its present shape."""
         if not matches:
             return matches
-        uses = guards.Uses.of(self.graph, self.root, [match.op for match in matches.values()])
+        uses = guards.Uses.of(self.graph, self.vocabulary, [match.op for match in matches.values()])
         while True:
             refused: dict[Node, Problem] = {}
             for node, match in matches.items():

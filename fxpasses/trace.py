@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,12 +45,14 @@ class Traced:
         root: a tree with every parameter and buffer of the model, sharing their storage.
         info: how it was obtained.
         class_name: name of the model's class.
+        extras: what a GraphModule that was given has beside a graph and a tree; its hooks may read it.
     """
 
     graph: Graph
     root: nn.Module
     info: TraceInfo
     class_name: str
+    extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_module(self) -> GraphModule:
         """The GraphModule of the graph over the tree; compiles once."""
@@ -61,6 +63,9 @@ class Traced:
             if self.root.__dict__.get(hooks):
                 module.__dict__[hooks] = self.root.__dict__[hooks]
         module.training = self.root.training
+        module.__dict__.update(
+            {name: value for name, value in self.extras.items() if name not in module.__dict__}
+        )
         return module
 
 
@@ -76,7 +81,7 @@ def trace(model: nn.Module) -> Traced:
         graph.set_codegen(model.graph._codegen)
         _copy_output_meta(model.graph, graph)
         root = clone_tree(model, keep=_called(graph), path="")
-        return dataclasses.replace(given(model), graph=graph, root=root)
+        return dataclasses.replace(given(model), graph=graph, root=root, extras=dict(model.__dict__))
     before = set(model.__dict__)
     try:
         tracer, graph = _traced(model)

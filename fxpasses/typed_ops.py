@@ -161,16 +161,19 @@ class WeightSource(enum.Enum):
 class Affine(Op):
     """A Linear or a convolution, as a module or as a function of a parameter.
 
-    ``weight`` and ``bias`` are state-dict names; ``rank`` is 0 for a Linear. ``stride``,
-    ``padding`` and ``dilation`` have one entry per spatial axis.
+    ``weight`` and ``bias`` are state-dict names, and ``weight_node`` and ``bias_node`` the nodes that
+    read them where the op is a function; ``rank`` is 0 for a Linear. ``stride``, ``padding`` and
+    ``dilation`` have one entry per spatial axis.
     """
 
     source: Node
     form: Form
     rank: int
-    weight: str | None
-    bias: str | None
+    weight: str | None = None
+    bias: str | None = None
     weight_source: WeightSource = WeightSource.PARAMETER
+    weight_node: Node | None = None
+    bias_node: Node | None = None
     module: nn.Module | None = None
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()

@@ -9,7 +9,6 @@ edit left them.
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,20 +16,15 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node, map_arg
 
-from fxpasses.ops import VIEW_FUNCTIONS, conv_function, linear_function
+from fxpasses import aten
+from fxpasses.emit import named_functions
 from fxpasses.report import Form
 from fxpasses.sites import Match
 from fxpasses.weights import conv_extras
 
 ATTRIBUTE = "_fxhead_undo"
 
-_FUNCTIONS: dict[str, Any] = {
-    **VIEW_FUNCTIONS,
-    "linear": linear_function(),
-    **{f"conv{rank}d": conv_function(rank) for rank in (1, 2, 3)},
-    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv")},
-    **{name: getattr(torch, name) for name in ("mean", "sum", "amax", "amin")},
-}
+_FUNCTIONS = named_functions()
 _FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
 
 
@@ -66,7 +60,7 @@ class Spec:
         return cls(
             name=node.name,
             op=node.op,
-            target=_FUNCTION_NAMES.get(node.target) if is_function else str(node.target),
+            target=_name(node.target) if is_function else str(node.target),
             args=_encode((node.args, node.kwargs)),
             inputs=_inputs(node),
             previous="" if previous.op == "root" else previous.name,
@@ -80,7 +74,7 @@ class Spec:
 
     def resolved_target(self) -> Any:
         """The target as fx takes it."""
-        return _FUNCTIONS[self.target or ""] if self.op == "call_function" else self.target
+        return _function(self.target or "") if self.op == "call_function" else self.target
 
     def is_like(self, node: Node) -> bool:
         """Whether a node is still as written down; its place does not count."""
@@ -342,6 +336,20 @@ def _only_inputs_changed(old: Spec, new: Spec | None) -> bool:
         and (new.op, new.target) == (old.op, old.target)
         and len(new.inputs) == len(old.inputs)
     )
+
+
+def _name(target: Any) -> str | None:
+    """The name of a function that a record can keep; an ATen overload by its own."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target) if aten.name_of(target) else None
+    return _FUNCTION_NAMES.get(target)
+
+
+def _function(name: str) -> Any:
+    if not name.startswith("aten."):
+        return _FUNCTIONS[name]
+    _, packet, overload = name.split(".")
+    return getattr(getattr(torch.ops.aten, packet), overload)
 
 
 def _set_inputs(node: Node, inputs: Iterable[str], nodes: Mapping[str, Node]) -> None:

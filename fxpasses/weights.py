@@ -6,45 +6,80 @@ number is drawn. Names, order, ``requires_grad``, gradients, training flags and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
+from fxpasses.emit import batch_norm_class, blank_conv, blank_linear
 from fxpasses.guards import attribute
-from fxpasses.ops import batch_norm_class, blank_conv, blank_linear
+from fxpasses.plan import WeightMove
 from fxpasses.report import Form
 from fxpasses.sites import Match
 
 _CONV_EXTRAS = ("stride", "padding", "dilation", "padding_mode")
 
 
-def reshape(root: nn.Module, matches: Iterable[Match], to: Form) -> dict[str, int]:
-    """Puts the weights of all ``matches`` into form ``to`` below ``root``.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reshaped:
+    """What ``reshape`` did.
 
-    Returns:
-        Bytes copied per weight name; 0 where the new weight is a view of the old.
+    Attributes:
+        copied: bytes copied per site's weight name; 0 where the new weight is a view of the old.
+        moves: how each state-dict entry changed, also under its other names where weights are tied.
     """
+
+    copied: dict[str, int]
+    moves: tuple[WeightMove, ...]
+
+
+def reshape(root: nn.Module, matches: Sequence[Match], to: Form) -> Reshaped:
+    """Puts the weights of all ``matches`` into form ``to`` below ``root``."""
     made: dict[int, tuple[torch.Tensor, int]] = {}
-    replaced: dict[int, nn.Module] = {}
+    moves: dict[int, WeightMove] = {}
+    modules: dict[int, nn.Module] = {}
     copied: dict[str, int] = {}
-    for match in matches:
-        name = match.site.weight
-        module = match.op.module
-        if name in copied or (module is not None and id(module) in replaced):
-            continue
-        old = attribute(root, name)
+    kept = [attribute(root, match.site.weight) for match in matches]  # ids stay theirs while they live
+    for match, old in zip(matches, kept, strict=True):
+        name, module = match.site.weight, match.op.module
         if id(old) not in made:
-            made[id(old)] = _converted(old, match, to)
-        weight, copied[name] = made[id(old)]
-        if module is None:
-            owner, _, leaf = name.rpartition(".")
-            _set_tensor(root.get_submodule(owner), leaf, weight)
-        else:
-            replaced[id(module)] = _module(module, match, weight, to)
-    _replace(root, replaced)
-    return copied
+            made[id(old)], moves[id(old)] = _converted(old, match, to), match.move
+        weight, cost = made[id(old)]
+        copied.setdefault(name, cost)
+        if module is not None and id(module) not in modules:
+            modules[id(module)] = _module(module, match, weight, to)
+    names = _names_of(root, moves)
+    for module_root in list(root.modules()):
+        _exchange(module_root, {old: weight for old, (weight, _) in made.items()})
+    _replace(root, modules)
+    return Reshaped(
+        copied=copied,
+        moves=tuple(dataclasses.replace(moves[old], name=name) for name, old in names.items()),
+    )
+
+
+def _names_of(root: nn.Module, tensors: Container[int]) -> dict[str, int]:
+    """Every state-dict name of the tensors with these identities."""
+    found: dict[str, int] = {}
+    for path, module in root.named_modules(remove_duplicate=False):
+        for registry in (module._parameters, module._buffers):
+            for leaf, tensor in registry.items():
+                if id(tensor) in tensors:
+                    found[f"{path}.{leaf}" if path else leaf] = id(tensor)
+    return found
+
+
+def _exchange(module: nn.Module, tensors: Mapping[int, torch.Tensor]) -> None:
+    """Puts new tensors where a module that only holds parameters has the old ones."""
+    if type(module) is not nn.Module and not isinstance(module, GraphModule):
+        return
+    for registry in (module._parameters, module._buffers):
+        for leaf, tensor in registry.items():
+            if id(tensor) in tensors:
+                registry[leaf] = tensors[id(tensor)]  # type: ignore[assignment]  # like for like
 
 
 def swap_batch_norm(root: nn.Module, path: str, rank: int) -> None:
@@ -104,14 +139,6 @@ def set_conv_extras(module: nn.Module, extras: dict[str, Any]) -> None:
     """Gives a convolution back the settings that ``conv_extras`` read."""
     for name, value in extras.items():
         setattr(module, name, tuple(value) if isinstance(value, list) else value)
-
-
-def _set_tensor(owner: nn.Module, leaf: str, tensor: torch.Tensor) -> None:
-    registry = owner._parameters if leaf in owner._parameters else owner._buffers
-    if leaf in registry:
-        registry[leaf] = tensor  # type: ignore[assignment]  # a parameter replaces a parameter
-    else:
-        setattr(owner, leaf, tensor)
 
 
 def _replace(root: nn.Module, replaced: dict[int, nn.Module]) -> None:

@@ -1,0 +1,194 @@
+"""The writing half of the vocabulary: typed edits in the dialect of the graph.
+
+A graph of torch functions stays one, an ATen graph stays ATen, and a decomposed one stays decomposed
+(``convolution``, ``permute`` + ``addmm``, ``view`` with sizes).
+"""
+
+from __future__ import annotations
+
+import enum
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import Graph, Node
+
+from fxpasses import aten
+from fxpasses.report import Form
+from fxpasses.typed_ops import Affine
+
+
+class Dialect(enum.Enum):
+    """How a graph spells its operations."""
+
+    TORCH = enum.auto()
+    ATEN = enum.auto()
+    CORE = enum.auto()
+
+
+def dialect_of(node: Node) -> Dialect:
+    """The dialect of a site's node."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return Dialect.TORCH
+    return Dialect.CORE if aten.name_of(node.target) in ("addmm", "mm", "convolution") else Dialect.ATEN
+
+
+class Writer:
+    """Writes views after nodes of a graph, and keeps what it wrote.
+
+    Args:
+        graph: the graph to write to.
+        dialect: how to spell.
+        batch: the batch size where the program fixes it, else None.
+    """
+
+    def __init__(self, graph: Graph, dialect: Dialect, batch: int | None = None) -> None:
+        self.graph = graph
+        self.dialect = dialect
+        self.batch = batch
+        self.written: list[Node] = []
+
+    def flatten(self, node: Node, features: int | None) -> Node:
+        """``[N, C, *k]`` as ``[N, C·∏k]``."""
+        if self.dialect is Dialect.TORCH:
+            return self._after(node, torch.flatten, (node, 1))
+        if self.dialect is Dialect.ATEN or features is None:
+            return self._after(node, torch.ops.aten.flatten.using_ints, (node, 1))
+        return self._view(node, (features,))
+
+    def unflatten(self, node: Node, sizes: Sequence[int]) -> Node:
+        """Axis 1 split into ``sizes``."""
+        if self.dialect is Dialect.TORCH:
+            return self._after(node, torch.unflatten, (node, 1, tuple(sizes)))
+        if self.dialect is Dialect.ATEN:
+            return self._after(node, torch.ops.aten.unflatten.int, (node, 1, list(sizes)))
+        return self._view(node, sizes)
+
+    def permute(self, node: Node, order: Sequence[int]) -> Node:
+        """Axes in another order."""
+        if self.dialect is Dialect.TORCH:
+            return self._after(node, torch.permute, (node, tuple(order)))
+        return self._after(node, torch.ops.aten.permute.default, (node, list(order)))
+
+    def site(self, node: Node, op: Affine, to: Form, rank: int) -> None:
+        """Respells an affine function of a parameter in the other form; its operand stays."""
+        if self.dialect is Dialect.TORCH:  # F.linear and F.convNd share their first three parameters
+            node.target = getattr(F, f"conv{rank}d") if to is Form.CONV else F.linear
+            node.args = node.args[:3]
+            named = ("input", "weight", "bias")
+            node.kwargs = {name: node.kwargs[name] for name in named if name in node.kwargs}
+            return
+        operands = [op.source, op.weight_node, *([op.bias_node] if op.bias_node is not None else [])]
+        if self.dialect is Dialect.ATEN:
+            name = f"conv{rank}d" if to is Form.CONV else "linear"
+            node.target, node.args = getattr(torch.ops.aten, name).default, tuple(operands)
+        elif to is Form.CONV:
+            ones, zeros = [1] * rank, [0] * rank
+            node.target = torch.ops.aten.convolution.default
+            node.args = (op.source, op.weight_node, op.bias_node, ones, zeros, ones, False, zeros, 1)
+        else:
+            self._matrix_product(node, op)
+        node.kwargs = {}
+
+    def _matrix_product(self, node: Node, op: Affine) -> None:
+        with self.graph.inserting_before(node):
+            weight = self.graph.call_function(torch.ops.aten.permute.default, (op.weight_node, [1, 0]))
+        self._keep(weight, node)
+        if op.bias_node is None:
+            node.target, node.args = torch.ops.aten.mm.default, (op.source, weight)
+        else:
+            node.target, node.args = torch.ops.aten.addmm.default, (op.bias_node, op.source, weight)
+
+    def _view(self, node: Node, sizes: Sequence[int]) -> Node:
+        batch: Any = self.batch
+        place = node
+        if batch is None:
+            batch = place = self._after(node, torch.ops.aten.sym_size.int, (node, 0))
+        return self._after(place, torch.ops.aten.view.default, (node, [batch, *sizes]))
+
+    def _after(self, node: Node, function: Any, args: tuple[Any, ...]) -> Node:
+        with self.graph.inserting_after(node):
+            new = self.graph.call_function(function, args)
+        return self._keep(new, node)
+
+    def _keep(self, new: Node, like: Node) -> Node:
+        for key in ("stack_trace", "nn_module_stack", "from_node", "torch_fn", "seq_nr"):
+            if key in like.meta:
+                new.meta[key] = like.meta[key]
+        self.written.append(new)
+        return new
+
+
+def refresh(nodes: Sequence[Node]) -> None:
+    """Gives nodes of an ATen graph the ``val`` that they now compute, where their operands have one."""
+    from torch._guards import detect_fake_mode
+
+    for node in nodes:
+        operands = [source.meta.get("val") for source in node.all_input_nodes]
+        if node.op != "call_function" or not operands or any(value is None for value in operands):
+            continue
+        mode = detect_fake_mode(operands)
+        if mode is None:
+            continue
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+        with mode, torch.no_grad():
+            node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]  # a function's target
+        if "tensor_meta" in node.meta or isinstance(node.meta["val"], torch.Tensor):
+            node.meta.pop("tensor_meta", None)
+
+
+def refresh_weight(node: Node | None, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Gives the node that reads a weight the ``val`` of its new shape."""
+    value = node.meta.get("val") if node is not None else None
+    if node is not None and isinstance(value, torch.Tensor):
+        with torch.no_grad():
+            node.meta["val"] = convert(value)
+        node.meta.pop("tensor_meta", None)
+
+
+def blank_linear(*, bias: bool) -> nn.Linear:
+    """An ``nn.Linear`` without weights, and without drawing random numbers to make them."""
+
+    class Blank(nn.Linear):
+        def reset_parameters(self) -> None:
+            """Leave the placeholder as it is."""
+
+    module: Any = Blank(1, 1, bias=bias)
+    module.__class__ = nn.Linear
+    blank: nn.Linear = module
+    return blank
+
+
+def blank_conv(rank: int, kernel_size: tuple[int, ...], *, bias: bool) -> nn.Module:
+    """An ``nn.ConvNd`` without weights, and without drawing random numbers to make them."""
+    base: type = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+
+    class Blank(base):  # type: ignore[misc]  # the base is picked by rank
+        def reset_parameters(self) -> None:
+            """Leave the placeholder as it is."""
+
+    module: nn.Module = Blank(1, 1, kernel_size, bias=bias)
+    module.__class__ = base
+    return module
+
+
+def batch_norm_class(rank: int) -> type[nn.Module]:
+    """The batch norm class for ``[N, C]`` (rank 0) or a map of ``rank`` spatial axes."""
+    return (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank]
+
+
+def named_functions() -> dict[str, Callable[..., Any]]:
+    """The functions that an edit may write or erase, by the name under which a record keeps them."""
+    return {
+        **{name: getattr(torch, name) for name in _TORCH_VIEWS},
+        **{name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv")},
+        "getattr": getattr,
+        "linear": F.linear,
+        **{f"conv{rank}d": getattr(F, f"conv{rank}d") for rank in (1, 2, 3)},
+    }
+
+
+_TORCH_VIEWS = "flatten unflatten reshape squeeze unsqueeze permute transpose mean sum amax amin".split()
