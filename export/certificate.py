@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +80,8 @@ def certify(
     wiring = wiring_layer(left, right, heads, walk, runs_on, seed)
     backbone = backbone_layer(left, right, compare_backbones(*heads))
     measured = measure(left, right, heads, walk, outputs, samples, runs_on)
+    if backbone.status is Status.NOT_RUN and not measured.has_same_features:
+        weights = _undecided(weights)
     layers = (weights, wiring, backbone, measured.rounding, measured.decision)
     verdict, reason = _verdict(layers, measured.is_tf32, bool(heads[0].sites), measured.is_identical)
     return Certificate(
@@ -97,6 +100,14 @@ def certify(
         providers=runs_on,
         seed=seed,
     )
+
+
+def _undecided(weights: LayerResult) -> LayerResult:
+    """Weights that differ are no proof of a fault where the features differ too: a factor may have moved."""
+    if weights.status is not Status.FAILED:
+        return weights
+    reason = f"the heads read different features, and {weights.failures[0]}"
+    return dataclasses.replace(weights, status=Status.NOT_RUN, reason=reason, failures=())
 
 
 def _subjects(

@@ -44,6 +44,7 @@ class OnnxSubject:
         self.input_names = tuple(str(value.name) for value in self.inputs)
         self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
         self._sessions: dict[tuple[str, ...], Session] = {}
+        self._cut: tuple[tuple[str, ...], Session] | None = None
 
     @property
     def fixed_batch(self) -> int | None:
@@ -65,16 +66,25 @@ class OnnxSubject:
 
     def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
         """``[N, O]`` of the site and the views before it, cut out of the file as a model of their own."""
-        key = (provider, site.value, "own" if weight is None else "given")
-        if key not in self._sessions or weight is not None:
-            self._sessions[key] = Session(self.cut_site(site, weight).SerializeToString(), provider)
-        shape = _shape_of(site.operands[0])
-        (result,) = self._sessions[key].run((np.ascontiguousarray(features).reshape(-1, *shape),))
-        if weight is not None:
-            del self._sessions[key]
+        rows = np.ascontiguousarray(features).reshape(-1, *_shape_of(site.operands[0]))
+        feeds = (rows,) if weight is None else (rows, self._stored_weight(site, weight))
+        key = (provider, site.value, str(weight is None))
+        if self._cut is None or self._cut[0] != key:
+            # one at a time: each session holds its own copy of the weights
+            self._cut = None
+            proto = self.cut_site(site, is_weight_fed=weight is not None)
+            self._cut = (key, Session(bytes(proto.SerializeToString()), provider))
+        (result,) = self._cut[1].run(feeds)
         return result.reshape(len(features), -1)
 
-    def cut_site(self, site: Term, weight: Array | None = None) -> onnx.ModelProto:
+    def _stored_weight(self, site: Term, weight: Array) -> Array:
+        """``[O, K]`` in the layout in which the file stores the site's weight."""
+        affine = affine_of(site)
+        stored = next(t for t in self._proto.graph.initializer if t.name == affine.weight_name)
+        raw = weight if affine.columns is None else weight[:, affine.columns]
+        return np.ascontiguousarray(raw.T if affine.is_transposed else raw).reshape(tuple(stored.dims))
+
+    def cut_site(self, site: Term, *, is_weight_fed: bool = False) -> onnx.ModelProto:
         """A model of the site alone, from the value before any view to its result.
 
         Shapes:
@@ -82,7 +92,7 @@ class OnnxSubject:
 
         Args:
             site: an affine term of ``graph``.
-            weight: ``[O, K]`` to put in the place of its own; the bias then becomes zero.
+            is_weight_fed: whether the weight becomes a second input, and the bias zero.
         """
         affine, source = affine_of(site), site.operands[0]
         producers = {name: node for node in self._proto.graph.node for name in node.output}
@@ -98,14 +108,16 @@ class OnnxSubject:
                 nodes[id(producers[name])] = producers[name]
                 pending.extend(item for item in producers[name].input if item)
         tensors = [stored[name] for name in sorted(names) if name in stored]
-        if weight is not None:
-            tensors = [_replaced(tensor, site, weight) for tensor in tensors]
         kind = onnx.helper.np_dtype_to_tensor_dtype(affine.weight.dtype)
         value = onnx.helper.make_tensor_value_info
+        inputs = [value(source.value, kind, ["batch", *_shape_of(source)])]
+        if is_weight_fed:
+            inputs.append(value(affine.weight_name, kind, list(stored[affine.weight_name].dims)))
+            tensors = [_zeroed(t, affine.bias_name) for t in tensors if t.name != affine.weight_name]
         graph = onnx.helper.make_graph(
             [node for node in self._proto.graph.node if id(node) in nodes],
             "head",
-            [value(source.value, kind, ["batch", *_shape_of(source)])],
+            inputs,
             [value(site.value, kind, None)],
             tensors,
         )
@@ -164,15 +176,7 @@ def _cast(feed: Array, value: ir.Value) -> Array:
     return feed if value.dtype is None else feed.astype(value.dtype.numpy(), copy=False)
 
 
-def _replaced(tensor: onnx.TensorProto, site: Term, weight: Array) -> onnx.TensorProto:
-    affine = affine_of(site)
-    stored = numpy_helper.to_array(tensor)
-    if tensor.name == affine.weight_name:
-        raw = weight if affine.columns is None else weight[:, affine.columns]
-        raw = raw.T if affine.is_transposed else raw
-        return numpy_helper.from_array(
-            np.ascontiguousarray(raw).reshape(stored.shape).astype(stored.dtype), tensor.name
-        )
-    if tensor.name == affine.bias_name:
-        return numpy_helper.from_array(np.zeros_like(stored), tensor.name)
-    return tensor
+def _zeroed(tensor: onnx.TensorProto, bias_name: str | None) -> onnx.TensorProto:
+    if tensor.name != bias_name:
+        return tensor
+    return numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name)

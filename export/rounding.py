@@ -49,15 +49,14 @@ def observable(reference: Head, candidate: Head, walk: Comparison) -> dict[Term,
     """The reference's terms to tap and the candidate's to tap for them.
 
     Where the heads are built alike: the boundary, every site and every operator without a bound. Else the
-    boundary alone, where both have the same number of values there.
+    boundary alone, and only where it is one value of the same shape: with more, their order may differ.
     """
     if walk.parting is None:
         partner = walk.partner
         wanted = (*reference.boundary, *(t for t in reference.terms if t.affine or not has_bound(t)))
         return {term: partner[term] for term in wanted if term in partner and term.value}
-    if len(reference.boundary) != len(candidate.boundary):
-        return {}
-    return dict(zip(reference.boundary, candidate.boundary, strict=True))
+    pairs = [(a, b) for a in reference.boundary for b in candidate.boundary]
+    return dict(pairs) if len(pairs) == 1 and pairs[0][0].shape == pairs[0][1].shape else {}
 
 
 def sides_of(runs: tuple[Run, Run], pairing: Pairing, precision: Precision) -> tuple[Side, Side]:
