@@ -117,16 +117,16 @@ def untransposed(node: Any) -> Node | None:
 
 def addmm(
     linear: Callable[..., Op], bias: Any, input: Any, other: Any, *, beta: Any = 1, alpha: Any = 1
-) -> Op:
-    """``bias + input @ weight.T`` as a Linear."""
+) -> Op | None:
+    """``bias + input @ weight.T`` as a Linear, None for any other product."""
     weight = untransposed(other)
-    return linear(input, weight, bias) if weight is not None and beta == 1 and alpha == 1 else Opaque()
+    return linear(input, weight, bias) if weight is not None and beta == 1 and alpha == 1 else None
 
 
-def mm(linear: Callable[..., Op], input: Any, other: Any) -> Op:
-    """``input @ weight.T`` as a Linear."""
+def mm(linear: Callable[..., Op], input: Any, other: Any) -> Op | None:
+    """``input @ weight.T`` as a Linear, None for any other product."""
     weight = untransposed(other)
-    return Opaque() if weight is None else linear(input, weight)
+    return None if weight is None else linear(input, weight)
 
 
 def convolution(conv: Callable[..., Callable[..., Op]], *args: Any) -> Op:

@@ -204,7 +204,7 @@ def arithmetic_problem(op: Affine, layout: Layout, kernel: tuple[int, ...]) -> P
     if kernel != layout.extents:
         return Problem(
             MissCode.KERNEL,
-            f"its kernel {kernel} does not cover the pooled {layout.extents} map, so its output is a map",
+            f"its kernel {kernel} does not cover the pooled {layout.extents} map",
             "pool to the kernel's size first",
         )
     return None
@@ -242,7 +242,7 @@ def sharing_problem(op: Affine, root: nn.Module, uses: Uses, alike: dict[Node, A
     if others:
         return Problem(
             MissCode.TIED_WEIGHT,
-            f"its weight is also {others[0]!r}, which cannot be rewritten with it",
-            "untie the weights (clone the parameter) to allow the rewrite",
+            f"its weight is also used by {others[0]!r}, which cannot be rewritten with it",
+            "clone the parameter to allow the rewrite",
         )
     return None

@@ -15,13 +15,22 @@ from typing import Any, TypeAlias
 
 from torch.fx import Node
 
-from fxpasses.ops import size_of
+from fxpasses.ops import factors_of, size_of
 from fxpasses.plan import WeightOrder
 from fxpasses.report import MissCode
-from fxpasses.typed_ops import Flatten, Index, Op, Permute, Squeeze, Unflatten, Unsqueeze, View
+from fxpasses.typed_ops import (
+    BATCH,
+    CHANNELS,
+    Flatten,
+    Index,
+    Op,
+    Permute,
+    Squeeze,
+    Unflatten,
+    Unsqueeze,
+    View,
+)
 
-BATCH = "N"
-CHANNELS = "C"
 Atom: TypeAlias = str | int
 Axis: TypeAlias = tuple[Atom, ...]
 
@@ -197,7 +206,7 @@ def _reshape(layout: Layout, sizes: tuple[Any, ...]) -> Layout | Problem:
 
 def _split(layout: Layout, atoms: Axis, sizes: tuple[Any, ...]) -> tuple[Axis, ...] | Problem:
     """``atoms`` distributed over ``sizes``: from the front up to a -1, from the back down to it."""
-    text = f"view{tuple('?' if isinstance(size, Node) else size for size in sizes)}"
+    text = f"view{tuple(size if isinstance(size, int) else '?' for size in sizes)}"
     wild = [index for index, size in enumerate(sizes) if isinstance(size, int) and size == -1]
     if len(wild) > 1:
         return _unfollowed(f"{text} has more than one -1")
@@ -225,8 +234,8 @@ def _split(layout: Layout, atoms: Axis, sizes: tuple[Any, ...]) -> tuple[Axis, .
 
 def _take(layout: Layout, rest: list[Atom], size: Any, text: str, *, from_end: bool) -> Axis | Problem:
     """Removes from ``rest`` the atoms that make up ``size``."""
-    if isinstance(size, Node):
-        return _take_node(layout, rest, size, text, from_end=from_end)
+    if isinstance(size, Node | str):
+        return _take_named(layout, rest, size, text, from_end=from_end)
     is_batch = bool(rest) and rest[0] == BATCH and not from_end
     if is_batch and size == layout.batch:
         return (rest.pop(0),)
@@ -272,13 +281,29 @@ def _take_unknown(
     return (*features, *reversed(taken)) if from_end else (*taken, *features)
 
 
-def _take_node(layout: Layout, rest: list[Atom], size: Node, text: str, *, from_end: bool) -> Axis | Problem:
-    """The atom whose size a node holds: the batch, or the channels of a map."""
-    owner = size_of(size)
-    wanted = None if owner is None else {0: BATCH, 1: CHANNELS}.get(owner[1])
-    if wanted is None or not rest or rest[-1 if from_end else 0] != wanted:
-        return _unfollowed(f"{text} has a size that cannot be followed ({size.name})")
-    return (rest.pop(-1 if from_end else 0),)
+def _take_named(
+    layout: Layout, rest: list[Atom], size: Node | str, text: str, *, from_end: bool
+) -> Axis | Problem:
+    """The atoms whose sizes a node holds: the batch, the channels, or a product of a map's sizes."""
+    atoms = [size] if isinstance(size, str) else _sized_atoms(size, layout)
+    if atoms is None or (rest[len(rest) - len(atoms) :] if from_end else rest[: len(atoms)]) != atoms:
+        return _unfollowed(f"{text} has a size that cannot be followed ({size})")
+    for atom in atoms:
+        rest.remove(atom)
+    return tuple(atoms)
+
+
+def _sized_atoms(size: Node, layout: Layout) -> list[Atom] | None:
+    """The atoms of a map whose sizes a node multiplies, or None."""
+    atoms: list[Atom] = []
+    for factor in factors_of(size):
+        owner = size_of(factor)
+        if owner is None or owner[1] < 0 or owner[1] >= layout.rank + 2:
+            return None
+        axis = owner[1] - 2
+        if axis < 0 or layout.extents[axis] != 1:
+            atoms.append((BATCH, CHANNELS)[owner[1]] if axis < 0 else axis)
+    return atoms
 
 
 def _squeeze(layout: Layout, op: Squeeze) -> Layout | Problem:

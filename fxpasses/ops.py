@@ -23,6 +23,8 @@ from torch.fx import Graph, Node
 from fxpasses import aten
 from fxpasses.report import Form
 from fxpasses.typed_ops import (
+    BATCH,
+    CHANNELS,
     AdaptivePool,
     Affine,
     Concat,
@@ -33,6 +35,7 @@ from fxpasses.typed_ops import (
     Op,
     Opaque,
     Permute,
+    Product,
     Reduce,
     ShapeValue,
     Squeeze,
@@ -113,6 +116,13 @@ def size_of(value: Any) -> tuple[Node, int] | None:
     return (owner, start + dim) if owner is not None and isinstance(dim, int) else None
 
 
+def factors_of(value: Node) -> list[Node]:
+    """The sizes that a node multiplies; the node itself where it is no product."""
+    if value.op == "call_function" and value.target is operator.mul:
+        return [factor for source in value.all_input_nodes for factor in factors_of(source)]
+    return [value]
+
+
 def _shape_owner(node: Any) -> Node | None:
     """The tensor whose whole shape a node holds, or None."""
     if not isinstance(node, Node) or not node.args or not isinstance(node.args[0], Node):
@@ -172,8 +182,8 @@ def _dims(dim: Any) -> tuple[int, ...] | None:
 
 
 def _reduce(average: bool) -> Handler:
-    def handler(input: Node, dim: Any = None, keepdim: bool = False, **_: Any) -> Op:
-        dims = _dims(dim)
+    def handler(input: Node, dim: Any = None, keepdim: bool = False, *, axis: Any = None, **_: Any) -> Op:
+        dims = _dims(dim if axis is None else axis)
         return OPAQUE if dims is None else Reduce(input, dims, bool(keepdim), average)
 
     return handler
@@ -211,8 +221,16 @@ def _view(input: Node, *shape: Any, **kwargs: Any) -> Op:
     sizes = kwargs.get("shape", kwargs.get("size", shape))
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = sizes[0]
+    if len(sizes) == 1 and (leading := _leading_sizes(sizes[0])):
+        return View(input, leading)
     usable = all(isinstance(size, int) or (isinstance(size, Node) and is_shape_value(size)) for size in sizes)
     return View(input, tuple(sizes)) if usable else OPAQUE
+
+
+def _leading_sizes(size: Any) -> tuple[Any, ...]:
+    """``x.shape[:2]`` as the batch and the channels, else nothing."""
+    is_slice = isinstance(size, Node) and size.target is operator.getitem and size.args[1] == slice(None, 2)
+    return (BATCH, CHANNELS) if is_slice and _shape_owner(size.args[0]) is not None else ()
 
 
 def _squeeze(input: Node, dim: Any = None) -> Op:
@@ -270,6 +288,14 @@ def _normalize(input: Node, p: float = 2.0, dim: Any = 1, *args: Any, **kwargs: 
     return _on_channels(input, dim)
 
 
+def _product(*args: Any, **kwargs: Any) -> Op:
+    return Product(tuple(nodes_in((args, kwargs))))
+
+
+def _select(input: Node, dim: int, index: int) -> Op:
+    return aten.select(input, dim, index)
+
+
 def _feature_norm(input: Node, *args: Any, **kwargs: Any) -> Op:
     return FeatureNorm(input)
 
@@ -325,14 +351,14 @@ _ACTIVATIONS = (
 _ARITHMETIC = (
     "add sub mul div true_divide pow square sqrt rsqrt exp log log1p expm1 abs neg negative clamp clip "
     "clamp_min clamp_max relu sigmoid tanh reciprocal sign sin cos erf round floor ceil nan_to_num "
-    "detach clone dropout alpha_dropout threshold maximum minimum selu celu rrelu subtract multiply divide"
+    "detach clone where gt lt ge le eq ne masked_fill dropout alpha_dropout threshold maximum minimum selu celu rrelu subtract multiply divide"
 ).split()
 _INPLACE_ONLY = (
     "relu_ sigmoid_ tanh_ elu_ selu_ celu_ leaky_relu_ hardtanh_ threshold_ rrelu_ dropout_".split()
 )
-_OPERATORS = (
-    operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.neg, operator.abs,
-)  # fmt: skip
+_OPERATORS = tuple(
+    getattr(operator, name) for name in "add sub mul truediv pow neg abs gt lt ge le eq ne".split()
+)
 _INPLACE_OPERATORS = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
 _CASTS = "contiguous float half bfloat16 double to type type_as requires_grad_".split()
 
@@ -358,6 +384,7 @@ def _function_table() -> dict[Any, Handler]:
         table[getattr(torch.nn.functional, f"adaptive_max_pool{rank}d")] = _adaptive_pool(rank, average=False)
         table[getattr(F, f"avg_pool{rank}d")] = _window_pool(rank, average=True)
         table[getattr(F, f"max_pool{rank}d")] = _window_pool(rank, average=False)
+        table[getattr(F, f"dropout{rank}d")] = _feature_norm
         table[getattr(F, f"conv{rank}d")] = _conv(rank)
         table[getattr(F, f"conv_transpose{rank}d")] = _conv(rank, transposed=True)
     table |= {
@@ -375,9 +402,17 @@ def _function_table() -> dict[Any, Handler]:
         torch.transpose: _transpose,
         torch.swapaxes: _transpose,
         operator.getitem: _getitem,
+        torch.select: _select,
         torch.cat: _concat,
         torch.concat: _concat,
         F.linear: _linear,
+        operator.matmul: _product,
+        torch.matmul: _product,
+        torch.mm: _product,
+        torch.bmm: _product,
+        torch.addmm: _product,
+        torch.einsum: _product,
+        F.bilinear: _product,
         F.layer_norm: _feature_norm,
         F.batch_norm: _channelwise,
         F.group_norm: _channelwise,
@@ -411,6 +446,11 @@ def _method_table() -> dict[str, Handler]:
         "permute": _permute,
         "transpose": _transpose,
         "swapaxes": _transpose,
+        "select": _select,
+        "matmul": _product,
+        "mm": _product,
+        "bmm": _product,
+        "addmm": _product,
         "softmax": _on_channels,
         "log_softmax": _on_channels,
     }
@@ -456,6 +496,8 @@ _WINDOW_MODULES: dict[type, tuple[int, bool]] = {
 def _module_op(module: Any, node: Node) -> Op:
     """The op of a ``call_module`` node; a subclass may compute something else and is not looked up."""
     kind = type(module)
+    if kind is nn.Bilinear:
+        return _product(*node.args, **node.kwargs)
     source = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("x"))
     if not isinstance(source, Node) or len(node.args) + len(node.kwargs) != 1:
         return OPAQUE
@@ -477,6 +519,9 @@ def _module_op(module: Any, node: Node) -> Op:
         nn.Flatten: lambda: Flatten(source, module.start_dim, module.end_dim),
         nn.Unflatten: lambda: _unflatten(source, module.dim, module.unflattened_size),
         nn.LayerNorm: lambda: FeatureNorm(source),
+        nn.Dropout1d: lambda: FeatureNorm(source),
+        nn.Dropout2d: lambda: FeatureNorm(source),
+        nn.Dropout3d: lambda: FeatureNorm(source),
         nn.GroupNorm: lambda: Elementwise((source,), channels=True),
         nn.PReLU: lambda: Elementwise((source,), channels=True),
     }
@@ -494,9 +539,7 @@ def _affine_module(module: Any, source: Node, path: str) -> Op:
     has_bias = isinstance(getattr(module, "bias", None), torch.Tensor)
     bias = f"{path}.bias" if has_bias else None
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
-        if isinstance(module, nn.Bilinear) or not (
-            isinstance(module, nn.Linear) or "Linear" in type(module).__name__
-        ):
+        if not (isinstance(module, nn.Linear) or "Linear" in type(module).__name__):
             return OPAQUE
         return Affine(
             source=source, form=Form.LINEAR, rank=0, weight=f"{path}.weight", bias=bias,
@@ -663,8 +706,9 @@ def _aten_handlers() -> dict[str, Handler]:
         "as_strided": aten.as_strided,
         "cat": _concat,
         "linear": _linear,
-        "addmm": lambda *args, **kwargs: aten.addmm(_linear, *args, **kwargs),
-        "mm": lambda input, other: aten.mm(_linear, input, other),
-        "matmul": lambda input, other: aten.mm(_linear, input, other),
+        "addmm": lambda *args, **kwargs: aten.addmm(_linear, *args, **kwargs) or _product(*args),
+        "mm": lambda input, other: aten.mm(_linear, input, other) or _product(input, other),
+        "matmul": lambda input, other: aten.mm(_linear, input, other) or _product(input, other),
+        "bmm": _product,
         "convolution": lambda *args: aten.convolution(_conv, *args),
     }

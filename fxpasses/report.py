@@ -56,6 +56,7 @@ class MissCode(enum.StrEnum):
     WEIGHT_TYPE = "WEIGHT_TYPE"
     UNINITIALIZED = "UNINITIALIZED"
     COMPUTED_WEIGHT = "COMPUTED_WEIGHT"
+    MATRIX_PRODUCT = "MATRIX_PRODUCT"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from torch import nn
 from torch.fx import Graph, Node
@@ -19,9 +19,10 @@ from fxpasses import guards
 from fxpasses.layout import Layout, Problem
 from fxpasses.ops import Vocabulary, is_shape_value
 from fxpasses.plan import WeightMove, WeightOrder
-from fxpasses.region import Region, Shapes, Value, scan
+from fxpasses.region import Region, Shapes, Value, is_last_affine, scan
 from fxpasses.report import Form, Miss, MissCode, Scope, Site
-from fxpasses.typed_ops import POOLS, VIEWS, Affine, Elementwise
+from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Product, WindowPool
+from fxpasses.unpooled import MATRIX_PRODUCT, last_affines
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _TORCH_FOLDER = os.sep + "torch" + os.sep
@@ -85,7 +86,7 @@ def analyse(
     """
     vocabulary = Vocabulary(root, lifted)
     region = scan(graph, vocabulary, shapes, extents)
-    finder = _Finder(graph, root, vocabulary, region, scope)
+    finder = _Finder(graph, root, vocabulary, region, scope, shapes is not None)
     return finder.run()
 
 
@@ -101,8 +102,15 @@ def source_of(node: Node) -> str | None:
 
 class _Finder:
     def __init__(
-        self, graph: Graph, root: nn.Module, vocabulary: Vocabulary, region: Region, scope: Scope
+        self,
+        graph: Graph,
+        root: nn.Module,
+        vocabulary: Vocabulary,
+        region: Region,
+        scope: Scope,
+        has_shapes: bool,
     ) -> None:
+        self.has_shapes = has_shapes
         self.graph = graph
         self.root = root
         self.vocabulary = vocabulary
@@ -124,6 +132,9 @@ class _Finder:
                 matches[value.node] = match
             elif match is not None and isinstance(value.op, Affine):
                 self._miss(value.node, value.op, match)
+        for value in self.region.values.values():
+            if isinstance(value.op, Product) and value.node in self.heads:
+                self._miss(value.node, None, MATRIX_PRODUCT)
         matches = self._alone(matches)
         self._not_pooled(has_head=any(value.node in self.heads for value in affine))
         order = {node: index for index, node in enumerate(self.misses)}
@@ -137,15 +148,18 @@ class _Finder:
             misses=tuple(self.misses[node] for node in misses),
         )
 
-    def _miss(self, node: Node, op: Affine, problem: Problem) -> None:
+    def _miss(self, node: Node, op: Affine | None, problem: Problem) -> None:
+        fix = problem.fix
+        if self.has_shapes:  # given already
+            fix = fix.removeprefix("pass example_inputs, or ")
         self.misses[node] = Miss(
             code=problem.code,
-            name=op.name(node),
+            name=op.name(node) if op is not None else node.name,
             node=node.name,
-            form=op.form,
+            form=op.form if op is not None else Form.LINEAR,
             source=source_of(node),
             reason=problem.reason,
-            fix=problem.fix,
+            fix=fix,
         )
 
     # --- one candidate
@@ -155,8 +169,8 @@ class _Finder:
         assert isinstance(op, Affine)
         read = self.region.values[op.source]
         if op.form is Form.CONV and (read.layout is None or not read.layout.is_map):
-            is_last = value.node in self.heads and guards.attribute(self.root, op.weight) is not None
-            return read.problem if is_last else None
+            is_last = value.node in self.heads and is_last_affine(value.node, self.vocabulary)
+            return (read.problem or _unknown_layout(op)) if is_last else None
         problem = guards.module_problem(op) or guards.weight_problem(op, self.root)
         if problem is not None:
             return problem
@@ -185,6 +199,15 @@ class _Finder:
         if layout.order is None:
             return _not_flat(op, layout)
         extents = _settled(layout, shape[1])
+        pool = self.region.values[op.source].pool
+        is_window = isinstance(self.region.values[pool].op, WindowPool)
+        if extents is None and is_window and layout.channels is not None:
+            return Problem(
+                MissCode.NOT_POOLED,
+                f"its {shape[1]} features are more than the {layout.channels} channels: "
+                f"the pool {pool.name!r} does not collapse the map",
+                "pool the map to a fixed size, e.g. nn.AdaptiveAvgPool2d(1)",
+            )
         if extents is None:
             return Problem(
                 MissCode.UNKNOWN_EXTENT,
@@ -254,51 +277,11 @@ class _Finder:
 
     def _not_pooled(self, *, has_head: bool) -> None:
         """Misses for the last affine ops of a model whose input no pool collapsed."""
-        for node, op, crossed in _last_affines(self.graph, self.vocabulary):
-            if node in self.region.values:
+        for last in last_affines(self.graph, self.vocabulary):
+            if last.node in self.region.values:
                 continue
-            if has_head and op.form is Form.CONV:
-                continue
-            self._miss(node, op, _before_pool(op, crossed) if crossed else self._reads(op))
-
-    def _reads(self, op: Affine) -> Problem:
-        node = op.source
-        while isinstance(passing := self.vocabulary.classify(node), (Elementwise, *VIEWS)) and not _selects(
-            node
-        ):
-            source = (
-                passing.sources[0] if isinstance(passing, Elementwise) else getattr(passing, "source", None)
-            )
-            if not isinstance(source, Node):
-                break
-            node = source
-        if _selects(node):
-            what = f"reads one position of {node.args[0]} ({node.name!r}), such as a class token"
-            fix = "no pool, so nothing to rewrite in this scope"
-        elif op.form is Form.CONV:
-            what = f"is a convolution on a whole map ({node.name!r})"
-            fix = "no pool, so nothing to rewrite in this scope"
-        else:
-            what = f"reads {node.name!r}"
-            fix = "pool the map to a fixed size first, e.g. nn.AdaptiveAvgPool2d(1)"
-        return Problem(MissCode.NOT_POOLED, f"it {what}, which no pool collapses", fix)
-
-
-def _selects(node: Node) -> bool:
-    """Whether a node takes one position of an axis, ``x[:, 0]``."""
-    items = node.args[1] if node.op == "call_function" and len(node.args) > 1 else None
-    parts = items if isinstance(items, tuple) else (items,)
-    return getattr(node.target, "__name__", "") == "getitem" and any(isinstance(part, int) for part in parts)
-
-
-def _before_pool(op: Affine, crossed: tuple[Node, ...]) -> Problem:
-    pool, *between = reversed(crossed)
-    kind = "convolution" if op.form is Form.CONV else "Linear"
-    stands = ", ".join(repr(node.name) for node in between)
-    reason = f"it is a {kind} on the whole map, before the pool {pool.name!r}"
-    if between:
-        reason += f", with {stands} between, so it does not read a pooled map"
-    return Problem(MissCode.BEFORE_POOL, reason, "nothing to rewrite in this scope: the head is its own pool")
+            if not has_head or last.op is None or last.op.form is Form.LINEAR:
+                self._miss(last.node, last.op, last.problem(self.vocabulary))
 
 
 def _unknown_layout(op: Affine) -> Problem:
@@ -343,37 +326,6 @@ def _reaching_output(region: Region) -> set[Node]:
         if any(user.op == "output" or user in reaching for user in node.users):
             reaching.add(node)
     return reaching
-
-
-def _last_affines(graph: Graph, vocabulary: Vocabulary) -> Iterator[tuple[Node, Affine, tuple[Node, ...]]]:
-    """Affine ops from which the output is reached without another; with the path where it has a pool."""
-    output = next(iter(reversed(graph.nodes)), None)
-    if output is None:
-        return
-    pending: list[tuple[Node, tuple[Node, ...], bool]] = [
-        (source, (), False) for source in output.all_input_nodes
-    ]
-    seen: set[Node] = set()
-    while pending:
-        node, path, has_pool = pending.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        op = vocabulary.classify(node)
-        if isinstance(op, Affine):
-            yield node, op, (_since_pool(path, vocabulary) if has_pool else ())
-            continue
-        step = (*path, node) if len(path) < 16 else path
-        pools = has_pool or isinstance(op, POOLS)
-        pending.extend((source, step, pools) for source in node.all_input_nodes)
-
-
-def _since_pool(path: tuple[Node, ...], vocabulary: Vocabulary) -> tuple[Node, ...]:
-    """The path from the last pool down to the op, in graph order: ops between, then the pool."""
-    for index in range(len(path) - 1, -1, -1):
-        if isinstance(vocabulary.classify(path[index]), POOLS):
-            return tuple(reversed(path[index:]))
-    return ()
 
 
 def _aliased(region: Region) -> dict[Node, Node]:

@@ -14,6 +14,9 @@ from torch.fx import Node
 
 from fxpasses.report import Form
 
+BATCH = "N"
+CHANNELS = "C"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Op:
@@ -80,7 +83,7 @@ class Unflatten(Op):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class View(Op):
-    """``view`` or ``reshape`` to ``sizes``: integers, -1, or nodes that hold sizes."""
+    """``view`` or ``reshape`` to ``sizes``: integers, -1, nodes that hold sizes, ``BATCH``, ``CHANNELS``."""
 
     source: Node
     sizes: tuple[Any, ...]
@@ -147,6 +150,13 @@ class FeatureNorm(Op):
     """A function along an axis (LayerNorm, softmax(dim=-1)); keeps the layout, is not crossed."""
 
     source: Node
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Product(Op):
+    """A matrix product that is not written as a Linear; never a site."""
+
+    sources: tuple[Node, ...]
 
 
 class WeightSource(enum.Enum):
