@@ -80,9 +80,11 @@ def certify(
     wiring = wiring_layer(left, right, heads, walk, runs_on, seed)
     backbone = backbone_layer(left, right, compare_backbones(*heads))
     measured = measure(left, right, heads, walk, outputs, samples, runs_on)
-    if backbone.status is Status.NOT_RUN and not measured.has_same_features:
-        weights = _undecided(weights)
-    layers = (weights, wiring, backbone, measured.rounding, measured.decision)
+    rounding = measured.rounding
+    is_moved = backbone.status is Status.NOT_RUN and not measured.has_same_features
+    if is_moved and weights.status is Status.FAILED:
+        weights, rounding = _undecided(weights), _undecided(rounding)
+    layers = (weights, wiring, backbone, rounding, measured.decision)
     verdict, reason = _verdict(layers, measured.is_tf32, bool(heads[0].sites), measured.is_identical)
     return Certificate(
         reference=left.name,
@@ -92,7 +94,7 @@ def certify(
         weights=weights,
         wiring=wiring,
         backbone=backbone,
-        rounding=measured.rounding,
+        rounding=rounding,
         decision=measured.decision,
         statistics=measured.statistics,
         flips=measured.flips,
@@ -102,12 +104,16 @@ def certify(
     )
 
 
-def _undecided(weights: LayerResult) -> LayerResult:
-    """Weights that differ are no proof of a fault where the features differ too: a factor may have moved."""
-    if weights.status is not Status.FAILED:
-        return weights
-    reason = f"the heads read different features, and {weights.failures[0]}"
-    return dataclasses.replace(weights, status=Status.NOT_RUN, reason=reason, failures=())
+def _undecided(layer: LayerResult) -> LayerResult:
+    """A failed layer as one that was not run.
+
+    Where weights and features both differ, a factor may have moved from one to the other: neither the
+    weights nor the reference's head on the candidate's features tells whether the function differs.
+    """
+    if layer.status is not Status.FAILED or any(item.side == "reference" for item in layer.failures):
+        return layer
+    reason = f"the heads read different features, and {layer.failures[0]}"
+    return dataclasses.replace(layer, status=Status.NOT_RUN, reason=reason, failures=())
 
 
 def _subjects(
