@@ -19,11 +19,11 @@ import dataclasses
 
 from torch.fx import Node
 
-from fxpasses.layout import BATCH, CHANNELS, Layout
+from fxpasses.layout import Layout
 from fxpasses.ops import Vocabulary, is_shape_value
 from fxpasses.region import Region, Value, constant_shape
 from fxpasses.report import Form
-from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Reduce
+from fxpasses.typed_ops import BATCH, CHANNELS, VIEWS, Affine, Elementwise, Reduce
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

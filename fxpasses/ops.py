@@ -351,7 +351,8 @@ _ACTIVATIONS = (
 _ARITHMETIC = (
     "add sub mul div true_divide pow square sqrt rsqrt exp log log1p expm1 abs neg negative clamp clip "
     "clamp_min clamp_max relu sigmoid tanh reciprocal sign sin cos erf round floor ceil nan_to_num "
-    "detach clone where gt lt ge le eq ne masked_fill dropout alpha_dropout threshold maximum minimum selu celu rrelu subtract multiply divide"
+    "detach clone where gt lt ge le eq ne masked_fill dropout alpha_dropout threshold maximum minimum "
+    "selu celu rrelu subtract multiply divide"
 ).split()
 _INPLACE_ONLY = (
     "relu_ sigmoid_ tanh_ elu_ selu_ celu_ leaky_relu_ hardtanh_ threshold_ rrelu_ dropout_".split()

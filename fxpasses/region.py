@@ -19,10 +19,11 @@ from torch.fx import Graph, Node
 
 from fxpasses import layout as layouts
 from fxpasses.guards import attribute, is_uninitialized
-from fxpasses.layout import CHANNELS, Layout, Problem, flat_layout, map_layout
+from fxpasses.layout import Layout, Problem, flat_layout, map_layout
 from fxpasses.ops import MAX_RANK, Vocabulary, is_shape_value
 from fxpasses.report import Form
 from fxpasses.typed_ops import (
+    CHANNELS,
     VIEWS,
     AdaptivePool,
     Affine,

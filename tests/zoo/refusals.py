@@ -60,6 +60,19 @@ class ClassToken(nn.Module):
         return self.head(self.norm(x)[:, 0])
 
 
+class MatrixProduct(nn.Module):
+    """A head written out as a matrix product with a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, CHANNELS, 3)
+        self.weight = nn.Parameter(torch.randn(CHANNELS, CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return pooled(self.stem(x)) @ self.weight
+
+
 def _pool_to(extent: Any) -> nn.Module:
     return nn.AdaptiveAvgPool2d(extent)
 
@@ -75,6 +88,11 @@ def _image_linear(
 
 
 INPUTS = (
+    Entry(
+        name="matrix_product",
+        make=seeded(MatrixProduct),
+        **(_facts(MissCode.MATRIX_PRODUCT) | {"misses": (("matmul", MissCode.MATRIX_PRODUCT),)}),
+    ),
     Entry(name="class_token", make=seeded(ClassToken), **_facts(MissCode.NOT_POOLED)),
     refused_chain("squeezenet", MissCode.BEFORE_POOL, _squeezenet, form="conv"),
     refused_chain(
