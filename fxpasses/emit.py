@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import enum
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.fx import Graph, Node
+from torch.fx import Graph, Node, map_arg
 
 from fxpasses import aten
 from fxpasses.report import Form
@@ -124,29 +125,38 @@ class Writer:
 
 def refresh(nodes: Sequence[Node]) -> None:
     """Gives nodes of an ATen graph the ``val`` that they now compute, where their operands have one."""
-    from torch._guards import detect_fake_mode
-
     for node in nodes:
         operands = [source.meta.get("val") for source in node.all_input_nodes]
         if node.op != "call_function" or not operands or any(value is None for value in operands):
             continue
-        mode = detect_fake_mode(operands)
-        if mode is None:
-            continue
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
-        with mode, torch.no_grad():
+        args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+        with _pretending(operands):
             node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]  # a function's target
-        if "tensor_meta" in node.meta or isinstance(node.meta["val"], torch.Tensor):
-            node.meta.pop("tensor_meta", None)
+        node.meta.pop("tensor_meta", None)
 
 
 def refresh_weight(node: Node | None, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Gives the node that reads a weight the ``val`` of its new shape."""
     value = node.meta.get("val") if node is not None else None
     if node is not None and isinstance(value, torch.Tensor):
-        with torch.no_grad():
+        with _pretending([value]):
             node.meta["val"] = convert(value)
         node.meta.pop("tensor_meta", None)
+
+
+@contextmanager
+def _pretending(values: Sequence[Any]) -> Iterator[None]:
+    """Runs operators on fake tensors, and adds no guard on their sizes to the program they come from."""
+    from torch._guards import detect_fake_mode
+
+    mode = detect_fake_mode(values)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if mode is not None:
+            stack.enter_context(mode)
+            if mode.shape_env is not None:
+                stack.enter_context(mode.shape_env.suppress_guards())
+        yield
 
 
 def blank_linear(*, bias: bool) -> nn.Linear:
