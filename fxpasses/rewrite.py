@@ -25,7 +25,7 @@ from fxpasses.plan import WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
 from fxpasses.sites import Analysis, Match
-from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View
+from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View, WeightSource
 from fxpasses.weights import reshape, set_conv_extras, swap_batch_norm
 
 
@@ -66,7 +66,8 @@ def apply(
         edits.append(edit)
         edit.prepare()
         matches |= edit.matches
-    reshaped = reshape(root, list(matches.values()), to)
+    owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
+    reshaped = reshape(root, owned, to)
     made: list[undo.Record] = []
     for edit in edits:
         kept = [other for other in kept if not set(other.sites) & set(edit.names)]
@@ -173,7 +174,11 @@ class _ComponentEdit:
         """Makes the ``val`` of the weights and of ``nodes`` true again, where the graph is an ATen graph."""
         if self.writer.dialect is Dialect.TORCH:
             return
-        weights = {match.op.weight_node: match.move for match in self.matches.values()}
+        weights = {
+            match.op.weight_node: match.move
+            for match in self.matches.values()
+            if match.op.weight_source is WeightSource.PARAMETER
+        }
         for weight, move in weights.items():
             refresh_weight(weight, functools.partial(move.convert, to=self.to))
         refresh(sorted(nodes))
@@ -203,7 +208,7 @@ class _ComponentEdit:
             value = self.values[node]
             if node in self.matches and node.op == "call_function":
                 match = self.matches[node]
-                self.writer.site(node, match.op, self.to, len(match.site.kernel_size))
+                self.writer.site(node, match.op, match.move, self.to)
             elif node in self.matches:
                 continue
             elif isinstance(value.op, Reduce):
