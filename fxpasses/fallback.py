@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from fxpasses.errors import InputError, TraceError
+from fxpasses.ops import static_extent
 from fxpasses.report import TraceInfo
 from fxpasses.trace import Traced, trace
 
@@ -81,7 +82,7 @@ def _takes_any_batch(program: ExportedProgram) -> bool:
     names = set(program.graph_signature.user_inputs)
     values = [node.meta.get("val") for node in program.graph.nodes if node.name in names]
     first = [value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim]
-    return all(isinstance(extent, torch.SymInt) for extent in first)
+    return all(static_extent(extent) is None for extent in first)
 
 
 def _register_dataclasses(model: nn.Module, inputs: tuple[Any, ...]) -> None:

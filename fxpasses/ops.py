@@ -694,6 +694,11 @@ def value_of(node: Node | None) -> torch.Tensor | None:
     return value if isinstance(value, torch.Tensor) else None
 
 
+def static_extent(extent: int | torch.SymInt) -> int | None:
+    """An extent that the program fixes, also where torch.export found out late; None for a symbolic one."""
+    return extent if isinstance(extent, int) else extent.node.maybe_as_int()
+
+
 def is_input(node: Node | None) -> bool:
     """Whether a node is an input of its graph."""
     return node is not None and node.op == "placeholder"
