@@ -214,7 +214,7 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
 
 
 SLEEPER = """
-import sys, time
+import signal, sys, time
 import fxhead.save, fxhead.cli
 from pathlib import Path
 
@@ -225,6 +225,8 @@ def job(*arguments, **options):
 
 import fxhead.run_inspect
 fxhead.run_inspect.run_inspect = job
+# a shell that runs the tests in the background has them ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv = ["fxhead", "inspect", "nets:build"]
 fxhead.cli.run()
 """
