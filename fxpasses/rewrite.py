@@ -20,8 +20,8 @@ from fxpasses import aten, undo
 from fxpasses.emit import Dialect, Writer, dialect_of, refresh, refresh_weight
 from fxpasses.layout import Layout
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
-from fxpasses.ops import is_shape_value, size_of
-from fxpasses.plan import WeightOrder, WeightPlan
+from fxpasses.ops import Vocabulary, is_shape_value, size_of
+from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
 from fxpasses.sites import Analysis, Match
@@ -68,6 +68,7 @@ def apply(
         matches |= edit.matches
     owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
     reshaped = reshape(root, owned, to)
+    _refresh_weights(graph, analysis.vocabulary, reshaped.moves, to)
     made: list[undo.Record] = []
     for edit in edits:
         kept = [other for other in kept if not set(other.sites) & set(edit.names)]
@@ -82,6 +83,16 @@ def apply(
         plan=WeightPlan(to=to, moves=reshaped.moves),
         records=(*kept, *made),
     )
+
+
+def _refresh_weights(graph: Graph, vocabulary: Vocabulary, moves: Iterable[WeightMove], to: Form) -> None:
+    """Gives every node of an ATen graph that reads a reshaped weight its new ``val``."""
+    by_name = {move.name: move for move in moves}
+    kinds = ("get_attr", "placeholder") if vocabulary.lifted else ("get_attr",)
+    for node in (node for kind in kinds for node in graph.find_nodes(op=kind, sort=False)):
+        move = by_name.get(vocabulary.tensor_name(node) or "")
+        if move is not None:
+            refresh_weight(node, functools.partial(move.convert, to=to))
 
 
 def _as_rewrite(match: Match, to: Form, copied: dict[str, int]) -> Rewrite:
@@ -171,17 +182,9 @@ class _ComponentEdit:
         ]
 
     def refresh(self, nodes: Iterable[Node]) -> None:
-        """Makes the ``val`` of the weights and of ``nodes`` true again, where the graph is an ATen graph."""
-        if self.writer.dialect is Dialect.TORCH:
-            return
-        weights = {
-            match.op.weight_node: match.move
-            for match in self.matches.values()
-            if match.op.weight_source is WeightSource.PARAMETER
-        }
-        for weight, move in weights.items():
-            refresh_weight(weight, functools.partial(move.convert, to=self.to))
-        refresh(sorted(nodes))
+        """Makes the ``val`` of ``nodes`` true again, where the graph is an ATen graph."""
+        if self.writer.dialect is not Dialect.TORCH:
+            refresh(sorted(nodes))
 
     def _touched(self) -> tuple[list[Node], list[Node]]:
         """The nodes that the edit may change, in graph order: its own and sizes; and other readers."""
