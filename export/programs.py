@@ -1,66 +1,44 @@
-"""``torch.export`` programs where a module is expected: read from a file, and as a module that runs."""
+"""``torch.export`` programs where a module is expected."""
 
 from __future__ import annotations
 
-import io
-import logging
 import os
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
 from fxpasses.errors import FileError
+from fxpasses.ops import static_extent
 
 PROGRAM_SUFFIX = ".pt2"
-_FORMAT, _COMPILED, _OLD = "archive_format", "/data/aotinductor/", "serialized_exported_program.json"
-_SAVE = "save it again with torch.export.save(program, path)"
-Other = TypeVar("Other")
 
 
-def is_program_file(path: str | os.PathLike[str]) -> bool:
-    """True for a file with the layout that ``torch.export.save`` writes, whatever its name."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.rpartition("/")[2] in (_FORMAT, _OLD) for name in archive.namelist())
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return False
+def as_module(source: nn.Module | ExportedProgram) -> nn.Module:
+    """A program as a module that runs; a module as it is."""
+    return source.module() if isinstance(source, ExportedProgram) else source
+
+
+def is_program_path(source: object) -> bool:
+    """True for the path of a ``.pt2`` file."""
+    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == PROGRAM_SUFFIX
 
 
 def read_program(path: str | os.PathLike[str]) -> ExportedProgram:
-    """The program that ``torch.export.save`` wrote.
+    """The program that ``torch.export.save`` wrote to ``path``.
 
     Raises:
-        FileError: it wrote no such file, or the file is damaged.
+        FileError: there is no such file, or it holds no program.
     """
-    where = str(path)
     try:
-        with _quiet():
-            return torch.export.load(path)
+        return torch.export.load(path)
     except Exception as error:  # reading an archive of any age can fail with anything
-        if _is_compiled(Path(path)):
-            fix = "give the program that it was compiled from"
-            raise FileError("is compiled by AOTInductor, not an exported program", where=where, fix=fix) from error
-        first = (str(error).strip().splitlines() or [""])[0][:160]
         raise FileError(
-            f"is not a file that torch.export.save wrote, or is damaged ({type(error).__name__}: {first})",
-            where=where,
-            fix=_SAVE,
+            "is not a file that torch.export.save wrote, or is damaged",
+            where=str(path),
+            fix="save it again with torch.export.save(program, path)",
         ) from error
-
-
-def as_module(source: nn.Module | ExportedProgram | Other) -> nn.Module | Other:
-    """A program, or the path of one, as a module that runs; anything else as it is."""
-    if isinstance(source, ExportedProgram):
-        return source.module()
-    if isinstance(source, str | os.PathLike) and Path(source).suffix == PROGRAM_SUFFIX:
-        return read_program(source).module()
-    return source
 
 
 def fixed_batch(module: nn.Module) -> int | None:
@@ -68,35 +46,6 @@ def fixed_batch(module: nn.Module) -> int | None:
     graph = getattr(module, "graph", None)
     for node in graph.nodes if isinstance(graph, torch.fx.Graph) else ():
         value = node.meta.get("val") if node.op == "placeholder" else None
-        if isinstance(value, torch.Tensor) and value.ndim and isinstance(value.shape[0], int):
-            return value.shape[0]
+        if isinstance(value, torch.Tensor) and value.ndim:
+            return static_extent(value.shape[0])
     return None
-
-
-def program_bytes(program: ExportedProgram) -> bytes:
-    """What ``torch.export.save`` writes; the same program gives the same bytes under any file name."""
-    # given a path, it writes the file's name into the archive
-    buffer = io.BytesIO()
-    with _quiet():
-        torch.export.save(program, buffer)
-    return buffer.getvalue()
-
-
-def _is_compiled(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(_COMPILED in name for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within it torch.export logs nothing: it tells of every format that it tried, with a traceback."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
