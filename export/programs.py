@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxpasses.errors import FileError
-from fxpasses.ops import static_extent
+from fxpasses.sizes import static_extent
 
 PROGRAM_SUFFIX = ".pt2"
 

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 from fxpasses import RewriteResult, rewrite
 from fxpasses.errors import InputError, TraceError
 from fxpasses.fallback import export_program
-from fxpasses.ops import static_extent
+from fxpasses.sizes import static_extent
 from fxpasses.report import Form, Scope, TraceInfo
 from fxpasses.trace import trace
 

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from fxhead.shapes import InputShapes, ShapeOrigin
 from fxhead.sources import Source
 from fxpasses.errors import InputError
-from fxpasses.ops import static_extent
+from fxpasses.sizes import static_extent
 
 _BATCH = 2
 _NO_ONNX = "rewrite with --no-onnx, or inspect it"
