@@ -81,7 +81,8 @@ def fxhead() -> None:
     """Rewrite a classifier's head between Linear and 1×1 convolution, and check both forms.
 
     SOURCE is a .pt or .pth file that torch.save wrote from a module, a .pt2 file that torch.export.save
-    wrote, torchvision:NAME, or package.module:callable. Loading a file or a callable runs its code: trust where it comes from.
+    wrote, torchvision:NAME, or package.module:callable. Loading a file or a callable runs its code:
+    trust where it comes from.
 
     Exit codes: 0 done; 1 the answer is no (nothing to rewrite, or not the same function);
     2 bad usage or input; 3 internal error; 130 interrupted.
@@ -126,8 +127,9 @@ def rewrite_command(
 ) -> ExitCode:
     """Rewrite the head of SOURCE, export both forms to ONNX, and check that they are the same function.
 
-    Writes MODEL.conv.pt (or .linear.pt; .pt2 for an exported program), MODEL.linear.onnx, MODEL.conv.onnx, the weight plan and the
-    certificate: all of them, or nothing where the check says "broken". The model is put in eval mode.
+    Writes MODEL.conv.pt (or .linear.pt), MODEL.linear.onnx, MODEL.conv.onnx, the weight plan and the
+    certificate: all of them, or nothing where the check says "broken". What torch.export traced is
+    written as MODEL.conv.pt2. The model is put in eval mode.
     """
     from fxhead.run_rewrite import RewriteOptions, run_rewrite
     from fxhead.shapes import parse_shape

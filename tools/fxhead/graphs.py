@@ -13,8 +13,8 @@ from torch.fx import GraphModule
 from fxpasses import RewriteResult, rewrite
 from fxpasses.errors import InputError, TraceError
 from fxpasses.fallback import export_program
+from fxpasses.report import Form, Scope
 from fxpasses.sizes import static_extent
-from fxpasses.report import Form, Scope, TraceInfo
 from fxpasses.trace import trace
 
 
