@@ -22,7 +22,8 @@ ELEMENTWISE = frozenset(
         "softplus tanhshrink softshrink hardshrink threshold log_sigmoid rrelu dropout alpha_dropout "
         "native_dropout add sub mul div pow square sqrt rsqrt exp log log1p expm1 abs neg clamp clamp_min "
         "clamp_max clip reciprocal sign sin cos erf round floor ceil nan_to_num detach clone alias "
-        "lift_fresh_copy contiguous to _to_copy maximum minimum true_divide"
+        "lift_fresh_copy contiguous to _to_copy maximum minimum true_divide where gt lt ge le eq ne "
+        "masked_fill rsub"
     ).split()
 )
 CHANNELWISE = frozenset(
@@ -31,7 +32,9 @@ CHANNELWISE = frozenset(
         "_native_batch_norm_legit_functional _batch_norm_with_update _batch_norm_no_update group_norm prelu"
     ).split()
 )
-NORMS = frozenset("layer_norm native_layer_norm rms_norm _fused_rms_norm".split())
+NORMS = frozenset(
+    ("layer_norm native_layer_norm rms_norm _fused_rms_norm feature_dropout feature_alpha_dropout").split()
+)
 ALONG_DIM = frozenset("softmax _softmax log_softmax _log_softmax".split())
 _POOLS = (
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d "
@@ -130,7 +133,9 @@ def mm(linear: Callable[..., Op], input: Any, other: Any) -> Op | None:
 
 
 def convolution(conv: Callable[..., Callable[..., Op]], *args: Any) -> Op:
-    """``aten.convolution``, which names no rank, as a convolution of the rank of its stride."""
+    """``aten.convolution``, which names no rank, as a convolution of the rank of its weight."""
     input, weight, bias, stride, padding, dilation, transposed, _, groups = args
-    op = conv(len(stride), transposed)(input, weight, bias, stride, padding, dilation, groups)
+    value = weight.meta.get("val") if isinstance(weight, Node) else None
+    rank = value.ndim - 2 if isinstance(value, torch.Tensor) else max(map(len, (stride, padding, dilation)))
+    op = conv(rank, transposed)(input, weight, bias, stride, padding, dilation, groups)
     return op if isinstance(op, Affine) else Opaque()

@@ -54,7 +54,9 @@ SHAPE_VALUE = ShapeValue()
 
 def tuple_of(value: Any, rank: int) -> tuple[Any, ...]:
     """``value`` as one entry per spatial axis."""
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
+    if not isinstance(value, (tuple, list)):
+        return (value,) * rank
+    return tuple(value) * rank if len(value) == 1 else tuple(value)
 
 
 def nodes_in(value: Any) -> Iterator[Node]:
@@ -711,5 +713,8 @@ def _aten_handlers() -> dict[str, Handler]:
         "mm": lambda input, other: aten.mm(_linear, input, other) or _product(input, other),
         "matmul": lambda input, other: aten.mm(_linear, input, other) or _product(input, other),
         "bmm": _product,
+        "einsum": _product,
+        "bilinear": _product,
+        "_trilinear": _product,
         "convolution": lambda *args: aten.convolution(_conv, *args),
     }

@@ -24,6 +24,7 @@ from fxpasses.ops import MAX_RANK, Vocabulary, is_shape_value
 from fxpasses.report import Form
 from fxpasses.typed_ops import (
     CHANNELS,
+    POOLS,
     VIEWS,
     AdaptivePool,
     Affine,
@@ -33,6 +34,8 @@ from fxpasses.typed_ops import (
     Op,
     Reduce,
     ShapeValue,
+    Squeeze,
+    Unsqueeze,
     WindowPool,
 )
 
@@ -176,7 +179,7 @@ class _Scanner:
             return map_layout(shape[1], shape[2:]) if is_point else None
         if node.name in self.extents:
             return map_layout(channels, self.extents[node.name])
-        if not self._feeds_head(node):
+        if not self._feeds_head(node, channels):
             return None
         self.region.is_presumed = True
         return map_layout(channels, (None,) * op.rank)
@@ -247,16 +250,22 @@ class _Scanner:
                 return None
         return None
 
-    def _feeds_head(self, node: Node) -> bool:
-        """Whether the first affine op after a would-be pool is a Linear, or a last convolution."""
+    def _feeds_head(self, node: Node, channels: int | None = None) -> bool:
+        """Whether the first affine op after a would-be pool is a Linear, or a last convolution.
+
+        A Linear that takes more features than there are channels reads a map that was not collapsed.
+        """
         for _ in range(_MAX_WALK):
             users = [
                 user for user in node.users if not isinstance(self.vocabulary.classify(user), ShapeValue)
             ]
             for user in users:
                 op = self.vocabulary.classify(user)
+                if isinstance(op, Affine) and op.form is Form.LINEAR:
+                    weight = _tensor_at(self.vocabulary.root, op.weight)
+                    return weight is None or channels is None or weight.shape[-1] <= channels
                 if isinstance(op, Affine):
-                    return op.form is Form.LINEAR or is_last_affine(user, self.vocabulary)
+                    return is_last_affine(user, self.vocabulary)
             passing = [
                 user
                 for user in users
@@ -300,8 +309,7 @@ class _Scanner:
             return False
         if is_shape_value(node):
             return True
-        inputs = node.all_input_nodes
-        return bool(inputs) and all(self._is_constant(source, depth + 1) for source in inputs)
+        return all(self._is_constant(source, depth + 1) for source in node.all_input_nodes)
 
     def _joined(self, node: Node, op: Op, pooled: list[Value]) -> Value | None:
         """A flat value joined with another vector: ``cat`` forces all operands to one rank."""
@@ -330,7 +338,8 @@ class _Scanner:
         first = pooled[0].layout
         assert first is not None
         if isinstance(op, VIEWS):
-            return layouts.view(first, op)
+            ranked = self._disguised(first, op, pooled[0])
+            return ranked or layouts.view(first, op)
         if isinstance(op, FeatureNorm):
             return first
         if isinstance(op, Elementwise):
@@ -347,6 +356,20 @@ class _Scanner:
         if isinstance(op, Reduce):
             return layouts.reduced(first, op.dims, keepdim=op.keepdim)
         return None
+
+    def _disguised(self, first: Layout, op: Op, value: Value) -> Layout | None:
+        """The map of rank 1 after the squeeze that takes back the unsqueeze before its pool.
+
+        Decompositions write a pool of rank 1 as one of rank 2 between the two.
+        """
+        if not isinstance(op, Squeeze) or not first.is_map or first.rank != 2 or op.dims not in ((2,), (-2,)):
+            return None
+        if self.shapes.get(value.node) is None:
+            return None
+        pool = self.region.values[value.pool].op
+        before = self.vocabulary.classify(pool.source) if isinstance(pool, POOLS) else None
+        is_undone = isinstance(before, Unsqueeze) and before.dim in (2, -2) and first.extents[0] == 1
+        return map_layout(first.channels, first.extents[1:], first.batch) if is_undone else None
 
     def _elementwise(self, first: Layout, pooled: list[Value], others: list[Node]) -> Layout | None:
         for value in pooled[1:]:
@@ -432,11 +455,20 @@ def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int, ...] | None
         return None if tensor is None else tuple(tensor.shape)
     if is_shape_value(node):
         return ()
+    if not node.all_input_nodes:
+        return _made_shape(node)
     known = [constant_shape(source, vocabulary) for source in node.all_input_nodes]
     if not known or any(shape is None for shape in known):
         return None
     longest = max((shape for shape in known if shape is not None), key=len)
     return longest if all(shape is not None and math.prod(shape) == 1 for shape in known) else None
+
+
+def _made_shape(node: Node) -> tuple[int, ...] | None:
+    """Shape of a value made from nothing (``aten.scalar_tensor``), or None where it is not known."""
+    value = node.meta.get("val")
+    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+    return shape if shape is not None and all(isinstance(extent, int) for extent in shape) else None
 
 
 def _tensor_at(root: nn.Module, path: str | None) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,11 +18,11 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses import aten, undo
-from fxpasses.emit import Dialect, Writer, dialect_of, refresh, refresh_weight
+from fxpasses.emit import Dialect, Writer, dialect_of, refresh_weight
 from fxpasses.layout import Layout
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
-from fxpasses.ops import is_shape_value, size_of
-from fxpasses.plan import WeightOrder, WeightPlan
+from fxpasses.ops import Vocabulary, is_shape_value, size_of
+from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
 from fxpasses.sites import Analysis, Match
@@ -67,6 +68,8 @@ def apply(
         edit.prepare()
         matches |= edit.matches
     reshaped = reshape(root, list(matches.values()), to)
+    if any(edit.writer.dialect is not Dialect.TORCH for edit in edits):
+        _refresh_weights(graph, analysis.vocabulary, reshaped.moves, to)
     made: list[undo.Record] = []
     for edit in edits:
         kept = [other for other in kept if not set(other.sites) & set(edit.names)]
@@ -81,6 +84,16 @@ def apply(
         plan=WeightPlan(to=to, moves=reshaped.moves),
         records=(*kept, *made),
     )
+
+
+def _refresh_weights(graph: Graph, vocabulary: Vocabulary, moves: Iterable[WeightMove], to: Form) -> None:
+    """Makes the ``val`` of every node that reads a reshaped weight true again, under all of its names."""
+    by_name = {move.name: move for move in moves}
+    for kind in ("get_attr", "placeholder"):
+        for node in graph.find_nodes(op=kind, sort=False):
+            move = by_name.get(vocabulary.tensor_name(node) or "")
+            if move is not None:
+                refresh_weight(node, functools.partial(move.convert, to=to))
 
 
 def _as_rewrite(match: Match, to: Form, copied: dict[str, int]) -> Rewrite:
@@ -129,10 +142,7 @@ class _ComponentEdit:
     def prepare(self) -> None:
         """Decides what moves and writes the component down; edits nothing."""
         if self.record is not None:
-            self.matches = {
-                node: dataclasses.replace(match, order=WeightOrder(self.record.orders[node.name]))
-                for node, match in self.matches.items()
-            }
+            self.matches = {node: _recorded(match, self.record) for node, match in self.matches.items()}
             return
         self.moves = decide(self.region, self.vocabulary, frozenset(self.matches), self.to)
         self.transposes = self._transposes()
@@ -170,13 +180,10 @@ class _ComponentEdit:
         ]
 
     def refresh(self, nodes: Iterable[Node]) -> None:
-        """Makes the ``val`` of the weights and of ``nodes`` true again, where the graph is an ATen graph."""
+        """Makes the ``val`` of ``nodes`` true again, where the graph is an ATen graph."""
         if self.writer.dialect is Dialect.TORCH:
             return
-        weights = {match.op.weight_node: match.move for match in self.matches.values()}
-        for weight, move in weights.items():
-            refresh_weight(weight, functools.partial(move.convert, to=self.to))
-        refresh(sorted(nodes))
+        self.writer.refresh(nodes)
 
     def _touched(self) -> tuple[list[Node], list[Node]]:
         """The nodes that the edit may change, in graph order: its own and sizes; and other readers."""
@@ -352,6 +359,14 @@ class _ComponentEdit:
                 self.graph.erase_node(node)
                 erased.add(node)
         return erased
+
+
+def _recorded(match: Match, record: undo.Record) -> Match:
+    """The match with the kernel that it had before the recorded edit, and the order of its weights."""
+    name = match.node.name
+    site = dataclasses.replace(match.site, kernel_size=tuple(record.kernels[name]))
+    channels = site.in_features // math.prod(site.kernel_size)
+    return dataclasses.replace(match, site=site, channels=channels, order=WeightOrder(record.orders[name]))
 
 
 def _is_batch(size: Any) -> bool:
