@@ -7,6 +7,7 @@ Operators are known by name without overload (``add`` for ``aten.add.Tensor``), 
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +76,15 @@ def is_first_result(node: Node) -> bool:
     target = source.target if isinstance(source, Node) else None
     is_operator = isinstance(target, torch._ops.OpOverload)
     return is_operator and type(index) is int and index == 0 and name_of(target) in _TUPLES
+
+
+def is_statistic(node: Node) -> bool:
+    """Whether ``getitem`` takes a batch norm's statistics, which are the same for a map and its flat form."""
+    if node.target is not operator.getitem or not isinstance(node.args[0], Node):
+        return False
+    target = node.args[0].target
+    is_norm = isinstance(target, torch._ops.OpOverload) and "batch_norm" in name_of(target)
+    return is_norm and bool(node.args[1] != 0)
 
 
 def select(input: Node, dim: int, index: int) -> Op:

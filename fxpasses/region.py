@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
+from fxpasses import aten
 from fxpasses import layout as layouts
 from fxpasses.guards import attribute, is_uninitialized
 from fxpasses.layout import Layout, Problem, flat_layout, map_layout
@@ -280,7 +280,7 @@ class _Scanner:
 
     def _follow(self, node: Node, op: Op) -> Value | None:
         """The value of a node that reads pooled values, or None where it meets anything else."""
-        if node.op == "output" or isinstance(op, ShapeValue):
+        if node.op == "output" or isinstance(op, ShapeValue) or aten.is_statistic(node):
             return None
         region = self.region
         pooled = [region.values[source] for source in node.all_input_nodes if source in region.values]
@@ -447,28 +447,27 @@ def _concat(op: Concat, operands: list[Layout], is_all_pooled: bool) -> Layout |
     return dataclasses.replace(first, channels=channels)
 
 
-def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int, ...] | None:
-    """Shape of a value that is no input's (a size is a scalar), or None where it is not known."""
+def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int | None, ...] | None:
+    """Shape of a value that is no input's (a size is a scalar), or None where it is not known.
+
+    An exported program says it, None standing for a symbolic size.
+    """
     name = vocabulary.tensor_name(node)
     if name is not None:
         tensor = _tensor_at(vocabulary.root, name)
         return None if tensor is None else tuple(tensor.shape)
     if is_shape_value(node):
         return ()
-    if not node.all_input_nodes:
-        return _made_shape(node)
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        return tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+    if not isinstance(vocabulary.classify(node), Elementwise):  # torch.rand of sizes, among others
+        return None
     known = [constant_shape(source, vocabulary) for source in node.all_input_nodes]
     if not known or any(shape is None for shape in known):
         return None
     longest = max((shape for shape in known if shape is not None), key=len)
-    return longest if all(shape is not None and math.prod(shape) == 1 for shape in known) else None
-
-
-def _made_shape(node: Node) -> tuple[int, ...] | None:
-    """Shape of a value made from nothing (``aten.scalar_tensor``), or None where it is not known."""
-    value = node.meta.get("val")
-    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
-    return shape if shape is not None and all(isinstance(extent, int) for extent in shape) else None
+    return longest if all(shape is not None and set(shape) <= {1} for shape in known) else None
 
 
 def _tensor_at(root: nn.Module, path: str | None) -> torch.Tensor | None:

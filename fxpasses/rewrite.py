@@ -277,7 +277,11 @@ class _ComponentEdit:
         """The readers of a moved value that need it in the layout that they know."""
         assert self.moves is not None
         gone = self.moves.moved | self.moves.dead
-        return [user for user in node.users if user not in gone and not _reads_only_batch(user)]
+        return [
+            user
+            for user in node.users
+            if user not in gone and not aten.is_statistic(user) and not _reads_only_batch(user)
+        ]
 
     def _original(self, node: Node) -> Node:
         """A moved value in its layout before the rewrite, as a view of the moved one."""
