@@ -143,6 +143,8 @@ def weight_problem(op: Affine, root: nn.Module) -> Problem | None:
             "its weight is computed in the graph and is no parameter",
             "store the computed weight as a parameter first",
         )
+    if op.weight_source is WeightSource.INPUT:
+        return None
     for name in (op.weight, op.bias):
         tensor = attribute(root, name)
         if name is None:
@@ -216,6 +218,8 @@ def sharing_problem(op: Affine, root: nn.Module, uses: Uses, alike: dict[Node, A
     Several uses are fine where all of them are reshaped alike: a head called twice, two layers with
     one tied weight. ``alike`` holds the sites that pass every other guard with this op's shapes.
     """
+    if op.weight_source is WeightSource.INPUT:
+        return None  # the graph will view it in place
     weight = attribute(root, op.weight)
     calls = uses.calls.get(id(op.module), []) if op.module is not None else []
     strangers = [call for call in calls if call not in alike]

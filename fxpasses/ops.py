@@ -657,9 +657,35 @@ class Vocabulary:
         if not isinstance(op.source, Node):
             return OPAQUE
         weight, bias = self.tensor_name(op.weight_node), self.tensor_name(op.bias_node)
-        is_computed = weight is None or (bias is None and op.bias_node is not None)
-        source = WeightSource.COMPUTED if is_computed else WeightSource.PARAMETER
+        source = WeightSource.PARAMETER
+        if weight is None and value_of(op.weight_node) is not None and is_input(op.weight_node):
+            source, weight = WeightSource.INPUT, op.weight_node.name if op.weight_node else None
+            bias = op.bias_node.name if op.bias_node is not None else None
+        elif weight is None or (bias is None and op.bias_node is not None):
+            source = WeightSource.COMPUTED
         return dataclasses.replace(op, weight=weight, bias=bias, weight_source=source)
+
+    def weight(self, op: Affine) -> torch.Tensor | None:
+        """The op's weight: the parameter, or for an input of the graph what tracing knew of it."""
+        if op.weight_source is WeightSource.INPUT:
+            return value_of(op.weight_node)
+        found: Any = self.root
+        for part in (op.weight or "").split("."):
+            found = getattr(found, part, None)
+        return found if isinstance(found, torch.Tensor) else None
+
+
+def value_of(node: Node | None) -> torch.Tensor | None:
+    """The fake tensor that torch.export or torch.compile left on a node, or None."""
+    if node is None:
+        return None
+    value = node.meta.get("val", node.meta.get("example_value"))
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def is_input(node: Node | None) -> bool:
+    """Whether a node is an input of its graph."""
+    return node is not None and node.op == "placeholder"
 
 
 def _handler(node: Node) -> Handler | None:

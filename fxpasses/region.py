@@ -20,7 +20,7 @@ from fxpasses import aten
 from fxpasses import layout as layouts
 from fxpasses.guards import attribute, is_uninitialized
 from fxpasses.layout import Layout, Problem, flat_layout, map_layout
-from fxpasses.ops import MAX_RANK, Vocabulary, is_shape_value
+from fxpasses.ops import MAX_RANK, Vocabulary, is_shape_value, value_of
 from fxpasses.report import Form
 from fxpasses.typed_ops import (
     CHANNELS,
@@ -84,8 +84,8 @@ class _Values(Mapping[Node, tuple[int | None, ...]]):
     """Shapes from the ``val`` that ``torch.export`` leaves on its nodes; None for a symbolic size."""
 
     def __getitem__(self, node: Node) -> tuple[int | None, ...]:
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor):
+        value = value_of(node)
+        if value is None:
             raise KeyError(node)
         return tuple(extent if isinstance(extent, int) else None for extent in value.shape)
 
@@ -239,7 +239,7 @@ class _Scanner:
                 and op.weight_source.name == "PARAMETER"
                 and not op.transposed
             ):
-                weight = _tensor_at(self.vocabulary.root, op.weight)
+                weight = self._weight(op)
                 return None if weight is None else (op.rank, channels or weight.shape[0])
             elif isinstance(op, Elementwise) and op.sources:
                 tensors = [source for source in op.sources if source.op != "get_attr"]
@@ -249,6 +249,10 @@ class _Scanner:
             else:
                 return None
         return None
+
+    def _weight(self, op: Affine) -> torch.Tensor | None:
+        weight = self.vocabulary.weight(op)
+        return None if is_uninitialized(weight) else weight
 
     def _feeds_head(self, node: Node, channels: int | None = None) -> bool:
         """Whether the first affine op after a would-be pool is a Linear, or a last convolution.
@@ -262,7 +266,7 @@ class _Scanner:
             for user in users:
                 op = self.vocabulary.classify(user)
                 if isinstance(op, Affine) and op.form is Form.LINEAR:
-                    weight = _tensor_at(self.vocabulary.root, op.weight)
+                    weight = self._weight(op)
                     return weight is None or channels is None or weight.shape[-1] <= channels
                 if isinstance(op, Affine):
                     return is_last_affine(user, self.vocabulary)
@@ -287,7 +291,8 @@ class _Scanner:
         if not pooled:
             return None
         others = [source for source in node.all_input_nodes if source not in region.values]
-        if not all(self._is_constant(source) for source in others):
+        only_reads = isinstance(op, Affine) or (isinstance(op, Elementwise) and op.channels)
+        if not only_reads and not all(self._is_constant(source) for source in others):
             return self._joined(node, op, pooled)
         problem = next((value.problem for value in pooled if value.problem), None)
         layout: Layout | Problem | None = None
@@ -385,7 +390,7 @@ class _Scanner:
         return first
 
     def _affine(self, first: Layout, op: Affine) -> Layout | None:
-        weight = _tensor_at(self.vocabulary.root, op.weight)
+        weight = self._weight(op)
         out = getattr(op.module, "out_features", getattr(op.module, "out_channels", None))
         if weight is not None and weight.ndim == (2 if op.form is Form.LINEAR else op.rank + 2):
             out = int(weight.shape[1 if op.transposed else 0])

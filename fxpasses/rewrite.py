@@ -26,7 +26,7 @@ from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
 from fxpasses.sites import Analysis, Match
-from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View
+from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View, WeightSource
 from fxpasses.weights import reshape, set_conv_extras, swap_batch_norm
 
 
@@ -67,7 +67,8 @@ def apply(
         edits.append(edit)
         edit.prepare()
         matches |= edit.matches
-    reshaped = reshape(root, list(matches.values()), to)
+    owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
+    reshaped = reshape(root, owned, to)
     if any(edit.writer.dialect is not Dialect.TORCH for edit in edits):
         _refresh_weights(graph, analysis.vocabulary, reshaped.moves, to)
     made: list[undo.Record] = []
@@ -210,7 +211,7 @@ class _ComponentEdit:
             value = self.values[node]
             if node in self.matches and node.op == "call_function":
                 match = self.matches[node]
-                self.writer.site(node, match.op, self.to, len(match.site.kernel_size))
+                self.writer.site(node, match.op, match.move, self.to)
             elif node in self.matches:
                 continue
             elif isinstance(value.op, Reduce):

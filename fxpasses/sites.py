@@ -176,7 +176,8 @@ class _Finder:
             return problem
         if read.layout is None:
             return read.problem or _unknown_layout(op)
-        weight = guards.attribute(self.root, op.weight)
+        weight = self.vocabulary.weight(op)
+        assert weight is not None, "the guards let only tensors through"
         found = self._kernel(op, read.layout, tuple(weight.shape))
         if isinstance(found, Problem):
             return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 
+from fxpasses import undo
 from fxpasses.errors import TraceError
 from fxpasses.report import TraceInfo
 
@@ -54,8 +55,13 @@ class Traced:
     class_name: str
     extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def to_module(self) -> GraphModule:
-        """The GraphModule of the graph over the tree; compiles once."""
+    @property
+    def lifted(self) -> Mapping[str, str]:
+        """No parameter is an input of the graph."""
+        return {}
+
+    def close(self, records: Iterable[undo.Record]) -> GraphModule:
+        """The GraphModule of the graph over the tree, with the records of its edits; compiles once."""
         module = GraphModule(self.root, self.graph, class_name=self.class_name)
         for registry in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             module.__dict__[registry] = self.root.__dict__[registry]
@@ -66,6 +72,7 @@ class Traced:
         module.__dict__.update(
             {name: value for name, value in self.extras.items() if name not in module.__dict__}
         )
+        undo.store(module, records)
         return module
 
 
