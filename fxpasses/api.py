@@ -161,8 +161,9 @@ def _open(model: Any, way: str, example_inputs: Any) -> Traced | OpenProgram:
     if isinstance(model, ExportedProgram):
         return open_program(model)
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        kind = "TorchScript module" if isinstance(model, nn.Module) else type(model).__name__
         raise InputError(
-            f"a {type(model).__name__} cannot be traced",
+            f"a {kind} cannot be traced",
             where="model",
             fix="give an nn.Module, a GraphModule or an ExportedProgram",
         )

@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from fxpasses.errors import InputError, TraceError
+from fxpasses.ops import static_extent
 from fxpasses.report import TraceInfo
 from fxpasses.trace import Traced, trace
 
@@ -67,13 +68,21 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgra
             if "data-dependent" in str(failure):
                 break  # no batch size makes it static
             continue
-        return program, batch is not None
+        return program, _takes_any_batch(program)
     lines = str(error).strip().splitlines() or [type(error).__name__]
     raise TraceError(
         f"neither torch.fx nor torch.export can trace it ({lines[0]})",
         where=type(model).__name__,
         fix="trace the part that can be traced, or give a GraphModule or an ExportedProgram",
     ) from error
+
+
+def _takes_any_batch(program: ExportedProgram) -> bool:
+    """Whether the first axis of every tensor input is symbolic."""
+    names = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.name in names]
+    first = [value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim]
+    return all(static_extent(extent) is None for extent in first)
 
 
 def _register_dataclasses(model: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -648,15 +648,15 @@ class Vocabulary:
         except TypeError:  # an overload that the handler does not know
             return OPAQUE
         if isinstance(op, Affine):
-            return self._named(op)
+            return self._named(node, op)
         source = getattr(op, "source", None)
         return op if source is None or isinstance(source, Node) else OPAQUE
 
-    def _named(self, op: Affine) -> Op:
+    def _named(self, node: Node, op: Affine) -> Op:
         """The affine op with the names of what it reads."""
         if not isinstance(op.source, Node):
             return OPAQUE
-        weight, bias = self.tensor_name(op.weight_node), self.tensor_name(op.bias_node)
+        weight, bias = self._own_name(node, op.weight_node), self._own_name(node, op.bias_node)
         source = WeightSource.PARAMETER
         if weight is None and value_of(op.weight_node) is not None and is_input(op.weight_node):
             source, weight = WeightSource.INPUT, op.weight_node.name if op.weight_node else None
@@ -665,14 +665,27 @@ class Vocabulary:
             source = WeightSource.COMPUTED
         return dataclasses.replace(op, weight=weight, bias=bias, weight_source=source)
 
+    def _own_name(self, node: Node, read: Node | None) -> str | None:
+        """The name of a tensor, for tied ones that below the module which the node comes from."""
+        name = self.tensor_name(read)
+        stack = node.meta.get("nn_module_stack")
+        if name is None or not stack or isinstance(node.target, str):
+            return name
+        path = str(next(reversed(stack.values()))[0])
+        own = f"{path}.{name.rpartition('.')[2]}"
+        return own if own != name and self._tensor(own) is self._tensor(name) else name
+
+    def _tensor(self, name: str | None) -> torch.Tensor | None:
+        found: Any = self.root
+        for part in (name or "").split("."):
+            found = getattr(found, part, None)
+        return found if isinstance(found, torch.Tensor) else None
+
     def weight(self, op: Affine) -> torch.Tensor | None:
         """The op's weight: the parameter, or for an input of the graph what tracing knew of it."""
         if op.weight_source is WeightSource.INPUT:
             return value_of(op.weight_node)
-        found: Any = self.root
-        for part in (op.weight or "").split("."):
-            found = getattr(found, part, None)
-        return found if isinstance(found, torch.Tensor) else None
+        return self._tensor(op.weight)
 
 
 def value_of(node: Node | None) -> torch.Tensor | None:
@@ -681,6 +694,11 @@ def value_of(node: Node | None) -> torch.Tensor | None:
         return None
     value = node.meta.get("val", node.meta.get("example_value"))
     return value if isinstance(value, torch.Tensor) else None
+
+
+def static_extent(extent: int | torch.SymInt) -> int | None:
+    """An extent that the program fixes, also where torch.export found out late; None for a symbolic one."""
+    return extent if isinstance(extent, int) else extent.node.maybe_as_int()
 
 
 def is_input(node: Node | None) -> bool:

@@ -21,6 +21,7 @@ from torch.fx import Graph, GraphModule, Node
 from fxpasses import undo
 from fxpasses.guards import attribute
 from fxpasses.report import TraceInfo
+from fxpasses.trace import copy_graph
 
 _INFO = TraceInfo(method="given", mode="fixed")
 
@@ -63,14 +64,9 @@ class OpenProgram:
 def open_program(program: ExportedProgram) -> OpenProgram:
     """The program's graph, copied, over a tree of its parameters."""
     signature = program.graph_signature
-    graph = Graph()
-    values: dict[Node, Node] = {}
-    output = graph.graph_copy(program.graph, values)
-    graph.output(output).meta = dict(next(iter(reversed(program.graph.nodes))).meta)
-    graph.set_codegen(program.graph._codegen)
     return OpenProgram(
         program=program,
-        graph=graph,
+        graph=copy_graph(program.graph),
         root=_tree(program),
         lifted={
             **signature.inputs_to_parameters,

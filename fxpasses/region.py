@@ -20,7 +20,7 @@ from fxpasses import aten
 from fxpasses import layout as layouts
 from fxpasses.guards import attribute, is_uninitialized
 from fxpasses.layout import Layout, Problem, flat_layout, map_layout
-from fxpasses.ops import MAX_RANK, Vocabulary, is_shape_value, value_of
+from fxpasses.ops import MAX_RANK, Vocabulary, is_shape_value, static_extent, value_of
 from fxpasses.report import Form
 from fxpasses.typed_ops import (
     CHANNELS,
@@ -87,7 +87,7 @@ class _Values(Mapping[Node, tuple[int | None, ...]]):
         value = value_of(node)
         if value is None:
             raise KeyError(node)
-        return tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+        return tuple(static_extent(extent) for extent in value.shape)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(())

@@ -69,8 +69,7 @@ def apply(
         matches |= edit.matches
     owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
     reshaped = reshape(root, owned, to)
-    if any(edit.writer.dialect is not Dialect.TORCH for edit in edits):
-        _refresh_weights(graph, analysis.vocabulary, reshaped.moves, to)
+    _refresh_weights(graph, analysis.vocabulary, reshaped.moves, to)
     made: list[undo.Record] = []
     for edit in edits:
         kept = [other for other in kept if not set(other.sites) & set(edit.names)]
@@ -88,13 +87,13 @@ def apply(
 
 
 def _refresh_weights(graph: Graph, vocabulary: Vocabulary, moves: Iterable[WeightMove], to: Form) -> None:
-    """Makes the ``val`` of every node that reads a reshaped weight true again, under all of its names."""
+    """Gives every node of an ATen graph that reads a reshaped weight its new ``val``."""
     by_name = {move.name: move for move in moves}
-    for kind in ("get_attr", "placeholder"):
-        for node in graph.find_nodes(op=kind, sort=False):
-            move = by_name.get(vocabulary.tensor_name(node) or "")
-            if move is not None:
-                refresh_weight(node, functools.partial(move.convert, to=to))
+    kinds = ("get_attr", "placeholder") if vocabulary.lifted else ("get_attr",)
+    for node in (node for kind in kinds for node in graph.find_nodes(op=kind, sort=False)):
+        move = by_name.get(vocabulary.tensor_name(node) or "")
+        if move is not None:
+            refresh_weight(node, functools.partial(move.convert, to=to))
 
 
 def _as_rewrite(match: Match, to: Form, copied: dict[str, int]) -> Rewrite:
@@ -182,9 +181,8 @@ class _ComponentEdit:
 
     def refresh(self, nodes: Iterable[Node]) -> None:
         """Makes the ``val`` of ``nodes`` true again, where the graph is an ATen graph."""
-        if self.writer.dialect is Dialect.TORCH:
-            return
-        self.writer.refresh(nodes)
+        if self.writer.dialect is not Dialect.TORCH:
+            self.writer.refresh(nodes)
 
     def _touched(self) -> tuple[list[Node], list[Node]]:
         """The nodes that the edit may change, in graph order: its own and sizes; and other readers."""

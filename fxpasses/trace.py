@@ -83,10 +83,7 @@ def trace(model: nn.Module) -> Traced:
         TraceError: symbolic tracing fails, as on control flow that depends on values.
     """
     if isinstance(model, GraphModule):
-        graph = Graph(tracer_cls=model.graph._tracer_cls)
-        graph.output(graph.graph_copy(model.graph, {}), type_expr=_output_type(model.graph))
-        graph.set_codegen(model.graph._codegen)
-        _copy_output_meta(model.graph, graph)
+        graph = copy_graph(model.graph)
         root = clone_tree(model, keep=_called(graph), path="")
         return dataclasses.replace(given(model), graph=graph, root=root, extras=dict(model.__dict__))
     before = set(model.__dict__)
@@ -141,13 +138,18 @@ def _called(graph: Graph) -> set[str]:
     return {str(node.target) for node in graph.nodes if node.op == "call_module"}
 
 
-def _output_type(graph: Graph) -> Any:
-    return next(iter(reversed(graph.nodes))).type
-
-
-def _copy_output_meta(source: Graph, target: Graph) -> None:
-    old, new = (next(iter(reversed(graph.nodes))) for graph in (source, target))
-    new.meta = dict(old.meta)
+def copy_graph(source: Graph) -> Graph:
+    """A copy of a graph with the same names, also those that a new graph would avoid (``input``)."""
+    graph = Graph(tracer_cls=source._tracer_cls)
+    copies: dict[Node, Node] = {}
+    result = graph.graph_copy(source, copies)
+    end = next(iter(reversed(source.nodes)))
+    graph.output(result, type_expr=end.type).meta = dict(end.meta)
+    graph.set_codegen(source._codegen)
+    for old, new in copies.items():
+        if new.name != old.name:
+            new.name = old.name
+    return graph
 
 
 # --- tracing --------------------------------------------------------------------------------------
