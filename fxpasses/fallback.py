@@ -15,8 +15,8 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from fxpasses.errors import InputError, TraceError
-from fxpasses.ops import static_extent
 from fxpasses.report import TraceInfo
+from fxpasses.sizes import static_extent
 from fxpasses.trace import Traced, trace
 
 

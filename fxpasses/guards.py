@@ -20,6 +20,7 @@ from fxpasses import aten
 from fxpasses.layout import Layout, Problem
 from fxpasses.ops import Vocabulary
 from fxpasses.report import Form, MissCode
+from fxpasses.tree import attribute
 from fxpasses.typed_ops import Affine, WeightSource
 
 _EXACT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -74,16 +75,6 @@ class Uses:
             if name in names:
                 uses.reads.setdefault(names[name], []).append(node)
         return uses
-
-
-def attribute(root: nn.Module, path: str | None) -> Any:
-    """The object at a dotted path below ``root``, or None."""
-    if path is None:
-        return None
-    found: Any = root
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    return found
 
 
 def is_uninitialized(tensor: Any) -> bool:

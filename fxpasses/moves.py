@@ -20,9 +20,10 @@ import dataclasses
 from torch.fx import Node
 
 from fxpasses.layout import Layout
-from fxpasses.ops import Vocabulary, is_shape_value
+from fxpasses.ops import Vocabulary
 from fxpasses.region import Region, Value, constant_shape
 from fxpasses.report import Form
+from fxpasses.sizes import is_shape_value
 from fxpasses.typed_ops import BATCH, CHANNELS, VIEWS, Affine, Elementwise, Reduce
 
 

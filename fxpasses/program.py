@@ -19,9 +19,9 @@ from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import Graph, GraphModule, Node
 
 from fxpasses import undo
-from fxpasses.guards import attribute
 from fxpasses.report import TraceInfo
 from fxpasses.trace import copy_graph
+from fxpasses.tree import attribute
 
 _INFO = TraceInfo(method="given", mode="fixed")
 

@@ -18,10 +18,12 @@ from torch.fx import Graph, Node
 
 from fxpasses import aten
 from fxpasses import layout as layouts
-from fxpasses.guards import attribute, is_uninitialized
+from fxpasses.guards import is_uninitialized
+from fxpasses.handlers import MAX_RANK
 from fxpasses.layout import Layout, Problem, flat_layout, map_layout
-from fxpasses.ops import MAX_RANK, Vocabulary, is_shape_value, static_extent, value_of
+from fxpasses.ops import Vocabulary
 from fxpasses.report import Form
+from fxpasses.sizes import is_shape_value, static_extent, value_of
 from fxpasses.typed_ops import (
     CHANNELS,
     POOLS,
@@ -459,8 +461,8 @@ def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int | None, ...]
     """
     name = vocabulary.tensor_name(node)
     if name is not None:
-        tensor = _tensor_at(vocabulary.root, name)
-        return None if tensor is None else tuple(tensor.shape)
+        tensor = vocabulary.tensor(name)
+        return None if tensor is None or is_uninitialized(tensor) else tuple(tensor.shape)
     if is_shape_value(node):
         return ()
     value = node.meta.get("val")
@@ -473,12 +475,6 @@ def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int | None, ...]
         return None
     longest = max((shape for shape in known if shape is not None), key=len)
     return longest if all(shape is not None and set(shape) <= {1} for shape in known) else None
-
-
-def _tensor_at(root: nn.Module, path: str | None) -> torch.Tensor | None:
-    """The tensor at a dotted path below ``root``, or None."""
-    found = attribute(root, path)
-    return found if isinstance(found, torch.Tensor) and not is_uninitialized(found) else None
 
 
 def is_last_affine(node: Node, vocabulary: Vocabulary) -> bool:

@@ -21,11 +21,12 @@ from fxpasses import aten, undo
 from fxpasses.emit import Dialect, Writer, dialect_of, refresh_weight
 from fxpasses.layout import Layout
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
-from fxpasses.ops import Vocabulary, is_shape_value, size_of
+from fxpasses.ops import Vocabulary
 from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
 from fxpasses.sites import Analysis, Match
+from fxpasses.sizes import is_shape_value, size_of
 from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View, WeightSource
 from fxpasses.weights import reshape, set_conv_extras, swap_batch_norm
 

@@ -17,10 +17,11 @@ from torch.fx import Graph, Node
 
 from fxpasses import guards
 from fxpasses.layout import Layout, Problem
-from fxpasses.ops import Vocabulary, is_shape_value
+from fxpasses.ops import Vocabulary
 from fxpasses.plan import WeightMove, WeightOrder
 from fxpasses.region import Region, Shapes, Value, is_last_affine, scan
 from fxpasses.report import Form, Miss, MissCode, Scope, Site
+from fxpasses.sizes import is_shape_value
 from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Product
 from fxpasses.unpooled import MATRIX_PRODUCT, last_affines
 
