@@ -232,6 +232,7 @@ class _Reader:
             is_exact=found.is_exact,
             is_plain=found.is_plain,
             is_transposed=found.is_transposed,
+            spelling=_signature(node),
         )
         shape = _per_sample(node.outputs[0])
         term = self._term(node, Kind.AFFINE, "affine", (seen,), shape, affine=affine)
@@ -256,6 +257,7 @@ class _Reader:
                 affine,
                 bias=np.ascontiguousarray(full).reshape(-1),
                 bias_name=str(other.name if other else ""),
+                spelling=f"{affine.spelling} + Add",
             )
             term = dataclasses.replace(
                 seen.term, value=str(node.outputs[0].name), node=str(node.name), affine=whole

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from export.results import Failure
 from export.terms import Affine, Array
 
-_EXHAUSTIVE_LIMIT = 2**34
+_EXHAUSTIVE_LIMIT = 2**31
 """Most multiply-adds (K · K · O) that one-hot probing of a whole site may take."""
 _SAMPLED = 64
 _INTEGER_PROBES = 64
