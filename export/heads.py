@@ -46,6 +46,7 @@ class OnnxSubject:
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
         self.input_names = tuple(str(value.name) for value in self.inputs)
         self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
+        self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
         self._cut: tuple[tuple[str, ...], Session] | None = None
 
@@ -55,12 +56,18 @@ class OnnxSubject:
         dims = static_dims(self.inputs[0]) if self.inputs else None
         return dims[0] if dims else None
 
+    def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs of the file as it is."""
+        key = (provider, *(len(feed[0]) for feed in feeds))
+        if key not in self._outputs:
+            self._outputs[key] = joined(self._run(self._proto, self._cast(feeds), provider))
+        return self._outputs[key]
+
     def observe(self, feeds: Feeds, provider: str) -> Run:
         """Outputs of the file as it is, and values tapped in a copy with further outputs."""
         key = (provider, *(len(feed[0]) for feed in feeds))
         if key not in self._runs:
-            cast = [[_cast(x, value) for x, value in zip(feed, self.inputs, strict=True)] for feed in feeds]
-            outputs = joined(self._run(self._proto, cast, provider))
+            outputs, cast = self.outputs(feeds, provider), self._cast(feeds)
             kept = dict(zip(self.output_names, outputs, strict=True))
             kept |= dict(zip(self.input_names, joined(cast), strict=True))
             names = tapped(self.head)
@@ -72,10 +79,14 @@ class OnnxSubject:
             self._runs[key] = Run(outputs=outputs, taps={name: kept[name] for name in names})
         return self._runs[key]
 
+    def _cast(self, feeds: Feeds) -> list[list[Array]]:
+        return [[_cast(x, value) for x, value in zip(feed, self.inputs, strict=True)] for feed in feeds]
+
     def _run(
         self, proto: onnx.ModelProto, feeds: Sequence[Sequence[Array]], provider: str
     ) -> list[tuple[Array, ...]]:
         """Outputs for each batch; the session, with its copies of the weights, does not outlive the call."""
+        self._cut = None
         session = Session(bytes(proto.SerializeToString()), provider, self._weights, name=self.name)
         results = []
         for feed in feeds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,30 +50,48 @@ class ModuleSubject:
         """None: a module runs at any batch size, or fails."""
         return None
 
+    def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs of the module itself."""
+        return self.observe(feeds, provider).outputs
+
     def observe(self, feeds: Feeds, provider: str) -> Run:
         """Outputs of the module itself and values tapped in its traced graph."""
         sizes = tuple(len(feed[0]) for feed in feeds)
         if sizes not in self._runs:
             names = tapped(self.head)
-            outputs, taps = [], []
-            for feed in feeds:
-                try:
-                    found = self._run(feed, names)
-                except RuntimeError as error:
-                    raise BatchError(len(feed[0]), error) from error
-                outputs.append(found.outputs)
-                taps.append([found.taps[name] for name in names])
-            whole = dict(zip(names, joined(taps), strict=True))
-            self._runs[sizes] = Run(outputs=joined(outputs), taps=whole)
+            graph_runs = [self._guarded(self._run_graph, feed, names) for feed in feeds]
+            outputs = self._own_outputs(feeds, [run.outputs for run in graph_runs])
+            taps = joined([[run.taps[name] for name in names] for run in graph_runs])
+            self._runs[sizes] = Run(outputs=joined(outputs), taps=dict(zip(names, taps, strict=True)))
         return self._runs[sizes]
 
-    def _run(self, feed: Sequence[Array], taps: Sequence[str]) -> Run:
+    def _own_outputs(self, feeds: Feeds, traced: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
+        """Outputs of the module itself.
+
+        The largest batch is left to the graph where on all others the two gave the same bits.
+        """
+        if self._traced is self._module and not _has_own_call(self._module):
+            return traced
+        largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+        own = {i: self._guarded(self._run_module, feed) for i, feed in enumerate(feeds) if i != largest}
+        is_same = bool(own) and all(_are_equal(outputs, traced[i]) for i, outputs in own.items())
+        own[largest] = traced[largest] if is_same else self._guarded(self._run_module, feeds[largest])
+        return [own[index] for index in range(len(feeds))]
+
+    def _guarded(self, run: Callable[..., Any], feed: Sequence[Array], *rest: Any) -> Any:
+        try:
+            with evaluation_mode(self._traced), evaluation_mode(self._module), torch.no_grad():
+                return run(feed, *rest)
+        except RuntimeError as error:
+            raise BatchError(len(feed[0]), error) from error
+
+    def _run_graph(self, feed: Sequence[Array], taps: Sequence[str]) -> Run:
         recorder = _Recorder(self._traced, frozenset(taps))
-        with evaluation_mode(self._traced), evaluation_mode(self._module), torch.no_grad():
-            result = recorder.run(*self._tensors(feed))
-            if self._traced is not self._module or _has_own_call(self._module):
-                result = self._module(*self._tensors(feed))
+        result = recorder.run(*self._tensors(feed))
         return Run(outputs=tuple(numpy_of(leaf) for _, leaf in _leaves(result)), taps=recorder.kept)
+
+    def _run_module(self, feed: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(numpy_of(leaf) for _, leaf in _leaves(self._module(*self._tensors(feed))))
 
     def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
         """``[N, O]`` of the site's own operator on features that are put into its operand's shape."""
@@ -171,6 +189,11 @@ def _traced(module: nn.Module) -> fx.GraphModule:
 def _has_own_call(module: nn.Module) -> bool:
     """True if calling a GraphModule runs more than its graph."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _are_equal(a: Sequence[Array], b: Sequence[Array]) -> bool:
+    """True for the same arrays; NaN equals nothing, and such a module runs on all batches."""
+    return len(a) == len(b) and all(map(np.array_equal, a, b))
 
 
 def _leaves(result: object) -> list[tuple[str, torch.Tensor]]:

@@ -89,7 +89,7 @@ class _Reader:
             seen = self._view(node, op, source) or self._permutation(node, op, source)
             seen = seen or self._affine(node, source) or self._pool(node, op, source)
             seen = seen or self._elementwise(node, op, source)
-        self._seen[node] = seen or self._operator(node)
+        self._seen[node] = seen or self._pointwise(node, op) or self._operator(node)
 
     def _shape(self, node: object) -> Shape | None:
         full = self._shapes.get(node.name) if isinstance(node, fx.Node) else None
@@ -190,6 +190,16 @@ class _Reader:
             node, Kind.ELEMENTWISE, signature, (seen,), seen.shape, constants, function=function
         )
         return _Seen(term=term, shape=seen.shape)
+
+    def _pointwise(self, node: fx.Node, op: Op) -> _Seen | None:
+        """A function of several values of one shape: the same on ``[N, C]`` and on ``[N, C, 1, 1]``."""
+        if not isinstance(op, Elementwise) or op.channels or has_hooks(self._called(node)):
+            return None
+        seen = tuple(_materialized(self._seen[source]) for source in op.sources)
+        shape = self._shape(node)
+        if len(seen) < 2 or shape is None or any(part.shape != shape for part in seen):
+            return None
+        return _Seen(term=self._term(node, Kind.ELEMENTWISE, self._spelling(node), seen, shape), shape=shape)
 
     def _operator(self, node: fx.Node) -> _Seen:
         module = self._called(node)

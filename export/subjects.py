@@ -46,10 +46,18 @@ class Subject(Protocol):
         """The only batch size that it runs at, or None where any will do."""
         ...
 
-    def observe(self, feeds: Feeds, provider: str) -> Run:
-        """Outputs of the model, and the values of ``tapped(head)``, over all batches.
+    def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs of the model as it is, over all batches.
 
         Run once for each provider and sizes of batches: the same subject gets the same samples.
+
+        Raises:
+            BatchError: it does not run at one of the sizes.
+        """
+        ...
+
+    def observe(self, feeds: Feeds, provider: str) -> Run:
+        """``outputs`` and the values of ``tapped(head)``; run once, as ``outputs`` are.
 
         Raises:
             BatchError: it does not run at one of the sizes.

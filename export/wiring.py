@@ -89,7 +89,8 @@ def probe_site(affine: Affine, run: RunSite, rng: np.random.Generator) -> ProbeR
 
 def _one_hot(weight: Array, bias: Array, columns: NDArray[np.int64]) -> Iterator[tuple[Array, Array]]:
     """Chunks of features and the results that are due; the first row of the first chunk is all zero."""
-    largest = float(np.abs(weight).max(initial=0.0))
+    # not abs(weight), which is a copy of it
+    largest = float(max(weight.max(initial=0.0), -weight.min(initial=0.0)))
     exponent = min(_LARGEST, _HEADROOM - math.frexp(largest)[1])
     scale = 1.0 if largest == 0.0 else math.ldexp(1.0, exponent)
     out, count = weight.shape
