@@ -6,19 +6,22 @@ A graph of torch functions stays one, an ATen graph stays ATen, and a decomposed
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.fx import Graph, Node
+from torch.fx import Graph, Node, map_arg
 
 from fxpasses import aten
+from fxpasses.plan import WeightMove, WeightOrder
 from fxpasses.report import Form
-from fxpasses.typed_ops import Affine
+from fxpasses.typed_ops import Affine, WeightSource
 
 
 class Dialect(enum.Enum):
@@ -69,12 +72,18 @@ class Writer:
 
     def permute(self, node: Node, order: Sequence[int]) -> Node:
         """Axes in another order."""
-        if self.dialect is Dialect.TORCH:
-            return self._after(node, torch.permute, (node, tuple(order)))
-        return self._after(node, torch.ops.aten.permute.default, (node, list(order)))
+        return self._after(node, self._permute_function(), (node, list(order)))
 
-    def site(self, node: Node, op: Affine, to: Form, rank: int) -> None:
-        """Respells an affine function of a parameter in the other form; its operand stays."""
+    def site(self, node: Node, op: Affine, move: WeightMove, to: Form) -> None:
+        """Respells an affine function of a parameter in the other form; its operand stays.
+
+        A weight that is an input of the graph, as under ``torch.compile``, is viewed where it is read.
+        """
+        rank = len(move.conv_shape) - 2
+        if op.weight_source is WeightSource.INPUT and op.weight_node is not None:
+            weight = self._viewed(node, op.weight_node, move, to)
+            node.replace_input_with(op.weight_node, weight)
+            op = dataclasses.replace(op, weight_node=weight)
         if self.dialect is Dialect.TORCH:  # F.linear and F.convNd share their first three parameters
             node.target = getattr(F, f"conv{rank}d") if to is Form.CONV else F.linear
             node.args = node.args[:3]
@@ -92,6 +101,30 @@ class Writer:
         else:
             self._matrix_product(node, op)
         node.kwargs = {}
+
+    def _viewed(self, node: Node, weight: Node, move: WeightMove, to: Form) -> Node:
+        """A weight in the other form, as views in the graph."""
+        is_last = move.order is WeightOrder.CHANNELS_LAST
+        rank = len(move.conv_shape) - 2
+        shape = move.shape(to)
+        if is_last and to is Form.CONV:
+            shape = (shape[0], *shape[2:], shape[1])
+        place = node.prev
+        if is_last and to is Form.LINEAR:
+            weight = place = self._after(
+                place, self._permute_function(), (weight, [0, *range(2, rank + 2), 1])
+            )
+        reshape = torch.reshape if self.dialect is Dialect.TORCH else torch.ops.aten.reshape.default
+        if self.dialect is Dialect.CORE:
+            reshape = torch.ops.aten.view.default
+        weight = place = self._after(place, reshape, (weight, list(shape)))
+        if is_last and to is Form.CONV:
+            order = [0, rank + 1, *range(1, rank + 1)]
+            weight = self._after(place, self._permute_function(), (weight, order))
+        return weight
+
+    def _permute_function(self) -> Callable[..., Any]:
+        return torch.permute if self.dialect is Dialect.TORCH else torch.ops.aten.permute.default
 
     def _matrix_product(self, node: Node, op: Affine) -> None:
         with self.graph.inserting_before(node):
@@ -121,32 +154,62 @@ class Writer:
         self.written.append(new)
         return new
 
+    def refresh(self, nodes: Iterable[Node]) -> None:
+        """Gives nodes of an ATen graph the ``val`` that they now compute, where their operands have one.
 
-def refresh(nodes: Sequence[Node]) -> None:
-    """Gives nodes of an ATen graph the ``val`` that they now compute, where their operands have one."""
-    from torch._guards import detect_fake_mode
+        A view that the strides of its operand do not allow gets a contiguous copy to read, as the
+        decomposition of ``reshape`` does it.
+        """
+        for node in sorted(nodes):
+            try:
+                _refresh(node)
+            except (RuntimeError, ValueError):
+                if node.target is not torch.ops.aten.view.default:
+                    raise
+                with self.graph.inserting_before(node):
+                    copy = self.graph.call_function(
+                        torch.ops.aten.clone.default,
+                        (node.args[0],),
+                        {"memory_format": torch.contiguous_format},
+                    )
+                self._keep(copy, node)
+                node.args = (copy, *node.args[1:])
+                _refresh(copy)
+                _refresh(node)
 
-    for node in nodes:
-        operands = [source.meta.get("val") for source in node.all_input_nodes]
-        if node.op != "call_function" or not operands or any(value is None for value in operands):
-            continue
-        mode = detect_fake_mode(operands)
-        if mode is None:
-            continue
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
-        with mode, torch.no_grad():
-            node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]  # a function's target
-        if "tensor_meta" in node.meta or isinstance(node.meta["val"], torch.Tensor):
-            node.meta.pop("tensor_meta", None)
+
+def _refresh(node: Node) -> None:
+    operands = [source.meta.get("val") for source in node.all_input_nodes]
+    if node.op != "call_function" or not operands or any(value is None for value in operands):
+        return
+    args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+    with _pretending(operands):
+        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]  # a function's target
+    node.meta.pop("tensor_meta", None)
 
 
-def refresh_weight(node: Node | None, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def refresh_weight(node: Node, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Gives the node that reads a weight the ``val`` of its new shape."""
-    value = node.meta.get("val") if node is not None else None
-    if node is not None and isinstance(value, torch.Tensor):
-        with torch.no_grad():
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        with _pretending([value]):
             node.meta["val"] = convert(value)
         node.meta.pop("tensor_meta", None)
+
+
+@contextmanager
+def _pretending(values: Sequence[Any]) -> Iterator[None]:
+    """Runs operators on fake tensors, and adds no guard on their sizes to the program they come from."""
+    from torch._guards import detect_fake_mode
+
+    mode = detect_fake_mode(values)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if mode is not None:
+            stack.enter_context(mode)
+            if mode.shape_env is not None:
+                stack.enter_context(mode.shape_env.suppress_guards())
+        yield
 
 
 def blank_linear(*, bias: bool) -> nn.Linear:
@@ -191,4 +254,6 @@ def named_functions() -> dict[str, Callable[..., Any]]:
     }
 
 
-_TORCH_VIEWS = "flatten unflatten reshape squeeze unsqueeze permute transpose mean sum amax amin".split()
+_TORCH_VIEWS = (
+    "flatten unflatten reshape squeeze unsqueeze permute transpose swapaxes select mean sum amax amin"
+).split()

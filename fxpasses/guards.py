@@ -20,6 +20,7 @@ from fxpasses import aten
 from fxpasses.layout import Layout, Problem
 from fxpasses.ops import Vocabulary
 from fxpasses.report import Form, MissCode
+from fxpasses.tree import attribute
 from fxpasses.typed_ops import Affine, WeightSource
 
 _EXACT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -74,16 +75,6 @@ class Uses:
             if name in names:
                 uses.reads.setdefault(names[name], []).append(node)
         return uses
-
-
-def attribute(root: nn.Module, path: str | None) -> Any:
-    """The object at a dotted path below ``root``, or None."""
-    if path is None:
-        return None
-    found: Any = root
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    return found
 
 
 def is_uninitialized(tensor: Any) -> bool:
@@ -143,6 +134,8 @@ def weight_problem(op: Affine, root: nn.Module) -> Problem | None:
             "its weight is computed in the graph and is no parameter",
             "store the computed weight as a parameter first",
         )
+    if op.weight_source is WeightSource.INPUT:
+        return None
     for name in (op.weight, op.bias):
         tensor = attribute(root, name)
         if name is None:
@@ -216,6 +209,8 @@ def sharing_problem(op: Affine, root: nn.Module, uses: Uses, alike: dict[Node, A
     Several uses are fine where all of them are reshaped alike: a head called twice, two layers with
     one tied weight. ``alike`` holds the sites that pass every other guard with this op's shapes.
     """
+    if op.weight_source is WeightSource.INPUT:
+        return None  # the graph will view it in place
     weight = attribute(root, op.weight)
     calls = uses.calls.get(id(op.module), []) if op.module is not None else []
     strangers = [call for call in calls if call not in alike]

@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 from torch.fx import Node
 
-from fxpasses.ops import factors_of, size_of
 from fxpasses.plan import WeightOrder
 from fxpasses.report import MissCode
+from fxpasses.sizes import factors_of, size_of
 from fxpasses.typed_ops import (
     BATCH,
     CHANNELS,

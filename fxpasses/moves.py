@@ -20,9 +20,10 @@ import dataclasses
 from torch.fx import Node
 
 from fxpasses.layout import Layout
-from fxpasses.ops import Vocabulary, is_shape_value
+from fxpasses.ops import Vocabulary
 from fxpasses.region import Region, Value, constant_shape
 from fxpasses.report import Form
+from fxpasses.sizes import is_shape_value
 from fxpasses.typed_ops import BATCH, CHANNELS, VIEWS, Affine, Elementwise, Reduce
 
 
@@ -207,5 +208,5 @@ def is_over_tokens(op: Reduce) -> bool:
     return 1 in op.dims or max(op.dims) < -1
 
 
-def _is_scalar(shape: tuple[int, ...] | None) -> bool:
+def _is_scalar(shape: tuple[int | None, ...] | None) -> bool:
     return shape is not None and all(extent == 1 for extent in shape) and len(shape) <= 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -17,13 +16,17 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
+from fxpasses import aten
 from fxpasses import layout as layouts
-from fxpasses.guards import attribute, is_uninitialized
+from fxpasses.guards import is_uninitialized
+from fxpasses.handlers import MAX_RANK
 from fxpasses.layout import Layout, Problem, flat_layout, map_layout
-from fxpasses.ops import MAX_RANK, Vocabulary, is_shape_value
+from fxpasses.ops import Vocabulary
 from fxpasses.report import Form
+from fxpasses.sizes import is_shape_value, static_extent, value_of
 from fxpasses.typed_ops import (
     CHANNELS,
+    POOLS,
     VIEWS,
     AdaptivePool,
     Affine,
@@ -33,6 +36,8 @@ from fxpasses.typed_ops import (
     Op,
     Reduce,
     ShapeValue,
+    Squeeze,
+    Unsqueeze,
     WindowPool,
 )
 
@@ -81,10 +86,10 @@ class _Values(Mapping[Node, tuple[int | None, ...]]):
     """Shapes from the ``val`` that ``torch.export`` leaves on its nodes; None for a symbolic size."""
 
     def __getitem__(self, node: Node) -> tuple[int | None, ...]:
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor):
+        value = value_of(node)
+        if value is None:
             raise KeyError(node)
-        return tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+        return tuple(static_extent(extent) for extent in value.shape)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(())
@@ -176,7 +181,7 @@ class _Scanner:
             return map_layout(shape[1], shape[2:]) if is_point else None
         if node.name in self.extents:
             return map_layout(channels, self.extents[node.name])
-        if not self._feeds_head(node):
+        if not self._feeds_head(node, channels):
             return None
         self.region.is_presumed = True
         return map_layout(channels, (None,) * op.rank)
@@ -236,7 +241,7 @@ class _Scanner:
                 and op.weight_source.name == "PARAMETER"
                 and not op.transposed
             ):
-                weight = _tensor_at(self.vocabulary.root, op.weight)
+                weight = self._weight(op)
                 return None if weight is None else (op.rank, channels or weight.shape[0])
             elif isinstance(op, Elementwise) and op.sources:
                 tensors = [source for source in op.sources if source.op != "get_attr"]
@@ -247,16 +252,26 @@ class _Scanner:
                 return None
         return None
 
-    def _feeds_head(self, node: Node) -> bool:
-        """Whether the first affine op after a would-be pool is a Linear, or a last convolution."""
+    def _weight(self, op: Affine) -> torch.Tensor | None:
+        weight = self.vocabulary.weight(op)
+        return None if is_uninitialized(weight) else weight
+
+    def _feeds_head(self, node: Node, channels: int | None = None) -> bool:
+        """Whether the first affine op after a would-be pool is a Linear, or a last convolution.
+
+        A Linear that takes more features than there are channels reads a map that was not collapsed.
+        """
         for _ in range(_MAX_WALK):
             users = [
                 user for user in node.users if not isinstance(self.vocabulary.classify(user), ShapeValue)
             ]
             for user in users:
                 op = self.vocabulary.classify(user)
+                if isinstance(op, Affine) and op.form is Form.LINEAR:
+                    weight = self._weight(op)
+                    return weight is None or channels is None or weight.shape[-1] <= channels
                 if isinstance(op, Affine):
-                    return op.form is Form.LINEAR or is_last_affine(user, self.vocabulary)
+                    return is_last_affine(user, self.vocabulary)
             passing = [
                 user
                 for user in users
@@ -271,14 +286,15 @@ class _Scanner:
 
     def _follow(self, node: Node, op: Op) -> Value | None:
         """The value of a node that reads pooled values, or None where it meets anything else."""
-        if node.op == "output" or isinstance(op, ShapeValue):
+        if node.op == "output" or isinstance(op, ShapeValue) or aten.is_statistic(node):
             return None
         region = self.region
         pooled = [region.values[source] for source in node.all_input_nodes if source in region.values]
         if not pooled:
             return None
         others = [source for source in node.all_input_nodes if source not in region.values]
-        if not all(self._is_constant(source) for source in others):
+        only_reads = isinstance(op, Affine) or (isinstance(op, Elementwise) and op.channels)
+        if not only_reads and not all(self._is_constant(source) for source in others):
             return self._joined(node, op, pooled)
         problem = next((value.problem for value in pooled if value.problem), None)
         layout: Layout | Problem | None = None
@@ -300,8 +316,7 @@ class _Scanner:
             return False
         if is_shape_value(node):
             return True
-        inputs = node.all_input_nodes
-        return bool(inputs) and all(self._is_constant(source, depth + 1) for source in inputs)
+        return all(self._is_constant(source, depth + 1) for source in node.all_input_nodes)
 
     def _joined(self, node: Node, op: Op, pooled: list[Value]) -> Value | None:
         """A flat value joined with another vector: ``cat`` forces all operands to one rank."""
@@ -330,7 +345,8 @@ class _Scanner:
         first = pooled[0].layout
         assert first is not None
         if isinstance(op, VIEWS):
-            return layouts.view(first, op)
+            ranked = self._disguised(first, op, pooled[0])
+            return ranked or layouts.view(first, op)
         if isinstance(op, FeatureNorm):
             return first
         if isinstance(op, Elementwise):
@@ -348,6 +364,20 @@ class _Scanner:
             return layouts.reduced(first, op.dims, keepdim=op.keepdim)
         return None
 
+    def _disguised(self, first: Layout, op: Op, value: Value) -> Layout | None:
+        """The map of rank 1 after the squeeze that takes back the unsqueeze before its pool.
+
+        Decompositions write a pool of rank 1 as one of rank 2 between the two.
+        """
+        if not isinstance(op, Squeeze) or not first.is_map or first.rank != 2 or op.dims not in ((2,), (-2,)):
+            return None
+        if self.shapes.get(value.node) is None:
+            return None
+        pool = self.region.values[value.pool].op
+        before = self.vocabulary.classify(pool.source) if isinstance(pool, POOLS) else None
+        is_undone = isinstance(before, Unsqueeze) and before.dim in (2, -2) and first.extents[0] == 1
+        return map_layout(first.channels, first.extents[1:], first.batch) if is_undone else None
+
     def _elementwise(self, first: Layout, pooled: list[Value], others: list[Node]) -> Layout | None:
         for value in pooled[1:]:
             if value.layout is None or (value.layout.axes, value.layout.extents) != (
@@ -362,7 +392,7 @@ class _Scanner:
         return first
 
     def _affine(self, first: Layout, op: Affine) -> Layout | None:
-        weight = _tensor_at(self.vocabulary.root, op.weight)
+        weight = self._weight(op)
         out = getattr(op.module, "out_features", getattr(op.module, "out_channels", None))
         if weight is not None and weight.ndim == (2 if op.form is Form.LINEAR else op.rank + 2):
             out = int(weight.shape[1 if op.transposed else 0])
@@ -424,25 +454,27 @@ def _concat(op: Concat, operands: list[Layout], is_all_pooled: bool) -> Layout |
     return dataclasses.replace(first, channels=channels)
 
 
-def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int, ...] | None:
-    """Shape of a value that is no input's (a size is a scalar), or None where it is not known."""
+def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int | None, ...] | None:
+    """Shape of a value that is no input's (a size is a scalar), or None where it is not known.
+
+    An exported program says it, None standing for a symbolic size.
+    """
     name = vocabulary.tensor_name(node)
     if name is not None:
-        tensor = _tensor_at(vocabulary.root, name)
-        return None if tensor is None else tuple(tensor.shape)
+        tensor = vocabulary.tensor(name)
+        return None if tensor is None or is_uninitialized(tensor) else tuple(tensor.shape)
     if is_shape_value(node):
         return ()
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        return tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+    if not isinstance(vocabulary.classify(node), Elementwise):  # torch.rand of sizes, among others
+        return None
     known = [constant_shape(source, vocabulary) for source in node.all_input_nodes]
     if not known or any(shape is None for shape in known):
         return None
     longest = max((shape for shape in known if shape is not None), key=len)
-    return longest if all(shape is not None and math.prod(shape) == 1 for shape in known) else None
-
-
-def _tensor_at(root: nn.Module, path: str | None) -> torch.Tensor | None:
-    """The tensor at a dotted path below ``root``, or None."""
-    found = attribute(root, path)
-    return found if isinstance(found, torch.Tensor) and not is_uninitialized(found) else None
+    return longest if all(shape is not None and set(shape) <= {1} for shape in known) else None
 
 
 def is_last_affine(node: Node, vocabulary: Vocabulary) -> bool:

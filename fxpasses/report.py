@@ -182,13 +182,16 @@ class TraceInfo:
     """How the graph was obtained.
 
     Attributes:
-        method: ``"symbolic"`` (torch.fx.symbolic_trace) or ``"given"`` (a GraphModule was given).
-        mode: ``"train"`` or ``"eval"``, the model's mode while it was traced.
+        method: ``"symbolic"`` (torch.fx.symbolic_trace), ``"export"`` (torch.export), or ``"given"`` (a
+            GraphModule or a program was given).
+        mode: ``"train"`` or ``"eval"``, the model's mode while it was traced; ``"fixed"`` for a program.
+        reason: why it was not traced symbolically, where it was not.
         notes: what the trace fixed that the model decides at run time, one sentence each.
     """
 
     method: str
     mode: str
+    reason: str | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,15 +18,16 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses import aten, undo
-from fxpasses.emit import Dialect, Writer, dialect_of, refresh, refresh_weight
+from fxpasses.emit import Dialect, Writer, dialect_of, refresh_weight
 from fxpasses.layout import Layout
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
-from fxpasses.ops import is_shape_value, size_of
-from fxpasses.plan import WeightOrder, WeightPlan
+from fxpasses.ops import Vocabulary
+from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
 from fxpasses.sites import Analysis, Match
-from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View
+from fxpasses.sizes import is_shape_value, size_of
+from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View, WeightSource
 from fxpasses.weights import reshape, set_conv_extras, swap_batch_norm
 
 
@@ -66,7 +68,9 @@ def apply(
         edits.append(edit)
         edit.prepare()
         matches |= edit.matches
-    reshaped = reshape(root, list(matches.values()), to)
+    owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
+    reshaped = reshape(root, owned, to)
+    _refresh_weights(graph, analysis.vocabulary, reshaped.moves, to)
     made: list[undo.Record] = []
     for edit in edits:
         kept = [other for other in kept if not set(other.sites) & set(edit.names)]
@@ -81,6 +85,16 @@ def apply(
         plan=WeightPlan(to=to, moves=reshaped.moves),
         records=(*kept, *made),
     )
+
+
+def _refresh_weights(graph: Graph, vocabulary: Vocabulary, moves: Iterable[WeightMove], to: Form) -> None:
+    """Gives every node of an ATen graph that reads a reshaped weight its new ``val``."""
+    by_name = {move.name: move for move in moves}
+    kinds = ("get_attr", "placeholder") if vocabulary.lifted else ("get_attr",)
+    for node in (node for kind in kinds for node in graph.find_nodes(op=kind, sort=False)):
+        move = by_name.get(vocabulary.tensor_name(node) or "")
+        if move is not None:
+            refresh_weight(node, functools.partial(move.convert, to=to))
 
 
 def _as_rewrite(match: Match, to: Form, copied: dict[str, int]) -> Rewrite:
@@ -129,10 +143,7 @@ class _ComponentEdit:
     def prepare(self) -> None:
         """Decides what moves and writes the component down; edits nothing."""
         if self.record is not None:
-            self.matches = {
-                node: dataclasses.replace(match, order=WeightOrder(self.record.orders[node.name]))
-                for node, match in self.matches.items()
-            }
+            self.matches = {node: _recorded(match, self.record) for node, match in self.matches.items()}
             return
         self.moves = decide(self.region, self.vocabulary, frozenset(self.matches), self.to)
         self.transposes = self._transposes()
@@ -170,13 +181,9 @@ class _ComponentEdit:
         ]
 
     def refresh(self, nodes: Iterable[Node]) -> None:
-        """Makes the ``val`` of the weights and of ``nodes`` true again, where the graph is an ATen graph."""
-        if self.writer.dialect is Dialect.TORCH:
-            return
-        weights = {match.op.weight_node: match.move for match in self.matches.values()}
-        for weight, move in weights.items():
-            refresh_weight(weight, functools.partial(move.convert, to=self.to))
-        refresh(sorted(nodes))
+        """Makes the ``val`` of ``nodes`` true again, where the graph is an ATen graph."""
+        if self.writer.dialect is not Dialect.TORCH:
+            self.writer.refresh(nodes)
 
     def _touched(self) -> tuple[list[Node], list[Node]]:
         """The nodes that the edit may change, in graph order: its own and sizes; and other readers."""
@@ -203,7 +210,7 @@ class _ComponentEdit:
             value = self.values[node]
             if node in self.matches and node.op == "call_function":
                 match = self.matches[node]
-                self.writer.site(node, match.op, self.to, len(match.site.kernel_size))
+                self.writer.site(node, match.op, match.move, self.to)
             elif node in self.matches:
                 continue
             elif isinstance(value.op, Reduce):
@@ -270,7 +277,11 @@ class _ComponentEdit:
         """The readers of a moved value that need it in the layout that they know."""
         assert self.moves is not None
         gone = self.moves.moved | self.moves.dead
-        return [user for user in node.users if user not in gone and not _reads_only_batch(user)]
+        return [
+            user
+            for user in node.users
+            if user not in gone and not aten.is_statistic(user) and not _reads_only_batch(user)
+        ]
 
     def _original(self, node: Node) -> Node:
         """A moved value in its layout before the rewrite, as a view of the moved one."""
@@ -352,6 +363,14 @@ class _ComponentEdit:
                 self.graph.erase_node(node)
                 erased.add(node)
         return erased
+
+
+def _recorded(match: Match, record: undo.Record) -> Match:
+    """The match with the kernel that it had before the recorded edit, and the order of its weights."""
+    name = match.node.name
+    site = dataclasses.replace(match.site, kernel_size=tuple(record.kernels[name]))
+    channels = site.in_features // math.prod(site.kernel_size)
+    return dataclasses.replace(match, site=site, channels=channels, order=WeightOrder(record.orders[name]))
 
 
 def _is_batch(size: Any) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 
+from fxpasses import undo
 from fxpasses.errors import TraceError
 from fxpasses.report import TraceInfo
+from fxpasses.tree import HOOKS, clone_tree, hold
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OWN = os.path.dirname(__file__) + os.sep
@@ -54,18 +56,24 @@ class Traced:
     class_name: str
     extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def to_module(self) -> GraphModule:
-        """The GraphModule of the graph over the tree; compiles once."""
+    @property
+    def lifted(self) -> Mapping[str, str]:
+        """No parameter is an input of the graph."""
+        return {}
+
+    def close(self, records: Iterable[undo.Record]) -> GraphModule:
+        """The GraphModule of the graph over the tree, with the records of its edits; compiles once."""
         module = GraphModule(self.root, self.graph, class_name=self.class_name)
         for registry in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             module.__dict__[registry] = self.root.__dict__[registry]
-        for hooks in _HOOKS:
+        for hooks in HOOKS:
             if self.root.__dict__.get(hooks):
                 module.__dict__[hooks] = self.root.__dict__[hooks]
         module.training = self.root.training
         module.__dict__.update(
             {name: value for name, value in self.extras.items() if name not in module.__dict__}
         )
+        undo.store(module, records)
         return module
 
 
@@ -76,10 +84,7 @@ def trace(model: nn.Module) -> Traced:
         TraceError: symbolic tracing fails, as on control flow that depends on values.
     """
     if isinstance(model, GraphModule):
-        graph = Graph(tracer_cls=model.graph._tracer_cls)
-        graph.output(graph.graph_copy(model.graph, {}), type_expr=_output_type(model.graph))
-        graph.set_codegen(model.graph._codegen)
-        _copy_output_meta(model.graph, graph)
+        graph = copy_graph(model.graph)
         root = clone_tree(model, keep=_called(graph), path="")
         return dataclasses.replace(given(model), graph=graph, root=root, extras=dict(model.__dict__))
     before = set(model.__dict__)
@@ -96,7 +101,7 @@ def trace(model: nn.Module) -> Traced:
     graph._tracer_cls = None  # a pickled GraphModule names its tracer; plain torch must be able to load it
     root = clone_tree(model, keep=_called(graph), path="")
     for name, tensor in constants.items():
-        _hold(root, name, tensor)
+        hold(root, name, tensor)
     for name, module in tracer.dropouts.items():
         root.add_module(name, module)
     info = TraceInfo(method="symbolic", mode=_mode(model), notes=tuple(tracer.notes))
@@ -134,13 +139,18 @@ def _called(graph: Graph) -> set[str]:
     return {str(node.target) for node in graph.nodes if node.op == "call_module"}
 
 
-def _output_type(graph: Graph) -> Any:
-    return next(iter(reversed(graph.nodes))).type
-
-
-def _copy_output_meta(source: Graph, target: Graph) -> None:
-    old, new = (next(iter(reversed(graph.nodes))) for graph in (source, target))
-    new.meta = dict(old.meta)
+def copy_graph(source: Graph) -> Graph:
+    """A copy of a graph with the same names, also those that a new graph would avoid (``input``)."""
+    graph = Graph(tracer_cls=source._tracer_cls)
+    copies: dict[Node, Node] = {}
+    result = graph.graph_copy(source, copies)
+    end = next(iter(reversed(source.nodes)))
+    graph.output(result, type_expr=end.type).meta = dict(end.meta)
+    graph.set_codegen(source._codegen)
+    for old, new in copies.items():
+        if new.name != old.name:
+            new.name = old.name
+    return graph
 
 
 # --- tracing --------------------------------------------------------------------------------------
@@ -256,78 +266,3 @@ def _asking_for_training(model: nn.Module, tracer: HeadTracer) -> Iterator[None]
     finally:
         for path, module in modules.items():
             module.__dict__["training"] = modes[path]
-
-
-# --- the tree -------------------------------------------------------------------------------------
-
-_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
-          "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")  # fmt: skip
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
-
-
-def clone_tree(
-    module: nn.Module,
-    *,
-    keep: set[str],
-    path: str,
-    memo: dict[int, nn.Module] | None = None,
-    whole: bool = False,
-) -> nn.Module:
-    """A tree of new modules over the same tensors, every name in its place.
-
-    What the graph calls keeps its class, and so does torch's own; other modules only hold parameters
-    and become plain ``nn.Module``, so that a saved graph needs none of the user's classes.
-    """
-    memo = {} if memo is None else memo
-    if id(module) in memo:
-        return memo[id(module)]
-    whole = whole or path in keep
-    has_class = whole or (bool(path) and _is_torch(module)) or _has_state_of_its_own(module)
-    new = _shallow(module) if has_class and bool(path) else _holder(module)
-    memo[id(module)] = new
-    for name, child in module._modules.items():
-        below = f"{path}.{name}" if path else name
-        cloned = None if child is None else clone_tree(child, keep=keep, path=below, memo=memo, whole=whole)
-        new._modules[name] = cloned
-    return new
-
-
-def _is_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
-
-
-def _has_state_of_its_own(module: nn.Module) -> bool:
-    return type(module).get_extra_state is not nn.Module.get_extra_state or bool(module._state_dict_hooks)
-
-
-def _shallow(module: nn.Module) -> nn.Module:
-    new = type(module).__new__(type(module))
-    new.__dict__.update(module.__dict__)
-    for registry in _REGISTRIES:
-        new.__dict__[registry] = dict(module.__dict__[registry])
-    new.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
-    for hooks in _HOOKS:
-        new.__dict__[hooks] = module.__dict__[hooks].copy()
-    return new
-
-
-def _holder(module: nn.Module) -> nn.Module:
-    new = nn.Module()
-    new.training = module.training
-    new._parameters.update(module._parameters)
-    new._buffers.update(module._buffers)
-    new._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
-    for name, value in module.__dict__.items():
-        if isinstance(value, torch.Tensor):
-            _hold(new, name, value)
-    for hooks in _HOOKS:
-        new.__dict__[hooks] = module.__dict__[hooks].copy()
-    return new
-
-
-def _hold(module: nn.Module, name: str, value: Any) -> None:
-    """A tensor that is no parameter, without adding a key to the state dict."""
-    if isinstance(value, torch.Tensor):
-        module.register_buffer(name, value, persistent=False)
-    else:
-        module.__dict__[name] = value

@@ -163,6 +163,7 @@ class WeightSource(enum.Enum):
     """Where an affine op's weight comes from."""
 
     PARAMETER = enum.auto()
+    INPUT = enum.auto()
     COMPUTED = enum.auto()
     PACKED = enum.auto()
 

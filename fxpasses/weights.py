@@ -15,10 +15,10 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxpasses.emit import batch_norm_class, blank_conv, blank_linear
-from fxpasses.guards import attribute
 from fxpasses.plan import WeightMove
 from fxpasses.report import Form
 from fxpasses.sites import Match
+from fxpasses.tree import attribute
 
 _CONV_EXTRAS = ("stride", "padding", "dilation", "padding_mode")
 

@@ -69,6 +69,7 @@ def test_bad_usage_is_exit_code_2_with_a_hint(run: Run, arguments: list[str], sa
     assert (done.code, done.out) == (2, "")
     assert says in done.err
     assert "--help" in done.err
+    assert len(done.err.splitlines()) == 1
     assert "Traceback" not in done.err
     document = run(*arguments, "--json").document
     assert set(document) == {"error"}

@@ -107,6 +107,38 @@ def test_a_given_shape_that_does_not_fit_is_refused() -> None:
         find_shapes(module, CALLABLE, [(1, 4, 9, 9)])
 
 
+class FixedBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.mean((2, 3)).view(1, -1))
+
+
+def test_a_fixed_batch_is_told_from_a_wrong_shape(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="takes a batch of 1 but not of 2"):
+        find_shapes(FixedBatch(), CALLABLE, [(1, 3, 8, 8)])
+    with pytest.raises(InputError, match="does not take an input of 1x3x8"):
+        find_shapes(FixedBatch(), CALLABLE, [(1, 3, 8)])
+    assert capfd.readouterr().err == ""  # torch would log a traceback for every try
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x if x.sum() > 0 else -x)
+
+
+def test_control_flow_on_values_says_nothing_against_a_given_shape() -> None:
+    assert find_shapes(Branching(), CALLABLE, [(1, 3, 8, 8)]).shapes == ((1, 3, 8, 8),)
+    with pytest.raises(InputError, match="does not say"):
+        find_shapes(Branching(), CALLABLE)
+
+
 def test_a_given_shape_is_taken() -> None:
     found = find_shapes(nn.Sequential(nn.Conv2d(3, 8, 3)), CALLABLE, [(1, 3, 9, 9)])
     assert (found.shapes, found.origin) == (((1, 3, 9, 9),), ShapeOrigin.GIVEN)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from torch import fx
+import torch
+from torch import fx, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.infra.pass_manager import PassManager
 
@@ -62,3 +67,46 @@ def test_nothing_to_do_is_not_modified() -> None:
     before = written(graph)
     assert not LinearToConv()(graph).modified
     assert written(graph) == before
+
+
+def test_a_step_of_a_torch_compile_backend() -> None:
+    """Under torch.compile the weights are inputs of the graph; the pass views them where they are read."""
+    seen: list[tuple[bool, list[str]]] = []
+
+    def backend(graph_module: fx.GraphModule, example_inputs: list[torch.Tensor]) -> Any:
+        result = LinearToConv()(graph_module)
+        seen.append((result.modified, [getattr(n.target, "__name__", "") for n in graph_module.graph.nodes]))
+        return graph_module.forward
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)).double()
+    compiled = torch.compile(model.eval(), backend=backend)
+    with torch.no_grad():
+        for batch in (2, 5):
+            x = torch.randn(batch, 3, 8, 8, dtype=torch.float64)
+            assert (compiled(x) - model(x)).abs().max() <= 1e-12
+    modified, targets = seen[0]
+    assert modified
+    assert "linear" not in targets
+    assert targets.count("conv2d") == 2
+    torch.compiler.reset()
+
+
+def test_a_compiler_behind_aot_autograd() -> None:
+    """The same on the ATen graphs that AOT autograd hands to a compiler."""
+    seen: list[set[str]] = []
+
+    def compiler(graph_module: fx.GraphModule, example_inputs: list[torch.Tensor]) -> Any:
+        LinearToConv()(graph_module)
+        seen.append({str(node.target) for node in graph_module.graph.nodes})
+        return make_boxed_func(graph_module.forward)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5)).double().eval()
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        found = torch.compile(model, backend=aot_autograd(fw_compiler=compiler))(x)
+    assert (found - model(x)).abs().max() <= 1e-12
+    assert "aten.convolution.default" in seen[0]
+    assert "aten.addmm.default" not in seen[0]
+    torch.compiler.reset()

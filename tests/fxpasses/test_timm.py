@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from bench.zoo import calibrate
 from torch import nn
 
+from bench.zoo import calibrate
 from fxpasses import find_sites, rewrite
 from fxpasses.report import MissCode
 from zoo.compare import difference, storages, traced, written

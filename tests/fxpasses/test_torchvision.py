@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bench.zoo import REFUSED, build, examine, model_names
 
+from bench.zoo import REFUSED, build, examine, model_names
 from fxpasses import find_sites, rewrite
 from zoo.compare import difference, traced, written
 

@@ -25,12 +25,12 @@ if __name__ == "__main__":  # a benchmark runs from a checkout, installed or not
     sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (2, 1)]
 
 import torch
-from bench import _process
-from bench._chain import chain, conv_pattern, linear_pattern
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase
 from torch.fx.subgraph_rewriter import replace_pattern
 
+from bench import _process
+from bench._chain import chain, conv_pattern, linear_pattern
 from fxpasses import ConvToLinear, LinearToConv, find_sites
 
 SIZES = (1_000, 10_000, 100_000)

@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "fxhead"
-        what = error.format_message().rstrip(".")
+        what = " ".join(error.format_message().split()).rstrip(".")  # click lists choices on lines
         _show("UsageError", what, where=where, fix=f"see '{where} --help'", as_json=as_json)
         return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001 - the one place where whatever happened becomes a message

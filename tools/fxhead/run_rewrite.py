@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from fxhead.load import load_model, require_readable
 from fxhead.progress import Progress
@@ -121,7 +122,7 @@ class _Job:
 
         return choose_providers(self.options.providers)
 
-    def rewrite(self, module: nn.Module) -> tuple[InputShapes | None, RewriteResult]:
+    def rewrite(self, module: nn.Module) -> tuple[InputShapes | None, RewriteResult[GraphModule]]:
         """The result; without ONNX the input shape, which costs a run, is looked for only if it is needed."""
         options = self.options
         shapes = self.shapes(module) if options.with_onnx or options.input_shapes else None
@@ -154,7 +155,7 @@ class _Job:
     def export_and_check(
         self,
         module: nn.Module,
-        result: RewriteResult,
+        result: RewriteResult[GraphModule],
         shapes: InputShapes,
         staging: Path,
         providers: tuple[str, ...],
@@ -190,7 +191,7 @@ class _Job:
         )
 
     def write(
-        self, result: RewriteResult, checks: tuple[Check, ...], staging: Path
+        self, result: RewriteResult[GraphModule], checks: tuple[Check, ...], staging: Path
     ) -> tuple[WrittenFile, ...]:
         """Everything written, after all of it was written to ``staging``."""
         names = self.names

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import enum
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.nn.parameter import is_lazy
 
 from fxhead.sources import Source, SourceKind
@@ -95,6 +101,13 @@ def _checked(module: nn.Module, shapes: InputShapes) -> InputShapes:
     refusal = _refusal(module, shapes)
     if refusal is None:
         return shapes
+    batch = shapes.shapes[0][0]
+    if batch != _TRIAL_BATCH and _refusal(module, shapes, batch) is None:
+        raise InputError(
+            f"the model takes a batch of {batch} but not of {_TRIAL_BATCH}: something in it fixes the batch",
+            where="--input-shape" if shapes.origin is ShapeOrigin.GIVEN else None,
+            fix="let the batch vary, as in x.view(x.size(0), -1) or torch.flatten(x, 1)",
+        ) from refusal
     first = next(iter(str(refusal).strip().splitlines()), "")
     raise InputError(
         f"the model does not take an input of {shapes} ({type(refusal).__name__}: {first[:200]})",
@@ -103,13 +116,16 @@ def _checked(module: nn.Module, shapes: InputShapes) -> InputShapes:
     ) from refusal
 
 
-def _refusal(module: nn.Module, shapes: InputShapes) -> Exception | None:
+def _refusal(module: nn.Module, shapes: InputShapes, batch: int = _TRIAL_BATCH) -> Exception | None:
     """Why a forward on this shape fails, or None. Fake tensors: nothing is computed."""
     try:
         trial = _shadow(module)
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            inputs = [torch.empty((_TRIAL_BATCH, *s[1:]), dtype=shapes.dtype) for s in shapes.shapes]
+        with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            inputs = [torch.empty((batch, *s[1:]), dtype=shapes.dtype) for s in shapes.shapes]
             outputs = list(_tensors(trial(*inputs)))
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        # it went as far as a value that nothing computed: that says nothing against a shape that is known
+        return error if shapes.origin is ShapeOrigin.GUESSED else None
     except Exception as error:  # noqa: BLE001 - a forward is the user's code; the error is the answer
         return error
     if shapes.origin is not ShapeOrigin.GUESSED:
@@ -118,6 +134,17 @@ def _refusal(module: nn.Module, shapes: InputShapes) -> Exception | None:
     if not outputs or any(output.dim() == 0 or output.shape[0] != _TRIAL_BATCH for output in outputs):
         return ValueError(f"the outputs do not keep the batch of {_TRIAL_BATCH}")
     return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's own log of an operator that refuses its input: that is what is being tried out."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled
 
 
 def _shadow(module: nn.Module) -> nn.Module:

@@ -1,0 +1,164 @@
+"""The tables of the vocabulary: which torch function, tensor method or ATen operator a handler reads."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fxpasses import aten, handlers
+from fxpasses.handlers import MAX_RANK
+from fxpasses.typed_ops import Permute
+
+
+def _function_table() -> dict[Any, handlers.Handler]:
+    table: dict[Any, handlers.Handler] = dict.fromkeys(handlers.ELEMENTWISE_FUNCTIONS, handlers.elementwise)
+    table |= dict.fromkeys(handlers.functions_named(handlers.INPLACE_ONLY, torch, F), handlers.inplace)
+    table |= dict.fromkeys(handlers.INPLACE_OPERATORS, handlers.inplace)
+    for rank in range(1, MAX_RANK + 1):
+        table[getattr(F, f"adaptive_avg_pool{rank}d")] = handlers.adaptive_pool(rank, average=True)
+        table[getattr(torch.nn.functional, f"adaptive_max_pool{rank}d")] = handlers.adaptive_pool(
+            rank, average=False
+        )
+        table[getattr(F, f"avg_pool{rank}d")] = handlers.window_pool(rank, average=True)
+        table[getattr(F, f"max_pool{rank}d")] = handlers.window_pool(rank, average=False)
+        table[getattr(F, f"dropout{rank}d")] = handlers.feature_norm
+        table[getattr(F, f"conv{rank}d")] = handlers.conv(rank)
+        table[getattr(F, f"conv_transpose{rank}d")] = handlers.conv(rank, transposed=True)
+    table |= {
+        torch.adaptive_avg_pool1d: handlers.adaptive_pool(1, average=True),
+        torch.mean: handlers.reduce(average=True),
+        torch.sum: handlers.reduce(average=False),
+        torch.amax: handlers.reduce(average=False),
+        torch.amin: handlers.reduce(average=False),
+        torch.flatten: handlers.flatten,
+        torch.unflatten: handlers.unflatten,
+        torch.reshape: handlers.view,
+        torch.squeeze: handlers.squeeze,
+        torch.unsqueeze: handlers.unsqueeze,
+        torch.permute: handlers.permute,
+        torch.transpose: handlers.transpose,
+        torch.swapaxes: handlers.transpose,
+        operator.getitem: handlers.getitem,
+        torch.select: handlers.select_of,
+        torch.cat: handlers.concat,
+        torch.concat: handlers.concat,
+        F.linear: handlers.linear,
+        operator.matmul: handlers.product,
+        torch.matmul: handlers.product,
+        torch.mm: handlers.product,
+        torch.bmm: handlers.product,
+        torch.addmm: handlers.product,
+        torch.einsum: handlers.product,
+        F.bilinear: handlers.product,
+        F.layer_norm: handlers.feature_norm,
+        F.batch_norm: handlers.channelwise,
+        F.group_norm: handlers.channelwise,
+        F.prelu: handlers.channelwise,
+        torch.prelu: handlers.channelwise,
+        F.softmax: handlers.on_channels,
+        torch.softmax: handlers.on_channels,
+        F.log_softmax: handlers.on_channels,
+        torch.log_softmax: handlers.on_channels,
+        F.normalize: handlers.normalize,
+    }
+    if hasattr(F, "rms_norm"):
+        table[F.rms_norm] = handlers.feature_norm
+    return table
+
+
+def _method_table() -> dict[str, handlers.Handler]:
+    table: dict[str, handlers.Handler] = dict.fromkeys(handlers.ELEMENTWISE_METHODS, handlers.elementwise)
+    table |= {
+        f"{name}_": handlers.inplace for name in handlers.ARITHMETIC if hasattr(torch.Tensor, f"{name}_")
+    }
+    table |= {
+        "mean": handlers.reduce(average=True),
+        "sum": handlers.reduce(average=False),
+        "amax": handlers.reduce(average=False),
+        "amin": handlers.reduce(average=False),
+        "flatten": handlers.flatten,
+        "unflatten": handlers.unflatten,
+        "view": handlers.view,
+        "reshape": handlers.view,
+        "squeeze": handlers.squeeze,
+        "unsqueeze": handlers.unsqueeze,
+        "permute": handlers.permute,
+        "transpose": handlers.transpose,
+        "swapaxes": handlers.transpose,
+        "select": handlers.select_of,
+        "matmul": handlers.product,
+        "mm": handlers.product,
+        "bmm": handlers.product,
+        "addmm": handlers.product,
+        "softmax": handlers.on_channels,
+        "log_softmax": handlers.on_channels,
+    }
+    return table
+
+
+FUNCTIONS = _function_table()
+METHODS = _method_table()
+POOL_FUNCTIONS = frozenset(
+    {
+        target
+        for target in FUNCTIONS
+        if getattr(target, "__name__", "") in ("mean", "sum", "amax", "amin")
+        or "_pool" in FUNCTIONS[target].__qualname__
+    }
+)
+POOL_METHODS = frozenset({"mean", "sum", "amax", "amin"})
+
+
+@functools.cache
+def aten_handlers() -> dict[str, handlers.Handler]:
+    """Handlers of ATen operators by name, those of torch's functions where the arguments are alike."""
+    table: dict[str, handlers.Handler] = dict.fromkeys(aten.ELEMENTWISE, handlers.elementwise)
+    table |= dict.fromkeys(aten.CHANNELWISE, handlers.channelwise)
+    table |= dict.fromkeys(aten.NORMS, handlers.feature_norm)
+    table |= dict.fromkeys(aten.ALONG_DIM, handlers.on_channels)
+    table |= {f"{name}_": handlers.inplace for name in aten.ELEMENTWISE}
+    for rank in range(1, MAX_RANK + 1):
+        for prefix in ("", "_"):
+            table[f"{prefix}adaptive_avg_pool{rank}d"] = handlers.adaptive_pool(rank, average=True)
+        table[f"adaptive_max_pool{rank}d"] = handlers.adaptive_pool(rank, average=False)
+        table[f"avg_pool{rank}d"] = handlers.window_pool(rank, average=True)
+        table[f"max_pool{rank}d"] = handlers.window_pool(rank, average=False)
+        table[f"conv{rank}d"] = handlers.conv(rank)
+        table[f"conv_transpose{rank}d"] = handlers.conv(rank, transposed=True)
+    return table | {
+        "mean": handlers.reduce(average=True),
+        "sum": handlers.reduce(average=False),
+        "amax": handlers.reduce(average=False),
+        "amin": handlers.reduce(average=False),
+        "flatten": handlers.flatten,
+        "unflatten": handlers.unflatten,
+        "view": handlers.view,
+        "_unsafe_view": handlers.view,
+        "reshape": handlers.view,
+        "squeeze": handlers.squeeze,
+        "unsqueeze": handlers.unsqueeze,
+        "permute": handlers.permute,
+        "transpose": handlers.transpose,
+        "t": lambda input: Permute(input, (1, 0), swap=False),
+        "select": aten.select,
+        "slice": aten.slice_,
+        "as_strided": aten.as_strided,
+        "cat": handlers.concat,
+        "linear": handlers.linear,
+        "addmm": lambda *args, **kwargs: (
+            aten.addmm(handlers.linear, *args, **kwargs) or handlers.product(*args)
+        ),
+        "mm": lambda input, other: aten.mm(handlers.linear, input, other) or handlers.product(input, other),
+        "matmul": lambda input, other: (
+            aten.mm(handlers.linear, input, other) or handlers.product(input, other)
+        ),
+        "bmm": handlers.product,
+        "einsum": handlers.product,
+        "bilinear": handlers.product,
+        "_trilinear": handlers.product,
+        "convolution": lambda *args: aten.convolution(handlers.conv, *args),
+    }

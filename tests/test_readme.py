@@ -1,0 +1,184 @@
+"""What the README shows is what happens: commands, examples, tables, links."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from enum import Enum
+from pathlib import Path
+
+import pytest
+
+from export import Verdict
+from fxhead.cli import fxhead
+from fxhead.results import ExitCode
+from fxpasses import Form, MissCode, Scope
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# What depends on the machine or on torchvision's version, and nothing else.
+_VARIES = (
+    (r"\b\d+(\.\d)? (bytes|kB|MB|GB)\b", "SIZE"),
+    (r"\b[\w]+\.py:\d+", "FILE:LINE"),
+    (r"\b(\d(\.\d+)?e-\d+|0\.\d+)\b", "NUMBER"),
+    (r" {2,}", "  "),
+    (r"─+", "─"),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A fenced block."""
+
+    language: str
+    body: str
+
+
+def blocks(*languages: str) -> list[Block]:
+    """The fenced blocks in these languages, in order."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    return [Block(language=name, body=body) for name, body in found if name in languages]
+
+
+def section(title: str) -> str:
+    """What stands under a heading."""
+    _, _, rest = TEXT.partition(f"\n## {title}\n")
+    assert rest, title
+    return rest.partition("\n## ")[0]
+
+
+def first_column(text: str) -> list[str]:
+    """The first cell of every table row, headings aside."""
+    rows = re.sub(r"^\|.*\n\|---.*", "", text, flags=re.MULTILINE)
+    return re.findall(r"^\| `?((?:[^`|\\]|\\.)+?)`? \|", rows, re.MULTILINE)
+
+
+def normalised(output: str) -> str:
+    """An output without what may differ from machine to machine."""
+    for pattern, replacement in _VARIES:
+        output = re.sub(pattern, replacement, output)
+    return "\n".join(line.rstrip() for line in output.strip().splitlines())
+
+
+def console_steps() -> list[tuple[str, str]]:
+    """Commands of the console blocks with the output that the README shows."""
+    text = "".join(block.body for block in blocks("console"))
+    return [
+        (step.partition("\n")[0], step.partition("\n")[2]) for step in re.split(r"^\$ ", text, flags=re.M)[1:]
+    ]
+
+
+def test_every_block_is_of_a_kind_that_a_test_here_runs() -> None:
+    fences = re.findall(r"^```(\w+)$", TEXT, re.MULTILINE)
+    assert sorted({*fences}) == ["console", "python", "sh", "text"]
+    assert len(re.findall(r"^```", TEXT, re.MULTILINE)) == 2 * len(fences)
+
+
+def test_commands_print_what_the_readme_shows(tmp_path: Path) -> None:
+    search = os.pathsep.join([str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")])
+    # without a GPU, as where the README was written
+    environment = os.environ | {"PYTHONPATH": search, "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1"}
+    steps = console_steps()
+    assert len(steps) >= 4
+    for command, shown in steps:
+        name, *arguments = shlex.split(command)
+        assert name == "fxhead"
+        ran = subprocess.run(
+            [sys.executable, "-m", "fxhead", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+        )
+        assert ran.returncode == ExitCode.DONE, ran.stderr
+        assert normalised(ran.stdout) == normalised(shown), command
+
+
+def test_python_examples_print_what_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    pairs = blocks("python", "text")
+    assert [block.language for block in pairs] == ["python", "text"] * (len(pairs) // 2)
+    for code, shown in zip(pairs[::2], pairs[1::2], strict=True):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code.body, "README.md", "exec"), names)
+        assert printed.getvalue() == shown.body
+
+
+def shell_lines() -> list[list[str]]:
+    """Commands of the sh blocks, without their comments."""
+    body = "".join(block.body for block in blocks("sh"))
+    return [words for line in body.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def test_pip_installs_an_extra_that_exists() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    installs = [words for words in shell_lines() if words[0] == "pip"]
+    assert installs == [["pip", "install", ".[cpu]"]]
+    assert {*re.findall(r"'\.\[(\w+)\]'", TEXT)} == {"cpu", "gpu"} <= {*project["optional-dependencies"]}
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("demo", "fxhead rewrite torchvision:resnet18 --to conv -o build/demo/ --force"),
+        ("test", "python -m pytest --numprocesses auto --maxprocesses 8"),
+    ],
+)
+def test_tasks_run_what_the_readme_says(task: str, expected: str, tmp_path: Path) -> None:
+    """With an environment whose programs only say how they were called; .ci/run runs the real ones."""
+    (tmp_path / "bin").mkdir()
+    for name in ("python", "fxhead"):
+        program = tmp_path / "bin" / name
+        program.write_text('#!/bin/sh\necho "$(basename "$0") $*"\n')
+        program.chmod(0o755)
+    assert ["tools/dev", task] in shell_lines()
+    ran = subprocess.run(
+        ["bash", str(ROOT / "tools/dev"), task],
+        env=os.environ | {"FXHEAD_VENV": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.splitlines()[-1] == expected
+
+
+def test_tasks_that_are_named_exist() -> None:
+    ran = subprocess.run(
+        ["bash", str(ROOT / "tools/dev"), "help"], capture_output=True, text=True, check=True
+    )
+    named = re.findall(r"tools/dev ([a-z]+)", TEXT)
+    assert named
+    assert {*named} - {"help"} <= {*re.findall(r"^  ([a-z]+)", ran.stdout, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [("What it refuses", MissCode), ("What the verdict means", Verdict)],
+)
+def test_tables_list_every_value(title: str, kind: type[Enum]) -> None:
+    assert sorted(first_column(section(title))) == sorted(member.value for member in kind)
+
+
+def test_tables_list_every_form_scope_exit_code_and_command() -> None:
+    cells = first_column(section("What it finds"))
+    assert {*Form, *Scope} <= {*cells}
+    assert not {*cells} - {*Form, *Scope} - {"pool", "flatten", "site", "bridge"}
+    rows = first_column(section("On the command line"))
+    assert {row for row in rows if row.isdigit()} == {str(int(code)) for code in ExitCode}
+    assert {row.split()[1] for row in rows if row.startswith("fxhead ")} == {*fxhead.commands}
+
+
+def test_links_to_files_resolve() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
