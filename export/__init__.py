@@ -1,6 +1,6 @@
 """Exports both forms of a head to ONNX and certifies that they are the same function."""
 
-from export.certificate import Certifier, certify
+from export.certificate import certify
 from export.onnx_export import export_onnx
 from export.providers import available_providers
 from export.results import (
@@ -17,7 +17,6 @@ from export.results import (
 
 __all__ = [
     "Certificate",
-    "Certifier",
     "Coverage",
     "Failure",
     "Flip",

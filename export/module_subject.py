@@ -179,7 +179,7 @@ def _traced(module: nn.Module) -> fx.GraphModule:
         return module
     try:
         with evaluation_mode(module):
-            return trace(module).to_module()
+            return trace(module).close(())
     except TraceError as error:
         raise CheckError(
             str(error), where=type(module).__name__, fix="compare the two models exported to ONNX instead"

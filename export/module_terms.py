@@ -28,8 +28,19 @@ from export.module_signature import (
     state_of,
 )
 from export.terms import Affine, Array, Kind, Shape, Term, TermGraph
-from fxpasses.ops import OPAQUE, Vocabulary
-from fxpasses.typed_ops import Elementwise, Flatten, Index, Op, Permute, Squeeze, Unflatten, Unsqueeze, View
+from fxpasses.ops import Vocabulary
+from fxpasses.typed_ops import (
+    Elementwise,
+    Flatten,
+    Index,
+    Op,
+    Opaque,
+    Permute,
+    Squeeze,
+    Unflatten,
+    Unsqueeze,
+    View,
+)
 
 _VIEWS = (Flatten, Unflatten, View, Squeeze, Unsqueeze, Index)
 
@@ -82,7 +93,7 @@ class _Reader:
             self._seen[node] = leaf
             return
         module = self._called(node)
-        op = OPAQUE if has_hooks(module) else self._vocabulary.classify(node)
+        op = Opaque() if has_hooks(module) else self._vocabulary.classify(node)
         seen = None
         source = self._source(node, op)
         if source is not None and not has_hooks(module):

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from export import Certifier, Verdict, available_providers
+from export import Verdict, available_providers
+from export.certificate import Certifier
 from export.providers import require_onnxruntime, require_provider
 from fxhead.progress import Progress
 from fxhead.results import Check
