@@ -24,7 +24,8 @@ from export.terms import Term, affine_of
 from fxpasses.errors import CheckError, InternalError
 from fxpasses.plan import WeightPlan
 
-Source = nn.Module | ExportedProgram | str | os.PathLike[str]
+Opened = nn.Module | str | os.PathLike[str]
+Source = Opened | ExportedProgram
 
 
 def certify(
@@ -150,7 +151,7 @@ class Certifier:
             seed=self._seed,
         )
 
-    def _pair(self, reference: Source, candidate: Source) -> tuple[Subject, Subject, Samples]:
+    def _pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
         files = [item for item in (reference, candidate) if not isinstance(item, nn.Module)]
         for item in files:
             self._file(item)
@@ -189,7 +190,7 @@ class Certifier:
         return subject
 
 
-def _opened(source: Source) -> nn.Module | str | os.PathLike[str]:
+def _opened(source: Source) -> Opened:
     """A program, or a ``.pt2`` file, as a module; anything else as it is."""
     if isinstance(source, ExportedProgram):
         return as_module(source)
