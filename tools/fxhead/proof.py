@@ -55,7 +55,7 @@ def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
 
 def check_inputs(shapes: InputShapes, seed: int) -> tuple[torch.Tensor, ...]:
     """Samples for all the batches of a certificate, the same in every run."""
-    return shapes.examples(_SAMPLES, seed=seed)
+    return shapes.samples(max(_SAMPLES, shapes.fixed_batch or 0), seed=seed)
 
 
 def prove(
