@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from export.compare import compare_backbones, compare_heads
 from export.heads import OnnxSubject
@@ -15,6 +16,7 @@ from export.inputs import Inputs, Samples, given_samples, random_samples
 from export.layers import Prober, Walks, backbone_layer, weights_layer, wiring_layer
 from export.measure import measure
 from export.module_subject import ModuleSubject
+from export.programs import as_module, fixed_batch, is_program_path, read_program
 from export.providers import require_known, require_provider
 from export.results import Certificate, LayerResult, Status, Verdict
 from export.subjects import EAGER, Subject
@@ -22,7 +24,7 @@ from export.terms import Term, affine_of
 from fxpasses.errors import CheckError, InternalError
 from fxpasses.plan import WeightPlan
 
-Source = nn.Module | str | os.PathLike[str]
+Source = nn.Module | ExportedProgram | str | os.PathLike[str]
 
 
 def certify(
@@ -104,6 +106,7 @@ class Certifier:
 
     def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
         """The certificate of ``candidate`` being the same function as ``reference``; see ``certify``."""
+        reference, candidate = _opened(reference), _opened(candidate)
         left, right, samples = self._pair(reference, candidate)
         if "onnx" in (left.dialect, right.dialect):
             for provider in self._providers:
@@ -177,9 +180,22 @@ class Certifier:
         if self._samples is None:
             raise InternalError("a module came before the samples")
         known = self._subjects.get(id(module))  # the entry holds the module, so its id stays its own
-        subject = ModuleSubject(module, self._samples.batch(0, 2)) if known is None else known[1]
+        subject = (
+            ModuleSubject(module, self._samples.batch(0, fixed_batch(module) or 2))
+            if known is None
+            else known[1]
+        )
         self._subjects[id(module)] = (module, subject)
         return subject
+
+
+def _opened(source: Source) -> nn.Module | str | os.PathLike[str]:
+    """A program, or a ``.pt2`` file, as a module; anything else as it is."""
+    if isinstance(source, ExportedProgram):
+        return as_module(source)
+    if isinstance(source, nn.Module) or not is_program_path(source):
+        return source
+    return as_module(read_program(source))
 
 
 def _undecided(layer: LayerResult) -> LayerResult:

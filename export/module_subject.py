@@ -14,6 +14,7 @@ from export.example import leaf_names
 from export.module_affine import read_affine, run_affine
 from export.module_terms import module_terms
 from export.onnx_export import evaluation_mode
+from export.programs import fixed_batch
 from export.subjects import BatchError, Feeds, Run, joined, tapped
 from export.terms import Array, Term, affine_of, find_head
 from fxpasses.errors import CheckError, InternalError, TraceError
@@ -47,8 +48,8 @@ class ModuleSubject:
 
     @property
     def fixed_batch(self) -> int | None:
-        """None: a module runs at any batch size, or fails."""
-        return None
+        """The batch of a graph that was exported for one; None for others: they run at any, or fail."""
+        return fixed_batch(self._module)
 
     def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs of the module itself."""
@@ -82,7 +83,7 @@ class ModuleSubject:
         try:
             with evaluation_mode(self._traced), evaluation_mode(self._module), torch.no_grad():
                 return run(feed, *rest)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             raise BatchError(len(feed[0]), error) from error
 
     def _run_graph(self, feed: Sequence[Array], taps: Sequence[str]) -> Run:

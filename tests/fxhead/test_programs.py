@@ -245,3 +245,14 @@ def test_a_damaged_archive_is_refused(folder: Path, dynamic: bytes) -> None:
     Path("bad.pt2").write_bytes(buffer.getvalue())
     with pytest.raises(FileError, match=r"bad\.pt2: is not a file that torch\.export\.save wrote"):
         read_program("bad.pt2")
+
+
+def test_both_forms_of_a_static_program_are_checked_at_its_batch(
+    run: Run, folder: Path, static: bytes
+) -> None:
+    Path("model.pt2").write_bytes(static)
+    done = run("rewrite", "model.pt2", "--to", "conv", *CPU, "--json")
+    assert done.code == 0, done.out + done.err
+    assert "batches of 3 only" in done.err
+    assert [check["verdict"] for check in done.document["checks"]] == ["proved", "within rounding", "proved"]
+    assert run("check", "model.pt2", "model.conv.pt2", *CPU).code == 0
