@@ -36,6 +36,8 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 _U64 = 2.0**-53
+_CHUNK = 2**21
+"""Most weights that are widened to float64 at a time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,17 +109,24 @@ def affine_interval(
     Shapes:
         features: [N, K]; weight: [O, K]; bias: [O]; result: [N, O].
     """
-    wide = np.asarray(weight, np.float64)
-    offset = np.zeros(wide.shape[0]) if bias is None else np.asarray(bias, np.float64)
-    value = features.value @ wide.T + offset
-    sizes = np.abs(wide).T
-    carried = features.error @ sizes if features.error.any() else np.zeros_like(value)
-    mass = (np.abs(features.value) + features.error) @ sizes
-    count = wide.shape[1]
+    out, count = weight.shape
     rate = gamma(count + 1, precision.sum)
     doubled = 2 * precision.operand + precision.operand**2
-    error = carried + rate * ((1 + doubled) * mass + np.abs(offset)) + doubled * mass
-    error = error + (2 * count + 2) * precision.tiny * (1 + rate)
+    value, error = np.empty((len(features.value), out)), np.empty((len(features.value), out))
+    size = np.abs(features.value) + features.error
+    is_carried = bool(features.error.any())
+    rows = max(1, _CHUNK // max(count, 1))
+    for start in range(0, out, rows):
+        part = slice(start, start + rows)
+        wide = np.asarray(weight[part], np.float64)
+        offset = np.zeros(len(wide)) if bias is None else np.asarray(bias[part], np.float64)
+        value[:, part] = features.value @ wide.T + offset
+        sizes = np.abs(wide).T
+        mass = size @ sizes
+        error[:, part] = rate * ((1 + doubled) * mass + np.abs(offset)) + doubled * mass
+        if is_carried:
+            error[:, part] += features.error @ sizes
+    error += (2 * count + 2) * precision.tiny * (1 + rate)
     return Interval(value=value, error=_stored(value, error, precision))
 
 

@@ -8,19 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from export.compare import compare_backbones, compare_heads
 from export.heads import OnnxSubject
 from export.inputs import Inputs, Samples, given_samples, random_samples
-from export.layers import backbone_layer, weights_layer, wiring_layer
+from export.layers import Prober, Walks, backbone_layer, weights_layer, wiring_layer
 from export.measure import measure
+from export.module_subject import ModuleSubject
+from export.programs import as_module, fixed_batch, is_program_path, read_program
+from export.providers import require_known, require_provider
 from export.results import Certificate, LayerResult, Status, Verdict
-from export.subjects import EAGER, ModuleSubject, Subject
-from export.terms import Term, find_head
-from fxpasses.errors import CheckError
+from export.subjects import EAGER, Subject
+from export.terms import Term, affine_of
+from fxpasses.errors import CheckError, InternalError
 from fxpasses.plan import WeightPlan
 
-Source = nn.Module | str | os.PathLike[str]
+Opened = nn.Module | str | os.PathLike[str]
+Source = Opened | ExportedProgram
 
 
 def certify(
@@ -69,39 +74,129 @@ def certify(
         CheckError: the two cannot be compared, or there is nothing to compare.
         ProviderError: a provider is missing or did not run every node.
     """
-    if not providers:
-        raise CheckError("no provider to run on", fix="name at least one, e.g. providers=('cpu',)")
-    left, right, samples = _subjects(reference, candidate, inputs, seed)
-    roots, outputs = _paired_outputs(left, right)
-    heads = find_head(left.graph), find_head(right.graph)
-    walk = compare_heads(*heads, roots)
-    runs_on = tuple(dict.fromkeys(providers)) if "onnx" in (left.dialect, right.dialect) else (EAGER,)
-    weights = weights_layer(*heads, walk, _planned(reference, candidate, plan))
-    wiring = wiring_layer(left, right, heads, walk, runs_on, seed)
-    backbone = backbone_layer(left, right, compare_backbones(*heads))
-    measured = measure(left, right, heads, walk, outputs, samples, runs_on)
-    rounding = measured.rounding
-    is_moved = backbone.status is Status.NOT_RUN and not measured.has_same_features
-    if is_moved and weights.status is Status.FAILED:
-        weights, rounding = _undecided(weights), _undecided(rounding)
-    layers = (weights, wiring, backbone, rounding, measured.decision)
-    verdict, reason = _verdict(layers, measured.is_tf32, bool(heads[0].sites), measured.is_identical)
-    return Certificate(
-        reference=left.name,
-        candidate=right.name,
-        verdict=verdict,
-        reason=reason,
-        weights=weights,
-        wiring=wiring,
-        backbone=backbone,
-        rounding=rounding,
-        decision=measured.decision,
-        statistics=measured.statistics,
-        flips=measured.flips,
-        heads=tuple(site.affine.weight_name for site in heads[0].sites if site.affine is not None),
-        providers=runs_on,
-        seed=seed,
-    )
+    return Certifier(inputs, providers, seed=seed).certify(reference, candidate, plan)
+
+
+class Certifier:
+    """Certificates over the same inputs and providers; models that occur in several are run once.
+
+    A module is traced, and a file read and run, the first time that it occurs, and both are taken to
+    stay as they are.
+
+    Args:
+        inputs: see ``certify``.
+        providers: see ``certify``.
+        seed: seed of every random number used.
+
+    Raises:
+        CheckError: there is no provider or no sample.
+        ProviderError: a provider is unknown, or the installed build lacks it.
+    """
+
+    def __init__(
+        self, inputs: Inputs | None = None, providers: Sequence[str] = ("cpu",), *, seed: int = 0
+    ) -> None:
+        if not providers:
+            raise CheckError("no provider to run on", fix="name at least one, e.g. providers=('cpu',)")
+        require_known(providers)
+        self._providers = tuple(dict.fromkeys(providers))
+        self._seed = seed
+        self._samples = None if inputs is None else given_samples(inputs)
+        self._subjects: dict[object, tuple[Source, Subject]] = {}
+        self._prober = Prober(seed)
+
+    def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
+        """The certificate of ``candidate`` being the same function as ``reference``; see ``certify``."""
+        reference, candidate = _opened(reference), _opened(candidate)
+        left, right, samples = self._pair(reference, candidate)
+        if "onnx" in (left.dialect, right.dialect):
+            for provider in self._providers:
+                require_provider(provider)
+            runs_on = self._providers
+        else:
+            runs_on = (EAGER,)
+        roots, outputs = _paired_outputs(left, right)
+        heads = left.head, right.head
+        head, upstream = compare_heads(*heads, roots), compare_backbones(*heads)
+        walks = Walks(heads=heads, head=head, upstream=upstream)
+        weights = weights_layer(walks, _planned(reference, candidate, plan))
+        wiring = wiring_layer((left, right), walks, runs_on, self._prober)
+        backbone = backbone_layer(left, right, upstream)
+        proofs = (weights, wiring, backbone)
+        is_same_backbone = all(layer.status is Status.PROVED for layer in proofs)
+        measured = measure(
+            left, right, heads, head, outputs, samples, runs_on, is_same_backbone=is_same_backbone
+        )
+        rounding = measured.rounding
+        is_moved = backbone.status is Status.NOT_RUN and not measured.has_same_features
+        if is_moved and weights.status is Status.FAILED:
+            weights, rounding = _undecided(weights), _undecided(rounding)
+        layers = (weights, wiring, backbone, rounding, measured.decision)
+        verdict, reason = _verdict(layers, measured.is_tf32, bool(heads[0].sites), measured.is_identical)
+        sites = (*heads[0].sites, *(a for a, _ in walks.rewritten_sites()))
+        return Certificate(
+            reference=left.name,
+            candidate=right.name,
+            verdict=verdict,
+            reason=reason,
+            weights=weights,
+            wiring=wiring,
+            backbone=backbone,
+            rounding=rounding,
+            decision=measured.decision,
+            statistics=measured.statistics,
+            flips=measured.flips,
+            heads=tuple(affine_of(site).weight_name for site in sites),
+            providers=runs_on,
+            seed=self._seed,
+        )
+
+    def _pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
+        files = [item for item in (reference, candidate) if not isinstance(item, nn.Module)]
+        for item in files:
+            self._file(item)
+        if self._samples is None and not files:
+            raise CheckError(
+                "two modules tell nothing about the shape of their inputs",
+                fix="give inputs, e.g. torch.randn(8, 3, 224, 224)",
+            )
+        if self._samples is None:
+            self._samples = random_samples(self._file(files[0]), self._seed)
+        subjects = [
+            self._module(item) if isinstance(item, nn.Module) else self._file(item)
+            for item in (reference, candidate)
+        ]
+        return subjects[0], subjects[1], self._samples
+
+    def _file(self, source: str | os.PathLike[str]) -> OnnxSubject:
+        path = Path(os.fspath(source))
+        known = self._subjects.get(path)
+        subject = _file(path) if known is None else known[1]
+        self._subjects[path] = (source, subject)
+        if not isinstance(subject, OnnxSubject):
+            raise InternalError(f"{path} was read as {type(subject).__name__}")
+        return subject
+
+    def _module(self, module: nn.Module) -> Subject:
+        if self._samples is None:
+            raise InternalError("a module came before the samples")
+        known = self._subjects.get(id(module))  # the entry holds the module, so its id stays its own
+        subject = (
+            ModuleSubject(module, self._samples.batch(0, fixed_batch(module) or 2))
+            if known is None
+            else known[1]
+        )
+        self._subjects[id(module)] = (module, subject)
+        return subject
+
+
+def _opened(source: Source) -> Opened:
+    """A program, or a ``.pt2`` file, as a module; anything else as it is."""
+    if isinstance(source, ExportedProgram):
+        return as_module(source)
+    if isinstance(source, nn.Module) or not is_program_path(source):
+        return source
+    return as_module(read_program(source))
 
 
 def _undecided(layer: LayerResult) -> LayerResult:
@@ -116,31 +211,7 @@ def _undecided(layer: LayerResult) -> LayerResult:
     return dataclasses.replace(layer, status=Status.NOT_RUN, reason=reason, failures=())
 
 
-def _subjects(
-    reference: Source, candidate: Source, inputs: Inputs | None, seed: int
-) -> tuple[Subject, Subject, Samples]:
-    files = [None if isinstance(item, nn.Module) else _file(item) for item in (reference, candidate)]
-    declared = next((file for file in files if file is not None), None)
-    if inputs is not None:
-        samples = given_samples(inputs)
-    elif declared is not None:
-        samples = random_samples(declared, seed)
-    else:
-        raise CheckError(
-            "two modules tell nothing about the shape of their inputs",
-            fix="give inputs, e.g. torch.randn(8, 3, 224, 224)",
-        )
-    subjects: list[Subject] = []
-    for item, file in zip((reference, candidate), files, strict=True):
-        if file is not None:
-            subjects.append(file)
-        elif isinstance(item, nn.Module):
-            subjects.append(ModuleSubject(item, samples.batch(0, 2)))
-    return subjects[0], subjects[1], samples
-
-
-def _file(source: str | os.PathLike[str] | nn.Module) -> OnnxSubject:
-    path = Path(os.fspath(source)) if not isinstance(source, nn.Module) else Path()
+def _file(path: Path) -> OnnxSubject:
     if path.suffix != ".onnx":
         raise CheckError(
             "neither a module nor an .onnx file", where=str(path), fix="load it first, or export it"

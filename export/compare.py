@@ -53,7 +53,10 @@ def compare_heads(reference: Head, candidate: Head, roots: tuple[tuple[Term, Ter
 
 
 def compare_backbones(reference: Head, candidate: Head) -> Comparison:
-    """What is upstream of both heads side by side, constants included."""
+    """What is upstream of both heads side by side, constants included.
+
+    The weights of affine sites are no constants: ``weights_layer`` compares them in normalised form.
+    """
     left, right = reference.boundary, candidate.boundary
     if len(left) != len(right):
         parting = f"the reference's head reads {len(left)} values, the candidate's {len(right)}"

@@ -13,13 +13,12 @@ from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from export.canonical_head import static_dims
+from export.onnx_file import OnnxFile, read_onnx
 from export.onnx_terms import onnx_terms
 from export.providers import Session
-from export.subjects import Run
-from export.terms import Array, Shape, Term, affine_of
-from fxpasses.errors import CheckError, InternalError
-
-_PROTO_LIMIT_BYTES = 2_000_000_000
+from export.subjects import BatchError, Feeds, Run, joined, tapped
+from export.terms import Array, Shape, Term, affine_of, find_head
+from fxpasses.errors import CheckError, InternalError, ProviderError
 
 
 class OnnxSubject:
@@ -37,13 +36,18 @@ class OnnxSubject:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self.name = self._path.name
-        self._proto = _with_initializers(_load(self._path))
+        file = _load(self._path)
+        self._proto, self._weights = _with_initializers(file.proto), file.weights
         self._model = ir.from_proto(self._proto)
+        for name, array in self._weights.items():
+            self._model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
         self.graph = onnx_terms(self._model)
+        self.head = find_head(self.graph)
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
         self.input_names = tuple(str(value.name) for value in self.inputs)
         self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
-        self._sessions: dict[tuple[str, ...], Session] = {}
+        self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
+        self._runs: dict[tuple[object, ...], Run] = {}
         self._cut: tuple[tuple[str, ...], Session] | None = None
 
     @property
@@ -52,17 +56,45 @@ class OnnxSubject:
         dims = static_dims(self.inputs[0]) if self.inputs else None
         return dims[0] if dims else None
 
-    def run(self, feeds: Sequence[Array], taps: Sequence[str], provider: str) -> Run:
-        """Outputs of the file as it is, and values tapped in a copy with further outputs, for one batch."""
-        cast = [_cast(feed, value) for feed, value in zip(feeds, self.inputs, strict=True)]
-        outputs = self._session(provider, ()).run(cast)
-        kept = dict(zip(self.output_names, outputs, strict=True))
-        kept |= dict(zip(self.input_names, cast, strict=True))
-        missing = tuple(sorted(set(taps) - set(kept)))
-        if missing:
-            session = self._session(provider, missing)
-            kept |= dict(zip(session.output_names, session.run(cast), strict=True))
-        return Run(outputs=outputs, taps={name: kept[name] for name in taps})
+    def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs of the file as it is."""
+        key = (provider, *(len(feed[0]) for feed in feeds))
+        if key not in self._outputs:
+            self._outputs[key] = joined(self._run(self._proto, self._cast(feeds), provider))
+        return self._outputs[key]
+
+    def observe(self, feeds: Feeds, provider: str) -> Run:
+        """Outputs of the file as it is, and values tapped in a copy with further outputs."""
+        key = (provider, *(len(feed[0]) for feed in feeds))
+        if key not in self._runs:
+            outputs, cast = self.outputs(feeds, provider), self._cast(feeds)
+            kept = dict(zip(self.output_names, outputs, strict=True))
+            kept |= dict(zip(self.input_names, joined(cast), strict=True))
+            names = tapped(self.head)
+            missing = tuple(name for name in names if name not in kept)
+            if missing:
+                kept |= dict(
+                    zip(missing, joined(self._run(self._tapped(missing), cast, provider)), strict=True)
+                )
+            self._runs[key] = Run(outputs=outputs, taps={name: kept[name] for name in names})
+        return self._runs[key]
+
+    def _cast(self, feeds: Feeds) -> list[list[Array]]:
+        return [[_cast(x, value) for x, value in zip(feed, self.inputs, strict=True)] for feed in feeds]
+
+    def _run(
+        self, proto: onnx.ModelProto, feeds: Sequence[Sequence[Array]], provider: str
+    ) -> list[tuple[Array, ...]]:
+        """Outputs for each batch; the session, with its copies of the weights, does not outlive the call."""
+        self._cut = None
+        session = Session(bytes(proto.SerializeToString()), provider, self._weights, name=self.name)
+        results = []
+        for feed in feeds:
+            try:
+                results.append(session.run(feed))
+            except ProviderError as error:
+                raise BatchError(len(feed[0]), error) from error
+        return results
 
     def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
         """``[N, O]`` of the site and the views before it, cut out of the file as a model of their own."""
@@ -73,7 +105,7 @@ class OnnxSubject:
             # one at a time: each session holds its own copy of the weights
             self._cut = None
             proto = self.cut_site(site, is_weight_fed=weight is not None)
-            self._cut = (key, Session(bytes(proto.SerializeToString()), provider))
+            self._cut = (key, Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto)))
         (result,) = self._cut[1].run(feeds)
         return result.reshape(len(features), -1)
 
@@ -125,18 +157,16 @@ class OnnxSubject:
             graph, opset_imports=list(self._proto.opset_import), ir_version=self._proto.ir_version
         )
 
-    def _session(self, provider: str, taps: tuple[str, ...]) -> Session:
-        key = (provider, *taps)
-        if key not in self._sessions:
-            self._sessions[key] = Session(self._tapped(taps) if taps else self._path, provider)
-        return self._sessions[key]
+    def _weights_of(self, proto: onnx.ModelProto) -> dict[str, Array]:
+        names = {tensor.name for tensor in proto.graph.initializer}
+        return {name: array for name, array in self._weights.items() if name in names}
 
-    def _tapped(self, taps: tuple[str, ...]) -> bytes:
+    def _tapped(self, taps: tuple[str, ...]) -> onnx.ModelProto:
         tapped = onnx.ModelProto()
         tapped.CopyFrom(self._proto)
         del tapped.graph.output[:]
         tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in taps)
-        return bytes(tapped.SerializeToString())
+        return tapped
 
 
 def _shape_of(term: Term) -> Shape:
@@ -145,22 +175,19 @@ def _shape_of(term: Term) -> Shape:
     return term.shape
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def _load(path: Path) -> OnnxFile:
     fix = "give a file that export_onnx or another exporter wrote"
     try:
-        proto = onnx.load(path)
-    except Exception as error:  # protobuf's errors share no base class but Exception
+        file = read_onnx(path)
+    except Exception as error:  # protobuf's and onnx's errors share no base class but Exception
         raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
-    if not proto.graph.output or not proto.graph.node:
+    if not file.proto.graph.output or not file.proto.graph.node:
         raise CheckError("the ONNX graph has no nodes or no outputs", where=str(path), fix=fix)
-    if proto.ByteSize() < _PROTO_LIMIT_BYTES:
-        try:
-            proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-        except onnx.shape_inference.InferenceError as error:
-            raise CheckError(
-                f"its shapes contradict each other ({error})", where=str(path), fix=fix
-            ) from error
-    return proto
+    try:
+        inferred = onnx.shape_inference.infer_shapes(file.proto, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise CheckError(f"its shapes contradict each other ({error})", where=str(path), fix=fix) from error
+    return OnnxFile(proto=inferred, weights=file.weights)
 
 
 def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -179,4 +206,5 @@ def _cast(feed: Array, value: ir.Value) -> Array:
 def _zeroed(tensor: onnx.TensorProto, bias_name: str | None) -> onnx.TensorProto:
     if tensor.name != bias_name:
         return tensor
-    return numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name)
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return numpy_helper.from_array(np.zeros(tuple(tensor.dims), kind), tensor.name)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from export.arrays import numpy_of
 from export.heads import OnnxSubject
-from export.module_terms import numpy_of
 from export.terms import Array
 from fxpasses.errors import CheckError
 

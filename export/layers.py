@@ -7,41 +7,79 @@ import dataclasses
 import numpy as np
 from torch import nn
 
+from export.arrays import numpy_of
 from export.compare import Comparison, ConstantDifference, constant_difference
-from export.module_terms import numpy_of
 from export.results import Coverage, Failure, LayerName, LayerResult, Status
 from export.subjects import EAGER, Subject
 from export.terms import Affine, Array, Head, Term, affine_of
-from export.wiring import probe_site, seeded
+from export.wiring import ProbeResult, probe_site, seeded
 from fxpasses.errors import CheckError, PlanError
 from fxpasses.plan import WeightPlan
 
 Planned = tuple[nn.Module, nn.Module, WeightPlan]
 
 
-def paired_sites(reference: Head, candidate: Head, walk: Comparison) -> tuple[tuple[Term, Term], ...] | None:
-    """Sites that belong together, or None where their numbers or shapes differ."""
-    if walk.parting is None:
-        return tuple((site, walk.partner[site]) for site in reference.sites)
-    pairs = tuple(zip(reference.sites, candidate.sites, strict=False))
-    if len(reference.sites) != len(candidate.sites) or any(_shape(a) != _shape(b) for a, b in pairs):
-        return None
-    return pairs
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Walks:
+    """Both heads and both backbones side by side.
+
+    Attributes:
+        heads: the reference's head and the candidate's.
+        head: the heads, from paired outputs to their boundaries.
+        upstream: what is upstream of them.
+    """
+
+    heads: tuple[Head, Head]
+    head: Comparison
+    upstream: Comparison
+
+    def head_sites(self) -> tuple[tuple[Term, Term], ...] | None:
+        """Sites of the heads that belong together, or None where their numbers or shapes differ."""
+        reference, candidate = self.heads
+        if self.head.parting is None:
+            return tuple((site, self.head.partner[site]) for site in reference.sites)
+        pairs = tuple(zip(reference.sites, candidate.sites, strict=False))
+        if len(reference.sites) != len(candidate.sites) or any(_shape(a) != _shape(b) for a, b in pairs):
+            return None
+        return pairs
+
+    def side_sites(self) -> tuple[tuple[Term, Term], ...]:
+        """Sites upstream of the heads (squeeze-excite), where the backbones are built alike."""
+        if self.upstream.parting is not None:
+            return ()
+        inside = {site for pair in self.head_sites() or () for site in pair}
+        pairs = self.upstream.partner.items()
+        return tuple((a, b) for a, b in pairs if a.affine and b.affine and a not in inside)
+
+    def rewritten_sites(self) -> tuple[tuple[Term, Term], ...]:
+        """Those of the side sites that the two models write in different ways."""
+        return tuple((a, b) for a, b in self.side_sites() if _is_rewritten(affine_of(a), affine_of(b)))
+
+
+def _is_rewritten(a: Affine, b: Affine) -> bool:
+    if (a.operand, a.spelling, a.is_transposed) != (b.operand, b.spelling, b.is_transposed):
+        return True
+    if a.columns is None or b.columns is None:
+        return a.columns is not b.columns
+    return not np.array_equal(a.columns, b.columns)
 
 
 def _shape(site: Term) -> tuple[int, ...]:
     return affine_of(site).weight.shape
 
 
-def weights_layer(reference: Head, candidate: Head, walk: Comparison, planned: Planned | None) -> LayerResult:
-    """Layer 1: every head parameter equal bit for bit, as the ``[O, K]`` matrix that it stands for."""
-    pairs = paired_sites(reference, candidate, walk)
+def weights_layer(walks: Walks, planned: Planned | None) -> LayerResult:
+    """Layer 1: every site's parameters equal bit for bit, as the ``[O, K]`` matrix that they stand for.
+
+    The sites are those of the head, and those upstream of it where the backbones are built alike.
+    """
+    pairs, (reference, candidate) = walks.head_sites(), walks.heads
     if not reference.sites or pairs is None:
         counts = f"{len(reference.sites)} sites in the reference, {len(candidate.sites)} in the candidate"
         reason = "no head was found" if not reference.sites else f"the heads do not pair up ({counts})"
         return _not_run(LayerName.WEIGHTS, reason)
     failures, count, is_exact = [], 0, True
-    for a, b in pairs:
+    for a, b in (*pairs, *walks.side_sites()):
         found = _affine_failure(affine_of(a), affine_of(b))
         failures.extend([] if found is None else [found])
         own = affine_of(a)
@@ -50,8 +88,9 @@ def weights_layer(reference: Head, candidate: Head, walk: Comparison, planned: P
     if planned is not None:
         failures.extend(_plan_failures(*planned))
     covered = Coverage(parameters=count)
-    if failures and walk.parting is not None:
-        reason = f"the weights differ, and the heads are built differently: {walk.parting}"
+    parting = walks.head.parting
+    if failures and parting is not None:
+        reason = f"the weights differ, and the heads are built differently: {parting}"
         return LayerResult(layer=LayerName.WEIGHTS, status=Status.NOT_RUN, covered=covered, reason=reason)
     if failures:
         return LayerResult(
@@ -111,44 +150,55 @@ def _plan_failures(reference: nn.Module, candidate: nn.Module, plan: WeightPlan)
 
 
 def wiring_layer(
-    left: Subject,
-    right: Subject,
-    heads: tuple[Head, Head],
-    walk: Comparison,
-    providers: tuple[str, ...],
-    seed: int,
+    subjects: tuple[Subject, Subject], walks: Walks, providers: tuple[str, ...], prober: Prober
 ) -> LayerResult:
-    """Layer 2: the heads are the same operators, and each site alone puts every weight in its place."""
-    if not heads[0].sites or not heads[1].sites:
+    """Layer 2: the heads are the same operators, and each site alone puts every weight in its place.
+
+    Upstream of the heads the sites are probed that the two models write in different ways.
+    """
+    if not walks.heads[0].sites or not walks.heads[1].sites:
         return _not_run(LayerName.WIRING, "no head was found")
     probes, gaps, failures = 0, [], []
-    for subject, head, side in ((left, heads[0], "reference"), (right, heads[1], "candidate")):
+    rewritten = walks.rewritten_sites()
+    for index, side in enumerate(("reference", "candidate")):
+        subject = subjects[index]
         for provider in (EAGER,) if subject.dialect == "module" else providers:
-            for site in head.sites:
-                found = _probe(subject, site, provider, seed)
-                probes += found[0]
-                gaps.extend([] if found[2] is None else [found[2]])
-                if found[1] is not None:
-                    failures.append(_placed(found[1], side, provider))
-    covered = Coverage(probes=probes, nodes=walk.nodes)
+            for site in (*walks.heads[index].sites, *(pair[index] for pair in rewritten)):
+                found = prober.probe(subject, site, provider)
+                probes += found.probes
+                gaps.extend([] if found.gap is None else [found.gap])
+                if found.failure is not None:
+                    failures.append(_placed(found.failure, side, provider))
+    parting = walks.head.parting
+    covered = Coverage(probes=probes, nodes=walks.head.nodes)
     if failures:
         return LayerResult(
             layer=LayerName.WIRING, status=Status.FAILED, covered=covered, failures=tuple(failures)
         )
     if gaps:
         return LayerResult(layer=LayerName.WIRING, status=Status.NOT_RUN, covered=covered, reason=gaps[0])
-    status = Status.PROVED if walk.parting is None else Status.HELD
-    reason = None if walk.parting is None else f"the heads are built differently: {walk.parting}"
+    status = Status.PROVED if parting is None else Status.HELD
+    reason = None if parting is None else f"the heads are built differently: {parting}"
     return LayerResult(layer=LayerName.WIRING, status=status, covered=covered, reason=reason)
 
 
-def _probe(subject: Subject, site: Term, provider: str, seed: int) -> tuple[int, Failure | None, str | None]:
-    result = probe_site(
-        affine_of(site),
-        lambda features, weight: subject.run_site(site, features, weight, provider),
-        seeded(seed),
-    )
-    return result.probes, result.failure, result.gap
+class Prober:
+    """Probes each site of each model once on each provider, however many certificates ask."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._results: dict[tuple[Term, str], ProbeResult] = {}
+
+    def probe(self, subject: Subject, site: Term, provider: str) -> ProbeResult:
+        """What probing the site alone showed."""
+        key = (site, provider)
+        if key not in self._results:
+            self._results[key] = probe_site(
+                affine_of(site),
+                lambda features, weight: subject.run_site(site, features, weight, provider),
+                seeded(self._seed),
+            )
+        return self._results[key]
 
 
 def _placed(failure: Failure, side: str, provider: str) -> Failure:

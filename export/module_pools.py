@@ -1,4 +1,4 @@
-"""Which calls of a torch.fx graph average over exactly the spatial axes of ``[N, C, *k]``."""
+"""Which typed ops of a torch.fx graph average over exactly the spatial axes of ``[N, C, *k]``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from typing import Any
 from torch import fx, nn
 
 from export.terms import Shape
-
-_ADAPTIVE = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
-_FIXED = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
-_ADAPTIVE_MODULES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-_FIXED_MODULES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+from fxpasses.typed_ops import AdaptivePool, Op, Reduce, WindowPool
 
 
-def averages_map(node: fx.Node, module: nn.Module | None, before: Shape, after: Shape) -> bool:
+def averages_map(op: Op, node: fx.Node, module: nn.Module | None, before: Shape, after: Shape) -> bool:
     """True if the result is the mean over all cells of each channel.
 
     Shapes:
@@ -23,37 +19,39 @@ def averages_map(node: fx.Node, module: nn.Module | None, before: Shape, after: 
     """
     if len(before) < 2 or after[:1] != before[:1] or any(extent != 1 for extent in after[1:]):
         return False
+    if isinstance(op, AdaptivePool):
+        return op.average and op.rank == len(before) - 1
+    if isinstance(op, WindowPool):
+        return op.average and op.rank == len(before) - 1 and _covers(op, node, module, before)
+    if not isinstance(op, Reduce) or not op.average:
+        return False
+    rank = len(before) + 1
+    is_plain = not node.kwargs.get("dtype")
+    return is_plain and {dim % rank for dim in op.dims} == set(range(2, rank))
+
+
+def _covers(op: WindowPool, node: fx.Node, module: nn.Module | None, before: Shape) -> bool:
+    """True if one window, without padding and with its own size as divisor, is the whole map.
+
+    Source:
+        ``torch.nn.functional.avg_pool2d``: input, kernel_size, stride, padding, ceil_mode,
+        count_include_pad, divisor_override; ATen has the same order.
+    """
     if module is not None:
-        return type(module) in _ADAPTIVE_MODULES or (
-            type(module) in _FIXED_MODULES
-            and getattr(module, "divisor_override", None) is None
-            and _covers(module.kernel_size, module.padding, before)
-        )
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if name in _ADAPTIVE:
-        return True
-    if name in _FIXED:
+        kernel, padding = module.kernel_size, module.padding
+        divisor = getattr(module, "divisor_override", None)
+    else:
         kernel = _argument(node, 1, "kernel_size", None)
-        has_divisor = _argument(node, 6, "divisor_override", None) is not None
-        return not has_divisor and _covers(kernel, _argument(node, 3, "padding", 0), before)
-    return name == "mean" and _axes(_argument(node, 1, "dim", None), len(before) + 1) == set(
-        range(2, len(before) + 1)
-    )
+        padding = _argument(node, 3, "padding", 0)
+        divisor = _argument(node, 6, "divisor_override", None)
+    extents, pads = _per_axis(kernel, op.rank), _per_axis(padding, op.rank)
+    return divisor is None and not any(pads) and (op.covers or extents == before[1:])
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
-def _covers(kernel: Any, padding: Any, before: Shape) -> bool:
-    rank = len(before) - 1
-    extents = tuple(kernel) if isinstance(kernel, Sequence) else (kernel,) * rank
-    pads = tuple(padding) if isinstance(padding, Sequence) else (padding,)
-    return (extents if len(extents) == rank else extents * rank) == before[1:] and not any(pads)
-
-
-def _axes(dim: Any, rank: int) -> set[int]:
-    if isinstance(dim, int):
-        return {dim % rank}
-    is_axes = isinstance(dim, Sequence) and all(isinstance(axis, int) for axis in dim)
-    return {axis % rank for axis in dim} if is_axes else set()
+def _per_axis(value: Any, rank: int) -> tuple[Any, ...]:
+    extents = tuple(value) if isinstance(value, Sequence) else (value,)
+    return extents if len(extents) == rank else extents * rank

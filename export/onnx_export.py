@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from export.example import ExampleCall, example_call
+from export.programs import as_module, read_program
 from fxpasses.errors import ExportError
 
 if TYPE_CHECKING:
@@ -23,13 +24,12 @@ if TYPE_CHECKING:
 
 BATCH_AXIS = "batch"
 _INLINE_LIMIT_BYTES = 2_000_000_000
-_SYMBOL = re.compile(r"\bs\d+\b")
 
 ExampleInputs = torch.Tensor | Sequence[object] | Mapping[str, object]
 
 
 def export_onnx(
-    module: nn.Module,
+    module: nn.Module | ExportedProgram | str | os.PathLike[str],
     example_inputs: ExampleInputs,
     path: str | os.PathLike[str],
     *,
@@ -47,7 +47,8 @@ def export_onnx(
     beside it in ``<name>.data``.
 
     Args:
-        module: the model; its parameters, buffers and training flags are left as they are.
+        module: the model; its parameters, buffers and training flags are left as they are. A program
+            or the path of a ``.pt2`` file keeps its own dynamic and static axes.
         example_inputs: one tensor, a sequence of positional arguments, or a mapping by argument name.
         path: the file to write; an existing one is replaced.
         dynamic_batch: whether axis 0 of the inputs is dynamic; else the example's batch size is fixed.
@@ -74,9 +75,11 @@ def export_onnx(
 
     target = Path(path)
     check_opset(opset)
-    call = example_call(module, example_inputs, double=dynamic_batch)
-    with evaluation_mode(module), torch.no_grad(), _silent():
-        program = _trace(module, call, dynamic_batch)
+    given = module if isinstance(module, nn.Module | ExportedProgram) else read_program(module)
+    runnable = as_module(given)
+    call = example_call(runnable, example_inputs, double=dynamic_batch and runnable is given)
+    with evaluation_mode(runnable), torch.no_grad(), _silent():
+        program = given if isinstance(given, ExportedProgram) else _trace(given, call, dynamic_batch)
         model = _to_onnx(program, call, exporter_opset(opset), str(target))
         _strip(model, dynamic_batch)
         canonicalize_head(model)
@@ -173,9 +176,12 @@ def _strip(model: ir.Model, dynamic_batch: bool) -> None:
     ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
+    shapes = [value.shape for value in model.graph.inputs if value.shape]
+    symbols = {str(shape[0]) for shape in shapes if not isinstance(shape[0], int)}
     for value in _values(model):
         value.metadata_props.clear()
-        value.shape = _named_batch(value.shape) if dynamic_batch and value.shape is not None else value.shape
+        if dynamic_batch and value.shape is not None:
+            value.shape = _named_batch(value.shape, symbols)
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
@@ -185,14 +191,14 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _named_batch(shape: ir.Shape) -> ir.Shape:
-    """The shape with torch's own symbol for the batch (``s77``) renamed; products are left unnamed."""
+def _named_batch(shape: ir.Shape, symbols: Collection[str]) -> ir.Shape:
+    """The shape with torch's own symbols for the batch (``s77``) renamed; others are left unnamed."""
     import onnx_ir as ir
 
     def rename(dim: int | ir.SymbolicDim) -> int | str | None:
         if isinstance(dim, int):
             return dim
-        return BATCH_AXIS if dim.value is not None and _SYMBOL.fullmatch(dim.value) else None
+        return BATCH_AXIS if dim.value is not None and dim.value in symbols else None
 
     return ir.Shape([rename(dim) for dim in shape])
 

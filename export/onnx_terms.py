@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.canonical_head import averages_map, squeezed_axes, static_dims
+from export.onnx_affine import read_affine
+from export.onnx_signature import ELEMENTWISE, function_of, signature_of
 from export.terms import Affine, Array, Kind, Shape, Term, TermGraph
 
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
-_ELEMENTWISE = {
-    "Relu": "relu",
-    "HardSwish": "hardswish",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Gelu": "gelu",
-    **dict.fromkeys(("HardSigmoid", "Clip", "LeakyRelu", "Elu", "Selu", "Celu", "Mish", "Softplus")),
-    **dict.fromkeys(("Softsign", "Abs", "Neg", "Exp", "Log", "Sqrt", "Erf", "Cast")),
-}
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,7 +82,7 @@ class _Reader:
 
     def add_node(self, node: ir.Node) -> None:
         seen = self._view(node) or self._permutation(node) or self._affine(node) or self._pool(node)
-        seen = seen or self._bias(node) or self._elementwise(node)
+        seen = seen or self._bias(node) or self._elementwise(node) or self._pointwise(node)
         if seen is not None:
             self._seen[node.outputs[0]] = seen
         else:
@@ -140,7 +133,7 @@ class _Reader:
         return _Seen(term=term, shape=after)
 
     def _elementwise(self, node: ir.Node) -> _Seen | None:
-        if node.domain != "" or node.op_type not in _ELEMENTWISE or node.inputs[0] is None:
+        if node.domain != "" or node.op_type not in ELEMENTWISE or node.inputs[0] is None:
             return None
         constants = [_constant(value) for value in node.inputs[1:] if value is not None]
         present = tuple(item for item in constants if item is not None)
@@ -150,9 +143,28 @@ class _Reader:
         seen = self._materialized(self.read(source))
         if seen.shape is None or seen.shape != _per_sample(node.outputs[0]):
             return None
-        function = _function(node, present)
-        term = self._term(node, Kind.ELEMENTWISE, _signature(node), (seen,), seen.shape, present, function)
+        function = function_of(node, present)
+        term = self._term(node, Kind.ELEMENTWISE, signature_of(node), (seen,), seen.shape, present, function)
         return _Seen(term=term, shape=seen.shape)
+
+    def _pointwise(self, node: ir.Node) -> _Seen | None:
+        """Arithmetic on two values of one shape: the same on ``[N, C]`` and on ``[N, C, 1, 1]``.
+
+        ``x · sigmoid(x)`` is how the exporter writes SiLU.
+        """
+        if node.domain != "" or node.op_type not in _ARITHMETIC:
+            return None
+        sources = [value for value in node.inputs if value is not None and _constant(value) is None]
+        seen = tuple(self._materialized(self.read(value)) for value in sources)
+        shape = _per_sample(node.outputs[0])
+        if len(seen) != 2 or shape is None or any(part.shape != shape for part in seen):
+            return None
+        for x, gate in (seen, seen[::-1]):
+            if node.op_type == "Mul" and gate.term.function == "sigmoid" and gate.term.operands == (x.term,):
+                term = self._term(node, Kind.ELEMENTWISE, "silu", (x,), shape, function="silu")
+                return _Seen(term=term, shape=shape)
+        term = self._term(node, Kind.ELEMENTWISE, signature_of(node), seen, shape)
+        return _Seen(term=term, shape=shape)
 
     def _operator(self, node: ir.Node) -> None:
         present = [value for value in node.inputs if value is not None]
@@ -160,7 +172,7 @@ class _Reader:
         constants = tuple(item for value in present if (item := _constant(value)) is not None)
         layout = "".join("-" if v is None else "c" if _constant(v) is not None else "v" for v in node.inputs)
         seen = tuple(self._materialized(self.read(value)) for value in dynamic)
-        signature = f"{_signature(node)}({layout})"
+        signature = f"{signature_of(node)}({layout})"
         for index, value in enumerate(node.outputs):
             shape = _per_sample(value)
             part = signature if index == 0 else f"{signature}[{index}]"
@@ -210,8 +222,6 @@ class _Reader:
         )
 
     def _affine(self, node: ir.Node) -> _Seen | None:
-        from export.onnx_affine import read_affine
-
         found = read_affine(node)
         if found is None or found.source is None:
             return None
@@ -232,6 +242,7 @@ class _Reader:
             is_exact=found.is_exact,
             is_plain=found.is_plain,
             is_transposed=found.is_transposed,
+            spelling=signature_of(node),
         )
         shape = _per_sample(node.outputs[0])
         term = self._term(node, Kind.AFFINE, "affine", (seen,), shape, affine=affine)
@@ -256,6 +267,7 @@ class _Reader:
                 affine,
                 bias=np.ascontiguousarray(full).reshape(-1),
                 bias_name=str(other.name if other else ""),
+                spelling=f"{affine.spelling} + Add",
             )
             term = dataclasses.replace(
                 seen.term, value=str(node.outputs[0].name), node=str(node.name), affine=whole
@@ -275,31 +287,3 @@ def _batch_leads(source: ir.Value, target: ir.Value) -> bool:
     """True unless both batch extents are known and differ."""
     before, after = (static_dims(source) or (None,))[0], (static_dims(target) or (None,))[0]
     return before is None or after is None or before == after
-
-
-def _function(node: ir.Node, constants: tuple[Array, ...]) -> str | None:
-    if node.op_type == "Clip":
-        is_relu6 = len(constants) == 2 and constants[0].item() == 0.0 and constants[1].item() == 6.0
-        return "relu6" if is_relu6 else None
-    if node.op_type == "HardSigmoid":
-        alpha = node.attributes.get("alpha")
-        is_sixth = alpha is not None and math.isclose(alpha.as_float(), 1 / 6, rel_tol=2.0**-23)
-        return "hardsigmoid" if is_sixth and "beta" not in node.attributes else None
-    if node.op_type == "Gelu" and "approximate" in node.attributes:
-        return None if node.attributes["approximate"].as_string() != "none" else "gelu"
-    return _ELEMENTWISE[node.op_type]
-
-
-def _signature(node: ir.Node) -> str:
-    attributes = ", ".join(f"{name}={_plain(item)}" for name, item in sorted(node.attributes.items()))
-    domain = f"{node.domain}." if node.domain else ""
-    return f"{domain}{node.op_type}({attributes})"
-
-
-def _plain(attribute: ir.Attr) -> Any:
-    if attribute.type == ir.AttributeType.TENSOR:
-        array = attribute.as_tensor().numpy()
-        return (array.dtype.str, array.shape, array.tobytes())
-    if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-        return id(attribute)
-    return attribute.value

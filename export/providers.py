@@ -86,6 +86,17 @@ def _works(provider: str) -> bool:
     return True
 
 
+def require_known(names: Sequence[str]) -> None:
+    """Nothing, if ONNX Runtime has providers of all these names, in this build or another.
+
+    Raises:
+        ProviderError: a name is unknown.
+    """
+    for name in names:
+        if name not in _KNOWN and name not in _KNOWN.values():
+            raise ProviderError("no such provider", where=name, fix=suggest(name, _KNOWN))
+
+
 def require_provider(name: str) -> str:
     """ONNX Runtime's own name of the provider, e.g. ``CPUExecutionProvider`` for ``cpu``.
 
@@ -93,9 +104,8 @@ def require_provider(name: str) -> str:
         ProviderError: the name is unknown, or the installed build lacks the provider.
     """
     installed = require_onnxruntime().get_available_providers()
-    full = _KNOWN.get(name, name if name in _KNOWN.values() else None)
-    if full is None:
-        raise ProviderError("no such provider", where=name, fix=suggest(name, _KNOWN))
+    require_known([name])
+    full = _KNOWN.get(name, name)
     if full not in installed:
         has = ", ".join(key for key, value in _KNOWN.items() if value in installed)
         fix = "run pip install 'fxhead[gpu]' in place of the cpu extra" if name == "cuda" else None
@@ -113,6 +123,8 @@ class Session:
     Args:
         model: path of an ONNX file, or its bytes.
         provider: ``cpu``, ``cuda`` or another name that the installed build has.
+        weights: values of the initialisers that bytes mark as external data; they are not copied.
+        name: what to call the model in messages.
 
     Raises:
         ProviderError: the provider is missing, does not load, or would leave a node to another one.
@@ -122,7 +134,14 @@ class Session:
         ``SessionOptions.use_deterministic_compute``.
     """
 
-    def __init__(self, model: str | os.PathLike[str] | bytes, provider: str) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        provider: str,
+        weights: Mapping[str, Array] | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
         runtime = require_onnxruntime()
         full = require_provider(provider)
         if provider == "cuda" and hasattr(runtime, "preload_dlls"):
@@ -132,8 +151,12 @@ class Session:
         options.log_severity_level = _SILENT
         if provider != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if weights:
+            values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+            options.add_external_initializers(list(weights), values)
         source = model if isinstance(model, bytes) else os.fspath(model)
-        where = provider if isinstance(source, bytes) else f"{Path(source).name} on {provider}"
+        called = name if isinstance(source, bytes) else Path(source).name
+        where = provider if called is None else f"{called} on {provider}"
         try:
             session = runtime.InferenceSession(
                 source, options, providers=[(full, dict(_OPTIONS.get(provider, {})))]
@@ -148,6 +171,7 @@ class Session:
                 f"asked for {full}, the session has {', '.join(ran_on)}", where=where, fix=_fix_for(provider)
             )
         self._session: onnxruntime.InferenceSession = session
+        self._weights = weights  # the session reads them in place
         self._where = where
         self.input_names = tuple(item.name for item in session.get_inputs())
         self.output_names = tuple(item.name for item in session.get_outputs())

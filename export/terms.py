@@ -50,6 +50,7 @@ class Affine:
         is_plain: whether the stored weight is the matrix itself, with nothing folded in.
         is_transposed: whether the stored weight is ``[K, O]``.
         is_exact: whether folding alpha and beta into the weights was free of rounding.
+        spelling: the operator as it is written; equal spellings are the same operator.
     """
 
     weight: Array
@@ -63,6 +64,7 @@ class Affine:
     is_exact: bool = True
     is_plain: bool = True
     is_transposed: bool = False
+    spelling: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

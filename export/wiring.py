@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from export.results import Failure
 from export.terms import Affine, Array
 
-_EXHAUSTIVE_LIMIT = 2**34
+_EXHAUSTIVE_LIMIT = 2**31
 """Most multiply-adds (K · K · O) that one-hot probing of a whole site may take."""
 _SAMPLED = 64
 _INTEGER_PROBES = 64
@@ -89,7 +89,8 @@ def probe_site(affine: Affine, run: RunSite, rng: np.random.Generator) -> ProbeR
 
 def _one_hot(weight: Array, bias: Array, columns: NDArray[np.int64]) -> Iterator[tuple[Array, Array]]:
     """Chunks of features and the results that are due; the first row of the first chunk is all zero."""
-    largest = float(np.abs(weight).max(initial=0.0))
+    # not abs(weight), which is a copy of it
+    largest = float(max(weight.max(initial=0.0), -weight.min(initial=0.0)))
     exponent = min(_LARGEST, _HEADROOM - math.frexp(largest)[1])
     scale = 1.0 if largest == 0.0 else math.ldexp(1.0, exponent)
     out, count = weight.shape

@@ -7,6 +7,7 @@ Operators are known by name without overload (``add`` for ``aten.add.Tensor``), 
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,8 @@ ELEMENTWISE = frozenset(
         "softplus tanhshrink softshrink hardshrink threshold log_sigmoid rrelu dropout alpha_dropout "
         "native_dropout add sub mul div pow square sqrt rsqrt exp log log1p expm1 abs neg clamp clamp_min "
         "clamp_max clip reciprocal sign sin cos erf round floor ceil nan_to_num detach clone alias "
-        "lift_fresh_copy contiguous to _to_copy maximum minimum true_divide"
+        "lift_fresh_copy contiguous to _to_copy maximum minimum true_divide where gt lt ge le eq ne "
+        "masked_fill rsub"
     ).split()
 )
 CHANNELWISE = frozenset(
@@ -31,7 +33,9 @@ CHANNELWISE = frozenset(
         "_native_batch_norm_legit_functional _batch_norm_with_update _batch_norm_no_update group_norm prelu"
     ).split()
 )
-NORMS = frozenset("layer_norm native_layer_norm rms_norm _fused_rms_norm".split())
+NORMS = frozenset(
+    ("layer_norm native_layer_norm rms_norm _fused_rms_norm feature_dropout feature_alpha_dropout").split()
+)
 ALONG_DIM = frozenset("softmax _softmax log_softmax _log_softmax".split())
 _POOLS = (
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d "
@@ -72,6 +76,15 @@ def is_first_result(node: Node) -> bool:
     target = source.target if isinstance(source, Node) else None
     is_operator = isinstance(target, torch._ops.OpOverload)
     return is_operator and type(index) is int and index == 0 and name_of(target) in _TUPLES
+
+
+def is_statistic(node: Node) -> bool:
+    """Whether ``getitem`` takes a batch norm's statistics, which are the same for a map and its flat form."""
+    if node.target is not operator.getitem or not isinstance(node.args[0], Node):
+        return False
+    target = node.args[0].target
+    is_norm = isinstance(target, torch._ops.OpOverload) and "batch_norm" in name_of(target)
+    return is_norm and bool(node.args[1] != 0)
 
 
 def select(input: Node, dim: int, index: int) -> Op:
@@ -130,7 +143,9 @@ def mm(linear: Callable[..., Op], input: Any, other: Any) -> Op | None:
 
 
 def convolution(conv: Callable[..., Callable[..., Op]], *args: Any) -> Op:
-    """``aten.convolution``, which names no rank, as a convolution of the rank of its stride."""
+    """``aten.convolution``, which names no rank, as a convolution of the rank of its weight."""
     input, weight, bias, stride, padding, dilation, transposed, _, groups = args
-    op = conv(len(stride), transposed)(input, weight, bias, stride, padding, dilation, groups)
+    value = weight.meta.get("val") if isinstance(weight, Node) else None
+    rank = value.ndim - 2 if isinstance(value, torch.Tensor) else max(map(len, (stride, padding, dilation)))
+    op = conv(rank, transposed)(input, weight, bias, stride, padding, dilation, groups)
     return op if isinstance(op, Affine) else Opaque()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -154,23 +154,44 @@ class Writer:
         self.written.append(new)
         return new
 
+    def refresh(self, nodes: Iterable[Node]) -> None:
+        """Gives nodes of an ATen graph the ``val`` that they now compute, where their operands have one.
 
-def refresh(nodes: Sequence[Node]) -> None:
-    """Gives nodes of an ATen graph the ``val`` that they now compute, where their operands have one."""
-    for node in nodes:
-        operands = [source.meta.get("val") for source in node.all_input_nodes]
-        if node.op != "call_function" or not operands or any(value is None for value in operands):
-            continue
-        args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
-        with _pretending(operands):
-            node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]  # a function's target
-        node.meta.pop("tensor_meta", None)
+        A view that the strides of its operand do not allow gets a contiguous copy to read, as the
+        decomposition of ``reshape`` does it.
+        """
+        for node in sorted(nodes):
+            try:
+                _refresh(node)
+            except (RuntimeError, ValueError):
+                if node.target is not torch.ops.aten.view.default:
+                    raise
+                with self.graph.inserting_before(node):
+                    copy = self.graph.call_function(
+                        torch.ops.aten.clone.default,
+                        (node.args[0],),
+                        {"memory_format": torch.contiguous_format},
+                    )
+                self._keep(copy, node)
+                node.args = (copy, *node.args[1:])
+                _refresh(copy)
+                _refresh(node)
 
 
-def refresh_weight(node: Node | None, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def _refresh(node: Node) -> None:
+    operands = [source.meta.get("val") for source in node.all_input_nodes]
+    if node.op != "call_function" or not operands or any(value is None for value in operands):
+        return
+    args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+    with _pretending(operands):
+        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]  # a function's target
+    node.meta.pop("tensor_meta", None)
+
+
+def refresh_weight(node: Node, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Gives the node that reads a weight the ``val`` of its new shape."""
-    value = node.meta.get("val") if node is not None else None
-    if node is not None and isinstance(value, torch.Tensor):
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor):
         with _pretending([value]):
             node.meta["val"] = convert(value)
         node.meta.pop("tensor_meta", None)
@@ -233,4 +254,6 @@ def named_functions() -> dict[str, Callable[..., Any]]:
     }
 
 
-_TORCH_VIEWS = "flatten unflatten reshape squeeze unsqueeze permute transpose mean sum amax amin".split()
+_TORCH_VIEWS = (
+    "flatten unflatten reshape squeeze unsqueeze permute transpose swapaxes select mean sum amax amin"
+).split()

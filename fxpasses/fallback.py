@@ -32,6 +32,26 @@ def export_module(model: nn.Module, example_inputs: Sequence[Any] | None, reason
         InputError: no example inputs.
         TraceError: ``torch.export`` fails as well.
     """
+    program, info = export_program(model, example_inputs, reason)
+    module = program.module()
+    assert isinstance(module, GraphModule)
+    return dataclasses.replace(trace(module), info=info, class_name=type(model).__name__)
+
+
+def export_program(
+    model: nn.Module, example_inputs: Sequence[Any] | None, reason: str
+) -> tuple[ExportedProgram, TraceInfo]:
+    """The model as a program with a dynamic batch where it takes one, and how that went.
+
+    Args:
+        model: see ``export_module``.
+        example_inputs: see ``export_module``.
+        reason: see ``export_module``.
+
+    Raises:
+        InputError: no example inputs.
+        TraceError: ``torch.export`` fails as well.
+    """
     if example_inputs is None:
         raise InputError(
             "torch.export needs example inputs", where="example_inputs", fix="pass a tuple of example inputs"
@@ -44,12 +64,9 @@ def export_module(model: nn.Module, example_inputs: Sequence[Any] | None, reason
             raise
         _register_dataclasses(model, inputs)
         program, is_dynamic = _exported(model, inputs)
-    module = program.module()
-    assert isinstance(module, GraphModule)
     notes = () if is_dynamic else ("torch.export fixed the batch size: the model does not take others",)
     mode = "train" if model.training else "eval"
-    info = TraceInfo(method="export", mode=mode, reason=reason, notes=notes)
-    return dataclasses.replace(trace(module), info=info, class_name=type(model).__name__)
+    return program, TraceInfo(method="export", mode=mode, reason=reason, notes=notes)
 
 
 def _at_least_two(tensor: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,9 @@ SHAPE_VALUE = ShapeValue()
 
 def tuple_of(value: Any, rank: int) -> tuple[Any, ...]:
     """``value`` as one entry per spatial axis."""
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
+    if not isinstance(value, (tuple, list)):
+        return (value,) * rank
+    return tuple(value) * rank if len(value) == 1 else tuple(value)
 
 
 def nodes_in(value: Any) -> Iterator[Node]:

@@ -208,5 +208,5 @@ def is_over_tokens(op: Reduce) -> bool:
     return 1 in op.dims or max(op.dims) < -1
 
 
-def _is_scalar(shape: tuple[int, ...] | None) -> bool:
+def _is_scalar(shape: tuple[int | None, ...] | None) -> bool:
     return shape is not None and all(extent == 1 for extent in shape) and len(shape) <= 1

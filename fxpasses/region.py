@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
+from fxpasses import aten
 from fxpasses import layout as layouts
 from fxpasses.guards import is_uninitialized
 from fxpasses.handlers import MAX_RANK
@@ -26,6 +26,7 @@ from fxpasses.report import Form
 from fxpasses.sizes import is_shape_value, static_extent, value_of
 from fxpasses.typed_ops import (
     CHANNELS,
+    POOLS,
     VIEWS,
     AdaptivePool,
     Affine,
@@ -35,6 +36,8 @@ from fxpasses.typed_ops import (
     Op,
     Reduce,
     ShapeValue,
+    Squeeze,
+    Unsqueeze,
     WindowPool,
 )
 
@@ -178,7 +181,7 @@ class _Scanner:
             return map_layout(shape[1], shape[2:]) if is_point else None
         if node.name in self.extents:
             return map_layout(channels, self.extents[node.name])
-        if not self._feeds_head(node):
+        if not self._feeds_head(node, channels):
             return None
         self.region.is_presumed = True
         return map_layout(channels, (None,) * op.rank)
@@ -253,16 +256,22 @@ class _Scanner:
         weight = self.vocabulary.weight(op)
         return None if is_uninitialized(weight) else weight
 
-    def _feeds_head(self, node: Node) -> bool:
-        """Whether the first affine op after a would-be pool is a Linear, or a last convolution."""
+    def _feeds_head(self, node: Node, channels: int | None = None) -> bool:
+        """Whether the first affine op after a would-be pool is a Linear, or a last convolution.
+
+        A Linear that takes more features than there are channels reads a map that was not collapsed.
+        """
         for _ in range(_MAX_WALK):
             users = [
                 user for user in node.users if not isinstance(self.vocabulary.classify(user), ShapeValue)
             ]
             for user in users:
                 op = self.vocabulary.classify(user)
+                if isinstance(op, Affine) and op.form is Form.LINEAR:
+                    weight = self._weight(op)
+                    return weight is None or channels is None or weight.shape[-1] <= channels
                 if isinstance(op, Affine):
-                    return op.form is Form.LINEAR or is_last_affine(user, self.vocabulary)
+                    return is_last_affine(user, self.vocabulary)
             passing = [
                 user
                 for user in users
@@ -277,7 +286,7 @@ class _Scanner:
 
     def _follow(self, node: Node, op: Op) -> Value | None:
         """The value of a node that reads pooled values, or None where it meets anything else."""
-        if node.op == "output" or isinstance(op, ShapeValue):
+        if node.op == "output" or isinstance(op, ShapeValue) or aten.is_statistic(node):
             return None
         region = self.region
         pooled = [region.values[source] for source in node.all_input_nodes if source in region.values]
@@ -307,8 +316,7 @@ class _Scanner:
             return False
         if is_shape_value(node):
             return True
-        inputs = node.all_input_nodes
-        return bool(inputs) and all(self._is_constant(source, depth + 1) for source in inputs)
+        return all(self._is_constant(source, depth + 1) for source in node.all_input_nodes)
 
     def _joined(self, node: Node, op: Op, pooled: list[Value]) -> Value | None:
         """A flat value joined with another vector: ``cat`` forces all operands to one rank."""
@@ -337,7 +345,8 @@ class _Scanner:
         first = pooled[0].layout
         assert first is not None
         if isinstance(op, VIEWS):
-            return layouts.view(first, op)
+            ranked = self._disguised(first, op, pooled[0])
+            return ranked or layouts.view(first, op)
         if isinstance(op, FeatureNorm):
             return first
         if isinstance(op, Elementwise):
@@ -354,6 +363,20 @@ class _Scanner:
         if isinstance(op, Reduce):
             return layouts.reduced(first, op.dims, keepdim=op.keepdim)
         return None
+
+    def _disguised(self, first: Layout, op: Op, value: Value) -> Layout | None:
+        """The map of rank 1 after the squeeze that takes back the unsqueeze before its pool.
+
+        Decompositions write a pool of rank 1 as one of rank 2 between the two.
+        """
+        if not isinstance(op, Squeeze) or not first.is_map or first.rank != 2 or op.dims not in ((2,), (-2,)):
+            return None
+        if self.shapes.get(value.node) is None:
+            return None
+        pool = self.region.values[value.pool].op
+        before = self.vocabulary.classify(pool.source) if isinstance(pool, POOLS) else None
+        is_undone = isinstance(before, Unsqueeze) and before.dim in (2, -2) and first.extents[0] == 1
+        return map_layout(first.channels, first.extents[1:], first.batch) if is_undone else None
 
     def _elementwise(self, first: Layout, pooled: list[Value], others: list[Node]) -> Layout | None:
         for value in pooled[1:]:
@@ -431,19 +454,27 @@ def _concat(op: Concat, operands: list[Layout], is_all_pooled: bool) -> Layout |
     return dataclasses.replace(first, channels=channels)
 
 
-def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int, ...] | None:
-    """Shape of a value that is no input's (a size is a scalar), or None where it is not known."""
+def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int | None, ...] | None:
+    """Shape of a value that is no input's (a size is a scalar), or None where it is not known.
+
+    An exported program says it, None standing for a symbolic size.
+    """
     name = vocabulary.tensor_name(node)
     if name is not None:
         tensor = vocabulary.tensor(name)
         return None if tensor is None or is_uninitialized(tensor) else tuple(tensor.shape)
     if is_shape_value(node):
         return ()
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        return tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+    if not isinstance(vocabulary.classify(node), Elementwise):  # torch.rand of sizes, among others
+        return None
     known = [constant_shape(source, vocabulary) for source in node.all_input_nodes]
     if not known or any(shape is None for shape in known):
         return None
     longest = max((shape for shape in known if shape is not None), key=len)
-    return longest if all(shape is not None and math.prod(shape) == 1 for shape in known) else None
+    return longest if all(shape is not None and set(shape) <= {1} for shape in known) else None
 
 
 def is_last_affine(node: Node, vocabulary: Vocabulary) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses import aten, undo
-from fxpasses.emit import Dialect, Writer, dialect_of, refresh, refresh_weight
+from fxpasses.emit import Dialect, Writer, dialect_of, refresh_weight
 from fxpasses.layout import Layout
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
 from fxpasses.ops import Vocabulary
@@ -142,10 +143,7 @@ class _ComponentEdit:
     def prepare(self) -> None:
         """Decides what moves and writes the component down; edits nothing."""
         if self.record is not None:
-            self.matches = {
-                node: dataclasses.replace(match, order=WeightOrder(self.record.orders[node.name]))
-                for node, match in self.matches.items()
-            }
+            self.matches = {node: _recorded(match, self.record) for node, match in self.matches.items()}
             return
         self.moves = decide(self.region, self.vocabulary, frozenset(self.matches), self.to)
         self.transposes = self._transposes()
@@ -185,7 +183,7 @@ class _ComponentEdit:
     def refresh(self, nodes: Iterable[Node]) -> None:
         """Makes the ``val`` of ``nodes`` true again, where the graph is an ATen graph."""
         if self.writer.dialect is not Dialect.TORCH:
-            refresh(sorted(nodes))
+            self.writer.refresh(nodes)
 
     def _touched(self) -> tuple[list[Node], list[Node]]:
         """The nodes that the edit may change, in graph order: its own and sizes; and other readers."""
@@ -279,7 +277,11 @@ class _ComponentEdit:
         """The readers of a moved value that need it in the layout that they know."""
         assert self.moves is not None
         gone = self.moves.moved | self.moves.dead
-        return [user for user in node.users if user not in gone and not _reads_only_batch(user)]
+        return [
+            user
+            for user in node.users
+            if user not in gone and not aten.is_statistic(user) and not _reads_only_batch(user)
+        ]
 
     def _original(self, node: Node) -> Node:
         """A moved value in its layout before the rewrite, as a view of the moved one."""
@@ -361,6 +363,14 @@ class _ComponentEdit:
                 self.graph.erase_node(node)
                 erased.add(node)
         return erased
+
+
+def _recorded(match: Match, record: undo.Record) -> Match:
+    """The match with the kernel that it had before the recorded edit, and the order of its weights."""
+    name = match.node.name
+    site = dataclasses.replace(match.site, kernel_size=tuple(record.kernels[name]))
+    channels = site.in_features // math.prod(site.kernel_size)
+    return dataclasses.replace(match, site=site, channels=channels, order=WeightOrder(record.orders[name]))
 
 
 def _is_batch(size: Any) -> bool:

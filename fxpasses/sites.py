@@ -22,7 +22,7 @@ from fxpasses.plan import WeightMove, WeightOrder
 from fxpasses.region import Region, Shapes, Value, is_last_affine, scan
 from fxpasses.report import Form, Miss, MissCode, Scope, Site
 from fxpasses.sizes import is_shape_value
-from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Product, WindowPool
+from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Product
 from fxpasses.unpooled import MATRIX_PRODUCT, last_affines
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
@@ -201,15 +201,6 @@ class _Finder:
         if layout.order is None:
             return _not_flat(op, layout)
         extents = _settled(layout, shape[1])
-        pool = self.region.values[op.source].pool
-        is_window = isinstance(self.region.values[pool].op, WindowPool)
-        if extents is None and is_window and layout.channels is not None:
-            return Problem(
-                MissCode.NOT_POOLED,
-                f"its {shape[1]} features are more than the {layout.channels} channels: "
-                f"the pool {pool.name!r} does not collapse the map",
-                "pool the map to a fixed size, e.g. nn.AdaptiveAvgPool2d(1)",
-            )
         if extents is None:
             return Problem(
                 MissCode.UNKNOWN_EXTENT,

@@ -157,5 +157,8 @@ def aten_handlers() -> dict[str, handlers.Handler]:
             aten.mm(handlers.linear, input, other) or handlers.product(input, other)
         ),
         "bmm": handlers.product,
+        "einsum": handlers.product,
+        "bilinear": handlers.product,
+        "_trilinear": handlers.product,
         "convolution": lambda *args: aten.convolution(handlers.conv, *args),
     }

@@ -130,6 +130,7 @@ class Record:
         inserted: names of the nodes that it inserted, in order.
         readers: what other nodes read instead of the component's.
         orders: the order in which each site's linear form reads its kernel, by node name.
+        kernels: the kernel size of each site's convolution form, by node name.
         extents: what the edit knew of each pool's extents, by node name.
         conv_extras: settings of convolutions that became Linears, by path.
         batch_norms: rank of the batch norms that it replaced, as it was, by path.
@@ -142,6 +143,7 @@ class Record:
     inserted: tuple[str, ...]
     readers: tuple[Reader, ...]
     orders: dict[str, str]
+    kernels: dict[str, list[int]]
     extents: dict[str, list[int]]
     conv_extras: dict[str, dict[str, Any]]
     batch_norms: dict[str, int]
@@ -161,6 +163,7 @@ class Record:
             inserted=tuple(data["inserted"]),
             readers=tuple(Reader(**reader) for reader in data["readers"]),
             orders=data["orders"],
+            kernels=data["kernels"],
             extents=data["extents"],
             conv_extras=data["conv_extras"],
             batch_norms=data["batch_norms"],
@@ -175,6 +178,7 @@ class Before:
         specs: the component's own nodes, and the sizes around them.
         readers: inputs of the nodes outside that read it.
         orders: see ``Record``.
+        kernels: see ``Record``.
         extents: see ``Record``.
         conv_extras: see ``Record``.
         batch_norms: rank of every batch norm of the component, by path.
@@ -183,6 +187,7 @@ class Before:
     specs: tuple[Spec, ...]
     readers: dict[str, tuple[str, ...]]
     orders: dict[str, str]
+    kernels: dict[str, list[int]]
     extents: dict[str, list[int]]
     conv_extras: dict[str, dict[str, Any]]
     batch_norms: dict[str, int]
@@ -211,6 +216,7 @@ def write_down(
         specs=tuple(Spec.of(node) for node in own),
         readers={node.name: _inputs(node) for node in readers},
         orders={node.name: str(match.order) for node, match in matches.items()},
+        kernels={node.name: list(match.site.kernel_size) for node, match in matches.items()},
         extents={name: list(kernel) for name in pools for kernel in kernels if len(kernels) == 1},
         conv_extras=extras,
         batch_norms=norms,
@@ -250,6 +256,7 @@ def record(
         inserted=inserted,
         readers=tuple(_readers(before, nodes)),
         orders=before.orders,
+        kernels=before.kernels,
         extents=before.extents,
         conv_extras=before.conv_extras,
         batch_norms={

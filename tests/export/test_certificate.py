@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -13,6 +14,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from export import Status, Verdict, certify, export_onnx
+from fxpasses import rewrite
 from fxpasses.errors import CheckError, ProviderError
 from fxpasses.plan import WeightMove, WeightPlan
 from fxpasses.report import Form
@@ -220,6 +222,52 @@ def test_an_unknown_provider_is_an_error(tmp_path):
     good = export_onnx(model, inputs(1, 9), tmp_path / "good.onnx")
     with pytest.raises(ProviderError, match="did you mean 'cpu'"):
         certify(good, good, providers=("cup",))
+    with pytest.raises(ProviderError, match="did you mean 'cpu'"):
+        certify(model, model, inputs(1, 9), providers=("cup",))
+
+
+def pooled_pair() -> tuple[nn.Module, nn.Module]:
+    """A model with squeeze-excite and stochastic depth, and the same with all its sites as Linear."""
+    model = zoo_model("mobilenet_v3_small")
+    return model, rewrite(model, to="linear", scope="pooled").module
+
+
+def test_side_branches_are_proved():
+    certificate = certify(*pooled_pair(), inputs(8))
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+    assert len(certificate.heads) == 20
+
+
+def test_one_weight_of_a_side_branch_is_broken():
+    model, other = pooled_pair()
+    bad = copy.deepcopy(other)
+    with torch.no_grad():
+        bad.get_parameter("features.4.block.2.fc1.weight").view(-1)[3] *= 1.01
+    certificate = certify(model, bad, inputs(8))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.weights.failures[0].name == "features.4.block.2.fc1.weight"
+
+
+def test_stochastic_depth_is_no_difference():
+    model = zoo_model("efficientnet_b0")
+    assert certify(model, rewrite(model, to="conv").module, inputs(8)).verdict is Verdict.PROVED
+
+
+@pytest.mark.parametrize("is_decomposed", [False, True])
+def test_graphs_of_aten_operators(is_decomposed):
+    model, conv = small_pair()
+    x = inputs(8, 9)
+    graphs = []
+    for module in (model, conv):
+        batch = {0: torch.export.Dim("batch")}
+        program = torch.export.export(module, (x[:2],), dynamic_shapes=(batch,))
+        graphs.append((program.run_decompositions() if is_decomposed else program).module())
+    certificate = certify(*graphs, x)
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+    assert certify(model, graphs[1], x).is_accepted
+    with torch.no_grad():
+        dict(graphs[1].named_parameters())["fc.conv.weight"].view(-1)[1] *= 1.01
+    assert certify(*graphs, x).verdict is Verdict.BROKEN
 
 
 def plan(conv_shape: tuple[int, ...]) -> WeightPlan:

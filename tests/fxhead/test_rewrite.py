@@ -145,14 +145,14 @@ def test_a_head_in_the_asked_form_already_is_named(run: Run, net: Path) -> None:
 def test_nothing_is_written_when_the_verdict_is_broken(
     run: Run, net: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fxhead.proof
+    from export.certificate import Certifier
 
-    certify = fxhead.proof.certify
+    certify = Certifier.certify
 
     def broken(*arguments: Any, **options: Any) -> Any:
         return dataclasses.replace(certify(*arguments, **options), verdict=Verdict.BROKEN)
 
-    monkeypatch.setattr(fxhead.proof, "certify", broken)
+    monkeypatch.setattr(Certifier, "certify", broken)
     done = run("rewrite", "model.pt", "--to", "conv", *SMALL, "-o", "new/")
     assert done.code == 1
     assert "verdict: broken" in done.out

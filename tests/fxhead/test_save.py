@@ -36,6 +36,7 @@ def test_names_stand_next_to_the_input() -> None:
     [
         ("b/head.pt", "b", "head.pt", "head.linear.onnx"),
         ("b/head.conv.pt", "b", "head.conv.pt", "head.linear.onnx"),
+        ("b/head.pt2", "b", "head.pt2", "head.linear.onnx"),
         ("b/", "b", "model.conv.pt", "model.linear.onnx"),
         ("b.v1", "b.v1", "model.conv.pt", "model.linear.onnx"),
     ],

@@ -13,7 +13,7 @@ from zoo.compare import difference, storages, written
 
 every_refusal = pytest.mark.parametrize("entry", REFUSALS, ids=lambda entry: entry.name)
 # RANK needs a map of rank four, which no pool makes; the unknown extents are in test_zoo.py
-ELSEWHERE = {MissCode.RANK, MissCode.UNKNOWN_EXTENT, MissCode.UNKNOWN_LAYOUT}
+ELSEWHERE = {MissCode.RANK, MissCode.UNKNOWN_EXTENT}
 
 
 def inputs_of(entry: Entry) -> tuple[torch.Tensor, ...] | None:

@@ -56,8 +56,10 @@ def test_back_after_a_deep_copy(entry: Entry) -> None:
     assert not {place[0] for place in storages(there).values()} & {p[0] for p in storages(model).values()}
     back = turned(entry, there, entry.form)
     assert written(back.module) == written(traced(model, entry.form))
-    for name, tensor in tensors(model).items():
-        assert torch.equal(tensor, tensors(back.module)[name])
+    kept = tensors(there)
+    assert len({id(t) for t in tensors(model).values()}) == len({id(t) for t in kept.values()})
+    for name in kept:  # a GraphModule's deep copy drops the second name of a module
+        assert torch.equal(tensors(model)[name], tensors(back.module)[name])
 
 
 @pytest.mark.parametrize("name", ["dropout_head", "mobilenet_v3", "mlp_batch_norm", "channels_last_flatten"])

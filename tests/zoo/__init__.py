@@ -11,6 +11,7 @@ from torch import nn
 from zoo import refusals
 from zoo.bridges import HEADS
 from zoo.entry import Entry
+from zoo.further import FURTHER
 from zoo.ranks import RANKS, TOKEN_HEADS
 from zoo.refused_weights import REFUSED_WEIGHTS
 from zoo.spellings import SPELLINGS
@@ -19,7 +20,16 @@ from zoo.weights import WEIGHTS
 
 __all__ = ["ENTRIES", "REFUSALS", "SPELLINGS", "Entry", "build", "entry"]
 
-ENTRIES: tuple[Entry, ...] = (*HEADS, *STRUCTURES, *SCOPES, *WEIGHTS, *RANKS, *TOKEN_HEADS, *SPELLINGS)
+ENTRIES: tuple[Entry, ...] = (
+    *HEADS,
+    *STRUCTURES,
+    *SCOPES,
+    *WEIGHTS,
+    *RANKS,
+    *TOKEN_HEADS,
+    *FURTHER,
+    *SPELLINGS,
+)
 REFUSALS: tuple[Entry, ...] = (*refusals.REFUSALS, *REFUSED_WEIGHTS)
 _BY_NAME = {one.name: one for one in (*ENTRIES, *REFUSALS)}
 assert len(_BY_NAME) == len(ENTRIES) + len(REFUSALS), "two entries of the zoo have one name"

@@ -73,6 +73,42 @@ class MatrixProduct(nn.Module):
         return pooled(self.stem(x)) @ self.weight
 
 
+class TransposedProduct(nn.Module):
+    """A head written out as Linear writes it, ``f @ W.T + b``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, CHANNELS, 3)
+        self.weight = nn.Parameter(torch.randn(CLASSES, CHANNELS))
+        self.bias = nn.Parameter(torch.randn(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return pooled(self.stem(x)) @ self.weight.T + self.bias
+
+
+class LeNet(nn.Module):
+    """Max pools that leave a grid, flattened: no pool collapses the map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, CHANNELS, 3, padding=1)
+        self.fc1 = nn.Linear(CHANNELS * 2 * 3, 7)
+        self.head = nn.Linear(7, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of ``x: [N, 3, 8, 12]``."""
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        return self.head(F.relu(self.fc1(torch.flatten(x, 1))))
+
+
+def _bilinear(m: Any, x: Tensor) -> Any:
+    features = pooled(m.stem(x))
+    return m.head(features, torch.relu(features))
+
+
 def _pool_to(extent: Any) -> nn.Module:
     return nn.AdaptiveAvgPool2d(extent)
 
@@ -92,6 +128,17 @@ INPUTS = (
         name="matrix_product",
         make=seeded(MatrixProduct),
         **(_facts(MissCode.MATRIX_PRODUCT) | {"misses": (("matmul", MissCode.MATRIX_PRODUCT),)}),
+    ),
+    Entry(
+        name="transposed_matrix_product",
+        make=seeded(TransposedProduct),
+        **(_facts(MissCode.MATRIX_PRODUCT) | {"misses": (("matmul", MissCode.MATRIX_PRODUCT),)}),
+    ),
+    refused(
+        "bilinear",
+        MissCode.MATRIX_PRODUCT,
+        _bilinear,
+        lambda: {"head": nn.Bilinear(CHANNELS, CHANNELS, CLASSES)},
     ),
     Entry(name="class_token", make=seeded(ClassToken), **_facts(MissCode.NOT_POOLED)),
     refused_chain("squeezenet", MissCode.BEFORE_POOL, _squeezenet, form="conv"),
@@ -174,6 +221,9 @@ def _kernel(
 KERNELS = (
     refused_chain("conv_kernel_not_covering", MissCode.KERNEL, _kernel((2, 2), CLASSES, 1), form="conv"),
     refused_chain("conv_kernel_smaller", MissCode.KERNEL, _kernel((4, 4), CLASSES, 2, stride=2), form="conv"),
+    refused_chain(
+        "conv_stride_on_a_grid", MissCode.KERNEL, _kernel((2, 2), CLASSES, 1, stride=2), form="conv"
+    ),
     refused_chain("conv_padding", MissCode.PADDING, _kernel(1, CLASSES, 3, padding=1), form="conv"),
     refused_chain("conv_padding_same", MissCode.PADDING, _kernel(1, CLASSES, 3, padding="same"), form="conv"),
     refused_chain("conv_dilation", MissCode.DILATION, _kernel((3, 3), CLASSES, 2, dilation=2), form="conv"),
@@ -206,4 +256,29 @@ KERNELS = (
 )
 
 
-REFUSALS = (*INPUTS, *ALIASES, *KERNELS)
+def _conv_behind(step: Callable[[Tensor], Tensor], grid: Any = (1, 1)) -> Callable[[], dict[str, Any]]:
+    return lambda: {"pool": _pool_to(grid), "step": step, "head": conv(), "flat": nn.Flatten()}
+
+
+_LENET = {"sites": (), "kernels": (), "input_shapes": ((3, 8, 12),)}
+UNFOLLOWED = (
+    refused_chain(
+        "conv_behind_flip",
+        MissCode.UNKNOWN_LAYOUT,
+        _conv_behind(lambda x: torch.flip(x, (1,))),
+        form="conv",
+    ),
+    refused_chain(
+        "conv_behind_roll", MissCode.UNKNOWN_LAYOUT, _conv_behind(lambda x: x.roll(1, 1)), form="conv"
+    ),
+    refused_chain(
+        "conv_behind_expand",
+        MissCode.UNKNOWN_LAYOUT,
+        _conv_behind(lambda x: x.expand(-1, -1, 1, 1)),
+        form="conv",
+    ),
+    Entry(name="lenet", make=seeded(LeNet), misses=(("head", MissCode.NOT_POOLED),), **_LENET),
+)
+
+
+REFUSALS = (*INPUTS, *ALIASES, *KERNELS, *UNFOLLOWED)

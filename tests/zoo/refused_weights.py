@@ -38,6 +38,10 @@ def _embedding_tied() -> dict[str, nn.Module]:
     return modules
 
 
+def _with_norm(m: Any, x: Tensor) -> Any:
+    return m.head(pooled(m.stem(x))) * m.head.weight.norm()
+
+
 def _hooked(register: str, make: Callable[[], nn.Module] = linear) -> Callable[[], dict[str, nn.Module]]:
     def modules() -> dict[str, nn.Module]:
         head = make()
@@ -113,6 +117,7 @@ REFUSED_WEIGHTS = (
         kind=TwoInputModel,
         input_shapes=(IMAGE, (3,)),
     ),
+    refused("weight_also_read", MissCode.TIED_WEIGHT, _with_norm, lambda: {"head": linear()}),
     refused("forward_hook", MissCode.HOOKED, plain, _hooked("register_forward_hook")),
     refused("forward_pre_hook", MissCode.HOOKED, plain, _hooked("register_forward_pre_hook")),
     refused("backward_hook", MissCode.HOOKED, plain, _hooked("register_full_backward_hook")),

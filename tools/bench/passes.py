@@ -29,7 +29,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase
 from torch.fx.subgraph_rewriter import replace_pattern
 
-from bench import _process
+from bench import _aten_chain, _process
 from bench._chain import chain, conv_pattern, linear_pattern
 from fxpasses import ConvToLinear, LinearToConv, find_sites
 
@@ -158,7 +158,36 @@ def graph_rows(nodes: int, repeats: int) -> Iterator[Row]:
         yield Row(what=f"{name}, no recompile, {size}", value=edits[key] * 1e3, unit="ms")
     what = f"replace_pattern over LinearToConv, no recompile, {size}"
     ratio = edits["pattern"] / edits["there"]
-    yield Row(what=what, value=ratio, unit="x", budget=PATTERN_RATIO, is_floor=True)
+    yield Row(what=what, value=ratio, unit="x")
+
+
+def aten_rows(repeats: int) -> Iterator[Row]:
+    """Finding and rewriting on an exported model, beside one canonical pattern on the same graph."""
+    exported = _aten_chain.program()
+    ours, theirs = _aten_chain.graph(exported), _aten_chain.graph(exported)
+    count = len(ours.graph.nodes)
+    conv, linear = _aten_chain.conv_pattern, _aten_chain.linear_pattern
+    jobs: dict[str, Callable[[], object]] = {
+        "find": lambda: find_sites(ours),
+        "there": lambda: _applied(LinearToConv(), ours),
+        "back": lambda: _applied(ConvToLinear(), ours),
+        "pattern": lambda: _replaced(theirs, linear, conv),
+        "pattern_back": lambda: _replaced(theirs, conv, linear),
+    }
+    times = medians({"recompile": ours.recompile, **jobs}, repeats)
+    with _without_recompile():
+        edits = medians(jobs, repeats)
+    size = f"{_aten_chain.MODEL} in core ATen, {count} nodes"
+    yield Row(what=f"find, {size}", value=times["find"] / count * 1e6, unit="µs/node", budget=FIND_US)
+    yield Row(what=f"recompile, {size}", value=times["recompile"] * 1e3, unit="ms")
+    for name, key in (("LinearToConv", "there"), ("ConvToLinear", "back")):
+        ratio = times[key] / times["recompile"]
+        yield Row(what=f"{name} over recompile, {size}", value=ratio, unit="x", budget=PASS_RATIO)
+        yield Row(what=f"{name}, no recompile, {size}", value=edits[key] * 1e3, unit="ms")
+        pattern = edits["pattern" if key == "there" else "pattern_back"]
+        yield Row(what=f"replace_pattern, no recompile, {size}", value=pattern * 1e3, unit="ms")
+        what = f"replace_pattern over {name}, no recompile, {size}"
+        yield Row(what=what, value=pattern / edits[key], unit="x", budget=PATTERN_RATIO, is_floor=True)
 
 
 def million_rows(repeats: int) -> Iterator[Row]:
@@ -214,6 +243,7 @@ def all_rows(*, quick: bool) -> Iterator[Row]:
     """Every row, in the order of the table."""
     for nodes in SIZES[: 2 if quick else 3]:
         yield from graph_rows(nodes, repeats=5 if nodes > 10_000 else 11)
+    yield from aten_rows(repeats=11)
     if not quick:
         yield from million_rows(repeats=3)
     yield from start_rows(repeats=7)

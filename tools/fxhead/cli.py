@@ -65,13 +65,24 @@ _providers_option = click.option(
 )
 
 
+_trace_option = click.option(
+    "--trace",
+    "way",
+    type=click.Choice(["auto", "symbolic", "export"]),
+    default="auto",
+    show_default=True,
+    help="How a module becomes a graph: torch.fx, torch.export, or the second where the first cannot.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, message="fxhead %(version)s")
 def fxhead() -> None:
     """Rewrite a classifier's head between Linear and 1×1 convolution, and check both forms.
 
-    SOURCE is a .pt or .pth file that torch.save wrote from a module, torchvision:NAME, or
-    package.module:callable. Loading a file or a callable runs its code: trust where it comes from.
+    SOURCE is a .pt or .pth file that torch.save wrote from a module, a .pt2 file that torch.export.save
+    wrote, torchvision:NAME, or package.module:callable. Loading a file or a callable runs its code:
+    trust where it comes from.
 
     Exit codes: 0 done; 1 the answer is no (nothing to rewrite, or not the same function);
     2 bad usage or input; 3 internal error; 130 interrupted.
@@ -88,9 +99,11 @@ def fxhead() -> None:
     "--output",
     "out",
     metavar="OUT",
-    help="The .pt file to write, or a folder; the other files lie beside it. Default: next to SOURCE.",
+    help="The file to write (.pt, or .pt2 for an exported program), or a folder; the other files lie "
+    "beside it. Default: next to SOURCE.",
 )
 @_scope_option
+@_trace_option
 @_providers_option
 @click.option("--opset", type=click.IntRange(min=1), help="Opset of the ONNX files.")
 @click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
@@ -101,6 +114,7 @@ def rewrite_command(
     to: str,
     out: str | None,
     scope: str,
+    way: str,
     providers: str | None,
     opset: int | None,
     no_onnx: bool,
@@ -114,7 +128,8 @@ def rewrite_command(
     """Rewrite the head of SOURCE, export both forms to ONNX, and check that they are the same function.
 
     Writes MODEL.conv.pt (or .linear.pt), MODEL.linear.onnx, MODEL.conv.onnx, the weight plan and the
-    certificate: all of them, or nothing where the check says "broken". The model is put in eval mode.
+    certificate: all of them, or nothing where the check says "broken". What torch.export traced is
+    written as MODEL.conv.pt2. The model is put in eval mode.
     """
     from fxhead.run_rewrite import RewriteOptions, run_rewrite
     from fxhead.shapes import parse_shape
@@ -125,6 +140,7 @@ def rewrite_command(
         to=Form(to),
         out=out,
         scope=Scope(scope),
+        way=way,
         providers=_split(providers),
         input_shapes=tuple(parse_shape(text) for text in input_shapes),
         opset=opset,
@@ -139,10 +155,12 @@ def rewrite_command(
 @fxhead.command("inspect")
 @click.argument("source")
 @_scope_option
+@_trace_option
 @_source_options
 def inspect_command(
     source: str,
     scope: str,
+    way: str,
     input_shapes: tuple[str, ...],
     weights: str | None,
     seed: int,
@@ -158,6 +176,7 @@ def inspect_command(
         lambda: run_inspect(
             Source.parse(source),
             scope=Scope(scope),
+            way=way,
             input_shapes=tuple(parse_shape(text) for text in input_shapes),
             weights=weights,
             seed=seed,

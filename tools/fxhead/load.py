@@ -1,4 +1,4 @@
-"""SOURCE → ``nn.Module``. All reading of pickles is here."""
+"""SOURCE → a module or a program. All reading of pickles is here."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
+from fxhead.programs import PROGRAM_SUFFIX, is_program_file, read_program
 from fxhead.sources import FORMS, Source, SourceKind
 from fxpasses.errors import FileError, InputError, suggest
 
 _ZIP_MAGIC = b"PK\x03\x04"
 
 
-def load_model(source: Source, *, weights: str | None = None, seed: int = 0) -> nn.Module:
-    """The model that ``source`` names, on the CPU and in eval mode.
+def load_model(source: Source, *, weights: str | None = None, seed: int = 0) -> nn.Module | ExportedProgram:
+    """The model that ``source`` names: a module on the CPU and in eval mode, or a program as it is.
 
     Args:
         source: what to load.
@@ -40,7 +42,10 @@ def load_model(source: Source, *, weights: str | None = None, seed: int = 0) -> 
         )
     torch.manual_seed(seed)
     if source.kind is SourceKind.FILE:
-        module = _from_file(Path(source.name))
+        loaded = _from_file(Path(source.name))
+        if isinstance(loaded, ExportedProgram):
+            return loaded
+        module = loaded
     elif source.kind is SourceKind.TORCHVISION:
         module = _from_torchvision(source.name, weights)
     elif source.kind is SourceKind.CALLABLE:
@@ -99,10 +104,11 @@ def _unpickle(path: Path, *, weights_only: bool) -> Any:
     return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=is_zip)
 
 
-def _from_file(path: Path) -> nn.Module:
+def _from_file(path: Path) -> nn.Module | ExportedProgram:
     require_readable(path)
-    if path.suffix.lower() == ".pt2":
-        raise FileError("is an exported program, not a module", where=str(path), fix=f"give {FORMS}")
+    if is_program_file(path):
+        with _importable_here():  # a program may hold operators and dataclasses of the user's own
+            return read_program(path)
     try:
         with _importable_here():
             loaded = _unpickle(path, weights_only=False)
@@ -120,10 +126,12 @@ def _from_file(path: Path) -> nn.Module:
             "or give package.module:callable --weights STATE_DICT",
         ) from error
     except Exception as error:  # a pickle runs code of its own and can fail with anything
+        is_program = path.suffix.lower() == PROGRAM_SUFFIX
+        save = "torch.export.save(program, path)" if is_program else "torch.save(model, path)"
         raise FileError(
-            f"is not a file that torch.save wrote, or is damaged ({_brief(error)})",
+            f"is not a file that {save.partition('(')[0]} wrote, or is damaged ({_brief(error)})",
             where=str(path),
-            fix="save it again with torch.save(model, path)",
+            fix=f"save it again with {save}",
         ) from error
     return _require_module(loaded, where=str(path))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from export import Verdict, available_providers, certify
+from export import Verdict, available_providers
+from export.certificate import Certifier
 from export.providers import require_onnxruntime, require_provider
 from fxhead.progress import Progress
 from fxhead.results import Check
@@ -54,7 +55,7 @@ def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
 
 def check_inputs(shapes: InputShapes, seed: int) -> tuple[torch.Tensor, ...]:
     """Samples for all the batches of a certificate, the same in every run."""
-    return shapes.examples(_SAMPLES, seed=seed)
+    return shapes.samples(max(_SAMPLES, shapes.fixed_batch or 0), seed=seed)
 
 
 def prove(
@@ -68,11 +69,10 @@ def prove(
 ) -> tuple[Check, ...]:
     """One certificate for each pair; stops at the first that is broken."""
     checks: list[Check] = []
+    certifier = Certifier(inputs, providers, seed=seed)
     for pair in pairs:
         with progress.step(f"checking {pair.candidate_name} against {pair.reference_name}"):
-            certificate = certify(
-                pair.reference, pair.candidate, inputs=inputs, providers=providers, plan=plan, seed=seed
-            )
+            certificate = certifier.certify(pair.reference, pair.candidate, plan)
         checks.append(
             Check(reference=pair.reference_name, candidate=pair.candidate_name, certificate=certificate)
         )

@@ -32,7 +32,7 @@ class ModelInfo:
 
     Attributes:
         source: what the user named.
-        class_name: class of the module, or ``"ONNX"``.
+        class_name: class of the module, ``"ExportedProgram"``, or ``"ONNX"``.
         parameters: number of trainable and frozen weights; None for an ONNX file.
         input_shapes: shapes of its inputs, batch first, or None where they were not needed.
         input_origin: how the shapes are known (``given``, ``metadata``, ``guessed``).

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 from torch import nn
+from torch.export import ExportedProgram
 
+from export.programs import as_module
 from fxhead.load import load_model, require_readable
 from fxhead.progress import Progress
 from fxhead.proof import Model, Pair, check_inputs, choose_providers, prove
@@ -38,22 +40,22 @@ def run_check(
     start = time.perf_counter()
     chosen = choose_providers(providers)
     weight_plan = None if plan is None else _load_plan(Path(plan))
-    models: list[Model] = []
+    models: list[nn.Module | ExportedProgram | Path] = []
     for source in (reference, candidate):
         with progress.step(f"loading {source.text}"):
             models.append(_load(source, weights, seed))
     shapes: InputShapes | None = None
     for source, model in zip((reference, candidate), models, strict=True):
-        if isinstance(model, nn.Module) and shapes is None:
+        if not isinstance(model, Path) and (shapes is None or isinstance(model, ExportedProgram)):
             shapes = find_shapes(model, source, input_shapes, weights)
             note_guess(shapes, progress)
     (check,) = prove(
         [
             Pair(
                 reference_name=reference.text,
-                reference=models[0],
+                reference=_runnable(models[0]),
                 candidate_name=candidate.text,
-                candidate=models[1],
+                candidate=_runnable(models[1]),
             )
         ],
         None if shapes is None else check_inputs(shapes, seed),
@@ -70,7 +72,11 @@ def run_check(
     )
 
 
-def _load(source: Source, weights: str | None, seed: int) -> Model:
+def _runnable(model: nn.Module | ExportedProgram | Path) -> Model:
+    return model if isinstance(model, Path) else as_module(model)
+
+
+def _load(source: Source, weights: str | None, seed: int) -> nn.Module | ExportedProgram | Path:
     if source.kind is SourceKind.ONNX:
         path = Path(source.name)
         require_readable(path)
@@ -80,8 +86,10 @@ def _load(source: Source, weights: str | None, seed: int) -> Model:
     return load_model(source, weights=None if own else weights, seed=seed)
 
 
-def _describe(source: Source, model: Model, shapes: InputShapes | None) -> ModelInfo:
-    if isinstance(model, nn.Module):
+def _describe(
+    source: Source, model: nn.Module | ExportedProgram | Path, shapes: InputShapes | None
+) -> ModelInfo:
+    if not isinstance(model, Path):
         return describe(source, model, shapes)
     return ModelInfo(source=source, class_name="ONNX", parameters=None)
 

@@ -17,6 +17,7 @@ def run_inspect(
     source: Source,
     *,
     scope: Scope,
+    way: str,
     input_shapes: tuple[tuple[int, ...], ...],
     weights: str | None,
     seed: int,
@@ -40,5 +41,5 @@ def run_inspect(
         progress.note(f"looking without an example input: {error}")
     with progress.step("finding sites"):
         examples = shapes.examples(2) if shapes else None
-        sites = find_sites(module, scope=scope, example_inputs=examples)
+        sites = find_sites(module, scope=scope, example_inputs=examples, way=way)
     return InspectOutcome(model=describe(source, module, shapes), scope=str(scope), sites=sites)

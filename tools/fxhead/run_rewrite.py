@@ -8,15 +8,16 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.fx import GraphModule
+from torch.export import ExportedProgram
 
+from fxhead.graphs import Graphs, take_graph
 from fxhead.load import load_model, require_readable
 from fxhead.progress import Progress
 from fxhead.results import Check, ModelInfo, RewriteOutcome, WrittenFile, worst
 from fxhead.save import OutputNames, publish, require_free, save_json, save_module, staged
 from fxhead.shapes import InputShapes, ShapeOrigin, find_shapes
 from fxhead.sources import Source, SourceKind
-from fxpasses import RewriteResult, find_sites, rewrite
+from fxpasses import find_sites
 from fxpasses.errors import InputError
 from fxpasses.report import Form, Scope, Site
 
@@ -31,6 +32,7 @@ class RewriteOptions:
     to: Form
     out: str | None = None
     scope: Scope = Scope.HEAD
+    way: str = "auto"
     providers: tuple[str, ...] | None = None
     input_shapes: tuple[tuple[int, ...], ...] = ()
     opset: int | None = None
@@ -56,26 +58,27 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     providers = job.providers()
     with progress.step(f"loading {options.source.text}"):
         module = load_model(options.source, weights=options.weights, seed=options.seed)
-    shapes, result = job.rewrite(module)
+    shapes, graphs = job.rewrite(module)
+    job, result = job.renamed(graphs), graphs.result
     checks: tuple[Check, ...] = ()
     files: tuple[WrittenFile, ...] = ()
     if result.report.rewrites:
         with staged(job.names.folder) as staging:
             if options.with_onnx and shapes is not None:
-                checks = job.export_and_check(module, result, shapes, staging, providers)
+                checks = job.export_and_check(graphs, shapes, staging, providers)
             if worst(checks) != "broken":
-                files = job.write(result, checks, staging)
+                files = job.write(graphs, checks, staging)
     return RewriteOutcome(
         model=describe(options.source, module, shapes),
         report=result.report,
-        already=() if result.report.rewrites else job.already(module),
+        already=() if result.report.rewrites else job.already(graphs),
         checks=checks,
         files=files,
         seconds=time.perf_counter() - start,
     )
 
 
-def describe(source: Source, module: nn.Module, shapes: InputShapes | None) -> ModelInfo:
+def describe(source: Source, module: nn.Module | ExportedProgram, shapes: InputShapes | None) -> ModelInfo:
     """What was loaded, for the result."""
     return ModelInfo(
         source=source,
@@ -87,7 +90,9 @@ def describe(source: Source, module: nn.Module, shapes: InputShapes | None) -> M
 
 
 def note_guess(shapes: InputShapes, progress: Progress) -> None:
-    """Says on stderr that the input shape was guessed, where it was."""
+    """Says on stderr that the input shape was guessed, or that the batch is fixed, where it was."""
+    if shapes.fixed_batch is not None:
+        progress.note(f"the program takes batches of {shapes.fixed_batch} only, and so do its ONNX files")
     if shapes.origin is ShapeOrigin.GUESSED:
         progress.note(f"input shape {shapes} is a guess that the model accepts; --input-shape gives another")
 
@@ -114,6 +119,10 @@ class _Job:
         inputs = [path for path in (options.source.path, options.weights) if path is not None]
         require_free(self.names, map(Path, inputs), with_onnx=options.with_onnx, force=options.force)
 
+    def is_named(self) -> bool:
+        """Whether the user named the module's file, not a folder."""
+        return self.options.out is not None and Path(self.options.out).name == self.names.module
+
     def providers(self) -> tuple[str, ...]:
         """The providers to check on; without ONNX nothing of onnxruntime is imported."""
         if not self.options.with_onnx:
@@ -122,16 +131,42 @@ class _Job:
 
         return choose_providers(self.options.providers)
 
-    def rewrite(self, module: nn.Module) -> tuple[InputShapes | None, RewriteResult[GraphModule]]:
+    def rewrite(self, module: nn.Module | ExportedProgram) -> tuple[InputShapes | None, Graphs]:
         """The result; without ONNX the input shape, which costs a run, is looked for only if it is needed."""
         options = self.options
         shapes = self.shapes(module) if options.with_onnx or options.input_shapes else None
         examples = shapes.examples(_TRACE_BATCH) if shapes else lambda: self.examples_if_known(module)
         with self.progress.step("rewriting"):
-            result = rewrite(module, to=options.to, scope=options.scope, example_inputs=examples)
-        return shapes, result
+            graphs = take_graph(
+                module,
+                to=options.to,
+                scope=options.scope,
+                way=options.way,
+                examples=examples,
+                as_program=self.names.is_program or (False if self.is_named() else None),
+            )
+        if graphs.fixed_batch is not None and shapes is not None and shapes.fixed_batch is None:
+            shapes = dataclasses.replace(shapes, fixed_batch=graphs.fixed_batch)
+            note_guess(dataclasses.replace(shapes, origin=ShapeOrigin.GIVEN), self.progress)
+        return shapes, graphs
 
-    def shapes(self, module: nn.Module) -> InputShapes:
+    def renamed(self, graphs: Graphs) -> _Job:
+        """The job with the module's file called after what it holds, where the user did not name it.
+
+        Raises:
+            FileError: an output by the new name exists already.
+        """
+        is_program = isinstance(graphs.written, ExportedProgram)
+        if isinstance(graphs.original, ExportedProgram) and not is_program:
+            self.progress.note(f"{self.names.module} does not check its inputs, as a .pt2 file does")
+        names = self.names if self.is_named() else self.names.holding(is_program=is_program)
+        if names == self.names:
+            return self
+        job = dataclasses.replace(self, names=names)
+        job.require_possible()
+        return job
+
+    def shapes(self, module: nn.Module | ExportedProgram) -> InputShapes:
         """The shapes of the model's inputs."""
         options = self.options
         with self.progress.step("finding the input shape"):
@@ -139,7 +174,7 @@ class _Job:
         note_guess(shapes, self.progress)
         return shapes
 
-    def examples_if_known(self, module: nn.Module) -> tuple[torch.Tensor, ...] | None:
+    def examples_if_known(self, module: nn.Module | ExportedProgram) -> tuple[torch.Tensor, ...] | None:
         """Example inputs, or None, with a note, where their shapes cannot be found."""
         try:
             return self.shapes(module).examples(_TRACE_BATCH)
@@ -147,33 +182,34 @@ class _Job:
             self.progress.note(f"the result may depend on the input shape: {error}")
             return None
 
-    def already(self, module: nn.Module) -> tuple[Site, ...]:
+    def already(self, graphs: Graphs) -> tuple[Site, ...]:
         """The sites that have the asked form before anything is done."""
-        found = find_sites(module, scope=self.options.scope)
+        found = find_sites(graphs.original, scope=self.options.scope)
         return tuple(site for site in found.sites if site.form is self.options.to)
 
     def export_and_check(
         self,
-        module: nn.Module,
-        result: RewriteResult[GraphModule],
+        graphs: Graphs,
         shapes: InputShapes,
         staging: Path,
         providers: tuple[str, ...],
     ) -> tuple[Check, ...]:
         """The certificates of the rewritten module and of both ONNX files, which are then in ``staging``."""
         from export import export_onnx
+        from export.programs import as_module
         from fxhead.proof import Pair, check_inputs, prove
 
         options, names = self.options, self.names
         before = Form.LINEAR if options.to is Form.CONV else Form.CONV
         examples = shapes.examples(_TRACE_BATCH)
-        for form, model in ((before, module), (options.to, result.module)):
+        for form, model in ((before, graphs.original), (options.to, graphs.result.module)):
             with self.progress.step(f"exporting the {form} form to ONNX"):
                 export_onnx(model, examples, staging / names.onnx[form], opset=options.opset)
+        original, written = as_module(graphs.original), as_module(graphs.written)
         # a chain from the original to every result; like is compared with like where that proves more
         chain = (
-            (options.source.text, module, names.module, result.module),
-            (options.source.text, module, names.onnx[before], staging / names.onnx[before]),
+            (options.source.text, original, names.module, written),
+            (options.source.text, original, names.onnx[before], staging / names.onnx[before]),
             (
                 names.onnx[before],
                 staging / names.onnx[before],
@@ -185,19 +221,17 @@ class _Job:
             (Pair(reference_name=a, reference=b, candidate_name=c, candidate=d) for a, b, c, d in chain),
             check_inputs(shapes, options.seed),
             providers=providers,
-            plan=result.plan,
+            plan=graphs.result.plan,
             seed=options.seed,
             progress=self.progress,
         )
 
-    def write(
-        self, result: RewriteResult[GraphModule], checks: tuple[Check, ...], staging: Path
-    ) -> tuple[WrittenFile, ...]:
+    def write(self, graphs: Graphs, checks: tuple[Check, ...], staging: Path) -> tuple[WrittenFile, ...]:
         """Everything written, after all of it was written to ``staging``."""
         names = self.names
         with self.progress.step(f"writing {names.folder / names.module}"):
-            save_module(result.module, staging / names.module)
-            save_json(result.plan.to_dict(), staging / names.plan)
+            save_module(graphs.written, staging / names.module)
+            save_json(graphs.result.plan.to_dict(), staging / names.plan)
             if checks:
                 certificate = {"verdict": worst(checks), "checks": [check.to_dict() for check in checks]}
                 save_json(certificate, staging / names.certificate)

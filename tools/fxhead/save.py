@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
+from fxhead.programs import PROGRAM_SUFFIX, is_program_file, program_bytes
 from fxhead.sources import Source
 from fxpasses.errors import FileError, InputError
 from fxpasses.report import Form
 
-_MODULE_SUFFIXES = (".pt", ".pth")
+_MODULE_SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,21 +36,25 @@ class OutputNames:
 
     @classmethod
     def choose(cls, source: Source, to: Form, out: str | None) -> OutputNames:
-        """Names after the source, or after ``out``: a ``.pt`` path, or a folder.
+        """Names after the source, or after ``out``: a ``.pt`` or ``.pt2`` path, or a folder.
+
+        A program is written as a program, unless ``out`` is the name of a ``.pt`` file.
 
         Raises:
             InputError: ``out`` is some other kind of file.
         """
-        folder, module = source.folder, f"{source.stem}.{to}.pt"
+        is_program = source.path is not None and is_program_file(source.path)
+        suffix = PROGRAM_SUFFIX if is_program else ".pt"
+        folder, module = source.folder, f"{source.stem}.{to}{suffix}"
         if out is not None:
             path = Path(out)
             if path.suffix.lower() in _MODULE_SUFFIXES and not path.is_dir():
                 folder, module = path.parent, path.name
-            elif path.is_file() or path.suffix.lower() in (".onnx", ".pt2", ".json", ".safetensors"):
+            elif path.is_file() or path.suffix.lower() in (".onnx", ".json", ".safetensors"):
                 raise InputError(
-                    "is neither a .pt file nor a folder",
+                    "is neither a .pt or .pt2 file nor a folder",
                     where=f"-o {out}",
-                    fix="name the .pt file; the others are written beside it",
+                    fix="name that file; the others are written beside it",
                 )
             else:
                 folder = path
@@ -61,6 +67,18 @@ class OutputNames:
             certificate=f"{stem}.certificate.json",
             onnx={form: f"{base}.{form}.onnx" for form in Form},
         )
+
+    @property
+    def is_program(self) -> bool:
+        """Whether an exported program is written, not a pickled module."""
+        return self.module.lower().endswith(PROGRAM_SUFFIX)
+
+    def holding(self, *, is_program: bool) -> OutputNames:
+        """The names where the module's file holds a program or a pickle."""
+        if is_program == self.is_program:
+            return self
+        suffix = PROGRAM_SUFFIX if is_program else ".pt"
+        return dataclasses.replace(self, module=str(Path(self.module).with_suffix(suffix)))
 
     def all(self, *, with_onnx: bool) -> tuple[str, ...]:
         """Every name that will be written."""
@@ -155,12 +173,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def save_module(module: nn.Module, path: Path) -> None:
-    """Pickles ``module``; the same module gives the same bytes under any name.
+def save_module(module: nn.Module | ExportedProgram, path: Path) -> None:
+    """Pickles ``module``, or saves a program; the same one gives the same bytes under any name.
 
     Raises:
         InputError: something in the module cannot be pickled.
     """
+    if isinstance(module, ExportedProgram):
+        path.write_bytes(program_bytes(module))
+        return
     try:
         # an open file: given a path, torch.save writes its name into the archive
         with path.open("wb") as file:

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
+from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from fxhead.sources import Source, SourceKind
@@ -41,17 +42,29 @@ class ShapeOrigin(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class InputShapes:
-    """The shapes of a model's inputs, batch first, and their dtype."""
+    """The shapes of a model's inputs, batch first, and their dtype.
+
+    Attributes:
+        shapes: one shape for each input.
+        dtype: dtype of all of them.
+        origin: how they are known.
+        fixed_batch: the only batch size that the model takes, where an exported program fixes one.
+    """
 
     shapes: tuple[tuple[int, ...], ...]
     dtype: torch.dtype
     origin: ShapeOrigin
+    fixed_batch: int | None = None
 
     def __str__(self) -> str:
         return " ".join("x".join(map(str, shape)) for shape in self.shapes)
 
-    def examples(self, batch: int, *, seed: int = 0) -> tuple[torch.Tensor, ...]:
-        """Standard normal inputs of these shapes at another batch size, the same in every run."""
+    def examples(self, batch: int) -> tuple[torch.Tensor, ...]:
+        """Inputs at another batch size, or at the fixed one, the same in every run."""
+        return self.samples(self.fixed_batch or batch)
+
+    def samples(self, batch: int, *, seed: int = 0) -> tuple[torch.Tensor, ...]:
+        """Standard normal inputs of these shapes, any number of them, the same in every run."""
         generator = torch.Generator().manual_seed(seed)
         return tuple(
             torch.randn((batch, *shape[1:]), generator=generator).to(self.dtype) for shape in self.shapes
@@ -75,13 +88,21 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def find_shapes(
-    module: nn.Module, source: Source, given: Sequence[tuple[int, ...]] = (), weights: str | None = None
+    module: nn.Module | ExportedProgram,
+    source: Source,
+    given: Sequence[tuple[int, ...]] = (),
+    weights: str | None = None,
 ) -> InputShapes:
-    """The shapes of the model's inputs, checked by a forward on fake tensors.
+    """The shapes of the model's inputs: a program's own, or checked by a forward on fake tensors.
 
     Raises:
         InputError: the model does not take the shape that was given, or none was found.
     """
+    if isinstance(module, ExportedProgram):
+        # it builds on this file
+        from fxhead.program_shapes import program_shapes
+
+        return program_shapes(module, source, given)
     _require_initialized(module, source)
     dtype = _input_dtype(module)
     if given:

@@ -10,7 +10,7 @@ from pathlib import Path
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _TORCHVISION = "torchvision:"
 
-FORMS = "a .pt or .pth file, torchvision:NAME, or package.module:callable"
+FORMS = "a .pt, .pth or .pt2 file, torchvision:NAME, or package.module:callable"
 
 
 class SourceKind(enum.StrEnum):

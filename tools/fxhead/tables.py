@@ -13,7 +13,7 @@ from rich.table import Table
 from fxhead.results import Check, CheckOutcome, InspectOutcome, ModelInfo, Outcome, RewriteOutcome, worst
 
 if TYPE_CHECKING:
-    from fxpasses.report import Miss, RewriteReport, Site
+    from fxpasses.report import Miss, RewriteReport, Site, TraceInfo
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _VERDICT_STYLES = {"broken": "bold red", "inconclusive": "bold yellow"}
@@ -36,7 +36,7 @@ def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
         yield ""
         yield _rewrite_table(report)
     yield from _miss_lines(report.misses)
-    yield from _note_lines(report.trace.notes)
+    yield from _trace_lines(report.trace)
     yield ""
     if not report.rewrites:
         yield _nothing_line(outcome)
@@ -68,7 +68,7 @@ def _inspect_lines(outcome: InspectOutcome) -> Iterator[RenderableType]:
         yield ""
         yield _site_table(found.sites)
     yield from _miss_lines(found.misses)
-    yield from _note_lines(found.trace.notes)
+    yield from _trace_lines(found.trace)
     yield ""
     yield f"{_count(len(found.sites), 'site')}, {_count(len(found.misses), 'miss', 'misses')}"
 
@@ -129,8 +129,10 @@ def _miss_lines(misses: tuple[Miss, ...]) -> Iterator[RenderableType]:
         yield f"[yellow]{escape(str(miss))}[/]"
 
 
-def _note_lines(notes: tuple[str, ...]) -> Iterator[RenderableType]:
-    for note in notes:
+def _trace_lines(trace: TraceInfo) -> Iterator[RenderableType]:
+    if trace.method == "export":
+        yield f"traced with torch.export: {escape(trace.reason or '')}"
+    for note in trace.notes:
         yield f"note: {escape(note)}"
 
 

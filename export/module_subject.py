@@ -1,0 +1,208 @@
+"""A module as a subject: traced to a graph, run in eager mode, tapped in its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from export.arrays import numpy_of
+from export.example import leaf_names
+from export.module_affine import read_affine, run_affine
+from export.module_terms import module_terms
+from export.onnx_export import evaluation_mode
+from export.programs import fixed_batch
+from export.subjects import BatchError, Feeds, Run, joined, tapped
+from export.terms import Array, Term, affine_of, find_head
+from fxpasses.errors import CheckError, InternalError, TraceError
+from fxpasses.ops import Vocabulary
+from fxpasses.trace import trace
+
+
+class ModuleSubject:
+    """A module in eager mode.
+
+    Args:
+        module: the module; its training flags are restored after every run.
+        feeds: inputs of batch 2 or more, from which shapes are taken.
+    """
+
+    dialect = "module"
+
+    def __init__(self, module: nn.Module, feeds: Sequence[Array]) -> None:
+        self.name = type(module).__name__
+        self._module = module
+        self._traced = _traced(module)
+        self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
+        self._device, self._dtype = _home(module)
+        recorder = _Recorder(self._traced)
+        with evaluation_mode(self._traced), torch.no_grad():
+            result = recorder.run(*self._tensors(feeds))
+        self.output_names = tuple(name for name, _ in _leaves(result))
+        self.graph = module_terms(self._traced, recorder.shapes)
+        self.head = find_head(self.graph)
+        self._runs: dict[tuple[int, ...], Run] = {}
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch of a graph that was exported for one; None for others: they run at any, or fail."""
+        return fixed_batch(self._module)
+
+    def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs of the module itself."""
+        return self.observe(feeds, provider).outputs
+
+    def observe(self, feeds: Feeds, provider: str) -> Run:
+        """Outputs of the module itself and values tapped in its traced graph."""
+        sizes = tuple(len(feed[0]) for feed in feeds)
+        if sizes not in self._runs:
+            names = tapped(self.head)
+            graph_runs = [self._guarded(self._run_graph, feed, names) for feed in feeds]
+            outputs = self._own_outputs(feeds, [run.outputs for run in graph_runs])
+            taps = joined([[run.taps[name] for name in names] for run in graph_runs])
+            self._runs[sizes] = Run(outputs=joined(outputs), taps=dict(zip(names, taps, strict=True)))
+        return self._runs[sizes]
+
+    def _own_outputs(self, feeds: Feeds, traced: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
+        """Outputs of the module itself.
+
+        The largest batch is left to the graph where on all others the two gave the same bits.
+        """
+        if self._traced is self._module and not _has_own_call(self._module):
+            return traced
+        largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+        own = {i: self._guarded(self._run_module, feed) for i, feed in enumerate(feeds) if i != largest}
+        is_same = bool(own) and all(_are_equal(outputs, traced[i]) for i, outputs in own.items())
+        own[largest] = traced[largest] if is_same else self._guarded(self._run_module, feeds[largest])
+        return [own[index] for index in range(len(feeds))]
+
+    def _guarded(self, run: Callable[..., Any], feed: Sequence[Array], *rest: Any) -> Any:
+        try:
+            with evaluation_mode(self._traced), evaluation_mode(self._module), torch.no_grad():
+                return run(feed, *rest)
+        except (RuntimeError, AssertionError) as error:
+            raise BatchError(len(feed[0]), error) from error
+
+    def _run_graph(self, feed: Sequence[Array], taps: Sequence[str]) -> Run:
+        recorder = _Recorder(self._traced, frozenset(taps))
+        result = recorder.run(*self._tensors(feed))
+        return Run(outputs=tuple(numpy_of(leaf) for _, leaf in _leaves(result)), taps=recorder.kept)
+
+    def _run_module(self, feed: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(numpy_of(leaf) for _, leaf in _leaves(self._module(*self._tensors(feed))))
+
+    def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
+        """``[N, O]`` of the site's own operator on features that are put into its operand's shape."""
+        node = next(node for node in self._traced.graph.nodes if node.name == site.value)
+        found, affine = read_affine(node, Vocabulary(self._traced)), affine_of(site)
+        if found is None:
+            raise InternalError(f"{site.node!r} was read as an affine site, and is none")
+        rows = features if affine.columns is None else features[:, affine.columns]
+        shaped = torch.from_numpy(np.ascontiguousarray(rows)).reshape(-1, *affine.operand)
+        own, bias = found.weight, found.bias
+        if weight is not None:
+            raw = weight if affine.columns is None else weight[:, affine.columns]
+            own = torch.from_numpy(np.ascontiguousarray(raw)).reshape(own.shape).to(own)
+            bias = None if bias is None else torch.zeros_like(bias)
+        with torch.no_grad():
+            result = run_affine(node, found, shaped.to(own), own, bias)
+        return numpy_of(result).reshape(len(features), -1)
+
+    def features64(self, feed: Sequence[Array], taps: Sequence[str]) -> dict[str, Array]:
+        """Tapped values of the model computed in float64; what comes after the last one is not computed."""
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        found: dict[str, fx.Node] = {}
+        for node in self._traced.graph.nodes:
+            if len(found) < len(taps):
+                copies[node] = graph.node_copy(node, lambda source: copies[source])
+                found |= {node.name: copies[node]} if node.name in taps else {}
+        graph.output(tuple(found.values()))
+        tensors = [t.double() if t.is_floating_point() else t for t in self._tensors(feed)]
+        with evaluation_mode(self._traced), torch.no_grad():
+            values = _Widened(self._traced, graph=graph).run(*tensors)
+        return {name: numpy_of(value) for name, value in zip(found, values, strict=True)}
+
+    def _tensors(self, feeds: Sequence[Array]) -> list[torch.Tensor]:
+        tensors = [torch.from_numpy(np.array(feed)).to(self._device) for feed in feeds]
+        return [t.to(self._dtype) if t.is_floating_point() else t for t in tensors]
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph, noting every tensor's shape and keeping copies of the values asked for.
+
+    Copies, because an in-place operator further on would change a kept tensor.
+    """
+
+    def __init__(self, module: fx.GraphModule, wanted: frozenset[str] = frozenset()) -> None:
+        super().__init__(module)
+        self._wanted = wanted
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.kept: dict[str, Array] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's result, after its shape was noted."""
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.shapes[n.name] = tuple(result.shape)
+            if n.name in self._wanted:
+                self.kept[n.name] = numpy_of(result.clone())
+        return result
+
+
+class _Widened(fx.Interpreter):
+    """Runs a graph in float64, widening the parameters of one operator at a time."""
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The module's result over its parameters in float64."""
+        module = self.fetch_attr(str(target))
+        state = {
+            name: _wide(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        }
+        return torch.func.functional_call(module, state, args, kwargs)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The attribute, in float64 where it is a tensor of floats."""
+        return _wide(super().get_attr(target, args, kwargs))
+
+
+def _wide(value: Any) -> Any:
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.double() if is_float else value
+
+
+def _traced(module: nn.Module) -> fx.GraphModule:
+    """``module`` as a graph in evaluation mode; a GraphModule is taken as it is."""
+    if isinstance(module, fx.GraphModule):
+        return module
+    try:
+        with evaluation_mode(module):
+            return trace(module).close(())
+    except TraceError as error:
+        raise CheckError(
+            str(error), where=type(module).__name__, fix="compare the two models exported to ONNX instead"
+        ) from error
+
+
+def _has_own_call(module: nn.Module) -> bool:
+    """True if calling a GraphModule runs more than its graph."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _are_equal(a: Sequence[Array], b: Sequence[Array]) -> bool:
+    """True for the same arrays; NaN equals nothing, and such a module runs on all batches."""
+    return len(a) == len(b) and all(map(np.array_equal, a, b))
+
+
+def _leaves(result: object) -> list[tuple[str, torch.Tensor]]:
+    return [(name, leaf) for name, leaf in leaf_names(result) if isinstance(leaf, torch.Tensor)]
+
+
+def _home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.get_default_dtype()

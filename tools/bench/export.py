@@ -1,0 +1,151 @@
+"""What the certificate costs: ``fxhead rewrite`` beside bare exports, ``certify`` beside bare runs.
+
+Each figure is a ratio of medians, taken in turns on one machine:
+
+- **rewrite**: ``fxhead rewrite`` with ONNX files and certificate, less the time in which a process imports
+  torch, builds and saves the model, over the two bare ``torch.onnx.export`` calls. Budget 1.3.
+- **check**: ``certify`` of the two files over one ONNX Runtime load and run of each. Budget 3.
+- **memory**: peak of that ``certify`` over the imports, over the size of both files. Budget 2.
+
+    python tools/bench/export.py [NAME ...] [--repeats N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+if __name__ == "__main__":  # a benchmark runs from a checkout, installed or not
+    sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (2, 1)]
+
+from bench._process import PEAK, python, seconds
+
+NAMES = ("resnet18", "resnet50", "vgg11")
+BUDGETS = {"rewrite": 1.3, "check": 3.0, "memory": 2.0}
+FLOOR = """
+import torch, torchvision
+torch.save(torchvision.models.get_model({name!r}, weights=None).eval(), {out!r})
+"""
+EXPORTS = """
+import time, torch, torchvision, warnings
+from fxpasses import rewrite
+warnings.simplefilter("ignore")
+model = torchvision.models.get_model({name!r}, weights=None).eval()
+conv = rewrite(model, to="conv").module
+start = time.perf_counter()
+for index, module in enumerate((model, conv)):
+    shapes = ({{0: torch.export.Dim("batch")}},)
+    torch.onnx.export(
+        module, (torch.randn(2, 3, 224, 224),), f"{out}/bare{{index}}.onnx",
+        dynamo=True, dynamic_shapes=shapes, verbose=False,
+    )
+print(time.perf_counter() - start)
+"""
+RUNS = """
+import time, numpy, onnxruntime
+x = numpy.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(numpy.float32)
+start = time.perf_counter()
+for path in {files!r}:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session.run(None, {{session.get_inputs()[0].name: x}})
+    del session
+print(time.perf_counter() - start)
+"""
+IMPORTS = "import torch, onnx, onnxruntime, onnx_ir.passes.common\nfrom export import certify\n"
+CHECK = """
+import time
+start = time.perf_counter()
+certificate = certify(*{files!r})
+assert certificate.is_accepted, certificate.reason
+print(time.perf_counter() - start)
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One model's seconds, bytes, and the ratios that the budget is about."""
+
+    name: str
+    rewrite_s: float
+    floor_s: float
+    exports_s: float
+    check_s: float
+    runs_s: float
+    peak_bytes: int
+    files_bytes: int
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """The three figures."""
+        return {
+            "rewrite": (self.rewrite_s - self.floor_s) / self.exports_s,
+            "check": self.check_s / self.runs_s,
+            "memory": self.peak_bytes / self.files_bytes,
+        }
+
+
+def measure(name: str, folder: Path, repeats: int) -> Row:
+    """The row of one torchvision model."""
+    out = folder / f"{name}.pt"
+    command = ["-m", "fxhead", "rewrite", f"torchvision:{name}", "--to", "conv", "--providers", "cpu"]
+    times = seconds(
+        {
+            "rewrite": [*command, "--force", "-o", str(out)],
+            "floor": ["-c", FLOOR.format(name=name, out=str(folder / "floor.pt"))],
+        },
+        repeats,
+    )
+    files = [str(folder / f"{name}.{form}.onnx") for form in ("linear", "conv")]
+    inner = {"exports": [], "check": [], "runs": []}
+    for _ in range(repeats):
+        inner["exports"].append(float(python("-c", EXPORTS.format(name=name, out=folder))))
+        inner["runs"].append(float(python("-c", RUNS.format(files=files))))
+        inner["check"].append(float(python("-c", IMPORTS + CHECK.format(files=files))))
+    peak = int(python("-c", f"{IMPORTS}certify(*{files!r})\n{PEAK}")) - int(python("-c", f"{IMPORTS}{PEAK}"))
+    return Row(
+        name=name,
+        rewrite_s=times["rewrite"],
+        floor_s=times["floor"],
+        exports_s=_median(inner["exports"]),
+        check_s=_median(inner["check"]),
+        runs_s=_median(inner["runs"]),
+        peak_bytes=peak * 1024,
+        files_bytes=sum(Path(file).stat().st_size for file in files),
+    )
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def main() -> None:
+    """Prints the table; ``--json`` also writes the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    head = f"{'model':20} {'rewrite':>9} {'floor':>9} {'exports':>9} {'ratio':>6}"
+    print(f"{head} {'check':>9} {'runs':>9} {'ratio':>6} {'peak':>9} {'files':>9} {'ratio':>6}")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.names:
+            row = measure(name, Path(folder), options.repeats)
+            rows.append({**dataclasses.asdict(row), "ratios": row.ratios, "budgets": BUDGETS})
+            ratios = row.ratios
+            print(
+                f"{row.name:20} {row.rewrite_s:7.2f} s {row.floor_s:7.2f} s {row.exports_s:7.2f} s"
+                f" {ratios['rewrite']:6.2f} {row.check_s:7.2f} s {row.runs_s:7.2f} s {ratios['check']:6.2f}"
+                f" {row.peak_bytes / 1e6:6.0f} MB {row.files_bytes / 1e6:6.0f} MB {ratios['memory']:6.2f}",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
