@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from export.example import ExampleCall, example_call
 from export.programs import as_module, read_program
 from fxpasses.errors import ExportError
+from fxpasses.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -109,8 +110,6 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Within it torch's exporter prints, logs and warns nothing; what matters it raises."""
-    from export.opset import quiet
-
     sink = io.StringIO()
     with (
         warnings.catch_warnings(),

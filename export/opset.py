@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import onnx
 import onnx_ir as ir
 
 from fxpasses.errors import ExportError
+from fxpasses.quiet import quiet
 
 EXPORTER_OPSET_MIN = 18
 """Oldest opset that torch's exporter writes by itself (its ``TORCHLIB_OPSET``)."""
@@ -63,17 +60,3 @@ def require_opset(model: ir.Model, opset: int | None) -> ir.Model:
     if {entry.domain: entry.version for entry in converted.opset_import}.get("") != opset:
         raise ExportError(f"the converter left opset {written} where {opset} was asked for", fix=fix)
     return ir.from_proto(converted)
-
-
-@contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """Within it the named loggers only report errors: the caller learns from exceptions instead."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

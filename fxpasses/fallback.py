@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from fxpasses.errors import InputError, TraceError
+from fxpasses.quiet import quiet_export
 from fxpasses.report import TraceInfo
 from fxpasses.sizes import static_extent
 from fxpasses.trace import Traced, trace
@@ -79,7 +80,8 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgra
     error: Exception | None = None
     for batch in (Dim("batch", min=1), Dim.AUTO, None):
         try:
-            program = torch.export.export(model, inputs, dynamic_shapes=_dynamic(model, inputs, batch))
+            with quiet_export():
+                program = torch.export.export(model, inputs, dynamic_shapes=_dynamic(model, inputs, batch))
         except Exception as failure:  # noqa: BLE001 (export raises whatever the model or its tracer raises)
             error = error or failure
             if "data-dependent" in str(failure):

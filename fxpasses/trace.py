@@ -98,6 +98,9 @@ def trace(model: nn.Module) -> Traced:
         ) from error
     finally:
         constants = {name: model.__dict__.pop(name) for name in set(model.__dict__) - before}
+    for node in (*graph.find_nodes(op="placeholder"), *graph.find_nodes(op="output")):
+        if isinstance(node.type, str):  # of a module with postponed annotations; names what only it imports
+            node.type = None
     graph._tracer_cls = None  # a pickled GraphModule names its tracer; plain torch must be able to load it
     root = clone_tree(model, keep=_called(graph), path="")
     for name, tensor in constants.items():

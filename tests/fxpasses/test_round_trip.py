@@ -74,3 +74,20 @@ def test_back_after_saving(name: str) -> None:
     assert [site.site.name for site in back.report.rewrites] == list(entry.sites)
     inputs = entry.inputs(2)
     assert difference(model(*inputs), back.module(*inputs)) <= 1e-12
+
+
+def test_annotations_that_only_the_module_understands_are_left_out() -> None:
+    """They would be evaluated where the saved GraphModule is loaded, which has other imports."""
+
+    class Annotated(nn.Sequential):
+        def forward(self, input: SomeTypeThatOnlyThisModuleKnows) -> Any:  # type: ignore[name-defined]  # noqa: F821
+            return super().forward(input)
+
+    model = Annotated(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+    result = rewrite(model, to="conv")
+    assert {node.type for node in result.module.graph.nodes} == {None}
+    file = io.BytesIO()
+    torch.save(result.module, file)
+    file.seek(0)
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(torch.load(file, weights_only=False)(x), result.module(x))

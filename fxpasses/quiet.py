@@ -1,0 +1,29 @@
+"""torch's tracers kept to themselves: what matters of them reaches the caller as an exception."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Within it the named loggers report critical events only."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_export() -> Iterator[None]:
+    """Within it ``torch.export`` neither logs nor prints the graph on which it failed."""
+    with quiet("torch.fx", "torch.export", "torch._export"), contextlib.redirect_stderr(io.StringIO()):
+        yield
