@@ -20,7 +20,7 @@ from fxpasses import aten
 from fxpasses.layout import Layout, Problem
 from fxpasses.ops import Vocabulary
 from fxpasses.report import Form, MissCode
-from fxpasses.tree import attribute
+from fxpasses.tree import attribute, walk
 from fxpasses.typed_ops import Affine, WeightSource
 
 _EXACT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -53,9 +53,7 @@ class Uses:
         tensors = {id(attribute(root, op.weight)) for op in sites}
         paths: dict[str, int] = {}
         names: dict[str, int] = {}
-        pending = [("", root)]
-        while pending:
-            prefix, module = pending.pop()
+        for prefix, module in walk(root):
             if id(module) in modules:
                 paths[prefix[:-1]] = id(module)
             for registry in (module._parameters, module._buffers):
@@ -63,9 +61,6 @@ class Uses:
                     if id(tensor) in tensors:
                         names[prefix + key] = id(tensor)
                         uses.owners.setdefault(id(tensor), []).append((module, prefix + key))
-            for key, child in module._modules.items():
-                if child is not None:
-                    pending.append((f"{prefix}{key}.", child))
         for node in graph.find_nodes(op="call_module", sort=False):
             if node.target in paths:
                 uses.calls.setdefault(paths[node.target], []).append(node)

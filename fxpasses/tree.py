@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -78,6 +79,17 @@ def hold(module: nn.Module, name: str, value: Any) -> None:
         module.register_buffer(name, value, persistent=False)
     else:
         module.__dict__[name] = value
+
+
+def walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module below ``root`` under every name, with the prefix of the names below it."""
+    pending = [("", root)]
+    while pending:
+        prefix, module = pending.pop()
+        yield prefix, module
+        for key, child in module._modules.items():
+            if child is not None:
+                pending.append((f"{prefix}{key}.", child))
 
 
 def attribute(root: nn.Module, path: str | None) -> Any:

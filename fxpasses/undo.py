@@ -150,7 +150,12 @@ class Record:
 
     def to_data(self) -> dict[str, Any]:
         """Plain data, to keep on a GraphModule."""
-        return dataclasses.asdict(self) | {"to": str(self.to)}
+        return _plain(self) | {
+            "to": str(self.to),
+            "before": [_plain(spec) for spec in self.before],
+            "after": [_plain(spec) for spec in self.after],
+            "readers": [_plain(reader) for reader in self.readers],
+        }
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Record:
@@ -168,6 +173,11 @@ class Record:
             conv_extras=data["conv_extras"],
             batch_norms=data["batch_norms"],
         )
+
+
+def _plain(entry: Spec | Reader | Record) -> dict[str, Any]:
+    """The attributes by name; ``dataclasses.asdict`` would copy what is plain and immutable already."""
+    return {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ number is drawn. Names, order, ``requires_grad``, gradients, training flags and 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from fxpasses.emit import batch_norm_class, blank_conv, blank_linear
 from fxpasses.plan import WeightMove
 from fxpasses.report import Form
 from fxpasses.sites import Match
-from fxpasses.tree import attribute
+from fxpasses.tree import attribute, walk
 
 _CONV_EXTRAS = ("stride", "padding", "dilation", "padding_mode")
 
@@ -51,35 +51,37 @@ def reshape(root: nn.Module, matches: Sequence[Match], to: Form) -> Reshaped:
         copied.setdefault(name, cost)
         if module is not None and id(module) not in modules:
             modules[id(module)] = _module(module, match, weight, to)
-    names = _names_of(root, moves)
-    for module_root in list(root.modules()):
-        _exchange(module_root, {old: weight for old, (weight, _) in made.items()})
-    _replace(root, modules)
+    names = _exchange(root, {old: weight for old, (weight, _) in made.items()}, modules)
     return Reshaped(
         copied=copied,
-        moves=tuple(dataclasses.replace(moves[old], name=name) for name, old in names.items()),
+        moves=tuple(dataclasses.replace(moves[old], name=name) for old in made for name in names[old]),
     )
 
 
-def _names_of(root: nn.Module, tensors: Container[int]) -> dict[str, int]:
-    """Every state-dict name of the tensors with these identities."""
-    found: dict[str, int] = {}
-    for path, module in root.named_modules(remove_duplicate=False):
+def _exchange(
+    root: nn.Module, tensors: Mapping[int, torch.Tensor], modules: Mapping[int, nn.Module]
+) -> dict[int, list[str]]:
+    """Puts new tensors and modules where the old ones are, under every name.
+
+    Returns:
+        Every state-dict name of each old tensor, by its identity.
+    """
+    names: dict[int, list[str]] = {old: [] for old in tensors}
+    edits: list[tuple[dict[str, Any], str, Any]] = []
+    for prefix, module in walk(root):
+        holds = type(module) is nn.Module or isinstance(module, GraphModule)
         for registry in (module._parameters, module._buffers):
             for leaf, tensor in registry.items():
                 if id(tensor) in tensors:
-                    found[f"{path}.{leaf}" if path else leaf] = id(tensor)
-    return found
-
-
-def _exchange(module: nn.Module, tensors: Mapping[int, torch.Tensor]) -> None:
-    """Puts new tensors where a module that only holds parameters has the old ones."""
-    if type(module) is not nn.Module and not isinstance(module, GraphModule):
-        return
-    for registry in (module._parameters, module._buffers):
-        for leaf, tensor in registry.items():
-            if id(tensor) in tensors:
-                registry[leaf] = tensors[id(tensor)]  # type: ignore[assignment]  # like for like
+                    names[id(tensor)].append(prefix + leaf)
+                    if holds:  # any other module is exchanged whole
+                        edits.append((registry, leaf, tensors[id(tensor)]))
+        for key, child in module._modules.items():
+            if id(child) in modules:
+                edits.append((module._modules, key, modules[id(child)]))
+    for registry, key, new in edits:  # after the walk, which may meet a module under two names
+        registry[key] = new
+    return names
 
 
 def swap_batch_norm(root: nn.Module, path: str, rank: int) -> None:
@@ -90,7 +92,7 @@ def swap_batch_norm(root: nn.Module, path: str, rank: int) -> None:
     new.__dict__.update(old.__dict__)
     for registry in ("_parameters", "_buffers", "_modules"):
         new.__dict__[registry] = dict(old.__dict__[registry])
-    _replace(root, {id(old): new})
+    _exchange(root, {}, {id(old): new})
 
 
 def _converted(old: torch.Tensor, match: Match, to: Form) -> tuple[torch.Tensor, int]:
@@ -139,13 +141,3 @@ def set_conv_extras(module: nn.Module, extras: dict[str, Any]) -> None:
     """Gives a convolution back the settings that ``conv_extras`` read."""
     for name, value in extras.items():
         setattr(module, name, tuple(value) if isinstance(value, list) else value)
-
-
-def _replace(root: nn.Module, replaced: dict[int, nn.Module]) -> None:
-    """Puts new modules wherever the old ones are registered, under every name."""
-    if not replaced:
-        return
-    for module in list(root.modules()):
-        for name, child in module._modules.items():
-            if id(child) in replaced:
-                module._modules[name] = replaced[id(child)]
