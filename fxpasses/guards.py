@@ -20,7 +20,7 @@ from fxpasses import aten
 from fxpasses.layout import Layout, Problem
 from fxpasses.ops import Vocabulary
 from fxpasses.report import Form, MissCode
-from fxpasses.tree import attribute, walk
+from fxpasses.tree import attribute
 from fxpasses.typed_ops import Affine, WeightSource
 
 _EXACT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -53,7 +53,7 @@ class Uses:
         tensors = {id(attribute(root, op.weight)) for op in sites}
         paths: dict[str, int] = {}
         names: dict[str, int] = {}
-        for prefix, module in walk(root):
+        for prefix, module in vocabulary.tree:
             if id(module) in modules:
                 paths[prefix[:-1]] = id(module)
             for registry in (module._parameters, module._buffers):

@@ -8,6 +8,7 @@ bind the arguments, ``emit`` writes. What has no entry is ``Opaque``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from fxpasses import aten, handlers
 from fxpasses.module_ops import POOL_TYPES, module_op
 from fxpasses.sizes import is_input, is_shape_value, value_of
 from fxpasses.spellings import FUNCTIONS, METHODS, POOL_FUNCTIONS, POOL_METHODS, aten_handlers
-from fxpasses.tree import attribute
+from fxpasses.tree import attribute, walk
 from fxpasses.typed_ops import Affine, Op, WeightSource
 
 
@@ -37,6 +38,11 @@ class Vocabulary:
         self.root = root
         self.lifted = lifted or {}
         self._modules: dict[str, nn.Module | None] = {}
+
+    @functools.cached_property
+    def tree(self) -> tuple[tuple[str, nn.Module], ...]:
+        """Every module below the root under every name, with the prefix of the names below it."""
+        return tuple(walk(self.root))
 
     def module(self, path: str) -> nn.Module | None:
         """The module at ``path``, or None."""
@@ -58,7 +64,7 @@ class Vocabulary:
         return self.lifted.get(node.name) if node.op == "placeholder" else None
 
     def pools(self, graph: Graph) -> list[Node]:
-        """The nodes that can be pools by their target, in no order; linear in the module calls."""
+        """The nodes that can be pools by their target, in no order; linear in modules and their calls."""
         targets = (*POOL_FUNCTIONS, *aten.pool_targets())
         found = [
             node
@@ -68,13 +74,8 @@ class Vocabulary:
         found += [
             node for node in graph.find_nodes(op="call_method", sort=False) if node.target in POOL_METHODS
         ]
-        kinds: dict[Any, bool] = {}
-        for node in graph.find_nodes(op="call_module", sort=False):
-            target = node.target
-            if target not in kinds:
-                kinds[target] = type(self.module(target)) in POOL_TYPES
-            if kinds[target]:
-                found.append(node)
+        pools = {prefix[:-1] for prefix, module in self.tree if type(module) in POOL_TYPES}
+        found += [node for node in graph.find_nodes(op="call_module", sort=False) if node.target in pools]
         return found
 
     def classify(self, node: Node) -> Op:

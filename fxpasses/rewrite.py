@@ -69,7 +69,7 @@ def apply(
         edit.prepare()
         matches |= edit.matches
     owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
-    reshaped = reshape(root, owned, to)
+    reshaped = reshape(analysis.vocabulary, owned, to)
     _refresh_weights(graph, analysis.vocabulary, reshaped.moves, to)
     made: list[undo.Record] = []
     for edit in edits:

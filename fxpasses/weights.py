@@ -7,7 +7,7 @@ number is drawn. Names, order, ``requires_grad``, gradients, training flags and 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxpasses.emit import batch_norm_class, blank_conv, blank_linear
+from fxpasses.ops import Vocabulary
 from fxpasses.plan import WeightMove
 from fxpasses.report import Form
 from fxpasses.sites import Match
@@ -36,8 +37,9 @@ class Reshaped:
     moves: tuple[WeightMove, ...]
 
 
-def reshape(root: nn.Module, matches: Sequence[Match], to: Form) -> Reshaped:
-    """Puts the weights of all ``matches`` into form ``to`` below ``root``."""
+def reshape(vocabulary: Vocabulary, matches: Sequence[Match], to: Form) -> Reshaped:
+    """Puts the weights of all ``matches`` into form ``to`` below the vocabulary's root."""
+    root = vocabulary.root
     made: dict[int, tuple[torch.Tensor, int]] = {}
     moves: dict[int, WeightMove] = {}
     modules: dict[int, nn.Module] = {}
@@ -51,7 +53,7 @@ def reshape(root: nn.Module, matches: Sequence[Match], to: Form) -> Reshaped:
         copied.setdefault(name, cost)
         if module is not None and id(module) not in modules:
             modules[id(module)] = _module(module, match, weight, to)
-    names = _exchange(root, {old: weight for old, (weight, _) in made.items()}, modules)
+    names = _exchange(vocabulary.tree, {old: weight for old, (weight, _) in made.items()}, modules)
     return Reshaped(
         copied=copied,
         moves=tuple(dataclasses.replace(moves[old], name=name) for old in made for name in names[old]),
@@ -59,7 +61,9 @@ def reshape(root: nn.Module, matches: Sequence[Match], to: Form) -> Reshaped:
 
 
 def _exchange(
-    root: nn.Module, tensors: Mapping[int, torch.Tensor], modules: Mapping[int, nn.Module]
+    tree: Iterable[tuple[str, nn.Module]],
+    tensors: Mapping[int, torch.Tensor],
+    modules: Mapping[int, nn.Module],
 ) -> dict[int, list[str]]:
     """Puts new tensors and modules where the old ones are, under every name.
 
@@ -68,15 +72,14 @@ def _exchange(
     """
     names: dict[int, list[str]] = {old: [] for old in tensors}
     edits: list[tuple[dict[str, Any], str, Any]] = []
-    for prefix, module in walk(root):
-        holds = type(module) is nn.Module or isinstance(module, GraphModule)
+    for prefix, module in tree:
         for registry in (module._parameters, module._buffers):
             for leaf, tensor in registry.items():
                 if id(tensor) in tensors:
                     names[id(tensor)].append(prefix + leaf)
-                    if holds:  # any other module is exchanged whole
+                    if type(module) is nn.Module or isinstance(module, GraphModule):  # else exchanged whole
                         edits.append((registry, leaf, tensors[id(tensor)]))
-        for key, child in module._modules.items():
+        for key, child in module._modules.items() if modules else ():
             if id(child) in modules:
                 edits.append((module._modules, key, modules[id(child)]))
     for registry, key, new in edits:  # after the walk, which may meet a module under two names
@@ -92,7 +95,7 @@ def swap_batch_norm(root: nn.Module, path: str, rank: int) -> None:
     new.__dict__.update(old.__dict__)
     for registry in ("_parameters", "_buffers", "_modules"):
         new.__dict__[registry] = dict(old.__dict__[registry])
-    _exchange(root, {}, {id(old): new})
+    _exchange(walk(root), {}, {id(old): new})
 
 
 def _converted(old: torch.Tensor, match: Match, to: Form) -> tuple[torch.Tensor, int]:
