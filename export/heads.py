@@ -158,7 +158,8 @@ class OnnxSubject:
         )
 
     def _weights_of(self, proto: onnx.ModelProto) -> dict[str, Array]:
-        names = {tensor.name for tensor in proto.graph.initializer}
+        external = onnx.TensorProto.EXTERNAL  # a cut may have put zeros in the place of a bias
+        names = {tensor.name for tensor in proto.graph.initializer if tensor.data_location == external}
         return {name: array for name, array in self._weights.items() if name in names}
 
     def _tapped(self, taps: tuple[str, ...]) -> onnx.ModelProto:
