@@ -13,6 +13,22 @@ from fxpasses import aten, handlers
 from fxpasses.handlers import MAX_RANK
 from fxpasses.typed_ops import Permute
 
+# names that tensor methods and ATen operators share, with alike arguments
+_ALIKE: dict[str, handlers.Handler] = {
+    "mean": handlers.reduce(average=True),
+    "sum": handlers.reduce(average=False),
+    "amax": handlers.reduce(average=False),
+    "amin": handlers.reduce(average=False),
+    "flatten": handlers.flatten,
+    "unflatten": handlers.unflatten,
+    "view": handlers.view,
+    "reshape": handlers.view,
+    "squeeze": handlers.squeeze,
+    "unsqueeze": handlers.unsqueeze,
+    "permute": handlers.permute,
+    "transpose": handlers.transpose,
+}
+
 
 def _function_table() -> dict[Any, handlers.Handler]:
     table: dict[Any, handlers.Handler] = dict.fromkeys(handlers.ELEMENTWISE_FUNCTIONS, handlers.elementwise)
@@ -75,19 +91,7 @@ def _method_table() -> dict[str, handlers.Handler]:
     table |= {
         f"{name}_": handlers.inplace for name in handlers.ARITHMETIC if hasattr(torch.Tensor, f"{name}_")
     }
-    table |= {
-        "mean": handlers.reduce(average=True),
-        "sum": handlers.reduce(average=False),
-        "amax": handlers.reduce(average=False),
-        "amin": handlers.reduce(average=False),
-        "flatten": handlers.flatten,
-        "unflatten": handlers.unflatten,
-        "view": handlers.view,
-        "reshape": handlers.view,
-        "squeeze": handlers.squeeze,
-        "unsqueeze": handlers.unsqueeze,
-        "permute": handlers.permute,
-        "transpose": handlers.transpose,
+    table |= _ALIKE | {
         "swapaxes": handlers.transpose,
         "select": handlers.select_of,
         "matmul": handlers.product,
@@ -129,36 +133,30 @@ def aten_handlers() -> dict[str, handlers.Handler]:
         table[f"max_pool{rank}d"] = handlers.window_pool(rank, average=False)
         table[f"conv{rank}d"] = handlers.conv(rank)
         table[f"conv_transpose{rank}d"] = handlers.conv(rank, transposed=True)
-    return table | {
-        "mean": handlers.reduce(average=True),
-        "sum": handlers.reduce(average=False),
-        "amax": handlers.reduce(average=False),
-        "amin": handlers.reduce(average=False),
-        "flatten": handlers.flatten,
-        "unflatten": handlers.unflatten,
-        "view": handlers.view,
-        "_unsafe_view": handlers.view,
-        "reshape": handlers.view,
-        "squeeze": handlers.squeeze,
-        "unsqueeze": handlers.unsqueeze,
-        "permute": handlers.permute,
-        "transpose": handlers.transpose,
-        "t": lambda input: Permute(input, (1, 0), swap=False),
-        "select": aten.select,
-        "slice": aten.slice_,
-        "as_strided": aten.as_strided,
-        "cat": handlers.concat,
-        "linear": handlers.linear,
-        "addmm": lambda *args, **kwargs: (
-            aten.addmm(handlers.linear, *args, **kwargs) or handlers.product(*args)
-        ),
-        "mm": lambda input, other: aten.mm(handlers.linear, input, other) or handlers.product(input, other),
-        "matmul": lambda input, other: (
-            aten.mm(handlers.linear, input, other) or handlers.product(input, other)
-        ),
-        "bmm": handlers.product,
-        "einsum": handlers.product,
-        "bilinear": handlers.product,
-        "_trilinear": handlers.product,
-        "convolution": lambda *args: aten.convolution(handlers.conv, *args),
-    }
+    return (
+        table
+        | _ALIKE
+        | {
+            "_unsafe_view": handlers.view,
+            "t": lambda input: Permute(input, (1, 0), swap=False),
+            "select": aten.select,
+            "slice": aten.slice_,
+            "as_strided": aten.as_strided,
+            "cat": handlers.concat,
+            "linear": handlers.linear,
+            "addmm": lambda *args, **kwargs: (
+                aten.addmm(handlers.linear, *args, **kwargs) or handlers.product(*args)
+            ),
+            "mm": lambda input, other: (
+                aten.mm(handlers.linear, input, other) or handlers.product(input, other)
+            ),
+            "matmul": lambda input, other: (
+                aten.mm(handlers.linear, input, other) or handlers.product(input, other)
+            ),
+            "bmm": handlers.product,
+            "einsum": handlers.product,
+            "bilinear": handlers.product,
+            "_trilinear": handlers.product,
+            "convolution": lambda *args: aten.convolution(handlers.conv, *args),
+        }
+    )

@@ -34,13 +34,6 @@ class Shaped(nets.Net):
         if x.shape[2] > 3:
             x = x * 2
         return super().forward(x)
-
-
-class OneBatch(nets.Net):
-    def forward(self, x):
-        if x.shape[0] == 2:
-            x = x * 2
-        return super().forward(x)
 """
 
 
