@@ -19,7 +19,7 @@ from fxpasses.errors import (
     ProviderError,
     TraceError,
 )
-from fxpasses.passes import ConvToLinear, LinearToConv
+from fxpasses.passes import ConvToLinear, HeadToFcn, LinearToConv, PoolToDense
 from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
 from fxpasses.report import Form, Miss, MissCode, Rewrite, RewriteReport, Scope, Site, Sites, TraceInfo
 
@@ -30,12 +30,14 @@ __all__ = [
     "FileError",
     "Form",
     "FxHeadError",
+    "HeadToFcn",
     "InputError",
     "InternalError",
     "LinearToConv",
     "Miss",
     "MissCode",
     "PlanError",
+    "PoolToDense",
     "ProviderError",
     "Rewrite",
     "RewriteReport",

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule
 
 from fxpasses import undo
+from fxpasses.change import carry_out
 from fxpasses.errors import InputError, TraceError, suggest
 from fxpasses.fallback import export_module
 from fxpasses.plan import WeightPlan
 from fxpasses.program import OpenProgram, open_program
-from fxpasses.report import Form, Miss, MissCode, RewriteReport, Scope, Sites
-from fxpasses.rewrite import Edit, apply
-from fxpasses.shapes import propagate
-from fxpasses.sites import Analysis, analyse
+from fxpasses.report import Form, RewriteReport, Scope, Sites
+from fxpasses.survey import Survey
 from fxpasses.trace import Traced, given, trace
 
-_HEAD_LEVEL = (MissCode.NOT_POOLED, MissCode.BEFORE_POOL, MissCode.MATRIX_PRODUCT)
 _WAYS = ("auto", "symbolic", "export")
 Model = TypeVar("Model", GraphModule, ExportedProgram)
 
@@ -44,46 +42,64 @@ class RewriteResult(Generic[Model]):
 
 
 def find_sites(
-    model: nn.Module | ExportedProgram, scope: str = "head", example_inputs: Any = None, way: str = "auto"
+    model: nn.Module | ExportedProgram,
+    scope: str = "head",
+    example_inputs: Any = None,
+    way: str = "auto",
+    to: str | None = None,
 ) -> Sites:
-    """Every site of a model in either form, and every miss with its reason; edits nothing.
+    """Every site of a model in any form, and every miss with its reason; edits nothing.
 
     Args:
         model: a module, a GraphModule, or an ExportedProgram.
         scope: ``"head"`` or ``"pooled"``.
         example_inputs: see ``rewrite``.
         way: see ``rewrite``.
+        to: a form; then the sites are those that have it or can get it, and the misses say why the
+            others cannot. None: those that can be ``"linear"`` and ``"conv"``.
 
     Raises:
         InputError: an argument is not of the kind that is needed.
         TraceError: the model cannot be traced.
     """
-    chosen = _scope(scope)
+    chosen, form = _scope(scope), None if to is None else _form(to)
     subject = given(model) if isinstance(model, GraphModule) else _open(model, way, example_inputs)
-    records = _records(model)
-    nodes = _by_name(subject.graph, records)
-    analysis = _analyse(subject, chosen, example_inputs, records, nodes)
-    return Sites(
-        sites=tuple(match.site for match in analysis.matches), misses=analysis.misses, trace=subject.info
-    )
+    survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
+    matches, misses = survey.candidates(survey.look(_records(model)), form)
+    return Sites(sites=tuple(match.site for match in matches), misses=misses, trace=subject.info)
 
 
 @overload
 def rewrite(
-    model: ExportedProgram, to: str, scope: str = ..., example_inputs: Any = ..., way: str = ...
+    model: ExportedProgram,
+    to: str,
+    scope: str = ...,
+    example_inputs: Any = ...,
+    way: str = ...,
+    outputs: Sequence[str] = ...,
 ) -> RewriteResult[ExportedProgram]: ...
 
 
 @overload
 def rewrite(
-    model: nn.Module, to: str, scope: str = ..., example_inputs: Any = ..., way: str = ...
+    model: nn.Module,
+    to: str,
+    scope: str = ...,
+    example_inputs: Any = ...,
+    way: str = ...,
+    outputs: Sequence[str] = ...,
 ) -> RewriteResult[GraphModule]: ...
 
 
 def rewrite(
-    model: Any, to: str, scope: str = "head", example_inputs: Any = None, way: str = "auto"
+    model: Any,
+    to: str,
+    scope: str = "head",
+    example_inputs: Any = None,
+    way: str = "auto",
+    outputs: Sequence[str] = ("logits",),
 ) -> RewriteResult[Any]:
-    """The model with its head in the other form, over the same storage.
+    """The model with its head in another form, over the same storage.
 
     The caller's model is not changed. Where nothing can be rewritten the result's graph is that of
     the model, and ``report.misses`` says why.
@@ -99,67 +115,54 @@ def rewrite(
     Args:
         model: a module, a GraphModule, or an ExportedProgram; the result is of the same kind (a
             GraphModule for a module).
-        to: ``"conv"`` or ``"linear"``.
+        to: ``"conv"``, ``"linear"``, ``"dense"`` (the convolution before the pool: the same function, by
+            way of a map of scores) or ``"fcn"`` (at the native size the same logits, on a larger input a
+            map of those of every window).
         scope: ``"head"`` or ``"pooled"`` (squeeze-excite and other side branches too).
         example_inputs: a tensor or a tuple of inputs, or a function that gives them and is called only if
             they are needed: where nothing in the model says the extent of the pooled map (a fixed
             average pool) or which axes are spatial (a mean of an input), and for ``torch.export``.
         way: how a module becomes a graph: ``"symbolic"`` (``torch.fx.symbolic_trace``), ``"export"``
             (``torch.export`` with a dynamic batch), or ``"auto"``, which tries them in this order.
+        outputs: ``("logits",)``, or with ``to="dense"`` ``("logits", "map")``: the result becomes the pair of
+            what the model gives and the map ``[N, K, *positions]`` whose mean the logits are; a dict gets the
+            map as ``"map"``. Of several heads the maps come as a tuple. Rewriting to another form takes the
+            map away again.
 
     Raises:
         InputError: an argument is not of the kind that is needed.
         TraceError: the model cannot be traced.
     """
-    form, chosen = _form(to), _scope(scope)
+    form, chosen, with_map = _form(to), _scope(scope), _with_map(outputs, to)
     subject, records = _open(model, way, example_inputs), _records(model)
-    nodes = _by_name(subject.graph, records)
-    analysis = _analyse(subject, chosen, example_inputs, records, nodes)
-    edit = apply(subject.graph, subject.root, analysis, form, records, nodes)
+    survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
+    change = carry_out(survey, form, records, with_map=with_map)
     report = RewriteReport(
         to=form,
         scope=chosen,
-        rewrites=edit.rewrites,
-        misses=relevant_misses(analysis.misses, form),
+        rewrites=change.rewrites,
+        misses=change.misses,
         trace=subject.info,
+        native_size=change.native_size,
     )
-    return RewriteResult(module=subject.close(edit.records), report=report, plan=edit.plan)
+    return RewriteResult(module=subject.close(change.records), report=report, plan=change.plan)
 
 
-def rewrite_in_place(module: GraphModule, to: Form, scope: Scope, example_inputs: Any = None) -> Edit:
-    """Rewrites a GraphModule itself, as the PassBase convention says; compiles where it changed."""
-    records = undo.load(module)
-    nodes = _by_name(module.graph, records)
-    analysis = _analyse(given(module), scope, example_inputs, records, nodes)
-    edit = apply(module.graph, module, analysis, to, records, nodes)
-    if edit.rewrites:
-        undo.store(module, edit.records)
+def rewrite_in_place(
+    module: GraphModule,
+    to: Form,
+    scope: str,
+    example_inputs: Any = None,
+    outputs: Sequence[str] = ("logits",),
+) -> bool:
+    """Rewrites a GraphModule itself, as the PassBase convention says; whether anything changed."""
+    with_map = _with_map(outputs, to)
+    survey = Survey(given(module), _scope(scope), lambda: _inputs(example_inputs))
+    change = carry_out(survey, to, undo.load(module), with_map=with_map)
+    if change.rewrites:
+        undo.store(module, change.records)
         module.recompile()
-    return edit
-
-
-def relevant_misses(misses: Sequence[Miss], to: Form) -> tuple[Miss, ...]:
-    """The misses that a rewrite to ``to`` has: candidates in the other form, and heads without a pool."""
-    return tuple(miss for miss in misses if miss.form is not to or miss.code in _HEAD_LEVEL)
-
-
-def _analyse(
-    subject: Traced | OpenProgram,
-    scope: Scope,
-    example_inputs: Any,
-    records: Sequence[undo.Record],
-    nodes: Mapping[str, Node],
-) -> Analysis:
-    """The analysis, with shapes where example inputs are given and something depends on them."""
-    graph, root = subject.graph, subject.root
-    extents = undo.known_extents(records, nodes)
-    analysis = analyse(graph, root, scope, extents=extents, lifted=subject.lifted)
-    if not analysis.is_presumed() or subject.lifted:
-        return analysis
-    inputs = _inputs(example_inputs)
-    return (
-        analysis if inputs is None else analyse(graph, root, scope, propagate(graph, root, inputs), extents)
-    )
+    return bool(change.rewrites)
 
 
 def _open(model: Any, way: str, example_inputs: Any) -> Traced | OpenProgram:
@@ -190,11 +193,6 @@ def _open(model: Any, way: str, example_inputs: Any) -> Traced | OpenProgram:
         return export_module(model, inputs, reason=error.what)
 
 
-def _by_name(graph: Graph, records: Sequence[undo.Record]) -> dict[str, Node]:
-    """The graph's nodes by name, empty where no record speaks of them."""
-    return {node.name: node for node in graph.nodes} if records else {}
-
-
 def _records(model: nn.Module | ExportedProgram) -> tuple[undo.Record, ...]:
     return undo.load(model.graph_module if isinstance(model, ExportedProgram) else model)
 
@@ -218,3 +216,15 @@ def _scope(scope: str) -> Scope:
         return Scope(scope)
     except ValueError:
         raise InputError(f"unknown scope {scope!r}", where="scope", fix=suggest(str(scope), Scope)) from None
+
+
+def _with_map(outputs: Sequence[str], to: str) -> bool:
+    if tuple(outputs) == ("logits",):
+        return False
+    if tuple(outputs) != ("logits", "map"):
+        raise InputError(
+            f"unknown outputs {outputs!r}", where="outputs", fix="use ('logits',) or ('logits', 'map')"
+        )
+    if to != Form.DENSE:
+        raise InputError(f"the form {to!s} has no map", where="outputs", fix="use to='dense'")
+    return True

@@ -33,6 +33,7 @@ CHANNELWISE = frozenset(
         "_native_batch_norm_legit_functional _batch_norm_with_update _batch_norm_no_update group_norm prelu"
     ).split()
 )
+EVAL_BATCH_NORMS = ("_native_batch_norm_legit_no_training", "_batch_norm_no_update")
 NORMS = frozenset(
     ("layer_norm native_layer_norm rms_norm _fused_rms_norm feature_dropout feature_alpha_dropout").split()
 )

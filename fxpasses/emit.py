@@ -73,6 +73,21 @@ class Writer:
         """Axes in another order."""
         return self._after(node, self._permute_function(), (node, list(order)))
 
+    def windows(self, node: Node, source: Node, kernel: tuple[int, ...]) -> Node:
+        """The averages of ``source`` over every window of ``kernel``, written after ``node``."""
+        rank = len(kernel)
+        if self.dialect is Dialect.TORCH:
+            return self._after(node, getattr(F, f"avg_pool{rank}d"), (source, kernel, 1))
+        function = getattr(torch.ops.aten, f"avg_pool{rank}d").default
+        return self._after(node, function, (source, [*kernel], [1] * rank))
+
+    def dilate(self, node: Node, dilation: tuple[int, ...]) -> None:
+        """Spreads the kernel of a convolution that is a function."""
+        if len(node.args) > 5:
+            node.args = (*node.args[:5], [*dilation], *node.args[6:])
+        else:
+            node.kwargs = {**node.kwargs, "dilation": [*dilation]}
+
     def site(self, node: Node, op: Affine, move: WeightMove, to: Form) -> None:
         """Respells an affine function of a parameter in the other form; its operand stays.
 
@@ -201,7 +216,11 @@ def named_functions() -> dict[str, Callable[..., Any]]:
         **{name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv")},
         "getattr": getattr,
         "linear": F.linear,
-        **{f"conv{rank}d": getattr(F, f"conv{rank}d") for rank in (1, 2, 3)},
+        **{
+            f"{name}{rank}d": getattr(F, f"{name}{rank}d")
+            for name in ("conv", "avg_pool", "adaptive_avg_pool")
+            for rank in (1, 2, 3)
+        },
     }
 
 

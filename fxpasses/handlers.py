@@ -31,6 +31,7 @@ from fxpasses.typed_ops import (
     Permute,
     Product,
     Reduce,
+    Role,
     ShapeValue,
     Squeeze,
     Unflatten,
@@ -76,6 +77,15 @@ ARITHMETIC = (
 INPLACE_ONLY = (
     "relu_ sigmoid_ tanh_ elu_ selu_ celu_ leaky_relu_ hardtanh_ threshold_ rrelu_ dropout_".split()
 )
+ROLES: dict[Role, tuple[str, ...]] = {
+    Role.SUM: ("add", "sub", "subtract", "rsub", "iadd", "isub"),
+    Role.PRODUCT: ("mul", "multiply", "imul"),
+    Role.QUOTIENT: ("div", "divide", "true_divide", "truediv", "itruediv"),
+    Role.LINEAR: (
+        *("neg", "negative", "detach", "clone", "contiguous", "float", "half", "bfloat16", "double", "to"),
+        *("alias", "lift_fresh_copy", "_to_copy"),
+    ),
+}
 _OPERATORS = tuple(
     getattr(operator, name) for name in "add sub mul truediv pow neg abs gt lt ge le eq ne".split()
 )
@@ -162,8 +172,14 @@ def window_pool(rank: int, average: bool) -> Handler:
     def handler(
         input: Node, kernel_size: Any, stride: Any = None, padding: Any = 0, *args: Any, **kwargs: Any
     ) -> Op:
-        covers = _is_own_extent(kernel_size, input, rank) and padding in (0, (0,) * rank, [0] * rank)
-        return WindowPool(input, rank, covers, average)
+        unpadded = padding in (0, (0,), [0], (0,) * rank, [0] * rank)
+        covers = unpadded and _is_own_extent(kernel_size, input, rank)
+        kernel = None if isinstance(kernel_size, Node) else tuple_of(kernel_size, rank)
+        if kernel is not None and not all(isinstance(extent, int) for extent in kernel):
+            kernel = None
+        divisor = kwargs.get("divisor_override", args[2] if len(args) > 2 else None)
+        plain = unpadded and divisor is None
+        return WindowPool(input, rank, covers, average, kernel, plain)
 
     return handler
 
@@ -228,13 +244,51 @@ def inplace(*args: Any, **kwargs: Any) -> Op:
     return Elementwise(tuple(nodes_in((args, kwargs))), inplace=True)
 
 
+def in_role(role: Role, *, inplace: bool = False) -> Handler:
+    """A handler of functions that are affine in one operand or more."""
+
+    def handler(*args: Any, **kwargs: Any) -> Op:
+        sources = tuple(nodes_in((args, kwargs)))
+        known = role
+        is_inverse = not (args and isinstance(args[0], Node))
+        if role is Role.QUOTIENT and (is_inverse or kwargs.get("rounding_mode")):
+            known = Role.OTHER
+        if role is Role.LINEAR and any(_is_whole(value) for value in (*args, *kwargs.values())):
+            known = Role.OTHER
+        return Elementwise(sources, inplace=inplace, role=known)
+
+    return handler
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a dtype that cannot hold fractions."""
+    return isinstance(value, torch.dtype) and not (value.is_floating_point or value.is_complex)
+
+
+def dropout(input: Node, p: Any = 0.5, training: Any = True, inplace: bool = False, **kwargs: Any) -> Op:
+    trains = kwargs.get("train", training) is not False and p != 0
+    return Elementwise((input,), inplace=inplace is True, role=Role.DROPOUT, trains=trains)
+
+
+def batch_norm(*args: Any, training: Any = None, **kwargs: Any) -> Op:
+    """``F.batch_norm`` and ``aten.batch_norm``: both have ``training`` as their sixth argument."""
+    mode = args[5] if len(args) > 5 else training
+    sources = tuple(nodes_in((args, kwargs)))
+    return Elementwise(sources, channels=True, role=Role.BATCH_NORM, trains=mode not in (None, False))
+
+
+def batch_norm_in_eval_mode(*args: Any, **kwargs: Any) -> Op:
+    sources = tuple(nodes_in((args, kwargs)))
+    return Elementwise(sources, channels=True, role=Role.BATCH_NORM)
+
+
 def channelwise(*args: Any, **kwargs: Any) -> Op:
     return Elementwise(tuple(nodes_in((args, kwargs))), channels=True)
 
 
 def on_channels(input: Node, dim: Any = None, *args: Any, **kwargs: Any) -> Op:
     """A function along ``dim``; the same on a map and on its flat form only along axis 1."""
-    return Elementwise((input,), channels=True) if dim == 1 else FeatureNorm(input)
+    return Elementwise((input,), channels=True) if dim == 1 else FeatureNorm(input, is_last=dim == -1)
 
 
 def normalize(input: Node, p: float = 2.0, dim: Any = 1, *args: Any, **kwargs: Any) -> Op:
@@ -251,6 +305,15 @@ def select_of(input: Node, dim: int, index: int) -> Op:
 
 def feature_norm(input: Node, *args: Any, **kwargs: Any) -> Op:
     return FeatureNorm(input)
+
+
+def shaped_norm(input: Node, normalized_shape: Any, *args: Any, **kwargs: Any) -> Op:
+    is_last = isinstance(normalized_shape, (tuple, list)) and len(normalized_shape) == 1
+    return FeatureNorm(input, is_last=is_last)
+
+
+def group_norm(*args: Any, **kwargs: Any) -> Op:
+    return Elementwise(tuple(nodes_in((args, kwargs))), channels=True, mixes=True)
 
 
 def linear(input: Node, weight: Any, bias: Any = None) -> Op:

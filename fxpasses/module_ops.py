@@ -18,6 +18,7 @@ from fxpasses.typed_ops import (
     FeatureNorm,
     Flatten,
     Op,
+    Role,
     WeightSource,
     WindowPool,
 )
@@ -25,11 +26,12 @@ from fxpasses.typed_ops import (
 _ELEMENTWISE_MODULES = frozenset(
     getattr(nn, name)
     for name in (
-        "Identity ReLU ReLU6 Hardtanh Hardswish Hardsigmoid SiLU GELU Mish ELU SELU CELU LeakyReLU "
-        "Sigmoid Tanh Softplus Softsign Tanhshrink Softshrink Hardshrink Threshold LogSigmoid "
-        "RReLU Dropout AlphaDropout"
+        "ReLU ReLU6 Hardtanh Hardswish Hardsigmoid SiLU GELU Mish ELU SELU CELU LeakyReLU "
+        "Sigmoid Tanh Softplus Softsign Tanhshrink Softshrink Hardshrink Threshold LogSigmoid RReLU"
     ).split()
 )
+_DROPOUTS = (nn.Dropout, nn.AlphaDropout)
+_CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _BATCH_NORMS: dict[type, int | None] = {
     nn.BatchNorm1d: 1,
     nn.BatchNorm2d: 2,
@@ -66,8 +68,18 @@ def module_op(module: Any, node: Node) -> Op:
         return handlers.OPAQUE
     if kind in _ELEMENTWISE_MODULES:
         return Elementwise((source,), inplace=getattr(module, "inplace", False) is True)
+    if kind is nn.Identity:
+        return Elementwise((source,), role=Role.LINEAR)
+    if kind in _DROPOUTS:
+        trains = module.training and module.p != 0
+        return Elementwise((source,), inplace=module.inplace is True, role=Role.DROPOUT, trains=trains)
+    if kind in _CHANNEL_DROPOUTS:
+        return FeatureNorm(source, role=Role.DROPOUT, trains=module.training and module.p != 0)
     if kind in _BATCH_NORMS:
-        return Elementwise((source,), channels=True, module_rank=_BATCH_NORMS[kind])
+        trains = module.training or module.running_mean is None
+        return Elementwise(
+            (source,), channels=True, module_rank=_BATCH_NORMS[kind], role=Role.BATCH_NORM, trains=trains
+        )
     if kind in _POOL_MODULES:
         rank, average = _POOL_MODULES[kind]
         return handlers.adaptive_pool(rank, average)(
@@ -75,23 +87,23 @@ def module_op(module: Any, node: Node) -> Op:
         )
     if kind in _WINDOW_MODULES:
         rank, average = _WINDOW_MODULES[kind]
-        return WindowPool(source, rank, covers=False, average=average)
+        kernel = handlers.tuple_of(module.kernel_size, rank)
+        plain = set(handlers.tuple_of(module.padding, rank)) == {0}
+        plain = plain and getattr(module, "divisor_override", None) is None
+        return WindowPool(source, rank, covers=False, average=average, kernel=kernel, plain=plain)
     if kind in (nn.Softmax, nn.LogSoftmax):
         return handlers.on_channels(source, module.dim)
     simple: dict[type, Callable[[], Op]] = {
         nn.Flatten: lambda: Flatten(source, module.start_dim, module.end_dim),
         nn.Unflatten: lambda: handlers.unflatten(source, module.dim, module.unflattened_size),
-        nn.LayerNorm: lambda: FeatureNorm(source),
-        nn.Dropout1d: lambda: FeatureNorm(source),
-        nn.Dropout2d: lambda: FeatureNorm(source),
-        nn.Dropout3d: lambda: FeatureNorm(source),
-        nn.GroupNorm: lambda: Elementwise((source,), channels=True),
+        nn.LayerNorm: lambda: FeatureNorm(source, is_last=len(module.normalized_shape) == 1),
+        nn.GroupNorm: lambda: Elementwise((source,), channels=True, mixes=True),
         nn.PReLU: lambda: Elementwise((source,), channels=True),
     }
     if kind in simple:
         return simple[kind]()
     if kind.__name__ == "RMSNorm":
-        return FeatureNorm(source)
+        return FeatureNorm(source, is_last=len(getattr(module, "normalized_shape", ())) == 1)
     return _affine_module(module, source, str(node.target))
 
 

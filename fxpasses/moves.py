@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from torch import nn
 from torch.fx import Node
 
 from fxpasses.layout import Layout
@@ -129,20 +130,9 @@ class _Decision:
             constants = []  # statistics and weights of a norm lie along axis 1 in both forms
         return (
             all(source in self.free for source in pooled)
-            and all(_is_scalar(constant_shape(source, self.vocabulary)) for source in constants)
-            and self._has_own_module(value)
+            and all(is_scalar(constant_shape(source, self.vocabulary)) for source in constants)
+            and has_own_module(value, self.vocabulary.root)
         )
-
-    def _has_own_module(self, value: Value) -> bool:
-        """Whether a module whose class names its rank can be replaced: called once, without hooks."""
-        op, node = value.op, value.node
-        if not isinstance(op, Elementwise) or op.module_rank is None:
-            return True
-        module = self.vocabulary.root.get_submodule(str(node.target))
-        calls = [
-            other for other in node.graph.nodes if other.op == "call_module" and other.target == node.target
-        ]
-        return len(calls) == 1 and not module._forward_hooks and not module._forward_pre_hooks
 
     def _turns(self, value: Value) -> bool:
         """Whether a reduction gives the wanted form with its ``keepdim`` turned."""
@@ -203,10 +193,21 @@ def component(region: Region, start: Node) -> frozenset[Node]:
     return frozenset(found)
 
 
+def has_own_module(value: Value, root: nn.Module) -> bool:
+    """Whether a module whose class names its rank can be replaced: called once, without hooks."""
+    op, node = value.op, value.node
+    if not isinstance(op, Elementwise) or op.module_rank is None:
+        return True
+    module = root.get_submodule(str(node.target))
+    calls = [other for other in node.graph.nodes if other.op == "call_module" and other.target == node.target]
+    return len(calls) == 1 and not module._forward_hooks and not module._forward_pre_hooks
+
+
 def is_over_tokens(op: Reduce) -> bool:
     """Whether a reduction of an input ``[N, *k, C]`` leaves the last axis."""
     return 1 in op.dims or max(op.dims) < -1
 
 
-def _is_scalar(shape: tuple[int | None, ...] | None) -> bool:
+def is_scalar(shape: tuple[int | None, ...] | None) -> bool:
+    """Whether a constant of this shape can be combined with a value of any rank."""
     return shape is not None and all(extent == 1 for extent in shape) and len(shape) <= 1

@@ -22,7 +22,7 @@ from fxpasses.module_ops import POOL_TYPES, module_op
 from fxpasses.sizes import is_input, is_shape_value, value_of
 from fxpasses.spellings import FUNCTIONS, METHODS, POOL_FUNCTIONS, POOL_METHODS, aten_handlers
 from fxpasses.tree import attribute, walk
-from fxpasses.typed_ops import Affine, Op, WeightSource
+from fxpasses.typed_ops import Affine, Op, Role, WeightSource
 
 
 class Vocabulary:
@@ -143,5 +143,5 @@ def _handler(node: Node) -> handlers.Handler | None:
     if isinstance(target, torch._ops.OpOverload):
         return aten_handlers().get(aten.name_of(target))
     if target is operator.getitem and aten.is_first_result(node):
-        return handlers.elementwise
+        return handlers.in_role(Role.LINEAR)
     return FUNCTIONS.get(target)

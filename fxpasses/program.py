@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import ExportGraphSignature
+from torch.export.exported_program import ModuleCallSignature
+from torch.export.graph_signature import ExportGraphSignature, OutputKind, OutputSpec, TensorArgument
 from torch.fx import Graph, GraphModule, Node
 
 from fxpasses import undo
+from fxpasses.outputs import with_maps, without_maps
 from fxpasses.report import TraceInfo
 from fxpasses.trace import copy_graph
 from fxpasses.tree import attribute
@@ -48,15 +50,17 @@ class OpenProgram:
         """A program of the edited graph and the tree's parameters."""
         program = self.program
         module = GraphModule(program.graph_module, self.graph)
-        names = _output_names(program.graph, self.graph)
+        names, maps = _output_names(program.graph, self.graph)
         closed = program._update(
             module,
-            _signature(program.graph_signature, names),
+            _signature(program.graph_signature, names, maps),
             state_dict={name: attribute(self.root, name) for name in program.state_dict},
         )
         for entry in closed.module_call_graph:
             if entry.signature is not None:
                 _rename(entry.signature.outputs, names)
+                if maps and not entry.fqn:
+                    _respecify(entry.signature, maps)
         undo.store(closed.graph_module, records)
         return closed
 
@@ -94,21 +98,46 @@ def _tree(program: ExportedProgram) -> nn.Module:
     return root
 
 
-def _output_names(before: Graph, after: Graph) -> dict[str, str]:
-    """The names of the outputs after an edit, by their names before; the positions stay."""
-    old, new = (next(iter(reversed(graph.nodes))).args[0] for graph in (before, after))
-    pairs = zip(_flat(old), _flat(new), strict=True)
-    return {first.name: second.name for first, second in pairs if first.name != second.name}
+def _output_names(before: Graph, after: Graph) -> tuple[dict[str, str], list[str] | int]:
+    """The names of the outputs after an edit, by their names before; the positions stay.
+
+    Also the names of the maps that came last, or how many of them went.
+    """
+    old, new = (_flat(next(iter(reversed(graph.nodes))).args[0]) for graph in (before, after))
+    names = {
+        first.name: second.name for first, second in zip(old, new, strict=False) if first.name != second.name
+    }
+    if len(new) < len(old):
+        return names, len(old) - len(new)
+    return names, [node.name for node in new[len(old) :]]
 
 
 def _flat(outputs: Any) -> list[Node]:
     return [node for node in torch.utils._pytree.tree_leaves(outputs) if isinstance(node, Node)]
 
 
-def _signature(signature: ExportGraphSignature, names: Mapping[str, str]) -> ExportGraphSignature:
+def _signature(
+    signature: ExportGraphSignature, names: Mapping[str, str], maps: list[str] | int
+) -> ExportGraphSignature:
     renamed = copy.deepcopy(signature)
-    _rename([spec.arg for spec in renamed.output_specs], names)
+    specs = renamed.output_specs
+    if isinstance(maps, int):
+        del specs[len(specs) - maps :]
+    else:
+        kind = OutputKind.USER_OUTPUT
+        specs.extend(OutputSpec(kind, TensorArgument(name=name), None) for name in maps)
+    _rename([spec.arg for spec in specs], names)
     return renamed
+
+
+def _respecify(signature: ModuleCallSignature, maps: list[str] | int) -> None:
+    """The call signature of the whole program with maps among its outputs, or without them."""
+    if isinstance(maps, int):
+        del signature.outputs[len(signature.outputs) - maps :]
+        signature.out_spec = without_maps(signature.out_spec)
+    else:
+        signature.outputs.extend(TensorArgument(name=name) for name in maps)
+        signature.out_spec = with_maps(signature.out_spec, len(maps))
 
 
 def _rename(arguments: Sequence[Any], names: Mapping[str, str]) -> None:

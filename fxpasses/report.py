@@ -15,6 +15,13 @@ class Form(enum.StrEnum):
 
     LINEAR = "linear"
     CONV = "conv"
+    DENSE = "dense"
+    FCN = "fcn"
+
+    @property
+    def weights(self) -> Form:
+        """The form whose weight shapes this form has: a convolution's, unless it is a Linear."""
+        return Form.LINEAR if self is Form.LINEAR else Form.CONV
 
 
 class Scope(enum.StrEnum):
@@ -57,6 +64,15 @@ class MissCode(enum.StrEnum):
     UNINITIALIZED = "UNINITIALIZED"
     COMPUTED_WEIGHT = "COMPUTED_WEIGHT"
     MATRIX_PRODUCT = "MATRIX_PRODUCT"
+    # what keeps it from being dense or fully convolutional
+    NONLINEAR = "NONLINEAR"
+    TRAIN_MODE = "TRAIN_MODE"
+    POOL_GRID = "POOL_GRID"
+    POOL_KIND = "POOL_KIND"
+    SIDE_BRANCH = "SIDE_BRANCH"
+    NATIVE_SIZE = "NATIVE_SIZE"
+    WINDOW = "WINDOW"
+    NOT_A_MAP = "NOT_A_MAP"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +121,11 @@ class Site:
         return f"Conv{rank}d({channels}, {self.out_features}, kernel_size=({kernel}){tail})"
 
     def written(self, form: Form) -> str:
-        """The site in ``form``, as PyTorch would print it."""
-        return self.linear if form is Form.LINEAR else self.conv
+        """The site in ``form``, as PyTorch would print it, and where it stands."""
+        if form is Form.LINEAR:
+            return self.linear
+        places = {Form.DENSE: " before the pool", Form.FCN: " on every window"}
+        return self.conv + places.get(form, "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -218,13 +237,18 @@ class Sites:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RewriteReport:
-    """What a rewrite did: rewritten sites, misses, and how the graph was obtained."""
+    """What a rewrite did: rewritten sites, misses, and how the graph was obtained.
+
+    ``native_size`` is set by the form ``fcn``: the spatial extents of the first input for which the result
+    gives one position; it takes none that is smaller.
+    """
 
     to: Form
     scope: Scope
     rewrites: tuple[Rewrite, ...]
     misses: tuple[Miss, ...]
     trace: TraceInfo
+    native_size: tuple[int, ...] | None = None
 
     @property
     def copied_bytes(self) -> int:
@@ -240,4 +264,5 @@ class RewriteReport:
             "misses": [miss.to_dict() for miss in self.misses],
             "trace": self.trace.to_dict(),
             "copied_bytes": self.copied_bytes,
+            "native_size": self.native_size,
         }

@@ -27,7 +27,7 @@ from fxpasses.plan import WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
 from fxpasses.sites import Analysis, Match
-from fxpasses.sizes import is_shape_value, size_of
+from fxpasses.sizes import is_shape_value, reads_only_batch, size_of
 from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View, WeightSource
 from fxpasses.values import refresh, refresh_weight
 from fxpasses.weights import reshape, set_conv_extras, swap_batch_norm
@@ -82,9 +82,9 @@ def apply(
             refresh_weight(node, functools.partial(move.convert, to=to))
     made: list[undo.Record] = []
     for edit in edits:
-        kept = [other for other in kept if not set(other.sites) & set(edit.names)]
+        kept = [other for other in kept if not edit.replaces(other)]
         if edit.record is not None:
-            _restore(graph, root, edit.record, nodes)
+            restore(graph, root, edit.record, nodes)
             restored = {nodes[spec.name] for spec in edit.record.before}
             kept_values = {node for node in edit.values if nodes.get(node.name) is node}
             edit.refresh(restored | kept_values, edited=restored)
@@ -141,6 +141,11 @@ class _ComponentEdit:
         self.before: undo.Before | None = None
         self.record: undo.Record | None = None
 
+    def replaces(self, other: undo.Record) -> bool:
+        """Whether a record of the same two forms speaks of the same sites."""
+        forms = {Form.LINEAR, Form.CONV}
+        return bool(set(other.sites) & set(self.names)) and {other.origin, other.to} == forms
+
     def prepare(self) -> None:
         """Decides what moves and writes the component down; edits nothing."""
         if self.record is not None:
@@ -171,7 +176,8 @@ class _ComponentEdit:
         edited = {*self.moves.moved, *self.reused, *self.writer.written} - erased
         self.refresh(edited, edited=edited)
         left = {node.name: node for node in (*self.own, *self.outside) if node not in erased}
-        return undo.record(self.before, self.root, left, self.writer.written, self.to)
+        origin = Form.LINEAR if self.to is Form.CONV else Form.CONV
+        return undo.record(self.before, self.root, left, self.writer.written, origin, self.to)
 
     def _transposes(self) -> list[Node]:
         """The nodes that transpose a site's weight for a matrix product."""
@@ -295,7 +301,7 @@ class _ComponentEdit:
         return [
             user
             for user in node.users
-            if user not in gone and not aten.is_statistic(user) and not _reads_only_batch(user)
+            if user not in gone and not aten.is_statistic(user) and not reads_only_batch(user)
         ]
 
     def _original(self, node: Node) -> Node:
@@ -401,18 +407,7 @@ def _is_before(size: Any, node: Node) -> bool:
     return not isinstance(size, Node) or size < node
 
 
-def _reads_only_batch(user: Node) -> bool:
-    """Whether a node reads nothing of a value but its batch size, which no view changes."""
-    owner = size_of(user)
-    if owner is not None and owner[1] == 0:
-        return True
-    if not is_shape_value(user) or (user.op == "call_method" and len(user.args) > 1):
-        return False
-    sizes = [size_of(reader) for reader in user.users]
-    return bool(sizes) and all(size is not None and size[1] == 0 for size in sizes)
-
-
-def _restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: dict[str, Node]) -> None:
+def restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: dict[str, Node]) -> None:
     """Takes a recorded edit back: node for node, names and order included."""
     for spec in record.before:
         if spec.name not in nodes:

@@ -23,7 +23,7 @@ from fxpasses.region import Region, Shapes, Value, is_last_affine, scan
 from fxpasses.report import Form, Miss, MissCode, Scope, Site
 from fxpasses.sizes import is_shape_value
 from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Product
-from fxpasses.unpooled import MATRIX_PRODUCT, last_affines
+from fxpasses.unpooled import MATRIX_PRODUCT, LastAffine, last_affines
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _TORCH_FOLDER = os.sep + "torch" + os.sep
@@ -54,13 +54,17 @@ class Match:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """All that a graph's analysis found: the region, the matches and what else uses theirs, the misses."""
+    """All that a graph's analysis found: the region, the matches and what else uses theirs, the misses.
+
+    ``before_pool`` are the last affine ops that a pool follows; ``dense`` says which of them are sites.
+    """
 
     region: Region
     vocabulary: Vocabulary
     matches: tuple[Match, ...]
     misses: tuple[Miss, ...]
     uses: guards.Uses
+    before_pool: tuple[LastAffine, ...] = ()
 
     def is_presumed(self) -> bool:
         """Whether example inputs could settle something that was presumed or missed."""
@@ -121,6 +125,7 @@ class _Finder:
         self.misses: dict[Node, Miss] = {}
         self.heads: set[Node] = set()
         self.uses = guards.Uses()
+        self.before_pool: list[LastAffine] = []
 
     def run(self) -> Analysis:
         self.heads = _reaching_output(self.region)
@@ -150,6 +155,7 @@ class _Finder:
             matches=tuple(matches.values()),
             misses=tuple(self.misses[node] for node in misses),
             uses=self.uses,
+            before_pool=tuple(self.before_pool),
         )
 
     def _miss(self, node: Node, op: Affine | None, problem: Problem) -> None:
@@ -276,6 +282,8 @@ class _Finder:
         for last in last_affines(self.graph, self.vocabulary):
             if last.node in self.region.values:
                 continue
+            if last.crossed:
+                self.before_pool.append(last)
             if not has_head or last.op is None or last.op.form is Form.LINEAR:
                 self._miss(last.node, last.op, last.problem(self.vocabulary))
 

@@ -63,6 +63,17 @@ def factors_of(value: Node) -> list[Node]:
     return [value]
 
 
+def reads_only_batch(user: Node) -> bool:
+    """Whether a node reads nothing of a value but its batch size, which no view changes."""
+    owner = size_of(user)
+    if owner is not None and owner[1] == 0:
+        return True
+    if not is_shape_value(user) or (user.op == "call_method" and len(user.args) > 1):
+        return False
+    sizes = [size_of(reader) for reader in user.users]
+    return bool(sizes) and all(size is not None and size[1] == 0 for size in sizes)
+
+
 def shape_owner(node: Any) -> Node | None:
     """The tensor whose whole shape a node holds, or None."""
     if not isinstance(node, Node) or not node.args or not isinstance(node.args[0], Node):

@@ -34,6 +34,12 @@ def _function_table() -> dict[Any, handlers.Handler]:
     table: dict[Any, handlers.Handler] = dict.fromkeys(handlers.ELEMENTWISE_FUNCTIONS, handlers.elementwise)
     table |= dict.fromkeys(handlers.functions_named(handlers.INPLACE_ONLY, torch, F), handlers.inplace)
     table |= dict.fromkeys(handlers.INPLACE_OPERATORS, handlers.inplace)
+    for role, names in handlers.ROLES.items():
+        known = set(table) & handlers.functions_named(list(names), torch, operator)
+        table |= {
+            target: handlers.in_role(role, inplace=target in handlers.INPLACE_OPERATORS) for target in known
+        }
+    table |= dict.fromkeys((F.dropout, torch.dropout, F.alpha_dropout, torch.alpha_dropout), handlers.dropout)
     for rank in range(1, MAX_RANK + 1):
         table[getattr(F, f"adaptive_avg_pool{rank}d")] = handlers.adaptive_pool(rank, average=True)
         table[getattr(torch.nn.functional, f"adaptive_max_pool{rank}d")] = handlers.adaptive_pool(
@@ -70,9 +76,9 @@ def _function_table() -> dict[Any, handlers.Handler]:
         torch.addmm: handlers.product,
         torch.einsum: handlers.product,
         F.bilinear: handlers.product,
-        F.layer_norm: handlers.feature_norm,
-        F.batch_norm: handlers.channelwise,
-        F.group_norm: handlers.channelwise,
+        F.layer_norm: handlers.shaped_norm,
+        F.batch_norm: handlers.batch_norm,
+        F.group_norm: handlers.group_norm,
         F.prelu: handlers.channelwise,
         torch.prelu: handlers.channelwise,
         F.softmax: handlers.on_channels,
@@ -82,7 +88,7 @@ def _function_table() -> dict[Any, handlers.Handler]:
         F.normalize: handlers.normalize,
     }
     if hasattr(F, "rms_norm"):
-        table[F.rms_norm] = handlers.feature_norm
+        table[F.rms_norm] = handlers.shaped_norm
     return table
 
 
@@ -91,6 +97,9 @@ def _method_table() -> dict[str, handlers.Handler]:
     table |= {
         f"{name}_": handlers.inplace for name in handlers.ARITHMETIC if hasattr(torch.Tensor, f"{name}_")
     }
+    for role, names in handlers.ROLES.items():
+        table |= {name: handlers.in_role(role) for name in names if name in table}
+        table |= {f"{name}_": handlers.in_role(role, inplace=True) for name in names if f"{name}_" in table}
     table |= _ALIKE | {
         "swapaxes": handlers.transpose,
         "select": handlers.select_of,
@@ -125,6 +134,17 @@ def aten_handlers() -> dict[str, handlers.Handler]:
     table |= dict.fromkeys(aten.NORMS, handlers.feature_norm)
     table |= dict.fromkeys(aten.ALONG_DIM, handlers.on_channels)
     table |= {f"{name}_": handlers.inplace for name in aten.ELEMENTWISE}
+    for role, names in handlers.ROLES.items():
+        table |= {name: handlers.in_role(role) for name in names if name in aten.ELEMENTWISE}
+        table |= {
+            f"{name}_": handlers.in_role(role, inplace=True) for name in names if name in aten.ELEMENTWISE
+        }
+    table |= dict.fromkeys(("dropout", "native_dropout", "alpha_dropout"), handlers.dropout)
+    table |= dict.fromkeys(("batch_norm", "native_batch_norm"), handlers.batch_norm)
+    shaped = ("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
+    table |= dict.fromkeys(shaped, handlers.shaped_norm)
+    table["group_norm"] = handlers.group_norm
+    table |= dict.fromkeys(aten.EVAL_BATCH_NORMS, handlers.batch_norm_in_eval_mode)
     for rank in range(1, MAX_RANK + 1):
         for prefix in ("", "_"):
             table[f"{prefix}adaptive_avg_pool{rank}d"] = handlers.adaptive_pool(rank, average=True)

@@ -45,12 +45,18 @@ class AdaptivePool(Op):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WindowPool(Op):
-    """Pool over windows; ``covers`` where the kernel is written as the map's own extent."""
+    """Pool over windows; ``covers`` where the kernel is written as the map's own extent.
+
+    ``kernel`` is None where it is no plain number. ``plain`` windows are neither padded nor divided by
+    anything but their own size.
+    """
 
     source: Node
     rank: int
     covers: bool
     average: bool
+    kernel: tuple[int, ...] | None = None
+    plain: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,26 +136,49 @@ class Concat(Op):
     dim: int
 
 
+class Role(enum.Enum):
+    """What is known of a function of every element, as far as a mean over positions is concerned."""
+
+    OTHER = enum.auto()
+    LINEAR = enum.auto()  # of its first operand: a cast, a copy, a change of sign
+    SUM = enum.auto()  # of its operands, each times a number
+    PRODUCT = enum.auto()  # of its operands
+    QUOTIENT = enum.auto()  # of its first operand by the others
+    DROPOUT = enum.auto()
+    BATCH_NORM = enum.auto()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Elementwise(Op):
     """The same function of every element; ``sources`` are all node operands.
 
     ``channels`` marks a function that also looks at the channel axis, axis 1: it is the same on
     ``[N, C]`` and ``[N, C, 1, 1]``, not on a k×k grid. ``module_rank`` is set where the module's
-    class names the rank (BatchNorm1d, BatchNorm2d) and has to change with it.
+    class names the rank (BatchNorm1d, BatchNorm2d) and has to change with it. ``trains`` where a
+    dropout or a batch norm is in train mode, or may be; ``mixes`` where it looks at other positions, too.
     """
 
     sources: tuple[Node, ...]
     inplace: bool = False
     channels: bool = False
     module_rank: int | None = None
+    role: Role = Role.OTHER
+    trains: bool = False
+    mixes: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FeatureNorm(Op):
-    """A function along an axis (LayerNorm, softmax(dim=-1)); keeps the layout, is not crossed."""
+    """A function along an axis (LayerNorm, softmax(dim=-1)); keeps the layout, is not crossed.
+
+    ``is_last`` where it is one of the last axis alone. ``role`` and ``trains`` are those of
+    ``Elementwise``, for dropouts of whole channels.
+    """
 
     source: Node
+    is_last: bool = False
+    role: Role = Role.OTHER
+    trains: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -123,6 +123,7 @@ class Record:
     """One edit, before and after.
 
     Attributes:
+        origin: the form that the sites had before.
         to: the form that the edit made.
         sites: names of the sites' nodes.
         before: the nodes that the edit changed or erased, as they were.
@@ -134,8 +135,10 @@ class Record:
         extents: what the edit knew of each pool's extents, by node name.
         conv_extras: settings of convolutions that became Linears, by path.
         batch_norms: rank of the batch norms that it replaced, as it was, by path.
+        maps: how many maps became outputs beside the model's own.
     """
 
+    origin: Form
     to: Form
     sites: tuple[str, ...]
     before: tuple[Spec, ...]
@@ -147,10 +150,12 @@ class Record:
     extents: dict[str, list[int]]
     conv_extras: dict[str, dict[str, Any]]
     batch_norms: dict[str, int]
+    maps: int = 0
 
     def to_data(self) -> dict[str, Any]:
         """Plain data, to keep on a GraphModule."""
         return _plain(self) | {
+            "origin": str(self.origin),
             "to": str(self.to),
             "before": [_plain(spec) for spec in self.before],
             "after": [_plain(spec) for spec in self.after],
@@ -160,8 +165,11 @@ class Record:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Record:
         """The record that ``to_data`` wrote."""
+        to = Form(data["to"])
         return cls(
-            to=Form(data["to"]),
+            origin=Form(data.get("origin", Form.CONV if to is Form.LINEAR else Form.LINEAR)),
+            to=to,
+            maps=data.get("maps", 0),
             sites=tuple(data["sites"]),
             before=tuple(Spec(**spec) for spec in data["before"]),
             after=tuple(Spec(**spec) for spec in data["after"]),
@@ -234,7 +242,7 @@ def write_down(
 
 
 def record(
-    before: Before, root: nn.Module, nodes: Mapping[str, Node], new: Iterable[Node], to: Form
+    before: Before, root: nn.Module, nodes: Mapping[str, Node], new: Iterable[Node], origin: Form, to: Form
 ) -> Record | None:
     """The edit written down, or None where it could not be taken back from this alone.
 
@@ -243,6 +251,7 @@ def record(
         root: the module that holds the parameters.
         nodes: the nodes of ``before`` that are still in the graph, and the readers, by name.
         new: the nodes that the edit inserted.
+        origin: the form that the sites had before.
         to: the form that the edit made.
     """
     inserted = tuple(node.name for node in sorted(new))
@@ -259,6 +268,7 @@ def record(
         return None
     names = {spec.name for spec in changed}
     return Record(
+        origin=origin,
         to=to,
         sites=tuple(before.orders),
         before=tuple(changed),
@@ -291,7 +301,7 @@ def known_extents(records: Iterable[Record], nodes: Mapping[str, Node]) -> dict[
     return {
         name: tuple(extents)
         for entry in records
-        if _stands(entry, nodes)
+        if stands(entry, nodes)
         for name, extents in entry.extents.items()
     }
 
@@ -299,10 +309,10 @@ def known_extents(records: Iterable[Record], nodes: Mapping[str, Node]) -> dict[
 def find(
     records: Iterable[Record], sites: Sequence[str], nodes: Mapping[str, Node], to: Form
 ) -> Record | None:
-    """The record whose edit made exactly these sites and still stands as it was left, or None."""
+    """The record of the edit that made exactly these sites of ``to`` and still stands, or None."""
     wanted = set(sites)
-    candidates = [entry for entry in records if set(entry.sites) == wanted and entry.to is not to]
-    return next((entry for entry in candidates if _stands(entry, nodes)), None)
+    candidates = [entry for entry in records if set(entry.sites) == wanted and entry.origin is to]
+    return next((entry for entry in candidates if stands(entry, nodes)), None)
 
 
 def load(module: nn.Module) -> tuple[Record, ...]:
@@ -319,7 +329,7 @@ def store(module: GraphModule, records: Iterable[Record]) -> None:
     setattr(module, ATTRIBUTE, data)
 
 
-def _stands(entry: Record, nodes: Mapping[str, Node]) -> bool:
+def stands(entry: Record, nodes: Mapping[str, Node]) -> bool:
     """Whether a graph is still as an edit left it, so that the edit can be taken back."""
     after = {spec.name: spec for spec in entry.after}
     if not all(name in nodes and spec.is_like(nodes[name]) for name, spec in after.items()):

@@ -46,6 +46,15 @@ def refresh(node: Node, op: Op) -> bool:
     return True
 
 
+def recompute(node: Node) -> None:
+    """Runs a node on the ``val`` of its operands, where they have one: its sizes may be others now."""
+    operands = [source.meta.get("val") for source in node.all_input_nodes]
+    if node.op != "call_function" or not operands or any(value is None for value in operands):
+        return
+    node.meta["val"] = _computed(node, operands)
+    node.meta.pop("tensor_meta", None)
+
+
 def refresh_weight(node: Node, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Gives the node that reads a weight the ``val`` of its new shape."""
     value = node.meta.get("val")

@@ -34,6 +34,8 @@ PUBLIC = {
         "find_sites": "the same, without an edit",
         "LinearToConv": "for a torch.fx PassManager",
         "ConvToLinear": "for a torch.fx PassManager",
+        "PoolToDense": "for a torch.fx PassManager",
+        "HeadToFcn": "for a torch.fx PassManager",
         "WeightPlan": "maps state dicts between the forms; read from JSON",
         "WeightMove": "an entry of WeightPlan.moves",
         "WeightOrder": "WeightMove.order",
@@ -76,6 +78,9 @@ PUBLIC = {
 PRINTS = {"fxhead/render.py"}
 EDITS_GRAPHS = {
     "fxpasses/rewrite.py": "the engine",
+    "fxpasses/sink.py": "the engine's half for pools that move below their head",
+    "fxpasses/window.py": "the engine's half for heads on windows",
+    "fxpasses/outputs.py": "the engine's half for what a graph gives out",
     "fxpasses/emit.py": "its writing half: a typed op spelled in the node's dialect",
     "fxpasses/undo.py": "its way back: nodes restored as they were written down",
     "fxpasses/trace.py": "makes the graph, before anything else sees it",

@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxpasses.api import rewrite_in_place
-from fxpasses.report import Form, Scope
+from fxpasses.report import Form
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,5 +46,5 @@ class ConvToLinear(PassBase):
 
     def call(self, graph_module: GraphModule) -> PassResult:
         """Edits ``graph_module`` and says whether anything changed."""
-        edit = rewrite_in_place(graph_module, Form.LINEAR, Scope(self.scope), self.example_inputs)
-        return PassResult(graph_module, bool(edit.rewrites))
+        modified = rewrite_in_place(graph_module, Form.LINEAR, self.scope, self.example_inputs)
+        return PassResult(graph_module, modified)

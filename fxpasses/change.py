@@ -1,0 +1,203 @@
+"""From one form to another, step by step: back to convolutions after the pool, and on from there.
+
+::
+
+    linear ⇄ conv ⇄ dense
+               ⇄ fcn
+
+Every step has a record of its own, which takes it back exactly; they lie upon one another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from torch.fx import Graph, Node
+
+from fxpasses import undo
+from fxpasses.fcn import Window, pool_of
+from fxpasses.outputs import add_maps, drop_maps
+from fxpasses.plan import WeightPlan
+from fxpasses.program import OpenProgram
+from fxpasses.report import Form, Miss, Rewrite
+from fxpasses.rewrite import Edit, apply, restore
+from fxpasses.sink import recompute_all, rise, sink
+from fxpasses.sites import Match
+from fxpasses.survey import Look, Survey
+from fxpasses.window import open_windows
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What ``carry_out`` did.
+
+    Attributes:
+        rewrites: the sites that changed.
+        misses: those that did not.
+        plan: how weights changed shape.
+        records: how all that was done can be taken back.
+        native_size: spatial extents of the input at which ``fcn`` gives one position.
+    """
+
+    rewrites: tuple[Rewrite, ...]
+    misses: tuple[Miss, ...]
+    plan: WeightPlan
+    records: tuple[undo.Record, ...]
+    native_size: tuple[int, ...] | None = None
+
+
+def carry_out(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_map: bool) -> Change:
+    """Takes every site that can have it to the form ``to``, in place.
+
+    Args:
+        survey: looks at the graph.
+        to: the form.
+        records: how earlier edits of this graph can be taken back.
+        with_map: whether the map of a dense head becomes an output.
+    """
+    look = survey.look(records)
+    choice, windows = survey.choose(look, to)
+    if not choice.matches:
+        empty = WeightPlan(to=to.weights, moves=())
+        return Change(rewrites=(), misses=choice.misses, plan=empty, records=tuple(records))
+    native_size = survey.native_size() if to is Form.FCN else None
+    return _Job(survey, to, look, choice.matches, records).run(
+        choice.misses, windows, native_size, with_map=with_map
+    )
+
+
+class _Job:
+    def __init__(
+        self, survey: Survey, to: Form, look: Look, matches: Sequence[Match], records: Sequence[undo.Record]
+    ) -> None:
+        self.survey = survey
+        self.graph: Graph = survey.subject.graph
+        self.root = survey.subject.root
+        self.to = to
+        self.look = look
+        self.before = {match.node.name: match for match in matches}
+        self.records = [*records]
+        self.is_flat = isinstance(survey.subject, OpenProgram)
+
+    def run(
+        self,
+        misses: tuple[Miss, ...],
+        windows: dict[str, Window],
+        native_size: tuple[int, ...] | None,
+        *,
+        with_map: bool,
+    ) -> Change:
+        if self.to in (Form.LINEAR, Form.CONV):
+            while self._take_back():
+                self.look = self.survey.look(self.records)
+        edit = self._reshape()
+        if self.to is Form.DENSE:
+            self.look = self.survey.look(self.records)
+            self._sink(with_map=with_map)
+        elif self.to is Form.FCN:
+            self.look = self.survey.look(self.records)
+            self._open(windows)
+        return Change(
+            rewrites=tuple(self._rewrites(edit)),
+            misses=misses,
+            plan=WeightPlan(to=self.to.weights, moves=edit.plan.moves if edit is not None else ()),
+            records=tuple(self.records),
+            native_size=native_size,
+        )
+
+    def _matches(self, *forms: Form) -> list[Match]:
+        """The chosen sites that have one of these forms now."""
+        found = self.look.analysis.matches
+        return [match for match in found if match.node.name in self.before and match.site.form in forms]
+
+    def _take_back(self) -> bool:
+        """Takes one step of every chosen head back towards the convolution after the pool."""
+        open_ = self._matches(Form.DENSE, Form.FCN)
+        names = {match.node.name for match in open_}
+        if not names:
+            return False
+        standing = [entry for entry in self.look.standing if names & set(entry.sites)]
+        maps = max((entry.maps for entry in standing), default=0)
+        if maps:
+            drop_maps(self.graph, maps, is_flat=self.is_flat)
+        for entry in standing:
+            self._restore(entry)
+        for head in self.look.dense:
+            if names & {match.node.name for match in head.matches}:
+                made = rise(self.graph, self.root, head, self.look.analysis)
+                self.records.extend([] if made is None else [made])
+        return True
+
+    def _restore(self, entry: undo.Record) -> None:
+        restore(self.graph, self.root, entry, self.look.nodes)
+        recompute_all(node for spec in entry.before if (node := self.look.nodes.get(spec.name)) is not None)
+        self.records.remove(entry)
+
+    def _reshape(self) -> Edit | None:
+        """The step between Linears and convolutions, where there is one."""
+        to = self.to.weights
+        matches = [match for match in self._matches(Form.LINEAR, Form.CONV) if match.site.form is not to]
+        if not matches:
+            return None
+        analysis = dataclasses.replace(self.look.analysis, matches=tuple(matches))
+        edit = apply(self.graph, self.root, analysis, to, self.records, self.look.nodes)
+        self.records = [*edit.records]
+        return edit
+
+    def _sink(self, *, with_map: bool) -> None:
+        values = self.look.analysis.region.values
+        chosen = {match.node: match for match in self._matches(Form.CONV)}
+        maps: list[Node] = []
+        made: list[undo.Record] = []
+        for start in dict.fromkeys(values[node].pool for node in chosen):
+            own = {node: match for node, match in chosen.items() if values[node].pool is start}
+            names = [node.name for node in own]
+            earlier = undo.find(self.records, names, self.look.nodes, Form.DENSE)
+            if earlier is not None and not with_map:
+                self._restore(earlier)
+                continue
+            self.records = [e for e in self.records if e.to is not Form.DENSE or not {*e.sites} & {*names}]
+            sunk = sink(self.graph, self.root, self.look.analysis, start, own)
+            made.extend([] if sunk.record is None else [sunk.record])
+            maps.extend(sunk.maps)
+        if with_map and maps:
+            add_maps(self.graph, tuple(maps), is_flat=self.is_flat)
+            made = [dataclasses.replace(entry, maps=len(maps)) for entry in made]
+        self.records.extend(made)
+
+    def _open(self, windows: dict[str, Window]) -> None:
+        chosen = {match.node: match for match in self._matches(Form.CONV, Form.DENSE)}
+        by_name = {node.name: node for node in self.look.analysis.region.values}
+        heads: dict[str, dict[str, Match]] = {}
+        for match in chosen.values():
+            start = pool_of(match, self.look.analysis)
+            assert start is not None, "chosen with its pool"
+            heads.setdefault(start.name, {})[match.node.name] = match
+        for name, matches in heads.items():
+            own = {match.node: match for match in matches.values()}
+            origin = next(iter(own.values())).site.form
+            record = open_windows(
+                self.graph, self.root, self.look.analysis, by_name[name], windows[name], own, origin
+            )
+            self.records = [e for e in self.records if e.to is not Form.FCN or not {*e.sites} & {*matches}]
+            self.records.extend([] if record is None else [record])
+
+    def _rewrites(self, edit: Edit | None) -> Iterator[Rewrite]:
+        """One entry a site, from the form that it had at first to the one that it has at last."""
+        reshaped = {entry.site.node: entry for entry in edit.rewrites} if edit is not None else {}
+        for name, match in self.before.items():
+            entry = reshaped.get(name)
+            if entry is None:
+                yield _unreshaped(match, self.to)
+            elif match.site.form in (Form.LINEAR, Form.CONV):
+                yield dataclasses.replace(entry, to=self.to)
+            else:
+                yield dataclasses.replace(entry, to=self.to, site=match.site)
+
+
+def _unreshaped(match: Match, to: Form) -> Rewrite:
+    shape = match.move.conv_shape
+    return Rewrite(
+        site=match.site, to=to, weight_shape_before=shape, weight_shape_after=shape, copied_bytes=0
+    )

@@ -1,0 +1,89 @@
+"""A graph's outputs: the maps of a dense head beside what the model gives.
+
+A model that gives a dict gives one with ``"map"`` added; any other result becomes the pair
+``(result, map)``. With several dense heads ``map`` is the tuple of their maps, in the order of the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.fx import Graph, Node
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils import _pytree as pytree
+
+KEY = "map"
+
+
+def add_maps(graph: Graph, maps: tuple[Node, ...], *, is_flat: bool) -> None:
+    """Gives ``maps`` out beside the graph's result.
+
+    Args:
+        graph: the graph to edit.
+        maps: the values to give out.
+        is_flat: whether the outputs are a flat tuple whose structure is kept elsewhere (a program's).
+    """
+    output = _output(graph)
+    spec = _spec(graph)
+    if is_flat or spec is not None:
+        output.args = ((*_flat(output), *maps),)
+        if spec is not None:
+            _set_spec(graph, with_maps(spec, len(maps)))
+        return
+    output.args = (_added(output.args[0], maps),)
+
+
+def drop_maps(graph: Graph, count: int, *, is_flat: bool) -> None:
+    """Takes ``count`` maps away again."""
+    output = _output(graph)
+    spec = _spec(graph)
+    if is_flat or spec is not None:
+        output.args = (_flat(output)[:-count],)
+        if spec is not None:
+            _set_spec(graph, without_maps(spec))
+        return
+    output.args = (_removed(output.args[0]),)
+
+
+def with_maps(spec: pytree.TreeSpec, count: int) -> pytree.TreeSpec:
+    """The structure of a result together with ``count`` maps."""
+    leaves = [*range(spec.num_leaves)]
+    return pytree.tree_structure(_added(pytree.tree_unflatten(leaves, spec), tuple(range(count))))
+
+
+def without_maps(spec: pytree.TreeSpec) -> pytree.TreeSpec:
+    """The structure of a result before maps were added."""
+    leaves = [*range(spec.num_leaves)]
+    return pytree.tree_structure(_removed(pytree.tree_unflatten(leaves, spec)))
+
+
+def _added(result: Any, maps: tuple[Any, ...]) -> Any:
+    added = maps[0] if len(maps) == 1 else maps
+    return {**result, KEY: added} if isinstance(result, dict) else (result, added)
+
+
+def _removed(result: Any) -> Any:
+    if isinstance(result, dict):
+        return {name: value for name, value in result.items() if name != KEY}
+    return result[0]
+
+
+def _output(graph: Graph) -> Node:
+    output: Node = next(iter(reversed(graph.nodes)))
+    return output
+
+
+def _flat(output: Node) -> tuple[Any, ...]:
+    given = output.args[0]
+    return tuple(given) if isinstance(given, (tuple, list)) else (given,)
+
+
+def _spec(graph: Graph) -> pytree.TreeSpec | None:
+    codegen = graph._codegen
+    return codegen.pytree_info.out_spec if isinstance(codegen, _PyTreeCodeGen) else None
+
+
+def _set_spec(graph: Graph, spec: pytree.TreeSpec) -> None:
+    codegen = graph._codegen
+    assert isinstance(codegen, _PyTreeCodeGen)
+    graph.set_codegen(_PyTreeCodeGen(codegen.pytree_info._replace(out_spec=spec)))

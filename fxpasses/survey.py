@@ -1,0 +1,189 @@
+"""What a graph's heads are, in every form: the analysis, and what the records of earlier edits add to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from fxpasses import dense, fcn, undo
+from fxpasses.dense import Dense, as_miss
+from fxpasses.guards import module_problem, weight_problem
+from fxpasses.layout import Problem
+from fxpasses.plan import WeightOrder
+from fxpasses.program import OpenProgram
+from fxpasses.report import Form, Miss, MissCode, Scope
+from fxpasses.shapes import propagate
+from fxpasses.sites import Analysis, Match, analyse
+from fxpasses.sizes import value_of
+from fxpasses.trace import Traced
+from fxpasses.typed_ops import Affine
+
+_HEAD_LEVEL = (MissCode.NOT_POOLED, MissCode.BEFORE_POOL, MissCode.MATRIX_PRODUCT)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A graph's heads as they are now.
+
+    Attributes:
+        analysis: sites and misses in every form.
+        nodes: the graph's nodes by name, empty where no record speaks of them.
+        standing: the records of edits to ``dense`` and ``fcn`` that still stand.
+        dense: the heads that stand before their pool without a record.
+    """
+
+    analysis: Analysis
+    nodes: dict[str, Node]
+    standing: tuple[undo.Record, ...]
+    dense: tuple[Dense, ...]
+
+
+class Survey:
+    """Looks at one graph, as often as it changes.
+
+    Args:
+        subject: the graph and the tree that holds its parameters.
+        scope: which sites.
+        inputs: gives example inputs or None; called only if they are needed.
+    """
+
+    def __init__(
+        self, subject: Traced | OpenProgram, scope: Scope, inputs: Callable[[], tuple[Any, ...] | None]
+    ) -> None:
+        self.subject = subject
+        self.scope = scope
+        self.inputs = inputs
+
+    def look(self, records: Sequence[undo.Record]) -> Look:
+        """The heads of the graph as it is now."""
+        root = self.subject.root
+        nodes = {node.name: node for node in self.subject.graph.nodes} if records else {}
+        analysis = self._analyse(undo.known_extents(records, nodes))
+        standing = tuple(
+            entry for entry in records if entry.to in (Form.DENSE, Form.FCN) and undo.stands(entry, nodes)
+        )
+        heads, problems = dense.find(analysis, root)
+        recorded = {name for entry in standing for name in entry.sites}
+        heads = [head for head in heads if recorded.isdisjoint(m.node.name for m in head.matches)]
+        matches = [match for head in heads for match in head.matches]
+        for entry in standing:
+            for name in entry.sites:
+                match = _recorded(nodes[name], entry, analysis)
+                problem = module_problem(match.op) or weight_problem(match.op, root)
+                if problem is None:
+                    matches.append(match)
+                else:
+                    problems[match.node] = problem
+        return Look(
+            analysis=_merged(analysis, matches, recorded, problems),
+            nodes=nodes,
+            standing=standing,
+            dense=tuple(heads),
+        )
+
+    def _analyse(self, extents: dict[str, tuple[int, ...]]) -> Analysis:
+        """The analysis, with shapes where example inputs are given and something depends on them."""
+        graph, root, lifted = self.subject.graph, self.subject.root, self.subject.lifted
+        analysis = analyse(graph, root, self.scope, extents=extents, lifted=lifted)
+        if not analysis.is_presumed() or lifted:
+            return analysis
+        inputs = self.inputs()
+        if inputs is None:
+            return analysis
+        return analyse(graph, root, self.scope, propagate(graph, root, inputs), extents)
+
+    def candidates(self, look: Look, to: Form | None) -> tuple[tuple[Match, ...], tuple[Miss, ...]]:
+        """The sites that have a form or can get it, and why the others cannot; all for None."""
+        found = look.analysis
+        if to not in (Form.DENSE, Form.FCN):
+            return found.matches, found.misses
+        choice = self.choose(look, to)[0]
+        has_it = [match for match in found.matches if match.site.form is to]
+        wanted = {match.node for match in (*has_it, *choice.matches)}
+        return tuple(m for m in found.matches if m.node in wanted), (*choice.misses, *found.misses)
+
+    def choose(self, look: Look, to: Form) -> tuple[dense.Choice, dict[str, fcn.Window]]:
+        """The sites that change to ``to``, the misses of the others, and the windows of ``fcn``."""
+        found, root = look.analysis, self.subject.root
+        if to is Form.DENSE:
+            choice = dense.choose(found, root)
+            return dataclasses.replace(choice, misses=(*choice.misses, *relevant(found.misses, to))), {}
+        if to is Form.FCN:
+            choice, windows = fcn.choose(found, root, self.extents())
+            return dataclasses.replace(choice, misses=(*choice.misses, *relevant(found.misses, to))), windows
+        matches = tuple(match for match in found.matches if match.site.form is not to)
+        return dense.Choice(matches=matches, misses=relevant(found.misses, to)), {}
+
+    def extents(self) -> Callable[[Node], tuple[int, ...] | None]:
+        """Gives the spatial extents of a value at the native size, or None where they are not known."""
+        inputs = None if self.subject.lifted else self.inputs()
+        shapes = propagate(self.subject.graph, self.subject.root, inputs) if inputs is not None else {}
+
+        def extents(node: Node) -> tuple[int, ...] | None:
+            shape = shapes.get(node) or _traced_shape(node)
+            return None if shape is None else tuple(shape[2:])
+
+        return extents
+
+    def native_size(self) -> tuple[int, ...] | None:
+        """The spatial extents of the first input that has any, or None."""
+        inputs = None if self.subject.lifted else self.inputs()
+        if inputs is not None:
+            shapes = [tuple(value.shape) for value in inputs if isinstance(value, torch.Tensor)]
+        else:
+            read = self.subject.graph.find_nodes(op="placeholder")
+            known = [_traced_shape(node) for node in read if node.name not in self.subject.lifted]
+            shapes = [shape for shape in known if shape is not None]
+        return next((shape[2:] for shape in shapes if len(shape) > 2), None)
+
+
+def relevant(misses: Sequence[Miss], to: Form) -> tuple[Miss, ...]:
+    """The misses that a rewrite to ``to`` has: candidates in another form, and heads without a pool."""
+    return tuple(miss for miss in misses if miss.form is not to or miss.code in _HEAD_LEVEL)
+
+
+def _merged(
+    analysis: Analysis, matches: Sequence[Match], recorded: set[str], problems: dict[Node, Problem]
+) -> Analysis:
+    """The analysis with the sites that stand before a pool or on windows, in the place of their misses."""
+    if not matches and not problems:
+        return analysis
+    known = {match.node.name for match in matches} | recorded | {node.name for node in problems}
+    others = [match for match in analysis.matches if match.node.name not in known]
+    named = {miss.node: miss for miss in analysis.misses}
+    refused = [
+        dataclasses.replace(named[node.name], code=problem.code, reason=problem.reason, fix=problem.fix)
+        if node.name in named
+        else as_miss(dense.match_of(node, _affine(node, analysis), Form.DENSE, analysis), problem)
+        for node, problem in problems.items()
+    ]
+    kept = [miss for miss in analysis.misses if miss.node not in known]
+    return dataclasses.replace(
+        analysis,
+        matches=tuple(sorted((*others, *matches), key=lambda match: match.node)),
+        misses=(*kept, *refused),
+    )
+
+
+def _recorded(node: Node, entry: undo.Record, analysis: Analysis) -> Match:
+    match = dense.match_of(node, _affine(node, analysis), entry.to, analysis)
+    return dataclasses.replace(match, order=WeightOrder(entry.orders[node.name]))
+
+
+def _affine(node: Node, analysis: Analysis) -> Affine:
+    op = analysis.vocabulary.classify(node)
+    assert isinstance(op, Affine), "a recorded site is one as long as its record stands"
+    return op
+
+
+def _traced_shape(node: Node) -> tuple[int, ...] | None:
+    """The shape that a value had while it was traced, symbolic sizes by the example's."""
+    value = value_of(node)
+    if value is None:
+        return None
+    extents = [extent if isinstance(extent, int) else extent.node.hint for extent in value.shape]
+    return None if None in extents else tuple(int(extent) for extent in extents)
