@@ -126,6 +126,7 @@ class _Chooser:
         """The sites that are refused because of what else is refused by now."""
         wanted = {node: match for node, match in self.sites.items() if node not in self.refused}
         heads: dict[Node, Head] = {}
+        linear: dict[Node, Match] = {}
         for node in wanted:
             start = self.values[node].pool
             if start not in heads:
@@ -133,7 +134,9 @@ class _Chooser:
             problem = self._problem(node, heads[start])
             if problem is not None:
                 yield node, problem
-        yield from self._tied({node: m for node, m in wanted.items() if m.site.form is Form.LINEAR})
+            elif wanted[node].site.form is Form.LINEAR:
+                linear[node] = wanted[node]
+        yield from self._tied(linear)
 
     def _problem(self, node: Node, head: Head) -> Problem | None:
         problem = commute.pool_problem(head.pools, self.values)

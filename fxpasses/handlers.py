@@ -303,6 +303,11 @@ def select_of(input: Node, dim: int, index: int) -> Op:
     return aten.select(input, dim, index)
 
 
+def channel_dropout(input: Node, p: Any = 0.5, training: Any = True, *args: Any, **kwargs: Any) -> Op:
+    trains = kwargs.get("train", training) is not False and p != 0
+    return FeatureNorm(input, role=Role.DROPOUT, trains=trains)
+
+
 def feature_norm(input: Node, *args: Any, **kwargs: Any) -> Op:
     return FeatureNorm(input)
 

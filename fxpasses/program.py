@@ -123,10 +123,10 @@ def _signature(
     specs = renamed.output_specs
     if isinstance(maps, int):
         del specs[len(specs) - maps :]
-    else:
+    _rename([spec.arg for spec in specs], names)
+    if not isinstance(maps, int):  # after the renaming: a map may have the name that the logits had
         kind = OutputKind.USER_OUTPUT
         specs.extend(OutputSpec(kind, TensorArgument(name=name), None) for name in maps)
-    _rename([spec.arg for spec in specs], names)
     return renamed
 
 

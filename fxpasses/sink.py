@@ -84,7 +84,8 @@ class _Sinking:
         for node in sorted({*own, *self.new}):
             recompute(node)
         left = {node.name: node for node in (*own, *readers)}
-        record = undo.record(before, self.root, left, self.new, Form.CONV, Form.DENSE)
+        moved = {node.name for node in (*pools, *(lift.view for lift in self.lifts))}
+        record = undo.record(before, self.root, left, self.new, Form.CONV, Form.DENSE, moved)
         return Sunk(record=record, maps=maps)
 
     def _crossed(self) -> list[Node]:
@@ -148,9 +149,9 @@ class _Sinking:
                 user.replace_input_with(pools[-1], self.source)
         exits = [node for node in sorted(inside) if any(user not in inside for user in node.users)]
         is_free = not pools[-1].users
-        for index, node in enumerate(exits):
+        for node in reversed(exits):  # the pools themselves go last, so that the others are copies of them
             readers = [user for user in node.users if user not in inside]
-            last = self._again(node) if is_free and index == 0 else self._copied(node)
+            last = self._again(node) if is_free and node is exits[0] else self._copied(node)
             for reader in readers:
                 reader.replace_input_with(node, last)
         return tuple(node for node in exits if self._is_map(node, inside))

@@ -47,7 +47,7 @@ def _function_table() -> dict[Any, handlers.Handler]:
         )
         table[getattr(F, f"avg_pool{rank}d")] = handlers.window_pool(rank, average=True)
         table[getattr(F, f"max_pool{rank}d")] = handlers.window_pool(rank, average=False)
-        table[getattr(F, f"dropout{rank}d")] = handlers.feature_norm
+        table[getattr(F, f"dropout{rank}d")] = handlers.channel_dropout
         table[getattr(F, f"conv{rank}d")] = handlers.conv(rank)
         table[getattr(F, f"conv_transpose{rank}d")] = handlers.conv(rank, transposed=True)
     table |= {
@@ -143,6 +143,7 @@ def aten_handlers() -> dict[str, handlers.Handler]:
     table |= dict.fromkeys(("batch_norm", "native_batch_norm"), handlers.batch_norm)
     shaped = ("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
     table |= dict.fromkeys(shaped, handlers.shaped_norm)
+    table |= dict.fromkeys(("feature_dropout", "feature_alpha_dropout"), handlers.channel_dropout)
     table["group_norm"] = handlers.group_norm
     table |= dict.fromkeys(aten.EVAL_BATCH_NORMS, handlers.batch_norm_in_eval_mode)
     for rank in range(1, MAX_RANK + 1):

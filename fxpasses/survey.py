@@ -162,6 +162,8 @@ def _merged(
         for node, problem in problems.items()
     ]
     kept = [miss for miss in analysis.misses if miss.node not in known]
+    if matches:  # there is a head, so that no convolution of the backbone is the last one for want of it
+        kept = [miss for miss in kept if miss.form is not Form.CONV or miss.code not in _HEAD_LEVEL]
     return dataclasses.replace(
         analysis,
         matches=tuple(sorted((*others, *matches), key=lambda match: match.node)),

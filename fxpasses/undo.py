@@ -9,7 +9,7 @@ edit left them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -242,7 +242,13 @@ def write_down(
 
 
 def record(
-    before: Before, root: nn.Module, nodes: Mapping[str, Node], new: Iterable[Node], origin: Form, to: Form
+    before: Before,
+    root: nn.Module,
+    nodes: Mapping[str, Node],
+    new: Iterable[Node],
+    origin: Form,
+    to: Form,
+    moved: Container[str] = (),
 ) -> Record | None:
     """The edit written down, or None where it could not be taken back from this alone.
 
@@ -253,6 +259,7 @@ def record(
         new: the nodes that the edit inserted.
         origin: the form that the sites had before.
         to: the form that the edit made.
+        moved: names of nodes that it moved, also where their neighbours moved with them.
     """
     inserted = tuple(node.name for node in sorted(new))
     kept = {spec.name: spec for spec in before.specs}
@@ -261,9 +268,9 @@ def record(
     changed: list[Spec] = []
     for name, old in kept.items():
         after = now.get(name)
-        moved = after is not None and _is_out_of_place(old, after, kept, now)
-        if after is None or moved or not after.is_same(old) or name in before.orders:
-            changed.append(dataclasses.replace(old, is_moved=moved))
+        is_moved = after is not None and (name in moved or _is_out_of_place(old, after, kept, now))
+        if after is None or is_moved or not after.is_same(old) or name in before.orders:
+            changed.append(dataclasses.replace(old, is_moved=is_moved))
     if not all(spec.is_whole or _only_inputs_changed(spec, now.get(spec.name)) for spec in changed):
         return None
     names = {spec.name for spec in changed}

@@ -64,9 +64,10 @@ class _Opening:
         for node in self.values:
             if node not in self.window.pools:
                 self._take(node)
+        new = set(self.writer.written)
         for node in self.values:
             for user in list(node.users):
-                if user not in self.values and not is_shape_value(user):
+                if user not in self.values and user not in new and not is_shape_value(user):
                     user.replace_input_with(node, self._first(self.maps[node]))
         erased = self._bury(own)
         left = {node.name: node for node in (*own, *readers) if node not in erased}
