@@ -22,9 +22,10 @@ from fxpasses.plan import WeightPlan
 from fxpasses.program import OpenProgram
 from fxpasses.report import Form, Miss, Rewrite
 from fxpasses.rewrite import Edit, apply, restore
-from fxpasses.sink import recompute_all, rise, sink
+from fxpasses.sink import rise, sink
 from fxpasses.sites import Match
 from fxpasses.survey import Look, Survey
+from fxpasses.values import recompute
 from fxpasses.window import open_windows
 
 
@@ -131,7 +132,7 @@ class _Job:
 
     def _restore(self, entry: undo.Record) -> None:
         restore(self.graph, self.root, entry, self.look.nodes)
-        recompute_all(node for spec in entry.before if (node := self.look.nodes.get(spec.name)) is not None)
+        recompute(node for spec in entry.before if (node := self.look.nodes.get(spec.name)) is not None)
         self.records.remove(entry)
 
     def _reshape(self) -> Edit | None:

@@ -63,7 +63,11 @@ def problem_of(
         return _nonlinear(node, "multiplies pooled values")
     rank = value.layout.rank if value.layout is not None and value.layout.is_map else None
     if not all(_is_same_everywhere(source, rank, vocabulary) for source in constants):
-        return _nonlinear(node, "has a constant that may differ between positions")
+        return Problem(
+            MissCode.NOT_A_MAP,
+            f"{node.name!r} combines it with a vector, which would lie along another axis of a map",
+            "fold it into the Linear's weight and bias",
+        )
     return None
 
 

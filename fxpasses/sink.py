@@ -7,7 +7,7 @@ as well) each of them gets a pool of its own; the node that was there is used ag
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import nn
 from torch.fx import Graph, Node
@@ -81,8 +81,7 @@ class _Sinking:
         for lift in self.lifts:
             self._carry_out(lift)
         maps = self._move()
-        for node in sorted({*own, *self.new}):
-            recompute(node)
+        recompute({*own, *self.new})
         left = {node.name: node for node in (*own, *readers)}
         moved = {node.name for node in (*pools, *(lift.view for lift in self.lifts))}
         record = undo.record(before, self.root, left, self.new, Form.CONV, Form.DENSE, moved)
@@ -202,19 +201,13 @@ def rise(graph: Graph, root: nn.Module, head: Dense, analysis: Analysis) -> undo
     result, writer = bottom, Writer(graph, dialect_of(head.matches[0].node))
     if isinstance(value.op, Reduce) and not value.op.keepdim:
         _keep_axes(pool)
-        recompute_all([pool, *head.crossed])
+        recompute([pool, *head.crossed])
         result = writer.flatten(bottom, head.matches[-1].site.out_features)
     for user in reading:
         user.replace_input_with(pool, result)
-    recompute_all([pool, *head.crossed, *writer.written])
+    recompute([pool, *head.crossed, *writer.written])
     left = {node.name: node for node in (*own, *readers)}
     return undo.record(before, root, left, writer.written, Form.DENSE, Form.CONV)
-
-
-def recompute_all(nodes: Iterable[Node]) -> None:
-    """Makes the ``val`` of ``nodes`` true again, in graph order."""
-    for node in sorted(nodes):
-        recompute(node)
 
 
 def _keep_axes(pool: Node) -> None:

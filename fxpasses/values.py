@@ -7,13 +7,14 @@ axes of extent 1 are added to or taken from the old ``val``; only what is left i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 from torch.fx import Node, map_arg
+from torch.utils._pytree import tree_leaves
 
 from fxpasses.typed_ops import Affine, Elementwise, Op, Reduce
 
@@ -46,13 +47,30 @@ def refresh(node: Node, op: Op) -> bool:
     return True
 
 
-def recompute(node: Node) -> None:
-    """Runs a node on the ``val`` of its operands, where they have one: its sizes may be others now."""
+def recompute(nodes: Iterable[Node]) -> None:
+    """Runs nodes on the ``val`` of their operands, and what reads them as far as sizes are others now."""
+    pending = set(nodes)
+    node = min(pending)
+    while node.op != "root":
+        if node in pending and _is_changed(node):
+            pending.update(node.users)
+        node = node.next
+
+
+def _is_changed(node: Node) -> bool:
+    """Gives a node the ``val`` that it now computes; whether its sizes are others than before."""
     operands = [source.meta.get("val") for source in node.all_input_nodes]
     if node.op != "call_function" or not operands or any(value is None for value in operands):
-        return
+        return False
+    before = node.meta.get("val")
     node.meta["val"] = _computed(node, operands)
     node.meta.pop("tensor_meta", None)
+    return _sizes(before) != _sizes(node.meta["val"])
+
+
+def _sizes(value: Any) -> list[str]:
+    """The sizes of a value as text: to compare symbolic ones would add guards."""
+    return [str(tuple(leaf.shape)) if isinstance(leaf, torch.Tensor) else "" for leaf in tree_leaves(value)]
 
 
 def refresh_weight(node: Node, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -11,10 +11,10 @@ from fxpasses import undo
 from fxpasses.emit import Writer, dialect_of
 from fxpasses.fcn import Window
 from fxpasses.report import Form
-from fxpasses.sink import recompute_all
 from fxpasses.sites import Analysis, Match
 from fxpasses.sizes import is_shape_value
 from fxpasses.typed_ops import POOLS, VIEWS, Elementwise, FeatureNorm, Role, Unsqueeze
+from fxpasses.values import recompute
 from fxpasses.weights import swap_batch_norm
 
 
@@ -71,7 +71,7 @@ class _Opening:
                     user.replace_input_with(node, self._first(self.maps[node]))
         erased = self._bury(own)
         left = {node.name: node for node in (*own, *readers) if node not in erased}
-        recompute_all({*self.values, *self.writer.written} - erased)
+        recompute({*self.values, *self.writer.written} - erased)
         return undo.record(before, self.root, left, self.writer.written, origin, Form.FCN)
 
     def _own(self) -> list[Node]:

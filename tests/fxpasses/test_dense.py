@@ -110,9 +110,7 @@ def test_a_second_rewrite_does_nothing(entry: Entry) -> None:
     assert found.misses == ()
 
 
-@pytest.mark.parametrize(
-    "entry", [e for e in DENSE if e.name in ("dense_dropout", "dense_mean_twice")], **named
-)
+@pytest.mark.parametrize("entry", DENSE[:3], **named)
 def test_back_after_saving(entry: Entry) -> None:
     model = build(entry)
     file = io.BytesIO()
@@ -138,12 +136,12 @@ def test_the_maps_mean_is_the_logits(entry: Entry) -> None:
     else:
         given, maps = given
     assert difference(expected, given) <= TOLERANCE
-    spatial = tuple(range(2, inputs[0].ndim))
-    assert maps.shape[2:] == inputs[0].shape[2:]
-    logits = maps.mean(spatial)
+    every = maps if isinstance(maps, tuple) else (maps,)
+    assert {scores.shape[2:] for scores in every} == {inputs[0].shape[2:]}
+    logits = torch.stack([scores.flatten(2).mean(2) for scores in every]).mean(0)  # heads are averaged
     if entry.name == "dense_softmax_after":
         logits = logits.softmax(1)
-    assert difference(leaves(expected)[0], logits) <= TOLERANCE
+    assert difference(leaves(expected)[0].flatten(1), logits) <= TOLERANCE
     back = turned(entry, result.module, "linear")
     if entry.form == "linear":
         assert written(back.module) == written(traced(model, "linear"))
@@ -217,7 +215,9 @@ def test_a_map_that_is_read_elsewhere_stays() -> None:
             scores = self.head(x)
             return scores.mean([2, 3]), scores
 
-    assert [miss.code for miss in find_sites(Both()).misses] == [MissCode.BEFORE_POOL]
+    found = find_sites(Both())
+    assert found.sites == ()
+    assert {miss.code for miss in found.misses} <= {MissCode.BEFORE_POOL, MissCode.NOT_POOLED}
 
 
 # --- refusals
@@ -343,7 +343,7 @@ def test_programs_with_a_map_at_every_size(name: str, dialect: str) -> None:
     assert back.module.graph_signature == given.graph_signature
     assert [str(node) for node in back.module.graph.nodes] == [str(node) for node in given.graph.nodes]
     x = torch.randn(3, 3, 7, 4).double()
-    assert difference(model(x), back.module.module()(x)) == 0
+    assert difference(given.module()(x), back.module.module()(x)) == 0
     file = io.BytesIO()
     torch.export.save(result.module, file)
     file.seek(0)
@@ -359,7 +359,8 @@ def test_the_pass_edits_in_place() -> None:
     assert PoolToDense(outputs=("logits", "map"))(graph).modified
     x = torch.randn(2, 3, 5, 4).double()
     logits, scores = graph(x)
-    assert difference(model.train(False)(x) if False else scores.mean((2, 3)), logits) <= TOLERANCE
+    assert difference(model(x), logits) <= TOLERANCE
+    assert difference(logits, scores.mean((2, 3))) <= TOLERANCE
     assert not PoolToDense()(graph).modified
 
 

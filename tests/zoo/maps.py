@@ -202,7 +202,7 @@ NOT_DENSE: tuple[Entry, ...] = (
     _every(chain("not_dense_two", _two(nn.Hardswish), sites=("first", "head")), MissCode.NONLINEAR),
     _every(
         model("not_dense_vector", _with_vector, lambda: {"head": linear(), "offset": linear(3, CHANNELS)}),
-        MissCode.NONLINEAR,
+        MissCode.NOT_A_MAP,
     ),
     _every(chain("not_dense_grid", _grid(3, 2), sites=("head", "last"), **_WIDE_IMAGE), MissCode.POOL_GRID),
     _every(
