@@ -6,6 +6,7 @@ any other name the user has to say that it belongs there, as whoever loads the r
 
 from __future__ import annotations
 
+import _compat_pickle
 import re
 from collections.abc import Collection
 
@@ -66,11 +67,22 @@ _PATTERNS = tuple(
 
 
 def unknown_names(names: Collection[str], allowed: Collection[str]) -> list[str]:
-    """Those of the names that are neither data types nor allowed by the user, sorted."""
+    """Those of the names that are neither data types nor allowed by the user, sorted.
+
+    They are given as Python 3 knows them: a pickle of protocol 2 has Python 2's names.
+    """
     return sorted(
         name
-        for name in names
+        for name in map(_renamed, names)
         if name not in _EXACT
         and name not in allowed
         and not any(pattern.fullmatch(name) for pattern in _PATTERNS)
     )
+
+
+def _renamed(name: str) -> str:
+    module, _, last = name.rpartition(".")
+    pair = _compat_pickle.NAME_MAPPING.get((module, last))
+    if pair is not None:
+        return ".".join(pair)
+    return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{last}"

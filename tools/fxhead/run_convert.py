@@ -87,7 +87,6 @@ def run_convert(options: ConvertOptions, progress: Progress) -> ConvertOutcome:
     require_free_file(out, inputs, force=options.force)
     with progress.step(f"reading {where}"):
         checkpoint = open_checkpoint(options.checkpoint)
-        _require_known(checkpoint, options)
         conversion = _conversion(checkpoint, plan, options)
     for place in conversion.strangers:
         progress.note(f"{place} looks like a weight of the plan and was left as it is")
@@ -129,8 +128,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _conversion(checkpoint: Checkpoint, plan: WeightPlan, options: ConvertOptions) -> Conversion:
     where = str(options.checkpoint)
     names = None if options.optimizer_names is None else _read_names(options.optimizer_names)
+    found = survey(checkpoint.root, where)
+    _require_known(checkpoint, options)
     try:
-        return find_edits(survey(checkpoint.root, where), plan, options.prefixes, names)
+        return find_edits(found, plan, options.prefixes, names)
     except PlanError as error:
         at = error.where if error.where and error.where != "checkpoint" else None
         raise PlanError(error.what, where=f"{where}: {at}" if at else where, fix=error.fix) from error

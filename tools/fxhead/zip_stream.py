@@ -14,11 +14,12 @@ from __future__ import annotations
 import dataclasses
 import io
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fxhead.archive import Archive, Member, open_archive
+from fxhead.archive import Archive, Member, open_archive, open_regular
 from fxhead.pickle_edit import SpannedPickle, edited, read_spanned
 from fxhead.pickles import PickleError
 from fxhead.stored_tensors import Edit
@@ -73,7 +74,7 @@ class ZipCheckpoint:
             if name == _PICKLE:
                 writer.add(self.archive.prefix + name, edited(self.pickle, self.data, edits))
             elif name == _IDENTITY:
-                old = self.archive.read(name)
+                old = _read(self.archive, name)
                 writer.add(self.archive.prefix + name, writer.identity(old) if edits else old)
             else:
                 writer.copy(self.archive.member(name), copies.get(name, []))
@@ -82,7 +83,7 @@ class ZipCheckpoint:
     def _alignment(self) -> int:
         if _ALIGNMENT not in self.archive:
             return _DEFAULT_ALIGNMENT
-        text = self.archive.read(_ALIGNMENT)
+        text = _read(self.archive, _ALIGNMENT)
         value = int(text) if text.isdigit() and len(text) < 8 else 0
         if not 1 <= value <= 1 << 16:  # the padding has to fit into a header
             raise FileError(
@@ -118,7 +119,7 @@ def open_zip(path: Path) -> ZipCheckpoint:
             where=str(path),
             fix="load it with torch.load and save it again with torch.save",
         )
-    data = archive.read(_PICKLE)
+    data = _read(archive, _PICKLE)
     try:
         pickle = read_spanned(io.BytesIO(data))
     except PickleError as error:
@@ -126,6 +127,25 @@ def open_zip(path: Path) -> ZipCheckpoint:
     if pickle.end != len(data):
         data = data[: pickle.end]  # nothing reads what follows
     return ZipCheckpoint(archive=archive, pickle=pickle, data=data)
+
+
+def _read(archive: Archive, name: str) -> bytes:
+    member = archive.member(name)
+    with open_regular(Path(archive.where)) as file:
+        file.seek(member.offset)
+        data = file.read(member.size)
+    _require_checksum(member, zlib.crc32(data), archive.where)
+    return data
+
+
+def _require_checksum(member: Member, checksum: int, where: str) -> None:
+    # torch writes a checksum of 0 under set_crc32_options(False)
+    if member.info.CRC and checksum != member.info.CRC:
+        raise FileError(
+            f"is damaged: the checksum of {member.name!r} is wrong",
+            where=where,
+            fix="copy the file again from where it came from",
+        )
 
 
 class _Writer:
@@ -153,13 +173,8 @@ class _Writer:
         copier, start = self._begin(member.name, member.size)
         copy_with(copier, member.offset, member.size, regions)
         stated = member.info.CRC
-        # torch writes a checksum of 0 under set_crc32_options(False)
-        if stated and not regions and copier.checksum != stated:
-            raise FileError(
-                f"is damaged: the checksum of {member.name!r} is wrong",
-                where=self.source.name,
-                fix="copy the file again from where it came from",
-            )
+        if not regions:
+            _require_checksum(member, copier.checksum, self.source.name)
         self._end(member.name, start, member.size, copier.checksum if stated else 0)
 
     def identity(self, old: bytes) -> bytes:
@@ -186,7 +201,8 @@ class _Writer:
         flags = _FOLLOWED if size else _UTF8
         fields = (0, 0, flags, 0, 0, 0, checksum, narrow, narrow, len(encoded), len(extra), 0, 0, 0, 0)
         self.directory.append(_CENTRAL.pack(b"PK\1\2", *fields, min(start, _LIMIT)) + encoded + extra)
-        self.checksums = _combined(self.checksums, checksum)
+        if size:  # torch leaves empty records out
+            self.checksums = _combined(self.checksums, checksum)
 
     def finish(self) -> None:
         """Writes the directory."""
