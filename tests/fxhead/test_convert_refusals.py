@@ -223,16 +223,9 @@ tensors = st.builds(
     st.lists(st.integers(0, 4), max_size=4),
     st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.uint8]),
 )
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text())
 trees = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(),
-        st.floats(allow_nan=False),
-        st.text(),
-        st.binary(min_size=1),
-        tensors,
-    ),
+    st.one_of(scalars, st.binary(min_size=1), tensors),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.lists(inner, max_size=4).map(tuple),

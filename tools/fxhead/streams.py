@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import mmap
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -36,9 +35,7 @@ class Copier:
         while size:
             chunk = self.source.read(min(size, CHUNK_BYTES))
             if not chunk:
-                raise FileError(
-                    "the file is cut short", where=self.source.name, fix="copy or save the file again"
-                )
+                raise _cut_short(self.source.name)
             self.write(chunk)
             size -= len(chunk)
 
@@ -73,23 +70,28 @@ def copy_with(copier: Copier, offset: int, size: int, regions: list[Region]) -> 
 
 
 def reordered(source: BinaryIO, region: Region) -> Iterator[Any]:
-    """The region's bytes in their new order, some rows at a time; the file is mapped, not read."""
+    """The region's bytes in their new order, some rows at a time."""
     edit, tensor = region.edit, region.edit.tensor
-    kernel = edit.move.conv_shape[1:]
-    rows = tensor.shape[0]
-    step = max(1, CHUNK_BYTES // max(1, tensor.size_bytes // max(1, rows)))
+    kernel, rows = edit.move.conv_shape[1:], tensor.shape[0]
     if not tensor.size_bytes:
         return
-    # a private mapping, as torch refuses to view memory that may not be written
-    with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_COPY) as memory:
-        flat = torch.frombuffer(memory, dtype=torch.uint8, count=tensor.size_bytes, offset=region.start)
-        weights = flat.view(_INTEGERS[tensor.item_bytes]).as_strided(tensor.shape, tensor.stride)
-        for first in range(0, rows, step):
-            part = weights[first : first + step]
-            move = dataclasses.replace(
-                edit.move,
-                linear_shape=(len(part), math.prod(kernel)),
-                conv_shape=(len(part), *kernel),
-            )
-            yield move.convert(part, edit.to).contiguous().numpy().reshape(-1).view("uint8").data
-        del part, weights, flat  # or the mapping could not be closed
+    row_bytes = tensor.size_bytes // rows
+    # only where rows lie one after the other can some be read without the others
+    is_by_rows = tensor.stride[0] * tensor.item_bytes == row_bytes
+    step = max(1, CHUNK_BYTES // row_bytes) if is_by_rows else rows
+    source.seek(region.start)
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        data = bytearray(count * row_bytes)
+        if source.readinto(data) != len(data):  # type: ignore[attr-defined]
+            raise _cut_short(source.name)
+        flat = torch.frombuffer(data, dtype=_INTEGERS[tensor.item_bytes])
+        move = dataclasses.replace(
+            edit.move, linear_shape=(count, math.prod(kernel)), conv_shape=(count, *kernel)
+        )
+        part = move.convert(flat.as_strided((count, *tensor.shape[1:]), tensor.stride), edit.to)
+        yield part.contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def _cut_short(where: str) -> FileError:
+    return FileError("the file is cut short", where=where, fix="copy or save the file again")
