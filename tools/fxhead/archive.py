@@ -13,7 +13,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +21,8 @@ from fxpasses.errors import FileError
 
 ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_PLAIN_FLAGS = 0x0808
+"""A checksum behind the content, and names in UTF-8."""
 _MAX_MEMBERS = 200_000
 _MAX_RATIO = 200
 """Above it a compressed member is a bomb; weights hardly compress, JSON compresses 10 to 50 times."""
@@ -31,13 +33,15 @@ _DAMAGED = "copy or save the file again"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One member: where its bytes lie in the file, and how many they are once read."""
+    """One member: where it starts, where its bytes lie in the file, and how many they are once read."""
 
     name: str
     offset: int
     size: int
     is_stored: bool
-    info: zipfile.ZipInfo
+    start: int
+    packed_size: int
+    checksum: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +82,9 @@ class Archive:
 
     def read(self, name: str) -> bytes:
         """A member's bytes."""
-        with self._file() as file, zipfile.ZipFile(file) as archive:
-            return archive.read(self.member(name).info)
+        member = self.member(name)
+        with self._file() as file:
+            return b"".join(_content(file, member, self.where))
 
     def require_whole(self) -> None:
         """Returns where every member's content has the checksum that the archive states.
@@ -87,9 +92,12 @@ class Archive:
         Raises:
             FileError: one has another one.
         """
-        with self._file() as file, zipfile.ZipFile(file) as archive:
+        with self._file() as file:
             for member in self.members.values():
-                if _checksum(file, archive, member) != member.info.CRC:
+                checksum = 0
+                for chunk in _content(file, member, self.where):
+                    checksum = zlib.crc32(chunk, checksum)
+                if checksum != member.checksum:
                     raise _damaged(f"the checksum of {member.name!r} is wrong", self.where)
 
     def _file(self) -> BinaryIO:
@@ -118,7 +126,7 @@ def open_archive(source: Path | bytes, where: str) -> Archive:
             size = file.seek(0, os.SEEK_END)
             members = _checked(archive, file, size, where)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, EOFError) as error:
-        raise _damaged(f"the zip archive is damaged ({error})", where) from error
+        raise _damaged(str(error).lower(), where) from error
     folders = {name.partition("/")[0] for name in members if "/" in name}
     in_one_folder = len(folders) == 1 and all("/" in name for name in members)
     return Archive(
@@ -147,9 +155,9 @@ def _checked(archive: zipfile.ZipFile, file: BinaryIO, size: int, where: str) ->
         raise _hostile(f"the archive unpacks to {inflated:,} bytes", where)
     end = 0
     for member in sorted(members.values(), key=lambda member: member.offset):
-        if member.info.header_offset < end:
+        if member.start < end:
             raise _hostile(f"{member.name!r} overlaps another member", where)
-        end = member.offset + member.info.compress_size
+        end = member.offset + member.packed_size
     return members
 
 
@@ -162,8 +170,8 @@ def _require_plain_name(info: zipfile.ZipInfo, where: str) -> None:
 
 def _member(info: zipfile.ZipInfo, file: BinaryIO, size: int, where: str) -> Member:
     """The member, where its local header says the same as the directory."""
-    if info.flag_bits & 0x1:
-        raise _damaged(f"{info.filename!r} is encrypted", where)
+    if info.flag_bits & ~_PLAIN_FLAGS:
+        raise _damaged(f"{info.filename!r} is encrypted or packed in a way that torch does not write", where)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _damaged(f"{info.filename!r} is compressed in a way that torch does not write", where)
     is_stored = info.compress_type == zipfile.ZIP_STORED
@@ -188,28 +196,42 @@ def _member(info: zipfile.ZipInfo, file: BinaryIO, size: int, where: str) -> Mem
         raise _hostile(f"{info.filename!r} is another member by its own header", where)
     if offset + info.compress_size > size:
         raise _damaged("the zip archive is cut short", where)
-    return Member(name=info.filename, offset=offset, size=info.file_size, is_stored=is_stored, info=info)
+    return Member(
+        name=info.filename,
+        offset=offset,
+        size=info.file_size,
+        is_stored=is_stored,
+        start=info.header_offset,
+        packed_size=info.compress_size,
+        checksum=info.CRC,
+    )
 
 
-def _checksum(file: BinaryIO, archive: zipfile.ZipFile, member: Member) -> int:
-    checksum = 0
-    if not member.is_stored:
-        try:
-            return zlib.crc32(archive.read(member.info))
-        except (zipfile.BadZipFile, zlib.error, EOFError):
-            return -1
+def _content(file: BinaryIO, member: Member, where: str) -> Iterator[bytes]:
+    """A member's bytes, a piece at a time, never more of them than it says."""
     file.seek(member.offset)
-    left = member.size
-    while left:
-        chunk = file.read(min(left, _CHUNK_BYTES))
-        if not chunk:
-            return -1
-        checksum, left = zlib.crc32(chunk, checksum), left - len(chunk)
-    return checksum
+    unpacker = None if member.is_stored else zlib.decompressobj(-zlib.MAX_WBITS)
+    packed, left = member.packed_size, member.size
+    try:
+        while left:
+            piece = file.read(min(packed, _CHUNK_BYTES))
+            packed -= len(piece)
+            if unpacker is not None:
+                piece = unpacker.decompress(unpacker.unconsumed_tail + piece, min(left, _CHUNK_BYTES))
+            if not piece:
+                raise _damaged(f"{member.name!r} is cut short", where)
+            left -= len(piece)
+            yield piece
+    except zlib.error as error:
+        raise _damaged(f"{member.name!r} cannot be unpacked", where) from error
 
 
 def _damaged(what: str, where: str) -> FileError:
-    return FileError(f"is damaged: {what}", where=where, fix=_DAMAGED)
+    return FileError(
+        f"is not a file that torch.save wrote or torch.export.save wrote, or is damaged ({what})",
+        where=where,
+        fix=_DAMAGED,
+    )
 
 
 def _hostile(what: str, where: str) -> FileError:

@@ -190,7 +190,7 @@ class _Writer:
         flags = _FOLLOWED if size else _UTF8
         self.out.write(_LOCAL.pack(b"PK\3\4", 0, flags, 0, 0, 0, 0, 0, 0, len(encoded), len(extra)))
         self.out.write(encoded + extra)
-        return Copier(self.source, self.out), start
+        return Copier(self.source, self.out, adds_up=True), start
 
     def _end(self, name: str, start: int, size: int, checksum: int) -> None:
         large = [value for value in (size, size, start) if value >= _LIMIT]
