@@ -117,7 +117,7 @@ class _Job:
         if options.source.kind is SourceKind.FILE:
             require_readable(Path(options.source.name))
         inputs = [path for path in (options.source.path, options.weights) if path is not None]
-        require_free(self.names, [*map(Path, inputs)], with_onnx=options.with_onnx, force=options.force)
+        require_free(self.names, map(Path, inputs), with_onnx=options.with_onnx, force=options.force)
 
     def is_named(self) -> bool:
         """Whether the user named the module's file, not a folder."""

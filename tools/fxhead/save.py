@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +86,18 @@ class OutputNames:
         return (self.module, *onnx, self.plan)
 
 
-def require_free(names: OutputNames, inputs: Collection[Path], *, with_onnx: bool, force: bool) -> None:
+def require_free(names: OutputNames, inputs: Iterable[Path], *, with_onnx: bool, force: bool) -> None:
     """Returns where writing will not destroy anything that the user did not say may go.
 
     Raises:
         FileError: an output is an input or exists already, or the folder cannot be written to.
     """
+    taken = tuple(inputs)
     for name in names.all(with_onnx=with_onnx):
-        require_free_file(names.folder / name, inputs, force=force)
+        require_free_file(names.folder / name, taken, force=force)
 
 
-def require_free_file(path: Path, inputs: Collection[Path], *, force: bool) -> None:
+def require_free_file(path: Path, inputs: Iterable[Path], *, force: bool) -> None:
     """Returns where writing ``path`` will not destroy anything that the user did not say may go.
 
     Raises:
