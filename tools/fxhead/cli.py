@@ -93,8 +93,13 @@ def fxhead() -> None:
 @fxhead.command("rewrite")
 @click.argument("source")
 @click.option(
-    "--to", type=click.Choice(["conv", "linear"]), required=True, help="The form that the sites get."
+    "--to",
+    type=click.Choice(["conv", "linear", "dense", "fcn"]),
+    required=True,
+    help="The form that the sites get. dense: before the pool; fcn: on every window of a larger input. "
+    "These two write no ONNX files.",
 )
+@click.option("--with-map", is_flag=True, help="With dense: give the map of scores out beside the logits.")
 @click.option(
     "-o",
     "--output",
@@ -113,6 +118,7 @@ def fxhead() -> None:
 def rewrite_command(
     source: str,
     to: str,
+    with_map: bool,
     out: str | None,
     scope: str,
     way: str,
@@ -145,7 +151,8 @@ def rewrite_command(
         providers=_split(providers),
         input_shapes=tuple(parse_shape(text) for text in input_shapes),
         opset=opset,
-        with_onnx=not no_onnx,
+        with_onnx=not no_onnx and to in ("conv", "linear"),
+        with_map=with_map,
         weights=weights,
         seed=seed,
         force=force,

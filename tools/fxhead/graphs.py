@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ def take_graph(
     way: str,
     examples: Any,
     as_program: bool | None,
+    outputs: Sequence[str] = ("logits",),
 ) -> Graphs:
     """The model's graph in both forms.
 
@@ -62,6 +64,7 @@ def take_graph(
             another one only where symbolic tracing fails.
         examples: example inputs, or a function that gives them or None.
         as_program: whether to write an exported program or a pickle; None writes a program if it is one.
+        outputs: what the rewritten model gives; see ``fxpasses.rewrite``.
 
     Raises:
         TraceError: the model cannot be traced that way.
@@ -73,12 +76,14 @@ def take_graph(
             raise InputError(
                 "a program is traced already", where="--trace symbolic", fix="leave the option out"
             )
-        result = rewrite(model, to=to, scope=scope, example_inputs=examples)
+        result = rewrite(model, to=to, scope=scope, example_inputs=examples, outputs=outputs)
         return Graphs(original=model, result=result, written=_program(result.module, as_program))
     reason = "asked for" if way == "export" else "the output is an exported program"
     if way == "symbolic" or (way == "auto" and not as_program):
         try:
-            traced = rewrite(model, to=to, scope=scope, example_inputs=examples, way="symbolic")
+            traced = rewrite(
+                model, to=to, scope=scope, example_inputs=examples, way="symbolic", outputs=outputs
+            )
         except TraceError as error:
             if way == "symbolic":
                 raise
@@ -88,7 +93,7 @@ def take_graph(
             written = export_program(module, _given(examples), reason)[0] if as_program else module
             return Graphs(original=model, result=traced, written=written)
     program, info = export_program(model, _given(examples), reason)
-    result = rewrite(program, to=to, scope=scope)
+    result = rewrite(program, to=to, scope=scope, outputs=outputs)
     result = dataclasses.replace(result, report=dataclasses.replace(result.report, trace=info))
     return Graphs(original=program, result=result, written=_program(result.module, as_program))
 

@@ -37,6 +37,7 @@ class RewriteOptions:
     input_shapes: tuple[tuple[int, ...], ...] = ()
     opset: int | None = None
     with_onnx: bool = True
+    with_map: bool = False
     weights: str | None = None
     seed: int = 0
     force: bool = False
@@ -111,9 +112,11 @@ class _Job:
         if not options.with_onnx and (options.providers is not None or options.opset is not None):
             raise InputError(
                 "--providers and --opset are about ONNX files, and none are written",
-                where="--no-onnx",
+                where="--no-onnx" if options.to in (Form.CONV, Form.LINEAR) else f"--to {options.to}",
                 fix="leave one or the other out",
             )
+        if options.with_map and options.to is not Form.DENSE:
+            raise InputError(f"the form {options.to} has no map", where="--with-map", fix="use --to dense")
         if options.source.kind is SourceKind.FILE:
             require_readable(Path(options.source.name))
         inputs = [path for path in (options.source.path, options.weights) if path is not None]
@@ -134,7 +137,8 @@ class _Job:
     def rewrite(self, module: nn.Module | ExportedProgram) -> tuple[InputShapes | None, Graphs]:
         """The result; without ONNX the input shape, which costs a run, is looked for only if it is needed."""
         options = self.options
-        shapes = self.shapes(module) if options.with_onnx or options.input_shapes else None
+        needs_shapes = options.with_onnx or options.input_shapes or options.to is Form.FCN
+        shapes = self.shapes(module) if needs_shapes else None
         examples = shapes.examples(_TRACE_BATCH) if shapes else lambda: self.examples_if_known(module)
         with self.progress.step("rewriting"):
             graphs = take_graph(
@@ -144,6 +148,7 @@ class _Job:
                 way=options.way,
                 examples=examples,
                 as_program=self.names.is_program or (False if self.is_named() else None),
+                outputs=("logits", "map") if options.with_map else ("logits",),
             )
         if graphs.fixed_batch is not None and shapes is not None and shapes.fixed_batch is None:
             shapes = dataclasses.replace(shapes, fixed_batch=graphs.fixed_batch)

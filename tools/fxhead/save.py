@@ -65,7 +65,7 @@ class OutputNames:
             module=module,
             plan=f"{stem}.plan.json",
             certificate=f"{stem}.certificate.json",
-            onnx={form: f"{base}.{form}.onnx" for form in Form},
+            onnx={form: f"{base}.{form}.onnx" for form in (Form.LINEAR, Form.CONV)},
         )
 
     @property

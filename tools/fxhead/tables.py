@@ -68,7 +68,12 @@ def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
     if not report.rewrites:
         yield _nothing_line(outcome)
         return
-    if outcome.verdict is None:
+    if report.native_size is not None:
+        native = _shape(report.native_size)
+        yield f"native size {native}: one position, more on a larger input, an error on a smaller one"
+    if outcome.verdict is None and report.to in ("dense", "fcn"):
+        yield f"[bold]not checked[/]: there is no certificate for the form {report.to}"
+    elif outcome.verdict is None:
         yield "[bold]not checked[/]: --no-onnx; fxhead check REFERENCE CANDIDATE gives the certificate"
     else:
         yield from _verdict_lines(outcome.verdict, outcome.checks)
