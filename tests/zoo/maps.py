@@ -103,6 +103,14 @@ DENSE: tuple[Entry, ...] = (
     ),
     chain("dense_two_linears", _two(nn.Dropout), sites=("first", "head")),
     chain("dense_mean_twice", lambda: {"pool": lambda x: x.mean(3).mean(2), "head": linear()}),
+    chain(
+        "dense_mean_twice_keepdim",
+        lambda: {
+            "pool": lambda x: x.mean(3, keepdim=True).mean(2, keepdim=True),
+            "flat": lambda x: x.view(x.size(0), -1),
+            "head": linear(),
+        },
+    ),
     chain("dense_mean", lambda: {"pool": lambda x: x.mean((-2, -1)), "head": linear()}),
     chain(
         "dense_own_extent",
@@ -198,6 +206,8 @@ def _moving_conv() -> nn.Module:
 # in the linear or convolution form, and not to be had before the pool
 NOT_DENSE: tuple[Entry, ...] = (
     _every(between("not_dense_relu", nn.ReLU), MissCode.NONLINEAR),
+    _every(between("not_dense_square", lambda: lambda x: x * x), MissCode.NONLINEAR),
+    _every(between("not_dense_inverse", lambda: lambda x: 1 / (x + 9)), MissCode.NONLINEAR),
     _every(between("not_dense_layer_norm", lambda: nn.LayerNorm(CHANNELS)), MissCode.NONLINEAR),
     _every(chain("not_dense_two", _two(nn.Hardswish), sites=("first", "head")), MissCode.NONLINEAR),
     _every(
