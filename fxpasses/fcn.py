@@ -9,7 +9,7 @@ dilated by ``m``. ``m = 1`` needs no pool at all, ``k = 1`` no dilation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from torch import nn
 from torch.fx import Node
@@ -31,6 +31,7 @@ from fxpasses.typed_ops import (
     Affine,
     Elementwise,
     FeatureNorm,
+    Reduce,
     Role,
     Unsqueeze,
     WindowPool,
@@ -105,7 +106,8 @@ class _Chooser:
     # --- the pool
 
     def _window(self, start: Node) -> Window | Problem:
-        pools = pools_from(start, self.analysis)
+        found = pools_from(start, self.analysis)
+        pools = tuple(node for node in found if not self._only_flattens(node))
         problem = next(filter(None, (kind_problem(node, self.values) for node in pools)), None)
         if problem is not None:
             return problem
@@ -133,6 +135,11 @@ class _Chooser:
             )
         cell = tuple(whole // extent for whole, extent in zip(native, grid, strict=True))
         return Window(pools=pools, cell=cell, native=native)
+
+    def _only_flattens(self, node: Node) -> bool:
+        """Whether a mean takes only the axes away that the pool before it left."""
+        value = self.values.get(node)
+        return value is not None and isinstance(value.op, Reduce) and is_view(value, self.values)
 
     # --- what follows it
 
@@ -165,7 +172,7 @@ class _Chooser:
             return Problem(missed.code, f"{missed.name!r} keeps its form: {missed.reason}", missed.fix)
         if value.layout is None:
             return _not_a_map(node, "has axes that cannot be followed")
-        if isinstance(op, VIEWS):
+        if is_view(value, self.values):
             return None
         if isinstance(op, POOLS):
             is_own = node in pools_from(value.pool, self.analysis)
@@ -215,6 +222,15 @@ class _Chooser:
                     break
             else:
                 return
+
+
+def is_view(value: Value, values: Mapping[Node, Value]) -> bool:
+    """Whether a value has the numbers that it reads; a mean over a map of one position has."""
+    op = value.op
+    if not isinstance(op, Reduce):
+        return isinstance(op, VIEWS)
+    read = values.get(op.source)
+    return op.average and read is not None and read.layout is not None and read.layout.is_point
 
 
 def pool_of(match: Match, analysis: Analysis) -> Node | None:

@@ -9,11 +9,11 @@ from torch.fx import Graph, Node
 
 from fxpasses import undo
 from fxpasses.emit import Writer, dialect_of
-from fxpasses.fcn import Window
+from fxpasses.fcn import Window, is_view
 from fxpasses.report import Form
 from fxpasses.sites import Analysis, Match
 from fxpasses.sizes import is_shape_value
-from fxpasses.typed_ops import POOLS, VIEWS, Elementwise, FeatureNorm, Role, Unsqueeze
+from fxpasses.typed_ops import POOLS, Elementwise, FeatureNorm, Role, Unsqueeze
 from fxpasses.values import recompute
 from fxpasses.weights import swap_batch_norm
 
@@ -106,8 +106,8 @@ class _Opening:
         """A value computed on the map."""
         op = self.values[node].op
         pooled = [source for source in node.all_input_nodes if source in self.values]
-        if isinstance(op, VIEWS):
-            self.maps[node] = self.maps[op.source]
+        if is_view(self.values[node], self.values):
+            self.maps[node] = self.maps[pooled[0]]
             return
         keeps_order = isinstance(op, Elementwise) and not op.channels
         wants_last = isinstance(op, FeatureNorm) and op.role is not Role.DROPOUT
@@ -138,8 +138,8 @@ class _Opening:
         """Erases the pools, the views, and the sizes that only they read."""
         erased: set[Node] = set()
         for node in reversed(own):
-            is_view = node in self.values and isinstance(self.values[node].op, VIEWS)
-            if (is_view or node in self.window.pools or is_shape_value(node)) and not node.users:
+            is_dead = node in self.values and is_view(self.values[node], self.values)
+            if (is_dead or node in self.window.pools or is_shape_value(node)) and not node.users:
                 self.graph.erase_node(node)
                 erased.add(node)
         return erased

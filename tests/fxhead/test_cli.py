@@ -55,7 +55,7 @@ def test_help_and_usage_errors_do_not_import_torch(arguments: list[str]) -> None
     [
         (["rewrite"], "Missing argument"),
         (["rewrite", "model.pt"], "Missing option '--to'"),
-        (["rewrite", "model.pt", "--to", "dense"], "'dense' is not one of"),
+        (["rewrite", "model.pt", "--to", "quick"], "'quick' is not one of"),
         (["rewrite", "model.pt", "--to", "conv", "--opset", "x"], "'x' is not a valid integer"),
         (["inspect", "model.pt", "--scope", "everything"], "'everything' is not one of"),
         (["check", "model.pt"], "Missing argument"),

@@ -242,3 +242,28 @@ def test_torchvision(name: str) -> None:
     assert at_native_size(model(x), result.module(x)) <= TOLERANCE
     if name not in ("maxvit_t", *CLIPS):  # maxvit's attention takes one size
         assert min(result.module(torch.cat([x, x], -1)).shape[2:]) >= 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_torchvision_windows(name: str) -> None:
+    """On a wider image every position is what the model's own head gives for that window of the map."""
+    model = family(name)
+    size = SIZES.get(name, 64)
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(2, 3, size, size + 96, generator=generator, dtype=torch.float64)
+    x = wide[..., :size]
+    calibrate(model, x)
+    maps: list[Tensor] = []
+    seen = model.avgpool.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
+    model(x), model(wide)
+    seen.remove()
+    native, features = maps[0].shape[-1], maps[1]
+    scores = rewrite(model, to="fcn", example_inputs=x).module(wide)
+    assert scores.shape[2:] == (1, features.shape[-1] - native + 1)
+    assert scores.shape[-1] >= 3
+    for first in range(scores.shape[-1]):
+        window = features[..., first : first + native]
+        cut = model.avgpool.register_forward_pre_hook(lambda _, inputs, window=window: (window,))
+        assert difference(model(x), scores[..., 0, first]) <= TOLERANCE
+        cut.remove()

@@ -90,6 +90,10 @@ def _conv_only() -> dict[str, Any]:
     return {"pool": _pool(), "head": conv()}
 
 
+def _adaptive_mean() -> dict[str, Any]:
+    return {"pool": _pool(), "mean": lambda x: x.mean([2, 3]), "head": linear()}
+
+
 # after the pool; each can stand before it
 DENSE: tuple[Entry, ...] = (
     between("dense_dropout", nn.Dropout),
@@ -111,6 +115,7 @@ DENSE: tuple[Entry, ...] = (
             "head": linear(),
         },
     ),
+    chain("dense_adaptive_mean", _adaptive_mean),
     chain("dense_mean", lambda: {"pool": lambda x: x.mean((-2, -1)), "head": linear()}),
     chain(
         "dense_own_extent",
@@ -289,6 +294,11 @@ WINDOWED: tuple[Entry, ...] = (
         lambda: {"pool": nn.AdaptiveAvgPool3d(1), "flat": nn.Flatten(), "head": linear()},
         rank=3,
         input_shapes=((3, 2, 3, 4),),
+    ),
+    chain(
+        "fcn_mean_after",
+        lambda: {"pool": _pool(), "head": conv(), "mean": lambda x: x.mean((2, 3))},
+        form="conv",
     ),
     model("fcn_features_too", _features_too, lambda: {"head": linear()}),
     model("fcn_named", _named, lambda: {"head": linear()}),
