@@ -10,12 +10,15 @@ from export.bounds import FP32, TF32, Precision, precision_of
 from export.compare import Comparison
 from export.features import check_features
 from export.inputs import BATCHES, Samples
+from export.parts import Part, Streamed, parts_of
 from export.results import Failure
-from export.rounding import OutputCheck, Pairing, Side, check_side, joint, observable, sides_of, statistics_of
-from export.subjects import EAGER, BatchError, Run, Subject
+from export.rounding import OutputCheck, Pairing, Side, check_side, joint, observable, sides_of
+from export.subjects import EAGER, BatchError, Feeds, Run, Subject
 from export.tally import Measured, Tally, measured
-from export.terms import Array, Head, Kind
+from export.terms import Head, Kind
 from fxpasses.errors import CheckError
+
+_RunBy = tuple[Subject | Streamed, Subject | Streamed]
 
 
 def measure(
@@ -29,7 +32,7 @@ def measure(
     *,
     is_same_backbone: bool,
 ) -> Measured:
-    """Layers 4 and 5 over batches of 1, 2 and 5, on every provider.
+    """Layers 4 and 5 over batches of 1, 2 and 5 and then all further samples, on every provider.
 
     ``is_same_backbone``: whether what is upstream of the heads was proved to be the same function.
     """
@@ -65,19 +68,38 @@ def _on_provider(
     is_same_backbone: bool,
 ) -> None:
     sizes = batch_sizes(left, right)
-    feeds = _batches(samples, sizes, left), _batches(samples, sizes, right)
+    streamed = Streamed(left, provider), Streamed(right, provider)
+    for part in parts_of(samples, left, right, sizes):
+        run_by = (left, right) if part.is_first else streamed
+        if not _on_part((left, right), run_by, part, pairing, walk, provider, tally, is_same_backbone):
+            return
+
+
+def _on_part(
+    subjects: tuple[Subject, Subject],
+    run_by: _RunBy,
+    part: Part,
+    pairing: Pairing,
+    walk: Comparison,
+    provider: str,
+    tally: Tally,
+    is_same_backbone: bool,
+) -> bool:
+    """True unless the candidate does not run on the part."""
+    left, right = subjects
     on = _names(left, right, provider)
     can_borrow = is_same_backbone and left.dialect == right.dialect == "onnx"
-    found = _borrowed(left, right, feeds, pairing, provider, on) if can_borrow else None
+    found = _borrowed(run_by, part.feeds, pairing, provider, on) if can_borrow else None
     if found is None:
-        runs = _runs(left, right, feeds, provider, tally)
+        runs = _runs(run_by, part.feeds, provider, tally)
         found = None if runs is None else _within(runs, pairing, provider, on)
     if found is None:
-        return
-    precision, sides, failures = found.precision, found.sides, found.failures
+        return False
+    precision, sides = found.precision, found.sides
+    failures = [part.numbered(failure) for failure in found.failures]
     tally.is_tf32 = tally.is_tf32 or (precision is TF32 and not failures)
     has_same_features = check_features(
-        (left, right), sides, feeds, pairing, tally, is_same_backbone=is_same_backbone
+        subjects, sides, part.leading, pairing, tally, is_same_backbone=is_same_backbone
     )
     # two heads that are built differently and read different values may be one function all the same
     tally.has_same_features = tally.has_same_features and has_same_features
@@ -85,7 +107,8 @@ def _on_provider(
     tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
     label = "/".join(dict.fromkeys(on))
     for check in joint(sides[0], sides[1], pairing, _precision(pairing.head).result):
-        _judge(check, label, sizes, precision, walk, tally)
+        _judge(check, label, part, precision, walk, tally)
+    return True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,9 +121,8 @@ class _Within:
 
 
 def _borrowed(
-    left: Subject,
-    right: Subject,
-    feeds: tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]],
+    run_by: _RunBy,
+    feeds: tuple[Feeds, Feeds],
     pairing: Pairing,
     provider: str,
     on: tuple[str, str],
@@ -111,7 +133,8 @@ def _borrowed(
     of the head of the reference's features. So the candidate needs no second run to be tapped.
     """
     try:
-        reference, outputs = left.observe(feeds[0], provider), right.outputs(feeds[1], provider)
+        reference = run_by[0].observe(feeds[0], provider)
+        outputs = run_by[1].outputs(feeds[1], provider)
     except BatchError:
         return None
     pairs = [(a, b) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
@@ -134,31 +157,21 @@ def _within(runs: tuple[Run, Run], pairing: Pairing, provider: str, on: tuple[st
             return _Within(precision=precision, sides=sides, failures=failures)
 
 
-def _batches(samples: Samples, sizes: tuple[int, ...], side: Subject) -> list[tuple[Array, ...]]:
-    ordered = samples.ordered(side.input_names)
-    starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    return [ordered.batch(start, size) for start, size in zip(starts, sizes, strict=True)]
-
-
 def _names(left: Subject, right: Subject, provider: str) -> tuple[str, str]:
     first, second = (EAGER if side.dialect == "module" else provider for side in (left, right))
     return first, second
 
 
-def _runs(
-    left: Subject,
-    right: Subject,
-    feeds: tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]],
-    provider: str,
-    tally: Tally,
-) -> tuple[Run, Run] | None:
+def _runs(run_by: _RunBy, feeds: tuple[Feeds, Feeds], provider: str, tally: Tally) -> tuple[Run, Run] | None:
     """Both models' runs of all batches; None where the candidate does not run at one of them."""
     try:
-        reference = left.observe(feeds[0], provider)
+        reference = run_by[0].observe(feeds[0], provider)
     except BatchError as error:
-        raise CheckError(str(error), where=left.name, fix="give inputs that the reference runs on") from error
+        raise CheckError(
+            str(error), where=run_by[0].name, fix="give inputs that the reference runs on"
+        ) from error
     try:
-        return reference, right.observe(feeds[1], provider)
+        return reference, run_by[1].observe(feeds[1], provider)
     except BatchError as error:
         tally.failures.append(Failure(what=str(error), side="candidate", provider=provider))
         return None
@@ -174,7 +187,7 @@ def _precision(head: Head) -> Precision:
 def _judge(
     check: OutputCheck,
     provider: str,
-    sizes: tuple[int, ...],
+    part: Part,
     precision: Precision,
     walk: Comparison,
     tally: Tally,
@@ -184,16 +197,15 @@ def _judge(
         what = f"shape {b.shape[1:]} a sample where {a.shape[1:]} is due"
         tally.failures.append(Failure(what=what, name=name, provider=provider, side="candidate"))
         return
-    record, flips = statistics_of(check, provider, sizes, precision.name)
-    tally.statistics.append(record)
-    tally.flips.extend(flips)
+    tally.add(check, part, provider, precision)
     is_same = np.array_equal(a, b)
     tally.is_identical = tally.is_identical and is_same
     if (np.isfinite(a) != np.isfinite(b)).any():
         what = "NaN or infinity in one model and not in the other"
         tally.failures.append(Failure(what=what, name=name, provider=provider))
-    elif record.non_finite:
-        tally.gaps.append(f"{record.non_finite} values of {name!r} are NaN or infinite in both: no evidence")
-    elif record.max_bound is None and not is_same:
+    elif not np.isfinite(a).all():
+        count = (~np.isfinite(a)).sum()
+        tally.gaps.append(f"{count} values of {name!r} are NaN or infinite in both: no evidence")
+    elif check.bound is None and not is_same:
         note = f"output {name!r} has no bound: an operator behind the last site has none"
         (tally.notes if walk.parting is None else tally.gaps).append(note)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from export.bounds import Precision
+from export.decision import OutputTally
+from export.parts import Part
 from export.results import Coverage, Failure, Flip, LayerName, LayerResult, OutputStatistics, Status
+from export.rounding import OutputCheck
 from fxpasses.errors import CheckError
 
 
@@ -38,11 +42,18 @@ class Tally:
     failures: list[Failure] = dataclasses.field(default_factory=list)
     gaps: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
-    statistics: list[OutputStatistics] = dataclasses.field(default_factory=list)
-    flips: list[Flip] = dataclasses.field(default_factory=list)
+    outputs: dict[tuple[str, str], OutputTally] = dataclasses.field(default_factory=dict)
     is_tf32: bool = False
     is_identical: bool = True
     has_same_features: bool = True
+
+    def add(self, check: OutputCheck, part: Part, provider: str, precision: Precision) -> None:
+        """Adds one output of a part, as ``provider`` ran it."""
+        found = self.outputs.setdefault(
+            (check.name, provider),
+            OutputTally(output=check.name, provider=provider, precision=precision.name),
+        )
+        found.add(check, part.sizes, precision.name, start=part.start, fresh=part.fresh)
 
 
 def measured(tally: Tally) -> Measured:
@@ -51,7 +62,8 @@ def measured(tally: Tally) -> Measured:
     Raises:
         CheckError: there was no value to compare.
     """
-    logits = sum(record.values for record in tally.statistics)
+    statistics = tuple(found.record() for found in tally.outputs.values())
+    logits = sum(record.values for record in statistics)
     if not logits and not tally.failures:
         raise CheckError("there is no value to compare", fix="check that the models have outputs")
     status = Status.HELD if not tally.gaps else Status.NOT_RUN
@@ -64,22 +76,21 @@ def measured(tally: Tally) -> Measured:
     )
     return Measured(
         rounding=rounding,
-        decision=_decision(tally),
-        statistics=tuple(tally.statistics),
-        flips=tuple(tally.flips),
+        decision=_decision(tally, statistics),
+        statistics=statistics,
+        flips=tuple(flip for found in tally.outputs.values() for flip in found.flips),
         is_tf32=tally.is_tf32,
         is_identical=tally.is_identical,
         has_same_features=tally.has_same_features,
     )
 
 
-def _decision(tally: Tally) -> LayerResult:
-    judged = [record for record in tally.statistics if record.top1_agreement is not None]
+def _decision(tally: Tally, statistics: tuple[OutputStatistics, ...]) -> LayerResult:
+    judged = [record for record in statistics if record.top1_agreement is not None]
     if not judged:
         reason = "no output has the shape [N, O] of class scores"
         return LayerResult(layer=LayerName.DECISION, status=Status.NOT_RUN, covered=Coverage(), reason=reason)
-    samples = sum(sum(record.batches) for record in judged)
-    wrong = [flip for flip in tally.flips if flip.bound is not None and flip.margin > flip.bound]
+    wrong = [flip for found in tally.outputs.values() for flip in found.unexplained]
     failures = tuple(
         Failure(
             what=f"class {flip.candidate_class} in place of {flip.reference_class}, and not by rounding",
@@ -93,11 +104,12 @@ def _decision(tally: Tally) -> LayerResult:
         )
         for flip in wrong[:8]
     )
-    flips = f"{len(tally.flips)} samples change class within the bounds" if tally.flips else None
+    count = sum(record.flips for record in judged)
+    flips = f"{count} samples change class within the bounds" if count else None
     return LayerResult(
         layer=LayerName.DECISION,
         status=Status.FAILED if failures else Status.HELD,
-        covered=Coverage(samples=samples),
+        covered=Coverage(samples=sum(record.samples for record in judged)),
         reason=flips,
         failures=failures,
     )
