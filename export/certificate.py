@@ -103,7 +103,11 @@ class Certifier:
     """
 
     def __init__(
-        self, inputs: Inputs | None = None, providers: Sequence[str] = ("cpu",), *, seed: int = 0
+        self,
+        inputs: Inputs | Samples | None = None,
+        providers: Sequence[str] = ("cpu",),
+        *,
+        seed: int = 0,
     ) -> None:
         if not providers:
             raise CheckError("no provider to run on", fix="name at least one, e.g. providers=('cpu',)")

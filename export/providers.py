@@ -86,6 +86,11 @@ def _works(provider: str) -> bool:
     return True
 
 
+def provider_options(name: str) -> Mapping[str, str]:
+    """The options that sessions on a provider get."""
+    return _OPTIONS.get(name, {})
+
+
 def require_known(names: Sequence[str]) -> None:
     """Nothing, if ONNX Runtime has providers of all these names, in this build or another.
 
@@ -159,7 +164,7 @@ class Session:
         where = provider if called is None else f"{called} on {provider}"
         try:
             session = runtime.InferenceSession(
-                source, options, providers=[(full, dict(_OPTIONS.get(provider, {})))]
+                source, options, providers=[(full, dict(provider_options(provider)))]
             )
         except Exception as error:  # onnxruntime's errors share no base class but Exception
             raise ProviderError(
