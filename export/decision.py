@@ -9,7 +9,6 @@ import numpy as np
 from export.bounds import Float64
 from export.results import Flip, OutputStatistics
 from export.rounding import OutputCheck
-from export.terms import Array
 
 FLIP_LIMIT = 1000
 """Flips that are listed for each output and provider; all of them are counted."""
@@ -91,7 +90,7 @@ class OutputTally:
         is_ranked = self._same_top5 is not None and a.shape[1] > _FIVE
         self._same_top5 = (self._same_top5 or 0) + _same_five(a, b) if is_ranked else None
         is_bounded = self._certified is not None and bound is not None
-        self._certified = (self._certified or 0) + certified(a, top_a, bound) if is_bounded else None
+        self._certified = (self._certified or 0) + _certified(a, b, bound) if is_bounded else None
         margin = a[rows, top_a] - a[rows, top_b]
         allowed = None if bound is None else bound[rows, top_a] + bound[rows, top_b]
         for row in flipped:
@@ -136,18 +135,18 @@ def _share(part: int | None, samples: int) -> float | None:
     return None if part is None or not samples else part / samples
 
 
-def certified(values: Float64, top: Array, bound: Float64 | None) -> int:
-    """Samples where the gap of each class to the top one exceeds the sum of the two bounds.
+def _certified(a: Float64, b: Float64, bound: Float64 | None) -> int:
+    """Samples within their bounds where the gap of each class to the top one exceeds the two bounds.
 
     Then no difference within the bounds can change the arg max.
     """
     if bound is None:
         return 0
-    rows = np.arange(len(values))
-    gap = values[rows, top][:, np.newaxis] - values
+    rows, top = np.arange(len(a)), a.argmax(axis=1)
+    gap = a[rows, top][:, np.newaxis] - a
     safe = gap > bound + bound[rows, top][:, np.newaxis]
     safe[rows, top] = True
-    return int(safe.all(axis=1).sum())
+    return int((safe & (np.abs(a - b) <= bound)).all(axis=1).sum())
 
 
 def _same_five(a: Float64, b: Float64) -> int:

@@ -129,7 +129,8 @@ class OutputStatistics:
         flips: number of them whose arg max differs.
         top1_agreement: share of samples with the same arg max; None unless the output is ``[N, O]``.
         top5_agreement: share with the same five best classes, in any order; None up to five classes.
-        top1_certified: share of samples whose gap to the runner-up exceeds the bounds.
+        top1_certified: share of samples that lie within their bounds and whose gap to the runner-up
+            exceeds them.
         precision: name of the error model that the bounds were computed with.
     """
 
