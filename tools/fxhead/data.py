@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -137,8 +138,8 @@ class Data:
     record: DataRecord
 
 
-def open_data(options: DataOptions) -> DataFiles | None:
-    """What ``--inputs`` names, or None where samples are random.
+def open_data(options: DataOptions, until: contextlib.ExitStack) -> DataFiles | None:
+    """What ``--inputs`` names, which can be read as long as ``until`` is open; None for random samples.
 
     Raises:
         FileError: it cannot be read.
@@ -151,7 +152,7 @@ def open_data(options: DataOptions) -> DataFiles | None:
     if path.is_dir():
         return DataFiles(path=path, images=list_images(path))
     require_readable(path)
-    return DataFiles(path=path, arrays=open_arrays(path))
+    return DataFiles(path=path, arrays=open_arrays(path, until))
 
 
 def take_data(

@@ -38,15 +38,15 @@ class StoredArray:
     rows: Rows
 
 
-def open_arrays(path: Path) -> tuple[StoredArray, ...]:
-    """The arrays of a file, with their samples still in it.
+def open_arrays(path: Path, until: contextlib.ExitStack) -> tuple[StoredArray, ...]:
+    """The arrays of a file, with their samples still in it; they can be read as long as ``until`` is open.
 
     Raises:
         FileError: it is no such file, is damaged, or holds an array of objects.
     """
     with _explained(path):
         if zipfile.is_zipfile(path):
-            return _members(path)
+            return _members(path, until)
         with path.open("rb") as file:
             header = _header(file, str(path))
         _require_numbers(header.dtype, str(path))
@@ -67,15 +67,15 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _members(path: Path) -> tuple[StoredArray, ...]:
-    archive = zipfile.ZipFile(path)
+def _members(path: Path, until: contextlib.ExitStack) -> tuple[StoredArray, ...]:
+    archive = until.enter_context(zipfile.ZipFile(path))
     names = sorted(name for name in archive.namelist() if name.endswith(_NPY))
     if not names:
         raise FileError("holds no arrays", where=str(path), fix=_SAVE)
-    return tuple(_member(archive, name, path) for name in names)
+    return tuple(_member(archive, name, path, until) for name in names)
 
 
-def _member(archive: zipfile.ZipFile, name: str, path: Path) -> StoredArray:
+def _member(archive: zipfile.ZipFile, name: str, path: Path, until: contextlib.ExitStack) -> StoredArray:
     key = name.removesuffix(_NPY)
     where = f"{path}[{key}]"
     with archive.open(name) as file:
@@ -84,7 +84,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> StoredArray:
     expected = header.offset + math.prod(header.shape) * header.dtype.itemsize
     if archive.getinfo(name).file_size != expected:
         raise FileError("has another size than its header says", where=where, fix=_SAVE)
-    rows: Rows = _ZippedRows(archive, name, header)
+    rows: Rows = _ZippedRows(archive, name, header, until)
     if header.is_fortran and len(header.shape) > 1:
         # a sample's values lie all over the file, so it cannot be read in parts
         with archive.open(name) as file:
@@ -120,14 +120,16 @@ def _require_numbers(dtype: np.dtype[Any], where: str) -> None:
 class _ZippedRows:
     """Samples of one member of an ``.npz`` file; reading on is cheap, going back may not be."""
 
-    def __init__(self, archive: zipfile.ZipFile, name: str, header: _Header) -> None:
-        self._archive, self._name, self._header = archive, name, header
+    def __init__(
+        self, archive: zipfile.ZipFile, name: str, header: _Header, until: contextlib.ExitStack
+    ) -> None:
+        self._archive, self._name, self._header, self._until = archive, name, header, until
         self._file: IO[bytes] | None = None
         self.shape, self.dtype = header.shape, header.dtype
 
     def __getitem__(self, rows: slice, /) -> Array:
         if self._file is None:
-            self._file = self._archive.open(self._name)
+            self._file = self._until.enter_context(self._archive.open(self._name))
         count = rows.stop - rows.start
         sample_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         with _explained(Path(str(self._archive.filename))):

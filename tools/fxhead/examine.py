@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -82,7 +83,17 @@ def examine(question: Question, progress: Progress) -> Answer:
         raise InputError("files bring their own weights", where="--weights", fix="leave it out")
     providers = choose_providers(question.providers)
     plan = None if question.plan is None else load_plan(question.plan)
-    files = open_data(question.data)
+    with contextlib.ExitStack() as until:
+        return _examined(question, providers, plan, open_data(question.data, until), progress)
+
+
+def _examined(
+    question: Question,
+    providers: tuple[str, ...],
+    plan: WeightPlan | None,
+    files: DataFiles | None,
+    progress: Progress,
+) -> Answer:
     models = tuple(_load(source, question, progress) for source in question.models)
     certifier = Certifier(None, providers, seed=question.seed)
     shapes, data = _take(question, models, files, certifier, progress)

@@ -11,7 +11,7 @@ from torch import nn
 from export import Verdict
 from fxhead.artefact import Artefact, FileRecord, ModelRecord
 from fxhead.changes import Change, check_changes, version_changes
-from fxhead.data import DataOptions, DataRecord, open_data
+from fxhead.data import DataOptions, DataRecord
 from fxhead.data_images import list_images
 from fxhead.digests import digest_file, digest_files, digest_weights
 from fxhead.environment import describe_environment
@@ -122,8 +122,6 @@ def _data_changes(data: DataRecord, folder: Path) -> Iterator[Change]:
     if data.path is None or data.sha256 is None:
         return
     path = folder / data.path
-    # says what is missing or is no samples
-    open_data(DataOptions(path=str(path)))
     now = digest_files(path, list_images(path).images) if path.is_dir() else digest_file(path)
     if now != data.sha256:
         yield Change(kind="file", where=data.path.as_posix(), then=data.sha256, now=now, counts=True)
