@@ -16,7 +16,8 @@ from torch import nn
 
 from export import export_onnx
 from export.inputs import InputSpec, Samples
-from fxhead.data import DataOptions, open_data, take_data
+from fxhead.data import open_data, take_data
+from fxhead.data_options import DataOptions
 from fxpasses.errors import FxHeadError
 
 Run = Callable[..., Any]

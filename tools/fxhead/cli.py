@@ -252,7 +252,7 @@ def check_command(
     for name, value in (("REFERENCE", reference), ("CANDIDATE", candidate)):
         if value is None:
             raise _misuse(f"Missing argument '{name}'")
-    from fxhead.data import DataOptions, parse_numbers, parse_size
+    from fxhead.data_options import DataOptions, parse_numbers, parse_size
     from fxhead.examine import Question
     from fxhead.run_check import CheckOptions, run_check
     from fxhead.shapes import parse_shape

@@ -11,80 +11,14 @@ from typing import Any
 
 from export.inputs import BATCHES, InputSpec, Rows, Samples, random_samples
 from fxhead.data_arrays import StoredArray, fitted, open_arrays
-from fxhead.data_images import (
-    LARGEST,
-    ImageFiles,
-    ImageRows,
-    Preparation,
-    list_images,
-    preparation,
-    resized_from,
-)
+from fxhead.data_images import ImageFiles, ImageRows, Preparation, list_images, preparation
+from fxhead.data_options import DataOptions
 from fxhead.digests import digest_file, digest_files
 from fxhead.load import require_readable
 from fxpasses.errors import InputError
 
 MOST_SAMPLES = 1_000_000
 _MOST_SAMPLE_BYTES = 2**30
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DataOptions:
-    """What the user said about samples.
-
-    Attributes:
-        path: an ``.npz`` or ``.npy`` file, or a folder of images; None draws random samples.
-        samples: how many random ones; None takes as many as the batches of a proof need.
-        size: (shorter side after resizing, both sides after cropping) of images.
-        mean: for images.
-        std: for images.
-    """
-
-    path: str | None = None
-    samples: int | None = None
-    size: tuple[int, int] | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-
-    def require_sound(self) -> None:
-        """Returns where the options go together.
-
-        Raises:
-            InputError: they do not.
-        """
-        if self.path is not None and self.samples is not None:
-            what = "all samples of --inputs are run, no random ones"
-            raise InputError(what, where="--samples", fix="leave one or the other out")
-        is_folder = self.path is not None and Path(self.path).is_dir()
-        for option, value in (("--size", self.size), ("--mean", self.mean), ("--std", self.std)):
-            if value and not is_folder:
-                raise InputError("is for a folder of images", where=option, fix="leave it out")
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Shorter side after resizing, and both sides after cropping, of ``224`` or ``256,224``.
-
-    Raises:
-        InputError: it says neither.
-    """
-    parts = text.split(",")
-    if len(parts) > 2 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
-        raise InputError(f"{text!r} is no size", where="--size", fix="write it as 224 or 256,224")
-    sides = [int(part) for part in parts]
-    return (sides[0], sides[1]) if len(sides) == 2 else (resized_from(sides[0]), sides[0])
-
-
-def parse_numbers(text: str, option: str) -> tuple[float, ...]:
-    """The numbers of ``0.485,0.456,0.406``.
-
-    Raises:
-        InputError: it has something else in it.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        fix = "write them as 0.485,0.456,0.406"
-        raise InputError(f"{text!r} are no numbers", where=option, fix=fix) from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -201,10 +135,6 @@ def _record(kind: str, samples: Samples, specs: Sequence[InputSpec]) -> DataReco
 def _from_images(path: Path, files: ImageFiles, options: DataOptions, specs: Sequence[InputSpec]) -> Data:
     if len(specs) != 1:
         raise InputError(f"the model has {len(specs)} inputs", where=str(path), fix="give an .npz file")
-    if options.size is not None and not 0 < options.size[1] <= options.size[0] <= LARGEST:
-        raise InputError(
-            f"sides lie between 1 and {LARGEST}", where="--size", fix="write it as 224 or 256,224"
-        )
     how = preparation(specs[0], size=options.size, mean=options.mean, std=options.std)
     samples = Samples(names=(), rows=(ImageRows(files, specs[0], how),))
     record = dataclasses.replace(

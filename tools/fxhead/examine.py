@@ -14,7 +14,8 @@ from torch.export import ExportedProgram
 from export.certificate import Certifier
 from export.inputs import InputSpec
 from export.programs import as_module
-from fxhead.data import Data, DataFiles, DataOptions, DataRecord, open_data, take_data
+from fxhead.data import Data, DataFiles, DataRecord, open_data, take_data
+from fxhead.data_options import DataOptions
 from fxhead.load import load_model, require_readable
 from fxhead.progress import Progress
 from fxhead.proof import Model, Pair, choose_providers, prove
@@ -22,7 +23,7 @@ from fxhead.results import Check, ModelInfo
 from fxhead.run_rewrite import describe, note_guess
 from fxhead.shapes import InputShapes
 from fxhead.sources import Source, SourceKind
-from fxhead.specs import argument_names, filled, find_hint, module_specs, require_known, shapes_of
+from fxhead.specs import Hint, argument_names, filled, find_hint, module_specs, require_known, shapes_of
 from fxpasses import WeightPlan
 from fxpasses.errors import FileError, InputError
 
@@ -138,6 +139,8 @@ def _take(
             continue
         with progress.step(f"finding the input shape of {source.text}"):
             own = shapes_of(model, source, hint, question.weights)
+            if hint is None and files is not None and files.images is not None:
+                own = _resized(own, model, source, question)
         shapes.append(own)
         specs.append(module_specs(model, own))
     found = [own for own in shapes if own is not None]
@@ -150,6 +153,17 @@ def _take(
     heads = [own[: len(specs[first])] for own in names]
     data = take_data(files, question.data, specs[first], heads, seed=question.seed, fixed_batch=fixed)
     return shapes, data
+
+
+def _resized(
+    own: InputShapes, model: nn.Module | ExportedProgram, source: Source, question: Question
+) -> InputShapes:
+    """The shapes with the height and width that ``--size`` says, which no model's own are as good as."""
+    size = question.data.size
+    if size is None or len(own.shapes) != 1 or len(own.shapes[0]) != 4:
+        return own
+    shape = (*own.shapes[0][:2], size[1], size[1])
+    return shapes_of(model, source, Hint(shapes=(shape,), origin="--size"), question.weights)
 
 
 def _most_telling(specs: Sequence[tuple[InputSpec, ...]]) -> int:

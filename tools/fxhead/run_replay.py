@@ -11,8 +11,9 @@ from torch import nn
 from export import Verdict
 from fxhead.artefact import Artefact, FileRecord, ModelRecord
 from fxhead.changes import Change, check_changes, version_changes
-from fxhead.data import DataOptions, DataRecord
+from fxhead.data import DataRecord
 from fxhead.data_images import list_images
+from fxhead.data_options import DataOptions
 from fxhead.digests import digest_file, digest_files, digest_weights
 from fxhead.environment import describe_environment
 from fxhead.examine import Answer, Question, examine

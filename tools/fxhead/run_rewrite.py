@@ -198,7 +198,8 @@ class _Job:
 
     def samples(self, graphs: Graphs, shapes: InputShapes) -> Data:
         """The samples of the certificates."""
-        from fxhead.data import DataOptions, take_data
+        from fxhead.data import take_data
+        from fxhead.data_options import DataOptions
         from fxhead.specs import module_specs
 
         specs = module_specs(graphs.original, shapes)
