@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 from export.bounds import Precision
 from export.decision import OutputTally
@@ -72,7 +74,7 @@ def measured(tally: Tally) -> Measured:
         status=Status.FAILED if tally.failures else status,
         covered=Coverage(logits=logits),
         reason=next(iter((*tally.gaps, *tally.notes)), None),
-        failures=tuple(tally.failures[:8]),
+        failures=worst_of_each(tally.failures)[:8],
     )
     return Measured(
         rounding=rounding,
@@ -83,6 +85,24 @@ def measured(tally: Tally) -> Measured:
         is_identical=tally.is_identical,
         has_same_features=tally.has_same_features,
     )
+
+
+def worst_of_each(failures: Sequence[Failure]) -> tuple[Failure, ...]:
+    """The worst failure of each kind, in the order in which the kinds were first seen."""
+    kinds: dict[tuple[str | None, ...], Failure] = {}
+    for failure in failures:
+        kind = (failure.what, failure.side, failure.provider, failure.name)
+        if kind not in kinds or _excess(failure) > _excess(kinds[kind]):
+            kinds[kind] = failure
+    return tuple(kinds.values())
+
+
+def _excess(failure: Failure) -> float:
+    """How many times further apart the two values are than they may be."""
+    if failure.expected is None or failure.found is None or not failure.bound:
+        return 0.0
+    distance = abs(failure.found - failure.expected)
+    return distance / failure.bound if math.isfinite(distance) else math.inf
 
 
 def _decision(tally: Tally, statistics: tuple[OutputStatistics, ...]) -> LayerResult:

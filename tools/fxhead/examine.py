@@ -130,6 +130,9 @@ def _take(
         for index, model in enumerate(models)
     ]
     hint = find_hint(question.input_shapes, tuple(declared.values()), files, names)
+    known: dict[int, InputShapes] = {}
+    if hint is None:
+        hint, known = _own_hint(question, models, progress)
     shapes: list[InputShapes | None] = []
     specs: list[tuple[InputSpec, ...]] = []
     for index, (source, model) in enumerate(zip(question.models, models, strict=True)):
@@ -137,33 +140,42 @@ def _take(
             shapes.append(None)
             specs.append(filled(declared[index], hint, source))
             continue
-        with progress.step(f"finding the input shape of {source.text}"):
-            own = shapes_of(model, source, hint, question.weights)
-            if hint is None and files is not None and files.images is not None:
-                own = _resized(own, model, source, question)
+        own = known.get(index) or shapes_of(model, source, hint, question.weights)
         shapes.append(own)
         specs.append(module_specs(model, own))
-    found = [own for own in shapes if own is not None]
-    if hint is None and found:
-        note_guess(found[0], progress)
     first = _most_telling(specs)
     if files is None:
         require_known(specs[first], question.models[first])
-    fixed = next((own.fixed_batch for own in found if own.fixed_batch is not None), None)
+    found = (own.fixed_batch for own in shapes if own is not None)
+    fixed = next((size for size in found if size is not None), None)
     heads = [own[: len(specs[first])] for own in names]
     data = take_data(files, question.data, specs[first], heads, seed=question.seed, fixed_batch=fixed)
     return shapes, data
 
 
-def _resized(
-    own: InputShapes, model: nn.Module | ExportedProgram, source: Source, question: Question
-) -> InputShapes:
-    """The shapes with the height and width that ``--size`` says, which no model's own are as good as."""
-    size = question.data.size
-    if size is None or len(own.shapes) != 1 or len(own.shapes[0]) != 4:
-        return own
-    shape = (*own.shapes[0][:2], size[1], size[1])
-    return shapes_of(model, source, Hint(shapes=(shape,), origin="--size"), question.weights)
+def _own_hint(
+    question: Question, models: Sequence[Loaded], progress: Progress
+) -> tuple[Hint | None, dict[int, InputShapes]]:
+    """The shapes that a program, else a module, says or accepts, and whose they are.
+
+    Height and width are those of ``--size``, which no model's own are as good as.
+    """
+    order = sorted(range(len(models)), key=lambda i: not isinstance(models[i], ExportedProgram))
+    for index in order:
+        source, model = question.models[index], models[index]
+        if isinstance(model, Path):
+            continue
+        with progress.step(f"finding the input shape of {source.text}"):
+            own = shapes_of(model, source, None, question.weights)
+        note_guess(own, progress)
+        size = question.data.size
+        if size is not None and len(own.shapes) == 1 and len(own.shapes[0]) == 4:
+            shape = (*own.shapes[0][:2], size[1], size[1])
+            return Hint(shapes=(shape,), origin="--size"), {}
+        are_floats = any(dtype.is_floating_point for dtype in own.dtypes)
+        dtypes = None if are_floats else own.dtypes
+        return Hint(shapes=own.shapes, origin=source.text, dtypes=dtypes), {index: own}
+    return None, {}
 
 
 def _most_telling(specs: Sequence[tuple[InputSpec, ...]]) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _VERDICT_STYLES = {"broken": "bold red", "inconclusive": "bold yellow"}
 _STATUS_STYLES = {"failed": "bold red", "not run": "yellow"}
-_SHOWN_FLIPS, _SHOWN_FAILURES, _SHOWN_CHANGES = 10, 3, 20
+_SHOWN_FLIPS, _SHOWN_CHANGES = 10, 20
 _COVERED = {
     "parameters": ("parameter", "parameters"),
     "probes": ("exact probe", "exact probes"),
@@ -37,11 +37,12 @@ def verdict_line(verdict: str) -> str:
 def rewrite_verdict(verdict: str, checks: tuple[Check, ...]) -> Iterator[RenderableType]:
     """The verdict over the checks of a rewrite, and one row for each of them."""
     yield verdict_line(verdict)
-    for check in checks:
-        if check.certificate.verdict == verdict:
-            yield escape(f"{check.candidate}: {check.certificate.reason}")
-            yield from _failure_lines(check.certificate)
-            break
+    check = next(check for check in checks if check.certificate.verdict == verdict)
+    if any(layer.failures for layer in check.certificate.layers):
+        yield escape(f"{check.candidate} against {check.reference}:")
+        yield from _failure_lines(check.certificate)
+    else:
+        yield escape(f"{check.candidate}: {check.certificate.reason}")
     yield ""
     yield _check_table(checks)
 
@@ -76,20 +77,31 @@ def replay_lines(outcome: ReplayOutcome) -> Iterator[RenderableType]:
         yield f"[bold green]reproduced[/]: {name} says {was}, with the same layers, and so it is"
     else:
         yield f"[bold red]not reproduced[/]: {name} says {was}, found now: {now}"
-    counting = sorted(outcome.changes, key=lambda change: not change.counts)
-    if counting:
-        yield ""
-        table = FittingTable("changed", "what", "then", "now", prose="what")
-        for change in counting[:_SHOWN_CHANGES]:
-            style = "bold red" if change.counts else ""
-            kind = "content" if change.kind == "file" else change.kind
-            then, since = (_short(text) for text in (change.then, change.now))
-            table.add(Text(kind, style=style), change.where, then, since)
-        yield table
-        if len(counting) > _SHOWN_CHANGES:
-            yield f"… and {len(counting) - _SHOWN_CHANGES:,} more; --json lists all"
+    yield from _change_lines(outcome)
     yield ""
     yield from rewrite_verdict(now, outcome.checks)
+
+
+def _change_lines(outcome: ReplayOutcome) -> Iterator[RenderableType]:
+    """What differs, what counts first; figures follow from a result, and are counted where there is one."""
+    order = ("file", "result", "version", "figure")
+    changes = sorted(outcome.changes, key=lambda change: (not change.counts, order.index(change.kind)))
+    has_result = any(change.kind == "result" for change in changes)
+    shown = [change for change in changes if change.kind != "figure" or not has_result][:_SHOWN_CHANGES]
+    for change in shown:
+        word = "[bold red]changed[/]" if change.counts else "changed, but does not count"
+        then, since = (escape(_short(text)) for text in (change.then, change.now))
+        yield f"{word}: {escape(_place(change.where, outcome))}: {then} then, {since} now"
+    if len(changes) > len(shown):
+        yield f"… and {len(changes) - len(shown):,} more; --json lists all"
+
+
+def _place(where: str, outcome: ReplayOutcome) -> str:
+    """Where a change is, with a check by the name of its candidate."""
+    for index, check in enumerate(outcome.checks):
+        if where.startswith(f"checks[{index}]."):
+            return f"{check.candidate}: {where.partition('.')[2]}"
+    return where
 
 
 def _short(text: str) -> str:
@@ -106,10 +118,13 @@ def _failure_lines(certificate: Certificate) -> Iterator[RenderableType]:
     yield _failure_line(failed[0], first)
     yield Padding(_values(first), (0, 0, 0, 2))
     others = [(layer, failure) for layer in failed for failure in layer.failures][1:]
-    for layer, failure in others[:_SHOWN_FAILURES]:
-        yield escape(f"also {layer.layer}: {failure}")
-    if len(others) > _SHOWN_FAILURES:
-        yield f"… and {len(others) - _SHOWN_FAILURES} more; --json lists all"
+    # one of each layer says more than all of one
+    shown = dict(reversed([(layer.layer, failure) for layer, failure in others]))
+    for layer in failed:
+        if layer.layer in shown:
+            yield escape(f"also {layer.layer}: {shown[layer.layer]}")
+    if len(others) > len(shown):
+        yield f"… and {len(others) - len(shown)} more; --json lists them"
 
 
 def _failure_line(layer: LayerResult, failure: Failure) -> str:
