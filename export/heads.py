@@ -16,7 +16,7 @@ from export.canonical_head import static_dims
 from export.onnx_file import OnnxFile, read_onnx
 from export.onnx_terms import onnx_terms
 from export.providers import Session
-from export.subjects import BatchError, Feeds, Run, joined, tapped
+from export.subjects import BatchError, Feeds, Run, joined, same_bits, tapped
 from export.terms import Array, Shape, Term, affine_of, find_head
 from fxpasses.errors import CheckError, InternalError, ProviderError
 
@@ -48,6 +48,7 @@ class OnnxSubject:
         self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
         self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
+        self._repeats: dict[str, bool] = {}
         self._cut: tuple[tuple[str, ...], Session] | None = None
 
     @property
@@ -94,17 +95,26 @@ class OnnxSubject:
                 results.append(session.run(feed))
             except ProviderError as error:
                 raise BatchError(len(feed[0]), error) from error
+        smallest = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+        is_same = same_bits(session.run(feeds[smallest]), results[smallest])
+        self._repeats[provider] = self._repeats.get(provider, True) and is_same
         return results
 
-    def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
+    def repeats(self, provider: str) -> bool | None:
+        """Whether a second run of the smallest batch gave the same bits."""
+        return self._repeats.get(provider)
+
+    def run_site(
+        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+    ) -> Array:
         """``[N, O]`` of the site and the views before it, cut out of the file as a model of their own."""
         rows = np.ascontiguousarray(features).reshape(-1, *_shape_of(site.operands[0]))
         feeds = (rows,) if weight is None else (rows, self._stored_weight(site, weight))
-        key = (provider, site.value, str(weight is None))
+        key = (provider, site.value, str(weight is None), str(has_bias))
         if self._cut is None or self._cut[0] != key:
             # one at a time: each session holds its own copy of the weights
             self._cut = None
-            proto = self.cut_site(site, is_weight_fed=weight is not None)
+            proto = self.cut_site(site, is_weight_fed=weight is not None, has_bias=has_bias)
             self._cut = (key, Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto)))
         (result,) = self._cut[1].run(feeds)
         return result.reshape(len(features), -1)
@@ -116,7 +126,7 @@ class OnnxSubject:
         raw = weight if affine.columns is None else weight[:, affine.columns]
         return np.ascontiguousarray(raw.T if affine.is_transposed else raw).reshape(tuple(stored.dims))
 
-    def cut_site(self, site: Term, *, is_weight_fed: bool = False) -> onnx.ModelProto:
+    def cut_site(self, site: Term, *, is_weight_fed: bool = False, has_bias: bool = True) -> onnx.ModelProto:
         """A model of the site alone, from the value before any view to its result.
 
         Shapes:
@@ -125,6 +135,7 @@ class OnnxSubject:
         Args:
             site: an affine term of ``graph``.
             is_weight_fed: whether the weight becomes a second input, and the bias zero.
+            has_bias: whether the bias keeps its values; else it is zero.
         """
         affine, source = affine_of(site), site.operands[0]
         producers = {name: node for node in self._proto.graph.node for name in node.output}
@@ -145,7 +156,9 @@ class OnnxSubject:
         inputs = [value(source.value, kind, ["batch", *_shape_of(source)])]
         if is_weight_fed:
             inputs.append(value(affine.weight_name, kind, list(stored[affine.weight_name].dims)))
-            tensors = [_zeroed(t, affine.bias_name) for t in tensors if t.name != affine.weight_name]
+            tensors = [t for t in tensors if t.name != affine.weight_name]
+        if is_weight_fed or not has_bias:
+            tensors = [_zeroed(t, affine.bias_name) for t in tensors]
         graph = onnx.helper.make_graph(
             [node for node in self._proto.graph.node if id(node) in nodes],
             "head",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,6 +72,11 @@ def given_samples(inputs: Inputs) -> Samples:
     return Samples(names=names, arrays=arrays)
 
 
+def _is_float(kind: np.dtype[Any] | None) -> bool:
+    """True for floating point; bfloat16 is a type that NumPy itself does not know as such."""
+    return kind is not None and (kind.kind == "f" or kind.name == "bfloat16")
+
+
 def random_samples(subject: OnnxSubject, seed: int) -> Samples:
     """Standard normal samples in the shapes that an ONNX file declares, eight of them.
 
@@ -82,7 +88,7 @@ def random_samples(subject: OnnxSubject, seed: int) -> Samples:
     for value in subject.inputs:
         dims = None if value.shape is None else [d if isinstance(d, int) else None for d in value.shape]
         kind = None if value.dtype is None else value.dtype.numpy()
-        if dims is None or None in dims[1:] or kind is None or kind.kind != "f":
+        if dims is None or None in dims[1:] or not _is_float(kind):
             raise CheckError(
                 f"no inputs were given, and input {value.name!r} has no fixed shape of floats",
                 where=subject.name,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
-from export.bounds import FP32, TF32, Precision, precision_of
+from export.bounds import FP32, Precision, looser, precision_of
+from export.claims import claims_of
 from export.compare import Comparison
 from export.features import check_features
 from export.inputs import BATCHES, Samples
 from export.results import Failure
 from export.rounding import OutputCheck, Pairing, Side, check_side, joint, observable, sides_of, statistics_of
 from export.subjects import EAGER, BatchError, Run, Subject
-from export.tally import Measured, Tally, measured
+from export.tally import Tally
 from export.terms import Array, Head, Kind
-from fxpasses.errors import CheckError
+from fxpasses.errors import CheckError, InternalError
 
 
 def measure(
@@ -25,11 +27,11 @@ def measure(
     walk: Comparison,
     outputs: tuple[tuple[str, int, int], ...],
     samples: Samples,
-    providers: tuple[str, ...],
+    target: str,
     *,
     is_same_backbone: bool,
-) -> Measured:
-    """Layers 4 and 5 over batches of 1, 2 and 5, on every provider.
+) -> Tally:
+    """What layers 4 and 5 see on one target, over batches of 1, 2 and 5.
 
     ``is_same_backbone``: whether what is upstream of the heads was proved to be the same function.
     """
@@ -42,9 +44,8 @@ def measure(
         boundary=heads[0].boundary,
     )
     tally = Tally()
-    for provider in providers:
-        _on_provider(left, right, pairing, walk, samples, provider, tally, is_same_backbone)
-    return measured(tally)
+    _on_target(left, right, pairing, walk, samples, target, tally, is_same_backbone)
+    return tally
 
 
 def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
@@ -54,47 +55,67 @@ def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
     return BATCHES if only is None else (only,)
 
 
-def _on_provider(
+def _on_target(
     left: Subject,
     right: Subject,
     pairing: Pairing,
     walk: Comparison,
     samples: Samples,
-    provider: str,
+    target: str,
     tally: Tally,
     is_same_backbone: bool,
 ) -> None:
     sizes = batch_sizes(left, right)
     feeds = _batches(samples, sizes, left), _batches(samples, sizes, right)
-    on = _names(left, right, provider)
+    on = _names(left, right, target)
+    claims = _claims((left, right), pairing.head, on)
     can_borrow = is_same_backbone and left.dialect == right.dialect == "onnx"
-    found = _borrowed(left, right, feeds, pairing, provider, on) if can_borrow else None
+    found = _borrowed(left, right, feeds, pairing, target, claims[:1]) if can_borrow else None
     if found is None:
-        runs = _runs(left, right, feeds, provider, tally)
-        found = None if runs is None else _within(runs, pairing, provider, on)
+        runs = _runs(left, right, feeds, target, tally)
+        found = None if runs is None else _within(runs, pairing, on, claims)
     if found is None:
         return
-    precision, sides, failures = found.precision, found.sides, found.failures
-    tally.is_tf32 = tally.is_tf32 or (precision is TF32 and not failures)
+    sides, failures = found.sides, found.failures
+    tally.precision = found.precision
+    tally.sites += found.sites
+    tally.gaps.extend(found.gaps)
+    if found.precision is not claims[0] and not failures:
+        note = f"the bounds that held are those of {found.precision.name}"
+        # bounds of sums in half precision are too wide to tell one operator from another
+        is_vague = walk.parting is not None and not found.precision.operand
+        (tally.gaps if is_vague else tally.notes).append(note)
     has_same_features = check_features(
         (left, right), sides, feeds, pairing, tally, is_same_backbone=is_same_backbone
     )
     # two heads that are built differently and read different values may be one function all the same
-    tally.has_same_features = tally.has_same_features and has_same_features
+    tally.has_same_features = has_same_features
     is_telling = walk.parting is None or has_same_features
     tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
     label = "/".join(dict.fromkeys(on))
-    for check in joint(sides[0], sides[1], pairing, _precision(pairing.head).result):
-        _judge(check, label, sizes, precision, walk, tally)
+    for check in joint(sides[0], sides[1], pairing, _head_precision(pairing.head).result):
+        _judge(check, label, sizes, found.precision, walk, tally)
+
+
+def _claims(subjects: tuple[Subject, Subject], head: Head, on: tuple[str, str]) -> tuple[Precision, ...]:
+    """Precisions to try, tightest first; both models run at the same one."""
+    kind = _head_dtype(head)
+    both = [claims_of(kind, subject, target) for subject, target in zip(subjects, on, strict=True)]
+    return max(both, key=len)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Within:
-    """Both sides against float64: the first precision whose bounds hold, else the last tried."""
+    """Both sides against float64: the first precision whose bounds hold, else the first tried.
+
+    ``sites`` counts the values of sites that were compared.
+    """
 
     precision: Precision
     sides: tuple[Side, Side]
     failures: list[Failure]
+    gaps: list[str]
+    sites: int
 
 
 def _borrowed(
@@ -102,36 +123,55 @@ def _borrowed(
     right: Subject,
     feeds: tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]],
     pairing: Pairing,
-    provider: str,
-    on: tuple[str, str],
+    target: str,
+    claims: tuple[Precision, ...],
 ) -> _Within | None:
     """The candidate's outputs against the reference's features, or None where they do not hold so.
 
     Such a bound says more than one on the candidate's own features: its outputs lie within the rounding
-    of the head of the reference's features. So the candidate needs no second run to be tapped.
+    of the head of the reference's features. So the candidate needs no second run to be tapped. An output
+    without a bound says nothing about it, and then it is tapped.
     """
     try:
-        reference, outputs = left.observe(feeds[0], provider), right.outputs(feeds[1], provider)
+        reference, outputs = left.observe(feeds[0], target), right.outputs(feeds[1], target)
     except BatchError:
         return None
     pairs = [(a, b) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
     candidate = Run(outputs=outputs, taps={b.value: reference.taps[a.value] for a, b in pairs})
-    found = _within((reference, candidate), pairing, provider, on)
-    return None if found.failures or found.precision is TF32 else found
+    found = _within((reference, candidate), pairing, (target, target), claims)
+    terms = [pairing.reference.outputs[position][1] for _, position, _ in pairing.outputs]
+    has_bounds = all(term in found.sides[1].intervals for term in terms)
+    return found if has_bounds and not found.failures and not found.gaps else None
 
 
-def _within(runs: tuple[Run, Run], pairing: Pairing, provider: str, on: tuple[str, str]) -> _Within:
-    base = _precision(pairing.head)
-    tries = [base, TF32] if provider == "cuda" and base is FP32 else [base]
-    while True:
-        precision = tries.pop(0)
-        sides = sides_of(runs, pairing, precision)
-        failures = [
-            *check_side(sides[0], pairing, "reference", on[0]),
-            *check_side(sides[1], pairing, "candidate", on[1]),
+def _within(
+    runs: tuple[Run, Run], pairing: Pairing, on: tuple[str, str], claims: tuple[Precision, ...]
+) -> _Within:
+    first = None
+    for claim in claims:
+        sides = sides_of(runs, pairing, functools.partial(_claimed, is_weaker=claim is not claims[0]))
+        checks = [
+            check_side(sides[0], pairing, "reference", on[0]),
+            check_side(sides[1], pairing, "candidate", on[1]),
         ]
-        if not failures or not tries:
-            return _Within(precision=precision, sides=sides, failures=failures)
+        found = _Within(
+            precision=claim,
+            sides=sides,
+            failures=[failure for failures, _ in checks for failure in failures],
+            gaps=[gap for _, gaps in checks for gap in gaps],
+            sites=sum(v.size for side in sides for t, v in side.observed.items() if t in side.intervals),
+        )
+        if not found.failures:
+            return found
+        first = first or found
+    if first is None:
+        raise InternalError("no precision was claimed")
+    return first
+
+
+def _claimed(kind: str, *, is_weaker: bool) -> Precision:
+    first = precision_of(kind) or FP32
+    return (looser(first) or first) if is_weaker else first
 
 
 def _batches(samples: Samples, sizes: tuple[int, ...], side: Subject) -> list[tuple[Array, ...]]:
@@ -140,8 +180,8 @@ def _batches(samples: Samples, sizes: tuple[int, ...], side: Subject) -> list[tu
     return [ordered.batch(start, size) for start, size in zip(starts, sizes, strict=True)]
 
 
-def _names(left: Subject, right: Subject, provider: str) -> tuple[str, str]:
-    first, second = (EAGER if side.dialect == "module" else provider for side in (left, right))
+def _names(left: Subject, right: Subject, target: str) -> tuple[str, str]:
+    first, second = (EAGER if side.dialect == "module" else target for side in (left, right))
     return first, second
 
 
@@ -164,11 +204,12 @@ def _runs(
         return None
 
 
-def _precision(head: Head) -> Precision:
-    for site in head.sites:
-        if site.affine is not None:
-            return precision_of(site.affine.weight.dtype.name) or FP32
-    return FP32
+def _head_dtype(head: Head) -> str:
+    return next((str(site.affine.weight.dtype.name) for site in head.sites if site.affine), "float32")
+
+
+def _head_precision(head: Head) -> Precision:
+    return precision_of(_head_dtype(head)) or FP32
 
 
 def _judge(
@@ -189,11 +230,13 @@ def _judge(
     tally.flips.extend(flips)
     is_same = np.array_equal(a, b)
     tally.is_identical = tally.is_identical and is_same
-    if (np.isfinite(a) != np.isfinite(b)).any():
+    if ((np.isfinite(a) != np.isfinite(b)) & ~check.overflow).any():
         what = "NaN or infinity in one model and not in the other"
         tally.failures.append(Failure(what=what, name=name, provider=provider))
     elif record.non_finite:
-        tally.gaps.append(f"{record.non_finite} values of {name!r} are NaN or infinite in both: no evidence")
-    elif record.max_bound is None and not is_same:
-        note = f"output {name!r} has no bound: an operator behind the last site has none"
-        (tally.notes if walk.parting is None else tally.gaps).append(note)
+        tally.gaps.append(f"{record.non_finite} values of {name!r} are NaN or infinite: no evidence")
+    elif record.max_bound is None:
+        tally.unbounded.append(name)
+        if not is_same:
+            note = f"output {name!r} has no bound: an operator behind the last site has none"
+            (tally.notes if walk.parting is None else tally.gaps).append(note)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
+from export.bounds import Precision
 from export.results import Coverage, Failure, Flip, LayerName, LayerResult, OutputStatistics, Status
 from fxpasses.errors import CheckError
 
@@ -17,32 +19,61 @@ class Measured:
         decision: layer 5.
         statistics: one record for each output and provider.
         flips: samples whose arg max differs.
-        is_tf32: whether fp32's bounds failed and TF32's held.
+        precision: the weakest precision that was needed for the bounds to hold.
         is_identical: whether every output was equal bit for bit.
         has_same_features: whether both heads read the same features, as far as can be told.
+        unbounded: outputs that have no bound.
     """
 
     rounding: LayerResult
     decision: LayerResult
     statistics: tuple[OutputStatistics, ...]
     flips: tuple[Flip, ...]
-    is_tf32: bool
+    precision: Precision | None
     is_identical: bool
     has_same_features: bool
+    unbounded: tuple[str, ...]
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Tally:
-    """What has been seen so far, over providers and batches."""
+    """What has been seen so far, over batches and, once joined, over targets.
+
+    ``sites`` counts values of sites that were compared with float64; ``unbounded`` names outputs that have
+    no bound.
+    """
 
     failures: list[Failure] = dataclasses.field(default_factory=list)
     gaps: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    sites: int = 0
+    unbounded: list[str] = dataclasses.field(default_factory=list)
     statistics: list[OutputStatistics] = dataclasses.field(default_factory=list)
     flips: list[Flip] = dataclasses.field(default_factory=list)
-    is_tf32: bool = False
+    precision: Precision | None = None
     is_identical: bool = True
     has_same_features: bool = True
+
+
+def weakest(precisions: Iterable[Precision | None]) -> Precision | None:
+    """The precision with the largest errors; None where there is none."""
+    return max(filter(None, precisions), key=lambda p: (p.operand, p.sum, p.result), default=None)
+
+
+def joined(tallies: Sequence[Tally]) -> Tally:
+    """What was seen over several targets."""
+    whole = Tally(precision=weakest(tally.precision for tally in tallies))
+    for tally in tallies:
+        whole.failures += tally.failures
+        whole.gaps += tally.gaps
+        whole.notes += tally.notes
+        whole.statistics += tally.statistics
+        whole.flips += tally.flips
+        whole.unbounded += tally.unbounded
+        whole.sites += tally.sites
+        whole.is_identical &= tally.is_identical
+        whole.has_same_features &= tally.has_same_features
+    return whole
 
 
 def measured(tally: Tally) -> Measured:
@@ -51,15 +82,17 @@ def measured(tally: Tally) -> Measured:
     Raises:
         CheckError: there was no value to compare.
     """
-    logits = sum(record.values for record in tally.statistics)
-    if not logits and not tally.failures:
+    values = sum(record.values for record in tally.statistics)
+    logits = sum(record.values for record in tally.statistics if record.max_bound is not None)
+    if not values and not tally.failures:
         raise CheckError("there is no value to compare", fix="check that the models have outputs")
-    status = Status.HELD if not tally.gaps else Status.NOT_RUN
+    gaps = tally.gaps if logits or tally.sites else [*tally.gaps, "neither an output nor a site has a bound"]
+    status = Status.HELD if not gaps else Status.NOT_RUN
     rounding = LayerResult(
         layer=LayerName.ROUNDING,
         status=Status.FAILED if tally.failures else status,
         covered=Coverage(logits=logits),
-        reason=next(iter((*tally.gaps, *tally.notes)), None),
+        reason=next(iter((*gaps, *tally.notes)), None),
         failures=tuple(tally.failures[:8]),
     )
     return Measured(
@@ -67,9 +100,10 @@ def measured(tally: Tally) -> Measured:
         decision=_decision(tally),
         statistics=tuple(tally.statistics),
         flips=tuple(tally.flips),
-        is_tf32=tally.is_tf32,
+        precision=tally.precision,
         is_identical=tally.is_identical,
         has_same_features=tally.has_same_features,
+        unbounded=tuple(dict.fromkeys(tally.unbounded)),
     )
 
 
