@@ -130,16 +130,16 @@ def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> tuple[l
         unknown = int((~np.isfinite(flat(value))).sum())
         if unknown:
             gaps.append(f"{unknown} values of {place!r} are NaN or infinite: no evidence")
-        elif not np.isfinite(interval.error).all():
-            gaps.append(f"the bound of {place!r} is infinite: no evidence")
+        elif not (np.isfinite(interval.error) & np.isfinite(interval.value)).all():
+            gaps.append(f"what {place!r} should be has no finite bound: no evidence")
     return failures, gaps
 
 
 def _may_overflow(kind: str, interval: Interval) -> NDArray[np.bool_]:
-    """Where a value of this storage type may be infinite because it is too large for it."""
+    """Where a value of this storage type is known to be finite neither by itself nor by what it reads."""
     precision = precision_of(kind)
     largest = np.inf if precision is None else precision.largest
-    too_large: NDArray[np.bool_] = flat(np.abs(interval.value) + interval.error) >= largest
+    too_large: NDArray[np.bool_] = ~(flat(np.abs(interval.value) + interval.error) < largest)
     return too_large
 
 
@@ -149,7 +149,8 @@ def _outside(name: str, array: Array, interval: Interval, who: str, provider: st
         what = f"shape {found.shape[1:]} a sample where {expected.shape[1:]} is due"
         return Failure(what=what, side=who, provider=provider, name=name)
     finite = np.isfinite(found) & np.isfinite(expected)
-    excess = np.where(finite, np.abs(found - expected) - bound, -np.inf)
+    with np.errstate(invalid="ignore"):
+        excess = np.where(finite, np.abs(found - expected) - bound, -np.inf)
     mismatch = (np.isfinite(found) != np.isfinite(expected)) & ~_may_overflow(array.dtype.name, interval)
     excess = np.where(mismatch, np.inf, excess)
     if not (excess > 0).any():
@@ -196,7 +197,8 @@ def statistics_of(
     """Statistics of one output over all batches, and the samples whose arg max differs."""
     a, b, bound = check.reference, check.candidate, check.bound
     finite = np.isfinite(a) & np.isfinite(b)
-    difference = np.where(finite, np.abs(a - b), 0.0)
+    with np.errstate(invalid="ignore"):
+        difference = np.where(finite, np.abs(a - b), 0.0)
     worst = np.unravel_index(int(np.argmax(difference)), difference.shape) if difference.size else None
     size = np.where(finite, np.maximum(np.abs(a), np.abs(b)), 0.0).max(axis=1, keepdims=True, initial=0.0)
     # spacing of the binade of each sample's largest value; 2⁻¹²⁶ keeps it defined at zero

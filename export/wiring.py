@@ -12,7 +12,8 @@ subnormal itself may be taken as zero by the hardware; then the layer held and i
 **The bias.** With all features zero the result is ``b``. Where it is added, the result of ``s·e_i`` is
 ``fl(s·w_oi + b_o)``: one rounding, first or last, fused or not. Sums in fp32 that are rounded to half
 precision afterwards give the same: ``24 ≥ 2·11 + 2`` digits make double rounding harmless (Figueroa, *When
-is double rounding innocuous?*, 1995). A sample of the columns shows that.
+is double rounding innocuous?*, 1995). A sample of the columns shows that; one scale makes weights and bias
+about equal, so that neither hides the other.
 
 **Small integers, where one at a time is too many.** Integer weights in ``{−a … a}`` are put in, and
 features in ``{−1, 0, 1}``, no more than ``m`` of them at a time other than zero, where ``m·a`` is at most
@@ -154,7 +155,8 @@ class _Probing:
     def one_hot(self, columns: NDArray[np.int64], *, has_bias: bool) -> None:
         weight = self._affine.weight
         kind = weight.dtype
-        for scale in scales(weight):
+        beside = (self._beside_bias(),) if has_bias else ()
+        for scale in (*beside, *scales(weight)):
             for part in _chunks(columns, max(weight.shape)):
                 if self._failure is not None:
                     return
@@ -167,6 +169,12 @@ class _Probing:
                     # one rounding: float64 holds the sum of fp32 numbers with 53 ≥ 2·24 + 2 digits
                     expected = due.astype(kind)
                 self._compare(found, expected, product, _OneHot(part, scale))
+
+    def _beside_bias(self) -> float:
+        """A scale that makes weights about as large as the bias, so that neither hides the other."""
+        difference = _exponents(self._bias())[1] - _exponents(self._affine.weight)[1]
+        reach = math.frexp(self._claims[0].largest)[1] - 2
+        return math.ldexp(1.0, max(-reach, min(reach, difference)))
 
     def integers(self, plan: IntegerPlan, rng: np.random.Generator) -> None:
         weight = self._affine.weight
@@ -190,10 +198,12 @@ class _Probing:
             self._failure = Failure(what=what, name=name)
             return
         different = ~(found == expected) & _is_normal(product, self._claims[0])
+        different &= _is_normal(expected, self._claims[0])
         if not different.any():
             return
         wide, due = found.astype(np.float64), expected.astype(np.float64)
-        off = np.where(different, np.abs(wide - due), 0.0)
+        with np.errstate(invalid="ignore"):  # infinities are no normal numbers, and not looked at
+            off = np.where(different, np.abs(wide - due), 0.0)
         if one_hot is None:
             self._failure = _misplaced(name, different, off, wide, due)
             return
@@ -241,7 +251,13 @@ def _misplaced(name: str, different: NDArray[np.bool_], off: Array, found: Array
 def scales(weight: Array) -> tuple[float, ...]:
     """Powers of two for one feature, so that each weight gives a normal result with one of them."""
     limits = np.finfo(np.float32) if weight.dtype.name == "bfloat16" else np.finfo(weight.dtype)
-    top, bottom = int(limits.maxexp) - 2, int(limits.minexp)
+    bottom = int(limits.minexp)
+    # far from overflow where there is room: kernels may split an operand into parts first
+    top = (
+        int(limits.maxexp) - 2
+        if weight.dtype.itemsize == 2 and limits.maxexp < 100
+        else int(limits.maxexp) // 2
+    )
     low, high = _exponents(weight)
     found = [min(top, top - high)]
     while found[-1] + low - 1 < bottom and found[-1] < top:
@@ -267,8 +283,8 @@ def smallest_normal(kind: np.dtype[Any]) -> float:
 
 
 def _is_normal(product: Array, precision: Precision) -> NDArray[np.bool_]:
-    """Where ``s·w`` is zero, or a number that is neither flushed to zero nor overflows."""
-    size = np.abs(product)
+    """Where a number is zero, or is neither flushed to zero nor near overflow."""
+    size = np.abs(product).astype(np.float64)
     found: NDArray[np.bool_] = (size == 0) | ((size >= precision.store_tiny) & (size < precision.largest / 2))
     return found
 
