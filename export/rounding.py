@@ -240,7 +240,8 @@ def _decisions(
     top_a, top_b = a.argmax(axis=1), b.argmax(axis=1)
     certified = None
     if bound is not None:
-        gap = a[rows, top_a][:, np.newaxis] - a
+        with np.errstate(invalid="ignore"):  # infinite scores are certified by nothing
+            gap = a[rows, top_a][:, np.newaxis] - a
         safe = gap > bound + bound[rows, top_a][:, np.newaxis]
         safe[rows, top_a] = True
         certified = float(safe.all(axis=1).mean())

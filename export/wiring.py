@@ -252,12 +252,8 @@ def scales(weight: Array) -> tuple[float, ...]:
     """Powers of two for one feature, so that each weight gives a normal result with one of them."""
     limits = np.finfo(np.float32) if weight.dtype.name == "bfloat16" else np.finfo(weight.dtype)
     bottom = int(limits.minexp)
-    # far from overflow where there is room: kernels may split an operand into parts first
-    top = (
-        int(limits.maxexp) - 2
-        if weight.dtype.itemsize == 2 and limits.maxexp < 100
-        else int(limits.maxexp) // 2
-    )
+    # far from overflow where the range is large: kernels may split an operand into parts first
+    top = int(limits.maxexp) - 2 if weight.dtype == np.float16 else int(limits.maxexp) // 2
     low, high = _exponents(weight)
     found = [min(top, top - high)]
     while found[-1] + low - 1 < bottom and found[-1] < top:
