@@ -22,6 +22,7 @@ from export.subjects import EAGER, Subject
 from export.tally import joined
 from export.terms import Term, affine_of
 from export.verdicts import Judge, Seen
+from export.weight_pool import WeightPool
 from fxpasses.errors import CheckError, InternalError
 from fxpasses.plan import WeightPlan
 
@@ -109,6 +110,7 @@ class Certifier:
         self._samples = None if inputs is None else given_samples(inputs)
         self._subjects: dict[object, tuple[Source, Subject]] = {}
         self._prober = Prober(seed)
+        self._pool = WeightPool()
 
     def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
         """The certificate of ``candidate`` being the same function as ``reference``; see ``certify``."""
@@ -189,7 +191,7 @@ class Certifier:
     def _file(self, source: str | os.PathLike[str]) -> OnnxSubject:
         path = Path(os.fspath(source))
         known = self._subjects.get(path)
-        subject = _file(path) if known is None else known[1]
+        subject = _file(path, self._pool) if known is None else known[1]
         self._subjects[path] = (source, subject)
         if not isinstance(subject, OnnxSubject):
             raise InternalError(f"{path} was read as {type(subject).__name__}")
@@ -217,14 +219,14 @@ def _opened(source: Source) -> Opened:
     return as_module(read_program(source))
 
 
-def _file(path: Path) -> OnnxSubject:
+def _file(path: Path, pool: WeightPool) -> OnnxSubject:
     if path.suffix != ".onnx":
         raise CheckError(
             "neither a module nor an .onnx file", where=str(path), fix="load it first, or export it"
         )
     if not path.is_file():
         raise CheckError("no such file", where=str(path), fix="give the path of an existing .onnx file")
-    return OnnxSubject(path)
+    return OnnxSubject(path, pool)
 
 
 def _paired_outputs(

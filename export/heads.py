@@ -18,6 +18,7 @@ from export.onnx_terms import onnx_terms
 from export.providers import Session
 from export.subjects import BatchError, Feeds, Run, joined, same_bits, tapped
 from export.terms import Array, Shape, Term, affine_of, find_head
+from export.weight_pool import WeightPool
 from fxpasses.errors import CheckError, InternalError, ProviderError
 
 
@@ -26,6 +27,7 @@ class OnnxSubject:
 
     Args:
         path: the file.
+        pool: weights of files read before, which this one may share.
 
     Raises:
         CheckError: the file is no ONNX model, or has no inputs or outputs.
@@ -33,10 +35,10 @@ class OnnxSubject:
 
     dialect = "onnx"
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], pool: WeightPool | None = None) -> None:
         self._path = Path(path)
         self.name = self._path.name
-        file = _load(self._path)
+        file = _load(self._path, WeightPool() if pool is None else pool)
         self._proto, self._weights = _with_initializers(file.proto), file.weights
         self._model = ir.from_proto(self._proto)
         for name, array in self._weights.items():
@@ -189,10 +191,10 @@ def _shape_of(term: Term) -> Shape:
     return term.shape
 
 
-def _load(path: Path) -> OnnxFile:
+def _load(path: Path, pool: WeightPool) -> OnnxFile:
     fix = "give a file that export_onnx or another exporter wrote"
     try:
-        file = read_onnx(path)
+        file = read_onnx(path, pool)
     except Exception as error:  # protobuf's and onnx's errors share no base class but Exception
         raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
     if not file.proto.graph.output or not file.proto.graph.node:

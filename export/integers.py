@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.terms import Array
 
@@ -15,8 +14,12 @@ _DIGITS = {"float64": 24, "float32": 24, "float16": 11, "bfloat16": 8}
 _LARGEST = 2**10
 """Largest weight: TF32 keeps 11 digits of an operand."""
 _PROBES = 4096
-_SETS = 4
+_WORK = 2**36
+"""Most probes, and most multiply-adds that they may take."""
+_SETS = 8
 _ROUNDS = 16
+_MISS = 1e-9
+"""How rarely a wrong wiring should pass; a plan costs no more than that takes, or _PROBES."""
 _SHIFT = 16
 """Elements by which a set of weights is shifted against the last: 64 bytes of fp32, for alignment."""
 
@@ -39,25 +42,30 @@ class IntegerPlan:
     rounds: int
     miss: float
 
+    def cost(self, count: int) -> int:
+        """Work, in probes: a set of weights, made and laid out, is about as much as eight."""
+        return self.sets * (8 + self.rounds * -(-count // self.block))
 
-def integer_plan(count: int, dtype: str) -> IntegerPlan:
-    """The plan for ``count`` features that misses least within a fixed number of probes."""
-    plans = []
+
+def integer_plan(out: int, count: int, dtype: str) -> IntegerPlan:
+    """The cheapest plan for ``[out, count]`` weights that misses rarely enough, or as rarely as may be."""
+    most = max(1, min(_PROBES, _WORK // (out * count)))
     limit = 2 ** _DIGITS[dtype]
-    for amplitude in (2**power for power in range(11)):
-        block = min(count, limit // amplitude)
-        if amplitude > _LARGEST or block < 1:
-            break
-        blocks = -(-count // block)
-        for rounds in range(1, _ROUNDS + 1):
-            sets = min(2 * _SETS, _PROBES // (rounds * blocks))
-            sets = min(sets, _SETS) if blocks == 1 else sets
-            if sets:
-                miss = (1 / (2 * amplitude + 1) + 3.0**-rounds) ** sets
-                plans.append(
-                    IntegerPlan(amplitude=amplitude, block=block, sets=sets, rounds=rounds, miss=miss)
-                )
-    return min(plans, key=lambda plan: (plan.miss, plan.sets * plan.rounds))
+    plans = [
+        IntegerPlan(
+            amplitude=amplitude,
+            block=block,
+            sets=sets,
+            rounds=rounds,
+            miss=(1 / (2 * amplitude + 1) + 3.0**-rounds) ** sets,
+        )
+        for amplitude in (2**power for power in range(_LARGEST.bit_length()))
+        if (block := min(count, limit // amplitude))
+        for rounds in range(1, _ROUNDS + 1)
+        for sets in range(1, _SETS + 1)
+        if sets * rounds * -(-count // block) <= most
+    ]
+    return min(plans, key=lambda plan: (max(plan.miss, _MISS), plan.cost(count)))
 
 
 def random_integers(
@@ -75,10 +83,10 @@ def random_integers(
 
 def sparse_features(
     count: int, kind: np.dtype[np.generic], plan: IntegerPlan, rng: np.random.Generator
-) -> Iterator[tuple[Array, NDArray[np.int64]]]:
+) -> Iterator[tuple[Array, slice]]:
     """Features of each block of columns, zero elsewhere, and the columns of the block."""
     for start in range(0, count, plan.block):
-        support = np.arange(start, min(count, start + plan.block))
+        support = slice(start, min(count, start + plan.block))
         features = np.zeros((plan.rounds, count), kind)
-        features[:, support] = rng.integers(-1, 2, (plan.rounds, len(support)), dtype=np.int8)
+        features[:, support] = rng.integers(-1, 2, (plan.rounds, support.stop - start), dtype=np.int8)
         yield features, support

@@ -254,6 +254,8 @@ def _session_options(runtime: Any, target: str) -> Any:
     options = runtime.SessionOptions()
     options.use_deterministic_compute = not is_defaults(target)
     options.log_severity_level = _SILENT
+    # an arena grows by powers of two and pays off after many runs; a session here makes few
+    options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider_of(target) != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -53,7 +53,10 @@ from export.terms import Affine, Array
 
 _EXHAUSTIVE_LIMIT = 2**33
 """Most multiply-adds (K · K · O) that probing one feature at a time may take."""
-_SAMPLED = 64
+_LIKELY = 1e-4
+"""Probability of passing by chance above which integer probes are no proof."""
+_SAMPLED = 16
+"""Columns that are looked at together with the bias."""
 _CHUNK = 2**24
 """Most numbers of a chunk of probes, features or results."""
 _NORM_UNITS = 2.0**8
@@ -112,12 +115,13 @@ def probe_site(
     elif not affine.is_plain:
         probing.gap = probing.gap or f"{name!r} is too large and has a factor alpha"
     else:
-        plan = integer_plan(count, weight.dtype.name)
+        plan = integer_plan(len(weight), count, weight.dtype.name)
         probing.integers(plan, rng)
         probing.note = (
             f"{name!r}: {len(sample)} of {count} columns one by one, all by small integers,"
             f" which a wrong wiring passes with probability below {plan.miss:.0e}"
         )
+        probing.held = probing.held or (probing.note if plan.miss > _LIKELY else None)
     return probing.result()
 
 
@@ -136,13 +140,13 @@ class _Probing:
         self._affine, self._run, self._claims = affine, run, claims
         self._probes = 0
         self._failure: Failure | None = None
-        self._held: str | None = None
+        self.held: str | None = None
         self.gap: str | None = None
         self.note: str | None = None
 
     def result(self) -> ProbeResult:
         return ProbeResult(
-            probes=self._probes, failure=self._failure, gap=self.gap, held=self._held, note=self.note
+            probes=self._probes, failure=self._failure, gap=self.gap, held=self.held, note=self.note
         )
 
     def zero(self) -> None:
@@ -208,7 +212,7 @@ class _Probing:
             self._failure = _misplaced(name, different, off, wide, due)
             return
         held, gap = self._excuses(off, different, product, one_hot)
-        self._held, self.gap = self._held or held, self.gap or gap
+        self.held, self.gap = self.held or held, self.gap or gap
         if held is None and gap is None:
             self._failure = _misplaced(name, different, off, wide, due)
 
@@ -285,12 +289,12 @@ def _is_normal(product: Array, precision: Precision) -> NDArray[np.bool_]:
     return found
 
 
-def _integer_product(features: Array, given: Array, support: NDArray[np.int64]) -> Array:
+def _integer_product(features: Array, given: Array, support: slice) -> Array:
     """The exact result, in float32: the sums are small integers."""
     part = features[:, support].astype(np.float32)
-    rows = max(1, _CHUNK // max(len(support), 1))
+    rows = max(1, _CHUNK // part.shape[1])
     blocks = [
-        part @ given[start : start + rows][:, support].astype(np.float32).T
+        part @ given[start : start + rows, support].astype(np.float32, copy=False).T
         for start in range(0, len(given), rows)
     ]
     return np.concatenate(blocks, axis=1).astype(np.float64)

@@ -254,16 +254,16 @@ def test_a_factor_that_is_folded_in_needs_every_column(monkeypatch):
 @pytest.mark.parametrize(("kind", "digits"), [("float32", 24), ("float16", 11), ("bfloat16", 8)])
 @pytest.mark.parametrize("count", [1, 24, 4096, 25088])
 def test_integer_plans_stay_exact_and_rarely_miss(kind, digits, count):
-    plan = integer_plan(count, kind)
+    plan = integer_plan(7, count, kind)
     assert plan.amplitude * plan.block <= 2**digits
     assert plan.amplitude <= 2**10
     assert plan.sets * plan.rounds * -(-count // plan.block) <= 4096
-    assert plan.miss < {"float32": 1e-9, "float16": 1e-6, "bfloat16": 1e-3}[kind]
+    assert plan.miss < {"float32": 1e-8, "float16": 1e-8, "bfloat16": 1e-3}[kind]
     assert plan.miss >= (1 / (2 * plan.amplitude + 1)) ** plan.sets
 
 
 def test_integers_cover_every_feature_and_differ_from_set_to_set():
-    plan = dataclasses.replace(integer_plan(24, "bfloat16"), block=7)
+    plan = dataclasses.replace(integer_plan(7, 24, "bfloat16"), block=7)
     rng = seeded(0)
     sets = [given.copy() for given in random_integers((7, 24), np.dtype(np.float32), plan, rng)]
     assert len(sets) == plan.sets
@@ -271,7 +271,7 @@ def test_integers_cover_every_feature_and_differ_from_set_to_set():
     assert all(np.abs(given).max() <= plan.amplitude for given in sets)
     covered = []
     for features, support in sparse_features(24, np.dtype(np.float32), plan, rng):
-        outside = np.setdiff1d(np.arange(24), support)
+        outside = np.setdiff1d(np.arange(24), np.arange(24)[support])
         assert not features[:, outside].any()
-        covered.extend(support)
+        covered.extend(np.arange(24)[support])
     assert covered == list(range(24))
