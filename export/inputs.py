@@ -160,6 +160,11 @@ def random_samples(specs: Sequence[InputSpec], count: int, seed: int) -> Samples
     return Samples(names=tuple(spec.name for spec in specs), rows=rows)
 
 
+def _is_float(kind: np.dtype[Any]) -> bool:
+    """True for floating point; bfloat16 is a type that NumPy itself does not know as such."""
+    return kind.kind == "f" or kind.name == "bfloat16"
+
+
 def _random_rows(spec: InputSpec, index: int, count: int, seed: int) -> Rows:
     shape = tuple(extent for extent in spec.shape or () if extent is not None)
     if spec.shape is None or len(shape) < len(spec.shape):
@@ -169,8 +174,8 @@ def _random_rows(spec: InputSpec, index: int, count: int, seed: int) -> Rows:
             fix="give inputs, or a shape",
         )
     kind = None if spec.dtype is None else np.dtype(spec.dtype)
-    is_known = kind is not None and (kind.kind in "fb" or kind.itemsize == 1 or spec.limit is not None)
-    if kind is None or not is_known or kind.kind not in "fbiu":
+    is_small = kind is not None and kind.kind in "biu" and (kind.itemsize == 1 or spec.limit is not None)
+    if kind is None or not (is_small or _is_float(kind)):
         raise CheckError(
             f"no inputs were given, and nothing says which values of type {spec.dtype} it takes",
             where=f"input {spec.name!r}",
@@ -202,7 +207,7 @@ class RandomRows:
     def _sample(self, row: int) -> Array:
         rng = np.random.Generator(np.random.PCG64([*self.seed, row]))
         shape = self.shape[1:]
-        if self.dtype.kind == "f":
+        if _is_float(self.dtype):
             return rng.standard_normal(shape).astype(self.dtype)
         if self.dtype.kind == "b":
             return rng.integers(0, 2, shape).astype(bool)

@@ -110,6 +110,40 @@ class LayerResult:
     failures: tuple[Failure, ...] = ()
 
 
+class Mode(enum.StrEnum):
+    """How a provider's sessions are made."""
+
+    STRICT = "strict"
+    DEFAULTS = "defaults"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TargetResult:
+    """The layers that are established anew on each provider, in each mode.
+
+    Attributes:
+        provider: provider that ran, ``"eager"`` for PyTorch.
+        mode: strict, or the provider's own defaults, which the certificate's verdict does not rest on.
+        verdict: what is known of this provider in this mode, weights and backbone included.
+        reason: why, as a clause.
+        wiring: layer 2.
+        rounding: layer 4.
+        decision: layer 5.
+        is_repeatable: whether a second run gave the same bits; None where none was made.
+        same_bits: whether every output is equal, bit for bit, in both models.
+    """
+
+    provider: str
+    mode: Mode
+    verdict: Verdict
+    reason: str
+    wiring: LayerResult
+    rounding: LayerResult
+    decision: LayerResult
+    is_repeatable: bool | None
+    same_bits: bool
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OutputStatistics:
     """How far reference and candidate lie apart in one output on one provider.
@@ -194,6 +228,7 @@ class Certificate:
             count all of them.
         heads: affine sites that were compared.
         providers: providers that ran, ``"eager"`` for PyTorch.
+        targets: the layers on each provider, strict and, where they differ, with its own defaults.
         seed: seed of every random number that was used.
     """
 
@@ -210,6 +245,7 @@ class Certificate:
     flips: tuple[Flip, ...]
     heads: tuple[str, ...]
     providers: tuple[str, ...]
+    targets: tuple[TargetResult, ...]
     seed: int
 
     @property

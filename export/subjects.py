@@ -72,8 +72,17 @@ class Subject(Protocol):
         """
         ...
 
-    def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
-        """``[N, O]`` of the site alone on ``[N, K]``; with ``weight`` in place of its own, and no bias."""
+    def repeats(self, provider: str) -> bool | None:
+        """Whether the model, run again on a batch, gave the same bits; None where it was run once."""
+        ...
+
+    def run_site(
+        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+    ) -> Array:
+        """``[N, O]`` of the site alone on ``[N, K]``; without ``has_bias`` its bias is zero.
+
+        With ``weight`` in place of its own there is no bias either.
+        """
         ...
 
 
@@ -88,3 +97,9 @@ def joined(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
     return tuple(
         np.concatenate([np.atleast_1d(part) for part in column]) for column in zip(*parts, strict=True)
     )
+
+
+def same_bits(a: Sequence[Array], b: Sequence[Array]) -> bool:
+    """True for the same arrays, bit for bit; NaN equals the same NaN."""
+    pairs = zip(a, b, strict=True)
+    return all(x.shape == y.shape and x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in pairs)

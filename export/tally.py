@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from export.bounds import Precision
 from export.decision import OutputTally
@@ -23,31 +23,44 @@ class Measured:
         decision: layer 5.
         statistics: one record for each output and provider.
         flips: samples whose arg max differs.
-        is_tf32: whether fp32's bounds failed and TF32's held.
+        precision: the weakest precision that was needed for the bounds to hold.
         is_identical: whether every output was equal bit for bit.
         has_same_features: whether both heads read the same features, as far as can be told.
+        unbounded: outputs that have no bound.
     """
 
     rounding: LayerResult
     decision: LayerResult
     statistics: tuple[OutputStatistics, ...]
     flips: tuple[Flip, ...]
-    is_tf32: bool
+    precision: Precision | None
     is_identical: bool
     has_same_features: bool
+    unbounded: tuple[str, ...]
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Tally:
-    """What has been seen so far, over providers and batches."""
+    """What has been seen so far, over batches and, once joined, over targets.
+
+    ``sites`` counts values of sites that were compared with float64; ``unbounded`` names outputs that have
+    no bound.
+    """
 
     failures: list[Failure] = dataclasses.field(default_factory=list)
     gaps: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    sites: int = 0
+    unbounded: list[str] = dataclasses.field(default_factory=list)
     outputs: dict[tuple[str, str], OutputTally] = dataclasses.field(default_factory=dict)
-    is_tf32: bool = False
+    precision: Precision | None = None
     is_identical: bool = True
     has_same_features: bool = True
+
+    @property
+    def statistics(self) -> tuple[OutputStatistics, ...]:
+        """One record for each output and provider."""
+        return tuple(found.record() for found in self.outputs.values())
 
     def add(self, check: OutputCheck, part: Part, provider: str, precision: Precision) -> None:
         """Adds one output of a part, as ``provider`` ran it."""
@@ -55,7 +68,28 @@ class Tally:
             (check.name, provider),
             OutputTally(output=check.name, provider=provider, precision=precision.name),
         )
-        found.add(check, part.sizes, precision.name, start=part.start, fresh=part.fresh)
+        weakened = weakest((self.precision, precision)) or precision
+        found.add(check, part.sizes, weakened.name, start=part.start, fresh=part.fresh)
+
+
+def weakest(precisions: Iterable[Precision | None]) -> Precision | None:
+    """The precision with the largest errors; None where there is none."""
+    return max(filter(None, precisions), key=lambda p: (p.operand, p.sum, p.result), default=None)
+
+
+def joined(tallies: Sequence[Tally]) -> Tally:
+    """What was seen over several targets."""
+    whole = Tally(precision=weakest(tally.precision for tally in tallies))
+    for tally in tallies:
+        whole.failures += tally.failures
+        whole.gaps += tally.gaps
+        whole.notes += tally.notes
+        whole.outputs |= tally.outputs
+        whole.unbounded += tally.unbounded
+        whole.sites += tally.sites
+        whole.is_identical &= tally.is_identical
+        whole.has_same_features &= tally.has_same_features
+    return whole
 
 
 def measured(tally: Tally) -> Measured:
@@ -64,16 +98,18 @@ def measured(tally: Tally) -> Measured:
     Raises:
         CheckError: there was no value to compare.
     """
-    statistics = tuple(found.record() for found in tally.outputs.values())
-    logits = sum(record.values for record in statistics)
-    if not logits and not tally.failures:
+    statistics = tally.statistics
+    values = sum(record.values for record in statistics)
+    logits = sum(record.values for record in statistics if record.max_bound is not None)
+    if not values and not tally.failures:
         raise CheckError("there is no value to compare", fix="check that the models have outputs")
-    status = Status.HELD if not tally.gaps else Status.NOT_RUN
+    gaps = tally.gaps if logits or tally.sites else [*tally.gaps, "neither an output nor a site has a bound"]
+    status = Status.HELD if not gaps else Status.NOT_RUN
     rounding = LayerResult(
         layer=LayerName.ROUNDING,
         status=Status.FAILED if tally.failures else status,
         covered=Coverage(logits=logits),
-        reason=next(iter((*tally.gaps, *tally.notes)), None),
+        reason=next(iter((*gaps, *tally.notes)), None),
         failures=worst_of_each(tally.failures)[:8],
     )
     return Measured(
@@ -81,9 +117,10 @@ def measured(tally: Tally) -> Measured:
         decision=_decision(tally, statistics),
         statistics=statistics,
         flips=tuple(flip for found in tally.outputs.values() for flip in found.flips),
-        is_tf32=tally.is_tf32,
+        precision=tally.precision,
         is_identical=tally.is_identical,
         has_same_features=tally.has_same_features,
+        unbounded=tuple(dict.fromkeys(tally.unbounded)),
     )
 
 

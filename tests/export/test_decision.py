@@ -147,11 +147,22 @@ def test_a_tie_is_not_certified():
     assert certificate.statistics[0].top1_certified == 0.0
 
 
+def compared(reference: np.ndarray, candidate: np.ndarray, bound: np.ndarray | None) -> OutputCheck:
+    return OutputCheck(
+        name="logits",
+        reference=reference,
+        candidate=candidate,
+        bound=bound,
+        overflow=np.zeros(reference.shape, np.bool_),
+        unit=2.0**-24,
+    )
+
+
 def test_flips_are_listed_up_to_a_limit_and_all_are_counted():
     tally = OutputTally(output="logits", provider="cpu", precision="fp32")
     a = np.tile([1.0, 0.0], (FLIP_LIMIT + 7, 1))
     bound = np.zeros_like(a)
-    check = OutputCheck(name="logits", reference=a, candidate=a[:, ::-1], bound=bound, unit=2.0**-24)
+    check = compared(a, a[:, ::-1], bound)
     tally.add(check, (len(a),), "fp32", start=5, fresh=len(a))
     record = tally.record()
     assert (record.flips, record.samples) == (FLIP_LIMIT + 7, FLIP_LIMIT + 7)
@@ -171,9 +182,7 @@ def test_flips_are_listed_up_to_a_limit_and_all_are_counted():
 def test_top_five_are_a_set(candidate, top1, top5):
     tally = OutputTally(output="logits", provider="cpu", precision="fp32")
     reference = np.array([[6.0, 5, 4, 3, 2, 1]])
-    check = OutputCheck(
-        name="logits", reference=reference, candidate=np.array([candidate], float), bound=None, unit=2.0**-24
-    )
+    check = compared(reference, np.array([candidate], float), None)
     tally.add(check, (1,), "fp32", start=0, fresh=1)
     record = tally.record()
     assert (record.top1_agreement, record.top5_agreement, record.top1_certified) == (top1, top5, None)

@@ -14,7 +14,7 @@ from fxhead.fitting import FittingTable
 from fxhead.results import Check, CheckOutcome, ReplayOutcome, worst
 
 if TYPE_CHECKING:
-    from export.results import Certificate, Coverage, Failure, LayerResult
+    from export.results import Certificate, Coverage, Failure, LayerResult, TargetResult
     from fxhead.data import DataRecord
 
 _VERDICT_STYLES = {"broken": "bold red", "inconclusive": "bold yellow"}
@@ -61,6 +61,7 @@ def certificate_lines(certificate: Certificate) -> Iterator[RenderableType]:
     """What is broken or the reason of the verdict; the layers; the outputs; the flips."""
     failures = [*_failure_lines(certificate)]
     yield from failures or [escape(certificate.reason)]
+    yield from _default_lines(certificate)
     yield ""
     yield _layer_table(certificate)
     if certificate.statistics:
@@ -148,14 +149,28 @@ def _values(failure: Failure) -> FittingTable:
 
 def _layer_table(certificate: Certificate) -> FittingTable:
     table = FittingTable("layer", "on", "result", "what was compared", prose="what was compared")
-    ran = ", ".join(certificate.providers)
-    for layer in certificate.layers:
-        on = "" if layer.layer in ("weights", "backbone") else ran
+    rows: list[tuple[str, LayerResult]] = [("", certificate.weights)]
+    rows += [(_target(target), target.wiring) for target in certificate.targets]
+    rows += [("", certificate.backbone)]
+    rows += [(_target(target), target.rounding) for target in certificate.targets]
+    rows += [(_target(target), target.decision) for target in certificate.targets]
+    for on, layer in rows:
         status = Text(str(layer.status), style=_STATUS_STYLES.get(layer.status, "green"))
         reason = None if layer.failures else layer.reason
         parts = [part for part in (covered(layer.covered), reason) if part]
         table.add(str(layer.layer), on, status, "; ".join(parts))
     return table
+
+
+def _target(target: TargetResult) -> str:
+    return target.provider if target.mode == "strict" else f"{target.provider} {target.mode}"
+
+
+def _default_lines(certificate: Certificate) -> Iterator[RenderableType]:
+    """What holds with a provider's own defaults, on which the verdict does not rest."""
+    for target in certificate.targets:
+        if target.mode == "defaults":
+            yield escape(f"with the defaults of {target.provider}: {target.verdict}: {target.reason}")
 
 
 def covered(coverage: Coverage) -> str:
