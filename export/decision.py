@@ -63,7 +63,8 @@ class OutputTally:
     def _add_difference(self, check: OutputCheck, start: int, fresh: int) -> None:
         a, b, bound = check.reference, check.candidate, check.bound
         finite = np.isfinite(a) & np.isfinite(b)
-        difference = np.where(finite, np.abs(a - b), 0.0)
+        with np.errstate(invalid="ignore"):
+            difference = np.where(finite, np.abs(a - b), 0.0)
         size = np.where(finite, np.maximum(np.abs(a), np.abs(b)), 0.0).max(axis=1, keepdims=True, initial=0.0)
         # spacing of the binade of each sample's largest value; 2⁻¹²⁶ keeps it defined at zero
         place = np.exp2(np.floor(np.log2(np.maximum(size, 2.0**-126)))) * 2 * check.unit
@@ -78,7 +79,8 @@ class OutputTally:
         if bound is None or self._bound is None or self._ratio is None:
             self._bound = self._ratio = None
             return
-        ratios = np.divide(difference, bound, out=np.zeros_like(difference), where=bound > 0)
+        beyond = np.where(difference > 0, np.inf, 0.0)  # of a bound that is zero
+        ratios = np.divide(difference, bound, out=beyond, where=bound > 0)
         self._ratio = max(self._ratio, float(ratios.max(initial=0.0)))
         self._bound = max(self._bound, float(bound.max(initial=0.0)))
 
@@ -91,7 +93,8 @@ class OutputTally:
         self._same_top5 = (self._same_top5 or 0) + _same_five(a, b) if is_ranked else None
         is_bounded = self._certified is not None and bound is not None
         self._certified = (self._certified or 0) + _certified(a, b, bound) if is_bounded else None
-        margin = a[rows, top_a] - a[rows, top_b]
+        with np.errstate(invalid="ignore"):
+            margin = a[rows, top_a] - a[rows, top_b]
         allowed = None if bound is None else bound[rows, top_a] + bound[rows, top_b]
         for row in flipped:
             flip = Flip(
@@ -143,10 +146,12 @@ def _certified(a: Float64, b: Float64, bound: Float64 | None) -> int:
     if bound is None:
         return 0
     rows, top = np.arange(len(a)), a.argmax(axis=1)
-    gap = a[rows, top][:, np.newaxis] - a
+    with np.errstate(invalid="ignore"):  # infinite scores are certified by nothing
+        gap = a[rows, top][:, np.newaxis] - a
+        is_within = np.abs(a - b) <= bound
     safe = gap > bound + bound[rows, top][:, np.newaxis]
     safe[rows, top] = True
-    return int((safe & (np.abs(a - b) <= bound)).all(axis=1).sum())
+    return int((safe & is_within).all(axis=1).sum())
 
 
 def _same_five(a: Float64, b: Float64) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from export.bounds import Precision
+from export.bounds import TF32, Precision
 from export.decision import OutputTally
 from export.parts import Part
 from export.results import Coverage, Failure, Flip, LayerName, LayerResult, OutputStatistics, Status
@@ -55,7 +55,8 @@ class Tally:
             (check.name, provider),
             OutputTally(output=check.name, provider=provider, precision=precision.name),
         )
-        found.add(check, part.sizes, precision.name, start=part.start, fresh=part.fresh)
+        name = TF32.name if self.is_tf32 else precision.name
+        found.add(check, part.sizes, name, start=part.start, fresh=part.fresh)
 
 
 def measured(tally: Tally) -> Measured:

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 
 from fxhead.fitting import FittingTable
+from fxhead.replays import replay_lines
 from fxhead.results import (
     CheckOutcome,
     InspectOutcome,
@@ -18,7 +19,7 @@ from fxhead.results import (
     RewriteOutcome,
     WrittenFile,
 )
-from fxhead.verdicts import check_verdict, replay_lines, rewrite_verdict
+from fxhead.verdicts import check_verdict, rewrite_verdict
 
 if TYPE_CHECKING:
     from fxpasses.report import Miss, RewriteReport, Site, TraceInfo
