@@ -116,6 +116,14 @@ def test_a_program_for_one_batch_size_gets_no_other(tmp_path):
     assert (record.batches, record.samples) == ((4,), 10)
 
 
+def test_a_reference_for_one_batch_size_is_run_at_that_size(tmp_path):
+    module, conv = small_pair()
+    fixed = export_onnx(module, images(4), tmp_path / "fixed.onnx", dynamic_batch=False)
+    free = export_onnx(conv, images(4), tmp_path / "free.onnx")
+    assert certify(fixed, free, images(10)).verdict is Verdict.PROVED
+    assert certify(free, fixed, images(10)).verdict is Verdict.BROKEN
+
+
 def tie(margin: float) -> tuple[nn.Module, nn.Module]:
     """A model with two classes that are nearly tied, and one in which the other one wins."""
     pair = []

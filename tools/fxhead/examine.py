@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from export.programs import as_module
 from fxhead.data import Data, DataFiles, DataRecord, open_data, take_data
 from fxhead.data_options import DataOptions
 from fxhead.load import load_model, require_readable
+from fxhead.plans import load_plan
 from fxhead.progress import Progress
 from fxhead.proof import Model, Pair, choose_providers, prove
 from fxhead.results import Check, ModelInfo
@@ -25,7 +25,7 @@ from fxhead.shapes import InputShapes
 from fxhead.sources import Source, SourceKind
 from fxhead.specs import Hint, argument_names, filled, find_hint, module_specs, require_known, shapes_of
 from fxpasses import WeightPlan
-from fxpasses.errors import FileError, InputError
+from fxpasses.errors import InputError
 
 Loaded = nn.Module | ExportedProgram | Path
 
@@ -205,20 +205,3 @@ def _describe(source: Source, model: Loaded, shapes: InputShapes | None) -> Mode
     if not isinstance(model, Path):
         return describe(source, model, shapes)
     return ModelInfo(source=source, class_name="ONNX", parameters=None)
-
-
-def load_plan(path: Path) -> WeightPlan:
-    """The weight plan in a file.
-
-    Raises:
-        FileError: it cannot be read.
-        PlanError: it holds no plan.
-    """
-    require_readable(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
-        raise FileError(
-            f"is not JSON ({error})", where=str(path), fix="give a file that fxhead wrote as *.plan.json"
-        ) from error
-    return WeightPlan.from_dict(data)

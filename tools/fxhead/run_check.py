@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from fxhead.artefact import FileRecord, Recipe, document, record_model, relative
 from fxhead.examine import Answer, Question, examine
 from fxhead.progress import Progress
 from fxhead.results import CheckOutcome, WrittenFile
-from fxhead.save import publish, save_json, staged
-from fxpasses.errors import FileError, InputError
+from fxhead.save import publish, require_free_file, save_json, staged
+from fxpasses.errors import InputError
 
 _SUFFIX = ".json"
 
@@ -56,16 +55,9 @@ def run_check(options: CheckOptions, progress: Progress) -> CheckOutcome:
 def _require_free(out: Path, options: CheckOptions) -> None:
     if out.suffix.lower() != _SUFFIX:
         raise InputError("is no name of a certificate", where=f"-o {out}", fix=f"end it in {_SUFFIX}")
-    if out.is_dir():
-        raise FileError("is a folder", where=str(out), fix="name another output with -o")
     question = options.question
     read = [*(source.path for source in question.models), question.plan]
-    if os.path.realpath(out) in {os.path.realpath(path) for path in read if path is not None}:
-        raise FileError("would overwrite the input", where=str(out), fix="name another output with -o")
-    if os.path.lexists(out) and not options.force:
-        raise FileError(
-            "exists already", where=str(out), fix="give --force to replace it, or another output with -o"
-        )
+    require_free_file(out, [path for path in read if path is not None], force=options.force)
 
 
 def _write(options: CheckOptions, out: Path, answer: Answer, progress: Progress) -> WrittenFile:

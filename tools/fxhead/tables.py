@@ -9,8 +9,10 @@ from rich.console import RenderableType
 from rich.markup import escape
 
 from fxhead.fitting import FittingTable
+from fxhead.replays import replay_lines
 from fxhead.results import (
     CheckOutcome,
+    ConvertOutcome,
     InspectOutcome,
     ModelInfo,
     Outcome,
@@ -18,7 +20,7 @@ from fxhead.results import (
     RewriteOutcome,
     WrittenFile,
 )
-from fxhead.verdicts import check_verdict, replay_lines, rewrite_verdict
+from fxhead.verdicts import check_verdict, rewrite_verdict
 
 if TYPE_CHECKING:
     from fxpasses.report import Miss, RewriteReport, Site, TraceInfo
@@ -36,6 +38,23 @@ def outcome_lines(outcome: Outcome) -> Iterator[RenderableType]:
         yield from _check_lines(outcome)
     elif isinstance(outcome, ReplayOutcome):
         yield from replay_lines(outcome)
+    elif isinstance(outcome, ConvertOutcome):
+        yield from _convert_lines(outcome)
+
+
+def _convert_lines(outcome: ConvertOutcome) -> Iterator[RenderableType]:
+    yield f"[bold]{escape(outcome.checkpoint)}[/]  {outcome.container} checkpoint"
+    yield ""
+    if not outcome.converted:
+        yield f"[bold]nothing to convert[/]: it has the {outcome.to} form already; nothing was written"
+        return
+    table = FittingTable("tensor", "shape")
+    for tensor in outcome.converted:
+        copied = f" ({_size(tensor.copied_bytes)} reordered)" if tensor.copied_bytes else ""
+        table.add(tensor.place, f"{_shape(tensor.before)} → {_shape(tensor.after)}{copied}")
+    yield table
+    yield ""
+    yield _file_table(outcome.files)
 
 
 def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:

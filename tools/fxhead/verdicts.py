@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from fxhead.fitting import FittingTable
-from fxhead.results import Check, CheckOutcome, ReplayOutcome, worst
+from fxhead.results import Check, CheckOutcome
 
 if TYPE_CHECKING:
     from export.results import Certificate, Coverage, Failure, LayerResult, TargetResult
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _VERDICT_STYLES = {"broken": "bold red", "inconclusive": "bold yellow"}
 _STATUS_STYLES = {"failed": "bold red", "not run": "yellow"}
-_SHOWN_FLIPS, _SHOWN_CHANGES = 10, 20
+_SHOWN_FLIPS = 10
 _COVERED = {
     "parameters": ("parameter", "parameters"),
     "probes": ("exact probe", "exact probes"),
@@ -68,46 +68,6 @@ def certificate_lines(certificate: Certificate) -> Iterator[RenderableType]:
         yield ""
         yield _output_table(certificate)
     yield from _flip_lines(certificate)
-
-
-def replay_lines(outcome: ReplayOutcome) -> Iterator[RenderableType]:
-    """Whether the certificate holds, what differs, and what was found now."""
-    was, now = outcome.was, worst(outcome.checks) or ""
-    name = escape(str(outcome.certificate))
-    if outcome.is_reproduced:
-        yield f"[bold green]reproduced[/]: {name} says {was}, with the same layers, and so it is"
-    else:
-        yield f"[bold red]not reproduced[/]: {name} says {was}, found now: {now}"
-    yield from _change_lines(outcome)
-    yield ""
-    yield from rewrite_verdict(now, outcome.checks)
-
-
-def _change_lines(outcome: ReplayOutcome) -> Iterator[RenderableType]:
-    """What differs, what counts first; figures follow from a result, and are counted where there is one."""
-    order = ("file", "result", "version", "figure")
-    changes = sorted(outcome.changes, key=lambda change: (not change.counts, order.index(change.kind)))
-    has_result = any(change.kind == "result" for change in changes)
-    shown = [change for change in changes if change.kind != "figure" or not has_result][:_SHOWN_CHANGES]
-    for change in shown:
-        word = "[bold red]changed[/]" if change.counts else "changed, but does not count"
-        then, since = (escape(_short(text)) for text in (change.then, change.now))
-        yield f"{word}: {escape(_place(change.where, outcome))}: {then} then, {since} now"
-    if len(changes) > len(shown):
-        yield f"… and {len(changes) - len(shown):,} more; --json lists all"
-
-
-def _place(where: str, outcome: ReplayOutcome) -> str:
-    """Where a change is, with a check by the name of its candidate."""
-    for index, check in enumerate(outcome.checks):
-        if where.startswith(f"checks[{index}]."):
-            return f"{check.candidate}: {where.partition('.')[2]}"
-    return where
-
-
-def _short(text: str) -> str:
-    is_digest = len(text) == 64 and {*text} <= {*"0123456789abcdef"}
-    return f"{text[:12]}…" if is_digest else text
 
 
 def _failure_lines(certificate: Certificate) -> Iterator[RenderableType]:
