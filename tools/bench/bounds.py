@@ -113,9 +113,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # torchvision warns of slow initialisation, exporters of their own code
-    print(
-        f"{'model':20} {'pair':14} {'verdict':22} {'model of':9} {'difference':>11} {'bound':>11} {'ratio':>9}"
-    )
+    head = f"{'model':20} {'pair':14} {'verdict':22} {'bounds of':9}"
+    print(f"{head} {'difference':>11} {'bound':>11} {'ratio':>9}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.names:
