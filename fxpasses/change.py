@@ -24,7 +24,7 @@ from fxpasses.report import Form, Miss, Rewrite
 from fxpasses.rewrite import Edit, apply, restore
 from fxpasses.sink import rise, sink
 from fxpasses.sites import Match
-from fxpasses.survey import Look, Survey
+from fxpasses.survey import Look, Survey, relevant
 from fxpasses.values import recompute
 from fxpasses.window import open_windows
 
@@ -59,12 +59,13 @@ def carry_out(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_
     """
     look = survey.look(records)
     choice, windows = survey.choose(look, to)
+    misses = (*choice.misses, *relevant(look.analysis.misses, to))
     if not choice.matches:
         empty = WeightPlan(to=to.weights, moves=())
-        return Change(rewrites=(), misses=choice.misses, plan=empty, records=tuple(records))
+        return Change(rewrites=(), misses=misses, plan=empty, records=tuple(records))
     native_size = survey.native_size() if to is Form.FCN else None
     return _Job(survey, to, look, choice.matches, records).run(
-        choice.misses, windows, native_size, with_map=with_map
+        misses, windows, native_size, with_map=with_map
     )
 
 

@@ -119,7 +119,7 @@ class _Chooser:
         named = {match.node: match for match in self.analysis.matches}
         return Choice(
             matches=tuple(match for node, match in self.sites.items() if node not in self.refused),
-            misses=tuple(as_miss(named[node], problem) for node, problem in self.refused.items()),
+            misses=tuple(as_miss(m, self.refused[node]) for node, m in named.items() if node in self.refused),
         )
 
     def _problems(self) -> Iterator[tuple[Node, Problem]]:

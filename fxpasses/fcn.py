@@ -100,7 +100,7 @@ class _Chooser:
             match for node, match in named.items()
             if node not in self.refused and match.site.form is not Form.FCN
         )  # fmt: skip
-        misses = tuple(as_miss(named[node], problem) for node, problem in self.refused.items())
+        misses = tuple(as_miss(m, self.refused[node]) for node, m in named.items() if node in self.refused)
         return Choice(matches=chosen, misses=misses), windows
 
     # --- the pool

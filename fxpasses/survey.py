@@ -107,16 +107,14 @@ class Survey:
         return tuple(m for m in found.matches if m.node in wanted), (*choice.misses, *found.misses)
 
     def choose(self, look: Look, to: Form) -> tuple[dense.Choice, dict[str, fcn.Window]]:
-        """The sites that change to ``to``, the misses of the others, and the windows of ``fcn``."""
+        """The sites that change to ``to``, why others do not, and the windows of ``fcn``."""
         found, root = look.analysis, self.subject.root
         if to is Form.DENSE:
-            choice = dense.choose(found, root)
-            return dataclasses.replace(choice, misses=(*choice.misses, *relevant(found.misses, to))), {}
+            return dense.choose(found, root), {}
         if to is Form.FCN:
-            choice, windows = fcn.choose(found, root, self.extents())
-            return dataclasses.replace(choice, misses=(*choice.misses, *relevant(found.misses, to))), windows
+            return fcn.choose(found, root, self.extents())
         matches = tuple(match for match in found.matches if match.site.form is not to)
-        return dense.Choice(matches=matches, misses=relevant(found.misses, to)), {}
+        return dense.Choice(matches=matches, misses=()), {}
 
     def extents(self) -> Callable[[Node], tuple[int, ...] | None]:
         """Gives the spatial extents of a value at the native size, or None where they are not known."""

@@ -73,7 +73,7 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     if result.report.rewrites:
         with staged(job.names.folder) as staging:
             data = None
-            if options.with_onnx and shapes is not None:
+            if options.with_onnx and shapes is not None and not result.report.has_maps:
                 data = job.samples(graphs, shapes)
                 checks = job.export_and_check(graphs, shapes, data, staging, providers)
             if worst(checks) != "broken":
