@@ -65,3 +65,11 @@ def test_what_these_forms_do_not_have_is_an_error(run: Run, net: Path, written: 
         assert done.code == 2
         assert where in done.err
     assert written() == set()
+
+
+def test_inspect_says_what_can_be_dense(run: Run, net: Path) -> None:
+    can = run("inspect", "model.pt", "--to", "dense", "--json").document
+    assert [site["name"] for site in can["sites"]] == ["fc"]
+    cannot = run("inspect", "torchvision:mobilenet_v3_small", "--to", "dense", "--json").document
+    assert cannot["sites"] == []
+    assert {miss["code"] for miss in cannot["misses"]} == {"NONLINEAR"}

@@ -76,6 +76,9 @@ _trace_option = click.option(
 )
 
 
+_FORMS = click.Choice(["conv", "linear", "dense", "fcn"])
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, message="fxhead %(version)s")
 def fxhead() -> None:
@@ -94,7 +97,7 @@ def fxhead() -> None:
 @click.argument("source")
 @click.option(
     "--to",
-    type=click.Choice(["conv", "linear", "dense", "fcn"]),
+    type=_FORMS,
     required=True,
     help="The form that the sites get. dense: before the pool; fcn: on every window of a larger input. "
     "These two write no ONNX files.",
@@ -162,11 +165,18 @@ def rewrite_command(
 
 @fxhead.command("inspect")
 @click.argument("source")
+@click.option(
+    "--to",
+    type=_FORMS,
+    help="List the sites that have this form or can get it, and why the others cannot. "
+    "Default: those that can be linear and conv.",
+)
 @_scope_option
 @_trace_option
 @_source_options
 def inspect_command(
     source: str,
+    to: str | None,
     scope: str,
     way: str,
     input_shapes: tuple[str, ...],
@@ -178,13 +188,14 @@ def inspect_command(
     """List every site of SOURCE that can be rewritten, and every candidate that cannot, with the reason."""
     from fxhead.run_inspect import run_inspect
     from fxhead.shapes import parse_shape
-    from fxpasses.report import Scope
+    from fxpasses.report import Form, Scope
 
     return _finish(
         lambda: run_inspect(
             Source.parse(source),
             scope=Scope(scope),
             way=way,
+            to=Form(to) if to else None,
             input_shapes=tuple(parse_shape(text) for text in input_shapes),
             weights=weights,
             seed=seed,

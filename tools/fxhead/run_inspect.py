@@ -10,7 +10,7 @@ from fxhead.shapes import InputShapes, find_shapes
 from fxhead.sources import Source
 from fxpasses import find_sites
 from fxpasses.errors import InputError
-from fxpasses.report import Scope
+from fxpasses.report import Form, Scope
 
 
 def run_inspect(
@@ -18,12 +18,13 @@ def run_inspect(
     *,
     scope: Scope,
     way: str,
+    to: Form | None,
     input_shapes: tuple[tuple[int, ...], ...],
     weights: str | None,
     seed: int,
     progress: Progress,
 ) -> InspectOutcome:
-    """The outcome: every site and every miss of the model.
+    """The outcome: every site and every miss of the model, or those of a rewrite to one form.
 
     Raises:
         FxHeadError: the user can do something about it.
@@ -41,5 +42,5 @@ def run_inspect(
         progress.note(f"looking without an example input: {error}")
     with progress.step("finding sites"):
         examples = shapes.examples(2) if shapes else None
-        sites = find_sites(module, scope=scope, example_inputs=examples, way=way)
+        sites = find_sites(module, scope=scope, example_inputs=examples, way=way, to=to)
     return InspectOutcome(model=describe(source, module, shapes), scope=str(scope), sites=sites)
