@@ -60,13 +60,19 @@ def carry_out(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_
     look = survey.look(records)
     choice, windows = survey.choose(look, to)
     misses = (*choice.misses, *relevant(look.analysis.misses, to))
-    if not choice.matches:
+    matches = (*choice.matches, *(_without_map(look) if with_map else ()))
+    if not matches:
         empty = WeightPlan(to=to.weights, moves=())
         return Change(rewrites=(), misses=misses, plan=empty, records=tuple(records))
     native_size = survey.native_size() if to is Form.FCN else None
-    return _Job(survey, to, look, choice.matches, records).run(
-        misses, windows, native_size, with_map=with_map
-    )
+    return _Job(survey, to, look, matches, records).run(misses, windows, native_size, with_map=with_map)
+
+
+def _without_map(look: Look) -> tuple[Match, ...]:
+    """The dense sites of a graph, unless their maps are outputs already."""
+    mapped = {name for entry in look.standing if entry.maps for name in entry.sites}
+    found = [match for match in look.analysis.matches if match.site.form is Form.DENSE]
+    return () if all(match.node.name in mapped for match in found) else tuple(found)
 
 
 class _Job:
@@ -90,7 +96,7 @@ class _Job:
         *,
         with_map: bool,
     ) -> Change:
-        if self.to in (Form.LINEAR, Form.CONV):
+        if self.to is not Form.FCN:  # windows stand on a dense head as well
             while self._take_back():
                 self.look = self.survey.look(self.records)
         edit = self._reshape()

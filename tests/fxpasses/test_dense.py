@@ -149,6 +149,22 @@ def test_the_maps_mean_is_the_logits(entry: Entry) -> None:
         assert difference(expected, back.module(*inputs)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("entry", [DENSE[0], *WRITTEN_DENSE], **named)
+def test_a_dense_head_gets_its_map_afterwards(entry: Entry) -> None:
+    model = build(entry)
+    dense = rewrite(model, to="dense")
+    result = rewrite(dense.module, to="dense", outputs=("logits", "map"))
+    assert [done.site.name for done in result.report.rewrites] == list(entry.sites)
+    inputs = entry.inputs(2)
+    logits, scores = result.module(*inputs)
+    assert difference(model(*inputs), logits) <= TOLERANCE
+    assert difference(logits, scores.mean((2, 3))) <= TOLERANCE
+    again = rewrite(result.module, to="dense", outputs=("logits", "map"))
+    assert again.report.rewrites == ()
+    back = rewrite(result.module, to="conv").module
+    assert written(back) == written(rewrite(model, to="conv").module)
+
+
 def test_two_heads_have_two_maps() -> None:
     result = rewrite(build("two_heads"), to="dense", outputs=("logits", "map"))
     x = torch.randn(2, 3, 5, 4).double()
