@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import Graph, GraphModule, Node
 
-from fxpasses import undo
+from fxpasses import boundaries, undo
 from fxpasses.report import TraceInfo
 from fxpasses.trace import copy_graph
 from fxpasses.tree import attribute
@@ -53,10 +53,12 @@ class OpenProgram:
             module,
             _signature(program.graph_signature, names),
             state_dict={name: attribute(self.root, name) for name in program.state_dict},
+            constants={
+                name: attribute(self.root, name) if isinstance(value, torch.Tensor) else value
+                for name, value in program.constants.items()
+            },
         )
-        for entry in closed.module_call_graph:
-            if entry.signature is not None:
-                _rename(entry.signature.outputs, names)
+        boundaries.follow(closed.module_call_graph, program.graph, self.graph)
         undo.store(closed.graph_module, records)
         return closed
 
@@ -80,6 +82,10 @@ def _tree(program: ExportedProgram) -> nn.Module:
     root = nn.Module()
     tensors = dict(program.state_dict)
     tensors |= {name: value for name, value in program.constants.items() if isinstance(value, torch.Tensor)}
+    taken = {name.partition(".")[0] for name in tensors}
+    for name, module in program.graph_module.named_children():  # what torch.cond and its like call
+        if name not in taken:
+            root._modules[name] = module
     for name, tensor in tensors.items():
         *path, leaf = name.split(".")
         owner = root
@@ -91,6 +97,8 @@ def _tree(program: ExportedProgram) -> nn.Module:
             owner._parameters[leaf] = tensor
         else:
             owner._buffers[leaf] = tensor
+            if name not in program.state_dict:
+                owner._non_persistent_buffers_set.add(leaf)
     return root
 
 

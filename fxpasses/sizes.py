@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from fxpasses import aten
 from fxpasses.typed_ops import BATCH, CHANNELS
@@ -86,6 +86,11 @@ def value_of(node: Node | None) -> torch.Tensor | None:
         return None
     value = node.meta.get("val", node.meta.get("example_value"))
     return value if isinstance(value, torch.Tensor) else None
+
+
+def has_values(graph: Graph) -> bool:
+    """Whether a graph tells the shapes of its own values, as torch.export and torch.compile write it."""
+    return any(value_of(node) is not None for node in graph.find_nodes(op="placeholder"))
 
 
 def static_extent(extent: int | torch.SymInt) -> int | None:

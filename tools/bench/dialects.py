@@ -3,9 +3,10 @@
 A model is written as its modules, as functions and tensor methods, and as ``torch.export`` writes it,
 before and after ``run_decompositions()``; an exported one both as a program and as its module. The model
 in its other form is written the same ways, and rewritten the other way. For each: whether the sites
-are those of the module, the greatest difference to the model in float64 at a batch that was not
+are those of the module, the greatest difference to the graph before in float64 at a batch that was not
 exported, relative to how much the logits differ between samples, whether a deliberately damaged head
-shows in that measure, and whether the way back gives the same graph.
+shows in that measure, and whether the way back gives the same graph. ``drift`` is what writing the model
+in the dialect cost before any rewrite: torch takes batch norm apart with its epsilon in float32.
 
     python tools/bench/dialects.py [NAME ...] [--dialects DIALECT ...] [--json FILE]
 """
@@ -57,7 +58,8 @@ class Row:
         sites: the sites' names.
         expected: the sites' names in the module.
         misses: codes of the misses.
-        difference: to the model, relative to the signal; None where nothing was rewritten.
+        difference: to the graph before, relative to the signal; None where nothing was rewritten.
+        drift: of the graph before to the model in its first form, in the same measure.
         damage: the same with the head's first weight rolled by one channel.
         graph_restored: whether the way back gave the same graph, node for node.
     """
@@ -69,6 +71,7 @@ class Row:
     expected: tuple[str, ...]
     misses: tuple[str, ...] = ()
     difference: float | None = None
+    drift: float | None = None
     damage: float | None = None
     graph_restored: bool = True
 
@@ -144,19 +147,29 @@ def _rewritten(row: Row, graph: Any, images: Tensor, expected: Tensor) -> Row:
         return row
     form = Form.LINEAR if row.to is Form.CONV else Form.CONV
     back = rewrite(there.module, to=form, example_inputs=examples)
-    runs = there.module.module() if isinstance(there.module, ExportedProgram) else there.module
+    runs, before = _runnable(there.module), _runnable(graph)
     tensors = runs.state_dict()
     with torch.no_grad():
-        measured = difference(expected, runs(images))
+        own = before(images)
+        drift = difference(expected, own)
+        measured = difference(own, runs(images))
         weight = tensors[there.report.rewrites[0].site.weight]
         right = weight.clone()
         weight.copy_(weight.roll(1, dims=1))
-        damage = difference(expected, runs(images))
+        damage = difference(own, runs(images))
         weight.copy_(right)  # the weight is every form's own
-    before = graph if isinstance(graph, ExportedProgram) else rewrite(graph, to=form).module
+    as_it_was = graph if isinstance(graph, ExportedProgram) else rewrite(graph, to=form).module
     return dataclasses.replace(
-        row, difference=measured, damage=damage, graph_restored=_nodes(before) == _nodes(back.module)
+        row,
+        difference=measured,
+        drift=drift,
+        damage=damage,
+        graph_restored=_nodes(as_it_was) == _nodes(back.module),
     )
+
+
+def _runnable(graph: Any) -> nn.Module:
+    return graph.module() if isinstance(graph, ExportedProgram) else graph  # type: ignore[no-any-return]
 
 
 def _nodes(graph: Any) -> list[tuple[Any, ...]]:
@@ -176,8 +189,8 @@ def _show(row: Row) -> None:
         return
     back = "yes" if row.graph_restored else "NO"
     say(
-        f"{label} {row.difference:8.1e}  damage {row.damage:7.1e}  back {back:3}  "
-        f"{' '.join(row.sites)}  {verdict}"
+        f"{label} {row.difference:8.1e}  drift {row.drift or 0:7.1e}  damage {row.damage:7.1e}  "
+        f"back {back:3}  {' '.join(row.sites)}  {verdict}"
     )
 
 
