@@ -366,7 +366,7 @@ class _ComponentEdit:
         transposes = set(self.transposes)
         for node in reversed(touched):
             is_dead = node in self.moves.dead or is_shape_value(node) or node in transposes
-            if is_dead and not node.users and node not in again:
+            if is_dead and not node.users and node not in again and node.op != "placeholder":
                 self.graph.erase_node(node)
                 erased.add(node)
         return erased
