@@ -19,7 +19,7 @@ from torch.fx.passes.infra.pass_manager import PassManager, this_before_that_pas
 
 from fxpasses import ConvToLinear, LinearToConv
 from zoo import build, entry
-from zoo.compare import difference, written
+from zoo.compare import difference, leaves, written
 from zoo.programs import DIALECTS, export, false_shapes, operators
 
 TOLERANCE = 1e-12
@@ -82,16 +82,16 @@ def _compiled_for_this_test_alone() -> Iterator[None]:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_among_passes_of_torch_on_an_exported_graph(dialect: str) -> None:
-    """Constants folded, common values merged, dead ones removed, shapes computed: in the order asked for."""
+    """Common values merged, constants folded, dead ones removed, shapes computed: in the order asked for."""
     model = Wasteful().double().eval()
     graph = export(model, (image(4),), dialect)
     to_conv, merge, fold, dead, shapes = LinearToConv(), CSEPass(), Fold(), Dead(), Shapes(image(4))
     manager = PassManager(
-        passes=[shapes, dead, to_conv, fold, merge],
+        passes=[shapes, dead, fold, to_conv, merge],
         constraints=[
-            this_before_that_pass_constraint(fold, to_conv),
+            this_before_that_pass_constraint(to_conv, fold),  # it would fold the transposed weight
             this_before_that_pass_constraint(merge, to_conv),
-            this_before_that_pass_constraint(to_conv, dead),
+            this_before_that_pass_constraint(fold, dead),
             this_before_that_pass_constraint(dead, shapes),
         ],
         run_checks_after_each_pass=True,
@@ -100,12 +100,13 @@ def test_among_passes_of_torch_on_an_exported_graph(dialect: str) -> None:
     result = manager(graph)
     assert result is not None
     order = manager.passes
-    assert order.index(fold) < order.index(to_conv) < order.index(dead) < order.index(shapes)
+    assert [order.index(one) for one in (merge, to_conv, fold, dead, shapes)] == [0, 1, 2, 3, 4]
     found = operators(result.graph_module)
     assert not {"linear", "addmm", "relu"} & set(found)
-    assert found.count("conv2d" if dialect == "training" else "convolution") == 2  # merged, then rewritten
+    assert found.count("conv2d" if dialect == "training" else "convolution") == 3  # one stem
     assert false_shapes(result.graph_module, (image(4),)) == []
-    assert difference(model(image(3)), result.graph_module(image(3))) <= TOLERANCE
+    (logits,) = leaves(result.graph_module(image(3)))  # merging loses how the outputs were nested
+    assert difference(model(image(3)), logits) <= TOLERANCE
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

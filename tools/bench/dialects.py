@@ -45,6 +45,7 @@ FAMILIES = (
 DIALECTS = ("module", "functional", "training", "core")
 EXPORT_BATCH = 2
 RUN_BATCH = 3
+_WHOLE = (nn.modules.batchnorm._BatchNorm, nn.MultiheadAttention)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +92,12 @@ class Row:
 
 
 class _FunctionTracer(fx.Tracer):
-    """Traces into every module but batch norms, whose forward asks for the rank of its input."""
+    """Traces into every module but those whose forward asks for the rank of its input."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module stays a call of it."""
         del module_qualified_name
-        return isinstance(m, nn.modules.batchnorm._BatchNorm) or type(m).__name__ == "StochasticDepth"
+        return isinstance(m, _WHOLE) or type(m).__name__ == "StochasticDepth"
 
 
 def written_in(model: nn.Module, name: str, dialect: str) -> Iterator[tuple[str, Any]]:
