@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,15 +50,17 @@ class OpenProgram:
         program = self.program
         module = GraphModule(program.graph_module, self.graph)
         names = _output_names(program.graph, self.graph)
-        closed = program._update(
-            module,
-            _signature(program.graph_signature, names),
-            state_dict={name: attribute(self.root, name) for name in program.state_dict},
-            constants={
-                name: attribute(self.root, name) if isinstance(value, torch.Tensor) else value
-                for name, value in program.constants.items()
-            },
-        )
+        with warnings.catch_warnings():  # torch 2.11 deprecates what it copies here
+            warnings.simplefilter("ignore", FutureWarning)
+            closed = program._update(
+                module,
+                _signature(program.graph_signature, names),
+                state_dict={name: attribute(self.root, name) for name in program.state_dict},
+                constants={
+                    name: attribute(self.root, name) if isinstance(value, torch.Tensor) else value
+                    for name, value in program.constants.items()
+                },
+            )
         boundaries.follow(closed.module_call_graph, program.graph, self.graph)
         undo.store(closed.graph_module, records)
         return closed
