@@ -73,7 +73,7 @@ def _is_compiled(path: Path) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it torch.export tells nothing: it logs every format that it tried, and warns of its own reads."""
+    """Within it torch.export tells nothing: it logs every format that it tried, and warns of its reads."""
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
