@@ -56,7 +56,7 @@ def test_a_head_in_aten(entry: Entry, dialect: str) -> None:
     """All that holds of one exported graph, in one test, because exporting takes most of the time."""
     model, graph = exported(entry, dialect)
     before, places = written(graph), storages(graph)
-    assert weights_of(graph, entry.scope) == weights_of(model, entry.scope, entry.example_inputs())
+    check_sites(entry, model, graph)
     there = turned(entry, graph, entry.other_form)
     assert there.report.misses == ()
     check_equal(entry, model, there.module)
@@ -66,6 +66,16 @@ def test_a_head_in_aten(entry: Entry, dialect: str) -> None:
     check_way_back(entry, graph, there)
     assert written(graph) == before
     assert storages(graph) == places
+
+
+def check_sites(entry: Entry, model: nn.Module, graph: fx.GraphModule) -> None:
+    """The same sites, by their parameters' names and places in memory."""
+    ours, theirs = weights_of(graph, entry.scope), weights_of(model, entry.scope, entry.example_inputs())
+    if entry.name == "head_called_by_both_names":  # a program knows by which name each call came
+        assert ours.items() >= theirs.items()
+        assert set(ours.values()) == set(theirs.values())
+        return
+    assert ours == theirs
 
 
 def check_equal(entry: Entry, model: nn.Module, module: nn.Module) -> None:
@@ -134,7 +144,7 @@ STATIC = (
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.name in STATIC], ids=lambda entry: entry.name)
 def test_exported_with_static_shapes(entry: Entry, dialect: str) -> None:
     model, graph = exported(entry, dialect, static=True)
-    assert weights_of(graph, entry.scope) == weights_of(model, entry.scope, entry.example_inputs())
+    check_sites(entry, model, graph)
     there = turned(entry, graph, entry.other_form)
     inputs = entry.inputs(batch_of(entry), seed=1)
     assert difference(model(*inputs), there.module(*inputs)) <= TOLERANCE

@@ -91,10 +91,9 @@ def test_a_model_in_train_mode_goes_on_training() -> None:
             assert parameter.grad is not None
             gradient = ours[name].grad.reshape(parameter.shape)
             assert (gradient - parameter.grad).abs().max() <= TOLERANCE * max(1, parameter.grad.abs().max())
+    buffers = dict(result.module.named_buffers())
     for name, buffer in reference.named_buffers():
-        assert torch.allclose(dict(result.module.named_buffers())[name].to(buffer), buffer, atol=TOLERANCE), (
-            name
-        )
+        assert torch.allclose(buffers[name].to(buffer), buffer, atol=TOLERANCE), name
 
 
 def test_without_example_inputs_the_error_says_so() -> None:

@@ -94,9 +94,8 @@ class LoopsOverBatch(Head):
 
 class AsksForType(Head):
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self.logits(x.double() if x.dtype.is_floating_point else x / 255) + (
-            0 if bias is None else bias
-        )
+        x = x.double() if x.dtype.is_floating_point else x / 255
+        return self.logits(x) + (0 if bias is None else bias)
 
 
 class HoldsMuch(Head):
