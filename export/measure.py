@@ -48,10 +48,13 @@ def measure(
 
 
 def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
-    """1, 2 and 5; the one fixed size where both models were written for the same one."""
+    """1, 2 and 5, or sizes in the range that an exported program has.
+
+    The one fixed size where both models were written for the same one.
+    """
     fixed = {left.fixed_batch, right.fixed_batch}
     only = next(iter(fixed)) if len(fixed) == 1 else None
-    return BATCHES if only is None else (only,)
+    return right.batches(left.batches(BATCHES)) if only is None else (only,)
 
 
 def _on_provider(

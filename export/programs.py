@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from fxpasses.errors import FileError
 from fxpasses.sizes import static_extent
 
 PROGRAM_SUFFIX = ".pt2"
+_LOOKED_AT = 16
 
 
 def as_module(source: nn.Module | ExportedProgram) -> nn.Module:
@@ -43,9 +45,35 @@ def read_program(path: str | os.PathLike[str]) -> ExportedProgram:
 
 def fixed_batch(module: nn.Module) -> int | None:
     """The only batch size that an exported graph takes, or None where several do or nobody knows."""
+    batch = _batch_of(module)
+    return None if batch is None else static_extent(batch)
+
+
+def batches_within(module: nn.Module, wanted: Sequence[int]) -> tuple[int, ...]:
+    """As many batch sizes as ``wanted``, and those where the module takes them.
+
+    An exported graph has a range of sizes, and may take its multiples alone (``2 * Dim("half")``).
+    """
+    batch = _batch_of(module)
+    if not isinstance(batch, torch.SymInt) or static_extent(batch) is not None:
+        return tuple(wanted)
+    symbols, environment = list(batch.node.expr.free_symbols), batch.node.shape_env
+    if len(symbols) != 1 or environment is None:
+        return tuple(wanted)
+    found = environment.var_to_range[symbols[0]]
+    lower = max(int(found.lower), 1)
+    upper = lower + _LOOKED_AT if found.upper > lower + _LOOKED_AT else int(found.upper)
+    sizes = [int(batch.node.expr.subs(symbols[0], value)) for value in range(lower, upper + 1)]
+    kept = [size for size in sizes if size in wanted]
+    others = [size for size in sizes if size not in wanted and size > 0]
+    return tuple(sorted(kept + others[: len(wanted) - len(kept)]))
+
+
+def _batch_of(module: nn.Module) -> int | torch.SymInt | None:
+    """The first extent of an exported graph's first input, or None."""
     graph = getattr(module, "graph", None)
     for node in graph.nodes if isinstance(graph, torch.fx.Graph) else ():
         value = node.meta.get("val") if node.op == "placeholder" else None
         if isinstance(value, torch.Tensor) and value.ndim:
-            return static_extent(value.shape[0])
+            return value.shape[0]
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -249,3 +250,39 @@ def test_both_forms_of_a_static_program_are_checked_at_its_batch(
     assert "batches of 3 only" in done.err
     assert [check["verdict"] for check in done.document["checks"]] == ["proved", "within rounding", "proved"]
     assert run("check", "model.pt2", "model.conv.pt2", *CPU).code == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "example", "sizes"),
+    [
+        (Dim("batch", min=1, max=4), 2, [1, 2, 3]),
+        (Dim("batch", min=3, max=7), 3, [3, 4, 5]),
+        (2 * Dim("half", min=1, max=9), 4, [2, 4, 6]),
+    ],
+    ids=["to four", "three to seven", "even"],
+)
+def test_a_program_is_checked_at_batches_that_it_takes(
+    run: Run, folder: Path, batch: Any, example: int, sizes: list[int]
+) -> None:
+    Path("model.pt2").write_bytes(exported({0: batch}, example))
+    done = run("rewrite", "model.pt2", "--to", "conv", *CPU, "--json")
+    assert done.code == 0, done.out + done.err
+    assert [check["verdict"] for check in done.document["checks"]] == ["proved", "within rounding", "proved"]
+    assert json.loads(Path("model.conv.certificate.json").read_text())["verdict"] != "inconclusive"
+    (statistics,) = done.document["checks"][0]["statistics"]
+    assert statistics["batch_sizes"] == sizes
+    assert run("check", "model.pt2", "model.conv.pt2", *CPU).code == 0
+
+
+def test_what_only_export_can_trace_gets_its_onnx_files_and_certificate(run: Run, shaped: Path) -> None:
+    done = run("rewrite", "shaped:Shaped", "--to", "conv", *CPU, *SMALL, "--json")
+    assert done.code == 0, done.out + done.err
+    assert done.document["trace"]["method"] == "export"
+    assert [check["verdict"] for check in done.document["checks"]] == ["proved", "within rounding", "proved"]
+    assert {path["path"] for path in done.document["files"]} >= {"Shaped.conv.onnx", "Shaped.linear.onnx"}
+    assert run("check", "Shaped.linear.onnx", "Shaped.conv.onnx", *CPU).code == 0
+    damaged = load("Shaped.conv.pt2")
+    with torch.no_grad():
+        damaged.state_dict["fc.weight"].mul_(1.5)
+    Path("damaged.pt2").write_bytes(program_bytes(damaged))
+    assert run("check", "Shaped.linear.onnx", "damaged.pt2", *CPU).code == 1

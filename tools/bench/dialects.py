@@ -19,6 +19,7 @@ import gc
 import json
 import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,23 @@ def written_in(model: nn.Module, name: str, dialect: str) -> Iterator[tuple[str,
         yield dialect, fx.GraphModule(model, _FunctionTracer().trace(model))
     else:
         batch = Dim("batch", min=1, max=1024)
-        program = torch.export.export(model, (inputs(name, EXPORT_BATCH),), dynamic_shapes=({0: batch},))
+        source = _with_code(model) if isinstance(model, fx.GraphModule) else model
+        program = torch.export.export(source, (inputs(name, EXPORT_BATCH),), dynamic_shapes=({0: batch},))
         program = program if dialect == "training" else program.run_decompositions()
         yield dialect, program
         yield f"{dialect}.module()", program.module()
+
+
+def _with_code(graph: fx.GraphModule) -> nn.Module:
+    """The graph as a module that runs its code.
+
+    torch.export interprets a GraphModule with lists that no function may write to, as swin3d_t's do.
+    """
+    module = nn.Module()
+    for registry in ("_parameters", "_buffers", "_modules", "training"):
+        module.__dict__[registry] = graph.__dict__[registry]
+    module.forward = types.MethodType(type(graph).forward, module)
+    return module
 
 
 def examine(name: str, dialects: tuple[str, ...] = DIALECTS) -> Iterator[Row]:
