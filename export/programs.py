@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils import _pytree as pytree
 
 from fxpasses.errors import FileError
 from fxpasses.sizes import static_extent
@@ -18,8 +22,29 @@ _LOOKED_AT = 16
 
 
 def as_module(source: nn.Module | ExportedProgram) -> nn.Module:
-    """A program as a module that runs; a module as it is."""
-    return source.module() if isinstance(source, ExportedProgram) else source
+    """A program as a module that runs, on one tensor for each of its inputs; a module as it is.
+
+    Inputs in a dict or a list, and those by keyword, are taken one by one, as an ONNX file takes them.
+    """
+    if not isinstance(source, ExportedProgram):
+        return source
+    spec = source.call_spec.in_spec
+    is_flat = spec is None or spec == pytree.tree_structure(((0,) * spec.num_leaves, {}))
+    return source.module() if is_flat else _taking_leaves(source)
+
+
+def _taking_leaves(program: ExportedProgram) -> nn.Module:
+    module = program.module()
+    assert isinstance(module, GraphModule)
+    names = [str(node.target) for node in module.graph.find_nodes(op="placeholder")]
+    flat = pytree.tree_structure(((0,) * len(names), {}))
+    codegen: Any = module.graph._codegen
+    info = codegen.pytree_info._replace(orig_args=names, in_spec=flat)
+    module.graph.set_codegen(_PyTreeCodeGen(info))
+    for hooks in (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs):
+        hooks.clear()  # they know the nested inputs
+    module.recompile()
+    return module
 
 
 def is_program_path(source: object) -> bool:
