@@ -19,6 +19,7 @@ from fxpasses.sizes import static_extent
 
 PROGRAM_SUFFIX = ".pt2"
 _LOOKED_AT = 16
+_RANGES = "range_constraints"
 
 
 def as_module(source: nn.Module | ExportedProgram) -> nn.Module:
@@ -30,12 +31,13 @@ def as_module(source: nn.Module | ExportedProgram) -> nn.Module:
         return source
     spec = source.call_spec.in_spec
     is_flat = spec is None or spec == pytree.tree_structure(((0,) * spec.num_leaves, {}))
-    return source.module() if is_flat else _taking_leaves(source)
-
-
-def _taking_leaves(program: ExportedProgram) -> nn.Module:
-    module = program.module()
+    module = source.module()
     assert isinstance(module, GraphModule)
+    module.meta[_RANGES] = {str(symbol): found for symbol, found in source.range_constraints.items()}
+    return module if is_flat else _taking_leaves(module)
+
+
+def _taking_leaves(module: GraphModule) -> nn.Module:
     names = [str(node.target) for node in module.graph.find_nodes(op="placeholder")]
     flat = pytree.tree_structure(((0,) * len(names), {}))
     codegen: Any = module.graph._codegen
@@ -85,7 +87,9 @@ def batches_within(module: nn.Module, wanted: Sequence[int]) -> tuple[int, ...]:
     symbols, environment = list(batch.node.expr.free_symbols), batch.node.shape_env
     if len(symbols) != 1 or environment is None:
         return tuple(wanted)
-    found = environment.var_to_range[symbols[0]]
+    # the program knows the range that was declared; while tracing, one sample is no batch
+    declared = getattr(module, "meta", {}).get(_RANGES, {})
+    found = declared.get(str(symbols[0]), environment.var_to_range[symbols[0]])
     lower = max(int(found.lower), 1)
     upper = lower + _LOOKED_AT if found.upper > lower + _LOOKED_AT else int(found.upper)
     sizes = [int(batch.node.expr.subs(symbols[0], value)) for value in range(lower, upper + 1)]
