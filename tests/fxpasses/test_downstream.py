@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -54,12 +55,15 @@ def made() -> nn.Module:
     return Net().double().eval()
 
 
+@functools.cache
 def exported(kind: str, **options: Any) -> ExportedProgram:
+    if kind == "core":
+        return exported("training", **options).run_decompositions()
     shapes = {"x": {0: Dim("batch", min=1, max=64)}}
-    program = torch.export.export(made(), (image(2),), dynamic_shapes=shapes, **options)
-    return program if kind == "training" else program.run_decompositions()
+    return torch.export.export(made(), (image(2),), dynamic_shapes=shapes, **options)
 
 
+@functools.cache
 def turned(kind: str, form: str, **options: Any) -> ExportedProgram:
     """The program in its convolution form, or there and back again."""
     program = rewrite(exported(kind, **options), to="conv").module

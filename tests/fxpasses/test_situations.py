@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from fxpasses import rewrite
 from zoo.compare import leaves
+from zoo.programs import DIALECTS
 from zoo.situations import CASES, Case
 
 TOLERANCE = 1e-12
@@ -47,8 +48,18 @@ def assert_equal(reference: Any, program: ExportedProgram, batches: tuple[int, .
             assert (expected - found).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1e-3)
 
 
-@pytest.mark.parametrize("dialect", ["training", "core"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def _pairs() -> list[Any]:
+    """Every case in both dialects; by default in one of them, and in both where they differ."""
+    pairs = []
+    for index, case in enumerate(CASES):
+        for position, dialect in enumerate(DIALECTS):
+            is_default = index % 2 == position or case.training != case.core
+            marks = () if is_default else (pytest.mark.slow,)
+            pairs.append(pytest.param(case, dialect, marks=marks, id=f"{case.name}-{dialect}"))
+    return pairs
+
+
+@pytest.mark.parametrize(("case", "dialect"), _pairs())
 def test_a_situation(case: Case, dialect: str) -> None:
     model, program = exported(case.name, dialect)
     before = written(program)
