@@ -23,7 +23,7 @@ from export.inputs import (
 from export.layers import Prober, Walks, backbone_layer, weights_layer, wiring_layer
 from export.measure import measure
 from export.module_subject import ModuleSubject
-from export.programs import as_module, fixed_batch, is_program_path, read_program
+from export.programs import as_module, batches_within, fixed_batch, is_program_path, read_program
 from export.providers import is_defaults, require_known, require_provider, short_name, targets_of
 from export.results import Certificate, Status
 from export.subjects import EAGER, Subject
@@ -233,7 +233,9 @@ class Certifier:
             raise InternalError("a module came before the samples")
         known = self._subjects.get(id(module))  # the entry holds the module, so its id stays its own
         subject = (
-            ModuleSubject(module, self._samples.batch(0, fixed_batch(module) or 2))
+            ModuleSubject(
+                module, self._samples.batch(0, fixed_batch(module) or batches_within(module, (2,))[0])
+            )
             if known is None
             else known[1]
         )

@@ -59,6 +59,10 @@ class OnnxSubject:
         dims = static_dims(self.inputs[0]) if self.inputs else None
         return dims[0] if dims else None
 
+    def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """Those wanted: a file says nothing of a range."""
+        return tuple(wanted)
+
     def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs of the file as it is."""
         key = (provider, *(len(feed[0]) for feed in feeds))

@@ -52,9 +52,14 @@ def measure(
 
 
 def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
-    """1, 2 and 5; the reference's only size where it has one, unless the candidate has another."""
+    """1, 2 and 5, or sizes in the range that an exported program has.
+
+    The reference's only size where it has one, unless the candidate has another.
+    """
     only = left.fixed_batch
-    return BATCHES if only is None or right.fixed_batch not in (None, only) else (only,)
+    if only is None or right.fixed_batch not in (None, only):
+        return right.batches(left.batches(BATCHES))
+    return (only,)
 
 
 def _on_target(

@@ -14,7 +14,7 @@ from export.example import leaf_names
 from export.module_affine import read_affine, run_affine
 from export.module_terms import module_terms
 from export.onnx_export import evaluation_mode
-from export.programs import fixed_batch
+from export.programs import batches_within, fixed_batch
 from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
 from export.terms import Array, Term, affine_of, find_head
 from fxpasses.errors import CheckError, InternalError, TraceError
@@ -57,6 +57,10 @@ class ModuleSubject:
     def fixed_batch(self) -> int | None:
         """The batch of a graph that was exported for one; None for others: they run at any, or fail."""
         return fixed_batch(self._module)
+
+    def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """Of an exported graph batch sizes within its range; of others those wanted."""
+        return batches_within(self._module, wanted)
 
     def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs of the module itself."""

@@ -47,6 +47,10 @@ class Subject(Protocol):
         """The only batch size that it runs at, or None where any will do."""
         ...
 
+    def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """As many batch sizes as ``wanted``: those, where it takes them, else others that it takes."""
+        ...
+
     def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs of the model as it is, over all batches.
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
+from torch.export import Dim
 
 from export import Status, Verdict, certify, export_onnx
+from export.programs import as_module, batches_within
 from fxpasses import rewrite
 from fxpasses.errors import CheckError, ProviderError
 from fxpasses.plan import WeightMove, WeightPlan
@@ -356,3 +358,22 @@ def test_flips_are_listed_with_their_margins():
     assert certificate.flips
     assert all(flip.margin >= 0 for flip in certificate.flips)
     assert np.isclose(certificate.statistics[0].top1_agreement, 1 - len(certificate.flips) / 8)
+
+
+@pytest.mark.parametrize(
+    ("batch", "sizes"),
+    [
+        (Dim("batch", min=1), (1, 2, 5)),
+        (Dim("batch", min=1, max=4), (1, 2, 3)),
+        (Dim("batch", min=3, max=4), (3, 4)),
+        (2 * Dim("half", min=1, max=9), (4, 6, 8)),
+    ],
+    ids=["any", "to four", "three or four", "even"],
+)
+def test_batches_are_those_that_a_program_takes(batch: object, sizes: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+    program = torch.export.export(model.eval(), (torch.randn(4, 3, 6, 6),), dynamic_shapes=({0: batch},))
+    assert batches_within(as_module(program), (1, 2, 5)) == sizes
+    found = certify(program, rewrite(program, to="conv").module, torch.randn(8, 3, 6, 6))
+    assert found.verdict is Verdict.PROVED
+    assert found.statistics[0].batches == sizes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,11 +73,13 @@ def _is_compiled(path: Path) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it torch.export logs nothing: it tells of every format that it tried, with a traceback."""
+    """Within it torch.export tells nothing: it logs every format that it tried, and warns of its reads."""
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)
