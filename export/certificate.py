@@ -11,7 +11,15 @@ from torch.export import ExportedProgram
 
 from export.compare import compare_backbones, compare_heads
 from export.heads import OnnxSubject
-from export.inputs import Inputs, Samples, given_samples, random_samples
+from export.inputs import (
+    BATCHES,
+    Inputs,
+    InputSpec,
+    Samples,
+    declared_inputs,
+    given_samples,
+    random_samples,
+)
 from export.layers import Prober, Walks, backbone_layer, weights_layer, wiring_layer
 from export.measure import measure
 from export.module_subject import ModuleSubject
@@ -69,8 +77,9 @@ def certify(
     Args:
         reference: the model that is right by definition.
         candidate: the model that should be the same function.
-        inputs: ``[N, …]`` samples (one tensor, a sequence, or a mapping by input name); None takes seeded
-            normal samples in the shape that an ONNX file declares. Batches of 1, 2 and 5 are run.
+        inputs: ``[N, …]`` samples (one tensor, a sequence, or a mapping by input name); None takes eight
+            random ones, as an ONNX file declares its inputs. Batches of 1, 2 and 5 are run, then all
+            further samples.
         providers: ONNX Runtime providers that files are run on; modules are always run in eager mode.
         plan: the plan by which the candidate was rewritten; for two modules, names and shapes are then
             checked against it too.
@@ -100,7 +109,11 @@ class Certifier:
     """
 
     def __init__(
-        self, inputs: Inputs | None = None, providers: Sequence[str] = ("cpu",), *, seed: int = 0
+        self,
+        inputs: Inputs | Samples | None = None,
+        providers: Sequence[str] = ("cpu",),
+        *,
+        seed: int = 0,
     ) -> None:
         if not providers:
             raise CheckError("no provider to run on", fix="name at least one, e.g. providers=('cpu',)")
@@ -111,6 +124,24 @@ class Certifier:
         self._subjects: dict[object, tuple[Source, Subject]] = {}
         self._prober = Prober(seed)
         self._pool = WeightPool()
+
+    def declared(self, path: str | os.PathLike[str]) -> tuple[InputSpec, ...]:
+        """What an ONNX file says about its inputs.
+
+        Raises:
+            CheckError: it is no ONNX file.
+        """
+        return declared_inputs(self._file(path))
+
+    def give(self, inputs: Inputs | Samples) -> None:
+        """Takes ``inputs`` as the samples of every certificate from here on.
+
+        Raises:
+            CheckError: there is no sample, or a certificate was made over other samples.
+        """
+        if self._samples is not None:
+            raise CheckError("the certifier has inputs", fix="make another one for other inputs")
+        self._samples = given_samples(inputs)
 
     def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
         """The certificate of ``candidate`` being the same function as ``reference``; see ``certify``."""
@@ -181,7 +212,7 @@ class Certifier:
                 fix="give inputs, e.g. torch.randn(8, 3, 224, 224)",
             )
         if self._samples is None:
-            self._samples = random_samples(self._file(files[0]), self._seed)
+            self._samples = random_samples(self.declared(files[0]), sum(BATCHES), self._seed)
         subjects = [
             self._module(item) if isinstance(item, nn.Module) else self._file(item)
             for item in (reference, candidate)

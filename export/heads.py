@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from export.canonical_head import static_dims
 from export.onnx_file import OnnxFile, read_onnx
 from export.onnx_terms import onnx_terms
 from export.providers import Session
-from export.subjects import BatchError, Feeds, Run, joined, same_bits, tapped
+from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
 from export.terms import Array, Shape, Term, affine_of, find_head
 from export.weight_pool import WeightPool
 from fxpasses.errors import CheckError, InternalError, ProviderError
@@ -82,6 +82,23 @@ class OnnxSubject:
             self._runs[key] = Run(outputs=outputs, taps={name: kept[name] for name in names})
         return self._runs[key]
 
+    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
+        """Runs the file as it is, and a copy with further outputs; the sessions live as long as it does."""
+        names = tapped(self.head) if is_tapped else ()
+        known = (*self.output_names, *self.input_names)
+        missing = tuple(name for name in names if name not in known)
+        whole = self._session(self._proto, provider)
+        inner = self._session(self._tapped(missing), provider) if missing else None
+
+        def run(feed: Feed) -> Run:
+            (cast,) = self._cast([feed])
+            outputs = _on(whole, cast)
+            kept = dict(zip(known, (*outputs, *cast), strict=True))
+            kept |= {} if inner is None else dict(zip(missing, _on(inner, cast), strict=True))
+            return Run(outputs=outputs, taps={name: kept[name] for name in names})
+
+        return run
+
     def _cast(self, feeds: Feeds) -> list[list[Array]]:
         return [[_cast(x, value) for x, value in zip(feed, self.inputs, strict=True)] for feed in feeds]
 
@@ -90,17 +107,15 @@ class OnnxSubject:
     ) -> list[tuple[Array, ...]]:
         """Outputs for each batch; the session, with its copies of the weights, does not outlive the call."""
         self._cut = None
-        session = Session(bytes(proto.SerializeToString()), provider, self._weights, name=self.name)
-        results = []
-        for feed in feeds:
-            try:
-                results.append(session.run(feed))
-            except ProviderError as error:
-                raise BatchError(len(feed[0]), error) from error
+        session = self._session(proto, provider)
+        results = [_on(session, feed) for feed in feeds]
         smallest = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
         is_same = same_bits(session.run(feeds[smallest]), results[smallest])
         self._repeats[provider] = self._repeats.get(provider, True) and is_same
         return results
+
+    def _session(self, proto: onnx.ModelProto, provider: str) -> Session:
+        return Session(bytes(proto.SerializeToString()), provider, self._weights, name=self.name)
 
     def repeats(self, provider: str) -> bool | None:
         """Whether a second run of the smallest batch gave the same bits."""
@@ -213,6 +228,13 @@ def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
     model = ir.from_proto(proto)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return ir.to_proto(model)
+
+
+def _on(session: Session, feed: Sequence[Array]) -> tuple[Array, ...]:
+    try:
+        return session.run(feed)
+    except ProviderError as error:
+        raise BatchError(len(feed[0]), error) from error
 
 
 def _cast(feed: Array, value: ir.Value) -> Array:

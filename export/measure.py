@@ -12,12 +12,15 @@ from export.claims import claims_of
 from export.compare import Comparison
 from export.features import check_features
 from export.inputs import BATCHES, Samples
+from export.parts import Part, Streamed, parts_of
 from export.results import Failure
-from export.rounding import OutputCheck, Pairing, Side, check_side, joint, observable, sides_of, statistics_of
-from export.subjects import EAGER, BatchError, Run, Subject
-from export.tally import Tally
-from export.terms import Array, Head, Kind
+from export.rounding import OutputCheck, Pairing, Side, check_side, joint, observable, sides_of
+from export.subjects import EAGER, BatchError, Feeds, Run, Subject
+from export.tally import Tally, weakest
+from export.terms import Head, Kind
 from fxpasses.errors import CheckError, InternalError
+
+_RunBy = tuple[Subject | Streamed, Subject | Streamed]
 
 
 def measure(
@@ -31,7 +34,7 @@ def measure(
     *,
     is_same_backbone: bool,
 ) -> Tally:
-    """What layers 4 and 5 see on one target, over batches of 1, 2 and 5.
+    """What layers 4 and 5 see on one target, over batches of 1, 2 and 5 and then all further samples.
 
     ``is_same_backbone``: whether what is upstream of the heads was proved to be the same function.
     """
@@ -49,10 +52,9 @@ def measure(
 
 
 def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
-    """1, 2 and 5; the one fixed size where both models were written for the same one."""
-    fixed = {left.fixed_batch, right.fixed_batch}
-    only = next(iter(fixed)) if len(fixed) == 1 else None
-    return BATCHES if only is None else (only,)
+    """1, 2 and 5; the reference's only size where it has one, unless the candidate has another."""
+    only = left.fixed_batch
+    return BATCHES if only is None or right.fixed_batch not in (None, only) else (only,)
 
 
 def _on_target(
@@ -66,18 +68,36 @@ def _on_target(
     is_same_backbone: bool,
 ) -> None:
     sizes = batch_sizes(left, right)
-    feeds = _batches(samples, sizes, left), _batches(samples, sizes, right)
+    streamed = Streamed(left, target), Streamed(right, target)
+    for part in parts_of(samples, left, right, sizes):
+        run_by = (left, right) if part.is_first else streamed
+        if not _on_part((left, right), run_by, part, pairing, walk, target, tally, is_same_backbone):
+            return
+
+
+def _on_part(
+    subjects: tuple[Subject, Subject],
+    run_by: _RunBy,
+    part: Part,
+    pairing: Pairing,
+    walk: Comparison,
+    target: str,
+    tally: Tally,
+    is_same_backbone: bool,
+) -> bool:
+    """True unless the candidate does not run on the part."""
+    left, right = subjects
     on = _names(left, right, target)
-    claims = _claims((left, right), pairing.head, on)
+    claims = _claims(subjects, pairing.head, on)
     can_borrow = is_same_backbone and left.dialect == right.dialect == "onnx"
-    found = _borrowed(left, right, feeds, pairing, target, claims[:1]) if can_borrow else None
+    found = _borrowed(run_by, part.feeds, pairing, target, claims[:1]) if can_borrow else None
     if found is None:
-        runs = _runs(left, right, feeds, target, tally)
+        runs = _runs(run_by, part.feeds, target, tally)
         found = None if runs is None else _within(runs, pairing, on, claims)
     if found is None:
-        return
-    sides, failures = found.sides, found.failures
-    tally.precision = found.precision
+        return False
+    sides, failures = found.sides, [part.numbered(failure) for failure in found.failures]
+    tally.precision = weakest((tally.precision, found.precision))
     tally.sites += found.sites
     tally.gaps.extend(found.gaps)
     if found.precision is not claims[0] and not failures:
@@ -86,15 +106,16 @@ def _on_target(
         is_vague = walk.parting is not None and not found.precision.operand
         (tally.gaps if is_vague else tally.notes).append(note)
     has_same_features = check_features(
-        (left, right), sides, feeds, pairing, tally, is_same_backbone=is_same_backbone
+        subjects, sides, part.leading, pairing, tally, is_same_backbone=is_same_backbone
     )
     # two heads that are built differently and read different values may be one function all the same
-    tally.has_same_features = has_same_features
+    tally.has_same_features = tally.has_same_features and has_same_features
     is_telling = walk.parting is None or has_same_features
     tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
     label = "/".join(dict.fromkeys(on))
     for check in joint(sides[0], sides[1], pairing, _head_precision(pairing.head).result):
-        _judge(check, label, sizes, found.precision, walk, tally)
+        _judge(check, label, part, found.precision, walk, tally)
+    return True
 
 
 def _claims(subjects: tuple[Subject, Subject], head: Head, on: tuple[str, str]) -> tuple[Precision, ...]:
@@ -119,9 +140,8 @@ class _Within:
 
 
 def _borrowed(
-    left: Subject,
-    right: Subject,
-    feeds: tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]],
+    run_by: _RunBy,
+    feeds: tuple[Feeds, Feeds],
     pairing: Pairing,
     target: str,
     claims: tuple[Precision, ...],
@@ -133,7 +153,8 @@ def _borrowed(
     without a bound says nothing about it, and then it is tapped.
     """
     try:
-        reference, outputs = left.observe(feeds[0], target), right.outputs(feeds[1], target)
+        reference = run_by[0].observe(feeds[0], target)
+        outputs = run_by[1].outputs(feeds[1], target)
     except BatchError:
         return None
     pairs = [(a, b) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
@@ -174,31 +195,21 @@ def _claimed(kind: str, *, is_weaker: bool) -> Precision:
     return (looser(first) or first) if is_weaker else first
 
 
-def _batches(samples: Samples, sizes: tuple[int, ...], side: Subject) -> list[tuple[Array, ...]]:
-    ordered = samples.ordered(side.input_names)
-    starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    return [ordered.batch(start, size) for start, size in zip(starts, sizes, strict=True)]
-
-
 def _names(left: Subject, right: Subject, target: str) -> tuple[str, str]:
     first, second = (EAGER if side.dialect == "module" else target for side in (left, right))
     return first, second
 
 
-def _runs(
-    left: Subject,
-    right: Subject,
-    feeds: tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]],
-    provider: str,
-    tally: Tally,
-) -> tuple[Run, Run] | None:
+def _runs(run_by: _RunBy, feeds: tuple[Feeds, Feeds], provider: str, tally: Tally) -> tuple[Run, Run] | None:
     """Both models' runs of all batches; None where the candidate does not run at one of them."""
     try:
-        reference = left.observe(feeds[0], provider)
+        reference = run_by[0].observe(feeds[0], provider)
     except BatchError as error:
-        raise CheckError(str(error), where=left.name, fix="give inputs that the reference runs on") from error
+        raise CheckError(
+            str(error), where=run_by[0].name, fix="give inputs that the reference runs on"
+        ) from error
     try:
-        return reference, right.observe(feeds[1], provider)
+        return reference, run_by[1].observe(feeds[1], provider)
     except BatchError as error:
         tally.failures.append(Failure(what=str(error), side="candidate", provider=provider))
         return None
@@ -215,7 +226,7 @@ def _head_precision(head: Head) -> Precision:
 def _judge(
     check: OutputCheck,
     provider: str,
-    sizes: tuple[int, ...],
+    part: Part,
     precision: Precision,
     walk: Comparison,
     tally: Tally,
@@ -225,17 +236,16 @@ def _judge(
         what = f"shape {b.shape[1:]} a sample where {a.shape[1:]} is due"
         tally.failures.append(Failure(what=what, name=name, provider=provider, side="candidate"))
         return
-    record, flips = statistics_of(check, provider, sizes, precision.name)
-    tally.statistics.append(record)
-    tally.flips.extend(flips)
+    tally.add(check, part, provider, precision)
     is_same = np.array_equal(a, b)
     tally.is_identical = tally.is_identical and is_same
     if ((np.isfinite(a) != np.isfinite(b)) & ~check.overflow).any():
         what = "NaN or infinity in one model and not in the other"
         tally.failures.append(Failure(what=what, name=name, provider=provider))
-    elif record.non_finite:
-        tally.gaps.append(f"{record.non_finite} values of {name!r} are NaN or infinite: no evidence")
-    elif record.max_bound is None:
+    elif not (np.isfinite(a) & np.isfinite(b)).all():
+        count = (~(np.isfinite(a) & np.isfinite(b))).sum()
+        tally.gaps.append(f"{count} values of {name!r} are NaN or infinite: no evidence")
+    elif check.bound is None:
         tally.unbounded.append(name)
         if not is_same:
             note = f"output {name!r} has no bound: an operator behind the last site has none"

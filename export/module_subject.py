@@ -15,7 +15,7 @@ from export.module_affine import read_affine, run_affine
 from export.module_terms import module_terms
 from export.onnx_export import evaluation_mode
 from export.programs import fixed_batch
-from export.subjects import BatchError, Feeds, Run, joined, same_bits, tapped
+from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
 from export.terms import Array, Term, affine_of, find_head
 from fxpasses.errors import CheckError, InternalError, TraceError
 from fxpasses.ops import Vocabulary
@@ -45,6 +45,7 @@ class ModuleSubject:
         self.graph = module_terms(self._traced, recorder.shapes)
         self.head = find_head(self.graph)
         self._runs: dict[tuple[int, ...], Run] = {}
+        self._is_graph_exact = False
         self._repeats: bool | None = None
 
     @property
@@ -75,6 +76,18 @@ class ModuleSubject:
             self._runs[sizes] = Run(outputs=joined(outputs), taps=dict(zip(names, taps, strict=True)))
         return self._runs[sizes]
 
+    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
+        """Runs the traced graph, and the module itself unless both gave the same bits before."""
+        names = tapped(self.head)
+
+        def run(feed: Feed) -> Run:
+            found: Run = self._guarded(self._run_graph, feed, names)
+            if self._is_graph_exact:
+                return found
+            return Run(outputs=self._guarded(self._run_module, feed), taps=found.taps)
+
+        return run
+
     def repeats(self, provider: str) -> bool | None:
         """Whether a second run of the smallest batch gave the same bits."""
         return self._repeats
@@ -85,10 +98,12 @@ class ModuleSubject:
         The largest batch is left to the graph where on all others the two gave the same bits.
         """
         if self._traced is self._module and not _has_own_call(self._module):
+            self._is_graph_exact = True
             return traced
         largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
         own = {i: self._guarded(self._run_module, feed) for i, feed in enumerate(feeds) if i != largest}
         is_same = bool(own) and all(_are_equal(outputs, traced[i]) for i, outputs in own.items())
+        self._is_graph_exact = is_same
         own[largest] = traced[largest] if is_same else self._guarded(self._run_module, feeds[largest])
         return [own[index] for index in range(len(feeds))]
 

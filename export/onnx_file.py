@@ -71,6 +71,28 @@ def read_onnx(path: Path, pool: WeightPool) -> OnnxFile:
     return OnnxFile(proto=proto, weights=weights)
 
 
+def external_files(path: Path) -> tuple[str, ...]:
+    """Names of the files beside an ONNX file that hold its weights, as it spells them.
+
+    Raises:
+        google.protobuf.message.DecodeError: it is no protobuf message.
+        ValueError: it is empty or ends in the middle of a field.
+    """
+    locations = []
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        graphs = [f for f in _fields(data, 0, len(data)) if f.number == _GRAPH and f.wire == _DELIMITED]
+        items = [item for graph in graphs for item in _fields(data, graph.content, graph.end)]
+        for item in items:
+            if item.number == _INITIALIZER and item.wire == _DELIMITED:
+                fields = _fields(data, item.content, item.end)
+                rest = b"".join(data[f.start : f.end] for f in fields if f.number != _RAW_DATA)
+                tensor = onnx.TensorProto()
+                tensor.ParseFromString(rest)
+                if external_data_helper.uses_external_data(tensor):
+                    locations.append(external_data_helper.ExternalDataInfo(tensor).location)
+    return tuple(sorted({*locations}))
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Field:
     """Where one field of a message lies: its tag, its content, its end."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from export.bounds import Float64, Interval, precision_of
 from export.compare import Comparison
 from export.evaluate import PrecisionOf, evaluate_head, flat, has_bound
-from export.results import Failure, Flip, OutputStatistics
+from export.results import Failure
 from export.subjects import Run
 from export.terms import Array, Head, Kind, Term, TermGraph
 
@@ -189,72 +189,3 @@ def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> li
             OutputCheck(name=name, reference=y_a, candidate=y_b, bound=bound, overflow=overflow, unit=unit)
         )
     return checks
-
-
-def statistics_of(
-    check: OutputCheck, provider: str, batches: tuple[int, ...], precision: str
-) -> tuple[OutputStatistics, tuple[Flip, ...]]:
-    """Statistics of one output over all batches, and the samples whose arg max differs."""
-    a, b, bound = check.reference, check.candidate, check.bound
-    finite = np.isfinite(a) & np.isfinite(b)
-    with np.errstate(invalid="ignore"):
-        difference = np.where(finite, np.abs(a - b), 0.0)
-    worst = np.unravel_index(int(np.argmax(difference)), difference.shape) if difference.size else None
-    size = np.where(finite, np.maximum(np.abs(a), np.abs(b)), 0.0).max(axis=1, keepdims=True, initial=0.0)
-    # spacing of the binade of each sample's largest value; 2⁻¹²⁶ keeps it defined at zero
-    place = np.exp2(np.floor(np.log2(np.maximum(size, 2.0**-126)))) * 2 * check.unit
-    ratio = None
-    if bound is not None:
-        beyond = np.where(difference > 0, np.inf, 0.0)  # of a bound that is zero
-        ratio = float(np.divide(difference, bound, out=beyond, where=bound > 0).max(initial=0.0))
-    agreement, certified, flips = _decisions(check.name, provider, a, b, bound)
-    record = OutputStatistics(
-        output=check.name,
-        provider=provider,
-        batches=batches,
-        values=int(a.size),
-        non_finite=int((~finite).sum()),
-        max_difference=float(difference.max(initial=0.0)),
-        max_difference_ulp=float((difference / place).max(initial=0.0)),
-        max_bound=None if bound is None else float(bound.max(initial=0.0)),
-        max_ratio=ratio,
-        worst=None if worst is None else tuple(int(axis) for axis in worst),
-        top1_agreement=agreement,
-        top1_certified=certified,
-        precision=precision,
-    )
-    return record, flips
-
-
-def _decisions(
-    name: str, provider: str, a: Float64, b: Float64, bound: Float64 | None
-) -> tuple[float | None, float | None, tuple[Flip, ...]]:
-    """Share of equal arg max, share certified, and the flips.
-
-    A sample is certified where the gap of each class to the top one exceeds the sum of the two bounds:
-    then no difference within the bounds can change the arg max.
-    """
-    if a.shape[1] < 2 or not len(a):
-        return None, None, ()
-    rows = np.arange(len(a))
-    top_a, top_b = a.argmax(axis=1), b.argmax(axis=1)
-    certified = None
-    if bound is not None:
-        with np.errstate(invalid="ignore"):  # infinite scores are certified by nothing
-            gap = a[rows, top_a][:, np.newaxis] - a
-        safe = gap > bound + bound[rows, top_a][:, np.newaxis]
-        safe[rows, top_a] = True
-        certified = float(safe.all(axis=1).mean())
-    flips = tuple(
-        Flip(
-            output=name,
-            provider=provider,
-            sample=int(row),
-            reference_class=int(top_a[row]),
-            candidate_class=int(top_b[row]),
-            margin=float(a[row, top_a[row]] - a[row, top_b[row]]),
-            bound=None if bound is None else float(bound[row, top_a[row]] + bound[row, top_b[row]]),
-        )
-        for row in np.flatnonzero(top_a != top_b)
-    )
-    return float((top_a == top_b).mean()), certified, flips

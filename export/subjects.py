@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,8 @@ from export.terms import Array, Head, Kind, Term, TermGraph
 
 EAGER = "eager"
 
-Feeds = Sequence[tuple[Array, ...]]
+Feed = tuple[Array, ...]
+Feeds = Sequence[Feed]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,6 +62,13 @@ class Subject(Protocol):
 
         Raises:
             BatchError: it does not run at one of the sizes.
+        """
+        ...
+
+    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
+        """What runs one batch after another and keeps nothing; taps too if ``is_tapped``.
+
+        It is called after ``outputs`` or ``observe``, and raises ``BatchError`` as they do.
         """
         ...
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 from export.bounds import Precision
+from export.decision import OutputTally
+from export.parts import Part
 from export.results import Coverage, Failure, Flip, LayerName, LayerResult, OutputStatistics, Status
+from export.rounding import OutputCheck
 from fxpasses.errors import CheckError
 
 
@@ -48,11 +52,24 @@ class Tally:
     notes: list[str] = dataclasses.field(default_factory=list)
     sites: int = 0
     unbounded: list[str] = dataclasses.field(default_factory=list)
-    statistics: list[OutputStatistics] = dataclasses.field(default_factory=list)
-    flips: list[Flip] = dataclasses.field(default_factory=list)
+    outputs: dict[tuple[str, str], OutputTally] = dataclasses.field(default_factory=dict)
     precision: Precision | None = None
     is_identical: bool = True
     has_same_features: bool = True
+
+    @property
+    def statistics(self) -> tuple[OutputStatistics, ...]:
+        """One record for each output and provider."""
+        return tuple(found.record() for found in self.outputs.values())
+
+    def add(self, check: OutputCheck, part: Part, provider: str, precision: Precision) -> None:
+        """Adds one output of a part, as ``provider`` ran it."""
+        found = self.outputs.setdefault(
+            (check.name, provider),
+            OutputTally(output=check.name, provider=provider, precision=precision.name),
+        )
+        weakened = weakest((self.precision, precision)) or precision
+        found.add(check, part.sizes, weakened.name, start=part.start, fresh=part.fresh)
 
 
 def weakest(precisions: Iterable[Precision | None]) -> Precision | None:
@@ -67,8 +84,7 @@ def joined(tallies: Sequence[Tally]) -> Tally:
         whole.failures += tally.failures
         whole.gaps += tally.gaps
         whole.notes += tally.notes
-        whole.statistics += tally.statistics
-        whole.flips += tally.flips
+        whole.outputs |= tally.outputs
         whole.unbounded += tally.unbounded
         whole.sites += tally.sites
         whole.is_identical &= tally.is_identical
@@ -82,8 +98,9 @@ def measured(tally: Tally) -> Measured:
     Raises:
         CheckError: there was no value to compare.
     """
-    values = sum(record.values for record in tally.statistics)
-    logits = sum(record.values for record in tally.statistics if record.max_bound is not None)
+    statistics = tally.statistics
+    values = sum(record.values for record in statistics)
+    logits = sum(record.values for record in statistics if record.max_bound is not None)
     if not values and not tally.failures:
         raise CheckError("there is no value to compare", fix="check that the models have outputs")
     gaps = tally.gaps if logits or tally.sites else [*tally.gaps, "neither an output nor a site has a bound"]
@@ -93,13 +110,13 @@ def measured(tally: Tally) -> Measured:
         status=Status.FAILED if tally.failures else status,
         covered=Coverage(logits=logits),
         reason=next(iter((*gaps, *tally.notes)), None),
-        failures=tuple(tally.failures[:8]),
+        failures=worst_of_each(tally.failures)[:8],
     )
     return Measured(
         rounding=rounding,
-        decision=_decision(tally),
-        statistics=tuple(tally.statistics),
-        flips=tuple(tally.flips),
+        decision=_decision(tally, statistics),
+        statistics=statistics,
+        flips=tuple(flip for found in tally.outputs.values() for flip in found.flips),
         precision=tally.precision,
         is_identical=tally.is_identical,
         has_same_features=tally.has_same_features,
@@ -107,13 +124,30 @@ def measured(tally: Tally) -> Measured:
     )
 
 
-def _decision(tally: Tally) -> LayerResult:
-    judged = [record for record in tally.statistics if record.top1_agreement is not None]
+def worst_of_each(failures: Sequence[Failure]) -> tuple[Failure, ...]:
+    """The worst failure of each kind, in the order in which the kinds were first seen."""
+    kinds: dict[tuple[str | None, ...], Failure] = {}
+    for failure in failures:
+        kind = (failure.what, failure.side, failure.provider, failure.name)
+        if kind not in kinds or _excess(failure) > _excess(kinds[kind]):
+            kinds[kind] = failure
+    return tuple(kinds.values())
+
+
+def _excess(failure: Failure) -> float:
+    """How many times further apart the two values are than they may be."""
+    if failure.expected is None or failure.found is None or not failure.bound:
+        return 0.0
+    distance = abs(failure.found - failure.expected)
+    return distance / failure.bound if math.isfinite(distance) else math.inf
+
+
+def _decision(tally: Tally, statistics: tuple[OutputStatistics, ...]) -> LayerResult:
+    judged = [record for record in statistics if record.top1_agreement is not None]
     if not judged:
         reason = "no output has the shape [N, O] of class scores"
         return LayerResult(layer=LayerName.DECISION, status=Status.NOT_RUN, covered=Coverage(), reason=reason)
-    samples = sum(sum(record.batches) for record in judged)
-    wrong = [flip for flip in tally.flips if flip.bound is not None and flip.margin > flip.bound]
+    wrong = [flip for found in tally.outputs.values() for flip in found.unexplained]
     failures = tuple(
         Failure(
             what=f"class {flip.candidate_class} in place of {flip.reference_class}, and not by rounding",
@@ -127,11 +161,12 @@ def _decision(tally: Tally) -> LayerResult:
         )
         for flip in wrong[:8]
     )
-    flips = f"{len(tally.flips)} samples change class within the bounds" if tally.flips else None
+    count = sum(record.flips for record in judged)
+    flips = f"{count} samples change class within the bounds" if count else None
     return LayerResult(
         layer=LayerName.DECISION,
         status=Status.FAILED if failures else Status.HELD,
-        covered=Coverage(samples=samples),
+        covered=Coverage(samples=sum(record.samples for record in judged)),
         reason=flips,
         failures=failures,
     )

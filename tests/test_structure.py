@@ -34,7 +34,7 @@ MAY_IMPORT = {
         "onnxscript",
         "onnxruntime",
     },
-    "fxhead": {"fxhead", "export", "fxpasses", "torch", "torchvision", "click", "rich"},
+    "fxhead": {"fxhead", "export", "fxpasses", "torch", "torchvision", "numpy", "PIL", "click", "rich"},
 }
 
 # What is public, and why it has to be.
