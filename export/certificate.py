@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from export.compare import compare_backbones, compare_heads
+from export.compare import Comparison, compare_backbones, compare_heads
 from export.heads import OnnxSubject
 from export.inputs import Inputs, Samples, given_samples, random_samples
 from export.layers import Prober, Walks, backbone_layer, weights_layer, wiring_layer
 from export.measure import measure
 from export.module_subject import ModuleSubject
+from export.onnx_export import export_onnx
 from export.programs import as_module, fixed_batch, is_program_path, read_program
 from export.providers import require_known, require_provider
 from export.results import Certificate, LayerResult, Status, Verdict
 from export.subjects import EAGER, Subject
 from export.terms import Term, affine_of
-from fxpasses.errors import CheckError, InternalError
+from export.trials import Trials
+from fxpasses.errors import CheckError, ExportError, InternalError
 from fxpasses.plan import WeightPlan
 
 Opened = nn.Module | str | os.PathLike[str]
 Source = Opened | ExportedProgram
+PairedOutputs = tuple[tuple[str, int, int], ...]
 
 
 def certify(
@@ -103,6 +108,7 @@ class Certifier:
         self._seed = seed
         self._samples = None if inputs is None else given_samples(inputs)
         self._subjects: dict[object, tuple[Source, Subject]] = {}
+        self._exported: dict[int, OnnxSubject] = {}
         self._prober = Prober(seed)
 
     def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
@@ -115,15 +121,22 @@ class Certifier:
             runs_on = self._providers
         else:
             runs_on = (EAGER,)
+        if not samples.names and len(samples.arrays) == len(left.input_names):
+            samples = dataclasses.replace(samples, names=left.input_names)
         roots, outputs = _paired_outputs(left, right)
         heads = left.head, right.head
-        head, upstream = compare_heads(*heads, roots), compare_backbones(*heads)
+        trials = Trials(left, right, self._providers)
+        head = compare_heads(*heads, roots, trials)
+        upstream = self._upstream(left, right, outputs, head, trials)
         walks = Walks(heads=heads, head=head, upstream=upstream)
         weights = weights_layer(walks, _planned(reference, candidate, plan))
         wiring = wiring_layer((left, right), walks, runs_on, self._prober)
-        backbone = backbone_layer(left, right, upstream)
+        is_across = left.dialect != right.dialect
+        backbone = backbone_layer(upstream, is_exported=is_across)
         proofs = (weights, wiring, backbone)
-        is_same_backbone = all(layer.status is Status.PROVED for layer in proofs)
+        is_same_backbone = not is_across and all(
+            layer.status in (Status.PROVED, Status.HELD) for layer in proofs
+        )
         measured = measure(
             left, right, heads, head, outputs, samples, runs_on, is_same_backbone=is_same_backbone
         )
@@ -150,6 +163,36 @@ class Certifier:
             providers=runs_on,
             seed=self._seed,
         )
+
+    def _upstream(
+        self, left: Subject, right: Subject, outputs: PairedOutputs, head: Comparison, trials: Trials
+    ) -> Comparison:
+        """The backbones side by side; a module beside a file is taken as the file that it exports to."""
+        if left.dialect == right.dialect:
+            return compare_backbones(left.head, right.head, head, trials)
+        try:
+            pair = self._as_file(left), self._as_file(right)
+        except ExportError as error:
+            reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
+            return Comparison(nodes=0, parting=reason, constants=(), operators=(), tried=(), partner={})
+        trials = Trials(*pair, self._providers)
+        roots = _roots(*pair, outputs)
+        head = compare_heads(pair[0].head, pair[1].head, roots, trials)
+        return compare_backbones(pair[0].head, pair[1].head, head, trials)
+
+    def _as_file(self, subject: Subject) -> OnnxSubject:
+        if isinstance(subject, OnnxSubject):
+            return subject
+        if not isinstance(subject, ModuleSubject) or self._samples is None:
+            raise InternalError(f"{subject.name} is neither a module nor a file")
+        if id(subject) not in self._exported:
+            batch = subject.fixed_batch
+            example = [torch.from_numpy(x) for x in self._samples.batch(0, batch or 2)]
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "module.onnx"
+                export_onnx(subject.module, example, path, dynamic_batch=batch is None)
+                self._exported[id(subject)] = OnnxSubject(path)
+        return self._exported[id(subject)]
 
     def _pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
         files = [item for item in (reference, candidate) if not isinstance(item, nn.Module)]
@@ -221,9 +264,7 @@ def _file(path: Path) -> OnnxSubject:
     return OnnxSubject(path)
 
 
-def _paired_outputs(
-    left: Subject, right: Subject
-) -> tuple[tuple[tuple[Term, Term], ...], tuple[tuple[str, int, int], ...]]:
+def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
     """Pairs of output terms and of output positions: by name where names are equal, else by position."""
     a, b = left.output_names, right.output_names
     if not a or not b:
@@ -239,8 +280,11 @@ def _paired_outputs(
             fix="export both with the same output names",
         )
     order = tuple((name, i, b.index(name) if by_name else i) for i, name in enumerate(a))
-    roots = tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in order)
-    return roots, order
+    return _roots(left, right, order), order
+
+
+def _roots(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:
+    return tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in outputs)
 
 
 def _planned(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
@@ -41,6 +43,7 @@ class OnnxSubject:
         self._model = ir.from_proto(self._proto)
         for name, array in self._weights.items():
             self._model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
+        self._values = ir.convenience.create_value_mapping(self._model.graph)
         self.graph = onnx_terms(self._model)
         self.head = find_head(self.graph)
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
@@ -62,6 +65,10 @@ class OnnxSubject:
         if key not in self._outputs:
             self._outputs[key] = joined(self._run(self._proto, self._cast(feeds), provider))
         return self._outputs[key]
+
+    def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs on other samples than before."""
+        return joined(self._run(self._proto, self._cast(feeds), provider))
 
     def observe(self, feeds: Feeds, provider: str) -> Run:
         """Outputs of the file as it is, and values tapped in a copy with further outputs."""
@@ -126,11 +133,38 @@ class OnnxSubject:
             site: an affine term of ``graph``.
             is_weight_fed: whether the weight becomes a second input, and the bias zero.
         """
-        affine, source = affine_of(site), site.operands[0]
+        affine = affine_of(site)
+        model = self._cut_out(site, site.operands[0])
+        if is_weight_fed:
+            tensors = model.graph.initializer
+            weight = next(t for t in tensors if t.name == affine.weight_name)
+            kind = model.graph.input[0].type.tensor_type.elem_type
+            model.graph.input.append(
+                onnx.helper.make_tensor_value_info(affine.weight_name, kind, list(weight.dims))
+            )
+            kept = [_zeroed(t, affine.bias_name) for t in tensors if t.name != affine.weight_name]
+            del model.graph.initializer[:]
+            model.graph.initializer.extend(kept)
+        return model
+
+    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+        """``result`` where ``source`` has these values, in a model cut out of the file."""
+        if not result.value or not source.value:
+            raise ProviderError("a permuted value has no name to be tapped by", where=result.node)
+        proto = self._cut_out(result, source)
+        session = Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto))
+        (found,) = session.run((values.astype(self._type_of(source)),))
+        return found
+
+    def _type_of(self, term: Term) -> np.dtype[Any]:
+        value = self._values.get(term.value)
+        return np.dtype(np.float32) if value is None or value.dtype is None else value.dtype.numpy()
+
+    def _cut_out(self, result: Term, source: Term) -> onnx.ModelProto:
         producers = {name: node for node in self._proto.graph.node for name in node.output}
         stored = {tensor.name: tensor for tensor in self._proto.graph.initializer}
         nodes: dict[int, onnx.NodeProto] = {}
-        names, pending = set(), [site.value]
+        names, pending = set(), [result.value]
         while pending:
             name = pending.pop()
             if name == source.value or name in names:
@@ -139,19 +173,14 @@ class OnnxSubject:
             if name in producers:
                 nodes[id(producers[name])] = producers[name]
                 pending.extend(item for item in producers[name].input if item)
-        tensors = [stored[name] for name in sorted(names) if name in stored]
-        kind = onnx.helper.np_dtype_to_tensor_dtype(affine.weight.dtype)
+        kind = onnx.helper.np_dtype_to_tensor_dtype(self._type_of(source))
         value = onnx.helper.make_tensor_value_info
-        inputs = [value(source.value, kind, ["batch", *_shape_of(source)])]
-        if is_weight_fed:
-            inputs.append(value(affine.weight_name, kind, list(stored[affine.weight_name].dims)))
-            tensors = [_zeroed(t, affine.bias_name) for t in tensors if t.name != affine.weight_name]
         graph = onnx.helper.make_graph(
             [node for node in self._proto.graph.node if id(node) in nodes],
             "head",
-            inputs,
-            [value(site.value, kind, None)],
-            tensors,
+            [value(source.value, kind, ["batch", *_shape_of(source)])],
+            [onnx.helper.make_empty_tensor_value_info(result.value)],
+            [stored[name] for name in sorted(names) if name in stored],
         )
         return onnx.helper.make_model(
             graph, opset_imports=list(self._proto.opset_import), ir_version=self._proto.ir_version
@@ -184,6 +213,8 @@ def _load(path: Path) -> OnnxFile:
         raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
     if not file.proto.graph.output or not file.proto.graph.node:
         raise CheckError("the ONNX graph has no nodes or no outputs", where=str(path), fix=fix)
+    if file.proto.functions:
+        file = OnnxFile(proto=onnx.inliner.inline_local_functions(file.proto), weights=file.weights)
     try:
         inferred = onnx.shape_inference.infer_shapes(file.proto, data_prop=True)
     except onnx.shape_inference.InferenceError as error:

@@ -13,7 +13,7 @@ from export.results import Coverage, Failure, LayerName, LayerResult, Status
 from export.subjects import EAGER, Subject
 from export.terms import Affine, Array, Head, Term, affine_of
 from export.wiring import ProbeResult, probe_site, seeded
-from fxpasses.errors import CheckError, PlanError
+from fxpasses.errors import CheckError, PlanError, ProviderError
 from fxpasses.plan import WeightPlan
 
 Planned = tuple[nn.Module, nn.Module, WeightPlan]
@@ -37,7 +37,8 @@ class Walks:
         """Sites of the heads that belong together, or None where their numbers or shapes differ."""
         reference, candidate = self.heads
         if self.head.parting is None:
-            return tuple((site, self.head.partner[site]) for site in reference.sites)
+            partner = self.head.partner
+            return tuple((site, partner[site]) for site in reference.sites if site in partner)
         pairs = tuple(zip(reference.sites, candidate.sites, strict=False))
         if len(reference.sites) != len(candidate.sites) or any(_shape(a) != _shape(b) for a, b in pairs):
             return None
@@ -164,22 +165,44 @@ def wiring_layer(
         subject = subjects[index]
         for provider in (EAGER,) if subject.dialect == "module" else providers:
             for site in (*walks.heads[index].sites, *(pair[index] for pair in rewritten)):
-                found = prober.probe(subject, site, provider)
+                try:
+                    found = prober.probe(subject, site, provider)
+                except ProviderError as error:
+                    gaps.append(f"{affine_of(site).weight_name!r} does not run alone ({error})")
+                    continue
                 probes += found.probes
                 gaps.extend([] if found.gap is None else [found.gap])
                 if found.failure is not None:
                     failures.append(_placed(found.failure, side, provider))
     parting = walks.head.parting
     covered = Coverage(probes=probes, nodes=walks.head.nodes)
+    if parting is None:
+        failures[:0] = [
+            *_operator_failures(walks.head),
+            *(_as_failure(item, "constant") for item in walks.head.constants[:8]),
+        ]
     if failures:
         return LayerResult(
             layer=LayerName.WIRING, status=Status.FAILED, covered=covered, failures=tuple(failures)
         )
     if gaps:
         return LayerResult(layer=LayerName.WIRING, status=Status.NOT_RUN, covered=covered, reason=gaps[0])
-    status = Status.PROVED if parting is None else Status.HELD
-    reason = None if parting is None else f"the heads are built differently: {parting}"
+    reason = _only_tried(walks.head) if parting is None else f"the heads are built differently: {parting}"
+    status = Status.PROVED if reason is None else Status.HELD
     return LayerResult(layer=LayerName.WIRING, status=status, covered=covered, reason=reason)
+
+
+def _operator_failures(walk: Comparison) -> list[Failure]:
+    return [
+        Failure(what=item.what, name=item.name, expected=item.expected, found=item.found, side=item.side)
+        for item in walk.operators[:8]
+    ]
+
+
+def _only_tried(walk: Comparison) -> str | None:
+    if not walk.tried:
+        return None
+    return f"{walk.tried[0]} are written differently; run alone they gave the same"
 
 
 class Prober:
@@ -205,18 +228,27 @@ def _placed(failure: Failure, side: str, provider: str) -> Failure:
     return dataclasses.replace(failure, side=side, provider=provider)
 
 
-def backbone_layer(left: Subject, right: Subject, upstream: Comparison) -> LayerResult:
-    """Layer 3: what is upstream of the heads is the same operators over the same constants."""
-    if left.dialect != right.dialect:
-        return _not_run(LayerName.BACKBONE, "a module and an ONNX file spell their operators differently")
+def backbone_layer(upstream: Comparison, *, is_exported: bool) -> LayerResult:
+    """Layer 3: what is upstream of the heads is the same operators over the same constants.
+
+    ``is_exported``: whether a module was compared as the file that it exports to, which rests on the
+    exporter.
+    """
     covered = Coverage(nodes=upstream.nodes)
     if upstream.parting is not None:
         reason = f"the backbones are built differently: {upstream.parting}"
         return LayerResult(layer=LayerName.BACKBONE, status=Status.NOT_RUN, covered=covered, reason=reason)
-    if upstream.constants:
-        failures = tuple(_as_failure(item, "constant") for item in upstream.constants[:8])
+    failures = (
+        *_operator_failures(upstream),
+        *(_as_failure(item, "constant") for item in upstream.constants[:8]),
+    )
+    if failures:
         return LayerResult(layer=LayerName.BACKBONE, status=Status.FAILED, covered=covered, failures=failures)
-    return LayerResult(layer=LayerName.BACKBONE, status=Status.PROVED, covered=covered)
+    reason = _only_tried(upstream) or (
+        "the module was compared as what it exports to" if is_exported else None
+    )
+    status = Status.PROVED if reason is None else Status.HELD
+    return LayerResult(layer=LayerName.BACKBONE, status=status, covered=covered, reason=reason)
 
 
 def _not_run(layer: LayerName, reason: str) -> LayerResult:

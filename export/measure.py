@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from export.apart import far_apart
 from export.bounds import FP32, TF32, Precision, precision_of
 from export.compare import Comparison
 from export.features import check_features
@@ -84,8 +85,16 @@ def _on_provider(
     is_telling = walk.parting is None or has_same_features
     tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
     label = "/".join(dict.fromkeys(on))
-    for check in joint(sides[0], sides[1], pairing, _precision(pairing.head).result):
+    checks = joint(sides[0], sides[1], pairing, _precision(pairing.head).result)
+    for check in checks:
         _judge(check, label, sizes, precision, walk, tally)
+    if tally.gaps and not tally.failures:
+        values = [
+            (c.name, i, c.reference, c.candidate)
+            for c, (_, i, _) in zip(checks, pairing.outputs, strict=True)
+        ]
+        unit = _precision(pairing.head).result
+        tally.failures.extend(far_apart(left, values, feeds[0], on[0], unit, walk.parting))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

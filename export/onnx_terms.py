@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from export.canonical_head import averages_map, squeezed_axes, static_dims
 from export.onnx_affine import read_affine
-from export.onnx_signature import ELEMENTWISE, function_of, signature_of
+from export.onnx_signature import ELEMENTWISE, captured, function_of, signature_of
 from export.terms import Affine, Array, Kind, Shape, Term, TermGraph
 
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
@@ -38,6 +38,7 @@ def onnx_terms(model: ir.Model) -> TermGraph:
         if not value.is_initializer():
             reader.add_input(value)
     for node in graph:
+        node.version = node.version or model.opset_imports.get(node.domain)
         reader.add_node(node)
     return TermGraph(
         dialect="onnx", outputs=tuple((str(value.name), reader.read(value).term) for value in graph.outputs)
@@ -89,13 +90,14 @@ class _Reader:
             self._operator(node)
 
     def _view(self, node: ir.Node) -> _Seen | None:
-        if node.domain != "" or node.op_type not in _VIEWS:
+        is_view = node.op_type in _VIEWS or _is_inactive_dropout(node)
+        if node.domain != "" or not is_view or not node.inputs:
             return None
         source = node.inputs[0]
         if source is None or _constant(source) is not None:
             return None
         seen, target = self.read(source), _per_sample(node.outputs[0])
-        if node.op_type == "Identity":
+        if node.op_type in ("Identity", "Dropout"):
             return seen
         if node.op_type == "Squeeze" and 0 in (squeezed_axes(node) or (0,)):
             return None
@@ -167,12 +169,11 @@ class _Reader:
         return _Seen(term=term, shape=shape)
 
     def _operator(self, node: ir.Node) -> None:
-        present = [value for value in node.inputs if value is not None]
+        present = [value for value in (*node.inputs, *captured(node)) if value is not None]
         dynamic = [value for value in present if _constant(value) is None]
         constants = tuple(item for value in present if (item := _constant(value)) is not None)
-        layout = "".join("-" if v is None else "c" if _constant(v) is not None else "v" for v in node.inputs)
         seen = tuple(self._materialized(self.read(value)) for value in dynamic)
-        signature = f"{signature_of(node)}({layout})"
+        signature = signature_of(node)
         for index, value in enumerate(node.outputs):
             shape = _per_sample(value)
             part = signature if index == 0 else f"{signature}[{index}]"
@@ -274,6 +275,16 @@ class _Reader:
             )
             return _Seen(term=term, shape=shape)
         return None
+
+
+def _is_inactive_dropout(node: ir.Node) -> bool:
+    """True for a Dropout that gives its operand, and whose mask nobody reads."""
+    if node.op_type != "Dropout" or any(tuple(mask.uses()) for mask in node.outputs[1:]):
+        return False
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return True
+    is_training = _constant(node.inputs[2])
+    return is_training is not None and not is_training.any()
 
 
 def _reordered(weight: Array, order: NDArray[np.int64]) -> Array:

@@ -55,7 +55,7 @@ def _insert(proto: Proto, value: str, kind: str, *more: np.ndarray, **attributes
         numpy_helper.from_array(np.asarray(array), name) for array, name in zip(more, names, strict=True)
     )
     is_output = any(item.name == value for item in proto.graph.output)
-    moved = f"{value}_before" if is_output else value
+    moved = f"{value}_before_{kind}" if is_output else value
     result = value if is_output else f"{value}_{kind}"
     for node in nodes:
         if is_output:
@@ -150,6 +150,8 @@ def _bias_input_dropped(proto: Proto) -> None:
 
 def _bias_twice(proto: Proto) -> None:
     node = _site(proto)
+    if len(node.input) < 3:
+        raise NotHere
     bias = next(t for t in proto.graph.initializer if t.name == node.input[2])
     array = numpy_helper.to_array(bias)
     _insert(proto, node.output[0], "Add", array.reshape(-1, 1, 1) if node.op_type == "Conv" else array)
@@ -231,7 +233,9 @@ def _as_function(body: Sequence[str]) -> Damage:
 
 def _head_activation(proto: Proto) -> onnx.NodeProto:
     """An activation that reads a site's result."""
-    after = {name for kind in ("Gemm", "Conv") for n in proto.graph.node if n.op_type == kind for name in n.output}
+    after = {
+        name for kind in ("Gemm", "Conv") for n in proto.graph.node if n.op_type == kind for name in n.output
+    }
     order = list(proto.graph.node)
     pool = next(i for i, node in enumerate(order) if node is _pool(proto) or node == _pool(proto))
     for node in order[pool:]:
@@ -292,8 +296,8 @@ def _norm_dropped(proto: Proto) -> None:
 
 def _batch_baked(proto: Proto) -> None:
     node = _all(proto, "Flatten")[-1]
-    channels = _shape(proto, node.input[0])[1]
-    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, channels]), "baked"))
+    features = int(np.prod(_shape(proto, node.input[0])[1:]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, features]), "baked"))
     _replace(proto, node, [helper.make_node("Reshape", [node.input[0], "baked"], [node.output[0]])])
 
 
@@ -348,9 +352,16 @@ def _softmax_axis(proto: Proto) -> None:
 
 
 def _half_precision(proto: Proto) -> None:
-    value = _site(proto).output[0]
-    _insert(proto, value, "Cast", to=onnx.TensorProto.FLOAT16)
-    _insert(proto, f"{value}_Cast", "Cast", to=onnx.TensorProto.FLOAT)
+    _insert(proto, _site(proto).output[0], "Cast", to=onnx.TensorProto.FLOAT16)
+    narrow = next(node for node in proto.graph.node if node.op_type == "Cast")
+    _replace(
+        proto,
+        narrow,
+        [
+            helper.make_node("Cast", [narrow.input[0]], ["narrow"], to=onnx.TensorProto.FLOAT16),
+            helper.make_node("Cast", ["narrow"], [narrow.output[0]], to=onnx.TensorProto.FLOAT),
+        ],
+    )
 
 
 def _double_output(proto: Proto) -> None:
@@ -404,7 +415,7 @@ GRAPH_DAMAGES: dict[str, tuple[Damage, frozenset[LayerName]]] = {
     "shifted_features": (_before_pool("Add", 1e-30), _UPSTREAM),
     "normalised_input": (_behind_input("Div", 255), _UPSTREAM),
     "input_names_swapped": (_input_names_swapped, _UPSTREAM),
-    "own_function": (_as_function(["Abs"]), _UPSTREAM),
+    "own_function": (_as_function(["Abs"]), _ANY),
     "backbone_activation_dropped": (_dropped(_first_activation), _UPSTREAM),
     "backbone_activation_swapped": (_to_elu(_first_activation), _UPSTREAM),
     "residual_removed": (_residual_removed, _UPSTREAM),

@@ -23,7 +23,7 @@ def modules_agree(a: nn.Module, b: nn.Module, example: Sequence[torch.Tensor]) -
     """True if the two compute the same function, as far as float64 shows."""
     wide = [copy.deepcopy(module).double().eval() for module in (a, b)]
     for exponent in _EXPONENTS:
-        feeds = [x.double() * 2.0**exponent for x in example]
+        feeds = [_varied(x).double() * 2.0**exponent for x in example]
         with torch.no_grad():
             left, right = (_tensors(module(*feeds)) for module in wide)
         if len(left) != len(right) or not all(map(_agree, left, right)):
@@ -40,13 +40,18 @@ def graphs_agree(a: onnx.ModelProto, b: onnx.ModelProto, example: Sequence[torch
     inputs = [item.name for item in a.graph.input]
     for exponent in _EXPONENTS:
         feeds = {
-            name: x.double().numpy() * 2.0**exponent for name, x in zip(inputs, example, strict=True)
+            name: _varied(x).double().numpy() * 2.0**exponent for name, x in zip(inputs, example, strict=True)
         }
         with np.errstate(all="ignore"):
             left, right = (evaluator.run(names[0], feeds) for evaluator in evaluators)
         if not all(map(_agree, left, right)):
             return False
     return True
+
+
+def _varied(x: torch.Tensor) -> torch.Tensor:
+    """Samples that lie elsewhere as well, so that units which none of them reaches are reached."""
+    return torch.cat([x, -x, x + 2, x - 2, x.flip(1) * 3 + x.roll(1, 0)])
 
 
 def _tensors(result: object) -> list[NDArray[np.float64]]:

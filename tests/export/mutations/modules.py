@@ -267,7 +267,7 @@ def _other_map(gm: fx.GraphModule) -> None:
 
 _HEAD = frozenset({LayerName.WIRING, LayerName.ROUNDING})
 _UPSTREAM = frozenset({LayerName.BACKBONE, LayerName.ROUNDING})
-_ANY = _HEAD | _UPSTREAM
+_ANY = _HEAD | _UPSTREAM | {LayerName.WEIGHTS}
 
 MODULE_DAMAGES: dict[str, tuple[Damage, frozenset[LayerName]]] = {
     "sum_for_mean": (_pool_as(_sum), _HEAD),

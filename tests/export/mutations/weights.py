@@ -105,6 +105,8 @@ def _one_ulp_weight(s: Stored) -> None:
 
 
 def _one_ulp_bias(s: Stored) -> None:
+    if not s.bias[3]:
+        raise NotHere
     _one_ulp(s.bias, 3)
 
 
@@ -215,7 +217,7 @@ def _norms_swapped(s: Stored) -> None:
 
 
 def _side_branch(s: Stored) -> None:
-    _one_ulp(s.ending("fc1.weight"), 2)
+    s.ending("fc1.weight")[...] *= np.float32(1 + 2.0**-20)
 
 
 def _moved_factor(s: Stored) -> None:
