@@ -127,8 +127,8 @@ class Certifier:
         heads = left.head, right.head
         trials = Trials(left, right, self._providers)
         head = compare_heads(*heads, roots, trials)
-        upstream = self._upstream(left, right, outputs, head, trials)
-        walks = Walks(heads=heads, head=head, upstream=upstream)
+        strict, upstream = self._strictly(left, right, outputs, head, trials)
+        walks = Walks(heads=heads, head=head, strict=strict, upstream=upstream)
         weights = weights_layer(walks, _planned(reference, candidate, plan))
         wiring = wiring_layer((left, right), walks, runs_on, self._prober)
         is_across = left.dialect != right.dialect
@@ -164,21 +164,20 @@ class Certifier:
             seed=self._seed,
         )
 
-    def _upstream(
+    def _strictly(
         self, left: Subject, right: Subject, outputs: PairedOutputs, head: Comparison, trials: Trials
-    ) -> Comparison:
-        """The backbones side by side; a module beside a file is taken as the file that it exports to."""
+    ) -> tuple[Comparison, Comparison]:
+        """Heads and backbones side by side in one dialect: a module beside a file as what it exports to."""
         if left.dialect == right.dialect:
-            return compare_backbones(left.head, right.head, head, trials)
+            return head, compare_backbones(left.head, right.head, head, trials)
         try:
-            pair = self._as_file(left), self._as_file(right)
+            a, b = self._as_file(left), self._as_file(right)
         except ExportError as error:
             reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
-            return Comparison(nodes=0, parting=reason, constants=(), operators=(), tried=(), partner={})
-        trials = Trials(*pair, self._providers)
-        roots = _roots(*pair, outputs)
-        head = compare_heads(pair[0].head, pair[1].head, roots, trials)
-        return compare_backbones(pair[0].head, pair[1].head, head, trials)
+            return head, Comparison(nodes=0, parting=reason, constants=(), operators=(), tried=(), partner={})
+        trials = Trials(a, b, self._providers)
+        strict = compare_heads(a.head, b.head, _roots(a, b, outputs), trials)
+        return strict, compare_backbones(a.head, b.head, strict, trials)
 
     def _as_file(self, subject: Subject) -> OnnxSubject:
         if isinstance(subject, OnnxSubject):

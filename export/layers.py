@@ -26,11 +26,13 @@ class Walks:
     Attributes:
         heads: the reference's head and the candidate's.
         head: the heads, from paired outputs to their boundaries.
+        strict: the same in one dialect, where operators can be compared by what they say.
         upstream: what is upstream of them.
     """
 
     heads: tuple[Head, Head]
     head: Comparison
+    strict: Comparison
     upstream: Comparison
 
     def head_sites(self) -> tuple[tuple[Term, Term], ...] | None:
@@ -174,12 +176,13 @@ def wiring_layer(
                 gaps.extend([] if found.gap is None else [found.gap])
                 if found.failure is not None:
                     failures.append(_placed(found.failure, side, provider))
-    parting = walks.head.parting
-    covered = Coverage(probes=probes, nodes=walks.head.nodes)
+    walk = walks.head if walks.strict.parting is not None else walks.strict
+    parting = walk.parting
+    covered = Coverage(probes=probes, nodes=walk.nodes)
     if parting is None:
         failures[:0] = [
-            *_operator_failures(walks.head),
-            *(_as_failure(item, "constant") for item in walks.head.constants[:8]),
+            *_operator_failures(walk),
+            *(_as_failure(item, "constant") for item in walk.constants[:8]),
         ]
     if failures:
         return LayerResult(
@@ -187,7 +190,7 @@ def wiring_layer(
         )
     if gaps:
         return LayerResult(layer=LayerName.WIRING, status=Status.NOT_RUN, covered=covered, reason=gaps[0])
-    reason = _only_tried(walks.head) if parting is None else f"the heads are built differently: {parting}"
+    reason = _only_tried(walk) if parting is None else f"the heads are built differently: {parting}"
     status = Status.PROVED if reason is None else Status.HELD
     return LayerResult(layer=LayerName.WIRING, status=status, covered=covered, reason=reason)
 

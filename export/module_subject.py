@@ -118,6 +118,8 @@ class ModuleSubject:
     def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
         """``result`` where ``source`` has these values."""
         nodes = {node.name: node for node in self._traced.graph.nodes}
+        if result.value not in nodes or source.value not in nodes:
+            raise RuntimeError("a permuted value has no node")
         part = _Part(self._traced)
         given = torch.from_numpy(values.copy())  # an operator in place would change the caller's
         part.env[nodes[source.value]] = given.to(self._device).to(self._dtype)

@@ -20,11 +20,15 @@ _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Seen:
-    """A value as a term and the order in which it reads the term's elements (None: the same)."""
+    """A value as a term and the order in which it reads the term's elements (None: the same).
+
+    ``name`` is that of the value itself, where the order is not the same.
+    """
 
     term: Term
     shape: Shape | None
     order: NDArray[np.int64] | None = None
+    name: str = ""
 
 
 def onnx_terms(model: ir.Model) -> TermGraph:
@@ -106,7 +110,7 @@ class _Reader:
             return None
         if not _batch_leads(source, node.outputs[0]):
             return None
-        return dataclasses.replace(seen, shape=target)
+        return dataclasses.replace(seen, shape=target, name=str(node.outputs[0].name))
 
     def _permutation(self, node: ir.Node) -> _Seen | None:
         source = node.inputs[0] if node.inputs else None
@@ -121,15 +125,17 @@ class _Reader:
         order = grid.reshape(before).transpose([axis - 1 for axis in perm[1:]])
         flat = np.ascontiguousarray(order).reshape(-1)
         is_same = bool((flat == np.arange(flat.size)).all())
-        return _Seen(term=seen.term, shape=order.shape, order=None if is_same else flat)
+        return _Seen(
+            term=seen.term, shape=order.shape, order=None if is_same else flat, name=str(node.outputs[0].name)
+        )
 
     def _pool(self, node: ir.Node) -> _Seen | None:
         source = node.inputs[0] if node.inputs else None
         before, after = _per_sample(source), _per_sample(node.outputs[0])
         if node.domain != "" or source is None or before is None or after is None:
             return None
-        seen = self.read(source)
-        if seen.order is not None or seen.term.shape != before or not averages_map(node):
+        seen = self._materialized(self.read(source))
+        if not _is_map(seen.term.shape, before) or not averages_map(node):
             return None
         term = self._term(node, Kind.POOL, "average over the map", (seen,), after)
         return _Seen(term=term, shape=after)
@@ -187,7 +193,7 @@ class _Reader:
         base = seen.term
         term = Term(
             kind=Kind.OP,
-            value="",
+            value=seen.name,
             node=f"permuted {base.node}",
             signature="permute",
             operands=(base,),
@@ -285,6 +291,11 @@ def _is_inactive_dropout(node: ir.Node) -> bool:
         return True
     is_training = _constant(node.inputs[2])
     return is_training is not None and not is_training.any()
+
+
+def _is_map(own: Shape | None, read: Shape) -> bool:
+    """True if a map is read with its own channels, its cells in one row or several."""
+    return own is not None and own[:1] == read[:1] and math.prod(own) == math.prod(read)
 
 
 def _reordered(weight: Array, order: NDArray[np.int64]) -> Array:

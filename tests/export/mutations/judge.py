@@ -19,44 +19,60 @@ _ROUNDING = 2.0**-44
 """Largest relative difference of two evaluations in float64 of one function."""
 
 
-def modules_agree(a: nn.Module, b: nn.Module, example: Sequence[torch.Tensor]) -> bool:
-    """True if the two compute the same function, as far as float64 shows."""
-    wide = [copy.deepcopy(module).double().eval() for module in (a, b)]
-    for exponent in _EXPONENTS:
-        feeds = [_varied(x).double() * 2.0**exponent for x in example]
-        with torch.no_grad():
-            left, right = (_tensors(module(*feeds)) for module in wide)
-        if len(left) != len(right) or not all(map(_agree, left, right)):
+class Judge:
+    """Says of a damaged model whether it still computes the reference's function.
+
+    Args:
+        module: the reference.
+        graph: the reference as a file's graph.
+        example: images to start from.
+    """
+
+    def __init__(self, module: nn.Module, graph: onnx.ModelProto, example: Sequence[torch.Tensor]) -> None:
+        self._feeds = [[_varied(x).double() * 2.0**exponent for x in example] for exponent in _EXPONENTS]
+        self._names = _output_names(graph)
+        self._inputs = [item.name for item in graph.graph.input]
+        self._of_module = [_of_module(module, feed) for feed in self._feeds]
+        self._of_graph = [self._evaluated(graph, feed) for feed in self._feeds]
+
+    def is_same_module(self, damaged: nn.Module) -> bool:
+        """True if the module computes the same, as far as float64 shows."""
+        pairs = zip(self._feeds, self._of_module, strict=True)
+        return all(_all_agree(expected, _of_module(damaged, feed)) for feed, expected in pairs)
+
+    def is_same_graph(self, damaged: onnx.ModelProto) -> bool:
+        """True if the graph computes the same by the same names, as far as float64 shows."""
+        if set(_output_names(damaged)) != set(self._names):
             return False
-    return True
+        pairs = zip(self._feeds, self._of_graph, strict=True)
+        return all(_all_agree(expected, self._evaluated(damaged, feed)) for feed, expected in pairs)
 
-
-def graphs_agree(a: onnx.ModelProto, b: onnx.ModelProto, example: Sequence[torch.Tensor]) -> bool:
-    """True if the two compute the same function, as far as float64 shows; names of outputs count."""
-    names = [[item.name for item in proto.graph.output] for proto in (a, b)]
-    if set(names[0]) != set(names[1]):
-        return False
-    evaluators = [ReferenceEvaluator(_widened(proto)) for proto in (a, b)]
-    inputs = [item.name for item in a.graph.input]
-    for exponent in _EXPONENTS:
-        feeds = {
-            name: _varied(x).double().numpy() * 2.0**exponent for name, x in zip(inputs, example, strict=True)
-        }
+    def _evaluated(self, graph: onnx.ModelProto, feed: Sequence[torch.Tensor]) -> list[NDArray[np.float64]]:
+        named = {name: x.numpy() for name, x in zip(self._inputs, feed, strict=True)}
         with np.errstate(all="ignore"):
-            left, right = (evaluator.run(names[0], feeds) for evaluator in evaluators)
-        if not all(map(_agree, left, right)):
-            return False
-    return True
+            result: list[NDArray[np.float64]] = ReferenceEvaluator(_widened(graph)).run(self._names, named)
+        return result
+
+
+def _output_names(graph: onnx.ModelProto) -> list[str]:
+    return [item.name for item in graph.graph.output]
+
+
+def _of_module(module: nn.Module, feed: Sequence[torch.Tensor]) -> list[NDArray[np.float64]]:
+    wide = copy.deepcopy(module).double().eval()
+    with torch.no_grad():
+        leaves = torch.utils._pytree.tree_leaves(wide(*(x.clone() for x in feed)))
+    return [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _all_agree(a: Sequence[NDArray[np.float64]], b: Sequence[NDArray[np.float64]]) -> bool:
+    return len(a) == len(b) and all(map(_agree, a, b))
 
 
 def _varied(x: torch.Tensor) -> torch.Tensor:
-    """Samples that lie elsewhere as well, so that units which none of them reaches are reached."""
-    return torch.cat([x, -x, x + 2, x - 2, x.flip(1) * 3 + x.roll(1, 0)])
-
-
-def _tensors(result: object) -> list[NDArray[np.float64]]:
-    leaves = torch.utils._pytree.tree_leaves(result)
-    return [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    """Samples that lie elsewhere as well, flat ones too, so that units which few images reach are reached."""
+    flat = x[:, :, :1, :1].expand_as(x)
+    return torch.cat([x, x - 2, 3 * flat, flat.flip(0) - 2 * flat])
 
 
 def _agree(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
