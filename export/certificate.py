@@ -23,7 +23,7 @@ from export.programs import as_module, fixed_batch, is_program_path, read_progra
 from export.providers import require_known, require_provider
 from export.results import Certificate, LayerResult, Status, Verdict
 from export.subjects import EAGER, Subject
-from export.terms import Term, affine_of
+from export.terms import Shape, Term, affine_of
 from export.trials import Trials
 from fxpasses.errors import CheckError, ExportError, InternalError
 from fxpasses.plan import WeightPlan
@@ -137,13 +137,22 @@ class Certifier:
         is_same_backbone = not is_across and all(
             layer.status in (Status.PROVED, Status.HELD) for layer in proofs
         )
+        is_restructured = backbone.status is Status.NOT_RUN or bool(upstream.operators)
         measured = measure(
-            left, right, heads, head, outputs, samples, runs_on, is_same_backbone=is_same_backbone
+            left,
+            right,
+            heads,
+            head,
+            outputs,
+            samples,
+            runs_on,
+            is_same_backbone=is_same_backbone,
+            is_in_doubt=is_restructured and weights.status is Status.FAILED,
         )
         rounding = measured.rounding
-        is_moved = backbone.status is Status.NOT_RUN and not measured.has_same_features
+        is_moved = is_restructured and not measured.has_same_features and not measured.is_apart
         if is_moved and weights.status is Status.FAILED:
-            weights, rounding = _undecided(weights), _undecided(rounding)
+            weights, backbone, rounding = map(_undecided, (weights, backbone, rounding))
         layers = (weights, wiring, backbone, rounding, measured.decision)
         verdict, reason = _verdict(layers, measured.is_tf32, bool(heads[0].sites), measured.is_identical)
         sites = (*heads[0].sites, *(a for a, _ in walks.rewritten_sites()))
@@ -213,7 +222,8 @@ class Certifier:
     def _file(self, source: str | os.PathLike[str]) -> OnnxSubject:
         path = Path(os.fspath(source))
         known = self._subjects.get(path)
-        subject = _file(path) if known is None else known[1]
+        shapes = () if self._samples is None else tuple(x.shape[1:] for x in self._samples.arrays)
+        subject = _file(path, shapes) if known is None else known[1]
         self._subjects[path] = (source, subject)
         if not isinstance(subject, OnnxSubject):
             raise InternalError(f"{path} was read as {type(subject).__name__}")
@@ -253,14 +263,14 @@ def _undecided(layer: LayerResult) -> LayerResult:
     return dataclasses.replace(layer, status=Status.NOT_RUN, reason=reason, failures=())
 
 
-def _file(path: Path) -> OnnxSubject:
+def _file(path: Path, extents: Sequence[Shape]) -> OnnxSubject:
     if path.suffix != ".onnx":
         raise CheckError(
             "neither a module nor an .onnx file", where=str(path), fix="load it first, or export it"
         )
     if not path.is_file():
         raise CheckError("no such file", where=str(path), fix="give the path of an existing .onnx file")
-    return OnnxSubject(path)
+    return OnnxSubject(path, extents)
 
 
 def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:

@@ -169,10 +169,10 @@ def _mixed_up(
     other, twin = partner.get(a, b), taken.get(b, a)
     if not (_same_source(other, b) or are_one_value(other, b)):
         what = f"the candidate has {other.node!r} and {b.node!r} where the reference has {a.node!r} twice"
-        return OperatorDifference(what=what, name=b.node, side="candidate")
+        return OperatorDifference(what=what, name=b.node)
     if not (_same_source(twin, a) or are_one_value(twin, a)):
         what = f"the candidate has {b.node!r} in two places, for {twin.node!r} and for {a.node!r}"
-        return OperatorDifference(what=what, name=b.node, side="candidate")
+        return OperatorDifference(what=what, name=b.node)
     return None
 
 

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from export.canonical_head import static_dims
 from export.onnx_file import OnnxFile, read_onnx
+from export.onnx_shapes import with_shapes
 from export.onnx_terms import onnx_terms
 from export.providers import Session
 from export.subjects import BatchError, Feeds, Run, joined, tapped
@@ -28,6 +28,7 @@ class OnnxSubject:
 
     Args:
         path: the file.
+        extents: for each input its shape without the batch, where the file may leave it open.
 
     Raises:
         CheckError: the file is no ONNX model, or has no inputs or outputs.
@@ -35,18 +36,21 @@ class OnnxSubject:
 
     dialect = "onnx"
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], extents: Sequence[Shape] = ()) -> None:
         self._path = Path(path)
         self.name = self._path.name
         file = _load(self._path)
         self._proto, self._weights = _with_initializers(file.proto), file.weights
-        self._model = ir.from_proto(self._proto)
+        declared = {value.name: value for value in self._proto.graph.input}
+        self._model = _with_shapes(self._proto, extents, self._path)
         for name, array in self._weights.items():
             self._model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
         self._values = ir.convenience.create_value_mapping(self._model.graph)
         self.graph = onnx_terms(self._model)
         self.head = find_head(self.graph)
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
+        first = declared[str(self.inputs[0].name)].type.tensor_type.shape.dim if self.inputs else ()
+        self._declared_batch = first[0].dim_value or None if first else None
         self.input_names = tuple(str(value.name) for value in self.inputs)
         self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
         self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
@@ -56,8 +60,7 @@ class OnnxSubject:
     @property
     def fixed_batch(self) -> int | None:
         """The batch size that the file declares, or None where it is symbolic."""
-        dims = static_dims(self.inputs[0]) if self.inputs else None
-        return dims[0] if dims else None
+        return self._declared_batch
 
     def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs of the file as it is."""
@@ -214,12 +217,19 @@ def _load(path: Path) -> OnnxFile:
     if not file.proto.graph.output or not file.proto.graph.node:
         raise CheckError("the ONNX graph has no nodes or no outputs", where=str(path), fix=fix)
     if file.proto.functions:
-        file = OnnxFile(proto=onnx.inliner.inline_local_functions(file.proto), weights=file.weights)
+        return OnnxFile(proto=onnx.inliner.inline_local_functions(file.proto), weights=file.weights)
+    return file
+
+
+def _with_shapes(proto: onnx.ModelProto, extents: Sequence[Shape], path: Path) -> ir.Model:
+    fix = "give a file that onnx.checker.check_model accepts"
     try:
-        inferred = onnx.shape_inference.infer_shapes(file.proto, data_prop=True)
+        return ir.from_proto(with_shapes(proto, extents))
     except onnx.shape_inference.InferenceError as error:
         raise CheckError(f"its shapes contradict each other ({error})", where=str(path), fix=fix) from error
-    return OnnxFile(proto=inferred, weights=file.weights)
+    except ir.serde.SerdeError as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise CheckError(f"its graph is not valid ({cause})", where=str(path), fix=fix) from error
 
 
 def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:

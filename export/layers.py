@@ -190,14 +190,15 @@ def wiring_layer(
         )
     if gaps:
         return LayerResult(layer=LayerName.WIRING, status=Status.NOT_RUN, covered=covered, reason=gaps[0])
-    reason = _only_tried(walk) if parting is None else f"the heads are built differently: {parting}"
+    is_alike = parting is None
+    reason = _only_tried(walk) if is_alike else f"the heads are built differently: {parting}"
     status = Status.PROVED if reason is None else Status.HELD
     return LayerResult(layer=LayerName.WIRING, status=status, covered=covered, reason=reason)
 
 
 def _operator_failures(walk: Comparison) -> list[Failure]:
     return [
-        Failure(what=item.what, name=item.name, expected=item.expected, found=item.found, side=item.side)
+        Failure(what=item.what, name=item.name, expected=item.expected, found=item.found, side="candidate")
         for item in walk.operators[:8]
     ]
 
@@ -239,8 +240,8 @@ def backbone_layer(upstream: Comparison, *, is_exported: bool) -> LayerResult:
     """
     covered = Coverage(nodes=upstream.nodes)
     if upstream.parting is not None:
-        reason = f"the backbones are built differently: {upstream.parting}"
-        return LayerResult(layer=LayerName.BACKBONE, status=Status.NOT_RUN, covered=covered, reason=reason)
+        parted = f"the backbones are built differently: {upstream.parting}"
+        return LayerResult(layer=LayerName.BACKBONE, status=Status.NOT_RUN, covered=covered, reason=parted)
     failures = (
         *_operator_failures(upstream),
         *(_as_failure(item, "constant") for item in upstream.constants[:8]),

@@ -29,10 +29,12 @@ def measure(
     providers: tuple[str, ...],
     *,
     is_same_backbone: bool,
+    is_in_doubt: bool,
 ) -> Measured:
     """Layers 4 and 5 over batches of 1, 2 and 5, on every provider.
 
     ``is_same_backbone``: whether what is upstream of the heads was proved to be the same function.
+    ``is_in_doubt``: whether weights and features both differ, so that only outputs can tell.
     """
     pairing = Pairing(
         reference=left.graph,
@@ -42,7 +44,7 @@ def measure(
         observed=observable(*heads, walk),
         boundary=heads[0].boundary,
     )
-    tally = Tally()
+    tally = Tally(is_in_doubt=is_in_doubt)
     for provider in providers:
         _on_provider(left, right, pairing, walk, samples, provider, tally, is_same_backbone)
     return measured(tally)
@@ -88,13 +90,13 @@ def _on_provider(
     checks = joint(sides[0], sides[1], pairing, _precision(pairing.head).result)
     for check in checks:
         _judge(check, label, sizes, precision, walk, tally)
-    if tally.gaps and not tally.failures:
-        values = [
-            (c.name, i, c.reference, c.candidate)
-            for c, (_, i, _) in zip(checks, pairing.outputs, strict=True)
-        ]
+    if (tally.gaps and not tally.failures) or tally.is_in_doubt:
+        paired = zip(checks, pairing.outputs, strict=True)
+        values = [(check.name, i, check.reference, check.candidate) for check, (_, i, _) in paired]
         unit = _precision(pairing.head).result
-        tally.failures.extend(far_apart(left, values, feeds[0], on[0], unit, walk.parting))
+        apart = far_apart(left, values, feeds[0], on[0], unit, walk.parting)
+        tally.is_apart = tally.is_apart or bool(apart)
+        tally.failures.extend(apart)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

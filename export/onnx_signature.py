@@ -101,7 +101,8 @@ def _meaning(node: ir.Node, schema: onnx.defs.OpSchema | None) -> str:
 def _is_default(item: ir.Attr, declared: onnx.defs.OpSchema.Attribute | None) -> bool:
     if declared is None or not declared.default_value.name:
         return False
-    return bool(_plain(item) == _plain(ir.from_proto(declared.default_value)))
+    default: ir.Attr = ir.serde.deserialize_attribute(declared.default_value)
+    return bool(_plain(item) == _plain(default))
 
 
 def _is_implied(node: ir.Node, name: str, item: ir.Attr) -> bool:

@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.canonical_head import averages_map, squeezed_axes, static_dims
+from export.canonical_head import averages_map, reduced_axes, squeezed_axes, static_dims
 from export.onnx_affine import read_affine
 from export.onnx_signature import ELEMENTWISE, captured, function_of, signature_of
 from export.terms import Affine, Array, Kind, Shape, Term, TermGraph
 
-_VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
+_VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 
 
@@ -103,6 +103,8 @@ class _Reader:
         seen, target = self.read(source), _per_sample(node.outputs[0])
         if node.op_type in ("Identity", "Dropout"):
             return seen
+        if node.op_type == "Cast":
+            return seen if source.dtype is not None and source.dtype == node.outputs[0].dtype else None
         if node.op_type == "Squeeze" and 0 in (squeezed_axes(node) or (0,)):
             return None
         before = _per_sample(source)
@@ -130,12 +132,12 @@ class _Reader:
         )
 
     def _pool(self, node: ir.Node) -> _Seen | None:
-        source = node.inputs[0] if node.inputs else None
+        source = _mean_of_means(node) or (node.inputs[0] if node.inputs and averages_map(node) else None)
         before, after = _per_sample(source), _per_sample(node.outputs[0])
         if node.domain != "" or source is None or before is None or after is None:
             return None
         seen = self._materialized(self.read(source))
-        if not _is_map(seen.term.shape, before) or not averages_map(node):
+        if not _is_map(seen.term.shape, before):
             return None
         term = self._term(node, Kind.POOL, "average over the map", (seen,), after)
         return _Seen(term=term, shape=after)
@@ -291,6 +293,21 @@ def _is_inactive_dropout(node: ir.Node) -> bool:
         return True
     is_training = _constant(node.inputs[2])
     return is_training is not None and not is_training.any()
+
+
+def _mean_of_means(node: ir.Node) -> ir.Value | None:
+    """The map of which several ReduceMean in a row take the mean over all cells, each cell counted once."""
+    first, second = node.inputs[0].producer() if node.inputs and node.inputs[0] else None, node
+    if first is None or first.op_type != "ReduceMean" or second.op_type != "ReduceMean":
+        return None
+    dims, axes = static_dims(first.inputs[0]), [reduced_axes(item) for item in (first, second)]
+    if dims is None or not axes[0] or not axes[1] or {first.domain, second.domain} != {""}:
+        return None
+    taken = {axis % len(dims) for axis in axes[0]}
+    is_kept = "keepdims" not in first.attributes or first.attributes["keepdims"].as_int() == 1
+    left = [axis for axis in range(len(dims)) if is_kept or axis not in taken]
+    taken |= {left[axis % len(left)] for axis in axes[1]}
+    return first.inputs[0] if len(dims) > 2 and taken == set(range(2, len(dims))) else None
 
 
 def _is_map(own: Shape | None, read: Shape) -> bool:

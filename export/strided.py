@@ -12,7 +12,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 from onnxscript import opset18 as op
@@ -24,7 +24,7 @@ def as_strided(
 ) -> ir.Value:
     """The operand itself where size and strides are its own in row-major order, else a Gather."""
     if storage_offset in (None, 0) and _is_same(self.shape, size, stride):
-        same: ir.Value = op.Identity(self)
+        same: ir.Value = op.Identity(cast(Any, self))
         return same
     gathered: ir.Value = core.aten_as_strided(self, size, stride, storage_offset)
     return gathered

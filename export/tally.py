@@ -20,6 +20,7 @@ class Measured:
         is_tf32: whether fp32's bounds failed and TF32's held.
         is_identical: whether every output was equal bit for bit.
         has_same_features: whether both heads read the same features, as far as can be told.
+        is_apart: whether outputs lie further apart than rounding can explain, whatever the graphs.
     """
 
     rounding: LayerResult
@@ -29,6 +30,7 @@ class Measured:
     is_tf32: bool
     is_identical: bool
     has_same_features: bool
+    is_apart: bool
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class Tally:
     is_tf32: bool = False
     is_identical: bool = True
     has_same_features: bool = True
+    is_in_doubt: bool = False
+    is_apart: bool = False
 
 
 def measured(tally: Tally) -> Measured:
@@ -70,6 +74,7 @@ def measured(tally: Tally) -> Measured:
         is_tf32=tally.is_tf32,
         is_identical=tally.is_identical,
         has_same_features=tally.has_same_features,
+        is_apart=tally.is_apart,
     )
 
 

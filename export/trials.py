@@ -11,12 +11,15 @@ strong evidence, and no proof: what rests on them is held, not proved.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from export.folding import folded_apart, is_fold
 from export.subjects import Subject
 from export.terms import Array, Kind, Shape, Term
 from fxpasses.errors import FxHeadError
@@ -35,6 +38,8 @@ _RANDOM = frozenset(
     ("Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli")
 )
 
+_BIAS = re.compile(r"\(vcc?(?=[,)])")
+
 IsSame = Callable[[Term, Term], bool]
 
 
@@ -45,14 +50,12 @@ class OperatorDifference:
     Attributes:
         what: the difference as a clause.
         name: the node that it is about.
-        side: whose node that is.
         expected: what the reference gives for some value; None where nothing was run.
         found: what the candidate gives for it.
     """
 
     what: str
     name: str
-    side: str
     expected: float | None = None
     found: float | None = None
 
@@ -88,6 +91,7 @@ class Trials:
         return (
             self._other_input(a, b)
             or self._random(a, b)
+            or self._folded(a, b)
             or self._alone(a, b)
             or self._extra(a, b, is_same)
             or self._lacking(a, b, is_same)
@@ -106,15 +110,36 @@ class Trials:
         if a.kind is not Kind.INPUT or b.kind is not Kind.INPUT:
             return None
         what = f"the candidate reads its input {b.value!r} where the reference reads {a.value!r}"
-        return Resolution(pairs=(), difference=OperatorDifference(what=what, name=b.node, side="candidate"))
+        return Resolution(pairs=(), difference=OperatorDifference(what=what, name=b.node))
 
     def _random(self, a: Term, b: Term) -> Resolution | None:
         for term, side in ((a, "reference"), (b, "candidate")):
             if term.kind is Kind.OP and operator_of(term) in _RANDOM:
                 what = f"{_told(term)} draws random numbers: two runs of the {side} differ"
-                return Resolution(
-                    pairs=(), difference=OperatorDifference(what=what, name=term.node, side=side)
-                )
+                return Resolution(pairs=(), difference=OperatorDifference(what=what, name=term.node))
+        return None
+
+    def _folded(self, a: Term, b: Term) -> Resolution | None:
+        """A batch norm that one of the two folded into the convolution before it."""
+        for side, norm, other in ((0, a, b), (1, b, a)):
+            source = _only_operand(norm)
+            names = (operator_of(norm), "" if source is None else operator_of(source), operator_of(other))
+            inner, outer = (None if item is None else _only_operand(item) for item in (source, other))
+            if source is None or inner is None or outer is None or not is_fold(names):
+                continue
+            if _apart_from_bias(source) != _apart_from_bias(other) or cells(inner) != cells(outer):
+                continue
+            try:
+                apart = folded_apart(norm, source, other, functools.partial(self._run, side))
+            except ValueError:
+                continue
+            pairs = ((inner, outer),) if side == 0 else ((outer, inner),)
+            if apart is None:
+                return Resolution(pairs=pairs)
+            expected, found = apart if side == 0 else apart[::-1]
+            what = f"{_told(other)} is not {_told(source)} with {_told(norm)} folded into it"
+            difference = OperatorDifference(what=what, name=b.node, expected=expected, found=found)
+            return Resolution(pairs=pairs, difference=difference)
         return None
 
     def _alone(self, a: Term, b: Term) -> Resolution | None:
@@ -136,9 +161,7 @@ class Trials:
                 if found is not None:
                     x, y = found
                     what = f"only the candidate has {_told(b)} behind {a.node!r}"
-                    difference = OperatorDifference(
-                        what=what, name=b.node, side="candidate", expected=x, found=y
-                    )
+                    difference = OperatorDifference(what=what, name=b.node, expected=x, found=y)
                     return Resolution(pairs=((a, source),), difference=None if _is_one(x, y) else difference)
         return None
 
@@ -149,9 +172,7 @@ class Trials:
                 if found is not None:
                     x, y = found
                     what = f"the candidate lacks {_told(a)} behind {b.node!r}"
-                    difference = OperatorDifference(
-                        what=what, name=a.node, side="reference", expected=y, found=x
-                    )
+                    difference = OperatorDifference(what=what, name=a.node, expected=y, found=x)
                     return Resolution(pairs=((source, b),), difference=None if _is_one(x, y) else difference)
         return None
 
@@ -196,7 +217,6 @@ class Trials:
                 difference = OperatorDifference(
                     what=what,
                     name=b.node,
-                    side="candidate",
                     expected=float(wide[index]),
                     found=float(other[index]),
                 )
@@ -215,14 +235,19 @@ def _left_out(a: Term, b: Term, is_same: IsSame) -> Resolution | None:
     for source in a.operands:
         if len(a.operands) > 1 and cells(source) == cells(a) and is_same(source, b):
             what = f"the candidate lacks {_told(a)} behind {b.node!r}"
-            difference = OperatorDifference(what=what, name=a.node, side="reference")
+            difference = OperatorDifference(what=what, name=a.node)
             return Resolution(pairs=((source, b),), difference=difference)
     for source in b.operands:
         if len(b.operands) > 1 and cells(source) == cells(b) and is_same(a, source):
             what = f"only the candidate has {_told(b)} behind {a.node!r}"
-            difference = OperatorDifference(what=what, name=b.node, side="candidate")
+            difference = OperatorDifference(what=what, name=b.node)
             return Resolution(pairs=((a, source),), difference=difference)
     return None
+
+
+def _apart_from_bias(term: Term) -> str:
+    """A convolution's attributes, whether or not it has a bias."""
+    return _BIAS.sub("(", term.signature, count=1).replace(", bias=False", "")
 
 
 def _only_operand(term: Term) -> Term | None:
