@@ -67,14 +67,12 @@ def sides_of(runs: tuple[Run, Run], pairing: Pairing, precision: Precision) -> t
     pairs = [(a, b) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
     seen = ({a: runs[0].taps[a.value] for a, _ in pairs}, {a: runs[1].taps[b.value] for a, b in pairs})
     alike = all(seen[0][a].shape == seen[1][a].shape for a, _ in pairs)
-    # infinite values have no bound, which is said elsewhere; their products are no warning
-    with np.errstate(invalid="ignore", over="ignore"):
-        if not alike:
-            intervals = tuple(evaluate_head(pairing.head, part, precision) for part in seen)
-        else:
-            both = {a: np.concatenate([seen[0][a], seen[1][a]]) for a, _ in pairs}
-            whole = evaluate_head(pairing.head, both, precision)
-            intervals = tuple({t: _half(interval, i) for t, interval in whole.items()} for i in (0, 1))
+    if not alike:
+        intervals = tuple(evaluate_head(pairing.head, part, precision) for part in seen)
+    else:
+        both = {a: np.concatenate([seen[0][a], seen[1][a]]) for a, _ in pairs}
+        whole = evaluate_head(pairing.head, both, precision)
+        intervals = tuple({t: _half(interval, i) for t, interval in whole.items()} for i in (0, 1))
     first, second = (
         Side(outputs=run.outputs, observed=part, intervals=known)
         for run, part, known in zip(runs, seen, intervals, strict=True)
