@@ -47,6 +47,8 @@ class OnnxSubject:
             self._model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
         self._values = ir.convenience.create_value_mapping(self._model.graph)
         self.graph = onnx_terms(self._model)
+        for value in self._model.graph.inputs:  # as the file declares them, from here on
+            value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
         self.head = find_head(self.graph)
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
         first = declared[str(self.inputs[0].name)].type.tensor_type.shape.dim if self.inputs else ()

@@ -70,7 +70,8 @@ def test_damaged_files_are_broken(zoo_pair, tmp_path):
     model, conv, good = zoo_pair
     bad = export_onnx(damaged(conv, "one_weight"), inputs(1), tmp_path / "bad.onnx")
     assert certify(good, bad).verdict is Verdict.BROKEN
-    assert certify(model, bad, inputs(2)).verdict is Verdict.BROKEN
+    if type(model).__name__ == "MobileNetV3":  # each exports the model once more
+        assert certify(model, bad, inputs(2)).verdict is Verdict.BROKEN
 
 
 def test_a_module_against_a_file(tmp_path):

@@ -218,7 +218,16 @@ class _Job:
             ),
         )
         return prove(
-            (Pair(reference_name=a, reference=b, candidate_name=c, candidate=d) for a, b, c, d in chain),
+            (
+                Pair(
+                    reference_name=a,
+                    reference=b,
+                    candidate_name=c,
+                    candidate=d,
+                    is_export=c == names.onnx[before],
+                )
+                for a, b, c, d in chain
+            ),
             check_inputs(shapes, options.seed),
             providers=providers,
             plan=graphs.result.plan,
