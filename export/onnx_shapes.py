@@ -106,7 +106,7 @@ def _computed(
     graph = onnx.helper.make_graph([node], "shape", [value(name) for name in feeds], [value(node.output[0])])
     alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import))
     try:
-        result = np.asarray([*ReferenceEvaluator(alone).run(None, feeds)][0])
+        result = np.asarray(next(iter(ReferenceEvaluator(alone).run(None, feeds))))
     except (ValueError, IndexError, TypeError, RuntimeError):
         return None  # an invalid chain: the runtime says so in its own words
     return result if result.size <= _SMALL else None
