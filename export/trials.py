@@ -214,6 +214,8 @@ class Trials:
             if (excess > 0).any():
                 index = int(np.argmax(excess))
                 what = f"{_told(b)} stands in the place of {_told(a)}, and gives something else"
+                if operator_of(a) == operator_of(b):
+                    what = f"{operator_of(b)} has other attributes than {a.node!r}, and gives something else"
                 difference = OperatorDifference(
                     what=what,
                     name=b.node,
