@@ -61,6 +61,14 @@ class Subject(Protocol):
         """
         ...
 
+    def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs on other samples than before; nothing is kept.
+
+        Raises:
+            BatchError: it does not run at one of the sizes.
+        """
+        ...
+
     def observe(self, feeds: Feeds, provider: str) -> Run:
         """``outputs`` and the values of ``tapped(head)``; run once, as ``outputs`` are.
 
@@ -87,6 +95,10 @@ class Subject(Protocol):
 
         With ``weight`` in place of its own there is no bias either.
         """
+        ...
+
+    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+        """``result`` where ``source`` has these values; nothing else upstream may be needed but constants."""
         ...
 
 

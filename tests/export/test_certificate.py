@@ -72,7 +72,8 @@ def test_damaged_files_are_broken(zoo_pair, tmp_path):
     model, conv, good = zoo_pair
     bad = export_onnx(damaged(conv, "one_weight"), inputs(1), tmp_path / "bad.onnx")
     assert certify(good, bad).verdict is Verdict.BROKEN
-    assert certify(model, bad, inputs(2)).verdict is Verdict.BROKEN
+    if type(model).__name__ == "MobileNetV3":  # each exports the model once more
+        assert certify(model, bad, inputs(2)).verdict is Verdict.BROKEN
 
 
 def test_a_module_against_a_file(tmp_path):
@@ -80,7 +81,8 @@ def test_a_module_against_a_file(tmp_path):
     path = export_onnx(conv, inputs(1, 9), tmp_path / "conv.onnx")
     certificate = certify(model, path, inputs(8, 9))
     assert certificate.verdict is Verdict.WITHIN_ROUNDING
-    assert certificate.backbone.status is Status.NOT_RUN
+    assert certificate.backbone.status is Status.HELD
+    assert "what it exports to" in str(certificate.backbone.reason)
     assert certificate.wiring.status is Status.PROVED
     assert certificate.statistics[0].provider == "eager/cpu"
 
@@ -155,7 +157,9 @@ def test_a_changed_backbone_weight_is_refused(tmp_path):
     assert certificate.verdict is Verdict.BROKEN
     assert certificate.backbone.failures[0].index == (0, 0, 0, 0)
     path = export_onnx(conv, inputs(1, 9), tmp_path / "conv.onnx")
-    assert certify(model, path, inputs(8, 9)).verdict is Verdict.INCONCLUSIVE
+    certificate = certify(model, path, inputs(8, 9))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.backbone.failures[0].index == (0, 0, 0, 0)
 
 
 def test_a_sum_for_a_mean_is_refused():
@@ -309,7 +313,9 @@ def test_no_head_and_the_same_graph(tmp_path):
     assert certify(net, net, inputs(2, 9)).verdict is Verdict.PROVED
     other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6())
     other.load_state_dict(net.state_dict())
-    assert certify(net, other, inputs(2, 9)).verdict is Verdict.INCONCLUSIVE
+    certificate = certify(net, other, inputs(2, 9))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.backbone.failures[0].name == "1"
 
 
 def test_training_flags_come_back():

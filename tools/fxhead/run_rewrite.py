@@ -238,6 +238,7 @@ class _Job:
                 reference=models[a][1],
                 candidate_name=models[b][0],
                 candidate=models[b][1],
+                is_export=models[b][0] == names.onnx[before],
             )
             for a, b in _CHAIN
         )
