@@ -37,10 +37,8 @@ class OnnxSubject:
         self._path = Path(path)
         self.name = self._path.name
         file = _load(self._path)
-        self._proto, self._weights = _with_initializers(file.proto), file.weights
-        self._model = ir.from_proto(self._proto)
-        for name, array in self._weights.items():
-            self._model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
+        self._weights = file.weights
+        self._proto, self._model = _model(file, self._path)
         self.graph = onnx_terms(self._model)
         self.head = find_head(self.graph)
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
@@ -189,6 +187,24 @@ def _load(path: Path) -> OnnxFile:
     except onnx.shape_inference.InferenceError as error:
         raise CheckError(f"its shapes contradict each other ({error})", where=str(path), fix=fix) from error
     return OnnxFile(proto=inferred, weights=file.weights)
+
+
+def _model(file: OnnxFile, path: Path) -> tuple[onnx.ModelProto, ir.Model]:
+    """The graph, Constant nodes as initialisers, and the same with its weights.
+
+    Raises:
+        CheckError: the message is protobuf, but no graph.
+    """
+    try:
+        proto = _with_initializers(file.proto)
+        model = ir.from_proto(proto)
+        for name, array in file.weights.items():
+            model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
+    except Exception as error:  # onnx-ir's errors share no base class but Exception
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        fix = "check the file with onnx.checker.check_model"
+        raise CheckError(f"is no ONNX graph ({first})", where=str(path), fix=fix) from error
+    return proto, model
 
 
 def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
