@@ -24,7 +24,7 @@ FILES = {
 MAY_IMPORT = {
     "fxpasses": {"fxpasses", "torch"},
     "export": {"export", "fxpasses", "torch", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime"},
-    "fxhead": {"fxhead", "export", "fxpasses", "torch", "torchvision", "click", "rich"},
+    "fxhead": {"fxhead", "export", "fxpasses", "torch", "torchvision", "safetensors", "click", "rich"},
 }
 
 # What is public, and why it has to be.

@@ -43,6 +43,25 @@ def _source_options(command: _Command) -> _Command:
                 "Default: freshly initialised weights.",
             ),
             click.option("--seed", default=0, show_default=True, help="Seeds fresh weights and inputs."),
+            click.option(
+                "--arch",
+                metavar="NAME",
+                help="Builds the model of a state dict or checkpoint: torchvision:NAME or "
+                "package.module:callable.",
+            ),
+            click.option("--ema", is_flag=True, help="Take a checkpoint's averaged weights."),
+            click.option(
+                "--prefix",
+                metavar="model.",
+                help="Stands before every name in a file of weights; is removed.",
+            ),
+            click.option(
+                "--allow",
+                multiple=True,
+                metavar="pkg.Class",
+                help="Let a pickled module have this class of yours; may be given more than once.",
+            ),
+            click.option("--trust", is_flag=True, help="Unpickle the file as it is: runs any code in it."),
             click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout."),
             click.option("--debug", is_flag=True, help="Show a traceback with an error."),
         )
@@ -80,9 +99,9 @@ _trace_option = click.option(
 def fxhead() -> None:
     """Rewrite a classifier's head between Linear and 1×1 convolution, and check both forms.
 
-    SOURCE is a .pt or .pth file that torch.save wrote from a module, a .pt2 file that torch.export.save
-    wrote, torchvision:NAME, or package.module:callable. Loading a file or a callable runs its code:
-    trust where it comes from.
+    SOURCE is a file that torch.save or torch.export.save wrote, a state dict or checkpoint with --arch,
+    torchvision:NAME, or package.module:callable. No code in a file is run unless you say --trust; a
+    callable is code, and is run.
 
     Exit codes: 0 done; 1 the answer is no (nothing to rewrite, or not the same function);
     2 bad usage or input; 3 internal error; 130 interrupted.
@@ -120,10 +139,9 @@ def rewrite_command(
     no_onnx: bool,
     force: bool,
     input_shapes: tuple[str, ...],
-    weights: str | None,
-    seed: int,
     as_json: bool,
     debug: bool,
+    **loading: Any,
 ) -> ExitCode:
     """Rewrite the head of SOURCE, export both forms to ONNX, and check that they are the same function.
 
@@ -131,6 +149,7 @@ def rewrite_command(
     certificate: all of them, or nothing where the check says "broken". What torch.export traced is
     written as MODEL.conv.pt2. The model is put in eval mode.
     """
+    from fxhead.load import Loading
     from fxhead.run_rewrite import RewriteOptions, run_rewrite
     from fxhead.shapes import parse_shape
     from fxpasses.report import Form, Scope
@@ -145,8 +164,7 @@ def rewrite_command(
         input_shapes=tuple(parse_shape(text) for text in input_shapes),
         opset=opset,
         with_onnx=not no_onnx,
-        weights=weights,
-        seed=seed,
+        loading=Loading(**loading),
         force=force,
     )
     return _finish(lambda: run_rewrite(options, render.TerminalProgress()), as_json=as_json)
@@ -162,12 +180,12 @@ def inspect_command(
     scope: str,
     way: str,
     input_shapes: tuple[str, ...],
-    weights: str | None,
-    seed: int,
     as_json: bool,
     debug: bool,
+    **loading: Any,
 ) -> ExitCode:
     """List every site of SOURCE that can be rewritten, and every candidate that cannot, with the reason."""
+    from fxhead.load import Loading
     from fxhead.run_inspect import run_inspect
     from fxhead.shapes import parse_shape
     from fxpasses.report import Scope
@@ -178,8 +196,7 @@ def inspect_command(
             scope=Scope(scope),
             way=way,
             input_shapes=tuple(parse_shape(text) for text in input_shapes),
-            weights=weights,
-            seed=seed,
+            loading=Loading(**loading),
             progress=render.TerminalProgress(),
         ),
         as_json=as_json,
@@ -198,12 +215,12 @@ def check_command(
     providers: str | None,
     plan: str | None,
     input_shapes: tuple[str, ...],
-    weights: str | None,
-    seed: int,
     as_json: bool,
     debug: bool,
+    **loading: Any,
 ) -> ExitCode:
     """Check that CANDIDATE is the same function as REFERENCE; either may also be an .onnx file."""
+    from fxhead.load import Loading
     from fxhead.run_check import run_check
     from fxhead.shapes import parse_shape
 
@@ -214,8 +231,7 @@ def check_command(
             providers=_split(providers),
             plan=plan,
             input_shapes=tuple(parse_shape(text) for text in input_shapes),
-            weights=weights,
-            seed=seed,
+            loading=Loading(**loading),
             progress=render.TerminalProgress(),
         ),
         as_json=as_json,
@@ -279,11 +295,16 @@ def _explain(error: Exception, *, as_json: bool) -> ExitCode:
 
 
 def _show(kind: str, what: str, *, where: str | None = None, fix: str | None = None, as_json: bool) -> None:
+    # a file's own names may be among these, and a terminal obeys what it is sent
     head = f"{where}: {what}" if where else what
-    text = f"{head}; {fix}" if fix else head
+    text = "".join(map(_visible, f"{head}; {fix}" if fix else head))
     if kind != "Interrupted":
         text = f"error: {text}"
     render.show_error({"type": kind, "what": what, "where": where, "fix": fix}, text, as_json=as_json)
+
+
+def _visible(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def run() -> NoReturn:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from export.programs import as_module
-from fxhead.load import load_model, require_readable
+from fxhead.load import Loading, load, require_readable
 from fxhead.progress import Progress
 from fxhead.proof import Model, Pair, check_inputs, choose_providers, prove
 from fxhead.results import CheckOutcome, ModelInfo
@@ -28,8 +28,7 @@ def run_check(
     providers: tuple[str, ...] | None,
     plan: str | None,
     input_shapes: tuple[tuple[int, ...], ...],
-    weights: str | None,
-    seed: int,
+    loading: Loading,
     progress: Progress,
 ) -> CheckOutcome:
     """The outcome: the certificate of the two.
@@ -43,11 +42,11 @@ def run_check(
     models: list[nn.Module | ExportedProgram | Path] = []
     for source in (reference, candidate):
         with progress.step(f"loading {source.text}"):
-            models.append(_load(source, weights, seed))
+            models.append(_load(source, loading, progress))
     shapes: InputShapes | None = None
     for source, model in zip((reference, candidate), models, strict=True):
         if not isinstance(model, Path) and (shapes is None or isinstance(model, ExportedProgram)):
-            shapes = find_shapes(model, source, input_shapes, weights)
+            shapes = find_shapes(model, source, input_shapes, loading.weights)
             note_guess(shapes, progress)
     (check,) = prove(
         [
@@ -58,10 +57,10 @@ def run_check(
                 candidate=_runnable(models[1]),
             )
         ],
-        None if shapes is None else check_inputs(shapes, seed),
+        None if shapes is None else check_inputs(shapes, loading.seed),
         providers=chosen,
         plan=weight_plan,
-        seed=seed,
+        seed=loading.seed,
         progress=progress,
     )
     return CheckOutcome(
@@ -76,14 +75,13 @@ def _runnable(model: nn.Module | ExportedProgram | Path) -> Model:
     return model if isinstance(model, Path) else as_module(model)
 
 
-def _load(source: Source, weights: str | None, seed: int) -> nn.Module | ExportedProgram | Path:
+def _load(source: Source, loading: Loading, progress: Progress) -> nn.Module | ExportedProgram | Path:
     if source.kind is SourceKind.ONNX:
         path = Path(source.name)
         require_readable(path)
         return path
-    # --weights is for the one of the two that is built, not for a file that has its own
-    own = source.kind is SourceKind.FILE
-    return load_model(source, weights=None if own else weights, seed=seed)
+    # --weights is for the one of the two that is built, --arch for the one that is a file of weights
+    return load(source, loading.for_source(source), progress.note).model
 
 
 def _describe(

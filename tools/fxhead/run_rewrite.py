@@ -11,10 +11,11 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxhead.graphs import Graphs, take_graph
-from fxhead.load import load_model, require_readable
+from fxhead.load import Loading, load, require_readable
 from fxhead.progress import Progress
+from fxhead.publish import publish, settle, staged
 from fxhead.results import Check, ModelInfo, RewriteOutcome, WrittenFile, worst
-from fxhead.save import OutputNames, publish, require_free, save_json, save_module, staged
+from fxhead.save import OutputNames, require_free, save_json, save_module
 from fxhead.shapes import InputShapes, ShapeOrigin, find_shapes
 from fxhead.sources import Source, SourceKind
 from fxpasses import find_sites
@@ -37,8 +38,7 @@ class RewriteOptions:
     input_shapes: tuple[tuple[int, ...], ...] = ()
     opset: int | None = None
     with_onnx: bool = True
-    weights: str | None = None
-    seed: int = 0
+    loading: Loading = dataclasses.field(default_factory=Loading)
     force: bool = False
 
 
@@ -57,7 +57,8 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     job.require_possible()
     providers = job.providers()
     with progress.step(f"loading {options.source.text}"):
-        module = load_model(options.source, weights=options.weights, seed=options.seed)
+        loaded = load(options.source, options.loading, progress.note)
+    module = loaded.model
     shapes, graphs = job.rewrite(module)
     job, result = job.renamed(graphs), graphs.result
     checks: tuple[Check, ...] = ()
@@ -69,7 +70,7 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
             if worst(checks) != "broken":
                 files = job.write(graphs, checks, staging)
     return RewriteOutcome(
-        model=describe(options.source, module, shapes),
+        model=describe(options.source, module, shapes, loaded.container),
         report=result.report,
         already=() if result.report.rewrites else job.already(graphs),
         checks=checks,
@@ -78,7 +79,12 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     )
 
 
-def describe(source: Source, module: nn.Module | ExportedProgram, shapes: InputShapes | None) -> ModelInfo:
+def describe(
+    source: Source,
+    module: nn.Module | ExportedProgram,
+    shapes: InputShapes | None,
+    container: str | None = None,
+) -> ModelInfo:
     """What was loaded, for the result."""
     return ModelInfo(
         source=source,
@@ -86,6 +92,7 @@ def describe(source: Source, module: nn.Module | ExportedProgram, shapes: InputS
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         input_shapes=shapes.shapes if shapes else None,
         input_origin=str(shapes.origin) if shapes else None,
+        container=container,
     )
 
 
@@ -114,9 +121,10 @@ class _Job:
                 where="--no-onnx",
                 fix="leave one or the other out",
             )
+        settle(self.names.folder)
         if options.source.kind is SourceKind.FILE:
             require_readable(Path(options.source.name))
-        inputs = [path for path in (options.source.path, options.weights) if path is not None]
+        inputs = [path for path in (options.source.path, options.loading.weights) if path is not None]
         require_free(self.names, map(Path, inputs), with_onnx=options.with_onnx, force=options.force)
 
     def is_named(self) -> bool:
@@ -170,7 +178,8 @@ class _Job:
         """The shapes of the model's inputs."""
         options = self.options
         with self.progress.step("finding the input shape"):
-            shapes = find_shapes(module, options.source, options.input_shapes, options.weights)
+            built = options.loading.built(options.source)
+            shapes = find_shapes(module, built, options.input_shapes, options.loading.weights)
         note_guess(shapes, self.progress)
         return shapes
 
@@ -219,10 +228,10 @@ class _Job:
         )
         return prove(
             (Pair(reference_name=a, reference=b, candidate_name=c, candidate=d) for a, b, c, d in chain),
-            check_inputs(shapes, options.seed),
+            check_inputs(shapes, options.loading.seed),
             providers=providers,
             plan=graphs.result.plan,
-            seed=options.seed,
+            seed=options.loading.seed,
             progress=self.progress,
         )
 
