@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule, Node
 
 from fxpasses import undo
 from fxpasses.errors import InputError, TraceError, suggest
@@ -60,7 +60,9 @@ def find_sites(
     """
     chosen = _scope(scope)
     subject = given(model) if isinstance(model, GraphModule) else _open(model, way, example_inputs)
-    analysis = _analyse(subject, chosen, example_inputs, _records(model))
+    records = _records(model)
+    nodes = _by_name(subject.graph, records)
+    analysis = _analyse(subject, chosen, example_inputs, records, nodes)
     return Sites(
         sites=tuple(match.site for match in analysis.matches), misses=analysis.misses, trace=subject.info
     )
@@ -111,8 +113,9 @@ def rewrite(
     """
     form, chosen = _form(to), _scope(scope)
     subject, records = _open(model, way, example_inputs), _records(model)
-    analysis = _analyse(subject, chosen, example_inputs, records)
-    edit = apply(subject.graph, subject.root, analysis, form, records)
+    nodes = _by_name(subject.graph, records)
+    analysis = _analyse(subject, chosen, example_inputs, records, nodes)
+    edit = apply(subject.graph, subject.root, analysis, form, records, nodes)
     report = RewriteReport(
         to=form,
         scope=chosen,
@@ -126,8 +129,9 @@ def rewrite(
 def rewrite_in_place(module: GraphModule, to: Form, scope: Scope, example_inputs: Any = None) -> Edit:
     """Rewrites a GraphModule itself, as the PassBase convention says; compiles where it changed."""
     records = undo.load(module)
-    analysis = _analyse(given(module), scope, example_inputs, records)
-    edit = apply(module.graph, module, analysis, to, records)
+    nodes = _by_name(module.graph, records)
+    analysis = _analyse(given(module), scope, example_inputs, records, nodes)
+    edit = apply(module.graph, module, analysis, to, records, nodes)
     if edit.rewrites:
         undo.store(module, edit.records)
         module.recompile()
@@ -140,11 +144,15 @@ def relevant_misses(misses: Sequence[Miss], to: Form) -> tuple[Miss, ...]:
 
 
 def _analyse(
-    subject: Traced | OpenProgram, scope: Scope, example_inputs: Any, records: Sequence[undo.Record]
+    subject: Traced | OpenProgram,
+    scope: Scope,
+    example_inputs: Any,
+    records: Sequence[undo.Record],
+    nodes: Mapping[str, Node],
 ) -> Analysis:
     """The analysis, with shapes where example inputs are given and something depends on them."""
     graph, root = subject.graph, subject.root
-    extents = undo.known_extents(records, {node.name: node for node in graph.nodes}) if records else {}
+    extents = undo.known_extents(records, nodes)
     analysis = analyse(graph, root, scope, extents=extents, lifted=subject.lifted)
     if not analysis.is_presumed() or subject.lifted:
         return analysis
@@ -180,6 +188,11 @@ def _open(model: Any, way: str, example_inputs: Any) -> Traced | OpenProgram:
                 error.what, where=error.where, fix="pass example_inputs, so that torch.export can be tried"
             ) from error
         return export_module(model, inputs, reason=error.what)
+
+
+def _by_name(graph: Graph, records: Sequence[undo.Record]) -> dict[str, Node]:
+    """The graph's nodes by name, empty where no record speaks of them."""
+    return {node.name: node for node in graph.nodes} if records else {}
 
 
 def _records(model: nn.Module | ExportedProgram) -> tuple[undo.Record, ...]:

@@ -60,9 +60,10 @@ def name_of(target: torch._ops.OpOverload) -> str:
 
 @functools.cache
 def pool_targets() -> tuple[torch._ops.OpOverload, ...]:
-    """Every overload that can pool."""
+    """Every overload that can pool; those that write to an argument cannot stand in a graph."""
     packets = [getattr(torch.ops.aten, name) for name in _POOLS]
-    return tuple(getattr(packet, overload) for packet in packets for overload in packet.overloads())
+    overloads = ("default", "dim", "dim_IntList")
+    return tuple(getattr(packet, name) for packet in packets for name in overloads if hasattr(packet, name))
 
 
 def is_size(target: Any) -> bool:

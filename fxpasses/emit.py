@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.fx import Graph, Node, map_arg
+from torch.fx import Graph, Node
 
 from fxpasses import aten
 from fxpasses.plan import WeightMove, WeightOrder
@@ -154,62 +153,14 @@ class Writer:
         self.written.append(new)
         return new
 
-    def refresh(self, nodes: Iterable[Node]) -> None:
-        """Gives nodes of an ATen graph the ``val`` that they now compute, where their operands have one.
-
-        A view that the strides of its operand do not allow gets a contiguous copy to read, as the
-        decomposition of ``reshape`` does it.
-        """
-        for node in sorted(nodes):
-            try:
-                _refresh(node)
-            except (RuntimeError, ValueError):
-                if node.target is not torch.ops.aten.view.default:
-                    raise
-                with self.graph.inserting_before(node):
-                    copy = self.graph.call_function(
-                        torch.ops.aten.clone.default,
-                        (node.args[0],),
-                        {"memory_format": torch.contiguous_format},
-                    )
-                self._keep(copy, node)
-                node.args = (copy, *node.args[1:])
-                _refresh(copy)
-                _refresh(node)
-
-
-def _refresh(node: Node) -> None:
-    operands = [source.meta.get("val") for source in node.all_input_nodes]
-    if node.op != "call_function" or not operands or any(value is None for value in operands):
-        return
-    args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
-    with _pretending(operands):
-        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]  # a function's target
-    node.meta.pop("tensor_meta", None)
-
-
-def refresh_weight(node: Node, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Gives the node that reads a weight the ``val`` of its new shape."""
-    value = node.meta.get("val")
-    if isinstance(value, torch.Tensor):
-        with _pretending([value]):
-            node.meta["val"] = convert(value)
-        node.meta.pop("tensor_meta", None)
-
-
-@contextmanager
-def _pretending(values: Sequence[Any]) -> Iterator[None]:
-    """Runs operators on fake tensors, and adds no guard on their sizes to the program they come from."""
-    from torch._guards import detect_fake_mode
-
-    mode = detect_fake_mode(values)
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        if mode is not None:
-            stack.enter_context(mode)
-            if mode.shape_env is not None:
-                stack.enter_context(mode.shape_env.suppress_guards())
-        yield
+    def copied(self, node: Node) -> Node:
+        """A contiguous copy of what a view reads, where the strides allow no view, as ``reshape`` does it."""
+        with self.graph.inserting_before(node):
+            copy = self.graph.call_function(
+                torch.ops.aten.clone.default, (node.args[0],), {"memory_format": torch.contiguous_format}
+            )
+        node.args = (copy, *node.args[1:])
+        return self._keep(copy, node)
 
 
 def blank_linear(*, bias: bool) -> nn.Linear:

@@ -32,14 +32,16 @@ _DTYPES = frozenset(
 
 @dataclasses.dataclass(slots=True)
 class Uses:
-    """How often some modules are called and some tensors are read, over a whole graph.
+    """Where some modules and tensors are, and what calls and reads them, over a whole graph.
 
     Attributes:
+        paths: paths of a module by its identity, one for each name that it has.
         calls: call nodes by the identity of the module.
         reads: nodes that read a tensor by path (``get_attr``), by the identity of the tensor.
         owners: owning module and state-dict name, by the identity of the tensor.
     """
 
+    paths: dict[int, list[str]] = dataclasses.field(default_factory=dict)
     calls: dict[int, list[Node]] = dataclasses.field(default_factory=dict)
     reads: dict[int, list[Node]] = dataclasses.field(default_factory=dict)
     owners: dict[int, list[tuple[nn.Module, str]]] = dataclasses.field(default_factory=dict)
@@ -51,22 +53,24 @@ class Uses:
         root = vocabulary.root
         modules = {id(op.module) for op in sites if op.module is not None}
         tensors = {id(attribute(root, op.weight)) for op in sites}
-        paths: dict[str, int] = {}
         names: dict[str, int] = {}
         for prefix, module in vocabulary.tree:
             if id(module) in modules:
-                paths[prefix[:-1]] = id(module)
+                uses.paths.setdefault(id(module), []).append(prefix[:-1])
             for registry in (module._parameters, module._buffers):
                 for key, tensor in registry.items():
                     if id(tensor) in tensors:
                         names[prefix + key] = id(tensor)
                         uses.owners.setdefault(id(tensor), []).append((module, prefix + key))
-        for node in graph.find_nodes(op="call_module", sort=False):
-            if node.target in paths:
-                uses.calls.setdefault(paths[node.target], []).append(node)
-        kinds = ("get_attr", "placeholder") if vocabulary.lifted else ("get_attr",)
-        for node in (node for kind in kinds for node in graph.find_nodes(op=kind, sort=False)):
-            name = vocabulary.tensor_name(node)
+        called = {path: module for module, paths in uses.paths.items() for path in paths}
+        for node in graph.find_nodes(op="call_module", sort=False) if called else ():
+            if node.target in called:
+                uses.calls.setdefault(called[node.target], []).append(node)
+        for node in graph.find_nodes(op="get_attr", sort=False):
+            if node.target in names:
+                uses.reads.setdefault(names[node.target], []).append(node)
+        for node in graph.find_nodes(op="placeholder", sort=False) if vocabulary.lifted else ():
+            name = vocabulary.lifted.get(node.name)
             if name in names:
                 uses.reads.setdefault(names[name], []).append(node)
         return uses

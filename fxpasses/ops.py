@@ -74,8 +74,10 @@ class Vocabulary:
         found += [
             node for node in graph.find_nodes(op="call_method", sort=False) if node.target in POOL_METHODS
         ]
-        pools = {prefix[:-1] for prefix, module in self.tree if type(module) in POOL_TYPES}
-        found += [node for node in graph.find_nodes(op="call_module", sort=False) if node.target in pools]
+        calls = graph.find_nodes(op="call_module", sort=False)
+        if calls:
+            pools = {prefix[:-1] for prefix, module in self.tree if type(module) in POOL_TYPES}
+            found += [node for node in calls if node.target in pools]
         return found
 
     def classify(self, node: Node) -> Op:

@@ -14,20 +14,22 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses import aten, undo
-from fxpasses.emit import Dialect, Writer, dialect_of, refresh_weight
+from fxpasses.emit import Dialect, Writer, dialect_of
+from fxpasses.handlers import OPAQUE
 from fxpasses.layout import Layout
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
-from fxpasses.ops import Vocabulary
-from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
+from fxpasses.plan import WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
 from fxpasses.sites import Analysis, Match
 from fxpasses.sizes import is_shape_value, size_of
 from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View, WeightSource
+from fxpasses.values import refresh, refresh_weight
 from fxpasses.weights import reshape, set_conv_extras, swap_batch_norm
 
 
@@ -41,7 +43,12 @@ class Edit:
 
 
 def apply(
-    graph: Graph, root: nn.Module, analysis: Analysis, to: Form, records: Sequence[undo.Record] = ()
+    graph: Graph,
+    root: nn.Module,
+    analysis: Analysis,
+    to: Form,
+    records: Sequence[undo.Record],
+    nodes: dict[str, Node],
 ) -> Edit:
     """Rewrites every match of the other form in ``graph`` and ``root``, in place.
 
@@ -51,6 +58,7 @@ def apply(
         analysis: what ``sites.analyse`` found in exactly this graph.
         to: the form that the sites get.
         records: how earlier rewrites of this graph can be taken back.
+        nodes: the graph's nodes by name, where there are records; kept true.
 
     Returns:
         The rewrites, the weight plan, and the records for the way back.
@@ -58,7 +66,6 @@ def apply(
     matches = {match.node: match for match in analysis.matches if match.site.form is not to}
     pending = dict(matches)
     kept = list(records)
-    nodes = {node.name: node for node in graph.nodes} if kept else {}
     edits: list[_ComponentEdit] = []
     while pending:
         members = component(analysis.region, next(iter(pending)))
@@ -69,15 +76,18 @@ def apply(
         edit.prepare()
         matches |= edit.matches
     owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
-    reshaped = reshape(analysis.vocabulary, owned, to)
-    _refresh_weights(graph, analysis.vocabulary, reshaped.moves, to)
+    reshaped = reshape(root, analysis.uses, owned, to)
+    for old, move in reshaped.moved.items():
+        for node in analysis.uses.reads.get(old, ()):
+            refresh_weight(node, functools.partial(move.convert, to=to))
     made: list[undo.Record] = []
     for edit in edits:
         kept = [other for other in kept if not set(other.sites) & set(edit.names)]
         if edit.record is not None:
             _restore(graph, root, edit.record, nodes)
             restored = {nodes[spec.name] for spec in edit.record.before}
-            edit.refresh(restored | {node for node in edit.values if nodes.get(node.name) is node})
+            kept_values = {node for node in edit.values if nodes.get(node.name) is node}
+            edit.refresh(restored | kept_values, edited=restored)
         elif (fresh := edit.run()) is not None:
             made.append(fresh)
     return Edit(
@@ -85,16 +95,6 @@ def apply(
         plan=WeightPlan(to=to, moves=reshaped.moves),
         records=(*kept, *made),
     )
-
-
-def _refresh_weights(graph: Graph, vocabulary: Vocabulary, moves: Iterable[WeightMove], to: Form) -> None:
-    """Gives every node of an ATen graph that reads a reshaped weight its new ``val``."""
-    by_name = {move.name: move for move in moves}
-    kinds = ("get_attr", "placeholder") if vocabulary.lifted else ("get_attr",)
-    for node in (node for kind in kinds for node in graph.find_nodes(op=kind, sort=False)):
-        move = by_name.get(vocabulary.tensor_name(node) or "")
-        if move is not None:
-            refresh_weight(node, functools.partial(move.convert, to=to))
 
 
 def _as_rewrite(match: Match, to: Form, copied: dict[str, int]) -> Rewrite:
@@ -131,6 +131,7 @@ class _ComponentEdit:
         self.wanted: dict[Node, Node] = {}
         self.originals: dict[Node, Node] = {}
         self.spares: list[Node] = []
+        self.reused: list[Node] = []
         self.batch = next((value.layout.batch for value in self.values.values() if value.layout), None)
         self.writer = Writer(graph, dialect_of(next(iter(self.matches))), self.batch)
         self.moves: Moves | None = None
@@ -167,7 +168,8 @@ class _ComponentEdit:
         for node in readers:
             self._feed(node)
         erased = self._bury(self.own)
-        self.refresh({*self.values, *self.writer.written} - erased)
+        edited = {*self.moves.moved, *self.reused, *self.writer.written} - erased
+        self.refresh(edited, edited=edited)
         left = {node.name: node for node in (*self.own, *self.outside) if node not in erased}
         return undo.record(self.before, self.root, left, self.writer.written, self.to)
 
@@ -180,10 +182,23 @@ class _ComponentEdit:
             if source is not match.op.weight_node and aten.untransposed(source) is match.op.weight_node
         ]
 
-    def refresh(self, nodes: Iterable[Node]) -> None:
+    def refresh(self, nodes: Iterable[Node], edited: set[Node]) -> None:
         """Makes the ``val`` of ``nodes`` true again, where the graph is an ATen graph."""
-        if self.writer.dialect is not Dialect.TORCH:
-            self.writer.refresh(nodes)
+        if self.writer.dialect is Dialect.TORCH:
+            return
+        changed: set[Node] = set()
+        for node in sorted(nodes):
+            if node not in edited and changed.isdisjoint(node.all_input_nodes):
+                continue
+            try:
+                is_changed = refresh(node, self.vocabulary.classify(node))
+            except (RuntimeError, ValueError):
+                if node.target is not torch.ops.aten.view.default:
+                    raise
+                refresh(self.writer.copied(node), OPAQUE)
+                is_changed = refresh(node, OPAQUE)
+            if is_changed:
+                changed.add(node)
 
     def _touched(self) -> tuple[list[Node], list[Node]]:
         """The nodes that the edit may change, in graph order: its own and sizes; and other readers."""
@@ -324,6 +339,7 @@ class _ComponentEdit:
             spelled = self._spelled_like(spare, node, layout)
             if spelled is not None:
                 self.spares.remove(spare)
+                self.reused.append(spare)
                 node.append(spare)
                 spare.args, spare.kwargs = spelled
                 return spare

@@ -54,12 +54,13 @@ class Match:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """All that a graph's analysis found: the region, the matches, the misses."""
+    """All that a graph's analysis found: the region, the matches and what else uses theirs, the misses."""
 
     region: Region
     vocabulary: Vocabulary
     matches: tuple[Match, ...]
     misses: tuple[Miss, ...]
+    uses: guards.Uses
 
     def is_presumed(self) -> bool:
         """Whether example inputs could settle something that was presumed or missed."""
@@ -119,6 +120,7 @@ class _Finder:
         self.scope = scope
         self.misses: dict[Node, Miss] = {}
         self.heads: set[Node] = set()
+        self.uses = guards.Uses()
 
     def run(self) -> Analysis:
         self.heads = _reaching_output(self.region)
@@ -147,6 +149,7 @@ class _Finder:
             vocabulary=self.vocabulary,
             matches=tuple(matches.values()),
             misses=tuple(self.misses[node] for node in misses),
+            uses=self.uses,
         )
 
     def _miss(self, node: Node, op: Affine | None, problem: Problem) -> None:
@@ -251,7 +254,7 @@ class _Finder:
         """The matches whose weight no other use needs in its present shape."""
         if not matches:
             return matches
-        uses = guards.Uses.of(self.graph, self.vocabulary, [match.op for match in matches.values()])
+        self.uses = guards.Uses.of(self.graph, self.vocabulary, [match.op for match in matches.values()])
         while True:
             refused: dict[Node, Problem] = {}
             for node, match in matches.items():
@@ -260,7 +263,7 @@ class _Finder:
                     for other, candidate in matches.items()
                     if _shapes(candidate) == _shapes(match)
                 }
-                problem = guards.sharing_problem(match.op, self.root, uses, alike)
+                problem = guards.sharing_problem(match.op, self.root, self.uses, alike)
                 if problem is not None:
                     refused[node] = problem
             for node, problem in refused.items():

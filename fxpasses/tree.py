@@ -87,7 +87,7 @@ def walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     while pending:
         prefix, module = pending.pop()
         yield prefix, module
-        for key, child in module._modules.items():
+        for key, child in module.__dict__["_modules"].items():
             if child is not None:
                 pending.append((f"{prefix}{key}.", child))
 

@@ -7,7 +7,7 @@ number is drawn. Names, order, ``requires_grad``, gradients, training flags and 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxpasses.emit import batch_norm_class, blank_conv, blank_linear
-from fxpasses.ops import Vocabulary
+from fxpasses.guards import Uses
 from fxpasses.plan import WeightMove
 from fxpasses.report import Form
 from fxpasses.sites import Match
@@ -30,16 +30,17 @@ class Reshaped:
 
     Attributes:
         copied: bytes copied per site's weight name; 0 where the new weight is a view of the old.
+        moved: how each weight changed, by the identity of the old one.
         moves: how each state-dict entry changed, also under its other names where weights are tied.
     """
 
     copied: dict[str, int]
+    moved: dict[int, WeightMove]
     moves: tuple[WeightMove, ...]
 
 
-def reshape(vocabulary: Vocabulary, matches: Sequence[Match], to: Form) -> Reshaped:
-    """Puts the weights of all ``matches`` into form ``to`` below the vocabulary's root."""
-    root = vocabulary.root
+def reshape(root: nn.Module, uses: Uses, matches: Sequence[Match], to: Form) -> Reshaped:
+    """Puts the weights of all ``matches``, which ``uses`` knows, into form ``to`` below ``root``."""
     made: dict[int, tuple[torch.Tensor, int]] = {}
     moves: dict[int, WeightMove] = {}
     modules: dict[int, nn.Module] = {}
@@ -53,38 +54,28 @@ def reshape(vocabulary: Vocabulary, matches: Sequence[Match], to: Form) -> Resha
         copied.setdefault(name, cost)
         if module is not None and id(module) not in modules:
             modules[id(module)] = _module(module, match, weight, to)
-    names = _exchange(vocabulary.tree, {old: weight for old, (weight, _) in made.items()}, modules)
+    for old, (weight, _) in made.items():
+        for owner, name in uses.owners[old]:
+            _put(owner, name, weight)
+    for old, module in modules.items():
+        for path in uses.paths[old]:
+            parent, _, key = path.rpartition(".")
+            root.get_submodule(parent)._modules[key] = module
     return Reshaped(
         copied=copied,
-        moves=tuple(dataclasses.replace(moves[old], name=name) for old in made for name in names[old]),
+        moved=moves,
+        moves=tuple(
+            dataclasses.replace(moves[old], name=name) for old in made for _, name in uses.owners[old]
+        ),
     )
 
 
-def _exchange(
-    tree: Iterable[tuple[str, nn.Module]],
-    tensors: Mapping[int, torch.Tensor],
-    modules: Mapping[int, nn.Module],
-) -> dict[int, list[str]]:
-    """Puts new tensors and modules where the old ones are, under every name.
-
-    Returns:
-        Every state-dict name of each old tensor, by its identity.
-    """
-    names: dict[int, list[str]] = {old: [] for old in tensors}
-    edits: list[tuple[dict[str, Any], str, Any]] = []
-    for prefix, module in tree:
-        for registry in (module._parameters, module._buffers):
-            for leaf, tensor in registry.items():
-                if id(tensor) in tensors:
-                    names[id(tensor)].append(prefix + leaf)
-                    if type(module) is nn.Module or isinstance(module, GraphModule):  # else exchanged whole
-                        edits.append((registry, leaf, tensors[id(tensor)]))
-        for key, child in module._modules.items() if modules else ():
-            if id(child) in modules:
-                edits.append((module._modules, key, modules[id(child)]))
-    for registry, key, new in edits:  # after the walk, which may meet a module under two names
-        registry[key] = new
-    return names
+def _put(owner: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Puts a tensor where the old one is; a layer's own module is exchanged whole instead."""
+    if type(owner) is nn.Module or isinstance(owner, GraphModule):
+        leaf = name.rpartition(".")[2]
+        registry: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+        registry[leaf] = tensor
 
 
 def swap_batch_norm(root: nn.Module, path: str, rank: int) -> None:
@@ -95,7 +86,11 @@ def swap_batch_norm(root: nn.Module, path: str, rank: int) -> None:
     new.__dict__.update(old.__dict__)
     for registry in ("_parameters", "_buffers", "_modules"):
         new.__dict__[registry] = dict(old.__dict__[registry])
-    _exchange(walk(root), {}, {id(old): new})
+    parents = [
+        (module, key) for _, module in walk(root) for key, child in module._modules.items() if child is old
+    ]
+    for parent, key in parents:  # after the walk, which may meet a module under two names
+        parent._modules[key] = new
 
 
 def _converted(old: torch.Tensor, match: Match, to: Form) -> tuple[torch.Tensor, int]:

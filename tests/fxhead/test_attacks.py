@@ -13,12 +13,12 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from hostile import CANARY, PAYLOADS
 from onnx import TensorProto, helper
 
 from fxhead import load_model
 from fxhead.cli import main
 from fxpasses.errors import FxHeadError
+from hostile import CANARY, PAYLOADS
 
 Run = Callable[..., Any]
 ARCH = ("--arch", "torchvision:resnet18")

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hostile import Net, program
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -20,6 +19,7 @@ from export import export_onnx
 from fxhead.containers import Kind, recognise
 from fxpasses import rewrite
 from fxpasses.errors import FileError
+from hostile import Net, program
 
 Run = Callable[..., Any]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from hostile import Net, program
 from safetensors.torch import save_file
 from torch import nn
 
@@ -23,6 +22,7 @@ from fxhead.cli import main
 from fxhead.results import ExitCode
 from fxpasses import rewrite
 from fxpasses.errors import FxHeadError
+from hostile import Net, program
 
 Run = Callable[..., Any]
 FLIPS, FEW_FLIPS, CUTS = 1000, 200, 200

@@ -77,15 +77,18 @@ class Row:
 
 
 def medians(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each job; the jobs take turns, in order, so that they may undo each other."""
+    """Median CPU seconds of each job; the jobs take turns, in order, so that they may undo each other.
+
+    All run on one thread, so that what else the machine does counts less than on the wall clock.
+    """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repeats):
         for name, job in jobs.items():
             gc.collect()
             gc.disable()
-            start = time.perf_counter()
+            start = time.process_time()
             job()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
             gc.enable()
     return {name: statistics.median(values) for name, values in times.items()}
 

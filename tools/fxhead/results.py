@@ -191,6 +191,65 @@ class CheckOutcome:
         }
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """One tensor that was reshaped.
+
+    Attributes:
+        place: where it is in the checkpoint.
+        before: its shape before.
+        after: its shape after.
+        copied_bytes: bytes that got another order; 0 where only the shape changed.
+    """
+
+    place: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    copied_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOutcome:
+    """Result of ``fxhead convert-weights``.
+
+    Attributes:
+        checkpoint: the file that was read.
+        container: its format.
+        to: the form that was asked for.
+        converted: what was reshaped; empty where it has that form already.
+        left: what looks like one of these and was left as it is.
+        files: what was written; empty where nothing had to be.
+        seconds: wall-clock time.
+    """
+
+    checkpoint: str
+    container: str
+    to: str
+    converted: tuple[Converted, ...]
+    left: tuple[str, ...]
+    files: tuple[WrittenFile, ...]
+    seconds: float
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """NO where it has the form already."""
+        return ExitCode.DONE if self.converted else ExitCode.NO
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": "convert-weights",
+            "checkpoint": self.checkpoint,
+            "container": self.container,
+            "to": self.to,
+            "converted": [dataclasses.asdict(tensor) for tensor in self.converted],
+            "left": list(self.left),
+            "files": [file.to_dict() for file in self.files],
+            "seconds": round(self.seconds, 3),
+        }
+
+
 def worst(checks: tuple[Check, ...]) -> str | None:
     """The worst verdict of several; verdicts are declared from best to worst."""
     verdicts = [check.certificate.verdict for check in checks]

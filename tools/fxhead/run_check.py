@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -11,14 +10,13 @@ from torch.export import ExportedProgram
 
 from export.programs import as_module
 from fxhead.load import Loading, load, require_readable
+from fxhead.plans import load_plan
 from fxhead.progress import Progress
 from fxhead.proof import Model, Pair, check_inputs, choose_providers, prove
 from fxhead.results import CheckOutcome, ModelInfo
 from fxhead.run_rewrite import describe, note_guess
 from fxhead.shapes import InputShapes, find_shapes
 from fxhead.sources import Source, SourceKind
-from fxpasses import WeightPlan
-from fxpasses.errors import FileError
 
 
 def run_check(
@@ -38,7 +36,7 @@ def run_check(
     """
     start = time.perf_counter()
     chosen = choose_providers(providers)
-    weight_plan = None if plan is None else _load_plan(Path(plan))
+    weight_plan = None if plan is None else load_plan(Path(plan))
     models: list[nn.Module | ExportedProgram | Path] = []
     for source in (reference, candidate):
         with progress.step(f"loading {source.text}"):
@@ -90,14 +88,3 @@ def _describe(
     if not isinstance(model, Path):
         return describe(source, model, shapes)
     return ModelInfo(source=source, class_name="ONNX", parameters=None)
-
-
-def _load_plan(path: Path) -> WeightPlan:
-    require_readable(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also UnicodeDecodeError
-        raise FileError(
-            f"is not JSON ({error})", where=str(path), fix="give a file that fxhead wrote as *.plan.json"
-        ) from error
-    return WeightPlan.from_dict(data)

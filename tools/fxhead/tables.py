@@ -10,7 +10,17 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from fxhead.results import Check, CheckOutcome, InspectOutcome, ModelInfo, Outcome, RewriteOutcome, worst
+from fxhead.results import (
+    Check,
+    CheckOutcome,
+    ConvertOutcome,
+    InspectOutcome,
+    ModelInfo,
+    Outcome,
+    RewriteOutcome,
+    WrittenFile,
+    worst,
+)
 
 if TYPE_CHECKING:
     from fxpasses.report import Miss, RewriteReport, Site, TraceInfo
@@ -27,6 +37,23 @@ def outcome_lines(outcome: Outcome) -> Iterator[RenderableType]:
         yield from _inspect_lines(outcome)
     elif isinstance(outcome, CheckOutcome):
         yield from _check_lines(outcome)
+    elif isinstance(outcome, ConvertOutcome):
+        yield from _convert_lines(outcome)
+
+
+def _convert_lines(outcome: ConvertOutcome) -> Iterator[RenderableType]:
+    yield f"[bold]{escape(outcome.checkpoint)}[/]  {outcome.container} checkpoint"
+    yield ""
+    if not outcome.converted:
+        yield f"[bold]nothing to convert[/]: it has the {outcome.to} form already; nothing was written"
+        return
+    table = _table("tensor", "shape")
+    for tensor in outcome.converted:
+        copied = f" ({_size(tensor.copied_bytes)} reordered)" if tensor.copied_bytes else ""
+        table.add_row(escape(tensor.place), f"{_shape(tensor.before)} → {_shape(tensor.after)}{copied}")
+    yield table
+    yield ""
+    yield _file_table(outcome.files)
 
 
 def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
@@ -47,7 +74,7 @@ def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
         yield from _verdict_lines(outcome.verdict, outcome.checks)
     if outcome.files:
         yield ""
-        yield _file_table(outcome)
+        yield _file_table(outcome.files)
     else:
         yield "nothing was written"
 
@@ -179,10 +206,10 @@ def _reason_lines(checks: tuple[Check, ...]) -> Iterator[RenderableType]:
             return
 
 
-def _file_table(outcome: RewriteOutcome) -> Table:
+def _file_table(files: tuple[WrittenFile, ...]) -> Table:
     table = _table("file", "size")
     table.columns[1].justify = "right"
-    for file in outcome.files:
+    for file in files:
         table.add_row(escape(str(file.path)), _size(file.size_bytes))
     return table
 
