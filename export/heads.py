@@ -17,8 +17,8 @@ from export.onnx_file import OnnxFile, read_onnx
 from export.onnx_terms import onnx_terms
 from export.providers import Session
 from export.subjects import BatchError, Feeds, Run, joined, tapped
-from export.terms import Array, Shape, Term, affine_of, find_head
-from fxpasses.errors import CheckError, InternalError, ProviderError
+from export.terms import Array, Shape, Term, TermGraph, affine_of, find_head
+from fxpasses.errors import CheckError, ProviderError
 
 
 class OnnxSubject:
@@ -39,7 +39,7 @@ class OnnxSubject:
         file = _load(self._path)
         self._weights = file.weights
         self._proto, self._model = _model(file, self._path)
-        self.graph = onnx_terms(self._model)
+        self.graph = _terms(self._model, self._path)
         self.head = find_head(self.graph)
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
         self.input_names = tuple(str(value.name) for value in self.inputs)
@@ -170,7 +170,11 @@ class OnnxSubject:
 
 def _shape_of(term: Term) -> Shape:
     if term.shape is None:
-        raise InternalError(f"the shape of {term.node!r} is unknown, and yet a site reads it")
+        raise CheckError(
+            f"the shape of {term.node!r} is unknown, and yet a site reads it",
+            where=term.node,
+            fix="check the file with onnx.checker.check_model",
+        )
     return term.shape
 
 
@@ -205,6 +209,19 @@ def _model(file: OnnxFile, path: Path) -> tuple[onnx.ModelProto, ir.Model]:
         fix = "check the file with onnx.checker.check_model"
         raise CheckError(f"is no ONNX graph ({first})", where=str(path), fix=fix) from error
     return proto, model
+
+
+def _terms(model: ir.Model, path: Path) -> TermGraph:
+    """The operators as terms.
+
+    Raises:
+        CheckError: one has attributes or inputs that ONNX does not give it.
+    """
+    try:
+        return onnx_terms(model)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        fix = "check the file with onnx.checker.check_model"
+        raise CheckError(f"has an operator that is not ONNX's ({error})", where=str(path), fix=fix) from error
 
 
 def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
