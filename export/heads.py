@@ -19,9 +19,9 @@ from export.onnx_shapes import with_shapes
 from export.onnx_terms import onnx_terms
 from export.providers import Session
 from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
-from export.terms import Array, Shape, Term, affine_of, find_head
+from export.terms import Array, Shape, Term, TermGraph, affine_of, find_head
 from export.weight_pool import WeightPool
-from fxpasses.errors import CheckError, InternalError, ProviderError
+from fxpasses.errors import CheckError, ProviderError
 
 
 class OnnxSubject:
@@ -47,13 +47,11 @@ class OnnxSubject:
         self._path = Path(path)
         self.name = self._path.name
         file = _load(self._path, WeightPool() if pool is None else pool)
-        self._proto, self._weights = _with_initializers(file.proto), file.weights
+        self._weights = file.weights
+        self._proto, self._model = _model(file, extents, self._path)
         declared = {value.name: value for value in self._proto.graph.input}
-        self._model = _with_shapes(self._proto, extents, self._path)
-        for name, array in self._weights.items():
-            self._model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
         self._values = ir.convenience.create_value_mapping(self._model.graph)
-        self.graph = onnx_terms(self._model)
+        self.graph = _terms(self._model, self._path)
         for value in self._model.graph.inputs:  # as the file declares them, from here on
             value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
         self.head = find_head(self.graph)
@@ -245,7 +243,11 @@ class OnnxSubject:
 
 def _shape_of(term: Term) -> Shape:
     if term.shape is None:
-        raise InternalError(f"the shape of {term.node!r} is unknown, and yet a site reads it")
+        raise CheckError(
+            f"the shape of {term.node!r} is unknown, and yet a site reads it",
+            where=term.node,
+            fix="check the file with onnx.checker.check_model",
+        )
     return term.shape
 
 
@@ -271,6 +273,39 @@ def _with_shapes(proto: onnx.ModelProto, extents: Sequence[Shape], path: Path) -
     except ir.serde.SerdeError as error:
         cause = str(error.__cause__ or error).splitlines()[0]
         raise CheckError(f"its graph is not valid ({cause})", where=str(path), fix=fix) from error
+
+
+def _model(file: OnnxFile, extents: Sequence[Shape], path: Path) -> tuple[onnx.ModelProto, ir.Model]:
+    """The graph, Constant nodes as initialisers, and the same with its weights.
+
+    Raises:
+        CheckError: the message is protobuf, but no graph.
+    """
+    try:
+        proto = _with_initializers(file.proto)
+        model = _with_shapes(proto, extents, path)
+        for name, array in file.weights.items():
+            model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
+    except CheckError:
+        raise
+    except Exception as error:  # onnx-ir's errors share no base class but Exception
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        fix = "check the file with onnx.checker.check_model"
+        raise CheckError(f"is no ONNX graph ({first})", where=str(path), fix=fix) from error
+    return proto, model
+
+
+def _terms(model: ir.Model, path: Path) -> TermGraph:
+    """The operators as terms.
+
+    Raises:
+        CheckError: one has attributes or inputs that ONNX does not give it.
+    """
+    try:
+        return onnx_terms(model)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        fix = "check the file with onnx.checker.check_model"
+        raise CheckError(f"has an operator that is not ONNX's ({error})", where=str(path), fix=fix) from error
 
 
 def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from fxhead.load import load_model
+from fxhead import load_model
 from fxhead.program_shapes import program_shapes
 from fxhead.programs import is_program_file, program_bytes, read_program
 from fxhead.sources import Source
@@ -81,7 +81,7 @@ def shaped(folder: Path) -> Path:
 
 
 def load(path: str) -> ExportedProgram:
-    loaded = load_model(Source.parse(path))
+    loaded = load_model(path)
     assert isinstance(loaded, ExportedProgram)
     return loaded
 
@@ -92,7 +92,7 @@ def test_a_program_is_known_by_its_content_not_its_name(program: Path) -> None:
     assert isinstance(load("renamed.bin"), ExportedProgram)
     torch.save(nn.Linear(2, 3), "module.pt2")
     assert not is_program_file("module.pt2")
-    assert isinstance(load_model(Source.parse("module.pt2")), nn.Linear)
+    assert isinstance(load_model("module.pt2"), nn.Linear)
 
 
 def test_a_rewritten_program_is_a_program(run: Run, program: Path, written: Written) -> None:
@@ -210,7 +210,7 @@ def _compiled() -> bytes:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"garbage", "torch.export.save wrote, or is damaged"),
+        (b"garbage", "nor torch.export.save, safetensors or ONNX, or is damaged"),
         (b"PK\x03\x04garbage", "torch.export.save wrote, or is damaged"),
         (None, "torch.export.save wrote, or is damaged"),
         (_compiled(), "compiled by AOTInductor"),
