@@ -404,7 +404,10 @@ def test_replay_takes_nothing_that_the_certificate_says(
     assert "--replay does what the certificate says" in done.err
 
 
-def test_classes_of_yours_are_imported_on_trust_only(run: Run, work: Path) -> None:
+def test_classes_of_yours_are_imported_on_trust_only(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(work))
     torch.save(__import__("nets").Net(), "own.pt")
     assert run("check", "own.pt", "own.pt", "-o", "own.json", *SMALL).code == 0
     refused = run("check", "--replay", "own.json")
