@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.export.exported_program import ModuleCallSignature
 from torch.export.graph_signature import ExportGraphSignature, OutputKind, OutputSpec, TensorArgument
 from torch.fx import Graph, GraphModule, Node
 
-from fxpasses import undo
+from fxpasses import boundaries, undo
 from fxpasses.outputs import with_maps, without_maps
 from fxpasses.report import TraceInfo
 from fxpasses.trace import copy_graph
@@ -51,16 +52,21 @@ class OpenProgram:
         program = self.program
         module = GraphModule(program.graph_module, self.graph)
         names, maps = _output_names(program.graph, self.graph)
-        closed = program._update(
-            module,
-            _signature(program.graph_signature, names, maps),
-            state_dict={name: attribute(self.root, name) for name in program.state_dict},
-        )
+        with warnings.catch_warnings():  # torch 2.11 deprecates what it copies here
+            warnings.simplefilter("ignore", FutureWarning)
+            closed = program._update(
+                module,
+                _signature(program.graph_signature, names, maps),
+                state_dict={name: attribute(self.root, name) for name in program.state_dict},
+                constants={
+                    name: attribute(self.root, name) if isinstance(value, torch.Tensor) else value
+                    for name, value in program.constants.items()
+                },
+            )
+        boundaries.follow(closed.module_call_graph, program.graph, self.graph)
         for entry in closed.module_call_graph:
-            if entry.signature is not None:
-                _rename(entry.signature.outputs, names)
-                if maps and not entry.fqn:
-                    _respecify(entry.signature, maps)
+            if maps and not entry.fqn and entry.signature is not None:
+                _respecify(entry.signature, maps)
         undo.store(closed.graph_module, records)
         return closed
 
@@ -84,6 +90,10 @@ def _tree(program: ExportedProgram) -> nn.Module:
     root = nn.Module()
     tensors = dict(program.state_dict)
     tensors |= {name: value for name, value in program.constants.items() if isinstance(value, torch.Tensor)}
+    taken = {name.partition(".")[0] for name in tensors}
+    for name, module in program.graph_module.named_children():  # what torch.cond and its like call
+        if name not in taken:
+            root._modules[name] = module
     for name, tensor in tensors.items():
         *path, leaf = name.split(".")
         owner = root
@@ -95,6 +105,8 @@ def _tree(program: ExportedProgram) -> nn.Module:
             owner._parameters[leaf] = tensor
         else:
             owner._buffers[leaf] = tensor
+            if name not in program.state_dict:
+                owner._non_persistent_buffers_set.add(leaf)
     return root
 
 

@@ -18,7 +18,7 @@ from fxpasses.program import OpenProgram
 from fxpasses.report import Form, Miss, MissCode, Scope
 from fxpasses.shapes import propagate
 from fxpasses.sites import Analysis, Match, analyse
-from fxpasses.sizes import value_of
+from fxpasses.sizes import has_values, value_of
 from fxpasses.trace import Traced
 from fxpasses.typed_ops import Affine
 
@@ -89,7 +89,7 @@ class Survey:
         """The analysis, with shapes where example inputs are given and something depends on them."""
         graph, root, lifted = self.subject.graph, self.subject.root, self.subject.lifted
         analysis = analyse(graph, root, self.scope, extents=extents, lifted=lifted)
-        if not analysis.is_presumed() or lifted:
+        if not analysis.is_presumed() or lifted or has_values(graph):
             return analysis
         inputs = self.inputs()
         if inputs is None:

@@ -34,7 +34,18 @@ MAY_IMPORT = {
         "onnxscript",
         "onnxruntime",
     },
-    "fxhead": {"fxhead", "export", "fxpasses", "torch", "torchvision", "numpy", "PIL", "click", "rich"},
+    "fxhead": {
+        "fxhead",
+        "export",
+        "fxpasses",
+        "torch",
+        "torchvision",
+        "numpy",
+        "PIL",
+        "safetensors",
+        "click",
+        "rich",
+    },
 }
 
 # What is public, and why it has to be.

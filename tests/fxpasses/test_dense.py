@@ -411,7 +411,8 @@ def test_random_heads(before: list[str], below: list[str]) -> None:
 FAMILIES = ("efficientnet_b0", "mnasnet0_5", "resnet18", "shufflenet_v2_x0_5")
 SLOW = (
     "densenet121", "efficientnet_v2_s", "googlenet", "inception_v3", "mc3_18", "mobilenet_v2", "r2plus1d_18",
-    "regnet_x_400mf", "regnet_y_400mf", "resnext50_32x4d", "s3d", "swin_t", "swin_v2_t", "wide_resnet50_2",
+    "regnet_x_400mf", "regnet_y_400mf", "resnext50_32x4d", "s3d", "swin_t", "swin_v2_t", "swin3d_t",
+    "wide_resnet50_2",
 )  # fmt: skip
 REFUSED = {
     "alexnet": MissCode.POOL_GRID,
@@ -426,6 +427,7 @@ REFUSED = {
 SHAPES = {
     "mc3_18": [(3, 4, 64, 64), (3, 8, 64, 96), (3, 4, 96, 64)],
     "r2plus1d_18": [(3, 4, 64, 64), (3, 8, 64, 96), (3, 4, 96, 64)],
+    "swin3d_t": [(3, 4, 64, 64), (3, 8, 64, 64), (3, 4, 96, 64)],
     "s3d": [(3, 16, 224, 224), (3, 24, 224, 224)],
     "inception_v3": [(3, 96, 96), (3, 128, 96), (3, 160, 160)],
 }

@@ -219,10 +219,10 @@ FAMILIES = ("alexnet", "mobilenet_v3_small", "resnet18")
 SLOW = (
     "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "maxvit_t", "mc3_18",
     "mnasnet0_5", "mobilenet_v2", "regnet_y_400mf", "resnext50_32x4d", "s3d", "shufflenet_v2_x0_5", "swin_t",
-    "vgg11_bn",
+    "swin3d_t", "vgg11_bn",
 )  # fmt: skip
 SIZES = {"alexnet": 224, "vgg11_bn": 224, "inception_v3": 96, "maxvit_t": 224}
-CLIPS = ("mc3_18", "s3d")
+CLIPS = ("mc3_18", "s3d", "swin3d_t")
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
