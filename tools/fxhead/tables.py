@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from fxhead.results import Check, CheckOutcome, InspectOutcome, ModelInfo, Outcome, RewriteOutcome, worst
+from fxhead.study.lines import study_lines
+from fxhead.study.records import StudyOutcome
 
 if TYPE_CHECKING:
     from fxpasses.report import Miss, RewriteReport, Site, TraceInfo
@@ -27,6 +29,8 @@ def outcome_lines(outcome: Outcome) -> Iterator[RenderableType]:
         yield from _inspect_lines(outcome)
     elif isinstance(outcome, CheckOutcome):
         yield from _check_lines(outcome)
+    elif isinstance(outcome, StudyOutcome):
+        yield from study_lines(outcome)
 
 
 def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
