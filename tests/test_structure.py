@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "fxhead": {"fxhead", "export", "fxpasses", "torch", "torchvision", "click", "rich"},
 }
 # Only a study computes statistics and draws; the rest of the command line works without its extra.
-STUDY_MAY_IMPORT = {"numpy", "scipy", "sklearn", "matplotlib"}
+STUDY_MAY_IMPORT = {"numpy", "scipy", "sklearn", "matplotlib", "PIL"}
 
 # What is public, and why it has to be.
 PUBLIC = {

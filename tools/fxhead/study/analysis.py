@@ -19,12 +19,12 @@ from fxhead.study.records import (
     PairRecord,
     RunRecord,
 )
-from fxhead.study.settings import Dtype, Head, StudyOptions, Subject
+from fxhead.study.settings import QUESTION, Dtype, Head, StudyOptions, Subject
 from fxhead.study.statistics import compare
 from fxhead.study.summary import group, growth
 from fxhead.study.verdict import conclude, judge, judge_pairs
 
-_QUESTION, _NEGATIVE, _POSITIVE = "question", "negative control", "positive control"
+_NEGATIVE, _POSITIVE = "negative control", "positive control"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ def analyse(
         shapes_under_study(classes), seed=options.seed, alpha=options.rules.alpha
     )
     pairing = tuple(judge_pairs(subject, grown) for subject in Subject)
-    question = _compared(other, conv, _QUESTION, options)
+    question = _compared(other, conv, QUESTION, options)
     negative = _compared(other, linear, _NEGATIVE, options)
     positive = _compared(other, scaled, _POSITIVE, options)
     return Findings(
@@ -72,7 +72,7 @@ def analyse(
         groups=groups,
         comparisons=(
             question,
-            _compared(linear, conv, _QUESTION, options),
+            _compared(linear, conv, QUESTION, options),
             negative,
             positive,
             _compared(linear, scaled, _POSITIVE, options),

@@ -204,7 +204,8 @@ def _scheme(function: Callable[..., Any], arguments: dict[str, Any], layer: nn.M
 
 def _source_of(layer: nn.Module) -> str:
     """File and line of the layer's ``reset_parameters`` in the installed torch."""
-    method = inspect.unwrap(getattr(type(layer), "reset_parameters"))
+    kind: Any = type(layer)
+    method = kind.reset_parameters
     path = Path(inspect.getsourcefile(method) or "")
     parts = path.parts[path.parts.index("torch") :] if "torch" in path.parts else path.parts
     return f"{'/'.join(parts)}:{inspect.getsourcelines(method)[1]}"

@@ -76,10 +76,6 @@ def run_tasks(
             _run_here(images, training, tasks, finished)
         else:
             _run_in_processes(images, training, tasks, min(jobs, len(tasks)), finished)
-    except DivergedError as error:
-        raise InputError(
-            f"training diverged: {error}", where="fxhead study", fix="give a smaller --learning-rate"
-        ) from error
     except BrokenProcessPool as error:
         raise InputError(
             "a training process died, perhaps for want of memory",
@@ -93,7 +89,9 @@ def _run_here(images: Images, training: Training, tasks: Sequence[Task], finishe
     torch.set_num_threads(1)  # sums are split over threads: another number of them rounds otherwise
     try:
         for task in tasks:
-            finished(task, task.perform(images, training, stopped=lambda: False))
+            with _explained(task):
+                record = task.perform(images, training, stopped=lambda: False)
+            finished(task, record)
     finally:
         torch.set_num_threads(threads)
 
@@ -111,12 +109,25 @@ def _run_in_processes(
         with _interrupts_held_back():  # what is spawned here never sees Ctrl-C: we tell it to stop
             futures = {executor.submit(_work, task): task for task in tasks}
         for future in concurrent.futures.as_completed(futures):
-            record = future.result()
+            with _explained(futures[future]):
+                record = future.result()
             assert record is not None  # only we stop a run, further down
             finished(futures[future], record)
     finally:
         stop.set()
         executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _explained(task: Task) -> Iterator[None]:
+    try:
+        yield
+    except DivergedError as error:
+        raise InputError(
+            f"training diverged in {task.name}: {error}",
+            where="fxhead study",
+            fix="give a smaller --learning-rate",
+        ) from error
 
 
 @contextlib.contextmanager

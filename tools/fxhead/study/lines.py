@@ -54,7 +54,7 @@ def _header(outcome: StudyOutcome) -> Iterator[str]:
 
 def _function_line(outcome: StudyOutcome) -> str:
     if outcome.answer.same_function:
-        return "the same function, so the same training up to rounding"
+        return "the same function; they differ by rounding, which training amplifies"
     same = next(record for record in outcome.pairing if record.subject is Subject.SAME)
     if same.is_rounding:
         return "not shown: the control, a wrong weight, looks like rounding too"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +11,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
 
+from fxhead.study.network import SCALE
 from fxhead.study.records import Comparison, GroupRecord, StudyOutcome
-from fxhead.study.settings import Dtype, Head, Subject
+from fxhead.study.settings import QUESTION, Dtype, Head, Subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,19 +28,20 @@ _HEADS = {
     Head.CONV: (_ORANGE, "--", 2.0, "s"),
     Head.SCALED: (_PURPLE, "-.", 2.0, "^"),
 }
+_SHORT = {Head.LINEAR: "Linear", Head.CONV: "Conv2d", Head.SCALED: f"Linear ×{SCALE:g}"}
 _PAIRS = {
     (Subject.OFF, Dtype.FLOAT64): (_PURPLE, "-.", "one weight 1 % off, float64"),
     (Subject.SAME, Dtype.FLOAT32): (_ORANGE, "-", "same weights, float32"),
-    (Subject.SAME, Dtype.FLOAT64): (_GREEN, "-", "same weights, float64"),
+    (Subject.SAME, Dtype.FLOAT64): (_GREEN, "--", "same weights, float64"),
 }
+_PALETTE = 128
 _STYLE: dict[Any, Any] = {
-    "font.size": 12.0,
-    "axes.titlesize": 13.0,
+    "font.size": 13.0,
+    "axes.titlesize": 14.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "legend.fontsize": 11.0,
-    "svg.hashsalt": "fxhead",
+    "legend.fontsize": 12.0,
 }
 
 
@@ -52,7 +58,10 @@ def draw(outcome: StudyOutcome, path: Path) -> None:
         _draw_growth(growth, outcome)
         _draw_points(points, outcome.groups)
         _draw_differences(differences, outcome)
-        figure.savefig(path, format="png", metadata={"Software": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png")
+    # a palette is a third of the size, and there are few colours in it
+    Image.open(drawn).convert("RGB").quantize(_PALETTE).save(path, format="png", optimize=True)
 
 
 def _draw_curves(axes: Axes, groups: tuple[GroupRecord, ...]) -> None:
@@ -85,7 +94,9 @@ def _draw_growth(axes: Axes, outcome: StudyOutcome) -> None:
         colour, line, label = _PAIRS[record.subject, record.dtype]
         weights = np.asarray(record.weight_difference)
         steps = np.arange(1, len(weights) + 1)
-        axes.plot(steps, np.where(weights > 0, weights, np.nan), line, color=colour, linewidth=2, label=label)
+        axes.plot(steps, _on_log(weights), line, color=colour, linewidth=2.5, label=label)
+        typical = np.asarray(record.typical_weight_difference)
+        axes.plot(steps, _on_log(typical), line, color=colour, linewidth=1)
         if record.subject is Subject.SAME:
             axes.axhline(record.epsilon, color=colour, linestyle=":", linewidth=1.5)
             axes.annotate(
@@ -96,18 +107,18 @@ def _draw_growth(axes: Axes, outcome: StudyOutcome) -> None:
                 textcoords="offset points",
                 ha="right",
                 va="top",
-                fontsize=10.5,
+                fontsize=12,
             )
     axes.set(
-        title="Linear and Conv2d trained in step",
+        title="Linear and Conv2d trained in lockstep",
         xlabel="training step",
         ylabel="largest difference of a weight",
         yscale="log",
-        ylim=(1e-18, None),
+        ylim=(1e-18, 1e9),  # with room for the legend
+        yticks=[10.0**power for power in range(-18, 1, 3)],
     )
-    _, top = axes.get_ylim()
-    axes.set_ylim(1e-18, top * 1e6)  # room for the legend
-    axes.legend(title=f"largest over {len(outcome.growth[0].seeds)} seeds", loc="upper right")
+    seeds = len(outcome.growth[0].seeds)
+    axes.legend(title=f"thick: largest of {seeds} seeds, thin: median", loc="upper right")
 
 
 def _draw_points(axes: Axes, groups: tuple[GroupRecord, ...]) -> None:
@@ -118,7 +129,7 @@ def _draw_points(axes: Axes, groups: tuple[GroupRecord, ...]) -> None:
         colour, *_, marker = _HEADS[group.head]
         values = np.asarray(group.accuracy_pp)
         offsets = row + jitter.uniform(-0.25, 0.25, len(values))
-        axes.plot(values, offsets, marker, color=colour, markersize=5, alpha=0.55, markeredgewidth=0)
+        axes.plot(values, offsets, marker, color=colour, markersize=5, alpha=0.7, markeredgewidth=0)
         label = "mean" if row == 0 else None
         axes.plot([values.mean()] * 2, [row - 0.38, row + 0.38], color="black", linewidth=2.5, label=label)
     axes.set(
@@ -133,7 +144,7 @@ def _draw_points(axes: Axes, groups: tuple[GroupRecord, ...]) -> None:
 
 def _draw_differences(axes: Axes, outcome: StudyOutcome) -> None:
     """Each comparison's difference with its interval; the rows are in the order of the table."""
-    margin = outcome.options.rules.margin_pp
+    margin, heads = outcome.options.rules.margin_pp, {group.name: group.head for group in outcome.groups}
     axes.axvspan(-margin, margin, color=_GREY, alpha=0.15, linewidth=0, label=f"margin, ±{margin:g} points")
     axes.axvline(0, color=_GREY, linewidth=1)
     for row, comparison in enumerate(outcome.comparisons):
@@ -141,8 +152,8 @@ def _draw_differences(axes: Axes, outcome: StudyOutcome) -> None:
         axes.plot([low, high], [row, row], color=_BLUE, linewidth=2.5)
         axes.plot(comparison.difference_pp, row, "D", color=_BLUE, markersize=7)
         axes.annotate(
-            f"{comparison.verdict}", (comparison.difference_pp, row), xytext=(0, 9),
-            textcoords="offset points", ha="center", fontsize=11,
+            _remark(comparison), (comparison.difference_pp, row), xytext=(0, 9),
+            textcoords="offset points", ha="center", fontsize=12,
         )  # fmt: skip
     confidence = 100 * (1 - outcome.options.rules.alpha)
     axes.plot([], [], "D-", color=_BLUE, linewidth=2.5, label=f"difference, {confidence:g} % interval")
@@ -150,16 +161,26 @@ def _draw_differences(axes: Axes, outcome: StudyOutcome) -> None:
         title="Differences in accuracy",
         xlabel="second less first (percentage points)",
         yticks=range(len(outcome.comparisons)),
-        yticklabels=[_row_name(comparison) for comparison in outcome.comparisons],
+        yticklabels=[_row_name(comparison, heads) for comparison in outcome.comparisons],
         ylim=(len(outcome.comparisons) - 0.5, -1.6),
     )
     axes.margins(x=0.2)
     axes.legend(loc="upper left")
 
 
-def _row_name(comparison: Comparison) -> str:
-    pairing = "same seeds" if comparison.paired else "other seeds"
-    return f"{comparison.purpose},\n{pairing}"
+def _row_name(comparison: Comparison, heads: Mapping[str, Head]) -> str:
+    first, second = (_SHORT[heads[name]] for name in (comparison.first, comparison.second))
+    return f"{second} less {first},\n{'same' if comparison.paired else 'other'} seeds"
+
+
+def _remark(comparison: Comparison) -> str:
+    role = "" if comparison.purpose == QUESTION else f"{comparison.purpose}: "
+    return f"{role}{comparison.verdict}"
+
+
+def _on_log(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values with a gap where they are 0, which has no place on a logarithmic axis."""
+    return np.where(values > 0, values, np.nan)
 
 
 def _wrapped(name: str) -> str:

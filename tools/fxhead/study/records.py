@@ -180,6 +180,7 @@ class GrowthRecord(_Plain):
         logits_of_bound: first logits' difference over its rounding bound; at most 1 if it is rounding.
         loss_difference: absolute, at each step.
         weight_difference: absolute, after each step.
+        typical_weight_difference: the same, but the median over the seeds.
         largest_weight: against which ``weight_difference`` is read.
     """
 
@@ -190,6 +191,7 @@ class GrowthRecord(_Plain):
     logits_of_bound: float
     loss_difference: tuple[float, ...]
     weight_difference: tuple[float, ...]
+    typical_weight_difference: tuple[float, ...]
     largest_weight: float
 
 

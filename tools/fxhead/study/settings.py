@@ -11,10 +11,16 @@ from typing import Any
 MOMENTUM = 0.9
 POWER = 0.8
 """Chance with which the smallest detectable effect is detected (Cohen's convention)."""
+RESAMPLES = 9_999
+"""Bootstrap samples, and permutations where not all can be tried."""
 MOST_SEEDS = 10_000
 """Seeds a head; the next ``--seed`` starts twice as far on, so that two studies share none."""
 PAIRED_SEEDS = 5
 """Seeds whose two heads are trained in lockstep; each costs a dozen runs."""
+
+
+QUESTION = "question"
+"""Purpose of the comparisons that the study is for; the others are controls."""
 
 
 class Head(enum.StrEnum):
@@ -57,10 +63,10 @@ class Training:
         batch_size: images a step.
     """
 
-    optimizer: Optimizer = Optimizer.SGD
-    learning_rate: float = 0.05
-    epochs: int = 10
-    batch_size: int = 64
+    optimizer: Optimizer
+    learning_rate: float
+    epochs: int
+    batch_size: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -81,12 +87,10 @@ class Rules:
     Attributes:
         alpha: a p-value below it is "systematic"; intervals have the confidence ``1 - alpha``.
         margin_pp: the largest difference in accuracy that does not matter, in percentage points.
-        resamples: bootstrap samples, and permutations where not all can be tried.
     """
 
-    alpha: float = 0.01
-    margin_pp: float = 1.0
-    resamples: int = 9_999
+    alpha: float
+    margin_pp: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -95,7 +99,7 @@ class Rules:
             "confidence": 1 - self.alpha,
             "power": POWER,
             "margin_pp": self.margin_pp,
-            "resamples": self.resamples,
+            "resamples": RESAMPLES,
         }
 
 
@@ -114,14 +118,14 @@ class StudyOptions:
         out: folder of the finished runs, the result and the picture.
     """
 
-    data: Path | None = None
-    image_size: int = 32
-    training: Training = Training()
-    rules: Rules = Rules()
-    seeds: int = 50
-    seed: int = 0
-    jobs: int = 1
-    out: Path = Path("fxhead-study")
+    data: Path | None
+    image_size: int
+    training: Training
+    rules: Rules
+    seeds: int
+    seed: int
+    jobs: int
+    out: Path
 
     @property
     def even_seeds(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fxhead.study.settings import POWER, Rules
+from fxhead.study.settings import POWER, RESAMPLES, Rules
 
 Sample = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def _interval(
     found = stats.bootstrap(
         data,
         np.mean if paired else _difference,
-        n_resamples=rules.resamples,
+        n_resamples=RESAMPLES,
         confidence_level=1 - rules.alpha,
         method="BCa",
         rng=np.random.default_rng(seed),
@@ -79,7 +79,7 @@ def _p_value(first: Sample, second: Sample, paired: bool, rules: Rules, seed: in
             (second, first),
             _difference,
             permutation_type="samples" if paired else "independent",
-            n_resamples=rules.resamples,
+            n_resamples=RESAMPLES,
             vectorized=True,
             rng=np.random.default_rng(seed),
         ).pvalue

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,14 +97,12 @@ class Store:
 
 def write_whole(path: Path, record: dict[str, Any]) -> None:
     """Writes JSON under another name and then renames it."""
-    descriptor, temporary = tempfile.mkstemp(prefix=".fxhead-", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=2, allow_nan=False)
-            file.write("\n")
-        os.replace(temporary, path)
+        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

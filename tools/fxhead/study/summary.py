@@ -34,6 +34,7 @@ def growth(pairs: Sequence[PairRecord]) -> GrowthRecord:
         logits_of_bound=max(pair.logits_of_bound for pair in pairs),
         loss_difference=_largest([pair.loss_difference for pair in pairs]),
         weight_difference=_largest([pair.weight_difference for pair in pairs]),
+        typical_weight_difference=_median([pair.weight_difference for pair in pairs]),
         largest_weight=max(pair.largest_weight for pair in pairs),
     )
 
@@ -45,3 +46,7 @@ def _bands(curves: Sequence[Sequence[float]]) -> tuple[tuple[float, float, float
 
 def _largest(curves: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(np.max(np.asarray(curves, np.float64), axis=0).tolist())
+
+
+def _median(curves: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(np.median(np.asarray(curves, np.float64), axis=0).tolist())
