@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fxhead.results import Check, CheckOutcome, InspectOutcome, ModelInfo, Outcome, RewriteOutcome, worst
 from fxhead.study.lines import study_lines
-from fxhead.study.records import StudyOutcome
+from fxhead.study.outcome import StudyOutcome
 
 if TYPE_CHECKING:
     from fxpasses.report import Miss, RewriteReport, Site, TraceInfo

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fxhead.study.findings import Comparison, Findings, GroupRecord
 from fxhead.study.initialisation import compare_initialisation, shapes_under_study
 from fxhead.study.network import SCALE
-from fxhead.study.records import (
-    Answer,
-    Comparison,
-    GroupRecord,
-    GrowthRecord,
-    InitialisationRecord,
-    PairingRecord,
-    PairRecord,
-    RunRecord,
-)
+from fxhead.study.records import PairRecord, RunRecord
 from fxhead.study.settings import QUESTION, Dtype, Head, StudyOptions, Subject
 from fxhead.study.statistics import compare
 from fxhead.study.summary import group, growth
 from fxhead.study.verdict import conclude, judge, judge_pairs
 
 _NEGATIVE, _POSITIVE = "negative control", "positive control"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """All that follows from the runs."""
-
-    initialisation: tuple[InitialisationRecord, ...]
-    growth: tuple[GrowthRecord, ...]
-    pairing: tuple[PairingRecord, ...]
-    groups: tuple[GroupRecord, ...]
-    comparisons: tuple[Comparison, ...]
-    answer: Answer
 
 
 def analyse(
@@ -91,9 +70,8 @@ def analyse(
 def _compared(first: GroupRecord, second: GroupRecord, purpose: str, options: StudyOptions) -> Comparison:
     """The comparison of two groups: seed by seed where they have the same seeds."""
     paired = first.seeds == second.seeds
-    evidence = compare(
-        first.accuracy_pp, second.accuracy_pp, paired=paired, rules=options.rules, seed=options.seed
-    )
+    counted = compare(first.correct, second.correct, paired=paired, rules=options.rules, seed=options.seed)
+    evidence = counted.times(100 / first.held_out)
     return Comparison(
         first=first.name,
         second=second.name,

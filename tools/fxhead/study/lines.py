@@ -9,7 +9,8 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from fxhead.study.records import Comparison, GrowthRecord, InitialisationRecord, StudyOutcome
+from fxhead.study.findings import Comparison, GrowthRecord, InitialisationRecord
+from fxhead.study.outcome import StudyOutcome
 from fxhead.study.settings import Subject
 
 _STYLES = {"chance": "bold green", "systematic": "bold red"}
@@ -17,16 +18,16 @@ _STYLES = {"chance": "bold green", "systematic": "bold red"}
 
 def study_lines(outcome: StudyOutcome) -> Iterator[RenderableType]:
     """What to show for a study, from top to bottom."""
-    answer = outcome.answer
+    answer = outcome.findings.answer
     yield from _header(outcome)
     yield ""
     yield f"[bold]initialisation[/]: {'the same' if answer.same_initialisation else 'not the same'}"
     yield ""
-    yield _initialisation_table(outcome.initialisation)
+    yield _initialisation_table(outcome.findings.initialisation)
     yield ""
     yield f"[bold]same seed, same weights[/]: {_function_line(outcome)}"
     yield ""
-    yield _growth_table(outcome.growth)
+    yield _growth_table(outcome.findings.growth)
     yield ""
     yield f"[bold]many seeds[/]: two runs of one head differ by {answer.typical_gap_pp:.2f} points (median)"
     yield ""
@@ -53,9 +54,9 @@ def _header(outcome: StudyOutcome) -> Iterator[str]:
 
 
 def _function_line(outcome: StudyOutcome) -> str:
-    if outcome.answer.same_function:
+    if outcome.findings.answer.same_function:
         return "the same function; they differ by rounding, which training amplifies"
-    same = next(record for record in outcome.pairing if record.subject is Subject.SAME)
+    same = next(record for record in outcome.findings.pairing if record.subject is Subject.SAME)
     if same.is_rounding:
         return "not shown: the control, a wrong weight, looks like rounding too"
     return "more than rounding"
@@ -111,7 +112,7 @@ def _comparison_table(outcome: StudyOutcome) -> Table:
     table = _table(
         "", "first", "mean %", "second", "mean %", "points", confidence, "p", "could show", "verdict"
     )
-    for record in outcome.comparisons:
+    for record in outcome.findings.comparisons:
         table.add_row(*map(escape, _comparison_cells(record)))
     return table
 

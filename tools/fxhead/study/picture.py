@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
+from fxhead.study.findings import Comparison, GroupRecord
 from fxhead.study.network import SCALE
-from fxhead.study.records import Comparison, GroupRecord, StudyOutcome
+from fxhead.study.outcome import StudyOutcome
 from fxhead.study.settings import QUESTION, Dtype, Head, Subject
 
 if TYPE_CHECKING:
@@ -51,17 +52,22 @@ def draw(outcome: StudyOutcome, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    drawn = io.BytesIO()
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11.5, 9.0), dpi=100, layout="constrained")
-        (curves, growth), (points, differences) = figure.subplots(2, 2)
-        _draw_curves(curves, outcome.groups)
-        _draw_growth(growth, outcome)
-        _draw_points(points, outcome.groups)
-        _draw_differences(differences, outcome)
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png")
+        picture(outcome).savefig(drawn, format="png")
     # a palette is a third of the size, and there are few colours in it
     Image.open(drawn).convert("RGB").quantize(_PALETTE).save(path, format="png", optimize=True)
+
+
+def picture(outcome: StudyOutcome) -> Figure:
+    """The four panels."""
+    figure = Figure(figsize=(11.5, 9.0), dpi=100, layout="constrained")
+    (curves, growth), (points, differences) = figure.subplots(2, 2)
+    _draw_curves(curves, outcome.findings.groups)
+    _draw_growth(growth, outcome)
+    _draw_points(points, outcome.findings.groups)
+    _draw_differences(differences, outcome)
+    return figure
 
 
 def _draw_curves(axes: Axes, groups: tuple[GroupRecord, ...]) -> None:
@@ -88,7 +94,7 @@ def _draw_curves(axes: Axes, groups: tuple[GroupRecord, ...]) -> None:
 
 def _draw_growth(axes: Axes, outcome: StudyOutcome) -> None:
     """Largest difference of two weights after each step, for pairs that started alike."""
-    for record in outcome.growth:
+    for record in outcome.findings.growth:
         if (record.subject, record.dtype) not in _PAIRS:
             continue
         colour, line, label = _PAIRS[record.subject, record.dtype]
@@ -117,7 +123,7 @@ def _draw_growth(axes: Axes, outcome: StudyOutcome) -> None:
         ylim=(1e-18, 1e9),  # with room for the legend
         yticks=[10.0**power for power in range(-18, 1, 3)],
     )
-    seeds = len(outcome.growth[0].seeds)
+    seeds = len(outcome.findings.growth[0].seeds)
     axes.legend(title=f"thick: largest of {seeds} seeds, thin: median", loc="upper right")
 
 
@@ -144,10 +150,13 @@ def _draw_points(axes: Axes, groups: tuple[GroupRecord, ...]) -> None:
 
 def _draw_differences(axes: Axes, outcome: StudyOutcome) -> None:
     """Each comparison's difference with its interval; the rows are in the order of the table."""
-    margin, heads = outcome.options.rules.margin_pp, {group.name: group.head for group in outcome.groups}
+    margin, heads = (
+        outcome.options.rules.margin_pp,
+        {group.name: group.head for group in outcome.findings.groups},
+    )
     axes.axvspan(-margin, margin, color=_GREY, alpha=0.15, linewidth=0, label=f"margin, ±{margin:g} points")
     axes.axvline(0, color=_GREY, linewidth=1)
-    for row, comparison in enumerate(outcome.comparisons):
+    for row, comparison in enumerate(outcome.findings.comparisons):
         low, high = comparison.interval_pp
         axes.plot([low, high], [row, row], color=_BLUE, linewidth=2.5)
         axes.plot(comparison.difference_pp, row, "D", color=_BLUE, markersize=7)
@@ -160,9 +169,9 @@ def _draw_differences(axes: Axes, outcome: StudyOutcome) -> None:
     axes.set(
         title="Differences in accuracy",
         xlabel="second less first (percentage points)",
-        yticks=range(len(outcome.comparisons)),
-        yticklabels=[_row_name(comparison, heads) for comparison in outcome.comparisons],
-        ylim=(len(outcome.comparisons) - 0.5, -1.6),
+        yticks=range(len(outcome.findings.comparisons)),
+        yticklabels=[_row_name(comparison, heads) for comparison in outcome.findings.comparisons],
+        ylim=(len(outcome.findings.comparisons) - 0.5, -1.6),
     )
     axes.margins(x=0.2)
     axes.legend(loc="upper left")

@@ -15,8 +15,9 @@ from fxhead.results import WrittenFile
 from fxhead.study.analysis import analyse
 from fxhead.study.data import Images, load_digits, load_folder
 from fxhead.study.jobs import PairTask, Record, RunTask, Task, run_tasks
+from fxhead.study.outcome import Environment, StudyOutcome
 from fxhead.study.picture import draw
-from fxhead.study.records import DataInfo, Environment, PairRecord, RunRecord, StudyOutcome
+from fxhead.study.records import DataInfo, PairRecord, RunRecord
 from fxhead.study.settings import PAIRED_SEEDS, Dtype, Head, StudyOptions, Subject
 from fxhead.study.store import Store, write_whole
 
@@ -29,9 +30,10 @@ def run_study(options: StudyOptions, progress: Progress) -> StudyOutcome:
     Raises:
         FxHeadError: the user can do something about it.
     """
+    store = Store(folder=options.out)
+    store.require_own()  # before the images are read, which may take long
     images = _load(options, progress)
     data, environment = images.describe(), _environment()
-    store = Store(folder=options.out)
     store.open(_settings(options, data, environment))
     tasks = _tasks(options)
     _train(images, options, tasks, store, progress)
@@ -42,18 +44,8 @@ def run_study(options: StudyOptions, progress: Progress) -> StudyOutcome:
             if isinstance(task, RunTask)
         }
         pairs = [PairRecord.from_dict(store.read(task.name)) for task in tasks if isinstance(task, PairTask)]
-        found = analyse(runs, pairs, options, len(data.classes))
-    outcome = StudyOutcome(
-        options=options,
-        data=data,
-        environment=environment,
-        initialisation=found.initialisation,
-        growth=found.growth,
-        pairing=found.pairing,
-        groups=found.groups,
-        comparisons=found.comparisons,
-        answer=found.answer,
-    )
+        findings = analyse(runs, pairs, options, len(data.classes))
+    outcome = StudyOutcome(options=options, data=data, environment=environment, findings=findings)
     with progress.step("drawing"):
         return _published(outcome, store)
 

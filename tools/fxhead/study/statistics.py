@@ -33,11 +33,23 @@ class Evidence:
     p_value: float
     smallest_effect: float | None
 
+    def times(self, factor: float) -> Evidence:
+        """The same evidence in another unit."""
+        low, high = self.interval
+        return Evidence(
+            difference=self.difference * factor,
+            interval=(low * factor, high * factor),
+            p_value=self.p_value,
+            smallest_effect=None if self.smallest_effect is None else self.smallest_effect * factor,
+        )
+
 
 def compare(
-    first: Sequence[float], second: Sequence[float], *, paired: bool, rules: Rules, seed: int
+    first: Sequence[int], second: Sequence[int], *, paired: bool, rules: Rules, seed: int
 ) -> Evidence:
     """The evidence; paired samples have one value a seed, in the same order.
+
+    The values are counts, as permutations are often tied, and only sums of whole numbers show it.
 
     Source:
         ``scipy.stats.bootstrap`` (BCa, Efron 1987) and ``scipy.stats.permutation_test``.

@@ -21,6 +21,19 @@ class Store:
 
     folder: Path
 
+    def require_own(self) -> None:
+        """Returns where the folder is a study's, or empty, or not there yet.
+
+        Raises:
+            FileError: it holds other things.
+        """
+        if (self.folder / SETTINGS).exists() or not self.folder.exists():
+            return
+        if not self.folder.is_dir() or any(self.folder.iterdir()):
+            raise FileError(
+                "is not the folder of a study", where=str(self.folder), fix="name another one with -o"
+            )
+
     def open(self, settings: dict[str, Any]) -> None:
         """Makes the folder, or checks that its runs were made with the same settings.
 
@@ -28,17 +41,13 @@ class Store:
             FileError: it cannot be written to, or holds other things.
             InputError: it holds the runs of a study with other settings.
         """
+        self.require_own()
         path = self.folder / SETTINGS
-        if path.exists():
+        if any(self.folder.glob("*/*.json")):
             self._require_same(settings, _read(path))
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise FileError(
-                "is not the folder of a study", where=str(self.folder), fix="name another one with -o"
-            )
         with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                write_whole(path, settings)
+            write_whole(path, settings)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fxhead.study.records import GroupRecord, GrowthRecord, PairRecord, RunRecord
+from fxhead.study.findings import GroupRecord, GrowthRecord
+from fxhead.study.records import PairRecord, RunRecord
 
 _PERCENTILES = (10, 50, 90)
 
@@ -18,7 +19,8 @@ def group(name: str, runs: Sequence[RunRecord]) -> GroupRecord:
         name=name,
         head=runs[0].head,
         seeds=tuple(run.seed for run in runs),
-        accuracy_pp=tuple(run.accuracy_pp for run in runs),
+        held_out=runs[0].held_out,
+        correct=tuple(run.correct[-1] for run in runs),
         fit_loss=_bands([run.fit_loss for run in runs]),
         held_out_accuracy_pp=_bands(accuracy),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fxhead.study.records import (
+from fxhead.study.findings import (
     Answer,
     Comparison,
     GrowthRecord,
