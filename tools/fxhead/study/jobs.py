@@ -101,7 +101,7 @@ def _run_in_processes(
 ) -> None:
     # spawned, not forked: torch's thread pools do not survive a fork
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
+    stop, others = context.Event(), {*multiprocessing.active_children()}
     executor = concurrent.futures.ProcessPoolExecutor(
         jobs, context, initializer=_start_worker, initargs=(images, training, stop.is_set)
     )
@@ -113,6 +113,11 @@ def _run_in_processes(
                 record = future.result()
             assert record is not None  # only we stop a run, further down
             finished(futures[future], record)
+    except BrokenProcessPool:
+        # the executor does not know of one that was starting when it broke, and would wait for it
+        for process in {*multiprocessing.active_children()} - others:
+            process.terminate()
+        raise
     finally:
         stop.set()
         executor.shutdown(cancel_futures=True)

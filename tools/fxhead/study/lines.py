@@ -126,9 +126,14 @@ def _comparison_cells(record: Comparison) -> tuple[str, ...]:
         f"{record.first_mean_pp:.2f}",
         record.second,
         f"{record.second_mean_pp:.2f}",
-        f"{record.difference_pp:+.2f}",
-        f"{low:+.2f} to {high:+.2f}",
+        _points(record.difference_pp),
+        f"{_points(low)} to {_points(high)}",
         f"{record.p_value:.2g}",
         "nothing" if effect is None else f"{effect:.2f}",
         str(record.verdict),
     )
+
+
+def _points(value: float) -> str:
+    """A difference with its sign, and no sign before a zero."""
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"

@@ -173,7 +173,7 @@ def _draw_differences(axes: Axes, outcome: StudyOutcome) -> None:
         yticklabels=[_row_name(comparison, heads) for comparison in outcome.findings.comparisons],
         ylim=(len(outcome.findings.comparisons) - 0.5, -1.6),
     )
-    axes.margins(x=0.2)
+    axes.margins(x=0.45)  # room for the words
     axes.legend(loc="upper left")
 
 
