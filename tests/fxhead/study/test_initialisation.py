@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,14 +17,31 @@ SMALL = Shapes(channels=24, classes=10)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scaled(Shapes):
-    """A convolution of another width of weights, though it was filled as ever."""
+class Changed(Shapes):
+    """A convolution whose weights are changed, though it was filled as ever."""
+
+    change: Callable[[torch.Tensor], object]
 
     def conv(self) -> nn.Conv2d:
         layer = nn.Conv2d(self.channels, self.classes, kernel_size=self.kernel)
         with torch.no_grad():
-            layer.weight.mul_(0.97)
+            self.change(layer.weight)
         return layer
+
+
+def shrink(weight: torch.Tensor) -> None:
+    """The same shape of distribution, 3 % narrower."""
+    weight.mul_(0.97)
+
+
+def bend(weight: torch.Tensor) -> None:
+    """The same bound, but values nearer to it."""
+    weight.copy_(weight.sign() * (weight.abs() * 24**0.5) ** 0.8 / 24**0.5)
+
+
+def exceed(weight: torch.Tensor) -> None:
+    """One value of 240 past the bound, which no test of distributions sees."""
+    weight[0, 0] = 1.01 / 24**0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,10 +68,18 @@ def test_the_head_that_is_trained_is_among_them() -> None:
     assert shapes_under_study(7)[0] == Shapes(channels=64, classes=7)
 
 
-def test_weights_that_are_3_percent_smaller_are_seen() -> None:
-    weight, bias = compare_initialisation((Scaled(channels=24, classes=10),), seed=0, alpha=0.01)
+@pytest.mark.parametrize(
+    ("change", "fills_bound", "p_is_small"),
+    [(shrink, False, True), (bend, True, True), (exceed, False, False)],
+)
+def test_weights_that_are_drawn_otherwise_are_seen(
+    change: Callable[[torch.Tensor], object], fills_bound: bool, p_is_small: bool
+) -> None:
+    shapes = Changed(channels=24, classes=10, change=change)
+    weight, bias = compare_initialisation((shapes,), seed=0, alpha=0.01)
     assert not weight.same
-    assert not weight.fills_bound
+    assert weight.fills_bound is fills_bound
+    assert (weight.ks_p_value < 0.005) is p_is_small
     assert weight.identical_seeds == 0
     assert bias.same
 
