@@ -10,8 +10,10 @@ from export.results import (
     Flip,
     LayerName,
     LayerResult,
+    Mode,
     OutputStatistics,
     Status,
+    TargetResult,
     Verdict,
 )
 
@@ -22,8 +24,10 @@ __all__ = [
     "Flip",
     "LayerName",
     "LayerResult",
+    "Mode",
     "OutputStatistics",
     "Status",
+    "TargetResult",
     "Verdict",
     "available_providers",
     "certify",

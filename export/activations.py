@@ -1,10 +1,17 @@
-"""Elementwise functions in float64, with how far a rounded result may lie from them.
+"""Functions in float64, with how far a rounded result may lie from them.
 
-For a function ``f`` with Lipschitz constant ``L``: ``|fl(f(x̂)) − f(x)| ≤ L·|x̂ − x| + r(x̂)``, where ``r``
-bounds the rounding of one evaluation. ReLU and ReLU6 are exact (``r = 0``). Hard sigmoid and hard swish
-``x·clip(x/6 + 1/2)`` have at most five roundings, each of at most ``u (1 + |x|)``, the latter multiplied
-by ``|x|``; 8 are allowed. For exp-based ones no provider states its accuracy: ``r`` **assumes** at most
-32 units roundoff of 1 (sigmoid, tanh) or of ``|x|`` (SiLU, GELU), which the kernels known to us meet.
+**Elementwise.** For a function ``f`` with Lipschitz constant ``L``:
+``|fl(f(x̂)) − f(x)| ≤ L·|x̂ − x| + r(x̂)``, where ``r`` bounds the rounding of one evaluation. ReLU and ReLU6
+are exact (``r = 0``). Hard sigmoid and hard swish ``x·clip(x/6 + 1/2)`` have at most five roundings, each
+of at most ``u (1 + |x|)``, the latter multiplied by ``|x|``; 8 are allowed. For exp-based ones no provider
+states its accuracy: ``r`` **assumes** at most 32 units roundoff of 1 (sigmoid, tanh) or of ``|x|`` (SiLU,
+GELU), which the kernels known to us meet.
+
+**Softmax** over ``n`` scores. Where every score is off by at most ``e``, each ``exp(x_i)`` and their sum
+change by a factor within ``exp(±e)``, so ``p_i`` by one within ``exp(±2e)``. An evaluation subtracts the
+maximum (relative error ``u·R`` of the exponential, ``R`` the range of the scores), takes the exponential
+(32 units, as above), adds up to ``n`` of them, divides and stores: a factor within
+``exp(±(2 u R + (64 + n + 4) u))``. What underflows is at most ``n + 4`` smallest normal numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +23,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from export.bounds import Float64, Interval, Precision
+
+_OWN = 1 + 2.0**-40
+"""Factor that makes up for the float64 rounding of a bound."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +80,28 @@ ACTIVATIONS: Mapping[str, Activation] = {
 
 
 def apply_activation(name: str, x: Interval, precision: Precision) -> Interval:
-    """Interval of the named function of ``x``."""
+    """Interval of the named elementwise function of ``x``."""
     activation = ACTIVATIONS[name]
     size = np.abs(x.value) + x.error
-    rounding = activation.rounding(size) * max(precision.sum, precision.result)
-    error = activation.lipschitz * x.error + rounding + 8.0 * precision.tiny
-    return Interval(value=activation.function(x.value), error=error)
+    rounding = activation.rounding(size) * precision.coarsest
+    lost = 0.0 if activation.rounding is _exact else 8.0 * precision.store_tiny
+    # subnormals may be flushed by a function that is exact otherwise
+    error = activation.lipschitz * x.error + rounding + lost + precision.tiny
+    return Interval(value=activation.function(x.value), error=error * _OWN)
+
+
+def softmax_interval(x: Interval, precision: Precision) -> Interval:
+    """Interval of the softmax over the last axis.
+
+    Shapes:
+        x and result: [N, C].
+    """
+    value = np.exp(x.value - x.value.max(axis=-1, keepdims=True))
+    value /= value.sum(axis=-1, keepdims=True)
+    off = x.error.max(axis=-1, keepdims=True)
+    spread = np.ptp(x.value, axis=-1, keepdims=True) + 2 * off
+    unit, count = precision.coarsest, x.value.shape[-1]
+    with np.errstate(over="ignore"):  # an infinite bound says that nothing is known
+        rate = np.expm1(2 * off + (2 * spread + 68 + count) * unit)
+        error = value * rate + (count + 4) * precision.store_tiny * (1 + rate)
+    return Interval(value=value, error=error * _OWN + count * 2.0**-50 * value)

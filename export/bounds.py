@@ -1,34 +1,49 @@
 r"""Rigorous bounds on rounding errors, computed in float64 from the data that went in.
 
-Notation: ``u`` is the unit roundoff, ``fl`` a rounded result, ``γ_n = n·u / (1 − n·u)`` for ``n·u < 1``.
+Notation: ``u`` is a unit roundoff, ``fl`` a rounded result, ``n`` the length of a dot product.
 
-**Lemma** (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., Lemma 3.1). If
-``|δ_i| ≤ u`` and ``ρ_i = ±1`` then ``∏ (1 + δ_i)^ρ_i = 1 + θ_n`` with ``|θ_n| ≤ γ_n``.
+**Lemma** (Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., §3.1). If ``|δ_i| ≤ u`` then
+``∏ (1 + δ_i)`` over ``n`` factors is ``1 + θ`` with ``|θ| ≤ (1 + u)^n − 1 =: growth(n, u)``. It is at most
+Higham's ``γ_n = n·u / (1 − n·u)``, and finite where ``n·u ≥ 1`` and ``γ_n`` says nothing, as it is for 2048
+sums in fp16.
 
 **Dot product with a bias** (§3.1). ``n`` products and ``n`` additions, in *any* order and with or without
 fused multiply-add: each term passes at most one product and ``n`` additions, so
-``fl(w·x + b) = Σ w_i x_i (1 + θ_{n+1}) + b (1 + θ_{n+1})`` and
-``|fl(w·x + b) − (w·x + b)| ≤ γ_{n+1} (|w|·|x| + |b|)``.
-It holds for GEMM, direct and im2col convolution, blocked or split over threads. It does **not** hold for
-Winograd and FFT convolution, which are other sums.
+``|fl(w·x + b) − (w·x + b)| ≤ growth(n + 1, u) (|w|·|x| + |b|)``. Factors ``alpha`` and ``beta`` cost a term
+three roundings more (one where they are folded into the weights here, two in the provider); ``n + 4``
+covers all. It holds for GEMM, direct and im2col convolution, blocked or split over threads. It does
+**not** hold for Winograd and FFT convolution, which are other sums.
 
-**Rounded operands** (TF32: both operands rounded to ``u_in`` first). Each product gains
-``(1 + δ)(1 + δ')``, at most ``1 + d`` with ``d = 2 u_in + u_in²``; with the above,
-``|error| ≤ γ_{n+1} ((1 + d) |w|·|x| + |b|) + d |w|·|x|``.
+**Tensor cores** add several products at once, aligned to the largest and cut off, so that a step loses up
+to ``u`` of the largest operand rather than of its own result. As that is at most ``u`` of the sum of
+absolute values so far, the same recursion and bound hold with the unit of the cut, ``2⁻²²`` with a guard
+bit for the carry (Fasi, Higham, Mikaitis, Pranesh, *Numerical behavior of NVIDIA tensor cores*, 2021).
 
-**Underflow.** With flush-to-zero an operation may also lose up to the smallest normal number ``η``;
-``2 n + 2`` operations lose at most ``(2 n + 2) η (1 + γ_{n+1})``.
+**Rounded operands** (TF32: 10 bits are kept of both operands, rounded or cut off, ``u_in = 2⁻¹⁰``). Each
+product gains ``(1 + δ)(1 + δ')``, at most ``1 + d`` with ``d = 2 u_in + u_in²``; with the above,
+``|error| ≤ growth(n + 4, u) ((1 + d) |w|·|x| + |b|) + d |w|·|x|``.
+
+**Underflow.** An operation may also lose up to the smallest normal number ``η`` where results are flushed
+to zero, and a product up to ``η |w|`` or ``η |x|`` where subnormal operands are: together at most
+``η (4n + 4 + Σ|w| + Σ|x|)``, times ``1 + growth``. Half precision is held in registers in which its
+subnormals are normal, and stored with gradual underflow or flushed: ``store_tiny`` for each store.
+
+**Storing in half precision.** Sums in fp32 are rounded once more; a bias, a mean or an activation may be
+an operator of its own in half precision, so up to two stores (three of a mean: sum, reciprocal, product)
+are allowed for.
 
 **Mean over s cells.** ``s − 1`` additions, and a division or a multiplication by a rounded reciprocal
-(two roundings): ``|fl(mean) − mean| ≤ γ_{s+1} mean|x|``.
+(two roundings): ``|fl(mean) − mean| ≤ growth(s + 2, u) mean|x|``.
 
 **The reference is itself rounded** (float64, ``u_64 = 2⁻⁵³``): its error has the same form, so using
-``u + u_64`` in place of ``u`` covers both, as ``γ`` is superadditive in ``u``.
+``u + u_64`` in place of ``u`` covers both, as ``growth`` is superadditive in ``u``. The bound is a float64
+sum of non-negative terms; ``_widened`` makes up for its own rounding.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -36,6 +51,7 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 _U64 = 2.0**-53
+_TINY64 = 2.0**-1022
 _CHUNK = 2**21
 """Most weights that are widened to float64 at a time."""
 
@@ -45,41 +61,77 @@ class Precision:
     """How a provider computes: the unit roundoffs of its operands, its sums and its results.
 
     Attributes:
-        name: ``fp64``, ``fp32``, ``tf32``, ``fp16`` or ``bf16``.
-        operand: relative error of an operand before it is multiplied (TF32 rounds both; else 0).
-        sum: unit roundoff of products and sums; for TF32 that of truncation on tensor cores, 2⁻²³.
+        name: ``fp64``, ``fp32``, ``tf32``, ``fp16`` or ``bf16``; ``fp16 sums`` where sums are rounded too.
+        operand: relative error of an operand before it is multiplied (TF32 shortens both; else 0).
+        sum: unit roundoff of products and sums.
         result: unit roundoff of the stored result.
-        tiny: smallest normal number of the stored type.
+        tiny: what an operation may lose by underflow: the smallest normal number of the type of the sums.
+        store_tiny: what storing a result may lose by underflow.
+        largest: largest finite number of the stored type.
     """
 
     name: str
-    operand: float
+    operand: float = 0.0
     sum: float
     result: float
-    tiny: float
+    tiny: float = 2.0**-126
+    store_tiny: float = 2.0**-126
+    largest: float = (2.0 - 2.0**-23) * 2.0**127
+
+    @property
+    def coarsest(self) -> float:
+        """Unit roundoff of an operator that is computed in several steps, each of which may be stored."""
+        return max(self.sum, self.result)
 
 
-FP64 = Precision(name="fp64", operand=0.0, sum=2.0**-53, result=2.0**-53, tiny=2.0**-1022)
-FP32 = Precision(name="fp32", operand=0.0, sum=2.0**-24, result=2.0**-24, tiny=2.0**-126)
-TF32 = Precision(name="tf32", operand=2.0**-11, sum=2.0**-23, result=2.0**-24, tiny=2.0**-126)
-FP16 = Precision(name="fp16", operand=0.0, sum=2.0**-11, result=2.0**-11, tiny=2.0**-14)
-BF16 = Precision(name="bf16", operand=0.0, sum=2.0**-8, result=2.0**-8, tiny=2.0**-126)
+FP64 = Precision(
+    name="fp64",
+    sum=2.0**-53,
+    result=2.0**-53,
+    tiny=_TINY64,
+    store_tiny=_TINY64,
+    largest=float(np.finfo(np.float64).max),
+)
+FP32 = Precision(name="fp32", sum=2.0**-24, result=2.0**-24)
+TF32 = Precision(name="tf32", operand=2.0**-10, sum=2.0**-22, result=2.0**-24)
+FP16 = Precision(name="fp16", sum=2.0**-24, result=2.0**-11, store_tiny=2.0**-14, largest=65504.0)
+BF16 = Precision(name="bf16", sum=2.0**-24, result=2.0**-8, largest=(2.0 - 2.0**-7) * 2.0**127)
+# gradual underflow in the sums: no kernel that adds in fp16 is known to flush its subnormals
+FP16_SUMS = Precision(
+    name="fp16 sums", sum=2.0**-11, result=2.0**-11, tiny=2.0**-24, store_tiny=2.0**-14, largest=65504.0
+)
+BF16_SUMS = dataclasses.replace(BF16, name="bf16 sums", sum=2.0**-8)
+
 _BY_DTYPE = {"float64": FP64, "float32": FP32, "float16": FP16, "bfloat16": BF16}
+_LOOSER = {"fp32": TF32, "fp16": FP16_SUMS, "bf16": BF16_SUMS}
 
 
 def precision_of(dtype: str) -> Precision | None:
-    """The precision of arithmetic in a storage type (``"float32"``), or None for other types."""
+    """The precision of arithmetic in a storage type (``"float32"``), or None for other types.
+
+    Half precision is taken to be summed in fp32, which ONNX Runtime's CPU provider (by casts) and PyTorch
+    do; see ``looser``.
+    """
     return _BY_DTYPE.get(dtype)
 
 
-def gamma(count: int, unit: float) -> float:
-    """``γ_n = n·u / (1 − n·u)``; infinite where ``n·u ≥ 1`` and nothing is known.
+def looser(precision: Precision) -> Precision | None:
+    """The next weaker claim about a provider, or None: TF32 after fp32, rounded sums after fp32 sums.
+
+    Sums in half precision are what some kernels do (fp16 vector units, split-K reductions on GPUs, tensor
+    cores' cut-off sums); what lies within the stronger bound lies within the weaker one.
+    """
+    return _LOOSER.get(precision.name)
+
+
+def growth(count: int, unit: float) -> float:
+    """``(1 + u)^n − 1`` with ``u + u_64`` for ``u``: relative error of ``count`` roundings.
 
     Source:
         Higham, *Accuracy and Stability of Numerical Algorithms*, §3.1.
     """
-    product = count * (unit + _U64)
-    return product / (1.0 - product) if product < 1.0 else float("inf")
+    exponent = count * math.log1p(unit + _U64)
+    return math.expm1(exponent) * (1 + 8 * _U64) if exponent < 700.0 else math.inf
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,24 +162,27 @@ def affine_interval(
         features: [N, K]; weight: [O, K]; bias: [O]; result: [N, O].
     """
     out, count = weight.shape
-    rate = gamma(count + 1, precision.sum)
+    rate = growth(count + 4, precision.sum)
     doubled = 2 * precision.operand + precision.operand**2
     value, error = np.empty((len(features.value), out)), np.empty((len(features.value), out))
+    stored = np.empty((len(features.value), out))
     size = np.abs(features.value) + features.error
-    is_carried = bool(features.error.any())
-    rows = max(1, _CHUNK // max(count, 1))
-    for start in range(0, out, rows):
-        part = slice(start, start + rows)
+    lost = (4 * count + 4 + size.sum(axis=1, keepdims=True)) * (precision.tiny + _TINY64)
+    for part in _row_blocks(out, count):
         wide = np.asarray(weight[part], np.float64)
         offset = np.zeros(len(wide)) if bias is None else np.asarray(bias[part], np.float64)
-        value[:, part] = features.value @ wide.T + offset
+        product = features.value @ wide.T
+        value[:, part] = product + offset
+        stored[:, part] = np.abs(product)
         sizes = np.abs(wide).T
         mass = size @ sizes
+        lost_here = lost + sizes.sum(axis=0) * precision.tiny
         error[:, part] = rate * ((1 + doubled) * mass + np.abs(offset)) + doubled * mass
-        if is_carried:
+        error[:, part] += lost_here * (1 + rate)
+        if features.error.any():
             error[:, part] += features.error @ sizes
-    error += (2 * count + 2) * precision.tiny * (1 + rate)
-    return Interval(value=value, error=_stored(value, error, precision))
+    stores = 1 if bias is None else 2
+    return Interval(value=value, error=_stored(value, error, stored, precision, stores, count))
 
 
 def mean_interval(cells: Interval, precision: Precision) -> Interval:
@@ -137,15 +192,36 @@ def mean_interval(cells: Interval, precision: Precision) -> Interval:
         cells: [N, C, S]; result: [N, C].
     """
     count = cells.value.shape[-1]
-    rate = gamma(count + 1, precision.sum)
     size = (np.abs(cells.value) + cells.error).mean(axis=-1)
-    error = cells.error.mean(axis=-1) + rate * size + (count + 2) * precision.tiny
+    rate = growth(count + 2, precision.sum)
+    error = (
+        cells.error.mean(axis=-1) + rate * size + (2 * count + 2) * (precision.tiny + _TINY64) * (1 + rate)
+    )
     value = cells.value.mean(axis=-1)
-    return Interval(value=value, error=_stored(value, error, precision))
+    return Interval(value=value, error=_stored(value, error, size, precision, 3, count))
 
 
-def _stored(value: Float64, error: Float64, precision: Precision) -> Float64:
-    """Adds the rounding of the result to its storage type where that is coarser than the sums."""
-    if precision.result <= precision.sum:
-        return error * (1 + 16 * _U64)
-    return (error + precision.result * (np.abs(value) + error)) * (1 + 16 * _U64)
+def _row_blocks(out: int, count: int) -> list[slice]:
+    rows = max(1, _CHUNK // max(count, 1))
+    return [slice(start, start + rows) for start in range(0, out, rows)]
+
+
+def _stored(
+    value: Float64, error: Float64, before: Float64, precision: Precision, stores: int, count: int
+) -> Float64:
+    """The error after the result, and what came ``before`` its last step, were stored.
+
+    A provider may also store what it sums in: a store of a type that is no coarser is one of the roundings
+    that were counted.
+    """
+    if precision.result > precision.sum or precision.store_tiny > precision.tiny:
+        rate = growth(stores, precision.result)
+        size = np.maximum(np.abs(value), before)
+        error = error + rate * (size + error) + stores * precision.store_tiny * (1 + rate)
+    return _widened(error, count)
+
+
+def _widened(error: Float64, count: int) -> Float64:
+    """A bound that covers the float64 rounding of its own computation."""
+    widened: Float64 = error * (1 + (4 * count + 64) * _U64)
+    return widened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +11,26 @@ from torch.export import ExportedProgram
 
 from export.compare import compare_backbones, compare_heads
 from export.heads import OnnxSubject
-from export.inputs import Inputs, Samples, given_samples, random_samples
+from export.inputs import (
+    BATCHES,
+    Inputs,
+    InputSpec,
+    Samples,
+    declared_inputs,
+    given_samples,
+    random_samples,
+)
 from export.layers import Prober, Walks, backbone_layer, weights_layer, wiring_layer
 from export.measure import measure
 from export.module_subject import ModuleSubject
 from export.programs import as_module, fixed_batch, is_program_path, read_program
-from export.providers import require_known, require_provider
-from export.results import Certificate, LayerResult, Status, Verdict
+from export.providers import is_defaults, require_known, require_provider, short_name, targets_of
+from export.results import Certificate, Status
 from export.subjects import EAGER, Subject
+from export.tally import joined
 from export.terms import Term, affine_of
+from export.verdicts import Judge, Seen
+from export.weight_pool import WeightPool
 from fxpasses.errors import CheckError, InternalError
 from fxpasses.plan import WeightPlan
 
@@ -50,6 +60,10 @@ def certify(
        value of the *reference's* head, on the features that this model computed.
     5. **decision**: top-1 classes agree, or differ by less than the bounds.
 
+    They are established on each provider in a strict session (fp32 stays fp32), and once more with the
+    provider's own defaults where these loosen it; the verdict rests on the strict ones, and ``targets`` has
+    both.
+
     The verdict:
 
     - ``broken``: a layer failed.
@@ -63,8 +77,9 @@ def certify(
     Args:
         reference: the model that is right by definition.
         candidate: the model that should be the same function.
-        inputs: ``[N, …]`` samples (one tensor, a sequence, or a mapping by input name); None takes seeded
-            normal samples in the shape that an ONNX file declares. Batches of 1, 2 and 5 are run.
+        inputs: ``[N, …]`` samples (one tensor, a sequence, or a mapping by input name); None takes eight
+            random ones, as an ONNX file declares its inputs. Batches of 1, 2 and 5 are run, then all
+            further samples.
         providers: ONNX Runtime providers that files are run on; modules are always run in eager mode.
         plan: the plan by which the candidate was rewritten; for two modules, names and shapes are then
             checked against it too.
@@ -94,16 +109,39 @@ class Certifier:
     """
 
     def __init__(
-        self, inputs: Inputs | None = None, providers: Sequence[str] = ("cpu",), *, seed: int = 0
+        self,
+        inputs: Inputs | Samples | None = None,
+        providers: Sequence[str] = ("cpu",),
+        *,
+        seed: int = 0,
     ) -> None:
         if not providers:
             raise CheckError("no provider to run on", fix="name at least one, e.g. providers=('cpu',)")
         require_known(providers)
-        self._providers = tuple(dict.fromkeys(providers))
+        self._providers = tuple(dict.fromkeys(map(short_name, providers)))
         self._seed = seed
         self._samples = None if inputs is None else given_samples(inputs)
         self._subjects: dict[object, tuple[Source, Subject]] = {}
         self._prober = Prober(seed)
+        self._pool = WeightPool()
+
+    def declared(self, path: str | os.PathLike[str]) -> tuple[InputSpec, ...]:
+        """What an ONNX file says about its inputs.
+
+        Raises:
+            CheckError: it is no ONNX file.
+        """
+        return declared_inputs(self._file(path))
+
+    def give(self, inputs: Inputs | Samples) -> None:
+        """Takes ``inputs`` as the samples of every certificate from here on.
+
+        Raises:
+            CheckError: there is no sample, or a certificate was made over other samples.
+        """
+        if self._samples is not None:
+            raise CheckError("the certifier has inputs", fix="make another one for other inputs")
+        self._samples = given_samples(inputs)
 
     def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
         """The certificate of ``candidate`` being the same function as ``reference``; see ``certify``."""
@@ -117,37 +155,50 @@ class Certifier:
             runs_on = (EAGER,)
         roots, outputs = _paired_outputs(left, right)
         heads = left.head, right.head
-        head, upstream = compare_heads(*heads, roots), compare_backbones(*heads)
-        walks = Walks(heads=heads, head=head, upstream=upstream)
+        walks = Walks(heads=heads, head=compare_heads(*heads, roots), upstream=compare_backbones(*heads))
         weights = weights_layer(walks, _planned(reference, candidate, plan))
-        wiring = wiring_layer((left, right), walks, runs_on, self._prober)
-        backbone = backbone_layer(left, right, upstream)
-        proofs = (weights, wiring, backbone)
-        is_same_backbone = all(layer.status is Status.PROVED for layer in proofs)
-        measured = measure(
-            left, right, heads, head, outputs, samples, runs_on, is_same_backbone=is_same_backbone
-        )
-        rounding = measured.rounding
-        is_moved = backbone.status is Status.NOT_RUN and not measured.has_same_features
-        if is_moved and weights.status is Status.FAILED:
-            weights, rounding = _undecided(weights), _undecided(rounding)
-        layers = (weights, wiring, backbone, rounding, measured.decision)
-        verdict, reason = _verdict(layers, measured.is_tf32, bool(heads[0].sites), measured.is_identical)
+        backbone = backbone_layer(left, right, walks.upstream)
+
+        def seen_on(target: str) -> Seen:
+            wiring = wiring_layer((left, right), walks, (target,), self._prober)
+            is_same_backbone = all(layer.status is Status.PROVED for layer in (weights, wiring, backbone))
+            tally = measure(
+                left,
+                right,
+                heads,
+                walks.head,
+                outputs,
+                samples,
+                target,
+                is_same_backbone=is_same_backbone,
+            )
+            repeats = [side.repeats(target) for side in (left, right)]
+            if False in repeats:
+                tally.notes.append(f"a second run on {target} gave other bits")
+            return Seen(target=target, wiring=wiring, tally=tally, repeats=repeats)
+
+        strict = [seen_on(provider) for provider in runs_on]
+        own = [seen_on(t) for provider in runs_on for t in targets_of(provider) if is_defaults(t)]
         sites = (*heads[0].sites, *(a for a, _ in walks.rewritten_sites()))
+        whole = Judge(weights=weights, backbone=backbone, has_sites=bool(heads[0].sites))
+        wiring = wiring_layer((left, right), walks, runs_on, self._prober)
+        judged = whole.judge(wiring, joined([seen.tally for seen in strict]))
+        targets = tuple(whole.on_target(seen) for seen in (*strict, *own))
         return Certificate(
             reference=left.name,
             candidate=right.name,
-            verdict=verdict,
-            reason=reason,
-            weights=weights,
+            verdict=judged.verdict,
+            reason=judged.reason,
+            weights=judged.weights,
             wiring=wiring,
             backbone=backbone,
-            rounding=rounding,
-            decision=measured.decision,
-            statistics=measured.statistics,
-            flips=measured.flips,
+            rounding=judged.rounding,
+            decision=judged.measured.decision,
+            statistics=tuple(record for seen in (*strict, *own) for record in seen.tally.statistics),
+            flips=judged.measured.flips,
             heads=tuple(affine_of(site).weight_name for site in sites),
             providers=runs_on,
+            targets=targets,
             seed=self._seed,
         )
 
@@ -161,7 +212,7 @@ class Certifier:
                 fix="give inputs, e.g. torch.randn(8, 3, 224, 224)",
             )
         if self._samples is None:
-            self._samples = random_samples(self._file(files[0]), self._seed)
+            self._samples = random_samples(self.declared(files[0]), sum(BATCHES), self._seed)
         subjects = [
             self._module(item) if isinstance(item, nn.Module) else self._file(item)
             for item in (reference, candidate)
@@ -171,7 +222,7 @@ class Certifier:
     def _file(self, source: str | os.PathLike[str]) -> OnnxSubject:
         path = Path(os.fspath(source))
         known = self._subjects.get(path)
-        subject = _file(path) if known is None else known[1]
+        subject = _file(path, self._pool) if known is None else known[1]
         self._subjects[path] = (source, subject)
         if not isinstance(subject, OnnxSubject):
             raise InternalError(f"{path} was read as {type(subject).__name__}")
@@ -199,26 +250,14 @@ def _opened(source: Source) -> Opened:
     return as_module(read_program(source))
 
 
-def _undecided(layer: LayerResult) -> LayerResult:
-    """A failed layer as one that was not run.
-
-    Where weights and features both differ, a factor may have moved from one to the other: neither the
-    weights nor the reference's head on the candidate's features tells whether the function differs.
-    """
-    if layer.status is not Status.FAILED or any(item.side == "reference" for item in layer.failures):
-        return layer
-    reason = f"the heads read different features, and {layer.failures[0]}"
-    return dataclasses.replace(layer, status=Status.NOT_RUN, reason=reason, failures=())
-
-
-def _file(path: Path) -> OnnxSubject:
+def _file(path: Path, pool: WeightPool) -> OnnxSubject:
     if path.suffix != ".onnx":
         raise CheckError(
             "neither a module nor an .onnx file", where=str(path), fix="load it first, or export it"
         )
     if not path.is_file():
         raise CheckError("no such file", where=str(path), fix="give the path of an existing .onnx file")
-    return OnnxSubject(path)
+    return OnnxSubject(path, pool)
 
 
 def _paired_outputs(
@@ -249,25 +288,3 @@ def _planned(
     if plan is None or not isinstance(reference, nn.Module) or not isinstance(candidate, nn.Module):
         return None
     return reference, candidate, plan
-
-
-def _verdict(
-    layers: tuple[LayerResult, ...], is_tf32: bool, has_sites: bool, is_identical: bool
-) -> tuple[Verdict, str]:
-    weights, wiring, backbone, rounding, _ = layers
-    failed = next((layer for layer in layers if layer.status is Status.FAILED), None)
-    if failed is not None:
-        return Verdict.BROKEN, f"{failed.layer}: {failed.failures[0]}"
-    if not has_sites:
-        if backbone.status is Status.PROVED and is_identical:
-            return Verdict.PROVED, "no head was found; the two graphs are the same, with the same constants"
-        return Verdict.INCONCLUSIVE, "no head was found in the reference, so nothing is bounded"
-    lacking = [layer for layer in (weights, wiring, rounding) if layer.status is Status.NOT_RUN]
-    if lacking:
-        return Verdict.INCONCLUSIVE, f"{lacking[0].layer}: {lacking[0].reason}"
-    if is_tf32:
-        return Verdict.WITHIN_TF32_ROUNDING, "the outputs lie within TF32's bounds, not within those of fp32"
-    if all(layer.status is Status.PROVED for layer in (weights, wiring, backbone)):
-        return Verdict.PROVED, "weights, wiring and backbone are the same; outputs lie within their bounds"
-    short = next(layer for layer in (weights, wiring, backbone) if layer.status is not Status.PROVED)
-    return Verdict.WITHIN_ROUNDING, f"outputs lie within their bounds; {short.layer}: {short.reason}"

@@ -2,22 +2,27 @@
 
 The evaluation starts afresh at every value that a run tapped: at the boundary of the head, and behind
 every affine site. So each segment's bound is that of one layer, however deep the head is, and a run whose
-every segment holds has computed the reference's head up to rounding.
+every segment holds has computed the reference's head up to rounding. In between, intervals are carried on.
+
+A value's precision is that of its type: a head in fp32 behind a backbone in fp16 has fp32's bounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from export.activations import ACTIVATIONS, apply_activation
+from export.activations import ACTIVATIONS, apply_activation, softmax_interval
 from export.bounds import Interval, Precision, affine_interval, exactly, mean_interval
-from export.terms import Array, Head, Kind, Term
+from export.terms import CONCAT, MAXIMUM, SOFTMAX, Array, Head, Kind, Term
+
+PrecisionOf = Callable[[str], Precision]
+"""The precision that a provider is claimed to have for a storage type."""
 
 
 def evaluate_head(
-    head: Head, observed: Mapping[Term, Array], precision: Precision
+    head: Head, observed: Mapping[Term, Array], precision_of: PrecisionOf
 ) -> Mapping[Term, Interval]:
     """Interval of every term of the head that can be bounded.
 
@@ -30,33 +35,62 @@ def evaluate_head(
     """
     known: dict[Term, Interval] = {}
     start = {term: exactly(value) for term, value in observed.items()}
-    for term in head.terms:
-        operands = [start.get(operand, known.get(operand)) for operand in term.operands]
-        interval = None if not operands or operands[0] is None else _apply(term, operands[0], precision)
-        if interval is not None:
-            known[term] = interval
+    kinds = {term: value.dtype.name for term, value in observed.items()}
+    # values that are infinite or NaN are told apart afterwards, by who compares
+    with np.errstate(invalid="ignore", over="ignore"):
+        for term in head.terms:
+            operands = [start.get(operand, known.get(operand)) for operand in term.operands]
+            present = [operand for operand in operands if operand is not None]
+            kind = _kind(term, kinds)
+            kinds.setdefault(term, kind)
+            if present and len(present) == len(operands):
+                interval = _apply(term, present, precision_of(kind))
+                known |= {} if interval is None else {term: interval}
     return known
+
+
+def _kind(term: Term, kinds: Mapping[Term, str]) -> str:
+    """The storage type in which the term is computed: that of its weights, else of what it reads."""
+    if term.affine is not None:
+        return str(term.affine.weight.dtype.name)
+    return next((kinds[operand] for operand in term.operands if operand in kinds), "float32")
 
 
 def has_bound(term: Term) -> bool:
     """True if ``evaluate_head`` knows the operator."""
     if term.kind in (Kind.AFFINE, Kind.POOL):
         return True
+    if term.function in (CONCAT, MAXIMUM, SOFTMAX):
+        return True
     return term.kind is Kind.ELEMENTWISE and term.function in ACTIVATIONS
 
 
-def _apply(term: Term, x: Interval, precision: Precision) -> Interval | None:
+def _apply(term: Term, operands: list[Interval], precision: Precision) -> Interval | None:
+    x = operands[0]
     rows = len(x.value)
     if term.affine is not None:
-        flat = Interval(value=x.value.reshape(rows, -1), error=x.error.reshape(rows, -1))
-        return affine_interval(flat, term.affine.weight, term.affine.bias, precision)
+        return affine_interval(_shaped(x, (rows, -1)), term.affine.weight, term.affine.bias, precision)
+    if term.function == CONCAT:
+        parts = [_shaped(part, (rows, -1)) for part in operands]
+        return Interval(
+            value=np.concatenate([part.value for part in parts], axis=1),
+            error=np.concatenate([part.error for part in parts], axis=1),
+        )
+    if term.function == SOFTMAX:
+        return softmax_interval(_shaped(x, (rows, -1)), precision)
+    if term.function == MAXIMUM:
+        cells = _shaped(x, (rows, x.value.shape[1], -1))
+        # exact: the maximum of values that are off by at most e is off by at most the largest e
+        return Interval(value=cells.value.max(axis=-1), error=cells.error.max(axis=-1) + precision.tiny)
     if term.kind is Kind.POOL:
-        channels = x.value.shape[1]
-        cells = (rows, channels, -1)
-        return mean_interval(Interval(value=x.value.reshape(cells), error=x.error.reshape(cells)), precision)
+        return mean_interval(_shaped(x, (rows, x.value.shape[1], -1)), precision)
     if term.kind is Kind.ELEMENTWISE and term.function in ACTIVATIONS:
         return apply_activation(str(term.function), x, precision)
     return None
+
+
+def _shaped(x: Interval, shape: tuple[int, ...]) -> Interval:
+    return Interval(value=x.value.reshape(shape), error=x.error.reshape(shape))
 
 
 def flat(array: Array) -> Array:

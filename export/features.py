@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.bounds import FP32
+from export.bounds import FP32, TF32, precision_of
 from export.module_subject import ModuleSubject
 from export.rounding import Pairing, Side
 from export.subjects import Feeds, Subject
@@ -73,10 +73,13 @@ def _is_near_float64(
         own, other = (sides[i].observed[term] for i in (index, 1 - index))
         first = len(wide)
         largest = float(np.abs(wide).max(initial=0.0))
-        rounding = max(float(np.abs(own[:first] - wide).max(initial=0.0)), FP32.sum * largest)
+        needed = tally.precision if tally.precision is TF32 else precision_of(own.dtype.name) or FP32
+        unit = max(needed.coarsest, needed.operand)
+        own, other = own.astype(np.float64), other.astype(np.float64)
+        rounding = max(float(np.abs(own[:first] - wide).max(initial=0.0)), unit * largest)
         distance = float(np.abs(other[:first] - wide).max(initial=0.0))
         relative = rounding / largest if largest else 0.0
-        apart = np.abs(own.astype(np.float64) - other).max(initial=0.0)
+        apart = np.abs(own - other).max(initial=0.0)
         allowed = 2 * _FACTOR * relative * float(np.abs(own).max(initial=0.0))
         if not (distance <= _FACTOR * rounding and apart <= allowed):
             tally.gaps.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from export.canonical_head import static_dims
 from export.onnx_file import OnnxFile, read_onnx
 from export.onnx_terms import onnx_terms
 from export.providers import Session
-from export.subjects import BatchError, Feeds, Run, joined, tapped
+from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
 from export.terms import Array, Shape, Term, affine_of, find_head
+from export.weight_pool import WeightPool
 from fxpasses.errors import CheckError, InternalError, ProviderError
 
 
@@ -26,6 +27,7 @@ class OnnxSubject:
 
     Args:
         path: the file.
+        pool: weights of files read before, which this one may share.
 
     Raises:
         CheckError: the file is no ONNX model, or has no inputs or outputs.
@@ -33,10 +35,10 @@ class OnnxSubject:
 
     dialect = "onnx"
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], pool: WeightPool | None = None) -> None:
         self._path = Path(path)
         self.name = self._path.name
-        file = _load(self._path)
+        file = _load(self._path, WeightPool() if pool is None else pool)
         self._proto, self._weights = _with_initializers(file.proto), file.weights
         self._model = ir.from_proto(self._proto)
         for name, array in self._weights.items():
@@ -48,6 +50,7 @@ class OnnxSubject:
         self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
         self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
+        self._repeats: dict[str, bool] = {}
         self._cut: tuple[tuple[str, ...], Session] | None = None
 
     @property
@@ -79,6 +82,23 @@ class OnnxSubject:
             self._runs[key] = Run(outputs=outputs, taps={name: kept[name] for name in names})
         return self._runs[key]
 
+    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
+        """Runs the file as it is, and a copy with further outputs; the sessions live as long as it does."""
+        names = tapped(self.head) if is_tapped else ()
+        known = (*self.output_names, *self.input_names)
+        missing = tuple(name for name in names if name not in known)
+        whole = self._session(self._proto, provider)
+        inner = self._session(self._tapped(missing), provider) if missing else None
+
+        def run(feed: Feed) -> Run:
+            (cast,) = self._cast([feed])
+            outputs = _on(whole, cast)
+            kept = dict(zip(known, (*outputs, *cast), strict=True))
+            kept |= {} if inner is None else dict(zip(missing, _on(inner, cast), strict=True))
+            return Run(outputs=outputs, taps={name: kept[name] for name in names})
+
+        return run
+
     def _cast(self, feeds: Feeds) -> list[list[Array]]:
         return [[_cast(x, value) for x, value in zip(feed, self.inputs, strict=True)] for feed in feeds]
 
@@ -87,24 +107,31 @@ class OnnxSubject:
     ) -> list[tuple[Array, ...]]:
         """Outputs for each batch; the session, with its copies of the weights, does not outlive the call."""
         self._cut = None
-        session = Session(bytes(proto.SerializeToString()), provider, self._weights, name=self.name)
-        results = []
-        for feed in feeds:
-            try:
-                results.append(session.run(feed))
-            except ProviderError as error:
-                raise BatchError(len(feed[0]), error) from error
+        session = self._session(proto, provider)
+        results = [_on(session, feed) for feed in feeds]
+        smallest = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+        is_same = same_bits(session.run(feeds[smallest]), results[smallest])
+        self._repeats[provider] = self._repeats.get(provider, True) and is_same
         return results
 
-    def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
+    def _session(self, proto: onnx.ModelProto, provider: str) -> Session:
+        return Session(bytes(proto.SerializeToString()), provider, self._weights, name=self.name)
+
+    def repeats(self, provider: str) -> bool | None:
+        """Whether a second run of the smallest batch gave the same bits."""
+        return self._repeats.get(provider)
+
+    def run_site(
+        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+    ) -> Array:
         """``[N, O]`` of the site and the views before it, cut out of the file as a model of their own."""
         rows = np.ascontiguousarray(features).reshape(-1, *_shape_of(site.operands[0]))
         feeds = (rows,) if weight is None else (rows, self._stored_weight(site, weight))
-        key = (provider, site.value, str(weight is None))
+        key = (provider, site.value, str(weight is None), str(has_bias))
         if self._cut is None or self._cut[0] != key:
             # one at a time: each session holds its own copy of the weights
             self._cut = None
-            proto = self.cut_site(site, is_weight_fed=weight is not None)
+            proto = self.cut_site(site, is_weight_fed=weight is not None, has_bias=has_bias)
             self._cut = (key, Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto)))
         (result,) = self._cut[1].run(feeds)
         return result.reshape(len(features), -1)
@@ -116,7 +143,7 @@ class OnnxSubject:
         raw = weight if affine.columns is None else weight[:, affine.columns]
         return np.ascontiguousarray(raw.T if affine.is_transposed else raw).reshape(tuple(stored.dims))
 
-    def cut_site(self, site: Term, *, is_weight_fed: bool = False) -> onnx.ModelProto:
+    def cut_site(self, site: Term, *, is_weight_fed: bool = False, has_bias: bool = True) -> onnx.ModelProto:
         """A model of the site alone, from the value before any view to its result.
 
         Shapes:
@@ -125,6 +152,7 @@ class OnnxSubject:
         Args:
             site: an affine term of ``graph``.
             is_weight_fed: whether the weight becomes a second input, and the bias zero.
+            has_bias: whether the bias keeps its values; else it is zero.
         """
         affine, source = affine_of(site), site.operands[0]
         producers = {name: node for node in self._proto.graph.node for name in node.output}
@@ -145,7 +173,9 @@ class OnnxSubject:
         inputs = [value(source.value, kind, ["batch", *_shape_of(source)])]
         if is_weight_fed:
             inputs.append(value(affine.weight_name, kind, list(stored[affine.weight_name].dims)))
-            tensors = [_zeroed(t, affine.bias_name) for t in tensors if t.name != affine.weight_name]
+            tensors = [t for t in tensors if t.name != affine.weight_name]
+        if is_weight_fed or not has_bias:
+            tensors = [_zeroed(t, affine.bias_name) for t in tensors]
         graph = onnx.helper.make_graph(
             [node for node in self._proto.graph.node if id(node) in nodes],
             "head",
@@ -176,10 +206,10 @@ def _shape_of(term: Term) -> Shape:
     return term.shape
 
 
-def _load(path: Path) -> OnnxFile:
+def _load(path: Path, pool: WeightPool) -> OnnxFile:
     fix = "give a file that export_onnx or another exporter wrote"
     try:
-        file = read_onnx(path)
+        file = read_onnx(path, pool)
     except Exception as error:  # protobuf's and onnx's errors share no base class but Exception
         raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
     if not file.proto.graph.output or not file.proto.graph.node:
@@ -198,6 +228,13 @@ def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
     model = ir.from_proto(proto)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return ir.to_proto(model)
+
+
+def _on(session: Session, feed: Sequence[Array]) -> tuple[Array, ...]:
+    try:
+        return session.run(feed)
+    except ProviderError as error:
+        raise BatchError(len(feed[0]), error) from error
 
 
 def _cast(feed: Array, value: ir.Value) -> Array:

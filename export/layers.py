@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from export.arrays import numpy_of
+from export.claims import claims_of
 from export.compare import Comparison, ConstantDifference, constant_difference
 from export.results import Coverage, Failure, LayerName, LayerResult, Status
 from export.subjects import EAGER, Subject
@@ -158,7 +159,7 @@ def wiring_layer(
     """
     if not walks.heads[0].sites or not walks.heads[1].sites:
         return _not_run(LayerName.WIRING, "no head was found")
-    probes, gaps, failures = 0, [], []
+    probes, gaps, failures, held, notes = 0, [], [], [], []
     rewritten = walks.rewritten_sites()
     for index, side in enumerate(("reference", "candidate")):
         subject = subjects[index]
@@ -167,6 +168,8 @@ def wiring_layer(
                 found = prober.probe(subject, site, provider)
                 probes += found.probes
                 gaps.extend([] if found.gap is None else [found.gap])
+                held.extend([] if found.held is None else [f"{found.held} ({side} on {provider})"])
+                notes.extend([] if found.note is None else [found.note])
                 if found.failure is not None:
                     failures.append(_placed(found.failure, side, provider))
     parting = walks.head.parting
@@ -177,8 +180,10 @@ def wiring_layer(
         )
     if gaps:
         return LayerResult(layer=LayerName.WIRING, status=Status.NOT_RUN, covered=covered, reason=gaps[0])
-    status = Status.PROVED if parting is None else Status.HELD
-    reason = None if parting is None else f"the heads are built differently: {parting}"
+    if parting is not None:
+        held.insert(0, f"the heads are built differently: {parting}")
+    status = Status.HELD if held else Status.PROVED
+    reason = next(iter((*held, *notes)), None)
     return LayerResult(layer=LayerName.WIRING, status=status, covered=covered, reason=reason)
 
 
@@ -195,8 +200,11 @@ class Prober:
         if key not in self._results:
             self._results[key] = probe_site(
                 affine_of(site),
-                lambda features, weight: subject.run_site(site, features, weight, provider),
+                lambda features, weight, has_bias: subject.run_site(
+                    site, features, weight, provider, has_bias=has_bias
+                ),
                 seeded(self._seed),
+                claims_of(affine_of(site).weight.dtype.name, subject, provider),
             )
         return self._results[key]
 

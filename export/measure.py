@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
-from export.bounds import FP32, TF32, Precision, precision_of
+from export.bounds import FP32, Precision, looser, precision_of
+from export.claims import claims_of
 from export.compare import Comparison
 from export.features import check_features
 from export.inputs import BATCHES, Samples
+from export.parts import Part, Streamed, parts_of
 from export.results import Failure
-from export.rounding import OutputCheck, Pairing, Side, check_side, joint, observable, sides_of, statistics_of
-from export.subjects import EAGER, BatchError, Run, Subject
-from export.tally import Measured, Tally, measured
-from export.terms import Array, Head, Kind
-from fxpasses.errors import CheckError
+from export.rounding import OutputCheck, Pairing, Side, check_side, joint, observable, sides_of
+from export.subjects import EAGER, BatchError, Feeds, Run, Subject
+from export.tally import Tally, weakest
+from export.terms import Head, Kind
+from fxpasses.errors import CheckError, InternalError
+
+_RunBy = tuple[Subject | Streamed, Subject | Streamed]
 
 
 def measure(
@@ -25,11 +30,11 @@ def measure(
     walk: Comparison,
     outputs: tuple[tuple[str, int, int], ...],
     samples: Samples,
-    providers: tuple[str, ...],
+    target: str,
     *,
     is_same_backbone: bool,
-) -> Measured:
-    """Layers 4 and 5 over batches of 1, 2 and 5, on every provider.
+) -> Tally:
+    """What layers 4 and 5 see on one target, over batches of 1, 2 and 5 and then all further samples.
 
     ``is_same_backbone``: whether what is upstream of the heads was proved to be the same function.
     """
@@ -42,139 +47,186 @@ def measure(
         boundary=heads[0].boundary,
     )
     tally = Tally()
-    for provider in providers:
-        _on_provider(left, right, pairing, walk, samples, provider, tally, is_same_backbone)
-    return measured(tally)
+    _on_target(left, right, pairing, walk, samples, target, tally, is_same_backbone)
+    return tally
 
 
 def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
-    """1, 2 and 5; the one fixed size where both models were written for the same one."""
-    fixed = {left.fixed_batch, right.fixed_batch}
-    only = next(iter(fixed)) if len(fixed) == 1 else None
-    return BATCHES if only is None else (only,)
+    """1, 2 and 5; the reference's only size where it has one, unless the candidate has another."""
+    only = left.fixed_batch
+    return BATCHES if only is None or right.fixed_batch not in (None, only) else (only,)
 
 
-def _on_provider(
+def _on_target(
     left: Subject,
     right: Subject,
     pairing: Pairing,
     walk: Comparison,
     samples: Samples,
-    provider: str,
+    target: str,
     tally: Tally,
     is_same_backbone: bool,
 ) -> None:
     sizes = batch_sizes(left, right)
-    feeds = _batches(samples, sizes, left), _batches(samples, sizes, right)
-    on = _names(left, right, provider)
+    streamed = Streamed(left, target), Streamed(right, target)
+    for part in parts_of(samples, left, right, sizes):
+        run_by = (left, right) if part.is_first else streamed
+        if not _on_part((left, right), run_by, part, pairing, walk, target, tally, is_same_backbone):
+            return
+
+
+def _on_part(
+    subjects: tuple[Subject, Subject],
+    run_by: _RunBy,
+    part: Part,
+    pairing: Pairing,
+    walk: Comparison,
+    target: str,
+    tally: Tally,
+    is_same_backbone: bool,
+) -> bool:
+    """True unless the candidate does not run on the part."""
+    left, right = subjects
+    on = _names(left, right, target)
+    claims = _claims(subjects, pairing.head, on)
     can_borrow = is_same_backbone and left.dialect == right.dialect == "onnx"
-    found = _borrowed(left, right, feeds, pairing, provider, on) if can_borrow else None
+    found = _borrowed(run_by, part.feeds, pairing, target, claims[:1]) if can_borrow else None
     if found is None:
-        runs = _runs(left, right, feeds, provider, tally)
-        found = None if runs is None else _within(runs, pairing, provider, on)
+        runs = _runs(run_by, part.feeds, target, tally)
+        found = None if runs is None else _within(runs, pairing, on, claims)
     if found is None:
-        return
-    precision, sides, failures = found.precision, found.sides, found.failures
-    tally.is_tf32 = tally.is_tf32 or (precision is TF32 and not failures)
+        return False
+    sides, failures = found.sides, [part.numbered(failure) for failure in found.failures]
+    tally.precision = weakest((tally.precision, found.precision))
+    tally.sites += found.sites
+    tally.gaps.extend(found.gaps)
+    if found.precision is not claims[0] and not failures:
+        note = f"the bounds that held are those of {found.precision.name}"
+        # bounds of sums in half precision are too wide to tell one operator from another
+        is_vague = walk.parting is not None and not found.precision.operand
+        (tally.gaps if is_vague else tally.notes).append(note)
     has_same_features = check_features(
-        (left, right), sides, feeds, pairing, tally, is_same_backbone=is_same_backbone
+        subjects, sides, part.leading, pairing, tally, is_same_backbone=is_same_backbone
     )
     # two heads that are built differently and read different values may be one function all the same
     tally.has_same_features = tally.has_same_features and has_same_features
     is_telling = walk.parting is None or has_same_features
     tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
     label = "/".join(dict.fromkeys(on))
-    for check in joint(sides[0], sides[1], pairing, _precision(pairing.head).result):
-        _judge(check, label, sizes, precision, walk, tally)
+    for check in joint(sides[0], sides[1], pairing, _head_precision(pairing.head).result):
+        _judge(check, label, part, found.precision, walk, tally)
+    return True
+
+
+def _claims(subjects: tuple[Subject, Subject], head: Head, on: tuple[str, str]) -> tuple[Precision, ...]:
+    """Precisions to try, tightest first; both models run at the same one."""
+    kind = _head_dtype(head)
+    both = [claims_of(kind, subject, target) for subject, target in zip(subjects, on, strict=True)]
+    return max(both, key=len)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Within:
-    """Both sides against float64: the first precision whose bounds hold, else the last tried."""
+    """Both sides against float64: the first precision whose bounds hold, else the first tried.
+
+    ``sites`` counts the values of sites that were compared.
+    """
 
     precision: Precision
     sides: tuple[Side, Side]
     failures: list[Failure]
+    gaps: list[str]
+    sites: int
 
 
 def _borrowed(
-    left: Subject,
-    right: Subject,
-    feeds: tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]],
+    run_by: _RunBy,
+    feeds: tuple[Feeds, Feeds],
     pairing: Pairing,
-    provider: str,
-    on: tuple[str, str],
+    target: str,
+    claims: tuple[Precision, ...],
 ) -> _Within | None:
     """The candidate's outputs against the reference's features, or None where they do not hold so.
 
     Such a bound says more than one on the candidate's own features: its outputs lie within the rounding
-    of the head of the reference's features. So the candidate needs no second run to be tapped.
+    of the head of the reference's features. So the candidate needs no second run to be tapped. An output
+    without a bound says nothing about it, and then it is tapped.
     """
     try:
-        reference, outputs = left.observe(feeds[0], provider), right.outputs(feeds[1], provider)
+        reference = run_by[0].observe(feeds[0], target)
+        outputs = run_by[1].outputs(feeds[1], target)
     except BatchError:
         return None
     pairs = [(a, b) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
     candidate = Run(outputs=outputs, taps={b.value: reference.taps[a.value] for a, b in pairs})
-    found = _within((reference, candidate), pairing, provider, on)
-    return None if found.failures or found.precision is TF32 else found
+    found = _within((reference, candidate), pairing, (target, target), claims)
+    terms = [pairing.reference.outputs[position][1] for _, position, _ in pairing.outputs]
+    has_bounds = all(term in found.sides[1].intervals for term in terms)
+    return found if has_bounds and not found.failures and not found.gaps else None
 
 
-def _within(runs: tuple[Run, Run], pairing: Pairing, provider: str, on: tuple[str, str]) -> _Within:
-    base = _precision(pairing.head)
-    tries = [base, TF32] if provider == "cuda" and base is FP32 else [base]
-    while True:
-        precision = tries.pop(0)
-        sides = sides_of(runs, pairing, precision)
-        failures = [
-            *check_side(sides[0], pairing, "reference", on[0]),
-            *check_side(sides[1], pairing, "candidate", on[1]),
+def _within(
+    runs: tuple[Run, Run], pairing: Pairing, on: tuple[str, str], claims: tuple[Precision, ...]
+) -> _Within:
+    first = None
+    for claim in claims:
+        sides = sides_of(runs, pairing, functools.partial(_claimed, is_weaker=claim is not claims[0]))
+        checks = [
+            check_side(sides[0], pairing, "reference", on[0]),
+            check_side(sides[1], pairing, "candidate", on[1]),
         ]
-        if not failures or not tries:
-            return _Within(precision=precision, sides=sides, failures=failures)
+        found = _Within(
+            precision=claim,
+            sides=sides,
+            failures=[failure for failures, _ in checks for failure in failures],
+            gaps=[gap for _, gaps in checks for gap in gaps],
+            sites=sum(v.size for side in sides for t, v in side.observed.items() if t in side.intervals),
+        )
+        if not found.failures:
+            return found
+        first = first or found
+    if first is None:
+        raise InternalError("no precision was claimed")
+    return first
 
 
-def _batches(samples: Samples, sizes: tuple[int, ...], side: Subject) -> list[tuple[Array, ...]]:
-    ordered = samples.ordered(side.input_names)
-    starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    return [ordered.batch(start, size) for start, size in zip(starts, sizes, strict=True)]
+def _claimed(kind: str, *, is_weaker: bool) -> Precision:
+    first = precision_of(kind) or FP32
+    return (looser(first) or first) if is_weaker else first
 
 
-def _names(left: Subject, right: Subject, provider: str) -> tuple[str, str]:
-    first, second = (EAGER if side.dialect == "module" else provider for side in (left, right))
+def _names(left: Subject, right: Subject, target: str) -> tuple[str, str]:
+    first, second = (EAGER if side.dialect == "module" else target for side in (left, right))
     return first, second
 
 
-def _runs(
-    left: Subject,
-    right: Subject,
-    feeds: tuple[list[tuple[Array, ...]], list[tuple[Array, ...]]],
-    provider: str,
-    tally: Tally,
-) -> tuple[Run, Run] | None:
+def _runs(run_by: _RunBy, feeds: tuple[Feeds, Feeds], provider: str, tally: Tally) -> tuple[Run, Run] | None:
     """Both models' runs of all batches; None where the candidate does not run at one of them."""
     try:
-        reference = left.observe(feeds[0], provider)
+        reference = run_by[0].observe(feeds[0], provider)
     except BatchError as error:
-        raise CheckError(str(error), where=left.name, fix="give inputs that the reference runs on") from error
+        raise CheckError(
+            str(error), where=run_by[0].name, fix="give inputs that the reference runs on"
+        ) from error
     try:
-        return reference, right.observe(feeds[1], provider)
+        return reference, run_by[1].observe(feeds[1], provider)
     except BatchError as error:
         tally.failures.append(Failure(what=str(error), side="candidate", provider=provider))
         return None
 
 
-def _precision(head: Head) -> Precision:
-    for site in head.sites:
-        if site.affine is not None:
-            return precision_of(site.affine.weight.dtype.name) or FP32
-    return FP32
+def _head_dtype(head: Head) -> str:
+    return next((str(site.affine.weight.dtype.name) for site in head.sites if site.affine), "float32")
+
+
+def _head_precision(head: Head) -> Precision:
+    return precision_of(_head_dtype(head)) or FP32
 
 
 def _judge(
     check: OutputCheck,
     provider: str,
-    sizes: tuple[int, ...],
+    part: Part,
     precision: Precision,
     walk: Comparison,
     tally: Tally,
@@ -184,16 +236,17 @@ def _judge(
         what = f"shape {b.shape[1:]} a sample where {a.shape[1:]} is due"
         tally.failures.append(Failure(what=what, name=name, provider=provider, side="candidate"))
         return
-    record, flips = statistics_of(check, provider, sizes, precision.name)
-    tally.statistics.append(record)
-    tally.flips.extend(flips)
+    tally.add(check, part, provider, precision)
     is_same = np.array_equal(a, b)
     tally.is_identical = tally.is_identical and is_same
-    if (np.isfinite(a) != np.isfinite(b)).any():
+    if ((np.isfinite(a) != np.isfinite(b)) & ~check.overflow).any():
         what = "NaN or infinity in one model and not in the other"
         tally.failures.append(Failure(what=what, name=name, provider=provider))
-    elif record.non_finite:
-        tally.gaps.append(f"{record.non_finite} values of {name!r} are NaN or infinite in both: no evidence")
-    elif record.max_bound is None and not is_same:
-        note = f"output {name!r} has no bound: an operator behind the last site has none"
-        (tally.notes if walk.parting is None else tally.gaps).append(note)
+    elif not (np.isfinite(a) & np.isfinite(b)).all():
+        count = (~(np.isfinite(a) & np.isfinite(b))).sum()
+        tally.gaps.append(f"{count} values of {name!r} are NaN or infinite: no evidence")
+    elif check.bound is None:
+        tally.unbounded.append(name)
+        if not is_same:
+            note = f"output {name!r} has no bound: an operator behind the last site has none"
+            (tally.notes if walk.parting is None else tally.gaps).append(note)

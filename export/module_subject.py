@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from export.arrays import numpy_of
+from export.arrays import numpy_of, tensor_of
 from export.example import leaf_names
 from export.module_affine import read_affine, run_affine
 from export.module_terms import module_terms
 from export.onnx_export import evaluation_mode
 from export.programs import fixed_batch
-from export.subjects import BatchError, Feeds, Run, joined, tapped
+from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
 from export.terms import Array, Term, affine_of, find_head
 from fxpasses.errors import CheckError, InternalError, TraceError
 from fxpasses.ops import Vocabulary
@@ -45,6 +45,13 @@ class ModuleSubject:
         self.graph = module_terms(self._traced, recorder.shapes)
         self.head = find_head(self.graph)
         self._runs: dict[tuple[int, ...], Run] = {}
+        self._is_graph_exact = False
+        self._repeats: bool | None = None
+
+    @property
+    def device(self) -> str:
+        """Type of the device that the module lies on."""
+        return self._device.type
 
     @property
     def fixed_batch(self) -> int | None:
@@ -62,9 +69,28 @@ class ModuleSubject:
             names = tapped(self.head)
             graph_runs = [self._guarded(self._run_graph, feed, names) for feed in feeds]
             outputs = self._own_outputs(feeds, [run.outputs for run in graph_runs])
+            first = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+            again = self._guarded(self._run_graph, feeds[first], ()).outputs
+            self._repeats = same_bits(again, graph_runs[first].outputs)
             taps = joined([[run.taps[name] for name in names] for run in graph_runs])
             self._runs[sizes] = Run(outputs=joined(outputs), taps=dict(zip(names, taps, strict=True)))
         return self._runs[sizes]
+
+    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
+        """Runs the traced graph, and the module itself unless both gave the same bits before."""
+        names = tapped(self.head)
+
+        def run(feed: Feed) -> Run:
+            found: Run = self._guarded(self._run_graph, feed, names)
+            if self._is_graph_exact:
+                return found
+            return Run(outputs=self._guarded(self._run_module, feed), taps=found.taps)
+
+        return run
+
+    def repeats(self, provider: str) -> bool | None:
+        """Whether a second run of the smallest batch gave the same bits."""
+        return self._repeats
 
     def _own_outputs(self, feeds: Feeds, traced: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
         """Outputs of the module itself.
@@ -72,10 +98,12 @@ class ModuleSubject:
         The largest batch is left to the graph where on all others the two gave the same bits.
         """
         if self._traced is self._module and not _has_own_call(self._module):
+            self._is_graph_exact = True
             return traced
         largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
         own = {i: self._guarded(self._run_module, feed) for i, feed in enumerate(feeds) if i != largest}
         is_same = bool(own) and all(_are_equal(outputs, traced[i]) for i, outputs in own.items())
+        self._is_graph_exact = is_same
         own[largest] = traced[largest] if is_same else self._guarded(self._run_module, feeds[largest])
         return [own[index] for index in range(len(feeds))]
 
@@ -94,19 +122,22 @@ class ModuleSubject:
     def _run_module(self, feed: Sequence[Array]) -> tuple[Array, ...]:
         return tuple(numpy_of(leaf) for _, leaf in _leaves(self._module(*self._tensors(feed))))
 
-    def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
+    def run_site(
+        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+    ) -> Array:
         """``[N, O]`` of the site's own operator on features that are put into its operand's shape."""
         node = next(node for node in self._traced.graph.nodes if node.name == site.value)
         found, affine = read_affine(node, Vocabulary(self._traced)), affine_of(site)
         if found is None:
             raise InternalError(f"{site.node!r} was read as an affine site, and is none")
         rows = features if affine.columns is None else features[:, affine.columns]
-        shaped = torch.from_numpy(np.ascontiguousarray(rows)).reshape(-1, *affine.operand)
+        shaped = tensor_of(rows).reshape(-1, *affine.operand)
         own, bias = found.weight, found.bias
         if weight is not None:
             raw = weight if affine.columns is None else weight[:, affine.columns]
-            own = torch.from_numpy(np.ascontiguousarray(raw)).reshape(own.shape).to(own)
-            bias = None if bias is None else torch.zeros_like(bias)
+            own = tensor_of(raw).reshape(own.shape).to(own)
+        if bias is not None and (weight is not None or not has_bias):
+            bias = torch.zeros_like(bias)
         with torch.no_grad():
             result = run_affine(node, found, shaped.to(own), own, bias)
         return numpy_of(result).reshape(len(features), -1)
@@ -127,7 +158,7 @@ class ModuleSubject:
         return {name: numpy_of(value) for name, value in zip(found, values, strict=True)}
 
     def _tensors(self, feeds: Sequence[Array]) -> list[torch.Tensor]:
-        tensors = [torch.from_numpy(np.array(feed)).to(self._device) for feed in feeds]
+        tensors = [tensor_of(np.array(feed)).to(self._device) for feed in feeds]
         return [t.to(self._dtype) if t.is_floating_point() else t for t in tensors]
 
 

@@ -18,6 +18,7 @@ from torch.utils import _pytree
 from export.activations import ACTIVATIONS
 from export.arrays import arrays_of, numpy_of
 from export.module_affine import FxAffine, covers_map, read_affine
+from export.module_functions import joint_function
 from export.module_pools import averages_map
 from export.module_signature import (
     call_signature,
@@ -27,9 +28,10 @@ from export.module_signature import (
     operator_name,
     state_of,
 )
-from export.terms import Affine, Array, Kind, Shape, Term, TermGraph
+from export.terms import MAXIMUM, Affine, Array, Kind, Shape, Term, TermGraph
 from fxpasses.ops import Vocabulary
 from fxpasses.typed_ops import (
+    Concat,
     Elementwise,
     Flatten,
     Index,
@@ -99,7 +101,9 @@ class _Reader:
         if source is not None and not has_hooks(module):
             seen = self._view(node, op, source) or self._permutation(node, op, source)
             seen = seen or self._affine(node, source) or self._pool(node, op, source)
-            seen = seen or self._elementwise(node, op, source)
+            seen = seen or self._joint(node, op) or self._elementwise(node, op, source)
+        elif not has_hooks(module):
+            seen = self._joint(node, op)
         self._seen[node] = seen or self._pointwise(node, op) or self._operator(node)
 
     def _shape(self, node: object) -> Shape | None:
@@ -201,6 +205,24 @@ class _Reader:
             node, Kind.ELEMENTWISE, signature, (seen,), seen.shape, constants, function=function
         )
         return _Seen(term=term, shape=seen.shape)
+
+    def _joint(self, node: fx.Node, op: Op) -> _Seen | None:
+        """A join along the channels, a maximum over the map or a softmax, whatever its spelling."""
+        sources = op.sources if isinstance(op, Concat) else tuple(node.all_input_nodes)
+        if any(self._shape(source) is None for source in sources):
+            return None
+        seen, shape = tuple(self._seen[source] for source in sources), self._shape(node)
+        function = joint_function(node, op, self._called(node), [part.shape for part in seen], shape)
+        is_read_as_it_is = all(part.order is None for part in seen)
+        if function is None or shape is None or not is_read_as_it_is:
+            return None
+        if function == MAXIMUM:
+            is_map = seen[0].term.shape == seen[0].shape
+            term = self._term(node, Kind.POOL, "maximum over the map", seen, shape, function=function)
+            return _Seen(term=term, shape=shape) if is_map else None
+        # the same on [N, C] and on [N, C, 1, 1]
+        cells = tuple(dataclasses.replace(part, shape=(part.shape or ())[:1]) for part in seen)
+        return _Seen(term=self._term(node, Kind.OP, function, cells, shape, function=function), shape=shape)
 
     def _pointwise(self, node: fx.Node, op: Op) -> _Seen | None:
         """A function of several values of one shape: the same on ``[N, C]`` and on ``[N, C, 1, 1]``."""

@@ -21,10 +21,13 @@ import onnx
 from onnx import external_data_helper
 
 from export.terms import Array
+from export.weight_pool import WeightPool
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _LARGE_BYTES = 4096
 """Smaller initialisers stay in the graph, where shape inference reads them."""
+_BLOCK = 2**24
+"""Bytes of a weight that are copied at a time."""
 _EIGHT_BYTES, _DELIMITED, _FOUR_BYTES = 1, 2, 5
 _ARRAY_TYPES = frozenset(
     getattr(onnx.TensorProto, name) for name in "FLOAT DOUBLE FLOAT16 INT8 UINT8 INT32 INT64".split()
@@ -44,8 +47,8 @@ class OnnxFile:
     weights: dict[str, Array]
 
 
-def read_onnx(path: Path) -> OnnxFile:
-    """The file's graph and its weights, read once.
+def read_onnx(path: Path, pool: WeightPool) -> OnnxFile:
+    """The file's graph and its weights, read once; weights that ``pool`` has already are not held again.
 
     Raises:
         google.protobuf.message.DecodeError: it is no protobuf message.
@@ -56,7 +59,7 @@ def read_onnx(path: Path) -> OnnxFile:
         parts: list[bytes] = []
         for field in _fields(data, 0, len(data)):
             if field.number == _GRAPH and field.wire == _DELIMITED:
-                graph = _graph(data, field, weights)
+                graph = _graph(data, field, weights, pool)
                 parts += [data[field.start : field.tag_end], _varint_bytes(len(graph)), graph]
             else:
                 parts.append(data[field.start : field.end])
@@ -64,8 +67,30 @@ def read_onnx(path: Path) -> OnnxFile:
     proto.ParseFromString(b"".join(parts))
     for tensor in proto.graph.initializer:
         if tensor.name not in weights and external_data_helper.uses_external_data(tensor):
-            weights[tensor.name] = _external(tensor, path.parent)
+            weights[tensor.name] = pool.shared(_external(tensor, path.parent))
     return OnnxFile(proto=proto, weights=weights)
+
+
+def external_files(path: Path) -> tuple[str, ...]:
+    """Names of the files beside an ONNX file that hold its weights, as it spells them.
+
+    Raises:
+        google.protobuf.message.DecodeError: it is no protobuf message.
+        ValueError: it is empty or ends in the middle of a field.
+    """
+    locations = []
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        graphs = [f for f in _fields(data, 0, len(data)) if f.number == _GRAPH and f.wire == _DELIMITED]
+        items = [item for graph in graphs for item in _fields(data, graph.content, graph.end)]
+        for item in items:
+            if item.number == _INITIALIZER and item.wire == _DELIMITED:
+                fields = _fields(data, item.content, item.end)
+                rest = b"".join(data[f.start : f.end] for f in fields if f.number != _RAW_DATA)
+                tensor = onnx.TensorProto()
+                tensor.ParseFromString(rest)
+                if external_data_helper.uses_external_data(tensor):
+                    locations.append(external_data_helper.ExternalDataInfo(tensor).location)
+    return tuple(sorted({*locations}))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,12 +144,12 @@ def _varint_bytes(value: int) -> bytes:
     return bytes((*out, value))
 
 
-def _graph(data: mmap.mmap, graph: _Field, weights: dict[str, Array]) -> bytes:
+def _graph(data: mmap.mmap, graph: _Field, weights: dict[str, Array], pool: WeightPool) -> bytes:
     """The graph's message without the bytes of large initialisers, which are added to ``weights``."""
     parts: list[bytes] = []
     for field in _fields(data, graph.content, graph.end):
         is_large = field.number == _INITIALIZER and field.end - field.content > _LARGE_BYTES
-        tensor = _taken_out(data, field, weights) if is_large else None
+        tensor = _taken_out(data, field, weights, pool) if is_large else None
         if tensor is None:
             parts.append(data[field.start : field.end])
         else:
@@ -132,7 +157,9 @@ def _graph(data: mmap.mmap, graph: _Field, weights: dict[str, Array]) -> bytes:
     return b"".join(parts)
 
 
-def _taken_out(data: mmap.mmap, initializer: _Field, weights: dict[str, Array]) -> bytes | None:
+def _taken_out(
+    data: mmap.mmap, initializer: _Field, weights: dict[str, Array], pool: WeightPool
+) -> bytes | None:
     """The initialiser's message as external data, its values added to ``weights``; None where it stays."""
     fields = list(_fields(data, initializer.content, initializer.end))
     raw = [field for field in fields if field.number == _RAW_DATA and field.wire == _DELIMITED]
@@ -146,11 +173,24 @@ def _taken_out(data: mmap.mmap, initializer: _Field, weights: dict[str, Array]) 
     if int(np.prod(tensor.dims)) * kind.itemsize != raw[0].end - raw[0].content:
         raise ValueError(f"initialiser {tensor.name!r} has another number of values than its shape says")
     # a copy, since values in a message lie at any address and kernels may want aligned ones
-    weights[tensor.name] = np.empty(tuple(tensor.dims), kind)
-    flat = weights[tensor.name].reshape(-1).view(np.uint8)
-    flat[:] = np.frombuffer(data, np.uint8, len(flat), raw[0].content)
+    values = np.empty(tuple(tensor.dims), kind)
+    flat = values.reshape(-1).view(np.uint8)
+    for start in range(0, len(flat), _BLOCK):
+        part = flat[start : start + _BLOCK]
+        part[:] = np.frombuffer(data, np.uint8, len(part), raw[0].content + start)
+        _let_go(data, raw[0].content + start, len(part))
+    weights[tensor.name] = pool.shared(values)
     mark_external(tensor)
     return bytes(tensor.SerializeToString())
+
+
+def _let_go(data: mmap.mmap, start: int, size: int) -> None:
+    """Tells the system that this part of the file will not be read again, so that it takes no memory."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        whole = (start + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
+        if whole > 0:
+            data.madvise(mmap.MADV_DONTNEED, first, whole)
 
 
 def mark_external(tensor: onnx.TensorProto) -> None:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from export.canonical_head import averages_map, squeezed_axes, static_dims
 from export.onnx_affine import read_affine
+from export.onnx_functions import joint_function
 from export.onnx_signature import ELEMENTWISE, function_of, signature_of
-from export.terms import Affine, Array, Kind, Shape, Term, TermGraph
+from export.terms import MAXIMUM, Affine, Array, Kind, Shape, Term, TermGraph
 
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
@@ -82,7 +83,8 @@ class _Reader:
 
     def add_node(self, node: ir.Node) -> None:
         seen = self._view(node) or self._permutation(node) or self._affine(node) or self._pool(node)
-        seen = seen or self._bias(node) or self._elementwise(node) or self._pointwise(node)
+        seen = seen or self._joint(node) or self._bias(node)
+        seen = seen or self._elementwise(node) or self._pointwise(node)
         if seen is not None:
             self._seen[node.outputs[0]] = seen
         else:
@@ -146,6 +148,28 @@ class _Reader:
         function = function_of(node, present)
         term = self._term(node, Kind.ELEMENTWISE, signature_of(node), (seen,), seen.shape, present, function)
         return _Seen(term=term, shape=seen.shape)
+
+    def _joint(self, node: ir.Node) -> _Seen | None:
+        """A join along the channels, a maximum over the map or a softmax, whatever its spelling."""
+        function, shape = joint_function(node), _per_sample(node.outputs[0])
+        sources = [value for value in node.inputs if value is not None]
+        if function is None or shape is None or len(node.outputs) != 1:
+            return None
+        if function == MAXIMUM:
+            seen = self.read(sources[0])
+            if seen.order is not None or seen.term.shape != seen.shape or seen.shape is None:
+                return None
+            term = self._term(node, Kind.POOL, "maximum over the map", (seen,), shape, function=function)
+            return _Seen(term=term, shape=shape)
+        if any(_constant(value) is not None for value in sources):
+            return None
+        parts = [self.read(value) for value in sources]
+        if any(part.order is not None or not part.shape for part in parts):
+            return None
+        # the same on [N, C] and on [N, C, 1, 1]
+        cells = tuple(dataclasses.replace(part, shape=(part.shape or ())[:1]) for part in parts)
+        term = self._term(node, Kind.OP, function, cells, shape, function=function)
+        return _Seen(term=term, shape=shape)
 
     def _pointwise(self, node: ir.Node) -> _Seen | None:
         """Arithmetic on two values of one shape: the same on ``[N, C]`` and on ``[N, C, 1, 1]``.

@@ -1,12 +1,20 @@
-"""ONNX Runtime sessions that run where they were asked to run, in strict fp32."""
+"""ONNX Runtime sessions that run where they were asked to run, strict or with a provider's own defaults.
+
+A *target* is the name of a provider, for strict sessions, or that name with ``:defaults`` behind it, for
+sessions as they are made without a word about precision. On CUDA, for instance, these use TF32 and any
+convolution algorithm. The CPU provider and others that are not listed below have no options that loosen
+fp32: there strict sessions are what the defaults give, but for deterministic kernels where some are not.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,10 +39,24 @@ _KNOWN = {
     "migraphx": "MIGraphXExecutionProvider",
     "qnn": "QNNExecutionProvider",
 }
-_OPTIONS: Mapping[str, Mapping[str, str]] = {
-    "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "cudnn_conv_use_max_workspace": "0"},
+_STRICT: Mapping[str, Mapping[str, str]] = {
+    # DEFAULT is cuDNN's implicit GEMM, a direct sum; the others may pick Winograd or FFT, and by timing
+    "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT", "cudnn_conv_use_max_workspace": "0"},
+    "tensorrt": {"trt_fp16_enable": "0", "trt_bf16_enable": "0", "trt_int8_enable": "0"},
+    "openvino": {"precision": "ACCURACY"},
+    "migraphx": {"migraphx_fp16_enable": "0", "migraphx_int8_enable": "0"},
+    "coreml": {"AllowLowPrecisionAccumulationOnGPU": "0"},
+    "qnn": {"enable_htp_fp16_precision": "0"},
 }
+"""Options under which fp32 stays fp32, of providers whose defaults loosen it.
+
+Source:
+    ONNX Runtime's documentation of each execution provider, *Configuration options*.
+"""
+_DEFAULTS = ":defaults"
 _SILENT = 4
+_BFLOAT16 = 16
+"""``onnx.TensorProto.BFLOAT16``."""
 
 Array = NDArray[Any]
 
@@ -86,6 +108,31 @@ def _works(provider: str) -> bool:
     return True
 
 
+def targets_of(provider: str) -> tuple[str, ...]:
+    """The targets of a provider: strict, and its own defaults where they differ in more than determinism."""
+    return (provider, f"{provider}{_DEFAULTS}") if provider in _STRICT else (provider,)
+
+
+def short_name(provider: str) -> str:
+    """The name as it is written here, ``cpu``, for it or ONNX Runtime's own ``CPUExecutionProvider``."""
+    return next((key for key, full in _KNOWN.items() if full == provider), provider)
+
+
+def is_defaults(target: str) -> bool:
+    """True for a provider's own defaults."""
+    return target.endswith(_DEFAULTS)
+
+
+def provider_of(target: str) -> str:
+    """The provider's name, without the mode."""
+    return target.removesuffix(_DEFAULTS)
+
+
+def provider_options(target: str) -> dict[str, str]:
+    """Options of the provider for a target; none for its own defaults."""
+    return dict(_STRICT.get(target, {}))
+
+
 def require_known(names: Sequence[str]) -> None:
     """Nothing, if ONNX Runtime has providers of all these names, in this build or another.
 
@@ -105,7 +152,7 @@ def require_provider(name: str) -> str:
     """
     installed = require_onnxruntime().get_available_providers()
     require_known([name])
-    full = _KNOWN.get(name, name)
+    full = _KNOWN[short_name(name)]
     if full not in installed:
         has = ", ".join(key for key, value in _KNOWN.items() if value in installed)
         fix = "run pip install 'fxhead[gpu]' in place of the cpu extra" if name == "cuda" else None
@@ -118,11 +165,11 @@ def require_provider(name: str) -> str:
 
 
 class Session:
-    """One ONNX model on one provider, strict: fp32 stays fp32, and every node runs there.
+    """One ONNX model on one target; every node runs on its provider.
 
     Args:
         model: path of an ONNX file, or its bytes.
-        provider: ``cpu``, ``cuda`` or another name that the installed build has.
+        target: ``cpu``, ``cuda``, another name that the installed build has, or one with ``:defaults``.
         weights: values of the initialisers that bytes mark as external data; they are not copied.
         name: what to call the model in messages.
 
@@ -130,51 +177,58 @@ class Session:
         ProviderError: the provider is missing, does not load, or would leave a node to another one.
 
     Source:
-        ONNX Runtime: ``use_tf32`` (CUDA provider options), ``session.disable_cpu_ep_fallback``,
+        ONNX Runtime: ``session.disable_cpu_ep_fallback``, ``session.record_ep_graph_assignment_info``,
         ``SessionOptions.use_deterministic_compute``.
     """
 
     def __init__(
         self,
         model: str | os.PathLike[str] | bytes,
-        provider: str,
+        target: str,
         weights: Mapping[str, Array] | None = None,
         *,
         name: str | None = None,
     ) -> None:
         runtime = require_onnxruntime()
+        provider = provider_of(target)
         full = require_provider(provider)
         if provider == "cuda" and hasattr(runtime, "preload_dlls"):
             runtime.preload_dlls()
-        options = runtime.SessionOptions()
-        options.use_deterministic_compute = True
-        options.log_severity_level = _SILENT
-        if provider != "cpu":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options = _session_options(runtime, target)
         if weights:
-            values = [runtime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+            values = [ort_value(array) for array in weights.values()]
             options.add_external_initializers(list(weights), values)
         source = model if isinstance(model, bytes) else os.fspath(model)
         called = name if isinstance(source, bytes) else Path(source).name
-        where = provider if called is None else f"{called} on {provider}"
+        self._where = target if called is None else f"{called} on {target}"
         try:
-            session = runtime.InferenceSession(
-                source, options, providers=[(full, dict(_OPTIONS.get(provider, {})))]
-            )
+            session = runtime.InferenceSession(source, options, providers=[(full, provider_options(target))])
         except Exception as error:  # onnxruntime's errors share no base class but Exception
             raise ProviderError(
-                f"no session ({_first_line(error)})", where=where, fix=_fix_for(provider)
+                f"no session ({_first_line(error)})", where=self._where, fix=_fix_for(provider, error)
             ) from error
-        ran_on = session.get_providers()
-        if not ran_on or ran_on[0] != full:
-            raise ProviderError(
-                f"asked for {full}, the session has {', '.join(ran_on)}", where=where, fix=_fix_for(provider)
-            )
         self._session: onnxruntime.InferenceSession = session
         self._weights = weights  # the session reads them in place
-        self._where = where
+        self._require_placement(full, provider)
         self.input_names = tuple(item.name for item in session.get_inputs())
         self.output_names = tuple(item.name for item in session.get_outputs())
+
+    def _require_placement(self, full: str, provider: str) -> None:
+        """Nothing, if the session has the provider and every node was placed on it."""
+        ran_on = self._session.get_providers()
+        if not ran_on or ran_on[0] != full:
+            raise ProviderError(
+                f"asked for {full}, the session has {', '.join(ran_on)}",
+                where=self._where,
+                fix=_fix_for(provider),
+            )
+        strays = [f"{node} on {other}" for other, node in placements(self._session) if other != full]
+        if strays:
+            raise ProviderError(
+                f"{len(strays)} nodes do not run on {full} ({', '.join(strays[:4])})",
+                where=self._where,
+                fix=_fix_for(provider),
+            )
 
     def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """All outputs, in the order of the graph, for ``inputs`` in the order of the graph.
@@ -183,6 +237,9 @@ class Session:
             ProviderError: the run failed.
         """
         try:
+            if any(array.dtype.name == "bfloat16" for array in inputs):
+                values = dict(zip(self.input_names, map(ort_value, inputs), strict=True))
+                return tuple(_array(value) for value in self._session.run_with_ort_values(None, values))
             outputs = self._session.run(None, dict(zip(self.input_names, inputs, strict=True)))
         except Exception as error:  # onnxruntime's errors share no base class but Exception
             raise ProviderError(
@@ -193,11 +250,55 @@ class Session:
         return tuple(np.asarray(output) for output in outputs)
 
 
+def _session_options(runtime: Any, target: str) -> Any:
+    options = runtime.SessionOptions()
+    options.use_deterministic_compute = not is_defaults(target)
+    options.log_severity_level = _SILENT
+    # an arena grows by powers of two and pays off after many runs; a session here makes few
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider_of(target) != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def placements(session: Any) -> tuple[tuple[str, str], ...]:
+    """Provider and name of every node that was placed; empty where ONNX Runtime does not tell (< 1.24)."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return ()
+    return tuple(
+        (str(part.ep_name), str(node.name or node.op_type))
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    )
+
+
+def ort_value(array: Array) -> Any:
+    """The array as a value that ONNX Runtime reads in place; NumPy's own types lack bfloat16."""
+    kind = require_onnxruntime().OrtValue
+    if array.dtype.name != "bfloat16":
+        return kind.ortvalue_from_numpy(array)
+    return kind.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
+
+
+def _array(value: Any) -> Array:
+    """An output as an array; NumPy's own types lack bfloat16, so its bits are copied."""
+    if value.element_type() != _BFLOAT16:
+        return np.asarray(value.numpy())
+    size = int(np.prod(value.shape()))
+    buffer = (ctypes.c_uint16 * size).from_address(value.data_ptr())
+    bits: Array = np.ctypeslib.as_array(buffer).copy()
+    values: Array = bits.view(ml_dtypes.bfloat16)
+    return values.reshape(value.shape())
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _fix_for(provider: str) -> str:
+def _fix_for(provider: str, error: Exception | None = None) -> str:
+    if "NOT_IMPLEMENTED" in str(error) or "Could not find an implementation" in str(error):
+        return f"{provider!r} has no kernel for a node of these types: ask for a provider that has one"
     if provider == "cpu":
         return "check the file with onnx.checker.check_model"
     return f"check that the libraries and the device of {provider!r} are there, or leave the provider out"

@@ -110,6 +110,40 @@ class LayerResult:
     failures: tuple[Failure, ...] = ()
 
 
+class Mode(enum.StrEnum):
+    """How a provider's sessions are made."""
+
+    STRICT = "strict"
+    DEFAULTS = "defaults"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TargetResult:
+    """The layers that are established anew on each provider, in each mode.
+
+    Attributes:
+        provider: provider that ran, ``"eager"`` for PyTorch.
+        mode: strict, or the provider's own defaults, which the certificate's verdict does not rest on.
+        verdict: what is known of this provider in this mode, weights and backbone included.
+        reason: why, as a clause.
+        wiring: layer 2.
+        rounding: layer 4.
+        decision: layer 5.
+        is_repeatable: whether a second run gave the same bits; None where none was made.
+        same_bits: whether every output is equal, bit for bit, in both models.
+    """
+
+    provider: str
+    mode: Mode
+    verdict: Verdict
+    reason: str
+    wiring: LayerResult
+    rounding: LayerResult
+    decision: LayerResult
+    is_repeatable: bool | None
+    same_bits: bool
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OutputStatistics:
     """How far reference and candidate lie apart in one output on one provider.
@@ -123,10 +157,14 @@ class OutputStatistics:
         max_difference: largest absolute difference over the finite ones.
         max_difference_ulp: the same in units of the last place of the sample's largest value.
         max_bound: largest bound on that difference; None where the output has none.
-        max_ratio: largest difference ÷ bound over all scalars; at most 1 where all is well.
-        worst: index (sample, …) of the largest difference, in the concatenated batches.
+        max_ratio: largest difference ÷ bound over all scalars; at most 1 where all is well; None without.
+        worst: index (sample, …) of the largest difference.
+        samples: number of samples whose decision was compared, each once.
+        flips: number of them whose arg max differs.
         top1_agreement: share of samples with the same arg max; None unless the output is ``[N, O]``.
-        top1_certified: share of samples whose gap to the runner-up exceeds the bounds.
+        top5_agreement: share with the same five best classes, in any order; None up to five classes.
+        top1_certified: share of samples that lie within their bounds and whose gap to the runner-up
+            exceeds them.
         precision: name of the error model that the bounds were computed with.
     """
 
@@ -140,14 +178,27 @@ class OutputStatistics:
     max_bound: float | None
     max_ratio: float | None
     worst: tuple[int, ...] | None
+    samples: int
+    flips: int
     top1_agreement: float | None
+    top5_agreement: float | None
     top1_certified: float | None
     precision: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Flip:
-    """A sample whose top-1 class differs between reference and candidate."""
+    """A sample whose top-1 class differs between reference and candidate.
+
+    Attributes:
+        output: name of the output.
+        provider: provider that ran both.
+        sample: number of the sample among all that were given, from 0.
+        reference_class: the reference's top class.
+        candidate_class: the candidate's.
+        margin: how far the reference puts its own class above the candidate's.
+        bound: how much of that rounding explains; None where there is no bound.
+    """
 
     output: str
     provider: str
@@ -173,9 +224,11 @@ class Certificate:
         rounding: layer 4.
         decision: layer 5.
         statistics: one record for each output and provider.
-        flips: samples whose decision differs.
+        flips: samples whose decision differs, at most 1,000 for each output and provider; the statistics
+            count all of them.
         heads: affine sites that were compared.
         providers: providers that ran, ``"eager"`` for PyTorch.
+        targets: the layers on each provider, strict and, where they differ, with its own defaults.
         seed: seed of every random number that was used.
     """
 
@@ -192,6 +245,7 @@ class Certificate:
     flips: tuple[Flip, ...]
     heads: tuple[str, ...]
     providers: tuple[str, ...]
+    targets: tuple[TargetResult, ...]
     seed: int
 
     @property

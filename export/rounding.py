@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from export.bounds import Float64, Interval, Precision
+from export.bounds import Float64, Interval, precision_of
 from export.compare import Comparison
-from export.evaluate import evaluate_head, flat, has_bound
-from export.results import Failure, Flip, OutputStatistics
+from export.evaluate import PrecisionOf, evaluate_head, flat, has_bound
+from export.results import Failure
 from export.subjects import Run
 from export.terms import Array, Head, Kind, Term, TermGraph
 
@@ -59,7 +60,7 @@ def observable(reference: Head, candidate: Head, walk: Comparison) -> dict[Term,
     return dict(pairs) if len(pairs) == 1 and pairs[0][0].shape == pairs[0][1].shape else {}
 
 
-def sides_of(runs: tuple[Run, Run], pairing: Pairing, precision: Precision) -> tuple[Side, Side]:
+def sides_of(runs: tuple[Run, Run], pairing: Pairing, precision: PrecisionOf) -> tuple[Side, Side]:
     """Both runs by the reference's terms, with the reference's head in float64 on what each observed.
 
     The two are evaluated together: a large head's weights are then widened to float64 once.
@@ -95,6 +96,7 @@ class OutputCheck:
         reference: ``[N, …]`` values of the reference.
         candidate: those of the candidate.
         bound: ``[N, …]`` bound on their difference, or None.
+        overflow: where either may be too large for its type, so that infinity is no failure.
         unit: unit roundoff of the stored type.
     """
 
@@ -102,12 +104,16 @@ class OutputCheck:
     reference: Float64
     candidate: Float64
     bound: Float64 | None
+    overflow: NDArray[np.bool_]
     unit: float
 
 
-def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> list[Failure]:
-    """Where a side's values lie further from the float64 reference than rounding can take them."""
-    failures = []
+def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> tuple[list[Failure], list[str]]:
+    """Where a side's values lie further from the float64 reference than rounding can take them.
+
+    Also why a site shows nothing: it holds NaN or infinities, or its bound is not finite.
+    """
+    failures, gaps = [], []
     places: list[tuple[str, Array, Term]] = []
     for output, left, right in pairing.outputs:
         position = left if who == "reference" else right
@@ -117,20 +123,35 @@ def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> list[Fa
             places.append((term.affine.weight_name, value, term))
     for place, value, term in places:
         interval = side.intervals.get(term)
-        if interval is not None:
-            failure = _outside(place, flat(value), interval, who, provider)
-            failures.extend([] if failure is None else [failure])
-    return failures
+        if interval is None:
+            continue
+        failure = _outside(place, value, interval, who, provider)
+        failures.extend([] if failure is None else [failure])
+        unknown = int((~np.isfinite(flat(value))).sum())
+        if unknown:
+            gaps.append(f"{unknown} values of {place!r} are NaN or infinite: no evidence")
+        elif not (np.isfinite(interval.error) & np.isfinite(interval.value)).all():
+            gaps.append(f"what {place!r} should be has no finite bound: no evidence")
+    return failures, gaps
 
 
-def _outside(name: str, found: Float64, interval: Interval, who: str, provider: str) -> Failure | None:
-    expected, bound = flat(interval.value), flat(interval.error)
+def _may_overflow(kind: str, interval: Interval) -> NDArray[np.bool_]:
+    """Where a value of this storage type is known to be finite neither by itself nor by what it reads."""
+    precision = precision_of(kind)
+    largest = np.inf if precision is None else precision.largest
+    too_large: NDArray[np.bool_] = ~(flat(np.abs(interval.value) + interval.error) < largest)
+    return too_large
+
+
+def _outside(name: str, array: Array, interval: Interval, who: str, provider: str) -> Failure | None:
+    found, expected, bound = flat(array), flat(interval.value), flat(interval.error)
     if expected.shape != found.shape:
         what = f"shape {found.shape[1:]} a sample where {expected.shape[1:]} is due"
         return Failure(what=what, side=who, provider=provider, name=name)
     finite = np.isfinite(found) & np.isfinite(expected)
-    excess = np.where(finite, np.abs(found - expected) - bound, -np.inf)
-    mismatch = np.isfinite(found) != np.isfinite(expected)
+    with np.errstate(invalid="ignore"):
+        excess = np.where(finite, np.abs(found - expected) - bound, -np.inf)
+    mismatch = (np.isfinite(found) != np.isfinite(expected)) & ~_may_overflow(array.dtype.name, interval)
     excess = np.where(mismatch, np.inf, excess)
     if not (excess > 0).any():
         return None
@@ -158,74 +179,13 @@ def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> li
         term = pairing.reference.outputs[left][1]
         a, b = reference.intervals.get(term), candidate.intervals.get(term)
         y_a, y_b = flat(reference.outputs[left]), flat(candidate.outputs[right])
-        bound = None
+        bound, overflow = None, np.zeros(y_a.shape, np.bool_)
         if a is not None and b is not None and flat(a.value).shape == y_a.shape == y_b.shape:
-            bound = flat(np.abs(a.value - b.value) + a.error + b.error)
-        checks.append(OutputCheck(name=name, reference=y_a, candidate=y_b, bound=bound, unit=unit))
-    return checks
-
-
-def statistics_of(
-    check: OutputCheck, provider: str, batches: tuple[int, ...], precision: str
-) -> tuple[OutputStatistics, tuple[Flip, ...]]:
-    """Statistics of one output over all batches, and the samples whose arg max differs."""
-    a, b, bound = check.reference, check.candidate, check.bound
-    finite = np.isfinite(a) & np.isfinite(b)
-    difference = np.where(finite, np.abs(a - b), 0.0)
-    worst = np.unravel_index(int(np.argmax(difference)), difference.shape) if difference.size else None
-    size = np.where(finite, np.maximum(np.abs(a), np.abs(b)), 0.0).max(axis=1, keepdims=True, initial=0.0)
-    # spacing of the binade of each sample's largest value; 2⁻¹²⁶ keeps it defined at zero
-    place = np.exp2(np.floor(np.log2(np.maximum(size, 2.0**-126)))) * 2 * check.unit
-    ratio = None
-    if bound is not None:
-        ratio = float(np.divide(difference, bound, out=np.zeros_like(difference), where=bound > 0).max())
-    agreement, certified, flips = _decisions(check.name, provider, a, b, bound)
-    record = OutputStatistics(
-        output=check.name,
-        provider=provider,
-        batches=batches,
-        values=int(a.size),
-        non_finite=int((~finite).sum()),
-        max_difference=float(difference.max(initial=0.0)),
-        max_difference_ulp=float((difference / place).max(initial=0.0)),
-        max_bound=None if bound is None else float(bound.max(initial=0.0)),
-        max_ratio=ratio,
-        worst=None if worst is None else tuple(int(axis) for axis in worst),
-        top1_agreement=agreement,
-        top1_certified=certified,
-        precision=precision,
-    )
-    return record, flips
-
-
-def _decisions(
-    name: str, provider: str, a: Float64, b: Float64, bound: Float64 | None
-) -> tuple[float | None, float | None, tuple[Flip, ...]]:
-    """Share of equal arg max, share certified, and the flips.
-
-    A sample is certified where the gap of each class to the top one exceeds the sum of the two bounds:
-    then no difference within the bounds can change the arg max.
-    """
-    if a.shape[1] < 2 or not len(a):
-        return None, None, ()
-    rows = np.arange(len(a))
-    top_a, top_b = a.argmax(axis=1), b.argmax(axis=1)
-    certified = None
-    if bound is not None:
-        gap = a[rows, top_a][:, np.newaxis] - a
-        safe = gap > bound + bound[rows, top_a][:, np.newaxis]
-        safe[rows, top_a] = True
-        certified = float(safe.all(axis=1).mean())
-    flips = tuple(
-        Flip(
-            output=name,
-            provider=provider,
-            sample=int(row),
-            reference_class=int(top_a[row]),
-            candidate_class=int(top_b[row]),
-            margin=float(a[row, top_a[row]] - a[row, top_b[row]]),
-            bound=None if bound is None else float(bound[row, top_a[row]] + bound[row, top_b[row]]),
+            kinds = reference.outputs[left].dtype.name, candidate.outputs[right].dtype.name
+            overflow = _may_overflow(kinds[0], a) | _may_overflow(kinds[1], b)
+            with np.errstate(invalid="ignore"):  # two infinite features
+                bound = flat(np.abs(a.value - b.value) + a.error + b.error)
+        checks.append(
+            OutputCheck(name=name, reference=y_a, candidate=y_b, bound=bound, overflow=overflow, unit=unit)
         )
-        for row in np.flatnonzero(top_a != top_b)
-    )
-    return float((top_a == top_b).mean()), certified, flips
+    return checks

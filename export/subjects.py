@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,8 @@ from export.terms import Array, Head, Kind, Term, TermGraph
 
 EAGER = "eager"
 
-Feeds = Sequence[tuple[Array, ...]]
+Feed = tuple[Array, ...]
+Feeds = Sequence[Feed]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,8 +65,24 @@ class Subject(Protocol):
         """
         ...
 
-    def run_site(self, site: Term, features: Array, weight: Array | None, provider: str) -> Array:
-        """``[N, O]`` of the site alone on ``[N, K]``; with ``weight`` in place of its own, and no bias."""
+    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
+        """What runs one batch after another and keeps nothing; taps too if ``is_tapped``.
+
+        It is called after ``outputs`` or ``observe``, and raises ``BatchError`` as they do.
+        """
+        ...
+
+    def repeats(self, provider: str) -> bool | None:
+        """Whether the model, run again on a batch, gave the same bits; None where it was run once."""
+        ...
+
+    def run_site(
+        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+    ) -> Array:
+        """``[N, O]`` of the site alone on ``[N, K]``; without ``has_bias`` its bias is zero.
+
+        With ``weight`` in place of its own there is no bias either.
+        """
         ...
 
 
@@ -80,3 +97,9 @@ def joined(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
     return tuple(
         np.concatenate([np.atleast_1d(part) for part in column]) for column in zip(*parts, strict=True)
     )
+
+
+def same_bits(a: Sequence[Array], b: Sequence[Array]) -> bool:
+    """True for the same arrays, bit for bit; NaN equals the same NaN."""
+    pairs = zip(a, b, strict=True)
+    return all(x.shape == y.shape and x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in pairs)

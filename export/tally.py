@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable, Sequence
 
+from export.bounds import Precision
+from export.decision import OutputTally
+from export.parts import Part
 from export.results import Coverage, Failure, Flip, LayerName, LayerResult, OutputStatistics, Status
+from export.rounding import OutputCheck
 from fxpasses.errors import CheckError
 
 
@@ -17,32 +23,73 @@ class Measured:
         decision: layer 5.
         statistics: one record for each output and provider.
         flips: samples whose arg max differs.
-        is_tf32: whether fp32's bounds failed and TF32's held.
+        precision: the weakest precision that was needed for the bounds to hold.
         is_identical: whether every output was equal bit for bit.
         has_same_features: whether both heads read the same features, as far as can be told.
+        unbounded: outputs that have no bound.
     """
 
     rounding: LayerResult
     decision: LayerResult
     statistics: tuple[OutputStatistics, ...]
     flips: tuple[Flip, ...]
-    is_tf32: bool
+    precision: Precision | None
     is_identical: bool
     has_same_features: bool
+    unbounded: tuple[str, ...]
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Tally:
-    """What has been seen so far, over providers and batches."""
+    """What has been seen so far, over batches and, once joined, over targets.
+
+    ``sites`` counts values of sites that were compared with float64; ``unbounded`` names outputs that have
+    no bound.
+    """
 
     failures: list[Failure] = dataclasses.field(default_factory=list)
     gaps: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
-    statistics: list[OutputStatistics] = dataclasses.field(default_factory=list)
-    flips: list[Flip] = dataclasses.field(default_factory=list)
-    is_tf32: bool = False
+    sites: int = 0
+    unbounded: list[str] = dataclasses.field(default_factory=list)
+    outputs: dict[tuple[str, str], OutputTally] = dataclasses.field(default_factory=dict)
+    precision: Precision | None = None
     is_identical: bool = True
     has_same_features: bool = True
+
+    @property
+    def statistics(self) -> tuple[OutputStatistics, ...]:
+        """One record for each output and provider."""
+        return tuple(found.record() for found in self.outputs.values())
+
+    def add(self, check: OutputCheck, part: Part, provider: str, precision: Precision) -> None:
+        """Adds one output of a part, as ``provider`` ran it."""
+        found = self.outputs.setdefault(
+            (check.name, provider),
+            OutputTally(output=check.name, provider=provider, precision=precision.name),
+        )
+        weakened = weakest((self.precision, precision)) or precision
+        found.add(check, part.sizes, weakened.name, start=part.start, fresh=part.fresh)
+
+
+def weakest(precisions: Iterable[Precision | None]) -> Precision | None:
+    """The precision with the largest errors; None where there is none."""
+    return max(filter(None, precisions), key=lambda p: (p.operand, p.sum, p.result), default=None)
+
+
+def joined(tallies: Sequence[Tally]) -> Tally:
+    """What was seen over several targets."""
+    whole = Tally(precision=weakest(tally.precision for tally in tallies))
+    for tally in tallies:
+        whole.failures += tally.failures
+        whole.gaps += tally.gaps
+        whole.notes += tally.notes
+        whole.outputs |= tally.outputs
+        whole.unbounded += tally.unbounded
+        whole.sites += tally.sites
+        whole.is_identical &= tally.is_identical
+        whole.has_same_features &= tally.has_same_features
+    return whole
 
 
 def measured(tally: Tally) -> Measured:
@@ -51,35 +98,56 @@ def measured(tally: Tally) -> Measured:
     Raises:
         CheckError: there was no value to compare.
     """
-    logits = sum(record.values for record in tally.statistics)
-    if not logits and not tally.failures:
+    statistics = tally.statistics
+    values = sum(record.values for record in statistics)
+    logits = sum(record.values for record in statistics if record.max_bound is not None)
+    if not values and not tally.failures:
         raise CheckError("there is no value to compare", fix="check that the models have outputs")
-    status = Status.HELD if not tally.gaps else Status.NOT_RUN
+    gaps = tally.gaps if logits or tally.sites else [*tally.gaps, "neither an output nor a site has a bound"]
+    status = Status.HELD if not gaps else Status.NOT_RUN
     rounding = LayerResult(
         layer=LayerName.ROUNDING,
         status=Status.FAILED if tally.failures else status,
         covered=Coverage(logits=logits),
-        reason=next(iter((*tally.gaps, *tally.notes)), None),
-        failures=tuple(tally.failures[:8]),
+        reason=next(iter((*gaps, *tally.notes)), None),
+        failures=worst_of_each(tally.failures)[:8],
     )
     return Measured(
         rounding=rounding,
-        decision=_decision(tally),
-        statistics=tuple(tally.statistics),
-        flips=tuple(tally.flips),
-        is_tf32=tally.is_tf32,
+        decision=_decision(tally, statistics),
+        statistics=statistics,
+        flips=tuple(flip for found in tally.outputs.values() for flip in found.flips),
+        precision=tally.precision,
         is_identical=tally.is_identical,
         has_same_features=tally.has_same_features,
+        unbounded=tuple(dict.fromkeys(tally.unbounded)),
     )
 
 
-def _decision(tally: Tally) -> LayerResult:
-    judged = [record for record in tally.statistics if record.top1_agreement is not None]
+def worst_of_each(failures: Sequence[Failure]) -> tuple[Failure, ...]:
+    """The worst failure of each kind, in the order in which the kinds were first seen."""
+    kinds: dict[tuple[str | None, ...], Failure] = {}
+    for failure in failures:
+        kind = (failure.what, failure.side, failure.provider, failure.name)
+        if kind not in kinds or _excess(failure) > _excess(kinds[kind]):
+            kinds[kind] = failure
+    return tuple(kinds.values())
+
+
+def _excess(failure: Failure) -> float:
+    """How many times further apart the two values are than they may be."""
+    if failure.expected is None or failure.found is None or not failure.bound:
+        return 0.0
+    distance = abs(failure.found - failure.expected)
+    return distance / failure.bound if math.isfinite(distance) else math.inf
+
+
+def _decision(tally: Tally, statistics: tuple[OutputStatistics, ...]) -> LayerResult:
+    judged = [record for record in statistics if record.top1_agreement is not None]
     if not judged:
         reason = "no output has the shape [N, O] of class scores"
         return LayerResult(layer=LayerName.DECISION, status=Status.NOT_RUN, covered=Coverage(), reason=reason)
-    samples = sum(sum(record.batches) for record in judged)
-    wrong = [flip for flip in tally.flips if flip.bound is not None and flip.margin > flip.bound]
+    wrong = [flip for found in tally.outputs.values() for flip in found.unexplained]
     failures = tuple(
         Failure(
             what=f"class {flip.candidate_class} in place of {flip.reference_class}, and not by rounding",
@@ -93,11 +161,12 @@ def _decision(tally: Tally) -> LayerResult:
         )
         for flip in wrong[:8]
     )
-    flips = f"{len(tally.flips)} samples change class within the bounds" if tally.flips else None
+    count = sum(record.flips for record in judged)
+    flips = f"{count} samples change class within the bounds" if count else None
     return LayerResult(
         layer=LayerName.DECISION,
         status=Status.FAILED if failures else Status.HELD,
-        covered=Coverage(samples=samples),
+        covered=Coverage(samples=sum(record.samples for record in judged)),
         reason=flips,
         failures=failures,
     )

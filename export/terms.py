@@ -21,6 +21,13 @@ from fxpasses.errors import InternalError
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
+CONCAT = "concat"
+"""``Term.function`` of several values of one cell per channel, joined along the channels."""
+MAXIMUM = "maximum"
+"""``Term.function`` of the maximum over all cells of each channel."""
+SOFTMAX = "softmax"
+"""``Term.function`` of the softmax over the only axis of a sample."""
+
 
 class Kind(enum.StrEnum):
     """What a term is."""
@@ -81,7 +88,8 @@ class Term:
         shape: its own shape without the batch; None where unknown.
         constants: parameters and constants of the operator itself.
         affine: the weights, for ``AFFINE`` only.
-        function: name under which ``activations`` knows an ``ELEMENTWISE`` term, e.g. ``"relu"``.
+        function: what ``evaluate`` can bound, whatever its spelling: the name under which ``activations``
+            knows an ``ELEMENTWISE`` term, e.g. ``"relu"``, or ``CONCAT``, ``MAXIMUM`` or ``SOFTMAX``.
     """
 
     kind: Kind

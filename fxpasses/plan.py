@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from fxpasses.errors import PlanError
+from fxpasses.optimizer_state import converted_state
 from fxpasses.report import Form
 
 SCHEMA_VERSION = 1
@@ -123,6 +124,36 @@ class WeightPlan:
                 )
             converted[move.name] = move.convert(weight, self.to)
         return converted
+
+    def apply_optimizer(
+        self, optimizer_state: Mapping[str, Any], names: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """A new optimiser's state dict for the other form, so that training resumes where it was.
+
+        Every tensor of a moved parameter's state (momentum, Adam's moments, whatever is shaped like the
+        parameter) becomes a view in the other form; steps, groups and everything else stay as they are.
+
+        Args:
+            optimizer_state: what ``optimizer.state_dict()`` gives.
+            names: the parameters' names in the optimiser's order, one for each entry of its
+                ``param_groups``; for ``SGD(model.parameters())`` those of ``model.named_parameters()``.
+                None takes the names that the state dict has, as after ``SGD(model.named_parameters())``.
+
+        Raises:
+            PlanError: the names are missing or do not fit, or the state has another shape than the
+                parameter (Adafactor's factors), and so no equal in the other form.
+
+        >>> weight = torch.nn.Parameter(torch.zeros(10, 512))
+        >>> optimizer = torch.optim.Adam([("fc.weight", weight)])
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> move = WeightMove(name="fc.weight", linear_shape=(10, 512), conv_shape=(10, 512, 1, 1))
+        >>> plan = WeightPlan(to=Form.CONV, moves=(move,))
+        >>> plan.apply_optimizer(optimizer.state_dict())["state"][0]["exp_avg"].shape
+        torch.Size([10, 512, 1, 1])
+        """
+        moves = {move.name: move for move in self.moves}
+        return converted_state(optimizer_state, names, moves, self.source, self.to)
 
     def invert(self) -> WeightPlan:
         """The same map in the other direction."""

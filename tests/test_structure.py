@@ -23,8 +23,18 @@ FILES = {
 # Imports go one way, and outwards only to these; the standard library is always allowed.
 MAY_IMPORT = {
     "fxpasses": {"fxpasses", "torch"},
-    "export": {"export", "fxpasses", "torch", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime"},
-    "fxhead": {"fxhead", "export", "fxpasses", "torch", "torchvision", "click", "rich"},
+    "export": {
+        "export",
+        "fxpasses",
+        "torch",
+        "numpy",
+        "ml_dtypes",
+        "onnx",
+        "onnx_ir",
+        "onnxscript",
+        "onnxruntime",
+    },
+    "fxhead": {"fxhead", "export", "fxpasses", "torch", "torchvision", "numpy", "PIL", "click", "rich"},
 }
 # Only a study computes statistics and draws; the rest of the command line works without its extra.
 STUDY_MAY_IMPORT = {"numpy", "scipy", "sklearn", "matplotlib", "PIL"}
@@ -72,6 +82,8 @@ PUBLIC = {
         "Failure": "an entry of LayerResult.failures",
         "OutputStatistics": "an entry of Certificate.statistics",
         "Flip": "an entry of Certificate.flips",
+        "TargetResult": "an entry of Certificate.targets",
+        "Mode": "TargetResult.mode",
     },
 }
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from fxhead import cli
+from tests.fxhead.conftest import NET
+
 Run = Callable[..., Any]
+FORMS = ("model.linear.onnx", "model.conv.onnx")
 SMALL = ("--input-shape", "1x3x16x16", "--providers", "cpu")
 
 
@@ -27,6 +33,45 @@ def test_what_rewrite_wrote_is_the_same_function(run: Run, rewritten: Path, cand
     done = run("check", "model.pt", candidate, "--plan", "model.conv.plan.json", *SMALL)
     assert done.code == 0, done.out + done.err
     assert "verdict: " in done.out
+
+
+SOURCES = ("model.pt", "model.conv.pt", "program.pt2", "model.linear.onnx", "model.conv.onnx", "nets:build")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one model in every form that ``check`` takes, made once."""
+    folder = tmp_path_factory.mktemp("sources")
+    (folder / "nets.py").write_text(NET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [str(folder), *sys.path])
+        patch.delitem(sys.modules, "nets", raising=False)
+        torch.manual_seed(0)
+        module = __import__("nets").Net().eval()
+        torch.save(module, "model.pt")
+        assert cli.main(("rewrite", "model.pt", "--to", "conv", *SMALL)) == 0
+        batch = {0: torch.export.Dim("batch")}
+        program = torch.export.export(module, (torch.randn(2, 3, 16, 16),), dynamic_shapes=(batch,))
+        torch.export.save(program, "program.pt2")
+    return folder
+
+
+@pytest.mark.parametrize("candidate", SOURCES)
+@pytest.mark.parametrize("reference", SOURCES)
+def test_any_two_can_be_checked(
+    run: Run, folder: Path, sources: Path, reference: str, candidate: str
+) -> None:
+    for path in sources.glob("*.*"):
+        if path.is_file():
+            shutil.copy(path, folder)
+    shape = () if {reference, candidate} & {"program.pt2", *FORMS} else SMALL[:2]
+    done = run("check", reference, candidate, "--providers", "cpu", "--json", *shape)
+    assert done.code == 0, done.out + done.err
+    accepted = {"proved"} if reference == candidate else {"proved", "within rounding"}
+    assert done.document["verdict"] in accepted
+    assert done.document["check"]["heads"]
+    assert done.document["inputs"]["inputs"][0]["shape"] == [3, 16, 16]
 
 
 def test_two_onnx_files_can_be_checked(run: Run, rewritten: Path) -> None:

@@ -239,3 +239,28 @@ def test_the_opset_asked_for_is_what_the_file_has(run: Run, net: Path) -> None:
     for name in ("model.linear.onnx", "model.conv.onnx"):
         model = onnx.load(name)
         assert [item.version for item in model.opset_import if item.domain == ""] == [18]
+
+
+def test_weights_beyond_the_limit_of_a_file_lie_beside_it(
+    run: Run, net: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beyond 2 GB, which protobuf cannot hold: each file names its own data, and all appear or none."""
+    import onnx
+
+    monkeypatch.setattr("export.onnx_export._INLINE_LIMIT_BYTES", 100)
+    done = run("rewrite", "model.pt", "--to", "conv", *SMALL)
+    assert done.code == 0, done.err
+    names = {f"model.{form}.onnx" for form in ("linear", "conv")}
+    assert names | {f"{name}.data" for name in names} <= written()
+    assert {Path(file).name for file in done.out.split() if file.endswith(".data")} == {
+        f"{name}.data" for name in names
+    }
+    for name in names:
+        tensors = onnx.load(name, load_external_data=False).graph.initializer
+        entries = [entry for tensor in tensors for entry in tensor.external_data]
+        assert {entry.value for entry in entries if entry.key == "location"} == {f"{name}.data"}
+    for name in written() - {f"{name}.data" for name in names}:
+        Path(name).unlink()
+    before = {name: Path(name).read_bytes() for name in written()}
+    assert run("rewrite", "model.pt", "--to", "conv", *SMALL).code == 2
+    assert {name: Path(name).read_bytes() for name in written()} == before

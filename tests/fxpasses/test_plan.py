@@ -89,3 +89,54 @@ def test_damaged_plans_are_refused(damage: dict[str, object]) -> None:
     data = rewrite(build("dropout_head"), to="conv").plan.to_dict()
     with pytest.raises(PlanError):
         WeightPlan.from_dict({**data, **damage})
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "numbered"])
+def test_an_optimizers_state_goes_there_and_back(optimizer: type, named: bool) -> None:
+    model = build("dropout_head")
+    plan = rewrite(model, to="conv").plan
+    options = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
+    made = optimizer(model.named_parameters() if named else model.parameters(), lr=0.1, **options)
+    for weight in model.parameters():
+        weight.grad = torch.randn_like(weight)
+    made.step()
+    before = made.state_dict()
+    names = None if named else [name for name, _ in model.named_parameters()]
+    after = plan.apply_optimizer(before, names)
+    number = [name for name, _ in model.named_parameters()].index("head.weight")
+    moved = {
+        name for name, value in before["state"][number].items() if value is not None and value.dim() == 2
+    }
+    assert moved
+    for name, value in before["state"][number].items():
+        new = after["state"][number][name]
+        if name in moved:
+            assert new.shape == plan.moves[0].conv_shape
+            assert new.data_ptr() == value.data_ptr()
+        else:
+            assert new is value
+    assert all(after["state"][n] is before["state"][n] for n in before["state"] if n != number)
+    assert after["param_groups"] == before["param_groups"]
+    back = plan.invert().apply_optimizer(after, names)
+    for name in moved:
+        assert torch.equal(back["state"][number][name], before["state"][number][name])
+
+
+def test_apply_optimizer_refuses_what_it_cannot_know() -> None:
+    model = build("dropout_head")
+    plan = rewrite(model, to="conv").plan
+    names = [name for name, _ in model.named_parameters()]
+    state = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9).state_dict()
+    with pytest.raises(PlanError, match="by number only; give the parameters' names"):
+        plan.apply_optimizer(state)
+    with pytest.raises(PlanError, match=f"{len(names) - 1} names for {len(names)} parameters"):
+        plan.apply_optimizer(state, names[1:])
+    with pytest.raises(PlanError, match=r"none of the optimiser's .* names is one of the plan's"):
+        plan.apply_optimizer(state, [f"other.{name}" for name in names])
+    number = names.index("head.weight")
+    for odd in ({"row_var": torch.ones(3, 1)}, {"momentum_buffer": torch.ones(3, 3)}):
+        with pytest.raises(PlanError, match=r"optimiser state \d+ \(head.weight\): its state is not shaped"):
+            plan.apply_optimizer({**state, "state": {number: odd}}, [f"module.{name}" for name in names])
+    with pytest.raises(PlanError, match="its state holds tensors in old_dirs"):
+        plan.apply_optimizer({**state, "state": {number: {"old_dirs": [torch.ones(3)]}}}, names)

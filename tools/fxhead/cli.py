@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
@@ -187,39 +188,191 @@ def inspect_command(
 
 
 @fxhead.command("check")
-@click.argument("reference")
-@click.argument("candidate")
+@click.argument("reference", required=False)
+@click.argument("candidate", required=False)
 @_providers_option
 @click.option("--plan", metavar="PLAN.json", help="The weight plan that rewrite wrote.")
+@click.option(
+    "--inputs",
+    metavar="DATA",
+    help="Samples to run: an .npz or .npy file, or a folder of images. Default: random ones.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 1_000_000),
+    help="How many random samples to run. Default: 8.",
+)
+@click.option(
+    "--size",
+    metavar="CROP|SHORT,CROP",
+    help="For images: shorter side after resizing, and the square cut from the centre. "
+    "Default: the model's own input, from a shorter side 256/224 as long.",
+)
+@click.option("--mean", metavar="R,G,B", help="For images: subtracted, of 0 … 1. Default: ImageNet's.")
+@click.option("--std", metavar="R,G,B", help="For images: divided by. Default: ImageNet's.")
+@click.option("-o", "--output", "out", metavar="CERT.json", help="Also write the certificate to this file.")
+@click.option("--force", is_flag=True, help="Replace a certificate that exists.")
+@click.option(
+    "--replay",
+    metavar="CERT.json",
+    help="Do again what a certificate says was done, and compare; takes no other models or inputs.",
+)
+@click.option("--trust", is_flag=True, help="With --replay: run the code of a callable that it names.")
 @_source_options
 def check_command(
-    reference: str,
-    candidate: str,
+    reference: str | None,
+    candidate: str | None,
     providers: str | None,
     plan: str | None,
+    inputs: str | None,
+    samples: int | None,
+    size: str | None,
+    mean: str | None,
+    std: str | None,
+    out: str | None,
+    force: bool,
+    replay: str | None,
+    trust: bool,
     input_shapes: tuple[str, ...],
     weights: str | None,
     seed: int,
     as_json: bool,
     debug: bool,
 ) -> ExitCode:
-    """Check that CANDIDATE is the same function as REFERENCE; either may also be an .onnx file."""
-    from fxhead.run_check import run_check
+    """Check that CANDIDATE is the same function as REFERENCE; either may also be an .onnx file.
+
+    Images are turned upright, resized, cropped, scaled to 0 … 1 and standardised, as torchvision does for
+    classification; all samples of --inputs are run, in sorted order.
+    """
+    if replay is not None:
+        _require_alone()
+        return _replay(Path(replay), trust=trust, as_json=as_json)
+    if trust:
+        raise _misuse("--trust goes with --replay")
+    for name, value in (("REFERENCE", reference), ("CANDIDATE", candidate)):
+        if value is None:
+            raise _misuse(f"Missing argument '{name}'")
+    from fxhead.data_options import DataOptions, parse_numbers, parse_size
+    from fxhead.examine import Question
+    from fxhead.run_check import CheckOptions, run_check
     from fxhead.shapes import parse_shape
 
-    return _finish(
-        lambda: run_check(
-            Source.parse(reference),
-            Source.parse(candidate),
-            providers=_split(providers),
-            plan=plan,
-            input_shapes=tuple(parse_shape(text) for text in input_shapes),
-            weights=weights,
-            seed=seed,
-            progress=render.TerminalProgress(),
+    question = Question(
+        models=(Source.parse(str(reference)), Source.parse(str(candidate))),
+        providers=_split(providers),
+        plan=None if plan is None else Path(plan),
+        input_shapes=tuple(parse_shape(text) for text in input_shapes),
+        weights=weights,
+        seed=seed,
+        data=DataOptions(
+            path=inputs,
+            samples=samples,
+            size=None if size is None else parse_size(size),
+            mean=() if mean is None else parse_numbers(mean, "--mean"),
+            std=() if std is None else parse_numbers(std, "--std"),
         ),
-        as_json=as_json,
     )
+    options = CheckOptions(question=question, out=None if out is None else Path(out), force=force)
+    return _finish(lambda: run_check(options, render.TerminalProgress()), as_json=as_json)
+
+
+_WITH_REPLAY = ("replay", "trust", "as_json", "debug")
+
+
+def _require_alone() -> None:
+    """Returns where nothing was given that the certificate says."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is click.core.ParameterSource.COMMANDLINE and parameter.name not in _WITH_REPLAY:
+            name = (
+                parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
+            )
+            raise _misuse(f"--replay does what the certificate says, and takes no {name}")
+
+
+def _misuse(what: str) -> click.UsageError:
+    return click.UsageError(what, click.get_current_context())
+
+
+def _replay(path: Path, *, trust: bool, as_json: bool) -> ExitCode:
+    from fxhead.run_replay import run_replay
+
+    progress = render.TerminalProgress()
+    return _finish(lambda: run_replay(path, trust=trust, progress=progress), as_json=as_json)
+
+
+@fxhead.command("convert-weights")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--plan",
+    required=True,
+    metavar="PLAN.json",
+    type=click.Path(path_type=Path),
+    help="The weight plan that rewrite wrote.",
+)
+@click.option("--reverse", is_flag=True, help="Go the plan's way backwards.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    metavar="OUT",
+    help="The file to write, or a folder. Default: beside CHECKPOINT.",
+)
+@click.option(
+    "--prefix",
+    "prefixes",
+    multiple=True,
+    metavar="backbone.",
+    help="What stands before the plan's names in the checkpoint. Default: none, what wrappers add, or what "
+    "all names have in common.",
+)
+@click.option(
+    "--optimizer-names",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The names of the optimiser's parameters in its order, one a line, where shapes do not tell.",
+)
+@click.option(
+    "--allow",
+    "allowed",
+    multiple=True,
+    metavar="package.Name",
+    help="Keep what the checkpoint has of this class; it is copied, never run.",
+)
+@click.option("--force", is_flag=True, help="Replace a file that exists; never the input.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def convert_command(
+    checkpoint: Path,
+    plan: Path,
+    reverse: bool,
+    out: str | None,
+    prefixes: tuple[str, ...],
+    optimizer_names: Path | None,
+    allowed: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+    debug: bool,
+) -> ExitCode:
+    """Take a state dict or a whole training checkpoint to the other form, without the model.
+
+    Weights, averaged weights and the optimiser's state are reshaped, everything else is copied as it is,
+    byte for byte; nothing in the file is run. CHECKPOINT is what torch.save wrote, or safetensors.
+    """
+    from fxhead.run_convert import ConvertOptions, run_convert
+
+    options = ConvertOptions(
+        checkpoint=checkpoint,
+        plan=plan,
+        reverse=reverse,
+        out=out,
+        prefixes=prefixes,
+        optimizer_names=optimizer_names,
+        allowed=allowed,
+        force=force,
+    )
+    return _finish(lambda: run_convert(options, render.TerminalProgress()), as_json=as_json)
 
 
 @fxhead.command("study")

@@ -41,7 +41,8 @@ def program_shapes(
         )
         origin = ShapeOrigin.METADATA
     shapes = tuple((fixed or _BATCH, *shape[1:]) for shape in shapes)
-    return InputShapes(shapes=shapes, dtype=values[0].dtype, origin=origin, fixed_batch=fixed)
+    dtypes = tuple(value.dtype for value in values)
+    return InputShapes(shapes=shapes, dtypes=dtypes, origin=origin, fixed_batch=fixed)
 
 
 def _values(program: ExportedProgram, source: Source) -> list[torch.Tensor]:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from export import Verdict, available_providers
@@ -14,13 +13,10 @@ from export.certificate import Certifier
 from export.providers import require_onnxruntime, require_provider
 from fxhead.progress import Progress
 from fxhead.results import Check
-from fxhead.shapes import InputShapes
 from fxpasses import WeightPlan
 from fxpasses.errors import ProviderError
 
 _CUDA = "cuda"
-# certify runs batches of 1, 2 and 5
-_SAMPLES = 8
 
 Model = nn.Module | Path
 
@@ -53,23 +49,11 @@ def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
     return asked or available_providers()
 
 
-def check_inputs(shapes: InputShapes, seed: int) -> tuple[torch.Tensor, ...]:
-    """Samples for all the batches of a certificate, the same in every run."""
-    return shapes.samples(max(_SAMPLES, shapes.fixed_batch or 0), seed=seed)
-
-
 def prove(
-    pairs: Iterable[Pair],
-    inputs: tuple[torch.Tensor, ...] | None,
-    *,
-    providers: tuple[str, ...],
-    plan: WeightPlan | None,
-    seed: int,
-    progress: Progress,
+    certifier: Certifier, pairs: Iterable[Pair], *, plan: WeightPlan | None, progress: Progress
 ) -> tuple[Check, ...]:
     """One certificate for each pair; stops at the first that is broken."""
     checks: list[Check] = []
-    certifier = Certifier(inputs, providers, seed=seed)
     for pair in pairs:
         with progress.step(f"checking {pair.candidate_name} against {pair.reference_name}"):
             certificate = certifier.certify(pair.reference, pair.candidate, plan)

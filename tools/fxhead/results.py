@@ -11,6 +11,8 @@ from fxhead.sources import Source
 
 if TYPE_CHECKING:
     from export.results import Certificate
+    from fxhead.changes import Change
+    from fxhead.data import DataRecord
     from fxpasses.report import RewriteReport, Site, Sites
 
 SCHEMA_VERSION = 1
@@ -163,11 +165,22 @@ class InspectOutcome:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOutcome:
-    """Result of ``fxhead check``."""
+    """Result of ``fxhead check``.
+
+    Attributes:
+        reference: what was read.
+        candidate: what was read.
+        check: the certificate.
+        data: the samples that were run.
+        files: the certificate file where one was asked for.
+        seconds: wall-clock time.
+    """
 
     reference: ModelInfo
     candidate: ModelInfo
     check: Check
+    data: DataRecord
+    files: tuple[WrittenFile, ...]
     seconds: float
 
     @property
@@ -184,6 +197,113 @@ class CheckOutcome:
             "candidate": self.candidate.to_dict(),
             "verdict": str(self.check.certificate.verdict),
             "check": self.check.to_dict(),
+            "inputs": self.data.to_dict(),
+            "files": [file.to_dict() for file in self.files],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayOutcome:
+    """Result of ``fxhead check --replay``.
+
+    Attributes:
+        certificate: the file.
+        was: the verdict in it.
+        models: what was read.
+        checks: what was found now.
+        changes: what differs.
+        seconds: wall-clock time.
+    """
+
+    certificate: Path
+    was: str
+    models: tuple[ModelInfo, ...]
+    checks: tuple[Check, ...]
+    changes: tuple[Change, ...]
+    seconds: float
+
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether nothing differs that the certificate rests on."""
+        return not any(change.counts for change in self.changes)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """NO where the result is another."""
+        return ExitCode.DONE if self.is_reproduced else ExitCode.NO
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": "check",
+            "certificate": str(self.certificate),
+            "is_reproduced": self.is_reproduced,
+            "was": self.was,
+            "verdict": worst(self.checks),
+            "changes": [change.to_dict() for change in self.changes],
+            "models": [model.to_dict() for model in self.models],
+            "checks": [check.to_dict() for check in self.checks],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """One tensor that was reshaped.
+
+    Attributes:
+        place: where it is in the checkpoint.
+        before: its shape before.
+        after: its shape after.
+        copied_bytes: bytes that got another order; 0 where only the shape changed.
+    """
+
+    place: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    copied_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOutcome:
+    """Result of ``fxhead convert-weights``.
+
+    Attributes:
+        checkpoint: the file that was read.
+        container: its format.
+        to: the form that was asked for.
+        converted: what was reshaped; empty where it has that form already.
+        left: what looks like one of these and was left as it is.
+        files: what was written; empty where nothing had to be.
+        seconds: wall-clock time.
+    """
+
+    checkpoint: str
+    container: str
+    to: str
+    converted: tuple[Converted, ...]
+    left: tuple[str, ...]
+    files: tuple[WrittenFile, ...]
+    seconds: float
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """NO where it has the form already."""
+        return ExitCode.DONE if self.converted else ExitCode.NO
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": "convert-weights",
+            "checkpoint": self.checkpoint,
+            "container": self.container,
+            "to": self.to,
+            "converted": [dataclasses.asdict(tensor) for tensor in self.converted],
+            "left": list(self.left),
+            "files": [file.to_dict() for file in self.files],
             "seconds": round(self.seconds, 3),
         }
 

@@ -1,105 +1,86 @@
-"""``fxhead check``: the certificate for two files; writes nothing."""
+"""``fxhead check``: the certificate for two models, and the file that holds it."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import time
 from pathlib import Path
 
-from torch import nn
-from torch.export import ExportedProgram
-
-from export.programs import as_module
-from fxhead.load import load_model, require_readable
+from fxhead.artefact import FileRecord, Recipe, document, record_model, relative
+from fxhead.examine import Answer, Question, examine
 from fxhead.progress import Progress
-from fxhead.proof import Model, Pair, check_inputs, choose_providers, prove
-from fxhead.results import CheckOutcome, ModelInfo
-from fxhead.run_rewrite import describe, note_guess
-from fxhead.shapes import InputShapes, find_shapes
-from fxhead.sources import Source, SourceKind
-from fxpasses import WeightPlan
-from fxpasses.errors import FileError
+from fxhead.results import CheckOutcome, WrittenFile
+from fxhead.save import publish, require_free_file, save_json, staged
+from fxpasses.errors import InputError
+
+_SUFFIX = ".json"
 
 
-def run_check(
-    reference: Source,
-    candidate: Source,
-    *,
-    providers: tuple[str, ...] | None,
-    plan: str | None,
-    input_shapes: tuple[tuple[int, ...], ...],
-    weights: str | None,
-    seed: int,
-    progress: Progress,
-) -> CheckOutcome:
-    """The outcome: the certificate of the two.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions:
+    """What ``fxhead check`` was asked for.
+
+    Attributes:
+        question: what is compared.
+        out: the certificate file to write; None writes none.
+        force: whether it may replace a file.
+    """
+
+    question: Question
+    out: Path | None = None
+    force: bool = False
+
+
+def run_check(options: CheckOptions, progress: Progress) -> CheckOutcome:
+    """The outcome: the certificate of the two, written where that was asked for.
 
     Raises:
-        FxHeadError: the user can do something about it.
+        FxHeadError: the user can do something about it; nothing is written.
     """
     start = time.perf_counter()
-    chosen = choose_providers(providers)
-    weight_plan = None if plan is None else _load_plan(Path(plan))
-    models: list[nn.Module | ExportedProgram | Path] = []
-    for source in (reference, candidate):
-        with progress.step(f"loading {source.text}"):
-            models.append(_load(source, weights, seed))
-    shapes: InputShapes | None = None
-    for source, model in zip((reference, candidate), models, strict=True):
-        if not isinstance(model, Path) and (shapes is None or isinstance(model, ExportedProgram)):
-            shapes = find_shapes(model, source, input_shapes, weights)
-            note_guess(shapes, progress)
-    (check,) = prove(
-        [
-            Pair(
-                reference_name=reference.text,
-                reference=_runnable(models[0]),
-                candidate_name=candidate.text,
-                candidate=_runnable(models[1]),
-            )
-        ],
-        None if shapes is None else check_inputs(shapes, seed),
-        providers=chosen,
-        plan=weight_plan,
-        seed=seed,
-        progress=progress,
-    )
+    if options.out is not None:
+        _require_free(options.out, options)
+    answer = examine(options.question, progress)
+    files = () if options.out is None else (_write(options, options.out, answer, progress),)
     return CheckOutcome(
-        reference=_describe(reference, models[0], shapes),
-        candidate=_describe(candidate, models[1], shapes),
-        check=check,
+        reference=answer.infos[0],
+        candidate=answer.infos[1],
+        check=answer.checks[0],
+        data=answer.data,
+        files=files,
         seconds=time.perf_counter() - start,
     )
 
 
-def _runnable(model: nn.Module | ExportedProgram | Path) -> Model:
-    return model if isinstance(model, Path) else as_module(model)
+def _require_free(out: Path, options: CheckOptions) -> None:
+    if out.suffix.lower() != _SUFFIX:
+        raise InputError("is no name of a certificate", where=f"-o {out}", fix=f"end it in {_SUFFIX}")
+    question = options.question
+    read = [*(source.path for source in question.models), question.plan]
+    require_free_file(out, [path for path in read if path is not None], force=options.force)
 
 
-def _load(source: Source, weights: str | None, seed: int) -> nn.Module | ExportedProgram | Path:
-    if source.kind is SourceKind.ONNX:
-        path = Path(source.name)
-        require_readable(path)
-        return path
-    # --weights is for the one of the two that is built, not for a file that has its own
-    own = source.kind is SourceKind.FILE
-    return load_model(source, weights=None if own else weights, seed=seed)
+def _write(options: CheckOptions, out: Path, answer: Answer, progress: Progress) -> WrittenFile:
+    with progress.step(f"writing {out}"):
+        content = document(recipe_of(options.question, answer, out.parent), answer.checks)
+        with staged(out.parent) as staging:
+            save_json(content, staging / out.name)
+            (path,) = publish(staging, force=options.force)
+    return WrittenFile(path=path, size_bytes=path.stat().st_size)
 
 
-def _describe(
-    source: Source, model: nn.Module | ExportedProgram | Path, shapes: InputShapes | None
-) -> ModelInfo:
-    if not isinstance(model, Path):
-        return describe(source, model, shapes)
-    return ModelInfo(source=source, class_name="ONNX", parameters=None)
-
-
-def _load_plan(path: Path) -> WeightPlan:
-    require_readable(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also UnicodeDecodeError
-        raise FileError(
-            f"is not JSON ({error})", where=str(path), fix="give a file that fxhead wrote as *.plan.json"
-        ) from error
-    return WeightPlan.from_dict(data)
+def recipe_of(question: Question, answer: Answer, folder: Path) -> Recipe:
+    """How to do it again, as seen from a certificate in ``folder``."""
+    data = answer.data
+    path = None if data.path is None else Path(relative(data.path, folder))
+    return Recipe(
+        models=tuple(
+            record_model(source, model, question.weights, folder)
+            for source, model in zip(question.models, answer.models, strict=True)
+        ),
+        pairs=question.pairs,
+        providers=answer.providers,
+        plan=None if question.plan is None else FileRecord.of(question.plan, folder),
+        seed=question.seed,
+        data=dataclasses.replace(data, path=path),
+    )

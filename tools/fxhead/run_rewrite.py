@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,7 +22,13 @@ from fxpasses import find_sites
 from fxpasses.errors import InputError
 from fxpasses.report import Form, Scope, Site
 
+if TYPE_CHECKING:
+    from fxhead.data import Data
+
 _TRACE_BATCH = 2
+# from the original (0) to the module (1) and both ONNX files (2, 3); like is compared with like where that
+# proves more
+_CHAIN = ((0, 1), (0, 2), (2, 3))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +71,12 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     files: tuple[WrittenFile, ...] = ()
     if result.report.rewrites:
         with staged(job.names.folder) as staging:
+            data = None
             if options.with_onnx and shapes is not None:
-                checks = job.export_and_check(graphs, shapes, staging, providers)
+                data = job.samples(graphs, shapes)
+                checks = job.export_and_check(graphs, shapes, data, staging, providers)
             if worst(checks) != "broken":
-                files = job.write(graphs, checks, staging)
+                files = job.write(graphs, module, data, checks, providers, staging)
     return RewriteOutcome(
         model=describe(options.source, module, shapes),
         report=result.report,
@@ -187,17 +196,29 @@ class _Job:
         found = find_sites(graphs.original, scope=self.options.scope)
         return tuple(site for site in found.sites if site.form is self.options.to)
 
+    def samples(self, graphs: Graphs, shapes: InputShapes) -> Data:
+        """The samples of the certificates."""
+        from fxhead.data import take_data
+        from fxhead.data_options import DataOptions
+        from fxhead.specs import module_specs
+
+        specs = module_specs(graphs.original, shapes)
+        seed, fixed = self.options.seed, shapes.fixed_batch
+        return take_data(None, DataOptions(), specs, (), seed=seed, fixed_batch=fixed)
+
     def export_and_check(
         self,
         graphs: Graphs,
         shapes: InputShapes,
+        data: Data,
         staging: Path,
         providers: tuple[str, ...],
     ) -> tuple[Check, ...]:
         """The certificates of the rewritten module and of both ONNX files, which are then in ``staging``."""
         from export import export_onnx
+        from export.certificate import Certifier
         from export.programs import as_module
-        from fxhead.proof import Pair, check_inputs, prove
+        from fxhead.proof import Pair, prove
 
         options, names = self.options, self.names
         before = Form.LINEAR if options.to is Form.CONV else Form.CONV
@@ -206,36 +227,82 @@ class _Job:
             with self.progress.step(f"exporting the {form} form to ONNX"):
                 export_onnx(model, examples, staging / names.onnx[form], opset=options.opset)
         original, written = as_module(graphs.original), as_module(graphs.written)
-        # a chain from the original to every result; like is compared with like where that proves more
-        chain = (
-            (options.source.text, original, names.module, written),
-            (options.source.text, original, names.onnx[before], staging / names.onnx[before]),
-            (
-                names.onnx[before],
-                staging / names.onnx[before],
-                names.onnx[options.to],
-                staging / names.onnx[options.to],
-            ),
+        models: tuple[tuple[str, nn.Module | Path], ...] = (
+            (options.source.text, original),
+            (names.module, written),
+            *((names.onnx[form], staging / names.onnx[form]) for form in (before, options.to)),
+        )
+        pairs = (
+            Pair(
+                reference_name=models[a][0],
+                reference=models[a][1],
+                candidate_name=models[b][0],
+                candidate=models[b][1],
+            )
+            for a, b in _CHAIN
         )
         return prove(
-            (Pair(reference_name=a, reference=b, candidate_name=c, candidate=d) for a, b, c, d in chain),
-            check_inputs(shapes, options.seed),
-            providers=providers,
+            Certifier(data.samples, providers, seed=options.seed),
+            pairs,
             plan=graphs.result.plan,
-            seed=options.seed,
             progress=self.progress,
         )
 
-    def write(self, graphs: Graphs, checks: tuple[Check, ...], staging: Path) -> tuple[WrittenFile, ...]:
+    def write(
+        self,
+        graphs: Graphs,
+        module: nn.Module | ExportedProgram,
+        data: Data | None,
+        checks: tuple[Check, ...],
+        providers: tuple[str, ...],
+        staging: Path,
+    ) -> tuple[WrittenFile, ...]:
         """Everything written, after all of it was written to ``staging``."""
         names = self.names
         with self.progress.step(f"writing {names.folder / names.module}"):
             save_module(graphs.written, staging / names.module)
             save_json(graphs.result.plan.to_dict(), staging / names.plan)
-            if checks:
-                certificate = {"verdict": worst(checks), "checks": [check.to_dict() for check in checks]}
+            if data is not None:
+                certificate = self.certificate(module, data, checks, providers, staging)
                 save_json(certificate, staging / names.certificate)
             paths = publish(staging, force=self.options.force)
         order = names.all(with_onnx=True)  # what follows is external data of the ONNX files
         ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
         return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
+
+    def certificate(
+        self,
+        module: nn.Module | ExportedProgram,
+        data: Data,
+        checks: tuple[Check, ...],
+        providers: tuple[str, ...],
+        staging: Path,
+    ) -> dict[str, Any]:
+        """The certificate file's content, about what is in ``staging`` by now."""
+        from fxhead.artefact import FileRecord, ModelRecord, Recipe, document, record_external, record_model
+
+        options, names = self.options, self.names
+        before = Form.LINEAR if options.to is Form.CONV else Form.CONV
+
+        def staged_file(name: str) -> FileRecord:
+            return FileRecord.of(staging / name, names.folder, written_as=name)
+
+        written = [ModelRecord(name=names.module, kind=SourceKind.FILE, file=staged_file(names.module))]
+        written += [
+            ModelRecord(
+                name=name,
+                kind=SourceKind.ONNX,
+                file=staged_file(name),
+                data=record_external(staging / name, staging),
+            )
+            for name in (names.onnx[before], names.onnx[options.to])
+        ]
+        recipe = Recipe(
+            models=(record_model(options.source, module, options.weights, names.folder), *written),
+            pairs=_CHAIN,
+            providers=providers,
+            plan=staged_file(names.plan),
+            seed=options.seed,
+            data=data.record,
+        )
+        return document(recipe, checks)

@@ -92,18 +92,26 @@ def require_free(names: OutputNames, inputs: Iterable[Path], *, with_onnx: bool,
     Raises:
         FileError: an output is an input or exists already, or the folder cannot be written to.
     """
-    taken = {os.path.realpath(path) for path in inputs}
+    taken = tuple(inputs)
     for name in names.all(with_onnx=with_onnx):
-        path = names.folder / name
-        if os.path.realpath(path) in taken:
-            raise FileError("would overwrite the input", where=str(path), fix="name another output with -o")
-        if path.is_dir():
-            raise FileError("is a folder", where=str(path), fix="name another output with -o")
-        if os.path.lexists(path) and not force:
-            raise FileError(
-                "exists already", where=str(path), fix="give --force to replace it, or another output with -o"
-            )
-    nearest = next(p for p in (names.folder, *names.folder.absolute().parents) if p.exists())
+        require_free_file(names.folder / name, taken, force=force)
+
+
+def require_free_file(path: Path, inputs: Iterable[Path], *, force: bool) -> None:
+    """Returns where writing ``path`` will not destroy anything that the user did not say may go.
+
+    Raises:
+        FileError: it is an input or exists already, or its folder cannot be written to.
+    """
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
+        raise FileError("would overwrite the input", where=str(path), fix="name another output with -o")
+    if path.is_dir():
+        raise FileError("is a folder", where=str(path), fix="name another output with -o")
+    if os.path.lexists(path) and not force:
+        raise FileError(
+            "exists already", where=str(path), fix="give --force to replace it, or another output with -o"
+        )
+    nearest = next(p for p in (path.parent, *path.parent.absolute().parents) if p.exists())
     if not nearest.is_dir():
         raise FileError("is not a folder", where=str(nearest), fix="name another output with -o")
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -42,18 +42,20 @@ class ShapeOrigin(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class InputShapes:
-    """The shapes of a model's inputs, batch first, and their dtype.
+    """The shapes of a model's inputs, batch first, and their dtypes.
 
     Attributes:
         shapes: one shape for each input.
-        dtype: dtype of all of them.
+        dtypes: dtype of each.
         origin: how they are known.
+        limit: number of embeddings that integers select from; None where there are none.
         fixed_batch: the only batch size that the model takes, where an exported program fixes one.
     """
 
     shapes: tuple[tuple[int, ...], ...]
-    dtype: torch.dtype
+    dtypes: tuple[torch.dtype, ...]
     origin: ShapeOrigin
+    limit: int | None = None
     fixed_batch: int | None = None
 
     def __str__(self) -> str:
@@ -64,11 +66,17 @@ class InputShapes:
         return self.samples(self.fixed_batch or batch)
 
     def samples(self, batch: int, *, seed: int = 0) -> tuple[torch.Tensor, ...]:
-        """Standard normal inputs of these shapes, any number of them, the same in every run."""
+        """Standard normal inputs of these shapes, or tokens; any number, the same in every run."""
         generator = torch.Generator().manual_seed(seed)
         return tuple(
-            torch.randn((batch, *shape[1:]), generator=generator).to(self.dtype) for shape in self.shapes
+            self._drawn((batch, *shape[1:]), dtype, generator)
+            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
         )
+
+    def _drawn(self, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=generator).to(dtype)
+        return torch.randint(self.limit or 2, shape, generator=generator).to(dtype)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -92,8 +100,13 @@ def find_shapes(
     source: Source,
     given: Sequence[tuple[int, ...]] = (),
     weights: str | None = None,
+    *,
+    dtypes: Sequence[torch.dtype] | None = None,
 ) -> InputShapes:
     """The shapes of the model's inputs: a program's own, or checked by a forward on fake tensors.
+
+    Shapes that are given go with ``dtypes``; by default with the weights' own, or with integers where the
+    model has embeddings and takes no floats.
 
     Raises:
         InputError: the model does not take the shape that was given, or none was found.
@@ -106,16 +119,36 @@ def find_shapes(
     _require_initialized(module, source)
     dtype = _input_dtype(module)
     if given:
-        return _checked(module, InputShapes(shapes=tuple(given), dtype=dtype, origin=ShapeOrigin.GIVEN))
+        kinds = (dtype,) * len(given) if dtypes is None else tuple(dtypes)
+        shapes = InputShapes(shapes=tuple(given), dtypes=kinds, origin=ShapeOrigin.GIVEN)
+        tokens = _as_tokens(module, shapes) if dtypes is None else None
+        return tokens or _checked(module, shapes)
     # the model first: torchvision's default weights may be of another size than a fresh model
     known = _from_attributes(module) or _from_torchvision(source, weights)
     if known is not None:
-        return _checked(module, InputShapes(shapes=(known,), dtype=dtype, origin=ShapeOrigin.METADATA))
+        return _checked(module, InputShapes(shapes=(known,), dtypes=(dtype,), origin=ShapeOrigin.METADATA))
     for shape in _candidates(module):
-        guess = InputShapes(shapes=(shape,), dtype=dtype, origin=ShapeOrigin.GUESSED)
+        guess = InputShapes(shapes=(shape,), dtypes=(dtype,), origin=ShapeOrigin.GUESSED)
         if _refusal(module, guess) is None:
             return guess
     raise InputError("the model does not say which input shape it takes", where=source.text, fix=_HOW)
+
+
+def embeddings(module: nn.Module) -> int | None:
+    """The size of the smallest embedding: every token below it is valid; None without embeddings."""
+    layers = (nn.Embedding, nn.EmbeddingBag)
+    return min(
+        (layer.num_embeddings for layer in module.modules() if isinstance(layer, layers)), default=None
+    )
+
+
+def _as_tokens(module: nn.Module, shapes: InputShapes) -> InputShapes | None:
+    """The shapes as those of integers, where the model takes them so and takes no floats."""
+    limit = embeddings(module)
+    if limit is None or _refusal(module, shapes) is None:
+        return None
+    tokens = dataclasses.replace(shapes, dtypes=(torch.int64,) * len(shapes.shapes), limit=limit)
+    return tokens if _refusal(module, tokens) is None else None
 
 
 def _checked(module: nn.Module, shapes: InputShapes) -> InputShapes:
@@ -142,7 +175,8 @@ def _refusal(module: nn.Module, shapes: InputShapes, batch: int = _TRIAL_BATCH) 
     try:
         trial = _shadow(module)
         with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            inputs = [torch.empty((batch, *s[1:]), dtype=shapes.dtype) for s in shapes.shapes]
+            pairs = zip(shapes.shapes, shapes.dtypes, strict=True)
+            inputs = [torch.empty((batch, *shape[1:]), dtype=dtype) for shape, dtype in pairs]
             outputs = list(_tensors(trial(*inputs)))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         # it went as far as a value that nothing computed: that says nothing against a shape that is known

@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
 
-from fxhead.results import Check, CheckOutcome, InspectOutcome, ModelInfo, Outcome, RewriteOutcome, worst
+from fxhead.fitting import FittingTable
+from fxhead.replays import replay_lines
+from fxhead.results import (
+    CheckOutcome,
+    ConvertOutcome,
+    InspectOutcome,
+    ModelInfo,
+    Outcome,
+    ReplayOutcome,
+    RewriteOutcome,
+    WrittenFile,
+)
 from fxhead.study.lines import study_lines
 from fxhead.study.outcome import StudyOutcome
+from fxhead.verdicts import check_verdict, rewrite_verdict
 
 if TYPE_CHECKING:
     from fxpasses.report import Miss, RewriteReport, Site, TraceInfo
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
-_VERDICT_STYLES = {"broken": "bold red", "inconclusive": "bold yellow"}
 
 
 def outcome_lines(outcome: Outcome) -> Iterator[RenderableType]:
@@ -31,6 +40,25 @@ def outcome_lines(outcome: Outcome) -> Iterator[RenderableType]:
         yield from _check_lines(outcome)
     elif isinstance(outcome, StudyOutcome):
         yield from study_lines(outcome)
+    elif isinstance(outcome, ReplayOutcome):
+        yield from replay_lines(outcome)
+    elif isinstance(outcome, ConvertOutcome):
+        yield from _convert_lines(outcome)
+
+
+def _convert_lines(outcome: ConvertOutcome) -> Iterator[RenderableType]:
+    yield f"[bold]{escape(outcome.checkpoint)}[/]  {outcome.container} checkpoint"
+    yield ""
+    if not outcome.converted:
+        yield f"[bold]nothing to convert[/]: it has the {outcome.to} form already; nothing was written"
+        return
+    table = FittingTable("tensor", "shape")
+    for tensor in outcome.converted:
+        copied = f" ({_size(tensor.copied_bytes)} reordered)" if tensor.copied_bytes else ""
+        table.add(tensor.place, f"{_shape(tensor.before)} → {_shape(tensor.after)}{copied}")
+    yield table
+    yield ""
+    yield _file_table(outcome.files)
 
 
 def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
@@ -48,10 +76,10 @@ def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
     if outcome.verdict is None:
         yield "[bold]not checked[/]: --no-onnx; fxhead check REFERENCE CANDIDATE gives the certificate"
     else:
-        yield from _verdict_lines(outcome.verdict, outcome.checks)
+        yield from rewrite_verdict(outcome.verdict, outcome.checks)
     if outcome.files:
         yield ""
-        yield _file_table(outcome)
+        yield _file_table(outcome.files)
     else:
         yield "nothing was written"
 
@@ -81,7 +109,10 @@ def _check_lines(outcome: CheckOutcome) -> Iterator[RenderableType]:
     yield "reference  " + _model_line(outcome.reference)
     yield "candidate  " + _model_line(outcome.candidate)
     yield ""
-    yield from _verdict_lines(str(outcome.check.certificate.verdict), (outcome.check,))
+    yield from check_verdict(outcome)
+    if outcome.files:
+        yield ""
+        yield _file_table(outcome.files)
 
 
 def _model_line(model: ModelInfo) -> str:
@@ -94,35 +125,22 @@ def _model_line(model: ModelInfo) -> str:
     return f"[bold]{escape(model.source.text)}[/]  " + ", ".join(parts)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _rewrite_table(report: RewriteReport) -> Table:
-    table = _table("site", "before", "after", "weight", "source")
+def _rewrite_table(report: RewriteReport) -> FittingTable:
+    table = FittingTable("site", "before", "after", "weight", "source")
     for rewrite in report.rewrites:
         copied = f" ({_size(rewrite.copied_bytes)} copied)" if rewrite.copied_bytes else ""
         shapes = f"{_shape(rewrite.weight_shape_before)} → {_shape(rewrite.weight_shape_after)}{copied}"
         site = rewrite.site
-        table.add_row(
-            *map(escape, (site.name, rewrite.before, rewrite.after, shapes, site.source or "")),
-        )
+        table.add(site.name, rewrite.before, rewrite.after, shapes, site.source or "")
     return table
 
 
-def _site_table(sites: Iterable[Site]) -> Table:
-    table = _table("site", "scope", "now", "can become", "node", "source")
+def _site_table(sites: Iterable[Site]) -> FittingTable:
+    table = FittingTable("site", "scope", "now", "can become", "node", "source")
     for site in sites:
         other = site.conv if site.form == "linear" else site.linear
-        table.add_row(
-            *map(
-                escape,
-                (site.name, site.scope, site.written(site.form), other, site.node, site.source or ""),
-            )
-        )
+        written = site.written(site.form)
+        table.add(site.name, site.scope, written, other, site.node, site.source or "")
     return table
 
 
@@ -140,52 +158,10 @@ def _trace_lines(trace: TraceInfo) -> Iterator[RenderableType]:
         yield f"note: {escape(note)}"
 
 
-def _verdict_lines(verdict: str, checks: tuple[Check, ...]) -> Iterator[RenderableType]:
-    yield f"verdict: [{_VERDICT_STYLES.get(verdict, 'bold green')}]{verdict}[/]"
-    yield from _reason_lines(checks)
-    yield ""
-    yield _check_table(checks)
-
-
-def _check_table(checks: tuple[Check, ...]) -> Table:
-    table = _table(
-        "reference", "candidate", "on", "output", "difference", "of bound", "same top-1", "verdict"
-    )
-    for check in checks:
-        names = (check.reference, check.candidate)
-        verdict = str(check.certificate.verdict)
-        for statistics in check.certificate.statistics:
-            agreement = statistics.top1_agreement
-            cells = (
-                *names,
-                statistics.provider,
-                statistics.output,
-                f"{statistics.max_difference:.2g}",
-                "" if statistics.max_bound is None else f"{statistics.max_ratio:.2g}",
-                "" if agreement is None else f"{agreement:.0%}",
-                verdict,
-            )
-            table.add_row(*map(escape, cells))
-            names, verdict = ("", ""), ""
-        if verdict:  # broken before anything was measured
-            table.add_row(*map(escape, (*names, "", "", "", "", "", verdict)))
-    return table
-
-
-def _reason_lines(checks: tuple[Check, ...]) -> Iterator[RenderableType]:
-    """What the verdict rests on: the reason of the check that has it."""
-    verdict = worst(checks)
-    for check in checks:
-        if check.certificate.verdict == verdict:
-            yield escape(f"{check.candidate}: {check.certificate.reason}")
-            return
-
-
-def _file_table(outcome: RewriteOutcome) -> Table:
-    table = _table("file", "size")
-    table.columns[1].justify = "right"
-    for file in outcome.files:
-        table.add_row(escape(str(file.path)), _size(file.size_bytes))
+def _file_table(files: Iterable[WrittenFile]) -> FittingTable:
+    table = FittingTable("file", "size", right=("size",))
+    for file in files:
+        table.add(str(file.path), _size(file.size_bytes))
     return table
 
 

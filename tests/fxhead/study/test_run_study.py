@@ -95,6 +95,8 @@ def test_how_it_is_judged_can_change(run: Run, copied: Path) -> None:
         (["--seeds", "1"], "1 is not in the range"),
         (["--epochs", "0"], "0 is not in the range"),
         (["--learning-rate", "0"], "0.0 is not in the range"),
+        (["--learning-rate", "nan"], "--learning-rate: nan is not a finite number"),
+        (["--margin", "inf"], "--margin: inf is not a finite number"),
         (["--alpha", "0.6"], "0.6 is not in the range"),
         (["--optimizer", "adamw"], "'adamw' is not one of"),
         (["--data", "gone"], "gone: holds no classes of images"),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
 
+from fxhead.fitting import FittingTable
 from fxhead.study.findings import Comparison, GrowthRecord, InitialisationRecord
 from fxhead.study.outcome import StudyOutcome
 from fxhead.study.settings import Subject
@@ -62,15 +61,10 @@ def _function_line(outcome: StudyOutcome) -> str:
     return "more than rounding"
 
 
-def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return table
-
-
-def _initialisation_table(records: tuple[InitialisationRecord, ...]) -> Table:
-    table = _table("Linear", "Conv2d", "parameter", "scheme of both", "bound", "KS p", "same under one seed")
+def _initialisation_table(records: tuple[InitialisationRecord, ...]) -> FittingTable:
+    table = FittingTable(
+        "Linear", "Conv2d", "parameter", "scheme of both", "bound", "KS p", "same under one seed"
+    )
     for record in records:
         schemes = dict.fromkeys((record.linear_scheme.name, record.conv_scheme.name))
         bound = record.linear_scheme.bound
@@ -83,12 +77,12 @@ def _initialisation_table(records: tuple[InitialisationRecord, ...]) -> Table:
             f"{record.ks_p_value:.2g}",
             f"{record.identical_seeds} of {record.seeds}",
         )
-        table.add_row(*map(escape, cells))
+        table.add(*cells)
     return table
 
 
-def _growth_table(records: tuple[GrowthRecord, ...]) -> Table:
-    table = _table(
+def _growth_table(records: tuple[GrowthRecord, ...]) -> FittingTable:
+    table = FittingTable(
         "convolution's start", "computed in", "epsilon", "first logits", "loss: first step", "largest",
         "weight: first step", "last step",
     )  # fmt: skip
@@ -103,17 +97,26 @@ def _growth_table(records: tuple[GrowthRecord, ...]) -> Table:
             f"{record.weight_difference[0]:.1e}",
             f"{record.weight_difference[-1]:.1e}",
         )
-        table.add_row(*map(escape, cells))
+        table.add(*cells)
     return table
 
 
-def _comparison_table(outcome: StudyOutcome) -> Table:
+def _comparison_table(outcome: StudyOutcome) -> FittingTable:
     confidence = f"{100 * (1 - outcome.options.rules.alpha):g} % interval"
-    table = _table(
-        "", "first", "mean %", "second", "mean %", "points", confidence, "p", "could show", "verdict"
+    table = FittingTable(
+        "for",
+        "first",
+        "first mean %",
+        "second",
+        "second mean %",
+        "points",
+        confidence,
+        "p",
+        "could show",
+        "verdict",
     )
     for record in outcome.findings.comparisons:
-        table.add_row(*map(escape, _comparison_cells(record)))
+        table.add(*_comparison_cells(record))
     return table
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import os
 from pathlib import Path
 from typing import Any
+
+from fxpasses.errors import InputError
 
 MOMENTUM = 0.9
 POWER = 0.8
@@ -153,7 +156,14 @@ def study_options(
     out: str,
     seed: int,
 ) -> StudyOptions:
-    """The options that the command line's values stand for."""
+    """The options that the command line's values stand for.
+
+    Raises:
+        InputError: a number is not finite, which the command line's ranges let through.
+    """
+    for name, value in (("--learning-rate", learning_rate), ("--alpha", alpha), ("--margin", margin)):
+        if not math.isfinite(value):
+            raise InputError(f"{value} is not a finite number", where=name, fix="give one, or leave it out")
     return StudyOptions(
         data=None if data is None else Path(data),
         image_size=image_size,

@@ -1,0 +1,238 @@
+"""Zip archives read without trust: checked as a whole before anything in them is used.
+
+A reader that goes by the central directory and one that goes by the local headers can see two different
+archives in one file, and the part of torch that reads weights is another program than Python's
+``zipfile``. So an archive is refused unless both views agree; then it does not matter who reads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from fxpasses.errors import FileError
+
+ZIP_MAGIC = b"PK\x03\x04"
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_PLAIN_FLAGS = 0x0808
+"""A checksum behind the content, and names in UTF-8."""
+_MAX_MEMBERS = 200_000
+_MAX_RATIO = 200
+"""Above it a compressed member is a bomb; weights hardly compress, JSON compresses 10 to 50 times."""
+_MAX_INFLATED_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 20
+_DAMAGED = "copy or save the file again"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One member: where it starts, where its bytes lie in the file, and how many they are once read."""
+
+    name: str
+    offset: int
+    size: int
+    is_stored: bool
+    start: int
+    packed_size: int
+    checksum: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """An archive whose members were checked.
+
+    Attributes:
+        where: the file's name, for messages.
+        path: the file, or None where the archive was in memory.
+        data: the bytes, or None where the archive is a file.
+        members: by full name.
+        prefix: the folder that holds every member, with its slash, or "".
+    """
+
+    where: str
+    path: Path | None
+    data: bytes | None
+    members: Mapping[str, Member]
+    prefix: str
+
+    def __contains__(self, name: str) -> bool:
+        return self.prefix + name in self.members
+
+    def names(self) -> list[str]:
+        """Names without the common folder, in the archive's order."""
+        return [name.removeprefix(self.prefix) for name in self.members]
+
+    def member(self, name: str) -> Member:
+        """The member of that name below the common folder.
+
+        Raises:
+            FileError: there is none.
+        """
+        found = self.members.get(self.prefix + name)
+        if found is None:
+            raise _damaged(f"the archive has no {name!r}", self.where)
+        return found
+
+    def read(self, name: str) -> bytes:
+        """A member's bytes."""
+        member = self.member(name)
+        with self._file() as file:
+            return b"".join(_content(file, member, self.where))
+
+    def require_whole(self) -> None:
+        """Returns where every member's content has the checksum that the archive states.
+
+        Raises:
+            FileError: one has another one.
+        """
+        with self._file() as file:
+            for member in self.members.values():
+                checksum = 0
+                for chunk in _content(file, member, self.where):
+                    checksum = zlib.crc32(chunk, checksum)
+                if checksum != member.checksum:
+                    raise _damaged(f"the checksum of {member.name!r} is wrong", self.where)
+
+    def _file(self) -> BinaryIO:
+        return io.BytesIO(self.data) if self.data is not None else open_regular(self.path or Path())
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The file, opened for reading; a pipe or a device is refused before it can block."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    file = os.fdopen(descriptor, "rb")
+    if not path.is_file():
+        file.close()
+        raise FileError("is no regular file", where=str(path), fix="give a file, not a pipe or a device")
+    return file
+
+
+def open_archive(source: Path | bytes, where: str) -> Archive:
+    """The archive, with its directory checked; ``require_whole`` checks the content.
+
+    Raises:
+        FileError: it is no zip archive, is damaged, or is made to harm whoever unpacks it.
+    """
+    file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+    try:
+        with file, zipfile.ZipFile(file) as archive:
+            size = file.seek(0, os.SEEK_END)
+            members = _checked(archive, file, size, where)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, EOFError) as error:
+        raise _damaged(str(error).lower(), where) from error
+    folders = {name.partition("/")[0] for name in members if "/" in name}
+    in_one_folder = len(folders) == 1 and all("/" in name for name in members)
+    return Archive(
+        where=where,
+        path=None if isinstance(source, bytes) else source,
+        data=source if isinstance(source, bytes) else None,
+        members=members,
+        prefix=f"{folders.pop()}/" if in_one_folder else "",
+    )
+
+
+def _checked(archive: zipfile.ZipFile, file: BinaryIO, size: int, where: str) -> dict[str, Member]:
+    infos = archive.infolist()
+    if not infos:
+        raise _damaged("the zip archive is empty", where)
+    if len(infos) > _MAX_MEMBERS:
+        raise _hostile(f"the archive has {len(infos):,} members", where)
+    members: dict[str, Member] = {}
+    for info in infos:
+        _require_plain_name(info, where)
+        if info.orig_filename in members or info.filename in members:
+            raise _hostile(f"the archive has {info.filename!r} twice", where)
+        members[info.filename] = _member(info, file, size, where)
+    inflated = sum(member.size for member in members.values() if not member.is_stored)
+    if inflated > _MAX_INFLATED_BYTES:
+        raise _hostile(f"the archive unpacks to {inflated:,} bytes", where)
+    end = 0
+    for member in sorted(members.values(), key=lambda member: member.offset):
+        if member.start < end:
+            raise _hostile(f"{member.name!r} overlaps another member", where)
+        end = member.offset + member.packed_size
+    return members
+
+
+def _require_plain_name(info: zipfile.ZipInfo, where: str) -> None:
+    name = info.orig_filename  # before zipfile cut it at a null byte
+    parts = name.split("/")
+    if name != info.filename or "\\" in name or name.startswith("/") or ":" in parts[0] or ".." in parts:
+        raise _hostile(f"the archive has a member called {name!r}", where)
+
+
+def _member(info: zipfile.ZipInfo, file: BinaryIO, size: int, where: str) -> Member:
+    """The member, where its local header says the same as the directory."""
+    if info.flag_bits & ~_PLAIN_FLAGS:
+        raise _damaged(f"{info.filename!r} is encrypted or packed in a way that torch does not write", where)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _damaged(f"{info.filename!r} is compressed in a way that torch does not write", where)
+    is_stored = info.compress_type == zipfile.ZIP_STORED
+    if is_stored and info.compress_size != info.file_size:
+        raise _hostile(f"{info.filename!r} has two sizes", where)
+    if info.file_size > max(info.compress_size, 64) * (1 if is_stored else _MAX_RATIO):
+        raise _hostile(
+            f"{info.filename!r} unpacks from {info.compress_size:,} to {info.file_size:,} bytes", where
+        )
+    file.seek(info.header_offset)
+    header = file.read(_LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size:
+        raise _damaged("the zip archive is cut short", where)
+    magic, _, _, method, *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    name = file.read(name_length)
+    offset = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    if (
+        magic != ZIP_MAGIC
+        or method != info.compress_type
+        or name.decode("utf-8", "replace") != info.orig_filename
+    ):
+        raise _hostile(f"{info.filename!r} is another member by its own header", where)
+    if offset + info.compress_size > size:
+        raise _damaged("the zip archive is cut short", where)
+    return Member(
+        name=info.filename,
+        offset=offset,
+        size=info.file_size,
+        is_stored=is_stored,
+        start=info.header_offset,
+        packed_size=info.compress_size,
+        checksum=info.CRC,
+    )
+
+
+def _content(file: BinaryIO, member: Member, where: str) -> Iterator[bytes]:
+    """A member's bytes, a piece at a time, never more of them than it says."""
+    file.seek(member.offset)
+    unpacker = None if member.is_stored else zlib.decompressobj(-zlib.MAX_WBITS)
+    packed, left = member.packed_size, member.size
+    try:
+        while left:
+            piece = file.read(min(packed, _CHUNK_BYTES))
+            packed -= len(piece)
+            if unpacker is not None:
+                piece = unpacker.decompress(unpacker.unconsumed_tail + piece, min(left, _CHUNK_BYTES))
+            if not piece:
+                raise _damaged(f"{member.name!r} is cut short", where)
+            left -= len(piece)
+            yield piece
+    except zlib.error as error:
+        raise _damaged(f"{member.name!r} cannot be unpacked", where) from error
+
+
+def _damaged(what: str, where: str) -> FileError:
+    return FileError(
+        f"is not a file that torch.save wrote or torch.export.save wrote, or is damaged ({what})",
+        where=where,
+        fix=_DAMAGED,
+    )
+
+
+def _hostile(what: str, where: str) -> FileError:
+    return FileError(f"is no archive that torch wrote: {what}", where=where, fix="do not use this file")

@@ -1,0 +1,48 @@
+"""SHA-256 of files, of folders of files, and of a module's weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fxpasses.errors import FileError
+
+
+def digest_file(path: Path) -> str:
+    """Digest of the file's content.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FileError(
+            f"cannot be read ({reason})", where=str(path), fix="check that it is there"
+        ) from error
+
+
+def digest_files(folder: Path, names: Iterable[str]) -> str:
+    """Digest of the names and contents of files in ``folder``."""
+    whole = hashlib.sha256()
+    for name in names:
+        # a null byte, which no name has, keeps names and digests apart
+        whole.update(f"{name}\0{digest_file(folder / name)}\n".encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
+
+
+def digest_weights(module: nn.Module) -> str:
+    """Digest of names, types, shapes and values of all parameters and buffers."""
+    whole = hashlib.sha256()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        if values.numel():
+            whole.update(values.view(torch.uint8).numpy().data)
+    return whole.hexdigest()
