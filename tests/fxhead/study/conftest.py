@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fxhead.study.data import Images, load_digits
 from fxhead.study.outcome import StudyOutcome
@@ -68,3 +70,16 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> StudyOutcome:
 def finished(outcome: StudyOutcome) -> Path:
     """The folder of the finished study; whoever changes it works on a copy."""
     return outcome.options.out
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two classes of eight images, of several sizes and modes."""
+    random = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "light")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(8):
+            pixels = random.integers(128 * label, 128 * label + 100, (12 + index, 20, 3), dtype=np.uint8)
+            image = Image.fromarray(pixels)
+            image.convert("L" if index % 2 else "RGB").save(tmp_path / "images" / name / f"{index}.png")
+    return tmp_path / "images"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from fxhead.study.data import Images, load_digits, load_folder
 from fxpasses.errors import FileError, InputError
@@ -14,19 +13,6 @@ from fxpasses.errors import FileError, InputError
 
 def nothing() -> None:
     pass
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two classes of eight images, of several sizes and modes."""
-    random = np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for index in range(8):
-            pixels = random.integers(128 * label, 128 * label + 100, (12 + index, 20, 3), dtype=np.uint8)
-            image = Image.fromarray(pixels)
-            image.convert("L" if index % 2 else "RGB").save(tmp_path / "images" / name / f"{index}.png")
-    return tmp_path / "images"
 
 
 def test_the_digits_are_halved_class_by_class(digits: Images) -> None:
@@ -53,9 +39,9 @@ def test_the_fingerprint_is_of_the_values() -> None:
     assert (first.fit, first.held_out, first.image_shape) == (898, 899, (1, 8, 8))
 
 
-def test_a_folder_is_read(folder: Path) -> None:
+def test_a_folder_is_read(image_folder: Path) -> None:
     seen: list[None] = []
-    images = load_folder(folder, 8, 0, lambda: seen.append(None))
+    images = load_folder(image_folder, 8, 0, lambda: seen.append(None))
     assert len(seen) == 16
     assert images.classes == ("dark", "light")
     assert images.fit_images.shape == images.held_out_images.shape == (8, 3, 8, 8)
@@ -65,21 +51,21 @@ def test_a_folder_is_read(folder: Path) -> None:
     assert images.fit_images.mean(axis=(0, 2, 3)) == pytest.approx(0, abs=1e-5)
 
 
-def test_what_is_wrong_with_a_folder_is_said(folder: Path) -> None:
+def test_what_is_wrong_with_a_folder_is_said(image_folder: Path) -> None:
     with pytest.raises(FileError, match="holds no classes of images"):
-        load_folder(folder / "gone", 8, 0, nothing)
+        load_folder(image_folder / "gone", 8, 0, nothing)
     with pytest.raises(FileError, match="holds no classes of images"):
-        load_folder(folder / "dark", 8, 0, nothing)
-    (folder / "dark" / "0.png").write_bytes(b"not a picture")
+        load_folder(image_folder / "dark", 8, 0, nothing)
+    (image_folder / "dark" / "0.png").write_bytes(b"not a picture")
     with pytest.raises(FileError, match=r"0\.png: is not an image"):
-        load_folder(folder, 8, 0, nothing)
-    for path in [*(folder / "dark").iterdir()][:5]:
+        load_folder(image_folder, 8, 0, nothing)
+    for path in [*(image_folder / "dark").iterdir()][:5]:
         path.unlink()
-    (folder / "dark" / "0.png").unlink(missing_ok=True)
+    (image_folder / "dark" / "0.png").unlink(missing_ok=True)
     with pytest.raises(InputError, match="class 'dark' has fewer than 4 images"):
-        load_folder(folder, 8, 0, nothing)
-    for path in (folder / "dark").iterdir():
+        load_folder(image_folder, 8, 0, nothing)
+    for path in (image_folder / "dark").iterdir():
         path.unlink()
-    (folder / "dark").rmdir()
+    (image_folder / "dark").rmdir()
     with pytest.raises(InputError, match="one class"):
-        load_folder(folder, 8, 0, nothing)
+        load_folder(image_folder, 8, 0, nothing)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from fxhead.study.findings import StudyVerdict
 
@@ -80,6 +81,17 @@ def test_other_settings_are_refused(run: Run, copied: Path) -> None:
         assert "holds runs with other settings" in done.err
         assert "name another folder with -o" in done.err
     assert {path: path.read_bytes() for path in copied.rglob("*.json")} == before
+
+
+def test_a_folder_of_images_is_studied(run: Run, folder: Path, image_folder: Path) -> None:
+    options = ("--data", str(image_folder), "--image-size", "8", "--jobs", "1")
+    document = run(*SHORT, *options, "-o", "out", "--json").document
+    assert document["data"]["classes"] == ["dark", "light"]
+    assert document["data"]["image_shape"] == [3, 8, 8]
+    assert document["answer"]["same_function"]
+    assert document["initialisation"][0]["linear"] == "Linear(64, 2)"
+    Image.new("RGB", (9, 9)).save(image_folder / "dark" / "new.png")
+    assert "holds runs with other settings (data." in run(*SHORT, *options, "-o", "out").err
 
 
 def test_how_it_is_judged_can_change(run: Run, copied: Path) -> None:
