@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from export.compare import compare_backbones, compare_heads
+from export.compare import Comparison, compare_backbones, compare_heads
 from export.heads import OnnxSubject
 from export.inputs import (
     BATCHES,
@@ -23,19 +26,22 @@ from export.inputs import (
 from export.layers import Prober, Walks, backbone_layer, weights_layer, wiring_layer
 from export.measure import measure
 from export.module_subject import ModuleSubject
-from export.programs import as_module, fixed_batch, is_program_path, read_program
+from export.onnx_export import export_onnx
+from export.programs import as_module, batches_within, fixed_batch, is_program_path, read_program
 from export.providers import is_defaults, require_known, require_provider, short_name, targets_of
 from export.results import Certificate, Status
 from export.subjects import EAGER, Subject
 from export.tally import joined
-from export.terms import Term, affine_of
+from export.terms import Shape, Term, affine_of
+from export.trials import Trials
 from export.verdicts import Judge, Seen
 from export.weight_pool import WeightPool
-from fxpasses.errors import CheckError, InternalError
+from fxpasses.errors import CheckError, ExportError, InternalError
 from fxpasses.plan import WeightPlan
 
 Opened = nn.Module | str | os.PathLike[str]
 Source = Opened | ExportedProgram
+PairedOutputs = tuple[tuple[str, int, int], ...]
 
 
 def certify(
@@ -55,7 +61,8 @@ def certify(
     1. **weights**: every head parameter is equal, bit for bit.
     2. **wiring**: the heads are the same operators on the same values, and each site alone, run on inputs
        for which floating point is exact, puts every weight in its place, on every provider.
-    3. **backbone**: what is upstream of the head is the same operators with the same constants.
+    3. **backbone**: what is upstream of the head is the same operators with the same constants. An
+       operator that only one has, or that gives something else when it is run alone, is a failure.
     4. **rounding**: every site and every output of each model lies within a rigorous bound of the float64
        value of the *reference's* head, on the features that this model computed.
     5. **decision**: top-1 classes agree, or differ by less than the bounds.
@@ -69,8 +76,10 @@ def certify(
     - ``broken``: a layer failed.
     - ``proved``: layers 1 to 3 are proved and layer 4 held. The candidate computes the reference's
       function for every input, up to rounding; layer 5 is a measurement and is not needed.
-    - ``within rounding``: layers 1 and 2 at least held, and layer 4 held. Layer 3 could not be run (a
-      module against a file, or backbones built differently), so it rests on the inputs that were run.
+    - ``within rounding``: layers 1 and 2 at least held, and layer 4 held. Layer 3 rests on more than the
+      graphs: on the exporter (a module beside a file is compared as the file that it exports to), on
+      operators that are written differently and gave the same when they were run alone, or, where the
+      backbones are built differently, on the inputs that were run.
     - ``within TF32 rounding``: the same, where layer 4 held with TF32's bounds only.
     - ``inconclusive``: something that is needed could not be run; ``reason`` says what.
 
@@ -122,6 +131,8 @@ class Certifier:
         self._seed = seed
         self._samples = None if inputs is None else given_samples(inputs)
         self._subjects: dict[object, tuple[Source, Subject]] = {}
+        self._exported: dict[int, OnnxSubject] = {}
+        self._written: dict[int, tuple[nn.Module, Path]] = {}
         self._prober = Prober(seed)
         self._pool = WeightPool()
 
@@ -143,6 +154,10 @@ class Certifier:
             raise CheckError("the certifier has inputs", fix="make another one for other inputs")
         self._samples = given_samples(inputs)
 
+    def take_export(self, module: nn.Module, path: Path) -> None:
+        """Takes the file as what ``module`` exports to, which spares an export."""
+        self._written[id(module)] = (module, path)
+
     def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
         """The certificate of ``candidate`` being the same function as ``reference``; see ``certify``."""
         reference, candidate = _opened(reference), _opened(candidate)
@@ -153,15 +168,24 @@ class Certifier:
             runs_on = self._providers
         else:
             runs_on = (EAGER,)
+        if not samples.names and len(samples.rows) == len(left.input_names):
+            samples = dataclasses.replace(samples, names=left.input_names)
         roots, outputs = _paired_outputs(left, right)
         heads = left.head, right.head
-        walks = Walks(heads=heads, head=compare_heads(*heads, roots), upstream=compare_backbones(*heads))
+        is_across = left.dialect != right.dialect
+        trials = Trials(left, right, self._providers)
+        head = compare_heads(*heads, roots, trials)
+        walk, upstream = self._strictly(left, right, outputs, head, trials)
+        walks = Walks(heads=heads, head=head, strict=walk, upstream=upstream)
         weights = weights_layer(walks, _planned(reference, candidate, plan))
-        backbone = backbone_layer(left, right, walks.upstream)
+        backbone = backbone_layer(upstream, is_exported=is_across)
+        is_restructured = backbone.status is Status.NOT_RUN or bool(upstream.operators)
 
         def seen_on(target: str) -> Seen:
             wiring = wiring_layer((left, right), walks, (target,), self._prober)
-            is_same_backbone = all(layer.status is Status.PROVED for layer in (weights, wiring, backbone))
+            is_alike = all(
+                layer.status in (Status.PROVED, Status.HELD) for layer in (weights, wiring, backbone)
+            )
             tally = measure(
                 left,
                 right,
@@ -170,7 +194,8 @@ class Certifier:
                 outputs,
                 samples,
                 target,
-                is_same_backbone=is_same_backbone,
+                is_same_backbone=is_alike and not is_across,
+                is_in_doubt=is_restructured and weights.status is Status.FAILED,
             )
             repeats = [side.repeats(target) for side in (left, right)]
             if False in repeats:
@@ -180,7 +205,12 @@ class Certifier:
         strict = [seen_on(provider) for provider in runs_on]
         own = [seen_on(t) for provider in runs_on for t in targets_of(provider) if is_defaults(t)]
         sites = (*heads[0].sites, *(a for a, _ in walks.rewritten_sites()))
-        whole = Judge(weights=weights, backbone=backbone, has_sites=bool(heads[0].sites))
+        whole = Judge(
+            weights=weights,
+            backbone=backbone,
+            has_sites=bool(heads[0].sites),
+            is_restructured=is_restructured,
+        )
         wiring = wiring_layer((left, right), walks, runs_on, self._prober)
         judged = whole.judge(wiring, joined([seen.tally for seen in strict]))
         targets = tuple(whole.on_target(seen) for seen in (*strict, *own))
@@ -191,7 +221,7 @@ class Certifier:
             reason=judged.reason,
             weights=judged.weights,
             wiring=wiring,
-            backbone=backbone,
+            backbone=judged.backbone,
             rounding=judged.rounding,
             decision=judged.measured.decision,
             statistics=tuple(record for seen in (*strict, *own) for record in seen.tally.statistics),
@@ -201,6 +231,38 @@ class Certifier:
             targets=targets,
             seed=self._seed,
         )
+
+    def _strictly(
+        self, left: Subject, right: Subject, outputs: PairedOutputs, head: Comparison, trials: Trials
+    ) -> tuple[Comparison, Comparison]:
+        """Heads and backbones side by side in one dialect: a module beside a file as what it exports to."""
+        if left.dialect == right.dialect:
+            return head, compare_backbones(left.head, right.head, head, trials)
+        try:
+            a, b = self._as_file(left), self._as_file(right)
+        except ExportError as error:
+            reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
+            return head, Comparison(nodes=0, parting=reason, constants=(), operators=(), tried=(), partner={})
+        trials = Trials(a, b, self._providers)
+        strict = compare_heads(a.head, b.head, _roots(a, b, outputs), trials)
+        return strict, compare_backbones(a.head, b.head, strict, trials)
+
+    def _as_file(self, subject: Subject) -> OnnxSubject:
+        if isinstance(subject, OnnxSubject):
+            return subject
+        if not isinstance(subject, ModuleSubject) or self._samples is None:
+            raise InternalError(f"{subject.name} is neither a module nor a file")
+        if id(subject.module) in self._written:
+            return self._file(self._written[id(subject.module)][1])
+        if id(subject) not in self._exported:
+            batch = subject.fixed_batch
+            size = batch or subject.batches((2,))[0]
+            example = [torch.from_numpy(x) for x in self._samples.batch(0, size)]
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "module.onnx"
+                export_onnx(subject.module, example, path, dynamic_batch=batch is None)
+                self._exported[id(subject)] = OnnxSubject(path)
+        return self._exported[id(subject)]
 
     def _pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
         files = [item for item in (reference, candidate) if not isinstance(item, nn.Module)]
@@ -222,7 +284,8 @@ class Certifier:
     def _file(self, source: str | os.PathLike[str]) -> OnnxSubject:
         path = Path(os.fspath(source))
         known = self._subjects.get(path)
-        subject = _file(path, self._pool) if known is None else known[1]
+        shapes = () if self._samples is None else tuple(tuple(rows.shape[1:]) for rows in self._samples.rows)
+        subject = _file(path, self._pool, shapes) if known is None else known[1]
         self._subjects[path] = (source, subject)
         if not isinstance(subject, OnnxSubject):
             raise InternalError(f"{path} was read as {type(subject).__name__}")
@@ -233,7 +296,9 @@ class Certifier:
             raise InternalError("a module came before the samples")
         known = self._subjects.get(id(module))  # the entry holds the module, so its id stays its own
         subject = (
-            ModuleSubject(module, self._samples.batch(0, fixed_batch(module) or 2))
+            ModuleSubject(
+                module, self._samples.batch(0, fixed_batch(module) or batches_within(module, (2,))[0])
+            )
             if known is None
             else known[1]
         )
@@ -250,19 +315,17 @@ def _opened(source: Source) -> Opened:
     return as_module(read_program(source))
 
 
-def _file(path: Path, pool: WeightPool) -> OnnxSubject:
+def _file(path: Path, pool: WeightPool, extents: Sequence[Shape]) -> OnnxSubject:
     if path.suffix != ".onnx":
         raise CheckError(
             "neither a module nor an .onnx file", where=str(path), fix="load it first, or export it"
         )
     if not path.is_file():
         raise CheckError("no such file", where=str(path), fix="give the path of an existing .onnx file")
-    return OnnxSubject(path, pool)
+    return OnnxSubject(path, pool, extents)
 
 
-def _paired_outputs(
-    left: Subject, right: Subject
-) -> tuple[tuple[tuple[Term, Term], ...], tuple[tuple[str, int, int], ...]]:
+def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
     """Pairs of output terms and of output positions: by name where names are equal, else by position."""
     a, b = left.output_names, right.output_names
     if not a or not b:
@@ -278,8 +341,11 @@ def _paired_outputs(
             fix="export both with the same output names",
         )
     order = tuple((name, i, b.index(name) if by_name else i) for i, name in enumerate(a))
-    roots = tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in order)
-    return roots, order
+    return _roots(left, right, order), order
+
+
+def _roots(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:
+    return tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in outputs)
 
 
 def _planned(

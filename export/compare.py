@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from export.terms import Array, Head, Kind, Term
+from export.terms import Array, Head, Kind, Term, affine_of
+from export.trials import OperatorDifference, Resolution, Trials, cells, operator_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,68 +36,168 @@ class Comparison:
         nodes: pairs of terms compared.
         parting: first place where the operators differ, as a clause; None where they never do.
         constants: constants that differ between operators that are the same.
+        operators: operators that compute something else, or that only one of the two has.
+        tried: operators that are written differently and gave the same when they were run alone.
         partner: the candidate's term for each of the reference's terms.
     """
 
     nodes: int
     parting: str | None
     constants: tuple[ConstantDifference, ...]
+    operators: tuple[OperatorDifference, ...]
+    tried: tuple[str, ...]
     partner: Mapping[Term, Term]
 
 
-def compare_heads(reference: Head, candidate: Head, roots: tuple[tuple[Term, Term], ...]) -> Comparison:
+def compare_heads(
+    reference: Head, candidate: Head, roots: tuple[tuple[Term, Term], ...], trials: Trials
+) -> Comparison:
     """The heads side by side, from paired outputs down to the boundaries; weights are not compared.
 
     Boundaries must pair one to one: the same features must reach the same sites.
     """
-    return _walk(roots, frozenset(reference.boundary), frozenset(candidate.boundary))
+    return _Walk(trials, frozenset(reference.boundary), frozenset(candidate.boundary)).over(roots)
 
 
-def compare_backbones(reference: Head, candidate: Head) -> Comparison:
+def compare_backbones(
+    reference: Head, candidate: Head, head: Comparison | None, trials: Trials
+) -> Comparison:
     """What is upstream of both heads side by side, constants included.
 
     The weights of affine sites are no constants: ``weights_layer`` compares them in normalised form.
+    ``head`` says which of the values that the heads read belong together; without it their order does.
     """
-    left, right = reference.boundary, candidate.boundary
-    if len(left) != len(right):
+    left, right = (
+        tuple(term for term in side.boundary if term.kind is not Kind.CONSTANT)
+        for side in (reference, candidate)
+    )
+    partner = {} if head is None or head.parting is not None else head.partner
+    if all(term in partner for term in left) and left:
+        roots = tuple((term, partner[term]) for term in left)
+    elif len(left) == len(right):
+        roots = tuple(zip(left, right, strict=True))
+    else:
         parting = f"the reference's head reads {len(left)} values, the candidate's {len(right)}"
-        return Comparison(nodes=0, parting=parting, constants=(), partner={})
-    return _walk(tuple(zip(left, right, strict=True)), frozenset(), frozenset())
+        return Comparison(nodes=0, parting=parting, constants=(), operators=(), tried=(), partner={})
+    return _Walk(trials, frozenset(), frozenset()).over(roots)
 
 
-def _walk(roots: tuple[tuple[Term, Term], ...], left: frozenset[Term], right: frozenset[Term]) -> Comparison:
-    partner: dict[Term, Term] = {}
-    taken: dict[Term, Term] = {}
-    constants: list[ConstantDifference] = []
-    parting: str | None = None
-    stack = list(reversed(roots))
-    while stack:
-        a, b = stack.pop()
-        if partner.get(a) is b:
-            continue
-        is_end = a in left and b in right
-        reason = (None if is_end else _part(a, b)) or _pairing(partner, taken, a, b)
-        if (a in left) != (b in right):
-            reason = reason or f"the head ends at {a.node!r} in one and not at {b.node!r} in the other"
-        partner[a], taken[b] = b, a
+class _Walk:
+    """Goes up both graphs from values that belong together; holds what it saw.
+
+    Args:
+        trials: what decides on operators that are written differently.
+        left: terms of the reference at which to end.
+        right: those of the candidate.
+    """
+
+    def __init__(self, trials: Trials, left: frozenset[Term], right: frozenset[Term]) -> None:
+        self._trials = trials
+        self._ends = left, right
+        self._partner: dict[Term, Term] = {}
+        self._taken: dict[Term, Term] = {}
+        self._constants: list[ConstantDifference] = []
+        self._operators: list[OperatorDifference] = []
+        self._tried: list[str] = []
+        self._parting: str | None = None
+
+    def over(self, roots: tuple[tuple[Term, Term], ...]) -> Comparison:
+        """What there is upstream of the roots."""
+        stack = list(reversed(roots))
+        while stack:
+            a, b = stack.pop()
+            if self._partner.get(a) is not b:
+                stack.extend(reversed(self._step(a, b)))
+        return Comparison(
+            nodes=len(self._partner),
+            parting=self._parting,
+            constants=tuple(self._constants),
+            operators=tuple(self._operators),
+            tried=tuple(self._tried),
+            partner=self._partner,
+        )
+
+    def _step(self, a: Term, b: Term) -> tuple[tuple[Term, Term], ...]:
+        """The pairs upstream of a pair, after it was looked at."""
+        is_end = self._are_ends(a, b)
+        reason = None if is_end else self._part(a, b)
         if reason is not None:
-            parting = parting or reason
+            found = self._trials.resolve(a, b, self._are_alike)
+            if found is not None:
+                return self._resolved(a, b, found)
+        mixed = None if reason is not None else _mixed_up(self._partner, self._taken, a, b)
+        if mixed is not None:
+            self._operators.append(mixed)
+            return ()
+        if (a in self._ends[0]) != (b in self._ends[1]):
+            reason = reason or f"the head ends at {a.node!r} in one and not at {b.node!r} in the other"
+        self._partner[a], self._taken[b] = b, a
+        self._parting = self._parting or reason
         if reason is not None or is_end:
-            continue
-        constants.extend(_constant_differences(a, b))
-        stack.extend(reversed(list(zip(a.operands, b.operands, strict=True))))
-    return Comparison(nodes=len(partner), parting=parting, constants=tuple(constants), partner=partner)
+            return ()
+        self._constants.extend(_constant_differences(a, b))
+        return tuple(zip(a.operands, b.operands, strict=True))
+
+    def _part(self, a: Term, b: Term) -> str | None:
+        if a.kind is Kind.INPUT and b.kind is Kind.INPUT:
+            return None if self._trials.are_same_input(a, b) else "another input"
+        return _part(a, b)
+
+    def _resolved(self, a: Term, b: Term, found: Resolution) -> tuple[tuple[Term, Term], ...]:
+        sources = {term for pair in found.pairs for term in pair}
+        if a not in sources and b not in sources:
+            self._partner[a], self._taken[b] = b, a
+        if found.difference is None:
+            self._tried.append(f"{a.node!r} and {b.node!r}")
+        else:
+            self._operators.append(found.difference)
+        return found.pairs
+
+    def _are_ends(self, a: Term, b: Term) -> bool:
+        return a in self._ends[0] and b in self._ends[1]
+
+    def _are_alike(self, a: Term, b: Term) -> bool:
+        """True if the two may well belong together, by what they are themselves."""
+        is_free = self._partner.get(a, b) is b and self._taken.get(b, a) is a
+        return is_free and cells(a) == cells(b) and (self._are_ends(a, b) or self._part(a, b) is None)
 
 
-def _pairing(partner: dict[Term, Term], taken: dict[Term, Term], a: Term, b: Term) -> str | None:
-    """A clause where one term would have two partners: two values are mixed up or computed twice."""
-    other = partner.get(a)
-    if other is not None and not _same_source(other, b):
-        return f"{a.node!r} stands for both {other.node!r} and {b.node!r}"
-    twin = taken.get(b)
-    if twin is not None and not _same_source(twin, a):
-        return f"{twin.node!r} and {a.node!r} both stand for {b.node!r}"
+def _mixed_up(
+    partner: dict[Term, Term], taken: dict[Term, Term], a: Term, b: Term
+) -> OperatorDifference | None:
+    """A value of one model that stands for two values of the other that are not the same."""
+    other, twin = partner.get(a, b), taken.get(b, a)
+    if not (_same_source(other, b) or are_one_value(other, b)):
+        what = f"the candidate has {other.node!r} and {b.node!r} where the reference has {a.node!r} twice"
+        return OperatorDifference(what=what, name=b.node)
+    if not (_same_source(twin, a) or are_one_value(twin, a)):
+        what = f"the candidate has {b.node!r} in two places, for {twin.node!r} and for {a.node!r}"
+        return OperatorDifference(what=what, name=b.node)
     return None
+
+
+def are_one_value(a: Term, b: Term) -> bool:
+    """True for two terms of one graph that compute the same from the same: an optimiser merges them."""
+    seen: set[tuple[Term, Term]] = set()
+    stack = [(a, b)]
+    while stack:
+        left, right = stack.pop()
+        if left is right or (left, right) in seen:
+            continue
+        seen.add((left, right))
+        if left.kind is Kind.INPUT or _part(left, right) is not None or _constant_differences(left, right):
+            return False
+        if left.affine is not None and right.affine is not None and not _same_weights(left, right):
+            return False
+        stack.extend(zip(left.operands, right.operands, strict=True))
+    return True
+
+
+def _same_weights(a: Term, b: Term) -> bool:
+    x, y = affine_of(a), affine_of(b)
+    if constant_difference("", x.weight, y.weight) is not None or (x.bias is None) != (y.bias is None):
+        return False
+    return x.bias is None or y.bias is None or constant_difference("", x.bias, y.bias) is None
 
 
 def _same_source(a: Term, b: Term) -> bool:
@@ -122,7 +223,7 @@ def _same_operator(a: Term, b: Term) -> bool:
 
 
 def _told(term: Term) -> str:
-    return f"{term.node!r} is {term.signature}"
+    return f"{term.node!r} is {operator_of(term)}"
 
 
 def _constant_differences(a: Term, b: Term) -> list[ConstantDifference]:

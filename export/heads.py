@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from export.canonical_head import static_dims
 from export.onnx_file import OnnxFile, read_onnx
+from export.onnx_shapes import with_shapes
 from export.onnx_terms import onnx_terms
 from export.providers import Session
 from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
-from export.terms import Array, Shape, Term, affine_of, find_head
+from export.terms import Array, Shape, Term, TermGraph, affine_of, find_head
 from export.weight_pool import WeightPool
-from fxpasses.errors import CheckError, InternalError, ProviderError
+from fxpasses.errors import CheckError, ProviderError
 
 
 class OnnxSubject:
@@ -28,6 +30,7 @@ class OnnxSubject:
     Args:
         path: the file.
         pool: weights of files read before, which this one may share.
+        extents: for each input its shape without the batch, where the file may leave it open.
 
     Raises:
         CheckError: the file is no ONNX model, or has no inputs or outputs.
@@ -35,17 +38,26 @@ class OnnxSubject:
 
     dialect = "onnx"
 
-    def __init__(self, path: str | os.PathLike[str], pool: WeightPool | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        pool: WeightPool | None = None,
+        extents: Sequence[Shape] = (),
+    ) -> None:
         self._path = Path(path)
         self.name = self._path.name
         file = _load(self._path, WeightPool() if pool is None else pool)
-        self._proto, self._weights = _with_initializers(file.proto), file.weights
-        self._model = ir.from_proto(self._proto)
-        for name, array in self._weights.items():
-            self._model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
-        self.graph = onnx_terms(self._model)
+        self._weights = file.weights
+        self._proto, self._model = _model(file, extents, self._path)
+        declared = {value.name: value for value in self._proto.graph.input}
+        self._values = ir.convenience.create_value_mapping(self._model.graph)
+        self.graph = _terms(self._model, self._path)
+        for value in self._model.graph.inputs:  # as the file declares them, from here on
+            value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
         self.head = find_head(self.graph)
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
+        first = declared[str(self.inputs[0].name)].type.tensor_type.shape.dim if self.inputs else ()
+        self._declared_batch = first[0].dim_value or None if first else None
         self.input_names = tuple(str(value.name) for value in self.inputs)
         self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
         self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
@@ -56,8 +68,11 @@ class OnnxSubject:
     @property
     def fixed_batch(self) -> int | None:
         """The batch size that the file declares, or None where it is symbolic."""
-        dims = static_dims(self.inputs[0]) if self.inputs else None
-        return dims[0] if dims else None
+        return self._declared_batch
+
+    def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """Those wanted: a file says nothing of a range."""
+        return tuple(wanted)
 
     def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs of the file as it is."""
@@ -65,6 +80,10 @@ class OnnxSubject:
         if key not in self._outputs:
             self._outputs[key] = joined(self._run(self._proto, self._cast(feeds), provider))
         return self._outputs[key]
+
+    def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs on other samples than before."""
+        return joined(self._run(self._proto, self._cast(feeds), provider))
 
     def observe(self, feeds: Feeds, provider: str) -> Run:
         """Outputs of the file as it is, and values tapped in a copy with further outputs."""
@@ -154,11 +173,40 @@ class OnnxSubject:
             is_weight_fed: whether the weight becomes a second input, and the bias zero.
             has_bias: whether the bias keeps its values; else it is zero.
         """
-        affine, source = affine_of(site), site.operands[0]
+        affine = affine_of(site)
+        model = self._cut_out(site, site.operands[0])
+        if is_weight_fed:
+            tensors = model.graph.initializer
+            weight = next(t for t in tensors if t.name == affine.weight_name)
+            kind = model.graph.input[0].type.tensor_type.elem_type
+            model.graph.input.append(
+                onnx.helper.make_tensor_value_info(affine.weight_name, kind, list(weight.dims))
+            )
+        if is_weight_fed or not has_bias:
+            dropped = affine.weight_name if is_weight_fed else None
+            kept = [_zeroed(t, affine.bias_name) for t in model.graph.initializer if t.name != dropped]
+            del model.graph.initializer[:]
+            model.graph.initializer.extend(kept)
+        return model
+
+    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+        """``result`` where ``source`` has these values, in a model cut out of the file."""
+        if not result.value or not source.value:
+            raise ProviderError("a permuted value has no name to be tapped by", where=result.node)
+        proto = self._cut_out(result, source)
+        session = Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto))
+        (found,) = session.run((values.astype(self._type_of(source)),))
+        return found
+
+    def _type_of(self, term: Term) -> np.dtype[Any]:
+        value = self._values.get(term.value)
+        return np.dtype(np.float32) if value is None or value.dtype is None else value.dtype.numpy()
+
+    def _cut_out(self, result: Term, source: Term) -> onnx.ModelProto:
         producers = {name: node for node in self._proto.graph.node for name in node.output}
         stored = {tensor.name: tensor for tensor in self._proto.graph.initializer}
         nodes: dict[int, onnx.NodeProto] = {}
-        names, pending = set(), [site.value]
+        names, pending = set(), [result.value]
         while pending:
             name = pending.pop()
             if name == source.value or name in names:
@@ -167,21 +215,14 @@ class OnnxSubject:
             if name in producers:
                 nodes[id(producers[name])] = producers[name]
                 pending.extend(item for item in producers[name].input if item)
-        tensors = [stored[name] for name in sorted(names) if name in stored]
-        kind = onnx.helper.np_dtype_to_tensor_dtype(affine.weight.dtype)
+        kind = onnx.helper.np_dtype_to_tensor_dtype(self._type_of(source))
         value = onnx.helper.make_tensor_value_info
-        inputs = [value(source.value, kind, ["batch", *_shape_of(source)])]
-        if is_weight_fed:
-            inputs.append(value(affine.weight_name, kind, list(stored[affine.weight_name].dims)))
-            tensors = [t for t in tensors if t.name != affine.weight_name]
-        if is_weight_fed or not has_bias:
-            tensors = [_zeroed(t, affine.bias_name) for t in tensors]
         graph = onnx.helper.make_graph(
             [node for node in self._proto.graph.node if id(node) in nodes],
             "head",
-            inputs,
-            [value(site.value, kind, None)],
-            tensors,
+            [value(source.value, kind, ["batch", *_shape_of(source)])],
+            [onnx.helper.make_empty_tensor_value_info(result.value)],
+            [stored[name] for name in sorted(names) if name in stored],
         )
         return onnx.helper.make_model(
             graph, opset_imports=list(self._proto.opset_import), ir_version=self._proto.ir_version
@@ -202,7 +243,11 @@ class OnnxSubject:
 
 def _shape_of(term: Term) -> Shape:
     if term.shape is None:
-        raise InternalError(f"the shape of {term.node!r} is unknown, and yet a site reads it")
+        raise CheckError(
+            f"the shape of {term.node!r} is unknown, and yet a site reads it",
+            where=term.node,
+            fix="check the file with onnx.checker.check_model",
+        )
     return term.shape
 
 
@@ -214,11 +259,53 @@ def _load(path: Path, pool: WeightPool) -> OnnxFile:
         raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
     if not file.proto.graph.output or not file.proto.graph.node:
         raise CheckError("the ONNX graph has no nodes or no outputs", where=str(path), fix=fix)
+    if file.proto.functions:
+        return OnnxFile(proto=onnx.inliner.inline_local_functions(file.proto), weights=file.weights)
+    return file
+
+
+def _with_shapes(proto: onnx.ModelProto, extents: Sequence[Shape], path: Path) -> ir.Model:
+    fix = "give a file that onnx.checker.check_model accepts"
     try:
-        inferred = onnx.shape_inference.infer_shapes(file.proto, data_prop=True)
+        return ir.from_proto(with_shapes(proto, extents))
     except onnx.shape_inference.InferenceError as error:
         raise CheckError(f"its shapes contradict each other ({error})", where=str(path), fix=fix) from error
-    return OnnxFile(proto=inferred, weights=file.weights)
+    except ir.serde.SerdeError as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise CheckError(f"its graph is not valid ({cause})", where=str(path), fix=fix) from error
+
+
+def _model(file: OnnxFile, extents: Sequence[Shape], path: Path) -> tuple[onnx.ModelProto, ir.Model]:
+    """The graph, Constant nodes as initialisers, and the same with its weights.
+
+    Raises:
+        CheckError: the message is protobuf, but no graph.
+    """
+    try:
+        proto = _with_initializers(file.proto)
+        model = _with_shapes(proto, extents, path)
+        for name, array in file.weights.items():
+            model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
+    except CheckError:
+        raise
+    except Exception as error:  # onnx-ir's errors share no base class but Exception
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        fix = "check the file with onnx.checker.check_model"
+        raise CheckError(f"is no ONNX graph ({first})", where=str(path), fix=fix) from error
+    return proto, model
+
+
+def _terms(model: ir.Model, path: Path) -> TermGraph:
+    """The operators as terms.
+
+    Raises:
+        CheckError: one has attributes or inputs that ONNX does not give it.
+    """
+    try:
+        return onnx_terms(model)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        fix = "check the file with onnx.checker.check_model"
+        raise CheckError(f"has an operator that is not ONNX's ({error})", where=str(path), fix=fix) from error
 
 
 def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:

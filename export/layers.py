@@ -14,7 +14,7 @@ from export.results import Coverage, Failure, LayerName, LayerResult, Status
 from export.subjects import EAGER, Subject
 from export.terms import Affine, Array, Head, Term, affine_of
 from export.wiring import ProbeResult, probe_site, seeded
-from fxpasses.errors import CheckError, PlanError
+from fxpasses.errors import CheckError, PlanError, ProviderError
 from fxpasses.plan import WeightPlan
 
 Planned = tuple[nn.Module, nn.Module, WeightPlan]
@@ -27,18 +27,21 @@ class Walks:
     Attributes:
         heads: the reference's head and the candidate's.
         head: the heads, from paired outputs to their boundaries.
+        strict: the same in one dialect, where operators can be compared by what they say.
         upstream: what is upstream of them.
     """
 
     heads: tuple[Head, Head]
     head: Comparison
+    strict: Comparison
     upstream: Comparison
 
     def head_sites(self) -> tuple[tuple[Term, Term], ...] | None:
         """Sites of the heads that belong together, or None where their numbers or shapes differ."""
         reference, candidate = self.heads
         if self.head.parting is None:
-            return tuple((site, self.head.partner[site]) for site in reference.sites)
+            partner = self.head.partner
+            return tuple((site, partner[site]) for site in reference.sites if site in partner)
         pairs = tuple(zip(reference.sites, candidate.sites, strict=False))
         if len(reference.sites) != len(candidate.sites) or any(_shape(a) != _shape(b) for a, b in pairs):
             return None
@@ -165,15 +168,25 @@ def wiring_layer(
         subject = subjects[index]
         for provider in (EAGER,) if subject.dialect == "module" else providers:
             for site in (*walks.heads[index].sites, *(pair[index] for pair in rewritten)):
-                found = prober.probe(subject, site, provider)
+                try:
+                    found = prober.probe(subject, site, provider)
+                except ProviderError as error:
+                    gaps.append(f"{affine_of(site).weight_name!r} does not run alone ({error})")
+                    continue
                 probes += found.probes
                 gaps.extend([] if found.gap is None else [found.gap])
                 held.extend([] if found.held is None else [f"{found.held} ({side} on {provider})"])
                 notes.extend([] if found.note is None else [found.note])
                 if found.failure is not None:
                     failures.append(_placed(found.failure, side, provider))
-    parting = walks.head.parting
-    covered = Coverage(probes=probes, nodes=walks.head.nodes)
+    walk = walks.head if walks.strict.parting is not None else walks.strict
+    parting = walk.parting
+    covered = Coverage(probes=probes, nodes=walk.nodes)
+    if parting is None:
+        failures[:0] = [
+            *_operator_failures(walk),
+            *(_as_failure(item, "constant") for item in walk.constants[:8]),
+        ]
     if failures:
         return LayerResult(
             layer=LayerName.WIRING, status=Status.FAILED, covered=covered, failures=tuple(failures)
@@ -182,9 +195,24 @@ def wiring_layer(
         return LayerResult(layer=LayerName.WIRING, status=Status.NOT_RUN, covered=covered, reason=gaps[0])
     if parting is not None:
         held.insert(0, f"the heads are built differently: {parting}")
+    elif (tried := _only_tried(walk)) is not None:
+        held.insert(0, tried)
     status = Status.HELD if held else Status.PROVED
     reason = next(iter((*held, *notes)), None)
     return LayerResult(layer=LayerName.WIRING, status=status, covered=covered, reason=reason)
+
+
+def _operator_failures(walk: Comparison) -> list[Failure]:
+    return [
+        Failure(what=item.what, name=item.name, expected=item.expected, found=item.found, side="candidate")
+        for item in walk.operators[:8]
+    ]
+
+
+def _only_tried(walk: Comparison) -> str | None:
+    if not walk.tried:
+        return None
+    return f"{walk.tried[0]} are written differently; run alone they gave the same"
 
 
 class Prober:
@@ -213,18 +241,27 @@ def _placed(failure: Failure, side: str, provider: str) -> Failure:
     return dataclasses.replace(failure, side=side, provider=provider)
 
 
-def backbone_layer(left: Subject, right: Subject, upstream: Comparison) -> LayerResult:
-    """Layer 3: what is upstream of the heads is the same operators over the same constants."""
-    if left.dialect != right.dialect:
-        return _not_run(LayerName.BACKBONE, "a module and an ONNX file spell their operators differently")
+def backbone_layer(upstream: Comparison, *, is_exported: bool) -> LayerResult:
+    """Layer 3: what is upstream of the heads is the same operators over the same constants.
+
+    ``is_exported``: whether a module was compared as the file that it exports to, which rests on the
+    exporter.
+    """
     covered = Coverage(nodes=upstream.nodes)
     if upstream.parting is not None:
-        reason = f"the backbones are built differently: {upstream.parting}"
-        return LayerResult(layer=LayerName.BACKBONE, status=Status.NOT_RUN, covered=covered, reason=reason)
-    if upstream.constants:
-        failures = tuple(_as_failure(item, "constant") for item in upstream.constants[:8])
+        parted = f"the backbones are built differently: {upstream.parting}"
+        return LayerResult(layer=LayerName.BACKBONE, status=Status.NOT_RUN, covered=covered, reason=parted)
+    failures = (
+        *_operator_failures(upstream),
+        *(_as_failure(item, "constant") for item in upstream.constants[:8]),
+    )
+    if failures:
         return LayerResult(layer=LayerName.BACKBONE, status=Status.FAILED, covered=covered, failures=failures)
-    return LayerResult(layer=LayerName.BACKBONE, status=Status.PROVED, covered=covered)
+    reason = _only_tried(upstream) or (
+        "the module was compared as what it exports to" if is_exported else None
+    )
+    status = Status.PROVED if reason is None else Status.HELD
+    return LayerResult(layer=LayerName.BACKBONE, status=status, covered=covered, reason=reason)
 
 
 def _not_run(layer: LayerName, reason: str) -> LayerResult:

@@ -7,6 +7,7 @@ import functools
 
 import numpy as np
 
+from export.apart import far_apart
 from export.bounds import FP32, Precision, looser, precision_of
 from export.claims import claims_of
 from export.compare import Comparison
@@ -33,10 +34,12 @@ def measure(
     target: str,
     *,
     is_same_backbone: bool,
+    is_in_doubt: bool,
 ) -> Tally:
     """What layers 4 and 5 see on one target, over batches of 1, 2 and 5 and then all further samples.
 
     ``is_same_backbone``: whether what is upstream of the heads was proved to be the same function.
+    ``is_in_doubt``: whether weights and features both differ, so that only outputs can tell.
     """
     pairing = Pairing(
         reference=left.graph,
@@ -46,15 +49,22 @@ def measure(
         observed=observable(*heads, walk),
         boundary=heads[0].boundary,
     )
-    tally = Tally()
-    _on_target(left, right, pairing, walk, samples, target, tally, is_same_backbone)
+    tally = Tally(is_in_doubt=is_in_doubt)
+    # infinite values have no bound, which is said as a failure or a gap; they are no warning
+    with np.errstate(invalid="ignore", over="ignore"):
+        _on_target(left, right, pairing, walk, samples, target, tally, is_same_backbone)
     return tally
 
 
 def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
-    """1, 2 and 5; the reference's only size where it has one, unless the candidate has another."""
+    """1, 2 and 5, or sizes in the range that an exported program has.
+
+    The reference's only size where it has one, unless the candidate has another.
+    """
     only = left.fixed_batch
-    return BATCHES if only is None or right.fixed_batch not in (None, only) else (only,)
+    if only is None or right.fixed_batch not in (None, only):
+        return right.batches(left.batches(BATCHES))
+    return (only,)
 
 
 def _on_target(
@@ -113,8 +123,16 @@ def _on_part(
     is_telling = walk.parting is None or has_same_features
     tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
     label = "/".join(dict.fromkeys(on))
-    for check in joint(sides[0], sides[1], pairing, _head_precision(pairing.head).result):
+    unit = _head_precision(pairing.head).result
+    checks = joint(sides[0], sides[1], pairing, unit)
+    for check in checks:
         _judge(check, label, part, found.precision, walk, tally)
+    if part.is_first and ((tally.gaps and not tally.failures) or tally.is_in_doubt):
+        paired = zip(checks, pairing.outputs, strict=True)
+        values = [(check.name, i, check.reference, check.candidate) for check, (_, i, _) in paired]
+        apart = far_apart(left, values, part.feeds[0], on[0], unit, walk.parting)
+        tally.is_apart = tally.is_apart or bool(apart)
+        tally.failures.extend(apart)
     return True
 
 

@@ -14,7 +14,7 @@ from export.example import leaf_names
 from export.module_affine import read_affine, run_affine
 from export.module_terms import module_terms
 from export.onnx_export import evaluation_mode
-from export.programs import fixed_batch
+from export.programs import batches_within, fixed_batch
 from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
 from export.terms import Array, Term, affine_of, find_head
 from fxpasses.errors import CheckError, InternalError, TraceError
@@ -34,7 +34,7 @@ class ModuleSubject:
 
     def __init__(self, module: nn.Module, feeds: Sequence[Array]) -> None:
         self.name = type(module).__name__
-        self._module = module
+        self.module = module
         self._traced = _traced(module)
         self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         self._device, self._dtype = _home(module)
@@ -56,11 +56,19 @@ class ModuleSubject:
     @property
     def fixed_batch(self) -> int | None:
         """The batch of a graph that was exported for one; None for others: they run at any, or fail."""
-        return fixed_batch(self._module)
+        return fixed_batch(self.module)
+
+    def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """Of an exported graph batch sizes within its range; of others those wanted."""
+        return batches_within(self.module, wanted)
 
     def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs of the module itself."""
         return self.observe(feeds, provider).outputs
+
+    def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs on other samples than before."""
+        return joined([self._guarded(self._run_module, feed) for feed in feeds])
 
     def observe(self, feeds: Feeds, provider: str) -> Run:
         """Outputs of the module itself and values tapped in its traced graph."""
@@ -97,7 +105,7 @@ class ModuleSubject:
 
         The largest batch is left to the graph where on all others the two gave the same bits.
         """
-        if self._traced is self._module and not _has_own_call(self._module):
+        if self._traced is self.module and not _has_own_call(self.module):
             self._is_graph_exact = True
             return traced
         largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
@@ -109,7 +117,7 @@ class ModuleSubject:
 
     def _guarded(self, run: Callable[..., Any], feed: Sequence[Array], *rest: Any) -> Any:
         try:
-            with evaluation_mode(self._traced), evaluation_mode(self._module), torch.no_grad():
+            with evaluation_mode(self._traced), evaluation_mode(self.module), torch.no_grad():
                 return run(feed, *rest)
         except (RuntimeError, AssertionError) as error:
             raise BatchError(len(feed[0]), error) from error
@@ -120,7 +128,7 @@ class ModuleSubject:
         return Run(outputs=tuple(numpy_of(leaf) for _, leaf in _leaves(result)), taps=recorder.kept)
 
     def _run_module(self, feed: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(numpy_of(leaf) for _, leaf in _leaves(self._module(*self._tensors(feed))))
+        return tuple(numpy_of(leaf) for _, leaf in _leaves(self.module(*self._tensors(feed))))
 
     def run_site(
         self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
@@ -141,6 +149,17 @@ class ModuleSubject:
         with torch.no_grad():
             result = run_affine(node, found, shaped.to(own), own, bias)
         return numpy_of(result).reshape(len(features), -1)
+
+    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+        """``result`` where ``source`` has these values."""
+        nodes = {node.name: node for node in self._traced.graph.nodes}
+        if result.value not in nodes or source.value not in nodes:
+            raise RuntimeError("a permuted value has no node")
+        part = _Part(self._traced)
+        given = torch.from_numpy(values.copy())  # an operator in place would change the caller's
+        part.env[nodes[source.value]] = given.to(self._device).to(self._dtype)
+        with evaluation_mode(self._traced), torch.no_grad():
+            return numpy_of(part.value(nodes[result.value]))
 
     def features64(self, feed: Sequence[Array], taps: Sequence[str]) -> dict[str, Array]:
         """Tapped values of the model computed in float64; what comes after the last one is not computed."""
@@ -182,6 +201,24 @@ class _Recorder(fx.Interpreter):
             if n.name in self._wanted:
                 self.kept[n.name] = numpy_of(result.clone())
         return result
+
+
+class _Part(fx.Interpreter):
+    """Computes one node from those that ``env`` holds already."""
+
+    def value(self, node: fx.Node) -> Any:
+        """The node's value.
+
+        Raises:
+            RuntimeError: it needs an input of the model.
+        """
+        if node not in self.env:
+            if node.op == "placeholder":
+                raise RuntimeError(f"it needs the input {node.name!r}")
+            for source in node.all_input_nodes:
+                self.value(source)
+            self.env[node] = self.run_node(node)
+        return self.env[node]
 
 
 class _Widened(fx.Interpreter):

@@ -49,11 +49,15 @@ _VIEWS = (Flatten, Unflatten, View, Squeeze, Unsqueeze, Index)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Seen:
-    """A node's value as a term and the order in which it reads the term's elements (None: the same)."""
+    """A node's value as a term and the order in which it reads the term's elements (None: the same).
+
+    ``name`` is that of the value itself, where the order is not the same.
+    """
 
     term: Term
     shape: Shape | None
     order: NDArray[np.int64] | None = None
+    name: str = ""
 
 
 def module_terms(graph_module: fx.GraphModule, shapes: dict[str, tuple[int, ...]]) -> TermGraph:
@@ -152,7 +156,7 @@ class _Reader:
             return None
         if before[0] != after[0] or math.prod(before) != math.prod(after):
             return None
-        return dataclasses.replace(self._seen[source], shape=tuple(after[1:]))
+        return dataclasses.replace(self._seen[source], shape=tuple(after[1:]), name=node.name)
 
     def _permutation(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
         before = self._shape(source)
@@ -166,7 +170,7 @@ class _Reader:
         moved = grid.reshape(before).transpose([axis - 1 for axis in axes[1:]])
         order = np.ascontiguousarray(moved).reshape(-1)
         is_same = bool((order == np.arange(order.size)).all())
-        return _Seen(term=seen.term, shape=moved.shape, order=None if is_same else order)
+        return _Seen(term=seen.term, shape=moved.shape, order=None if is_same else order, name=node.name)
 
     def _affine(self, node: fx.Node, source: fx.Node) -> _Seen | None:
         found = read_affine(node, self._vocabulary)
@@ -179,8 +183,11 @@ class _Reader:
 
     def _pool(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
         before, after = self._shape(source), self._shape(node)
-        seen = self._seen[source]
-        if before is None or after is None or seen.order is not None or seen.term.shape != before:
+        seen = _materialized(self._seen[source])
+        own = seen.term.shape
+        if before is None or after is None or own is None:
+            return None
+        if own[:1] != before[:1] or math.prod(own) != math.prod(before):
             return None
         if not averages_map(op, node, self._called(node), before, after):
             return None
@@ -278,7 +285,7 @@ def _materialized(seen: _Seen) -> _Seen:
         return seen
     term = Term(
         kind=Kind.OP,
-        value="",
+        value=seen.name,
         node=f"permuted {seen.term.node}",
         signature="permute",
         operands=(seen.term,),

@@ -42,10 +42,10 @@ class OnnxAffine:
 def read_affine(node: ir.Node) -> OnnxAffine | None:
     """The affine operator that ``node`` is, or None.
 
-    Cases: Gemm with constant weight and bias, any transB, alpha and beta, transA = 0 (a transposed
-    activation is no per-sample map); MatMul of a rank-2 value with a constant; Conv with one group, no
-    padding and a kernel that covers its whole map. Refused: everything else, and rank-3 MatMul (it works
-    on tokens). MatMul + Add: see ``bias_of``.
+    Cases: Gemm with constant weight and bias, any transB, alpha and beta, transA only behind a Transpose
+    (else samples and features would change places); MatMul of a rank-2 value with a constant; Conv with
+    one group, no padding and a kernel that covers its whole map. Refused: everything else, and rank-3
+    MatMul (it works on tokens). An Add behind one of them is read by the caller.
     """
     if node.domain != "":
         return None
@@ -104,9 +104,20 @@ def _scaled(array: Array, factor: float) -> Array:
     return array if factor == 1.0 else (array.astype(np.float64) * factor).astype(array.dtype)
 
 
+def _untransposed(value: ir.Value | None) -> ir.Value | None:
+    """What a Transpose of a matrix reads, or None where ``value`` is no such thing."""
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "Transpose" or producer.domain != "":
+        return None
+    perm = producer.attributes.get("perm")
+    is_swap = len(static_dims(value) or ()) == 2 and (perm is None or tuple(perm.as_ints()) == (1, 0))
+    return producer.inputs[0] if is_swap else None
+
+
 def _gemm(node: ir.Node) -> OnnxAffine | None:
     weight = _constant(node.inputs[1])
-    if weight is None or weight.ndim != 2 or _flag(node, "transA"):
+    source = _untransposed(node.inputs[0]) if _flag(node, "transA") else node.inputs[0]
+    if weight is None or weight.ndim != 2 or source is None:
         return None
     third = node.inputs[2] if len(node.inputs) > 2 else None
     alpha, beta = _number(node, "alpha", 1.0), _number(node, "beta", 1.0)
@@ -119,7 +130,7 @@ def _gemm(node: ir.Node) -> OnnxAffine | None:
     else:
         bias, third = None, None
     return OnnxAffine(
-        source=node.inputs[0],
+        source=source,
         weight=_scaled(matrix, alpha),
         bias=bias,
         weight_name=_name(node.inputs[1]),

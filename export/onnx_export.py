@@ -145,6 +145,7 @@ def _to_onnx(
     program: torch.export.ExportedProgram, call: ExampleCall, opset: int | None, where: str
 ) -> ir.Model:
     from export.example import output_names
+    from export.strided import as_strided
 
     names = output_names(program)
     try:
@@ -155,6 +156,7 @@ def _to_onnx(
             opset_version=opset,
             input_names=list(call.names),
             output_names=list(names),
+            custom_translation_table={torch.ops.aten.as_strided.default: as_strided},
         )
     except torch.onnx.errors.OnnxExporterError as error:
         first = str(error).strip().splitlines()[0]

@@ -12,6 +12,7 @@ Source:
 from __future__ import annotations
 
 import dataclasses
+import math
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,9 +207,12 @@ def _external(tensor: onnx.TensorProto, folder: Path) -> Array:
     path = (folder / info.location).resolve()
     if folder.resolve() not in path.parents:
         raise ValueError(f"the weights of {tensor.name!r} lie outside the file's folder")
+    if not path.is_file():  # reading a pipe would never end
+        raise ValueError(f"the weights of {tensor.name!r} lie in {info.location!r}, which is no file")
     kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    count = int(np.prod(tensor.dims))
-    values = np.fromfile(path, kind, count, offset=info.offset or 0)
-    if len(values) != count:
-        raise ValueError(f"the weights of {tensor.name!r} are cut short")
-    return values.reshape(tuple(tensor.dims))
+    count, offset = math.prod(tensor.dims), info.offset or 0
+    wanted = count * kind.itemsize
+    is_inside = count >= 0 and offset >= 0 and offset + wanted <= path.stat().st_size
+    if not is_inside or info.length not in (None, 0, wanted):
+        raise ValueError(f"the weights of {tensor.name!r} are cut short, or of another size than they should")
+    return np.fromfile(path, kind, count, offset=offset).reshape(tuple(tensor.dims))

@@ -9,23 +9,27 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.canonical_head import averages_map, squeezed_axes, static_dims
+from export.canonical_head import averages_map, reduced_axes, squeezed_axes, static_dims
 from export.onnx_affine import read_affine
 from export.onnx_functions import joint_function
-from export.onnx_signature import ELEMENTWISE, function_of, signature_of
+from export.onnx_signature import ELEMENTWISE, captured, function_of, signature_of
 from export.terms import MAXIMUM, Affine, Array, Kind, Shape, Term, TermGraph
 
-_VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
+_VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Seen:
-    """A value as a term and the order in which it reads the term's elements (None: the same)."""
+    """A value as a term and the order in which it reads the term's elements (None: the same).
+
+    ``name`` is that of the value itself, where the order is not the same.
+    """
 
     term: Term
     shape: Shape | None
     order: NDArray[np.int64] | None = None
+    name: str = ""
 
 
 def onnx_terms(model: ir.Model) -> TermGraph:
@@ -39,6 +43,7 @@ def onnx_terms(model: ir.Model) -> TermGraph:
         if not value.is_initializer():
             reader.add_input(value)
     for node in graph:
+        node.version = node.version or model.opset_imports.get(node.domain)
         reader.add_node(node)
     return TermGraph(
         dialect="onnx", outputs=tuple((str(value.name), reader.read(value).term) for value in graph.outputs)
@@ -91,14 +96,17 @@ class _Reader:
             self._operator(node)
 
     def _view(self, node: ir.Node) -> _Seen | None:
-        if node.domain != "" or node.op_type not in _VIEWS:
+        is_view = node.op_type in _VIEWS or _is_inactive_dropout(node)
+        if node.domain != "" or not is_view or not node.inputs:
             return None
         source = node.inputs[0]
         if source is None or _constant(source) is not None:
             return None
         seen, target = self.read(source), _per_sample(node.outputs[0])
-        if node.op_type == "Identity":
+        if node.op_type in ("Identity", "Dropout"):
             return seen
+        if node.op_type == "Cast":
+            return seen if source.dtype is not None and source.dtype == node.outputs[0].dtype else None
         if node.op_type == "Squeeze" and 0 in (squeezed_axes(node) or (0,)):
             return None
         before = _per_sample(source)
@@ -106,7 +114,7 @@ class _Reader:
             return None
         if not _batch_leads(source, node.outputs[0]):
             return None
-        return dataclasses.replace(seen, shape=target)
+        return dataclasses.replace(seen, shape=target, name=str(node.outputs[0].name))
 
     def _permutation(self, node: ir.Node) -> _Seen | None:
         source = node.inputs[0] if node.inputs else None
@@ -121,15 +129,17 @@ class _Reader:
         order = grid.reshape(before).transpose([axis - 1 for axis in perm[1:]])
         flat = np.ascontiguousarray(order).reshape(-1)
         is_same = bool((flat == np.arange(flat.size)).all())
-        return _Seen(term=seen.term, shape=order.shape, order=None if is_same else flat)
+        return _Seen(
+            term=seen.term, shape=order.shape, order=None if is_same else flat, name=str(node.outputs[0].name)
+        )
 
     def _pool(self, node: ir.Node) -> _Seen | None:
-        source = node.inputs[0] if node.inputs else None
+        source = _mean_of_means(node) or (node.inputs[0] if node.inputs and averages_map(node) else None)
         before, after = _per_sample(source), _per_sample(node.outputs[0])
         if node.domain != "" or source is None or before is None or after is None:
             return None
-        seen = self.read(source)
-        if seen.order is not None or seen.term.shape != before or not averages_map(node):
+        seen = self._materialized(self.read(source))
+        if not _is_map(seen.term.shape, before):
             return None
         term = self._term(node, Kind.POOL, "average over the map", (seen,), after)
         return _Seen(term=term, shape=after)
@@ -191,12 +201,11 @@ class _Reader:
         return _Seen(term=term, shape=shape)
 
     def _operator(self, node: ir.Node) -> None:
-        present = [value for value in node.inputs if value is not None]
+        present = [value for value in (*node.inputs, *captured(node)) if value is not None]
         dynamic = [value for value in present if _constant(value) is None]
         constants = tuple(item for value in present if (item := _constant(value)) is not None)
-        layout = "".join("-" if v is None else "c" if _constant(v) is not None else "v" for v in node.inputs)
         seen = tuple(self._materialized(self.read(value)) for value in dynamic)
-        signature = f"{signature_of(node)}({layout})"
+        signature = signature_of(node)
         for index, value in enumerate(node.outputs):
             shape = _per_sample(value)
             part = signature if index == 0 else f"{signature}[{index}]"
@@ -210,7 +219,7 @@ class _Reader:
         base = seen.term
         term = Term(
             kind=Kind.OP,
-            value="",
+            value=seen.name,
             node=f"permuted {base.node}",
             signature="permute",
             operands=(base,),
@@ -298,6 +307,36 @@ class _Reader:
             )
             return _Seen(term=term, shape=shape)
         return None
+
+
+def _is_inactive_dropout(node: ir.Node) -> bool:
+    """True for a Dropout that gives its operand, and whose mask nobody reads."""
+    if node.op_type != "Dropout" or any(tuple(mask.uses()) for mask in node.outputs[1:]):
+        return False
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return True
+    is_training = _constant(node.inputs[2])
+    return is_training is not None and not is_training.any()
+
+
+def _mean_of_means(node: ir.Node) -> ir.Value | None:
+    """The map of which several ReduceMean in a row take the mean over all cells, each cell counted once."""
+    first, second = node.inputs[0].producer() if node.inputs and node.inputs[0] else None, node
+    if first is None or first.op_type != "ReduceMean" or second.op_type != "ReduceMean":
+        return None
+    dims, axes = static_dims(first.inputs[0]), [reduced_axes(item) for item in (first, second)]
+    if dims is None or not axes[0] or not axes[1] or {first.domain, second.domain} != {""}:
+        return None
+    taken = {axis % len(dims) for axis in axes[0]}
+    is_kept = "keepdims" not in first.attributes or first.attributes["keepdims"].as_int() == 1
+    left = [axis for axis in range(len(dims)) if is_kept or axis not in taken]
+    taken |= {left[axis % len(left)] for axis in axes[1]}
+    return first.inputs[0] if len(dims) > 2 and taken == set(range(2, len(dims))) else None
+
+
+def _is_map(own: Shape | None, read: Shape) -> bool:
+    """True if a map is read with its own channels, its cells in one row or several."""
+    return own is not None and own[:1] == read[:1] and math.prod(own) == math.prod(read)
 
 
 def _reordered(weight: Array, order: NDArray[np.int64]) -> Array:

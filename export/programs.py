@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils import _pytree as pytree
 
 from fxpasses.errors import FileError
 from fxpasses.sizes import static_extent
 
 PROGRAM_SUFFIX = ".pt2"
+_LOOKED_AT = 16
+_RANGES = "range_constraints"
 
 
 def as_module(source: nn.Module | ExportedProgram) -> nn.Module:
-    """A program as a module that runs; a module as it is."""
-    return source.module() if isinstance(source, ExportedProgram) else source
+    """A program as a module that runs, on one tensor for each of its inputs; a module as it is.
+
+    Inputs in a dict or a list, and those by keyword, are taken one by one, as an ONNX file takes them.
+    """
+    if not isinstance(source, ExportedProgram):
+        return source
+    spec = source.call_spec.in_spec
+    is_flat = spec is None or spec == pytree.tree_structure(((0,) * spec.num_leaves, {}))
+    module = source.module()
+    assert isinstance(module, GraphModule)
+    module.meta[_RANGES] = {str(symbol): found for symbol, found in source.range_constraints.items()}
+    return module if is_flat else _taking_leaves(module)
+
+
+def _taking_leaves(module: GraphModule) -> nn.Module:
+    names = [str(node.target) for node in module.graph.find_nodes(op="placeholder")]
+    flat = pytree.tree_structure(((0,) * len(names), {}))
+    codegen: Any = module.graph._codegen
+    info = codegen.pytree_info._replace(orig_args=names, in_spec=flat)
+    module.graph.set_codegen(_PyTreeCodeGen(info))
+    for hooks in (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs):
+        hooks.clear()  # they know the nested inputs
+    module.recompile()
+    return module
 
 
 def is_program_path(source: object) -> bool:
@@ -43,9 +72,37 @@ def read_program(path: str | os.PathLike[str]) -> ExportedProgram:
 
 def fixed_batch(module: nn.Module) -> int | None:
     """The only batch size that an exported graph takes, or None where several do or nobody knows."""
+    batch = _batch_of(module)
+    return None if batch is None else static_extent(batch)
+
+
+def batches_within(module: nn.Module, wanted: Sequence[int]) -> tuple[int, ...]:
+    """As many batch sizes as ``wanted``, and those where the module takes them.
+
+    An exported graph has a range of sizes, and may take its multiples alone (``2 * Dim("half")``).
+    """
+    batch = _batch_of(module)
+    if not isinstance(batch, torch.SymInt) or static_extent(batch) is not None:
+        return tuple(wanted)
+    symbols, environment = list(batch.node.expr.free_symbols), batch.node.shape_env
+    if len(symbols) != 1 or environment is None:
+        return tuple(wanted)
+    # the program knows the range that was declared; while tracing, one sample is no batch
+    declared = getattr(module, "meta", {}).get(_RANGES, {})
+    found = declared.get(str(symbols[0]), environment.var_to_range[symbols[0]])
+    lower = max(int(found.lower), 1)
+    upper = lower + _LOOKED_AT if found.upper > lower + _LOOKED_AT else int(found.upper)
+    sizes = [int(batch.node.expr.subs(symbols[0], value)) for value in range(lower, upper + 1)]
+    kept = [size for size in sizes if size in wanted]
+    others = [size for size in sizes if size not in wanted and size > 0]
+    return tuple(sorted(kept + others[: len(wanted) - len(kept)]))
+
+
+def _batch_of(module: nn.Module) -> int | torch.SymInt | None:
+    """The first extent of an exported graph's first input, or None."""
     graph = getattr(module, "graph", None)
     for node in graph.nodes if isinstance(graph, torch.fx.Graph) else ():
         value = node.meta.get("val") if node.op == "placeholder" else None
         if isinstance(value, torch.Tensor) and value.ndim:
-            return static_extent(value.shape[0])
+            return value.shape[0]
     return None

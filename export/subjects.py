@@ -47,10 +47,22 @@ class Subject(Protocol):
         """The only batch size that it runs at, or None where any will do."""
         ...
 
+    def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """As many batch sizes as ``wanted``: those, where it takes them, else others that it takes."""
+        ...
+
     def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs of the model as it is, over all batches.
 
         Run once for each provider and sizes of batches: the same subject gets the same samples.
+
+        Raises:
+            BatchError: it does not run at one of the sizes.
+        """
+        ...
+
+    def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs on other samples than before; nothing is kept.
 
         Raises:
             BatchError: it does not run at one of the sizes.
@@ -83,6 +95,10 @@ class Subject(Protocol):
 
         With ``weight`` in place of its own there is no bias either.
         """
+        ...
+
+    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+        """``result`` where ``source`` has these values; nothing else upstream may be needed but constants."""
         ...
 
 

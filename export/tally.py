@@ -27,6 +27,7 @@ class Measured:
         is_identical: whether every output was equal bit for bit.
         has_same_features: whether both heads read the same features, as far as can be told.
         unbounded: outputs that have no bound.
+        is_apart: whether outputs lie further apart than rounding can explain, whatever the graphs.
     """
 
     rounding: LayerResult
@@ -37,6 +38,7 @@ class Measured:
     is_identical: bool
     has_same_features: bool
     unbounded: tuple[str, ...]
+    is_apart: bool
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class Tally:
     precision: Precision | None = None
     is_identical: bool = True
     has_same_features: bool = True
+    is_in_doubt: bool = False
+    is_apart: bool = False
 
     @property
     def statistics(self) -> tuple[OutputStatistics, ...]:
@@ -89,6 +93,8 @@ def joined(tallies: Sequence[Tally]) -> Tally:
         whole.sites += tally.sites
         whole.is_identical &= tally.is_identical
         whole.has_same_features &= tally.has_same_features
+        whole.is_apart |= tally.is_apart
+        whole.is_in_doubt |= tally.is_in_doubt
     return whole
 
 
@@ -121,6 +127,7 @@ def measured(tally: Tally) -> Measured:
         is_identical=tally.is_identical,
         has_same_features=tally.has_same_features,
         unbounded=tuple(dict.fromkeys(tally.unbounded)),
+        is_apart=tally.is_apart,
     )
 
 

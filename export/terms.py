@@ -156,13 +156,19 @@ def find_head(graph: TermGraph) -> Head:
     """The head: what reaches an output without meeting a feature map again.
 
     The walk goes back from each output through affine sites and values that have one cell per channel,
-    and ends behind a pool, at a value with several cells, at a model input or at a constant.
+    and ends behind a pool, at a value with several cells, at a model input or at a constant. A map of one
+    cell that is pooled all the same ends it too: at another input size it would have several.
     """
-    left = postorder([term for _, term in graph.outputs], stop=lambda term: not is_inside_head(term))
+    roots = [term for _, term in graph.outputs]
+    reached = postorder(roots, stop=lambda term: not is_inside_head(term))
+    pooled = {source for term in reached if term.kind is Kind.POOL for source in term.operands}
+    pooled -= {term for term in pooled if term.kind in (Kind.AFFINE, Kind.POOL)}
+    left = postorder(roots, stop=lambda term: term in pooled or not is_inside_head(term))
+    inside = [term for term in left if term not in pooled and is_inside_head(term)]
     return Head(
-        sites=tuple(term for term in left if term.kind is Kind.AFFINE),
-        boundary=tuple(term for term in left if not is_inside_head(term)),
-        terms=tuple(term for term in left if is_inside_head(term)),
+        sites=tuple(term for term in inside if term.kind is Kind.AFFINE),
+        boundary=tuple(term for term in left if term in pooled or not is_inside_head(term)),
+        terms=tuple(inside),
     )
 
 

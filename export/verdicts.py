@@ -35,6 +35,7 @@ class Judged:
     verdict: Verdict
     reason: str
     weights: LayerResult
+    backbone: LayerResult
     rounding: LayerResult
     measured: Measured
 
@@ -47,22 +48,32 @@ class Judge:
         weights: layer 1.
         backbone: layer 3.
         has_sites: whether the reference has a head.
+        is_restructured: whether what is upstream of the heads could not be told to be the same.
     """
 
     weights: LayerResult
     backbone: LayerResult
     has_sites: bool
+    is_restructured: bool
 
     def judge(self, wiring: LayerResult, tally: Tally) -> Judged:
         """The verdict that follows from the layers."""
         found = measured(tally)
-        weights, rounding = self.weights, found.rounding
-        is_moved = self.backbone.status is Status.NOT_RUN and not found.has_same_features
+        weights, backbone, rounding = self.weights, self.backbone, found.rounding
+        is_moved = self.is_restructured and not found.has_same_features and not found.is_apart
         if is_moved and weights.status is Status.FAILED:
-            weights, rounding = _undecided(weights), _undecided(rounding)
-        layers = (weights, wiring, self.backbone, rounding, found.decision)
-        verdict, reason = _verdict(layers, found, self.has_sites)
-        return Judged(verdict=verdict, reason=reason, weights=weights, rounding=rounding, measured=found)
+            weights, backbone, rounding = map(_undecided, (weights, backbone, rounding))
+        verdict, reason = _verdict(
+            (weights, wiring, backbone, rounding, found.decision), found, self.has_sites
+        )
+        return Judged(
+            verdict=verdict,
+            reason=reason,
+            weights=weights,
+            backbone=backbone,
+            rounding=rounding,
+            measured=found,
+        )
 
     def on_target(self, seen: Seen) -> TargetResult:
         """The result of one target."""

@@ -20,6 +20,7 @@ from fxpasses.report import Form, Miss, MissCode, RewriteReport, Scope, Sites
 from fxpasses.rewrite import Edit, apply
 from fxpasses.shapes import propagate
 from fxpasses.sites import Analysis, analyse
+from fxpasses.sizes import has_values
 from fxpasses.trace import Traced, given, trace
 
 _HEAD_LEVEL = (MissCode.NOT_POOLED, MissCode.BEFORE_POOL, MissCode.MATRIX_PRODUCT)
@@ -154,7 +155,7 @@ def _analyse(
     graph, root = subject.graph, subject.root
     extents = undo.known_extents(records, nodes)
     analysis = analyse(graph, root, scope, extents=extents, lifted=subject.lifted)
-    if not analysis.is_presumed() or subject.lifted:
+    if not analysis.is_presumed() or subject.lifted or has_values(graph):
         return analysis
     inputs = _inputs(example_inputs)
     return (

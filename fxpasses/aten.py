@@ -122,8 +122,8 @@ def untransposed(node: Any) -> Node | None:
     args: Any = node.args
     name = name_of(node.target)
     is_transpose = (
-        name == "t"
-        or (name == "permute" and list(args[1]) in ([1, 0], [-1, -2]))
+        name in ("t", "numpy_T", "mT")
+        or (name == "permute" and [dim % 2 for dim in args[1]] == [1, 0])
         or (name == "transpose" and {args[1] % 2, args[2] % 2} == {0, 1})
     )
     return args[0] if is_transpose and isinstance(args[0], Node) else None

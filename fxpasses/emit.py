@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node
 
-from fxpasses import aten
+from fxpasses import aten, provenance
 from fxpasses.plan import WeightMove, WeightOrder
 from fxpasses.report import Form
 from fxpasses.typed_ops import Affine, WeightSource
@@ -79,6 +79,7 @@ class Writer:
         A weight that is an input of the graph, as under ``torch.compile``, is viewed where it is read.
         """
         rank = len(move.conv_shape) - 2
+        provenance.retype(node, to, rank)
         if op.weight_source is WeightSource.INPUT and op.weight_node is not None:
             weight = self._viewed(node, op.weight_node, move, to)
             node.replace_input_with(op.weight_node, weight)
@@ -110,16 +111,15 @@ class Writer:
             shape = (shape[0], *shape[2:], shape[1])
         place = node.prev
         if is_last and to is Form.LINEAR:
-            weight = place = self._after(
-                place, self._permute_function(), (weight, [0, *range(2, rank + 2), 1])
-            )
+            order = [0, *range(2, rank + 2), 1]
+            weight = place = self._after(place, self._permute_function(), (weight, order), part_of=node)
         reshape = torch.reshape if self.dialect is Dialect.TORCH else torch.ops.aten.reshape.default
         if self.dialect is Dialect.CORE:
             reshape = torch.ops.aten.view.default
-        weight = place = self._after(place, reshape, (weight, list(shape)))
+        weight = place = self._after(place, reshape, (weight, list(shape)), part_of=node)
         if is_last and to is Form.CONV:
             order = [0, rank + 1, *range(1, rank + 1)]
-            weight = self._after(place, self._permute_function(), (weight, order))
+            weight = self._after(place, self._permute_function(), (weight, order), part_of=node)
         return weight
 
     def _permute_function(self) -> Callable[..., Any]:
@@ -128,7 +128,7 @@ class Writer:
     def _matrix_product(self, node: Node, op: Affine) -> None:
         with self.graph.inserting_before(node):
             weight = self.graph.call_function(torch.ops.aten.permute.default, (op.weight_node, [1, 0]))
-        self._keep(weight, node)
+        self._keep(weight, node, is_part=True)
         if op.bias_node is None:
             node.target, node.args = torch.ops.aten.mm.default, (op.source, weight)
         else:
@@ -141,15 +141,13 @@ class Writer:
             batch = place = self._after(node, torch.ops.aten.sym_size.int, (node, 0))
         return self._after(place, torch.ops.aten.view.default, (node, [batch, *sizes]))
 
-    def _after(self, node: Node, function: Any, args: tuple[Any, ...]) -> Node:
+    def _after(self, node: Node, function: Any, args: tuple[Any, ...], part_of: Node | None = None) -> Node:
         with self.graph.inserting_after(node):
             new = self.graph.call_function(function, args)
-        return self._keep(new, node)
+        return self._keep(new, part_of or node, is_part=part_of is not None)
 
-    def _keep(self, new: Node, like: Node) -> Node:
-        for key in ("stack_trace", "nn_module_stack", "from_node", "torch_fn", "seq_nr"):
-            if key in like.meta:
-                new.meta[key] = like.meta[key]
+    def _keep(self, new: Node, like: Node, *, is_part: bool) -> Node:
+        provenance.inherit(new, like, is_part=is_part)
         self.written.append(new)
         return new
 
@@ -160,7 +158,7 @@ class Writer:
                 torch.ops.aten.clone.default, (node.args[0],), {"memory_format": torch.contiguous_format}
             )
         node.args = (copy, *node.args[1:])
-        return self._keep(copy, node)
+        return self._keep(copy, node, is_part=True)
 
 
 def blank_linear(*, bias: bool) -> nn.Linear:

@@ -61,7 +61,7 @@ def export_program(
     try:
         program, is_dynamic = _exported(model, inputs)
     except TraceError as error:
-        if "pytree" not in error.what:
+        if "pytree" not in error.what and "unhashable" not in error.what:  # torch 2.11 says the latter
             raise
         _register_dataclasses(model, inputs)
         program, is_dynamic = _exported(model, inputs)

@@ -128,10 +128,11 @@ def _has_weight_hook(module: nn.Module) -> bool:
 def weight_problem(op: Affine, root: nn.Module) -> Problem | None:
     """Why the op's parameters cannot become views of another shape."""
     if op.weight_source is WeightSource.COMPUTED:
+        what = "weight" if op.weight is None else "bias"
         return Problem(
             MissCode.COMPUTED_WEIGHT,
-            "its weight is computed in the graph and is no parameter",
-            "store the computed weight as a parameter first",
+            f"its {what} is computed in the graph or an input, and is no parameter",
+            f"store the {what} as a parameter first",
         )
     if op.weight_source is WeightSource.INPUT:
         return None
@@ -159,6 +160,18 @@ def weight_problem(op: Affine, root: nn.Module) -> Problem | None:
                 "cast the model first",
             )
     return None
+
+
+def bias_problem(op: Affine, vocabulary: Vocabulary, features: int) -> Problem | None:
+    """Why the op's bias is not one number a feature, as a convolution takes it."""
+    bias = vocabulary.bias(op)
+    if bias is None or tuple(bias.shape) == (features,):
+        return None
+    return Problem(
+        MissCode.MATRIX_PRODUCT,
+        f"its bias has the shape {tuple(bias.shape)} and is broadcast, which no convolution does",
+        f"expand the bias to ({features},)",
+    )
 
 
 def arithmetic_problem(op: Affine, layout: Layout, kernel: tuple[int, ...]) -> Problem | None:

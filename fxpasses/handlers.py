@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from fxpasses import aten
 from fxpasses.report import Form
-from fxpasses.sizes import is_shape_value, leading_sizes, shape_owner, size_of
+from fxpasses.sizes import is_shape_value, leading_sizes, shape_owner, size_of, value_of
 from fxpasses.typed_ops import (
     AdaptivePool,
     Affine,
@@ -271,7 +271,9 @@ def conv(rank: int, transposed: bool = False) -> Handler:
         **_: Any,
     ) -> Op:
         affine = linear(input, weight, bias)
-        numbers = conv_numbers(rank, stride, padding, dilation, None)
+        value = value_of(weight) if isinstance(weight, Node) else None
+        kernel = None if value is None else tuple(value.shape[2:])
+        numbers = conv_numbers(rank, stride, padding, dilation, kernel)
         if not isinstance(affine, Affine) or numbers is None:
             return OPAQUE
         return dataclasses.replace(

@@ -307,6 +307,8 @@ def _sized_atoms(size: Node, layout: Layout) -> list[Atom] | None:
 
 
 def _squeeze(layout: Layout, op: Squeeze) -> Layout | Problem:
+    if op.dims is None and layout.batch not in (None, 1):
+        return _squeeze(layout, Squeeze(op.source, tuple(range(1, len(layout.axes)))))
     if op.dims is None:
         return Problem(
             MissCode.AMBIGUOUS_SQUEEZE,
@@ -316,14 +318,16 @@ def _squeeze(layout: Layout, op: Squeeze) -> Layout | Problem:
     count = len(layout.axes)
     dropped = {dim % count for dim in op.dims}
     for dim in dropped:
-        if layout.axes[dim] == (BATCH,):
+        if layout.axes[dim] == (BATCH,) and layout.batch in (None, 1):
             return Problem(
                 MissCode.AMBIGUOUS_SQUEEZE,
                 f"squeeze({dim}) drops the batch axis when N = 1",
                 "squeeze the spatial axes only",
             )
-        if any(layout.size(atom) is None for atom in layout.axes[dim] if atom != CHANNELS):
+        if any(layout.size(atom) is None for atom in layout.axes[dim] if isinstance(atom, int)):
             return _unknown_extent(f"squeeze({dim})")
+        if layout.axes[dim] == (CHANNELS,) and layout.channels in (None, 1):
+            return _unfollowed(f"squeeze({dim}) drops the channels where there is one")
     axes = [axis for dim, axis in enumerate(layout.axes) if not (dim in dropped and axis == ())]
     return layout.with_axes(axes)
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 
 from fxpasses import aten, handlers
 from fxpasses.module_ops import POOL_TYPES, module_op
 from fxpasses.sizes import is_input, is_shape_value, value_of
 from fxpasses.spellings import FUNCTIONS, METHODS, POOL_FUNCTIONS, POOL_METHODS, aten_handlers
 from fxpasses.tree import attribute, walk
-from fxpasses.typed_ops import Affine, Op, WeightSource
+from fxpasses.typed_ops import Affine, Op, Product, Subgraph, WeightSource
 
 
 class Vocabulary:
@@ -84,11 +84,17 @@ class Vocabulary:
         """The typed op of a node; ``Opaque`` where the vocabulary has no entry for it."""
         if node.op == "call_module":
             module = self.module(str(node.target))
+            if isinstance(module, GraphModule):
+                return Subgraph((str(node.target),))
             return handlers.OPAQUE if module is None else module_op(module, node)
         if node.op not in ("call_function", "call_method"):
             return handlers.OPAQUE
         if is_shape_value(node):
             return handlers.SHAPE_VALUE
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return Subgraph(
+                tuple(str(source.target) for source in node.all_input_nodes if source.op == "get_attr")
+            )
         handler = _handler(node)
         if handler is None:
             return handlers.OPAQUE
@@ -100,6 +106,20 @@ class Vocabulary:
             return self._named(node, op)
         source = getattr(op, "source", None)
         return op if source is None or isinstance(source, Node) else handlers.OPAQUE
+
+    def has_affine(self, op: Subgraph) -> bool:
+        """Whether a subgraph computes an affine function."""
+        for path in op.paths:
+            module = self.module(path)
+            if not isinstance(module, GraphModule):
+                continue
+            inner = Vocabulary(module)
+            for found in map(inner.classify, module.graph.nodes):
+                if isinstance(found, (Affine, Product)):
+                    return True
+                if isinstance(found, Subgraph) and inner.has_affine(found):
+                    return True
+        return False
 
     def _named(self, node: Node, op: Affine) -> Op:
         """The affine op with the names of what it reads."""
@@ -134,6 +154,12 @@ class Vocabulary:
         if op.weight_source is WeightSource.INPUT:
             return value_of(op.weight_node)
         return self.tensor(op.weight)
+
+    def bias(self, op: Affine) -> torch.Tensor | None:
+        """The op's bias, known as its weight is; None where it has none."""
+        if op.weight_source is WeightSource.INPUT:
+            return value_of(op.bias_node)
+        return self.tensor(op.bias)
 
 
 def _handler(node: Node) -> handlers.Handler | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import Graph, GraphModule, Node
 
-from fxpasses import undo
+from fxpasses import boundaries, undo
 from fxpasses.report import TraceInfo
 from fxpasses.trace import copy_graph
 from fxpasses.tree import attribute
@@ -49,14 +50,18 @@ class OpenProgram:
         program = self.program
         module = GraphModule(program.graph_module, self.graph)
         names = _output_names(program.graph, self.graph)
-        closed = program._update(
-            module,
-            _signature(program.graph_signature, names),
-            state_dict={name: attribute(self.root, name) for name in program.state_dict},
-        )
-        for entry in closed.module_call_graph:
-            if entry.signature is not None:
-                _rename(entry.signature.outputs, names)
+        with warnings.catch_warnings():  # torch 2.11 deprecates what it copies here
+            warnings.simplefilter("ignore", FutureWarning)
+            closed = program._update(
+                module,
+                _signature(program.graph_signature, names),
+                state_dict={name: attribute(self.root, name) for name in program.state_dict},
+                constants={
+                    name: attribute(self.root, name) if isinstance(value, torch.Tensor) else value
+                    for name, value in program.constants.items()
+                },
+            )
+        boundaries.follow(closed.module_call_graph, program.graph, self.graph)
         undo.store(closed.graph_module, records)
         return closed
 
@@ -80,6 +85,10 @@ def _tree(program: ExportedProgram) -> nn.Module:
     root = nn.Module()
     tensors = dict(program.state_dict)
     tensors |= {name: value for name, value in program.constants.items() if isinstance(value, torch.Tensor)}
+    taken = {name.partition(".")[0] for name in tensors}
+    for name, module in program.graph_module.named_children():  # what torch.cond and its like call
+        if name not in taken:
+            root._modules[name] = module
     for name, tensor in tensors.items():
         *path, leaf = name.split(".")
         owner = root
@@ -91,6 +100,8 @@ def _tree(program: ExportedProgram) -> nn.Module:
             owner._parameters[leaf] = tensor
         else:
             owner._buffers[leaf] = tensor
+            if name not in program.state_dict:
+                owner._non_persistent_buffers_set.add(leaf)
     return root
 
 

@@ -312,10 +312,10 @@ class _Scanner:
         """Whether a value does not depend on the input, or is only a size of it."""
         if self.vocabulary.tensor_name(node) is not None:
             return True
-        if node.op in ("placeholder", "output", "call_module") or depth > 8:
-            return False
         if is_shape_value(node):
             return True
+        if node.op in ("placeholder", "output", "call_module") or depth > 8:
+            return False
         return all(self._is_constant(source, depth + 1) for source in node.all_input_nodes)
 
     def _joined(self, node: Node, op: Op, pooled: list[Value]) -> Value | None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
-from fxpasses import aten, undo
+from fxpasses import aten, provenance, undo
 from fxpasses.emit import Dialect, Writer, dialect_of
 from fxpasses.handlers import OPAQUE
 from fxpasses.layout import Layout
@@ -92,9 +92,15 @@ def apply(
             made.append(fresh)
     return Edit(
         rewrites=tuple(_as_rewrite(match, to, reshaped.copied) for match in matches.values()),
-        plan=WeightPlan(to=to, moves=reshaped.moves),
+        plan=WeightPlan(to=to, moves=tuple(move for move in reshaped.moves if _is_saved(root, move.name))),
         records=(*kept, *made),
     )
+
+
+def _is_saved(root: nn.Module, name: str) -> bool:
+    """Whether a tensor is in the state dict; constants and some buffers are not."""
+    path, _, leaf = name.rpartition(".")
+    return leaf not in root.get_submodule(path)._non_persistent_buffers_set
 
 
 def _as_rewrite(match: Match, to: Form, copied: dict[str, int]) -> Rewrite:
@@ -341,6 +347,7 @@ class _ComponentEdit:
                 self.spares.remove(spare)
                 self.reused.append(spare)
                 node.append(spare)
+                provenance.follow(spare, node)
                 spare.args, spare.kwargs = spelled
                 return spare
         return self.writer.flatten(node, layout.features if layout is not None else None)
@@ -375,7 +382,7 @@ class _ComponentEdit:
         transposes = set(self.transposes)
         for node in reversed(touched):
             is_dead = node in self.moves.dead or is_shape_value(node) or node in transposes
-            if is_dead and not node.users and node not in again:
+            if is_dead and not node.users and node not in again and node.op != "placeholder":
                 self.graph.erase_node(node)
                 erased.add(node)
         return erased
@@ -421,6 +428,10 @@ def _restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: dict[str
             _place(graph, nodes, spec)
     for spec in record.before:
         spec.write_to(nodes[spec.name], nodes)
+        if spec.name in record.kernels:
+            form = Form.LINEAR if record.to is Form.CONV else Form.CONV
+            provenance.retype(nodes[spec.name], form, len(record.kernels[spec.name]))
+        provenance.restore(nodes[spec.name], spec.origin)
     for reader in record.readers:
         reader.restore(nodes)
     for name in reversed(record.inserted):
@@ -436,8 +447,6 @@ def _reborn(graph: Graph, nodes: dict[str, Node], spec: undo.Spec) -> Node:
     with graph.inserting_after(anchor) if anchor else graph.inserting_before(next(iter(graph.nodes))):
         node = graph.create_node(spec.op, spec.resolved_target(), (), {}, name=spec.name)
     node.name = spec.name  # it was this node's name before; a graph numbers a name that it has seen
-    if spec.stack_trace:
-        node.meta["stack_trace"] = spec.stack_trace
     return node
 
 

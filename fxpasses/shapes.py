@@ -18,11 +18,24 @@ class _Recorder(Interpreter):
         super().__init__(root, garbage_collect_values=True, graph=graph)
         self.shapes: dict[Node, tuple[int, ...]] = {}
 
+    def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
+        """The arguments as generated code passes them: lists that a function may write to."""
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return _mutable(tuple(args)), _mutable(dict(kwargs))
+
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor):
             self.shapes[n] = tuple(int(extent) for extent in value.shape)
         return value
+
+
+def _mutable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_mutable(item) for item in value]
+    if type(value) is tuple:
+        return tuple(_mutable(item) for item in value)
+    return {key: _mutable(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def propagate(graph: Graph, root: nn.Module, example_inputs: Sequence[Any]) -> dict[Node, tuple[int, ...]]:

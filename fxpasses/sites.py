@@ -183,6 +183,8 @@ class _Finder:
         weight = self.vocabulary.weight(op)
         assert weight is not None, "the guards let only tensors through"
         found = self._kernel(op, read.layout, tuple(weight.shape))
+        if not isinstance(found, Problem):
+            found = guards.bias_problem(op, self.vocabulary, weight.shape[0]) or found
         if isinstance(found, Problem):
             return found
         if value.node in aliased:

@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from fxpasses import aten
 from fxpasses.typed_ops import BATCH, CHANNELS
@@ -24,6 +24,8 @@ def is_shape_value(node: Node) -> bool:
         return node.target in _SHAPE_METHODS
     if node.op == "get_attr":
         return str(node.target).rpartition(".")[2] == "training"
+    if node.op == "placeholder":  # torch.compile hands dynamic sizes in beside their tensors
+        return isinstance(node.meta.get("val"), torch.SymInt)
     if node.op != "call_function":
         return False
     if node.target is getattr:
@@ -38,6 +40,8 @@ def size_of(value: Any) -> tuple[Node, int] | None:
     if not isinstance(value, Node):
         return None
     args: Any = value.args
+    if value.op == "placeholder":
+        return _batch_of(value)
     if value.op == "call_method" and value.target == "size":
         dim = args[1] if len(args) > 1 else value.kwargs.get("dim")
         return (args[0], dim) if isinstance(dim, int) and isinstance(args[0], Node) else None
@@ -54,6 +58,19 @@ def size_of(value: Any) -> tuple[Node, int] | None:
             return None
     owner = shape_owner(shape)
     return (owner, start + dim) if owner is not None and isinstance(dim, int) else None
+
+
+def _batch_of(size: Node) -> tuple[Node, int] | None:
+    """The input whose batch size another input holds, or None."""
+    symbol = size.meta.get("val")
+    if not isinstance(symbol, torch.SymInt):
+        return None
+    for node in size.graph.find_nodes(op="placeholder"):
+        tensor = value_of(node)
+        if tensor is not None and tensor.ndim > 1 and isinstance(tensor.shape[0], torch.SymInt):
+            if tensor.shape[0].node.expr == symbol.node.expr:
+                return node, 0
+    return None
 
 
 def factors_of(value: Node) -> list[Node]:
@@ -86,6 +103,11 @@ def value_of(node: Node | None) -> torch.Tensor | None:
         return None
     value = node.meta.get("val", node.meta.get("example_value"))
     return value if isinstance(value, torch.Tensor) else None
+
+
+def has_values(graph: Graph) -> bool:
+    """Whether a graph tells the shapes of its own values, as torch.export and torch.compile write it."""
+    return any(value_of(node) is not None for node in graph.find_nodes(op="placeholder"))
 
 
 def static_extent(extent: int | torch.SymInt) -> int | None:

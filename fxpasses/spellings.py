@@ -154,6 +154,7 @@ def aten_handlers() -> dict[str, handlers.Handler]:
                 aten.mm(handlers.linear, input, other) or handlers.product(input, other)
             ),
             "bmm": handlers.product,
+            "baddbmm": handlers.product,
             "einsum": handlers.product,
             "bilinear": handlers.product,
             "_trilinear": handlers.product,

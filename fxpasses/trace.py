@@ -139,7 +139,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _called(graph: Graph) -> set[str]:
-    return {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    """Paths of what a graph calls, also through torch.cond and its like, which read a module to call."""
+    return {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
 
 
 def copy_graph(source: Graph) -> Graph:

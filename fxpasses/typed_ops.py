@@ -159,6 +159,13 @@ class Product(Op):
     sources: tuple[Node, ...]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subgraph(Op):
+    """A call of other graphs (torch.cond, autocast and no_grad regions), which the passes do not enter."""
+
+    paths: tuple[str, ...]
+
+
 class WeightSource(enum.Enum):
     """Where an affine op's weight comes from."""
 

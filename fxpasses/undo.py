@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node, map_arg
 
-from fxpasses import aten
+from fxpasses import aten, provenance
 from fxpasses.emit import named_functions
 from fxpasses.report import Form
 from fxpasses.sites import Match
@@ -40,7 +40,7 @@ class Spec:
         inputs: names of the nodes among its arguments, in order, repeats included.
         previous: the node before it, "" at the start.
         is_moved: whether the edit moved it to another place.
-        stack_trace: where it came from.
+        origin: where it came from.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Spec:
     inputs: tuple[str, ...]
     previous: str
     is_moved: bool = False
-    stack_trace: str | None = None
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, node: Node) -> Spec:
@@ -64,7 +64,7 @@ class Spec:
             args=_encode((node.args, node.kwargs)),
             inputs=_inputs(node),
             previous="" if previous.op == "root" else previous.name,
-            stack_trace=node.meta.get("stack_trace"),
+            origin=provenance.written(node),
         )
 
     @property

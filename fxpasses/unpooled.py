@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 from fxpasses.layout import Problem
 from fxpasses.ops import Vocabulary
 from fxpasses.report import Form, MissCode
-from fxpasses.typed_ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Product
+from fxpasses.typed_ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Product, Subgraph
 
 _MAX_PATH = 16
 
@@ -27,7 +27,7 @@ class LastAffine:
 
     Attributes:
         node: its node.
-        op: its typed op; None for a matrix product that is no Linear.
+        op: its typed op; None for a matrix product that is no Linear, and for a subgraph.
         crossed: the nodes from it down to the pool that follows it, the pool last; empty without one.
     """
 
@@ -37,6 +37,8 @@ class LastAffine:
 
     def problem(self, vocabulary: Vocabulary) -> Problem:
         """Why it is no site."""
+        if isinstance(vocabulary.classify(self.node), Subgraph):
+            return _in_subgraph(self.node, "it is")
         if self.op is None:
             return MATRIX_PRODUCT
         return _before_pool(self.op, self.crossed) if self.crossed else _reads(self.op, vocabulary)
@@ -55,7 +57,7 @@ def last_affines(graph: Graph, vocabulary: Vocabulary) -> Iterator[LastAffine]:
             continue
         seen.add(node)
         op = vocabulary.classify(node)
-        if isinstance(op, (Affine, Product)):
+        if isinstance(op, (Affine, Product)) or (isinstance(op, Subgraph) and vocabulary.has_affine(op)):
             crossed = _to_pool(path, vocabulary) if has_pool else ()
             yield LastAffine(node=node, op=op if isinstance(op, Affine) else None, crossed=crossed)
             continue
@@ -92,6 +94,8 @@ def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
             break
         node = source[0]
         passing = vocabulary.classify(node)
+    if isinstance(passing, Subgraph):
+        return _in_subgraph(node, "what it reads is computed")
     fix = "no pool, so nothing to rewrite in this scope"
     if isinstance(passing, Index) and _selects(passing):
         what = f"reads one position of {passing.source.name!r} ({node.name!r}), such as a class token"
@@ -101,6 +105,15 @@ def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
         what = f"reads {node.name!r}"
         fix = "pool the map to a fixed size first, e.g. nn.AdaptiveAvgPool2d(1)"
     return Problem(MissCode.NOT_POOLED, f"it {what}, which no pool collapses", fix)
+
+
+def _in_subgraph(call: Node, what: str) -> Problem:
+    name = call.target if isinstance(call.target, str) else getattr(call.target, "__name__", call.name)
+    return Problem(
+        MissCode.SUBGRAPH,
+        f"{what} in a subgraph that {name!r} calls, which the passes do not enter",
+        "move the head out of it; run_decompositions() of a program writes out no_grad and autocast regions",
+    )
 
 
 def _selects(op: Op) -> bool:

@@ -34,7 +34,18 @@ MAY_IMPORT = {
         "onnxscript",
         "onnxruntime",
     },
-    "fxhead": {"fxhead", "export", "fxpasses", "torch", "torchvision", "numpy", "PIL", "click", "rich"},
+    "fxhead": {
+        "fxhead",
+        "export",
+        "fxpasses",
+        "torch",
+        "torchvision",
+        "numpy",
+        "PIL",
+        "safetensors",
+        "click",
+        "rich",
+    },
 }
 # Only a study computes statistics and draws; the rest of the command line works without its extra.
 STUDY_MAY_IMPORT = {"numpy", "scipy", "sklearn", "matplotlib", "PIL"}

@@ -12,7 +12,7 @@ from fxpasses.api import rewrite_in_place
 from fxpasses.report import Form, Scope
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # a PassManager merges equal passes
 class ConvToLinear(PassBase):
     """Writes every pooled convolution of a graph as a Linear, in place.
 

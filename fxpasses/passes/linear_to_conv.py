@@ -12,7 +12,7 @@ from fxpasses.api import rewrite_in_place
 from fxpasses.report import Form, Scope
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # a PassManager merges equal passes
 class LinearToConv(PassBase):
     """Writes every pooled Linear of a graph as a convolution, in place.
 

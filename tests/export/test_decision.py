@@ -66,7 +66,8 @@ def test_a_difference_in_a_late_sample_is_found_and_numbered():
     assert certificate.rounding.status is Status.FAILED
     failure = next(f for f in certificate.rounding.failures if f.index is not None)
     assert failure.index[0] == 50
-    assert certify(module, Clamped(module, 2 * ordinary), data[:50]).verdict is not Verdict.BROKEN
+    early = certify(module, Clamped(module, 2 * ordinary), data[:50])
+    assert early.rounding.status is not Status.FAILED  # wiring finds the clamp without that sample
 
 
 class Counted:

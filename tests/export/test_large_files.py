@@ -28,9 +28,10 @@ def write(path: Path, out: int, channels: int, side: int, form: str, *, heads: i
     with data.open("wb") as file:
         for head in range(heads):
             tensors += [_outside(head, out, channels, side, form, data.name, file.tell()), _bias(head, out)]
+            values = np.random.default_rng(head).standard_normal(count + out, np.float32)
+            values /= np.float32(count)
             for row in range(out):
-                rng = np.random.default_rng((head, row))
-                (rng.standard_normal(count, np.float32) / np.float32(count)).tofile(file)
+                values[row : row + count].tofile(file)
             nodes += _head(head, form)
             outputs.append(value(f"logits{head}", TensorProto.FLOAT, ["batch", out]))
     source = value("x", TensorProto.FLOAT, ["batch", channels, side, side])

@@ -90,6 +90,13 @@ class Ran:
 Run = Callable[..., Ran]
 
 
+def _admitted(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """The arguments as whoever wrote ``nets.py`` gives them: its classes may come from a file."""
+    reads = arguments[:1] in (("rewrite",), ("inspect",), ("check",)) and len(arguments) > 1
+    says = {"--allow", "--replay"} & {*arguments}  # a certificate says what it was made with
+    return (*arguments, "--allow", "nets.Net") if reads and not says else arguments
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: a new folder with ``nets.py`` in it."""
@@ -119,7 +126,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
     def call(*arguments: str) -> Ran:
         capsys.readouterr()
-        code = cli.main(arguments)
+        code = cli.main(_admitted(arguments))
         captured = capsys.readouterr()
         return Ran(code=code, out=captured.out, err=captured.err)
 
@@ -133,7 +140,7 @@ def spawn(folder: Path) -> Run:
     def call(*arguments: str, **environment: str) -> Ran:
         paths = os.pathsep.join(map(str, (ROOT, ROOT / "tools")))
         done = subprocess.run(
-            [sys.executable, "-m", "fxhead", *arguments],
+            [sys.executable, "-m", "fxhead", *_admitted(arguments)],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": paths} | environment,
             capture_output=True,

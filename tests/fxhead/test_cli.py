@@ -215,11 +215,11 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
 
 SLEEPER = """
 import signal, sys, time
-import fxhead.save, fxhead.cli
+import fxhead.publish, fxhead.cli
 from pathlib import Path
 
 def job(*arguments, **options):
-    with fxhead.save.staged(Path("out")):
+    with fxhead.publish.staged(Path("out")):
         print("ready", file=sys.__stdout__, flush=True)
         time.sleep(60)
 

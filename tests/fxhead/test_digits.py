@@ -78,6 +78,8 @@ def test_the_same_digits_are_read_from_every_form(tmp_path: Path, monkeypatch: p
         "conv",
         "--input-shape",
         "1x1x8x8",
+        "--allow",
+        "digit_net.DigitNet",
     ]
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tools")))
     done = subprocess.run(

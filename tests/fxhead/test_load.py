@@ -4,18 +4,22 @@ import pickle
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from fxhead.load import load_model
+from fxhead.load import Loading
+from fxhead.load import load as load_source
 from fxhead.sources import Source
 from fxpasses.errors import FileError, FxHeadError, InputError
 
 
-def load(text: str, **options: object) -> nn.Module:
-    return load_model(Source.parse(text), **options)  # type: ignore[arg-type]
+def load(text: str, **options: Any) -> nn.Module:
+    model = load_source(Source.parse(text), Loading(**{"allow": ("nets.Net",), **options})).model
+    assert isinstance(model, nn.Module)
+    return model
 
 
 def test_a_file_gives_its_module_in_eval_mode(net: Path) -> None:
@@ -71,12 +75,12 @@ def write(folder: Path, name: str, content: object) -> None:
         (b"", FileError, "is empty"),
         (b"\x00\x01garbage" * 50, FileError, "not a file that torch.save wrote"),
         (b"PK\x03\x04 but no zip", FileError, "not a file that torch.save wrote"),
-        (pickle.dumps({"a": 1}), FileError, "not a file that torch.save wrote"),
+        (pickle.dumps({"a": 1}), FileError, "a pickle, but not a file that torch.save wrote"),
         ("folder", FileError, "is a folder"),
-        ({"fc.weight": torch.zeros(2)}, InputError, "state dict of 1 tensors"),
-        ({"epoch": 3, "model": {}}, InputError, "'epoch', 'model'"),
-        ([1, 2], InputError, "class list"),
-        (torch.zeros(3), InputError, "class Tensor"),
+        ({"fc.weight": torch.zeros(2)}, InputError, "state dict.*--arch"),
+        ({"epoch": 3, "model": {}}, InputError, "training checkpoint.*--arch"),
+        ([1, 2], FileError, "pickled object"),
+        (torch.zeros(3), FileError, "pickled object"),
         (nn.DataParallel(nn.Linear(2, 2)), InputError, "save model.module"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str | type) else None,
@@ -102,8 +106,13 @@ def test_a_class_that_is_gone_is_named(net: Path, folder: Path, monkeypatch: pyt
     (folder / "nets.py").write_text("# renamed\n")
     monkeypatch.delitem(sys.modules, "nets")
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
-    with pytest.raises(FileError, match=r"Net.*importable module"):
+    with pytest.raises(InputError, match=r"nets.Net cannot be imported"):
         load(str(net))
+    with (
+        pytest.raises(FileError, match=r"Net.*importable module"),
+        pytest.warns(UserWarning, match="--trust"),
+    ):
+        load(str(net), trust=True)
 
 
 def test_a_module_that_is_gone_is_named(
@@ -113,8 +122,10 @@ def test_a_module_that_is_gone_is_named(
     monkeypatch.delitem(sys.modules, "nets")
     monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry != str(folder)])
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    with pytest.raises(FileError, match="'nets', which cannot be imported"):
+    with pytest.raises(InputError, match=r"nets.Net cannot be imported .*No module named 'nets'"):
         load(str(path))
+    with pytest.raises(FileError, match="'nets', which"), pytest.warns(UserWarning, match="--trust"):
+        load(str(path), trust=True)
 
 
 @pytest.mark.parametrize(

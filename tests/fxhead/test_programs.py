@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from fxhead.load import load_model
+from fxhead import load_model
 from fxhead.program_shapes import program_shapes
 from fxhead.programs import is_program_file, program_bytes, read_program
 from fxhead.sources import Source
@@ -80,7 +81,7 @@ def shaped(folder: Path) -> Path:
 
 
 def load(path: str) -> ExportedProgram:
-    loaded = load_model(Source.parse(path))
+    loaded = load_model(path)
     assert isinstance(loaded, ExportedProgram)
     return loaded
 
@@ -91,7 +92,7 @@ def test_a_program_is_known_by_its_content_not_its_name(program: Path) -> None:
     assert isinstance(load("renamed.bin"), ExportedProgram)
     torch.save(nn.Linear(2, 3), "module.pt2")
     assert not is_program_file("module.pt2")
-    assert isinstance(load_model(Source.parse("module.pt2")), nn.Linear)
+    assert isinstance(load_model("module.pt2"), nn.Linear)
 
 
 def test_a_rewritten_program_is_a_program(run: Run, program: Path, written: Written) -> None:
@@ -209,7 +210,7 @@ def _compiled() -> bytes:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"garbage", "torch.export.save wrote, or is damaged"),
+        (b"garbage", "nor torch.export.save, safetensors or ONNX, or is damaged"),
         (b"PK\x03\x04garbage", "torch.export.save wrote, or is damaged"),
         (None, "torch.export.save wrote, or is damaged"),
         (_compiled(), "compiled by AOTInductor"),
@@ -248,4 +249,68 @@ def test_both_forms_of_a_static_program_are_checked_at_its_batch(
     assert done.code == 0, done.out + done.err
     assert "batches of 3 only" in done.err
     assert [check["verdict"] for check in done.document["checks"]] == ["proved", "within rounding", "proved"]
+    assert run("check", "model.pt2", "model.conv.pt2", *CPU).code == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "example", "sizes"),
+    [
+        (Dim("batch", min=1, max=4), 2, [1, 2, 3]),
+        (Dim("batch", min=3, max=7), 3, [3, 4, 5]),
+    ],
+    ids=["to four", "three to seven"],
+)
+def test_a_program_is_checked_at_batches_that_it_takes(
+    run: Run, folder: Path, batch: Any, example: int, sizes: list[int]
+) -> None:
+    Path("model.pt2").write_bytes(exported({0: batch}, example))
+    done = run("rewrite", "model.pt2", "--to", "conv", *CPU, "--json")
+    assert done.code == 0, done.out + done.err
+    assert [check["verdict"] for check in done.document["checks"]] == ["proved", "within rounding", "proved"]
+    assert done.document["checks"][0]["statistics"][0]["batches"] == sizes
+    assert run("check", "model.pt2", "model.conv.pt2", *CPU).code == 0
+
+
+def test_what_only_export_can_trace_gets_its_onnx_files_and_certificate(run: Run, shaped: Path) -> None:
+    done = run("rewrite", "shaped:Shaped", "--to", "conv", *CPU, *SMALL, "--json")
+    assert done.code == 0, done.out + done.err
+    assert done.document["report"]["trace"]["method"] == "export"
+    assert [check["verdict"] for check in done.document["checks"]] == ["proved", "within rounding", "proved"]
+    assert {path["path"] for path in done.document["files"]} >= {"Shaped.conv.onnx", "Shaped.linear.onnx"}
+    assert run("check", "Shaped.linear.onnx", "Shaped.conv.onnx", *CPU).code == 0
+    damaged = load("Shaped.conv.pt2")
+    with torch.no_grad():
+        damaged.state_dict["fc.weight"].mul_(1.5)
+    Path("damaged.pt2").write_bytes(program_bytes(damaged))
+    assert run("check", "Shaped.linear.onnx", "damaged.pt2", *CPU).code == 1
+
+
+class Nested(nn.Module):
+    """Inputs in a dict, in a list and by keyword; outputs in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(
+        self, images: dict[str, torch.Tensor], others: list[torch.Tensor], *, scale: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        return {"first": self.net(images["left"] * scale), "second": self.net(others[0])}
+
+
+def test_nested_inputs_get_their_onnx_files_and_certificate(run: Run, folder: Path) -> None:
+    torch.manual_seed(0)
+    x, batch = torch.randn(2, 3, 16, 16), {0: Dim("batch")}
+    program = torch.export.export(
+        Nested().eval(),
+        ({"left": x}, [x]),
+        {"scale": torch.randn(2, 3, 16, 16)},
+        dynamic_shapes={"images": {"left": batch}, "others": [batch], "scale": batch},
+    )
+    Path("model.pt2").write_bytes(program_bytes(program))
+    done = run("rewrite", "model.pt2", "--to", "conv", *CPU, "--json")
+    assert done.code == 0, done.out + done.err
+    assert [check["verdict"] for check in done.document["checks"]] == ["proved", "within rounding", "proved"]
+    names = [value.name for value in onnx.load("model.conv.onnx").graph.input]
+    assert names == ["images_left", "others_0", "scale"]
     assert run("check", "model.pt2", "model.conv.pt2", *CPU).code == 0

@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sys.modules.pop("nets", None)
     try:
         torch.manual_seed(0)
-        torch.save(__import__("nets").Net(), "model.pt")
+        torch.save(torch.fx.symbolic_trace(__import__("nets").Net()), "model.pt")
         assert cli.main(("rewrite", "model.pt", "--to", "conv", *SMALL)) == 0
         options = ("--providers", "cpu", "-o", "check.json")
         assert cli.main(("check", *FORMS, *options)) == 0
@@ -404,5 +404,13 @@ def test_replay_takes_nothing_that_the_certificate_says(
     assert "--replay does what the certificate says" in done.err
 
 
-def test_trust_is_for_replay(run: Run, work: Path) -> None:
-    assert run("check", *FORMS, "--trust").code == 2
+def test_classes_of_yours_are_imported_on_trust_only(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(work))
+    torch.save(__import__("nets").Net(), "own.pt")
+    assert run("check", "own.pt", "own.pt", "-o", "own.json", *SMALL).code == 0
+    refused = run("check", "--replay", "own.json")
+    assert refused.code == 2
+    assert "names the classes nets.Net" in refused.err
+    assert run("check", "--replay", "own.json", "--trust").code == 0

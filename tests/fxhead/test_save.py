@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxhead.save import OutputNames, publish, require_free, save_module, staged
+from fxhead.save import OutputNames, require_free, save_module
 from fxhead.sources import Source
 from fxpasses.errors import FileError, InputError
 from fxpasses.report import Form
@@ -81,73 +80,6 @@ def test_a_folder_without_permission_is_refused(folder: Path) -> None:
     Path("closed").mkdir(mode=0o500)
     with pytest.raises(FileError, match="cannot be written to"):
         free(names("model.pt", out="closed/head.pt"))
-
-
-def entries(folder: Path) -> dict[str, str]:
-    return {p.name: p.read_text() for p in folder.iterdir() if p.is_file()}
-
-
-def write_all(
-    folder: Path, *names: str, force: bool = False, then: BaseException | None = None, racing: str = ""
-) -> tuple[Path, ...]:
-    """Stages and publishes files; ``then`` is raised before that, ``racing`` appears in between."""
-    with staged(folder) as staging:
-        for name in names:
-            (staging / name).write_text("new")
-        if then is not None:
-            raise then
-        if racing:
-            (folder / racing).write_text("theirs")
-        return publish(staging, force=force)
-
-
-def test_all_files_appear_and_nothing_else(tmp_path: Path) -> None:
-    target = tmp_path / "new" / "deep"
-    assert write_all(target, "a", "b") == (target / "a", target / "b")
-    assert entries(target) == {"a": "new", "b": "new"}
-    assert [path.name for path in target.iterdir() if path.is_dir()] == []
-
-
-def test_forced_files_are_replaced(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("old")
-    write_all(tmp_path, "a", force=True)
-    assert entries(tmp_path) == {"a": "new"}
-
-
-def test_nothing_is_left_of_a_run_that_stops(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        write_all(tmp_path / "new" / "deep", "a", then=KeyboardInterrupt())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_space_is_an_error_with_a_fix(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"No space left.*make room"):
-        write_all(tmp_path, "a", then=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    assert entries(tmp_path) == {}
-
-
-def test_a_rename_that_fails_brings_the_old_files_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a").write_text("old a")
-    (tmp_path / "b").write_text("old b")
-    rename = Path.rename
-
-    def failing(self: Path, target: Path) -> Path:
-        if self.name == "c":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(FileError, match="Input/output error"):
-        write_all(tmp_path, "a", "b", "c", force=True)
-    assert entries(tmp_path) == {"a": "old a", "b": "old b"}
-
-
-def test_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="appeared meanwhile"):
-        write_all(tmp_path, "a", "b", racing="b")
-    assert entries(tmp_path) == {"b": "theirs"}
 
 
 def test_the_same_module_gives_the_same_bytes_under_any_name(tmp_path: Path) -> None:

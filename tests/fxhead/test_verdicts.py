@@ -114,7 +114,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_figure_is_broken(
     target = Terminal()
     monkeypatch.setattr(sys, "stdout", target)
     both = {"check": ("check", "tie1.pt", "tie2.pt"), "rewrite": ("rewrite", "tie1.pt", "--to", "conv")}
-    cli.main((*both[command], *SMALL))
+    cli.main((*both[command], *SMALL, "--allow", "nets.Net"))
     text = target.getvalue()
     assert ("\x1b[" in text) is colour
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)

@@ -56,7 +56,7 @@ def test_a_head_in_aten(entry: Entry, dialect: str) -> None:
     """All that holds of one exported graph, in one test, because exporting takes most of the time."""
     model, graph = exported(entry, dialect)
     before, places = written(graph), storages(graph)
-    assert weights_of(graph, entry.scope) == weights_of(model, entry.scope, entry.example_inputs())
+    check_sites(entry, model, graph)
     there = turned(entry, graph, entry.other_form)
     assert there.report.misses == ()
     check_equal(entry, model, there.module)
@@ -66,6 +66,16 @@ def test_a_head_in_aten(entry: Entry, dialect: str) -> None:
     check_way_back(entry, graph, there)
     assert written(graph) == before
     assert storages(graph) == places
+
+
+def check_sites(entry: Entry, model: nn.Module, graph: fx.GraphModule) -> None:
+    """The same sites, by their parameters' names and places in memory."""
+    ours, theirs = weights_of(graph, entry.scope), weights_of(model, entry.scope, entry.example_inputs())
+    if entry.name == "head_called_by_both_names":  # a program knows by which name each call came
+        assert ours.items() >= theirs.items()
+        assert set(ours.values()) == set(theirs.values())
+        return
+    assert ours == theirs
 
 
 def check_equal(entry: Entry, model: nn.Module, module: nn.Module) -> None:
@@ -134,7 +144,7 @@ STATIC = (
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.name in STATIC], ids=lambda entry: entry.name)
 def test_exported_with_static_shapes(entry: Entry, dialect: str) -> None:
     model, graph = exported(entry, dialect, static=True)
-    assert weights_of(graph, entry.scope) == weights_of(model, entry.scope, entry.example_inputs())
+    check_sites(entry, model, graph)
     there = turned(entry, graph, entry.other_form)
     inputs = entry.inputs(batch_of(entry), seed=1)
     assert difference(model(*inputs), there.module(*inputs)) <= TOLERANCE
@@ -163,8 +173,9 @@ DECOMPOSED = {
     "in_place_module_on_a_view",
     "in_place_on_a_view",
     "pooled_channels_last",
-    "transposed_matrix_product",
 }
+# a product with a transposed parameter is a Linear where the graph says which tensor is a parameter's
+LINEAR_AFTER_ALL = {"transposed_matrix_product"}
 NOT_EXPORTED = {"flatten_0", "flatten_default", "view_minus_one_only", "weight_subclass"}
 EXPORTED = [entry for entry in REFUSALS if entry.runs and entry.name not in NOT_EXPORTED]
 
@@ -175,7 +186,8 @@ def refusal_codes(entry: Entry) -> list[MissCode]:
 
 def is_refused(entry: Entry, dialect: str) -> bool:
     gone = {code for _, code in entry.misses} & GONE
-    return not gone and not (dialect == "core" and entry.name in DECOMPOSED)
+    is_known = entry.name in LINEAR_AFTER_ALL or (dialect == "core" and entry.name in DECOMPOSED)
+    return not gone and not is_known
 
 
 # the old weight_norm and pruning set their weight in a hook, which export says and does
@@ -203,7 +215,7 @@ def test_a_refusal_in_aten(entry: Entry, dialect: str) -> None:
 
 
 def test_the_refusals_named_here_are_in_the_zoo() -> None:
-    assert {entry.name for entry in REFUSALS} >= NOT_EXPORTED | DECOMPOSED
+    assert {entry.name for entry in REFUSALS} >= NOT_EXPORTED | DECOMPOSED | LINEAR_AFTER_ALL
 
 
 # --- beside the zoo -------------------------------------------------------------------------------

@@ -2,121 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from fxpasses import InputError, TraceError, find_sites, rewrite
+from zoo.untraceable import MODELS, BranchesOnShape, Head, HoldsMuch, image, inputs, leaves, made
 
 TOLERANCE = 1e-12
-
-
-class Head(nn.Module):
-    """A stem, a pooled Linear, and a module that no forward calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 6, 3)
-        self.fc = nn.Linear(6, 5)
-        self.unused = nn.Linear(2, 2)
-
-    def logits(self, x: Tensor) -> Tensor:
-        return self.fc(F.adaptive_avg_pool2d(self.stem(x), 1).flatten(1))
-
-
-class BranchesOnShape(Head):
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] > 16:
-            x = F.avg_pool2d(x, 2)
-        return self.logits(x)
-
-
-class LoopsOverRank(Head):
-    def forward(self, x: Tensor) -> Tensor:
-        for axis in range(x.dim()):
-            x = x + axis
-        return self.logits(x)
-
-
-class BranchesOnValue(Head):
-    def forward(self, x: Tensor, is_grey: bool) -> Tensor:
-        if is_grey:
-            x = x.mean(1, keepdim=True).expand_as(x)
-        return self.logits(x)
-
-
-class TakesAnyNumber(Head):
-    def forward(self, *images: Tensor) -> Tensor:
-        total = images[0]
-        for image in images[1:]:
-            total = total + image
-        return self.logits(total)
-
-
-class TakesDict(Head):
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {f"{name}_logits": self.logits(value) for name, value in batch.items()}
-
-
-class TakesSeveral(Head):
-    def forward(self, x: Tensor, scales: list[Tensor]) -> tuple[Tensor, Tensor]:
-        for scale in scales:
-            x = x * scale
-        return self.logits(x), x.mean([2, 3])
-
-
-@dataclasses.dataclass
-class Output:
-    logits: Tensor
-    features: Tensor
-
-
-class GivesDataclass(Head):
-    def forward(self, x: Tensor) -> Output:
-        features = self.stem(x) if x.shape[1] == 3 else x
-        pooled = features.mean([2, 3])
-        return Output(self.fc(pooled), pooled)
-
-
-def image(batch: int, channels: int = 3) -> Tensor:
-    generator = torch.Generator().manual_seed(batch)
-    return torch.randn(batch, channels, 8, 8, dtype=torch.float64, generator=generator)
-
-
-def inputs(model: nn.Module, batch: int) -> tuple[Any, ...]:
-    match model:
-        case BranchesOnValue():
-            return image(batch), True
-        case TakesAnyNumber():
-            return image(batch), image(batch) * 2, image(batch) - 1
-        case TakesDict():
-            return ({"left": image(batch), "right": image(batch) + 1},)
-        case TakesSeveral():
-            return image(batch), [image(batch, 1), image(batch, 3)]
-        case _:
-            return (image(batch),)
-
-
-def leaves(value: Any) -> list[Tensor]:
-    if isinstance(value, Output):
-        return [value.logits, value.features]
-    return pytree.tree_leaves(value)
-
-
-MODELS = [
-    BranchesOnShape, LoopsOverRank, BranchesOnValue, TakesAnyNumber, TakesDict, TakesSeveral, GivesDataclass,
-]  # fmt: skip
+# what torch.export says of a tensor attribute that is no buffer, and Dynamo of what torch.cond reads
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*tensor attribute:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+]
 every_model = pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
-
-
-def made(kind: type[nn.Module]) -> nn.Module:
-    torch.manual_seed(0)
-    return kind().double().eval()
 
 
 @every_model
@@ -127,7 +26,8 @@ def test_rewritten_by_way_of_export(kind: type[nn.Module], example_batch: int) -
     assert result.report.trace.method == "export"
     assert "symbolically" in (result.report.trace.reason or "")
     assert result.report.trace.notes == ()
-    assert {entry.site.name for entry in result.report.rewrites} == {"fc"}
+    wanted = {"fc", "second"} if isinstance(model, HoldsMuch) else {"fc"}
+    assert {entry.site.name for entry in result.report.rewrites} == wanted
     for batch in (1, 2, 5):
         given = inputs(model, batch)
         for expected, found in zip(leaves(model(*given)), leaves(result.module(*given)), strict=True):
@@ -146,6 +46,54 @@ def test_names_storage_and_the_way_back(kind: type[nn.Module]) -> None:
     given = inputs(model, 5)
     for expected, found in zip(leaves(model(*given)), leaves(back(*given)), strict=True):
         assert torch.equal(expected, found)
+
+
+def test_tied_and_unsaved_tensors_and_a_count_of_calls_survive() -> None:
+    model = made(HoldsMuch)
+    module = rewrite(model, to="conv", example_inputs=image(2)).module
+    assert module.get_parameter("fc.weight") is module.get_parameter("second.weight")
+    assert "scale" not in module.state_dict()
+    assert dict(module.named_buffers())["scale"].data_ptr() == model.scale.data_ptr()
+    before = model.calls.item()
+    module(image(5))
+    module(image(1))
+    assert dict(module.named_buffers())["calls"].item() == before + 2
+
+
+class Trained(Head):
+    """Batch norm in the stem and in the head, and a branch on the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6)
+        self.head_norm = nn.BatchNorm1d(6)
+        self.hidden = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x if x.shape[1] == 3 else x[:, :3]))
+        return self.fc(torch.relu(self.head_norm(self.hidden(x.mean([2, 3])))))
+
+
+def test_a_model_in_train_mode_goes_on_training() -> None:
+    """Logits, gradients and statistics of a step are those of the model."""
+    reference, model = made(Trained, train=True), made(Trained, train=True)
+    result = rewrite(model, to="conv", example_inputs=image(4))
+    assert (result.report.trace.method, result.report.trace.mode) == ("export", "train")
+    assert {entry.site.name for entry in result.report.rewrites} == {"hidden", "fc"}
+    assert result.report.misses == ()
+    for batch in (3, 6):
+        for one in (reference, result.module):
+            one.zero_grad()
+            (one(image(batch)) * torch.arange(5.0, dtype=torch.float64)).sum().backward()
+    theirs, ours = dict(reference.named_parameters()), dict(result.module.named_parameters())
+    for name, parameter in theirs.items():
+        if not name.startswith("unused"):
+            assert parameter.grad is not None
+            gradient = ours[name].grad.reshape(parameter.shape)
+            assert (gradient - parameter.grad).abs().max() <= TOLERANCE * max(1, parameter.grad.abs().max())
+    buffers = dict(result.module.named_buffers())
+    for name, buffer in reference.named_buffers():
+        assert torch.allclose(buffers[name].to(buffer), buffer, atol=TOLERANCE), name
 
 
 def test_without_example_inputs_the_error_says_so() -> None:

@@ -270,7 +270,7 @@ def test_a_program_without_a_pool_comes_back_as_it_was() -> None:
     assert nodes(result.module) == nodes(program)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
 def test_a_script_module_is_refused_clearly() -> None:
     with pytest.raises(InputError, match="TorchScript"):
         rewrite(torch.jit.trace(made("two_linears").float(), image(2).float()), to="conv")

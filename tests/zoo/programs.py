@@ -78,11 +78,11 @@ def _is_torch(node: fx.Node) -> bool:
     return getattr(node.target, "__module__", "") not in ("_operator", "math")
 
 
-def weights_of(module: nn.Module, scope: str, inputs: Any = None) -> set[int]:
-    """The sites of a model by their weight's place in memory, which no dialect changes."""
+def weights_of(module: nn.Module, scope: str, inputs: Any = None) -> dict[str, int]:
+    """The weights of a model's sites, their places in memory by name: no dialect changes either."""
     names = tensors(module)
     found = find_sites(module, scope=scope, example_inputs=inputs)
-    return {names[site.weight].data_ptr() for site in found.sites}
+    return {site.weight: names[site.weight].data_ptr() for site in found.sites}
 
 
 class _ShapeCheck(fx.Interpreter):

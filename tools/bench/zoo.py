@@ -48,6 +48,9 @@ INPUT_SHAPES = {
     "mc3_18": (3, 8, 64, 64),
     "r2plus1d_18": (3, 8, 64, 64),
     "r3d_18": (3, 8, 64, 64),
+    "vit_b_16": (3, 224, 224),
+    "mvit_v1_b": (3, 16, 224, 224),
+    "mvit_v2_s": (3, 16, 224, 224),
 }
 # torchvision draws these by slow rejection sampling, and calibration replaces what it is for
 OPTIONS: dict[str, dict[str, Any]] = {

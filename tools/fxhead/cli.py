@@ -44,6 +44,25 @@ def _source_options(command: _Command) -> _Command:
                 "Default: freshly initialised weights.",
             ),
             click.option("--seed", default=0, show_default=True, help="Seeds fresh weights and inputs."),
+            click.option(
+                "--arch",
+                metavar="NAME",
+                help="Builds the model of a state dict or checkpoint: torchvision:NAME or "
+                "package.module:callable.",
+            ),
+            click.option("--ema", is_flag=True, help="Take a checkpoint's averaged weights."),
+            click.option(
+                "--prefix",
+                metavar="model.",
+                help="Stands before every name in a file of weights; is removed.",
+            ),
+            click.option(
+                "--allow",
+                multiple=True,
+                metavar="pkg.Class",
+                help="Let a pickled module have this class of yours; may be given more than once.",
+            ),
+            click.option("--trust", is_flag=True, help="Unpickle the file as it is: runs any code in it."),
             click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout."),
             click.option("--debug", is_flag=True, help="Show a traceback with an error."),
         )
@@ -81,9 +100,9 @@ _trace_option = click.option(
 def fxhead() -> None:
     """Rewrite a classifier's head between Linear and 1×1 convolution, and check both forms.
 
-    SOURCE is a .pt or .pth file that torch.save wrote from a module, a .pt2 file that torch.export.save
-    wrote, torchvision:NAME, or package.module:callable. Loading a file or a callable runs its code:
-    trust where it comes from.
+    SOURCE is a file that torch.save or torch.export.save wrote, a state dict or checkpoint with --arch,
+    torchvision:NAME, or package.module:callable. No code in a file is run unless you say --trust; a
+    callable is code, and is run.
 
     Exit codes: 0 done; 1 the answer is no (nothing to rewrite, or not the same function);
     2 bad usage or input; 3 internal error; 130 interrupted.
@@ -121,10 +140,9 @@ def rewrite_command(
     no_onnx: bool,
     force: bool,
     input_shapes: tuple[str, ...],
-    weights: str | None,
-    seed: int,
     as_json: bool,
     debug: bool,
+    **loading: Any,
 ) -> ExitCode:
     """Rewrite the head of SOURCE, export both forms to ONNX, and check that they are the same function.
 
@@ -132,6 +150,7 @@ def rewrite_command(
     certificate: all of them, or nothing where the check says "broken". What torch.export traced is
     written as MODEL.conv.pt2. The model is put in eval mode.
     """
+    from fxhead.load import Loading
     from fxhead.run_rewrite import RewriteOptions, run_rewrite
     from fxhead.shapes import parse_shape
     from fxpasses.report import Form, Scope
@@ -146,8 +165,7 @@ def rewrite_command(
         input_shapes=tuple(parse_shape(text) for text in input_shapes),
         opset=opset,
         with_onnx=not no_onnx,
-        weights=weights,
-        seed=seed,
+        loading=Loading(**loading),
         force=force,
     )
     return _finish(lambda: run_rewrite(options, render.TerminalProgress()), as_json=as_json)
@@ -163,12 +181,12 @@ def inspect_command(
     scope: str,
     way: str,
     input_shapes: tuple[str, ...],
-    weights: str | None,
-    seed: int,
     as_json: bool,
     debug: bool,
+    **loading: Any,
 ) -> ExitCode:
     """List every site of SOURCE that can be rewritten, and every candidate that cannot, with the reason."""
+    from fxhead.load import Loading
     from fxhead.run_inspect import run_inspect
     from fxhead.shapes import parse_shape
     from fxpasses.report import Scope
@@ -179,8 +197,7 @@ def inspect_command(
             scope=Scope(scope),
             way=way,
             input_shapes=tuple(parse_shape(text) for text in input_shapes),
-            weights=weights,
-            seed=seed,
+            loading=Loading(**loading),
             progress=render.TerminalProgress(),
         ),
         as_json=as_json,
@@ -217,7 +234,6 @@ def inspect_command(
     metavar="CERT.json",
     help="Do again what a certificate says was done, and compare; takes no other models or inputs.",
 )
-@click.option("--trust", is_flag=True, help="With --replay: run the code of a callable that it names.")
 @_source_options
 def check_command(
     reference: str | None,
@@ -232,12 +248,10 @@ def check_command(
     out: str | None,
     force: bool,
     replay: str | None,
-    trust: bool,
     input_shapes: tuple[str, ...],
-    weights: str | None,
-    seed: int,
     as_json: bool,
     debug: bool,
+    **loading: Any,
 ) -> ExitCode:
     """Check that CANDIDATE is the same function as REFERENCE; either may also be an .onnx file.
 
@@ -246,14 +260,13 @@ def check_command(
     """
     if replay is not None:
         _require_alone()
-        return _replay(Path(replay), trust=trust, as_json=as_json)
-    if trust:
-        raise _misuse("--trust goes with --replay")
+        return _replay(Path(replay), trust=loading["trust"], as_json=as_json)
     for name, value in (("REFERENCE", reference), ("CANDIDATE", candidate)):
         if value is None:
             raise _misuse(f"Missing argument '{name}'")
     from fxhead.data_options import DataOptions, parse_numbers, parse_size
     from fxhead.examine import Question
+    from fxhead.load import Loading
     from fxhead.run_check import CheckOptions, run_check
     from fxhead.shapes import parse_shape
 
@@ -262,8 +275,7 @@ def check_command(
         providers=_split(providers),
         plan=None if plan is None else Path(plan),
         input_shapes=tuple(parse_shape(text) for text in input_shapes),
-        weights=weights,
-        seed=seed,
+        loading=Loading(**loading),
         data=DataOptions(
             path=inputs,
             samples=samples,
@@ -520,11 +532,16 @@ def _explain(error: Exception, *, as_json: bool) -> ExitCode:
 
 
 def _show(kind: str, what: str, *, where: str | None = None, fix: str | None = None, as_json: bool) -> None:
+    # a file's own names may be among these, and a terminal obeys what it is sent
     head = f"{where}: {what}" if where else what
-    text = f"{head}; {fix}" if fix else head
+    text = "".join(map(_visible, f"{head}; {fix}" if fix else head))
     if kind != "Interrupted":
         text = f"error: {text}"
     render.show_error({"type": kind, "what": what, "where": where, "fix": fix}, text, as_json=as_json)
+
+
+def _visible(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def run() -> NoReturn:

@@ -15,7 +15,7 @@ from export.inputs import InputSpec
 from export.programs import as_module
 from fxhead.data import Data, DataFiles, DataRecord, open_data, take_data
 from fxhead.data_options import DataOptions
-from fxhead.load import load_model, require_readable
+from fxhead.load import Loading, load, require_readable
 from fxhead.plans import load_plan
 from fxhead.progress import Progress
 from fxhead.proof import Model, Pair, choose_providers, prove
@@ -27,7 +27,7 @@ from fxhead.specs import Hint, argument_names, filled, find_hint, module_specs, 
 from fxpasses import WeightPlan
 from fxpasses.errors import InputError
 
-Loaded = nn.Module | ExportedProgram | Path
+Opened = nn.Module | ExportedProgram | Path
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,7 @@ class Question:
         providers: where ONNX files are run; None takes every one available of cpu and cuda.
         plan: file of the weight plan by which the candidates were rewritten.
         input_shapes: shapes of the inputs, batch first; empty where the models or the samples say them.
-        weights: for the models that are built, not read.
-        seed: of fresh weights and random samples.
+        loading: how; its seed is that of the random samples, too.
         data: which samples.
     """
 
@@ -50,8 +49,7 @@ class Question:
     providers: tuple[str, ...] | None = None
     plan: Path | None = None
     input_shapes: tuple[tuple[int, ...], ...] = ()
-    weights: str | None = None
-    seed: int = 0
+    loading: Loading = dataclasses.field(default_factory=Loading)
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
 
 
@@ -67,7 +65,7 @@ class Answer:
         providers: where.
     """
 
-    models: tuple[Loaded, ...]
+    models: tuple[Opened, ...]
     infos: tuple[ModelInfo, ...]
     checks: tuple[Check, ...]
     data: DataRecord
@@ -80,7 +78,7 @@ def examine(question: Question, progress: Progress) -> Answer:
     Raises:
         FxHeadError: the user can do something about it.
     """
-    if question.weights is not None and all(source.path is not None for source in question.models):
+    if question.loading.weights is not None and all(source.path is not None for source in question.models):
         raise InputError("files bring their own weights", where="--weights", fix="leave it out")
     providers = choose_providers(question.providers)
     plan = None if question.plan is None else load_plan(question.plan)
@@ -95,8 +93,9 @@ def _examined(
     files: DataFiles | None,
     progress: Progress,
 ) -> Answer:
-    models = tuple(_load(source, question, progress) for source in question.models)
-    certifier = Certifier(None, providers, seed=question.seed)
+    loaded = [_load(source, question, progress) for source in question.models]
+    models = tuple(model for model, _ in loaded)
+    certifier = Certifier(None, providers, seed=question.loading.seed)
     shapes, data = _take(question, models, files, certifier, progress)
     certifier.give(data.samples)
     runnable: list[Model] = [m if isinstance(m, Path) else as_module(m) for m in models]
@@ -106,10 +105,10 @@ def _examined(
         for a, b in question.pairs
     ]
     checks = prove(certifier, pairs, plan=plan, progress=progress)
-    infos = zip(question.models, models, shapes, strict=True)
+    infos = zip(question.models, loaded, shapes, strict=True)
     return Answer(
         models=models,
-        infos=tuple(_describe(source, model, own) for source, model, own in infos),
+        infos=tuple(_describe(source, *found, own) for source, found, own in infos),
         checks=checks,
         data=data.record,
         providers=providers,
@@ -118,7 +117,7 @@ def _examined(
 
 def _take(
     question: Question,
-    models: Sequence[Loaded],
+    models: Sequence[Opened],
     files: DataFiles | None,
     certifier: Certifier,
     progress: Progress,
@@ -140,7 +139,7 @@ def _take(
             shapes.append(None)
             specs.append(filled(declared[index], hint, source))
             continue
-        own = known.get(index) or shapes_of(model, source, hint, question.weights)
+        own = known.get(index) or shapes_of(model, _built(source, question), hint, question.loading.weights)
         shapes.append(own)
         specs.append(module_specs(model, own))
     first = _most_telling(specs)
@@ -149,12 +148,12 @@ def _take(
     found = (own.fixed_batch for own in shapes if own is not None)
     fixed = next((size for size in found if size is not None), None)
     heads = [own[: len(specs[first])] for own in names]
-    data = take_data(files, question.data, specs[first], heads, seed=question.seed, fixed_batch=fixed)
+    data = take_data(files, question.data, specs[first], heads, seed=question.loading.seed, fixed_batch=fixed)
     return shapes, data
 
 
 def _own_hint(
-    question: Question, models: Sequence[Loaded], progress: Progress
+    question: Question, models: Sequence[Opened], progress: Progress
 ) -> tuple[Hint | None, dict[int, InputShapes]]:
     """The shapes that a program, else a module, says or accepts, and whose they are.
 
@@ -166,7 +165,7 @@ def _own_hint(
         if isinstance(model, Path):
             continue
         with progress.step(f"finding the input shape of {source.text}"):
-            own = shapes_of(model, source, None, question.weights)
+            own = shapes_of(model, _built(source, question), None, question.loading.weights)
         note_guess(own, progress)
         size = question.data.size
         if size is not None and len(own.shapes) == 1 and len(own.shapes[0]) == 4:
@@ -190,18 +189,23 @@ def _most_telling(specs: Sequence[tuple[InputSpec, ...]]) -> int:
     return next(iter((*ranged, *known)), 0)
 
 
-def _load(source: Source, question: Question, progress: Progress) -> Loaded:
+def _load(source: Source, question: Question, progress: Progress) -> tuple[Opened, str | None]:
+    """The model, and what its file is, in words."""
     with progress.step(f"loading {source.text}"):
         if source.kind is SourceKind.ONNX:
             path = Path(source.name)
             require_readable(path)
-            return path
-        # --weights is for the one of the two that is built, not for a file that has its own
-        own = source.kind is SourceKind.FILE
-        return load_model(source, weights=None if own else question.weights, seed=question.seed)
+            return path, None
+        # --weights is for the one of the two that is built, --arch for the one that is a file of weights
+        loaded = load(source, question.loading.for_source(source), progress.note)
+        return loaded.model, loaded.container
 
 
-def _describe(source: Source, model: Loaded, shapes: InputShapes | None) -> ModelInfo:
+def _built(source: Source, question: Question) -> Source:
+    return question.loading.for_source(source).built(source)
+
+
+def _describe(source: Source, model: Opened, container: str | None, shapes: InputShapes | None) -> ModelInfo:
     if not isinstance(model, Path):
-        return describe(source, model, shapes)
+        return describe(source, model, shapes, container)
     return ModelInfo(source=source, class_name="ONNX", parameters=None)

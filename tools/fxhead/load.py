@@ -1,75 +1,124 @@
-"""SOURCE → a module or a program. All reading of pickles is here."""
+"""SOURCE → a module or a program; what a file is decides how it is read, and no code in it is run."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import inspect
-import os
-import sys
-from collections.abc import Iterator
+import dataclasses
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fxhead.programs import PROGRAM_SUFFIX, is_program_file, read_program
+from fxhead.allowed import Allowed
+from fxhead.architectures import build, importable_here, is_weight_file
+from fxhead.checkpoints import Fit, load_checkpoint, load_state
+from fxhead.containers import Container, Kind, recognise
+from fxhead.programs import read_program
+from fxhead.publish import settle
 from fxhead.sources import FORMS, Source, SourceKind
-from fxpasses.errors import FileError, InputError, suggest
+from fxhead.unpickle import listed, load_trusted, make_module
+from fxpasses.errors import FileError, InputError
 
-_ZIP_MAGIC = b"PK\x03\x04"
+_WEIGHTS = (Kind.STATE_DICT, Kind.CHECKPOINT, Kind.SAFETENSORS)
+_MODELS = (Kind.MODULE, Kind.GRAPH_MODULE)
 
 
-def load_model(source: Source, *, weights: str | None = None, seed: int = 0) -> nn.Module | ExportedProgram:
-    """The model that ``source`` names: a module on the CPU and in eval mode, or a program as it is.
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=3)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """How SOURCE is loaded.
+
+    Attributes:
+        weights: torchvision's name of pretrained weights, or a file of weights.
+        seed: seeds torch first, so that a freshly initialised model is the same in every run.
+        arch: what builds the model of a state dict or checkpoint: ``torchvision:NAME`` or
+            ``package.module:callable``.
+        ema: takes a checkpoint's averaged weights.
+        prefix: what stands before every name in a file of weights and is not the model's.
+        allow: full names of classes that a pickled module may have.
+        trust: unpickles the file as it is, which runs whatever it says.
+    """
+
+    weights: str | None = None
+    seed: int = 0
+    arch: str | None = None
+    ema: bool = False
+    prefix: str | None = None
+    allow: tuple[str, ...] = ()
+    trust: bool = False
+
+    def for_source(self, source: Source) -> Loading:
+        """The same for one of two sources: weights are for what is built, ``arch`` for a file."""
+        if source.kind in (SourceKind.TORCHVISION, SourceKind.CALLABLE):
+            return dataclasses.replace(self, arch=None, ema=False, prefix=None)
+        return dataclasses.replace(self, weights=None)
+
+    def built(self, source: Source) -> Source:
+        """What builds the model: it may say which input it takes."""
+        return source if self.arch is None else Source.parse(self.arch)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loaded:
+    """What was loaded.
+
+    Attributes:
+        model: a module on the CPU and in eval mode, or a program as it is.
+        container: what the file is, in words; None where the model was built.
+    """
+
+    model: nn.Module | ExportedProgram
+    container: str | None = None
+
+
+def load(source: Source, loading: Loading | None = None, note: Callable[[str], None] = _warn) -> Loaded:
+    """The model that ``source`` names, and what it came in.
 
     Args:
         source: what to load.
-        weights: torchvision's name of pretrained weights, or a file with a state dict.
-        seed: seeds torch first, so that a freshly initialised model is the same in every run.
+        loading: how.
+        note: receives what the user should know, as that code of the file is run.
 
     Raises:
-        FileError: a file cannot be read, or holds no module.
+        FileError: a file cannot be read, is damaged, holds no model, or needs code that is not allowed.
         InputError: the name is unknown, or what it names is no module.
     """
-    if weights is not None and source.kind is SourceKind.FILE:
+    loading = loading or Loading()
+    torch.manual_seed(loading.seed)
+    if source.kind in (SourceKind.TORCHVISION, SourceKind.CALLABLE):
+        return Loaded(model=_built(source, loading, note).eval())
+    if loading.weights is not None:
         raise InputError(
             "a module file brings its own weights",
             where=source.text,
             fix="leave --weights out, or give package.module:callable and --weights FILE",
         )
-    torch.manual_seed(seed)
-    if source.kind is SourceKind.FILE:
-        loaded = _from_file(Path(source.name))
-        if isinstance(loaded, ExportedProgram):
-            return loaded
-        module = loaded
-    elif source.kind is SourceKind.TORCHVISION:
-        module = _from_torchvision(source.name, weights)
-    elif source.kind is SourceKind.CALLABLE:
-        module = _from_callable(source.name)
-    else:
-        raise InputError("an ONNX file is not a module", where=source.text, fix=f"give {FORMS}")
-    if weights is not None and _is_file_name(weights):
-        _load_state(module, Path(weights))
-    return module.eval()
-
-
-def _is_file_name(weights: str) -> bool:
-    return weights.lower().endswith((".pt", ".pth", ".bin")) or Path(weights).is_file()
+    path = Path(source.name)
+    settle(path.parent)
+    require_readable(path)
+    container = recognise(path)
+    model = _from_file(container, loading, note)
+    if not isinstance(model, ExportedProgram):
+        model.eval()
+    return Loaded(model=model, container=container.title)
 
 
 def require_readable(path: Path) -> None:
     """Returns where ``path`` is a file with something in it that may be read.
 
     Raises:
-        FileError: it is missing, a folder, empty, or not readable.
+        FileError: it is missing, a folder, a pipe or device, empty, or not readable.
     """
     try:
         if path.is_dir():
             raise FileError("is a folder", where=str(path), fix="give a file in it")
+        if path.exists() and not path.is_file():
+            raise FileError("is no regular file", where=str(path), fix="give a file, not a pipe or a device")
         with path.open("rb") as file:
             if not file.read(1):
                 raise FileError("the file is empty", where=str(path), fix="save the model again")
@@ -80,173 +129,107 @@ def require_readable(path: Path) -> None:
         raise FileError(f"cannot be read ({reason})", where=str(path), fix="check its permissions") from error
 
 
-@contextlib.contextmanager
-def _importable_here() -> Iterator[None]:
-    """Lets the working directory's modules be imported, as ``python -m`` does.
-
-    Afterwards it stays on the path, last: a model may import in its forward, but a file that
-    happens to be called like one of our own lazy imports must not shadow it.
-    """
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(here)
-
-
-def _unpickle(path: Path, *, weights_only: bool) -> Any:
-    with path.open("rb") as file:
-        is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-    # mapped, a weight costs memory only once it is used; only the zip format can be mapped
-    return torch.load(path, map_location="cpu", weights_only=weights_only, mmap=is_zip)
-
-
-def _from_file(path: Path) -> nn.Module | ExportedProgram:
-    require_readable(path)
-    if is_program_file(path):
-        with _importable_here():  # a program may hold operators and dataclasses of the user's own
-            return read_program(path)
-    try:
-        with _importable_here():
-            loaded = _unpickle(path, weights_only=False)
-    except ModuleNotFoundError as error:
-        raise FileError(
-            f"it needs the Python module {error.name!r}, which cannot be imported",
-            where=str(path),
-            fix="run fxhead in the folder of that module, or install it",
-        ) from error
-    except AttributeError as error:
-        raise FileError(
-            f"a class that it needs is not where it was saved from ({error})",
-            where=str(path),
-            fix="define the class in an importable module (not in the script that saves) and save again, "
-            "or give package.module:callable --weights STATE_DICT",
-        ) from error
-    except Exception as error:  # a pickle runs code of its own and can fail with anything
-        is_program = path.suffix.lower() == PROGRAM_SUFFIX
-        save = "torch.export.save(program, path)" if is_program else "torch.save(model, path)"
-        raise FileError(
-            f"is not a file that {save.partition('(')[0]} wrote, or is damaged ({_brief(error)})",
-            where=str(path),
-            fix=f"save it again with {save}",
-        ) from error
-    return _require_module(loaded, where=str(path))
-
-
-def _require_module(loaded: object, *, where: str) -> nn.Module:
-    """``loaded`` if it is a module to work on; else an error that says what it is."""
-    if isinstance(loaded, torch.jit.ScriptModule):
-        raise InputError("is TorchScript", where=where, fix="give the nn.Module that it was made from")
-    if isinstance(loaded, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise InputError(f"is wrapped in {type(loaded).__name__}", where=where, fix="save model.module")
-    if isinstance(loaded, nn.Module):
-        return loaded
-    if isinstance(loaded, dict):
-        if loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
-            raise InputError(
-                f"holds a state dict of {len(loaded)} tensors, not a module",
-                where=where,
-                fix="save the module itself, or give package.module:callable --weights " + where,
-            )
-        keys = ", ".join(repr(key) for key in list(loaded)[:5])
+def _built(source: Source, loading: Loading, note: Callable[[str], None]) -> nn.Module:
+    if loading.arch is not None or loading.ema or loading.prefix is not None:
         raise InputError(
-            f"holds a dict with the keys {keys}, not a module",
-            where=where,
-            fix="save the module itself with torch.save(model, path)",
+            "--arch, --ema and --prefix are about files of weights", where=source.text, fix="leave them out"
         )
-    raise InputError(
-        f"holds an object of class {type(loaded).__name__}, not an nn.Module",
-        where=where,
-        fix="save the module itself with torch.save(model, path)",
+    is_file = loading.weights is not None and is_weight_file(loading.weights)
+    module = build(source, None if is_file else loading.weights)
+    if is_file:
+        path = Path(loading.weights or "")
+        require_readable(path)
+        load_state(module, recognise(path), _allowed(loading), note)
+    return _require_usable(module, where=source.text)
+
+
+def _from_file(
+    container: Container, loading: Loading, note: Callable[[str], None]
+) -> nn.Module | ExportedProgram:
+    path = container.path
+    if loading.arch is not None and container.kind not in _WEIGHTS:
+        what = f"is a {container.title}, which brings its own architecture"
+        raise InputError(what, where=str(path), fix="leave --arch out")
+    if container.kind in _WEIGHTS:
+        return _from_weights(container, loading, note)
+    if container.kind is Kind.PROGRAM:
+        if not loading.trust:
+            return read_program(path, archive=container.archive)
+        note(f"--trust: {path} is loaded unchecked, and may run any code")
+        with importable_here():  # a program may hold operators and dataclasses of the user's own
+            return read_program(path, trust=True)
+    if (wrapper := _wrapper(container)) is not None:
+        raise InputError(f"is wrapped in {wrapper}", where=str(path), fix="save model.module")
+    if container.kind in _MODELS or (loading.trust and container.kind is Kind.OBJECT):
+        if loading.trust:
+            note(f"--trust: {path} is unpickled, and runs whatever code is in it")
+            return _require_module(load_trusted(path), where=str(path))
+        return _require_usable(make_module(container, _allowed(loading)), where=str(path))
+    raise _refusal(container)
+
+
+def _from_weights(container: Container, loading: Loading, note: Callable[[str], None]) -> nn.Module:
+    if loading.arch is None:
+        raise InputError(
+            f"is a {container.title}, which has weights and no architecture",
+            where=str(container.path),
+            fix="say what builds the model: --arch torchvision:NAME or --arch package.module:callable",
+        )
+    architecture = Source.parse(loading.arch)
+    if architecture.kind not in (SourceKind.TORCHVISION, SourceKind.CALLABLE):
+        raise InputError(
+            f"{loading.arch!r} builds no model",
+            where="--arch",
+            fix="give torchvision:NAME or package.module:callable",
+        )
+    fit = Fit(architecture=architecture, ema=loading.ema, prefix=loading.prefix)
+    module = load_checkpoint(container, fit, _allowed(loading), note)
+    return _require_usable(module, where=str(container.path))
+
+
+def _allowed(loading: Loading) -> Allowed:
+    return Allowed(extra=frozenset(loading.allow), here=importable_here)
+
+
+def _wrapper(container: Container) -> str | None:
+    """The class of torch that only runs another module in parallel, or None."""
+    function = str(getattr(container.pickle and container.pickle.root, "function", ""))
+    wrappers = ("torch.nn.parallel.data_parallel.", "torch.nn.parallel.distributed.")
+    return function.rpartition(".")[2] if function.startswith(wrappers) else None
+
+
+_FIXES = {
+    Kind.TORCHSCRIPT: "loading it runs the code in it; give the nn.Module that it was made from",
+    Kind.COMPILED: "give the program that it was compiled from",
+    Kind.ONNX: "a rewrite needs the model that it was exported from; fxhead check reads ONNX files",
+    Kind.OBJECT: "save the module itself with torch.save(model, path)",
+}
+
+
+def _refusal(container: Container) -> FileError:
+    names = container.pickle.names if container.kind is Kind.OBJECT and container.pickle is not None else ()
+    foreign = Allowed().refused(names, in_graph=False)
+    needs = f" that needs {listed(foreign)}" if foreign else ""
+    return FileError(
+        f"is {'an' if container.kind is Kind.ONNX else 'a'} {container.title}{needs}, not a module",
+        where=str(container.path),
+        fix=_FIXES[container.kind],
     )
 
 
-def _from_torchvision(name: str, weights: str | None) -> nn.Module:
-    import torchvision.models
-
-    known = torchvision.models.list_models()
-    if name not in known:
+def _require_module(loaded: object, *, where: str) -> nn.Module:
+    if not isinstance(loaded, nn.Module):
         raise InputError(
-            f"torchvision has no model {name!r}", where="torchvision:" + name, fix=suggest(name, known)
+            f"holds an object of class {type(loaded).__name__}, not an nn.Module",
+            where=where,
+            fix="save the module itself with torch.save(model, path)",
         )
-    chosen = None
-    if weights is not None and not _is_file_name(weights):
-        members = torchvision.models.get_model_weights(name)
-        if weights not in members.__members__:
-            raise InputError(
-                f"torchvision has no weights {weights!r} for {name}",
-                where="--weights",
-                fix=suggest(weights, members.__members__),
-            )
-        chosen = members[weights]
-    options: dict[str, Any] = {"weights": chosen}
-    if "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(name)).parameters:
-        # detection and segmentation builders download these unless told not to
-        options["weights_backbone"] = None
-    try:
-        module: nn.Module = torchvision.models.get_model(name, **options)
-    except OSError as error:
-        raise FileError(
-            f"the weights cannot be downloaded ({_brief(error)})",
-            where=f"torchvision:{name} --weights {weights}",
-            fix="check the network, or give --weights FILE",
-        ) from error
+    return _require_usable(loaded, where=where)
+
+
+def _require_usable(module: nn.Module, *, where: str) -> nn.Module:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError("is TorchScript", where=where, fix="give the nn.Module that it was made from")
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise InputError(f"is wrapped in {type(module).__name__}", where=where, fix="save model.module")
     return module
-
-
-def _from_callable(name: str) -> nn.Module:
-    module_name, _, attribute = name.partition(":")
-    with _importable_here():
-        try:
-            found: Any = importlib.import_module(module_name)
-        except Exception as error:  # importing runs the user's code
-            raise InputError(
-                f"{module_name!r} cannot be imported ({_brief(error)})",
-                where=name,
-                fix="run fxhead in the folder of that module, or install it",
-            ) from error
-        for part in attribute.split("."):
-            if not hasattr(found, part):
-                public = [known for known in dir(found) if not known.startswith("_")]
-                raise InputError(f"there is no {part!r} in it", where=name, fix=suggest(part, public))
-            found = getattr(found, part)
-        if callable(found) and not isinstance(found, nn.Module):
-            try:
-                found = found()
-            except Exception as error:  # so does calling it
-                raise InputError(
-                    f"calling it failed ({_brief(error)})",
-                    where=name,
-                    fix="give a callable that works without arguments and returns an nn.Module",
-                ) from error
-    if not isinstance(found, nn.Module):
-        raise InputError(
-            f"gave an object of class {type(found).__name__}, not an nn.Module",
-            where=name,
-            fix="give a callable that returns an nn.Module",
-        )
-    return _require_module(found, where=name)
-
-
-def _load_state(module: nn.Module, path: Path) -> None:
-    require_readable(path)
-    try:
-        state = _unpickle(path, weights_only=True)
-        module.load_state_dict(state)
-    except Exception as error:  # torch.load documents no set of errors
-        raise FileError(
-            f"its weights cannot be loaded into the model ({_brief(error)})",
-            where=str(path),
-            fix="give a file that torch.save(model.state_dict(), path) wrote for the same model",
-        ) from error
-
-
-def _brief(error: BaseException) -> str:
-    """The error's class and the first line of its message."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    if len(first) > 160:
-        first = first[:159] + "…"
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,38 +14,48 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
+from fxhead.archive import Archive, open_archive, open_regular
+from fxhead.program_guard import require_safe
 from fxpasses.errors import FileError
 
 PROGRAM_SUFFIX = ".pt2"
-_FORMAT, _COMPILED, _OLD = "archive_format", "/data/aotinductor/", "serialized_exported_program.json"
+_MARKS = ("archive_format", "serialized_exported_program.json")
 _SAVE = "save it again with torch.export.save(program, path)"
 
 
 def is_program_file(path: str | os.PathLike[str]) -> bool:
-    """True for a file with the layout that ``torch.export.save`` writes, whatever its name."""
+    """True for a file with the layout that ``torch.export.save`` writes, whatever its name; a quick look."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.rpartition("/")[2] in (_FORMAT, _OLD) for name in archive.namelist())
-    except (OSError, ValueError, zipfile.BadZipFile):
+        with open_regular(Path(path)) as file, zipfile.ZipFile(file) as archive:
+            return any(name.rpartition("/")[2] in _MARKS for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile, FileError):
         return False
 
 
-def read_program(path: str | os.PathLike[str]) -> ExportedProgram:
-    """The program that ``torch.export.save`` wrote.
+def read_program(
+    path: str | os.PathLike[str], *, archive: Archive | None = None, trust: bool = False
+) -> ExportedProgram:
+    """The program that ``torch.export.save`` wrote; nothing in the file is run.
+
+    Args:
+        path: the file.
+        archive: the same file, opened and found whole already.
+        trust: whether to let torch read it unchecked, which runs whatever the file says.
 
     Raises:
-        FileError: it wrote no such file, or the file is damaged.
+        FileError: it is no such file, is damaged, or holds what could run code.
     """
     where = str(path)
+    if not trust:
+        if archive is None:
+            archive = open_archive(Path(path), where)
+            archive.require_whole()
+        require_safe(archive)
     try:
-        with _quiet():
+        with _quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of formats that torch deprecates, which say nothing to a user
             return torch.export.load(path)
     except Exception as error:  # reading an archive of any age can fail with anything
-        if _is_compiled(Path(path)):
-            fix = "give the program that it was compiled from"
-            raise FileError(
-                "is compiled by AOTInductor, not an exported program", where=where, fix=fix
-            ) from error
         first = (str(error).strip().splitlines() or [""])[0][:160]
         raise FileError(
             f"is not a file that torch.export.save wrote, or is damaged ({type(error).__name__}: {first})",
@@ -62,21 +73,15 @@ def program_bytes(program: ExportedProgram) -> bytes:
     return buffer.getvalue()
 
 
-def _is_compiled(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(_COMPILED in name for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it torch.export logs nothing: it tells of every format that it tried, with a traceback."""
+    """Within it torch.export tells nothing: it logs every format that it tried, and warns of its reads."""
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)

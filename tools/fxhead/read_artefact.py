@@ -8,7 +8,7 @@ from pathlib import Path
 from export.inputs import InputSpec
 from export.providers import require_known
 from export.results import Verdict
-from fxhead.artefact import KIND, SCHEMA_VERSION, Artefact, FileRecord, ModelRecord, Recipe
+from fxhead.artefact import KIND, SCHEMA_VERSION, Artefact, FileRecord, HowLoaded, ModelRecord, Recipe
 from fxhead.data import MOST_SAMPLES, DataRecord
 from fxhead.data_images import LARGEST, Preparation
 from fxhead.sources import Source, SourceKind
@@ -72,7 +72,18 @@ def _recipe(field: Field) -> Recipe:
         providers=tuple(_provider(item["name"]) for item in field["providers"].items(_MOST_MODELS)),
         plan=field["plan"].optional(_file),
         seed=field["seed"].integer(-(2**63), 2**64 - 1),
+        loading=_loading(field["loading"]),
         data=_data(field["data"]),
+    )
+
+
+def _loading(field: Field) -> HowLoaded:
+    return HowLoaded(
+        arch=field["arch"].optional(Field.text),
+        ema=field["ema"].flag(),
+        prefix=field["prefix"].optional(Field.text),
+        allow=tuple(item.text() for item in field["allow"].items(_MOST_FILES)),
+        trust=field["trust"].flag(),
     )
 
 

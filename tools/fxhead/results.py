@@ -38,6 +38,7 @@ class ModelInfo:
         parameters: number of trainable and frozen weights; None for an ONNX file.
         input_shapes: shapes of its inputs, batch first, or None where they were not needed.
         input_origin: how the shapes are known (``given``, ``metadata``, ``guessed``).
+        container: what the file is, in words; None where the model was built, not read.
     """
 
     source: Source
@@ -45,6 +46,7 @@ class ModelInfo:
     parameters: int | None
     input_shapes: tuple[tuple[int, ...], ...] | None = None
     input_origin: str | None = None
+    container: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -55,6 +57,7 @@ class ModelInfo:
             "parameters": self.parameters,
             "input_shapes": self.input_shapes,
             "input_origin": self.input_origin,
+            "container": self.container,
         }
 
 

@@ -6,11 +6,12 @@ import dataclasses
 import time
 from pathlib import Path
 
-from fxhead.artefact import FileRecord, Recipe, document, record_model, relative
+from fxhead.artefact import FileRecord, HowLoaded, Recipe, document, record_model, relative
 from fxhead.examine import Answer, Question, examine
 from fxhead.progress import Progress
+from fxhead.publish import publish, staged
 from fxhead.results import CheckOutcome, WrittenFile
-from fxhead.save import publish, require_free_file, save_json, staged
+from fxhead.save import require_free_file, save_json
 from fxpasses.errors import InputError
 
 _SUFFIX = ".json"
@@ -75,12 +76,13 @@ def recipe_of(question: Question, answer: Answer, folder: Path) -> Recipe:
     path = None if data.path is None else Path(relative(data.path, folder))
     return Recipe(
         models=tuple(
-            record_model(source, model, question.weights, folder)
+            record_model(source, model, question.loading.weights, folder)
             for source, model in zip(question.models, answer.models, strict=True)
         ),
         pairs=question.pairs,
         providers=answer.providers,
         plan=None if question.plan is None else FileRecord.of(question.plan, folder),
-        seed=question.seed,
+        seed=question.loading.seed,
+        loading=HowLoaded.of(question.loading, question.models),
         data=dataclasses.replace(data, path=path),
     )

@@ -18,9 +18,10 @@ from fxhead.legacy_stream import open_legacy
 from fxhead.load import require_readable
 from fxhead.plans import load_plan
 from fxhead.progress import Progress
+from fxhead.publish import publish, staged
 from fxhead.results import Converted, ConvertOutcome, WrittenFile
 from fxhead.safetensors_stream import is_safetensors, open_safetensors
-from fxhead.save import publish, require_free_file, staged
+from fxhead.save import require_free_file
 from fxhead.stored_tensors import Edit
 from fxhead.zip_stream import open_zip
 from fxpasses import WeightPlan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxhead.load import load_model
+from fxhead.load import Loading, load
 from fxhead.progress import Progress
 from fxhead.results import InspectOutcome
 from fxhead.run_rewrite import describe, note_guess
@@ -19,8 +19,7 @@ def run_inspect(
     scope: Scope,
     way: str,
     input_shapes: tuple[tuple[int, ...], ...],
-    weights: str | None,
-    seed: int,
+    loading: Loading,
     progress: Progress,
 ) -> InspectOutcome:
     """The outcome: every site and every miss of the model.
@@ -29,11 +28,12 @@ def run_inspect(
         FxHeadError: the user can do something about it.
     """
     with progress.step(f"loading {source.text}"):
-        module = load_model(source, weights=weights, seed=seed)
+        loaded = load(source, loading, progress.note)
+    module = loaded.model
     shapes: InputShapes | None = None
     try:
         with progress.step("finding the input shape"):
-            shapes = find_shapes(module, source, input_shapes, weights)
+            shapes = find_shapes(module, loading.built(source), input_shapes, loading.weights)
         note_guess(shapes, progress)
     except InputError as error:
         if input_shapes:
@@ -42,4 +42,5 @@ def run_inspect(
     with progress.step("finding sites"):
         examples = shapes.examples(2) if shapes else None
         sites = find_sites(module, scope=scope, example_inputs=examples, way=way)
-    return InspectOutcome(model=describe(source, module, shapes), scope=str(scope), sites=sites)
+    model = describe(source, module, shapes, loaded.container)
+    return InspectOutcome(model=model, scope=str(scope), sites=sites)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from fxhead.data_options import DataOptions
 from fxhead.digests import digest_file, digest_files, digest_weights
 from fxhead.environment import describe_environment
 from fxhead.examine import Answer, Question, examine
+from fxhead.load import Loading
 from fxhead.progress import Progress
 from fxhead.read_artefact import read_artefact
 from fxhead.results import ReplayOutcome
@@ -40,6 +42,10 @@ def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
                 where=str(path),
                 fix="give --trust if you know where the certificate comes from",
             )
+    code = artefact.recipe.loading.code()
+    if code is not None and not trust:
+        fix = "give --trust if you know where the certificate comes from"
+        raise InputError(f"the certificate {code}", where=str(path), fix=fix)
     for file in _files(artefact):
         progress.note(f"the certificate names {folder / file.path}")
     if artefact.recipe.data.path is not None:
@@ -80,8 +86,7 @@ def _question(artefact: Artefact, folder: Path) -> Question:
         providers=recipe.providers,
         plan=None if recipe.plan is None else folder / recipe.plan.path,
         input_shapes=tuple((1, *map(int, filter(None, spec.shape or ()))) for spec in recipe.data.inputs),
-        weights=chosen,
-        seed=recipe.seed,
+        loading=Loading(weights=chosen, seed=recipe.seed, **dataclasses.asdict(recipe.loading)),
         data=_options(recipe.data, folder),
     )
 

@@ -12,10 +12,11 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxhead.graphs import Graphs, take_graph
-from fxhead.load import load_model, require_readable
+from fxhead.load import Loading, load, require_readable
 from fxhead.progress import Progress
+from fxhead.publish import publish, settle, staged
 from fxhead.results import Check, ModelInfo, RewriteOutcome, WrittenFile, worst
-from fxhead.save import OutputNames, publish, require_free, save_json, save_module, staged
+from fxhead.save import OutputNames, require_free, save_json, save_module
 from fxhead.shapes import InputShapes, ShapeOrigin, find_shapes
 from fxhead.sources import Source, SourceKind
 from fxpasses import find_sites
@@ -44,8 +45,7 @@ class RewriteOptions:
     input_shapes: tuple[tuple[int, ...], ...] = ()
     opset: int | None = None
     with_onnx: bool = True
-    weights: str | None = None
-    seed: int = 0
+    loading: Loading = dataclasses.field(default_factory=Loading)
     force: bool = False
 
 
@@ -64,7 +64,8 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     job.require_possible()
     providers = job.providers()
     with progress.step(f"loading {options.source.text}"):
-        module = load_model(options.source, weights=options.weights, seed=options.seed)
+        loaded = load(options.source, options.loading, progress.note)
+    module = loaded.model
     shapes, graphs = job.rewrite(module)
     job, result = job.renamed(graphs), graphs.result
     checks: tuple[Check, ...] = ()
@@ -78,7 +79,7 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
             if worst(checks) != "broken":
                 files = job.write(graphs, module, data, checks, providers, staging)
     return RewriteOutcome(
-        model=describe(options.source, module, shapes),
+        model=describe(options.source, module, shapes, loaded.container),
         report=result.report,
         already=() if result.report.rewrites else job.already(graphs),
         checks=checks,
@@ -87,7 +88,12 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     )
 
 
-def describe(source: Source, module: nn.Module | ExportedProgram, shapes: InputShapes | None) -> ModelInfo:
+def describe(
+    source: Source,
+    module: nn.Module | ExportedProgram,
+    shapes: InputShapes | None,
+    container: str | None = None,
+) -> ModelInfo:
     """What was loaded, for the result."""
     return ModelInfo(
         source=source,
@@ -95,6 +101,7 @@ def describe(source: Source, module: nn.Module | ExportedProgram, shapes: InputS
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         input_shapes=shapes.shapes if shapes else None,
         input_origin=str(shapes.origin) if shapes else None,
+        container=container,
     )
 
 
@@ -123,9 +130,10 @@ class _Job:
                 where="--no-onnx",
                 fix="leave one or the other out",
             )
+        settle(self.names.folder)
         if options.source.kind is SourceKind.FILE:
             require_readable(Path(options.source.name))
-        inputs = [path for path in (options.source.path, options.weights) if path is not None]
+        inputs = [path for path in (options.source.path, options.loading.weights) if path is not None]
         require_free(self.names, map(Path, inputs), with_onnx=options.with_onnx, force=options.force)
 
     def is_named(self) -> bool:
@@ -179,7 +187,8 @@ class _Job:
         """The shapes of the model's inputs."""
         options = self.options
         with self.progress.step("finding the input shape"):
-            shapes = find_shapes(module, options.source, options.input_shapes, options.weights)
+            built = options.loading.built(options.source)
+            shapes = find_shapes(module, built, options.input_shapes, options.loading.weights)
         note_guess(shapes, self.progress)
         return shapes
 
@@ -203,7 +212,7 @@ class _Job:
         from fxhead.specs import module_specs
 
         specs = module_specs(graphs.original, shapes)
-        seed, fixed = self.options.seed, shapes.fixed_batch
+        seed, fixed = self.options.loading.seed, shapes.fixed_batch
         return take_data(None, DataOptions(), specs, (), seed=seed, fixed_batch=fixed)
 
     def export_and_check(
@@ -238,11 +247,12 @@ class _Job:
                 reference=models[a][1],
                 candidate_name=models[b][0],
                 candidate=models[b][1],
+                is_export=models[b][0] == names.onnx[before],
             )
             for a, b in _CHAIN
         )
         return prove(
-            Certifier(data.samples, providers, seed=options.seed),
+            Certifier(data.samples, providers, seed=options.loading.seed),
             pairs,
             plan=graphs.result.plan,
             progress=self.progress,
@@ -279,7 +289,15 @@ class _Job:
         staging: Path,
     ) -> dict[str, Any]:
         """The certificate file's content, about what is in ``staging`` by now."""
-        from fxhead.artefact import FileRecord, ModelRecord, Recipe, document, record_external, record_model
+        from fxhead.artefact import (
+            FileRecord,
+            HowLoaded,
+            ModelRecord,
+            Recipe,
+            document,
+            record_external,
+            record_model,
+        )
 
         options, names = self.options, self.names
         before = Form.LINEAR if options.to is Form.CONV else Form.CONV
@@ -298,11 +316,12 @@ class _Job:
             for name in (names.onnx[before], names.onnx[options.to])
         ]
         recipe = Recipe(
-            models=(record_model(options.source, module, options.weights, names.folder), *written),
+            models=(record_model(options.source, module, options.loading.weights, names.folder), *written),
             pairs=_CHAIN,
             providers=providers,
             plan=staged_file(names.plan),
-            seed=options.seed,
+            seed=options.loading.seed,
+            loading=HowLoaded.of(options.loading, (options.source,)),
             data=data.record,
         )
         return document(recipe, checks)

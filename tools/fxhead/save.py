@@ -1,14 +1,11 @@
-"""Output files: their names, and writing all of them or none."""
+"""Output files: their names, what may be overwritten, and their content."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -116,69 +113,6 @@ def require_free_file(path: Path, inputs: Iterable[Path], *, force: bool) -> Non
         raise FileError("is not a folder", where=str(nearest), fix="name another output with -o")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise FileError("cannot be written to", where=str(nearest), fix="name another folder with -o")
-
-
-@contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A temporary folder inside ``folder``, which is made if need be and removed if left empty.
-
-    Raises:
-        FileError: writing failed, for want of space or of permission; nothing is left behind.
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    staging: Path | None = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".fxhead-", dir=folder))
-        yield staging
-    except OSError as error:
-        raise FileError(
-            f"cannot be written to ({error.strerror or error})",
-            where=str(folder),
-            fix="make room, or name another folder with -o",
-        ) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-        for path in made:
-            with contextlib.suppress(OSError):  # not empty: the outputs are in it
-                path.rmdir()
-
-
-def publish(staging: Path, *, force: bool) -> tuple[Path, ...]:
-    """Moves all files of ``staging`` into the folder around it: every one of them, or none."""
-    folder = staging.parent
-    files = sorted(path for path in staging.iterdir() if path.is_file())
-    for path in files:
-        _sync(path)
-    replaced = staging / "replaced"
-    replaced.mkdir()
-    moved: list[Path] = []
-    try:
-        for path in files:
-            target = folder / path.name
-            if os.path.lexists(target):
-                if not force:
-                    raise FileExistsError(None, "it appeared meanwhile", str(target))
-                target.rename(replaced / path.name)
-            moved.append(target)
-            path.rename(target)
-    except BaseException:
-        for target in moved:
-            target.unlink(missing_ok=True)
-        for path in replaced.iterdir():
-            path.rename(folder / path.name)
-        raise
-    _sync(folder)
-    return tuple(moved)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_module(module: nn.Module | ExportedProgram, path: Path) -> None:

@@ -67,6 +67,12 @@ class Field:
             self.refuse(f"is no integer from {low} to {high}")
         return self.value
 
+    def flag(self) -> bool:
+        """True or false."""
+        if not isinstance(self.value, bool):
+            self.refuse("is neither true nor false")
+        return self.value
+
     def number(self) -> float:
         """A number that a float can hold."""
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):

@@ -95,7 +95,7 @@ def _nothing_line(outcome: RewriteOutcome) -> str:
 
 def _inspect_lines(outcome: InspectOutcome) -> Iterator[RenderableType]:
     found = outcome.sites
-    yield _model_line(outcome.model)
+    yield _model_line(outcome.model, with_container=True)
     if found.sites:
         yield ""
         yield _site_table(found.sites)
@@ -115,8 +115,10 @@ def _check_lines(outcome: CheckOutcome) -> Iterator[RenderableType]:
         yield _file_table(outcome.files)
 
 
-def _model_line(model: ModelInfo) -> str:
+def _model_line(model: ModelInfo, *, with_container: bool = False) -> str:
     parts = [escape(model.class_name)]
+    if with_container and model.container is not None:
+        parts = [escape(f"{model.container}: {model.class_name}")]
     if model.parameters is not None:
         parts.append(f"{model.parameters:,} parameters")
     if model.input_shapes:

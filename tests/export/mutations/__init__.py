@@ -1,0 +1,1 @@
+"""Damage done to models, by kind: what a proof has to refuse."""

@@ -1,0 +1,246 @@
+"""Several files written as one: whole, all or none, whatever fails and whenever the process is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import random
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fxhead import publish as transaction
+from fxhead.publish import publish, settle, staged
+from fxpasses.errors import FileError
+
+NAMES = ("model.conv.pt", "model.linear.onnx", "model.conv.onnx", "model.certificate.json", "model.plan.json")
+POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a child process")
+
+
+def entries(folder: Path) -> dict[str, str]:
+    return {p.name: p.read_text() for p in folder.iterdir() if p.is_file()}
+
+
+def write_all(
+    folder: Path, *names: str, force: bool = False, then: BaseException | None = None, racing: str = ""
+) -> tuple[Path, ...]:
+    """Stages and publishes files; ``then`` is raised before that, ``racing`` appears in between."""
+    with staged(folder) as staging:
+        for name in names:
+            (staging / name).write_text("new")
+        if then is not None:
+            raise then
+        if racing:
+            (folder / racing).write_text("theirs")
+        return publish(staging, force=force)
+
+
+def test_all_files_appear_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "deep"
+    assert write_all(target, "a", "b") == (target / "a", target / "b")
+    assert entries(target) == {"a": "new", "b": "new"}
+    assert [path.name for path in target.iterdir() if path.is_dir()] == []
+
+
+def test_forced_files_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    write_all(tmp_path, "a", force=True)
+    assert entries(tmp_path) == {"a": "new"}
+
+
+def test_nothing_is_left_of_a_run_that_stops(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_all(tmp_path / "new" / "deep", "a", then=KeyboardInterrupt())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_space_is_an_error_with_a_fix(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"No space left.*make room"):
+        write_all(tmp_path, "a", then=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert entries(tmp_path) == {}
+
+
+def test_a_file_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="appeared meanwhile"):
+        write_all(tmp_path, "a", "b", racing="b")
+    assert entries(tmp_path) == {"b": "theirs"}
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_a_move_that_fails_brings_the_old_files_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    (tmp_path / "a").write_text("old a")
+    (tmp_path / "b").write_text("old b")
+    move, moved = transaction._move, []
+
+    def failing(new: Path, target: Path, *, replace: bool) -> None:
+        if len(moved) == broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        moved.append(target)
+        move(new, target, replace=replace)
+
+    monkeypatch.setattr(transaction, "_move", failing)
+    with pytest.raises(FileError, match="Input/output error"):
+        write_all(tmp_path, "a", "b", "c", force=True)
+    assert entries(tmp_path) == {"a": "old a", "b": "old b"}
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_without_hard_links_it_works_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", no_link)
+    (tmp_path / "a").write_text("old")
+    write_all(tmp_path, "a", "b", force=True)
+    assert entries(tmp_path) == {"a": "new", "b": "new"}
+
+
+def test_a_link_in_the_place_of_an_output_is_replaced_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("old")
+    (tmp_path / "a").symlink_to("precious")
+    write_all(tmp_path, "a", force=True)
+    assert entries(tmp_path) == {"a": "new", "precious": "old"}
+
+
+# --- killed ----------------------------------------------------------------------------------------
+
+
+def _child(job: Callable[[], None]) -> int:
+    """Runs ``job`` in a child process; its id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other threads: the child calls nothing that needs them
+        child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            job()
+        os._exit(0)
+    return child
+
+
+def _write_set(folder: Path, content: str) -> None:
+    with staged(folder) as new:
+        for name in NAMES:
+            (new / name).write_text(content * 1000)
+        publish(new, force=True)
+
+
+def _content(folder: Path) -> set[str | None]:
+    """What the outputs hold, each of them whole; one element where they belong together."""
+    found = entries(folder)
+    contents = [found.get(name) for name in NAMES]
+    assert all(text is None or text == text[0] * 1000 for text in contents)
+    return {None if text is None else text[0] for text in contents}
+
+
+@POSIX
+@pytest.mark.parametrize("before", [None, "o"], ids=["nothing there", "replacing"])
+def test_killed_at_any_call_leaves_the_old_set_or_the_new(
+    tmp_path: Path, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every call that changes the folder, one after the other, not only at random ones."""
+    names = ("link", "replace", "rename", "unlink", "mkdir", "fsync", "rmdir", "open")
+    originals: dict[str, Any] = {name: getattr(os, name) for name in names}
+    point, seen = 0, set()
+    while True:
+        folder = tmp_path / str(point)
+        folder.mkdir()
+        if before is not None:
+            _write_set(folder, before)
+
+        def job(folder: Path = folder, point: int = point) -> None:
+            left = [point]
+            for name in names:
+
+                def counted(*arguments: Any, _call: Any = originals[name], **options: Any) -> Any:
+                    if left[0] == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    left[0] -= 1
+                    return _call(*arguments, **options)
+
+                setattr(os, name, counted)
+            _write_set(folder, "n")
+
+        _, status = os.waitpid(_child(job), 0)
+        settle(folder)
+        content = _content(folder)
+        assert content in ({before}, {"n"}), point
+        assert {entry.name for entry in folder.iterdir()} <= {*NAMES, *_young(folder)}
+        seen |= content
+        if os.WIFEXITED(status):
+            break
+        point += 1
+    assert point > 30
+    assert seen == {before, "n"}
+
+
+def _young(folder: Path) -> set[str]:
+    """Folders that were just made and not locked yet, which may belong to a process that is alive."""
+    return {path.name for path in folder.glob(".fxhead-*") if not (path / "lock").exists()}
+
+
+@POSIX
+def test_killed_at_50_random_moments_leaves_the_old_set_or_the_new(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    _write_set(tmp_path, "0")
+
+    def job() -> None:
+        for round_ in range(10_000):
+            _write_set(tmp_path, str(round_ % 10))
+
+    for _ in range(50):
+        child = _child(job)
+        time.sleep(0.02 + chance.random() * 0.05)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        settle(tmp_path)
+        assert len(_content(tmp_path) - {None}) == 1
+        assert None not in _content(tmp_path)
+    assert {entry.name for entry in tmp_path.iterdir()} - _young(tmp_path) == {*NAMES}
+
+
+@POSIX
+def test_what_somebody_changed_since_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_set(tmp_path, "o")
+
+    def job() -> None:
+        os.replace = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        _write_set(tmp_path, "n")
+
+    os.waitpid(_child(job), 0)
+    assert _content(tmp_path) == {"o"}
+    (tmp_path / NAMES[0]).write_text("theirs")
+    settle(tmp_path)
+    found = entries(tmp_path)
+    assert found[NAMES[0]] == "theirs"
+    assert all(found[name] == "n" * 1000 for name in NAMES[1:])
+
+
+@POSIX
+def test_a_process_that_is_still_at_it_is_left_alone(tmp_path: Path) -> None:
+    with staged(tmp_path) as new:
+        (new / "a").write_text("new")
+        os.waitpid(_child(lambda: settle(tmp_path)), 0)
+        assert new.is_dir()
+        publish(new, force=False)
+    assert entries(tmp_path) == {"a": "new"}
+
+
+def test_a_manifest_of_somebody_else_moves_nothing_elsewhere(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    done = inside / ".fxhead-done-evil"
+    (done / "new").mkdir(parents=True)
+    (done / "lock").touch()
+    (done / "new" / "x").write_text("evil")
+    (done / "manifest.json").write_text(json.dumps({"../x": None, "x": [1, 2, 3, 4]}))
+    settle(inside)
+    assert not (tmp_path / "x").exists()
+    assert not (inside / "x").exists()
