@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
 import shlex
@@ -13,15 +14,18 @@ import sys
 import tomllib
 from enum import Enum
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from export import Verdict
-from fxhead.cli import fxhead
+from fxhead.cli import fxhead, main
 from fxhead.results import ExitCode
+from fxhead.study.settings import StudyOptions
 from fxpasses import Form, MissCode, Scope
 
 ROOT = Path(__file__).parents[1]
+STUDY = ROOT / "tools" / "pictures" / "study.json"
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # What depends on the machine or on torchvision's version, and nothing else.
@@ -124,7 +128,11 @@ def test_pip_installs_an_extra_that_exists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     installs = [words for words in shell_lines() if words[0] == "pip"]
     assert installs == [["pip", "install", ".[cpu]"]]
-    assert {*re.findall(r"'\.\[(\w+)\]'", TEXT)} == {"cpu", "gpu"} <= {*project["optional-dependencies"]}
+    assert (
+        {*re.findall(r"'\.\[(\w+)\]'", TEXT)}
+        == {"cpu", "gpu", "study"}
+        <= {*project["optional-dependencies"]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,6 +184,76 @@ def test_tables_list_every_form_scope_exit_code_and_command() -> None:
     rows = first_column(section("On the command line"))
     assert {row for row in rows if row.isdigit()} == {str(int(code)) for code in ExitCode}
     assert {row.split()[1] for row in rows if row.startswith("fxhead ")} == {*fxhead.commands}
+
+
+def points(value: float) -> str:
+    """A difference as the study prints it."""
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
+
+
+def test_figures_of_the_study_are_those_of_its_document() -> None:
+    shown, study = section("Does one of them learn better?"), json.loads(STUDY.read_text(encoding="utf-8"))
+    rows = [row for row in shown.splitlines() if row.startswith("| ")][1:]
+    assert len(rows) == len(study["comparisons"])
+    for row, found in zip(rows, study["comparisons"], strict=True):
+        low, high = found["interval_pp"]
+        assert [cell.strip() for cell in row.strip("|").split("|")][1:] == [
+            f"{found['second_mean_pp']:.2f} % and {found['first_mean_pp']:.2f} %",
+            f"{points(found['difference_pp'])} ({points(low)} to {points(high)})",
+            f"{found['p_value']:.2g}",
+            f"{found['smallest_effect_pp']:.2f}",
+            found["verdict"],
+        ]
+        assert ("same seeds" in row) is found["paired"]
+        assert ("(control)" in row) is ("control" in found["purpose"])
+    answer, (single, double, *_) = study["answer"], study["growth"]
+    assert answer["same_initialisation"]
+    assert answer["same_function"]
+    for text in (
+        f"Over {study['seeds']} seeds a head",
+        f"{study['seeds']} seeds would show",
+        f"differ by {answer['typical_gap_pp']:.2f} points",
+        f"differ by {single['logits_of_bound']:.2g} of what rounding",
+        f"after {len(single['weight_difference'])} steps",
+        f"up to {single['weight_difference'][-1]:.1e} in float32",
+        f"by {double['weight_difference'][-1]:.1e} in float64",
+        f"p below {study['rules']['alpha']:g}",
+        f"beyond ±{study['rules']['margin_pp']:g} point,",
+    ):
+        assert text in shown
+    schemes = {record["linear_scheme"]["name"] for record in study["initialisation"]}
+    assert schemes == {"Kaiming uniform, a = √5", "uniform in ±1/√fan_in"}
+
+
+def test_the_study_that_the_readme_names_is_the_one_that_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes long, so only its options are read here; a slow test runs it."""
+    asked: list[StudyOptions] = []
+
+    def study(options: StudyOptions, progress: object) -> NoReturn:
+        asked.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fxhead.study.run_study.run_study", study)
+    (words,) = (words for words in shell_lines() if words[0] == "fxhead")
+    assert main(words[1:]) == ExitCode.INTERRUPTED
+    document = json.loads(STUDY.read_text(encoding="utf-8"))
+    (options,) = asked
+    assert options.training.to_dict() == document["training"]
+    assert options.rules.to_dict() == document["rules"]
+    assert (options.seeds, options.seed, options.data) == (document["seeds"], document["seed"], None)
+    assert str(options.out) in section("Does one of them learn better?")
+
+
+@pytest.mark.slow  # minutes of training
+def test_the_study_comes_to_the_same_answer_here(tmp_path: Path) -> None:
+    shown = json.loads(STUDY.read_text(encoding="utf-8"))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["study", "-o", str(tmp_path / "study"), "--json"]) == ExitCode.DONE
+    found = json.loads(out.getvalue())
+    for name in ("same_initialisation", "same_function", "verdict"):
+        assert found["answer"][name] == shown["answer"][name]
+    verdicts = [[record["verdict"] for record in document["comparisons"]] for document in (found, shown)]
+    assert verdicts[0] == verdicts[1]
 
 
 def test_links_to_files_resolve() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from fxhead import __version__, cli, render
 
-COMMANDS = ("rewrite", "inspect", "check")
+COMMANDS = ("rewrite", "inspect", "check", "study")
 Run = Callable[..., Any]
 
 
@@ -36,7 +36,7 @@ def test_version_is_the_package_s(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["rewrite", "--help"], ["rewrite"]], ids=str
+    "arguments", [["--help"], ["--version"], ["rewrite", "--help"], ["rewrite"], ["study", "--help"]], ids=str
 )
 def test_help_and_usage_errors_do_not_import_torch(arguments: list[str]) -> None:
     code = f"import sys, fxhead.cli; fxhead.cli.main({arguments}); print('torch' in sys.modules)"

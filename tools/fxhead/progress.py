@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -11,6 +12,9 @@ class Progress(Protocol):
 
     def step(self, text: str) -> AbstractContextManager[None]:
         """Within it, ``text`` is what is going on."""
+
+    def count(self, text: str, total: int | None) -> AbstractContextManager[Callable[[], None]]:
+        """Within it, ``text`` is going on, and each call of what it gives is one more of ``total`` done."""
 
     def note(self, text: str) -> None:
         """Something that the user should know about the result."""

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _NAME = "fxhead"
 
 
 class TerminalProgress:
-    """Progress on stderr: a spinner on a terminal, else a line for each step."""
+    """Progress on stderr: a spinner or a bar on a terminal, else a line for each step."""
 
     def __init__(self) -> None:
         self._live = _is_terminal(sys.stderr)
@@ -34,6 +34,25 @@ class TerminalProgress:
             return
         with console(sys.stderr).status(_escaped(text)):
             yield
+
+    @contextlib.contextmanager
+    def count(self, text: str, total: int | None) -> Iterator[Callable[[], None]]:
+        """Shows ``text`` and a bar; what it gives moves the bar on by one."""
+        if not self._live:
+            _line(sys.stderr, f"{_NAME}: {text}")
+            yield lambda: None
+            return
+        from rich import progress
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+        )
+        with progress.Progress(*columns, console=console(sys.stderr), transient=True) as bar:
+            task = bar.add_task(_escaped(text), total=total)
+            yield lambda: bar.advance(task)
 
     def note(self, text: str) -> None:
         """Shows ``text`` on a line of its own."""

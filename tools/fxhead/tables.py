@@ -20,6 +20,8 @@ from fxhead.results import (
     RewriteOutcome,
     WrittenFile,
 )
+from fxhead.study.lines import study_lines
+from fxhead.study.outcome import StudyOutcome
 from fxhead.verdicts import check_verdict, rewrite_verdict
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def outcome_lines(outcome: Outcome) -> Iterator[RenderableType]:
         yield from _inspect_lines(outcome)
     elif isinstance(outcome, CheckOutcome):
         yield from _check_lines(outcome)
+    elif isinstance(outcome, StudyOutcome):
+        yield from study_lines(outcome)
     elif isinstance(outcome, ReplayOutcome):
         yield from replay_lines(outcome)
     elif isinstance(outcome, ConvertOutcome):

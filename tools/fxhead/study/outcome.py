@@ -1,0 +1,60 @@
+"""The result of ``fxhead study``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fxhead.results import SCHEMA_VERSION, ExitCode, WrittenFile
+from fxhead.study.findings import Findings
+from fxhead.study.records import DataInfo, PlainRecord
+from fxhead.study.settings import StudyOptions
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Environment(PlainRecord):
+    """What rounding depends on: other versions or processors give other last digits."""
+
+    torch: str
+    machine: str
+    cpu_capability: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StudyOutcome:
+    """Result of ``fxhead study``; the same options give the same document on the same machine.
+
+    Attributes:
+        options: what was asked for.
+        data: the images.
+        environment: where it ran.
+        findings: what follows from the runs.
+        files: what was written, besides the runs.
+    """
+
+    options: StudyOptions
+    data: DataInfo
+    environment: Environment
+    findings: Findings
+    files: tuple[WrittenFile, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """DONE: every answer is one."""
+        return ExitCode.DONE
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one JSON document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": "study",
+            "data": self.data.to_dict(),
+            "training": self.options.training.to_dict(),
+            "rules": self.options.rules.to_dict(),
+            "seeds": self.options.seeds,
+            "seed": self.options.seed,
+            "environment": self.environment.to_dict(),
+            **self.findings.to_dict(),
+            # by name: the same study in another folder is the same document
+            "files": [file.to_dict() | {"path": file.path.name} for file in self.files],
+        }

@@ -1,0 +1,105 @@
+"""What is stored of a study: its images and its finished runs, as frozen records."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fxhead.study.settings import Dtype, Head, Subject
+
+
+class PlainRecord:
+    """A record whose fields are plain data, enums or records of that kind."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataInfo(PlainRecord):
+    """The images. Attributes: ``fit`` and ``held_out`` count images, ``sha256`` is of all values."""
+
+    name: str
+    classes: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    fit: int
+    held_out: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord(PlainRecord):
+    """One finished run.
+
+    Attributes:
+        head: what followed the backbone.
+        seed: of the weights and of the order of the images.
+        held_out: how many images it was measured on.
+        correct: of those, read right after each epoch.
+        fit_loss: mean loss of the steps of each epoch.
+        held_out_loss: mean loss on the held-out images after each epoch.
+    """
+
+    head: Head
+    seed: int
+    held_out: int
+    correct: tuple[int, ...]
+    fit_loss: tuple[float, ...]
+    held_out_loss: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RunRecord:
+        """The record that ``to_dict`` wrote."""
+        return cls(
+            head=Head(data["head"]),
+            seed=int(data["seed"]),
+            held_out=int(data["held_out"]),
+            correct=tuple(map(int, data["correct"])),
+            fit_loss=tuple(map(float, data["fit_loss"])),
+            held_out_loss=tuple(map(float, data["held_out_loss"])),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PairRecord(PlainRecord):
+    """Two runs in lockstep.
+
+    Attributes:
+        subject: what the convolution got from the Linear.
+        dtype: what both computed in.
+        seed: of the weights and of the order of the images.
+        epsilon: machine epsilon of ``dtype``.
+        logits_of_bound: largest difference of the first batch's logits over its rounding bound.
+        largest_weight: the largest weight in the end, against which differences are read.
+        loss: the Linear's, at each step.
+        loss_difference: absolute difference of the two losses, at each step.
+        weight_difference: largest absolute difference of two weights, after each step.
+    """
+
+    subject: Subject
+    dtype: Dtype
+    seed: int
+    epsilon: float
+    logits_of_bound: float
+    largest_weight: float
+    loss: tuple[float, ...]
+    loss_difference: tuple[float, ...]
+    weight_difference: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PairRecord:
+        """The record that ``to_dict`` wrote."""
+        return cls(
+            subject=Subject(data["subject"]),
+            dtype=Dtype(data["dtype"]),
+            seed=int(data["seed"]),
+            epsilon=float(data["epsilon"]),
+            logits_of_bound=float(data["logits_of_bound"]),
+            largest_weight=float(data["largest_weight"]),
+            loss=tuple(map(float, data["loss"])),
+            loss_difference=tuple(map(float, data["loss_difference"])),
+            weight_difference=tuple(map(float, data["weight_difference"])),
+        )
