@@ -255,12 +255,14 @@ def _load(path: Path, pool: WeightPool) -> OnnxFile:
     fix = "give a file that export_onnx or another exporter wrote"
     try:
         file = read_onnx(path, pool)
+        if file.proto.functions:
+            file = OnnxFile(proto=onnx.inliner.inline_local_functions(file.proto), weights=file.weights)
+        for node in file.proto.graph.node:
+            "".join((node.name, node.op_type, *node.input, *node.output)).encode()  # runtimes expect UTF-8
     except Exception as error:  # protobuf's and onnx's errors share no base class but Exception
         raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
     if not file.proto.graph.output or not file.proto.graph.node:
         raise CheckError("the ONNX graph has no nodes or no outputs", where=str(path), fix=fix)
-    if file.proto.functions:
-        return OnnxFile(proto=onnx.inliner.inline_local_functions(file.proto), weights=file.weights)
     return file
 
 

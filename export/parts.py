@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
-from export.inputs import Samples
+from export.inputs import BATCHES, Samples
 from export.results import Failure
 from export.subjects import Feed, Feeds, Run, Subject, joined
 from export.terms import Array
@@ -28,7 +28,7 @@ class Part:
         sizes: batch sizes.
         feeds: the batches, in the order of each model's inputs.
         is_first: whether these are the batches of the proof.
-        is_fixed: whether no other batch size can be run.
+        is_fixed: whether other batch sizes may not run.
     """
 
     start: int
@@ -67,8 +67,8 @@ def parts_of(samples: Samples, left: Subject, right: Subject, sizes: tuple[int, 
 
     done = min(sum(sizes), samples.count)
     yield Part(start=0, fresh=done, sizes=sizes, feeds=feeds(list(zip(starts, sizes, strict=True))))
-    is_fixed = len(sizes) == 1
-    size = sizes[0] if is_fixed else _part_size(samples)
+    is_fixed = sizes != BATCHES  # a program's range, of which only these are known
+    size = sizes[-1] if is_fixed else _part_size(samples)
     for start in range(done, samples.count, size):
         fresh = min(size, samples.count - start)
         run = size if is_fixed else fresh

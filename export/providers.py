@@ -296,8 +296,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+_NO_KERNEL = ("NOT_IMPLEMENTED", "Could not find an implementation", "Type Error: Type")
+
+
 def _fix_for(provider: str, error: Exception | None = None) -> str:
-    if "NOT_IMPLEMENTED" in str(error) or "Could not find an implementation" in str(error):
+    said = str(error)
+    if "exceeds the 2147483648 byte limit" in said:
+        return "ONNX Runtime keeps no weight of 2 GB inside a node: check the linear form, or give --no-onnx"
+    if any(text in said for text in _NO_KERNEL):
         return f"{provider!r} has no kernel for a node of these types: ask for a provider that has one"
     if provider == "cpu":
         return "check the file with onnx.checker.check_model"

@@ -54,7 +54,7 @@ def touch(folder: Path) -> str:
 
 def code(folder: Path) -> str:
     """Python that leaves the canary."""
-    return f"open({str(folder / CANARY)!r}, 'w')"
+    return f"open({str(folder / CANARY)!r}, 'w').close()"
 
 
 def write_zip(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
