@@ -27,6 +27,7 @@ from fxpasses.tree import HOOKS, clone_tree, hold
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OWN = os.path.dirname(__file__) + os.sep
+_TRACE = Tracer.trace.__code__
 _KNOWN_WHOLE = frozenset({"StochasticDepth", "DropPath"})  # saves them the second trace
 _DROPOUTS: dict[Any, type[nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -245,9 +246,12 @@ def _fresh_name(root: nn.Module, name: str, taken: dict[str, nn.Module]) -> str:
 
 
 def _user_frame() -> str | None:
-    """The innermost frame outside torch and this package, as a traceback would print it."""
+    """The innermost frame of the model's own code, as a traceback would print it; None where it has none.
+
+    An ``nn.Sequential`` has none: beyond the tracer's own frame stands whoever asked for the rewrite.
+    """
     frame = sys._getframe(2)
-    while frame is not None:
+    while frame is not None and frame.f_code is not _TRACE:
         name = frame.f_code.co_filename
         if not name.startswith((_TORCH, _OWN, "<")):
             in_forward = frame.f_code.co_name

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxpasses import rewrite
+from fxpasses import find_sites, rewrite
 from zoo import ENTRIES, SPELLINGS, Entry, build
 from zoo.compare import difference, facts, storages, tensors, traced, written
 
@@ -91,3 +91,18 @@ def test_annotations_that_only_the_module_understands_are_left_out() -> None:
     file.seek(0)
     x = torch.randn(2, 3, 4, 4)
     assert torch.equal(torch.load(file, weights_only=False)(x), result.module(x))
+
+
+def test_a_source_is_a_line_of_the_model_and_never_of_its_caller() -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x.mean((2, 3)))
+
+    (own,) = find_sites(Head()).sites
+    assert own.source == f"test_round_trip.py:{Head.forward.__code__.co_firstlineno + 1}"
+    (bare,) = find_sites(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))).sites
+    assert bare.source is None
