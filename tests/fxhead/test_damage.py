@@ -19,6 +19,7 @@ from torch import nn
 from export import export_onnx
 from fxhead import load_model, save_model
 from fxhead.cli import main
+from fxhead.pickles import read_pickle
 from fxhead.results import ExitCode
 from fxpasses import rewrite
 from fxpasses.errors import FxHeadError
@@ -236,3 +237,7 @@ def test_a_full_disk_leaves_nothing(folder: Path, limit: int, more: str) -> None
     assert "Traceback" not in done.stderr
     assert sorted(entry.name for entry in folder.iterdir()) == ["model.pt", "nets.py"]
     assert Path("model.pt").read_bytes() == before
+
+
+def test_an_odd_escape_in_a_file_gives_no_warning() -> None:
+    assert read_pickle(io.BytesIO(b"S'a\\l'\n.")).root == "a\\l"

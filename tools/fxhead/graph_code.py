@@ -22,6 +22,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxhead.functions import find_function, is_attribute, is_method
+from fxhead.pickles import unwarned
 
 _MAX_CODE = 20_000_000
 _MAX_NESTING = 60
@@ -65,7 +66,8 @@ def read_graph(
     if len(code) + len(imports) > _MAX_CODE:
         raise CodeError("its source text is too long")
     try:
-        tree, names = ast.parse(code), ast.parse(imports)
+        with unwarned():
+            tree, names = ast.parse(code), ast.parse(imports)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise CodeError("its source text is no Python") from error
     if len(tree.body) != 1 or not isinstance(tree.body[0], ast.FunctionDef):

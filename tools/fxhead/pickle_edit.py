@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
-from fxhead.pickles import _MARK, Persistent, PickleError, _Bounded, _Machine
+from fxhead.pickles import _MARK, Persistent, PickleError, _Bounded, _Machine, unwarned
 from fxhead.stored_tensors import SIZE, STRIDE, Edit
 from fxpasses.errors import PlanError
 
@@ -63,7 +63,8 @@ def read_spanned(file: BinaryIO) -> SpannedPickle:
     machine = _Machine()
     watch = _Watch(machine)
     try:
-        root = machine.run(watch.watched(pickletools.genops(cast(Any, _Bounded(file)))))
+        with unwarned():
+            root = machine.run(watch.watched(pickletools.genops(cast(Any, _Bounded(file)))))
     except PickleError:
         raise
     except (ValueError, IndexError, KeyError, EOFError, UnicodeError, OverflowError, MemoryError) as error:

@@ -10,9 +10,11 @@ Source:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pickletools
+import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
@@ -90,6 +92,14 @@ class Pickled:
     references: tuple[Persistent, ...]
 
 
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """Python warns of odd escapes in the text that it parses; this is a stranger's, for nobody to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def read_pickle(file: BinaryIO) -> Pickled:
     """What one pickle describes; the file is left behind it.
 
@@ -98,7 +108,8 @@ def read_pickle(file: BinaryIO) -> Pickled:
     """
     machine = _Machine()
     try:
-        root = machine.run(pickletools.genops(cast(Any, _Bounded(file))))
+        with unwarned():
+            root = machine.run(pickletools.genops(cast(Any, _Bounded(file))))
         return Pickled(root, tuple(machine.names), tuple(machine.references))
     except PickleError:
         raise

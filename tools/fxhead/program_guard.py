@@ -17,6 +17,7 @@ from fxhead.allowed import PARTIAL, Allowed
 from fxhead.archive import ZIP_MAGIC, Archive, open_archive
 from fxhead.containers import pickle_of
 from fxhead.functions import find_function
+from fxhead.pickles import unwarned
 from fxpasses.errors import FileError
 
 _MAX_EXPRESSION = 10_000
@@ -190,7 +191,8 @@ def _parsed(text: Any) -> ast.Expression:
     if not isinstance(text, str) or len(text) > _MAX_EXPRESSION:
         raise GuardError(f"has a size that is no expression ({str(text)[:80]!r})")
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        with unwarned():
+            tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise GuardError(f"has a size that is no expression ({text[:80]!r})") from error
     if sum(1 for _ in ast.walk(tree)) > _MAX_NODES:
