@@ -43,7 +43,7 @@ _POOLS = (
     "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d "
     "max_pool2d max_pool3d mean sum amax amin"
 ).split()
-_SIZES = frozenset("sym_size sym_numel sym_stride".split())
+_SIZES = frozenset(f"aten::{name}" for name in "sym_size sym_size.int sym_numel sym_stride sym_stride.int".split())
 _TUPLES = frozenset(
     (
         "native_dropout native_layer_norm native_batch_norm _native_batch_norm_legit "
@@ -53,10 +53,16 @@ _TUPLES = frozenset(
 )
 
 
-@functools.cache
 def name_of(target: torch._ops.OpOverload) -> str:
     """Name of an ATen operator without namespace and overload; empty for other namespaces."""
-    return target._schema.name.removeprefix("aten::") if target.namespace == "aten" else ""
+    return _name_in(target.__qualname__)  # a string keeps its hash, an overload computes it every time
+
+
+@functools.cache
+def _name_in(qualified: str) -> str:
+    """``view`` for ``aten::view`` and ``mean`` for ``aten::mean.dim``."""
+    namespace, _, name = qualified.partition("::")
+    return name.partition(".")[0] if namespace == "aten" else ""
 
 
 @functools.cache
@@ -69,7 +75,7 @@ def pool_targets() -> tuple[torch._ops.OpOverload, ...]:
 
 def is_size(target: Any) -> bool:
     """Whether an operator gives a size and no tensor."""
-    return isinstance(target, torch._ops.OpOverload) and name_of(target) in _SIZES
+    return isinstance(target, torch._ops.OpOverload) and target.__qualname__ in _SIZES
 
 
 def is_first_result(node: Node) -> bool:

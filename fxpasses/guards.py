@@ -20,7 +20,7 @@ from fxpasses import aten
 from fxpasses.layout import Layout, Problem
 from fxpasses.ops import Vocabulary
 from fxpasses.report import Form, MissCode
-from fxpasses.tree import attribute
+from fxpasses.tree import attribute, holders
 from fxpasses.typed_ops import Affine, WeightSource
 
 _EXACT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -50,13 +50,13 @@ class Uses:
     def of(cls, graph: Graph, vocabulary: Vocabulary, sites: Iterable[Affine]) -> Uses:
         """The uses of the sites' modules and weights; linear in nodes and modules."""
         uses = cls()
-        root = vocabulary.root
-        modules = {id(op.module) for op in sites if op.module is not None}
-        tensors = {id(attribute(root, op.weight)) for op in sites}
+        modules = {id(op.module): op.module for op in sites if op.module is not None}
+        tensors = {id(tensor): tensor for op in sites if (tensor := vocabulary.tensor(op.weight)) is not None}
         names: dict[str, int] = {}
-        for prefix, module in vocabulary.tree:
-            if id(module) in modules:
-                uses.paths.setdefault(id(module), []).append(prefix[:-1])
+        for prefix, module in holders(vocabulary.root, {*modules, *tensors}):
+            for key, child in module._modules.items():
+                if id(child) in modules:
+                    uses.paths.setdefault(id(child), []).append(prefix + key)
             for registry in (module._parameters, module._buffers):
                 for key, tensor in registry.items():
                     if id(tensor) in tensors:
@@ -66,9 +66,9 @@ class Uses:
         for node in graph.find_nodes(op="call_module", sort=False) if called else ():
             if node.target in called:
                 uses.calls.setdefault(called[node.target], []).append(node)
-        for node in graph.find_nodes(op="get_attr", sort=False):
-            if node.target in names:
-                uses.reads.setdefault(names[node.target], []).append(node)
+        read = graph.find_nodes(op="get_attr", sort=False)
+        for node in [node for node in read if node.target in names]:  # of hundreds
+            uses.reads.setdefault(names[node.target], []).append(node)
         for node in graph.find_nodes(op="placeholder", sort=False) if vocabulary.lifted else ():
             name = vocabulary.lifted.get(node.name)
             if name in names:

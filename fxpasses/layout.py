@@ -9,6 +9,7 @@ empty one; an atom of extent 1 is nowhere, so that ``[N, C, 1, 1]`` is ``(N)(C)(
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -99,7 +100,7 @@ class Layout:
 
     def with_axes(self, axes: Sequence[Axis]) -> Layout:
         """The same value with other axes."""
-        return dataclasses.replace(self, axes=tuple(axes))
+        return Layout(tuple(axes), self.channels, self.extents, self.batch)
 
     def size(self, atom: Atom) -> int | None:
         """Extent of an atom, or None where it is not known."""
@@ -108,19 +109,22 @@ class Layout:
         return self.channels if atom == CHANNELS else self.extents[int(atom)]
 
 
-def map_axes(extents: Sequence[int | None]) -> tuple[Axis, ...]:
+@functools.cache
+def map_axes(extents: tuple[int | None, ...]) -> tuple[Axis, ...]:
     """Axes of ``[N, C, *k]``."""
     return ((BATCH,), (CHANNELS,), *(() if extent == 1 else (axis,) for axis, extent in enumerate(extents)))
 
 
-def flat_axes(extents: Sequence[int | None]) -> tuple[Axis, ...]:
+@functools.cache
+def flat_axes(extents: tuple[int | None, ...]) -> tuple[Axis, ...]:
     """Axes of ``[N, C·∏k]``, channels first."""
     return ((BATCH,), (CHANNELS, *(axis for axis, extent in enumerate(extents) if extent != 1)))
 
 
 def map_layout(channels: int | None, extents: Sequence[int | None], batch: int | None = None) -> Layout:
     """Layout of ``[N, C, *k]``."""
-    return Layout(map_axes(extents), channels, tuple(extents), batch)
+    extents = tuple(extents)
+    return Layout(map_axes(extents), channels, extents, batch)
 
 
 def flat_layout(channels: int | None, rank: int, batch: int | None = None) -> Layout:

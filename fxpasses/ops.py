@@ -8,7 +8,6 @@ bind the arguments, ``emit`` writes. What has no entry is ``Opaque``.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +20,7 @@ from fxpasses import aten, handlers
 from fxpasses.module_ops import POOL_TYPES, module_op
 from fxpasses.sizes import is_input, is_shape_value, value_of
 from fxpasses.spellings import FUNCTIONS, METHODS, POOL_FUNCTIONS, POOL_METHODS, aten_handlers
-from fxpasses.tree import attribute, walk
+from fxpasses.tree import attribute
 from fxpasses.typed_ops import Affine, Op, Product, Role, Subgraph, WeightSource
 
 
@@ -39,21 +38,13 @@ class Vocabulary:
         self.lifted = lifted or {}
         self._modules: dict[str, nn.Module | None] = {}
 
-    @functools.cached_property
-    def tree(self) -> tuple[tuple[str, nn.Module], ...]:
-        """Every module below the root under every name, with the prefix of the names below it."""
-        return tuple(walk(self.root))
-
     def module(self, path: str) -> nn.Module | None:
         """The module at ``path``, or None."""
-        try:
-            return self._modules[path]
-        except KeyError:
-            found: Any = self.root
-            for part in path.split("."):
-                found = found._modules.get(part) if isinstance(found, nn.Module) else None
-            self._modules[path] = found
-            return self._modules[path]
+        if path not in self._modules:
+            above, _, name = path.rpartition(".")
+            parent = self.module(above) if above else self.root
+            self._modules[path] = None if parent is None else parent._modules.get(name)
+        return self._modules[path]
 
     def tensor_name(self, node: Node | None) -> str | None:
         """State-dict name of the tensor that a node reads, or None where it reads no such tensor."""
@@ -64,7 +55,7 @@ class Vocabulary:
         return self.lifted.get(node.name) if node.op == "placeholder" else None
 
     def pools(self, graph: Graph) -> list[Node]:
-        """The nodes that can be pools by their target, in no order; linear in modules and their calls."""
+        """The nodes that can be pools by their target, in no order; linear in calls of modules."""
         targets = (*POOL_FUNCTIONS, *aten.pool_targets())
         found = [
             node
@@ -75,9 +66,8 @@ class Vocabulary:
             node for node in graph.find_nodes(op="call_method", sort=False) if node.target in POOL_METHODS
         ]
         calls = graph.find_nodes(op="call_module", sort=False)
-        if calls:
-            pools = {prefix[:-1] for prefix, module in self.tree if type(module) in POOL_TYPES}
-            found += [node for node in calls if node.target in pools]
+        pools = {path for path in {node.target for node in calls} if type(self.module(path)) in POOL_TYPES}
+        found += [node for node in calls if node.target in pools]
         return found
 
     def classify(self, node: Node) -> Op:
@@ -91,13 +81,9 @@ class Vocabulary:
             return handlers.OPAQUE
         if is_shape_value(node):
             return handlers.SHAPE_VALUE
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            return Subgraph(
-                tuple(str(source.target) for source in node.all_input_nodes if source.op == "get_attr")
-            )
         handler = _handler(node)
         if handler is None:
-            return handlers.OPAQUE
+            return _call_of_graphs(node)
         try:
             op = handler(*node.args, **node.kwargs)
         except TypeError:  # an overload that the handler does not know
@@ -160,6 +146,13 @@ class Vocabulary:
         if op.weight_source is WeightSource.INPUT:
             return value_of(op.bias_node)
         return self.tensor(op.bias)
+
+
+def _call_of_graphs(node: Node) -> Op:
+    """A call of other graphs as such, and anything else as opaque."""
+    if not isinstance(node.target, torch._ops.HigherOrderOperator):
+        return handlers.OPAQUE
+    return Subgraph(tuple(str(source.target) for source in node.all_input_nodes if source.op == "get_attr"))
 
 
 def _handler(node: Node) -> handlers.Handler | None:

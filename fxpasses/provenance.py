@@ -7,6 +7,7 @@ rewrite keeps all three true: a site's module changes its class, a view stands i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -97,15 +98,15 @@ def _old_names(is_conv: bool, rank: int) -> tuple[Any, ...]:
     return old, f"{old.__module__}.{old.__qualname__}"
 
 
-def written(node: Node) -> dict[str, Any]:
+def written(meta: Mapping[str, Any]) -> dict[str, Any]:
     """What can be kept of a node's origin as plain data, to be given back by ``restore``."""
     data: dict[str, Any] = {}
-    stack = node.meta.get("nn_module_stack")
+    stack = meta.get("nn_module_stack")
     if stack and all(isinstance(part, str) for entry in stack.values() for part in entry):
         data["nn_module_stack"] = {key: tuple(entry) for key, entry in stack.items()}
     for key in ("stack_trace", "torch_fn"):
-        if key in node.meta:
-            data[key] = node.meta[key]
+        if key in meta:
+            data[key] = meta[key]
     return data
 
 

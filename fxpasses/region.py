@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -41,7 +41,8 @@ from fxpasses.typed_ops import (
     WindowPool,
 )
 
-Shapes: TypeAlias = Mapping[Node, tuple[int | None, ...]]
+Shape: TypeAlias = tuple[int | None, ...]
+Shapes: TypeAlias = Mapping[Node, Shape]
 
 _MAX_WALK = 64
 
@@ -82,20 +83,12 @@ class Region:
         return self.values.get(node) if isinstance(node, Node) else None
 
 
-class _Values(Mapping[Node, tuple[int | None, ...]]):
-    """Shapes from the ``val`` that ``torch.export`` leaves on its nodes; None for a symbolic size."""
-
-    def __getitem__(self, node: Node) -> tuple[int | None, ...]:
-        value = value_of(node)
-        if value is None:
-            raise KeyError(node)
-        return tuple(static_extent(extent) for extent in value.shape)
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
+def _traced_shape(node: Node) -> Shape | None:
+    """The shape of the ``val`` that ``torch.export`` leaves on a node; None for a symbolic size."""
+    value = value_of(node)
+    if value is None:
+        return None
+    return tuple([extent if type(extent) is int else static_extent(extent) for extent in value.shape])
 
 
 def scan(
@@ -120,7 +113,7 @@ class _Scanner:
         self.is_program = shapes is None  # sizes that are plain numbers are part of an exported program
         self.graph = graph
         self.vocabulary = vocabulary
-        self.shapes: Shapes = _Values() if shapes is None else shapes
+        self.shape_of: Callable[[Node], Shape | None] = _traced_shape if shapes is None else shapes.get
         self.region = Region()
 
     def run(self) -> Region:
@@ -131,7 +124,7 @@ class _Scanner:
         while pending:
             node = heapq.heappop(pending)
             op = self.vocabulary.classify(node)
-            reads_pooled = any(source in values for source in node.all_input_nodes)
+            reads_pooled = not values.keys().isdisjoint(node.all_input_nodes)
             value = self._follow(node, op) if reads_pooled else self._start(node, op)
             if value is None:
                 continue
@@ -155,16 +148,16 @@ class _Scanner:
             layout = self._reduce(node, op)
         if layout is None:
             return None
-        layout = dataclasses.replace(layout, batch=self._batch(node))
+        layout = Layout(layout.axes, layout.channels, layout.extents, self._batch(node))
         return Value(node=node, op=op, layout=layout, pool=node)
 
     def _batch(self, node: Node) -> int | None:
         """The batch size where the program fixes it."""
-        shape = self.shapes.get(node) if self.is_program else None
+        shape = self.shape_of(node) if self.is_program else None
         return shape[0] if shape else None
 
     def _adaptive(self, node: Node, op: AdaptivePool) -> Layout:
-        shape = self.shapes.get(node)
+        shape = self.shape_of(node)
         if shape is not None and len(shape) == op.rank + 2:
             return map_layout(shape[1], shape[2:])
         output = self.extents.get(node.name, op.output) if None in op.output else op.output
@@ -172,13 +165,13 @@ class _Scanner:
         return map_layout(self._channels(op.source), output)
 
     def _window(self, node: Node, op: WindowPool) -> Layout | None:
+        shape = self.shape_of(node)
+        is_point = shape is not None and len(shape) == op.rank + 2 and set(shape[2:]) == {1}
+        if shape is not None and not op.covers:
+            return map_layout(shape[1], shape[2:]) if is_point else None
         channels = self._channels(op.source)
         if op.covers:
             return map_layout(channels, (1,) * op.rank)
-        shape = self.shapes.get(node)
-        if shape is not None:
-            is_point = len(shape) == op.rank + 2 and set(shape[2:]) == {1}
-            return map_layout(shape[1], shape[2:]) if is_point else None
         if node.name in self.extents:
             return map_layout(channels, self.extents[node.name])
         if not self._feeds_head(node, channels):
@@ -187,8 +180,8 @@ class _Scanner:
         return map_layout(channels, (None,) * op.rank)
 
     def _reduce(self, node: Node, op: Reduce) -> Layout | None:
-        shape = self.shapes.get(op.source)
-        known = self._map_of(op.source)
+        shape = self.shape_of(op.source)
+        known = self._map_of(op.source) if shape is None or len(shape) == 2 else None
         count = len(shape) if shape is not None else (known[0] + 2 if known else None)
         channels = shape[1] if shape is not None and count != 2 else (known[1] if known else None)
         chain = _reductions_after(node, self.vocabulary)
@@ -197,7 +190,7 @@ class _Scanner:
         if layout is not None:
             self.region.is_presumed |= count is None
             return layout
-        if known or not _is_tokens(op.dims, count) or not self._feeds_head(node):
+        if self._map_of(op.source) or not _is_tokens(op.dims, count) or not self._feeds_head(node):
             return None
         self.region.is_presumed |= count is None
         rank = len(op.dims)
@@ -214,7 +207,7 @@ class _Scanner:
         return first if last is not None and last.is_point else None
 
     def _channels(self, source: Node) -> int | None:
-        shape = self.shapes.get(source)
+        shape = self.shape_of(source)
         if shape is not None and len(shape) > 1:
             return shape[1]
         known = self._map_of(source)
@@ -325,7 +318,7 @@ class _Scanner:
             return None
         if op.dim not in (1, -1):
             return None
-        shape = self.shapes.get(node)
+        shape = self.shape_of(node)
         channels = shape[1] if shape is not None else None
         return Value(
             node=node,
@@ -335,7 +328,7 @@ class _Scanner:
         )
 
     def _from_shape(self, node: Node, origin: Value) -> Layout | None:
-        shape = self.shapes.get(node)
+        shape = self.shape_of(node)
         if shape is None or len(shape) != 2:
             return None
         known = self.region.values[origin.pool].layout
@@ -371,7 +364,7 @@ class _Scanner:
         """
         if not isinstance(op, Squeeze) or not first.is_map or first.rank != 2 or op.dims not in ((2,), (-2,)):
             return None
-        if self.shapes.get(value.node) is None:
+        if self.shape_of(value.node) is None:
             return None
         pool = self.region.values[value.pool].op
         before = self.vocabulary.classify(pool.source) if isinstance(pool, POOLS) else None

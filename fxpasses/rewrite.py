@@ -20,7 +20,6 @@ from torch.fx import Graph, Node
 
 from fxpasses import aten, provenance, undo
 from fxpasses.emit import Dialect, Writer, dialect_of
-from fxpasses.handlers import OPAQUE
 from fxpasses.layout import Layout
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
 from fxpasses.plan import WeightOrder, WeightPlan
@@ -29,7 +28,7 @@ from fxpasses.report import Form, Rewrite
 from fxpasses.sites import Analysis, Match
 from fxpasses.sizes import is_shape_value, reads_only_batch, size_of
 from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View, WeightSource
-from fxpasses.values import refresh, refresh_weight
+from fxpasses.values import put, refresh, refresh_weight
 from fxpasses.weights import reshape, set_conv_extras, swap_batch_norm
 
 
@@ -144,6 +143,7 @@ class _ComponentEdit:
         self.transposes: list[Node] = []
         self.own: list[Node] = []
         self.outside: list[Node] = []
+        self.known = self._known_values()
         self.before: undo.Before | None = None
         self.record: undo.Record | None = None
 
@@ -194,6 +194,19 @@ class _ComponentEdit:
             if source is not match.op.weight_node and aten.untransposed(source) is match.op.weight_node
         ]
 
+    def _known_values(self) -> dict[Node, Any]:
+        """The ``val`` that a site will have where the view that gave it this form goes away."""
+        return {
+            node: user.meta["val"]
+            for node in self.matches
+            for user in node.users
+            if "val" in user.meta and self._makes_wanted(user, node)
+        }
+
+    def _makes_wanted(self, view: Node, site: Node) -> bool:
+        value = self.values.get(view)
+        return value is not None and view_source(value, self.region) is site and is_wanted(value.layout, self.to)
+
     def refresh(self, nodes: Iterable[Node], edited: set[Node]) -> None:
         """Makes the ``val`` of ``nodes`` true again, where the graph is an ATen graph."""
         if self.writer.dialect is Dialect.TORCH:
@@ -202,13 +215,17 @@ class _ComponentEdit:
         for node in sorted(nodes):
             if node not in edited and changed.isdisjoint(node.all_input_nodes):
                 continue
+            if node in self.known:
+                put(node, self.known[node])
+                changed.add(node)
+                continue
             try:
-                is_changed = refresh(node, self.vocabulary.classify(node))
+                is_changed = refresh(node, self.vocabulary.classify)
             except (RuntimeError, ValueError):
                 if node.target is not torch.ops.aten.view.default:
                     raise
-                refresh(self.writer.copied(node), OPAQUE)
-                is_changed = refresh(node, OPAQUE)
+                refresh(self.writer.copied(node), self.vocabulary.classify)
+                is_changed = refresh(node, self.vocabulary.classify)
             if is_changed:
                 changed.add(node)
 
@@ -313,7 +330,9 @@ class _ComponentEdit:
     def _original(self, node: Node) -> Node:
         """A moved value in its layout before the rewrite, as a view of the moved one."""
         if node not in self.originals:
-            self.originals[node] = self._restored_view(node, self.values[node].layout)
+            view = self.originals[node] = self._restored_view(node, self.values[node].layout)
+            if "val" in node.meta:
+                self.known[view] = node.meta["val"]
         return self.originals[node]
 
     def _restored_view(self, node: Node, layout: Layout | None) -> Node:

@@ -101,9 +101,14 @@ def source_of(node: Node) -> str | None:
     trace = node.meta.get("stack_trace")
     if not isinstance(trace, str):
         return None
-    frames = _FRAME.findall(trace)
-    own = [frame for frame in frames if _TORCH_FOLDER not in frame[0]] or frames
-    return f"{os.path.basename(own[-1][0])}:{own[-1][1]}" if own else None
+    innermost: re.Match[str] | None = None
+    end = len(trace)
+    while (end := trace.rfind('File "', 0, end)) >= 0:  # from the inside out: most are further out
+        frame = _FRAME.match(trace, end)
+        if frame is not None and _TORCH_FOLDER not in frame[1]:
+            return f"{os.path.basename(frame[1])}:{frame[2]}"
+        innermost = innermost or frame
+    return None if innermost is None else f"{os.path.basename(innermost[1])}:{innermost[2]}"
 
 
 class _Finder:

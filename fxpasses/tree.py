@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -92,11 +92,56 @@ def walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 pending.append((f"{prefix}{key}.", child))
 
 
+def holders(root: nn.Module, wanted: Collection[int]) -> list[tuple[str, nn.Module]]:
+    """The modules that hold an object as a parameter, buffer or child, under every name that they have.
+
+    A tree has hundreds of modules and a rewrite of a head is quick, so names are put together only for
+    what is found.
+
+    Args:
+        root: the top of the tree.
+        wanted: identities of the objects.
+
+    Returns:
+        The modules with the prefix of the names below them.
+    """
+    modules: list[nn.Module | None] = [root]
+    keys, parents = [""], [0]
+    found: dict[int, nn.Module] = {}
+    for index, module in enumerate(modules):  # grows while it is read
+        if module is None:
+            continue
+        held = module.__dict__
+        for tensor in held["_parameters"].values():
+            if id(tensor) in wanted:
+                found[index] = module
+        for tensor in held["_buffers"].values():
+            if id(tensor) in wanted:
+                found[index] = module
+        if children := held["_modules"]:
+            modules.extend(children.values())
+            keys.extend(children)
+            parents.extend([index] * len(children))
+            for child in children.values():
+                if id(child) in wanted:
+                    found[index] = module
+    return [(_prefix(keys, parents, index), module) for index, module in found.items()]
+
+
+def _prefix(keys: list[str], parents: list[int], index: int) -> str:
+    prefix = ""
+    while index:
+        prefix = f"{keys[index]}.{prefix}"
+        index = parents[index]
+    return prefix
+
+
 def attribute(root: nn.Module, path: str | None) -> Any:
     """The object at a dotted path below ``root``, or None."""
     if path is None:
         return None
     found: Any = root
     for part in path.split("."):
-        found = getattr(found, part, None)
+        below = found._modules.get(part) if isinstance(found, nn.Module) else None
+        found = getattr(found, part, None) if below is None else below
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,8 +24,35 @@ from fxpasses.weights import conv_extras
 
 ATTRIBUTE = "_fxhead_undo"
 
+_PLAIN = frozenset({int, float, bool, str, type(None)})
 _FUNCTIONS = named_functions()
 _FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
+
+
+class Snapshot(NamedTuple):
+    """A node as it is, by reference: what an edit may touch is more than it changes, and writing is slow.
+
+    Arguments are immutable, and an edit puts new metadata in the place of the old.
+    """
+
+    name: str
+    op: str
+    target: Any
+    args: Any
+    kwargs: Any
+    previous: str
+    meta: dict[str, Any]
+
+    @classmethod
+    def of(cls, node: Node) -> Snapshot:
+        """The node as it is now."""
+        before = node.prev
+        previous = "" if before.op == "root" else before.name
+        return cls(node.name, node.op, node.target, node.args, node.kwargs, previous, {**node.meta})
+
+    def is_same(self, other: Snapshot) -> bool:
+        """Whether a node does the same in both; its place does not count."""
+        return self[1:5] == other[1:5]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,18 +80,19 @@ class Spec:
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, node: Node) -> Spec:
-        """The node as it is now."""
-        is_function = node.op == "call_function"
-        previous = node.prev
+    def of(cls, snapshot: Snapshot, *, is_moved: bool = False) -> Spec:
+        """A node as it was when the snapshot was taken."""
+        is_function = snapshot.op == "call_function"
+        arguments = (snapshot.args, snapshot.kwargs)
         return cls(
-            name=node.name,
-            op=node.op,
-            target=_name(node.target) if is_function else str(node.target),
-            args=_encode((node.args, node.kwargs)),
-            inputs=_inputs(node),
-            previous="" if previous.op == "root" else previous.name,
-            origin=provenance.written(node),
+            name=snapshot.name,
+            op=snapshot.op,
+            target=_name(snapshot.target) if is_function else str(snapshot.target),
+            args=_encode(arguments),
+            inputs=_names_in(arguments),
+            previous=snapshot.previous,
+            is_moved=is_moved,
+            origin=provenance.written(snapshot.meta),
         )
 
     @property
@@ -78,12 +106,10 @@ class Spec:
 
     def is_like(self, node: Node) -> bool:
         """Whether a node is still as written down; its place does not count."""
-        return self.is_same(Spec.of(node))
-
-    def is_same(self, other: Spec) -> bool:
-        """Whether two written nodes do the same; their place does not count."""
-        mine = (self.op, self.target, self.args, self.inputs)
-        return mine == (other.op, other.target, other.args, other.inputs)
+        target = _name(node.target) if node.op == "call_function" else str(node.target)
+        if (self.op, self.target, self.inputs) != (node.op, target, _inputs(node)):
+            return False
+        return bool(self.args == _encode((node.args, node.kwargs)))
 
     def write_to(self, node: Node, nodes: Mapping[str, Node]) -> None:
         """Gives a node its target and arguments back."""
@@ -185,7 +211,7 @@ class Record:
 
 def _plain(entry: Spec | Reader | Record) -> dict[str, Any]:
     """The attributes by name; ``dataclasses.asdict`` would copy what is plain and immutable already."""
-    return {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+    return {name: getattr(entry, name) for name in entry.__slots__}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +219,7 @@ class Before:
     """A component before its edit.
 
     Attributes:
-        specs: the component's own nodes, and the sizes around them.
+        nodes: the component's own nodes, and the sizes around them, by name.
         readers: inputs of the nodes outside that read it.
         orders: see ``Record``.
         kernels: see ``Record``.
@@ -202,7 +228,7 @@ class Before:
         batch_norms: rank of every batch norm of the component, by path.
     """
 
-    specs: tuple[Spec, ...]
+    nodes: dict[str, Snapshot]
     readers: dict[str, tuple[str, ...]]
     orders: dict[str, str]
     kernels: dict[str, list[int]]
@@ -231,7 +257,7 @@ def write_down(
             norms[str(node.target)] = _rank(module)
     kernels = {match.site.kernel_size for match in matches.values() if match.reads_pool}
     return Before(
-        specs=tuple(Spec.of(node) for node in own),
+        nodes={node.name: Snapshot.of(node) for node in own},
         readers={node.name: _inputs(node) for node in readers},
         orders={node.name: str(match.order) for node, match in matches.items()},
         kernels={node.name: list(match.site.kernel_size) for node, match in matches.items()},
@@ -262,24 +288,24 @@ def record(
         moved: names of nodes that it moved, also where their neighbours moved with them.
     """
     inserted = tuple(node.name for node in sorted(new))
-    kept = {spec.name: spec for spec in before.specs}
-    now = {name: Spec.of(node) for name, node in nodes.items() if name in kept}
-    now |= {node.name: Spec.of(node) for node in new}
-    changed: list[Spec] = []
+    kept = before.nodes
+    now = {name: Snapshot.of(node) for name, node in nodes.items() if name in kept}
+    now |= {node.name: Snapshot.of(node) for node in new}
+    changed: dict[str, Spec] = {}
     for name, old in kept.items():
         after = now.get(name)
         is_moved = after is not None and (name in moved or _is_out_of_place(old, after, kept, now))
         if after is None or is_moved or not after.is_same(old) or name in before.orders:
-            changed.append(dataclasses.replace(old, is_moved=is_moved))
-    if not all(spec.is_whole or _only_inputs_changed(spec, now.get(spec.name)) for spec in changed):
+            changed[name] = Spec.of(old, is_moved=is_moved)
+    left = {name: Spec.of(node) for name, node in now.items() if name in changed or name in inserted}
+    if not all(spec.is_whole or _only_inputs_changed(spec, left.get(name)) for name, spec in changed.items()):
         return None
-    names = {spec.name for spec in changed}
     return Record(
         origin=origin,
         to=to,
         sites=tuple(before.orders),
-        before=tuple(changed),
-        after=tuple(spec for name, spec in now.items() if name in names or name in inserted),
+        before=tuple(changed.values()),
+        after=tuple(left.values()),
         inserted=inserted,
         readers=tuple(_readers(before, nodes)),
         orders=before.orders,
@@ -351,7 +377,9 @@ def stands(entry: Record, nodes: Mapping[str, Node]) -> bool:
     return all(user.name in known for name in entry.inserted for user in nodes[name].users)
 
 
-def _is_out_of_place(old: Spec, new: Spec, kept: Mapping[str, Spec], now: Mapping[str, Spec]) -> bool:
+def _is_out_of_place(
+    old: Snapshot, new: Snapshot, kept: Mapping[str, Snapshot], now: Mapping[str, Snapshot]
+) -> bool:
     """Whether a node itself moved, and not merely its neighbour came, went or moved."""
     if new.previous == old.previous:
         return False
@@ -393,40 +421,43 @@ def _set_inputs(node: Node, inputs: Iterable[str], nodes: Mapping[str, Node]) ->
 
 
 def _inputs(node: Node) -> tuple[str, ...]:
+    return _names_in((node.args, node.kwargs))
+
+
+def _names_in(arguments: Any) -> tuple[str, ...]:
     names: list[str] = []
 
     def visit(source: Node) -> Node:
         names.append(source.name)
         return source
 
-    map_arg((node.args, node.kwargs), visit)
+    map_arg(arguments, visit)
     return tuple(names)
 
 
 def _encode(value: Any) -> Any:
     """Arguments as plain data, or None where they hold anything but nodes, numbers and containers."""
+    if type(value) in _PLAIN:
+        return {"value": value}
     if isinstance(value, Node):
         return {"node": value.name}
-    if value is ...:
-        return {"ellipsis": True}
-    if value is None or type(value) in (int, float, bool, str):
-        return {"value": value}
-    if isinstance(value, torch.dtype):
-        return {"dtype": str(value).removeprefix("torch.")}
     parts: Any
-    if isinstance(value, slice):
-        parts = [_encode(part) for part in (value.start, value.stop, value.step)]
-        return None if None in parts else {"slice": parts}
+    if isinstance(value, (tuple, list)):
+        if hasattr(value, "_fields"):
+            return None
+        parts = [_encode(part) for part in value]
+        return None if None in parts else {"tuple" if isinstance(value, tuple) else "list": parts}
     if isinstance(value, dict):
         parts = {name: _encode(part) for name, part in value.items()}
         return None if None in parts.values() else {"dict": parts}
-    kind = next(
-        (kind for kind in ("tuple", "list") if isinstance(value, {"tuple": tuple, "list": list}[kind])), None
-    )
-    if kind is None or hasattr(value, "_fields"):
-        return None
-    parts = [_encode(part) for part in value]
-    return None if None in parts else {kind: parts}
+    if value is ...:
+        return {"ellipsis": True}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, slice):
+        parts = [_encode(part) for part in (value.start, value.stop, value.step)]
+        return None if None in parts else {"slice": parts}
+    return None
 
 
 def _decode(data: Any, nodes: Mapping[str, Node]) -> Any:

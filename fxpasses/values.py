@@ -21,12 +21,12 @@ from fxpasses.typed_ops import Affine, Elementwise, Op, Reduce
 _aten = torch.ops.aten
 
 
-def refresh(node: Node, op: Op) -> bool:
+def refresh(node: Node, classify: Callable[[Node], Op]) -> bool:
     """Gives a node the ``val`` that it now computes, where its operands have one.
 
     Args:
         node: a node that was edited, or reads one that was.
-        op: what it now does.
+        classify: says what it now does.
 
     Returns:
         Whether the ``val`` is another one than before.
@@ -37,13 +37,12 @@ def refresh(node: Node, op: Op) -> bool:
     old = node.meta.get("val")
     new = _viewed(node, operands[0])
     if new is None:
-        new = _of_rank(old, _rank(op, operands))
+        new = _of_rank(old, _rank(classify(node), operands))
     if new is None:
         new = _computed(node, operands)
     if new is old:
         return False
-    node.meta["val"] = new
-    node.meta.pop("tensor_meta", None)
+    put(node, new)
     return True
 
 
@@ -63,8 +62,7 @@ def _is_changed(node: Node) -> bool:
     if node.op != "call_function" or not operands or any(value is None for value in operands):
         return False
     before = node.meta.get("val")
-    node.meta["val"] = _computed(node, operands)
-    node.meta.pop("tensor_meta", None)
+    put(node, _computed(node, operands))
     return _sizes(before) != _sizes(node.meta["val"])
 
 
@@ -78,11 +76,16 @@ def refresh_weight(node: Node, convert: Callable[[torch.Tensor], torch.Tensor]) 
     value = node.meta.get("val")
     if isinstance(value, torch.Tensor):
         if type(value) is FakeTensor and all(isinstance(extent, int) for extent in value.shape):
-            node.meta["val"] = _rewrapped(value, convert)
+            put(node, _rewrapped(value, convert))
         else:
             with _pretending([value]):
-                node.meta["val"] = convert(value)
-        node.meta.pop("tensor_meta", None)
+                put(node, convert(value))
+
+
+def put(node: Node, value: Any) -> None:
+    """Gives a node its new ``val``."""
+    node.meta["val"] = value
+    node.meta.pop("tensor_meta", None)
 
 
 def _rank(op: Op, operands: Sequence[Any]) -> int | None:

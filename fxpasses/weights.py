@@ -96,7 +96,8 @@ def swap_batch_norm(root: nn.Module, path: str, rank: int) -> None:
 def _converted(old: torch.Tensor, match: Match, to: Form) -> tuple[torch.Tensor, int]:
     plain = old.detach()
     data = match.move.convert(plain, to)
-    is_view = data.untyped_storage().data_ptr() == plain.untyped_storage().data_ptr()
+    # a kernel is always a view of the matrix
+    is_view = to is Form.CONV or data.untyped_storage().data_ptr() == plain.untyped_storage().data_ptr()
     copied = 0 if is_view else data.numel() * data.element_size()
     if not isinstance(old, nn.Parameter):
         return data, copied
