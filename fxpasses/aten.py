@@ -43,7 +43,9 @@ _POOLS = (
     "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d "
     "max_pool2d max_pool3d mean sum amax amin"
 ).split()
-_SIZES = frozenset(f"aten::{name}" for name in "sym_size sym_size.int sym_numel sym_stride sym_stride.int".split())
+_SIZES = frozenset(
+    f"aten::{name}" for name in "sym_size sym_size.int sym_numel sym_stride sym_stride.int".split()
+)
 _TUPLES = frozenset(
     (
         "native_dropout native_layer_norm native_batch_norm _native_batch_norm_legit "
@@ -82,8 +84,9 @@ def is_first_result(node: Node) -> bool:
     """Whether ``getitem`` takes the value of an operator that gives statistics beside it."""
     source, index = node.args[0], node.args[1]
     target = source.target if isinstance(source, Node) else None
-    is_operator = isinstance(target, torch._ops.OpOverload)
-    return is_operator and type(index) is int and index == 0 and name_of(target) in _TUPLES
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    return type(index) is int and index == 0 and name_of(target) in _TUPLES
 
 
 def is_statistic(node: Node) -> bool:

@@ -115,7 +115,8 @@ class Writer:
             node.args = (op.source, op.weight_node, op.bias_node, ones, zeros, ones, False, zeros, 1)
         else:
             self._matrix_product(node, op)
-        node.kwargs = {}
+        if node.kwargs:
+            node.kwargs = {}
 
     def _viewed(self, node: Node, weight: Node, move: WeightMove, to: Form) -> Node:
         """A weight in the other form, as views in the graph."""

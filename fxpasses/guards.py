@@ -50,22 +50,27 @@ class Uses:
     def of(cls, graph: Graph, vocabulary: Vocabulary, sites: Iterable[Affine]) -> Uses:
         """The uses of the sites' modules and weights; linear in nodes and modules."""
         uses = cls()
-        modules = {id(op.module): op.module for op in sites if op.module is not None}
-        tensors = {id(tensor): tensor for op in sites if (tensor := vocabulary.tensor(op.weight)) is not None}
+        parts: dict[str, object] = {}
+        for op in sites:
+            if op.weight is not None and (weight := vocabulary.tensor(op.weight)) is not None:
+                parts[op.weight] = weight
+            if op.weight is not None and op.module is not None:
+                parts[op.weight.rpartition(".")[0]] = op.module
+        wanted = {id(part) for part in parts.values()}
         names: dict[str, int] = {}
-        for prefix, module in holders(vocabulary.root, {*modules, *tensors}):
+        for prefix, module in holders(vocabulary.root, parts):
             for key, child in module._modules.items():
-                if id(child) in modules:
+                if id(child) in wanted:
                     uses.paths.setdefault(id(child), []).append(prefix + key)
             for registry in (module._parameters, module._buffers):
                 for key, tensor in registry.items():
-                    if id(tensor) in tensors:
+                    if id(tensor) in wanted:
                         names[prefix + key] = id(tensor)
                         uses.owners.setdefault(id(tensor), []).append((module, prefix + key))
-        called = {path: module for module, paths in uses.paths.items() for path in paths}
-        for node in graph.find_nodes(op="call_module", sort=False) if called else ():
-            if node.target in called:
-                uses.calls.setdefault(called[node.target], []).append(node)
+        paths = {path: module for module, known in uses.paths.items() for path in known}
+        for node in graph.find_nodes(op="call_module", sort=False) if paths else ():
+            if node.target in paths:
+                uses.calls.setdefault(paths[node.target], []).append(node)
         read = graph.find_nodes(op="get_attr", sort=False)
         for node in [node for node in read if node.target in names]:  # of hundreds
             uses.reads.setdefault(names[node.target], []).append(node)

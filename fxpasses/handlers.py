@@ -6,7 +6,6 @@ name and fills in the defaults. ``spellings`` says which symbols it reads.
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -173,10 +172,10 @@ def window_pool(rank: int, average: bool) -> Handler:
         input: Node, kernel_size: Any, stride: Any = None, padding: Any = 0, *args: Any, **kwargs: Any
     ) -> Op:
         unpadded = padding in (0, (0,), [0], (0,) * rank, [0] * rank)
-        covers = unpadded and _is_own_extent(kernel_size, input, rank)
         kernel = None if isinstance(kernel_size, Node) else tuple_of(kernel_size, rank)
-        if kernel is not None and not all(isinstance(extent, int) for extent in kernel):
+        if kernel is not None and not all([isinstance(extent, int) for extent in kernel]):
             kernel = None
+        covers = unpadded and kernel is None and _is_own_extent(kernel_size, input, rank)
         divisor = kwargs.get("divisor_override", args[2] if len(args) > 2 else None)
         plain = unpadded and divisor is None
         return WindowPool(input, rank, covers, average, kernel, plain)
@@ -338,14 +337,22 @@ def conv(rank: int, transposed: bool = False) -> Handler:
         groups: int = 1,
         **_: Any,
     ) -> Op:
-        affine = linear(input, weight, bias)
-        value = value_of(weight) if isinstance(weight, Node) else None
+        if not isinstance(weight, Node) or not isinstance(bias, Node | None):
+            return OPAQUE
+        value = value_of(weight)
         kernel = None if value is None else tuple(value.shape[2:])
         numbers = conv_numbers(rank, stride, padding, dilation, kernel)
-        if not isinstance(affine, Affine) or numbers is None:
+        if numbers is None:
             return OPAQUE
-        return dataclasses.replace(
-            affine, form=Form.CONV, rank=rank, groups=groups, transposed=transposed, **numbers
+        return Affine(
+            source=input,
+            form=Form.CONV,
+            rank=rank,
+            weight_node=weight,
+            bias_node=bias,
+            groups=groups,
+            transposed=transposed,
+            **numbers,
         )
 
     return handler
@@ -363,5 +370,5 @@ def conv_numbers(
         "padding": tuple_of(padding, rank),
         "dilation": tuple_of(dilation, rank),
     }
-    plain = all(isinstance(extent, int) for extents in numbers.values() for extent in extents)
+    plain = all([isinstance(extent, int) for extents in numbers.values() for extent in extents])
     return numbers if plain else None

@@ -69,7 +69,7 @@ class Layout:
     @property
     def is_point(self) -> bool:
         """Whether the map is a single position."""
-        return all(extent == 1 for extent in self.extents)
+        return {1}.issuperset(self.extents)
 
     @property
     def is_map(self) -> bool:

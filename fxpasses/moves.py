@@ -81,6 +81,7 @@ class _Decision:
         self.vocabulary = vocabulary
         self.sites = sites
         self.to = to
+        self.wanted = {node for node, value in region.values.items() if is_wanted(value.layout, to)}
         self.free: set[Node] = set()
         self.needed: set[Node] = set()
 
@@ -110,7 +111,7 @@ class _Decision:
         )
 
     def _is_free(self, node: Node, value: Value) -> bool:
-        if node in self.sites or is_wanted(value.layout, self.to):
+        if node in self.sites or node in self.wanted:
             return True
         source = view_source(value, self.region)
         if source is not None:
@@ -155,18 +156,18 @@ class _Decision:
         if value is None or user not in self.free:
             return False
         if view_source(value, self.region) is not None:
-            return is_wanted(value.layout, self.to) or user in self.needed
+            return user in self.wanted or user in self.needed
         return user in self.needed and (self._crosses(value) or self._turns(value))
 
     def _moves(self, node: Node, value: Value) -> bool:
         if node in self.sites:
             return True
-        if is_wanted(value.layout, self.to) or node not in self.needed or node not in self.free:
+        if node in self.wanted or node not in self.needed or node not in self.free:
             return False
         return view_source(value, self.region) is None
 
     def _is_bypassed(self, node: Node, value: Value, moved: frozenset[Node]) -> bool:
-        if not is_wanted(value.layout, self.to) or isinstance(value.op, Affine):
+        if node not in self.wanted or isinstance(value.op, Affine):
             return False
         origin = node
         while (source := view_source(self.region.values[origin], self.region)) is not None:

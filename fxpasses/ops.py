@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn

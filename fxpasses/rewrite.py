@@ -205,7 +205,9 @@ class _ComponentEdit:
 
     def _makes_wanted(self, view: Node, site: Node) -> bool:
         value = self.values.get(view)
-        return value is not None and view_source(value, self.region) is site and is_wanted(value.layout, self.to)
+        return (
+            value is not None and view_source(value, self.region) is site and is_wanted(value.layout, self.to)
+        )
 
     def refresh(self, nodes: Iterable[Node], edited: set[Node]) -> None:
         """Makes the ``val`` of ``nodes`` true again, where the graph is an ATen graph."""
@@ -373,7 +375,9 @@ class _ComponentEdit:
                 self.reused.append(spare)
                 node.append(spare)
                 provenance.follow(spare, node)
-                spare.args, spare.kwargs = spelled
+                spare.args, kwargs = spelled
+                if kwargs != spare.kwargs:
+                    spare.kwargs = kwargs
                 return spare
         return self.writer.flatten(node, layout.features if layout is not None else None)
 

@@ -274,7 +274,7 @@ class _Finder:
                 alike = {
                     other: candidate.op
                     for other, candidate in matches.items()
-                    if _shapes(candidate) == _shapes(match)
+                    if candidate is match or _shapes(candidate) == _shapes(match)
                 }
                 problem = guards.sharing_problem(match.op, self.root, self.uses, alike)
                 if problem is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -92,48 +92,51 @@ def walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 pending.append((f"{prefix}{key}.", child))
 
 
-def holders(root: nn.Module, wanted: Collection[int]) -> list[tuple[str, nn.Module]]:
-    """The modules that hold an object as a parameter, buffer or child, under every name that they have.
+def holders(root: nn.Module, objects: Mapping[str, object]) -> list[tuple[str, nn.Module]]:
+    """The modules that hold one of some objects as a parameter, buffer or child, under every name.
 
-    A tree has hundreds of modules and a rewrite of a head is quick, so names are put together only for
-    what is found.
+    Nearly always each is held once, by the module that its name says; then no other names are put together.
 
     Args:
         root: the top of the tree.
-        wanted: identities of the objects.
+        objects: the objects by a name that each has below ``root``.
 
     Returns:
         The modules with the prefix of the names below them.
     """
-    modules: list[nn.Module | None] = [root]
-    keys, parents = [""], [0]
-    found: dict[int, nn.Module] = {}
-    for index, module in enumerate(modules):  # grows while it is read
-        if module is None:
-            continue
+    parts: list[object] = []
+    modules: list[nn.Module] = [root]
+    for module in modules:  # grows while it is read
         held = module.__dict__
-        for tensor in held["_parameters"].values():
-            if id(tensor) in wanted:
-                found[index] = module
-        for tensor in held["_buffers"].values():
-            if id(tensor) in wanted:
-                found[index] = module
+        if tensors := held["_parameters"]:
+            parts += tensors.values()
+        if tensors := held["_buffers"]:
+            parts += tensors.values()
         if children := held["_modules"]:
-            modules.extend(children.values())
-            keys.extend(children)
-            parents.extend([index] * len(children))
-            for child in children.values():
-                if id(child) in wanted:
-                    found[index] = module
-    return [(_prefix(keys, parents, index), module) for index, module in found.items()]
+            modules += [child for child in children.values() if child is not None]
+    parts += modules
+    found: dict[str, nn.Module] = {}
+    for name, one in objects.items():
+        path, _, leaf = name.rpartition(".")
+        owner = attribute(root, path) if path else root
+        is_there = isinstance(owner, nn.Module) and any(held.get(leaf) is one for held in _registries(owner))
+        if not is_there or len([part for part in parts if part is one]) != 1:
+            return _search(root, {id(one) for one in objects.values()})
+        found[f"{path}." if path else ""] = owner
+    return [*found.items()]
 
 
-def _prefix(keys: list[str], parents: list[int], index: int) -> str:
-    prefix = ""
-    while index:
-        prefix = f"{keys[index]}.{prefix}"
-        index = parents[index]
-    return prefix
+def _search(root: nn.Module, wanted: Collection[int]) -> list[tuple[str, nn.Module]]:
+    return [
+        (prefix, module)
+        for prefix, module in walk(root)
+        if any(id(part) in wanted for held in _registries(module) for part in held.values())
+    ]
+
+
+def _registries(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    held = module.__dict__
+    return held["_parameters"], held["_buffers"], held["_modules"]
 
 
 def attribute(root: nn.Module, path: str | None) -> Any:
