@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
-from fxhead.pickles import _MARK, Persistent, PickleError, _Bounded, _Machine, unwarned
+from export.untrusted.pickles import _MARK, Persistent, PickleError, _Bounded, _Machine, unwarned
 from fxhead.stored_tensors import SIZE, STRIDE, Edit
 from fxpasses.errors import PlanError
 
