@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from torch.utils import _pytree as pytree
 from export.untrusted.archive import Archive, open_archive
 from export.untrusted.program_guard import require_safe
 from fxpasses.errors import FileError
+from fxpasses.quiet import quiet
 from fxpasses.sizes import static_extent
 
 PROGRAM_SUFFIX = ".pt2"
@@ -76,7 +76,7 @@ def read_program(
     if not trust:
         require_safe(archive or _opened(Path(path)))
     try:
-        with quiet_export():
+        with quiet_archive():
             return torch.export.load(path)
     except Exception as error:  # reading an archive of any age can fail with anything
         first = (str(error).strip().splitlines() or [""])[0][:160]
@@ -100,17 +100,11 @@ def _opened(path: Path) -> Archive:
 
 
 @contextlib.contextmanager
-def quiet_export() -> Iterator[None]:
-    """Within it torch.export tells nothing: it logs every format that it tried, and warns of its reads."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of formats that torch deprecates, which say nothing to a user
-            yield
-    finally:
-        logger.setLevel(level)
+def quiet_archive() -> Iterator[None]:
+    """Within it torch tells nothing of a program's file: it logs every format that it tried, and warns."""
+    with quiet("torch.export"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of formats that torch deprecates, which say nothing to a user
+        yield
 
 
 def fixed_batch(module: nn.Module) -> int | None:

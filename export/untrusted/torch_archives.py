@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from export.untrusted.archive import Archive
-from export.untrusted.pickles import Pickled, PickleError, read_pickle
+from export.untrusted.pickle_records import Pickled, PickleError
+from export.untrusted.pickles import read_pickle
 from fxpasses.errors import FileError
 
 PROGRAM_MARKS = ("archive_format", "serialized_exported_program.json")

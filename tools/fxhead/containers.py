@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from export.untrusted.archive import ZIP_MAGIC, Archive, open_archive, open_regular
-from export.untrusted.pickles import Global, Made, Pickled, PlainDict
+from export.untrusted.pickle_records import Global, Made, Pickled, PlainDict
 from export.untrusted.torch_archives import is_compiled, is_program, pickle_of, read_torch_pickle
 from fxpasses.errors import FileError
 

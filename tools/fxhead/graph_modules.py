@@ -12,7 +12,7 @@ from torch.utils._pytree import TreeSpec, treespec_loads
 
 from export.untrusted.allowed import LEAF_SPECS, TREE_SPEC, tree_type
 from export.untrusted.functions import find_function, is_attribute, is_method
-from export.untrusted.pickles import Global, Made, PickleError, PlainDict
+from export.untrusted.pickle_records import Global, Made, PickleError, PlainDict
 from fxhead.graph_code import CodeError, read_graph
 from fxhead.objects import Objects
 from fxpasses import undo

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from export.untrusted.archive import open_regular
-from export.untrusted.pickles import PickleError
+from export.untrusted.pickle_records import PickleError
 from fxhead.pickle_edit import SpannedPickle, edited, read_spanned
 from fxhead.stored_tensors import Edit, storage_of
 from fxhead.streams import Copier, Region, copy_with

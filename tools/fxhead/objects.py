@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from export.untrusted.allowed import GRAPH_MODULE, PARTIAL, Allowed, plain_value
-from export.untrusted.pickles import Global, Made, Persistent, PickleError, PlainDict, PlainSet
+from export.untrusted.pickle_records import Global, Made, Persistent, PickleError, PlainDict, PlainSet
 from fxhead.tensors import Storages, tensor
 
 _MAX_DEPTH = 120

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from export.programs import quiet_export
+from export.programs import quiet_archive
 from export.untrusted.archive import open_regular
 from export.untrusted.torch_archives import PROGRAM_MARKS
 from fxpasses.errors import FileError
@@ -29,6 +29,6 @@ def program_bytes(program: ExportedProgram) -> bytes:
     """What ``torch.export.save`` writes; the same program gives the same bytes under any file name."""
     # given a path, it writes the file's name into the archive
     buffer = io.BytesIO()
-    with quiet_export():
+    with quiet_archive():
         torch.export.save(program, buffer)
     return buffer.getvalue()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from export.untrusted.archive import open_regular
-from export.untrusted.pickles import PlainDict
+from export.untrusted.pickle_records import PlainDict
 from fxhead.stored_tensors import Edit, Storage, StoredTensor
 from fxhead.streams import Copier, Region, copy_with
 from fxpasses.errors import FileError

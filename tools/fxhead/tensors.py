@@ -11,7 +11,7 @@ import torch
 
 from export.untrusted.allowed import STORAGES, UNTYPED
 from export.untrusted.archive import Archive
-from export.untrusted.pickles import Global, Persistent, PickleError
+from export.untrusted.pickle_records import Global, Persistent, PickleError
 
 _KEY = re.compile(r"\w+", re.ASCII)
 _MAX_EXPANDED = 1 << 24

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from export.untrusted.allowed import Allowed
-from export.untrusted.pickles import Global, Made, PickleError, PlainDict
+from export.untrusted.pickle_records import Global, Made, PickleError, PlainDict
 from fxhead.architectures import brief, importable_here
 from fxhead.containers import Container, Kind
 from fxhead.graph_modules import make_graph_module
