@@ -29,7 +29,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise FileError("is no text in UTF-8", where=str(path), fix=_FORMS) from error
     if not text.lstrip().startswith(("[", "{")):
-        names = [line.strip() for line in text.rstrip().splitlines()]
+        names = [" ".join(line.split()) for line in text.rstrip().splitlines()]
     else:
         try:
             names = _named(json.loads(text))

@@ -57,11 +57,11 @@ def run_images(
             rows += [rows[-1]] * (step - len(rows))
         for file, image, crop, maps in zip(part, images, crops, scorer(np.stack(rows)), strict=False):
             _require_finite(maps, file)
-            box = _box(image.width, image.height, how)
+            box = box_of(image.width, image.height, how)
             yield Seen(file=file, size=(image.height, image.width), box=box, crop=crop, maps=maps)
 
 
-def _box(width: int, height: int, how: Preparation) -> tuple[float, float, float, float]:
+def box_of(width: int, height: int, how: Preparation) -> tuple[float, float, float, float]:
     """The crop in the pixels of the image.
 
     Source:
