@@ -1,0 +1,1 @@
+"""The commands, one a file: click's options in, the job's own options out. Nothing here imports torch."""

@@ -1,0 +1,123 @@
+"""``fxhead check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fxhead import render
+from fxhead.commands.finish import finish
+from fxhead.commands.options import providers_option, source_options, split
+from fxhead.results import ExitCode
+from fxhead.sources import Source
+
+
+@click.command("check")
+@click.argument("reference", required=False)
+@click.argument("candidate", required=False)
+@providers_option
+@click.option("--plan", metavar="PLAN.json", help="The weight plan that rewrite wrote.")
+@click.option(
+    "--inputs",
+    metavar="DATA",
+    help="Samples to run: an .npz or .npy file, or a folder of images. Default: random ones.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 1_000_000),
+    help="How many random samples to run. Default: 8.",
+)
+@click.option(
+    "--size",
+    metavar="CROP|SHORT,CROP",
+    help="For images: shorter side after resizing, and the square cut from the centre. "
+    "Default: the model's own input, from a shorter side 256/224 as long.",
+)
+@click.option("--mean", metavar="R,G,B", help="For images: subtracted, of 0 … 1. Default: ImageNet's.")
+@click.option("--std", metavar="R,G,B", help="For images: divided by. Default: ImageNet's.")
+@click.option("-o", "--output", "out", metavar="CERT.json", help="Also write the certificate to this file.")
+@click.option("--force", is_flag=True, help="Replace a certificate that exists.")
+@click.option(
+    "--replay",
+    metavar="CERT.json",
+    help="Do again what a certificate says was done, and compare; takes no other models or inputs.",
+)
+@source_options
+def check_command(
+    reference: str | None,
+    candidate: str | None,
+    providers: str | None,
+    plan: str | None,
+    inputs: str | None,
+    samples: int | None,
+    size: str | None,
+    mean: str | None,
+    std: str | None,
+    out: str | None,
+    force: bool,
+    replay: str | None,
+    input_shapes: tuple[str, ...],
+    as_json: bool,
+    **loading: Any,
+) -> ExitCode:
+    """Check that CANDIDATE is the same function as REFERENCE; either may also be an .onnx file.
+
+    Images are turned upright, resized, cropped, scaled to 0 … 1 and standardised, as torchvision does for
+    classification; all samples of --inputs are run, in sorted order.
+    """
+    if replay is not None:
+        _require_alone()
+        return _replay(Path(replay), trust=loading["trust"], as_json=as_json)
+    for name, value in (("REFERENCE", reference), ("CANDIDATE", candidate)):
+        if value is None:
+            raise _misuse(f"Missing argument '{name}'")
+    from fxhead.data_options import DataOptions, parse_numbers, parse_size
+    from fxhead.examine import Question
+    from fxhead.load import Loading
+    from fxhead.run_check import CheckOptions, run_check
+    from fxhead.shapes import parse_shape
+
+    question = Question(
+        models=(Source.parse(str(reference)), Source.parse(str(candidate))),
+        providers=split(providers),
+        plan=None if plan is None else Path(plan),
+        input_shapes=tuple(parse_shape(text) for text in input_shapes),
+        loading=Loading(**loading),
+        data=DataOptions(
+            path=inputs,
+            samples=samples,
+            size=None if size is None else parse_size(size),
+            mean=() if mean is None else parse_numbers(mean, "--mean"),
+            std=() if std is None else parse_numbers(std, "--std"),
+        ),
+    )
+    options = CheckOptions(question=question, out=None if out is None else Path(out), force=force)
+    return finish(lambda: run_check(options, render.TerminalProgress()), as_json=as_json)
+
+
+_WITH_REPLAY = ("replay", "trust", "as_json", "debug")
+
+
+def _require_alone() -> None:
+    """Returns where nothing was given that the certificate says."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is click.core.ParameterSource.COMMANDLINE and parameter.name not in _WITH_REPLAY:
+            name = (
+                parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
+            )
+            raise _misuse(f"--replay does what the certificate says, and takes no {name}")
+
+
+def _misuse(what: str) -> click.UsageError:
+    return click.UsageError(what, click.get_current_context())
+
+
+def _replay(path: Path, *, trust: bool, as_json: bool) -> ExitCode:
+    from fxhead.run_replay import run_replay
+
+    progress = render.TerminalProgress()
+    return finish(lambda: run_replay(path, trust=trust, progress=progress), as_json=as_json)

@@ -1,0 +1,83 @@
+"""``fxhead convert-weights``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fxhead import render
+from fxhead.commands.finish import finish
+from fxhead.commands.options import output_options
+from fxhead.results import ExitCode
+
+
+@click.command("convert-weights")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--plan",
+    required=True,
+    metavar="PLAN.json",
+    type=click.Path(path_type=Path),
+    help="The weight plan that rewrite wrote.",
+)
+@click.option("--reverse", is_flag=True, help="Go the plan's way backwards.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    metavar="OUT",
+    help="The file to write, or a folder. Default: beside CHECKPOINT.",
+)
+@click.option(
+    "--prefix",
+    "prefixes",
+    multiple=True,
+    metavar="backbone.",
+    help="What stands before the plan's names in the checkpoint. Default: none, what wrappers add, or what "
+    "all names have in common.",
+)
+@click.option(
+    "--optimizer-names",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The names of the optimiser's parameters in its order, one a line, where shapes do not tell.",
+)
+@click.option(
+    "--allow",
+    "allowed",
+    multiple=True,
+    metavar="package.Name",
+    help="Keep what the checkpoint has of this class; it is copied, never run.",
+)
+@click.option("--force", is_flag=True, help="Replace a file that exists; never the input.")
+@output_options
+def convert_command(
+    checkpoint: Path,
+    plan: Path,
+    reverse: bool,
+    out: str | None,
+    prefixes: tuple[str, ...],
+    optimizer_names: Path | None,
+    allowed: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+) -> ExitCode:
+    """Take a state dict or a whole training checkpoint to the other form, without the model.
+
+    Weights, averaged weights and the optimiser's state are reshaped, everything else is copied as it is,
+    byte for byte; nothing in the file is run. CHECKPOINT is what torch.save wrote, or safetensors.
+    """
+    from fxhead.run_convert import ConvertOptions, run_convert
+
+    options = ConvertOptions(
+        checkpoint=checkpoint,
+        plan=plan,
+        reverse=reverse,
+        out=out,
+        prefixes=prefixes,
+        optimizer_names=optimizer_names,
+        allowed=allowed,
+        force=force,
+    )
+    return finish(lambda: run_convert(options, render.TerminalProgress()), as_json=as_json)

@@ -1,0 +1,53 @@
+"""``fxhead inspect``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fxhead import render
+from fxhead.commands.finish import finish
+from fxhead.commands.options import FORMS, scope_option, source_options, trace_option
+from fxhead.results import ExitCode
+from fxhead.sources import Source
+
+
+@click.command("inspect")
+@click.argument("source")
+@click.option(
+    "--to",
+    type=FORMS,
+    help="List the sites that have this form or can get it, and why the others cannot. "
+    "Default: those that can be linear and conv.",
+)
+@scope_option
+@trace_option
+@source_options
+def inspect_command(
+    source: str,
+    to: str | None,
+    scope: str,
+    way: str,
+    input_shapes: tuple[str, ...],
+    as_json: bool,
+    **loading: Any,
+) -> ExitCode:
+    """List every site of SOURCE that can be rewritten, and every candidate that cannot, with the reason."""
+    from fxhead.load import Loading
+    from fxhead.run_inspect import run_inspect
+    from fxhead.shapes import parse_shape
+    from fxpasses.report import Form, Scope
+
+    return finish(
+        lambda: run_inspect(
+            Source.parse(source),
+            scope=Scope(scope),
+            way=way,
+            to=Form(to) if to else None,
+            input_shapes=tuple(parse_shape(text) for text in input_shapes),
+            loading=Loading(**loading),
+            progress=render.TerminalProgress(),
+        ),
+        as_json=as_json,
+    )

@@ -1,0 +1,96 @@
+"""Options that more than one command takes, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+scope_option = click.option(
+    "--scope",
+    type=click.Choice(["head", "pooled"]),
+    default="head",
+    show_default=True,
+    help="head: what leads from the pool to the output; pooled: also squeeze-excite and other side branches.",
+)
+providers_option = click.option(
+    "--providers",
+    metavar="cpu,cuda",
+    help="Where ONNX Runtime checks. Default: every one available of cpu and cuda.",
+)
+
+
+trace_option = click.option(
+    "--trace",
+    "way",
+    type=click.Choice(["auto", "symbolic", "export"]),
+    default="auto",
+    show_default=True,
+    help="How a module becomes a graph: torch.fx, torch.export, or the second where the first cannot.",
+)
+
+
+FORMS = click.Choice(["conv", "linear", "dense", "fcn"])
+
+
+def split(providers: str | None) -> tuple[str, ...] | None:
+    """The names in ``--providers``, each once, or None where the option was not given."""
+    if providers is None:
+        return None
+    return tuple(dict.fromkeys(name.strip().lower() for name in providers.split(",")))
+
+
+def output_options(command: _Command) -> _Command:
+    """Options of every command; ``--debug`` is for what shows errors, and is not given to the command."""
+    command = click.option(
+        "--debug", is_flag=True, expose_value=False, help="Show a traceback with an error."
+    )(command)
+    return click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")(command)
+
+
+def source_options(command: _Command) -> _Command:
+    """Options of every command that reads a model."""
+    for option in reversed(
+        (
+            click.option(
+                "--input-shape",
+                "input_shapes",
+                multiple=True,
+                metavar="1x3x224x224",
+                help="Shape of the input, batch first; once for each input. "
+                "Default: from the model's metadata, else its first layer.",
+            ),
+            click.option(
+                "--weights",
+                metavar="NAME|FILE",
+                help="torchvision's weights by name (DEFAULT, …), or a state dict to load. "
+                "Default: freshly initialised weights.",
+            ),
+            click.option("--seed", default=0, show_default=True, help="Seeds fresh weights and inputs."),
+            click.option(
+                "--arch",
+                metavar="NAME",
+                help="Builds the model of a state dict or checkpoint: torchvision:NAME or "
+                "package.module:callable.",
+            ),
+            click.option("--ema", is_flag=True, help="Take a checkpoint's averaged weights."),
+            click.option(
+                "--prefix",
+                metavar="model.",
+                help="Stands before every name in a file of weights; is removed.",
+            ),
+            click.option(
+                "--allow",
+                multiple=True,
+                metavar="pkg.Class",
+                help="Let a pickled module have this class of yours; may be given more than once.",
+            ),
+            click.option("--trust", is_flag=True, help="Unpickle the file as it is: runs any code in it."),
+            output_options,
+        )
+    ):
+        command = option(command)
+    return command

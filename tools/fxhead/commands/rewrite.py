@@ -1,0 +1,88 @@
+"""``fxhead rewrite``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fxhead import render
+from fxhead.commands.finish import finish
+from fxhead.commands.options import (
+    FORMS,
+    providers_option,
+    scope_option,
+    source_options,
+    split,
+    trace_option,
+)
+from fxhead.results import ExitCode
+from fxhead.sources import Source
+
+
+@click.command("rewrite")
+@click.argument("source")
+@click.option(
+    "--to",
+    type=FORMS,
+    required=True,
+    help="The form that the sites get. dense: before the pool; fcn: on every window of a larger input. "
+    "These two write no ONNX files.",
+)
+@click.option("--with-map", is_flag=True, help="With dense: give the map of scores out beside the logits.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    metavar="OUT",
+    help="The file to write (.pt, or .pt2 for an exported program), or a folder; the other files lie "
+    "beside it. Default: next to SOURCE.",
+)
+@scope_option
+@trace_option
+@providers_option
+@click.option("--opset", type=click.IntRange(min=1), help="Opset of the ONNX files.")
+@click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
+@click.option("--force", is_flag=True, help="Replace files that exist; never the input.")
+@source_options
+def rewrite_command(
+    source: str,
+    to: str,
+    with_map: bool,
+    out: str | None,
+    scope: str,
+    way: str,
+    providers: str | None,
+    opset: int | None,
+    no_onnx: bool,
+    force: bool,
+    input_shapes: tuple[str, ...],
+    as_json: bool,
+    **loading: Any,
+) -> ExitCode:
+    """Rewrite the head of SOURCE, export both forms to ONNX, and check that they are the same function.
+
+    Writes MODEL.conv.pt (or .linear.pt), MODEL.linear.onnx, MODEL.conv.onnx, the weight plan and the
+    certificate: all of them, or nothing where the check says "broken". What torch.export traced is
+    written as MODEL.conv.pt2. The model is put in eval mode.
+    """
+    from fxhead.load import Loading
+    from fxhead.run_rewrite import RewriteOptions, run_rewrite
+    from fxhead.shapes import parse_shape
+    from fxpasses.report import Form, Scope
+
+    options = RewriteOptions(
+        source=Source.parse(source),
+        to=Form(to),
+        out=out,
+        scope=Scope(scope),
+        way=way,
+        providers=split(providers),
+        input_shapes=tuple(parse_shape(text) for text in input_shapes),
+        opset=opset,
+        with_onnx=not no_onnx and to in ("conv", "linear"),
+        with_map=with_map,
+        loading=Loading(**loading),
+        force=force,
+    )
+    return finish(lambda: run_rewrite(options, render.TerminalProgress()), as_json=as_json)
