@@ -17,13 +17,13 @@ from torch.fx import Graph, Node
 
 from fxpasses import undo
 from fxpasses.fcn import Window, pool_of
+from fxpasses.match import Match
 from fxpasses.outputs import add_maps, drop_maps
 from fxpasses.plan import WeightPlan
 from fxpasses.program import OpenProgram
 from fxpasses.report import Form, Miss, Rewrite
 from fxpasses.rewrite import Edit, apply, restore
 from fxpasses.sink import rise, sink
-from fxpasses.sites import Match
 from fxpasses.survey import Look, Survey, relevant
 from fxpasses.values import recompute
 from fxpasses.window import open_windows

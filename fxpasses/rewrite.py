@@ -22,11 +22,12 @@ from fxpasses import aten, provenance, undo
 from fxpasses.emit import Dialect, Writer, dialect_of
 from fxpasses.handlers import OPAQUE
 from fxpasses.layout import Layout
+from fxpasses.match import Match
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
 from fxpasses.plan import WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
-from fxpasses.sites import Analysis, Match
+from fxpasses.sites import Analysis
 from fxpasses.sizes import is_shape_value, reads_only_batch, size_of
 from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View, WeightSource
 from fxpasses.values import refresh, refresh_weight

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import re
 from collections.abc import Mapping
 
 from torch import nn
@@ -17,39 +15,14 @@ from torch.fx import Graph, Node
 
 from fxpasses import guards
 from fxpasses.layout import Layout, Problem
+from fxpasses.match import Match, source_of
 from fxpasses.ops import Vocabulary
-from fxpasses.plan import WeightMove, WeightOrder
+from fxpasses.plan import WeightOrder
 from fxpasses.region import Region, Shapes, Value, is_last_affine, scan
 from fxpasses.report import Form, Miss, MissCode, Scope, Site
 from fxpasses.sizes import is_shape_value
 from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Product
 from fxpasses.unpooled import MATRIX_PRODUCT, LastAffine, last_affines
-
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_TORCH_FOLDER = os.sep + "torch" + os.sep
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """A site together with the graph objects that a rewrite of it needs."""
-
-    site: Site
-    node: Node
-    op: Affine
-    channels: int
-    order: WeightOrder
-    reads_pool: bool
-
-    @property
-    def move(self) -> WeightMove:
-        """How the weight changes shape between the forms."""
-        site = self.site
-        return WeightMove(
-            name=site.weight,
-            linear_shape=(site.out_features, site.in_features),
-            conv_shape=(site.out_features, self.channels, *site.kernel_size),
-            order=self.order,
-        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +67,6 @@ def analyse(
     region = scan(graph, vocabulary, shapes, extents)
     finder = _Finder(graph, root, vocabulary, region, scope, shapes is not None)
     return finder.run()
-
-
-def source_of(node: Node) -> str | None:
-    """``"file.py:line"`` of the call that a node was traced from, or None."""
-    trace = node.meta.get("stack_trace")
-    if not isinstance(trace, str):
-        return None
-    frames = _FRAME.findall(trace)
-    own = [frame for frame in frames if _TORCH_FOLDER not in frame[0]] or frames
-    return f"{os.path.basename(own[-1][0])}:{own[-1][1]}" if own else None
 
 
 class _Finder:

@@ -13,11 +13,12 @@ from fxpasses import dense, fcn, undo
 from fxpasses.dense import Dense, as_miss
 from fxpasses.guards import module_problem, weight_problem
 from fxpasses.layout import Problem
+from fxpasses.match import Match
 from fxpasses.plan import WeightOrder
 from fxpasses.program import OpenProgram
 from fxpasses.report import Form, Miss, MissCode, Scope
 from fxpasses.shapes import propagate
-from fxpasses.sites import Analysis, Match, analyse
+from fxpasses.sites import Analysis, analyse
 from fxpasses.sizes import has_values, value_of
 from fxpasses.trace import Traced
 from fxpasses.typed_ops import Affine
