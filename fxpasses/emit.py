@@ -73,6 +73,23 @@ class Writer:
         """Axes in another order."""
         return self._after(node, self._permute_function(), (node, list(order)))
 
+    def reshape(self, node: Node, sizes: Sequence[int]) -> Node:
+        """A tensor that holds no batch in another shape."""
+        function: Any = torch.reshape
+        if self.dialect is not Dialect.TORCH:
+            function = torch.ops.aten.view.default
+        return self._after(node, function, (node, list(sizes)))
+
+    def reshaping(self, node: Node) -> None:
+        """Makes a ``view`` take operands of any strides, as ``reshape`` does."""
+        if node.op == "call_method":
+            node.target = "reshape"
+            node.args, node.kwargs = (*node.args, *node.kwargs.values()), {}
+        elif self.dialect is Dialect.CORE:
+            self.copied(node)
+        else:
+            node.target = torch.ops.aten.reshape.default
+
     def windows(self, node: Node, source: Node, kernel: tuple[int, ...]) -> Node:
         """The averages of ``source`` over every window of ``kernel``, written after ``node``."""
         rank = len(kernel)
@@ -157,7 +174,7 @@ class Writer:
         return self._after(place, torch.ops.aten.view.default, (node, [batch, *sizes]))
 
     def _after(self, node: Node, function: Any, args: tuple[Any, ...], part_of: Node | None = None) -> Node:
-        with self.graph.inserting_after(node):
+        with self.graph.inserting_after(_end_of_inputs(node)):
             new = self.graph.call_function(function, args)
         return self._keep(new, part_of or node, is_part=part_of is not None)
 
@@ -174,6 +191,13 @@ class Writer:
             )
         node.args = (copy, *node.args[1:])
         return self._keep(copy, node, is_part=True)
+
+
+def _end_of_inputs(node: Node) -> Node:
+    """The last input of a graph for one of its inputs, which have to stand together; else the node."""
+    while node.op == "placeholder" and node.next.op == "placeholder":
+        node = node.next
+    return node
 
 
 def blank_linear(*, bias: bool) -> nn.Linear:
