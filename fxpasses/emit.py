@@ -20,6 +20,7 @@ from torch.fx import Graph, Node
 from fxpasses import aten, provenance
 from fxpasses.plan import WeightMove, WeightOrder
 from fxpasses.report import Form
+from fxpasses.sizes import static_extent
 from fxpasses.typed_ops import Affine, WeightSource
 
 
@@ -165,6 +166,29 @@ class Writer:
             node.target, node.args = torch.ops.aten.mm.default, (op.source, weight)
         else:
             node.target, node.args = torch.ops.aten.addmm.default, (op.bias_node, op.source, weight)
+
+    def wrap(self, node: Node, source: Node, shape: Sequence[Any], features: int) -> None:
+        """Gives a matrix product of more than two axes a matrix to read, and its result those axes back.
+
+        Args:
+            node: the product.
+            source: what it reads now.
+            shape: the shape of ``source``.
+            features: how many the product gives.
+        """
+        copy = self._after(source, torch.ops.aten.clone.default, (source,), part_of=node)
+        copy.kwargs = {"memory_format": torch.contiguous_format}
+        merged = self._after(copy, torch.ops.aten.view.default, (copy, [-1, shape[-1]]), part_of=node)
+        node.replace_input_with(source, merged)
+        readers, place, sizes = list(node.users), node, [-1]
+        for axis, extent in enumerate(shape[1:-1], start=1):
+            size: Any = static_extent(extent)
+            if size is None:
+                size = place = self._after(place, torch.ops.aten.sym_size.int, (source, axis), part_of=node)
+            sizes.append(size)
+        split = self._after(place, torch.ops.aten.view.default, (node, [*sizes, features]), part_of=node)
+        for reader in readers:
+            reader.replace_input_with(node, split)
 
     def _view(self, node: Node, sizes: Sequence[int]) -> Node:
         batch: Any = self.batch

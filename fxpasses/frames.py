@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from torch.fx import Node
 
+from fxpasses.decomposed import Wrapped, wrapped
 from fxpasses.guards import has_hooks
 from fxpasses.handlers import MAX_RANK
 from fxpasses.match import Match
@@ -116,6 +117,8 @@ class Frames:
             rank = self.ranks.axes[node]
             if rank is None or not 2 <= rank <= MAX_RANK + 2:
                 continue
+            if node in self._permutes:
+                continue
             if node in self.matches:
                 self._join_site(node, self.matches[node], rank)
             elif isinstance(op, Permute):
@@ -152,12 +155,30 @@ class Frames:
 
     def _join_site(self, node: Node, match: Match, rank: int) -> None:
         pair = wanted_by(match, rank)
+        around = wrapped(node, match.op, self.ranks.ops)
+        if around is not None and self._join_wrapped(node, match, around):
+            return
         source = match.op.source
         is_same = self.ranks.axes[source] == rank
         if not is_same or not self._join(node, {source: pair[0]}, frozenset(pair)):
             self._pairs[node] = frozenset(pair)
             self._apart.add(node)
         self._sites[node] = pair[1]
+
+    def _join_wrapped(self, node: Node, match: Match, around: Wrapped) -> bool:
+        """Joins a decomposed Linear with what it reads; the views around it die with it."""
+        rank = self.ranks.axes[around.source] or 0
+        here, wanted = wanted_by(match, rank)
+        if not all(user in self.matches for user in around.merged.users):
+            return False
+        if not self._join(node, {around.source: here}, frozenset((here, wanted))):
+            return False
+        for view, source in ((around.merged, around.source), *((split, node) for split in around.split)):
+            if view not in self._permutes:
+                self._join(view, {source: here})
+                self._permutes[view] = source
+        self._sites[node] = wanted
+        return True
 
     def _join_permute(self, node: Node, op: Permute, rank: int) -> None:
         dims = [dim % rank for dim in op.dims]

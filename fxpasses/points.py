@@ -1,6 +1,6 @@
 """Norms over the channels of a map of one position, without permutes.
 
-``norm(channels_last(u)) = unflatten(norm(flatten(u)))`` where ``u`` is ``[N, C, 1, 1]``: the vectors are alike.
+``norm(channels_last(u)) = unflatten(norm(flatten(u)))`` where ``u`` is ``[N, C, 1, 1]``, of the same vectors.
 A head that permutes its pooled map around a LayerNorm (ConvNeXt) has its flatten above the norm then, and
 needs neither permute.
 """

@@ -17,6 +17,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses import guards
+from fxpasses.decomposed import wrapped
 from fxpasses.handlers import MAX_RANK
 from fxpasses.layout import Problem
 from fxpasses.match import Match, source_of
@@ -59,7 +60,7 @@ def match_of(node: Node, op: Affine, ranks: Ranks, vocabulary: Vocabulary) -> Ma
         guards.module_problem(op)
         or guards.weight_problem(op, vocabulary.root)
         or guards.stepping_problem(op)
-        or _axes_problem(op, ranks)
+        or _axes_problem(node, op, ranks)
     )
     if problem is not None:
         return problem
@@ -68,7 +69,9 @@ def match_of(node: Node, op: Affine, ranks: Ranks, vocabulary: Vocabulary) -> Ma
     problem = guards.bias_problem(op, vocabulary, weight.shape[0])
     if problem is not None:
         return problem
-    rank = op.rank if op.form is Form.CONV else (ranks.axes[op.source] or 0) - 2
+    around = wrapped(node, op, ranks.ops)
+    source = op.source if around is None else around.source
+    rank = op.rank if op.form is Form.CONV else (ranks.axes[source] or 0) - 2
     assert op.weight is not None
     site = Site(
         name=op.name(node),
@@ -113,8 +116,9 @@ def _is_pointwise(op: Affine, vocabulary: Vocabulary) -> bool:
     return weight is not None and not guards.is_uninitialized(weight) and set(weight.shape[2:]) == {1}
 
 
-def _axes_problem(op: Affine, ranks: Ranks) -> Problem | None:
-    axes = ranks.axes[op.source]
+def _axes_problem(node: Node, op: Affine, ranks: Ranks) -> Problem | None:
+    around = wrapped(node, op, ranks.ops)
+    axes = ranks.axes[op.source if around is None else around.source]
     if op.form is Form.CONV:
         if axes in (None, op.rank + 2):
             return None

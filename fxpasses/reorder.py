@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses import aten, undo
-from fxpasses.emit import Writer, dialect_of
+from fxpasses.emit import Dialect, Writer, dialect_of
 from fxpasses.frames import UNIT, Frame, Frames, Order, between, is_constant, reached, wanted_by
 from fxpasses.match import Match
 from fxpasses.ops import Vocabulary
@@ -26,6 +26,7 @@ from fxpasses.points import flatten_norms
 from fxpasses.report import Form
 from fxpasses.rewrite import Edit, as_rewrites, restore, saved_moves
 from fxpasses.sites import Analysis
+from fxpasses.sizes import is_shape_value, value_of
 from fxpasses.strides import respell_views
 from fxpasses.typed_ops import WeightSource
 from fxpasses.values import recompute, refresh_weight
@@ -139,14 +140,15 @@ class _FrameEdit:
         self.given: dict[Node, list[Node]] = {}
         for node in frame.permuted:
             self.given.setdefault(frame.origin(node), []).append(node)
-        self.transposes = [node for match in self.matches.values() for node in transposes_of(match)]
+        parts = {node for match in self.matches.values() for node in transposes_of(match)}
+        self.parts = {*parts, *frame.permuted, *sizes_of(frame.permuted)}
         self.edited: set[Node] = set()
 
     def run(self, extras: Mapping[str, dict[str, object]]) -> undo.Record | None:
         """Carries the placement out, and gives what takes it back."""
         frame = self.frame
-        dead = {node for node in (*frame.permuted, *self.transposes) if node.users}
-        own = sorted({*frame.orders, *self.transposes})
+        dead = {node for node in self.parts if node.users}
+        own = sorted({*frame.orders, *self.parts})
         readers = sorted({user for node in own for user in node.users} - set(own))
         before = undo.write_down(self.root, own, readers, self.matches, ())
         paths = {str(node.target) for node in frame.sites if node.op == "call_module"}
@@ -165,6 +167,8 @@ class _FrameEdit:
         for node in frame.crossed:
             if self.held[node] != frame.orders[node]:
                 self._turn_constants(node)
+        if self.writer.dialect is Dialect.CORE and self.to is Form.LINEAR:
+            self._wrap_products()
         erased = self._bury(own, dead)
         self.edited = ({*frame.sites, *self.edited, *self.writer.written}) - erased
         left = {node.name: node for node in (*own, *readers) if node not in erased}
@@ -231,14 +235,38 @@ class _FrameEdit:
             if math.prod(shape) != 1 and shape != tuple(tensor.shape):
                 node.replace_input_with(source, self.writer.reshape(source, shape))
 
+    def _wrap_products(self) -> None:
+        """Gives matrix products of a decomposed graph matrices."""
+        frame = self.frame
+        for node, match in self.matches.items():
+            if len(frame.orders[node]) == 2:
+                continue
+            value = value_of(match.op.source)
+            assert value is not None, "a decomposed graph tells its shapes"
+            here, wanted = wanted_by(match, value.ndim)
+            shape = [value.shape[axis] for axis in between(here, wanted)]
+            self.writer.wrap(node, _operand(match), shape, match.site.out_features)
+
     def _bury(self, own: Sequence[Node], dead: set[Node]) -> set[Node]:
-        """Erases the author's permutes that lost their readers."""
+        """Erases the author's permutes, and what else lost its readers."""
         erased: set[Node] = set()
         for node in reversed(own):
             if node in dead and not node.users:
                 self.graph.erase_node(node)
                 erased.add(node)
         return erased
+
+
+def sizes_of(views: Iterable[Node]) -> set[Node]:
+    """The sizes that views are made with."""
+    found: set[Node] = set()
+    pending = list(views)
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if is_shape_value(source) and source.op != "placeholder" and source not in found:
+                found.add(source)
+                pending.append(source)
+    return found
 
 
 def transposes_of(match: Match) -> list[Node]:
