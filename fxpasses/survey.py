@@ -89,6 +89,10 @@ class Survey:
     def _analyse(self, extents: dict[str, tuple[int, ...]]) -> Analysis:
         """The analysis, with shapes where example inputs are given and something depends on them."""
         graph, root, lifted = self.subject.graph, self.subject.root, self.subject.lifted
+        if self.scope is Scope.ALL and not (lifted or has_values(graph)):
+            inputs = self.inputs()
+            shapes = None if inputs is None else propagate(graph, root, inputs)
+            return analyse(graph, root, self.scope, shapes, extents)
         analysis = analyse(graph, root, self.scope, extents=extents, lifted=lifted)
         if not analysis.is_presumed() or lifted or has_values(graph):
             return analysis
