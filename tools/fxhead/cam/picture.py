@@ -22,6 +22,7 @@ _PANEL, _SHEET_PANEL = 3.0, THUMBNAIL / 100
 _GAP, _TITLE, _BAR = 0.15, 0.66, 1.35
 """Inches: between panels, above one for its title, right of all for the colour bar."""
 _COLUMNS = 4
+"""Panels in a row at most."""
 _LETTER = 0.105
 """Inches that a letter of a title takes at most, but for the widest ones."""
 _UNIT = "score of each place\n(mean = logit)"
@@ -67,7 +68,8 @@ def draw_image(drawn: Drawn, path: Path) -> None:
         OSError: it cannot be written.
     """
     count = 1 + len(drawn.classes)
-    grid = _Grid(columns=min(count, _COLUMNS), count=count, panel=_PANEL, panels=1)
+    rows = math.ceil(count / _COLUMNS)
+    grid = _Grid(columns=math.ceil(count / rows), count=count, panel=_PANEL, panels=1)
     scale = Scale.of(*(scored.scores for scored in drawn.classes))
     with mpl.rc_context(_STYLE):
         figure = grid.figure()
