@@ -55,8 +55,8 @@ _TUPLES = frozenset(
 )
 
 
-def name_of(target: torch._ops.OpOverload) -> str:
-    """Name of an ATen operator without namespace and overload; empty for other namespaces."""
+def name_of(target: Any) -> str:
+    """Name of an ATen overload without namespace and overload; empty for other namespaces."""
     return _name_in(target.__qualname__)  # a string keeps its hash, an overload computes it every time
 
 
@@ -84,9 +84,8 @@ def is_first_result(node: Node) -> bool:
     """Whether ``getitem`` takes the value of an operator that gives statistics beside it."""
     source, index = node.args[0], node.args[1]
     target = source.target if isinstance(source, Node) else None
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    return type(index) is int and index == 0 and name_of(target) in _TUPLES
+    is_operator = isinstance(target, torch._ops.OpOverload)
+    return is_operator and type(index) is int and index == 0 and name_of(target) in _TUPLES
 
 
 def is_statistic(node: Node) -> bool:

@@ -115,13 +115,15 @@ def holders(root: nn.Module, objects: Mapping[str, object]) -> list[tuple[str, n
         if children := held["_modules"]:
             modules += [child for child in children.values() if child is not None]
     parts += modules
+    wanted = {id(one) for one in objects.values()}
+    if len([part for part in parts if id(part) in wanted]) != len(wanted):
+        return _search(root, wanted)
     found: dict[str, nn.Module] = {}
     for name, one in objects.items():
         path, _, leaf = name.rpartition(".")
         owner = attribute(root, path) if path else root
-        is_there = isinstance(owner, nn.Module) and any(held.get(leaf) is one for held in _registries(owner))
-        if not is_there or len([part for part in parts if part is one]) != 1:
-            return _search(root, {id(one) for one in objects.values()})
+        if not isinstance(owner, nn.Module) or all(held.get(leaf) is not one for held in _registries(owner)):
+            return _search(root, wanted)
         found[f"{path}." if path else ""] = owner
     return [*found.items()]
 
