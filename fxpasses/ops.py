@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -65,8 +65,20 @@ class Vocabulary:
             node for node in graph.find_nodes(op="call_method", sort=False) if node.target in POOL_METHODS
         ]
         calls = graph.find_nodes(op="call_module", sort=False)
-        pools = {path for path in {node.target for node in calls} if type(self.module(path)) in POOL_TYPES}
-        found += [node for node in calls if node.target in pools]
+        pools = self._pool_modules({node.target for node in calls})
+        return found + [node for node in calls if node.target in pools]
+
+    def _pool_modules(self, paths: Iterable[str]) -> set[str]:
+        """The paths at which a pool stands; a module above many of them is looked up once."""
+        found: set[str] = set()
+        below: dict[str, Mapping[str, nn.Module | None]] = {"": self.root._modules}
+        for path in paths:
+            above, _, name = path.rpartition(".")
+            if above not in below:
+                parent = self.module(above)
+                below[above] = {} if parent is None else parent._modules
+            if type(below[above].get(name)) in POOL_TYPES:
+                found.add(path)
         return found
 
     def classify(self, node: Node) -> Op:
