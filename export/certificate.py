@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from export.commuted import is_dense
 from export.compare import Comparison, compare_backbones, compare_heads, is_clean, nothing_compared
 from export.compare_placed import Strict, has_reformed_weights, strictly_placed
 from export.heads import OnnxSubject
@@ -133,6 +134,7 @@ class Certifier:
         self._samples = None if inputs is None else given_samples(inputs)
         self._subjects: dict[object, tuple[Source, Subject]] = {}
         self._exported: dict[int, OnnxSubject] = {}
+        self._moved: dict[int, tuple[Subject, Subject]] = {}
         self._written: dict[int, tuple[nn.Module, Path]] = {}
         self._prober = Prober(seed)
         self._pool = WeightPool()
@@ -171,6 +173,8 @@ class Certifier:
             runs_on = (EAGER,)
         if not samples.names and len(samples.rows) == len(left.input_names):
             samples = dataclasses.replace(samples, names=left.input_names)
+        if is_dense(left.graph) or is_dense(right.graph):
+            left, right = self._commuted(left), self._commuted(right)
         roots, outputs = _paired_outputs(left, right)
         heads = left.head, right.head
         trials = Trials(left, right, self._providers)
@@ -264,22 +268,35 @@ class Certifier:
         placed = strictly_placed(a, b, outputs, found, Untried(a, b, self._providers))
         return dataclasses.replace(placed, is_exported="module" in (left.dialect, right.dialect))
 
+    def _commuted(self, subject: Subject) -> Subject:
+        if id(subject) not in self._moved:  # the entry holds the subject, so its id stays its own
+            self._moved[id(subject)] = subject, subject.commuted()
+        return self._moved[id(subject)][1]
+
     def _as_file(self, subject: Subject) -> OnnxSubject:
+        """A file as it is; a module as what it exports to, read in the same order of pools and sites."""
         if isinstance(subject, OnnxSubject):
             return subject
         if not isinstance(subject, ModuleSubject) or self._samples is None:
             raise InternalError(f"{subject.name} is neither a module nor a file")
+        written = self._export(subject, self._samples)
+        is_moved = any(subject is moved for _, moved in self._moved.values())
+        found = self._commuted(written) if is_moved else written
+        assert isinstance(found, OnnxSubject), "a file stays one"
+        return found
+
+    def _export(self, subject: ModuleSubject, samples: Samples) -> OnnxSubject:
         if id(subject.module) in self._written:
             return self._file(self._written[id(subject.module)][1])
-        if id(subject) not in self._exported:
+        if id(subject.module) not in self._exported:  # the subject holds the module, so its id stays its own
             batch = subject.fixed_batch
             size = batch or subject.batches((2,))[0]
-            example = [torch.from_numpy(x) for x in self._samples.batch(0, size)]
+            example = [torch.from_numpy(x) for x in samples.batch(0, size)]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "module.onnx"
                 export_onnx(subject.module, example, path, dynamic_batch=batch is None)
-                self._exported[id(subject)] = OnnxSubject(path)
-        return self._exported[id(subject)]
+                self._exported[id(subject.module)] = OnnxSubject(path)
+        return self._exported[id(subject.module)]
 
     def _pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
         files = [item for item in (reference, candidate) if not isinstance(item, nn.Module)]
@@ -344,7 +361,7 @@ def _file(path: Path, pool: WeightPool, extents: Sequence[Shape]) -> OnnxSubject
 
 def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
     """Pairs of output terms and of output positions: by name where names are equal, else by position."""
-    a, b = left.output_names, right.output_names
+    a, b = ([name for name, _ in _compared(side)] for side in (left, right))
     if not a or not b:
         raise CheckError("there is no output to compare", where=(left if not a else right).name)
     by_name = set(a) == set(b)
@@ -357,7 +374,11 @@ def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Te
             where=right.name,
             fix="export both with the same output names",
         )
-    order = tuple((name, i, b.index(name) if by_name else i) for i, name in enumerate(a))
+    places = dict(_compared(right)) if by_name else {}
+    order = tuple(
+        (name, i, places[name] if by_name else _compared(right)[number][1])
+        for number, (name, i) in enumerate(_compared(left))
+    )
     return _roots(left, right, order), order
 
 
@@ -366,6 +387,12 @@ def _may_be_reformed(left: Subject, right: Subject) -> bool:
         return True
     heads = {affine_of(site).weight_name for side in (left, right) for site in side.head.sites}
     return has_reformed_weights(left.module, right.module, heads)
+
+
+def _compared(side: Subject) -> list[tuple[str, int]]:
+    """Name and position of the outputs that are no maps: these are told by the outputs that they explain."""
+    maps = {found.position for found in side.maps}
+    return [(name, i) for i, name in enumerate(side.output_names) if i not in maps]
 
 
 def _roots(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:
