@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -68,6 +68,9 @@ class OnnxSubject:
         self._declared_batch = first[0].dim_value or None if first else None
         self.input_names = tuple(str(value.name) for value in self.inputs)
         self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
+        dims = [static_dims(value) for value in self._model.graph.outputs]
+        self.output_ranks = tuple(None if shape is None else len(shape) for shape in dims)
+        self.input_shapes = tuple((static_dims(value) or ())[1:] for value in self.inputs)
         self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
         self._repeats: dict[str, bool] = {}
@@ -80,7 +83,7 @@ class OnnxSubject:
         inputs = {name: dims for name, dims in known.items() if len(dims) == len(self._extents[name])}
         return placed_terms(self._model, inputs)
 
-    def commuted(self) -> OnnxSubject:
+    def commuted(self) -> Self:
         """The same file, read with its sites behind their pools."""
         other, found = copy.copy(self), commuted(self.graph)
         other.graph, other.head, other.maps, other._runs = found.graph, found.head, found.maps, {}

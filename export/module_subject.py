@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -46,7 +46,9 @@ class ModuleSubject:
         with evaluation_mode(self._traced), torch.no_grad():
             result = recorder.run(*self._tensors(feeds))
         maps = count_maps(self._traced.graph, Vocabulary(self._traced))
-        self.output_names = tuple(name for name, _ in _leaves(result, maps))
+        leaves = _leaves(result, maps)
+        self.output_names = tuple(name for name, _ in leaves)
+        self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
         graph = module_terms(self._traced, recorder.shapes)
         self._take(graph, find_head(graph), ())
         self._is_graph_exact = False
@@ -57,7 +59,7 @@ class ModuleSubject:
         self._terms = frozenset(postorder([term for _, term in graph.outputs], stop=lambda _: False))
         self._runs: dict[tuple[int, ...], Run] = {}
 
-    def commuted(self) -> ModuleSubject:
+    def commuted(self) -> Self:
         """The same module, read with its sites behind their pools."""
         other, found = copy.copy(self), commuted(self.graph)
         other._take(found.graph, found.head, found.maps)

@@ -32,6 +32,7 @@ from export.module_signature import (
 from export.terms import MAXIMUM, Affine, Array, Kind, Shape, Term, TermGraph, at_every_position
 from fxpasses.ops import Vocabulary
 from fxpasses.typed_ops import (
+    AdaptivePool,
     Concat,
     Elementwise,
     Flatten,
@@ -151,6 +152,9 @@ class _Reader:
         if is_identity(node, self._called(node)):
             return self._seen[source]
         before, after = self._shapes[source.name], self._shapes.get(node.name)
+        # a pool to the extents that the map has; one of one cell is a pool, which at other sizes has several
+        if isinstance(op, AdaptivePool) and before == after and set(before[2:]) != {1}:
+            return self._seen[source]
         if not isinstance(op, _VIEWS) or after is None or len(after) < 2:
             return None
         if isinstance(op, Index) and not _keeps_batch(op):

@@ -98,14 +98,14 @@ class _Reader:
             self._operator(node)
 
     def _view(self, node: ir.Node) -> _Seen | None:
-        is_view = node.op_type in _VIEWS or _is_inactive_dropout(node)
+        is_view = node.op_type in _VIEWS or _is_inactive_dropout(node) or _is_idle_pool(node)
         if node.domain != "" or not is_view or not node.inputs:
             return None
         source = node.inputs[0]
         if source is None or _constant(source) is not None:
             return None
         seen, target = self.read(source), _per_sample(node.outputs[0])
-        if node.op_type in ("Identity", "Dropout"):
+        if node.op_type in ("Identity", "Dropout", "AveragePool"):
             return seen
         if node.op_type == "Cast":
             return seen if source.dtype is not None and source.dtype == node.outputs[0].dtype else None
@@ -332,6 +332,19 @@ def _pointwise_site(node: ir.Node, seen: Sequence[_Seen]) -> Affine | None:
         spelling=signature_of(node),
     )
     return at_every_position(affine, str(node.outputs[0].name))
+
+
+def _is_idle_pool(node: ir.Node) -> bool:
+    """True for an average over windows of one cell of a map that has several."""
+    if node.op_type != "AveragePool" or {*(static_dims(node.inputs[0]) or ())[2:]} == {1}:
+        return False
+    given = {name: tuple(node.attributes[name].as_ints()) for name in _WINDOWS if name in node.attributes}
+    auto_pad = node.attributes.get("auto_pad")
+    is_padded = any(given.get("pads", ())) or (auto_pad is not None and auto_pad.as_string() != "NOTSET")
+    return set(given["kernel_shape"]) | set(given.get("strides", (1,))) == {1} and not is_padded
+
+
+_WINDOWS = ("kernel_shape", "strides", "pads")
 
 
 def _is_inactive_dropout(node: ir.Node) -> bool:

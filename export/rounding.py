@@ -190,7 +190,7 @@ def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> li
             kinds = reference.outputs[left].dtype.name, candidate.outputs[right].dtype.name
             overflow = _may_overflow(kinds[0], a) | _may_overflow(kinds[1], b)
             with np.errstate(invalid="ignore"):  # two infinite features
-                bound = flat(np.abs(a.value - b.value) + a.error + b.error)
+                bound = np.abs(flat(a.value) - flat(b.value)) + flat(a.error) + flat(b.error)
         checks.append(
             OutputCheck(name=name, reference=y_a, candidate=y_b, bound=bound, overflow=overflow, unit=unit)
         )

@@ -40,6 +40,7 @@ class Subject(Protocol):
     dialect: str
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    output_ranks: tuple[int | None, ...]
     graph: TermGraph
     head: Head
     maps: tuple[MapOutput, ...]
