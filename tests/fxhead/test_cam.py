@@ -108,12 +108,15 @@ def test_a_model_gives_the_same_maps_from_every_file(run: Run, net: Path, photos
     torch.export.save(
         torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("n")},)), "m.pt2"
     )
+    torch.export.save(torch.export.export(module, (x,)), "batch-of-2.pt2")
     export_onnx(module, x, "linear.onnx")
     assert run("rewrite", "model.pt", "--to", "dense", "--with-map", "-o", "dense.pt").code == 0
     torch.save(module.state_dict(), "weights.pth")
     sources = (
         ("model.pt",),
         ("m.pt2",),
+        ("batch-of-2.pt2",),
+        ("model.pt", "--trace", "export", "--batch", "2"),
         ("dense.pt",),
         ("linear.onnx",),
         ("nets:build", "--weights", "weights.pth"),
