@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ Written = Callable[[], set[str]]
 
 SIZE = ("--size", "24,16")
 HOW = Preparation(resize=24, crop=16, mean=(0.0,) * 3, std=(1.0,) * 3)
-PRESET = ImageClassification(crop_size=16, resize_size=24, interpolation=InterpolationMode.BILINEAR)
 ORIENTATION = 0x0112
 
 
@@ -54,9 +54,13 @@ def load(path: str = "model.pt") -> nn.Module:
     return module.eval()
 
 
-def prepared(photos: Path) -> Tensor:
+def prepared(photos: Path, **options: Any) -> Tensor:
+    """As torchvision's own transform prepares them."""
+    preset = ImageClassification(
+        crop_size=16, resize_size=24, interpolation=InterpolationMode.BILINEAR, **options
+    )
     images = (Image.open(path).convert("RGB") for path in sorted(photos.iterdir()))
-    return torch.stack([PRESET(image) for image in images])
+    return torch.stack([preset(image) for image in images])
 
 
 def maps_of_the_paper(net: nn.Module, x: Tensor) -> Tensor:
@@ -173,6 +177,19 @@ def test_images_of_every_kind_are_drawn(run: Run, net: Path, folder: Path) -> No
             assert picture.width > 600
 
 
+@pytest.mark.parametrize(
+    "name", ["$x_1$.png", "[bold]b.png", "a" * 200 + ".png", os.fsdecode(b"\xff\x1b.png")]
+)
+def test_images_may_have_any_name(run: Run, net: Path, folder: Path, name: str) -> None:
+    Image.fromarray(pixels(20, 20)).save(folder / name)
+    done = run("cam", "model.pt", name, *SIZE, "--top", "1")
+    assert done.code == 0, done.err
+    assert "class " in done.out
+    assert Path("fxhead-cam", f"{Path(name).stem}.cam.png").is_file()
+    with np.load("fxhead-cam/maps.npz") as arrays:
+        assert arrays["images"] == [name]
+
+
 def test_a_damaged_image_leaves_nothing(run: Run, net: Path, photos: Path, written: Written) -> None:
     whole = Path("photos/1.png").read_bytes()
     Path("photos/1.png").write_bytes(whole[: len(whole) // 2])
@@ -217,21 +234,35 @@ def test_what_cannot_be_drawn_is_refused(
     assert not Path("fxhead-cam").exists()
 
 
-def write_onnx(path: str, outputs: tuple[str, ...]) -> None:
-    """A graph whose logits are the ReLU of the mean of its map."""
+@pytest.mark.parametrize("outputs", [("logits", "map"), ("logits",)])
+def test_a_dense_file_is_its_own_map(run: Run, net: Path, photos: Path, outputs: tuple[str, ...]) -> None:
+    """At the size that is asked for, where the file leaves it open."""
+    write_onnx("dense.onnx", outputs=outputs, last="Identity")
+    done = run("cam", "dense.onnx", "photos", *SIZE, "--mean", "0", "--std", "1")
+    assert done.code == 0, done.err
+    with np.load("fxhead-cam/maps.npz") as arrays:
+        expected = prepared(photos, mean=(0.0,) * 3, std=(1.0,) * 3).sum(1).numpy()
+        for index, (own, maps) in enumerate(zip(arrays["classes"], arrays["maps"], strict=True)):
+            np.testing.assert_array_equal(own, [0, 1])  # the sum, and its negative
+            np.testing.assert_allclose(maps, [expected[index], -expected[index]], rtol=1e-6)
+    assert "leaves its shape open; give --size" in run("cam", "dense.onnx", "photos", "-o", "other").err
+
+
+def write_onnx(path: str, outputs: tuple[str, ...], last: str = "Relu") -> None:
+    """A graph whose logits are ``last`` of the mean of its map."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["map"]),
         helper.make_node("GlobalAveragePool", ["map"], ["pooled"]),
-        helper.make_node("Relu", ["pooled"], ["high"]),
+        helper.make_node(last, ["pooled"], ["high"]),
         helper.make_node("Flatten", ["high"], ["logits"]),
     ]
     value = helper.make_tensor_value_info
-    shapes = {"logits": ["n", 2], "map": ["n", 2, 16, 16]}
+    shapes = {"logits": ["n", 2], "map": ["n", 2, "h", "w"]}
     weight = np.array([1.0, -1.0], np.float32).reshape(2, 1, 1, 1).repeat(3, 1)
     graph = helper.make_graph(
         nodes,
         "net",
-        [value("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [value("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
         [value(name, TensorProto.FLOAT, shapes[name]) for name in outputs],
         [numpy_helper.from_array(weight, "w")],
     )

@@ -186,7 +186,7 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 
 def _short(text: str, letters: int) -> str:
-    """The text on one line, cut at a word where it can be."""
-    line = " ".join(text.split())
+    """The text on one line, cut at a word where it can be; a name may hold bytes that are no text."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
     shorter = textwrap.shorten(line, letters, placeholder=" …")
     return shorter if len(shorter) > 2 else f"{line[: letters - 1]}…"
