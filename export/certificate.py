@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from export.compare import Comparison, compare_backbones, compare_heads
+from export.compare import Comparison, compare_backbones, compare_heads, is_clean, nothing_compared
+from export.compare_placed import Strict, has_reformed_weights, strictly_placed
 from export.heads import OnnxSubject
 from export.inputs import (
     BATCHES,
@@ -33,7 +34,7 @@ from export.results import Certificate, Status
 from export.subjects import EAGER, Subject
 from export.tally import joined
 from export.terms import Shape, Term, affine_of
-from export.trials import Trials
+from export.trials import Trials, Untried
 from export.verdicts import Judge, Seen
 from export.weight_pool import WeightPool
 from fxpasses.errors import CheckError, ExportError, InternalError
@@ -55,8 +56,9 @@ def certify(
 ) -> Certificate:
     """The certificate of ``candidate`` being the same function as ``reference``.
 
-    Each of the two is a module (run in eager mode, evaluation mode, where it lies) or the path of an ONNX
-    file (run on every provider). Five layers are established:
+    Each of the two is a module or a program (run in eager mode, evaluation mode, where it lies), the path of
+    a ``.pt2`` file (a program; no code in the file is run) or the path of an ONNX file (run on every
+    provider). Five layers are established:
 
     1. **weights**: every head parameter is equal, bit for bit.
     2. **wiring**: the heads are the same operators on the same values, and each site alone, run on inputs
@@ -172,13 +174,20 @@ class Certifier:
             samples = dataclasses.replace(samples, names=left.input_names)
         roots, outputs = _paired_outputs(left, right)
         heads = left.head, right.head
-        is_across = left.dialect != right.dialect
         trials = Trials(left, right, self._providers)
         head = compare_heads(*heads, roots, trials)
-        walk, upstream = self._strictly(left, right, outputs, head, trials)
-        walks = Walks(heads=heads, head=head, strict=walk, upstream=upstream)
+        beside = self._strictly(left, right, outputs, head, trials)
+        upstream = beside.upstream
+        walks = Walks(
+            heads=heads,
+            head=head,
+            strict=beside.head,
+            upstream=upstream,
+            is_reformed=beside.is_reformed,
+            in_heads=beside.in_heads,
+        )
         weights = weights_layer(walks, _planned(reference, candidate, plan))
-        backbone = backbone_layer(upstream, is_exported=is_across)
+        backbone = backbone_layer(upstream, is_exported=beside.is_exported)
         is_restructured = backbone.status is Status.NOT_RUN or bool(upstream.operators)
 
         def seen_on(target: str) -> Seen:
@@ -194,7 +203,7 @@ class Certifier:
                 outputs,
                 samples,
                 target,
-                is_same_backbone=is_alike and not is_across,
+                is_same_backbone=is_alike and not beside.is_exported,
                 is_in_doubt=is_restructured and weights.status is Status.FAILED,
             )
             repeats = [side.repeats(target) for side in (left, right)]
@@ -234,18 +243,27 @@ class Certifier:
 
     def _strictly(
         self, left: Subject, right: Subject, outputs: PairedOutputs, head: Comparison, trials: Trials
-    ) -> tuple[Comparison, Comparison]:
-        """Heads and backbones side by side in one dialect: a module beside a file as what it exports to."""
+    ) -> Strict:
+        """Heads and backbones side by side in one dialect: a module beside a file as what it exports to.
+
+        Two modules are compared as such, unless sites changed form between their feature maps.
+        """
+        found = None
         if left.dialect == right.dialect:
-            return head, compare_backbones(left.head, right.head, head, trials)
+            found = Strict(head=head, upstream=compare_backbones(left.head, right.head, head, trials))
+            if is_clean(found.head, found.upstream) or not _may_be_reformed(left, right):
+                return found
         try:
             a, b = self._as_file(left), self._as_file(right)
         except ExportError as error:
             reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
-            return head, Comparison(nodes=0, parting=reason, constants=(), operators=(), tried=(), partner={})
-        trials = Trials(a, b, self._providers)
-        strict = compare_heads(a.head, b.head, _roots(a, b, outputs), trials)
-        return strict, compare_backbones(a.head, b.head, strict, trials)
+            return found or Strict(head=head, upstream=nothing_compared(reason))
+        if found is None:
+            walk = compare_heads(a.head, b.head, _roots(a, b, outputs), Trials(a, b, self._providers))
+            upstream = compare_backbones(a.head, b.head, walk, Trials(a, b, self._providers))
+            found = Strict(head=walk, upstream=upstream)
+        placed = strictly_placed(a, b, outputs, found, Untried(a, b, self._providers))
+        return dataclasses.replace(placed, is_exported="module" in (left.dialect, right.dialect))
 
     def _as_file(self, subject: Subject) -> OnnxSubject:
         if isinstance(subject, OnnxSubject):
@@ -342,6 +360,13 @@ def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Te
         )
     order = tuple((name, i, b.index(name) if by_name else i) for i, name in enumerate(a))
     return _roots(left, right, order), order
+
+
+def _may_be_reformed(left: Subject, right: Subject) -> bool:
+    if not isinstance(left, ModuleSubject) or not isinstance(right, ModuleSubject):
+        return True
+    heads = {affine_of(site).weight_name for side in (left, right) for site in side.head.sites}
+    return has_reformed_weights(left.module, right.module, heads)
 
 
 def _roots(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:

@@ -232,6 +232,14 @@ class Trials:
             return None  # it does not run alone; the models themselves do, or that is reported elsewhere
 
 
+class Untried(Trials):
+    """Runs nothing: the two belong together by what they say, or not at all."""
+
+    def resolve(self, a: Term, b: Term, is_same: IsSame) -> Resolution | None:
+        """A difference where inputs are exchanged or random numbers are drawn, else None."""
+        return self._other_input(a, b) or self._random(a, b)
+
+
 def _left_out(a: Term, b: Term, is_same: IsSame) -> Resolution | None:
     """An operator of several operands in one model, one of its operands in the other."""
     for source in a.operands:

@@ -29,6 +29,7 @@ class Scope(enum.StrEnum):
 
     HEAD = "head"
     POOLED = "pooled"
+    ALL = "all"
 
 
 class MissCode(enum.StrEnum):
@@ -45,10 +46,12 @@ class MissCode(enum.StrEnum):
     AMBIGUOUS_SQUEEZE = "AMBIGUOUS_SQUEEZE"
     FLATTEN_ORDER = "FLATTEN_ORDER"
     SUBGRAPH = "SUBGRAPH"
+    OPAQUE_CALL = "OPAQUE_CALL"
     IN_PLACE_ALIAS = "IN_PLACE_ALIAS"
     # the op itself
     KERNEL = "KERNEL"
     PADDING = "PADDING"
+    STRIDE = "STRIDE"
     DILATION = "DILATION"
     GROUPS = "GROUPS"
     TRANSPOSED = "TRANSPOSED"

@@ -108,6 +108,8 @@ EDITS_GRAPHS = {
     "fxpasses/rewrite.py": "the engine",
     "fxpasses/sink.py": "the engine's half for pools that move below their head",
     "fxpasses/window.py": "the engine's half for heads on windows",
+    "fxpasses/points.py": "the engine's half for sites that work on every point of a map",
+    "fxpasses/reorder.py": "the engine's half for the permutes around them",
     "fxpasses/outputs.py": "the engine's half for what a graph gives out",
     "fxpasses/emit.py": "its writing half: a typed op spelled in the node's dialect",
     "fxpasses/undo.py": "its way back: nodes restored as they were written down",
