@@ -25,6 +25,7 @@ from fxhead.cam.preset import Preset, find_preset
 from fxhead.cam.run_images import box_of
 from fxhead.data_images import Preparation, cropped
 from fxhead.sources import Source
+from fxpasses import rewrite
 from fxpasses.errors import FxHeadError, InputError
 
 Run = Callable[..., Any]
@@ -114,6 +115,8 @@ def test_a_model_gives_the_same_maps_from_every_file(run: Run, net: Path, photos
     )
     torch.export.save(torch.export.export(module, (x,)), "batch-of-2.pt2")
     export_onnx(module, x, "linear.onnx")
+    dense = rewrite(module, to="dense", outputs=("logits", "map")).module
+    export_onnx(dense, torch.randn(2, 3, 20, 20), "dense.onnx", dynamic_size=True)
     assert run("rewrite", "model.pt", "--to", "dense", "--with-map", "-o", "dense.pt").code == 0
     torch.save(module.state_dict(), "weights.pth")
     sources = (
@@ -123,6 +126,7 @@ def test_a_model_gives_the_same_maps_from_every_file(run: Run, net: Path, photos
         ("model.pt", "--trace", "export", "--batch", "2"),
         ("dense.pt",),
         ("linear.onnx",),
+        ("dense.onnx",),
         ("nets:build", "--weights", "weights.pth"),
     )
     found = []
