@@ -227,7 +227,7 @@ def _wrapper(container: Container) -> str | None:
 _FIXES = {
     Kind.TORCHSCRIPT: "loading it runs the code in it; give the nn.Module that it was made from",
     Kind.COMPILED: "give the program that it was compiled from",
-    Kind.ONNX: "a rewrite needs the model that it was exported from; fxhead check reads ONNX files",
+    Kind.ONNX: "a rewrite needs the model that it was exported from; fxhead check and cam read ONNX files",
     Kind.OBJECT: "save the module itself with torch.save(model, path)",
 }
 
