@@ -24,7 +24,7 @@ from export.inputs import (
     given_samples,
     random_samples,
 )
-from export.layers import Prober, Walks, backbone_layer, weights_layer, wiring_layer
+from export.layers import Prober, Walks, backbone_layer, site_name, weights_layer, wiring_layer
 from export.measure import measure
 from export.module_subject import ModuleSubject
 from export.onnx_export import export_onnx
@@ -212,7 +212,8 @@ class Certifier:
 
         strict = [seen_on(provider) for provider in runs_on]
         own = [seen_on(t) for provider in runs_on for t in targets_of(provider) if is_defaults(t)]
-        sites = (*heads[0].sites, *(a for a, _ in walks.rewritten_sites()))
+        names = [affine_of(site).weight_name for site in heads[0].sites]
+        names += [site_name(affine_of(a), affine_of(b)) for a, b in walks.rewritten_sites()]
         whole = Judge(
             weights=weights,
             backbone=backbone,
@@ -234,7 +235,7 @@ class Certifier:
             decision=judged.measured.decision,
             statistics=tuple(record for seen in (*strict, *own) for record in seen.tally.statistics),
             flips=judged.measured.flips,
-            heads=tuple(affine_of(site).weight_name for site in sites),
+            heads=tuple(names),
             providers=runs_on,
             targets=targets,
             seed=self._seed,
