@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from export.compare import Comparison, compare_backbones, compare_heads, is_clean, nothing_compared
-from export.compare_placed import Strict, has_reformed_weights, strictly_placed
+from export.compare import Comparison, compare_heads, nothing_compared
+from export.compare_files import Strict, compare_files, compare_modules
 from export.heads import OnnxSubject
 from export.inputs import (
     BATCHES,
@@ -34,7 +34,7 @@ from export.results import Certificate, Status
 from export.subjects import EAGER, Subject
 from export.tally import joined
 from export.terms import Shape, Term, affine_of
-from export.trials import Trials, Untried
+from export.trials import Trials
 from export.verdicts import Judge, Seen
 from export.weight_pool import WeightPool
 from fxpasses.errors import CheckError, ExportError, InternalError
@@ -248,22 +248,21 @@ class Certifier:
 
         Two modules are compared as such, unless sites changed form between their feature maps.
         """
-        found = None
-        if left.dialect == right.dialect:
-            found = Strict(head=head, upstream=compare_backbones(left.head, right.head, head, trials))
-            if is_clean(found.head, found.upstream) or not _may_be_reformed(left, right):
-                return found
+        is_exported = "module" in (left.dialect, right.dialect)
+        by_themselves = None
+        if isinstance(left, ModuleSubject) and isinstance(right, ModuleSubject):
+            by_themselves = compare_modules(left, right, head, trials)
+            if not by_themselves.is_reformed:
+                return by_themselves
         try:
             a, b = self._as_file(left), self._as_file(right)
         except ExportError as error:
             reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
-            return found or Strict(head=head, upstream=nothing_compared(reason))
-        if found is None:
-            walk = compare_heads(a.head, b.head, _roots(a, b, outputs), Trials(a, b, self._providers))
-            upstream = compare_backbones(a.head, b.head, walk, Trials(a, b, self._providers))
-            found = Strict(head=walk, upstream=upstream)
-        placed = strictly_placed(a, b, outputs, found, Untried(a, b, self._providers))
-        return dataclasses.replace(placed, is_exported="module" in (left.dialect, right.dialect))
+            return by_themselves or Strict(head=head, upstream=nothing_compared(reason))
+        trials = Trials(a, b, self._providers)
+        own = compare_heads(a.head, b.head, _roots(a, b, outputs), trials) if is_exported else head
+        found = compare_files(a, b, outputs, own, trials)
+        return dataclasses.replace(found, is_exported=is_exported)
 
     def _as_file(self, subject: Subject) -> OnnxSubject:
         if isinstance(subject, OnnxSubject):
@@ -360,13 +359,6 @@ def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Te
         )
     order = tuple((name, i, b.index(name) if by_name else i) for i, name in enumerate(a))
     return _roots(left, right, order), order
-
-
-def _may_be_reformed(left: Subject, right: Subject) -> bool:
-    if not isinstance(left, ModuleSubject) or not isinstance(right, ModuleSubject):
-        return True
-    heads = {affine_of(site).weight_name for side in (left, right) for site in side.head.sites}
-    return has_reformed_weights(left.module, right.module, heads)
 
 
 def _roots(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:
