@@ -119,7 +119,7 @@ def _require_free(options: CamOptions, files: Sequence[ImageFile]) -> None:
 
 def _preset(options: CamOptions) -> Preset:
     """The model's own preparation, where it is known, with what was asked for in its place."""
-    own = find_preset(options.source, options.loading.weights)
+    own = find_preset(options.loading.built(options.source), options.loading.weights)
     if options.input_shapes:
         own = dataclasses.replace(own, size=None)
     return dataclasses.replace(
