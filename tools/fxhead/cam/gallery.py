@@ -80,9 +80,10 @@ class Gallery:
             ),
         )
         draw_image(drawn, self._folder / seen.file.picture)
-        seen.crop.thumbnail((THUMBNAIL, THUMBNAIL))
+        small = seen.crop.copy()
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
         self._thumbnails.append(
-            dataclasses.replace(drawn, pixels=np.asarray(seen.crop), classes=drawn.classes[:1])
+            dataclasses.replace(drawn, pixels=np.asarray(small), classes=drawn.classes[:1])
         )
         self._logits.append(logits)
         self._maps.append(seen.maps[list(classes)])
