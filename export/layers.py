@@ -114,11 +114,16 @@ def weights_layer(walks: Walks, planned: Planned | None) -> LayerResult:
 
 
 def _affine_failure(a: Affine, b: Affine) -> Failure | None:
-    difference = constant_difference(a.weight_name, a.weight, b.weight)
+    difference = constant_difference(site_name(a, b), a.weight, b.weight)
     if difference is None:
-        name = a.bias_name or b.bias_name or f"bias of {a.weight_name}"
+        name = a.bias_name or b.bias_name or f"bias of {site_name(a, b)}"
         difference = constant_difference(name, _bias(a, b), _bias(b, a))
     return None if difference is None else _as_failure(difference, "parameter")
+
+
+def site_name(a: Affine, b: Affine) -> str:
+    """The parameter of a pair of sites: an exporter gives a weight that it transposes a name of its own."""
+    return next((site.weight_name for site in (a, b) if "." in site.weight_name), a.weight_name)
 
 
 def _bias(affine: Affine, other: Affine) -> Array:

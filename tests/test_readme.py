@@ -140,7 +140,7 @@ def test_pip_installs_an_extra_that_exists() -> None:
     ("task", "expected"),
     [
         ("demo", "fxhead rewrite torchvision:resnet18 --to conv -o build/demo/ --force"),
-        ("test", "python -m pytest --numprocesses auto --maxprocesses 8"),
+        ("test", "python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal"),
     ],
 )
 def test_tasks_run_what_the_readme_says(task: str, expected: str, tmp_path: Path) -> None:

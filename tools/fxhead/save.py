@@ -24,13 +24,25 @@ _MODULE_SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OutputNames:
-    """Where ``rewrite`` writes: names in one folder."""
+    """Where ``rewrite`` writes: names in one folder.
+
+    Attributes:
+        folder: the folder.
+        module: the rewritten model.
+        plan: the weight plan.
+        certificate: what was checked.
+        base: what the names of the ONNX files begin with.
+        before: the form that the model has.
+        to: the form that it gets.
+    """
 
     folder: Path
     module: str
     plan: str
     certificate: str
-    onnx: dict[Form, str]
+    base: str
+    before: Form
+    to: Form
 
     @classmethod
     def choose(cls, source: Source, to: Form, out: str | None) -> OutputNames:
@@ -63,8 +75,15 @@ class OutputNames:
             module=module,
             plan=f"{stem}.plan.json",
             certificate=f"{stem}.certificate.json",
-            onnx={form: f"{base}.{form}.onnx" for form in (Form.LINEAR, Form.CONV)},
+            base=base,
+            before=Form.CONV if to is Form.LINEAR else Form.LINEAR,
+            to=to,
         )
+
+    @property
+    def onnx(self) -> dict[Form, str]:
+        """The ONNX files, by the form that they hold; the model's own form first."""
+        return {form: f"{self.base}.{form}.onnx" for form in (self.before, self.to)}
 
     @property
     def is_program(self) -> bool:
