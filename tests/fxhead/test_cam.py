@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
@@ -222,6 +224,8 @@ def test_a_head_that_is_not_affine_has_no_maps(run: Run, photos: Path, written: 
         (("model.pt", "photos", "--size", "16,24"), "sides lie between"),
         (("model.pt", "photos", "--mean", "1,2"), "2 values for 3 channels"),
         (("model.pt", "photos", "-o", "nets.py"), "is no folder"),
+        (("torchvision:resnet19", "photos"), "resnet1"),
+        (("model.pt", "photos", "--classes", "cat"), "there is no class 'cat'; give its number"),
         (("wrong.onnx", "photos"), "the mean of the map from 'map' is not the output 'logits'"),
         (("hidden.onnx", "photos"), "is no affine function of a pooled map"),
     ],
@@ -311,6 +315,32 @@ def test_torchvisions_models_get_torchvisions_preparation() -> None:
     assert (named.size, named.interpolation) == ((256, 240), "bicubic")
     assert named.labels[1] == "goldfish"
     assert find_preset(Source.parse("nets:build"), None) == Preset()
+
+
+def test_weights_in_a_file_get_the_preparation_of_their_architecture(run: Run, photos: Path) -> None:
+    torch.save(models.shufflenet_v2_x1_5().state_dict(), "weights.pth")
+    done = run(
+        "cam",
+        "weights.pth",
+        "photos/0.png",
+        "--arch",
+        "torchvision:shufflenet_v2_x1_5",
+        "--top",
+        "1",
+        "--json",
+    )
+    assert done.code == 0, done.err
+    assert done.document["preparation"]["resize"] == 232
+    assert done.document["preparation"]["crop"] == 224
+
+
+def test_matplotlib_that_is_not_installed_is_named(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = run("cam", "nets:build", "photos")
+    assert done.code == 2
+    assert "matplotlib is not installed; run pip install 'fxhead[cam]'" in done.err
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 40), (40, 60), (33, 100)])

@@ -60,11 +60,13 @@ class Timing:
 
     Attributes:
         call: what was timed.
-        median_ms: over the rounds.
-        ratio: to ours, of the medians.
+        best_ms: of the rounds; what else the machine does only adds to it.
+        median_ms: of the rounds.
+        ratio: to ours, of the best.
     """
 
     call: str
+    best_ms: float
     median_ms: float
     ratio: float
 
@@ -172,9 +174,11 @@ def timings(calls: Calls, rounds: int) -> list[Timing]:
             call()
             if count:
                 taken[name].append((time.perf_counter() - start) * 1e3)
-    medians = {name: statistics.median(values) for name, values in taken.items()}
-    ours = medians["fxhead, dense form"]
-    return [Timing(call=name, median_ms=median, ratio=median / ours) for name, median in medians.items()]
+    ours = min(taken["fxhead, dense form"])
+    return [
+        Timing(call=name, best_ms=min(values), median_ms=statistics.median(values), ratio=min(values) / ours)
+        for name, values in taken.items()
+    ]
 
 
 def is_installed(package: str) -> bool:
@@ -202,9 +206,9 @@ def main() -> int:
     print(f"{'the map, less its bias, against':42} {'difference':>10}")
     for row in agreed:
         print(f"{row.other:42} {row.difference:10.1e}")
-    print(f"{'call':42} {'median ms':>10} {'ratio':>6}")
+    print(f"{'call':42} {'best ms':>10} {'median ms':>10} {'ratio':>6}")
     for row in timed:
-        print(f"{row.call:42} {row.median_ms:10.0f} {row.ratio:6.2f}")
+        print(f"{row.call:42} {row.best_ms:10.0f} {row.median_ms:10.0f} {row.ratio:6.2f}")
     if options.json:
         plain = {
             "model": MODEL,

@@ -89,7 +89,8 @@ def run_cam(options: CamOptions, progress: Progress) -> CamOutcome:
     choice = Choice(top=options.top, given=options.classes, labels=labels or preset.labels)
     with staged(options.out) as staging:
         gallery = Gallery(staging, options.out, choice)
-        with progress.count(f"drawing {len(files)} image{'s'[: len(files) > 1]}", len(files)) as advance:
+        what = "1 image" if len(files) == 1 else f"{len(files)} images"
+        with progress.count(f"drawing {what}", len(files)) as advance:
             for seen in run_images(files, found.scorer, how, preset.interpolation, options.batch):
                 gallery.add(seen)
                 advance()
@@ -119,7 +120,7 @@ def _require_free(options: CamOptions, files: Sequence[ImageFile]) -> None:
 
 def _preset(options: CamOptions) -> Preset:
     """The model's own preparation, where it is known, with what was asked for in its place."""
-    own = find_preset(options.source, options.loading.weights)
+    own = find_preset(options.loading.built(options.source), options.loading.weights)
     if options.input_shapes:
         own = dataclasses.replace(own, size=None)
     return dataclasses.replace(
@@ -144,6 +145,8 @@ def _open(options: CamOptions, preset: Preset, progress: Progress) -> tuple[Mode
     with progress.step("finding the input shape"):
         shapes = _shapes(loaded.model, options, preset)
     note_guess(shapes, progress)
+    if source.kind is SourceKind.TORCHVISION and options.loading.weights is None:
+        progress.note("the weights are fresh, so the maps say nothing; --weights gives trained ones")
     with progress.step("moving the pool behind the head"):
         found = find_scorer(loaded.model, shapes, options.way)
     return describe(source, loaded.model, shapes, loaded.container), found

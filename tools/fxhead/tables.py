@@ -26,6 +26,7 @@ from fxhead.study.outcome import StudyOutcome
 from fxhead.verdicts import check_verdict, rewrite_verdict
 
 if TYPE_CHECKING:
+    from fxhead.data_images import Preparation
     from fxpasses.report import Miss, RewriteReport, Site, TraceInfo
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -140,7 +141,17 @@ def _cam_lines(outcome: CamOutcome) -> Iterator[RenderableType]:
             table.add(name, record.name, f"{record.logit:.3f}", f"{record.peak:.3f}", f"{x:.0f}, {y:.0f}")
     yield table
     yield ""
+    if outcome.preparation is not None:
+        yield f"images: {_preparation(outcome.preparation, outcome.interpolation or '')}"
+        yield ""
     yield _file_table(outcome.files)
+
+
+def _preparation(how: Preparation, interpolation: str) -> str:
+    text = f"shorter side {how.resize} ({interpolation}), centre {how.crop}x{how.crop}"
+    for name, values in (("mean", how.mean), ("deviation", how.std)):
+        text += f", {name} {' '.join(f'{value:g}' for value in values)}" if values else ""
+    return text
 
 
 def _model_line(model: ModelInfo, *, with_container: bool = False) -> str:

@@ -70,22 +70,24 @@ class Gallery:
         """
         logits = seen.maps.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
         classes = self._classes(logits)
+        maps = seen.maps[list(classes)]  # a copy: what is kept does not hold the maps of all classes
         records = tuple(self._record(seen, index, float(logits[index])) for index in classes)
         drawn = Drawn(
             name=seen.file.path.name,
             pixels=np.asarray(seen.crop),
             classes=tuple(
-                Scored(label=record.name, logit=record.logit, scores=seen.maps[record.index])
-                for record in records
+                Scored(label=record.name, logit=record.logit, scores=scores)
+                for record, scores in zip(records, maps, strict=True)
             ),
         )
         draw_image(drawn, self._folder / seen.file.picture)
-        seen.crop.thumbnail((THUMBNAIL, THUMBNAIL))
+        small = seen.crop.copy()
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
         self._thumbnails.append(
-            dataclasses.replace(drawn, pixels=np.asarray(seen.crop), classes=drawn.classes[:1])
+            dataclasses.replace(drawn, pixels=np.asarray(small), classes=drawn.classes[:1])
         )
         self._logits.append(logits)
-        self._maps.append(seen.maps[list(classes)])
+        self._maps.append(maps)
         self.records.append(
             ImageRecord(
                 path=seen.file.path,

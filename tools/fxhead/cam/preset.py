@@ -52,9 +52,11 @@ def find_preset(source: Source, weights: str | None) -> Preset:
     """
     if source.kind is not SourceKind.TORCHVISION:
         return Preset()
-    from torchvision.models import get_model_weights
+    from torchvision.models import get_model_weights, list_models
     from torchvision.transforms._presets import ImageClassification
 
+    if source.name not in list_models():
+        return Preset()  # which loading it will say
     members = get_model_weights(source.name).__members__
     chosen = members.get(weights or "DEFAULT") or members.get("DEFAULT")
     transform = None if chosen is None else chosen.transforms()
