@@ -233,20 +233,36 @@ class Prober:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._results: dict[tuple[Term, str], ProbeResult] = {}
+        self._known: set[tuple[object, ...]] = set()
 
     def probe(self, subject: Subject, site: Term, provider: str) -> ProbeResult:
         """What probing the site alone showed."""
         key = (site, provider)
         if key not in self._results:
-            self._results[key] = probe_site(
-                _probed(affine_of(site)),
+            affine = _probed(affine_of(site))
+            form = _form(affine, subject, provider)
+            found = probe_site(
+                affine,
                 lambda features, weight, has_bias: subject.run_site(
                     site, features, weight, provider, has_bias=has_bias
                 ),
                 seeded(self._seed),
-                claims_of(affine_of(site).weight.dtype.name, subject, provider),
+                claims_of(affine.weight.dtype.name, subject, provider),
+                is_known=form in self._known,
             )
+            self._results[key] = found
+            if form is not None and not (found.failure or found.gap or found.held):
+                self._known.add(form)
         return self._results[key]
+
+
+def _form(affine: Affine, subject: Subject, provider: str) -> tuple[object, ...] | None:
+    """What sites at many places have in common that differ in nothing but their weights; None for others."""
+    if affine.spots is None or affine.columns is not None:
+        return None
+    spots = dataclasses.replace(affine.spots, result="")
+    kind = affine.weight.shape, affine.weight.dtype.name, affine.bias is None, affine.is_transposed
+    return provider, subject.dialect, affine.spelling, affine.is_plain, spots, *kind
 
 
 def _probed(affine: Affine) -> Affine:
