@@ -13,8 +13,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from export.commuted import is_dense
-from export.compare import Comparison, compare_backbones, compare_heads, is_clean, nothing_compared
-from export.compare_placed import Strict, has_reformed_weights, strictly_placed
+from export.compare import Comparison, compare_heads, nothing_compared
+from export.compare_files import Strict, compare_files, compare_modules
 from export.heads import OnnxSubject
 from export.inputs import (
     BATCHES,
@@ -25,7 +25,7 @@ from export.inputs import (
     given_samples,
     random_samples,
 )
-from export.layers import Prober, Walks, backbone_layer, weights_layer, wiring_layer
+from export.layers import Prober, Walks, backbone_layer, site_name, weights_layer, wiring_layer
 from export.measure import measure
 from export.module_subject import ModuleSubject
 from export.onnx_export import export_onnx
@@ -36,7 +36,7 @@ from export.results import Certificate, SizeResult, Status, Verdict
 from export.subjects import EAGER, Subject
 from export.tally import joined
 from export.terms import Shape, Term, affine_of
-from export.trials import Trials, Untried
+from export.trials import Trials
 from export.verdicts import Judge, Seen
 from export.weight_pool import WeightPool
 from export.windows import check_windows, is_windowed
@@ -274,7 +274,8 @@ class Certifier:
 
         strict = [seen_on(provider) for provider in runs_on]
         own = [seen_on(t) for provider in runs_on for t in targets_of(provider) if is_defaults(t)]
-        sites = (*heads[0].sites, *(a for a, _ in walks.rewritten_sites()))
+        names = [affine_of(site).weight_name for site in heads[0].sites]
+        names += [site_name(affine_of(a), affine_of(b)) for a, b in walks.rewritten_sites()]
         whole = Judge(
             weights=weights,
             backbone=backbone,
@@ -296,7 +297,7 @@ class Certifier:
             decision=judged.measured.decision,
             statistics=tuple(record for seen in (*strict, *own) for record in seen.tally.statistics),
             flips=judged.measured.flips,
-            heads=tuple(affine_of(site).weight_name for site in sites),
+            heads=tuple(names),
             providers=runs_on,
             targets=targets,
             seed=self._seed,
@@ -309,22 +310,21 @@ class Certifier:
 
         Two modules are compared as such, unless sites changed form between their feature maps.
         """
-        found = None
-        if left.dialect == right.dialect:
-            found = Strict(head=head, upstream=compare_backbones(left.head, right.head, head, trials))
-            if is_clean(found.head, found.upstream) or not _may_be_reformed(left, right):
-                return found
+        is_exported = "module" in (left.dialect, right.dialect)
+        by_themselves = None
+        if isinstance(left, ModuleSubject) and isinstance(right, ModuleSubject):
+            by_themselves = compare_modules(left, right, head, trials)
+            if not by_themselves.is_reformed:
+                return by_themselves
         try:
             a, b = self._as_file(left), self._as_file(right)
         except ExportError as error:
             reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
-            return found or Strict(head=head, upstream=nothing_compared(reason))
-        if found is None:
-            walk = compare_heads(a.head, b.head, _roots(a, b, outputs), Trials(a, b, self._providers))
-            upstream = compare_backbones(a.head, b.head, walk, Trials(a, b, self._providers))
-            found = Strict(head=walk, upstream=upstream)
-        placed = strictly_placed(a, b, outputs, found, Untried(a, b, self._providers))
-        return dataclasses.replace(placed, is_exported="module" in (left.dialect, right.dialect))
+            return by_themselves or Strict(head=head, upstream=nothing_compared(reason))
+        trials = Trials(a, b, self._providers)
+        own = compare_heads(a.head, b.head, _roots(a, b, outputs), trials) if is_exported else head
+        found = compare_files(a, b, outputs, own, trials)
+        return dataclasses.replace(found, is_exported=is_exported)
 
     def _commuted(self, subject: Subject) -> Subject:
         if id(subject) not in self._moved:  # the entry holds the subject, so its id stays its own
@@ -455,13 +455,6 @@ def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Te
         for number, (name, i) in enumerate(_compared(left))
     )
     return _roots(left, right, order), order
-
-
-def _may_be_reformed(left: Subject, right: Subject) -> bool:
-    if not isinstance(left, ModuleSubject) or not isinstance(right, ModuleSubject):
-        return True
-    heads = {affine_of(site).weight_name for side in (left, right) for site in side.head.sites}
-    return has_reformed_weights(left.module, right.module, heads)
 
 
 def _compared(side: Subject) -> list[tuple[str, int]]:

@@ -57,7 +57,7 @@ class OnnxSubject:
         self._proto, self._model = _model(file, extents, self._path)
         declared = {value.name: value for value in self._proto.graph.input}
         self._values = ir.convenience.create_value_mapping(self._model.graph)
-        self.graph = _terms(self._model, self._path)
+        self.graph = _read(lambda: onnx_terms(self._model), self._path)
         self._extents = {str(value.name): static_dims(value) or () for value in self._model.graph.inputs}
         for value in self._model.graph.inputs:  # as the file declares them, from here on
             value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
@@ -81,7 +81,7 @@ class OnnxSubject:
         """The operators as placed terms, which do not care for layouts."""
         known = {name: tuple(e for e in dims if e is not None) for name, dims in self._extents.items()}
         inputs = {name: dims for name, dims in known.items() if len(dims) == len(self._extents[name])}
-        return placed_terms(self._model, inputs)
+        return _read(lambda: placed_terms(self._model, inputs), self._path)
 
     def commuted(self) -> Self:
         """The same file, read with its sites behind their pools."""
@@ -339,14 +339,14 @@ def _model(file: OnnxFile, extents: Sequence[Shape], path: Path) -> tuple[onnx.M
     return proto, model
 
 
-def _terms(model: ir.Model, path: Path) -> TermGraph:
-    """The operators as terms.
+def _read(terms: Callable[[], TermGraph], path: Path) -> TermGraph:
+    """The operators as ``terms`` reads them.
 
     Raises:
         CheckError: one has attributes or inputs that ONNX does not give it.
     """
     try:
-        return onnx_terms(model)
+        return terms()
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         fix = "check the file with onnx.checker.check_model"
         raise CheckError(f"has an operator that is not ONNX's ({error})", where=str(path), fix=fix) from error

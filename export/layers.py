@@ -114,11 +114,16 @@ def weights_layer(walks: Walks, planned: Planned | None) -> LayerResult:
 
 
 def _affine_failure(a: Affine, b: Affine) -> Failure | None:
-    difference = constant_difference(a.weight_name, a.weight, b.weight)
+    difference = constant_difference(site_name(a, b), a.weight, b.weight)
     if difference is None:
-        name = a.bias_name or b.bias_name or f"bias of {a.weight_name}"
+        name = a.bias_name or b.bias_name or f"bias of {site_name(a, b)}"
         difference = constant_difference(name, _bias(a, b), _bias(b, a))
     return None if difference is None else _as_failure(difference, "parameter")
+
+
+def site_name(a: Affine, b: Affine) -> str:
+    """The parameter of a pair of sites: an exporter gives a weight that it transposes a name of its own."""
+    return next((site.weight_name for site in (a, b) if "." in site.weight_name), a.weight_name)
 
 
 def _bias(affine: Affine, other: Affine) -> Array:
@@ -228,20 +233,36 @@ class Prober:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._results: dict[tuple[Term, str], ProbeResult] = {}
+        self._known: set[tuple[object, ...]] = set()
 
     def probe(self, subject: Subject, site: Term, provider: str) -> ProbeResult:
         """What probing the site alone showed."""
         key = (site, provider)
         if key not in self._results:
-            self._results[key] = probe_site(
-                _probed(affine_of(site)),
+            affine = _probed(affine_of(site))
+            form = _form(affine, subject, provider)
+            found = probe_site(
+                affine,
                 lambda features, weight, has_bias: subject.run_site(
                     site, features, weight, provider, has_bias=has_bias
                 ),
                 seeded(self._seed),
-                claims_of(affine_of(site).weight.dtype.name, subject, provider),
+                claims_of(affine.weight.dtype.name, subject, provider),
+                is_known=form in self._known,
             )
+            self._results[key] = found
+            if form is not None and not (found.failure or found.gap or found.held):
+                self._known.add(form)
         return self._results[key]
+
+
+def _form(affine: Affine, subject: Subject, provider: str) -> tuple[object, ...] | None:
+    """What sites at many places have in common that differ in nothing but their weights; None for others."""
+    if affine.spots is None or affine.columns is not None:
+        return None
+    spots = dataclasses.replace(affine.spots, result="")
+    kind = affine.weight.shape, affine.weight.dtype.name, affine.bias is None, affine.is_transposed
+    return provider, subject.dialect, affine.spelling, affine.is_plain, spots, *kind
 
 
 def _probed(affine: Affine) -> Affine:

@@ -103,13 +103,18 @@ def _taken(pending: list[Part], extent: int) -> tuple[Part, ...] | None:
 
 
 def aligned(dimension: Sequence[tuple[Part, ...] | None]) -> tuple[Slot, ...] | None:
-    """One dimension of several operands cut where any of them changes parts, or None where cuts cross.
+    """One dimension of several operands cut where any of them changes parts.
+
+    None where the cuts cross, or the extents are not the same.
 
     Args:
         dimension: the parts of each operand; None where it is broadcast.
     """
-    cuts = sorted({cut for parts in dimension if parts is not None for cut in _cuts(parts)})
-    if any(larger % smaller for smaller, larger in itertools.pairwise(cuts)):
+    walked = [_cuts(parts) for parts in dimension if parts is not None]
+    cuts = sorted({cut for walk in walked for cut in walk})
+    if len({walk[-1] for walk in walked}) > 1 or any(
+        larger % smaller for smaller, larger in itertools.pairwise(cuts)
+    ):
         return None
     steps = [larger // smaller for smaller, larger in itertools.pairwise(cuts)]
     columns: list[list[Part | None]] = []

@@ -27,6 +27,10 @@ weights with ``r`` rounds each miss it with probability at most ``(1/(2a + 1) + 
 windows of one random sequence, each shifted against the last: the last coefficient of each set's form
 stands at a place that no earlier one reaches, so the bound holds as if they were independent.
 
+**Many sites of one form.** In the middle of a network tens of sites differ in nothing but their weights:
+the same operator with the same attributes on values of one shape. What it does with weights is shown on
+one of them in full, and on each of the others for a sample of the columns, with the bias.
+
 **Where it is not exact.** Operands that are rounded first (TF32) give ``s·w`` up to the rounding of ``w``.
 Results that lie within the interval of that precision are accepted, and the layer held, with the reason.
 Winograd and FFT convolutions add and subtract what cancels only in exact arithmetic: their results for
@@ -53,6 +57,8 @@ from export.terms import Affine, Array
 
 _EXHAUSTIVE_LIMIT = 2**33
 """Most multiply-adds (K · K · O) that probing one feature at a time may take."""
+_EXHAUSTIVE_LIMIT_AT_PLACES = 2**29
+"""The same for a site at many places: a network has tens of them, and one head."""
 _LIKELY = 1e-4
 """Probability of passing by chance above which integer probes are no proof."""
 _SAMPLED = 16
@@ -86,7 +92,12 @@ class ProbeResult:
 
 
 def probe_site(
-    affine: Affine, run: RunSite, rng: np.random.Generator, claims: Sequence[Precision] = ()
+    affine: Affine,
+    run: RunSite,
+    rng: np.random.Generator,
+    claims: Sequence[Precision] = (),
+    *,
+    is_known: bool = False,
 ) -> ProbeResult:
     """What probing the site showed.
 
@@ -96,6 +107,8 @@ def probe_site(
         rng: where integers come from.
         claims: precisions whose intervals are accepted where results are not exact, tightest first; none
             stands for that of the weights' type.
+        is_known: whether an operator of the same form and shape was probed in full: then a sample of the
+            columns is enough.
     """
     weight, name = affine.weight, affine.weight_name
     own = precision_of(weight.dtype.name)
@@ -105,12 +118,17 @@ def probe_site(
         return ProbeResult(probes=0, gap=f"{name!r} holds NaN or infinity")
     probing = _Probing(affine, run, claims or (own,))
     count = weight.shape[1]
-    is_exhaustive = count * count * len(weight) <= _EXHAUSTIVE_LIMIT
+    limit = _EXHAUSTIVE_LIMIT if affine.spots is None else _EXHAUSTIVE_LIMIT_AT_PLACES
+    is_exhaustive = count * count * len(weight) <= limit
     sample = np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(np.int64))
     probing.zero()
-    if affine.bias is not None or not is_exhaustive:
+    if affine.bias is not None or is_known or not is_exhaustive:
         probing.one_hot(sample, has_bias=affine.bias is not None)
-    if is_exhaustive:
+    if is_known:
+        probing.note = (
+            f"{name!r}: {len(sample)} of {count} columns; another site of its form was probed in full"
+        )
+    elif is_exhaustive:
         probing.one_hot(np.arange(count), has_bias=False)
     elif not affine.is_plain:
         probing.gap = probing.gap or f"{name!r} is too large and has a factor alpha"
@@ -138,6 +156,7 @@ class _Probing:
 
     def __init__(self, affine: Affine, run: RunSite, claims: Sequence[Precision]) -> None:
         self._affine, self._run, self._claims = affine, run, claims
+        self._exponents = _exponents(affine.weight)
         self._probes = 0
         self._failure: Failure | None = None
         self.held: str | None = None
@@ -160,7 +179,7 @@ class _Probing:
         weight = self._affine.weight
         kind = weight.dtype
         beside = (self._beside_bias(),) if has_bias else ()
-        for scale in (*beside, *scales(weight)):
+        for scale in (*beside, *scales(weight, self._exponents)):
             for part in _chunks(columns, max(weight.shape)):
                 if self._failure is not None:
                     return
@@ -176,7 +195,7 @@ class _Probing:
 
     def _beside_bias(self) -> float:
         """A scale that makes weights about as large as the bias, so that neither hides the other."""
-        difference = _exponents(self._bias())[1] - _exponents(self._affine.weight)[1]
+        difference = _exponents(self._bias())[1] - self._exponents[1]
         reach = math.frexp(self._claims[0].largest)[1] - 2
         return math.ldexp(1.0, max(-reach, min(reach, difference)))
 
@@ -252,13 +271,16 @@ def _misplaced(name: str, different: NDArray[np.bool_], off: Array, found: Array
     )
 
 
-def scales(weight: Array) -> tuple[float, ...]:
-    """Powers of two for one feature, so that each weight gives a normal result with one of them."""
+def scales(weight: Array, exponents: tuple[int, int] | None = None) -> tuple[float, ...]:
+    """Powers of two for one feature, so that each weight gives a normal result with one of them.
+
+    ``exponents`` are those of the smallest and the largest weight, where they are known.
+    """
     limits = np.finfo(np.float32) if weight.dtype.name == "bfloat16" else np.finfo(weight.dtype)
     bottom = int(limits.minexp)
     # far from overflow where the range is large: kernels may split an operand into parts first
     top = int(limits.maxexp) - 2 if weight.dtype == np.float16 else int(limits.maxexp) // 2
-    low, high = _exponents(weight)
+    low, high = exponents or _exponents(weight)
     found = [min(top, top - high)]
     while found[-1] + low - 1 < bottom and found[-1] < top:
         found.append(min(top, found[-1] + top - bottom - 2))

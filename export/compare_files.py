@@ -1,7 +1,7 @@
-"""Whole graphs side by side, whatever layouts they hold their values in.
+"""Two models of one dialect side by side, also where sites in their middle changed form.
 
-Where sites changed form in the middle of a network, operators between them read permuted values. Compared
-as placed terms the two graphs are the same operators on the same cells, or they part.
+Operators between such sites read permuted values. Compared as placed terms the two graphs are the same
+operators on the same cells, or they part.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Collection
 
 from torch import nn
 
-from export.compare import Comparison, compare_whole, constant_difference, is_clean
+from export.compare import Comparison, compare_backbones, compare_whole, constant_difference, is_clean
 from export.heads import OnnxSubject
+from export.module_subject import ModuleSubject
 from export.onnx_shapes import BATCH
 from export.terms import Affine, Kind, Term, TermGraph, affine_of, postorder
-from export.trials import Untried
+from export.trials import Trials
 
 PairedOutputs = tuple[tuple[str, int, int], ...]
 
@@ -40,26 +41,41 @@ class Strict:
     in_heads: frozenset[tuple[str, str]] = frozenset()
 
 
-def strictly_placed(
-    left: OnnxSubject, right: OnnxSubject, outputs: PairedOutputs, found: Strict, untried: Untried
-) -> Strict:
-    """The two files as placed terms, where that shows more than ``found`` does; else ``found``.
+def compare_modules(left: ModuleSubject, right: ModuleSubject, head: Comparison, trials: Trials) -> Strict:
+    """Two modules by their own operators.
 
-    Layouts may hide that two graphs are the same, and where sites changed form in their middle, operators
-    were paired that do not belong together: then nothing but placed terms tells.
+    If parameters upstream of the heads changed form, that is no more than a hint: ``is_reformed`` says so.
     """
-    if is_clean(found.head, found.upstream):
-        return found
-    reformed = is_reformed(left.placed, right.placed)
+    upstream = compare_backbones(left.head, right.head, head, trials.untried())
+    if is_clean(head, upstream):
+        return Strict(head=head, upstream=upstream)
+    heads = {affine_of(site).weight_name for side in (left, right) for site in side.head.sites}
+    if _has_reformed_weights(left.module, right.module, heads):
+        return Strict(head=head, upstream=upstream, is_reformed=True)
+    return Strict(head=head, upstream=compare_backbones(left.head, right.head, head, trials))
+
+
+def compare_files(
+    left: OnnxSubject, right: OnnxSubject, outputs: PairedOutputs, head: Comparison, trials: Trials
+) -> Strict:
+    """Two files: operator by operator, else as placed terms, else by what operators give.
+
+    Layouts may hide that two graphs are the same. Where sites changed form in their middle, operators would
+    be paired that do not belong together: then nothing but placed terms tells.
+    """
+    upstream = compare_backbones(left.head, right.head, head, trials.untried())
+    if is_clean(head, upstream):
+        return Strict(head=head, upstream=upstream)
+    is_reformed = _is_reformed(left.placed, right.placed)
     roots = tuple((left.placed.outputs[i][1], right.placed.outputs[j][1]) for _, i, j in outputs)
-    whole = compare_whole(roots, untried)
-    if not reformed and not (is_clean(whole) and _has_same_weights(whole)):
-        return found
-    pairs = found.head.partner.items() if found.head.parting is None else ()
+    whole = compare_whole(roots, trials.untried())
+    if not is_reformed and not (is_clean(whole) and _has_same_weights(whole)):
+        return Strict(head=head, upstream=compare_backbones(left.head, right.head, head, trials))
+    pairs = head.partner.items() if head.parting is None else ()
     return Strict(
         head=whole,
         upstream=whole,
-        is_reformed=reformed,
+        is_reformed=is_reformed,
         in_heads=frozenset((a.value, b.value) for a, b in pairs if a.affine and b.affine),
     )
 
@@ -78,7 +94,7 @@ def _are_equal(a: Affine, b: Affine) -> bool:
     return constant_difference("", a.bias, b.bias) is None
 
 
-def is_reformed(left: TermGraph, right: TermGraph) -> bool:
+def _is_reformed(left: TermGraph, right: TermGraph) -> bool:
     """True if sites at many places are convolutions in one of the two and matrix products in the other."""
     (convolutions, matrices), (others, products) = _forms(left), _forms(right)
     return (others - convolutions) * (products - matrices) < 0
@@ -96,7 +112,7 @@ def _is_at_many_places(term: Term) -> bool:
     return places not in (1, BATCH)
 
 
-def has_reformed_weights(left: nn.Module, right: nn.Module, apart_from: Collection[str]) -> bool:
+def _has_reformed_weights(left: nn.Module, right: nn.Module, apart_from: Collection[str]) -> bool:
     """True if a parameter of one module has as many elements in the other, along other axes."""
     shapes = {name: tuple(tensor.shape) for name, tensor in right.named_parameters()}
     pairs = [
