@@ -41,6 +41,7 @@ from export.verdicts import Judge, Seen
 from export.weight_pool import WeightPool
 from export.windows import check_windows, is_windowed
 from fxpasses.errors import CheckError, ExportError, InternalError
+from fxpasses.native import native_size, require_native
 from fxpasses.plan import WeightPlan
 
 Opened = nn.Module | str | os.PathLike[str]
@@ -367,6 +368,12 @@ class Certifier:
             )
         if self._samples is None:
             self._samples = random_samples(self.declared(files[0]), sum(BATCHES), self._seed)
+        shapes = [rows.shape for rows in self._samples.rows]
+        for given in (reference, candidate):
+            if isinstance(given, nn.Module):
+                require_native(native_size(given), shapes, type(given).__name__)
+            else:
+                require_native(self._file(given).native_size, shapes, str(given))
         subjects = [
             self._module(item) if isinstance(item, nn.Module) else self._file(item)
             for item in (reference, candidate)
