@@ -77,6 +77,12 @@ def certify(
     provider's own defaults where these loosen it; the verdict rests on the strict ones, and ``targets`` has
     both.
 
+    A head before its pool is compared as the head behind it that it is equal to, with bounds that hold in
+    both orders; its map is checked at every position, and its mean against the logits. Such models are
+    certified once more at another size, if they take one. A head on windows is certified at its native size,
+    and each position at a larger one is compared with the classifier on its window of the map. The verdict is
+    never better than at the other size; ``sizes`` has what was found there.
+
     The verdict:
 
     - ``broken``: a layer failed.
@@ -101,6 +107,7 @@ def certify(
         seed: seed of every random number used.
 
     Raises:
+        InputError: the inputs are below the native size of a fully convolutional head.
         CheckError: the two cannot be compared, or there is nothing to compare.
         ProviderError: a provider is missing or did not run every node.
     """
