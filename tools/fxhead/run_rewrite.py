@@ -317,10 +317,10 @@ class _Job:
         """The certificate file's content, about what is in ``staging`` by now."""
         from fxhead.artefact import (
             FileRecord,
-            HowLoaded,
             ModelRecord,
             Recipe,
             document,
+            kept_options,
             record_external,
             record_model,
         )
@@ -346,7 +346,7 @@ class _Job:
             providers=providers,
             plan=staged_file(names.plan),
             seed=options.loading.seed,
-            loading=HowLoaded.of(options.loading, (options.source,)),
+            loading=kept_options(options.loading, (options.source,)),
             data=data.record,
         )
         return document(recipe, checks)
