@@ -13,6 +13,9 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from export import Verdict, certify, export_onnx
+from export.heads import OnnxSubject
+from export.pool_probe import probe_pool
+from export.wiring import seeded
 from fxpasses import rewrite
 from fxpasses.errors import CheckError
 from tests.export.mutations.families import Grid
@@ -302,3 +305,16 @@ def test_damage_is_not_accepted(
     onnx.save(proto, path)
     verdict, reason = judged(linear, path)
     assert verdict is Verdict.BROKEN, f"{verdict}: {reason}"
+
+
+def test_the_pool_alone_must_give_exact_averages(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = OnnxSubject(written(Net, "dense")[1], extents=((3, SIDE, SIDE),)).commuted()
+    (site,) = subject.head.sites
+    count, failure = probe_pool(subject, site, "cpu", seeded(0))
+    assert count > 0
+    assert failure is None
+    run = subject.run_part
+    monkeypatch.setattr(subject, "run_part", lambda *given: np.nextafter(run(*given), np.float32(99)))
+    failure = probe_pool(subject, site, "cpu", seeded(0))[1]
+    assert failure is not None
+    assert "another average" in failure.what
