@@ -193,7 +193,7 @@ class Certifier:
             result = self._at_another_size(reference, candidate, larger)
         else:
             result = self._on_windows(*windowed, larger)
-        return with_size(found, result)
+        return _with_size(found, result)
 
     def _at_another_size(self, reference: Opened, candidate: Opened, samples: Samples) -> SizeResult:
         other = Certifier(samples, self._providers, seed=self._seed)
@@ -415,7 +415,7 @@ class Certifier:
         return subject
 
 
-def with_size(found: Certificate, other: SizeResult) -> Certificate:
+def _with_size(found: Certificate, other: SizeResult) -> Certificate:
     """The certificate with what was found at another size: never better than there.
 
     On windows of a larger map the function is measured, and its proof is that of the native size.
