@@ -41,6 +41,7 @@ from export.verdicts import Judge, Seen
 from export.weight_pool import WeightPool
 from export.windows import check_windows, is_windowed
 from fxpasses.errors import CheckError, ExportError, InternalError
+from fxpasses.native import native_size, require_native
 from fxpasses.plan import WeightPlan
 
 Opened = nn.Module | str | os.PathLike[str]
@@ -76,6 +77,12 @@ def certify(
     provider's own defaults where these loosen it; the verdict rests on the strict ones, and ``targets`` has
     both.
 
+    A head before its pool is compared as the head behind it that it is equal to, with bounds that hold in
+    both orders; its map is checked at every position, and its mean against the logits. Such models are
+    certified once more at another size, if they take one. A head on windows is certified at its native size,
+    and each position at a larger one is compared with the classifier on its window of the map. The verdict is
+    never better than at the other size; ``sizes`` has what was found there.
+
     The verdict:
 
     - ``broken``: a layer failed.
@@ -100,6 +107,7 @@ def certify(
         seed: seed of every random number used.
 
     Raises:
+        InputError: the inputs are below the native size of a fully convolutional head.
         CheckError: the two cannot be compared, or there is nothing to compare.
         ProviderError: a provider is missing or did not run every node.
     """
@@ -185,7 +193,7 @@ class Certifier:
             result = self._at_another_size(reference, candidate, larger)
         else:
             result = self._on_windows(*windowed, larger)
-        return with_size(found, result)
+        return _with_size(found, result)
 
     def _at_another_size(self, reference: Opened, candidate: Opened, samples: Samples) -> SizeResult:
         other = Certifier(samples, self._providers, seed=self._seed)
@@ -367,6 +375,12 @@ class Certifier:
             )
         if self._samples is None:
             self._samples = random_samples(self.declared(files[0]), sum(BATCHES), self._seed)
+        shapes = [rows.shape for rows in self._samples.rows]
+        for given in (reference, candidate):
+            if isinstance(given, nn.Module):
+                require_native(native_size(given), shapes, type(given).__name__)
+            else:
+                require_native(self._file(given).native_size, shapes, str(given))
         subjects = [
             self._module(item) if isinstance(item, nn.Module) else self._file(item)
             for item in (reference, candidate)
@@ -401,7 +415,7 @@ class Certifier:
         return subject
 
 
-def with_size(found: Certificate, other: SizeResult) -> Certificate:
+def _with_size(found: Certificate, other: SizeResult) -> Certificate:
     """The certificate with what was found at another size: never better than there.
 
     On windows of a larger map the function is measured, and its proof is that of the native size.

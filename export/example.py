@@ -67,13 +67,14 @@ class ExampleCall:
         args, kwargs = _pytree.tree_map(other, (self.args, self.kwargs))
         return dataclasses.replace(self, args=args, kwargs=kwargs)
 
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the tensors that have the batch axis."""
+        leaves = _pytree.tree_leaves((self.args, self.kwargs))
+        return [tuple(leaf.shape) for leaf in leaves if _is_batched(leaf, self.batch)]
+
     def sizes(self) -> str:
         """Extents behind the channels, in words."""
-        leaves = _pytree.tree_leaves((self.args, self.kwargs))
-        batched = [
-            leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and _is_batched(leaf, self.batch)
-        ]
-        sizes = [leaf.shape[_FIRST_SIZE:] for leaf in batched if leaf.dim() > _FIRST_SIZE]
+        sizes = [shape[_FIRST_SIZE:] for shape in self.shapes() if len(shape) > _FIRST_SIZE]
         return " and ".join(dict.fromkeys("x".join(map(str, size)) for size in sizes))
 
 

@@ -18,6 +18,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from export.canonical_head import static_dims
 from export.commuted import MapOutput, commuted
+from export.onnx_export import NATIVE_SIZE
 from export.onnx_file import OnnxFile, read_onnx
 from export.onnx_placed import placed_terms
 from export.onnx_shapes import with_shapes
@@ -63,6 +64,7 @@ class OnnxSubject:
             value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
         self.head = find_head(self.graph)
         self.maps: tuple[MapOutput, ...] = ()
+        self.native_size = _native_size(self._model)
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
         first = declared[str(self.inputs[0].name)].type.tensor_type.shape.dim if self.inputs else ()
         self._declared_batch = first[0].dim_value or None if first else None
@@ -281,6 +283,12 @@ class OnnxSubject:
         del tapped.graph.output[:]
         tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in taps)
         return tapped
+
+
+def _native_size(model: ir.Model) -> tuple[int, ...] | None:
+    """What ``export_onnx`` wrote of a fully convolutional head."""
+    parts = model.metadata_props.get(NATIVE_SIZE, "").split("x")
+    return tuple(map(int, parts)) if all(part.isascii() and part.isdigit() for part in parts) else None
 
 
 def _shape_of(term: Term) -> Shape:

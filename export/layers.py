@@ -10,6 +10,7 @@ from torch import nn
 from export.arrays import numpy_of
 from export.claims import claims_of
 from export.compare import Comparison, ConstantDifference, constant_difference
+from export.pool_probe import probe_pool
 from export.results import Coverage, Failure, LayerName, LayerResult, Status
 from export.subjects import EAGER, Subject
 from export.terms import Affine, Array, Head, Term, affine_of
@@ -189,8 +190,10 @@ def wiring_layer(
                 gaps.extend([] if found.gap is None else [found.gap])
                 held.extend([] if found.held is None else [f"{found.held} ({side} on {provider})"])
                 notes.extend([] if found.note is None else [found.note])
-                if found.failure is not None:
-                    failures.append(_placed(found.failure, side, provider))
+                count, failure = prober.probe_pool(subject, site, provider)
+                probes += count
+                for wrong in (found.failure, failure):
+                    failures.extend([] if wrong is None else [_placed(wrong, side, provider)])
     walk = walks.head if walks.strict.parting is not None else walks.strict
     parting = walk.parting
     covered = Coverage(probes=probes, nodes=walk.nodes)
@@ -233,20 +236,44 @@ class Prober:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._results: dict[tuple[Term, str], ProbeResult] = {}
+        self._pools: dict[tuple[Term, str], tuple[int, Failure | None]] = {}
+        self._known: set[tuple[object, ...]] = set()
+
+    def probe_pool(self, subject: Subject, site: Term, provider: str) -> tuple[int, Failure | None]:
+        """What running the pool behind a site alone showed."""
+        key = (site, provider)
+        if key not in self._pools:
+            self._pools[key] = probe_pool(subject, site, provider, seeded(self._seed))
+        return self._pools[key]
 
     def probe(self, subject: Subject, site: Term, provider: str) -> ProbeResult:
         """What probing the site alone showed."""
         key = (site, provider)
         if key not in self._results:
-            self._results[key] = probe_site(
-                _probed(affine_of(site)),
+            affine = _probed(affine_of(site))
+            form = _form(affine, subject, provider)
+            found = probe_site(
+                affine,
                 lambda features, weight, has_bias: subject.run_site(
                     site, features, weight, provider, has_bias=has_bias
                 ),
                 seeded(self._seed),
-                claims_of(affine_of(site).weight.dtype.name, subject, provider),
+                claims_of(affine.weight.dtype.name, subject, provider),
+                is_known=form in self._known,
             )
+            self._results[key] = found
+            if form is not None and not (found.failure or found.gap or found.held):
+                self._known.add(form)
         return self._results[key]
+
+
+def _form(affine: Affine, subject: Subject, provider: str) -> tuple[object, ...] | None:
+    """What sites at many places have in common that differ in nothing but their weights; None for others."""
+    if affine.spots is None or affine.columns is not None:
+        return None
+    spots = dataclasses.replace(affine.spots, result="")
+    kind = affine.weight.shape, affine.weight.dtype.name, affine.bias is None, affine.is_transposed
+    return provider, subject.dialect, affine.spelling, affine.is_plain, spots, *kind
 
 
 def _probed(affine: Affine) -> Affine:

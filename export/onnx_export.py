@@ -19,6 +19,7 @@ from export.dynamic_size import GlobalPools, require_one_graph, require_open, re
 from export.example import ExampleCall, example_call
 from export.programs import as_module, read_program
 from fxpasses.errors import ExportError
+from fxpasses.native import native_size, require_native
 from fxpasses.quiet import quiet
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 BATCH_AXIS = "batch"
 _SIZE_AXES = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}
 """Names of the axes behind batch and channels, by rank."""
+NATIVE_SIZE = "native_size"
+"""Key of the file's metadata under which a fully convolutional head has its smallest input."""
 _INLINE_LIMIT_BYTES = 2_000_000_000
 
 ExampleInputs = torch.Tensor | Sequence[object] | Mapping[str, object]
@@ -85,7 +88,9 @@ def export_onnx(
     check_opset(opset)
     given = module if isinstance(module, nn.Module | ExportedProgram) else read_program(module)
     runnable = as_module(given)
+    native = native_size(given.graph_module if isinstance(given, ExportedProgram) else given)
     call = example_call(runnable, example_inputs, double=dynamic_batch and runnable is given)
+    require_native(native, call.shapes(), str(target))
     with evaluation_mode(runnable), torch.no_grad(), _silent():
         if not isinstance(given, ExportedProgram):
             program = _trace(given, call, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
@@ -95,6 +100,8 @@ def export_onnx(
                 require_open(program, call, str(target))
         model = _to_onnx(program, call, exporter_opset(opset), str(target))
         _strip(model, dynamic_batch)
+        if native is not None:
+            model.metadata_props[NATIVE_SIZE] = "x".join(map(str, native))
         canonicalize_head(model)
         _require_inference(model, target)
         model = require_opset(model, opset)

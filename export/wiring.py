@@ -27,6 +27,10 @@ weights with ``r`` rounds each miss it with probability at most ``(1/(2a + 1) + 
 windows of one random sequence, each shifted against the last: the last coefficient of each set's form
 stands at a place that no earlier one reaches, so the bound holds as if they were independent.
 
+**Many sites of one form.** In the middle of a network tens of sites differ in nothing but their weights:
+the same operator with the same attributes on values of one shape. What it does with weights is shown on
+one of them in full, and on each of the others for a sample of the columns, with the bias.
+
 **Where it is not exact.** Operands that are rounded first (TF32) give ``s·w`` up to the rounding of ``w``.
 Results that lie within the interval of that precision are accepted, and the layer held, with the reason.
 Winograd and FFT convolutions add and subtract what cancels only in exact arithmetic: their results for
@@ -88,7 +92,12 @@ class ProbeResult:
 
 
 def probe_site(
-    affine: Affine, run: RunSite, rng: np.random.Generator, claims: Sequence[Precision] = ()
+    affine: Affine,
+    run: RunSite,
+    rng: np.random.Generator,
+    claims: Sequence[Precision] = (),
+    *,
+    is_known: bool = False,
 ) -> ProbeResult:
     """What probing the site showed.
 
@@ -98,6 +107,8 @@ def probe_site(
         rng: where integers come from.
         claims: precisions whose intervals are accepted where results are not exact, tightest first; none
             stands for that of the weights' type.
+        is_known: whether an operator of the same form and shape was probed in full: then a sample of the
+            columns is enough.
     """
     weight, name = affine.weight, affine.weight_name
     own = precision_of(weight.dtype.name)
@@ -111,9 +122,13 @@ def probe_site(
     is_exhaustive = count * count * len(weight) <= limit
     sample = np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(np.int64))
     probing.zero()
-    if affine.bias is not None or not is_exhaustive:
+    if affine.bias is not None or is_known or not is_exhaustive:
         probing.one_hot(sample, has_bias=affine.bias is not None)
-    if is_exhaustive:
+    if is_known:
+        probing.note = (
+            f"{name!r}: {len(sample)} of {count} columns; another site of its form was probed in full"
+        )
+    elif is_exhaustive:
         probing.one_hot(np.arange(count), has_bias=False)
     elif not affine.is_plain:
         probing.gap = probing.gap or f"{name!r} is too large and has a factor alpha"

@@ -106,7 +106,7 @@ class _Job:
             self._sink(with_map=with_map)
         elif self.to is Form.FCN:
             self.look = self.survey.look(self.records)
-            self._open(windows)
+            self._open(windows, native_size or ())
         return Change(
             rewrites=tuple(self._rewrites(edit)),
             misses=misses,
@@ -188,7 +188,7 @@ class _Job:
             made = [dataclasses.replace(entry, maps=len(maps)) for entry in made]
         self.records.extend(made)
 
-    def _open(self, windows: dict[str, Window]) -> None:
+    def _open(self, windows: dict[str, Window], native: tuple[int, ...]) -> None:
         chosen = {match.node: match for match in self._matches(Form.CONV, Form.DENSE)}
         by_name = {node.name: node for node in self.look.analysis.region.values}
         heads: dict[str, dict[str, Match]] = {}
@@ -203,7 +203,7 @@ class _Job:
                 self.graph, self.root, self.look.analysis, by_name[name], windows[name], own, origin
             )
             self.records = [e for e in self.records if e.to is not Form.FCN or not {*e.sites} & {*matches}]
-            self.records.extend([] if record is None else [record])
+            self.records.extend([] if record is None else [dataclasses.replace(record, native=native)])
 
     def _rewrites(self, edit: Edit | None) -> Iterator[Rewrite]:
         """One entry a site, from the form that it had at first to the one that it has at last."""

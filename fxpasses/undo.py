@@ -162,6 +162,7 @@ class Record:
         conv_extras: settings of convolutions that became Linears, by path.
         batch_norms: rank of the batch norms that it replaced, as it was, by path.
         maps: how many maps became outputs beside the model's own.
+        native: spatial extents of the input at which windows have one position; empty where unknown.
     """
 
     origin: Form
@@ -177,6 +178,7 @@ class Record:
     conv_extras: dict[str, dict[str, Any]]
     batch_norms: dict[str, int]
     maps: int = 0
+    native: tuple[int, ...] = ()
 
     def to_data(self) -> dict[str, Any]:
         """Plain data, to keep on a GraphModule."""
@@ -196,6 +198,7 @@ class Record:
             origin=Form(data.get("origin", Form.CONV if to is Form.LINEAR else Form.LINEAR)),
             to=to,
             maps=data.get("maps", 0),
+            native=tuple(data.get("native", ())),
             sites=tuple(data["sites"]),
             before=tuple(Spec(**spec) for spec in data["before"]),
             after=tuple(Spec(**spec) for spec in data["after"]),

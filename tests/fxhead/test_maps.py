@@ -1,12 +1,17 @@
-"""``fxhead rewrite --to dense`` and ``--to fcn``: files that hold a map, and the way back."""
+"""``fxhead rewrite --to dense`` and ``--to fcn``: files with a map, their certificate, and the way back."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
+
+from export.providers import Session
 
 Run = Callable[..., Any]
 Written = Callable[[], set[str]]
@@ -18,19 +23,34 @@ def load(path: str) -> torch.nn.Module:
 
 
 def test_a_dense_head_with_its_map_and_back(run: Run, net: Path, written: Written) -> None:
-    done = run("rewrite", "model.pt", "--to", "dense", "--with-map")
+    done = run("rewrite", "model.pt", "--to", "dense", "--with-map", "--input-shape", "1x3x16x16")
     assert done.code == 0, done.err
-    assert written() == {"model.dense.pt", "model.dense.plan.json"}
+    assert written() == {
+        "model.dense.pt",
+        "model.linear.onnx",
+        "model.dense.onnx",
+        "model.dense.certificate.json",
+        "model.dense.plan.json",
+    }
     assert "Conv2d(8, 5, kernel_size=(1, 1)) before the pool" in done.out
     original, dense = load("model.pt").eval(), load("model.dense.pt")
-    x = torch.randn(3, 3, 9, 11)
-    logits, scores = dense(x)
-    torch.testing.assert_close(logits, original(x))
-    torch.testing.assert_close(scores.mean((2, 3)), logits)
+    session = Session(Path("model.dense.onnx"), "cpu")
+    assert list(session.output_names) == ["logits", "map"]
+    for shape in ((3, 3, 9, 11), (1, 3, 16, 16), (2, 3, 24, 17)):
+        x = torch.randn(shape)
+        logits, scores = dense(x)
+        torch.testing.assert_close(logits, original(x))
+        torch.testing.assert_close(scores.mean((2, 3)), logits)
+        for found, due in zip(session.run([x.numpy()]), (logits, scores), strict=True):
+            np.testing.assert_allclose(found, due.detach().numpy(), atol=1e-5)
+    content = json.loads(Path("model.dense.certificate.json").read_text())
+    assert [check["verdict"] for check in content["checks"]] == ["proved", "within rounding", "proved"]
+    assert [size["verdict"] for check in content["checks"] for size in check["sizes"]] == ["proved"] * 2
+    replayed = run("check", "--replay", "model.dense.certificate.json", "--trust")
+    assert replayed.code == 0, replayed.out
     back = run("rewrite", "model.dense.pt", "--to", "linear", "-o", "back.pt", "--input-shape", "1x3x16x16")
     assert back.code == 0, back.err
-    assert "not checked" in back.out
-    assert not {name for name in written() if name.endswith(".onnx")}
+    assert {"back.dense.onnx", "back.linear.onnx"} <= written()
     torch.testing.assert_close(load("back.pt")(x), original(x), rtol=0, atol=0)
 
 
@@ -39,27 +59,71 @@ def test_a_fully_convolutional_head_states_its_native_size(run: Run, net: Path) 
     assert done.code == 0, done.err
     assert "native size 8x6" in done.out
     original, fcn = load("model.pt").eval(), load("model.fcn.pt")
-    x = torch.randn(2, 3, 8, 6)
+    x, larger = torch.randn(2, 3, 8, 6), torch.randn(2, 3, 9, 8)
     torch.testing.assert_close(fcn(x), original(x)[..., None, None])
-    assert fcn(torch.randn(2, 3, 9, 8)).shape == (2, 5, 2, 3)
+    (found,) = Session(Path("model.fcn.onnx"), "cpu").run([larger.numpy()])
+    assert found.shape == fcn(larger).shape == (2, 5, 2, 3)
+    np.testing.assert_allclose(found, fcn(larger).detach().numpy(), atol=1e-5)
+    content = json.loads(Path("model.fcn.certificate.json").read_text())
+    assert [check["verdict"] for check in content["checks"]] == ["proved", "within rounding", "proved"]
+    assert all(
+        "every position is the classifier" in s["reason"] for c in content["checks"] for s in c["sizes"]
+    )
 
 
-def test_programs(run: Run, net: Path) -> None:
-    done = run("rewrite", "model.pt", "--to", "dense", "--with-map", "-o", "dense.pt2")
+def test_an_input_below_the_native_size_is_an_error(run: Run, net: Path) -> None:
+    run("rewrite", "model.pt", "--to", "fcn", "--input-shape", "1x3x8x6")
+    for command in (
+        ("rewrite", "model.fcn.pt", "--to", "linear", "-o", "back.pt", "--input-shape", "1x3x7x6"),
+        ("check", "model.pt", "model.fcn.pt", "--input-shape", "1x3x7x6"),
+    ):
+        done = run(*command)
+        assert done.code == 2, done.out
+        assert "below the native size 8x6" in done.err, done.err
+        assert "give inputs of at least 8x6" in done.err
+
+
+def test_check_takes_the_pair_of_files(run: Run, net: Path) -> None:
+    run("rewrite", "model.pt", "--to", "dense", "--input-shape", "1x3x16x16")
+    done = run("check", "model.linear.onnx", "model.dense.onnx", "--input-shape", "1x3x12x12", "--json")
+    assert done.document["check"]["verdict"] == "proved"
+    assert done.document["check"]["sizes"][0]["size"] == "15x14"
+    np.save("samples.npy", np.random.default_rng(0).standard_normal((4, 3, 10, 14)).astype(np.float32))
+    given = run("check", "model.linear.onnx", "model.dense.onnx", "--inputs", "samples.npy", "-o", "c.json")
+    assert given.code == 0, given.err
+    assert run("check", "--replay", "c.json").code == 0
+
+
+def test_a_broken_pair_is_told(run: Run, net: Path) -> None:
+    run("rewrite", "model.pt", "--to", "dense", "--with-map", "--input-shape", "1x3x16x16")
+    proto = onnx.load("model.dense.onnx")
+    weight = next(t for t in proto.graph.initializer if t.name == "fc.weight")
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array[1, 2] *= 1.01
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, "fc.weight"))
+    onnx.save(proto, "wrong.onnx")
+    done = run("check", "model.linear.onnx", "wrong.onnx", "--input-shape", "1x3x16x16")
+    assert done.code == 1
+    assert "weights failed" in done.out
+
+
+def test_programs_keep_their_size(run: Run, net: Path) -> None:
+    options = ("-o", "dense.pt2", "--input-shape", "1x3x16x16", "--trace", "export")
+    done = run("rewrite", "model.pt", "--to", "dense", "--with-map", *options)
     assert done.code == 0, done.err
+    assert "dense.onnx takes 16x16 only: axis 2 of an input is fixed at 16" in done.err
     run_program = torch.export.load("dense.pt2").module()
-    document = run("rewrite", "dense.pt2", "--to", "dense", "--json").document
+    document = run("rewrite", "dense.pt2", "--to", "dense", "-o", "again.pt2", "--json").document
     assert document["report"]["rewrites"] == []
-    shape = document["model"]["input_shapes"] or [[1, 3, 224, 224]]
-    logits, scores = run_program(torch.randn(2, *shape[0][1:]))
+    logits, scores = run_program(torch.randn(2, 3, 16, 16))
     torch.testing.assert_close(scores.mean((2, 3)), logits)
 
 
 def test_what_these_forms_do_not_have_is_an_error(run: Run, net: Path, written: Written) -> None:
     for options, where in (
         (("--to", "conv", "--with-map"), "--with-map"),
-        (("--to", "dense", "--opset", "18"), "--to dense"),
-        (("--to", "fcn", "--providers", "cpu"), "--to fcn"),
+        (("--to", "dense", "--no-onnx", "--opset", "18"), "--no-onnx"),
+        (("--to", "fcn", "--no-onnx", "--providers", "cpu"), "--no-onnx"),
     ):
         done = run("rewrite", "model.pt", *options)
         assert done.code == 2

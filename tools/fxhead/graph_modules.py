@@ -120,7 +120,7 @@ def _keep_sound_records(module: GraphModule) -> None:
 def _is_sound(record: undo.Record) -> bool:
     specs = (*record.before, *record.after)
     texts = (*record.sites, *record.inserted, *record.orders, *record.orders.values(), *record.batch_norms)
-    numbers = [*record.batch_norms.values()]
+    numbers = [*record.batch_norms.values(), *record.native]
     for extents in (*record.kernels.values(), *record.extents.values()):
         numbers += extents
     settings = [value for extras in record.conv_extras.values() for value in extras.values()]

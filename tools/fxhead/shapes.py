@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from fxhead.sources import Source, SourceKind
 from fxpasses.errors import InputError
+from fxpasses.native import native_size, require_native
 
 _HOW = "give it, as in --input-shape 1x3x224x224"
 # torchvision's clip_len for the models that were trained there
@@ -162,6 +163,7 @@ def _checked(module: nn.Module, shapes: InputShapes) -> InputShapes:
             where="--input-shape" if shapes.origin is ShapeOrigin.GIVEN else None,
             fix="let the batch vary, as in x.view(x.size(0), -1) or torch.flatten(x, 1)",
         ) from refusal
+    require_native(native_size(module), shapes.shapes, "--input-shape")
     first = next(iter(str(refusal).strip().splitlines()), "")
     raise InputError(
         f"the model does not take an input of {shapes} ({type(refusal).__name__}: {first[:200]})",
