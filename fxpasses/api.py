@@ -52,7 +52,7 @@ def find_sites(
 
     Args:
         model: a module, a GraphModule, or an ExportedProgram.
-        scope: ``"head"`` or ``"pooled"``.
+        scope: see ``rewrite``.
         example_inputs: see ``rewrite``.
         way: see ``rewrite``.
         to: a form; then the sites are those that have it or can get it, and the misses say why the
@@ -62,7 +62,8 @@ def find_sites(
         InputError: an argument is not of the kind that is needed.
         TraceError: the model cannot be traced.
     """
-    chosen, form = _scope(scope), None if to is None else _form(to)
+    form = None if to is None else _form(to)
+    chosen = _scope(scope, form)
     subject = given(model) if isinstance(model, GraphModule) else _open(model, way, example_inputs)
     survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
     matches, misses = survey.candidates(survey.look(_records(model)), form)
@@ -118,10 +119,12 @@ def rewrite(
         to: ``"conv"``, ``"linear"``, ``"dense"`` (the convolution before the pool: the same function, by
             way of a map of scores) or ``"fcn"`` (at the native size the same logits, on a larger input a
             map of those of every window).
-        scope: ``"head"`` or ``"pooled"`` (squeeze-excite and other side branches too).
+        scope: ``"head"``, ``"pooled"`` (squeeze-excite and other side branches too), or ``"all"`` (also
+            every Linear and 1×1 convolution on whole maps, tokens and vectors that no pool feeds).
         example_inputs: a tensor or a tuple of inputs, or a function that gives them and is called only if
             they are needed: where nothing in the model says the extent of the pooled map (a fixed
-            average pool) or which axes are spatial (a mean of an input), and for ``torch.export``.
+            average pool), which axes are spatial (a mean of an input) or, in scope ``"all"``, how many a
+            value has; and for ``torch.export``.
         way: how a module becomes a graph: ``"symbolic"`` (``torch.fx.symbolic_trace``), ``"export"``
             (``torch.export`` with a dynamic batch), or ``"auto"``, which tries them in this order.
         outputs: ``("logits",)``, or with ``to="dense"`` ``("logits", "map")``: the result becomes the pair of
@@ -133,7 +136,8 @@ def rewrite(
         InputError: an argument is not of the kind that is needed.
         TraceError: the model cannot be traced.
     """
-    form, chosen, with_map = _form(to), _scope(scope), _with_map(outputs, to)
+    form, with_map = _form(to), _with_map(outputs, to)
+    chosen = _scope(scope, form)
     subject, records = _open(model, way, example_inputs), _records(model)
     survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
     change = carry_out(survey, form, records, with_map=with_map)
@@ -157,7 +161,7 @@ def rewrite_in_place(
 ) -> bool:
     """Rewrites a GraphModule itself, as the PassBase convention says; whether anything changed."""
     with_map = _with_map(outputs, to)
-    survey = Survey(given(module), _scope(scope), lambda: _inputs(example_inputs))
+    survey = Survey(given(module), _scope(scope, to), lambda: _inputs(example_inputs))
     change = carry_out(survey, to, undo.load(module), with_map=with_map)
     if change.rewrites:
         undo.store(module, change.records)
@@ -211,11 +215,18 @@ def _form(to: str) -> Form:
         raise InputError(f"unknown form {to!r}", where="to", fix=suggest(str(to), Form)) from None
 
 
-def _scope(scope: str) -> Scope:
+def _scope(scope: str, to: Form | None) -> Scope:
     try:
-        return Scope(scope)
+        chosen = Scope(scope)
     except ValueError:
         raise InputError(f"unknown scope {scope!r}", where="scope", fix=suggest(str(scope), Scope)) from None
+    if chosen is Scope.ALL and to in (Form.DENSE, Form.FCN):
+        raise InputError(
+            f"the form {to} is one of heads, and scope 'all' holds more than heads",
+            where="scope",
+            fix="use scope 'head', or to='conv' or to='linear'",
+        )
+    return chosen
 
 
 def _with_map(outputs: Sequence[str], to: str) -> bool:

@@ -29,6 +29,7 @@ class Scope(enum.StrEnum):
 
     HEAD = "head"
     POOLED = "pooled"
+    ALL = "all"
 
 
 class MissCode(enum.StrEnum):
@@ -45,10 +46,12 @@ class MissCode(enum.StrEnum):
     AMBIGUOUS_SQUEEZE = "AMBIGUOUS_SQUEEZE"
     FLATTEN_ORDER = "FLATTEN_ORDER"
     SUBGRAPH = "SUBGRAPH"
+    OPAQUE_CALL = "OPAQUE_CALL"
     IN_PLACE_ALIAS = "IN_PLACE_ALIAS"
     # the op itself
     KERNEL = "KERNEL"
     PADDING = "PADDING"
+    STRIDE = "STRIDE"
     DILATION = "DILATION"
     GROUPS = "GROUPS"
     TRANSPOSED = "TRANSPOSED"
@@ -250,12 +253,6 @@ class RewriteReport:
     misses: tuple[Miss, ...]
     trace: TraceInfo
     native_size: tuple[int, ...] | None = None
-
-    @property
-    def has_maps(self) -> bool:
-        """Whether a site has or had a form in which it works on a map, ``dense`` or ``fcn``."""
-        forms = {self.to, *(entry.site.form for entry in self.rewrites)}
-        return not forms <= {Form.LINEAR, Form.CONV}
 
     @property
     def copied_bytes(self) -> int:

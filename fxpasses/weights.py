@@ -16,9 +16,9 @@ from torch.fx import GraphModule
 
 from fxpasses.emit import batch_norm_class, blank_conv, blank_linear
 from fxpasses.guards import Uses
+from fxpasses.match import Match
 from fxpasses.plan import WeightMove
 from fxpasses.report import Form
-from fxpasses.sites import Match
 from fxpasses.tree import attribute, walk
 
 _CONV_EXTRAS = ("stride", "padding", "dilation", "padding_mode")

@@ -11,10 +11,11 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 scope_option = click.option(
     "--scope",
-    type=click.Choice(["head", "pooled"]),
+    type=click.Choice(["head", "pooled", "all"]),
     default="head",
     show_default=True,
-    help="head: what leads from the pool to the output; pooled: also squeeze-excite and other side branches.",
+    help="head: what leads from the pool to the output; pooled: also squeeze-excite and other side branches; "
+    "all: also every Linear and 1×1 convolution on whole maps and tokens.",
 )
 providers_option = click.option(
     "--providers",
