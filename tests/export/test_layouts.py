@@ -142,6 +142,9 @@ def test_a_dimension_of_one_cell_has_no_part_to_be_told_by() -> None:
     terms = Terms()
     named = Named(value="v", node="n", signature="")
     assert terms.gathered(named, source(terms, (3, 1, 1)), 1, np.array([OUTSIDE, 0])) is None
+    same = terms.gathered(named, source(terms, (3, 1, 1)), 1, np.array([[0]]))
+    assert same is not None
+    assert same.shape == (3, 1, 1, 1)
 
 
 def test_a_whole_tensor_takes_nothing() -> None:
