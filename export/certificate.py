@@ -67,7 +67,8 @@ def certify(
     1. **weights**: every head parameter is equal, bit for bit.
     2. **wiring**: the heads are the same operators on the same values, and each site alone, run on inputs
        for which floating point is exact, puts every weight in its place, on every provider.
-    3. **backbone**: what is upstream of the head is the same operators with the same constants. An
+    3. **backbone**: what is upstream of the head is the same operators with the same constants, in whatever
+       layouts the two hold their values; sites there may have other forms, and count in layers 1 and 2. An
        operator that only one has, or that gives something else when it is run alone, is a failure.
     4. **rounding**: every site and every output of each model lies within a rigorous bound of the float64
        value of the *reference's* head, on the features that this model computed.

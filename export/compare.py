@@ -37,7 +37,7 @@ class Comparison:
         parting: first place where the operators differ, as a clause; None where they never do.
         constants: constants that differ between operators that are the same.
         operators: operators that compute something else, or that only one of the two has.
-        tried: operators that are written differently and gave the same when they were run alone.
+        tried: operators that are written differently, and why they are taken for the same all the same.
         partner: the candidate's term for each of the reference's terms.
     """
 
@@ -163,7 +163,8 @@ class _Walk:
         if a not in sources and b not in sources:
             self._partner[a], self._taken[b] = b, a
         if found.difference is None:
-            self._tried.append(f"{a.node!r} and {b.node!r}")
+            alone = f"{a.node!r} and {b.node!r} are written differently; run alone they gave the same"
+            self._tried.append(found.held or alone)
         else:
             self._operators.append(found.difference)
         return found.pairs

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from torch import nn
 
 from export.compare import Comparison, compare_backbones, compare_whole, constant_difference, is_clean
+from export.folded_sites import PlacedTrials
 from export.heads import OnnxSubject
 from export.module_subject import ModuleSubject
 from export.onnx_shapes import BATCH
@@ -68,7 +69,7 @@ def compare_files(
         return Strict(head=head, upstream=upstream)
     is_reformed = _is_reformed(left.placed, right.placed)
     roots = tuple((left.placed.outputs[i][1], right.placed.outputs[j][1]) for _, i, j in outputs)
-    whole = compare_whole(roots, trials.untried())
+    whole = compare_whole(roots, PlacedTrials(left, right, ("cpu",)))
     if not is_reformed and not (is_clean(whole) and _has_same_weights(whole)):
         return Strict(head=head, upstream=compare_backbones(left.head, right.head, head, trials))
     pairs = head.partner.items() if head.parting is None else ()

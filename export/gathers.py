@@ -64,8 +64,11 @@ def nothing_taken(layout: Layout) -> Gather:
 def taken(inner: Gather, layout: Layout, dim: int, index: Index) -> tuple[Gather, Layout] | None:
     """Cells of one dimension of a value that lies over ``inner``; or None where groups would mix.
 
-    The axes of ``index`` stand in the place of the dimension.
+    The axes of ``index`` stand in the place of the dimension. A dimension of one cell has no part to be
+    told by, and what is taken of it is told in no way.
     """
+    if not layout[dim]:
+        return None
     pieces = [[_piece(inner, part) for part in parts] for parts in layout]
     groups = dict(inner.groups)
     keys = {piece.key for piece in pieces[dim]}

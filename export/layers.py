@@ -210,8 +210,8 @@ def wiring_layer(
         return LayerResult(layer=LayerName.WIRING, status=Status.NOT_RUN, covered=covered, reason=gaps[0])
     if parting is not None:
         held.insert(0, f"the heads are built differently: {parting}")
-    elif (tried := _only_tried(walk)) is not None:
-        held.insert(0, tried)
+    else:
+        held[:0] = walk.tried[:1]
     status = Status.HELD if held else Status.PROVED
     reason = next(iter((*held, *notes)), None)
     return LayerResult(layer=LayerName.WIRING, status=status, covered=covered, reason=reason)
@@ -222,12 +222,6 @@ def _operator_failures(walk: Comparison) -> list[Failure]:
         Failure(what=item.what, name=item.name, expected=item.expected, found=item.found, side="candidate")
         for item in walk.operators[:8]
     ]
-
-
-def _only_tried(walk: Comparison) -> str | None:
-    if not walk.tried:
-        return None
-    return f"{walk.tried[0]} are written differently; run alone they gave the same"
 
 
 class Prober:
@@ -303,9 +297,8 @@ def backbone_layer(upstream: Comparison, *, is_exported: bool) -> LayerResult:
     )
     if failures:
         return LayerResult(layer=LayerName.BACKBONE, status=Status.FAILED, covered=covered, failures=failures)
-    reason = _only_tried(upstream) or (
-        "the module was compared as what it exports to" if is_exported else None
-    )
+    exported = ("the module was compared as what it exports to",) if is_exported else ()
+    reason = next(iter((*upstream.tried, *exported)), None)
     status = Status.PROVED if reason is None else Status.HELD
     return LayerResult(layer=LayerName.BACKBONE, status=status, covered=covered, reason=reason)
 

@@ -278,6 +278,9 @@ class Terms:
         """The cells of one dimension that ``index`` names, in its shape in the place of the dimension."""
         if value.layout is None or 0 in index.shape:
             return None
+        if index.size == 1 and not value.layout[dim] and not index.any():
+            unit = ((),) * index.ndim  # the only cell, as it is
+            return Value(term=value.term, layout=(*value.layout[:dim], *unit, *value.layout[dim + 1 :]))
         term, inner = self._gathers.get(value.term, (value.term, nothing_taken(value.layout)))
         found = taken(inner, value.layout, dim, index)
         if found is None:

@@ -67,10 +67,12 @@ class Resolution:
     Attributes:
         pairs: terms upstream of them that belong together.
         difference: in what the two differ as functions; None where they gave the same.
+        held: why they are the same, where it is not that they gave the same.
     """
 
     pairs: tuple[tuple[Term, Term], ...]
     difference: OperatorDifference | None = None
+    held: str | None = None
 
 
 class Trials:
@@ -93,8 +95,7 @@ class Trials:
     def resolve(self, a: Term, b: Term, is_same: IsSame) -> Resolution | None:
         """How ``a`` of the reference and ``b`` of the candidate belong together, or None."""
         return (
-            self._other_input(a, b)
-            or self._random(a, b)
+            self._source(a, b)
             or self._folded(a, b)
             or self._alone(a, b)
             or self._extra(a, b, is_same)
@@ -109,6 +110,10 @@ class Trials:
         if set(names[0]) == set(names[1]):
             return a.value == b.value
         return a.signature == b.signature
+
+    def _source(self, a: Term, b: Term) -> Resolution | None:
+        """A difference between two that no operator's result can tell: inputs and random numbers."""
+        return self._other_input(a, b) or self._random(a, b)
 
     def _other_input(self, a: Term, b: Term) -> Resolution | None:
         if a.kind is not Kind.INPUT or b.kind is not Kind.INPUT:
@@ -241,7 +246,7 @@ class _Untried(Trials):
 
     def resolve(self, a: Term, b: Term, is_same: IsSame) -> Resolution | None:
         """A difference where inputs are exchanged or random numbers are drawn, else None."""
-        return self._other_input(a, b) or self._random(a, b)
+        return self._source(a, b)
 
 
 def _left_out(a: Term, b: Term, is_same: IsSame) -> Resolution | None:

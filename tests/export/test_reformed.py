@@ -10,12 +10,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
+from torch import nn
+from torch.nn import functional
 
 from export import Verdict, certify, export_onnx
 from export.certificate import Certifier
 from export.providers import Session
 from export.results import Certificate, Status
+from fxpasses import rewrite
 from fxpasses.errors import FxHeadError, ProviderError
+from tests.export.mutations.families import FAMILIES, build
 from tests.export.mutations.places import edits
 from tests.export.reformed import KINDS, Net, pair
 
@@ -210,3 +215,63 @@ def test_the_sites_are_named_by_their_parameters(forms: Callable[[str], Forms]) 
     names = {"fc.weight", "block.first.weight", "block.second.weight"}
     assert set(certify(linear, conv, example()).heads) == names
     assert set(certify(conv, linear, example()).heads) == names
+
+
+class Normed(nn.Module):
+    """A 1×1 convolution and its batch norm, which the exporter folds into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site, self.norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        nn.init.uniform_(self.norm.running_mean, -1, 1)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+        nn.init.uniform_(self.norm.weight, 0.5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.norm(self.site(x)))
+
+
+class NormedAsLinear(Normed):
+    """The same with a Linear, from which the exporter keeps the batch norm apart."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        site = functional.linear(x.permute(0, 2, 3, 1), self.site.weight.flatten(1), self.site.bias)
+        return torch.relu(self.norm(site.permute(0, 3, 1, 2)))
+
+
+def test_a_folded_batch_norm_is_the_same_up_to_rounding(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Net(Normed()).eval()
+    conv = export_onnx(model, (example(2),), tmp_path / "conv.onnx")
+    model.block.__class__ = NormedAsLinear
+    linear = export_onnx(model, (example(2),), tmp_path / "linear.onnx")
+    kinds = [node.op_type for node in onnx.load(conv).graph.node]
+    assert "BatchNormalization" not in kinds
+    certifier = Certifier(example())
+    for files in ((conv, linear), (linear, conv)):
+        certificate = certifier.certify(*files)
+        assert certificate.verdict is Verdict.WITHIN_ROUNDING, certificate.reason
+        assert "folded" in str(certificate.backbone.reason)
+    for scale in (1.001, 1 + 1e-5):
+        for position in (1, 2, 3, 4):
+            proto = onnx.load(linear)
+            norm = next(node for node in proto.graph.node if node.op_type == "BatchNormalization")
+            stored = next(t for t in proto.graph.initializer if t.name == norm.input[position])
+            array = numpy_helper.to_array(stored) * np.float32(scale)
+            assert position == 2 or array.any()
+            if not array.any():
+                continue
+            stored.CopyFrom(numpy_helper.from_array(array, stored.name))
+            path = _saved(proto, tmp_path / f"{position}-{scale}.onnx")
+            assert certifier.certify(conv, path).verdict not in ACCEPTED
+
+
+def test_a_module_beside_the_file_of_its_rewritten_side_branches(tmp_path: Path) -> None:
+    """The sites are those of the file that the module exports to: none of its own nodes has their names."""
+    model, samples = build("mobilenet_v3", is_calibrated=True), FAMILIES["mobilenet_v3"].example(8)
+    other = rewrite(model, to="linear", scope="pooled").module
+    path = export_onnx(other, tuple(x[:2] for x in samples), tmp_path / "linear.onnx")
+    certificate = certify(model, path, samples)
+    assert certificate.verdict is Verdict.WITHIN_ROUNDING, certificate.reason
+    assert certificate.wiring.status is Status.PROVED
+    assert len(certificate.heads) > 2
