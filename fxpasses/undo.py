@@ -136,6 +136,7 @@ class Record:
         conv_extras: settings of convolutions that became Linears, by path.
         batch_norms: rank of the batch norms that it replaced, as it was, by path.
         maps: how many maps became outputs beside the model's own.
+        is_pointwise: whether it is of pointwise sites, or of what had to change with them.
     """
 
     origin: Form
@@ -151,6 +152,7 @@ class Record:
     conv_extras: dict[str, dict[str, Any]]
     batch_norms: dict[str, int]
     maps: int = 0
+    is_pointwise: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """Plain data, to keep on a GraphModule."""
@@ -170,6 +172,7 @@ class Record:
             origin=Form(data.get("origin", Form.CONV if to is Form.LINEAR else Form.LINEAR)),
             to=to,
             maps=data.get("maps", 0),
+            is_pointwise=data.get("is_pointwise", False),
             sites=tuple(data["sites"]),
             before=tuple(Spec(**spec) for spec in data["before"]),
             after=tuple(Spec(**spec) for spec in data["after"]),

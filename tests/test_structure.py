@@ -105,6 +105,8 @@ EDITS_GRAPHS = {
     "fxpasses/rewrite.py": "the engine",
     "fxpasses/sink.py": "the engine's half for pools that move below their head",
     "fxpasses/window.py": "the engine's half for heads on windows",
+    "fxpasses/reorder.py": "the engine's half for values in another order of their axes",
+    "fxpasses/points.py": "the engine's half for norms of one position",
     "fxpasses/outputs.py": "the engine's half for what a graph gives out",
     "fxpasses/emit.py": "its writing half: a typed op spelled in the node's dialect",
     "fxpasses/undo.py": "its way back: nodes restored as they were written down",
