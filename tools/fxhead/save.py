@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fxhead.programs import PROGRAM_SUFFIX, is_program_file, program_bytes
+from export.programs import PROGRAM_SUFFIX
+from fxhead.programs import is_program_file, program_bytes
 from fxhead.sources import Source
 from fxpasses.errors import FileError, InputError
 from fxpasses.report import Form
@@ -23,13 +24,25 @@ _MODULE_SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OutputNames:
-    """Where ``rewrite`` writes: names in one folder."""
+    """Where ``rewrite`` writes: names in one folder.
+
+    Attributes:
+        folder: the folder.
+        module: the rewritten model.
+        plan: the weight plan.
+        certificate: what was checked.
+        base: what the names of the ONNX files begin with.
+        before: the form that the model has.
+        to: the form that it gets.
+    """
 
     folder: Path
     module: str
     plan: str
     certificate: str
-    onnx: dict[Form, str]
+    base: str
+    before: Form
+    to: Form
 
     @classmethod
     def choose(cls, source: Source, to: Form, out: str | None) -> OutputNames:
@@ -62,8 +75,15 @@ class OutputNames:
             module=module,
             plan=f"{stem}.plan.json",
             certificate=f"{stem}.certificate.json",
-            onnx={form: f"{base}.{form}.onnx" for form in (Form.LINEAR, Form.CONV)},
+            base=base,
+            before=Form.CONV if to is Form.LINEAR else Form.LINEAR,
+            to=to,
         )
+
+    @property
+    def onnx(self) -> dict[Form, str]:
+        """The ONNX files, by the form that they hold; the model's own form first."""
+        return {form: f"{self.base}.{form}.onnx" for form in (self.before, self.to)}
 
     @property
     def is_program(self) -> bool:
