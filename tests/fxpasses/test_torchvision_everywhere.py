@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from bench.zoo import build, calibrate, difference, inputs
 from fxpasses import rewrite
 from fxpasses.trace import trace
-from zoo.compare import affine_calls, tensors, written
+from zoo.compare import affine_calls, tensors, unnamed, written
 
 # form: sites, permutes before and after; every other candidate has its reason below
 TO_CONV = {
@@ -69,19 +69,20 @@ def test_families_both_ways(name: str) -> None:
     x, other = inputs(name, 2), inputs(name, 3, seed=1)
     with torch.no_grad():
         expected = logits(model(other))
+        # a family may amplify rounding: what one unit in the last place of the input does to its output
+        sensitivity = difference(expected, logits(model(other * (1 + 2**-52))))
+        tolerance = max(1e-12, 10 * sensitivity)
         for to, back_to in (("conv", "linear"), ("linear", "conv")):
             there = rewrite(model, to=to, scope="all", example_inputs=x)
-            assert difference(expected, logits(there.module(other))) <= 1e-12
+            assert difference(expected, logits(there.module(other))) <= tolerance
             assert there.report.copied_bytes == 0
             assert [*there.module.state_dict()] == [*model.state_dict()]
             places = [tensor.data_ptr() for tensor in tensors(model).values()]
             assert [tensor.data_ptr() for tensor in tensors(there.module).values()] == places
             back = rewrite(there.module, to=back_to, scope="all", example_inputs=x)
-            assert difference(expected, logits(back.module(other))) <= 1e-12
+            assert difference(expected, logits(back.module(other))) <= tolerance
             once = rewrite(model, to=back_to, scope="all", example_inputs=x)
-            assert [str(line) for line in written(back.module)] == [
-                str(line) for line in written(once.module)
-            ]
+            assert unnamed(back.module) == unnamed(once.module)
 
 
 @torch.no_grad()
