@@ -26,6 +26,8 @@ from fxpasses.report import Form, Miss, Rewrite, Scope
 from fxpasses.rewrite import Edit, apply, joined, restore
 from fxpasses.sink import rise, sink
 from fxpasses.survey import Look, Survey, relevant
+from fxpasses.tree import attribute
+from fxpasses.typed_ops import WeightSource
 from fxpasses.values import recompute
 from fxpasses.window import open_windows
 
@@ -160,12 +162,32 @@ class _Job:
         return joined(edits, self.root) if edits else None
 
     def _next_step(self, matches: Sequence[Match]) -> tuple[tuple[Match, ...], Callable[..., Edit]]:
-        """Pooled sites go first; on the way back what was done last is taken back first."""
-        pooled = tuple(match for match in matches if match.site.scope is not Scope.ALL)
-        pointwise = tuple(match for match in matches if match.site.scope is Scope.ALL)
-        names = {match.node.name for match in pointwise}
-        is_back = any(entry.sites and names.issuperset(entry.sites) for entry in self.records)
-        return (pointwise, apply_everywhere) if pointwise and (is_back or not pooled) else (pooled, apply)
+        """The sites whose turn it is, and what edits them.
+
+        Pooled sites go first, and vectors last, which may turn out to be pooled once what is above them has
+        its form; on the way back what was done last is taken back first.
+        """
+        pointwise = [match for match in matches if match.site.scope is Scope.ALL]
+        to = self.to.weights
+        last = {
+            name
+            for entry in self.records
+            if entry.is_pointwise and entry.origin is to
+            for name in entry.sites
+        }
+        ranks = self.look.analysis.ranks
+        recorded = [match for match in pointwise if match.node.name in last]
+        pooled = [match for match in matches if match.site.scope is not Scope.ALL]
+        wide = [match for match in pointwise if ranks is not None and not ranks.is_vector(match)]
+        if not recorded and pooled:
+            return tuple(pooled), apply
+        weights = {self._weight(match) for match in recorded or wide or pointwise}
+        return tuple(match for match in pointwise if self._weight(match) in weights), apply_everywhere
+
+    def _weight(self, match: Match) -> int:
+        """What sites have in common that have to change together."""
+        weight = match.op.weight_node if match.op.weight_source is WeightSource.INPUT else None
+        return id(weight or attribute(self.root, match.op.weight))
 
     def _sink(self, *, with_map: bool) -> None:
         values = self.look.analysis.region.values

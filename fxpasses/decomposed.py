@@ -33,9 +33,9 @@ class Wrapped:
 
 
 def is_product(node: Node) -> bool:
-    """Whether a node is a matrix product of a decomposed graph."""
+    """Whether a node is a product of matrices, as an ATen graph writes it."""
     is_operator = isinstance(node.target, torch._ops.OpOverload)
-    return is_operator and aten.name_of(node.target) in ("addmm", "mm")
+    return is_operator and aten.name_of(node.target) in ("addmm", "mm", "matmul")
 
 
 def wrapped(node: Node, op: Affine, ops: Mapping[Node, Op]) -> Wrapped | None:

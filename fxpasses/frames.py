@@ -25,8 +25,8 @@ from fxpasses.match import Match
 from fxpasses.ops import Vocabulary
 from fxpasses.ranks import Ranks
 from fxpasses.report import Form
-from fxpasses.sizes import is_shape_value
-from fxpasses.typed_ops import Elementwise, Permute
+from fxpasses.sizes import is_shape_value, value_of
+from fxpasses.typed_ops import Elementwise, Flatten, Permute, Unflatten, View
 
 Order: TypeAlias = tuple[int, ...]
 Pair: TypeAlias = tuple[Order, Order]
@@ -72,20 +72,19 @@ def between(held: Order, wanted: Order) -> Order:
 
 def reached(shape: Sequence[int], held: Order, wanted: Order) -> tuple[int, ...]:
     """The shape in which a constant that is broadcast against one order is broadcast against another."""
-    axes = len(held) - held.count(UNIT)
-    padded = (*(1,) * (axes - len(shape)), *shape)
-    extents = {axis: padded[index] for index, axis in enumerate(held[:axes])}
+    padded = (*(1,) * (len(held) - len(shape)), *shape)
+    extents = {axis: padded[index] for index, axis in enumerate(held)}
     turned = [1 if axis == UNIT else extents[axis] for axis in wanted]
     while len(turned) > 1 and turned[0] == 1:
         del turned[0]
     return tuple(turned)
 
 
-def wanted_by(match: Match, rank: int) -> Pair:
-    """The order that a site has now and the one that it needs, by the author's axes of what it reads."""
-    here = tuple(range(rank))
+def wanted_by(match: Match, here: Order) -> Pair:
+    """The order that a site has now, and the one that it needs."""
+    rank = len(here)
     if match.site.form is Form.CONV:
-        return here, (0, *here[2:], 1)
+        return here, (0, 1) if UNIT in here else (0, *here[2:], 1)
     if rank == 2:
         return here, (0, 1, *(UNIT,) * len(match.site.kernel_size))
     return here, (0, here[-1], *here[1:-1])
@@ -110,6 +109,7 @@ class Frames:
         self._crossed: set[Node] = set()
         self._sites: dict[Node, Order] = {}
         self._apart: set[Node] = set()
+        self._units: dict[Node, int] = {}
 
     def run(self) -> list[Frame]:
         """Every frame that has a site."""
@@ -120,13 +120,13 @@ class Frames:
             if node in self._permutes:
                 continue
             if node in self.matches:
-                self._join_site(node, self.matches[node], rank)
+                self._join_site(node, self.matches[node])
             elif isinstance(op, Permute):
                 self._join_permute(node, op, rank)
             elif isinstance(op, Elementwise):
-                operands = self._operands(node, op, rank)
-                if operands and self._join(node, {source: tuple(range(rank)) for source in operands}):
-                    self._crossed.add(node)
+                self._join_elementwise(node, op, rank)
+            elif isinstance(op, (Flatten, Unflatten, View)):
+                self._join_unit_view(node, op)
         return self._frames()
 
     def _frames(self) -> list[Frame]:
@@ -140,7 +140,7 @@ class Frames:
             frame = found.get(root)
             if frame is None:
                 continue
-            frame.orders[node] = order or tuple(range(self.ranks.axes[node] or 0))
+            frame.orders[node] = order or self._here(node)
             if node in self._crossed:
                 frame.crossed.add(node)
             if node in self._apart:
@@ -153,13 +153,41 @@ class Frames:
 
     # --- what joins
 
-    def _join_site(self, node: Node, match: Match, rank: int) -> None:
-        pair = wanted_by(match, rank)
+    def _here(self, node: Node) -> Order:
+        """The axes of a value as its author has them."""
+        rank = self.ranks.axes[node] or 0
+        units = self._units.get(node, 0)
+        return (*range(rank - units), *(UNIT,) * units)
+
+    def _join_elementwise(self, node: Node, op: Elementwise, rank: int) -> None:
+        operands = self._operands(node, op, rank)
+        units = {self._units.get(source, 0) for source in operands}
+        if len(units) != 1:
+            return
+        if count := units.pop():
+            self._units[node] = count
+        if self._join(node, dict.fromkeys(operands, self._here(node))):
+            self._crossed.add(node)
+
+    def _join_unit_view(self, node: Node, op: Flatten | Unflatten | View) -> None:
+        """Joins a vector with a map of one position that is a view of it, and the reverse."""
+        units = _units_of_view(node, op, self._units.get(op.source, 0))
+        if units is None or self.ranks.axes[op.source] is None:
+            return
+        if units:
+            self._units[node] = units
+        if self._join(node, {op.source: (0, 1, *(UNIT,) * units)}):
+            self._permutes[node] = op.source
+
+    def _join_site(self, node: Node, match: Match) -> None:
+        if self._units.get(match.op.source):
+            self._units[node] = self._units[match.op.source]
+        pair = wanted_by(match, self._here(node))
         around = wrapped(node, match.op, self.ranks.ops)
         if around is not None and self._join_wrapped(node, match, around):
             return
         source = match.op.source
-        is_same = self.ranks.axes[source] == rank
+        is_same = self.ranks.axes[source] == self.ranks.axes[node]
         if not is_same or not self._join(node, {source: pair[0]}, frozenset(pair)):
             self._pairs[node] = frozenset(pair)
             self._apart.add(node)
@@ -167,8 +195,7 @@ class Frames:
 
     def _join_wrapped(self, node: Node, match: Match, around: Wrapped) -> bool:
         """Joins a decomposed Linear with what it reads; the views around it die with it."""
-        rank = self.ranks.axes[around.source] or 0
-        here, wanted = wanted_by(match, rank)
+        here, wanted = wanted_by(match, self._here(around.source))
         if not all(user in self.matches for user in around.merged.users):
             return False
         if not self._join(node, {around.source: here}, frozenset((here, wanted))):
@@ -186,6 +213,8 @@ class Frames:
             order = list(range(rank))
             order[dims[0]], order[dims[1]] = dims[1], dims[0]
             dims = order
+        if self._units.get(op.source):
+            return
         if self.ranks.axes[op.source] == rank == len(dims) and self._join(node, {op.source: tuple(dims)}):
             self._permutes[node] = op.source
 
@@ -238,7 +267,8 @@ class Frames:
         (root, own), *others = known.items()
         self._joined[node] = (root, own)
         for other, order in others:
-            self._joined[other] = (root, tuple(own[order.index(axis)] for axis in range(len(order))))
+            axes = range(len(order) - order.count(UNIT))
+            self._joined[other] = (root, tuple(own[order.index(axis)] for axis in axes))
         for wanted in pairs:
             self._pairs[root] = frozenset(tuple(_at(own, axis) for axis in order) for order in wanted)
         return True
@@ -248,8 +278,35 @@ def is_constant(node: Node, rank: int, vocabulary: Vocabulary) -> bool:
     """Whether an operand lies along one axis at most, so that a view of it fits any order."""
     if is_shape_value(node):
         return True
+    shape = constant_extents(node, vocabulary)
+    return shape is not None and len(shape) <= rank and sum(extent != 1 for extent in shape) <= 1
+
+
+def constant_extents(node: Node, vocabulary: Vocabulary) -> tuple[int, ...] | None:
+    """The shape of a parameter or of a view of one, None for every other value."""
     tensor = vocabulary.tensor(vocabulary.tensor_name(node))
-    return tensor is not None and tensor.ndim <= rank and sum(extent != 1 for extent in tensor.shape) <= 1
+    if tensor is not None:
+        return tuple(tensor.shape)
+    view = vocabulary.classify(node)
+    if not isinstance(view, View) or constant_extents(view.source, vocabulary) is None:
+        return None
+    is_plain = all(isinstance(size, int) and size > 0 for size in view.sizes)
+    return tuple(view.sizes) if is_plain else None
+
+
+def _units_of_view(node: Node, op: Flatten | Unflatten | View, units: int) -> int | None:
+    """How many axes of one position a view leaves behind a vector, None where it is another view."""
+    if isinstance(op, Flatten):
+        return 0 if units and op.start == 1 and op.end in (-1, units + 1) else None
+    if isinstance(op, Unflatten):
+        is_split = op.dim in (1, -1) and set(op.sizes[1:]) == {1}
+        return len(op.sizes) - 1 if is_split and not units else None
+    before, after = value_of(op.source), value_of(node)
+    if before is None or after is None or units + 2 != before.ndim:
+        return None
+    wide, narrow = (after, before) if before.ndim == 2 else (before, after)
+    is_same = narrow.ndim == 2 and str(tuple(wide.shape)) == str((*narrow.shape, *(1,) * (wide.ndim - 2)))
+    return after.ndim - 2 if is_same and wide.ndim > 2 else None
 
 
 def _at(order: Order, axis: int) -> int:

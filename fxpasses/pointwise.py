@@ -17,7 +17,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses import guards
-from fxpasses.decomposed import wrapped
+from fxpasses.decomposed import is_product, wrapped
 from fxpasses.handlers import MAX_RANK
 from fxpasses.layout import Problem
 from fxpasses.match import Match, source_of
@@ -25,9 +25,12 @@ from fxpasses.ops import Vocabulary
 from fxpasses.plan import WeightOrder
 from fxpasses.ranks import Ranks
 from fxpasses.report import Form, MissCode, Scope, Site
+from fxpasses.sizes import is_shape_value
 from fxpasses.tree import attribute
-from fxpasses.typed_ops import Affine, Opaque, Product, Subgraph
+from fxpasses.typed_ops import Affine, Opaque, Product, Subgraph, WeightSource
 from fxpasses.unpooled import MATRIX_PRODUCT, in_subgraph
+
+_MAX_VIEWS = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,9 @@ class Hidden:
 def candidates(ranks: Ranks, vocabulary: Vocabulary) -> Iterator[tuple[Node, Affine]]:
     """Every Linear and every 1×1 convolution of a graph, in its order."""
     for node, op in ranks.ops.items():
-        if isinstance(op, Affine) and (op.form is Form.LINEAR or _is_pointwise(op, vocabulary)):
+        if not isinstance(op, Affine) or _is_of_values(node, op, vocabulary):
+            continue
+        if op.form is Form.LINEAR or _is_pointwise(op, vocabulary):
             yield node, op
 
 
@@ -100,12 +105,18 @@ def hidden(graph: Graph, ranks: Ranks, vocabulary: Vocabulary) -> Iterator[Hidde
     for node, op in ranks.ops.items():
         if isinstance(op, Subgraph) and vocabulary.has_affine(op):
             yield Hidden(node=node, name=node.name, form=Form.LINEAR, problem=in_subgraph(node, "it is"))
-        elif isinstance(op, Product) and any(_is_weight(source, ranks, vocabulary) for source in op.sources):
+        elif isinstance(op, Product) and any(_is_weight(source, vocabulary) for source in op.sources):
             yield Hidden(node=node, name=node.name, form=Form.LINEAR, problem=MATRIX_PRODUCT)
         elif isinstance(op, Opaque) and node.op in ("call_module", "call_function", "call_method"):
             for name, layer in _layers_in(node, vocabulary):
                 form = Form.LINEAR if isinstance(layer, nn.Linear) else Form.CONV
                 yield Hidden(node=node, name=name, form=form, problem=_inside(node, vocabulary))
+
+
+def _is_of_values(node: Node, op: Affine, vocabulary: Vocabulary) -> bool:
+    """Whether an op is a product of two values, as of queries and keys, and no Linear of a weight."""
+    is_weighed = op.weight_source is not WeightSource.COMPUTED
+    return not is_weighed and is_product(node) and not _is_weight(op.weight_node, vocabulary)
 
 
 def _is_pointwise(op: Affine, vocabulary: Vocabulary) -> bool:
@@ -138,11 +149,17 @@ def _axes_problem(node: Node, op: Affine, ranks: Ranks) -> Problem | None:
     )
 
 
-def _is_weight(node: Node, ranks: Ranks, vocabulary: Vocabulary) -> bool:
-    """Whether a factor is a parameter, or one transposed."""
-    source = getattr(ranks.ops[node], "source", node)
-    tensor = vocabulary.tensor(vocabulary.tensor_name(source))
-    return isinstance(tensor, nn.Parameter)
+def _is_weight(node: Node | None, vocabulary: Vocabulary) -> bool:
+    """Whether a factor is a parameter, or views of one, as decompositions expand it for a batch."""
+    for _ in range(_MAX_VIEWS):
+        if node is None:
+            return False
+        tensor = vocabulary.tensor(vocabulary.tensor_name(node))
+        sources = [source for source in node.all_input_nodes if not is_shape_value(source)]
+        if tensor is not None or len(sources) != 1:
+            return isinstance(tensor, nn.Parameter)
+        node = sources[0]
+    return False
 
 
 def _layers_in(node: Node, vocabulary: Vocabulary) -> Iterator[tuple[str, nn.Module]]:

@@ -13,8 +13,10 @@ from typing import Any
 
 from torch.fx import Graph, Node
 
+from fxpasses.decomposed import wrapped
 from fxpasses.guards import is_uninitialized
 from fxpasses.handlers import MAX_RANK
+from fxpasses.match import Match
 from fxpasses.ops import Vocabulary
 from fxpasses.region import Shapes
 from fxpasses.report import Form
@@ -72,12 +74,16 @@ class Ranks:
             ranks._add(node, op, self.axes[node] if is_kept else None, vocabulary)
         return ranks
 
+    def is_vector(self, match: Match) -> bool:
+        """Whether a site reads ``[N, C]``."""
+        return self.axes[match.node] == 2 and wrapped(match.node, match.op, self.ops) is None
+
     def _add(self, node: Node, op: Op, axes: int | None, vocabulary: Vocabulary) -> None:
         self.ops[node] = op
         self.axes[node] = self._inferred(node, op, vocabulary) if axes is None else axes
         self.flat[node] = self._flat_rank(node, op)
-        if isinstance(op, Affine) and op.form is Form.CONV and self.axes.get(op.source) is None:
-            self.axes[op.source] = op.rank + 2  # presumed: it may also take a map without a batch
+        if isinstance(op, (Affine, Permute)) and self.axes.get(op.source) is None:
+            self.axes[op.source] = _read_by(op)
 
     def _inferred(self, node: Node, op: Op, vocabulary: Vocabulary) -> int | None:
         if vocabulary.tensor_name(node) is not None:
@@ -121,6 +127,13 @@ def _known(node: Node, shapes: Shapes | None) -> int | None:
         return len(shape)
     value = value_of(node)
     return None if value is None else value.ndim
+
+
+def _read_by(op: Affine | Permute) -> int | None:
+    """How many axes an op takes; of a convolution presumed, as it takes a map without a batch too."""
+    if isinstance(op, Permute):
+        return None if op.swap else len(op.dims)
+    return op.rank + 2 if op.form is Form.CONV else None
 
 
 def _sizes(sizes: tuple[Any, ...]) -> int | None:

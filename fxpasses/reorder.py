@@ -17,7 +17,17 @@ from torch.fx import Graph, Node
 
 from fxpasses import aten, undo
 from fxpasses.emit import Dialect, Writer, dialect_of
-from fxpasses.frames import UNIT, Frame, Frames, Order, between, is_constant, reached, wanted_by
+from fxpasses.frames import (
+    UNIT,
+    Frame,
+    Frames,
+    Order,
+    between,
+    constant_extents,
+    is_constant,
+    reached,
+    wanted_by,
+)
 from fxpasses.match import Match
 from fxpasses.ops import Vocabulary
 from fxpasses.placement import is_indifferent, place, reader_order
@@ -80,7 +90,10 @@ def apply_everywhere(
     return Edit(
         rewrites=as_rewrites(matches.values(), to, reshaped.copied),
         plan=WeightPlan(to=to, moves=saved_moves(root, reshaped.moves)),
-        records=(*(entry for entry in kept if names.isdisjoint(entry.sites)), *made),
+        records=(
+            *(entry for entry in kept if names.isdisjoint(entry.sites)),
+            *(dataclasses.replace(entry, is_pointwise=True) for entry in made),
+        ),
     )
 
 
@@ -103,8 +116,9 @@ def _take_back(
     """Restores every edit of these sites that still stands, the last one first."""
     kept, back = list(records), _TakenBack(set(), set())
     names = {node.name for node in matches}
-    ours = [entry for entry in records if entry.origin is to and names.issuperset(entry.sites)]
-    is_all = all(entry in ours or not names & {*entry.sites} for entry in records)
+    pointwise = [entry for entry in records if entry.is_pointwise]
+    ours = [entry for entry in pointwise if entry.origin is to and names.issuperset(entry.sites)]
+    is_all = all(entry in ours or not names & {*entry.sites} for entry in pointwise)
     for entry in reversed(ours):
         if not (entry.sites or is_all) or not undo.stands(entry, nodes):
             continue
@@ -216,7 +230,9 @@ class _FrameEdit:
     def _feed_apart(self, node: Node) -> None:
         """Turns the operand of a site that has no frame with it."""
         match = self.matches[node]
-        here, wanted = wanted_by(match, len(self.frame.orders[node]))
+        order = self.frame.orders[node]
+        here = tuple(UNIT if order[axis] == UNIT else axis for axis in range(len(order)))
+        here, wanted = wanted_by(match, here)
         source = _operand(match)
         node.replace_input_with(source, self._permute(source, here, wanted))
 
@@ -224,26 +240,21 @@ class _FrameEdit:
         """Gives an op that moved its constant operands in the shape that now broadcasts alike."""
         order, rank = self.frame.orders[node], len(self.frame.orders[node])
         for source in node.all_input_nodes:
-            tensor = self.vocabulary.tensor(self.vocabulary.tensor_name(source))
-            if (
-                tensor is None
-                or source in self.frame.orders
-                or not is_constant(source, rank, self.vocabulary)
-            ):
+            known = constant_extents(source, self.vocabulary)
+            if known is None or not is_constant(source, rank, self.vocabulary):
                 continue
-            shape = reached(tuple(tensor.shape), order, self.held[node])
-            if math.prod(shape) != 1 and shape != tuple(tensor.shape):
+            shape = reached(known, order, self.held[node])
+            if math.prod(shape) != 1 and shape != known:
                 node.replace_input_with(source, self.writer.reshape(source, shape))
 
     def _wrap_products(self) -> None:
         """Gives matrix products of a decomposed graph matrices."""
-        frame = self.frame
         for node, match in self.matches.items():
-            if len(frame.orders[node]) == 2:
+            if len(self.held[node]) == 2:
                 continue
             value = value_of(match.op.source)
             assert value is not None, "a decomposed graph tells its shapes"
-            here, wanted = wanted_by(match, value.ndim)
+            here, wanted = wanted_by(match, tuple(range(value.ndim)))
             shape = [value.shape[axis] for axis in between(here, wanted)]
             self.writer.wrap(node, _operand(match), shape, match.site.out_features)
 
@@ -271,11 +282,8 @@ def sizes_of(views: Iterable[Node]) -> set[Node]:
 
 def transposes_of(match: Match) -> list[Node]:
     """The nodes that transpose a site's weight for a matrix product."""
-    return [
-        source
-        for source in match.node.all_input_nodes
-        if source is not match.op.weight_node and aten.untransposed(source) is match.op.weight_node
-    ]
+    weight = match.op.weight_node
+    return [] if weight is None else [n for n in match.node.all_input_nodes if aten.untransposed(n) is weight]
 
 
 def _operand(match: Match) -> Node:

@@ -264,14 +264,18 @@ class _Finder:
             return matches
         self.uses = guards.Uses.of(self.graph, self.vocabulary, [match.op for match in matches.values()])
         while True:
-            alike: dict[tuple[object, ...], dict[Node, Affine]] = {}
+            groups: dict[tuple[object, ...], dict[Node, Affine]] = {}
             for node, match in matches.items():
-                alike.setdefault(self._shared(match), {})[node] = match.op
+                groups.setdefault(self._shared(match), {})[node] = match.op
             refused: dict[Node, Problem] = {}
-            for node, match in matches.items():
-                problem = guards.sharing_problem(match.op, self.root, self.uses, alike[self._shared(match)])
-                if problem is not None:
-                    refused[node] = problem
+            for alike in groups.values():
+                problems: dict[int, Problem | None] = {}  # one for all calls of a module
+                for node, op in alike.items():
+                    key = id(op.module)
+                    if key not in problems:
+                        problems[key] = guards.sharing_problem(op, self.root, self.uses, alike)
+                    if (problem := problems[key]) is not None:
+                        refused[node] = problem
             for node, problem in refused.items():
                 self._miss(node, matches.pop(node).op, problem)
             if not refused:

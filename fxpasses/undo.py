@@ -163,6 +163,7 @@ class Record:
         batch_norms: rank of the batch norms that it replaced, as it was, by path.
         maps: how many maps became outputs beside the model's own.
         native: spatial extents of the input at which windows have one position; empty where unknown.
+        is_pointwise: whether it is of pointwise sites, or of what had to change with them.
     """
 
     origin: Form
@@ -179,6 +180,7 @@ class Record:
     batch_norms: dict[str, int]
     maps: int = 0
     native: tuple[int, ...] = ()
+    is_pointwise: bool = False
 
     def to_data(self) -> dict[str, Any]:
         """Plain data, to keep on a GraphModule."""
@@ -199,6 +201,7 @@ class Record:
             to=to,
             maps=data.get("maps", 0),
             native=tuple(data.get("native", ())),
+            is_pointwise=data.get("is_pointwise", False),
             sites=tuple(data["sites"]),
             before=tuple(Spec(**spec) for spec in data["before"]),
             after=tuple(Spec(**spec) for spec in data["after"]),

@@ -15,13 +15,15 @@ from zoo.maps import NOT_DENSE, NOT_WINDOWED
 every_refusal = pytest.mark.parametrize("entry", REFUSALS, ids=lambda entry: entry.name)
 # RANK needs a map of rank four, which no pool makes; the unknown extents are in test_zoo.py, the size that
 # nothing says in test_fcn.py, train mode in test_dense.py, what torch.export alone writes in
-# test_situations.py
+# test_situations.py, what only scope all has in test_everywhere.py
 ELSEWHERE = {
     MissCode.RANK,
     MissCode.UNKNOWN_EXTENT,
     MissCode.NATIVE_SIZE,
     MissCode.TRAIN_MODE,
     MissCode.SUBGRAPH,
+    MissCode.STRIDE,
+    MissCode.OPAQUE_CALL,
 }
 OF_MAPS = {code for entry in (*NOT_DENSE, *NOT_WINDOWED) for _, code in entry.misses} | {MissCode.SIDE_BRANCH}
 

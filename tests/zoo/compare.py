@@ -53,6 +53,15 @@ def written(module: fx.GraphModule) -> list[tuple[Any, ...]]:
     return lines
 
 
+def unnamed(module: fx.GraphModule) -> list[tuple[Any, ...]]:
+    """A graph, node for node; a node is known by its place."""
+    places = {node: f"%{place}" for place, node in enumerate(module.graph.nodes)}
+    return [
+        (node.op, str(node.target), fx.node.map_arg((node.args, node.kwargs), lambda source: places[source]))
+        for node in module.graph.nodes
+    ]
+
+
 def traced(model: nn.Module, form: str) -> fx.GraphModule:
     """The graph of a model whose sites all have ``form``: what fxpasses traces and leaves alone."""
     result = rewrite(model, to=form)
