@@ -19,13 +19,21 @@ from fxpasses.errors import (
     ProviderError,
     TraceError,
 )
-from fxpasses.passes import ConvToLinear, HeadToFcn, LinearToConv, PoolToDense
+from fxpasses.passes import (
+    ConvToLinear,
+    ConvToUnfold,
+    HeadToFcn,
+    LinearToConv,
+    PoolToDense,
+    UnfoldToConv,
+)
 from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
 from fxpasses.report import Form, Miss, MissCode, Rewrite, RewriteReport, Scope, Site, Sites, TraceInfo
 
 __all__ = [
     "CheckError",
     "ConvToLinear",
+    "ConvToUnfold",
     "ExportError",
     "FileError",
     "Form",
@@ -47,6 +55,7 @@ __all__ = [
     "Sites",
     "TraceError",
     "TraceInfo",
+    "UnfoldToConv",
     "WeightMove",
     "WeightOrder",
     "WeightPlan",

@@ -17,7 +17,7 @@ from fxpasses.errors import InputError, TraceError, suggest
 from fxpasses.fallback import export_module
 from fxpasses.plan import WeightPlan
 from fxpasses.program import OpenProgram, open_program
-from fxpasses.report import Form, RewriteReport, Scope, Sites
+from fxpasses.report import Form, Miss, RewriteReport, Scope, Site, Sites
 from fxpasses.survey import Survey
 from fxpasses.trace import Traced, given, trace
 
@@ -52,7 +52,7 @@ def find_sites(
 
     Args:
         model: a module, a GraphModule, or an ExportedProgram.
-        scope: ``"head"`` or ``"pooled"``.
+        scope: ``"head"``, ``"pooled"`` or ``"unfolded"``.
         example_inputs: see ``rewrite``.
         way: see ``rewrite``.
         to: a form; then the sites are those that have it or can get it, and the misses say why the
@@ -62,11 +62,20 @@ def find_sites(
         InputError: an argument is not of the kind that is needed.
         TraceError: the model cannot be traced.
     """
-    chosen, form = _scope(scope), None if to is None else _form(to)
+    form = None if to is None else _form(to)
+    chosen = _scope_of(scope, form)
     subject = given(model) if isinstance(model, GraphModule) else _open(model, way, example_inputs)
     survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
-    matches, misses = survey.candidates(survey.look(_records(model)), form)
-    return Sites(sites=tuple(match.site for match in matches), misses=misses, trace=subject.info)
+    sites: tuple[Site, ...] = ()
+    misses: tuple[Miss, ...] = ()
+    if form in (Form.CONV, Form.UNFOLD) or chosen is Scope.UNFOLDED:
+        found = survey.im2col(Form.CONV if form is Form.CONV else None)
+        unfolded = sorted((*found.convolutions, *found.products), key=lambda entry: entry.match.node)
+        sites, misses = tuple(entry.match.site for entry in unfolded), found.misses
+    if form is not Form.UNFOLD and chosen is not Scope.UNFOLDED:
+        matches, others = survey.candidates(survey.look(_records(model)), form)
+        sites, misses = (*sites, *(match.site for match in matches)), (*misses, *others)
+    return Sites(sites=sites, misses=misses, trace=subject.info)
 
 
 @overload
@@ -116,9 +125,11 @@ def rewrite(
         model: a module, a GraphModule, or an ExportedProgram; the result is of the same kind (a
             GraphModule for a module).
         to: ``"conv"``, ``"linear"``, ``"dense"`` (the convolution before the pool: the same function, by
-            way of a map of scores) or ``"fcn"`` (at the native size the same logits, on a larger input a
-            map of those of every window).
-        scope: ``"head"`` or ``"pooled"`` (squeeze-excite and other side branches too).
+            way of a map of scores), ``"fcn"`` (at the native size the same logits, on a larger input a
+            map of those of every window) or ``"unfold"`` (every ``Conv2d`` as a product with its patches).
+        scope: ``"head"``, ``"pooled"`` (squeeze-excite and other side branches too) or ``"unfolded"``. To
+            ``"unfold"`` takes all convolutions whatever the scope, and to ``"conv"`` takes unfolded ones back
+            as well as the heads in scope; in ``"unfolded"`` these alone.
         example_inputs: a tensor or a tuple of inputs, or a function that gives them and is called only if
             they are needed: where nothing in the model says the extent of the pooled map (a fixed
             average pool) or which axes are spatial (a mean of an input), and for ``torch.export``.
@@ -133,7 +144,8 @@ def rewrite(
         InputError: an argument is not of the kind that is needed.
         TraceError: the model cannot be traced.
     """
-    form, chosen, with_map = _form(to), _scope(scope), _with_map(outputs, to)
+    form, with_map = _form(to), _with_map(outputs, to)
+    chosen = _scope_of(scope, form)
     subject, records = _open(model, way, example_inputs), _records(model)
     survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
     change = carry_out(survey, form, records, with_map=with_map)
@@ -157,7 +169,7 @@ def rewrite_in_place(
 ) -> bool:
     """Rewrites a GraphModule itself, as the PassBase convention says; whether anything changed."""
     with_map = _with_map(outputs, to)
-    survey = Survey(given(module), _scope(scope), lambda: _inputs(example_inputs))
+    survey = Survey(given(module), _scope_of(scope, to), lambda: _inputs(example_inputs))
     change = carry_out(survey, to, undo.load(module), with_map=with_map)
     if change.rewrites:
         undo.store(module, change.records)
@@ -211,11 +223,18 @@ def _form(to: str) -> Form:
         raise InputError(f"unknown form {to!r}", where="to", fix=suggest(str(to), Form)) from None
 
 
-def _scope(scope: str) -> Scope:
+def _scope_of(scope: str, form: Form | None) -> Scope:
     try:
-        return Scope(scope)
+        chosen = Scope(scope)
     except ValueError:
         raise InputError(f"unknown scope {scope!r}", where="scope", fix=suggest(str(scope), Scope)) from None
+    if chosen is Scope.UNFOLDED and form not in (None, Form.CONV, Form.UNFOLD):
+        raise InputError(
+            f"no convolution of the scope {chosen} can be {form}",
+            where="scope",
+            fix="use to='conv' or 'unfold'",
+        )
+    return chosen
 
 
 def _with_map(outputs: Sequence[str], to: str) -> bool:

@@ -17,18 +17,24 @@ class Form(enum.StrEnum):
     CONV = "conv"
     DENSE = "dense"
     FCN = "fcn"
+    UNFOLD = "unfold"
 
     @property
     def weights(self) -> Form:
         """The form whose weight shapes this form has: a convolution's, unless it is a Linear."""
-        return Form.LINEAR if self is Form.LINEAR else Form.CONV
+        return Form.LINEAR if self in (Form.LINEAR, Form.UNFOLD) else Form.CONV
 
 
 class Scope(enum.StrEnum):
-    """Which sites a rewrite considers; each scope contains the one before it."""
+    """Which sites a rewrite considers; each scope but the last contains the one before it.
+
+    ``UNFOLDED`` are the convolutions that are or can be written as unfold and matrix product, wherever they
+    stand. To ``unfold`` takes these in every scope, and to ``conv`` takes those back that are unfolded.
+    """
 
     HEAD = "head"
     POOLED = "pooled"
+    UNFOLDED = "unfolded"
 
 
 class MissCode(enum.StrEnum):
@@ -125,6 +131,8 @@ class Site:
         """The site in ``form``, as PyTorch would print it, and where it stands."""
         if form is Form.LINEAR:
             return self.linear
+        if form is Form.UNFOLD:
+            return f"unfold({'x'.join(map(str, self.kernel_size))}) + {self.linear}"
         places = {Form.DENSE: " before the pool", Form.FCN: " on every window"}
         return self.conv + places.get(form, "")
 

@@ -92,12 +92,12 @@ def apply(
             made.append(fresh)
     return Edit(
         rewrites=tuple(_as_rewrite(match, to, reshaped.copied) for match in matches.values()),
-        plan=WeightPlan(to=to, moves=tuple(move for move in reshaped.moves if _is_saved(root, move.name))),
+        plan=WeightPlan(to=to, moves=tuple(move for move in reshaped.moves if is_saved(root, move.name))),
         records=(*kept, *made),
     )
 
 
-def _is_saved(root: nn.Module, name: str) -> bool:
+def is_saved(root: nn.Module, name: str) -> bool:
     """Whether a tensor is in the state dict; constants and some buffers are not."""
     path, _, leaf = name.rpartition(".")
     return leaf not in root.get_submodule(path)._non_persistent_buffers_set
