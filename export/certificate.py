@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from export.compare import Comparison, compare_backbones, compare_heads
+from export.compare import Comparison, compare_heads, nothing_compared
+from export.compare_files import Strict, compare_files, compare_modules
 from export.heads import OnnxSubject
 from export.inputs import (
     BATCHES,
@@ -23,7 +24,7 @@ from export.inputs import (
     given_samples,
     random_samples,
 )
-from export.layers import Prober, Walks, backbone_layer, weights_layer, wiring_layer
+from export.layers import Prober, Walks, backbone_layer, site_name, weights_layer, wiring_layer
 from export.measure import measure
 from export.module_subject import ModuleSubject
 from export.onnx_export import export_onnx
@@ -172,13 +173,20 @@ class Certifier:
             samples = dataclasses.replace(samples, names=left.input_names)
         roots, outputs = _paired_outputs(left, right)
         heads = left.head, right.head
-        is_across = left.dialect != right.dialect
         trials = Trials(left, right, self._providers)
         head = compare_heads(*heads, roots, trials)
-        walk, upstream = self._strictly(left, right, outputs, head, trials)
-        walks = Walks(heads=heads, head=head, strict=walk, upstream=upstream)
+        beside = self._strictly(left, right, outputs, head, trials)
+        upstream = beside.upstream
+        walks = Walks(
+            heads=heads,
+            head=head,
+            strict=beside.head,
+            upstream=upstream,
+            is_reformed=beside.is_reformed,
+            in_heads=beside.in_heads,
+        )
         weights = weights_layer(walks, _planned(reference, candidate, plan))
-        backbone = backbone_layer(upstream, is_exported=is_across)
+        backbone = backbone_layer(upstream, is_exported=beside.is_exported)
         is_restructured = backbone.status is Status.NOT_RUN or bool(upstream.operators)
 
         def seen_on(target: str) -> Seen:
@@ -194,7 +202,7 @@ class Certifier:
                 outputs,
                 samples,
                 target,
-                is_same_backbone=is_alike and not is_across,
+                is_same_backbone=is_alike and not beside.is_exported,
                 is_in_doubt=is_restructured and weights.status is Status.FAILED,
             )
             repeats = [side.repeats(target) for side in (left, right)]
@@ -204,7 +212,8 @@ class Certifier:
 
         strict = [seen_on(provider) for provider in runs_on]
         own = [seen_on(t) for provider in runs_on for t in targets_of(provider) if is_defaults(t)]
-        sites = (*heads[0].sites, *(a for a, _ in walks.rewritten_sites()))
+        names = [affine_of(site).weight_name for site in heads[0].sites]
+        names += [site_name(affine_of(a), affine_of(b)) for a, b in walks.rewritten_sites()]
         whole = Judge(
             weights=weights,
             backbone=backbone,
@@ -226,7 +235,7 @@ class Certifier:
             decision=judged.measured.decision,
             statistics=tuple(record for seen in (*strict, *own) for record in seen.tally.statistics),
             flips=judged.measured.flips,
-            heads=tuple(affine_of(site).weight_name for site in sites),
+            heads=tuple(names),
             providers=runs_on,
             targets=targets,
             seed=self._seed,
@@ -234,18 +243,26 @@ class Certifier:
 
     def _strictly(
         self, left: Subject, right: Subject, outputs: PairedOutputs, head: Comparison, trials: Trials
-    ) -> tuple[Comparison, Comparison]:
-        """Heads and backbones side by side in one dialect: a module beside a file as what it exports to."""
-        if left.dialect == right.dialect:
-            return head, compare_backbones(left.head, right.head, head, trials)
+    ) -> Strict:
+        """Heads and backbones side by side in one dialect: a module beside a file as what it exports to.
+
+        Two modules are compared as such, unless sites changed form between their feature maps.
+        """
+        is_exported = "module" in (left.dialect, right.dialect)
+        by_themselves = None
+        if isinstance(left, ModuleSubject) and isinstance(right, ModuleSubject):
+            by_themselves = compare_modules(left, right, head, trials)
+            if not by_themselves.is_reformed:
+                return by_themselves
         try:
             a, b = self._as_file(left), self._as_file(right)
         except ExportError as error:
             reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
-            return head, Comparison(nodes=0, parting=reason, constants=(), operators=(), tried=(), partner={})
+            return by_themselves or Strict(head=head, upstream=nothing_compared(reason))
         trials = Trials(a, b, self._providers)
-        strict = compare_heads(a.head, b.head, _roots(a, b, outputs), trials)
-        return strict, compare_backbones(a.head, b.head, strict, trials)
+        own = compare_heads(a.head, b.head, _roots(a, b, outputs), trials) if is_exported else head
+        found = compare_files(a, b, outputs, own, trials)
+        return dataclasses.replace(found, is_exported=is_exported)
 
     def _as_file(self, subject: Subject) -> OnnxSubject:
         if isinstance(subject, OnnxSubject):

@@ -78,7 +78,22 @@ def compare_backbones(
         roots = tuple(zip(left, right, strict=True))
     else:
         parting = f"the reference's head reads {len(left)} values, the candidate's {len(right)}"
-        return Comparison(nodes=0, parting=parting, constants=(), operators=(), tried=(), partner={})
+        return nothing_compared(parting)
+    return _Walk(trials, frozenset(), frozenset()).over(roots)
+
+
+def nothing_compared(reason: str) -> Comparison:
+    """A comparison that could not be made."""
+    return Comparison(nodes=0, parting=reason, constants=(), operators=(), tried=(), partner={})
+
+
+def is_clean(*comparisons: Comparison) -> bool:
+    """True if nothing differs, and nothing was only tried."""
+    return not any(c.parting or c.constants or c.operators or c.tried for c in comparisons)
+
+
+def compare_whole(roots: tuple[tuple[Term, Term], ...], trials: Trials) -> Comparison:
+    """Everything upstream of the roots side by side, constants included; weights are not compared."""
     return _Walk(trials, frozenset(), frozenset()).over(roots)
 
 

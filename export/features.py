@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from export.bounds import FP32, TF32, precision_of
+from export.evaluate import flat
 from export.module_subject import ModuleSubject
 from export.rounding import Pairing, Side
 from export.subjects import Feeds, Subject
 from export.tally import Tally
-from export.terms import Term
+from export.terms import Array, Term
 
 _FACTOR = 16.0
 """How many times further from the float64 features than the module's own the other's may lie."""
@@ -36,7 +37,7 @@ def check_features(
         tally.gaps.append("the features that the two heads read do not pair up")
         return False
     a, b = sides[0].observed, sides[1].observed
-    different = [t for t in pairing.boundary if t in a and not np.array_equal(a[t], b[t], equal_nan=True)]
+    different = [t for t in pairing.boundary if t in a and not _are_equal(a[t], b[t])]
     if not different:
         return True
     if is_same_backbone:
@@ -47,6 +48,11 @@ def check_features(
         tally.gaps.append(f"the features {different[0].value!r} of the two models differ, without a bound")
         return False
     return _is_near_float64(subjects[index], index, different, sides, feeds[index], pairing, tally)
+
+
+def _are_equal(a: Array, b: Array) -> bool:
+    """True for the same numbers; a view may stand between the two, which adds or drops axes of one cell."""
+    return np.array_equal(a.reshape(len(a), -1), b.reshape(len(b), -1), equal_nan=True)
 
 
 def _is_near_float64(
@@ -69,13 +75,13 @@ def _is_near_float64(
     names = {t: (t if index == 0 else pairing.observed[t]).value for t in different}
     exact = module.features64(feeds[0], tuple(names.values()))
     for term in different:
-        wide = np.asarray(exact[names[term]], np.float64)
+        wide = flat(exact[names[term]])
         own, other = (sides[i].observed[term] for i in (index, 1 - index))
         first = len(wide)
         largest = float(np.abs(wide).max(initial=0.0))
         needed = tally.precision if tally.precision is TF32 else precision_of(own.dtype.name) or FP32
         unit = max(needed.coarsest, needed.operand)
-        own, other = own.astype(np.float64), other.astype(np.float64)
+        own, other = flat(own), flat(other)
         rounding = max(float(np.abs(own[:first] - wide).max(initial=0.0)), unit * largest)
         distance = float(np.abs(other[:first] - wide).max(initial=0.0))
         relative = rounding / largest if largest else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ import onnx_ir as ir
 from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from export.canonical_head import static_dims
 from export.onnx_file import OnnxFile, read_onnx
+from export.onnx_placed import placed_terms
 from export.onnx_shapes import with_shapes
 from export.onnx_terms import onnx_terms
 from export.providers import Session
+from export.spots import collected, spread
 from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
 from export.terms import Array, Shape, Term, TermGraph, affine_of, find_head
 from export.weight_pool import WeightPool
@@ -51,7 +55,8 @@ class OnnxSubject:
         self._proto, self._model = _model(file, extents, self._path)
         declared = {value.name: value for value in self._proto.graph.input}
         self._values = ir.convenience.create_value_mapping(self._model.graph)
-        self.graph = _terms(self._model, self._path)
+        self.graph = _read(lambda: onnx_terms(self._model), self._path)
+        self._extents = {str(value.name): static_dims(value) or () for value in self._model.graph.inputs}
         for value in self._model.graph.inputs:  # as the file declares them, from here on
             value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
         self.head = find_head(self.graph)
@@ -64,6 +69,13 @@ class OnnxSubject:
         self._runs: dict[tuple[object, ...], Run] = {}
         self._repeats: dict[str, bool] = {}
         self._cut: tuple[tuple[str, ...], Session] | None = None
+
+    @functools.cached_property
+    def placed(self) -> TermGraph:
+        """The operators as placed terms, which do not care for layouts."""
+        known = {name: tuple(e for e in dims if e is not None) for name, dims in self._extents.items()}
+        inputs = {name: dims for name, dims in known.items() if len(dims) == len(self._extents[name])}
+        return _read(lambda: placed_terms(self._model, inputs), self._path)
 
     @property
     def fixed_batch(self) -> int | None:
@@ -144,7 +156,11 @@ class OnnxSubject:
         self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
     ) -> Array:
         """``[N, O]`` of the site and the views before it, cut out of the file as a model of their own."""
-        rows = np.ascontiguousarray(features).reshape(-1, *_shape_of(site.operands[0]))
+        affine = affine_of(site)
+        if affine.spots is None:
+            rows = np.ascontiguousarray(features).reshape(-1, *_shape_of(site.operands[0]))
+        else:
+            rows = spread(affine, features)
         feeds = (rows,) if weight is None else (rows, self._stored_weight(site, weight))
         key = (provider, site.value, str(weight is None), str(has_bias))
         if self._cut is None or self._cut[0] != key:
@@ -153,6 +169,8 @@ class OnnxSubject:
             proto = self.cut_site(site, is_weight_fed=weight is not None, has_bias=has_bias)
             self._cut = (key, Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto)))
         (result,) = self._cut[1].run(feeds)
+        if affine.spots is not None:
+            return collected(affine, result, len(features))
         return result.reshape(len(features), -1)
 
     def _stored_weight(self, site: Term, weight: Array) -> Array:
@@ -174,7 +192,14 @@ class OnnxSubject:
             has_bias: whether the bias keeps its values; else it is zero.
         """
         affine = affine_of(site)
-        model = self._cut_out(site, site.operands[0])
+        if affine.spots is None:
+            source = site.operands[0]
+            model = self._cut_out(site.value, source.value, ["batch", *_shape_of(source)])
+        else:
+            spots = affine.spots
+            free = [f"extent_{axis}" for axis in range(len(spots.extents))]
+            dims: list[int | str] = [*free[: spots.axis], spots.extents[spots.axis], *free[spots.axis + 1 :]]
+            model = self._cut_out(spots.result, affine.reads, dims)
         if is_weight_fed:
             tensors = model.graph.initializer
             weight = next(t for t in tensors if t.name == affine.weight_name)
@@ -193,23 +218,23 @@ class OnnxSubject:
         """``result`` where ``source`` has these values, in a model cut out of the file."""
         if not result.value or not source.value:
             raise ProviderError("a permuted value has no name to be tapped by", where=result.node)
-        proto = self._cut_out(result, source)
+        proto = self._cut_out(result.value, source.value, ["batch", *_shape_of(source)])
         session = Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto))
-        (found,) = session.run((values.astype(self._type_of(source)),))
+        (found,) = session.run((values.astype(self._type_of(source.value)),))
         return found
 
-    def _type_of(self, term: Term) -> np.dtype[Any]:
-        value = self._values.get(term.value)
+    def _type_of(self, name: str) -> np.dtype[Any]:
+        value = self._values.get(name)
         return np.dtype(np.float32) if value is None or value.dtype is None else value.dtype.numpy()
 
-    def _cut_out(self, result: Term, source: Term) -> onnx.ModelProto:
+    def _cut_out(self, result: str, source: str, dims: Sequence[int | str]) -> onnx.ModelProto:
         producers = {name: node for node in self._proto.graph.node for name in node.output}
         stored = {tensor.name: tensor for tensor in self._proto.graph.initializer}
         nodes: dict[int, onnx.NodeProto] = {}
-        names, pending = set(), [result.value]
+        names, pending = set(), [result]
         while pending:
             name = pending.pop()
-            if name == source.value or name in names:
+            if name == source or name in names:
                 continue
             names.add(name)
             if name in producers:
@@ -220,8 +245,8 @@ class OnnxSubject:
         graph = onnx.helper.make_graph(
             [node for node in self._proto.graph.node if id(node) in nodes],
             "head",
-            [value(source.value, kind, ["batch", *_shape_of(source)])],
-            [onnx.helper.make_empty_tensor_value_info(result.value)],
+            [value(source, kind, list(dims))],
+            [onnx.helper.make_empty_tensor_value_info(result)],
             [stored[name] for name in sorted(names) if name in stored],
         )
         return onnx.helper.make_model(
@@ -297,14 +322,14 @@ def _model(file: OnnxFile, extents: Sequence[Shape], path: Path) -> tuple[onnx.M
     return proto, model
 
 
-def _terms(model: ir.Model, path: Path) -> TermGraph:
-    """The operators as terms.
+def _read(terms: Callable[[], TermGraph], path: Path) -> TermGraph:
+    """The operators as ``terms`` reads them.
 
     Raises:
         CheckError: one has attributes or inputs that ONNX does not give it.
     """
     try:
-        return onnx_terms(model)
+        return terms()
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         fix = "check the file with onnx.checker.check_model"
         raise CheckError(f"has an operator that is not ONNX's ({error})", where=str(path), fix=fix) from error

@@ -29,12 +29,16 @@ class Walks:
         head: the heads, from paired outputs to their boundaries.
         strict: the same in one dialect, where operators can be compared by what they say.
         upstream: what is upstream of them.
+        is_reformed: whether sites in the middle of the two have other forms.
+        in_heads: values of the sites of both heads, where ``upstream`` goes over these as well.
     """
 
     heads: tuple[Head, Head]
     head: Comparison
     strict: Comparison
     upstream: Comparison
+    is_reformed: bool = False
+    in_heads: frozenset[tuple[str, str]] = frozenset()
 
     def head_sites(self) -> tuple[tuple[Term, Term], ...] | None:
         """Sites of the heads that belong together, or None where their numbers or shapes differ."""
@@ -52,8 +56,8 @@ class Walks:
         if self.upstream.parting is not None:
             return ()
         inside = {site for pair in self.head_sites() or () for site in pair}
-        pairs = self.upstream.partner.items()
-        return tuple((a, b) for a, b in pairs if a.affine and b.affine and a not in inside)
+        pairs = [(a, b) for a, b in self.upstream.partner.items() if a.affine and b.affine]
+        return tuple((a, b) for a, b in pairs if a not in inside and (a.value, b.value) not in self.in_heads)
 
     def rewritten_sites(self) -> tuple[tuple[Term, Term], ...]:
         """Those of the side sites that the two models write in different ways."""
@@ -82,6 +86,9 @@ def weights_layer(walks: Walks, planned: Planned | None) -> LayerResult:
         counts = f"{len(reference.sites)} sites in the reference, {len(candidate.sites)} in the candidate"
         reason = "no head was found" if not reference.sites else f"the heads do not pair up ({counts})"
         return _not_run(LayerName.WEIGHTS, reason)
+    if walks.is_reformed and walks.upstream.parting is not None:
+        reason = f"sites upstream of the head changed form, and between them {walks.upstream.parting}"
+        return _not_run(LayerName.WEIGHTS, reason)
     failures, count, is_exact = [], 0, True
     for a, b in (*pairs, *walks.side_sites()):
         found = _affine_failure(affine_of(a), affine_of(b))
@@ -107,11 +114,16 @@ def weights_layer(walks: Walks, planned: Planned | None) -> LayerResult:
 
 
 def _affine_failure(a: Affine, b: Affine) -> Failure | None:
-    difference = constant_difference(a.weight_name, a.weight, b.weight)
+    difference = constant_difference(site_name(a, b), a.weight, b.weight)
     if difference is None:
-        name = a.bias_name or b.bias_name or f"bias of {a.weight_name}"
+        name = a.bias_name or b.bias_name or f"bias of {site_name(a, b)}"
         difference = constant_difference(name, _bias(a, b), _bias(b, a))
     return None if difference is None else _as_failure(difference, "parameter")
+
+
+def site_name(a: Affine, b: Affine) -> str:
+    """The parameter of a pair of sites: an exporter gives a weight that it transposes a name of its own."""
+    return next((site.weight_name for site in (a, b) if "." in site.weight_name), a.weight_name)
 
 
 def _bias(affine: Affine, other: Affine) -> Array:
@@ -227,7 +239,7 @@ class Prober:
         key = (site, provider)
         if key not in self._results:
             self._results[key] = probe_site(
-                affine_of(site),
+                _probed(affine_of(site)),
                 lambda features, weight, has_bias: subject.run_site(
                     site, features, weight, provider, has_bias=has_bias
                 ),
@@ -235,6 +247,13 @@ class Prober:
                 claims_of(affine_of(site).weight.dtype.name, subject, provider),
             )
         return self._results[key]
+
+
+def _probed(affine: Affine) -> Affine:
+    """The site as the operator alone computes it: a bias may be added to another view of its result."""
+    if affine.spots is None or affine.spots.adds_bias:
+        return affine
+    return dataclasses.replace(affine, bias=None, bias_name=None)
 
 
 def _placed(failure: Failure, side: str, provider: str) -> Failure:

@@ -15,8 +15,9 @@ from export.module_affine import read_affine, run_affine
 from export.module_terms import module_terms
 from export.onnx_export import evaluation_mode
 from export.programs import batches_within, fixed_batch
+from export.spots import run_eagerly
 from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
-from export.terms import Array, Term, affine_of, find_head
+from export.terms import Array, Term, affine_of, find_head, postorder
 from fxpasses.errors import CheckError, InternalError, TraceError
 from fxpasses.ops import Vocabulary
 from fxpasses.trace import trace
@@ -44,6 +45,7 @@ class ModuleSubject:
         self.output_names = tuple(name for name, _ in _leaves(result))
         self.graph = module_terms(self._traced, recorder.shapes)
         self.head = find_head(self.graph)
+        self._terms = frozenset(postorder([term for _, term in self.graph.outputs], stop=lambda _: False))
         self._runs: dict[tuple[int, ...], Run] = {}
         self._is_graph_exact = False
         self._repeats: bool | None = None
@@ -133,7 +135,12 @@ class ModuleSubject:
     def run_site(
         self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
     ) -> Array:
-        """``[N, O]`` of the site's own operator on features that are put into its operand's shape."""
+        """``[N, O]`` of the site's own operator on features that are put into its operand's shape.
+
+        A site of the file that the module exports to runs by torch's operator of its form.
+        """
+        if site not in self._terms:
+            return run_eagerly(affine_of(site), features, weight, self._device, has_bias=has_bias)
         node = next(node for node in self._traced.graph.nodes if node.name == site.value)
         found, affine = read_affine(node, Vocabulary(self._traced)), affine_of(site)
         if found is None:

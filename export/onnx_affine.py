@@ -58,7 +58,7 @@ def read_affine(node: ir.Node) -> OnnxAffine | None:
     return None
 
 
-def _constant(value: ir.Value | None) -> Array | None:
+def read_constant(value: ir.Value | None) -> Array | None:
     """A constant, also through a Transpose of it."""
     if value is None:
         return None
@@ -68,23 +68,24 @@ def _constant(value: ir.Value | None) -> Array | None:
     producer = value.producer()
     if producer is None or producer.op_type != "Transpose" or producer.domain != "":
         return None
-    inner = _constant(producer.inputs[0])
+    inner = read_constant(producer.inputs[0])
     perm = producer.attributes.get("perm")
     return None if inner is None else inner.transpose(None if perm is None else perm.as_ints())
 
 
-def _is_transposed(value: ir.Value | None) -> bool:
+def is_stored_transposed(value: ir.Value | None) -> bool:
     """True if an odd number of Transpose nodes stands between the initialiser and ``value``."""
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "Transpose":
         return False
-    return not _is_transposed(producer.inputs[0])
+    return not is_stored_transposed(producer.inputs[0])
 
 
-def _name(value: ir.Value | None) -> str:
+def stored_name(value: ir.Value | None) -> str:
+    """Name of the initialiser, also behind a Transpose of it."""
     producer = None if value is None else value.producer()
     if producer is not None and producer.op_type == "Transpose":
-        return _name(producer.inputs[0])
+        return stored_name(producer.inputs[0])
     return "" if value is None else str(value.name)
 
 
@@ -115,14 +116,14 @@ def _untransposed(value: ir.Value | None) -> ir.Value | None:
 
 
 def _gemm(node: ir.Node) -> OnnxAffine | None:
-    weight = _constant(node.inputs[1])
+    weight = read_constant(node.inputs[1])
     source = _untransposed(node.inputs[0]) if _flag(node, "transA") else node.inputs[0]
     if weight is None or weight.ndim != 2 or source is None:
         return None
     third = node.inputs[2] if len(node.inputs) > 2 else None
     alpha, beta = _number(node, "alpha", 1.0), _number(node, "beta", 1.0)
     matrix = weight if _flag(node, "transB") else weight.T
-    bias = _constant(third)
+    bias = read_constant(third)
     if third is not None and beta != 0.0:
         if bias is None or bias.size not in (1, matrix.shape[0]) or max(bias.shape[:-1], default=1) != 1:
             return None
@@ -133,30 +134,30 @@ def _gemm(node: ir.Node) -> OnnxAffine | None:
         source=source,
         weight=_scaled(matrix, alpha),
         bias=bias,
-        weight_name=_name(node.inputs[1]),
-        bias_name=None if third is None else _name(third),
+        weight_name=stored_name(node.inputs[1]),
+        bias_name=None if third is None else stored_name(third),
         is_plain=alpha == 1.0,
-        is_transposed=_flag(node, "transB") == _is_transposed(node.inputs[1]),
+        is_transposed=_flag(node, "transB") == is_stored_transposed(node.inputs[1]),
         is_exact=_is_power_of_two(alpha) and (bias is None or _is_power_of_two(beta)),
     )
 
 
 def _matmul(node: ir.Node) -> OnnxAffine | None:
-    weight = _constant(node.inputs[1])
+    weight = read_constant(node.inputs[1])
     if weight is None or weight.ndim != 2 or len(static_dims(node.inputs[0]) or ()) != 2:
         return None
     return OnnxAffine(
         source=node.inputs[0],
         weight=weight.T,
         bias=None,
-        weight_name=_name(node.inputs[1]),
+        weight_name=stored_name(node.inputs[1]),
         bias_name=None,
-        is_transposed=not _is_transposed(node.inputs[1]),
+        is_transposed=not is_stored_transposed(node.inputs[1]),
     )
 
 
 def _conv(node: ir.Node) -> OnnxAffine | None:
-    weight, dims = _constant(node.inputs[1]), static_dims(node.inputs[0])
+    weight, dims = read_constant(node.inputs[1]), static_dims(node.inputs[0])
     if weight is None or dims is None or dims[1:] != weight.shape[1:]:
         return None
     if node.attributes["group"].as_int() != 1 if "group" in node.attributes else False:
@@ -170,14 +171,14 @@ def _conv(node: ir.Node) -> OnnxAffine | None:
     if any(step != 1 and extent != 1 for step, extent in zip(dilations, weight.shape[2:], strict=False)):
         return None
     third = node.inputs[2] if len(node.inputs) > 2 else None
-    bias = _constant(third)
+    bias = read_constant(third)
     if third is not None and bias is None:
         return None
     return OnnxAffine(
         source=node.inputs[0],
         weight=weight.reshape(weight.shape[0], -1),
         bias=bias,
-        weight_name=_name(node.inputs[1]),
-        bias_name=None if third is None else _name(third),
+        weight_name=stored_name(node.inputs[1]),
+        bias_name=None if third is None else stored_name(third),
         kernel_size=weight.shape[2:],
     )

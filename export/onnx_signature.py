@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import onnx
@@ -62,17 +63,23 @@ def function_of(node: ir.Node, constants: tuple[Array, ...]) -> str | None:
     return ELEMENTWISE[node.op_type]
 
 
-def signature_of(node: ir.Node) -> str:
+def signature_of(node: ir.Node, without: Collection[str] = ()) -> str:
     """Operator, what its version means, attributes other than their defaults, and which inputs there are.
 
     Equal signatures are equal operators. ``c`` is a constant input, ``v`` another one, ``-`` one left out.
+
+    Args:
+        node: the operator.
+        without: attributes that the caller tells in another way.
     """
     schema = _schema(node)
     defaults = {} if schema is None else schema.attributes
     shown = sorted(
         f"{name}={_plain(item)}"
         for name, item in node.attributes.items()
-        if not _is_default(item, defaults.get(name)) and not _is_implied(node, name, item)
+        if name not in without
+        and not _is_default(item, defaults.get(name))
+        and not _is_implied(node, name, item)
     )
     domain = f"{node.domain}." if node.domain else ""
     inputs = "".join(

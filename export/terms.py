@@ -40,6 +40,48 @@ class Kind(enum.StrEnum):
     OP = "op"
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A convolution's window along its spatial axes.
+
+    Attributes:
+        kernel_size: cells that it reads.
+        strides: steps between two results.
+        dilations: steps between two cells.
+        pads: cells of padding before the first one.
+    """
+
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Spots:
+    """How an operator applies a site at many places at once.
+
+    Attributes:
+        extents: shape of the value that the operator reads, the batch included.
+        axis: the dimension that it sums over, in whose place the result has the site's outputs.
+        result: name of the value that the operator gives.
+        adds_bias: whether the bias is in it.
+        window: the window of a convolution that sums over more than the one dimension.
+    """
+
+    extents: Shape
+    axis: int
+    result: str
+    adds_bias: bool
+    window: Window | None = None
+
+    def added(self, result: str | None) -> Spots:
+        """The same behind the addition of a bias; None where what is added to is another view."""
+        if result is None:
+            return self
+        return dataclasses.replace(self, result=result, adds_bias=True)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Affine:
     """The weights of an affine site, normalised.
@@ -58,6 +100,7 @@ class Affine:
         is_transposed: whether the stored weight is ``[K, O]``.
         is_exact: whether folding alpha and beta into the weights was free of rounding.
         spelling: the operator as it is written; equal spellings are the same operator.
+        spots: where the operator applies it, if at many places of a sample; ``columns`` is None then.
     """
 
     weight: Array
@@ -72,6 +115,7 @@ class Affine:
     is_plain: bool = True
     is_transposed: bool = False
     spelling: str = ""
+    spots: Spots | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -86,6 +86,10 @@ class Trials:
         self._sides = left, right
         self._provider = providers[0]
 
+    def untried(self) -> Trials:
+        """The same for the two models, but nothing is run."""
+        return _Untried(*self._sides, (self._provider,))
+
     def resolve(self, a: Term, b: Term, is_same: IsSame) -> Resolution | None:
         """How ``a`` of the reference and ``b`` of the candidate belong together, or None."""
         return (
@@ -230,6 +234,14 @@ class Trials:
             return self._sides[side].run_part(term, source, values, self._provider)
         except (FxHeadError, RuntimeError, ValueError, TypeError):
             return None  # it does not run alone; the models themselves do, or that is reported elsewhere
+
+
+class _Untried(Trials):
+    """Runs nothing: the two belong together by what they say, or not at all."""
+
+    def resolve(self, a: Term, b: Term, is_same: IsSame) -> Resolution | None:
+        """A difference where inputs are exchanged or random numbers are drawn, else None."""
+        return self._other_input(a, b) or self._random(a, b)
 
 
 def _left_out(a: Term, b: Term, is_same: IsSame) -> Resolution | None:

@@ -53,6 +53,8 @@ from export.terms import Affine, Array
 
 _EXHAUSTIVE_LIMIT = 2**33
 """Most multiply-adds (K · K · O) that probing one feature at a time may take."""
+_EXHAUSTIVE_LIMIT_AT_PLACES = 2**29
+"""The same for a site at many places: a network has tens of them, and one head."""
 _LIKELY = 1e-4
 """Probability of passing by chance above which integer probes are no proof."""
 _SAMPLED = 16
@@ -105,7 +107,8 @@ def probe_site(
         return ProbeResult(probes=0, gap=f"{name!r} holds NaN or infinity")
     probing = _Probing(affine, run, claims or (own,))
     count = weight.shape[1]
-    is_exhaustive = count * count * len(weight) <= _EXHAUSTIVE_LIMIT
+    limit = _EXHAUSTIVE_LIMIT if affine.spots is None else _EXHAUSTIVE_LIMIT_AT_PLACES
+    is_exhaustive = count * count * len(weight) <= limit
     sample = np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(np.int64))
     probing.zero()
     if affine.bias is not None or not is_exhaustive:
@@ -138,6 +141,7 @@ class _Probing:
 
     def __init__(self, affine: Affine, run: RunSite, claims: Sequence[Precision]) -> None:
         self._affine, self._run, self._claims = affine, run, claims
+        self._exponents = _exponents(affine.weight)
         self._probes = 0
         self._failure: Failure | None = None
         self.held: str | None = None
@@ -160,7 +164,7 @@ class _Probing:
         weight = self._affine.weight
         kind = weight.dtype
         beside = (self._beside_bias(),) if has_bias else ()
-        for scale in (*beside, *scales(weight)):
+        for scale in (*beside, *scales(weight, self._exponents)):
             for part in _chunks(columns, max(weight.shape)):
                 if self._failure is not None:
                     return
@@ -176,7 +180,7 @@ class _Probing:
 
     def _beside_bias(self) -> float:
         """A scale that makes weights about as large as the bias, so that neither hides the other."""
-        difference = _exponents(self._bias())[1] - _exponents(self._affine.weight)[1]
+        difference = _exponents(self._bias())[1] - self._exponents[1]
         reach = math.frexp(self._claims[0].largest)[1] - 2
         return math.ldexp(1.0, max(-reach, min(reach, difference)))
 
@@ -252,13 +256,16 @@ def _misplaced(name: str, different: NDArray[np.bool_], off: Array, found: Array
     )
 
 
-def scales(weight: Array) -> tuple[float, ...]:
-    """Powers of two for one feature, so that each weight gives a normal result with one of them."""
+def scales(weight: Array, exponents: tuple[int, int] | None = None) -> tuple[float, ...]:
+    """Powers of two for one feature, so that each weight gives a normal result with one of them.
+
+    ``exponents`` are those of the smallest and the largest weight, where they are known.
+    """
     limits = np.finfo(np.float32) if weight.dtype.name == "bfloat16" else np.finfo(weight.dtype)
     bottom = int(limits.minexp)
     # far from overflow where the range is large: kernels may split an operand into parts first
     top = int(limits.maxexp) - 2 if weight.dtype == np.float16 else int(limits.maxexp) // 2
-    low, high = _exponents(weight)
+    low, high = exponents or _exponents(weight)
     found = [min(top, top - high)]
     while found[-1] + low - 1 < bottom and found[-1] < top:
         found.append(min(top, found[-1] + top - bottom - 2))
