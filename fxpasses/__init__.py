@@ -28,7 +28,19 @@ from fxpasses.passes import (
     UnfoldToConv,
 )
 from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
-from fxpasses.report import Form, Miss, MissCode, Rewrite, RewriteReport, Scope, Site, Sites, TraceInfo
+from fxpasses.report import (
+    Form,
+    Memory,
+    Miss,
+    MissCode,
+    Rewrite,
+    RewriteReport,
+    Scope,
+    Site,
+    SiteMemory,
+    Sites,
+    TraceInfo,
+)
 
 __all__ = [
     "CheckError",
@@ -42,6 +54,7 @@ __all__ = [
     "InputError",
     "InternalError",
     "LinearToConv",
+    "Memory",
     "Miss",
     "MissCode",
     "PlanError",
@@ -52,6 +65,7 @@ __all__ = [
     "RewriteResult",
     "Scope",
     "Site",
+    "SiteMemory",
     "Sites",
     "TraceError",
     "TraceInfo",

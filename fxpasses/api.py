@@ -17,7 +17,7 @@ from fxpasses.errors import InputError, TraceError, suggest
 from fxpasses.fallback import export_module
 from fxpasses.plan import WeightPlan
 from fxpasses.program import OpenProgram, open_program
-from fxpasses.report import Form, Miss, RewriteReport, Scope, Site, Sites
+from fxpasses.report import Form, Memory, Miss, RewriteReport, Scope, Site, Sites
 from fxpasses.survey import Survey
 from fxpasses.trace import Traced, given, trace
 
@@ -68,14 +68,16 @@ def find_sites(
     survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
     sites: tuple[Site, ...] = ()
     misses: tuple[Miss, ...] = ()
+    memory: Memory | None = None
     if form in (Form.CONV, Form.UNFOLD) or chosen is Scope.UNFOLDED:
-        found = survey.im2col(Form.CONV if form is Form.CONV else None)
+        found = survey.unfolding(Form.CONV if form is Form.CONV else None)
         unfolded = sorted((*found.convolutions, *found.products), key=lambda entry: entry.match.node)
         sites, misses = tuple(entry.match.site for entry in unfolded), found.misses
+        memory = survey.memory(unfolded) if form is Form.UNFOLD else None
     if form is not Form.UNFOLD and chosen is not Scope.UNFOLDED:
         matches, others = survey.candidates(survey.look(_records(model)), form)
         sites, misses = (*sites, *(match.site for match in matches)), (*misses, *others)
-    return Sites(sites=sites, misses=misses, trace=subject.info)
+    return Sites(sites=sites, misses=misses, trace=subject.info, memory=memory)
 
 
 @overload
@@ -156,6 +158,7 @@ def rewrite(
         misses=change.misses,
         trace=subject.info,
         native_size=change.native_size,
+        memory=change.memory,
     )
     return RewriteResult(module=subject.close(change.records), report=report, plan=change.plan)
 

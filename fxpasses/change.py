@@ -21,7 +21,7 @@ from fxpasses.fcn import Window, pool_of
 from fxpasses.outputs import add_maps, drop_maps
 from fxpasses.plan import WeightPlan
 from fxpasses.program import OpenProgram
-from fxpasses.report import Form, Miss, Rewrite, Scope
+from fxpasses.report import Form, Memory, Miss, Rewrite, Scope
 from fxpasses.rewrite import Edit, apply, restore
 from fxpasses.sink import rise, sink
 from fxpasses.sites import Match
@@ -41,6 +41,7 @@ class Change:
         plan: how weights changed shape.
         records: how all that was done can be taken back.
         native_size: spatial extents of the input at which ``fcn`` gives one position.
+        memory: what unfolding takes, where that is the form.
     """
 
     rewrites: tuple[Rewrite, ...]
@@ -48,6 +49,7 @@ class Change:
     plan: WeightPlan
     records: tuple[undo.Record, ...]
     native_size: tuple[int, ...] | None = None
+    memory: Memory | None = None
 
 
 def carry_out(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_map: bool) -> Change:
@@ -75,19 +77,21 @@ def carry_out(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_
 
 def _im2col(survey: Survey, to: Form, records: Sequence[undo.Record]) -> Change:
     """Takes convolutions to their unfolded form, or all that are in it back."""
-    found = survey.im2col(to)
+    found = survey.unfolding(to)
     sites = found.convolutions if to is Form.UNFOLD else found.products
     misses = relevant(found.misses, to)
     if not sites:
         empty = WeightPlan(to=to.weights, moves=())
         return Change(rewrites=(), misses=misses, plan=empty, records=tuple(records))
     subject = survey.subject
+    memory = survey.memory((*found.convolutions, *found.products)) if to is Form.UNFOLD else None
     done = rewrite_sites(subject.graph, subject.root, found, to, records)
     return Change(
         rewrites=done.rewrites,
         misses=misses,
         plan=WeightPlan(to=to.weights, moves=done.moves),
         records=done.records,
+        memory=memory,
     )
 
 

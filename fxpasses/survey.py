@@ -12,12 +12,14 @@ from torch.fx import Node
 from fxpasses import dense, fcn, im2col, undo
 from fxpasses.column_sizes import Sizes
 from fxpasses.dense import Dense, as_miss
+from fxpasses.errors import InputError
 from fxpasses.guards import module_problem, weight_problem
 from fxpasses.layout import Problem
+from fxpasses.memory import memory_of
 from fxpasses.ops import Vocabulary
 from fxpasses.plan import WeightOrder
 from fxpasses.program import OpenProgram
-from fxpasses.report import Form, Miss, MissCode, Scope
+from fxpasses.report import Form, Memory, Miss, MissCode, Scope
 from fxpasses.shapes import propagate
 from fxpasses.sites import Analysis, Match, analyse
 from fxpasses.sizes import has_values, static_extent, value_of
@@ -129,7 +131,7 @@ class Survey:
 
         return extents
 
-    def im2col(self, to: Form | None) -> im2col.Found:
+    def unfolding(self, to: Form | None) -> im2col.Found:
         """The convolutions that are or can be unfolded, and why others cannot; see ``im2col.find``."""
         subject = self.subject
         vocabulary = Vocabulary(subject.root, subject.lifted)
@@ -150,6 +152,32 @@ class Survey:
             return Sizes(extents=None if height is None or width is None else (height, width), batch=batch)
 
         return im2col.find(subject.graph, subject.root, vocabulary, to, sizes)
+
+    def memory(self, sites: Sequence[im2col.Im2col]) -> Memory:
+        """What unfolding the sites takes at the example inputs, else at those of a program's export."""
+        subject = self.subject
+        graph, root, lifted = subject.graph, subject.root, subject.lifted
+        inputs = self.inputs()
+        if inputs is not None:
+            return memory_of(graph, root, lifted, sites, inputs)
+        try:
+            return memory_of(graph, root, lifted, sites, self._exported_inputs())
+        except InputError:  # nobody gave these inputs, so nobody is at fault
+            return memory_of(graph, root, lifted, sites, None)
+
+    def _exported_inputs(self) -> tuple[Any, ...] | None:
+        """Tensors of the sizes that a graph was exported with; None where nothing says them."""
+        read = self.subject.graph.find_nodes(op="placeholder")
+        read = [node for node in read if node.name not in self.subject.lifted]
+        shapes = [_traced_shape(node) for node in read]
+        if not shapes or None in shapes:
+            return None
+        values = [value_of(node) for node in read]
+        return tuple(
+            torch.empty(shape, dtype=value.dtype, device=value.device)
+            for shape, value in zip(shapes, values, strict=True)
+            if shape is not None and value is not None
+        )
 
     def native_size(self) -> tuple[int, ...] | None:
         """The spatial extents of the first input that has any, or None."""

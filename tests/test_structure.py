@@ -71,6 +71,8 @@ PUBLIC = {
         "MissCode": "Miss.code, to branch on",
         "Sites": "what find_sites returns",
         "Site": "an entry of Sites.sites",
+        "Memory": "RewriteReport.memory and Sites.memory",
+        "SiteMemory": "an entry of Memory.sites",
         "TraceInfo": "RewriteReport.trace",
         "Form": "the values of to=",
         "Scope": "the values of scope=",

@@ -17,7 +17,9 @@ from torch.fx.passes.infra.pass_manager import PassManager
 
 from fxpasses import ConvToUnfold, UnfoldToConv, find_sites, rewrite
 from fxpasses.errors import InputError
+from fxpasses.memory import _Liveness
 from fxpasses.report import MissCode
+from fxpasses.shapes import run_on_fakes
 from zoo.compare import difference, facts, kinds, storages, tensors, traced, written
 from zoo.programs import DIALECTS, false_shapes, operators
 
@@ -533,3 +535,62 @@ def _heads(module: fx.GraphModule) -> list[str]:
 def test_the_scope_is_for_convolutions_only() -> None:
     with pytest.raises(InputError, match="use to='conv' or 'unfold'"):
         rewrite(net(), to="linear", scope="unfolded")
+
+
+# --- memory
+
+
+class _Columns(fx.Interpreter):
+    """Runs a graph and keeps the bytes of what unfold gives."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.sizes: list[int] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        """One node."""
+        result = super().run_node(n)
+        if n.target in (F.unfold, torch.ops.aten.im2col.default):
+            self.sizes.append(result.numel() * result.element_size())
+        return result
+
+
+@pytest.mark.parametrize("size", [(1, 12, 9), (4, 9, 14)])
+@pytest.mark.parametrize("way", ["symbolic", "export"])
+def test_the_report_says_what_the_columns_take(size: tuple[int, int, int], way: str) -> None:
+    model = Maps().double().eval()
+    x = images(*size)
+    found = find_sites(model, to="unfold", example_inputs=x, way=way).memory
+    result = rewrite(model, to="unfold", example_inputs=x, way=way)
+    memory = result.report.memory
+    assert memory is not None
+    assert found == memory
+    if way == "symbolic":
+        assert memory.input_shapes == (tuple(x.shape),)
+        columns = _Columns(result.module)
+        columns.run(x)
+        assert [site.columns_bytes for site in memory.sites] == columns.sizes
+        liveness = _Liveness(result.module, result.module.graph)
+        run_on_fakes(liveness, result.module.graph, result.module, {}, (x,))
+        held = max(liveness.alive.values())
+        assert memory.peak_bytes is not None
+        assert held <= memory.peak_bytes <= held + max(columns.sizes) + x.numel() * 8
+        assert memory.peak_before_bytes is not None
+        assert memory.peak_before_bytes < held
+    assert [site.name for site in memory.sites] == ["stem", "even"]
+    assert memory.to_dict()["sites"][1]["factor"] == memory.sites[1].factor
+
+
+def test_without_a_size_the_factor_of_a_large_map_is_known() -> None:
+    memory = rewrite(Maps(), to="unfold").report.memory
+    assert memory is not None
+    assert [site.per_pixel for site in memory.sites] == [9 / 4, 8.0]
+    assert [site.factor for site in memory.sites] == [9 / 4, 8.0]
+    assert memory.peak_bytes is memory.input_shapes is None
+
+
+def test_a_program_tells_the_sizes_that_it_was_exported_with() -> None:
+    memory = find_sites(_program(Maps().double(), "core", any_size=True), to="unfold").memory
+    assert memory is not None
+    assert memory.input_shapes == ((4, 3, 12, 16),)
+    assert memory.sites[0].columns_bytes == 4 * 27 * 6 * 8 * 8

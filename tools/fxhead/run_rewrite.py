@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from fxhead.graphs import Graphs, take_graph
 from fxhead.load import Loading, load, require_readable
+from fxhead.memory import memory_line
 from fxhead.progress import Progress
 from fxhead.publish import publish, settle, staged
 from fxhead.results import Check, ModelInfo, RewriteOutcome, WrittenFile, worst
@@ -49,6 +50,11 @@ class RewriteOptions:
     loading: Loading = dataclasses.field(default_factory=Loading)
     force: bool = False
 
+    @property
+    def before(self) -> Form:
+        """The form that the sites have in the ONNX file of the original."""
+        return Form.LINEAR if self.to is Form.CONV else Form.CONV
+
 
 def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     """The outcome; its files are written when this returns, or none are.
@@ -69,6 +75,8 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     module = loaded.model
     shapes, graphs = job.rewrite(module)
     job, result = job.renamed(graphs), graphs.result
+    if result.report.memory is not None:
+        progress.note(memory_line(result.report.memory))
     checks: tuple[Check, ...] = ()
     files: tuple[WrittenFile, ...] = ()
     if result.report.rewrites:
@@ -128,7 +136,7 @@ class _Job:
         if not options.with_onnx and (options.providers is not None or options.opset is not None):
             raise InputError(
                 "--providers and --opset are about ONNX files, and none are written",
-                where="--no-onnx" if options.to in (Form.CONV, Form.LINEAR) else f"--to {options.to}",
+                where=f"--to {options.to}" if options.to in (Form.DENSE, Form.FCN) else "--no-onnx",
                 fix="leave one or the other out",
             )
         if options.with_map and options.to is not Form.DENSE:
@@ -154,9 +162,11 @@ class _Job:
     def rewrite(self, module: nn.Module | ExportedProgram) -> tuple[InputShapes | None, Graphs]:
         """The result; without ONNX the input shape, which costs a run, is looked for only if it is needed."""
         options = self.options
-        needs_shapes = options.with_onnx or options.input_shapes or options.to is Form.FCN
+        needs_shapes = options.with_onnx or options.input_shapes or options.to in (Form.FCN, Form.UNFOLD)
         shapes = self.shapes(module) if needs_shapes else None
-        examples = shapes.examples(_TRACE_BATCH) if shapes else lambda: self.examples_if_known(module)
+        # memory is told for the batch that was asked for; a graph does not depend on it
+        batch = shapes.shapes[0][0] if shapes and options.to is Form.UNFOLD else _TRACE_BATCH
+        examples = shapes.examples(batch) if shapes else lambda: self.examples_if_known(module)
         with self.progress.step("rewriting"):
             graphs = take_graph(
                 module,
@@ -234,8 +244,7 @@ class _Job:
         from export.programs import as_module
         from fxhead.proof import Pair, prove
 
-        options, names = self.options, self.names
-        before = Form.LINEAR if options.to is Form.CONV else Form.CONV
+        options, names, before = self.options, self.names, self.options.before
         examples = shapes.examples(_TRACE_BATCH)
         for form, model in ((before, graphs.original), (options.to, graphs.result.module)):
             with self.progress.step(f"exporting the {form} form to ONNX"):
@@ -304,8 +313,7 @@ class _Job:
             record_model,
         )
 
-        options, names = self.options, self.names
-        before = Form.LINEAR if options.to is Form.CONV else Form.CONV
+        options, names, before = self.options, self.names, self.options.before
 
         def staged_file(name: str) -> FileRecord:
             return FileRecord.of(staging / name, names.folder, written_as=name)

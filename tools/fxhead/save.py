@@ -57,12 +57,15 @@ class OutputNames:
                 folder = path
         stem = Path(module).stem
         base = stem.removesuffix(f".{to}")
+        # the convolutions of one file are not the head of another
+        others = {Form.CONV: "original", Form.UNFOLD: "unfold"} if to is Form.UNFOLD else {}
+        names = others or {form: str(form) for form in (Form.LINEAR, Form.CONV)}
         return cls(
             folder=folder,
             module=module,
             plan=f"{stem}.plan.json",
             certificate=f"{stem}.certificate.json",
-            onnx={form: f"{base}.{form}.onnx" for form in (Form.LINEAR, Form.CONV)},
+            onnx={form: f"{base}.{name}.onnx" for form, name in names.items()},
         )
 
     @property

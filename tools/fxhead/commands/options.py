@@ -11,10 +11,11 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 scope_option = click.option(
     "--scope",
-    type=click.Choice(["head", "pooled"]),
+    type=click.Choice(["head", "pooled", "unfolded"]),
     default="head",
     show_default=True,
-    help="head: what leads from the pool to the output; pooled: also squeeze-excite and other side branches.",
+    help="head: what leads from the pool to the output; pooled: also squeeze-excite and other side branches; "
+    "unfolded: to conv, only what --to unfold wrote, or is written like it.",
 )
 providers_option = click.option(
     "--providers",
@@ -33,7 +34,7 @@ trace_option = click.option(
 )
 
 
-FORMS = click.Choice(["conv", "linear", "dense", "fcn"])
+FORMS = click.Choice(["conv", "linear", "dense", "fcn", "unfold"])
 
 
 def split(providers: str | None) -> tuple[str, ...] | None:

@@ -27,7 +27,7 @@ from fxhead.sources import Source
     type=FORMS,
     required=True,
     help="The form that the sites get. dense: before the pool; fcn: on every window of a larger input. "
-    "These two write no ONNX files.",
+    "These two write no ONNX files. unfold: every Conv2d as a matrix product of its patches (im2col).",
 )
 @click.option("--with-map", is_flag=True, help="With dense: give the map of scores out beside the logits.")
 @click.option(
@@ -80,7 +80,7 @@ def rewrite_command(
         providers=split(providers),
         input_shapes=tuple(parse_shape(text) for text in input_shapes),
         opset=opset,
-        with_onnx=not no_onnx and to in ("conv", "linear"),
+        with_onnx=not no_onnx and to in ("conv", "linear", "unfold"),
         with_map=with_map,
         loading=Loading(**loading),
         force=force,
