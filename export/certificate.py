@@ -56,8 +56,9 @@ def certify(
 ) -> Certificate:
     """The certificate of ``candidate`` being the same function as ``reference``.
 
-    Each of the two is a module (run in eager mode, evaluation mode, where it lies) or the path of an ONNX
-    file (run on every provider). Five layers are established:
+    Each of the two is a module or a program (run in eager mode, evaluation mode, where it lies), the path of
+    a ``.pt2`` file (a program; no code in the file is run) or the path of an ONNX file (run on every
+    provider). Five layers are established:
 
     1. **weights**: every head parameter is equal, bit for bit.
     2. **wiring**: the heads are the same operators on the same values, and each site alone, run on inputs

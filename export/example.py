@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 from torch.utils import _pytree
 
 from fxpasses.errors import InputError
+from fxpasses.ops import Vocabulary
+from fxpasses.outputs import KEY as MAP
+from fxpasses.outputs import count_maps
 
 SINGLE_OUTPUT = "logits"
+_FIRST_SIZE = 2
+"""The first axis behind batch and channels."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +37,44 @@ class ExampleCall:
     names: tuple[str, ...]
     batch: int
 
-    def dynamic_shapes(self, dim: object) -> dict[str, Any] | tuple[Any, ...]:
-        """The ``dynamic_shapes`` argument of torch.export: axis 0 of every batched tensor is ``dim``."""
+    def dynamic_shapes(self, batch: object, size: object) -> dict[str, Any] | tuple[Any, ...]:
+        """The ``dynamic_shapes`` argument of torch.export.
+
+        Args:
+            batch: what axis 0 of every batched tensor is; None fixes it.
+            size: what the axes behind the channels are; None fixes them.
+        """
 
         def axes(leaf: object) -> dict[int, object] | None:
-            return {0: dim} if _is_batched(leaf, self.batch) else None
+            if not _is_batched(leaf, self.batch):
+                return None
+            sizes = dict.fromkeys(range(_FIRST_SIZE, leaf.dim()), size)
+            return {axis: dim for axis, dim in ({0: batch} | sizes).items() if dim is not None} or None
 
         if not self.kwargs:
             return tuple(_pytree.tree_map(axes, self.args))
         return {name: _pytree.tree_map(axes, value) for name, value in self.kwargs.items()}
+
+    def resized(self, size: Callable[[int, int], int]) -> ExampleCall:
+        """A call with zeros of other sizes: ``size`` of an axis behind the channels and its extent."""
+
+        def other(leaf: object) -> object:
+            if not _is_batched(leaf, self.batch):
+                return leaf
+            extents = [size(axis, extent) for axis, extent in enumerate(leaf.shape) if axis >= _FIRST_SIZE]
+            return leaf.new_zeros((*leaf.shape[:_FIRST_SIZE], *extents))
+
+        args, kwargs = _pytree.tree_map(other, (self.args, self.kwargs))
+        return dataclasses.replace(self, args=args, kwargs=kwargs)
+
+    def sizes(self) -> str:
+        """Extents behind the channels, in words."""
+        leaves = _pytree.tree_leaves((self.args, self.kwargs))
+        batched = [
+            leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and _is_batched(leaf, self.batch)
+        ]
+        sizes = [leaf.shape[_FIRST_SIZE:] for leaf in batched if leaf.dim() > _FIRST_SIZE]
+        return " and ".join(dict.fromkeys("x".join(map(str, size)) for size in sizes))
 
 
 def example_call(module: nn.Module, example_inputs: object, *, double: bool) -> ExampleCall:
@@ -90,12 +124,12 @@ def _batch_of(tree: object, where: str) -> int:
     )
 
 
-def _is_batched(leaf: object, batch: int) -> bool:
+def _is_batched(leaf: object, batch: int) -> TypeGuard[torch.Tensor]:
     return isinstance(leaf, torch.Tensor) and leaf.dim() >= 1 and leaf.shape[0] == batch
 
 
 def _doubled(leaf: object) -> object:
-    return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and _is_batched(leaf, 1) else leaf
+    return torch.cat([leaf, leaf]) if _is_batched(leaf, 1) else leaf
 
 
 def _leaf_names(name: str, value: object) -> tuple[str, ...]:
@@ -110,7 +144,8 @@ def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
     outputs = [item.arg for item in program.graph_signature.output_specs if item.kind.name == "USER_OUTPUT"]
     if spec is None:
         return tuple(f"output_{index}" for index in range(len(outputs)))
-    places = leaf_names(_pytree.tree_unflatten(range(len(outputs)), spec))
+    maps = count_maps(program.graph, Vocabulary(program.graph_module))
+    places = leaf_names(_pytree.tree_unflatten(range(len(outputs)), spec), maps)
     return tuple(
         name
         for name, index in places
@@ -118,8 +153,17 @@ def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
     )
 
 
-def leaf_names(tree: object) -> tuple[tuple[str, Any], ...]:
-    """Name and value of every leaf of a module's output, named as ``export_onnx`` documents."""
+def leaf_names(tree: object, maps: int = 0) -> tuple[tuple[str, Any], ...]:
+    """Name and value of every leaf of a module's output, named as ``export_onnx`` documents.
+
+    Args:
+        tree: the output.
+        maps: how many of the last leaves are maps of the others; see ``fxpasses.outputs``.
+    """
+    if maps and type(tree) is tuple and len(tree) == 2 and len(_pytree.tree_leaves(tree[1])) <= maps:
+        paths, _ = _pytree.tree_flatten_with_path(tree[1])
+        names = _distinct([_joined((MAP, *_parts(path))) for path, _ in paths])
+        return (*leaf_names(tree[0]), *zip(names, (leaf for _, leaf in paths), strict=True))
     paths, _ = _pytree.tree_flatten_with_path(tree)
     names = []
     for path, _leaf in paths:

@@ -20,6 +20,7 @@ from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tap
 from export.terms import Array, Term, affine_of, find_head, postorder
 from fxpasses.errors import CheckError, InternalError, TraceError
 from fxpasses.ops import Vocabulary
+from fxpasses.outputs import count_maps
 from fxpasses.trace import trace
 
 
@@ -42,7 +43,8 @@ class ModuleSubject:
         recorder = _Recorder(self._traced)
         with evaluation_mode(self._traced), torch.no_grad():
             result = recorder.run(*self._tensors(feeds))
-        self.output_names = tuple(name for name, _ in _leaves(result))
+        maps = count_maps(self._traced.graph, Vocabulary(self._traced))
+        self.output_names = tuple(name for name, _ in _leaves(result, maps))
         self.graph = module_terms(self._traced, recorder.shapes)
         self.head = find_head(self.graph)
         self._terms = frozenset(postorder([term for _, term in self.graph.outputs], stop=lambda _: False))
@@ -272,8 +274,8 @@ def _are_equal(a: Sequence[Array], b: Sequence[Array]) -> bool:
     return len(a) == len(b) and all(map(np.array_equal, a, b))
 
 
-def _leaves(result: object) -> list[tuple[str, torch.Tensor]]:
-    return [(name, leaf) for name, leaf in leaf_names(result) if isinstance(leaf, torch.Tensor)]
+def _leaves(result: object, maps: int = 0) -> list[tuple[str, torch.Tensor]]:
+    return [(name, leaf) for name, leaf in leaf_names(result, maps) if isinstance(leaf, torch.Tensor)]
 
 
 def _home(module: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -7,7 +7,7 @@ import io
 import os
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from export.dynamic_size import GlobalPools, require_one_graph, require_open, require_same_below
 from export.example import ExampleCall, example_call
 from export.programs import as_module, read_program
 from fxpasses.errors import ExportError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 BATCH_AXIS = "batch"
+_SIZE_AXES = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}
+"""Names of the axes behind batch and channels, by rank."""
 _INLINE_LIMIT_BYTES = 2_000_000_000
 
 ExampleInputs = torch.Tensor | Sequence[object] | Mapping[str, object]
@@ -35,17 +38,19 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     dynamic_batch: bool = True,
+    dynamic_size: bool = False,
     opset: int | None = None,
 ) -> Path:
     """The path of the ONNX file written from ``module`` in evaluation mode.
 
-    The batch axis is dynamic: the file runs at any batch size, one included. Inputs are named after the
-    arguments of ``forward``; the output is ``logits`` if there is one tensor, else the keys of a dict,
-    the fields of a named tuple, or ``output_0``, ``output_1``, … of a tuple or list (nested ones joined
-    with ``_``; a None is left out). The head is written as ``GlobalAveragePool → Conv → Flatten`` or
-    ``GlobalAveragePool → Flatten → Gemm``. The same module gives the same bytes: nothing in the file
-    tells of the time or the machine. The file appears whole or not at all; weights beyond 2 GB lie
-    beside it in ``<name>.data``.
+    The batch axis is dynamic: the file runs at any batch size, one included. With ``dynamic_size`` so are
+    height and width, as the forms ``dense`` and ``fcn`` want them. Inputs are named after the arguments of
+    ``forward``; the output is ``logits`` if there is one tensor, else the keys of a dict, the fields of a
+    named tuple, or ``output_0``, ``output_1``, … of a tuple or list (nested ones joined with ``_``; a None is
+    left out). The map that a dense head gives beside its logits is ``map`` (``map_0``, … of several). The
+    head is written as ``GlobalAveragePool → Conv → Flatten`` or ``GlobalAveragePool → Flatten → Gemm``. The
+    same module gives the same bytes: nothing in the file tells of the time or the machine. The file appears
+    whole or not at all; weights beyond 2 GB lie beside it in ``<name>.data``.
 
     Args:
         module: the model; its parameters, buffers and training flags are left as they are. A program
@@ -53,6 +58,7 @@ def export_onnx(
         example_inputs: one tensor, a sequence of positional arguments, or a mapping by argument name.
         path: the file to write; an existing one is replaced.
         dynamic_batch: whether axis 0 of the inputs is dynamic; else the example's batch size is fixed.
+        dynamic_size: whether the axes behind the channels are dynamic too; else the example's are fixed.
         opset: the opset of the file; None takes the exporter's default.
 
     Shapes:
@@ -60,8 +66,8 @@ def export_onnx(
         An example of batch 1 is doubled for tracing, since tracing at 1 would fix it.
 
     Raises:
-        ExportError: the model cannot be exported, its batch would be fixed, dropout would stay active,
-            or the opset cannot be had.
+        ExportError: the model cannot be exported, its batch or its size would be fixed or choose its
+            operators, dropout would stay active, or the opset cannot be had.
 
     Source:
         ``torch.onnx.export(..., dynamo=True)``; rewriting with onnx-ir.
@@ -80,7 +86,12 @@ def export_onnx(
     runnable = as_module(given)
     call = example_call(runnable, example_inputs, double=dynamic_batch and runnable is given)
     with evaluation_mode(runnable), torch.no_grad(), _silent():
-        program = given if isinstance(given, ExportedProgram) else _trace(given, call, dynamic_batch)
+        if not isinstance(given, ExportedProgram):
+            program = _trace(given, call, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
+        else:
+            program = given
+            if dynamic_size:
+                require_open(program, call, str(target))
         model = _to_onnx(program, call, exporter_opset(opset), str(target))
         _strip(model, dynamic_batch)
         canonicalize_head(model)
@@ -114,17 +125,25 @@ def _silent() -> Iterator[None]:
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(sink),
-        quiet("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir"),
+        quiet("torch.onnx", "torch.export", "torch.fx", "torch._subclasses", "onnxscript", "onnx_ir"),
     ):
         warnings.simplefilter("ignore")
         yield
 
 
-def _trace(module: nn.Module, call: ExampleCall, dynamic_batch: bool) -> torch.export.ExportedProgram:
-    shapes = call.dynamic_shapes(torch.export.Dim(BATCH_AXIS)) if dynamic_batch else None
+def _trace(
+    module: nn.Module, call: ExampleCall, *, dynamic_batch: bool, dynamic_size: bool
+) -> torch.export.ExportedProgram:
     where = type(module).__name__
+    batch = torch.export.Dim(BATCH_AXIS) if dynamic_batch else None
+    # AUTO lets inputs share an extent; what it lets the model fix is told afterwards
+    shapes = call.dynamic_shapes(batch, torch.export.Dim.AUTO if dynamic_size else None)
+    traced = require_one_graph(module, call) if dynamic_size else call
     try:
-        return torch.export.export(module, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
+        with GlobalPools() if dynamic_size else contextlib.nullcontext():
+            program = torch.export.export(
+                module, traced.args, traced.kwargs, dynamic_shapes=shapes, strict=False
+            )
     except torch._dynamo.exc.UserError as error:
         first = str(error).strip().splitlines()[0]
         raise ExportError(
@@ -139,6 +158,9 @@ def _trace(module: nn.Module, call: ExampleCall, dynamic_batch: bool) -> torch.e
             where=where,
             fix="call the model on the example inputs first, to see whether they fit it",
         ) from error
+    if dynamic_size:
+        require_same_below(module, traced, require_open(program, traced, where))
+    return program
 
 
 def _to_onnx(
@@ -177,12 +199,11 @@ def _strip(model: ir.Model, dynamic_batch: bool) -> None:
     ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
-    shapes = [value.shape for value in model.graph.inputs if value.shape]
-    symbols = {str(shape[0]) for shape in shapes if not isinstance(shape[0], int)}
+    names = _axis_names([value.shape for value in model.graph.inputs if value.shape], dynamic_batch)
     for value in _values(model):
         value.metadata_props.clear()
-        if dynamic_batch and value.shape is not None:
-            value.shape = _named_batch(value.shape, symbols)
+        if names and value.shape is not None:
+            value.shape = _named(value.shape, names)
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
@@ -192,16 +213,23 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _named_batch(shape: ir.Shape, symbols: Collection[str]) -> ir.Shape:
-    """The shape with torch's own symbols for the batch (``s77``) renamed; others are left unnamed."""
+def _axis_names(shapes: Sequence[ir.Shape], dynamic_batch: bool) -> Mapping[str, str]:
+    """Names for torch's own symbols (``s77``) of the batch and of the inputs' sizes."""
+    names: dict[str, str] = {}
+    for shape in shapes:
+        sizes = _SIZE_AXES.get(len(shape), tuple(f"size_{axis}" for axis in range(2, len(shape))))
+        for dim, name in zip(shape, (BATCH_AXIS if dynamic_batch else "", "", *sizes), strict=False):
+            if not isinstance(dim, int) and dim.value is not None and name:
+                taken = sum(known.startswith(name) for known in names.values())
+                names.setdefault(dim.value, f"{name}_{taken + 1}" if taken else name)
+    return names
+
+
+def _named(shape: ir.Shape, names: Mapping[str, str]) -> ir.Shape:
+    """The shape with the symbols that have a name renamed; others are left unnamed."""
     import onnx_ir as ir
 
-    def rename(dim: int | ir.SymbolicDim) -> int | str | None:
-        if isinstance(dim, int):
-            return dim
-        return BATCH_AXIS if dim.value is not None and dim.value in symbols else None
-
-    return ir.Shape([rename(dim) for dim in shape])
+    return ir.Shape([dim if isinstance(dim, int) else names.get(str(dim.value)) for dim in shape])
 
 
 def _require_inference(model: ir.Model, target: Path) -> None:

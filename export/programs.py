@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from torch.fx import GraphModule
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
+from export.untrusted.archive import Archive, open_archive
+from export.untrusted.program_guard import require_safe
 from fxpasses.errors import FileError
+from fxpasses.quiet import quiet
 from fxpasses.sizes import static_extent
 
 PROGRAM_SUFFIX = ".pt2"
@@ -54,20 +59,52 @@ def is_program_path(source: object) -> bool:
     return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == PROGRAM_SUFFIX
 
 
-def read_program(path: str | os.PathLike[str]) -> ExportedProgram:
-    """The program that ``torch.export.save`` wrote to ``path``.
+def read_program(
+    path: str | os.PathLike[str], *, archive: Archive | None = None, trust: bool = False
+) -> ExportedProgram:
+    """The program that ``torch.export.save`` wrote; nothing in the file is run.
+
+    Args:
+        path: the file.
+        archive: the same file, opened and found whole already.
+        trust: whether to let torch read it unchecked, which runs whatever the file says.
 
     Raises:
-        FileError: there is no such file, or it holds no program.
+        FileError: there is no such file, it holds no program, is damaged, or holds what could run code.
     """
+    where = str(path)
+    if not trust:
+        require_safe(archive or _opened(Path(path)))
     try:
-        return torch.export.load(path)
+        with quiet_archive():
+            return torch.export.load(path)
     except Exception as error:  # reading an archive of any age can fail with anything
+        first = (str(error).strip().splitlines() or [""])[0][:160]
         raise FileError(
-            "is not a file that torch.export.save wrote, or is damaged",
-            where=str(path),
+            f"is not a file that torch.export.save wrote, or is damaged ({type(error).__name__}: {first})",
+            where=where,
             fix="save it again with torch.export.save(program, path)",
         ) from error
+
+
+def _opened(path: Path) -> Archive:
+    try:
+        archive = open_archive(path, str(path))
+    except OSError as error:
+        what = (
+            "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        )
+        raise FileError(what, where=str(path), fix="give the path of a program that you may read") from error
+    archive.require_whole()
+    return archive
+
+
+@contextlib.contextmanager
+def quiet_archive() -> Iterator[None]:
+    """Within it torch tells nothing of a program's file: it logs every format that it tried, and warns."""
+    with quiet("torch.export"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of formats that torch deprecates, which say nothing to a user
+        yield
 
 
 def fixed_batch(module: nn.Module) -> int | None:

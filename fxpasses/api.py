@@ -52,7 +52,7 @@ def find_sites(
 
     Args:
         model: a module, a GraphModule, or an ExportedProgram.
-        scope: ``"head"``, ``"pooled"`` or ``"unfolded"``.
+        scope: see ``rewrite``.
         example_inputs: see ``rewrite``.
         way: see ``rewrite``.
         to: a form; then the sites are those that have it or can get it, and the misses say why the
@@ -63,7 +63,7 @@ def find_sites(
         TraceError: the model cannot be traced.
     """
     form = None if to is None else _form(to)
-    chosen = _scope_of(scope, form)
+    chosen = _scope(scope, form)
     subject = given(model) if isinstance(model, GraphModule) else _open(model, way, example_inputs)
     survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
     sites: tuple[Site, ...] = ()
@@ -129,12 +129,14 @@ def rewrite(
         to: ``"conv"``, ``"linear"``, ``"dense"`` (the convolution before the pool: the same function, by
             way of a map of scores), ``"fcn"`` (at the native size the same logits, on a larger input a
             map of those of every window) or ``"unfold"`` (every ``Conv2d`` as a product with its patches).
-        scope: ``"head"``, ``"pooled"`` (squeeze-excite and other side branches too) or ``"unfolded"``. To
-            ``"unfold"`` takes all convolutions whatever the scope, and to ``"conv"`` takes unfolded ones back
-            as well as the heads in scope; in ``"unfolded"`` these alone.
+        scope: ``"head"``, ``"pooled"`` (squeeze-excite and other side branches too), ``"all"`` (also every
+            Linear and 1×1 convolution on whole maps, tokens and vectors that no pool feeds), or
+            ``"unfolded"``. To ``"unfold"`` takes all convolutions whatever the scope, and to ``"conv"`` takes
+            unfolded ones back as well as the sites in scope; in ``"unfolded"`` these alone.
         example_inputs: a tensor or a tuple of inputs, or a function that gives them and is called only if
             they are needed: where nothing in the model says the extent of the pooled map (a fixed
-            average pool) or which axes are spatial (a mean of an input), and for ``torch.export``.
+            average pool), which axes are spatial (a mean of an input) or, in scope ``"all"``, how many a
+            value has; and for ``torch.export``.
         way: how a module becomes a graph: ``"symbolic"`` (``torch.fx.symbolic_trace``), ``"export"``
             (``torch.export`` with a dynamic batch), or ``"auto"``, which tries them in this order.
         outputs: ``("logits",)``, or with ``to="dense"`` ``("logits", "map")``: the result becomes the pair of
@@ -147,7 +149,7 @@ def rewrite(
         TraceError: the model cannot be traced.
     """
     form, with_map = _form(to), _with_map(outputs, to)
-    chosen = _scope_of(scope, form)
+    chosen = _scope(scope, form)
     subject, records = _open(model, way, example_inputs), _records(model)
     survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
     change = carry_out(survey, form, records, with_map=with_map)
@@ -172,7 +174,7 @@ def rewrite_in_place(
 ) -> bool:
     """Rewrites a GraphModule itself, as the PassBase convention says; whether anything changed."""
     with_map = _with_map(outputs, to)
-    survey = Survey(given(module), _scope_of(scope, to), lambda: _inputs(example_inputs))
+    survey = Survey(given(module), _scope(scope, to), lambda: _inputs(example_inputs))
     change = carry_out(survey, to, undo.load(module), with_map=with_map)
     if change.rewrites:
         undo.store(module, change.records)
@@ -226,14 +228,20 @@ def _form(to: str) -> Form:
         raise InputError(f"unknown form {to!r}", where="to", fix=suggest(str(to), Form)) from None
 
 
-def _scope_of(scope: str, form: Form | None) -> Scope:
+def _scope(scope: str, to: Form | None) -> Scope:
     try:
         chosen = Scope(scope)
     except ValueError:
         raise InputError(f"unknown scope {scope!r}", where="scope", fix=suggest(str(scope), Scope)) from None
-    if chosen is Scope.UNFOLDED and form not in (None, Form.CONV, Form.UNFOLD):
+    if chosen is Scope.ALL and to in (Form.DENSE, Form.FCN):
         raise InputError(
-            f"no convolution of the scope {chosen} can be {form}",
+            f"the form {to} is one of heads, and scope 'all' holds more than heads",
+            where="scope",
+            fix="use scope 'head', or to='conv' or to='linear'",
+        )
+    if chosen is Scope.UNFOLDED and to not in (None, Form.CONV, Form.UNFOLD):
+        raise InputError(
+            f"no convolution of the scope {chosen} can be {to}",
             where="scope",
             fix="use to='conv' or 'unfold'",
         )

@@ -12,19 +12,20 @@ Every step has a record of its own, which takes it back exactly; they lie upon o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch.fx import Graph, Node
 
 from fxpasses import undo
 from fxpasses.fcn import Window, pool_of
+from fxpasses.match import Match
 from fxpasses.outputs import add_maps, drop_maps
 from fxpasses.plan import WeightPlan
 from fxpasses.program import OpenProgram
+from fxpasses.reorder import apply_everywhere
 from fxpasses.report import Form, Memory, Miss, Rewrite, Scope
-from fxpasses.rewrite import Edit, apply, restore
+from fxpasses.rewrite import Edit, apply, joined, restore
 from fxpasses.sink import rise, sink
-from fxpasses.sites import Match
 from fxpasses.survey import Look, Survey, relevant
 from fxpasses.unfolding import rewrite_sites
 from fxpasses.values import recompute
@@ -182,15 +183,28 @@ class _Job:
         self.records.remove(entry)
 
     def _reshape(self) -> Edit | None:
-        """The step between Linears and convolutions, where there is one."""
+        """The steps between Linears and convolutions, of pooled and of pointwise sites."""
         to = self.to.weights
-        matches = [match for match in self._matches(Form.LINEAR, Form.CONV) if match.site.form is not to]
-        if not matches:
-            return None
-        analysis = dataclasses.replace(self.look.analysis, matches=tuple(matches))
-        edit = apply(self.graph, self.root, analysis, to, self.records, self.look.nodes)
-        self.records = [*edit.records]
-        return edit
+        edits: list[Edit] = []
+        while matches := [
+            match for match in self._matches(Form.LINEAR, Form.CONV) if match.site.form is not to
+        ]:
+            chosen, edit_all = self._next_step(matches)
+            analysis = dataclasses.replace(self.look.analysis, matches=chosen)
+            edits.append(edit_all(self.graph, self.root, analysis, to, self.records, self.look.nodes))
+            self.records = [*edits[-1].records]
+            if len(chosen) == len(matches):
+                break
+            self.look = self.survey.look(self.records)
+        return joined(edits, self.root) if edits else None
+
+    def _next_step(self, matches: Sequence[Match]) -> tuple[tuple[Match, ...], Callable[..., Edit]]:
+        """Pooled sites go first; on the way back what was done last is taken back first."""
+        pooled = tuple(match for match in matches if match.site.scope is not Scope.ALL)
+        pointwise = tuple(match for match in matches if match.site.scope is Scope.ALL)
+        names = {match.node.name for match in pointwise}
+        is_back = any(entry.sites and names.issuperset(entry.sites) for entry in self.records)
+        return (pointwise, apply_everywhere) if pointwise and (is_back or not pooled) else (pooled, apply)
 
     def _sink(self, *, with_map: bool) -> None:
         values = self.look.analysis.region.values

@@ -10,11 +10,12 @@ from torch.fx import Node
 
 from fxpasses import commute, guards
 from fxpasses.layout import Problem
+from fxpasses.match import Match, source_of
 from fxpasses.moves import decide
 from fxpasses.plan import WeightOrder
 from fxpasses.region import Value
 from fxpasses.report import Form, Miss, MissCode, Scope, Site
-from fxpasses.sites import Analysis, Match, source_of
+from fxpasses.sites import Analysis
 from fxpasses.sizes import is_shape_value, reads_only_batch
 from fxpasses.typed_ops import POOLS, Affine, Elementwise, Reduce, Role, Squeeze, Unsqueeze
 from fxpasses.unpooled import LastAffine

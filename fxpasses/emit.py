@@ -20,6 +20,7 @@ from torch.fx import Graph, Node
 from fxpasses import aten, provenance
 from fxpasses.plan import WeightMove, WeightOrder
 from fxpasses.report import Form
+from fxpasses.sizes import static_extent
 from fxpasses.typed_ops import Affine, WeightSource
 
 
@@ -74,6 +75,23 @@ class Writer:
     def permute(self, node: Node, order: Sequence[int]) -> Node:
         """Axes in another order."""
         return self._after(node, self._permute_function(), (node, list(order)))
+
+    def reshape(self, node: Node, sizes: Sequence[int]) -> Node:
+        """A tensor that holds no batch in another shape."""
+        function: Any = torch.reshape
+        if self.dialect is not Dialect.TORCH:
+            function = torch.ops.aten.view.default
+        return self._after(node, function, (node, list(sizes)))
+
+    def reshaping(self, node: Node) -> None:
+        """Makes a ``view`` take operands of any strides, as ``reshape`` does."""
+        if node.op == "call_method":
+            node.target = "reshape"
+            node.args, node.kwargs = (*node.args, *node.kwargs.values()), {}
+        elif self.dialect is Dialect.CORE:
+            self.copied(node)
+        else:
+            node.target = torch.ops.aten.reshape.default
 
     def windows(self, node: Node, source: Node, kernel: tuple[int, ...]) -> Node:
         """The averages of ``source`` over every window of ``kernel``, written after ``node``."""
@@ -151,6 +169,29 @@ class Writer:
         else:
             node.target, node.args = torch.ops.aten.addmm.default, (op.bias_node, op.source, weight)
 
+    def wrap(self, node: Node, source: Node, shape: Sequence[Any], features: int) -> None:
+        """Gives a matrix product of more than two axes a matrix to read, and its result those axes back.
+
+        Args:
+            node: the product.
+            source: what it reads now.
+            shape: the shape of ``source``.
+            features: how many the product gives.
+        """
+        copy = self._after(source, torch.ops.aten.clone.default, (source,), part_of=node)
+        copy.kwargs = {"memory_format": torch.contiguous_format}
+        merged = self._after(copy, torch.ops.aten.view.default, (copy, [-1, shape[-1]]), part_of=node)
+        node.replace_input_with(source, merged)
+        readers, place, sizes = list(node.users), node, [-1]
+        for axis, extent in enumerate(shape[1:-1], start=1):
+            size: Any = static_extent(extent)
+            if size is None:
+                size = place = self._after(place, torch.ops.aten.sym_size.int, (source, axis), part_of=node)
+            sizes.append(size)
+        split = self._after(place, torch.ops.aten.view.default, (node, [*sizes, features]), part_of=node)
+        for reader in readers:
+            reader.replace_input_with(node, split)
+
     def _view(self, node: Node, sizes: Sequence[int]) -> Node:
         batch: Any = self.batch
         place = node
@@ -160,7 +201,7 @@ class Writer:
 
     def _after(self, node: Node, function: Any, args: tuple[Any, ...], part_of: Node | None = None) -> Node:
         write = self.graph.call_method if isinstance(function, str) else self.graph.call_function
-        with self.graph.inserting_after(node):
+        with self.graph.inserting_after(_end_of_inputs(node)):
             new = write(function, args)
         return self._keep(new, part_of or node, is_part=part_of is not None)
 
@@ -177,6 +218,13 @@ class Writer:
             )
         node.args = (copy, *node.args[1:])
         return self._keep(copy, node, is_part=True)
+
+
+def _end_of_inputs(node: Node) -> Node:
+    """The last input of a graph for one of its inputs, which have to stand together; else the node."""
+    while node.op == "placeholder" and node.next.op == "placeholder":
+        node = node.next
+    return node
 
 
 def blank_linear(*, bias: bool) -> nn.Linear:

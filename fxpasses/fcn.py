@@ -18,10 +18,11 @@ from fxpasses import aten, guards
 from fxpasses.commute import kind_problem
 from fxpasses.dense import Choice, as_miss, pools_from
 from fxpasses.layout import Problem
+from fxpasses.match import Match
 from fxpasses.moves import has_own_module, is_scalar
 from fxpasses.region import Value, constant_shape
 from fxpasses.report import Form, MissCode, Scope
-from fxpasses.sites import Analysis, Match
+from fxpasses.sites import Analysis
 from fxpasses.sizes import is_shape_value
 from fxpasses.typed_ops import (
     CHANNELS,

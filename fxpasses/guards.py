@@ -111,13 +111,18 @@ def module_problem(op: Affine) -> Problem | None:
             f"{type(module).__module__}.{kind} is a subclass and may compute something else",
             "replace it by the plain layer, or merge its adapter, first",
         )
-    if any(getattr(module, hooks, None) for hooks in _HOOKS):
+    if has_hooks(module):
         return Problem(
             MissCode.HOOKED,
             "it has hooks, which would see tensors of another rank",
             "remove the hooks and register them again after the rewrite",
         )
     return None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything looks at what a module takes or gives."""
+    return any(getattr(module, hooks, None) for hooks in _HOOKS)
 
 
 def _has_weight_hook(module: nn.Module) -> bool:
@@ -174,10 +179,22 @@ def bias_problem(op: Affine, vocabulary: Vocabulary, features: int) -> Problem |
     )
 
 
-def arithmetic_problem(op: Affine, layout: Layout, kernel: tuple[int, ...]) -> Problem | None:
-    """Why a convolution is not a Linear of the flattened map that it reads."""
+def stepping_problem(op: Affine) -> Problem | None:
+    """Why a convolution is not the same Linear at every position of a map."""
     if op.form is Form.LINEAR:
         return None
+    problem = _window_problem(op)
+    if problem is None and set(op.stride) != {1}:
+        return Problem(
+            MissCode.STRIDE,
+            f"it strides by {op.stride}",
+            "slice the map before a convolution of stride 1",
+        )
+    return problem
+
+
+def _window_problem(op: Affine) -> Problem | None:
+    """Why a convolution is not one matrix for each window of its input."""
     if op.transposed:
         return Problem(
             MissCode.TRANSPOSED, "it is a transposed convolution", "write it as a plain convolution"
@@ -190,6 +207,16 @@ def arithmetic_problem(op: Affine, layout: Layout, kernel: tuple[int, ...]) -> P
             f"it pads the map by {op.padding}",
             "only an unpadded convolution equals a Linear",
         )
+    return None
+
+
+def arithmetic_problem(op: Affine, layout: Layout, kernel: tuple[int, ...]) -> Problem | None:
+    """Why a convolution is not a Linear of the flattened map that it reads."""
+    if op.form is Form.LINEAR:
+        return None
+    problem = _window_problem(op)
+    if problem is not None:
+        return problem
     if any(step != 1 and extent != 1 for step, extent in zip(op.dilation, kernel, strict=True)):
         return Problem(
             MissCode.DILATION, f"it is dilated by {op.dilation}", "only a dense kernel equals a Linear"

@@ -20,11 +20,11 @@ from fxpasses import guards
 from fxpasses.column_sizes import Sizes
 from fxpasses.columns import Broken, Chain, chains_from
 from fxpasses.layout import Problem
+from fxpasses.match import Match, source_of
 from fxpasses.ops import Vocabulary
 from fxpasses.patches import Patches
 from fxpasses.plan import WeightOrder
 from fxpasses.report import Form, Miss, MissCode, Scope, Site
-from fxpasses.sites import Match, source_of
 from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Unfold, WeightSource
 
 

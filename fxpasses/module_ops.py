@@ -32,6 +32,8 @@ _ELEMENTWISE_MODULES = frozenset(
     ).split()
 )
 _DROPOUTS = (nn.Dropout, nn.AlphaDropout)
+# of whole samples; a class of another library with such a name may do something else
+_SAMPLE_DROPOUTS = {("torchvision.ops.stochastic_depth", "StochasticDepth"), ("timm.layers.drop", "DropPath")}
 _CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _BATCH_NORMS: dict[type, int | None] = {
     nn.BatchNorm1d: 1,
@@ -74,6 +76,8 @@ def module_op(module: Any, node: Node) -> Op:
     if kind in _DROPOUTS:
         trains = module.training and module.p != 0
         return Elementwise((source,), inplace=module.inplace is True, role=Role.DROPOUT, trains=trains)
+    if (kind.__module__, kind.__name__) in _SAMPLE_DROPOUTS:
+        return Elementwise((source,), role=Role.DROPOUT, trains=module.training)
     if kind in _CHANNEL_DROPOUTS:
         return FeatureNorm(source, role=Role.DROPOUT, trains=module.training and module.p != 0)
     if kind in _BATCH_NORMS:

@@ -12,7 +12,39 @@ from torch.fx import Graph, Node
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
+from fxpasses.ops import Vocabulary
+from fxpasses.typed_ops import POOLS, VIEWS, Affine, Product
+
 KEY = "map"
+
+
+def count_maps(graph: Graph, vocabulary: Vocabulary) -> int:
+    """How many of the last outputs are maps of the others: those are what averages of the maps lead to.
+
+    Between the average and the other output no weights may stand: a map of features is no map of scores.
+    """
+    leaves = [leaf for leaf in pytree.tree_leaves(_output(graph).args[0]) if isinstance(leaf, Node)]
+    count = 0
+    while count < len(leaves) - 1 and _is_map(leaves[-1 - count], {*leaves}, vocabulary):
+        count += 1
+    return count
+
+
+def _is_map(node: Node, results: set[Node], vocabulary: Vocabulary) -> bool:
+    pending, seen = [(node, False)], set[tuple[Node, bool]]()
+    while pending:
+        source, is_pooled = pending.pop()
+        for user in source.users:
+            op = vocabulary.classify(user)
+            is_average = isinstance(op, POOLS) and op.average
+            step = (user, is_pooled or is_average)
+            if step in seen or isinstance(op, Affine | Product) or not (step[1] or isinstance(op, VIEWS)):
+                continue
+            if step[1] and user in results:
+                return True
+            seen.add(step)
+            pending.append(step)
+    return False
 
 
 def add_maps(graph: Graph, maps: tuple[Node, ...], *, is_flat: bool) -> None:

@@ -34,6 +34,7 @@ class Scope(enum.StrEnum):
 
     HEAD = "head"
     POOLED = "pooled"
+    ALL = "all"
     UNFOLDED = "unfolded"
 
 
@@ -51,10 +52,12 @@ class MissCode(enum.StrEnum):
     AMBIGUOUS_SQUEEZE = "AMBIGUOUS_SQUEEZE"
     FLATTEN_ORDER = "FLATTEN_ORDER"
     SUBGRAPH = "SUBGRAPH"
+    OPAQUE_CALL = "OPAQUE_CALL"
     IN_PLACE_ALIAS = "IN_PLACE_ALIAS"
     # the op itself
     KERNEL = "KERNEL"
     PADDING = "PADDING"
+    STRIDE = "STRIDE"
     DILATION = "DILATION"
     GROUPS = "GROUPS"
     TRANSPOSED = "TRANSPOSED"

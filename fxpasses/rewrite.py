@@ -22,11 +22,12 @@ from fxpasses import aten, provenance, undo
 from fxpasses.emit import Dialect, Writer, dialect_of
 from fxpasses.handlers import OPAQUE
 from fxpasses.layout import Layout
+from fxpasses.match import Match
 from fxpasses.moves import Moves, component, decide, is_wanted, view_source
-from fxpasses.plan import WeightOrder, WeightPlan
+from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
 from fxpasses.region import Region
 from fxpasses.report import Form, Rewrite
-from fxpasses.sites import Analysis, Match
+from fxpasses.sites import Analysis
 from fxpasses.sizes import is_shape_value, reads_only_batch, size_of
 from fxpasses.typed_ops import Elementwise, Flatten, Reduce, View, WeightSource
 from fxpasses.values import refresh, refresh_weight
@@ -91,26 +92,47 @@ def apply(
         elif (fresh := edit.run()) is not None:
             made.append(fresh)
     return Edit(
-        rewrites=tuple(_as_rewrite(match, to, reshaped.copied) for match in matches.values()),
-        plan=WeightPlan(to=to, moves=tuple(move for move in reshaped.moves if is_saved(root, move.name))),
+        rewrites=as_rewrites(matches.values(), to, reshaped.copied),
+        plan=WeightPlan(to=to, moves=saved_moves(root, reshaped.moves)),
         records=(*kept, *made),
     )
 
 
-def is_saved(root: nn.Module, name: str) -> bool:
-    """Whether a tensor is in the state dict; constants and some buffers are not."""
-    path, _, leaf = name.rpartition(".")
-    return leaf not in root.get_submodule(path)._non_persistent_buffers_set
+def joined(edits: Sequence[Edit], root: nn.Module) -> Edit:
+    """Several edits of one graph as one; their weights in the order of the state dict."""
+    *_, last = edits
+    if len(edits) == 1:
+        return last
+    place = {name: index for index, name in enumerate(root.state_dict(keep_vars=True))}
+    moves = sorted((move for edit in edits for move in edit.plan.moves), key=lambda move: place[move.name])
+    return Edit(
+        rewrites=tuple(entry for edit in edits for entry in edit.rewrites),
+        plan=WeightPlan(to=last.plan.to, moves=tuple(moves)),
+        records=last.records,
+    )
 
 
-def _as_rewrite(match: Match, to: Form, copied: dict[str, int]) -> Rewrite:
-    move = match.move
-    return Rewrite(
-        site=match.site,
-        to=to,
-        weight_shape_before=move.shape(match.site.form),
-        weight_shape_after=move.shape(to),
-        copied_bytes=copied.pop(match.site.weight, 0),
+def saved_moves(root: nn.Module, moves: Iterable[WeightMove]) -> tuple[WeightMove, ...]:
+    """The moves of tensors that are in the state dict; constants and some buffers are not."""
+
+    def is_saved(name: str) -> bool:
+        path, _, leaf = name.rpartition(".")
+        return leaf not in root.get_submodule(path)._non_persistent_buffers_set
+
+    return tuple(move for move in moves if is_saved(move.name))
+
+
+def as_rewrites(matches: Iterable[Match], to: Form, copied: dict[str, int]) -> tuple[Rewrite, ...]:
+    """One entry a site; a weight that several have is copied once."""
+    return tuple(
+        Rewrite(
+            site=match.site,
+            to=to,
+            weight_shape_before=match.move.shape(match.site.form),
+            weight_shape_after=match.move.shape(to),
+            copied_bytes=copied.pop(match.site.weight, 0),
+        )
+        for match in matches
     )
 
 

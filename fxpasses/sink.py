@@ -16,10 +16,11 @@ from fxpasses import undo
 from fxpasses.dense import Dense, Head, head_of
 from fxpasses.emit import Writer, dialect_of
 from fxpasses.errors import InternalError
+from fxpasses.match import Match
 from fxpasses.moves import has_own_module
 from fxpasses.plan import WeightOrder
 from fxpasses.report import Form
-from fxpasses.sites import Analysis, Match
+from fxpasses.sites import Analysis
 from fxpasses.sizes import reads_only_batch
 from fxpasses.typed_ops import POOLS, VIEWS, Elementwise, Reduce, Unsqueeze
 from fxpasses.values import recompute

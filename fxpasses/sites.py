@@ -8,48 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import re
 from collections.abc import Mapping
 
 from torch import nn
 from torch.fx import Graph, Node
 
-from fxpasses import guards
+from fxpasses import guards, pointwise
 from fxpasses.layout import Layout, Problem
+from fxpasses.match import Match, source_of
 from fxpasses.ops import Vocabulary
-from fxpasses.plan import WeightMove, WeightOrder
+from fxpasses.plan import WeightOrder
+from fxpasses.ranks import Ranks
 from fxpasses.region import Region, Shapes, Value, is_last_affine, scan
 from fxpasses.report import Form, Miss, MissCode, Scope, Site
 from fxpasses.sizes import is_shape_value
+from fxpasses.tree import attribute
 from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Product
 from fxpasses.unpooled import MATRIX_PRODUCT, LastAffine, last_affines
-
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_TORCH_FOLDER = os.sep + "torch" + os.sep
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """A site together with the graph objects that a rewrite of it needs."""
-
-    site: Site
-    node: Node
-    op: Affine
-    channels: int
-    order: WeightOrder
-    reads_pool: bool
-
-    @property
-    def move(self) -> WeightMove:
-        """How the weight changes shape between the forms."""
-        site = self.site
-        return WeightMove(
-            name=site.weight,
-            linear_shape=(site.out_features, site.in_features),
-            conv_shape=(site.out_features, self.channels, *site.kernel_size),
-            order=self.order,
-        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +32,7 @@ class Analysis:
     """All that a graph's analysis found: the region, the matches and what else uses theirs, the misses.
 
     ``before_pool`` are the last affine ops that a pool follows; ``dense`` says which of them are sites.
+    ``ranks`` are known in scope ``all`` only.
     """
 
     region: Region
@@ -65,6 +41,7 @@ class Analysis:
     misses: tuple[Miss, ...]
     uses: guards.Uses
     before_pool: tuple[LastAffine, ...] = ()
+    ranks: Ranks | None = None
 
     def is_presumed(self) -> bool:
         """Whether example inputs could settle something that was presumed or missed."""
@@ -92,18 +69,9 @@ def analyse(
     """
     vocabulary = Vocabulary(root, lifted)
     region = scan(graph, vocabulary, shapes, extents)
-    finder = _Finder(graph, root, vocabulary, region, scope, shapes is not None)
+    ranks = Ranks.of(graph, vocabulary, shapes) if scope is Scope.ALL else None
+    finder = _Finder(graph, root, vocabulary, region, scope, ranks, has_shapes=shapes is not None)
     return finder.run()
-
-
-def source_of(node: Node) -> str | None:
-    """``"file.py:line"`` of the call that a node was traced from, or None."""
-    trace = node.meta.get("stack_trace")
-    if not isinstance(trace, str):
-        return None
-    frames = _FRAME.findall(trace)
-    own = [frame for frame in frames if _TORCH_FOLDER not in frame[0]] or frames
-    return f"{os.path.basename(own[-1][0])}:{own[-1][1]}" if own else None
 
 
 class _Finder:
@@ -114,15 +82,18 @@ class _Finder:
         vocabulary: Vocabulary,
         region: Region,
         scope: Scope,
+        ranks: Ranks | None,
+        *,
         has_shapes: bool,
     ) -> None:
+        self.ranks = ranks
         self.has_shapes = has_shapes
         self.graph = graph
         self.root = root
         self.vocabulary = vocabulary
         self.region = region
         self.scope = scope
-        self.misses: dict[Node, Miss] = {}
+        self.misses: dict[Node, list[Miss]] = {}
         self.heads: set[Node] = set()
         self.uses = guards.Uses()
         self.before_pool: list[LastAffine] = []
@@ -143,8 +114,11 @@ class _Finder:
         for value in self.region.values.values():
             if isinstance(value.op, Product) and value.node in self.heads:
                 self._miss(value.node, None, MATRIX_PRODUCT)
+        if self.ranks is not None:
+            matches = self._everywhere(matches, self.ranks)
         matches = self._alone(matches)
-        self._not_pooled(has_head=any(value.node in self.heads for value in affine))
+        if self.ranks is None:
+            self._not_pooled(has_head=any(value.node in self.heads for value in affine))
         order = {node: index for index, node in enumerate(self.misses)}
         if len(self.misses) > 1:
             order = {node: index for index, node in enumerate(self.graph.nodes) if node in self.misses}
@@ -153,20 +127,27 @@ class _Finder:
             region=self.region,
             vocabulary=self.vocabulary,
             matches=tuple(matches.values()),
-            misses=tuple(self.misses[node] for node in misses),
+            misses=tuple(miss for node in misses for miss in self.misses[node]),
             uses=self.uses,
             before_pool=tuple(self.before_pool),
+            ranks=self.ranks,
         )
 
     def _miss(self, node: Node, op: Affine | None, problem: Problem) -> None:
+        form = op.form if op is not None else Form.LINEAR
+        self.misses[node] = [
+            self._as_miss(node, op.name(node) if op is not None else node.name, form, problem)
+        ]
+
+    def _as_miss(self, node: Node, name: str, form: Form, problem: Problem) -> Miss:
         fix = problem.fix
         if self.has_shapes:  # given already
             fix = fix.removeprefix("pass example_inputs, or ")
-        self.misses[node] = Miss(
+        return Miss(
             code=problem.code,
-            name=op.name(node) if op is not None else node.name,
+            name=name,
             node=node.name,
-            form=op.form if op is not None else Form.LINEAR,
+            form=form,
             source=source_of(node),
             reason=problem.reason,
             fix=fix,
@@ -256,6 +237,25 @@ class _Finder:
             reads_pool=extents is not None and (None in extents or extents == kernel),
         )
 
+    # --- candidates without a pool
+
+    def _everywhere(self, pooled: dict[Node, Match], ranks: Ranks) -> dict[Node, Match]:
+        """Pooled and pointwise sites; the latter may read a pool in a way that no head can."""
+        matches = dict(pooled)
+        for node, op in pointwise.candidates(ranks, self.vocabulary):
+            if node in matches:
+                continue
+            match = pointwise.match_of(node, op, ranks, self.vocabulary)
+            if isinstance(match, Match):
+                matches[node] = match
+                self.misses.pop(node, None)
+            else:
+                self._miss(node, op, match)
+        for found in pointwise.hidden(self.graph, ranks, self.vocabulary):
+            miss = self._as_miss(found.node, found.name, found.form, found.problem)
+            self.misses.setdefault(found.node, []).append(miss)
+        return dict(sorted(matches.items(), key=lambda item: item[0]))
+
     # --- all candidates together
 
     def _alone(self, matches: dict[Node, Match]) -> dict[Node, Match]:
@@ -264,20 +264,25 @@ class _Finder:
             return matches
         self.uses = guards.Uses.of(self.graph, self.vocabulary, [match.op for match in matches.values()])
         while True:
+            alike: dict[tuple[object, ...], dict[Node, Affine]] = {}
+            for node, match in matches.items():
+                alike.setdefault(self._shared(match), {})[node] = match.op
             refused: dict[Node, Problem] = {}
             for node, match in matches.items():
-                alike = {
-                    other: candidate.op
-                    for other, candidate in matches.items()
-                    if _shapes(candidate) == _shapes(match)
-                }
-                problem = guards.sharing_problem(match.op, self.root, self.uses, alike)
+                problem = guards.sharing_problem(match.op, self.root, self.uses, alike[self._shared(match)])
                 if problem is not None:
                     refused[node] = problem
             for node, problem in refused.items():
                 self._miss(node, matches.pop(node).op, problem)
             if not refused:
                 return matches
+
+    def _shared(self, match: Match) -> tuple[object, ...]:
+        """What sites that share a weight have to agree in, and the weight."""
+        move = match.move
+        is_pooled = match.site.scope is not Scope.ALL
+        weight = id(attribute(self.root, match.op.weight))
+        return (match.op.form, move.linear_shape, move.conv_shape, move.order, is_pooled, weight)
 
     def _not_pooled(self, *, has_head: bool) -> None:
         """Misses for the last affine ops of a model whose input no pool collapsed."""
@@ -318,11 +323,6 @@ def _settled(layout: Layout, features: int) -> tuple[int, ...] | None:
     if len(known) == layout.rank:
         return known
     return (1,) * layout.rank if layout.channels == features else None
-
-
-def _shapes(match: Match) -> tuple[object, ...]:
-    move = match.move
-    return (match.op.form, move.linear_shape, move.conv_shape, move.order)
 
 
 def _reaching_output(region: Region) -> set[Node]:

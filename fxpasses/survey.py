@@ -15,13 +15,14 @@ from fxpasses.dense import Dense, as_miss
 from fxpasses.errors import InputError
 from fxpasses.guards import module_problem, weight_problem
 from fxpasses.layout import Problem
+from fxpasses.match import Match
 from fxpasses.memory import memory_of
 from fxpasses.ops import Vocabulary
 from fxpasses.plan import WeightOrder
 from fxpasses.program import OpenProgram
 from fxpasses.report import Form, Memory, Miss, MissCode, Scope
 from fxpasses.shapes import propagate
-from fxpasses.sites import Analysis, Match, analyse
+from fxpasses.sites import Analysis, analyse
 from fxpasses.sizes import has_values, static_extent, value_of
 from fxpasses.trace import Traced
 from fxpasses.typed_ops import Affine
@@ -92,6 +93,10 @@ class Survey:
     def _analyse(self, extents: dict[str, tuple[int, ...]]) -> Analysis:
         """The analysis, with shapes where example inputs are given and something depends on them."""
         graph, root, lifted = self.subject.graph, self.subject.root, self.subject.lifted
+        if self.scope is Scope.ALL and not (lifted or has_values(graph)):
+            inputs = self.inputs()
+            shapes = None if inputs is None else propagate(graph, root, inputs)
+            return analyse(graph, root, self.scope, shapes, extents)
         analysis = analyse(graph, root, self.scope, extents=extents, lifted=lifted)
         if not analysis.is_presumed() or lifted or has_values(graph):
             return analysis

@@ -18,8 +18,8 @@ from torch.fx import GraphModule, Node, map_arg
 
 from fxpasses import aten, provenance
 from fxpasses.emit import named_functions
+from fxpasses.match import Match
 from fxpasses.report import Form
-from fxpasses.sites import Match
 from fxpasses.weights import conv_extras
 
 ATTRIBUTE = "_fxhead_undo"

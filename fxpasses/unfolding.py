@@ -20,7 +20,7 @@ from fxpasses.emit_columns import ColumnWriter
 from fxpasses.im2col import Found, Im2col
 from fxpasses.plan import WeightMove
 from fxpasses.report import Form, Rewrite
-from fxpasses.rewrite import is_saved, restore
+from fxpasses.rewrite import restore, saved_moves
 from fxpasses.sizes import is_shape_value
 from fxpasses.typed_ops import Affine, WeightSource
 from fxpasses.values import compute, refresh_weight
@@ -67,7 +67,7 @@ class _Job:
             self._edit(site)
         return Unfolding(
             rewrites=tuple(self._as_rewrite(site, reshaped.copied) for site in sites),
-            moves=tuple(move for move in reshaped.moves if is_saved(self.root, move.name)),
+            moves=saved_moves(self.root, reshaped.moves),
             records=tuple(self.records),
         )
 

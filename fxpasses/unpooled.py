@@ -38,7 +38,7 @@ class LastAffine:
     def problem(self, vocabulary: Vocabulary) -> Problem:
         """Why it is no site."""
         if isinstance(vocabulary.classify(self.node), Subgraph):
-            return _in_subgraph(self.node, "it is")
+            return in_subgraph(self.node, "it is")
         if self.op is None:
             return MATRIX_PRODUCT
         return _before_pool(self.op, self.crossed) if self.crossed else _reads(self.op, vocabulary)
@@ -95,7 +95,7 @@ def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
         node = source[0]
         passing = vocabulary.classify(node)
     if isinstance(passing, Subgraph):
-        return _in_subgraph(node, "what it reads is computed")
+        return in_subgraph(node, "what it reads is computed")
     fix = "no pool, so nothing to rewrite in this scope"
     if isinstance(passing, Index) and _selects(passing):
         what = f"reads one position of {passing.source.name!r} ({node.name!r}), such as a class token"
@@ -107,7 +107,8 @@ def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
     return Problem(MissCode.NOT_POOLED, f"it {what}, which no pool collapses", fix)
 
 
-def _in_subgraph(call: Node, what: str) -> Problem:
+def in_subgraph(call: Node, what: str) -> Problem:
+    """That something is in a subgraph, or what it reads is; ``what`` says which."""
     name = call.target if isinstance(call.target, str) else getattr(call.target, "__name__", call.name)
     return Problem(
         MissCode.SUBGRAPH,

@@ -16,9 +16,9 @@ from torch.fx import GraphModule
 
 from fxpasses.emit import batch_norm_class, blank_conv, blank_linear
 from fxpasses.guards import Uses
+from fxpasses.match import Match
 from fxpasses.plan import WeightMove
 from fxpasses.report import Form
-from fxpasses.sites import Match
 from fxpasses.tree import attribute, walk
 
 _PADS = "_reversed_padding_repeated_twice"  # what padding_mode pads with; a list

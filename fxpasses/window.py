@@ -10,8 +10,9 @@ from torch.fx import Graph, Node
 from fxpasses import undo
 from fxpasses.emit import Writer, dialect_of
 from fxpasses.fcn import Window, is_view
+from fxpasses.match import Match
 from fxpasses.report import Form
-from fxpasses.sites import Analysis, Match
+from fxpasses.sites import Analysis
 from fxpasses.sizes import is_shape_value
 from fxpasses.typed_ops import POOLS, Elementwise, FeatureNorm, Role, Unsqueeze
 from fxpasses.values import recompute

@@ -656,6 +656,39 @@ def program_sample_inputs(folder: Path) -> Path:
 
 
 @payload
+def program_sample_inputs_in_other_letters(folder: Path) -> Path:
+    """Torch's reader ignores case where it looks for a member."""
+
+    def edit(members: dict[str, bytes]) -> None:
+        name = _member(members, "sample_inputs/model.pt")
+        del members[name]
+        members[name.replace("sample_inputs", "Sample_Inputs")] = evil_bytes(folder)
+
+    return edited_program(folder, edit)
+
+
+@payload
+def program_with_two_of_a_name(folder: Path) -> Path:
+    def edit(members: dict[str, bytes]) -> None:
+        name = _member(members, "models/model.json")
+        evil = members[name].replace(_SIZE.encode(), f"__import__('os').system({touch(folder)!r})".encode())
+        members[name.replace("models/", "Models/")] = evil
+
+    return edited_program(folder, edit)
+
+
+@payload
+def program_beside_its_folder(folder: Path) -> Path:
+    """A member outside of the one folder, so that nobody but torch takes that folder off the names."""
+
+    def edit(members: dict[str, bytes]) -> None:
+        members[_member(members, "sample_inputs/model.pt")] = evil_bytes(folder)
+        members["archive_format"] = b"pt2"
+
+    return edited_program(folder, edit)
+
+
+@payload
 def program_pickled_weight(folder: Path) -> Path:
     def edit(members: dict[str, bytes]) -> None:
         name = _member(members, "model_weights_config.json")

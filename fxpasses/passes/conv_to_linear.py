@@ -37,7 +37,7 @@ class ConvToLinear(PassBase):
     Numerics: equal up to the rounding of a dot product of ``C·∏k`` terms.
 
     Attributes:
-        scope: ``"head"`` or ``"pooled"``.
+        scope: ``"head"``, ``"pooled"`` or ``"all"``.
         example_inputs: see ``fxpasses.rewrite``.
     """
 

@@ -41,7 +41,7 @@ class LinearToConv(PassBase):
     ``torch.backends.cudnn.allow_tf32 = False``.
 
     Attributes:
-        scope: ``"head"`` or ``"pooled"``.
+        scope: ``"head"``, ``"pooled"`` or ``"all"``.
         example_inputs: see ``fxpasses.rewrite``.
     """
 

@@ -92,7 +92,7 @@ Run = Callable[..., Ran]
 
 def _admitted(arguments: tuple[str, ...]) -> tuple[str, ...]:
     """The arguments as whoever wrote ``nets.py`` gives them: its classes may come from a file."""
-    reads = arguments[:1] in (("rewrite",), ("inspect",), ("check",)) and len(arguments) > 1
+    reads = arguments[:1] in (("rewrite",), ("inspect",), ("check",), ("cam",)) and len(arguments) > 1
     says = {"--allow", "--replay"} & {*arguments}  # a certificate says what it was made with
     return (*arguments, "--allow", "nets.Net") if reads and not says else arguments
 

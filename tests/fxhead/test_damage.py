@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from export import export_onnx
+from export.untrusted.pickles import read_pickle
 from fxhead import load_model, save_model
 from fxhead.cli import main
-from fxhead.pickles import read_pickle
 from fxhead.results import ExitCode
 from fxpasses import rewrite
 from fxpasses.errors import FxHeadError

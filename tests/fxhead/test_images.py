@@ -95,6 +95,25 @@ def test_a_photo_is_turned_upright(tmp_path: Path, orientation: int) -> None:
     np.testing.assert_array_equal(found, upright.transpose(2, 0, 1))
 
 
+def test_sixteen_bits_are_those_of_eight(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 8
+    grey = pixels(28, 28, channels=1)
+    deep = Image.fromarray(np.minimum(grey.astype(np.uint32) * 257 + 100, 65535).astype(np.uint16))
+    deep.save(tmp_path / "deep.png", exif=exif)
+    raw = InputSpec(name="x", shape=(1, 28, 28), dtype="uint8")
+    (found,) = rows(tmp_path, raw, size=(28, 28))[0:1]
+    np.testing.assert_array_equal(found[0], np.rot90(grey, 1))
+
+
+def test_a_palette_with_transparency_is_read(tmp_path: Path) -> None:
+    image = Image.fromarray(pixels(28, 28)).quantize(16)
+    image.save(tmp_path / "palette.png", transparency=bytes(range(0, 256, 16)))
+    raw = InputSpec(name="x", shape=(3, 28, 28), dtype="uint8")
+    (found,) = rows(tmp_path, raw, size=(28, 28))[0:1]
+    np.testing.assert_array_equal(found.transpose(1, 2, 0), np.asarray(image.convert("RGB")))
+
+
 def test_a_model_of_one_channel_gets_grey(photos: Path) -> None:
     spec = InputSpec(name="x", shape=(1, 28, 28), dtype="float32")
     found = rows(photos, spec)
@@ -130,8 +149,8 @@ def empty(folder: Path) -> str:
 
 
 def deep(folder: Path) -> str:
-    Image.fromarray(np.zeros((40, 40), np.uint16)).save(folder / "deep.png")
-    return "deep.png"
+    Image.fromarray(np.zeros((40, 40), np.float32)).save(folder / "deep.tiff")
+    return "deep.tiff"
 
 
 @pytest.mark.parametrize("damage", [corrupt, no_image, empty, deep], ids=lambda damage: damage.__name__)

@@ -15,8 +15,8 @@ import torchvision
 from torch import nn
 
 import fxhead
+from export.untrusted.functions import find_function, is_attribute, is_method
 from fxhead import load_model, save_model
-from fxhead.functions import find_function, is_attribute, is_method
 from fxpasses import rewrite
 from fxpasses.errors import FileError, InputError
 from zoo import ENTRIES, SPELLINGS, Entry, build

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 from torch.export import ExportedProgram
 
+from export.programs import PROGRAM_SUFFIX
 from fxhead.load import Loading, load
-from fxhead.programs import PROGRAM_SUFFIX
 from fxhead.publish import publish, staged
 from fxhead.save import save_module
 from fxhead.sources import Source

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fxhead.pickles import Made
+from export.untrusted.pickle_records import Made
 from fxhead.stored_tensors import StoredTensor, is_tensor_record, pairs_of, tensor_in
 from fxpasses.errors import InputError
 from fxpasses.optimizer_state import Key

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxhead.allowed import Allowed
+from export.untrusted.allowed import Allowed
 from fxhead.architectures import brief, build, takes_num_classes
 from fxhead.containers import Container, Kind, dict_entries, is_module, is_state_dict
 from fxhead.sources import Source

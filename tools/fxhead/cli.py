@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from fxhead import __version__, render
+from fxhead.commands.cam import cam_command
 from fxhead.commands.check import check_command
 from fxhead.commands.convert_weights import convert_command
 from fxhead.commands.inspect import inspect_command
@@ -37,7 +38,14 @@ def fxhead() -> None:
     """
 
 
-for _command in (rewrite_command, inspect_command, check_command, convert_command, study_command):
+for _command in (
+    rewrite_command,
+    inspect_command,
+    check_command,
+    convert_command,
+    cam_command,
+    study_command,
+):
     fxhead.add_command(_command)
 
 

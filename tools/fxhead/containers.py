@@ -10,13 +10,13 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fxhead.archive import ZIP_MAGIC, Archive, open_archive, open_regular
-from fxhead.pickles import Global, Made, Pickled, PickleError, PlainDict, read_pickle
+from export.untrusted.archive import ZIP_MAGIC, Archive, open_archive, open_regular
+from export.untrusted.pickle_records import Global, Made, Pickled, PlainDict
+from export.untrusted.torch_archives import is_compiled, is_program, pickle_of, read_torch_pickle
 from fxpasses.errors import FileError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
-_MAX_PICKLE_BYTES = 1 << 30
 _MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format itself."""
 _FOREIGN = {
@@ -113,16 +113,11 @@ def _unknown(path: Path, start: bytes) -> FileError:
 # --- zip -------------------------------------------------------------------------------------------
 
 
-def is_program(archive: Archive) -> bool:
-    """Whether ``torch.export.save`` of any version wrote the archive."""
-    return any(name in archive for name in ("archive_format", "serialized_exported_program.json"))
-
-
 def _from_archive(path: Path) -> Container:
     archive = open_archive(path, str(path))
     archive.require_whole()
     names = archive.names()
-    if any(name.startswith(("data/aotinductor/", "aotinductor/")) or name.endswith(".so") for name in names):
+    if is_compiled(archive):
         return Container(path=path, kind=Kind.COMPILED, archive=archive)
     if is_program(archive):
         return Container(path=path, kind=Kind.PROGRAM, archive=archive)
@@ -141,39 +136,20 @@ def _from_archive(path: Path) -> Container:
     return Container(path=path, kind=_kind(pickled.root), archive=archive, pickle=pickled)
 
 
-def pickle_of(archive: Archive) -> Pickled:
-    """The main pickle of an archive that ``torch.save`` wrote, as records.
-
-    Raises:
-        FileError: it is damaged.
-    """
-    if archive.member("data.pkl").size > _MAX_PICKLE_BYTES:
-        raise FileError("its pickle is too large", where=archive.where, fix="do not use this file")
-    return _read(io.BytesIO(archive.read("data.pkl")), archive.where)
-
-
-def _read(file: BinaryIO, where: str) -> Pickled:
-    try:
-        return read_pickle(file)
-    except PickleError as error:
-        what = f"is not a file that torch.save wrote, or is damaged ({error})"
-        raise FileError(what, where=where, fix="save it again with torch.save(model, path)") from error
-
-
 # --- before torch 1.6 ------------------------------------------------------------------------------
 
 
 def _from_pickle(path: Path, file: BinaryIO) -> Container:
     """Five pickles in a row, of which the fourth is the object and the fifth names its storages."""
     file.seek(0)
-    first = _read(file, str(path))
+    first = read_torch_pickle(file, str(path))
     if first.root != _LEGACY_MAGIC:
         raise FileError(
             "is a pickle, but not a file that torch.save wrote",
             where=str(path),
             fix="load it yourself, if you trust it, and save it with torch.save(model, path)",
         )
-    version, system, pickled, keys = (_read(file, str(path)) for _ in range(4))
+    version, system, pickled, keys = (read_torch_pickle(file, str(path)) for _ in range(4))
     order = dict(system.root.pairs).get("little_endian") if isinstance(system.root, PlainDict) else None
     named = isinstance(keys.root, list) and all(isinstance(key, str) for key in keys.root)
     if version.root != _LEGACY_VERSION or order is not True or not named:

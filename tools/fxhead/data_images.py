@@ -155,29 +155,51 @@ class ImageRows:
         return np.stack([self._sample(name) for name in self._files.images[rows]])
 
     def _sample(self, name: str) -> Array:
-        from torchvision.transforms import InterpolationMode, functional
-
-        how = self._how
-        image = _decoded(self._files.folder / name, self._mode)
-        image = functional.resize(image, how.resize, InterpolationMode.BILINEAR)
-        pixels = functional.pil_to_tensor(functional.center_crop(image, [how.crop, how.crop]))
-        if self.dtype == np.uint8:
-            return np.asarray(pixels.numpy())
-        scaled = functional.convert_image_dtype(pixels)
-        standardised: Array = functional.normalize(scaled, list(how.mean), list(how.std)).numpy()
-        return standardised.astype(self.dtype)
+        crop = cropped(decoded(self._files.folder / name, self._mode), self._how)
+        return standardised(crop, self._how, self.dtype)
 
 
-def _decoded(path: Path, mode: str) -> Image.Image:
+def cropped(image: Image.Image, how: Preparation, interpolation: str = "bilinear") -> Image.Image:
+    """The image resized, and cut square from its centre."""
+    from torchvision.transforms import InterpolationMode, functional
+
+    resized = functional.resize(image, how.resize, InterpolationMode(interpolation))
+    crop: Image.Image = functional.center_crop(resized, [how.crop, how.crop])
+    return crop
+
+
+def standardised(crop: Image.Image, how: Preparation, dtype: np.dtype[Any]) -> Array:
+    """``[C, H, W]`` of what ``cropped`` gave: scaled to 0 … 1 and standardised, or the pixels for uint8."""
+    from torchvision.transforms import functional
+
+    pixels = functional.pil_to_tensor(crop)
+    if dtype == np.uint8:
+        return np.asarray(pixels.numpy())
+    scaled = functional.convert_image_dtype(pixels)
+    values: Array = functional.normalize(scaled, list(how.mean), list(how.std)).numpy()
+    return values.astype(dtype)
+
+
+def decoded(path: Path, mode: str) -> Image.Image:
+    """The image upright and in ``mode`` (``"RGB"`` or ``"L"``), transparency left out.
+
+    Raises:
+        FileError: it is damaged, no image, or of more than 16 bits a channel.
+    """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
+            is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+            upright = ImageOps.exif_transpose(image)
+            if is_16_bit:
+                return Image.fromarray(_eight_bits(np.asarray(upright))).convert(mode)
             if image.mode.startswith(("I", "F")):
                 raise FileError(
-                    "has more than 8 bits a channel", where=str(path), fix="convert it to 8 bits first"
+                    "has more than 16 bits a channel", where=str(path), fix="convert it to 8 bits first"
                 )
-            return ImageOps.exif_transpose(image).convert(mode)
+            # from a palette with transparency, Pillow goes to RGB by way of RGBA only
+            return (upright.convert("RGBA") if image.mode == "P" else upright).convert(mode)
     except FileError:
         raise
     except Exception as error:  # decoders of damaged files raise anything
@@ -187,3 +209,8 @@ def _decoded(path: Path, mode: str) -> Image.Image:
             where=str(path),
             fix="repair it or take it out of the folder",
         ) from error
+
+
+def _eight_bits(values: Array) -> NDArray[np.uint8]:
+    """Values of 16 bits as the nearest of 8."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -36,9 +36,8 @@ class DataOptions:
         if self.path is not None and self.samples is not None:
             what = "all samples of --inputs are run, no random ones"
             raise InputError(what, where="--samples", fix="leave one or the other out")
-        if self.size is not None and not 0 < self.size[1] <= self.size[0] <= LARGEST:
-            what = f"sides lie between 1 and {LARGEST}, the crop is not the longer one"
-            raise InputError(what, where="--size", fix="write it as 224 or 256,224")
+        if self.size is not None:
+            require_size(self.size)
         is_folder = self.path is not None and Path(self.path).is_dir()
         for option, value in (("--size", self.size), ("--mean", self.mean), ("--std", self.std)):
             if value and not is_folder:
@@ -56,6 +55,17 @@ def parse_size(text: str) -> tuple[int, int]:
         raise InputError(f"{text!r} is no size", where="--size", fix="write it as 224 or 256,224")
     sides = [int(part) for part in parts]
     return (sides[0], sides[1]) if len(sides) == 2 else (resized_from(sides[0]), sides[0])
+
+
+def require_size(size: tuple[int, int]) -> None:
+    """Returns where images can be resized and cropped so.
+
+    Raises:
+        InputError: a side is none, too long, or the crop's is the longer one.
+    """
+    if not 0 < size[1] <= size[0] <= LARGEST:
+        what = f"sides lie between 1 and {LARGEST}, the crop is not the longer one"
+        raise InputError(what, where="--size", fix="write it as 224 or 256,224")
 
 
 def parse_numbers(text: str, option: str) -> tuple[float, ...]:

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
-from fxhead.functions import find_function, is_attribute, is_method
-from fxhead.pickles import unwarned
+from export.untrusted.functions import find_function, is_attribute, is_method
+from export.untrusted.pickles import unwarned
 
 _MAX_CODE = 20_000_000
 _MAX_NESTING = 60

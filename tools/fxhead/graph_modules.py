@@ -10,11 +10,11 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.utils._pytree import TreeSpec, treespec_loads
 
-from fxhead.allowed import LEAF_SPECS, TREE_SPEC, tree_type
-from fxhead.functions import find_function, is_attribute, is_method
+from export.untrusted.allowed import LEAF_SPECS, TREE_SPEC, tree_type
+from export.untrusted.functions import find_function, is_attribute, is_method
+from export.untrusted.pickle_records import Global, Made, PickleError, PlainDict
 from fxhead.graph_code import CodeError, read_graph
 from fxhead.objects import Objects
-from fxhead.pickles import Global, Made, PickleError, PlainDict
 from fxpasses import undo
 from fxpasses.emit import named_functions
 

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fxhead.archive import open_regular
+from export.untrusted.archive import open_regular
+from export.untrusted.pickle_records import PickleError
 from fxhead.pickle_edit import SpannedPickle, edited, read_spanned
-from fxhead.pickles import PickleError
 from fxhead.stored_tensors import Edit, storage_of
 from fxhead.streams import Copier, Region, copy_with
 from fxpasses.errors import FileError

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fxhead.allowed import Allowed
+from export.programs import read_program
+from export.untrusted.allowed import Allowed
 from fxhead.architectures import build, importable_here, is_weight_file
 from fxhead.checkpoints import Fit, load_checkpoint, load_state
 from fxhead.containers import Container, Kind, recognise
-from fxhead.programs import read_program
 from fxhead.publish import settle
 from fxhead.sources import FORMS, Source, SourceKind
 from fxhead.unpickle import listed, load_trusted, make_module

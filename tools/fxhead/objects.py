@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxhead.allowed import GRAPH_MODULE, PARTIAL, Allowed, plain_value
-from fxhead.pickles import Global, Made, Persistent, PickleError, PlainDict, PlainSet
+from export.untrusted.allowed import GRAPH_MODULE, PARTIAL, Allowed, plain_value
+from export.untrusted.pickle_records import Global, Made, Persistent, PickleError, PlainDict, PlainSet
 from fxhead.tensors import Storages, tensor
 
 _MAX_DEPTH = 120

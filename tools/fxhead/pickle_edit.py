@@ -11,18 +11,17 @@ Source:
 from __future__ import annotations
 
 import dataclasses
-import pickletools
 import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-from fxhead.pickles import _MARK, Persistent, PickleError, _Bounded, _Machine, unwarned
+from export.untrusted.pickle_records import Persistent
+from export.untrusted.pickles import MARK, Instruction, PickleMachine
 from fxhead.stored_tensors import SIZE, STRIDE, Edit
 from fxpasses.errors import PlanError
 
 Span = tuple[int, int]
-Instruction = tuple[pickletools.OpcodeInfo, Any, int | None]
 _PUTS = frozenset({"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"})
 _GETS = frozenset({"BINGET", "LONG_BINGET", "GET"})
 _FRAME_BYTES = 9
@@ -60,15 +59,9 @@ def read_spanned(file: BinaryIO) -> SpannedPickle:
         PickleError: it is damaged, or has an instruction that only an attack would.
     """
     start = file.tell()
-    machine = _Machine()
+    machine = PickleMachine()
     watch = _Watch(machine)
-    try:
-        with unwarned():
-            root = machine.run(watch.watched(pickletools.genops(cast(Any, _Bounded(file)))))
-    except PickleError:
-        raise
-    except (ValueError, IndexError, KeyError, EOFError, UnicodeError, OverflowError, MemoryError) as error:
-        raise PickleError(f"the pickle is damaged ({error})") from error
+    root = machine.read(file, watch.watched)
     return SpannedPickle(
         root=root,
         start=start,
@@ -84,7 +77,7 @@ def read_spanned(file: BinaryIO) -> SpannedPickle:
 class _Watch:
     """Notes where what lies on a machine's stack was written, by looking at it between instructions."""
 
-    def __init__(self, machine: _Machine) -> None:
+    def __init__(self, machine: PickleMachine) -> None:
         self.machine = machine
         self.spans: list[Span] = []
         self.elements: dict[int, tuple[tuple[Any, ...], list[Span]]] = {}
@@ -105,7 +98,7 @@ class _Watch:
     def marked(self) -> list[Span]:
         """Places of what lies above the topmost mark."""
         stack = self.machine.stack
-        above = next((n for n, value in enumerate(reversed(stack)) if value is _MARK), 0)
+        above = next((n for n, value in enumerate(reversed(stack)) if value is MARK), 0)
         return self.spans[len(stack) - above :]
 
     def settle(self, name: str, start: int, elements: list[Span] | None, *, end: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from fxhead.archive import ZIP_MAGIC, open_regular
+from export.untrusted.archive import ZIP_MAGIC, open_regular
 from fxhead.checkpoint_edits import Conversion, find_edits
 from fxhead.checkpoint_survey import survey
 from fxhead.inert_names import unknown_names

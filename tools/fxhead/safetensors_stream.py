@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fxhead.archive import open_regular
-from fxhead.pickles import PlainDict
+from export.untrusted.archive import open_regular
+from export.untrusted.pickle_records import PlainDict
 from fxhead.stored_tensors import Edit, Storage, StoredTensor
 from fxhead.streams import Copier, Region, copy_with
 from fxpasses.errors import FileError

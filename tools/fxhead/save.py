@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fxhead.programs import PROGRAM_SUFFIX, is_program_file, program_bytes
+from export.programs import PROGRAM_SUFFIX
+from fxhead.programs import is_program_file, program_bytes
 from fxhead.sources import Source
 from fxpasses.errors import FileError, InputError
 from fxpasses.report import Form

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fxhead.pickles import Global, Made, Persistent, PlainDict
+from export.untrusted.pickle_records import Global, Made, Persistent, PlainDict
 from fxpasses.errors import FileError
 from fxpasses.plan import WeightMove
 from fxpasses.report import Form

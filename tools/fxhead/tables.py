@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.markup import escape
 
+from fxhead.cam.outcome import CamOutcome
 from fxhead.fitting import FittingTable
 from fxhead.memory import memory_lines
 from fxhead.replays import replay_lines
@@ -44,6 +45,8 @@ def outcome_lines(outcome: Outcome) -> Iterator[RenderableType]:
         yield from replay_lines(outcome)
     elif isinstance(outcome, ConvertOutcome):
         yield from _convert_lines(outcome)
+    elif isinstance(outcome, CamOutcome):
+        yield from _cam_lines(outcome)
 
 
 def _convert_lines(outcome: ConvertOutcome) -> Iterator[RenderableType]:
@@ -124,6 +127,28 @@ def _check_lines(outcome: CheckOutcome) -> Iterator[RenderableType]:
     if outcome.files:
         yield ""
         yield _file_table(outcome.files)
+
+
+def _cam_lines(outcome: CamOutcome) -> Iterator[RenderableType]:
+    yield _model_line(outcome.model)
+    if not outcome.images:
+        yield from _miss_lines(outcome.misses)
+        yield ""
+        reason = "its head cannot stand before a pool" if outcome.misses else "it has no head behind a pool"
+        yield f"[bold]no maps[/]: {reason}; nothing was written"
+        return
+    yield ""
+    table = FittingTable(
+        "image", "class", "logit", "highest score", "at x, y", right=("logit", "highest score")
+    )
+    for image in outcome.images:
+        for record in image.classes:
+            x, y = record.peak_at
+            name = str(image.path) if record is image.classes[0] else ""
+            table.add(name, record.name, f"{record.logit:.3f}", f"{record.peak:.3f}", f"{x:.0f}, {y:.0f}")
+    yield table
+    yield ""
+    yield _file_table(outcome.files)
 
 
 def _model_line(model: ModelInfo, *, with_container: bool = False) -> str:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import torch
 
-from fxhead.allowed import STORAGES, UNTYPED
-from fxhead.archive import Archive
-from fxhead.pickles import Global, Persistent, PickleError
+from export.untrusted.allowed import STORAGES, UNTYPED
+from export.untrusted.archive import Archive
+from export.untrusted.pickle_records import Global, Persistent, PickleError
 
 _KEY = re.compile(r"\w+", re.ASCII)
 _MAX_EXPANDED = 1 << 24

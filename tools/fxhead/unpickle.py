@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxhead.allowed import Allowed
+from export.untrusted.allowed import Allowed
+from export.untrusted.pickle_records import Global, Made, PickleError, PlainDict
 from fxhead.architectures import brief, importable_here
 from fxhead.containers import Container, Kind
 from fxhead.graph_modules import make_graph_module
 from fxhead.objects import Objects
-from fxhead.pickles import Global, Made, PickleError, PlainDict
 from fxhead.tensors import ArchiveStorages, LegacyStorages, Storages
 from fxpasses.errors import FileError
 

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fxhead.archive import Archive, Member, open_archive
+from export.untrusted.archive import Archive, Member, open_archive
+from export.untrusted.pickle_records import PickleError
 from fxhead.pickle_edit import SpannedPickle, edited, read_spanned
-from fxhead.pickles import PickleError
 from fxhead.stored_tensors import Edit
 from fxhead.streams import Copier, Region, copy_with
 from fxpasses.errors import FileError, InputError

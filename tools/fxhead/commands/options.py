@@ -11,11 +11,12 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 scope_option = click.option(
     "--scope",
-    type=click.Choice(["head", "pooled", "unfolded"]),
+    type=click.Choice(["head", "pooled", "all", "unfolded"]),
     default="head",
     show_default=True,
     help="head: what leads from the pool to the output; pooled: also squeeze-excite and other side branches; "
-    "unfolded: to conv, only what --to unfold wrote, or is written like it.",
+    "all: also every Linear and 1×1 convolution on whole maps and tokens; unfolded: to conv, only what --to "
+    "unfold wrote, or what is written like it.",
 )
 providers_option = click.option(
     "--providers",

@@ -91,10 +91,10 @@ def study_command(as_json: bool, **given: Any) -> ExitCode:
     """
 
     def job() -> Outcome:
-        from fxhead.study.extra import require_extra
+        from fxhead.extras import require_extra
         from fxhead.study.settings import study_options
 
-        require_extra()
+        require_extra("study")
         from fxhead.study.run_study import run_study
 
         return run_study(study_options(**given), render.TerminalProgress())

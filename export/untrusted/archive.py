@@ -145,10 +145,12 @@ def _checked(archive: zipfile.ZipFile, file: BinaryIO, size: int, where: str) ->
     if len(infos) > _MAX_MEMBERS:
         raise _hostile(f"the archive has {len(infos):,} members", where)
     members: dict[str, Member] = {}
+    names: set[str] = set()
     for info in infos:
         _require_plain_name(info, where)
-        if info.orig_filename in members or info.filename in members:
+        if info.filename.lower() in names:  # torch's reader takes either of "a" and "A" for the other
             raise _hostile(f"the archive has {info.filename!r} twice", where)
+        names.add(info.filename.lower())
         members[info.filename] = _member(info, file, size, where)
     inflated = sum(member.size for member in members.values() if not member.is_stored)
     if inflated > _MAX_INFLATED_BYTES:

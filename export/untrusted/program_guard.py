@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from fxhead.allowed import PARTIAL, Allowed
-from fxhead.archive import ZIP_MAGIC, Archive, open_archive
-from fxhead.containers import pickle_of
-from fxhead.functions import find_function
-from fxhead.pickles import unwarned
+from export.untrusted.allowed import PARTIAL, Allowed
+from export.untrusted.archive import ZIP_MAGIC, Archive, open_archive
+from export.untrusted.functions import find_function
+from export.untrusted.pickles import unwarned
+from export.untrusted.torch_archives import is_compiled, is_program, pickle_of, seen_names
 from fxpasses.errors import FileError
 
 _MAX_EXPRESSION = 10_000
@@ -58,21 +58,34 @@ def require_safe(archive: Archive) -> None:
     Raises:
         FileError: something could; the message says what.
     """
+    if is_compiled(archive):
+        raise FileError(
+            "is a program compiled by AOTInductor",
+            where=archive.where,
+            fix="give the program that it was compiled from",
+        )
+    if not is_program(archive):
+        raise FileError(
+            "is not a file that torch.export.save wrote, or is damaged",
+            where=archive.where,
+            fix="save it again with torch.export.save(program, path)",
+        )
     try:
-        for name in archive.names():
-            if name.startswith("models/") or name == "serialized_exported_program.json":
+        for name, seen in seen_names(archive):
+            if seen.startswith("models/") or seen == "serialized_exported_program.json":
                 _require_safe_program(_json(archive, name))
-            elif name.endswith(("_weights_config.json", "_constants_config.json")):
+            elif seen.endswith(("_weights_config.json", "_constants_config.json")):
                 for pickled in _payloads(_json(archive, name)):
                     folder = name.rpartition("/")[0]
                     _require_tensors(archive, f"{folder}/{pickled}")
-            elif _PICKLED.fullmatch(name) or name in _OLD_PICKLED:
+            elif _PICKLED.fullmatch(seen) or seen in _OLD_PICKLED:
                 _require_tensors(archive, name)
     except GuardError as error:
         raise FileError(
             f"is an exported program that {error}",
             where=archive.where,
-            fix="export the model again with torch.export.save; --trust loads it and runs whatever it says",
+            fix="export the model again with torch.export.save; fxhead's --trust, as torch.export.load does, "
+            "loads it and runs whatever it says",
         ) from error
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxhead.pickles import Global
+from export.untrusted.pickle_records import Global
 from fxpasses.errors import InputError
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)

@@ -1,0 +1,312 @@
+"""``fxhead cam``: the maps are those of the paper, whatever the model came in; all files, or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
+
+from export import export_onnx
+from fxhead.cam.labels import choose_classes, read_labels
+from fxhead.cam.overlay import Scale, overlay
+from fxhead.cam.preset import Preset, find_preset
+from fxhead.cam.run_images import box_of
+from fxhead.data_images import Preparation, cropped
+from fxhead.sources import Source
+from fxpasses.errors import FxHeadError, InputError
+
+Run = Callable[..., Any]
+Written = Callable[[], set[str]]
+
+SIZE = ("--size", "24,16")
+HOW = Preparation(resize=24, crop=16, mean=(0.0,) * 3, std=(1.0,) * 3)
+PRESET = ImageClassification(crop_size=16, resize_size=24, interpolation=InterpolationMode.BILINEAR)
+ORIENTATION = 0x0112
+
+
+def pixels(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def photos(folder: Path) -> Path:
+    """Three images of different sizes."""
+    (folder / "photos").mkdir()
+    for index, (height, width) in enumerate(((40, 60), (50, 30), (33, 33))):
+        Image.fromarray(pixels(height, width, seed=index)).save(folder / "photos" / f"{index}.png")
+    return Path("photos")
+
+
+def load(path: str = "model.pt") -> nn.Module:
+    module: nn.Module = torch.load(path, weights_only=False)
+    return module.eval()
+
+
+def prepared(photos: Path) -> Tensor:
+    images = (Image.open(path).convert("RGB") for path in sorted(photos.iterdir()))
+    return torch.stack([PRESET(image) for image in images])
+
+
+def maps_of_the_paper(net: nn.Module, x: Tensor) -> Tensor:
+    """M_c(x, y) = Σ_k w_k^c f_k(x, y), in float64, and the bias at every place.
+
+    Source:
+        Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, equation (2).
+    """
+    net = net.double()
+    with torch.no_grad():
+        features = net.features(x.double())
+        summed = sum(net.fc.weight[:, k, None, None] * features[:, None, k] for k in range(features.shape[1]))
+        return summed + net.fc.bias[:, None, None]
+
+
+def test_maps_are_those_of_the_paper(run: Run, net: Path, photos: Path) -> None:
+    done = run("cam", "model.pt", "photos", "-o", "out", *SIZE, "--batch", "2", "--json")
+    assert done.code == 0, done.err
+    x = prepared(photos)
+    expected = maps_of_the_paper(load(), x)
+    with np.load("out/maps.npz") as arrays:
+        found = dict(arrays)
+    assert found["maps"].dtype == found["logits"].dtype == np.float32
+    assert found["maps"].shape == (3, 3, 16, 16)
+    classes = expected.mean((2, 3)).argsort(1, descending=True)[:, :3]
+    np.testing.assert_array_equal(found["classes"], classes)
+    chosen = torch.stack([maps[own] for maps, own in zip(expected, classes, strict=True)])
+    # 27 products for a feature, 8 for a score: far fewer roundings than this
+    scale = 64 * np.finfo(np.float32).eps * float(expected.abs().max())
+    np.testing.assert_allclose(found["maps"], chosen, rtol=0, atol=scale)
+    with torch.no_grad():
+        np.testing.assert_allclose(found["logits"], load()(x), rtol=0, atol=scale)
+    np.testing.assert_array_equal(found["images"], [f"photos/{index}.png" for index in range(3)])
+    np.testing.assert_array_equal(found["sizes"], [(40, 60), (50, 30), (33, 33)])
+    for index, image in enumerate(done.document["images"]):
+        first = image["classes"][0]
+        row, column = divmod(int(chosen[index, 0].argmax()), 16)
+        left, top, right, bottom = found["boxes"][index]
+        cell = (right - left) / 16, (bottom - top) / 16
+        assert first["peak_at"] == pytest.approx(
+            [left + (column + 0.5) * cell[0], top + (row + 0.5) * cell[1]]
+        )
+        assert first["index"] == classes[index, 0]
+        assert first["peak"] == pytest.approx(float(chosen[index, 0].max()), rel=1e-5)
+
+
+def test_a_model_gives_the_same_maps_from_every_file(run: Run, net: Path, photos: Path) -> None:
+    module, x = load(), torch.randn(2, 3, 16, 16)
+    torch.export.save(
+        torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("n")},)), "m.pt2"
+    )
+    export_onnx(module, x, "linear.onnx")
+    assert run("rewrite", "model.pt", "--to", "dense", "--with-map", "-o", "dense.pt").code == 0
+    torch.save(module.state_dict(), "weights.pth")
+    sources = (
+        ("model.pt",),
+        ("m.pt2",),
+        ("dense.pt",),
+        ("linear.onnx",),
+        ("nets:build", "--weights", "weights.pth"),
+    )
+    found = []
+    for index, (source, *options) in enumerate(sources):
+        done = run("cam", source, "photos", "-o", f"out{index}", *SIZE, "--classes", "4,0", *options)
+        assert done.code == 0, (source, done.err)
+        with np.load(f"out{index}/maps.npz") as arrays:
+            np.testing.assert_array_equal(arrays["classes"], [[4, 0]] * 3)
+            found.append(arrays["maps"])
+    for maps in found[1:]:
+        np.testing.assert_allclose(maps, found[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_command_gives_the_same_bytes(run: Run, net: Path, photos: Path) -> None:
+    for out in ("one", "two"):
+        assert run("cam", "model.pt", "photos", "-o", out, *SIZE, "--top", "1").code == 0
+    names = {path.name for path in Path("one").iterdir()}
+    assert names == {"0.cam.png", "1.cam.png", "2.cam.png", "sheet.png", "maps.npz"}
+    for name in names:
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes(), name
+    assert run("cam", "model.pt", "photos", "-o", "one", *SIZE, "--top", "1").code == 2  # they exist
+    assert run("cam", "model.pt", "photos", "-o", "one", *SIZE, "--top", "1", "--force").code == 0
+
+
+def test_images_of_every_kind_are_drawn(run: Run, net: Path, folder: Path) -> None:
+    (folder / "many").mkdir()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(pixels(40, 60)).save("many/turned.jpg", exif=exif)
+    Image.fromarray(pixels(40, 60, 1)).save("many/grey.png")
+    Image.fromarray(pixels(40, 60, 4)).save("many/alpha.png")
+    Image.fromarray(pixels(40, 60, 4)).convert("CMYK").save("many/cmyk.jpg")
+    Image.fromarray(pixels(40, 60)).quantize(16).save("many/palette.png", transparency=bytes(16))
+    Image.fromarray(pixels(40, 60, 1).astype(np.uint16) * 257).save("many/deep.png")
+    Image.fromarray(pixels(8, 300)).save("many/grey.gif")
+    done = run("cam", "model.pt", "many", "-o", "out", *SIZE, "--top", "1", "--json")
+    assert done.code == 0, done.err
+    images = {Path(image["path"]).name: image for image in done.document["images"]}
+    assert len(images) == 7
+    assert images["turned.jpg"]["size"] == [60, 40]
+    assert {Path(images[name]["picture"]).name for name in ("grey.gif", "grey.png")} == {
+        "grey.cam.png",
+        "grey.2.cam.png",
+    }
+    with np.load("out/maps.npz") as arrays:
+        names = [Path(str(name)).name for name in arrays["images"]]
+        deep, grey = (arrays["maps"][names.index(name)] for name in ("deep.png", "grey.png"))
+    np.testing.assert_array_equal(deep, grey)
+    for image in images.values():
+        with Image.open(image["picture"]) as picture:
+            assert picture.height > 300
+            assert picture.width > 600
+
+
+def test_a_damaged_image_leaves_nothing(run: Run, net: Path, photos: Path, written: Written) -> None:
+    whole = Path("photos/1.png").read_bytes()
+    Path("photos/1.png").write_bytes(whole[: len(whole) // 2])
+    done = run("cam", "model.pt", "photos", "-o", "out", *SIZE, "--batch", "1")
+    assert (done.code, done.out) == (2, "")
+    assert "photos/1.png: cannot be read as an image" in done.err
+    assert written() == {"photos"}
+
+
+def test_a_head_that_is_not_affine_has_no_maps(run: Run, photos: Path, written: Written) -> None:
+    done = run("cam", "torchvision:mobilenet_v3_small", "photos", "-o", "out")
+    assert done.code == 1
+    assert "NONLINEAR" in done.out
+    assert "no maps" in done.out
+    assert written() == {"photos"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("model.pt", "gone.png"), "gone.png: no such file"),
+        (("model.pt", "nets.py"), "nets.py: cannot be read as an image"),
+        (("model.pt", "photos", "--classes", "5"), "the model has 5 classes"),
+        (("model.pt", "photos", "--labels", "two.txt"), "2 labels for 5 classes"),
+        (("model.pt", "photos", "--labels", "gone.txt"), "gone.txt: cannot be read"),
+        (("model.pt", "photos", "--size", "16,24"), "sides lie between"),
+        (("model.pt", "photos", "--mean", "1,2"), "2 values for 3 channels"),
+        (("model.pt", "photos", "-o", "nets.py"), "is no folder"),
+        (("wrong.onnx", "photos"), "the mean of the map from 'map' is not the output 'logits'"),
+        (("hidden.onnx", "photos"), "is no affine function of a pooled map"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    run: Run, net: Path, photos: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    Path("two.txt").write_text("cat\ndog\n")
+    write_onnx("wrong.onnx", outputs=("logits", "map"))
+    write_onnx("hidden.onnx", outputs=("logits",))
+    done = run("cam", *arguments, *([] if "--size" in arguments else SIZE))
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err
+    assert not Path("fxhead-cam").exists()
+
+
+def write_onnx(path: str, outputs: tuple[str, ...]) -> None:
+    """A graph whose logits are the ReLU of the mean of its map."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["map"]),
+        helper.make_node("GlobalAveragePool", ["map"], ["pooled"]),
+        helper.make_node("Relu", ["pooled"], ["high"]),
+        helper.make_node("Flatten", ["high"], ["logits"]),
+    ]
+    value = helper.make_tensor_value_info
+    shapes = {"logits": ["n", 2], "map": ["n", 2, 16, 16]}
+    weight = np.array([1.0, -1.0], np.float32).reshape(2, 1, 1, 1).repeat(3, 1)
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [value("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [value(name, TensorProto.FLOAT, shapes[name]) for name in outputs],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "cat\nwhite  dog\nant, red\n",
+        json.dumps(["cat", "white dog", "ant, red"]),
+        json.dumps({"0": ["n1", "cat"], "2": ["n3", "ant, red"], "1": ["n2", "white dog"]}),
+        json.dumps({"cat": 0, "ant, red": 2, "white dog": 1}),
+    ],
+    ids=["lines", "list", "imagenet", "class_to_idx"],
+)
+def test_labels_are_read_in_every_form(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "labels"
+    path.write_text(content)
+    labels = read_labels(path)
+    assert labels == ("cat", "white dog", "ant, red")
+    assert choose_classes(("White Dog,0", "ant, red", "1"), labels, 3) == (1, 0, 2)
+
+
+@pytest.mark.parametrize("content", ["", "cat\n\ndog\n", "[1, 2]", '{"1": "cat"}', "{", "\ud800"])
+def test_what_are_no_labels_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "labels"
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(FxHeadError):
+        read_labels(path)
+
+
+def test_an_unknown_label_suggests_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'goldfish'"):
+        choose_classes(("goldfsh",), ["goldfish", *map(str, range(100))], 101)
+
+
+def test_torchvisions_models_get_torchvisions_preparation() -> None:
+    found = find_preset(Source.parse("torchvision:efficientnet_v2_s"), None)
+    assert (found.size, found.interpolation, found.labels) == ((384, 384), "bilinear", ())
+    named = find_preset(Source.parse("torchvision:efficientnet_b1"), "IMAGENET1K_V1")
+    assert (named.size, named.interpolation) == ((256, 240), "bicubic")
+    assert named.labels[1] == "goldfish"
+    assert find_preset(Source.parse("nets:build"), None) == Preset()
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 40), (40, 60), (33, 100)])
+def test_the_box_is_where_the_crop_was(width: int, height: int) -> None:
+    """Pixels that say where they are still say it in the crop."""
+    image = Image.merge(
+        "RGB",
+        [
+            Image.fromarray(np.broadcast_to(2.0 * np.arange(width)[None], (height, width)).astype(np.uint8)),
+            Image.fromarray(
+                np.broadcast_to(2.0 * np.arange(height)[:, None], (height, width)).astype(np.uint8)
+            ),
+            Image.new("L", (width, height)),
+        ],
+    )
+    crop = np.asarray(cropped(image, HOW), np.float64) / 2
+    left, top, right, bottom = box_of(width, height, HOW)
+    middles = (np.arange(16) + 0.5) / 16
+    for axis, low, high in ((0, left, right), (1, top, bottom)):
+        said = crop[8, :, 0] if axis == 0 else crop[:, 8, 1]
+        np.testing.assert_allclose(said, low + middles * (high - low) - 0.5, atol=0.55)
+
+
+def test_an_overlay_is_as_bright_as_its_image_and_coloured_by_its_score() -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[:, 20:] = 255
+    scores = np.array([[0.0, 0.0], [1.0, 1.0]], np.float32)
+    drawn = overlay(image, scores, Scale.of(scores)).astype(int)
+    (dark_low, light_low), (dark_high, light_high) = drawn[0, [0, -1]], drawn[-1, [0, -1]]
+    # viridis goes from violet to yellow
+    assert dark_low[2] > dark_low[1]
+    assert dark_high[1] > dark_high[2]
+    for dark, light in ((dark_low, light_low), (dark_high, light_high)):
+        assert (light > dark).all()
+    assert drawn.max() < 256
+    flat = np.full((2, 2), 3.0, np.float32)
+    assert overlay(image, flat, Scale.of(flat)).shape == (40, 40, 3)

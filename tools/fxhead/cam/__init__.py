@@ -1,0 +1,1 @@
+"""``fxhead cam``: where in an image each class gets its score, drawn over the image."""

@@ -1,0 +1,51 @@
+"""Which images are drawn, and what their pictures are called."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from fxhead.data_images import list_images
+from fxpasses.errors import FileError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """An image to draw.
+
+    Attributes:
+        path: where it is.
+        picture: file name of the picture that is drawn of it.
+    """
+
+    path: Path
+    picture: str
+
+
+def find_images(arguments: Sequence[str]) -> tuple[ImageFile, ...]:
+    """The images that were named, each once: files as they are, and those in folders in sorted order.
+
+    Raises:
+        FileError: one is missing, or a folder holds no images.
+    """
+    paths = list(dict.fromkeys(path for argument in arguments for path in _paths(Path(argument))))
+    seen: Counter[str] = Counter()
+    images = []
+    for path in paths:
+        # file systems may not tell "A.jpg" from "a.jpg"
+        seen[path.stem.lower()] += 1
+        count = seen[path.stem.lower()]
+        stem = path.stem if count == 1 else f"{path.stem}.{count}"
+        images.append(ImageFile(path=path, picture=f"{stem}.cam.png"))
+    return tuple(images)
+
+
+def _paths(path: Path) -> list[Path]:
+    if path.is_dir():
+        return [path / name for name in list_images(path).images]
+    if not path.is_file():
+        reason = "is no regular file" if path.exists() else "no such file"
+        raise FileError(reason, where=str(path), fix="give image files, or folders of them")
+    return [path]

@@ -1,0 +1,147 @@
+"""An ONNX file that gives its map of scores: as an output, or computed from the features before its pool.
+
+What ``rewrite --to dense --with-map`` wrote has the map as an output. Any other classifier's map is what its
+pool averages, with the sites after the pool applied to it: its features become an output of a copy of the
+graph in memory, and the map ``W · features + b`` is computed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.heads import OnnxSubject
+from export.inputs import InputSpec, declared_inputs
+from export.terms import SOFTMAX, Affine, Kind, Term, affine_of
+from fxhead.cam.scorer import Scores
+from fxhead.sources import Source
+from fxhead.specs import Hint, Shapes, filled
+from fxpasses.errors import CheckError, InputError
+
+_PROVIDER = "cpu"
+_FIX = "give the model that it was exported from, or a file that fxhead rewrite --to dense --with-map wrote"
+_AFTER_LOGITS = (SOFTMAX, "sigmoid")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Plan:
+    """How the map is computed.
+
+    Attributes:
+        logits: name of the value that the mean of the map has to be.
+        features: name of the value that the pool averages.
+        sites: what is applied to it, in this order.
+    """
+
+    logits: str
+    features: str
+    sites: tuple[Affine, ...]
+
+    def maps(self, features: NDArray[Any]) -> NDArray[Any]:
+        """``[N, K, h, w]`` of features ``[N, C, h, w]``."""
+        found = features
+        for site in self.sites:
+            found = np.einsum("oc,nchw->nohw", site.weight, found, optimize=True)
+            found = found if site.bias is None else found + site.bias[:, None, None]
+        return found
+
+
+class OnnxScorer:
+    """An ONNX file on ONNX Runtime's CPU provider.
+
+    Args:
+        source: the file.
+        given: shapes of its inputs, batch first, where the user says them.
+        side: height and width of the images, where the user says that.
+
+    Raises:
+        CheckError: the file is no ONNX model.
+        InputError: it has no map, or several inputs, or takes another shape.
+    """
+
+    def __init__(self, source: Source, given: Shapes, side: int | None) -> None:
+        self._path = Path(source.name)
+        subject = OnnxSubject(self._path)
+        specs = declared_inputs(subject)
+        if len(specs) != 1:
+            raise InputError(f"has {len(specs)} inputs, an image is one", where=source.text, fix=_FIX)
+        self.spec: InputSpec = filled(specs, _hint(specs[0], given, side), source)[0]
+        self.fixed_batch = subject.fixed_batch
+        extents = tuple(extent for extent in self.spec.shape or () if extent is not None)
+        if len(extents) != 3:
+            raise InputError(
+                f"input {self.spec.name!r} leaves its shape open", where=source.text, fix="give --size"
+            )
+        if extents != specs[0].shape:  # what is not known before these are
+            subject = OnnxSubject(self._path, extents=(extents,))
+        self._plan = _mapped(subject) or _planned(subject, source.text)
+        self._session = subject.tapping((self._plan.logits, self._plan.features), _PROVIDER)
+
+    def __call__(self, batch: NDArray[Any], /) -> Scores:
+        """The maps of all classes.
+
+        Raises:
+            InputError: what the file gives is no map of its logits.
+        """
+        logits, features = self._session.run((batch,))
+        maps = self._plan.maps(features)
+        self._require_map_of(logits, maps)
+        return maps.astype(np.float32)
+
+    def _require_map_of(self, logits: NDArray[Any], maps: NDArray[Any]) -> None:
+        """Returns where the mean of the map is the logits, but for rounding.
+
+        Rounding is far below the root of the type's epsilon, another function far above it.
+        """
+        tolerance = np.sqrt(np.finfo(logits.dtype).eps) * np.abs(maps).max(initial=0.0)
+        means = maps.mean(axis=(2, 3), dtype=np.float64).reshape(logits.shape)
+        if np.abs(means - logits).max(initial=0.0) > tolerance:
+            what = f"the mean of the map from {self._plan.features!r} is not the output {self._plan.logits!r}"
+            raise InputError(what, where=str(self._path), fix=_FIX)
+
+
+def _hint(spec: InputSpec, given: Shapes, side: int | None) -> Hint | None:
+    """The input's shape as the user says it."""
+    if given:
+        return Hint(shapes=given, origin="--input-shape")
+    if side is None or spec.shape is None or len(spec.shape) != 3:
+        return None
+    return Hint(shapes=((1, spec.shape[0] or 3, side, side),), origin="--size")
+
+
+def _mapped(subject: OnnxSubject) -> _Plan | None:
+    """The plan of a file with outputs ``logits`` and ``map``."""
+    names = subject.output_names
+    return _Plan(logits="logits", features="map", sites=()) if {*names} == {"logits", "map"} else None
+
+
+def _planned(subject: OnnxSubject, where: str) -> _Plan:
+    """The plan of a classifier: from its first output down to its pool.
+
+    Raises:
+        InputError: something that is not affine stands between, or there is no average pool.
+    """
+    (output, term), sites = subject.graph.outputs[0], []
+    while term.function in _AFTER_LOGITS and len(term.operands) == 1:
+        term = term.operands[0]
+    logits = term
+    while term.kind is Kind.AFFINE:
+        sites.append(affine_of(term))
+        (term,) = term.operands
+    if term.kind is not Kind.POOL or term.function is not None or len(logits.operands) != 1:
+        what = f"output {output!r} is no affine function of a pooled map: {term.node!r} stands between"
+        raise InputError(what, where=where, fix=_FIX)
+    (features,) = term.operands
+    if features.shape is None or len(features.shape) != 3:
+        raise InputError(f"the pool {term.node!r} reads no map of an image", where=where, fix=_FIX)
+    return _Plan(logits=_named(logits), features=_named(features), sites=tuple(reversed(sites)))
+
+
+def _named(term: Term) -> str:
+    if not term.value:
+        raise CheckError("a value has no name to be tapped by", where=term.node, fix=_FIX)
+    return term.value

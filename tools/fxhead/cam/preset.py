@@ -1,0 +1,62 @@
+"""How images are prepared for a model: as it was trained on them, where that is known, or as asked."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from export.inputs import InputSpec
+from fxhead.data_images import Preparation, preparation
+from fxhead.sources import Source, SourceKind
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """What is known of a model's images; None and empty where nothing is.
+
+    Attributes:
+        size: shorter side after resizing, and both sides after cropping.
+        mean: subtracted from each channel.
+        std: divided by.
+        interpolation: of the resizing.
+        labels: names of the classes.
+    """
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    interpolation: str = "bilinear"
+    labels: tuple[str, ...] = ()
+
+    def prepared(self, spec: InputSpec) -> Preparation:
+        """The preparation for an input.
+
+        Raises:
+            InputError: the input takes no images, or a value does not fit it.
+        """
+        return preparation(spec, size=self.size, mean=self.mean, std=self.std)
+
+
+def find_preset(source: Source, weights: str | None) -> Preset:
+    """What torchvision says of its own model, or nothing.
+
+    The transform is that of the named weights, else that of the default ones; labels only of weights that
+    are named, as fresh weights and those in a file know no classes by these names.
+    """
+    if source.kind is not SourceKind.TORCHVISION:
+        return Preset()
+    from torchvision.models import get_model_weights
+    from torchvision.transforms._presets import ImageClassification
+
+    members = get_model_weights(source.name).__members__
+    chosen = members.get(weights or "DEFAULT") or members.get("DEFAULT")
+    transform = None if chosen is None else chosen.transforms()
+    if not isinstance(transform, ImageClassification):
+        return Preset()
+    labels = chosen.meta.get("categories", ()) if weights in members else ()
+    return Preset(
+        size=(transform.resize_size[0], transform.crop_size[0]),
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+        interpolation=transform.interpolation.value,
+        labels=tuple(labels),
+    )

@@ -1,0 +1,81 @@
+"""Images through a model, several at a time; one batch of them is in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxhead.cam.find_images import ImageFile
+from fxhead.cam.scorer import Scorer, Scores
+from fxhead.data_images import Preparation, cropped, decoded, standardised
+from fxpasses.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """An image and what the model made of it.
+
+    Attributes:
+        file: the image.
+        size: height and width in pixels, turned upright.
+        box: the part that the model has seen: left, top, right and bottom in these pixels.
+        crop: that part, as it was resized for the model.
+        maps: [K, h, w], of all classes.
+    """
+
+    file: ImageFile
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+    crop: Image.Image
+    maps: Scores
+
+
+def run_images(
+    files: Sequence[ImageFile], scorer: Scorer, how: Preparation, interpolation: str, batch: int
+) -> Iterator[Seen]:
+    """What the model makes of each image, in order.
+
+    Raises:
+        FileError: an image cannot be read.
+        InputError: the model does not run on images of this size, or gives no finite scores.
+    """
+    channels = (scorer.spec.shape or (3,))[0]
+    step = scorer.fixed_batch or batch
+    for start in range(0, len(files), step):
+        part = files[start : start + step]
+        images = [decoded(file.path, "L" if channels == 1 else "RGB") for file in part]
+        crops = [cropped(image, how, interpolation) for image in images]
+        rows = [standardised(crop, how, np.dtype(scorer.spec.dtype)) for crop in crops]
+        if scorer.fixed_batch is not None:
+            rows += [rows[-1]] * (step - len(rows))
+        for file, image, crop, maps in zip(part, images, crops, scorer(np.stack(rows)), strict=False):
+            _require_finite(maps, file)
+            box = box_of(image.width, image.height, how)
+            yield Seen(file=file, size=(image.height, image.width), box=box, crop=crop, maps=maps)
+
+
+def box_of(width: int, height: int, how: Preparation) -> tuple[float, float, float, float]:
+    """The crop in the pixels of the image.
+
+    Source:
+        ``torchvision.transforms.functional``: ``_compute_resized_output_size``, ``center_crop``.
+    """
+    short, long = sorted((width, height))
+    longer = int(how.resize * long / short)
+    across, down = (how.resize, longer) if width <= height else (longer, how.resize)
+    left, top = round((across - how.crop) / 2.0), round((down - how.crop) / 2.0)
+    x, y = width / across, height / down
+    return (left * x, top * y, (left + how.crop) * x, (top + how.crop) * y)
+
+
+def _require_finite(maps: NDArray[Any], file: ImageFile) -> None:
+    if not np.isfinite(maps).all():
+        what = f"the model gives scores for {file.path} that are no finite numbers"
+        raise InputError(what, fix="check its weights, and --mean and --std")

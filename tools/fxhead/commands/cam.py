@@ -1,0 +1,121 @@
+"""``fxhead cam``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fxhead import render
+from fxhead.commands.finish import finish
+from fxhead.commands.options import source_options, trace_option
+from fxhead.results import ExitCode
+from fxhead.sources import Source
+
+if TYPE_CHECKING:
+    from fxhead.results import Outcome
+
+
+@click.command("cam")
+@click.argument("source")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    default="fxhead-cam",
+    show_default=True,
+    help="Folder for the pictures, the sheet and maps.npz.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1, 20),
+    default=3,
+    show_default=True,
+    help="Draw so many classes of each image, those of the highest logits.",
+)
+@click.option(
+    "--classes",
+    multiple=True,
+    metavar="3,7",
+    help="Draw these classes instead, by number or label; may be given more than once.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Names of the classes: one a line, or JSON (a list, or a dict as ImageNet's class index). "
+    "Default: those of torchvision's weights, where they are named.",
+)
+@click.option(
+    "--size",
+    metavar="CROP|SHORT,CROP",
+    help="Shorter side after resizing, and the square cut from the centre; the maps grow with it. "
+    "Default: torchvision's for its own models, else the model's input.",
+)
+@click.option(
+    "--mean", metavar="R,G,B", help="Subtracted, of 0 … 1. Default: torchvision's own, else ImageNet's."
+)
+@click.option("--std", metavar="R,G,B", help="Divided by. Default: torchvision's own, else ImageNet's.")
+@click.option(
+    "--batch", type=click.IntRange(1, 4096), default=8, show_default=True, help="Images that run at once."
+)
+@click.option("--force", is_flag=True, help="Replace files that exist; never the input.")
+@trace_option
+@source_options
+def cam_command(
+    source: str,
+    images: tuple[str, ...],
+    out: Path,
+    top: int,
+    classes: tuple[str, ...],
+    labels: Path | None,
+    size: str | None,
+    mean: str | None,
+    std: str | None,
+    batch: int,
+    force: bool,
+    way: str,
+    input_shapes: tuple[str, ...],
+    as_json: bool,
+    **loading: Any,
+) -> ExitCode:
+    """Draw where in each IMAGE the classes of SOURCE get their score: a class activation map.
+
+    The head moves before its pool, so that one forward pass gives the logits and, for every class, the map
+    of scores whose mean the logit is. Writes IMAGE.cam.png for each image, one sheet.png of several, and
+    the arrays in maps.npz: all of them, or none. IMAGE is a file or a folder; SOURCE may also be an .onnx
+    file. Needs fxhead[cam].
+    """
+
+    def job() -> Outcome:
+        from fxhead.extras import require_extra
+
+        require_extra("cam")
+        from fxhead.data_options import parse_numbers, parse_size
+        from fxhead.load import Loading
+        from fxhead.run_cam import CamOptions, run_cam
+        from fxhead.shapes import parse_shape
+
+        options = CamOptions(
+            source=Source.parse(source),
+            images=images,
+            out=out,
+            top=top,
+            classes=classes,
+            labels=labels,
+            size=None if size is None else parse_size(size),
+            mean=() if mean is None else parse_numbers(mean, "--mean"),
+            std=() if std is None else parse_numbers(std, "--std"),
+            batch=batch,
+            way=way,
+            input_shapes=tuple(parse_shape(text) for text in input_shapes),
+            loading=Loading(**loading),
+            force=force,
+        )
+        return run_cam(options, render.TerminalProgress())
+
+    return finish(job, as_json=as_json)

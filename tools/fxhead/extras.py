@@ -1,0 +1,26 @@
+"""Whether what only one command needs is installed."""
+
+from __future__ import annotations
+
+import importlib
+
+from fxpasses.errors import InputError
+
+_NEEDS = {"study": ("matplotlib", "scipy", "sklearn"), "cam": ("matplotlib",)}
+
+
+def require_extra(command: str) -> None:
+    """Returns where all that a command needs, and others do not, is installed.
+
+    Raises:
+        InputError: something is missing.
+    """
+    for name in _NEEDS[command]:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise InputError(
+                f"{name} is not installed",
+                where=f"fxhead {command}",
+                fix=f"run pip install 'fxhead[{command}]'",
+            ) from error
