@@ -133,7 +133,7 @@ class Certifier:
         self._seed = seed
         self._samples = None if inputs is None else given_samples(inputs)
         self._subjects: dict[object, tuple[Source, Subject]] = {}
-        self._exported: dict[int, OnnxSubject] = {}
+        self._exported: dict[tuple[int, bool], OnnxSubject] = {}
         self._written: dict[int, tuple[nn.Module, Path]] = {}
         self._prober = Prober(seed)
         self._pool = WeightPool()
@@ -256,7 +256,9 @@ class Certifier:
             if not by_themselves.is_reformed:
                 return by_themselves
         try:
-            a, b = self._as_file(left), self._as_file(right)
+            # between a site's forms a batch norm is part of the weights in one of them only
+            keep_norms = by_themselves is not None
+            a, b = (self._as_file(subject, keep_norms=keep_norms) for subject in (left, right))
         except ExportError as error:
             reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
             return by_themselves or Strict(head=head, upstream=nothing_compared(reason))
@@ -265,22 +267,23 @@ class Certifier:
         found = compare_files(a, b, outputs, own, trials)
         return dataclasses.replace(found, is_exported=is_exported)
 
-    def _as_file(self, subject: Subject) -> OnnxSubject:
+    def _as_file(self, subject: Subject, *, keep_norms: bool) -> OnnxSubject:
         if isinstance(subject, OnnxSubject):
             return subject
         if not isinstance(subject, ModuleSubject) or self._samples is None:
             raise InternalError(f"{subject.name} is neither a module nor a file")
         if id(subject.module) in self._written:
             return self._file(self._written[id(subject.module)][1])
-        if id(subject) not in self._exported:
+        key = id(subject), keep_norms
+        if key not in self._exported:
             batch = subject.fixed_batch
             size = batch or subject.batches((2,))[0]
             example = [torch.from_numpy(x) for x in self._samples.batch(0, size)]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "module.onnx"
-                export_onnx(subject.module, example, path, dynamic_batch=batch is None)
-                self._exported[id(subject)] = OnnxSubject(path)
-        return self._exported[id(subject)]
+                export_onnx(subject.module, example, path, dynamic_batch=batch is None, keep_norms=keep_norms)
+                self._exported[key] = OnnxSubject(path)
+        return self._exported[key]
 
     def _pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
         files = [item for item in (reference, candidate) if not isinstance(item, nn.Module)]

@@ -248,7 +248,13 @@ class _Job:
         examples = shapes.examples(_TRACE_BATCH)
         for form, model in ((before, graphs.original), (options.to, graphs.result.module)):
             with self.progress.step(f"exporting the {form} form to ONNX"):
-                export_onnx(model, examples, staging / names.onnx[form], opset=options.opset)
+                export_onnx(
+                    model,
+                    examples,
+                    staging / names.onnx[form],
+                    keep_norms=options.to is Form.UNFOLD,
+                    opset=options.opset,
+                )
         original, written = as_module(graphs.original), as_module(graphs.written)
         models: tuple[tuple[str, nn.Module | Path], ...] = (
             (options.source.text, original),
