@@ -28,6 +28,11 @@ to zero, and a product up to ``η |w|`` or ``η |x|`` where subnormal operands a
 ``η (4n + 4 + Σ|w| + Σ|x|)``, times ``1 + growth``. Half precision is held in registers in which its
 subnormals are normal, and stored with gradual underflow or flushed: ``store_tiny`` for each store.
 
+**Mean of dot products.** A site before its pool: ``mean_p fl(w·x_p + b)``. With ``M`` the mean over positions
+of the magnitudes that went in, the sites err by ``growth(n + 4, u) (|w|·M + |b|)`` on average, and the mean
+by ``growth(s + 2, u)`` of what it adds up, at most ``|w|·M + |b|`` and the errors so far. A chain of sites
+carries the mean of magnitudes and of errors along (``Spread``).
+
 **Storing in half precision.** Sums in fp32 are rounded once more; a bias, a mean or an activation may be
 an operator of its own in half precision, so up to two stores (three of a mean: sum, reciprocal, product)
 are allowed for.
@@ -199,6 +204,54 @@ def mean_interval(cells: Interval, precision: Precision) -> Interval:
     )
     value = cells.value.mean(axis=-1)
     return Interval(value=value, error=_stored(value, error, size, precision, 3, count))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """What is known of a map as a provider computed it, averaged over its positions.
+
+    Attributes:
+        mass: ``[N, C]`` bound on the mean of the magnitudes.
+        error: ``[N, C]`` bound on the mean of the errors.
+        count: how many positions there are.
+    """
+
+    mass: Float64
+    error: Float64
+    count: int
+
+
+def spread_map(cells: Interval) -> Spread:
+    """A map that was observed, or is known to lie in an interval.
+
+    Shapes:
+        cells: [N, C, S].
+    """
+    error = cells.error.mean(axis=-1)
+    return Spread(mass=np.abs(cells.value).mean(axis=-1) + error, error=error, count=cells.value.shape[-1])
+
+
+def spread_affine(x: Spread, weight: NDArray[Any], bias: NDArray[Any] | None, precision: Precision) -> Spread:
+    """A site applied at every position; see *Mean of dot products*."""
+    sizes = np.abs(np.asarray(weight, np.float64))
+    offset = np.zeros(len(sizes)) if bias is None else np.abs(np.asarray(bias, np.float64))
+    count = sizes.shape[1]
+    rate = growth(count + 4, precision.sum)
+    doubled = 2 * precision.operand + precision.operand**2
+    mass = x.mass @ sizes.T
+    lost = (4 * count + 4 + x.mass.sum(axis=1, keepdims=True) + sizes.sum(axis=1)) * (
+        precision.tiny + _TINY64
+    )
+    error = rate * ((1 + doubled) * mass + offset) + doubled * mass + lost * (1 + rate) + x.error @ sizes.T
+    error = _stored(mass + offset, error, mass, precision, 1 if bias is None else 2, count)
+    return Spread(mass=mass + offset + error, error=error, count=x.count)
+
+
+def spread_error(x: Spread, precision: Precision) -> Float64:
+    """Bound on the error of the mean over the positions, as the provider takes it."""
+    rate = growth(x.count + 2, precision.sum)
+    error = x.error + rate * x.mass + (2 * x.count + 2) * (precision.tiny + _TINY64) * (1 + rate)
+    return _stored(x.mass, error, x.mass, precision, 3, x.count)
 
 
 def _row_blocks(out: int, count: int) -> list[slice]:

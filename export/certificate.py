@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from export.commuted import is_dense
 from export.compare import Comparison, compare_heads, nothing_compared
 from export.compare_files import Strict, compare_files, compare_modules
 from export.heads import OnnxSubject
@@ -28,15 +29,17 @@ from export.layers import Prober, Walks, backbone_layer, site_name, weights_laye
 from export.measure import measure
 from export.module_subject import ModuleSubject
 from export.onnx_export import export_onnx
+from export.other_sizes import resized, size_of, why_not
 from export.programs import as_module, batches_within, fixed_batch, is_program_path, read_program
 from export.providers import is_defaults, require_known, require_provider, short_name, targets_of
-from export.results import Certificate, Status
+from export.results import Certificate, SizeResult, Status, Verdict
 from export.subjects import EAGER, Subject
 from export.tally import joined
 from export.terms import Shape, Term, affine_of
 from export.trials import Trials
 from export.verdicts import Judge, Seen
 from export.weight_pool import WeightPool
+from export.windows import check_windows, is_windowed
 from fxpasses.errors import CheckError, ExportError, InternalError
 from fxpasses.plan import WeightPlan
 
@@ -134,6 +137,9 @@ class Certifier:
         self._samples = None if inputs is None else given_samples(inputs)
         self._subjects: dict[object, tuple[Source, Subject]] = {}
         self._exported: dict[tuple[int, bool], OnnxSubject] = {}
+        # files that leave sizes open, read before the samples were known
+        self._unsized: set[Subject] = set()
+        self._moved: dict[int, tuple[Subject, Subject]] = {}
         self._written: dict[int, tuple[nn.Module, Path]] = {}
         self._prober = Prober(seed)
         self._pool = WeightPool()
@@ -163,6 +169,59 @@ class Certifier:
     def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
         """The certificate of ``candidate`` being the same function as ``reference``; see ``certify``."""
         reference, candidate = _opened(reference), _opened(candidate)
+        found = self._at_one_size(reference, candidate, plan)
+        left, right, samples = self._pair(reference, candidate)
+        is_map = is_dense(left.graph) or is_dense(right.graph)
+        order = _paired_outputs(*map(self._commuted, (left, right)))[1] if is_map else None
+        windowed = None if is_map else self._windowed(left, right)
+        if (order is None and windowed is None) or found.verdict is Verdict.BROKEN:
+            return found
+        larger = resized(samples)
+        sides = (left, right) if windowed is None else windowed[1:2]
+        refused = [f"{side.name}: {reason}" for side in sides if (reason := why_not(side, larger))]
+        if refused:
+            result = SizeResult(size=size_of(larger), verdict=None, reason=refused[0])
+        elif windowed is None:
+            result = self._at_another_size(reference, candidate, larger)
+        else:
+            result = self._on_windows(*windowed, larger)
+        return with_size(found, result)
+
+    def _at_another_size(self, reference: Opened, candidate: Opened, samples: Samples) -> SizeResult:
+        other = Certifier(samples, self._providers, seed=self._seed)
+        other._written = self._written
+        found = other._at_one_size(reference, candidate, None)
+        return SizeResult(
+            size=size_of(samples), verdict=found.verdict, reason=found.reason, statistics=found.statistics
+        )
+
+    def _windowed(self, left: Subject, right: Subject) -> tuple[Subject, Subject, PairedOutputs] | None:
+        """The classifier, the model on windows and their outputs, if the two are that."""
+        order = _paired_outputs(left, right)[1]
+        if is_windowed(left, right, order):
+            return left, right, order
+        swapped = tuple((name, j, i) for name, i, j in order)
+        return (right, left, swapped) if is_windowed(right, left, swapped) else None
+
+    def _on_windows(
+        self, classifier: Subject, other: Subject, order: PairedOutputs, samples: Samples
+    ) -> SizeResult:
+        roots = _roots(classifier, other, order)
+        walk = compare_heads(classifier.head, other.head, roots, Trials(classifier, other, self._providers))
+        failures, gaps = [], []
+        for provider in self._providers:
+            found = check_windows(classifier, other, walk, order, samples, provider)
+            failures.extend(found[0])
+            gaps.extend(found[1])
+        size = size_of(samples)
+        if failures:
+            return SizeResult(size=size, verdict=Verdict.BROKEN, reason=f"windows: {failures[0]}")
+        if gaps:
+            return SizeResult(size=size, verdict=None, reason=gaps[0])
+        reason = "every position is the classifier on its window, within its bound"
+        return SizeResult(size=size, verdict=Verdict.WITHIN_ROUNDING, reason=reason)
+
+    def _at_one_size(self, reference: Opened, candidate: Opened, plan: WeightPlan | None) -> Certificate:
         left, right, samples = self._pair(reference, candidate)
         if "onnx" in (left.dialect, right.dialect):
             for provider in self._providers:
@@ -172,6 +231,8 @@ class Certifier:
             runs_on = (EAGER,)
         if not samples.names and len(samples.rows) == len(left.input_names):
             samples = dataclasses.replace(samples, names=left.input_names)
+        if is_dense(left.graph) or is_dense(right.graph):
+            left, right = self._commuted(left), self._commuted(right)
         roots, outputs = _paired_outputs(left, right)
         heads = left.head, right.head
         trials = Trials(left, right, self._providers)
@@ -267,18 +328,31 @@ class Certifier:
         found = compare_files(a, b, outputs, own, trials)
         return dataclasses.replace(found, is_exported=is_exported)
 
+    def _commuted(self, subject: Subject) -> Subject:
+        if id(subject) not in self._moved:  # the entry holds the subject, so its id stays its own
+            self._moved[id(subject)] = subject, subject.commuted()
+        return self._moved[id(subject)][1]
+
     def _as_file(self, subject: Subject, *, keep_norms: bool) -> OnnxSubject:
+        """A file as it is; a module as what it exports to, read in the same order of pools and sites."""
         if isinstance(subject, OnnxSubject):
             return subject
         if not isinstance(subject, ModuleSubject) or self._samples is None:
             raise InternalError(f"{subject.name} is neither a module nor a file")
+        written = self._export(subject, self._samples, keep_norms=keep_norms)
+        is_moved = any(subject is moved for _, moved in self._moved.values())
+        found = self._commuted(written) if is_moved else written
+        assert isinstance(found, OnnxSubject), "a file stays one"
+        return found
+
+    def _export(self, subject: ModuleSubject, samples: Samples, *, keep_norms: bool) -> OnnxSubject:
         if id(subject.module) in self._written:
             return self._file(self._written[id(subject.module)][1])
-        key = id(subject), keep_norms
+        key = id(subject.module), keep_norms  # the subject holds the module, so its id stays its own
         if key not in self._exported:
             batch = subject.fixed_batch
             size = batch or subject.batches((2,))[0]
-            example = [torch.from_numpy(x) for x in self._samples.batch(0, size)]
+            example = [torch.from_numpy(x) for x in samples.batch(0, size)]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "module.onnx"
                 export_onnx(subject.module, example, path, dynamic_batch=batch is None, keep_norms=keep_norms)
@@ -306,10 +380,13 @@ class Certifier:
         path = Path(os.fspath(source))
         known = self._subjects.get(path)
         shapes = () if self._samples is None else tuple(tuple(rows.shape[1:]) for rows in self._samples.rows)
-        subject = _file(path, self._pool, shapes) if known is None else known[1]
+        is_read = known is not None and not (shapes and known[1] in self._unsized)
+        subject = known[1] if known is not None and is_read else _file(path, self._pool, shapes)
         self._subjects[path] = (source, subject)
         if not isinstance(subject, OnnxSubject):
             raise InternalError(f"{path} was read as {type(subject).__name__}")
+        if not shapes and any(spec.shape is None or None in spec.shape for spec in declared_inputs(subject)):
+            self._unsized.add(subject)
         return subject
 
     def _module(self, module: nn.Module) -> Subject:
@@ -325,6 +402,20 @@ class Certifier:
         )
         self._subjects[id(module)] = (module, subject)
         return subject
+
+
+def with_size(found: Certificate, other: SizeResult) -> Certificate:
+    """The certificate with what was found at another size: never better than there.
+
+    On windows of a larger map the function is measured, and its proof is that of the native size.
+    """
+    reason = f"{found.reason}; at {other.size}: {other.reason}"
+    verdict = found.verdict
+    if other.verdict in (Verdict.BROKEN, Verdict.INCONCLUSIVE):
+        verdict, reason = other.verdict, f"at {other.size}: {other.reason}"
+    elif other.reason == found.reason:
+        reason = f"{found.reason}; the same at {other.size}"
+    return dataclasses.replace(found, verdict=verdict, reason=reason, sizes=(other,))
 
 
 def _opened(source: Source) -> Opened:
@@ -348,7 +439,7 @@ def _file(path: Path, pool: WeightPool, extents: Sequence[Shape]) -> OnnxSubject
 
 def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
     """Pairs of output terms and of output positions: by name where names are equal, else by position."""
-    a, b = left.output_names, right.output_names
+    a, b = ([name for name, _ in _compared(side)] for side in (left, right))
     if not a or not b:
         raise CheckError("there is no output to compare", where=(left if not a else right).name)
     by_name = set(a) == set(b)
@@ -361,8 +452,18 @@ def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Te
             where=right.name,
             fix="export both with the same output names",
         )
-    order = tuple((name, i, b.index(name) if by_name else i) for i, name in enumerate(a))
+    places = dict(_compared(right)) if by_name else {}
+    order = tuple(
+        (name, i, places[name] if by_name else _compared(right)[number][1])
+        for number, (name, i) in enumerate(_compared(left))
+    )
     return _roots(left, right, order), order
+
+
+def _compared(side: Subject) -> list[tuple[str, int]]:
+    """Name and position of the outputs that are no maps: these are told by the outputs that they explain."""
+    maps = {found.position for found in side.maps}
+    return [(name, i) for i, name in enumerate(side.output_names) if i not in maps]
 
 
 def _roots(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:

@@ -56,7 +56,7 @@ class OutputTally:
         self._sizes.extend(size for size in sizes if size not in self._sizes)
         self.precision = precision
         self._add_difference(check, start, fresh)
-        if check.reference.shape[1] >= 2:
+        if check.is_decision and check.reference.shape[1] >= 2:
             bound = None if check.bound is None else check.bound[:fresh]
             self._add_decisions(check.reference[:fresh], check.candidate[:fresh], bound, start)
 

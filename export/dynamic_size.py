@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from export.example import ExampleCall
-from fxpasses.errors import ExportError
+from fxpasses.errors import SizeError
 from fxpasses.ops import Vocabulary
 from fxpasses.sizes import static_extent
 from fxpasses.typed_ops import AdaptivePool
@@ -62,17 +62,17 @@ def require_one_graph(module: nn.Module, call: ExampleCall) -> ExampleCall:
     On the example itself a map may have one position, which torch would take for a constant.
 
     Raises:
-        ExportError: it does not, or it does not take such an input.
+        SizeError: it does not, or it does not take such an input.
     """
     # multiples, which patches and strides divide as well
     larger = call.resized(lambda axis, extent: extent * (2 + axis % 2))
     try:
         _require_same(module, call, larger)
-    except ExportError:
+    except SizeError:
         raise
     except Exception as error:  # a forward is the user's code
         first = next(iter(str(error).strip().splitlines()), "")
-        raise ExportError(
+        raise SizeError(
             f"the model takes no input of {larger.sizes()} beside {call.sizes()}"
             f" ({type(error).__name__}: {first[:200]})",
             where=type(module).__name__,
@@ -85,7 +85,7 @@ def require_open(program: ExportedProgram, call: ExampleCall, where: str) -> tup
     """Extents below which the program may not be the model; every extent behind the channels is open.
 
     Raises:
-        ExportError: the program fixes one, bounds it from above, takes multiples of a number only, or pools
+        SizeError: the program fixes one, bounds it from above, takes multiples of a number only, or pools
             to a grid.
     """
     _require_no_grid(program, where)
@@ -99,7 +99,7 @@ def require_open(program: ExportedProgram, call: ExampleCall, where: str) -> tup
                 continue
             lowest, problem = _range(extent, program)
             if problem is not None:
-                raise ExportError(f"axis {axis} of an input {problem}", where=where, fix=_FIX)
+                raise SizeError(f"axis {axis} of an input {problem}", where=where, fix=_FIX)
             if lowest > _SMALLEST:
                 bounds.append(Bound(axis=axis, traced=extent.node.hint, lowest=lowest))
     return tuple(bounds)
@@ -111,13 +111,13 @@ def require_same_below(module: nn.Module, call: ExampleCall, bounds: Sequence[Bo
     Such a bound mostly means that some map has one position there, which changes nothing.
 
     Raises:
-        ExportError: it calls others.
+        SizeError: it calls others.
     """
     for bound in bounds:
         smaller = call.resized(bound.below)
         try:
             _require_same(module, call, smaller)
-        except ExportError:
+        except SizeError:
             raise
         except Exception:  # noqa: BLE001 - the user's code: an input that it does not take needs no graph
             continue
@@ -127,14 +127,14 @@ def _require_no_grid(program: ExportedProgram, where: str) -> None:
     """Returns where no adaptive pool leaves a grid: its windows differ, and torch.onnx gets them wrong.
 
     Raises:
-        ExportError: there is one.
+        SizeError: there is one.
     """
     vocabulary = Vocabulary(program.graph_module)
     for node in program.graph.nodes:
         op = vocabulary.classify(node)
         if isinstance(op, AdaptivePool) and not {*op.output} <= {1, None}:
             grid = "x".join(map(str, op.output))
-            raise ExportError(
+            raise SizeError(
                 f"{node.name!r} pools to a grid of {grid}, whose windows are other ones at every size",
                 where=where,
                 fix=_FIX,
@@ -157,7 +157,7 @@ def _range(extent: int | torch.SymInt, program: ExportedProgram) -> tuple[int, s
 def _require_same(module: nn.Module, call: ExampleCall, other: ExampleCall) -> None:
     expected, found = _operators(module, call), _operators(module, other)
     if expected != found:
-        raise ExportError(
+        raise SizeError(
             f"the model has other operators at {other.sizes()} than at {call.sizes()}"
             f" ({_difference(expected, found)}), and a graph has them for good",
             where=type(module).__name__,

@@ -9,12 +9,22 @@ A value's precision is that of its type: a head in fp32 behind a backbone in fp1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 import numpy as np
 
 from export.activations import ACTIVATIONS, apply_activation, softmax_interval
-from export.bounds import Interval, Precision, affine_interval, exactly, mean_interval
+from export.bounds import (
+    Interval,
+    Precision,
+    Spread,
+    affine_interval,
+    exactly,
+    mean_interval,
+    spread_affine,
+    spread_error,
+    spread_map,
+)
 from export.terms import CONCAT, MAXIMUM, SOFTMAX, Array, Head, Kind, Term
 
 PrecisionOf = Callable[[str], Precision]
@@ -22,7 +32,10 @@ PrecisionOf = Callable[[str], Precision]
 
 
 def evaluate_head(
-    head: Head, observed: Mapping[Term, Array], precision_of: PrecisionOf
+    head: Head,
+    observed: Mapping[Term, Array],
+    precision_of: PrecisionOf,
+    before_pool: Set[Term] = frozenset(),
 ) -> Mapping[Term, Interval]:
     """Interval of every term of the head that can be bounded.
 
@@ -30,10 +43,18 @@ def evaluate_head(
     their intervals; its own observed value is not used for it. Terms behind an operator without a bound
     are absent unless that operator's result was observed.
 
+    Args:
+        head: the head.
+        observed: values that were tapped.
+        precision_of: precision of each storage type.
+        before_pool: sites that a model may apply before the pool that they read; the bounds then hold in
+            both orders.
+
     Shapes:
         observed: [N, …]; affine results: [N, O]; pools: [N, C]; others as their operand.
     """
     known: dict[Term, Interval] = {}
+    maps: dict[Term, Spread] = {}
     start = {term: exactly(value) for term, value in observed.items()}
     kinds = {term: value.dtype.name for term, value in observed.items()}
     # values that are infinite or NaN are told apart afterwards, by who compares
@@ -45,8 +66,30 @@ def evaluate_head(
             kinds.setdefault(term, kind)
             if present and len(present) == len(operands):
                 interval = _apply(term, present, precision_of(kind))
+                interval = _in_both_orders(term, interval, start, maps, before_pool, precision_of(kind))
                 known |= {} if interval is None else {term: interval}
     return known
+
+
+def _in_both_orders(
+    term: Term,
+    interval: Interval | None,
+    start: Mapping[Term, Interval],
+    maps: dict[Term, Spread],
+    before_pool: Set[Term],
+    precision: Precision,
+) -> Interval | None:
+    """The interval widened to what a site before its pool may give; ``maps`` has the maps so far."""
+    source = term.operands[0]
+    if term.kind is Kind.POOL and term.function is None and source in start:
+        cells = start[source]
+        maps[term] = spread_map(_shaped(cells, (*cells.value.shape[:2], -1)))
+    elif term.affine is not None and term in before_pool and source in maps and source not in start:
+        maps[term] = spread_affine(maps[source], term.affine.weight, term.affine.bias, precision)
+        if interval is not None:
+            wider = np.maximum(interval.error, spread_error(maps[term], precision))
+            return Interval(value=interval.value, error=wider)
+    return interval
 
 
 def _kind(term: Term, kinds: Mapping[Term, str]) -> str:

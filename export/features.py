@@ -37,6 +37,9 @@ def check_features(
         tally.gaps.append("the features that the two heads read do not pair up")
         return False
     a, b = sides[0].observed, sides[1].observed
+    if any(a[t].size != b[t].size for t in pairing.boundary if t in a):
+        tally.gaps.append("the features that the two heads read have different shapes")
+        return False
     different = [t for t in pairing.boundary if t in a and not _are_equal(a[t], b[t])]
     if not different:
         return True

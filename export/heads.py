@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from export.canonical_head import static_dims
+from export.commuted import MapOutput, commuted
 from export.onnx_file import OnnxFile, read_onnx
 from export.onnx_placed import placed_terms
 from export.onnx_shapes import with_shapes
@@ -60,11 +62,15 @@ class OnnxSubject:
         for value in self._model.graph.inputs:  # as the file declares them, from here on
             value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
         self.head = find_head(self.graph)
+        self.maps: tuple[MapOutput, ...] = ()
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
         first = declared[str(self.inputs[0].name)].type.tensor_type.shape.dim if self.inputs else ()
         self._declared_batch = first[0].dim_value or None if first else None
         self.input_names = tuple(str(value.name) for value in self.inputs)
         self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
+        dims = [static_dims(value) for value in self._model.graph.outputs]
+        self.output_ranks = tuple(None if shape is None else len(shape) for shape in dims)
+        self.input_shapes = tuple((static_dims(value) or ())[1:] for value in self.inputs)
         self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
         self._repeats: dict[str, bool] = {}
@@ -76,6 +82,12 @@ class OnnxSubject:
         known = {name: tuple(e for e in dims if e is not None) for name, dims in self._extents.items()}
         inputs = {name: dims for name, dims in known.items() if len(dims) == len(self._extents[name])}
         return _read(lambda: placed_terms(self._model, inputs), self._path)
+
+    def commuted(self) -> Self:
+        """The same file, read with its sites behind their pools."""
+        other, found = copy.copy(self), commuted(self.graph)
+        other.graph, other.head, other.maps, other._runs = found.graph, found.head, found.maps, {}
+        return other
 
     @property
     def fixed_batch(self) -> int | None:
@@ -166,7 +178,8 @@ class OnnxSubject:
         else:
             rows = spread(affine, features)
         feeds = (rows,) if weight is None else (rows, self._stored_weight(site, weight))
-        key = (provider, site.value, str(weight is None), str(has_bias))
+        name = site.value if affine.spots is None else affine.spots.result
+        key = (provider, name, str(weight is None), str(has_bias))
         if self._cut is None or self._cut[0] != key:
             # one at a time: each session holds its own copy of the weights
             self._cut = None

@@ -10,9 +10,11 @@ import numpy as np
 from export.apart import far_apart
 from export.bounds import FP32, Precision, looser, precision_of
 from export.claims import claims_of
+from export.commuted import spread_sites
 from export.compare import Comparison
 from export.features import check_features
 from export.inputs import BATCHES, Samples
+from export.map_outputs import check_maps
 from export.parts import Part, Streamed, parts_of
 from export.results import Failure
 from export.rounding import OutputCheck, Pairing, Side, check_side, joint, observable, sides_of
@@ -48,6 +50,7 @@ def measure(
         outputs=outputs,
         observed=observable(*heads, walk),
         boundary=heads[0].boundary,
+        before_pool=spread_sites(heads[0], walk.partner),
     )
     tally = Tally(is_in_doubt=is_in_doubt)
     # infinite values have no bound, which is said as a failure or a gap; they are no warning
@@ -127,6 +130,12 @@ def _on_part(
     checks = joint(sides[0], sides[1], pairing, unit)
     for check in checks:
         _judge(check, label, part, found.precision, walk, tally)
+    for subject, side, who, name in zip(subjects, sides, ("reference", "candidate"), on, strict=True):
+        maps = check_maps(subject, side, who, walk, found.precision, name)
+        tally.failures.extend(part.numbered(failure) for failure in maps.failures)
+        tally.gaps.extend(maps.gaps)
+        for check in maps.checks:
+            _judge(check, name, part, found.precision, walk, tally)
     if part.is_first and ((tally.gaps and not tally.failures) or tally.is_in_doubt):
         paired = zip(checks, pairing.outputs, strict=True)
         values = [(check.name, i, check.reference, check.candidate) for check, (_, i, _) in paired]

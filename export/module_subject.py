@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import fx, nn
 
 from export.arrays import numpy_of, tensor_of
+from export.commuted import MapOutput, commuted
 from export.example import leaf_names
 from export.module_affine import read_affine, run_affine
 from export.module_terms import module_terms
 from export.onnx_export import evaluation_mode
 from export.programs import batches_within, fixed_batch
-from export.spots import run_eagerly
+from export.spots import collected, run_eagerly, spread
 from export.subjects import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
-from export.terms import Array, Term, affine_of, find_head, postorder
+from export.terms import Array, Head, Term, TermGraph, affine_of, find_head, postorder
 from fxpasses.errors import CheckError, InternalError, TraceError
 from fxpasses.ops import Vocabulary
 from fxpasses.outputs import count_maps
@@ -44,13 +46,24 @@ class ModuleSubject:
         with evaluation_mode(self._traced), torch.no_grad():
             result = recorder.run(*self._tensors(feeds))
         maps = count_maps(self._traced.graph, Vocabulary(self._traced))
-        self.output_names = tuple(name for name, _ in _leaves(result, maps))
-        self.graph = module_terms(self._traced, recorder.shapes)
-        self.head = find_head(self.graph)
-        self._terms = frozenset(postorder([term for _, term in self.graph.outputs], stop=lambda _: False))
-        self._runs: dict[tuple[int, ...], Run] = {}
+        leaves = _leaves(result, maps)
+        self.output_names = tuple(name for name, _ in leaves)
+        self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
+        graph = module_terms(self._traced, recorder.shapes)
+        self._take(graph, find_head(graph), ())
         self._is_graph_exact = False
         self._repeats: bool | None = None
+
+    def _take(self, graph: TermGraph, head: Head, maps: tuple[MapOutput, ...]) -> None:
+        self.graph, self.head, self.maps = graph, head, maps
+        self._terms = frozenset(postorder([term for _, term in graph.outputs], stop=lambda _: False))
+        self._runs: dict[tuple[int, ...], Run] = {}
+
+    def commuted(self) -> Self:
+        """The same module, read with its sites behind their pools."""
+        other, found = copy.copy(self), commuted(self.graph)
+        other._take(found.graph, found.head, found.maps)
+        return other
 
     @property
     def device(self) -> str:
@@ -143,12 +156,15 @@ class ModuleSubject:
         """
         if site not in self._terms:
             return run_eagerly(affine_of(site), features, weight, self._device, has_bias=has_bias)
-        node = next(node for node in self._traced.graph.nodes if node.name == site.value)
-        found, affine = read_affine(node, Vocabulary(self._traced)), affine_of(site)
+        affine = affine_of(site)
+        name = site.value if affine.spots is None else affine.spots.result
+        node = next(node for node in self._traced.graph.nodes if node.name == name)
+        found = read_affine(node, Vocabulary(self._traced))
         if found is None:
             raise InternalError(f"{site.node!r} was read as an affine site, and is none")
         rows = features if affine.columns is None else features[:, affine.columns]
-        shaped = tensor_of(rows).reshape(-1, *affine.operand)
+        shaped = tensor_of(rows if affine.spots is None else spread(affine, rows))
+        shaped = shaped.reshape(-1, *affine.operand)
         own, bias = found.weight, found.bias
         if weight is not None:
             raw = weight if affine.columns is None else weight[:, affine.columns]
@@ -156,8 +172,10 @@ class ModuleSubject:
         if bias is not None and (weight is not None or not has_bias):
             bias = torch.zeros_like(bias)
         with torch.no_grad():
-            result = run_affine(node, found, shaped.to(own), own, bias)
-        return numpy_of(result).reshape(len(features), -1)
+            result = numpy_of(run_affine(node, found, shaped.to(own), own, bias))
+        if affine.spots is not None:
+            return collected(affine, result, len(features))
+        return result.reshape(len(features), -1)
 
     def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
         """``result`` where ``source`` has these values."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,10 @@ from export.module_signature import (
     operator_name,
     state_of,
 )
-from export.terms import MAXIMUM, Affine, Array, Kind, Shape, Term, TermGraph
+from export.terms import MAXIMUM, Affine, Array, Kind, Shape, Term, TermGraph, at_every_position
 from fxpasses.ops import Vocabulary
 from fxpasses.typed_ops import (
+    AdaptivePool,
     Concat,
     Elementwise,
     Flatten,
@@ -150,6 +152,9 @@ class _Reader:
         if is_identity(node, self._called(node)):
             return self._seen[source]
         before, after = self._shapes[source.name], self._shapes.get(node.name)
+        # a pool to the extents that the map has; one of one cell is a pool, which at other sizes has several
+        if isinstance(op, AdaptivePool) and before == after and set(before[2:]) != {1}:
+            return self._seen[source]
         if not isinstance(op, _VIEWS) or after is None or len(after) < 2:
             return None
         if isinstance(op, Index) and not _keeps_batch(op):
@@ -246,9 +251,18 @@ class _Reader:
         seen = tuple(_materialized(self._seen[source]) for source in node.all_input_nodes)
         constants = () if module is None else state_of(module)
         shape = self._shape(node)
-        return _Seen(
-            term=self._term(node, Kind.OP, self._spelling(node), seen, shape, constants), shape=shape
-        )
+        term = self._term(node, Kind.OP, self._spelling(node), seen, shape, constants)
+        return _Seen(term=dataclasses.replace(term, pointwise=self._pointwise_site(node, seen)), shape=shape)
+
+    def _pointwise_site(self, node: fx.Node, seen: Sequence[_Seen]) -> Affine | None:
+        """The site that a convolution with a kernel of one cell applies at every position, or None."""
+        found = None if has_hooks(self._called(node)) else read_affine(node, self._vocabulary)
+        if found is None or set(found.kernel_size) != {1} or {*found.op.stride} != {1} or not seen:
+            return None
+        if seen[0].name or seen[0].order is not None:
+            return None
+        affine = _normalized(found, (), None, found.op.source.name, self._spelling(node))
+        return at_every_position(affine, node.name)
 
     def _spelling(self, node: fx.Node) -> str:
         module = self._called(node)

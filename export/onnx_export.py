@@ -70,8 +70,9 @@ def export_onnx(
         An example of batch 1 is doubled for tracing, since tracing at 1 would fix it.
 
     Raises:
-        ExportError: the model cannot be exported, its batch or its size would be fixed or choose its
-            operators, dropout would stay active, or the opset cannot be had.
+        SizeError: with ``dynamic_size``, no one graph is the model at every input size.
+        ExportError: the model cannot be exported, its batch would be fixed, dropout would stay active, or
+            the opset cannot be had.
 
     Source:
         ``torch.onnx.export(..., dynamo=True)``; rewriting with onnx-ir.

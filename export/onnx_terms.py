@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from export.canonical_head import averages_map, reduced_axes, squeezed_axes, static_dims
 from export.onnx_affine import read_affine
 from export.onnx_functions import joint_function
+from export.onnx_pointwise import read_pointwise
 from export.onnx_signature import ELEMENTWISE, captured, function_of, signature_of
-from export.terms import MAXIMUM, Affine, Array, Kind, Shape, Term, TermGraph
+from export.terms import MAXIMUM, Affine, Array, Kind, Shape, Term, TermGraph, at_every_position
 
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
@@ -96,14 +98,14 @@ class _Reader:
             self._operator(node)
 
     def _view(self, node: ir.Node) -> _Seen | None:
-        is_view = node.op_type in _VIEWS or _is_inactive_dropout(node)
+        is_view = node.op_type in _VIEWS or _is_inactive_dropout(node) or _is_idle_pool(node)
         if node.domain != "" or not is_view or not node.inputs:
             return None
         source = node.inputs[0]
         if source is None or _constant(source) is not None:
             return None
         seen, target = self.read(source), _per_sample(node.outputs[0])
-        if node.op_type in ("Identity", "Dropout"):
+        if node.op_type in ("Identity", "Dropout", "AveragePool"):
             return seen
         if node.op_type == "Cast":
             return seen if source.dtype is not None and source.dtype == node.outputs[0].dtype else None
@@ -210,6 +212,7 @@ class _Reader:
             shape = _per_sample(value)
             part = signature if index == 0 else f"{signature}[{index}]"
             term = self._term(node, Kind.OP, part, seen, shape, constants, value=str(value.name))
+            term = dataclasses.replace(term, pointwise=_pointwise_site(node, seen))
             self._seen[value] = _Seen(term=term, shape=shape)
 
     def _materialized(self, seen: _Seen) -> _Seen:
@@ -307,6 +310,41 @@ class _Reader:
             )
             return _Seen(term=term, shape=shape)
         return None
+
+
+def _pointwise_site(node: ir.Node, seen: Sequence[_Seen]) -> Affine | None:
+    """The site that a convolution with a kernel of one cell applies at every position, or None."""
+    site = read_pointwise(node) if node.op_type == "Conv" else None
+    if site is None or site.window is None or [part.name for part in seen] != [""]:
+        return None
+    window, found = site.window, site.affine
+    if {*window.kernel_size, *window.strides} != {1} or any((*window.pads, *site.ends)):
+        return None
+    affine = Affine(
+        weight=found.weight,
+        bias=found.bias,
+        weight_name=found.weight_name,
+        bias_name=found.bias_name,
+        kernel_size=found.kernel_size,
+        operand=(),
+        reads=str(node.inputs[0].name if node.inputs[0] else ""),
+        columns=None,
+        spelling=signature_of(node),
+    )
+    return at_every_position(affine, str(node.outputs[0].name))
+
+
+def _is_idle_pool(node: ir.Node) -> bool:
+    """True for an average over windows of one cell of a map that has several."""
+    if node.op_type != "AveragePool" or {*(static_dims(node.inputs[0]) or ())[2:]} == {1}:
+        return False
+    given = {name: tuple(node.attributes[name].as_ints()) for name in _WINDOWS if name in node.attributes}
+    auto_pad = node.attributes.get("auto_pad")
+    is_padded = any(given.get("pads", ())) or (auto_pad is not None and auto_pad.as_string() != "NOTSET")
+    return set(given["kernel_shape"]) | set(given.get("strides", (1,))) == {1} and not is_padded
+
+
+_WINDOWS = ("kernel_shape", "strides", "pads")
 
 
 def _is_inactive_dropout(node: ir.Node) -> bool:

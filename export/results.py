@@ -210,6 +210,23 @@ class Flip:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SizeResult:
+    """What was found at another size of the input, for heads that work on maps.
+
+    Attributes:
+        size: extents behind the channels, ``"280x252"``.
+        verdict: of the two models at that size; None where they were not compared.
+        reason: why, as a clause.
+        statistics: as those of the certificate.
+    """
+
+    size: str
+    verdict: Verdict | None
+    reason: str
+    statistics: tuple[OutputStatistics, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
     """What is known about two models being the same function.
 
@@ -230,6 +247,7 @@ class Certificate:
         providers: providers that ran, ``"eager"`` for PyTorch.
         targets: the layers on each provider, strict and, where they differ, with its own defaults.
         seed: seed of every random number that was used.
+        sizes: what was found at other sizes of the input, where a head works on maps.
     """
 
     reference: str
@@ -247,6 +265,7 @@ class Certificate:
     providers: tuple[str, ...]
     targets: tuple[TargetResult, ...]
     seed: int
+    sizes: tuple[SizeResult, ...] = ()
 
     @property
     def layers(self) -> tuple[LayerResult, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ class Pairing:
         outputs: positions of paired outputs, (name, in the reference, in the candidate).
         observed: terms of the reference whose values are tapped, with the candidate's terms.
         boundary: those of them at which the head begins.
+        before_pool: sites of the reference that one of the two applies before its pool.
     """
 
     reference: TermGraph
@@ -35,6 +36,7 @@ class Pairing:
     outputs: tuple[tuple[str, int, int], ...]
     observed: Mapping[Term, Term]
     boundary: tuple[Term, ...]
+    before_pool: Set[Term] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,7 +57,9 @@ def observable(reference: Head, candidate: Head, walk: Comparison) -> dict[Term,
     if walk.parting is None:
         partner = walk.partner
         wanted = (*reference.boundary, *(t for t in reference.terms if t.affine or not has_bound(t)))
-        return {term: partner[term] for term in wanted if term in partner and term.value}
+        # a value that only one of the two computes, in its order of pools and sites, has no name in the other
+        named = [term for term in wanted if term in partner and term.value and partner[term].value]
+        return {term: partner[term] for term in named}
     pairs = [(a, b) for a in reference.boundary for b in candidate.boundary]
     return dict(pairs) if len(pairs) == 1 and pairs[0][0].shape == pairs[0][1].shape else {}
 
@@ -69,10 +73,10 @@ def sides_of(runs: tuple[Run, Run], pairing: Pairing, precision: PrecisionOf) ->
     seen = ({a: runs[0].taps[a.value] for a, _ in pairs}, {a: runs[1].taps[b.value] for a, b in pairs})
     alike = all(seen[0][a].shape == seen[1][a].shape for a, _ in pairs)
     if not alike:
-        intervals = tuple(evaluate_head(pairing.head, part, precision) for part in seen)
+        intervals = tuple(evaluate_head(pairing.head, part, precision, pairing.before_pool) for part in seen)
     else:
         both = {a: np.concatenate([seen[0][a], seen[1][a]]) for a, _ in pairs}
-        whole = evaluate_head(pairing.head, both, precision)
+        whole = evaluate_head(pairing.head, both, precision, pairing.before_pool)
         intervals = tuple({t: _half(interval, i) for t, interval in whole.items()} for i in (0, 1))
     first, second = (
         Side(outputs=run.outputs, observed=part, intervals=known)
@@ -98,6 +102,7 @@ class OutputCheck:
         bound: ``[N, …]`` bound on their difference, or None.
         overflow: where either may be too large for its type, so that infinity is no failure.
         unit: unit roundoff of the stored type.
+        is_decision: whether its largest value is a decision.
     """
 
     name: str
@@ -106,6 +111,7 @@ class OutputCheck:
     bound: Float64 | None
     overflow: NDArray[np.bool_]
     unit: float
+    is_decision: bool = True
 
 
 def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> tuple[list[Failure], list[str]]:
@@ -184,7 +190,7 @@ def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> li
             kinds = reference.outputs[left].dtype.name, candidate.outputs[right].dtype.name
             overflow = _may_overflow(kinds[0], a) | _may_overflow(kinds[1], b)
             with np.errstate(invalid="ignore"):  # two infinite features
-                bound = flat(np.abs(a.value - b.value) + a.error + b.error)
+                bound = np.abs(flat(a.value) - flat(b.value)) + flat(a.error) + flat(b.error)
         checks.append(
             OutputCheck(name=name, reference=y_a, candidate=y_b, bound=bound, overflow=overflow, unit=unit)
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
+from export.commuted import MapOutput
 from export.evaluate import has_bound
 from export.terms import Array, Head, Kind, Term, TermGraph
 
@@ -39,8 +40,14 @@ class Subject(Protocol):
     dialect: str
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    output_ranks: tuple[int | None, ...]
     graph: TermGraph
     head: Head
+    maps: tuple[MapOutput, ...]
+
+    def commuted(self) -> Self:
+        """The same model, read with its sites behind their pools; outputs that are maps are then ``maps``."""
+        ...
 
     @property
     def fixed_batch(self) -> int | None:

@@ -117,6 +117,11 @@ class Affine:
     spelling: str = ""
     spots: Spots | None = None
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether the operator applies the site at every position of a map."""
+        return self.spots is not None and self.spots.axis == 1 and set(self.kernel_size) == {1}
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Term:
@@ -132,6 +137,7 @@ class Term:
         shape: its own shape without the batch; None where unknown.
         constants: parameters and constants of the operator itself.
         affine: the weights, for ``AFFINE`` only.
+        pointwise: the site that an ``OP`` applies at every position of a map.
         function: what ``evaluate`` can bound, whatever its spelling: the name under which ``activations``
             knows an ``ELEMENTWISE`` term, e.g. ``"relu"``, or ``CONCAT``, ``MAXIMUM`` or ``SOFTMAX``.
     """
@@ -145,6 +151,7 @@ class Term:
     shape: Shape | None = None
     constants: tuple[Array, ...] = ()
     affine: Affine | None = None
+    pointwise: Affine | None = None
     function: str | None = None
 
 
@@ -174,6 +181,19 @@ class Head:
     sites: tuple[Term, ...]
     boundary: tuple[Term, ...]
     terms: tuple[Term, ...]
+
+
+def at_every_position(affine: Affine, result: str) -> Affine:
+    """A site of one cell as an operator on maps of any extents; ``result`` names the operator's value."""
+    cells = _CELLS[: len(affine.kernel_size)]
+    extents = (1, affine.weight.shape[1], *cells)
+    return dataclasses.replace(
+        affine, operand=extents[1:], spots=Spots(extents=extents, axis=1, result=result, adds_bias=True)
+    )
+
+
+_CELLS = (2, 3, 2)
+"""Extents of the maps on which such sites are run alone: not square, so that exchanged axes show."""
 
 
 def affine_of(term: Term) -> Affine:

@@ -53,4 +53,4 @@ def _cells(extent: int, kernel: int, dilation: int, padding: int, stride: int) -
 
 
 def _constant(values: Any) -> Any:
-    return op.Constant(value=ir.tensor(np.asarray(values, np.int64)))
+    return op.Constant(value=cast(Any, ir.tensor(np.asarray(values, np.int64))))

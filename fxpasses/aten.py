@@ -43,6 +43,7 @@ _POOLS = (
     "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d "
     "max_pool2d max_pool3d mean sum amax amin"
 ).split()
+_QUANTIZERS = ("quantized_decomposed", "torchao")
 _SIZES = frozenset("sym_size sym_numel sym_stride".split())
 _TUPLES = frozenset(
     (
@@ -51,6 +52,18 @@ _TUPLES = frozenset(
         "_batch_norm_no_update _fused_rms_norm adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"
     ).split()
 )
+
+
+def is_dequantized(node: Node | None) -> bool:
+    """Whether a value is a quantised one, made floating point for the next operator to read.
+
+    Source:
+        ``torch.ops.quantized_decomposed``, as ``convert_pt2e`` writes it; torchao's ``dequantize_affine``.
+    """
+    target = node.target if node is not None else None
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    return target.namespace in _QUANTIZERS and target._opname.startswith("dequantize")
 
 
 @functools.cache

@@ -7,6 +7,7 @@
     ├── TraceError              the model cannot be traced into a graph
     ├── PlanError               a weight plan does not fit what it is applied to
     ├── ExportError             ONNX export failed, or gave not what was asked for  (export/)
+    │   └── SizeError           no one graph is the model at every input size
     ├── ProviderError           a provider is missing or did not run every node     (export/)
     ├── CheckError              two things cannot be compared                       (export/)
     └── FileError               a file cannot be read or written                    (fxhead)
@@ -53,6 +54,10 @@ class PlanError(FxHeadError):
 
 class ExportError(FxHeadError):
     """ONNX export failed, or would have written something else than was asked for."""
+
+
+class SizeError(ExportError):
+    """No one graph is the model at every input size."""
 
 
 class ProviderError(FxHeadError):

@@ -130,8 +130,22 @@ def _has_weight_hook(module: nn.Module) -> bool:
     return any(hasattr(hook, "compute_weight") for hook in module._forward_pre_hooks.values())
 
 
+def quantized_problem(op: Affine) -> Problem | None:
+    """Why an operator of a quantised graph keeps its form: its scales belong to what it reads now."""
+    if not (aten.is_dequantized(op.weight_node) or aten.is_dequantized(op.source)):
+        return None
+    return Problem(
+        MissCode.QUANTIZED,
+        "what it reads is quantised in the graph, with scales of its own",
+        "rewrite the float model, then quantise",
+    )
+
+
 def weight_problem(op: Affine, root: nn.Module) -> Problem | None:
     """Why the op's parameters cannot become views of another shape."""
+    problem = quantized_problem(op)
+    if problem is not None:
+        return problem
     if op.weight_source is WeightSource.COMPUTED:
         what = "weight" if op.weight is None else "bias"
         return Problem(

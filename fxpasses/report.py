@@ -320,12 +320,6 @@ class RewriteReport:
     memory: Memory | None = None
 
     @property
-    def has_maps(self) -> bool:
-        """Whether a site has or had a form in which it works on a map, ``dense`` or ``fcn``."""
-        forms = {self.to, *(entry.site.form for entry in self.rewrites)}
-        return bool(forms & {Form.DENSE, Form.FCN})
-
-    @property
     def copied_bytes(self) -> int:
         """Bytes of weight copied over all rewrites; 0 where every new weight is a view."""
         return sum(rewrite.copied_bytes for rewrite in self.rewrites)

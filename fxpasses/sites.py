@@ -161,7 +161,7 @@ class _Finder:
         read = self.region.values[op.source]
         if op.form is Form.CONV and (read.layout is None or not read.layout.is_map):
             is_last = value.node in self.heads and is_last_affine(value.node, self.vocabulary)
-            return (read.problem or _unknown_layout(op)) if is_last else None
+            return (guards.quantized_problem(op) or read.problem or _unknown_layout(op)) if is_last else None
         problem = guards.module_problem(op) or guards.weight_problem(op, self.root)
         if problem is not None:
             return problem

@@ -26,13 +26,14 @@ from fxpasses import Form, MissCode, Scope
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "tools" / "pictures" / "study.json"
+CANVASES = ROOT / "tools" / "pictures" / "digits.json"
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # What depends on the machine or on torchvision's version, and nothing else.
 _VARIES = (
     (r"\b\d+(\.\d)? (bytes|kB|MB|GB)\b", "SIZE"),
     (r"\b[\w]+\.py:\d+", "FILE:LINE"),
-    (r"\b(\d(\.\d+)?e-\d+|0\.\d+)\b", "NUMBER"),
+    (r"-?\b(\d(\.\d+)?e-\d+|0\.\d+|\d+\.\d{3})\b", "NUMBER"),
     (r" {2,}", "  "),
     (r"─+", "─"),
 )
@@ -130,7 +131,7 @@ def test_pip_installs_an_extra_that_exists() -> None:
     assert installs == [["pip", "install", ".[cpu]"]]
     assert (
         {*re.findall(r"'\.\[(\w+)\]'", TEXT)}
-        == {"cpu", "gpu", "study"}
+        == {"cam", "cpu", "gpu", "study"}
         <= {*project["optional-dependencies"]}
     )
 
@@ -139,7 +140,7 @@ def test_pip_installs_an_extra_that_exists() -> None:
     ("task", "expected"),
     [
         ("demo", "fxhead rewrite torchvision:resnet18 --to conv -o build/demo/ --force"),
-        ("test", "python -m pytest --numprocesses auto --maxprocesses 8"),
+        ("test", "python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal"),
     ],
 )
 def test_tasks_run_what_the_readme_says(task: str, expected: str, tmp_path: Path) -> None:
@@ -242,6 +243,23 @@ def test_the_study_that_the_readme_names_is_the_one_that_it_shows(monkeypatch: p
     assert options.rules.to_dict() == document["rules"]
     assert (options.seeds, options.seed, options.data) == (document["seeds"], document["seed"], None)
     assert str(options.out) in section("Does one of them learn better?")
+
+
+def test_figures_of_the_canvases_are_those_of_their_document() -> None:
+    found = json.loads(CANVASES.read_text(encoding="utf-8"))
+    shown = section("Where does it look?")
+    assert f"{found['all_inside']} of {found['canvases']} random canvases" in shown
+    assert f"{found['inside']} of {found['digits']} digits; seed {found['seed']}" in shown
+
+
+@pytest.mark.slow  # half a minute of training
+def test_the_canvases_come_to_the_same_answer_here(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "bench" / "canvas.py"), "--json", "found.json"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    found, shown = (json.loads(path.read_text()) for path in (tmp_path / "found.json", CANVASES))
+    assert (found["seed"], found["digits"]) == (shown["seed"], shown["digits"])
+    # other machines round otherwise, and training amplifies it
+    assert found["all_inside"] >= 0.95 * found["canvases"]
 
 
 @pytest.mark.slow  # minutes of training

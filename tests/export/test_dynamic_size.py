@@ -15,7 +15,7 @@ from torch import nn
 from export import export_onnx
 from export.providers import Session
 from fxpasses import rewrite
-from fxpasses.errors import ExportError
+from fxpasses.errors import SizeError
 from zoo import Entry, build
 from zoo.compare import leaves
 from zoo.maps import DENSE, WINDOWED
@@ -140,7 +140,7 @@ class Baked(nn.Module):
     ids=["windowed", "narrow", "positions", "grid", "baked"],
 )
 def test_what_no_one_graph_can_do_is_an_error(model: nn.Module, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(SizeError, match=message):
         export_onnx(model, torch.randn(2, 3, 8, 8), tmp_path / "m.onnx", dynamic_size=True)
     assert list(tmp_path.iterdir()) == []
     path = export_onnx(nn.Conv2d(3, 2, 1), torch.randn(2, 3, 8, 8), tmp_path / "m.onnx")
@@ -150,7 +150,7 @@ def test_what_no_one_graph_can_do_is_an_error(model: nn.Module, message: str, tm
 def test_a_program_keeps_its_own_axes(tmp_path: Path) -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 2, 1)), torch.randn(2, 3, 8, 6)
     fixed = torch.export.export(model, (x,))
-    with pytest.raises(ExportError, match="axis 2 of an input is fixed at 8"):
+    with pytest.raises(SizeError, match="axis 2 of an input is fixed at 8"):
         export_onnx(fixed, x, tmp_path / "m.onnx", dynamic_size=True)
     size = torch.export.Dim.AUTO
     free = torch.export.export(model, (x,), dynamic_shapes=({2: size, 3: size},))

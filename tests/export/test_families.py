@@ -1,4 +1,7 @@
-"""A member of each torchvision family through both ONNX forms and ONNX Runtime."""
+"""A member of each torchvision family through both ONNX forms and ONNX Runtime.
+
+By default the smallest member that the family's own classes make; ``-m slow`` runs one of its real size.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import torchvision
 from export import certify, export_onnx
 from export.providers import Session
 from fxpasses import rewrite
+from tests.export.mutations import families
 
 SIDE = 64
 FAMILIES = {
@@ -48,15 +52,12 @@ def calibrated(name: str, side: int) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_both_forms_of_a_family(name: str, tmp_path: Path) -> None:
-    side = FAMILIES[name]
-    model = calibrated(name, side)
+def check_both_forms(model: torch.nn.Module, side: int, folder: Path) -> None:
     example = torch.randn(2, 3, side, side)
     result = rewrite(model, to="conv", example_inputs=example)
     assert result.report.rewrites
-    linear = export_onnx(model, example, tmp_path / "linear.onnx")
-    conv = export_onnx(result.module, example, tmp_path / "conv.onnx")
+    linear = export_onnx(model, example, folder / "linear.onnx")
+    conv = export_onnx(result.module, example, folder / "conv.onnx")
     sessions = [Session(path, "cpu") for path in (linear, conv)]
     for batch in (1, 2, 5):
         images = torch.randn(batch, 3, side, side)
@@ -64,7 +65,18 @@ def test_both_forms_of_a_family(name: str, tmp_path: Path) -> None:
             expected = model(images).numpy()
         for session in sessions:
             (found,) = session.run([images.numpy()])
-            assert found.shape == (batch, 10)
+            assert found.shape == expected.shape
             assert np.array_equal(found.argmax(1), expected.argmax(1))
     certificate = certify(linear, conv, example, plan=result.plan)
     assert str(certificate.verdict) == "proved", certificate.reason
+
+
+@pytest.mark.parametrize("name", [name for name, family in families.FAMILIES.items() if family.inputs == 1])
+def test_both_forms_of_a_small_member(name: str, tmp_path: Path) -> None:
+    check_both_forms(families.build(name, is_calibrated=True), families.FAMILIES[name].side, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_both_forms_of_a_family(name: str, tmp_path: Path) -> None:
+    check_both_forms(calibrated(name, FAMILIES[name]), FAMILIES[name], tmp_path)

@@ -161,6 +161,8 @@ def test_joined_pools_of_a_module_and_a_file_are_bounded(kind, tmp_path):
     model = kind().eval()
     conv = rewrite(model, to="conv", example_inputs=images()).module
     assert certify(model, conv, images()).verdict is Verdict.PROVED
+    if kind is JoinedPools and torch.__version__ < (2, 12):
+        pytest.skip("this torch cannot export an adaptive max pool")
     path = export_onnx(conv, images(samples=2), tmp_path / "conv.onnx")
     certificate = certify(model, path, images())
     assert certificate.verdict is Verdict.WITHIN_ROUNDING, certificate.reason

@@ -135,14 +135,15 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def spawn(folder: Path) -> Run:
-    """Runs the command line as a process of its own, in the working directory."""
+    """Runs the command line as a process of its own, with a hash seed that this one does not have."""
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
 
-    def call(*arguments: str, **environment: str) -> Ran:
+    def call(*arguments: str) -> Ran:
         paths = os.pathsep.join(map(str, (ROOT, ROOT / "tools")))
         done = subprocess.run(
             [sys.executable, "-m", "fxhead", *_admitted(arguments)],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": paths} | environment,
+            env=os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             timeout=300,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fxhead.cam.preset import Preset, find_preset
 from fxhead.cam.run_images import box_of
 from fxhead.data_images import Preparation, cropped
 from fxhead.sources import Source
+from fxpasses import rewrite
 from fxpasses.errors import FxHeadError, InputError
 
 Run = Callable[..., Any]
@@ -31,7 +33,6 @@ Written = Callable[[], set[str]]
 
 SIZE = ("--size", "24,16")
 HOW = Preparation(resize=24, crop=16, mean=(0.0,) * 3, std=(1.0,) * 3)
-PRESET = ImageClassification(crop_size=16, resize_size=24, interpolation=InterpolationMode.BILINEAR)
 ORIENTATION = 0x0112
 
 
@@ -54,9 +55,13 @@ def load(path: str = "model.pt") -> nn.Module:
     return module.eval()
 
 
-def prepared(photos: Path) -> Tensor:
+def prepared(photos: Path, **options: Any) -> Tensor:
+    """As torchvision's own transform prepares them."""
+    preset = ImageClassification(
+        crop_size=16, resize_size=24, interpolation=InterpolationMode.BILINEAR, **options
+    )
     images = (Image.open(path).convert("RGB") for path in sorted(photos.iterdir()))
-    return torch.stack([PRESET(image) for image in images])
+    return torch.stack([preset(image) for image in images])
 
 
 def maps_of_the_paper(net: nn.Module, x: Tensor) -> Tensor:
@@ -108,14 +113,20 @@ def test_a_model_gives_the_same_maps_from_every_file(run: Run, net: Path, photos
     torch.export.save(
         torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("n")},)), "m.pt2"
     )
+    torch.export.save(torch.export.export(module, (x,)), "batch-of-2.pt2")
     export_onnx(module, x, "linear.onnx")
+    dense = rewrite(module, to="dense", outputs=("logits", "map")).module
+    export_onnx(dense, torch.randn(2, 3, 20, 20), "dense.onnx", dynamic_size=True)
     assert run("rewrite", "model.pt", "--to", "dense", "--with-map", "-o", "dense.pt").code == 0
     torch.save(module.state_dict(), "weights.pth")
     sources = (
         ("model.pt",),
         ("m.pt2",),
+        ("batch-of-2.pt2",),
+        ("model.pt", "--trace", "export", "--batch", "2"),
         ("dense.pt",),
         ("linear.onnx",),
+        ("dense.onnx",),
         ("nets:build", "--weights", "weights.pth"),
     )
     found = []
@@ -170,6 +181,19 @@ def test_images_of_every_kind_are_drawn(run: Run, net: Path, folder: Path) -> No
             assert picture.width > 600
 
 
+@pytest.mark.parametrize(
+    "name", ["$x_1$.png", "[bold]b.png", "a" * 200 + ".png", os.fsdecode(b"\xff\x1b.png")]
+)
+def test_images_may_have_any_name(run: Run, net: Path, folder: Path, name: str) -> None:
+    Image.fromarray(pixels(20, 20)).save(folder / name)
+    done = run("cam", "model.pt", name, *SIZE, "--top", "1")
+    assert done.code == 0, done.err
+    assert "class " in done.out
+    assert Path("fxhead-cam", f"{Path(name).stem}.cam.png").is_file()
+    with np.load("fxhead-cam/maps.npz") as arrays:
+        assert arrays["images"] == [name]
+
+
 def test_a_damaged_image_leaves_nothing(run: Run, net: Path, photos: Path, written: Written) -> None:
     whole = Path("photos/1.png").read_bytes()
     Path("photos/1.png").write_bytes(whole[: len(whole) // 2])
@@ -214,21 +238,35 @@ def test_what_cannot_be_drawn_is_refused(
     assert not Path("fxhead-cam").exists()
 
 
-def write_onnx(path: str, outputs: tuple[str, ...]) -> None:
-    """A graph whose logits are the ReLU of the mean of its map."""
+@pytest.mark.parametrize("outputs", [("logits", "map"), ("logits",)])
+def test_a_dense_file_is_its_own_map(run: Run, net: Path, photos: Path, outputs: tuple[str, ...]) -> None:
+    """At the size that is asked for, where the file leaves it open."""
+    write_onnx("dense.onnx", outputs=outputs, last="Identity")
+    done = run("cam", "dense.onnx", "photos", *SIZE, "--mean", "0", "--std", "1")
+    assert done.code == 0, done.err
+    with np.load("fxhead-cam/maps.npz") as arrays:
+        expected = prepared(photos, mean=(0.0,) * 3, std=(1.0,) * 3).sum(1).numpy()
+        for index, (own, maps) in enumerate(zip(arrays["classes"], arrays["maps"], strict=True)):
+            np.testing.assert_array_equal(own, [0, 1])  # the sum, and its negative
+            np.testing.assert_allclose(maps, [expected[index], -expected[index]], rtol=1e-6)
+    assert "leaves its shape open; give --size" in run("cam", "dense.onnx", "photos", "-o", "other").err
+
+
+def write_onnx(path: str, outputs: tuple[str, ...], last: str = "Relu") -> None:
+    """A graph whose logits are ``last`` of the mean of its map."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["map"]),
         helper.make_node("GlobalAveragePool", ["map"], ["pooled"]),
-        helper.make_node("Relu", ["pooled"], ["high"]),
+        helper.make_node(last, ["pooled"], ["high"]),
         helper.make_node("Flatten", ["high"], ["logits"]),
     ]
     value = helper.make_tensor_value_info
-    shapes = {"logits": ["n", 2], "map": ["n", 2, 16, 16]}
+    shapes = {"logits": ["n", 2], "map": ["n", 2, "h", "w"]}
     weight = np.array([1.0, -1.0], np.float32).reshape(2, 1, 1, 1).repeat(3, 1)
     graph = helper.make_graph(
         nodes,
         "net",
-        [value("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [value("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
         [value(name, TensorProto.FLOAT, shapes[name]) for name in outputs],
         [numpy_helper.from_array(weight, "w")],
     )

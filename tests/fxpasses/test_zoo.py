@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -22,6 +23,13 @@ every_head = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entr
 
 def to_other_form(entry: Entry, model: nn.Module) -> Any:
     return rewrite(model, to=entry.other_form, scope=entry.scope, example_inputs=entry.example_inputs())
+
+
+@functools.cache
+def rewritten(entry: Entry) -> tuple[nn.Module, Any]:
+    """A model of the zoo and its rewrite; tests must not change either."""
+    model = build(entry)
+    return model, to_other_form(entry, model)
 
 
 def site_names(sites: tuple[Any, ...]) -> tuple[str, ...]:
@@ -79,8 +87,7 @@ def test_without_inputs_a_site_is_right_or_a_miss(entry: Entry) -> None:
 
 @every_head
 def test_rewritten_equals_the_original(entry: Entry) -> None:
-    model = build(entry)
-    result = to_other_form(entry, model)
+    model, result = rewritten(entry)
     assert site_names(tuple(r.site for r in result.report.rewrites)) == entry.all_sites
     for batch in entry.batches:
         inputs = entry.inputs(batch)
@@ -106,9 +113,8 @@ def test_a_damaged_head_would_be_seen(entry: Entry) -> None:
 
 @every_head
 def test_the_op_is_really_the_other(entry: Entry) -> None:
-    model = build(entry)
+    model, result = rewritten(entry)
     before = affine_calls(traced(model, entry.form))
-    result = to_other_form(entry, model)
     after = affine_calls(result.module)
     count = len(result.report.rewrites)
     assert count == (entry.calls or len(entry.all_sites))
@@ -118,16 +124,14 @@ def test_the_op_is_really_the_other(entry: Entry) -> None:
 
 @every_head
 def test_adds_no_view(entry: Entry) -> None:
-    model = build(entry)
-    result = to_other_form(entry, model)
+    model, result = rewritten(entry)
     result.module.graph.lint()
     assert len(result.module.graph.nodes) <= len(traced(model, entry.form).graph.nodes) + entry.added_nodes
 
 
 @every_head
 def test_weights_are_views_under_their_old_names(entry: Entry) -> None:
-    model = build(entry)
-    result = to_other_form(entry, model)
+    model, result = rewritten(entry)
     assert facts(result.module) == facts(model)
     moves = {move.name: move for move in result.plan.moves}
     for name, old in tensors(model).items():
@@ -145,8 +149,7 @@ def test_weights_are_views_under_their_old_names(entry: Entry) -> None:
 
 @every_head
 def test_parameters_keep_order_and_ties(entry: Entry) -> None:
-    model = build(entry)
-    result = to_other_form(entry, model)
+    model, result = rewritten(entry)
     names = [name for name, _ in model.named_parameters()]
     assert [name for name, _ in result.module.named_parameters()] == names
     assert [name for name, _ in result.module.named_buffers()] == [name for name, _ in model.named_buffers()]
@@ -170,7 +173,7 @@ def test_the_callers_model_is_not_touched(entry: Entry) -> None:
 
 @every_head
 def test_a_second_rewrite_does_nothing(entry: Entry) -> None:
-    result = to_other_form(entry, build(entry))
+    _, result = rewritten(entry)
     again = rewrite(
         result.module, to=entry.other_form, scope=entry.scope, example_inputs=entry.example_inputs()
     )

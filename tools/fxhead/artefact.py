@@ -20,7 +20,7 @@ from export.providers import provider_options
 from fxhead.data import DataRecord
 from fxhead.digests import digest_file, digest_weights
 from fxhead.environment import describe_environment
-from fxhead.load import Loading
+from fxhead.load import FileOptions, Loading
 from fxhead.results import Check, worst
 from fxhead.sources import Source, SourceKind
 from fxpasses.errors import FileError
@@ -77,40 +77,6 @@ class ModelRecord:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class HowLoaded:
-    """Options with which files were loaded; see ``load.Loading``."""
-
-    arch: str | None = None
-    ema: bool = False
-    prefix: str | None = None
-    allow: tuple[str, ...] = ()
-    trust: bool = False
-
-    @classmethod
-    def of(cls, loading: Loading, sources: Sequence[Source]) -> HowLoaded:
-        """What a certificate keeps of them: nothing where no file was loaded as a model of PyTorch."""
-        if all(source.kind is not SourceKind.FILE for source in sources):
-            return cls()
-        return cls(
-            arch=loading.arch,
-            ema=loading.ema,
-            prefix=loading.prefix,
-            allow=loading.allow,
-            trust=loading.trust,
-        )
-
-    def code(self) -> str | None:
-        """What loading again would import or run that torch and torchvision do not bring, in words."""
-        if self.trust:
-            return "was made with --trust: to load its files again is to run whatever is in them"
-        if self.allow:
-            return f"names the classes {', '.join(self.allow)}, and to import them is to run their code"
-        if self.arch is not None and Source.parse(self.arch).kind is not SourceKind.TORCHVISION:
-            return f"names the callable {self.arch!r}, and to import it is to run its code"
-        return None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How to do it again.
 
@@ -129,7 +95,7 @@ class Recipe:
     providers: tuple[str, ...]
     plan: FileRecord | None
     seed: int
-    loading: HowLoaded
+    loading: FileOptions
     data: DataRecord
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,6 +105,12 @@ class Recipe:
             {"name": name, "options": dict(provider_options(name))} for name in self.providers
         ]
         return plain
+
+
+def kept_options(loading: Loading, sources: Sequence[Source]) -> FileOptions:
+    """What a certificate keeps of them: nothing where no file was loaded as a model of PyTorch."""
+    is_read = any(source.kind is SourceKind.FILE for source in sources)
+    return loading.of_files if is_read else FileOptions()
 
 
 def relative(path: Path, folder: Path) -> str:

@@ -30,12 +30,10 @@ def _warn(text: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Loading:
-    """How SOURCE is loaded.
+class FileOptions:
+    """How files are loaded; a certificate keeps it.
 
     Attributes:
-        weights: torchvision's name of pretrained weights, or a file of weights.
-        seed: seeds torch first, so that a freshly initialised model is the same in every run.
         arch: what builds the model of a state dict or checkpoint: ``torchvision:NAME`` or
             ``package.module:callable``.
         ema: takes a checkpoint's averaged weights.
@@ -44,13 +42,41 @@ class Loading:
         trust: unpickles the file as it is, which runs whatever it says.
     """
 
-    weights: str | None = None
-    seed: int = 0
     arch: str | None = None
     ema: bool = False
     prefix: str | None = None
     allow: tuple[str, ...] = ()
     trust: bool = False
+
+    def code(self) -> str | None:
+        """What loading again would import or run that torch and torchvision do not bring, in words."""
+        if self.trust:
+            return "was made with --trust: to load its files again is to run whatever is in them"
+        if self.allow:
+            return f"names the classes {', '.join(self.allow)}, and to import them is to run their code"
+        if self.arch is not None and Source.parse(self.arch).kind is not SourceKind.TORCHVISION:
+            return f"names the callable {self.arch!r}, and to import it is to run its code"
+        return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Loading(FileOptions):
+    """How SOURCE is loaded, a file or not.
+
+    Attributes:
+        weights: torchvision's name of pretrained weights, or a file of weights.
+        seed: seeds torch first, so that a freshly initialised model is the same in every run.
+    """
+
+    weights: str | None = None
+    seed: int = 0
+
+    @property
+    def of_files(self) -> FileOptions:
+        """The part that is about files."""
+        return FileOptions(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(FileOptions)}
+        )
 
     def for_source(self, source: Source) -> Loading:
         """The same for one of two sources: weights are for what is built, ``arch`` for a file."""
@@ -201,7 +227,7 @@ def _wrapper(container: Container) -> str | None:
 _FIXES = {
     Kind.TORCHSCRIPT: "loading it runs the code in it; give the nn.Module that it was made from",
     Kind.COMPILED: "give the program that it was compiled from",
-    Kind.ONNX: "a rewrite needs the model that it was exported from; fxhead check reads ONNX files",
+    Kind.ONNX: "a rewrite needs the model that it was exported from; fxhead check and cam read ONNX files",
     Kind.OBJECT: "save the module itself with torch.save(model, path)",
 }
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from export.inputs import InputSpec
 from export.providers import require_known
 from export.results import Verdict
-from fxhead.artefact import KIND, SCHEMA_VERSION, Artefact, FileRecord, HowLoaded, ModelRecord, Recipe
+from fxhead.artefact import KIND, SCHEMA_VERSION, Artefact, FileRecord, ModelRecord, Recipe
 from fxhead.data import MOST_SAMPLES, DataRecord
 from fxhead.data_images import LARGEST, Preparation
+from fxhead.load import FileOptions
 from fxhead.sources import Source, SourceKind
 from fxhead.strict_json import Field, read_json
 from fxpasses.errors import FileError, ProviderError
@@ -77,8 +78,8 @@ def _recipe(field: Field) -> Recipe:
     )
 
 
-def _loading(field: Field) -> HowLoaded:
-    return HowLoaded(
+def _loading(field: Field) -> FileOptions:
+    return FileOptions(
         arch=field["arch"].optional(Field.text),
         ema=field["ema"].flag(),
         prefix=field["prefix"].optional(Field.text),

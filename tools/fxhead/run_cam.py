@@ -136,7 +136,9 @@ def _open(options: CamOptions, preset: Preset, progress: Progress) -> tuple[Mode
             scorer = OnnxScorer(
                 source, options.input_shapes, None if options.size is None else options.size[1]
             )
-        return ModelInfo(source=source, class_name="ONNX", parameters=None), Found(scorer=scorer)
+        shape = tuple(extent for extent in scorer.spec.shape or () if extent is not None)
+        info = ModelInfo(source=source, class_name="ONNX", parameters=None, input_shapes=((1, *shape),))
+        return info, Found(scorer=scorer)
     with progress.step(f"loading {source.text}"):
         loaded = load(source, options.loading, progress.note)
     with progress.step("finding the input shape"):

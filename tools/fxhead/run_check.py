@@ -6,7 +6,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from fxhead.artefact import FileRecord, HowLoaded, Recipe, document, record_model, relative
+from fxhead.artefact import FileRecord, Recipe, document, kept_options, record_model, relative
 from fxhead.examine import Answer, Question, examine
 from fxhead.progress import Progress
 from fxhead.publish import publish, staged
@@ -83,6 +83,6 @@ def recipe_of(question: Question, answer: Answer, folder: Path) -> Recipe:
         providers=answer.providers,
         plan=None if question.plan is None else FileRecord.of(question.plan, folder),
         seed=question.loading.seed,
-        loading=HowLoaded.of(question.loading, question.models),
+        loading=kept_options(question.loading, question.models),
         data=dataclasses.replace(data, path=path),
     )

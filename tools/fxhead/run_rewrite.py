@@ -21,7 +21,7 @@ from fxhead.save import OutputNames, require_free, save_json, save_module
 from fxhead.shapes import InputShapes, ShapeOrigin, find_shapes
 from fxhead.sources import Source, SourceKind
 from fxpasses import find_sites
-from fxpasses.errors import InputError
+from fxpasses.errors import InputError, SizeError
 from fxpasses.report import Form, Scope, Site
 
 if TYPE_CHECKING:
@@ -50,11 +50,6 @@ class RewriteOptions:
     loading: Loading = dataclasses.field(default_factory=Loading)
     force: bool = False
 
-    @property
-    def before(self) -> Form:
-        """The form that the sites have in the ONNX file of the original."""
-        return Form.LINEAR if self.to is Form.CONV else Form.CONV
-
 
 def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     """The outcome; its files are written when this returns, or none are.
@@ -82,7 +77,7 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     if result.report.rewrites:
         with staged(job.names.folder) as staging:
             data = None
-            if options.with_onnx and shapes is not None and not result.report.has_maps:
+            if options.with_onnx and shapes is not None:
                 data = job.samples(graphs, shapes)
                 checks = job.export_and_check(graphs, shapes, data, staging, providers)
             if worst(checks) != "broken":
@@ -136,7 +131,7 @@ class _Job:
         if not options.with_onnx and (options.providers is not None or options.opset is not None):
             raise InputError(
                 "--providers and --opset are about ONNX files, and none are written",
-                where=f"--to {options.to}" if options.to in (Form.DENSE, Form.FCN) else "--no-onnx",
+                where="--no-onnx",
                 fix="leave one or the other out",
             )
         if options.with_map and options.to is not Form.DENSE:
@@ -183,7 +178,7 @@ class _Job:
         return shapes, graphs
 
     def renamed(self, graphs: Graphs) -> _Job:
-        """The job with the module's file called after what it holds, where the user did not name it.
+        """The job with its files called after what they hold, but for the one that the user named.
 
         Raises:
             FileError: an output by the new name exists already.
@@ -192,6 +187,8 @@ class _Job:
         if isinstance(graphs.original, ExportedProgram) and not is_program:
             self.progress.note(f"{self.names.module} does not check its inputs, as a .pt2 file does")
         names = self.names if self.is_named() else self.names.holding(is_program=is_program)
+        forms = [entry.site.form for entry in graphs.result.report.rewrites]
+        names = dataclasses.replace(names, before=forms[0]) if forms else names
         if names == self.names:
             return self
         job = dataclasses.replace(self, names=names)
@@ -217,7 +214,7 @@ class _Job:
 
     def already(self, graphs: Graphs) -> tuple[Site, ...]:
         """The sites that have the asked form before anything is done."""
-        found = find_sites(graphs.original, scope=self.options.scope)
+        found = find_sites(graphs.original, scope=self.options.scope, to=self.options.to)
         return tuple(site for site in found.sites if site.form is self.options.to)
 
     def samples(self, graphs: Graphs, shapes: InputShapes) -> Data:
@@ -239,27 +236,19 @@ class _Job:
         providers: tuple[str, ...],
     ) -> tuple[Check, ...]:
         """The certificates of the rewritten module and of both ONNX files, which are then in ``staging``."""
-        from export import export_onnx
         from export.certificate import Certifier
         from export.programs import as_module
         from fxhead.proof import Pair, prove
 
-        options, names, before = self.options, self.names, self.options.before
+        options, names = self.options, self.names
         examples = shapes.examples(_TRACE_BATCH)
-        for form, model in ((before, graphs.original), (options.to, graphs.result.module)):
-            with self.progress.step(f"exporting the {form} form to ONNX"):
-                export_onnx(
-                    model,
-                    examples,
-                    staging / names.onnx[form],
-                    keep_norms=options.to is Form.UNFOLD,
-                    opset=options.opset,
-                )
+        sources = {names.before: graphs.original, names.to: graphs.result.module}
+        self.export({form: (model, staging / names.onnx[form]) for form, model in sources.items()}, examples)
         original, written = as_module(graphs.original), as_module(graphs.written)
         models: tuple[tuple[str, nn.Module | Path], ...] = (
             (options.source.text, original),
             (names.module, written),
-            *((names.onnx[form], staging / names.onnx[form]) for form in (before, options.to)),
+            *((name, staging / name) for name in names.onnx.values()),
         )
         pairs = (
             Pair(
@@ -267,9 +256,9 @@ class _Job:
                 reference=models[a][1],
                 candidate_name=models[b][0],
                 candidate=models[b][1],
-                is_export=models[b][0] == names.onnx[before],
+                is_export=models[b][0] == names.onnx[names.before] and names.before is not names.to,
             )
-            for a, b in _CHAIN
+            for a, b in self.chain()
         )
         return prove(
             Certifier(data.samples, providers, seed=options.loading.seed),
@@ -277,6 +266,35 @@ class _Job:
             plan=graphs.result.plan,
             progress=self.progress,
         )
+
+    def chain(self) -> tuple[tuple[int, int], ...]:
+        """What is compared with what; a model that keeps its form has one ONNX file."""
+        return _CHAIN if self.names.before is not self.names.to else _CHAIN[:2]
+
+    def export(
+        self, models: dict[Form, tuple[nn.Module | ExportedProgram, Path]], examples: tuple[torch.Tensor, ...]
+    ) -> None:
+        """Writes the ONNX files: with free height and width where a form is about maps, if the model can."""
+        from export import export_onnx
+
+        opset, keep_norms = self.options.opset, Form.UNFOLD in models
+        free = {*models} if Form.DENSE in models else {*models} & {Form.FCN}
+        for form, (model, path) in models.items():
+            with self.progress.step(f"exporting the {form} form to ONNX"):
+                try:
+                    export_onnx(
+                        model,
+                        examples,
+                        path,
+                        dynamic_size=form in free,
+                        keep_norms=keep_norms,
+                        opset=opset,
+                    )
+                    continue
+                except SizeError as error:
+                    sizes = "x".join(map(str, examples[0].shape[2:]))
+                    self.progress.note(f"{path.name} takes {sizes} only: {error.what}")
+                export_onnx(model, examples, path, opset=opset)
 
     def write(
         self,
@@ -311,15 +329,15 @@ class _Job:
         """The certificate file's content, about what is in ``staging`` by now."""
         from fxhead.artefact import (
             FileRecord,
-            HowLoaded,
             ModelRecord,
             Recipe,
             document,
+            kept_options,
             record_external,
             record_model,
         )
 
-        options, names, before = self.options, self.names, self.options.before
+        options, names = self.options, self.names
 
         def staged_file(name: str) -> FileRecord:
             return FileRecord.of(staging / name, names.folder, written_as=name)
@@ -332,15 +350,15 @@ class _Job:
                 file=staged_file(name),
                 data=record_external(staging / name, staging),
             )
-            for name in (names.onnx[before], names.onnx[options.to])
+            for name in names.onnx.values()
         ]
         recipe = Recipe(
             models=(record_model(options.source, module, options.loading.weights, names.folder), *written),
-            pairs=_CHAIN,
+            pairs=self.chain(),
             providers=providers,
             plan=staged_file(names.plan),
             seed=options.loading.seed,
-            loading=HowLoaded.of(options.loading, (options.source,)),
+            loading=kept_options(options.loading, (options.source,)),
             data=data.record,
         )
         return document(recipe, checks)

@@ -24,13 +24,25 @@ _MODULE_SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OutputNames:
-    """Where ``rewrite`` writes: names in one folder."""
+    """Where ``rewrite`` writes: names in one folder.
+
+    Attributes:
+        folder: the folder.
+        module: the rewritten model.
+        plan: the weight plan.
+        certificate: what was checked.
+        base: what the names of the ONNX files begin with.
+        before: the form that the model has.
+        to: the form that it gets.
+    """
 
     folder: Path
     module: str
     plan: str
     certificate: str
-    onnx: dict[Form, str]
+    base: str
+    before: Form
+    to: Form
 
     @classmethod
     def choose(cls, source: Source, to: Form, out: str | None) -> OutputNames:
@@ -58,16 +70,22 @@ class OutputNames:
                 folder = path
         stem = Path(module).stem
         base = stem.removesuffix(f".{to}")
-        # the convolutions of one file are not the head of another
-        others = {Form.CONV: "original", Form.UNFOLD: "unfold"} if to is Form.UNFOLD else {}
-        names = others or {form: str(form) for form in (Form.LINEAR, Form.CONV)}
         return cls(
             folder=folder,
             module=module,
             plan=f"{stem}.plan.json",
             certificate=f"{stem}.certificate.json",
-            onnx={form: f"{base}.{name}.onnx" for form, name in names.items()},
+            base=base,
+            before=Form.CONV if to in (Form.LINEAR, Form.UNFOLD) else Form.LINEAR,
+            to=to,
         )
+
+    @property
+    def onnx(self) -> dict[Form, str]:
+        """The ONNX files, by the form that they hold; the model's own form first."""
+        # unfolded, all convolutions are in another form: the other file is no form of a head
+        before = "original" if self.to is Form.UNFOLD else self.before
+        return {self.before: f"{self.base}.{before}.onnx", self.to: f"{self.base}.{self.to}.onnx"}
 
     @property
     def is_program(self) -> bool:

@@ -82,9 +82,7 @@ def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
     if report.native_size is not None:
         native = _shape(report.native_size)
         yield f"native size {native}: one position, more on a larger input, an error on a smaller one"
-    if outcome.verdict is None and report.has_maps:
-        yield "[bold]not checked[/]: there is no certificate for the forms dense and fcn, and no ONNX file"
-    elif outcome.verdict is None:
+    if outcome.verdict is None:
         yield "[bold]not checked[/]: --no-onnx; fxhead check REFERENCE CANDIDATE gives the certificate"
     else:
         yield from rewrite_verdict(outcome.verdict, outcome.checks)

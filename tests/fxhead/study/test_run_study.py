@@ -174,6 +174,6 @@ def test_an_interrupt_keeps_what_is_finished_and_processes_give_the_same_result(
     assert len(err.split("\n\n")[0].splitlines()) == 2  # what it did, and no bar
     assert not [*folder.rglob(".*.json.*")]  # nothing half written
     # the pairs and the runs of the first two seeds were first, so what is there is the short study
-    done = run(*SHORT, "-o", "new", "--jobs", "2", "--json")
+    done = run(*SHORT, "-o", "new", "--jobs", "1", "--json")
     assert done.out == (finished / "study.json").read_text()
     assert json.loads(done.out)["seeds"] == 2

@@ -8,6 +8,7 @@ graph in memory, and the map ``W · features + b`` is computed here.
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,10 @@ def _hint(spec: InputSpec, given: Shapes, side: int | None) -> Hint | None:
 
 
 def _mapped(subject: OnnxSubject) -> _Plan | None:
-    """The plan of a file with outputs ``logits`` and ``map``."""
-    names = subject.output_names
-    return _Plan(logits="logits", features="map", sites=()) if {*names} == {"logits", "map"} else None
+    """The plan of a file with a map beside its logits, as ``export_onnx`` calls them; or None."""
+    maps = [name for name in subject.output_names if re.fullmatch(r"map(_0)?", name)]
+    others = [name for name in subject.output_names if not name.startswith("map")]
+    return _Plan(logits=others[0], features=maps[0], sites=()) if maps and others else None
 
 
 def _planned(subject: OnnxSubject, where: str) -> _Plan:

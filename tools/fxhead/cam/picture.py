@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 
 from fxhead.cam.overlay import Map, Pixels, Scale, overlay
 
-PER_SHEET, THUMBNAIL = 200, 180
+PER_SHEET, THUMBNAIL = 100, 180
 """Images on a sheet at most, and the longer side in pixels in which each is shown there."""
 _DPI = 100
 _PANEL, _SHEET_PANEL = 3.0, THUMBNAIL / 100
 _GAP, _TITLE, _BAR = 0.15, 0.66, 1.35
 """Inches: between panels, above one for its title, right of all for the colour bar."""
-_COLUMNS = 4
-"""Panels in a row at most."""
+_COLUMNS, _PAIRS = 4, 5
+"""Panels in a row of a picture at most, and pairs in one of a sheet."""
 _LETTER = 0.105
 """Inches that a letter of a title takes at most, but for the widest ones."""
 _UNIT = "score of each place\n(mean = logit)"
@@ -89,9 +89,8 @@ def draw_sheet(images: Sequence[Drawn], path: Path) -> None:
         OSError: it cannot be written.
     """
     # pairs are wider than they are high: about as many rows as columns make a page
-    grid = _Grid(
-        columns=math.ceil(math.sqrt(len(images) * 0.8)), count=len(images), panel=_SHEET_PANEL, panels=2
-    )
+    columns = min(math.ceil(math.sqrt(len(images) * 0.8)), _PAIRS)
+    grid = _Grid(columns=columns, count=len(images), panel=_SHEET_PANEL, panels=2)
     scale = Scale.of(*(drawn.classes[0].scores for drawn in images))
     with mpl.rc_context(_STYLE | {"font.size": 12.0}):
         figure = grid.figure()
@@ -167,7 +166,7 @@ class _Grid:
         lines = (_short(first, letters), _short(second, letters - len(end)) + end)
         for line, rise in zip(lines, (0.29, 0.06), strict=True):
             x, y = left / width, (bottom + self.panel + rise) / height
-            figure.text(x, y, line, weight="bold" if line is lines[0] else "normal")
+            figure.text(x, y, line, weight="bold" if rise > 0.1 else "normal", parse_math=False)
 
     def bar(self, figure: Figure, scale: Scale) -> None:
         """The colours and what they mean."""
@@ -187,9 +186,7 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 
 def _short(text: str, letters: int) -> str:
-    """The text on one line, cut at a word where it can be; ``$`` would start a formula."""
-    line = " ".join(text.split())
-    if len(line) > letters:
-        line = textwrap.shorten(line, letters, placeholder=" …")
-        line = line if len(line) > 2 else f"{' '.join(text.split())[: letters - 1]}…"
-    return line.replace("$", r"\$")
+    """The text on one line, cut at a word where it can be; a name may hold bytes that are no text."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    shorter = textwrap.shorten(line, letters, placeholder=" …")
+    return shorter if len(shorter) > 2 else f"{line[: letters - 1]}…"

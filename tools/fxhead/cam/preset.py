@@ -7,6 +7,7 @@ import dataclasses
 from export.inputs import InputSpec
 from fxhead.data_images import Preparation, preparation
 from fxhead.sources import Source, SourceKind
+from fxpasses.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,13 @@ class Preset:
         Raises:
             InputError: the input takes no images, or a value does not fit it.
         """
+        shape = spec.shape or ()
+        if len(shape) != 3:
+            takes = "x".join(["N", *map(str, shape)])
+            raise InputError(f"input {spec.name!r} takes {takes}, not images", fix="give a model of images")
+        if self.size is None and shape[1] != shape[2]:
+            what = f"the model takes {shape[1]}x{shape[2]}, and images are cut square"
+            raise InputError(what, fix="give --size")
         return preparation(spec, size=self.size, mean=self.mean, std=self.std)
 
 

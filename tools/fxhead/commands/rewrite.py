@@ -26,8 +26,8 @@ from fxhead.sources import Source
     "--to",
     type=FORMS,
     required=True,
-    help="The form that the sites get. dense: before the pool; fcn: on every window of a larger input. "
-    "These two write no ONNX files. unfold: every Conv2d as a matrix product of its patches (im2col).",
+    help="The form that the sites get. dense: before the pool; fcn: on every window of a larger input; "
+    "unfold: every Conv2d as a matrix product of its patches (im2col).",
 )
 @click.option("--with-map", is_flag=True, help="With dense: give the map of scores out beside the logits.")
 @click.option(
@@ -64,7 +64,8 @@ def rewrite_command(
 
     Writes MODEL.conv.pt (or .linear.pt), MODEL.linear.onnx, MODEL.conv.onnx, the weight plan and the
     certificate: all of them, or nothing where the check says "broken". What torch.export traced is
-    written as MODEL.conv.pt2. The model is put in eval mode.
+    written as MODEL.conv.pt2. The model is put in eval mode. The ONNX files of the forms dense and fcn take
+    any height and width, where the model does.
     """
     from fxhead.load import Loading
     from fxhead.run_rewrite import RewriteOptions, run_rewrite
@@ -80,7 +81,7 @@ def rewrite_command(
         providers=split(providers),
         input_shapes=tuple(parse_shape(text) for text in input_shapes),
         opset=opset,
-        with_onnx=not no_onnx and to in ("conv", "linear", "unfold"),
+        with_onnx=not no_onnx,
         with_map=with_map,
         loading=Loading(**loading),
         force=force,
