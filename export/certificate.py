@@ -145,7 +145,7 @@ class Certifier:
         self._seed = seed
         self._samples = None if inputs is None else given_samples(inputs)
         self._subjects: dict[object, tuple[Source, Subject]] = {}
-        self._exported: dict[int, OnnxSubject] = {}
+        self._exported: dict[tuple[int, bool], OnnxSubject] = {}
         # files that leave sizes open, read before the samples were known
         self._unsized: set[Subject] = set()
         self._moved: dict[int, tuple[Subject, Subject]] = {}
@@ -326,7 +326,9 @@ class Certifier:
             if not by_themselves.is_reformed:
                 return by_themselves
         try:
-            a, b = self._as_file(left), self._as_file(right)
+            # between a site's forms a batch norm is part of the weights in one of them only
+            keep_norms = by_themselves is not None
+            a, b = (self._as_file(subject, keep_norms=keep_norms) for subject in (left, right))
         except ExportError as error:
             reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
             return by_themselves or Strict(head=head, upstream=nothing_compared(reason))
@@ -340,30 +342,31 @@ class Certifier:
             self._moved[id(subject)] = subject, subject.commuted()
         return self._moved[id(subject)][1]
 
-    def _as_file(self, subject: Subject) -> OnnxSubject:
+    def _as_file(self, subject: Subject, *, keep_norms: bool) -> OnnxSubject:
         """A file as it is; a module as what it exports to, read in the same order of pools and sites."""
         if isinstance(subject, OnnxSubject):
             return subject
         if not isinstance(subject, ModuleSubject) or self._samples is None:
             raise InternalError(f"{subject.name} is neither a module nor a file")
-        written = self._export(subject, self._samples)
+        written = self._export(subject, self._samples, keep_norms=keep_norms)
         is_moved = any(subject is moved for _, moved in self._moved.values())
         found = self._commuted(written) if is_moved else written
         assert isinstance(found, OnnxSubject), "a file stays one"
         return found
 
-    def _export(self, subject: ModuleSubject, samples: Samples) -> OnnxSubject:
+    def _export(self, subject: ModuleSubject, samples: Samples, *, keep_norms: bool) -> OnnxSubject:
         if id(subject.module) in self._written:
             return self._file(self._written[id(subject.module)][1])
-        if id(subject.module) not in self._exported:  # the subject holds the module, so its id stays its own
+        key = id(subject.module), keep_norms  # the subject holds the module, so its id stays its own
+        if key not in self._exported:
             batch = subject.fixed_batch
             size = batch or subject.batches((2,))[0]
             example = [torch.from_numpy(x) for x in samples.batch(0, size)]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "module.onnx"
-                export_onnx(subject.module, example, path, dynamic_batch=batch is None)
-                self._exported[id(subject.module)] = OnnxSubject(path)
-        return self._exported[id(subject.module)]
+                export_onnx(subject.module, example, path, dynamic_batch=batch is None, keep_norms=keep_norms)
+                self._exported[key] = OnnxSubject(path)
+        return self._exported[key]
 
     def _pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
         files = [item for item in (reference, candidate) if not isinstance(item, nn.Module)]

@@ -42,6 +42,7 @@ def export_onnx(
     *,
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
+    keep_norms: bool = False,
     opset: int | None = None,
 ) -> Path:
     """The path of the ONNX file written from ``module`` in evaluation mode.
@@ -62,6 +63,9 @@ def export_onnx(
         path: the file to write; an existing one is replaced.
         dynamic_batch: whether axis 0 of the inputs is dynamic; else the example's batch size is fixed.
         dynamic_size: whether the axes behind the channels are dynamic too; else the example's are fixed.
+        keep_norms: whether a batch norm behind a convolution stays an operator, as it does behind any other,
+            rather than being multiplied into the weights; files of a convolution and of its unfolded form
+            can be compared only so.
         opset: the opset of the file; None takes the exporter's default.
 
     Shapes:
@@ -83,6 +87,7 @@ def export_onnx(
             f"ONNX export needs {error.name}, which is not installed", fix="run pip install 'fxhead[cpu]'"
         ) from error
     from export.canonical_head import canonicalize_head
+    from export.norms_apart import norms_apart
 
     target = Path(path)
     check_opset(opset)
@@ -98,7 +103,8 @@ def export_onnx(
             program = given
             if dynamic_size:
                 require_open(program, call, str(target))
-        model = _to_onnx(program, call, exporter_opset(opset), str(target))
+        with norms_apart() if keep_norms else contextlib.nullcontext():
+            model = _to_onnx(program, call, exporter_opset(opset), str(target))
         _strip(model, dynamic_batch)
         if native is not None:
             model.metadata_props[NATIVE_SIZE] = "x".join(map(str, native))
@@ -176,6 +182,7 @@ def _to_onnx(
 ) -> ir.Model:
     from export.example import output_names
     from export.strided import as_strided
+    from export.unfolded import im2col
 
     names = output_names(program)
     try:
@@ -186,7 +193,10 @@ def _to_onnx(
             opset_version=opset,
             input_names=list(call.names),
             output_names=list(names),
-            custom_translation_table={torch.ops.aten.as_strided.default: as_strided},
+            custom_translation_table={
+                torch.ops.aten.as_strided.default: as_strided,
+                torch.ops.aten.im2col.default: im2col,
+            },
         )
     except torch.onnx.errors.OnnxExporterError as error:
         first = str(error).strip().splitlines()[0]

@@ -383,7 +383,9 @@ def _padded(extent: int, before: int, after: int, mode: str) -> Index | None:
 def _affine(node: ir.Node, site: OnnxSite, extents: Shape) -> Affine:
     found = site.affine
     window = site.window
-    is_one_cell = window is None or math.prod(window.kernel_size) == 1
+    is_one_cell = window is None or (
+        math.prod(window.kernel_size) == 1 and {*window.strides} == {1} and not any(window.pads)
+    )
     return Affine(
         weight=found.weight,
         bias=found.bias,

@@ -19,13 +19,33 @@ from fxpasses.errors import (
     ProviderError,
     TraceError,
 )
-from fxpasses.passes import ConvToLinear, HeadToFcn, LinearToConv, PoolToDense
+from fxpasses.passes import (
+    ConvToLinear,
+    ConvToUnfold,
+    HeadToFcn,
+    LinearToConv,
+    PoolToDense,
+    UnfoldToConv,
+)
 from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
-from fxpasses.report import Form, Miss, MissCode, Rewrite, RewriteReport, Scope, Site, Sites, TraceInfo
+from fxpasses.report import (
+    Form,
+    Memory,
+    Miss,
+    MissCode,
+    Rewrite,
+    RewriteReport,
+    Scope,
+    Site,
+    SiteMemory,
+    Sites,
+    TraceInfo,
+)
 
 __all__ = [
     "CheckError",
     "ConvToLinear",
+    "ConvToUnfold",
     "ExportError",
     "FileError",
     "Form",
@@ -34,6 +54,7 @@ __all__ = [
     "InputError",
     "InternalError",
     "LinearToConv",
+    "Memory",
     "Miss",
     "MissCode",
     "PlanError",
@@ -44,9 +65,11 @@ __all__ = [
     "RewriteResult",
     "Scope",
     "Site",
+    "SiteMemory",
     "Sites",
     "TraceError",
     "TraceInfo",
+    "UnfoldToConv",
     "WeightMove",
     "WeightOrder",
     "WeightPlan",

@@ -17,7 +17,7 @@ from fxpasses.errors import InputError, TraceError, suggest
 from fxpasses.fallback import export_module
 from fxpasses.plan import WeightPlan
 from fxpasses.program import OpenProgram, open_program
-from fxpasses.report import Form, RewriteReport, Scope, Sites
+from fxpasses.report import Form, Memory, Miss, RewriteReport, Scope, Site, Sites
 from fxpasses.survey import Survey
 from fxpasses.trace import Traced, given, trace
 
@@ -66,8 +66,18 @@ def find_sites(
     chosen = _scope(scope, form)
     subject = given(model) if isinstance(model, GraphModule) else _open(model, way, example_inputs)
     survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
-    matches, misses = survey.candidates(survey.look(_records(model)), form)
-    return Sites(sites=tuple(match.site for match in matches), misses=misses, trace=subject.info)
+    sites: tuple[Site, ...] = ()
+    misses: tuple[Miss, ...] = ()
+    memory: Memory | None = None
+    if form in (Form.CONV, Form.UNFOLD) or chosen is Scope.UNFOLDED:
+        found = survey.unfolding(Form.CONV if form is Form.CONV else None)
+        unfolded = sorted((*found.convolutions, *found.products), key=lambda entry: entry.match.node)
+        sites, misses = tuple(entry.match.site for entry in unfolded), found.misses
+        memory = survey.memory(unfolded) if form is Form.UNFOLD else None
+    if form is not Form.UNFOLD and chosen is not Scope.UNFOLDED:
+        matches, others = survey.candidates(survey.look(_records(model)), form)
+        sites, misses = (*sites, *(match.site for match in matches)), (*misses, *others)
+    return Sites(sites=sites, misses=misses, trace=subject.info, memory=memory)
 
 
 @overload
@@ -117,10 +127,12 @@ def rewrite(
         model: a module, a GraphModule, or an ExportedProgram; the result is of the same kind (a
             GraphModule for a module).
         to: ``"conv"``, ``"linear"``, ``"dense"`` (the convolution before the pool: the same function, by
-            way of a map of scores) or ``"fcn"`` (at the native size the same logits, on a larger input a
-            map of those of every window).
-        scope: ``"head"``, ``"pooled"`` (squeeze-excite and other side branches too), or ``"all"`` (also
-            every Linear and 1×1 convolution on whole maps, tokens and vectors that no pool feeds).
+            way of a map of scores), ``"fcn"`` (at the native size the same logits, on a larger input a
+            map of those of every window) or ``"unfold"`` (every ``Conv2d`` as a product with its patches).
+        scope: ``"head"``, ``"pooled"`` (squeeze-excite and other side branches too), ``"all"`` (also every
+            Linear and 1×1 convolution on whole maps, tokens and vectors that no pool feeds), or
+            ``"unfolded"``. To ``"unfold"`` takes all convolutions whatever the scope, and to ``"conv"`` takes
+            unfolded ones back as well as the sites in scope; in ``"unfolded"`` these alone.
         example_inputs: a tensor or a tuple of inputs, or a function that gives them and is called only if
             they are needed: where nothing in the model says the extent of the pooled map (a fixed
             average pool), which axes are spatial (a mean of an input) or, in scope ``"all"``, how many a
@@ -148,6 +160,7 @@ def rewrite(
         misses=change.misses,
         trace=subject.info,
         native_size=change.native_size,
+        memory=change.memory,
     )
     return RewriteResult(module=subject.close(change.records), report=report, plan=change.plan)
 
@@ -225,6 +238,12 @@ def _scope(scope: str, to: Form | None) -> Scope:
             f"the form {to} is one of heads, and scope 'all' holds more than heads",
             where="scope",
             fix="use scope 'head', or to='conv' or to='linear'",
+        )
+    if chosen is Scope.UNFOLDED and to not in (None, Form.CONV, Form.UNFOLD):
+        raise InputError(
+            f"no convolution of the scope {chosen} can be {to}",
+            where="scope",
+            fix="use to='conv' or 'unfold'",
         )
     return chosen
 

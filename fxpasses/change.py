@@ -4,6 +4,7 @@
 
     linear ⇄ conv ⇄ dense
                ⇄ fcn
+             conv ⇄ unfold
 
 Every step has a record of its own, which takes it back exactly; they lie upon one another.
 """
@@ -22,12 +23,13 @@ from fxpasses.outputs import add_maps, drop_maps
 from fxpasses.plan import WeightPlan
 from fxpasses.program import OpenProgram
 from fxpasses.reorder import apply_everywhere
-from fxpasses.report import Form, Miss, Rewrite, Scope
+from fxpasses.report import Form, Memory, Miss, Rewrite, Scope
 from fxpasses.rewrite import Edit, apply, joined, restore
 from fxpasses.sink import rise, sink
 from fxpasses.survey import Look, Survey, relevant
 from fxpasses.tree import attribute
 from fxpasses.typed_ops import WeightSource
+from fxpasses.unfolding import rewrite_sites
 from fxpasses.values import recompute
 from fxpasses.window import open_windows
 
@@ -42,6 +44,7 @@ class Change:
         plan: how weights changed shape.
         records: how all that was done can be taken back.
         native_size: spatial extents of the input at which ``fcn`` gives one position.
+        memory: what unfolding takes, where that is the form.
     """
 
     rewrites: tuple[Rewrite, ...]
@@ -49,6 +52,7 @@ class Change:
     plan: WeightPlan
     records: tuple[undo.Record, ...]
     native_size: tuple[int, ...] | None = None
+    memory: Memory | None = None
 
 
 def carry_out(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_map: bool) -> Change:
@@ -60,6 +64,41 @@ def carry_out(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_
         records: how earlier edits of this graph can be taken back.
         with_map: whether the map of a dense head becomes an output.
     """
+    change = _im2col(survey, to, records) if to in (Form.CONV, Form.UNFOLD) else None
+    if change is None:
+        return _heads(survey, to, records, with_map=with_map)
+    if to is Form.UNFOLD or survey.scope is Scope.UNFOLDED:
+        return change
+    heads = _heads(survey, to, change.records, with_map=with_map)
+    return dataclasses.replace(
+        heads,
+        rewrites=(*change.rewrites, *heads.rewrites),
+        misses=(*change.misses, *heads.misses),
+        plan=WeightPlan(to=to.weights, moves=(*change.plan.moves, *heads.plan.moves)),
+    )
+
+
+def _im2col(survey: Survey, to: Form, records: Sequence[undo.Record]) -> Change:
+    """Takes convolutions to their unfolded form, or all that are in it back."""
+    found = survey.unfolding(to)
+    sites = found.convolutions if to is Form.UNFOLD else found.products
+    misses = relevant(found.misses, to)
+    if not sites:
+        empty = WeightPlan(to=to.weights, moves=())
+        return Change(rewrites=(), misses=misses, plan=empty, records=tuple(records))
+    subject = survey.subject
+    memory = survey.memory((*found.convolutions, *found.products)) if to is Form.UNFOLD else None
+    done = rewrite_sites(subject.graph, subject.root, found, to, records)
+    return Change(
+        rewrites=done.rewrites,
+        misses=misses,
+        plan=WeightPlan(to=to.weights, moves=done.moves),
+        records=done.records,
+        memory=memory,
+    )
+
+
+def _heads(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_map: bool) -> Change:
     look = survey.look(records)
     choice, windows = survey.choose(look, to)
     misses = (*choice.misses, *relevant(look.analysis.misses, to))

@@ -36,7 +36,9 @@ def dialect_of(node: Node) -> Dialect:
     """The dialect of a site's node."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return Dialect.TORCH
-    return Dialect.CORE if aten.name_of(node.target) in ("addmm", "mm", "convolution") else Dialect.ATEN
+    return (
+        Dialect.CORE if aten.name_of(node.target) in ("addmm", "mm", "bmm", "convolution") else Dialect.ATEN
+    )
 
 
 class Writer:
@@ -199,8 +201,9 @@ class Writer:
         return self._after(place, torch.ops.aten.view.default, (node, [batch, *sizes]))
 
     def _after(self, node: Node, function: Any, args: tuple[Any, ...], part_of: Node | None = None) -> Node:
+        write = self.graph.call_method if isinstance(function, str) else self.graph.call_function
         with self.graph.inserting_after(_end_of_inputs(node)):
-            new = self.graph.call_function(function, args)
+            new = write(function, args)
         return self._keep(new, part_of or node, is_part=part_of is not None)
 
     def _keep(self, new: Node, like: Node, *, is_part: bool) -> Node:
@@ -263,6 +266,9 @@ def named_functions() -> dict[str, Callable[..., Any]]:
         **{name: getattr(operator, name) for name in ("getitem", "add", "sub", "mul", "floordiv")},
         "getattr": getattr,
         "linear": F.linear,
+        "torch.add": torch.add,
+        "operator.matmul": operator.matmul,
+        **{name: getattr(F, name) for name in ("pad", "unfold", "fold")},
         **{
             f"{name}{rank}d": getattr(F, f"{name}{rank}d")
             for name in ("conv", "avg_pool", "adaptive_avg_pool")
@@ -272,5 +278,6 @@ def named_functions() -> dict[str, Callable[..., Any]]:
 
 
 _TORCH_VIEWS = (
-    "flatten unflatten reshape squeeze unsqueeze permute transpose swapaxes select mean sum amax amin"
+    "flatten unflatten reshape squeeze unsqueeze permute transpose swapaxes select mean sum amax amin clone "
+    "matmul mm bmm einsum"
 ).split()

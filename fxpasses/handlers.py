@@ -6,6 +6,7 @@ name and fills in the defaults. ``spellings`` says which symbols it reads.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -28,6 +29,7 @@ from fxpasses.typed_ops import (
     Op,
     Opaque,
     Permute,
+    Plain,
     Product,
     Reduce,
     Role,
@@ -110,19 +112,17 @@ def _is_own_extent(kernel: Any, source: Node, rank: int) -> bool:
         if kernel.op != "call_function" or kernel.target is not operator.getitem:
             return False
         owner, part = shape_owner(kernel.args[0]), kernel.args[1]
-        return (
-            owner is not None and part in (slice(2, None), slice(-rank, None)) and _same_size(owner, source)
-        )
+        return owner is not None and part in (slice(2, None), slice(-rank, None)) and same_size(owner, source)
     if not isinstance(kernel, (tuple, list)) or len(kernel) != rank:
         return False
     sizes = [size_of(extent) for extent in kernel]
     return all(
-        size is not None and size[1] in (axis + 2, axis - rank) and _same_size(size[0], source)
+        size is not None and size[1] in (axis + 2, axis - rank) and same_size(size[0], source)
         for axis, size in enumerate(sizes)
     )
 
 
-def _same_size(first: Node, second: Node) -> bool:
+def same_size(first: Node, second: Node) -> bool:
     """Whether two nodes have one size: the same node, seen through functions of every element."""
     return _sized_by(first) is _sized_by(second)
 
@@ -218,6 +218,10 @@ def transpose(input: Node, dim0: int, dim1: int) -> Op:
     return Permute(input, (dim0, dim1), swap=True)
 
 
+def matrix_transpose(input: Node) -> Op:
+    return Permute(input, (1, 0), swap=False)
+
+
 def getitem(input: Node, items: Any) -> Op:
     if is_shape_value(input):
         return SHAPE_VALUE
@@ -257,6 +261,26 @@ def in_role(role: Role, *, inplace: bool = False) -> Handler:
         return Elementwise(sources, inplace=inplace, role=known)
 
     return handler
+
+
+def added(role: Role, *, inplace: bool = False) -> Handler:
+    """A handler of functions that add two operands, unless a number says otherwise."""
+    summed = in_role(role, inplace=inplace)
+
+    def handler(*args: Any, **kwargs: Any) -> Op:
+        op = summed(*args, **kwargs)
+        if len(args) != 2 or kwargs or not isinstance(op, Elementwise) or len(op.sources) != 2:
+            return op
+        return dataclasses.replace(op, plain=Plain.SUM)
+
+    return handler
+
+
+def copied(input: Node, memory_format: Any = None) -> Op:
+    """A copy in the usual order of memory; one in another order is no plain copy."""
+    usual = (None, torch.contiguous_format, torch.preserve_format)
+    plain = Plain.COPY if memory_format in usual else None
+    return Elementwise((input,), role=Role.LINEAR, plain=plain)
 
 
 def _is_whole(value: Any) -> bool:
@@ -361,9 +385,10 @@ def conv(rank: int, transposed: bool = False) -> Handler:
 def conv_numbers(
     rank: int, stride: Any, padding: Any, dilation: Any, kernel: tuple[int, ...] | None
 ) -> dict[str, Any] | None:
-    if padding == "valid" or (padding == "same" and kernel is not None and set(kernel) == {1}):
-        padding = 0
-    elif padding == "same":
+    same = padding == "same"
+    if padding == "valid" or (same and kernel is not None and set(kernel) == {1}):
+        padding, same = 0, False
+    elif same:
         padding = 1
     numbers = {
         "stride": tuple_of(stride, rank),
@@ -371,4 +396,4 @@ def conv_numbers(
         "dilation": tuple_of(dilation, rank),
     }
     plain = all([isinstance(extent, int) for extents in numbers.values() for extent in extents])
-    return numbers if plain else None
+    return {**numbers, "same": same} if plain else None

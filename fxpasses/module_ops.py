@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from fxpasses import handlers
+from fxpasses import column_handlers, handlers
 from fxpasses.handlers import MAX_RANK
 from fxpasses.report import Form
 from fxpasses.typed_ops import (
@@ -18,6 +18,7 @@ from fxpasses.typed_ops import (
     FeatureNorm,
     Flatten,
     Op,
+    Plain,
     Role,
     WeightSource,
     WindowPool,
@@ -71,7 +72,7 @@ def module_op(module: Any, node: Node) -> Op:
     if kind in _ELEMENTWISE_MODULES:
         return Elementwise((source,), inplace=getattr(module, "inplace", False) is True)
     if kind is nn.Identity:
-        return Elementwise((source,), role=Role.LINEAR)
+        return Elementwise((source,), role=Role.LINEAR, plain=Plain.COPY)
     if kind in _DROPOUTS:
         trains = module.training and module.p != 0
         return Elementwise((source,), inplace=module.inplace is True, role=Role.DROPOUT, trains=trains)
@@ -101,6 +102,12 @@ def module_op(module: Any, node: Node) -> Op:
         nn.Flatten: lambda: Flatten(source, module.start_dim, module.end_dim),
         nn.Unflatten: lambda: handlers.unflatten(source, module.dim, module.unflattened_size),
         nn.LayerNorm: lambda: FeatureNorm(source, is_last=len(module.normalized_shape) == 1),
+        nn.Unfold: lambda: column_handlers.unfold(
+            source, module.kernel_size, module.dilation, module.padding, module.stride
+        ),
+        nn.Fold: lambda: column_handlers.fold(
+            source, module.output_size, module.kernel_size, module.dilation, module.padding, module.stride
+        ),
         nn.GroupNorm: lambda: Elementwise((source,), channels=True, mixes=True),
         nn.PReLU: lambda: Elementwise((source,), channels=True),
     }
@@ -136,7 +143,8 @@ def _affine_module(module: Any, source: Node, path: str) -> Op:
         return handlers.OPAQUE
     return Affine(
         source=source, form=Form.CONV, rank=rank, weight=f"{path}.weight", bias=bias,
-        weight_source=weight_source, module=module, groups=module.groups, transposed=transposed, **numbers,
+        weight_source=weight_source, module=module, groups=module.groups, transposed=transposed,
+        padding_mode=getattr(module, "padding_mode", "zeros"), **numbers,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 from fxpasses import aten, handlers
 from fxpasses.module_ops import POOL_TYPES, module_op
 from fxpasses.sizes import is_input, is_shape_value, value_of
-from fxpasses.spellings import FUNCTIONS, METHODS, POOL_FUNCTIONS, POOL_METHODS, aten_handlers
+from fxpasses.spellings import FUNCTIONS, METHODS, POOL_FUNCTIONS, POOL_METHODS, UNFOLDS, aten_handlers
 from fxpasses.tree import attribute
 from fxpasses.typed_ops import Affine, Op, Product, Role, Subgraph, WeightSource
 
@@ -80,6 +80,16 @@ class Vocabulary:
             if type(below[above].get(name)) in POOL_TYPES:
                 found.add(path)
         return found
+
+    def unfolds(self, graph: Graph) -> list[Node]:
+        """The nodes that unfold by their target, in no order."""
+        found = [
+            node
+            for target in UNFOLDS
+            for node in graph.find_nodes(op="call_function", target=target, sort=False)
+        ]
+        calls = graph.find_nodes(op="call_module", sort=False)
+        return [*found, *(node for node in calls if type(self.module(str(node.target))) is nn.Unfold)]
 
     def classify(self, node: Node) -> Op:
         """The typed op of a node; ``Opaque`` where the vocabulary has no entry for it."""

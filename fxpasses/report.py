@@ -17,19 +17,25 @@ class Form(enum.StrEnum):
     CONV = "conv"
     DENSE = "dense"
     FCN = "fcn"
+    UNFOLD = "unfold"
 
     @property
     def weights(self) -> Form:
         """The form whose weight shapes this form has: a convolution's, unless it is a Linear."""
-        return Form.LINEAR if self is Form.LINEAR else Form.CONV
+        return Form.LINEAR if self in (Form.LINEAR, Form.UNFOLD) else Form.CONV
 
 
 class Scope(enum.StrEnum):
-    """Which sites a rewrite considers; each scope contains the one before it."""
+    """Which sites a rewrite considers; each scope but the last contains the one before it.
+
+    ``UNFOLDED`` are the convolutions that are or can be written as unfold and matrix product, wherever they
+    stand. To ``unfold`` takes these in every scope, and to ``conv`` takes those back that are unfolded.
+    """
 
     HEAD = "head"
     POOLED = "pooled"
     ALL = "all"
+    UNFOLDED = "unfolded"
 
 
 class MissCode(enum.StrEnum):
@@ -124,10 +130,17 @@ class Site:
         tail = "" if self.bias else ", bias=False"
         return f"Conv{rank}d({channels}, {self.out_features}, kernel_size=({kernel}){tail})"
 
+    @property
+    def unfolded(self) -> str:
+        """The product of the unfolded patches."""
+        return f"unfold({'x'.join(map(str, self.kernel_size))}) + {self.linear}"
+
     def written(self, form: Form) -> str:
         """The site in ``form``, as PyTorch would print it, and where it stands."""
         if form is Form.LINEAR:
             return self.linear
+        if form is Form.UNFOLD:
+            return self.unfolded
         places = {Form.DENSE: " before the pool", Form.FCN: " on every window"}
         return self.conv + places.get(form, "")
 
@@ -223,12 +236,62 @@ class TraceInfo:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SiteMemory:
+    """The unfolded patches of one convolution.
+
+    Attributes:
+        name: the site's.
+        per_pixel: numbers in the columns for each number of a large map, ``kh·kw / (sh·sw)``.
+        map_bytes: bytes of the map that it reads, or None without example inputs.
+        columns_bytes: bytes of its unfolded patches, or None without example inputs.
+    """
+
+    name: str
+    per_pixel: float
+    map_bytes: int | None = None
+    columns_bytes: int | None = None
+
+    @property
+    def factor(self) -> float:
+        """The columns over the map: at its size, or without one of a large map."""
+        if not self.map_bytes or self.columns_bytes is None:
+            return self.per_pixel
+        return self.columns_bytes / self.map_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self) | {"factor": self.factor}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What unfolding takes, known before anything runs; weights are not counted.
+
+    Attributes:
+        sites: each convolution's columns, in graph order.
+        input_shapes: the inputs that the bytes are for, or None where only factors are known.
+        peak_before_bytes: most bytes of activations alive at once in the graph as it was.
+        peak_bytes: the same with every site unfolded; workspace of kernels is not counted.
+    """
+
+    sites: tuple[SiteMemory, ...]
+    input_shapes: tuple[tuple[int, ...], ...] | None = None
+    peak_before_bytes: int | None = None
+    peak_bytes: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self) | {"sites": [site.to_dict() for site in self.sites]}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sites:
-    """What ``find_sites`` found: sites and misses, in graph order."""
+    """What ``find_sites`` found: sites and misses, in graph order; to ``unfold`` also the memory it takes."""
 
     sites: tuple[Site, ...]
     misses: tuple[Miss, ...]
     trace: TraceInfo
+    memory: Memory | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -236,6 +299,7 @@ class Sites:
             "sites": [site.to_dict() for site in self.sites],
             "misses": [miss.to_dict() for miss in self.misses],
             "trace": self.trace.to_dict(),
+            "memory": None if self.memory is None else self.memory.to_dict(),
         }
 
 
@@ -244,7 +308,7 @@ class RewriteReport:
     """What a rewrite did: rewritten sites, misses, and how the graph was obtained.
 
     ``native_size`` is set by the form ``fcn``: the spatial extents of the first input for which the result
-    gives one position; it takes none that is smaller.
+    gives one position; it takes none that is smaller. ``memory`` is set by the form ``unfold``.
     """
 
     to: Form
@@ -253,6 +317,7 @@ class RewriteReport:
     misses: tuple[Miss, ...]
     trace: TraceInfo
     native_size: tuple[int, ...] | None = None
+    memory: Memory | None = None
 
     @property
     def copied_bytes(self) -> int:
@@ -269,4 +334,5 @@ class RewriteReport:
             "trace": self.trace.to_dict(),
             "copied_bytes": self.copied_bytes,
             "native_size": self.native_size,
+            "memory": None if self.memory is None else self.memory.to_dict(),
         }

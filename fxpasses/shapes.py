@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, Interpreter, Node
 
 from fxpasses.errors import InputError
+from fxpasses.tree import attribute
 
 
-class _Recorder(Interpreter):
+class Recorder(Interpreter):
+    """Runs a graph and keeps the shape of every tensor; a value is dropped after its last reader."""
+
     def __init__(self, root: nn.Module, graph: Graph) -> None:
         super().__init__(root, garbage_collect_values=True, graph=graph)
         self.shapes: dict[Node, tuple[int, ...]] = {}
@@ -24,6 +27,7 @@ class _Recorder(Interpreter):
         return _mutable(tuple(args)), _mutable(dict(kwargs))
 
     def run_node(self, n: Node) -> Any:
+        """One node."""
         value = super().run_node(n)
         if isinstance(value, torch.Tensor):
             self.shapes[n] = tuple(int(extent) for extent in value.shape)
@@ -44,15 +48,43 @@ def propagate(graph: Graph, root: nn.Module, example_inputs: Sequence[Any]) -> d
     Raises:
         InputError: the example inputs do not run through the model.
     """
-    recorder = _Recorder(root, graph)
+    recorder = Recorder(root, graph)
+    run_on_fakes(recorder, graph, root, {}, example_inputs)
+    return recorder.shapes
+
+
+def run_on_fakes(
+    recorder: Recorder,
+    graph: Graph,
+    root: nn.Module,
+    lifted: Mapping[str, str],
+    example_inputs: Sequence[Any],
+) -> None:
+    """Runs a graph on tensors that have sizes and no data.
+
+    Args:
+        recorder: runs it.
+        graph: the graph.
+        root: the module that holds its parameters.
+        lifted: names of parameters that are inputs of the graph, by placeholder name.
+        example_inputs: its other inputs.
+
+    Raises:
+        InputError: the example inputs do not run through the model.
+    """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with mode, torch.no_grad():
-            fake = [
-                mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
-                for value in example_inputs
-            ]
-            recorder.run(*fake)
+            given = iter(
+                [
+                    mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+                    for value in example_inputs
+                ]
+            )
+            read = graph.find_nodes(op="placeholder")
+            recorder.run(
+                *(attribute(root, lifted[n.name]) if n.name in lifted else next(given) for n in read)
+            )
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
@@ -60,4 +92,3 @@ def propagate(graph: Graph, root: nn.Module, example_inputs: Sequence[Any]) -> d
             where="example_inputs",
             fix="give inputs of the shapes that the model takes",
         ) from error
-    return recorder.shapes

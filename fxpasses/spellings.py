@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fxpasses import aten, handlers
+from fxpasses import aten, column_handlers, handlers
 from fxpasses.handlers import MAX_RANK
-from fxpasses.typed_ops import Permute
+from fxpasses.typed_ops import Role
 
 # names that tensor methods and ATen operators share, with alike arguments
 _ALIKE: dict[str, handlers.Handler] = {
@@ -69,12 +69,18 @@ def _function_table() -> dict[Any, handlers.Handler]:
         torch.cat: handlers.concat,
         torch.concat: handlers.concat,
         F.linear: handlers.linear,
-        operator.matmul: handlers.product,
-        torch.matmul: handlers.product,
-        torch.mm: handlers.product,
-        torch.bmm: handlers.product,
+        operator.matmul: column_handlers.matmul,
+        torch.matmul: column_handlers.matmul,
+        torch.mm: column_handlers.matmul,
+        torch.bmm: column_handlers.matmul,
         torch.addmm: handlers.product,
-        torch.einsum: handlers.product,
+        torch.einsum: column_handlers.einsum,
+        F.unfold: column_handlers.unfold,
+        F.fold: column_handlers.fold,
+        torch.clone: handlers.copied,
+        torch.add: handlers.added(Role.SUM),
+        operator.add: handlers.added(Role.SUM),
+        operator.iadd: handlers.added(Role.SUM, inplace=True),
         F.bilinear: handlers.product,
         F.layer_norm: handlers.shaped_norm,
         F.batch_norm: handlers.batch_norm,
@@ -103,10 +109,16 @@ def _method_table() -> dict[str, handlers.Handler]:
     table |= _ALIKE | {
         "swapaxes": handlers.transpose,
         "select": handlers.select_of,
-        "matmul": handlers.product,
-        "mm": handlers.product,
-        "bmm": handlers.product,
+        "matmul": column_handlers.matmul,
+        "mm": column_handlers.matmul,
+        "bmm": column_handlers.matmul,
         "addmm": handlers.product,
+        "clone": handlers.copied,
+        "contiguous": handlers.copied,
+        "add": handlers.added(Role.SUM),
+        "add_": handlers.added(Role.SUM, inplace=True),
+        "expand": column_handlers.expand,
+        "t": handlers.matrix_transpose,
         "softmax": handlers.on_channels,
         "log_softmax": handlers.on_channels,
     }
@@ -124,6 +136,7 @@ POOL_FUNCTIONS = frozenset(
     }
 )
 POOL_METHODS = frozenset({"mean", "sum", "amax", "amin"})
+UNFOLDS = (F.unfold, torch.ops.aten.im2col.default)
 
 
 @functools.cache
@@ -159,7 +172,7 @@ def aten_handlers() -> dict[str, handlers.Handler]:
         | _ALIKE
         | {
             "_unsafe_view": handlers.view,
-            "t": lambda input: Permute(input, (1, 0), swap=False),
+            "t": handlers.matrix_transpose,
             "select": aten.select,
             "slice": aten.slice_,
             "as_strided": aten.as_strided,
@@ -169,14 +182,21 @@ def aten_handlers() -> dict[str, handlers.Handler]:
                 aten.addmm(handlers.linear, *args, **kwargs) or handlers.product(*args)
             ),
             "mm": lambda input, other: (
-                aten.mm(handlers.linear, input, other) or handlers.product(input, other)
+                aten.mm(handlers.linear, input, other) or column_handlers.matmul(input, other)
             ),
             "matmul": lambda input, other: (
-                aten.mm(handlers.linear, input, other) or handlers.product(input, other)
+                aten.mm(handlers.linear, input, other) or column_handlers.matmul(input, other)
             ),
-            "bmm": handlers.product,
+            "bmm": column_handlers.matmul,
             "baddbmm": handlers.product,
-            "einsum": handlers.product,
+            "einsum": column_handlers.einsum,
+            "im2col": column_handlers.unfold,
+            "col2im": column_handlers.fold,
+            "expand": column_handlers.expand,
+            "clone": handlers.copied,
+            "contiguous": handlers.copied,
+            "add": handlers.added(Role.SUM),
+            "add_": handlers.added(Role.SUM, inplace=True),
             "bilinear": handlers.product,
             "_trilinear": handlers.product,
             "convolution": lambda *args: aten.convolution(handlers.conv, *args),

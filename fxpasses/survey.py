@@ -9,17 +9,21 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from fxpasses import dense, fcn, undo
+from fxpasses import dense, fcn, im2col, undo
+from fxpasses.column_sizes import Sizes
 from fxpasses.dense import Dense, as_miss
+from fxpasses.errors import InputError
 from fxpasses.guards import module_problem, weight_problem
 from fxpasses.layout import Problem
 from fxpasses.match import Match
+from fxpasses.memory import memory_of
+from fxpasses.ops import Vocabulary
 from fxpasses.plan import WeightOrder
 from fxpasses.program import OpenProgram
-from fxpasses.report import Form, Miss, MissCode, Scope
+from fxpasses.report import Form, Memory, Miss, MissCode, Scope
 from fxpasses.shapes import propagate
 from fxpasses.sites import Analysis, analyse
-from fxpasses.sizes import has_values, value_of
+from fxpasses.sizes import has_values, static_extent, value_of
 from fxpasses.trace import Traced
 from fxpasses.typed_ops import Affine
 
@@ -132,6 +136,54 @@ class Survey:
 
         return extents
 
+    def unfolding(self, to: Form | None) -> im2col.Found:
+        """The convolutions that are or can be unfolded, and why others cannot; see ``im2col.find``."""
+        subject = self.subject
+        vocabulary = Vocabulary(subject.root, subject.lifted)
+        shapes: dict[Node, tuple[int, ...]] | None = None
+
+        def sizes(node: Node) -> Sizes:
+            nonlocal shapes
+            known = _fixed_shape(node)
+            if known is None and not subject.lifted and not has_values(subject.graph):
+                if shapes is None:
+                    inputs = self.inputs()
+                    shapes = {} if inputs is None else propagate(subject.graph, subject.root, inputs)
+                known = shapes.get(node)
+                return Sizes() if known is None else Sizes(extents=(known[-2], known[-1]))
+            if known is None:
+                return Sizes()
+            batch, height, width = known[0] if len(known) == 4 else None, known[-2], known[-1]
+            return Sizes(extents=None if height is None or width is None else (height, width), batch=batch)
+
+        return im2col.find(subject.graph, subject.root, vocabulary, to, sizes)
+
+    def memory(self, sites: Sequence[im2col.Im2col]) -> Memory:
+        """What unfolding the sites takes at the example inputs, else at those of a program's export."""
+        subject = self.subject
+        graph, root, lifted = subject.graph, subject.root, subject.lifted
+        inputs = self.inputs()
+        if inputs is not None:
+            return memory_of(graph, root, lifted, sites, inputs)
+        try:
+            return memory_of(graph, root, lifted, sites, self._exported_inputs())
+        except InputError:  # nobody gave these inputs, so nobody is at fault
+            return memory_of(graph, root, lifted, sites, None)
+
+    def _exported_inputs(self) -> tuple[Any, ...] | None:
+        """Tensors of the sizes that a graph was exported with; None where nothing says them."""
+        read = self.subject.graph.find_nodes(op="placeholder")
+        read = [node for node in read if node.name not in self.subject.lifted]
+        shapes = [_traced_shape(node) for node in read]
+        if not shapes or None in shapes:
+            return None
+        values = [value_of(node) for node in read]
+        return tuple(
+            torch.empty(shape, dtype=value.dtype, device=value.device)
+            for shape, value in zip(shapes, values, strict=True)
+            if shape is not None and value is not None
+        )
+
     def native_size(self) -> tuple[int, ...] | None:
         """The spatial extents of the first input that has any, or None."""
         inputs = None if self.subject.lifted else self.inputs()
@@ -183,6 +235,12 @@ def _affine(node: Node, analysis: Analysis) -> Affine:
     op = analysis.vocabulary.classify(node)
     assert isinstance(op, Affine), "a recorded site is one as long as its record stands"
     return op
+
+
+def _fixed_shape(node: Node) -> tuple[int | None, ...] | None:
+    """The shape that a program fixes, None for a symbolic size; None where there is no program."""
+    value = value_of(node)
+    return None if value is None else tuple(static_extent(extent) for extent in value.shape)
 
 
 def _traced_shape(node: Node) -> tuple[int, ...] | None:

@@ -15,6 +15,7 @@ from torch.fx import Node
 from fxpasses.report import Form
 
 BATCH = "N"
+MATMUL = "@"
 CHANNELS = "C"
 
 
@@ -136,6 +137,36 @@ class Concat(Op):
     dim: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expand(Op):
+    """``expand`` to ``sizes``."""
+
+    source: Node
+    sizes: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Unfold(Op):
+    """The patches of a map as columns, ``[N, C, H, W]`` to ``[N, C·kh·kw, L]`` (im2col).
+
+    Each of the numbers has an entry for the height and one for the width.
+    """
+
+    source: Node
+    kernel: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fold(Op):
+    """Columns of one position each as a map again, ``[N, C, L]`` to ``[N, C, *sizes]``."""
+
+    source: Node
+    sizes: tuple[Any, ...]
+
+
 class Role(enum.Enum):
     """What is known of a function of every element, as far as a mean over positions is concerned."""
 
@@ -148,6 +179,13 @@ class Role(enum.Enum):
     BATCH_NORM = enum.auto()
 
 
+class Plain(enum.Enum):
+    """What a function of every element does exactly, where that is known."""
+
+    COPY = enum.auto()  # gives its operand as it is
+    SUM = enum.auto()  # adds its two operands
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Elementwise(Op):
     """The same function of every element; ``sources`` are all node operands.
@@ -156,6 +194,7 @@ class Elementwise(Op):
     ``[N, C]`` and ``[N, C, 1, 1]``, not on a k×k grid. ``module_rank`` is set where the module's
     class names the rank (BatchNorm1d, BatchNorm2d) and has to change with it. ``trains`` where a
     dropout or a batch norm is in train mode, or may be; ``mixes`` where it looks at other positions, too.
+    ``plain`` is set where no number changes what it does.
     """
 
     sources: tuple[Node, ...]
@@ -165,6 +204,7 @@ class Elementwise(Op):
     role: Role = Role.OTHER
     trains: bool = False
     mixes: bool = False
+    plain: Plain | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -183,9 +223,14 @@ class FeatureNorm(Op):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Product(Op):
-    """A matrix product that is not written as a Linear; never a site."""
+    """A matrix product that is not written as a Linear; a site only where it reads columns.
+
+    ``equation`` is einsum's, or ``MATMUL`` for the product of two operands over the last axis of the first
+    and the last but one of the second; empty for any other product.
+    """
 
     sources: tuple[Node, ...]
+    equation: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -210,7 +255,8 @@ class Affine(Op):
 
     ``weight`` and ``bias`` are state-dict names, and ``weight_node`` and ``bias_node`` the nodes that
     read them where the op is a function; ``rank`` is 0 for a Linear. ``stride``, ``padding`` and
-    ``dilation`` have one entry per spatial axis.
+    ``dilation`` have one entry per spatial axis; ``same`` where the padding is as much as keeps the extents,
+    and ``padding`` then only says that there is some.
     """
 
     source: Node
@@ -227,6 +273,8 @@ class Affine(Op):
     dilation: tuple[int, ...] = ()
     groups: int = 1
     transposed: bool = False
+    same: bool = False
+    padding_mode: str = "zeros"
 
     def name(self, node: Node) -> str:
         """Module path of the site, or of the parameter that it reads."""

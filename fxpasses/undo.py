@@ -114,7 +114,7 @@ class Spec:
     def write_to(self, node: Node, nodes: Mapping[str, Node]) -> None:
         """Gives a node its target and arguments back."""
         if self.is_whole:
-            node.target = self.resolved_target()
+            node.op, node.target = self.op, self.resolved_target()
             node.args, node.kwargs = _decode(self.args, nodes)
             return
         _set_inputs(node, self.inputs, nodes)

@@ -21,7 +21,8 @@ from fxpasses.plan import WeightMove
 from fxpasses.report import Form
 from fxpasses.tree import attribute, walk
 
-_CONV_EXTRAS = ("stride", "padding", "dilation", "padding_mode")
+_PADS = "_reversed_padding_repeated_twice"  # what padding_mode pads with; a list
+_CONV_EXTRAS = ("stride", "padding", "dilation", "padding_mode", _PADS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,4 +140,4 @@ def conv_extras(module: nn.Module) -> dict[str, Any]:
 def set_conv_extras(module: nn.Module, extras: dict[str, Any]) -> None:
     """Gives a convolution back the settings that ``conv_extras`` read."""
     for name, value in extras.items():
-        setattr(module, name, tuple(value) if isinstance(value, list) else value)
+        setattr(module, name, tuple(value) if isinstance(value, list) and name != _PADS else value)

@@ -93,7 +93,7 @@ def take_graph(
             written = export_program(module, _given(examples), reason)[0] if as_program else module
             return Graphs(original=model, result=traced, written=written)
     program, info = export_program(model, _given(examples), reason)
-    result = rewrite(program, to=to, scope=scope, outputs=outputs)
+    result = rewrite(program, to=to, scope=scope, example_inputs=examples, outputs=outputs)
     result = dataclasses.replace(result, report=dataclasses.replace(result.report, trace=info))
     return Graphs(original=program, result=result, written=_program(result.module, as_program))
 

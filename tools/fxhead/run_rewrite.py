@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from fxhead.graphs import Graphs, take_graph
 from fxhead.load import Loading, load, require_readable
+from fxhead.memory import memory_line
 from fxhead.progress import Progress
 from fxhead.publish import publish, settle, staged
 from fxhead.results import Check, ModelInfo, RewriteOutcome, WrittenFile, worst
@@ -69,6 +70,8 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     module = loaded.model
     shapes, graphs = job.rewrite(module)
     job, result = job.renamed(graphs), graphs.result
+    if result.report.memory is not None:
+        progress.note(memory_line(result.report.memory))
     checks: tuple[Check, ...] = ()
     files: tuple[WrittenFile, ...] = ()
     if result.report.rewrites:
@@ -154,9 +157,11 @@ class _Job:
     def rewrite(self, module: nn.Module | ExportedProgram) -> tuple[InputShapes | None, Graphs]:
         """The result; without ONNX the input shape, which costs a run, is looked for only if it is needed."""
         options = self.options
-        needs_shapes = options.with_onnx or options.input_shapes or options.to is Form.FCN
+        needs_shapes = options.with_onnx or options.input_shapes or options.to in (Form.FCN, Form.UNFOLD)
         shapes = self.shapes(module) if needs_shapes else None
-        examples = shapes.examples(_TRACE_BATCH) if shapes else lambda: self.examples_if_known(module)
+        # memory is told for the batch that was asked for; a graph does not depend on it
+        batch = shapes.shapes[0][0] if shapes and options.to is Form.UNFOLD else _TRACE_BATCH
+        examples = shapes.examples(batch) if shapes else lambda: self.examples_if_known(module)
         with self.progress.step("rewriting"):
             graphs = take_graph(
                 module,
@@ -209,7 +214,7 @@ class _Job:
 
     def already(self, graphs: Graphs) -> tuple[Site, ...]:
         """The sites that have the asked form before anything is done."""
-        found = find_sites(graphs.original, scope=self.options.scope)
+        found = find_sites(graphs.original, scope=self.options.scope, to=self.options.to)
         return tuple(site for site in found.sites if site.form is self.options.to)
 
     def samples(self, graphs: Graphs, shapes: InputShapes) -> Data:
@@ -272,12 +277,19 @@ class _Job:
         """Writes the ONNX files: with free height and width where a form is about maps, if the model can."""
         from export import export_onnx
 
-        opset = self.options.opset
+        opset, keep_norms = self.options.opset, Form.UNFOLD in models
         free = {*models} if Form.DENSE in models else {*models} & {Form.FCN}
         for form, (model, path) in models.items():
             with self.progress.step(f"exporting the {form} form to ONNX"):
                 try:
-                    export_onnx(model, examples, path, dynamic_size=form in free, opset=opset)
+                    export_onnx(
+                        model,
+                        examples,
+                        path,
+                        dynamic_size=form in free,
+                        keep_norms=keep_norms,
+                        opset=opset,
+                    )
                     continue
                 except SizeError as error:
                     sizes = "x".join(map(str, examples[0].shape[2:]))

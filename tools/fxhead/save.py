@@ -76,14 +76,16 @@ class OutputNames:
             plan=f"{stem}.plan.json",
             certificate=f"{stem}.certificate.json",
             base=base,
-            before=Form.CONV if to is Form.LINEAR else Form.LINEAR,
+            before=Form.CONV if to in (Form.LINEAR, Form.UNFOLD) else Form.LINEAR,
             to=to,
         )
 
     @property
     def onnx(self) -> dict[Form, str]:
         """The ONNX files, by the form that they hold; the model's own form first."""
-        return {form: f"{self.base}.{form}.onnx" for form in (self.before, self.to)}
+        # unfolded, all convolutions are in another form: the other file is no form of a head
+        before = "original" if self.to is Form.UNFOLD else self.before
+        return {self.before: f"{self.base}.{before}.onnx", self.to: f"{self.base}.{self.to}.onnx"}
 
     @property
     def is_program(self) -> bool:

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from fxhead.cam.outcome import CamOutcome
 from fxhead.fitting import FittingTable
+from fxhead.memory import memory_lines
 from fxhead.replays import replay_lines
 from fxhead.results import (
     CheckOutcome,
@@ -23,13 +24,12 @@ from fxhead.results import (
 )
 from fxhead.study.lines import study_lines
 from fxhead.study.outcome import StudyOutcome
+from fxhead.units import in_bytes
 from fxhead.verdicts import check_verdict, rewrite_verdict
 
 if TYPE_CHECKING:
     from fxhead.data_images import Preparation
     from fxpasses.report import Miss, RewriteReport, Site, TraceInfo
-
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def outcome_lines(outcome: Outcome) -> Iterator[RenderableType]:
@@ -58,7 +58,7 @@ def _convert_lines(outcome: ConvertOutcome) -> Iterator[RenderableType]:
         return
     table = FittingTable("tensor", "shape")
     for tensor in outcome.converted:
-        copied = f" ({_size(tensor.copied_bytes)} reordered)" if tensor.copied_bytes else ""
+        copied = f" ({in_bytes(tensor.copied_bytes)} reordered)" if tensor.copied_bytes else ""
         table.add(tensor.place, f"{_shape(tensor.before)} → {_shape(tensor.after)}{copied}")
     yield table
     yield ""
@@ -77,6 +77,9 @@ def _rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
     if not report.rewrites:
         yield _nothing_line(outcome)
         return
+    if report.memory is not None:
+        yield from memory_lines(report.memory)
+        yield ""
     if report.native_size is not None:
         native = _shape(report.native_size)
         yield f"native size {native}: one position, more on a larger input, an error on a smaller one"
@@ -106,6 +109,9 @@ def _inspect_lines(outcome: InspectOutcome) -> Iterator[RenderableType]:
     if found.sites:
         yield ""
         yield _site_table(found.sites)
+    if found.memory is not None and found.memory.sites:
+        yield ""
+        yield from memory_lines(found.memory)
     yield from _miss_lines(found.misses)
     yield from _trace_lines(found.trace)
     yield ""
@@ -169,7 +175,7 @@ def _model_line(model: ModelInfo, *, with_container: bool = False) -> str:
 def _rewrite_table(report: RewriteReport) -> FittingTable:
     table = FittingTable("site", "before", "after", "weight", "source")
     for rewrite in report.rewrites:
-        copied = f" ({_size(rewrite.copied_bytes)} copied)" if rewrite.copied_bytes else ""
+        copied = f" ({in_bytes(rewrite.copied_bytes)} copied)" if rewrite.copied_bytes else ""
         shapes = f"{_shape(rewrite.weight_shape_before)} → {_shape(rewrite.weight_shape_after)}{copied}"
         site = rewrite.site
         table.add(site.name, rewrite.before, rewrite.after, shapes, site.source or "")
@@ -179,7 +185,9 @@ def _rewrite_table(report: RewriteReport) -> FittingTable:
 def _site_table(sites: Iterable[Site]) -> FittingTable:
     table = FittingTable("site", "scope", "now", "can become", "node", "source")
     for site in sites:
-        other = site.conv if site.form == "linear" else site.linear
+        other = site.linear if site.form == "conv" else site.conv
+        if site.scope == "unfolded" and site.form == "conv":
+            other = site.unfolded
         written = site.written(site.form)
         table.add(site.name, site.scope, written, other, site.node, site.source or "")
     return table
@@ -202,7 +210,7 @@ def _trace_lines(trace: TraceInfo) -> Iterator[RenderableType]:
 def _file_table(files: Iterable[WrittenFile]) -> FittingTable:
     table = FittingTable("file", "size", right=("size",))
     for file in files:
-        table.add(str(file.path), _size(file.size_bytes))
+        table.add(str(file.path), in_bytes(file.size_bytes))
     return table
 
 
@@ -212,12 +220,3 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _count(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number} {singular if number == 1 else plural or singular + 's'}"
-
-
-def _size(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in _UNITS:
-        if size < 1000 or unit == _UNITS[-1]:
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

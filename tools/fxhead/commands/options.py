@@ -11,11 +11,12 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 scope_option = click.option(
     "--scope",
-    type=click.Choice(["head", "pooled", "all"]),
+    type=click.Choice(["head", "pooled", "all", "unfolded"]),
     default="head",
     show_default=True,
     help="head: what leads from the pool to the output; pooled: also squeeze-excite and other side branches; "
-    "all: also every Linear and 1×1 convolution on whole maps and tokens.",
+    "all: also every Linear and 1×1 convolution on whole maps and tokens; unfolded: to conv, only what --to "
+    "unfold wrote, or what is written like it.",
 )
 providers_option = click.option(
     "--providers",
@@ -34,7 +35,7 @@ trace_option = click.option(
 )
 
 
-FORMS = click.Choice(["conv", "linear", "dense", "fcn"])
+FORMS = click.Choice(["conv", "linear", "dense", "fcn", "unfold"])
 
 
 def split(providers: str | None) -> tuple[str, ...] | None:

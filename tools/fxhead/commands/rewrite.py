@@ -26,7 +26,8 @@ from fxhead.sources import Source
     "--to",
     type=FORMS,
     required=True,
-    help="The form that the sites get. dense: before the pool; fcn: on every window of a larger input.",
+    help="The form that the sites get. dense: before the pool; fcn: on every window of a larger input; "
+    "unfold: every Conv2d as a matrix product of its patches (im2col).",
 )
 @click.option("--with-map", is_flag=True, help="With dense: give the map of scores out beside the logits.")
 @click.option(
