@@ -42,7 +42,7 @@ class Frame:
         pair: the two orders that its sites need or have.
         orders: the order in which the author holds each member, in graph order.
         sites: the order that each site needs.
-        crossed: the elementwise ops that can work in either order.
+        crossed: the elementwise ops that can work in either order; those that have a third keep it.
         permuted: what each of the author's permutes permutes.
         apart: the sites whose operand could not join them, and is read as the author holds it.
     """
@@ -141,7 +141,7 @@ class Frames:
             if frame is None:
                 continue
             frame.orders[node] = order or self._here(node)
-            if node in self._crossed:
+            if node in self._crossed and frame.orders[node] in frame.pair:
                 frame.crossed.add(node)
             if node in self._apart:
                 frame.apart.add(node)

@@ -26,8 +26,7 @@ def place(frame: Frame, vocabulary: Vocabulary) -> dict[Node, Order]:
     for node, order in frame.sites.items():
         cut.force(points[node], sides[order])
     for node in frame.crossed:
-        if frame.orders[node] in sides:
-            cut.prefer(points[node], sides[frame.orders[node]], 1 + _constants(node, frame, vocabulary))
+        cut.prefer(points[node], sides[frame.orders[node]], 1 + _constants(node, frame, vocabulary))
     for node in frame.values():
         readers = [
             points[reader] if order is None else sides[order]

@@ -81,7 +81,8 @@ def apply_everywhere(
         edited |= edit.edited
         made.extend([] if record is None else [record])
     if left:
-        respelled = respell_views(graph, root, analysis.vocabulary, edited, to)
+        dialect = dialect_of(next(iter(left)))
+        respelled = respell_views(graph, root, analysis.vocabulary, edited, left, to, dialect)
         edited |= respelled.edited
         made.extend([] if respelled.record is None else [respelled.record])
     if edited:

@@ -8,14 +8,14 @@ After an edit, what follows it therefore says ``reshape``, which is the same vie
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Container
 
 import torch
 from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses import undo
-from fxpasses.emit import Writer, dialect_of
+from fxpasses.emit import Dialect, Writer
 from fxpasses.ops import Vocabulary
 from fxpasses.report import Form
 from fxpasses.typed_ops import Affine, ShapeValue, View
@@ -32,14 +32,20 @@ class Respelled:
 
 
 def respell_views(
-    graph: Graph, root: nn.Module, vocabulary: Vocabulary, edited: Iterable[Node], to: Form
+    graph: Graph,
+    root: nn.Module,
+    vocabulary: Vocabulary,
+    edited: set[Node],
+    sites: Container[Node],
+    to: Form,
+    dialect: Dialect,
 ) -> Respelled:
     """Makes every ``view`` that an edited value can reach take operands of any strides."""
-    found = _behind(graph, vocabulary, set(edited))
+    found = _behind(graph, vocabulary, edited, sites if to is Form.LINEAR else ())
     if not found:
         return Respelled(edited=set(), record=None)
     before = undo.write_down(root, found, (), {}, ())
-    writer = Writer(graph, dialect_of(found[0]))
+    writer = Writer(graph, dialect)
     for node in found:
         writer.reshaping(node)
     origin = Form.LINEAR if to is Form.CONV else Form.CONV
@@ -47,15 +53,15 @@ def respell_views(
     return Respelled(edited={*found, *writer.written}, record=record)
 
 
-def _behind(graph: Graph, vocabulary: Vocabulary, edited: set[Node]) -> list[Node]:
+def _behind(graph: Graph, vocabulary: Vocabulary, edited: set[Node], linears: Container[Node]) -> list[Node]:
     """The views behind edited values, as far as no Linear gives a value that is laid out anew."""
-    reached = set(edited)
+    reached = {node for node in edited if node not in linears}
     found: list[Node] = []
     for node in graph.nodes:
         if node not in reached and not any(source in reached for source in node.all_input_nodes):
             continue
         op = vocabulary.classify(node)
-        if isinstance(op, ShapeValue):
+        if isinstance(op, ShapeValue) or node in linears or _is_contiguous(node):
             continue
         if isinstance(op, Affine) and op.form is Form.LINEAR and node not in edited:
             continue
@@ -63,3 +69,10 @@ def _behind(graph: Graph, vocabulary: Vocabulary, edited: set[Node]) -> list[Nod
         if isinstance(op, View) and op.source in reached and (node.target == "view" or node.target in _VIEWS):
             found.append(node)
     return found
+
+
+def _is_contiguous(node: Node) -> bool:
+    """Whether a node copies what it reads into the order of its axes."""
+    if node.target is torch.ops.aten.clone.default:
+        return node.kwargs.get("memory_format") is torch.contiguous_format
+    return node.target == "contiguous" and not node.kwargs

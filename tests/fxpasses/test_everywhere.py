@@ -179,6 +179,8 @@ def test_programs(entry: Whole, core: bool) -> None:
     assert after - before <= entry.permutes[1] - entry.permutes[0] + 2 * len(batched)
     back = all_of(there.module, entry.form)
     assert lines(back.module) == lines(program)
+    if core:
+        assert "aten.reshape.default" not in {str(node.target) for node in there.module.graph.nodes}
     for node in there.module.graph.nodes:  # what a node says of itself is what it computes
         if isinstance(node.target, torch._ops.OpOverload):
             assert node.meta["val"] is not None
@@ -259,6 +261,16 @@ def test_layers_that_cannot_change() -> None:
         "tied": "TIED_WEIGHT",
     }
     assert not result.report.rewrites
+    assert torch.equal(result.module(x), model(x))
+
+
+def test_a_layer_of_the_head_and_of_a_map_is_shared() -> None:
+    """Head and map are edited one after the other, so that a layer of both would have two forms between."""
+    model = Net(lambda m, x: m.fc(m.fc(x.permute(0, 2, 3, 1)).mean((1, 2))), fc=nn.Linear(6, 6))
+    x = torch.randn(2, 6, 4, 4)
+    result = all_of(model, "conv", x)
+    assert not result.report.rewrites
+    assert {miss.code for miss in result.report.misses} == {MissCode.SHARED_MODULE}
     assert torch.equal(result.module(x), model(x))
 
 
