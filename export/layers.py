@@ -190,10 +190,11 @@ def wiring_layer(
                 gaps.extend([] if found.gap is None else [found.gap])
                 held.extend([] if found.held is None else [f"{found.held} ({side} on {provider})"])
                 notes.extend([] if found.note is None else [found.note])
+                failures.extend([] if found.failure is None else [_placed(found.failure, side, provider)])
+            for site in walks.heads[index].sites:  # those upstream stay where they are, before no pool
                 count, failure = prober.probe_pool(subject, site, provider)
                 probes += count
-                for wrong in (found.failure, failure):
-                    failures.extend([] if wrong is None else [_placed(wrong, side, provider)])
+                failures.extend([] if failure is None else [_placed(failure, side, provider)])
     walk = walks.head if walks.strict.parting is not None else walks.strict
     parting = walk.parting
     covered = Coverage(probes=probes, nodes=walk.nodes)
