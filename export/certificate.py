@@ -4,49 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
-from torch.export import ExportedProgram
 
 from export.commuted import is_dense
 from export.compare import Comparison, compare_heads, nothing_compared
-from export.compare_files import Strict, compare_files, compare_modules
-from export.heads import OnnxSubject
-from export.inputs import (
-    BATCHES,
-    Inputs,
-    InputSpec,
-    Samples,
-    declared_inputs,
-    given_samples,
-    random_samples,
-)
+from export.compare_files import PairedOutputs, Strict, compare_files, compare_modules
+from export.inputs import Inputs, InputSpec, Samples, given_samples
 from export.layers import Prober, Walks, backbone_layer, site_name, weights_layer, wiring_layer
 from export.measure import measure
+from export.models import Models, Opened, Source, opened
 from export.module_subject import ModuleSubject
-from export.onnx_export import export_onnx
 from export.other_sizes import resized, size_of, why_not
-from export.programs import as_module, batches_within, fixed_batch, is_program_path, read_program
+from export.paired_outputs import paired_outputs, roots_of
 from export.providers import is_defaults, require_known, require_provider, short_name, targets_of
 from export.results import Certificate, SizeResult, Status, Verdict
 from export.subjects import EAGER, Subject
 from export.tally import joined
-from export.terms import Shape, Term, affine_of
+from export.terms import affine_of
 from export.trials import Trials
 from export.verdicts import Judge, Seen
-from export.weight_pool import WeightPool
 from export.windows import check_windows, is_windowed
-from fxpasses.errors import CheckError, ExportError, InternalError
-from fxpasses.native import native_size, require_native
+from fxpasses.errors import CheckError, ExportError
 from fxpasses.plan import WeightPlan
-
-Opened = nn.Module | str | os.PathLike[str]
-Source = Opened | ExportedProgram
-PairedOutputs = tuple[tuple[str, int, int], ...]
 
 
 def certify(
@@ -143,15 +125,8 @@ class Certifier:
         require_known(providers)
         self._providers = tuple(dict.fromkeys(map(short_name, providers)))
         self._seed = seed
-        self._samples = None if inputs is None else given_samples(inputs)
-        self._subjects: dict[object, tuple[Source, Subject]] = {}
-        self._exported: dict[tuple[int, bool], OnnxSubject] = {}
-        # files that leave sizes open, read before the samples were known
-        self._unsized: set[Subject] = set()
-        self._moved: dict[int, tuple[Subject, Subject]] = {}
-        self._written: dict[int, tuple[nn.Module, Path]] = {}
         self._prober = Prober(seed)
-        self._pool = WeightPool()
+        self._models = Models(None if inputs is None else given_samples(inputs), seed)
 
     def declared(self, path: str | os.PathLike[str]) -> tuple[InputSpec, ...]:
         """What an ONNX file says about its inputs.
@@ -159,7 +134,7 @@ class Certifier:
         Raises:
             CheckError: it is no ONNX file.
         """
-        return declared_inputs(self._file(path))
+        return self._models.declared(path)
 
     def give(self, inputs: Inputs | Samples) -> None:
         """Takes ``inputs`` as the samples of every certificate from here on.
@@ -167,21 +142,19 @@ class Certifier:
         Raises:
             CheckError: there is no sample, or a certificate was made over other samples.
         """
-        if self._samples is not None:
-            raise CheckError("the certifier has inputs", fix="make another one for other inputs")
-        self._samples = given_samples(inputs)
+        self._models.give(given_samples(inputs))
 
     def take_export(self, module: nn.Module, path: Path) -> None:
         """Takes the file as what ``module`` exports to, which spares an export."""
-        self._written[id(module)] = (module, path)
+        self._models.take_export(module, path)
 
     def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
         """The certificate of ``candidate`` being the same function as ``reference``; see ``certify``."""
-        reference, candidate = _opened(reference), _opened(candidate)
+        reference, candidate = opened(reference), opened(candidate)
         found = self._at_one_size(reference, candidate, plan)
-        left, right, samples = self._pair(reference, candidate)
+        left, right, samples = self._models.pair(reference, candidate)
         is_map = is_dense(left.graph) or is_dense(right.graph)
-        order = _paired_outputs(*map(self._commuted, (left, right)))[1] if is_map else None
+        order = paired_outputs(*map(self._models.commuted, (left, right)))[1] if is_map else None
         windowed = None if is_map else self._windowed(left, right)
         if (order is None and windowed is None) or found.verdict is Verdict.BROKEN:
             return found
@@ -197,8 +170,8 @@ class Certifier:
         return _with_size(found, result)
 
     def _at_another_size(self, reference: Opened, candidate: Opened, samples: Samples) -> SizeResult:
-        other = Certifier(samples, self._providers, seed=self._seed)
-        other._written = self._written
+        other = Certifier(None, self._providers, seed=self._seed)
+        other._models = self._models.at(samples)
         found = other._at_one_size(reference, candidate, None)
         return SizeResult(
             size=size_of(samples), verdict=found.verdict, reason=found.reason, statistics=found.statistics
@@ -206,7 +179,7 @@ class Certifier:
 
     def _windowed(self, left: Subject, right: Subject) -> tuple[Subject, Subject, PairedOutputs] | None:
         """The classifier, the model on windows and their outputs, if the two are that."""
-        order = _paired_outputs(left, right)[1]
+        order = paired_outputs(left, right)[1]
         if is_windowed(left, right, order):
             return left, right, order
         swapped = tuple((name, j, i) for name, i, j in order)
@@ -215,7 +188,7 @@ class Certifier:
     def _on_windows(
         self, classifier: Subject, other: Subject, order: PairedOutputs, samples: Samples
     ) -> SizeResult:
-        roots = _roots(classifier, other, order)
+        roots = roots_of(classifier, other, order)
         walk = compare_heads(classifier.head, other.head, roots, Trials(classifier, other, self._providers))
         failures, gaps = [], []
         for provider in self._providers:
@@ -231,7 +204,7 @@ class Certifier:
         return SizeResult(size=size, verdict=Verdict.WITHIN_ROUNDING, reason=reason)
 
     def _at_one_size(self, reference: Opened, candidate: Opened, plan: WeightPlan | None) -> Certificate:
-        left, right, samples = self._pair(reference, candidate)
+        left, right, samples = self._models.pair(reference, candidate)
         if "onnx" in (left.dialect, right.dialect):
             for provider in self._providers:
                 require_provider(provider)
@@ -241,8 +214,8 @@ class Certifier:
         if not samples.names and len(samples.rows) == len(left.input_names):
             samples = dataclasses.replace(samples, names=left.input_names)
         if is_dense(left.graph) or is_dense(right.graph):
-            left, right = self._commuted(left), self._commuted(right)
-        roots, outputs = _paired_outputs(left, right)
+            left, right = self._models.commuted(left), self._models.commuted(right)
+        roots, outputs = paired_outputs(left, right)
         heads = left.head, right.head
         trials = Trials(left, right, self._providers)
         head = compare_heads(*heads, roots, trials)
@@ -328,95 +301,14 @@ class Certifier:
         try:
             # between a site's forms a batch norm is part of the weights in one of them only
             keep_norms = by_themselves is not None
-            a, b = (self._as_file(subject, keep_norms=keep_norms) for subject in (left, right))
+            a, b = (self._models.as_file(subject, keep_norms=keep_norms) for subject in (left, right))
         except ExportError as error:
             reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
             return by_themselves or Strict(head=head, upstream=nothing_compared(reason))
         trials = Trials(a, b, self._providers)
-        own = compare_heads(a.head, b.head, _roots(a, b, outputs), trials) if is_exported else head
+        own = compare_heads(a.head, b.head, roots_of(a, b, outputs), trials) if is_exported else head
         found = compare_files(a, b, outputs, own, trials)
         return dataclasses.replace(found, is_exported=is_exported)
-
-    def _commuted(self, subject: Subject) -> Subject:
-        if id(subject) not in self._moved:  # the entry holds the subject, so its id stays its own
-            self._moved[id(subject)] = subject, subject.commuted()
-        return self._moved[id(subject)][1]
-
-    def _as_file(self, subject: Subject, *, keep_norms: bool) -> OnnxSubject:
-        """A file as it is; a module as what it exports to, read in the same order of pools and sites."""
-        if isinstance(subject, OnnxSubject):
-            return subject
-        if not isinstance(subject, ModuleSubject) or self._samples is None:
-            raise InternalError(f"{subject.name} is neither a module nor a file")
-        written = self._export(subject, self._samples, keep_norms=keep_norms)
-        is_moved = any(subject is moved for _, moved in self._moved.values())
-        found = self._commuted(written) if is_moved else written
-        assert isinstance(found, OnnxSubject), "a file stays one"
-        return found
-
-    def _export(self, subject: ModuleSubject, samples: Samples, *, keep_norms: bool) -> OnnxSubject:
-        if id(subject.module) in self._written:
-            return self._file(self._written[id(subject.module)][1])
-        key = id(subject.module), keep_norms  # the subject holds the module, so its id stays its own
-        if key not in self._exported:
-            batch = subject.fixed_batch
-            size = batch or subject.batches((2,))[0]
-            example = [torch.from_numpy(x) for x in samples.batch(0, size)]
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "module.onnx"
-                export_onnx(subject.module, example, path, dynamic_batch=batch is None, keep_norms=keep_norms)
-                self._exported[key] = OnnxSubject(path)
-        return self._exported[key]
-
-    def _pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
-        files = [item for item in (reference, candidate) if not isinstance(item, nn.Module)]
-        for item in files:
-            self._file(item)
-        if self._samples is None and not files:
-            raise CheckError(
-                "two modules tell nothing about the shape of their inputs",
-                fix="give inputs, e.g. torch.randn(8, 3, 224, 224)",
-            )
-        if self._samples is None:
-            self._samples = random_samples(self.declared(files[0]), sum(BATCHES), self._seed)
-        shapes = [rows.shape for rows in self._samples.rows]
-        for given in (reference, candidate):
-            if isinstance(given, nn.Module):
-                require_native(native_size(given), shapes, type(given).__name__)
-            else:
-                require_native(self._file(given).native_size, shapes, str(given))
-        subjects = [
-            self._module(item) if isinstance(item, nn.Module) else self._file(item)
-            for item in (reference, candidate)
-        ]
-        return subjects[0], subjects[1], self._samples
-
-    def _file(self, source: str | os.PathLike[str]) -> OnnxSubject:
-        path = Path(os.fspath(source))
-        known = self._subjects.get(path)
-        shapes = () if self._samples is None else tuple(tuple(rows.shape[1:]) for rows in self._samples.rows)
-        is_read = known is not None and not (shapes and known[1] in self._unsized)
-        subject = known[1] if known is not None and is_read else _file(path, self._pool, shapes)
-        self._subjects[path] = (source, subject)
-        if not isinstance(subject, OnnxSubject):
-            raise InternalError(f"{path} was read as {type(subject).__name__}")
-        if not shapes and any(spec.shape is None or None in spec.shape for spec in declared_inputs(subject)):
-            self._unsized.add(subject)
-        return subject
-
-    def _module(self, module: nn.Module) -> Subject:
-        if self._samples is None:
-            raise InternalError("a module came before the samples")
-        known = self._subjects.get(id(module))  # the entry holds the module, so its id stays its own
-        subject = (
-            ModuleSubject(
-                module, self._samples.batch(0, fixed_batch(module) or batches_within(module, (2,))[0])
-            )
-            if known is None
-            else known[1]
-        )
-        self._subjects[id(module)] = (module, subject)
-        return subject
 
 
 def _with_size(found: Certificate, other: SizeResult) -> Certificate:
@@ -431,58 +323,6 @@ def _with_size(found: Certificate, other: SizeResult) -> Certificate:
     elif other.reason == found.reason:
         reason = f"{found.reason}; the same at {other.size}"
     return dataclasses.replace(found, verdict=verdict, reason=reason, sizes=(other,))
-
-
-def _opened(source: Source) -> Opened:
-    """A program, or a ``.pt2`` file, as a module; anything else as it is."""
-    if isinstance(source, ExportedProgram):
-        return as_module(source)
-    if isinstance(source, nn.Module) or not is_program_path(source):
-        return source
-    return as_module(read_program(source))
-
-
-def _file(path: Path, pool: WeightPool, extents: Sequence[Shape]) -> OnnxSubject:
-    if path.suffix != ".onnx":
-        raise CheckError(
-            "neither a module nor an .onnx file", where=str(path), fix="load it first, or export it"
-        )
-    if not path.is_file():
-        raise CheckError("no such file", where=str(path), fix="give the path of an existing .onnx file")
-    return OnnxSubject(path, pool, extents)
-
-
-def _paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
-    """Pairs of output terms and of output positions: by name where names are equal, else by position."""
-    a, b = ([name for name, _ in _compared(side)] for side in (left, right))
-    if not a or not b:
-        raise CheckError("there is no output to compare", where=(left if not a else right).name)
-    by_name = set(a) == set(b)
-    if not by_name and (len(a) != len(b) or left.dialect == right.dialect == "onnx"):
-        missing = [name for name in a if name not in b]
-        raise CheckError(
-            f"output {missing[0]!r} is missing (it has {', '.join(map(repr, b))})"
-            if missing
-            else f"it has outputs {b}, the reference has {a}",
-            where=right.name,
-            fix="export both with the same output names",
-        )
-    places = dict(_compared(right)) if by_name else {}
-    order = tuple(
-        (name, i, places[name] if by_name else _compared(right)[number][1])
-        for number, (name, i) in enumerate(_compared(left))
-    )
-    return _roots(left, right, order), order
-
-
-def _compared(side: Subject) -> list[tuple[str, int]]:
-    """Name and position of the outputs that are no maps: these are told by the outputs that they explain."""
-    maps = {found.position for found in side.maps}
-    return [(name, i) for i, name in enumerate(side.output_names) if i not in maps]
-
-
-def _roots(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:
-    return tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in outputs)
 
 
 def _planned(

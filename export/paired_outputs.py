@@ -1,0 +1,42 @@
+"""Which outputs of two models are compared with each other."""
+
+from __future__ import annotations
+
+from export.compare_files import PairedOutputs
+from export.subjects import Subject
+from export.terms import Term
+from fxpasses.errors import CheckError
+
+
+def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
+    """Pairs of output terms and of output positions: by name where names are equal, else by position."""
+    a, b = ([name for name, _ in _compared(side)] for side in (left, right))
+    if not a or not b:
+        raise CheckError("there is no output to compare", where=(left if not a else right).name)
+    by_name = set(a) == set(b)
+    if not by_name and (len(a) != len(b) or left.dialect == right.dialect == "onnx"):
+        missing = [name for name in a if name not in b]
+        raise CheckError(
+            f"output {missing[0]!r} is missing (it has {', '.join(map(repr, b))})"
+            if missing
+            else f"it has outputs {b}, the reference has {a}",
+            where=right.name,
+            fix="export both with the same output names",
+        )
+    places = dict(_compared(right)) if by_name else {}
+    order = tuple(
+        (name, i, places[name] if by_name else _compared(right)[number][1])
+        for number, (name, i) in enumerate(_compared(left))
+    )
+    return roots_of(left, right, order), order
+
+
+def roots_of(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:
+    """The output terms of both models, in pairs."""
+    return tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in outputs)
+
+
+def _compared(side: Subject) -> list[tuple[str, int]]:
+    """Name and position of the outputs that are no maps: these are told by the outputs that they explain."""
+    maps = {found.position for found in side.maps}
+    return [(name, i) for i, name in enumerate(side.output_names) if i not in maps]
