@@ -194,7 +194,7 @@ class _Reader:
             return None
         if own[:1] != before[:1] or math.prod(own) != math.prod(before):
             return None
-        if not averages_map(op, node, self._called(node), before, after):
+        if not averages_map(op, node, self._called(node), before, after, self._shape):
             return None
         return _Seen(term=self._term(node, Kind.POOL, "average over the map", (seen,), after), shape=after)
 

@@ -75,16 +75,14 @@ def run_on_fakes(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with mode, torch.no_grad():
-            given = iter(
-                [
-                    mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
-                    for value in example_inputs
-                ]
-            )
-            read = graph.find_nodes(op="placeholder")
-            recorder.run(
-                *(attribute(root, lifted[n.name]) if n.name in lifted else next(given) for n in read)
-            )
+            fakes = [
+                mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+                for value in example_inputs
+            ]
+            for position, node in enumerate(graph.find_nodes(op="placeholder")):
+                if node.name in lifted:
+                    fakes.insert(position, attribute(root, lifted[node.name]))
+            recorder.run(*fakes)  # inputs that are left out have defaults
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
