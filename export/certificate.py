@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from export.commuted import is_dense
+from export.commuted import has_norm_before_pool, is_dense
 from export.compare import Comparison, compare_heads, nothing_compared
 from export.compare_files import PairedOutputs, Strict, compare_files, compare_modules
 from export.inputs import Inputs, InputSpec, Samples, given_samples
@@ -18,9 +18,9 @@ from export.measure import measure
 from export.models import Models, Opened, Source, opened
 from export.module_subject import ModuleSubject
 from export.other_sizes import resized, size_of, why_not
-from export.paired_outputs import paired_outputs, roots_of
+from export.paired_outputs import paired_outputs, roots_of, unexplained
 from export.providers import is_defaults, require_known, require_provider, short_name, targets_of
-from export.results import Certificate, SizeResult, Status, Verdict
+from export.results import Certificate, LayerResult, SizeResult, Status, Verdict
 from export.subjects import EAGER, Subject
 from export.tally import joined
 from export.terms import affine_of
@@ -213,6 +213,7 @@ class Certifier:
             runs_on = (EAGER,)
         if not samples.names and len(samples.rows) == len(left.input_names):
             samples = dataclasses.replace(samples, names=left.input_names)
+        is_norm_moved = has_norm_before_pool(left.graph) != has_norm_before_pool(right.graph)
         if is_dense(left.graph) or is_dense(right.graph):
             left, right = self._models.commuted(left), self._models.commuted(right)
         roots, outputs = paired_outputs(left, right)
@@ -249,6 +250,11 @@ class Certifier:
                 is_same_backbone=is_alike and not beside.is_exported,
                 is_in_doubt=is_restructured and weights.status is Status.FAILED,
             )
+            tally.gaps.extend(
+                f"the map {name!r} of {side.name} is not the map of its logits, as far as is known here"
+                for side, other in ((left, right), (right, left))
+                for name in unexplained(side, other)
+            )
             repeats = [side.repeats(target) for side in (left, right)]
             if False in repeats:
                 tally.notes.append(f"a second run on {target} gave other bits")
@@ -267,7 +273,7 @@ class Certifier:
         wiring = wiring_layer((left, right), walks, runs_on, self._prober)
         judged = whole.judge(wiring, joined([seen.tally for seen in strict]))
         targets = tuple(whole.on_target(seen) for seen in (*strict, *own))
-        return Certificate(
+        found = Certificate(
             reference=left.name,
             candidate=right.name,
             verdict=judged.verdict,
@@ -284,6 +290,7 @@ class Certifier:
             targets=targets,
             seed=self._seed,
         )
+        return _undecided(found) if is_norm_moved and found.verdict is Verdict.BROKEN else found
 
     def _strictly(
         self, left: Subject, right: Subject, outputs: PairedOutputs, head: Comparison, trials: Trials
@@ -309,6 +316,40 @@ class Certifier:
         own = compare_heads(a.head, b.head, roots_of(a, b, outputs), trials) if is_exported else head
         found = compare_files(a, b, outputs, own, trials)
         return dataclasses.replace(found, is_exported=is_exported)
+
+
+def _undecided(found: Certificate) -> Certificate:
+    """The certificate of two models of which one has a batch norm before the pool, and the other behind it.
+
+    These may be one function, which is not shown here: operators that then part are no failures. Weights
+    and outputs tell what they tell of any two models.
+    """
+    layers = (found.weights, found.rounding, found.decision)
+    if any(layer.status is Status.FAILED for layer in layers):
+        return found
+    reason = "a batch norm stands before the pool in one of the two and behind it in the other"
+
+    def open_layer(layer: LayerResult) -> LayerResult:
+        is_failed = layer.status is Status.FAILED
+        return (
+            dataclasses.replace(layer, status=Status.NOT_RUN, reason=reason, failures=())
+            if is_failed
+            else layer
+        )
+
+    return dataclasses.replace(
+        found,
+        verdict=Verdict.INCONCLUSIVE,
+        reason=f"{found.wiring.layer}: {reason}",
+        wiring=open_layer(found.wiring),
+        backbone=open_layer(found.backbone),
+        targets=tuple(
+            dataclasses.replace(
+                item, verdict=Verdict.INCONCLUSIVE, reason=reason, wiring=open_layer(item.wiring)
+            )
+            for item in found.targets
+        ),
+    )
 
 
 def _with_size(found: Certificate, other: SizeResult) -> Certificate:

@@ -53,6 +53,18 @@ def is_dense(graph: TermGraph) -> bool:
     return any(_is_average(term) and _crossed(term.operands[0]) is not None for term in terms)
 
 
+def has_norm_before_pool(graph: TermGraph) -> bool:
+    """True if an average is taken of what a batch norm gives, which is not moved."""
+    terms = postorder([term for _, term in graph.outputs], stop=lambda _: False)
+    return any(_is_average(term) and _is_of_norm(term.operands[0]) for term in terms)
+
+
+def _is_of_norm(source: Term) -> bool:
+    while _crossed(source) is not None:
+        source = source.operands[0]
+    return any(name in source.signature for name in ("BatchNorm", "batch_norm"))
+
+
 def commuted(graph: TermGraph) -> Commuted:
     """The terms with every average above the sites that it commutes with."""
     moving = _Moving()

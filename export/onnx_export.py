@@ -63,9 +63,9 @@ def export_onnx(
         path: the file to write; an existing one is replaced.
         dynamic_batch: whether axis 0 of the inputs is dynamic; else the example's batch size is fixed.
         dynamic_size: whether the axes behind the channels are dynamic too; else the example's are fixed.
-        keep_norms: whether a batch norm behind a convolution stays an operator, as it does behind any other,
-            rather than being multiplied into the weights; files of a convolution and of its unfolded form
-            can be compared only so.
+        keep_norms: whether every batch norm behind a convolution stays an operator, rather than being
+            multiplied into the weights; files of a convolution and of its unfolded form can be compared
+            only so. Behind a head's own site it stays in any case: the head keeps its weights.
         opset: the opset of the file; None takes the exporter's default.
 
     Shapes:
@@ -87,7 +87,7 @@ def export_onnx(
             f"ONNX export needs {error.name}, which is not installed", fix="run pip install 'fxhead[cpu]'"
         ) from error
     from export.canonical_head import canonicalize_head
-    from export.norms_apart import norms_apart
+    from export.norms_apart import head_weights, norms_apart
 
     target = Path(path)
     check_opset(opset)
@@ -103,7 +103,7 @@ def export_onnx(
             program = given
             if dynamic_size:
                 require_open(program, call, str(target))
-        with norms_apart() if keep_norms else contextlib.nullcontext():
+        with norms_apart(None if keep_norms else head_weights(program)):
             model = _to_onnx(program, call, exporter_opset(opset), str(target))
         _strip(model, dynamic_batch)
         if native is not None:

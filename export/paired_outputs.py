@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from export.commuted import has_norm_before_pool
 from export.compare_files import PairedOutputs
 from export.subjects import Subject
 from export.terms import Term
@@ -10,7 +13,8 @@ from fxpasses.errors import CheckError
 
 def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
     """Pairs of output terms and of output positions: by name where names are equal, else by position."""
-    a, b = ([name for name, _ in _compared(side)] for side in (left, right))
+    compared = _compared(left, right), _compared(right, left)
+    a, b = ([name for name, _ in side] for side in compared)
     if not a or not b:
         raise CheckError("there is no output to compare", where=(left if not a else right).name)
     by_name = set(a) == set(b)
@@ -23,10 +27,10 @@ def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Ter
             where=right.name,
             fix="export both with the same output names",
         )
-    places = dict(_compared(right)) if by_name else {}
+    places = dict(compared[1]) if by_name else {}
     order = tuple(
-        (name, i, places[name] if by_name else _compared(right)[number][1])
-        for number, (name, i) in enumerate(_compared(left))
+        (name, i, places[name] if by_name else compared[1][number][1])
+        for number, (name, i) in enumerate(compared[0])
     )
     return roots_of(left, right, order), order
 
@@ -36,7 +40,20 @@ def roots_of(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tup
     return tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in outputs)
 
 
-def _compared(side: Subject) -> list[tuple[str, int]]:
+def unexplained(side: Subject, other: Subject) -> list[str]:
+    """Names of maps that only one of two models has, and that a batch norm before the pool hides."""
+    if not has_norm_before_pool(side.graph):
+        return []
+    maps = {found.position for found in side.maps}
+    names = [(i, name) for i, name in enumerate(side.output_names) if _MAP.fullmatch(name)]
+    return [name for i, name in names if i not in maps and name not in other.output_names]
+
+
+def _compared(side: Subject, other: Subject) -> list[tuple[str, int]]:
     """Name and position of the outputs that are no maps: these are told by the outputs that they explain."""
     maps = {found.position for found in side.maps}
-    return [(name, i) for i, name in enumerate(side.output_names) if i not in maps]
+    left_out = unexplained(side, other)
+    return [(name, i) for i, name in enumerate(side.output_names) if i not in maps and name not in left_out]
+
+
+_MAP = re.compile(r"map(_\d+)?")
