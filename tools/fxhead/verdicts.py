@@ -77,7 +77,8 @@ def _failure_lines(certificate: Certificate) -> Iterator[RenderableType]:
         return
     first = failed[0].failures[0]
     yield _failure_line(failed[0], first)
-    yield Padding(_values(first), (0, 0, 0, 2))
+    if first.expected is not None and first.found is not None:
+        yield Padding(_values(first.expected, first.found, first.bound), (0, 0, 0, 2))
     others = [(layer, failure) for layer in failed for failure in layer.failures][1:]
     # one of each layer says more than all of one
     shown = dict(reversed([(layer.layer, failure) for layer, failure in others]))
@@ -96,14 +97,11 @@ def _failure_line(layer: LayerResult, failure: Failure) -> str:
     return f"[bold red]{layer.layer} failed[/]: {text}"
 
 
-def _values(failure: Failure) -> FittingTable:
+def _values(expected: float, found: float, bound: float | None) -> FittingTable:
     """The two values and what may lie between them."""
     rows = FittingTable("expected", "found", "difference", "allowed")
-    if failure.expected is None or failure.found is None:
-        return rows
-    distance = abs(failure.found - failure.expected)
-    allowed = "none: equal bit for bit is due" if failure.bound is None else f"{failure.bound:.3g}"
-    rows.add(f"{failure.expected:.9g}", f"{failure.found:.9g}", f"{distance:.3g}", allowed)
+    allowed = "none: equal bit for bit is due" if bound is None else f"{bound:.3g}"
+    rows.add(f"{expected:.9g}", f"{found:.9g}", f"{abs(found - expected):.3g}", allowed)
     return rows
 
 
