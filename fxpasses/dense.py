@@ -10,11 +10,10 @@ from torch.fx import Node
 
 from fxpasses import commute, guards
 from fxpasses.layout import Problem
-from fxpasses.match import Match, source_of
+from fxpasses.match import Match, matched
 from fxpasses.moves import decide
-from fxpasses.plan import WeightOrder
 from fxpasses.region import Value
-from fxpasses.report import Form, Miss, MissCode, Scope, Site
+from fxpasses.report import Form, Miss, MissCode, Scope
 from fxpasses.sites import Analysis
 from fxpasses.sizes import is_shape_value, reads_only_batch
 from fxpasses.typed_ops import POOLS, Affine, Elementwise, Reduce, Role, Squeeze, Unsqueeze
@@ -318,25 +317,9 @@ def match_of(node: Node, op: Affine, form: Form, analysis: Analysis) -> Match:
     """A convolution as a site in ``form``."""
     weight = analysis.vocabulary.weight(op)
     assert weight is not None, "the guards let only tensors through"
-    assert op.weight is not None
     out, channels, *kernel = weight.shape
-    features = channels
-    for extent in kernel:
-        features *= extent
-    site = Site(
-        name=op.name(node),
-        node=node.name,
-        form=form,
-        scope=Scope.HEAD,
-        weight=op.weight,
-        bias=op.bias,
-        in_features=features,
-        out_features=out,
-        kernel_size=tuple(kernel),
-        source=source_of(node),
-    )
-    return Match(
-        site=site, node=node, op=op, channels=channels, order=WeightOrder.CHANNELS_FIRST, reads_pool=False
+    return matched(
+        node, op, form=form, scope=Scope.HEAD, out_features=out, channels=channels, kernel=tuple(kernel)
     )
 
 

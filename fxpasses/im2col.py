@@ -20,11 +20,10 @@ from fxpasses import guards
 from fxpasses.column_sizes import Sizes
 from fxpasses.columns import Broken, Chain, chains_from
 from fxpasses.layout import Problem
-from fxpasses.match import Match, source_of
+from fxpasses.match import Match, matched, source_of
 from fxpasses.ops import Vocabulary
 from fxpasses.patches import Patches
-from fxpasses.plan import WeightOrder
-from fxpasses.report import Form, Miss, MissCode, Scope, Site
+from fxpasses.report import Form, Miss, MissCode, Scope
 from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Unfold, WeightSource
 
 
@@ -254,22 +253,15 @@ def _shape(found: Im2col) -> object:
 
 def _match(node: Node, op: Affine, form: Form, weight: torch.Tensor, kernel: tuple[int, int]) -> Match:
     features = weight.numel() // weight.shape[0] if weight.shape[0] else math.prod(weight.shape[1:])
-    assert op.weight is not None
-    site = Site(
-        name=op.name(node),
-        node=node.name,
+    return matched(
+        node,
+        op,
         form=form,
         scope=Scope.UNFOLDED,
-        weight=op.weight,
-        bias=op.bias,
-        in_features=features,
         out_features=weight.shape[0],
-        kernel_size=kernel,
-        source=source_of(node),
+        channels=features // math.prod(kernel),
+        kernel=kernel,
     )
-    channels = features // math.prod(kernel)
-    order = WeightOrder.CHANNELS_FIRST
-    return Match(site=site, node=node, op=op, channels=channels, order=order, reads_pool=False)
 
 
 def _kind_problem(op: Affine) -> Problem | None:

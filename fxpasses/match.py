@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 
 from torch.fx import Node
 
 from fxpasses.plan import WeightMove, WeightOrder
-from fxpasses.report import Site
+from fxpasses.report import Form, Scope, Site
 from fxpasses.typed_ops import Affine
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
@@ -37,6 +38,35 @@ class Match:
             conv_shape=(site.out_features, self.channels, *site.kernel_size),
             order=self.order,
         )
+
+
+def matched(
+    node: Node,
+    op: Affine,
+    *,
+    form: Form,
+    scope: Scope,
+    out_features: int,
+    channels: int,
+    kernel: tuple[int, ...],
+    order: WeightOrder = WeightOrder.CHANNELS_FIRST,
+    reads_pool: bool = False,
+) -> Match:
+    """An affine op as a site in ``form``; the kernel is the one of its convolution."""
+    assert op.weight is not None, "the guards let only parameters through"
+    site = Site(
+        name=op.name(node),
+        node=node.name,
+        form=form,
+        scope=scope,
+        weight=op.weight,
+        bias=op.bias,
+        in_features=channels * math.prod(kernel),
+        out_features=out_features,
+        kernel_size=kernel,
+        source=source_of(node),
+    )
+    return Match(site=site, node=node, op=op, channels=channels, order=order, reads_pool=reads_pool)
 
 
 def source_of(node: Node) -> str | None:

@@ -20,11 +20,10 @@ from fxpasses import guards
 from fxpasses.decomposed import is_product, wrapped
 from fxpasses.handlers import MAX_RANK
 from fxpasses.layout import Problem
-from fxpasses.match import Match, source_of
+from fxpasses.match import Match, matched
 from fxpasses.ops import Vocabulary
-from fxpasses.plan import WeightOrder
 from fxpasses.ranks import Ranks
-from fxpasses.report import Form, MissCode, Scope, Site
+from fxpasses.report import Form, MissCode, Scope
 from fxpasses.sizes import is_shape_value
 from fxpasses.tree import attribute
 from fxpasses.typed_ops import Affine, Opaque, Product, Subgraph, WeightSource
@@ -77,26 +76,14 @@ def match_of(node: Node, op: Affine, ranks: Ranks, vocabulary: Vocabulary) -> Ma
     around = wrapped(node, op, ranks.ops)
     source = op.source if around is None else around.source
     rank = op.rank if op.form is Form.CONV else (ranks.axes[source] or 0) - 2
-    assert op.weight is not None
-    site = Site(
-        name=op.name(node),
-        node=node.name,
+    return matched(
+        node,
+        op,
         form=op.form,
         scope=Scope.ALL,
-        weight=op.weight,
-        bias=op.bias,
-        in_features=weight.shape[1],
         out_features=weight.shape[0],
-        kernel_size=(1,) * (rank or ranks.flat[op.source]),
-        source=source_of(node),
-    )
-    return Match(
-        site=site,
-        node=node,
-        op=op,
-        channels=site.in_features,
-        order=WeightOrder.CHANNELS_FIRST,
-        reads_pool=False,
+        channels=weight.shape[1],
+        kernel=(1,) * (rank or ranks.flat[op.source]),
     )
 
 

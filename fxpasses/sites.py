@@ -15,12 +15,12 @@ from torch.fx import Graph, Node
 
 from fxpasses import guards, pointwise
 from fxpasses.layout import Layout, Problem
-from fxpasses.match import Match, source_of
+from fxpasses.match import Match, matched, source_of
 from fxpasses.ops import Vocabulary
 from fxpasses.plan import WeightOrder
 from fxpasses.ranks import Ranks
 from fxpasses.region import Region, Shapes, Value, is_last_affine, scan
-from fxpasses.report import Form, Miss, MissCode, Scope, Site
+from fxpasses.report import Form, Miss, MissCode, Scope
 from fxpasses.sizes import is_shape_value
 from fxpasses.tree import attribute
 from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Product
@@ -212,27 +212,17 @@ class _Finder:
         self, value: Value, op: Affine, shape: tuple[int, ...], kernel: tuple[int, ...], order: WeightOrder
     ) -> Match:
         positions = math.prod(kernel)
-        features = shape[1] if op.form is Form.LINEAR else shape[1] * positions
+        channels = shape[1] // positions if op.form is Form.LINEAR else shape[1]
         read = self.region.values[op.source].layout
-        assert op.weight is not None
-        site = Site(
-            name=op.name(value.node),
-            node=value.node.name,
+        extents = None if read is None else read.extents
+        return matched(
+            value.node,
+            op,
             form=op.form,
             scope=Scope.HEAD if value.node in self.heads else Scope.POOLED,
-            weight=op.weight,
-            bias=op.bias,
-            in_features=features,
             out_features=shape[0],
-            kernel_size=kernel,
-            source=source_of(value.node),
-        )
-        extents = None if read is None else read.extents
-        return Match(
-            site=site,
-            node=value.node,
-            op=op,
-            channels=features // positions,
+            channels=channels,
+            kernel=kernel,
             order=order,
             reads_pool=extents is not None and (None in extents or extents == kernel),
         )
