@@ -9,6 +9,7 @@ from export.compare_files import PairedOutputs
 from export.subjects import Subject
 from export.terms import Term
 from fxpasses.errors import CheckError
+from fxpasses.outputs import KEY as MAP
 
 
 def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
@@ -40,12 +41,17 @@ def roots_of(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tup
     return tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in outputs)
 
 
+def is_map_name(name: str) -> bool:
+    """True for the names that ``export_onnx`` gives maps of scores: ``map``, and ``map_0``, … of several."""
+    return re.fullmatch(rf"{MAP}(_\d+)?", name) is not None
+
+
 def unexplained(side: Subject, other: Subject) -> list[str]:
     """Names of maps that only one of two models has, and that a batch norm before the pool hides."""
     if not has_norm_before_pool(side.graph):
         return []
     maps = {found.position for found in side.maps}
-    names = [(i, name) for i, name in enumerate(side.output_names) if _MAP.fullmatch(name)]
+    names = [(i, name) for i, name in enumerate(side.output_names) if is_map_name(name)]
     return [name for i, name in names if i not in maps and name not in other.output_names]
 
 
@@ -54,6 +60,3 @@ def _compared(side: Subject, other: Subject) -> list[tuple[str, int]]:
     maps = {found.position for found in side.maps}
     left_out = unexplained(side, other)
     return [(name, i) for i, name in enumerate(side.output_names) if i not in maps and name not in left_out]
-
-
-_MAP = re.compile(r"map(_\d+)?")

@@ -98,8 +98,8 @@ class Trials:
             self._source(a, b)
             or self._folded(a, b)
             or self._alone(a, b)
-            or self._extra(a, b, is_same)
-            or self._lacking(a, b, is_same)
+            or self._one_sided(1, a, b, is_same)
+            or self._one_sided(0, a, b, is_same)
             or self._exchanged(a, b, is_same)
             or _left_out(a, b, is_same)
         )
@@ -163,26 +163,21 @@ class Trials:
             return None
         return found
 
-    def _extra(self, a: Term, b: Term, is_same: IsSame) -> Resolution | None:
-        for source, _ in _upstream(b):
-            if cells(source) == cells(b) and is_same(a, source):
-                found = self._against_identity(1, b, source)
-                if found is not None:
-                    x, y = found
-                    what = f"only the candidate has {_told(b)} behind {a.node!r}"
-                    difference = OperatorDifference(what=what, name=b.node, expected=x, found=y)
-                    return Resolution(pairs=((a, source),), difference=None if _is_one(x, y) else difference)
-        return None
-
-    def _lacking(self, a: Term, b: Term, is_same: IsSame) -> Resolution | None:
-        for source, _ in _upstream(a):
-            if cells(source) == cells(a) and is_same(source, b):
-                found = self._against_identity(0, a, source)
-                if found is not None:
-                    x, y = found
-                    what = f"the candidate lacks {_told(a)} behind {b.node!r}"
-                    difference = OperatorDifference(what=what, name=a.node, expected=y, found=x)
-                    return Resolution(pairs=((source, b),), difference=None if _is_one(x, y) else difference)
+    def _one_sided(self, side: int, a: Term, b: Term, is_same: IsSame) -> Resolution | None:
+        """An operator that only one of the two has: no difference where it changes nothing."""
+        term, other = (b, a) if side else (a, b)
+        for source, _ in _upstream(term):
+            pair = (a, source) if side else (source, b)
+            if cells(source) != cells(term) or not is_same(*pair):
+                continue
+            values = self._against_identity(side, term, source)
+            if values is not None:
+                expected, found = values if side else values[::-1]
+                what = f"{'only the candidate has' if side else 'the candidate lacks'} {_told(term)} behind"
+                difference = OperatorDifference(
+                    what=f"{what} {other.node!r}", name=term.node, expected=expected, found=found
+                )
+                return Resolution(pairs=(pair,), difference=None if _is_one(*values) else difference)
         return None
 
     def _against_identity(self, side: int, term: Term, source: Term) -> tuple[float, float] | None:

@@ -257,23 +257,6 @@ class PickleMachine:
         self.stack.append(self.references[-1])
 
 
-class _Bounded:
-    """A file for ``pickletools``: a length that the file claims and does not have reserves no memory."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        start = file.tell()
-        self._end = file.seek(0, os.SEEK_END)
-        file.seek(start)
-        self.tell = file.tell
-
-    def read(self, count: int) -> bytes:
-        return self._file.read(min(count, self._end - self._file.tell()))
-
-    def readline(self) -> bytes:
-        return self._file.readline(_MAX_LINE_BYTES)
-
-
 class _BoundedFile:
     """A file for ``pickletools``: a length that the file claims and does not have reserves no memory."""
 

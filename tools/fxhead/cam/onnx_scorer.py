@@ -8,7 +8,6 @@ graph in memory, and the map ``W · features + b`` is computed here.
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from export.heads import OnnxSubject
 from export.inputs import InputSpec, declared_inputs
+from export.paired_outputs import is_map_name
 from export.terms import SOFTMAX, Affine, Kind, Term, affine_of
 from fxhead.cam.scorer import Scores
 from fxhead.sources import Source
@@ -116,8 +116,8 @@ def _hint(spec: InputSpec, given: Shapes, side: int | None) -> Hint | None:
 
 def _mapped(subject: OnnxSubject) -> _Plan | None:
     """The plan of a file with a map beside its logits, as ``export_onnx`` calls them; or None."""
-    maps = [name for name in subject.output_names if re.fullmatch(r"map(_0)?", name)]
-    others = [name for name in subject.output_names if not name.startswith("map")]
+    maps = [name for name in subject.output_names if is_map_name(name)]
+    others = [name for name in subject.output_names if not is_map_name(name)]
     return _Plan(logits=others[0], features=maps[0], sites=()) if maps and others else None
 
 
