@@ -19,15 +19,8 @@ from fxpasses.errors import (
     ProviderError,
     TraceError,
 )
-from fxpasses.passes import (
-    ConvToLinear,
-    ConvToUnfold,
-    HeadToFcn,
-    LinearToConv,
-    PoolToDense,
-    UnfoldToConv,
-)
-from fxpasses.plan import WeightMove, WeightOrder, WeightPlan
+from fxpasses.passes import ConvToLinear, ConvToUnfold, HeadToFcn, LinearToConv, PoolToDense, UnfoldToConv
+from fxpasses.plan import WeightPlan
 from fxpasses.report import (
     Form,
     Memory,
@@ -41,6 +34,7 @@ from fxpasses.report import (
     Sites,
     TraceInfo,
 )
+from fxpasses.weights.move import WeightMove, WeightOrder
 
 __all__ = [
     "CheckError",

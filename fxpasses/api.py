@@ -11,15 +11,16 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from fxpasses import undo
 from fxpasses.change import carry_out
+from fxpasses.engine import undo
 from fxpasses.errors import InputError, TraceError, suggest
-from fxpasses.fallback import export_module
+from fxpasses.graph.export_trace import export_module
+from fxpasses.graph.kept import store
+from fxpasses.graph.program import OpenProgram, open_program
+from fxpasses.graph.trace import Traced, given, trace
 from fxpasses.plan import WeightPlan
-from fxpasses.program import OpenProgram, open_program
 from fxpasses.report import Form, Memory, Miss, RewriteReport, Scope, Site, Sites
 from fxpasses.survey import Survey
-from fxpasses.trace import Traced, given, trace
 
 _WAYS = ("auto", "symbolic", "export")
 Model = TypeVar("Model", GraphModule, ExportedProgram)
@@ -177,7 +178,7 @@ def rewrite_in_place(
     survey = Survey(given(module), _scope(scope, to), lambda: _inputs(example_inputs))
     change = carry_out(survey, to, undo.load(module), with_map=with_map)
     if change.rewrites:
-        undo.store(module, change.records)
+        store(module, change.records)
         module.recompile()
     return bool(change.rewrites)
 

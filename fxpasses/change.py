@@ -16,22 +16,23 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch.fx import Graph, Node
 
-from fxpasses import undo
-from fxpasses.fcn import Window, pool_of
-from fxpasses.match import Match
-from fxpasses.outputs import add_maps, drop_maps
+from fxpasses.dense.edit import rise, sink
+from fxpasses.engine import undo
+from fxpasses.engine.edit import Edit, joined, restore
+from fxpasses.engine.fake_values import recompute
+from fxpasses.engine.match import Match
+from fxpasses.engine.outputs import add_maps, drop_maps
+from fxpasses.fcn.edit import open_windows
+from fxpasses.fcn.find import PoolWindow, pool_of
+from fxpasses.graph.program import OpenProgram
+from fxpasses.graph.tree import attribute
+from fxpasses.heads.component import apply
+from fxpasses.im2col.edit import rewrite_sites
 from fxpasses.plan import WeightPlan
-from fxpasses.program import OpenProgram
-from fxpasses.reorder import apply_everywhere
+from fxpasses.pointwise.edit import apply_everywhere
 from fxpasses.report import Form, Memory, Miss, Rewrite, Scope
-from fxpasses.rewrite import Edit, apply, joined, restore
-from fxpasses.sink import rise, sink
 from fxpasses.survey import Look, Survey, relevant
-from fxpasses.tree import attribute
-from fxpasses.typed_ops import WeightSource
-from fxpasses.unfolding import rewrite_sites
-from fxpasses.values import recompute
-from fxpasses.window import open_windows
+from fxpasses.vocabulary.ops import WeightSource
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ class _Job:
     def run(
         self,
         misses: tuple[Miss, ...],
-        windows: dict[str, Window],
+        windows: dict[str, PoolWindow],
         native_size: tuple[int, ...] | None,
         *,
         with_map: bool,
@@ -249,7 +250,7 @@ class _Job:
             made = [dataclasses.replace(entry, maps=len(maps)) for entry in made]
         self.records.extend(made)
 
-    def _open(self, windows: dict[str, Window], native: tuple[int, ...]) -> None:
+    def _open(self, windows: dict[str, PoolWindow], native: tuple[int, ...]) -> None:
         chosen = {match.node: match for match in self._matches(Form.CONV, Form.DENSE)}
         by_name = {node.name: node for node in self.look.analysis.region.values}
         heads: dict[str, dict[str, Match]] = {}

@@ -3,75 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from fxpasses.errors import PlanError
-from fxpasses.optimizer_state import converted_state
 from fxpasses.report import Form
+from fxpasses.weights.move import WeightMove, WeightOrder
+from fxpasses.weights.optimizer_state import converted_state
 
 SCHEMA_VERSION = 1
-
-
-class WeightOrder(enum.StrEnum):
-    """Order in which the linear form reads the axes of a ``[C, *k]`` kernel."""
-
-    CHANNELS_FIRST = "channels_first"
-    CHANNELS_LAST = "channels_last"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class WeightMove:
-    """One parameter whose shape differs between the forms.
-
-    Attributes:
-        name: state-dict name, the same in both forms.
-        linear_shape: ``(O, C * prod(k))``.
-        conv_shape: ``(O, C, *k)``.
-        order: order in which the linear form reads the kernel's axes.
-    """
-
-    name: str
-    linear_shape: tuple[int, ...]
-    conv_shape: tuple[int, ...]
-    order: WeightOrder = WeightOrder.CHANNELS_FIRST
-
-    def __post_init__(self) -> None:
-        if math.prod(self.linear_shape) != math.prod(self.conv_shape):
-            raise PlanError(
-                f"{self.linear_shape} and {self.conv_shape} hold different numbers of weights",
-                where=self.name,
-                fix="make the plan again with rewrite(...).plan",
-            )
-
-    def shape(self, form: Form) -> tuple[int, ...]:
-        """Shape of the parameter in ``form``."""
-        return self.linear_shape if form is Form.LINEAR else self.conv_shape
-
-    def to_conv(self, weight: torch.Tensor) -> torch.Tensor:
-        """The ``(O, C, *k)`` view of a ``(O, C * prod(k))`` weight; never copies."""
-        if self.order is WeightOrder.CHANNELS_FIRST:
-            return weight.view(self.conv_shape)
-        out, channels, *kernel = self.conv_shape
-        return weight.view(out, *kernel, channels).movedim(-1, 1)
-
-    def to_linear(self, weight: torch.Tensor) -> torch.Tensor:
-        """The ``(O, C * prod(k))`` form of a ``(O, C, *k)`` weight.
-
-        A view wherever the strides allow one; a k×k kernel in ``torch.channels_last`` memory
-        read in channels-first order (and the reverse) has to be copied.
-        """
-        if self.order is WeightOrder.CHANNELS_LAST:
-            weight = weight.movedim(1, -1)
-        return weight.reshape(self.linear_shape)
-
-    def convert(self, weight: torch.Tensor, to: Form) -> torch.Tensor:
-        """``weight`` in the form ``to``."""
-        return self.to_conv(weight) if to is Form.CONV else self.to_linear(weight)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

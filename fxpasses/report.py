@@ -336,3 +336,12 @@ class RewriteReport:
             "native_size": self.native_size,
             "memory": None if self.memory is None else self.memory.to_dict(),
         }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a value's layout cannot be followed; becomes a miss at the site that reads it."""
+
+    code: MissCode
+    reason: str
+    fix: str

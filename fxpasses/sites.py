@@ -6,47 +6,29 @@ what else stands in the way; what is left is a ``Match``, the site with all that
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 
 from torch import nn
 from torch.fx import Graph, Node
 
-from fxpasses import guards, pointwise
-from fxpasses.layout import Layout, Problem
-from fxpasses.match import Match, matched, source_of
-from fxpasses.ops import Vocabulary
-from fxpasses.plan import WeightOrder
-from fxpasses.ranks import Ranks
-from fxpasses.region import Region, Shapes, Value, is_last_affine, scan
-from fxpasses.report import Form, Miss, MissCode, Scope
-from fxpasses.sizes import is_shape_value
-from fxpasses.tree import attribute
-from fxpasses.typed_ops import VIEWS, Affine, Elementwise, Product
-from fxpasses.unpooled import MATRIX_PRODUCT, LastAffine, last_affines
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Analysis:
-    """All that a graph's analysis found: the region, the matches and what else uses theirs, the misses.
-
-    ``before_pool`` are the last affine ops that a pool follows; ``dense`` says which of them are sites.
-    ``ranks`` are known in scope ``all`` only.
-    """
-
-    region: Region
-    vocabulary: Vocabulary
-    matches: tuple[Match, ...]
-    misses: tuple[Miss, ...]
-    uses: guards.Uses
-    before_pool: tuple[LastAffine, ...] = ()
-    ranks: Ranks | None = None
-
-    def is_presumed(self) -> bool:
-        """Whether example inputs could settle something that was presumed or missed."""
-        open_codes = (MissCode.UNKNOWN_EXTENT, MissCode.UNKNOWN_LAYOUT, MissCode.NOT_POOLED)
-        return self.region.is_presumed or any(miss.code in open_codes for miss in self.misses)
+from fxpasses.engine import refusals
+from fxpasses.engine.match import Match, matched, source_of
+from fxpasses.engine.ranks import Ranks
+from fxpasses.engine.uses import Uses
+from fxpasses.graph.shapes import Shapes
+from fxpasses.graph.tree import attribute
+from fxpasses.heads.analysis import Analysis
+from fxpasses.heads.headless import MATRIX_PRODUCT, LastAffine, last_affines
+from fxpasses.heads.layout import Layout
+from fxpasses.heads.refusals import arithmetic_problem
+from fxpasses.heads.region import PooledValue, Region, is_last_affine, scan
+from fxpasses.pointwise import find as pointwise
+from fxpasses.report import Form, Miss, MissCode, Problem, Scope
+from fxpasses.vocabulary.ops import VIEWS, Affine, Elementwise, Product
+from fxpasses.vocabulary.sizes import is_shape_value
+from fxpasses.vocabulary.vocabulary import Vocabulary
+from fxpasses.weights.move import WeightOrder
 
 
 def analyse(
@@ -95,7 +77,7 @@ class _Finder:
         self.scope = scope
         self.misses: dict[Node, list[Miss]] = {}
         self.heads: set[Node] = set()
-        self.uses = guards.Uses()
+        self.uses = Uses()
         self.before_pool: list[LastAffine] = []
 
     def run(self) -> Analysis:
@@ -155,14 +137,15 @@ class _Finder:
 
     # --- one candidate
 
-    def _match(self, value: Value, aliased: dict[Node, Node]) -> Match | Problem | None:
+    def _match(self, value: PooledValue, aliased: dict[Node, Node]) -> Match | Problem | None:
         op = value.op
         assert isinstance(op, Affine)
         read = self.region.values[op.source]
         if op.form is Form.CONV and (read.layout is None or not read.layout.is_map):
             is_last = value.node in self.heads and is_last_affine(value.node, self.vocabulary)
-            return (guards.quantized_problem(op) or read.problem or _unknown_layout(op)) if is_last else None
-        problem = guards.module_problem(op) or guards.weight_problem(op, self.root)
+            unreadable = refusals.quantized_problem(op) or read.problem or _unknown_layout(op)
+            return unreadable if is_last else None
+        problem = refusals.module_problem(op) or refusals.weight_problem(op, self.root)
         if problem is not None:
             return problem
         if read.layout is None:
@@ -171,7 +154,7 @@ class _Finder:
         assert weight is not None, "the guards let only tensors through"
         found = self._kernel(op, read.layout, tuple(weight.shape))
         if not isinstance(found, Problem):
-            found = guards.bias_problem(op, self.vocabulary, weight.shape[0]) or found
+            found = refusals.bias_problem(op, self.vocabulary, weight.shape[0]) or found
         if isinstance(found, Problem):
             return found
         if value.node in aliased:
@@ -188,7 +171,7 @@ class _Finder:
     ) -> tuple[tuple[int, ...], WeightOrder] | Problem:
         """The kernel of the convolution form and the order in which the linear form reads it."""
         if op.form is Form.CONV:
-            problem = guards.arithmetic_problem(op, layout, shape[2:])
+            problem = arithmetic_problem(op, layout, shape[2:])
             return problem or (shape[2:], WeightOrder.CHANNELS_FIRST)
         if layout.order is None:
             return _not_flat(op, layout)
@@ -209,7 +192,12 @@ class _Finder:
         return extents, layout.order
 
     def _as_match(
-        self, value: Value, op: Affine, shape: tuple[int, ...], kernel: tuple[int, ...], order: WeightOrder
+        self,
+        value: PooledValue,
+        op: Affine,
+        shape: tuple[int, ...],
+        kernel: tuple[int, ...],
+        order: WeightOrder,
     ) -> Match:
         positions = math.prod(kernel)
         channels = shape[1] // positions if op.form is Form.LINEAR else shape[1]
@@ -252,7 +240,7 @@ class _Finder:
         """The matches whose weight no other use needs in its present shape."""
         if not matches:
             return matches
-        self.uses = guards.Uses.of(self.graph, self.vocabulary, [match.op for match in matches.values()])
+        self.uses = Uses.of(self.graph, self.vocabulary, [match.op for match in matches.values()])
         while True:
             groups: dict[tuple[object, ...], dict[Node, Affine]] = {}
             for node, match in matches.items():
@@ -263,7 +251,7 @@ class _Finder:
                 for node, op in alike.items():
                     key = id(op.module)
                     if key not in problems:
-                        problems[key] = guards.sharing_problem(op, self.root, self.uses, alike)
+                        problems[key] = refusals.sharing_problem(op, self.root, self.uses, alike)
                     if (problem := problems[key]) is not None:
                         refused[node] = problem
             for node, problem in refused.items():

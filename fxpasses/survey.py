@@ -9,23 +9,26 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from fxpasses import dense, fcn, im2col, undo
-from fxpasses.column_sizes import Sizes
-from fxpasses.dense import Dense, as_miss
+from fxpasses.dense import find as dense
+from fxpasses.dense.find import Dense, as_miss
+from fxpasses.engine import undo
+from fxpasses.engine.match import Match
+from fxpasses.engine.refusals import module_problem, weight_problem
 from fxpasses.errors import InputError
-from fxpasses.guards import module_problem, weight_problem
-from fxpasses.layout import Problem
-from fxpasses.match import Match
-from fxpasses.memory import memory_of
-from fxpasses.ops import Vocabulary
-from fxpasses.plan import WeightOrder
-from fxpasses.program import OpenProgram
-from fxpasses.report import Form, Memory, Miss, MissCode, Scope
-from fxpasses.shapes import propagate
-from fxpasses.sites import Analysis, analyse
-from fxpasses.sizes import has_values, static_extent, value_of
-from fxpasses.trace import Traced
-from fxpasses.typed_ops import Affine
+from fxpasses.fcn import find as fcn
+from fxpasses.graph.program import OpenProgram
+from fxpasses.graph.shapes import propagate, static_extent
+from fxpasses.graph.trace import Traced
+from fxpasses.heads.analysis import Analysis
+from fxpasses.im2col import find as im2col
+from fxpasses.im2col.column_sizes import Sizes
+from fxpasses.im2col.memory import memory_of
+from fxpasses.report import Form, Memory, Miss, MissCode, Problem, Scope
+from fxpasses.sites import analyse
+from fxpasses.vocabulary.ops import Affine
+from fxpasses.vocabulary.sizes import has_values, value_of
+from fxpasses.vocabulary.vocabulary import Vocabulary
+from fxpasses.weights.move import WeightOrder
 
 _HEAD_LEVEL = (MissCode.NOT_POOLED, MissCode.BEFORE_POOL, MissCode.MATRIX_PRODUCT)
 
@@ -115,7 +118,7 @@ class Survey:
         wanted = {match.node for match in (*has_it, *choice.matches)}
         return tuple(m for m in found.matches if m.node in wanted), (*choice.misses, *found.misses)
 
-    def choose(self, look: Look, to: Form) -> tuple[dense.Choice, dict[str, fcn.Window]]:
+    def choose(self, look: Look, to: Form) -> tuple[dense.Choice, dict[str, fcn.PoolWindow]]:
         """The sites that change to ``to``, why others do not, and the windows of ``fcn``."""
         found, root = look.analysis, self.subject.root
         if to is Form.DENSE:
@@ -136,7 +139,7 @@ class Survey:
 
         return extents
 
-    def unfolding(self, to: Form | None) -> im2col.Found:
+    def unfolding(self, to: Form | None) -> im2col.UnfoldSites:
         """The convolutions that are or can be unfolded, and why others cannot; see ``im2col.find``."""
         subject = self.subject
         vocabulary = Vocabulary(subject.root, subject.lifted)

@@ -18,9 +18,9 @@ from typing import NoReturn
 
 import pytest
 
-from export import Verdict
+from fxexport import Verdict
 from fxhead.cli import fxhead, main
-from fxhead.results import ExitCode
+from fxhead.outcome import ExitCode
 from fxhead.study.settings import StudyOptions
 from fxpasses import Form, MissCode, Scope
 
@@ -234,7 +234,7 @@ def test_the_study_that_the_readme_names_is_the_one_that_it_shows(monkeypatch: p
         asked.append(options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fxhead.study.run_study.run_study", study)
+    monkeypatch.setattr("fxhead.study.run.run_study", study)
     (words,) = (words for words in shell_lines() if words[0] == "fxhead")
     assert main(words[1:]) == ExitCode.INTERRUPTED
     document = json.loads(STUDY.read_text(encoding="utf-8"))

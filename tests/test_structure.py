@@ -5,15 +5,21 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
-import export
+import fxexport
+import fxhead
 import fxpasses
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"fxpasses": ROOT / "fxpasses", "export": ROOT / "export", "fxhead": ROOT / "tools" / "fxhead"}
+PACKAGES = {
+    "fxpasses": ROOT / "fxpasses",
+    "fxexport": ROOT / "export" / "fxexport",
+    "fxhead": ROOT / "tools" / "fxhead",
+}
 FILES = {
     f"{name}/{path.relative_to(folder).as_posix()}": path
     for name, folder in PACKAGES.items()
@@ -23,8 +29,8 @@ FILES = {
 # Imports go one way, and outwards only to these; the standard library is always allowed.
 MAY_IMPORT = {
     "fxpasses": {"fxpasses", "torch"},
-    "export": {
-        "export",
+    "fxexport": {
+        "fxexport",
         "fxpasses",
         "torch",
         "numpy",
@@ -36,7 +42,7 @@ MAY_IMPORT = {
     },
     "fxhead": {
         "fxhead",
-        "export",
+        "fxexport",
         "fxpasses",
         "torch",
         "torchvision",
@@ -80,16 +86,16 @@ PUBLIC = {
         "Form": "the values of to=",
         "Scope": "the values of scope=",
         "FxHeadError": "to catch all that a user can act on",
-        "CheckError": "raised by export",
-        "ExportError": "raised by export",
+        "CheckError": "raised by fxexport",
+        "ExportError": "raised by fxexport",
         "FileError": "raised by fxhead",
         "InputError": "raised by rewrite and find_sites",
         "InternalError": "a bug, outside FxHeadError",
         "PlanError": "raised by WeightPlan",
-        "ProviderError": "raised by export",
+        "ProviderError": "raised by fxexport",
         "TraceError": "raised by rewrite and find_sites",
     },
-    "export": {
+    "fxexport": {
         "export_onnx": "the main job",
         "certify": "the main job",
         "available_providers": "what certify can be asked for here",
@@ -105,23 +111,65 @@ PUBLIC = {
         "TargetResult": "an entry of Certificate.targets",
         "Mode": "TargetResult.mode",
     },
+    # what users import; each name is explained where it is made
+    "fxhead": {
+        "rewrite": "the main job",
+        "find_sites": "the same, without an edit",
+        "export_onnx": "the main job",
+        "certify": "the main job",
+        "available_providers": "what certify can be asked for here",
+        "load_model": "the command line's rules for files",
+        "save_model": "the command line's rules for files",
+        "LinearToConv": "for a torch.fx PassManager",
+        "ConvToLinear": "for a torch.fx PassManager",
+        "PoolToDense": "for a torch.fx PassManager",
+        "HeadToFcn": "for a torch.fx PassManager",
+        "ConvToUnfold": "for a torch.fx PassManager",
+        "UnfoldToConv": "for a torch.fx PassManager",
+        "WeightPlan": "maps state dicts between the forms; read from JSON",
+        "RewriteResult": "what rewrite returns",
+        "RewriteReport": "RewriteResult.report",
+        "Rewrite": "an entry of RewriteReport.rewrites",
+        "Miss": "an entry of RewriteReport.misses",
+        "MissCode": "Miss.code, to branch on",
+        "Sites": "what find_sites returns",
+        "Site": "an entry of Sites.sites",
+        "Form": "the values of to=",
+        "Scope": "the values of scope=",
+        "Certificate": "what certify returns",
+        "Verdict": "Certificate.verdict, to branch on",
+        "FxHeadError": "to catch all that a user can act on",
+    },
 }
 
-PRINTS = {"fxhead/render.py"}
+PRINTS = {"fxhead/show/render.py"}
+# Rules of names: whoever looks for an edit looks into files of these names.
 EDITS_GRAPHS = {
-    "fxpasses/rewrite.py": "the engine",
-    "fxpasses/sink.py": "the engine's half for pools that move below their head",
-    "fxpasses/window.py": "the engine's half for heads on windows",
-    "fxpasses/reorder.py": "the engine's half for values in another order of their axes",
-    "fxpasses/points.py": "the engine's half for norms of one position",
-    "fxpasses/unfolding.py": "the engine's half for convolutions as products of their patches",
-    "fxpasses/emit_columns.py": "its writing half",
-    "fxpasses/outputs.py": "the engine's half for what a graph gives out",
-    "fxpasses/emit.py": "its writing half: a typed op spelled in the node's dialect",
-    "fxpasses/undo.py": "its way back: nodes restored as they were written down",
-    "fxpasses/trace.py": "makes the graph, before anything else sees it",
-    "export/canonical_head.py": "edits ONNX graphs, not torch.fx ones",
+    "fxpasses/*/edit.py": "a form's edit, and the engine's own way back",
+    "fxpasses/*/writer.py": "a typed op spelled in the node's dialect",
+    "fxpasses/heads/component.py": "the head's edit",
+    "fxpasses/pointwise/flatten_norms.py": "norms of one position, among the edits of scope all",
+    "fxpasses/engine/undo.py": "nodes as they were written down",
+    "fxpasses/engine/outputs.py": "what a graph gives out",
+    "fxpasses/graph/trace.py": "makes the graph, before anything else sees it",
+    "fxexport/to_onnx/canonical_head.py": "edits ONNX graphs, not torch.fx ones",
 }
+# Rooms from the ground up: a file imports from its own room and from rooms before it. A file that stands
+# beside the rooms is one of its own.
+FLOORS = {
+    "fxpasses": (
+        "errors", "report", "weights", "plan", "graph", "vocabulary", "engine", "heads", "pointwise", "sites",
+        "dense", "fcn", "im2col", "survey", "change", "api", "passes",
+    ),
+    "fxexport": (
+        "providers", "results", "terms", "numerics", "onnx_graph", "module_graph", "untrusted", "to_onnx",
+        "subjects", "proof/graphs", "proof/measured", "proof/wiring", "proof", "certificate",
+    ),
+    "fxhead": (
+        "source", "outcome", "extras", "files", "loading", "show", "inputs", "check", "rewriting", "cam",
+        "convert", "inspect", "study", "commands", "cli", "__main__", "api",
+    ),
+}  # fmt: skip
 _EDITING_CALLS = {
     "erase_node",
     "replace_input_with",
@@ -170,6 +218,53 @@ def edits(module: ast.Module) -> set[str]:
     return (methods & _EDITING_CALLS) | ({*assigned_attributes(module)} & _EDITED_ATTRIBUTES)
 
 
+def room(name: str) -> str:
+    """The room that a file is in: its folder, or itself where it stands beside the folders."""
+    package, _, rest = name.removesuffix(".py").removesuffix("/__init__").partition("/")
+    folder = rest.rpartition("/")[0]
+    return rest if rest in FLOORS[package] else folder
+
+
+def imported_files(module: ast.Module) -> Iterator[str]:
+    """Files of ours that are imported anywhere in a file."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in PACKAGES:
+            path = node.module.replace(".", "/")
+            for name in (f"{path}/{alias.name}.py" for alias in node.names):
+                yield (
+                    name
+                    if name in FILES
+                    else f"{path}.py"
+                    if f"{path}.py" in FILES
+                    else f"{path}/__init__.py"
+                )
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_file_is_in_a_room_and_every_room_has_files(package: str) -> None:
+    files = [name for name in FILES if name.startswith(f"{package}/") and name != f"{package}/__init__.py"]
+    assert {room(name) for name in files} == {*FLOORS[package]}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.count("/") > 0])
+def test_imports_between_rooms_go_down(name: str) -> None:
+    package = name.partition("/")[0]
+    if name == f"{package}/__init__.py":
+        return  # the package's face hands on what its rooms make
+    floors = FLOORS[package]
+    own = floors.index(room(name))
+    within = [file for file in imported_files(tree(name)) if file.startswith(f"{package}/")]
+    up = [file for file in within if file != f"{package}/__init__.py" and floors.index(room(file)) > own]
+    assert up == []
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith("/__init__.py")])
+def test_every_folder_says_what_it_is_for(name: str) -> None:
+    text = ast.get_docstring(tree(name)) or ""
+    assert len(text.splitlines()) >= 3
+    assert name.count("/") == 1 or ("May import: " in text and "Start in " in text)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_imports_go_one_way(name: str) -> None:
     allowed = MAY_IMPORT[name.partition("/")[0]] | sys.stdlib_module_names
@@ -183,8 +278,11 @@ def test_only_render_prints() -> None:
     assert {name for name in FILES if talks & {*calls(tree(name))}} == PRINTS
 
 
-def test_only_the_engine_edits_graphs() -> None:
-    assert {name for name in FILES if edits(tree(name))} == {*EDITS_GRAPHS}
+def test_only_files_of_these_names_edit_graphs() -> None:
+    found = {name for name in FILES if edits(tree(name))}
+    strangers = {name for name in found if not any(fnmatch(name, rule) for rule in EDITS_GRAPHS)}
+    idle = {rule for rule in EDITS_GRAPHS if not any(fnmatch(name, rule) for name in found)}
+    assert (strangers, idle) == (set(), set())
 
 
 @pytest.mark.parametrize(
@@ -195,7 +293,7 @@ def test_an_edit_is_seen(code: str) -> None:
     assert edits(ast.parse(code))
 
 
-@pytest.mark.parametrize("package", [fxpasses, export], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [fxpasses, fxexport, fxhead], ids=lambda package: package.__name__)
 def test_public_names_are_those_that_have_a_reason(package: object) -> None:
     names = package.__all__
     assert sorted(names) == sorted(PUBLIC[package.__name__])

@@ -1,4 +1,7 @@
-"""The passes, one small frozen dataclass a file, in the ``torch.fx`` PassBase convention."""
+"""The passes, one small frozen dataclass a file, in the ``torch.fx`` PassBase convention.
+
+May import: ``api``, ``report``. Start in ``linear_to_conv``.
+"""
 
 from fxpasses.passes.conv_to_linear import ConvToLinear
 from fxpasses.passes.conv_to_unfold import ConvToUnfold

@@ -38,7 +38,8 @@ class HeadToFcn(PassBase):
     When not: the native size is not known (``NATIVE_SIZE``); the native map is no multiple of the grid
     (``WINDOW``); a maximum, a sum or an average of tokens (``POOL_KIND``); an op after the pool that looks at
     more than one position (``NOT_A_MAP``); and all that ``LinearToConv`` refuses. An input below the native
-    size is an error of the pool or of the convolution when it runs, and of ``fxpasses.native`` before.
+    size is an error of the pool or of the convolution when it runs, and of ``fxpasses.fcn.native_size``
+    before.
 
     Numerics: at the native size equal up to the rounding of a dot product of ``C·∏k`` terms.
 

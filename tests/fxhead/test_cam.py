@@ -20,13 +20,13 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from export import export_onnx
+from fxexport import export_onnx
 from fxhead.cam.labels import choose_classes, read_labels
 from fxhead.cam.overlay import Scale, overlay
 from fxhead.cam.preset import Preset, find_preset
 from fxhead.cam.run_images import box_of
-from fxhead.data_images import Preparation, cropped
-from fxhead.sources import Source
+from fxhead.inputs.images import Preparation, cropped
+from fxhead.source import Source
 from fxpasses import rewrite
 from fxpasses.errors import FxHeadError, InputError
 

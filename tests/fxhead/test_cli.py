@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from fxhead import __version__, cli, render
+from fxhead import __version__, cli
+from fxhead.show import render
 
 COMMANDS = ("rewrite", "inspect", "check", "study")
 Run = Callable[..., Any]
@@ -116,7 +117,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         def job(*arguments: object, **options: object) -> None:
             raise error
 
-        monkeypatch.setattr("fxhead.run_inspect.run_inspect", job)
+        monkeypatch.setattr("fxhead.inspect.run.run_inspect", job)
 
     return use
 
@@ -215,16 +216,16 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
 
 SLEEPER = """
 import signal, sys, time
-import fxhead.publish, fxhead.cli
+import fxhead.files.publish, fxhead.cli
 from pathlib import Path
 
 def job(*arguments, **options):
-    with fxhead.publish.staged(Path("out")):
+    with fxhead.files.publish.staged(Path("out")):
         print("ready", file=sys.__stdout__, flush=True)
         time.sleep(60)
 
-import fxhead.run_inspect
-fxhead.run_inspect.run_inspect = job
+import fxhead.inspect.run
+fxhead.inspect.run.run_inspect = job
 # a shell that runs the tests in the background has them ignore it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv = ["fxhead", "inspect", "nets:build"]

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from export import export_onnx
-from fxhead.containers import Kind, recognise
+from fxexport import export_onnx
+from fxhead.loading.recognise import FileKind, recognise
 from fxpasses import rewrite
 from fxpasses.errors import FileError
 from hostile import Net, program
@@ -53,14 +53,14 @@ def _state(prefix: str = "") -> dict[str, torch.Tensor]:
     return {prefix + name: tensor for name, tensor in model().state_dict().items()}
 
 
-KINDS: dict[str, tuple[Callable[[Path], object], Kind]] = {
-    "module": (_save(model()), Kind.MODULE),
-    "legacy module": (_save(model(), _use_new_zipfile_serialization=False), Kind.MODULE),
-    "protocol 4": (_save(model(), pickle_protocol=4), Kind.MODULE),
-    "graph module": (_save(rewrite(model(), to="conv").module), Kind.GRAPH_MODULE),
-    "state dict": (_save(_state()), Kind.STATE_DICT),
-    "legacy state dict": (_save(_state(), _use_new_zipfile_serialization=False), Kind.STATE_DICT),
-    "state dict of one layer": (_save(nn.Linear(2, 3).state_dict()), Kind.STATE_DICT),
+KINDS: dict[str, tuple[Callable[[Path], object], FileKind]] = {
+    "module": (_save(model()), FileKind.MODULE),
+    "legacy module": (_save(model(), _use_new_zipfile_serialization=False), FileKind.MODULE),
+    "protocol 4": (_save(model(), pickle_protocol=4), FileKind.MODULE),
+    "graph module": (_save(rewrite(model(), to="conv").module), FileKind.GRAPH_MODULE),
+    "state dict": (_save(_state()), FileKind.STATE_DICT),
+    "legacy state dict": (_save(_state(), _use_new_zipfile_serialization=False), FileKind.STATE_DICT),
+    "state dict of one layer": (_save(nn.Linear(2, 3).state_dict()), FileKind.STATE_DICT),
     "torchvision's reference training": (
         _save(
             {
@@ -71,7 +71,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], Kind]] = {
                 "model_ema": AveragedModel(model()).state_dict(),
             }
         ),
-        Kind.CHECKPOINT,
+        FileKind.CHECKPOINT,
     ),
     "Lightning": (
         _save(
@@ -85,14 +85,14 @@ KINDS: dict[str, tuple[Callable[[Path], object], Kind]] = {
                 "hyper_parameters": {"lr": 0.1},
             }
         ),
-        Kind.CHECKPOINT,
+        FileKind.CHECKPOINT,
     ),
-    "a list": (_save([1, 2]), Kind.OBJECT),
-    "a tensor": (_save(torch.zeros(3)), Kind.OBJECT),
-    "TorchScript": (_script, Kind.TORCHSCRIPT),
-    "program": (lambda path: path.write_bytes(program()), Kind.PROGRAM),
-    "safetensors": (lambda path: save_file(_state(), path), Kind.SAFETENSORS),
-    "ONNX": (lambda path: export_onnx(Net().eval(), torch.randn(2, 3, 8, 8), path), Kind.ONNX),
+    "a list": (_save([1, 2]), FileKind.OBJECT),
+    "a tensor": (_save(torch.zeros(3)), FileKind.OBJECT),
+    "TorchScript": (_script, FileKind.TORCHSCRIPT),
+    "program": (lambda path: path.write_bytes(program()), FileKind.PROGRAM),
+    "safetensors": (lambda path: save_file(_state(), path), FileKind.SAFETENSORS),
+    "ONNX": (lambda path: export_onnx(Net().eval(), torch.randn(2, 3, 8, 8), path), FileKind.ONNX),
 }
 
 
@@ -110,7 +110,7 @@ def test_inspect_names_the_kind_and_says_what_to_do(name: str, run: Run, folder:
     write, kind = KINDS[name]
     write(folder / "file.bin")
     done = run("inspect", "file.bin", "--input-shape", "2x3x8x8")
-    if kind in (Kind.MODULE, Kind.GRAPH_MODULE, Kind.PROGRAM):
+    if kind in (FileKind.MODULE, FileKind.GRAPH_MODULE, FileKind.PROGRAM):
         assert done.code == 0, done.err
         assert str(kind) in done.out
         assert run("inspect", "file.bin", "--json").document["model"]["container"].startswith(str(kind))
@@ -119,7 +119,7 @@ def test_inspect_names_the_kind_and_says_what_to_do(name: str, run: Run, folder:
     last = done.err.splitlines()[-1]
     assert str(kind) in last
     assert "; " in last
-    if kind in (Kind.STATE_DICT, Kind.CHECKPOINT, Kind.SAFETENSORS):
+    if kind in (FileKind.STATE_DICT, FileKind.CHECKPOINT, FileKind.SAFETENSORS):
         assert "--arch" in last
 
 

@@ -11,7 +11,7 @@ import torch
 
 from bench.convert import BUDGET, measure
 from checkpoints import MOVE, save
-from fxhead.zip_stream import open_zip
+from fxhead.convert.zip_stream import open_zip
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from checkpoints import MOVE, Net, leaves, load, save, save_plan
-from fxhead.optimizer_order import Named, find_moves
+from fxhead.convert.optimizer_order import NamedState, find_moves
 from fxpasses import Form, WeightMove, WeightPlan
 from fxpasses.errors import PlanError
-from fxpasses.optimizer_state import ParameterState
+from fxpasses.weights.optimizer_state import ParameterState
 
 Run = Callable[..., Any]
 
@@ -30,12 +30,12 @@ def entry(key: int, shape: tuple[int, ...] | None) -> ParameterState:
 
 
 @st.composite
-def optimizers(draw: st.DrawFn) -> tuple[list[Named], list[list[str]], set[str]]:
+def optimizers(draw: st.DrawFn) -> tuple[list[NamedState], list[list[str]], set[str]]:
     """A model, which of its parameters each group has, in the model's order, and which of them have state."""
     shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=7))
     moved = draw(st.sets(st.integers(0, len(shapes) - 1)))
     model = [
-        Named(name=f"p{n}", shape=shape, move=SQUARE if n in moved and shape == (8, 8) else None)
+        NamedState(name=f"p{n}", shape=shape, move=SQUARE if n in moved and shape == (8, 8) else None)
         for n, shape in enumerate(shapes)
     ]
     group_of = [draw(st.sampled_from([None, 0, 1])) for _ in model]
@@ -45,7 +45,7 @@ def optimizers(draw: st.DrawFn) -> tuple[list[Named], list[list[str]], set[str]]
 
 
 @given(optimizers())
-def test_a_name_is_right_or_refused(case: tuple[list[Named], list[list[str]], set[str]]) -> None:
+def test_a_name_is_right_or_refused(case: tuple[list[NamedState], list[list[str]], set[str]]) -> None:
     model, groups, stateless = case
     by_name = {named.name: named for named in model}
     numbers = {name: n for n, name in enumerate(name for group in groups for name in group)}
@@ -67,11 +67,14 @@ def test_a_name_is_right_or_refused(case: tuple[list[Named], list[list[str]], se
 
 def test_a_whole_model_in_one_group_is_never_ambiguous() -> None:
     """As ``SGD(model.parameters())``: every parameter, with buffers in between that the optimiser lacks."""
-    model = [Named(name=f"hidden.{n}", shape=(8, 8), move=None) for n in range(4)]
-    model += [Named(name="bn.weight", shape=(8,), move=None), Named(name="bn.running", shape=(8,), move=None)]
+    model = [NamedState(name=f"hidden.{n}", shape=(8, 8), move=None) for n in range(4)]
     model += [
-        Named(name="fc.weight", shape=(8, 8), move=SQUARE),
-        Named(name="fc.bias", shape=(8,), move=None),
+        NamedState(name="bn.weight", shape=(8,), move=None),
+        NamedState(name="bn.running", shape=(8,), move=None),
+    ]
+    model += [
+        NamedState(name="fc.weight", shape=(8, 8), move=SQUARE),
+        NamedState(name="fc.bias", shape=(8,), move=None),
     ]
     states = [entry(n, shape) for n, shape in enumerate([(8, 8)] * 4 + [(8,), (8, 8), (8,)])]
     assert {*find_moves([states], [model], (), "o")} == {5}

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoints import MOVE, PLAN, Net, build, grid_plan, leaves, load, same, save, save_plan
-from fxhead.checkpoint_survey import survey
 from fxhead.cli import main
-from fxhead.run_convert import open_checkpoint
+from fxhead.convert.run import open_checkpoint
+from fxhead.convert.survey import survey
 from fxpasses import WeightOrder
 
 Run = Callable[..., Any]

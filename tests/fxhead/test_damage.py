@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from export import export_onnx
-from export.untrusted.pickles import read_pickle
+from fxexport import export_onnx
+from fxexport.untrusted.pickles import read_pickle
 from fxhead import load_model, save_model
 from fxhead.cli import main
-from fxhead.results import ExitCode
+from fxhead.outcome import ExitCode
 from fxpasses import rewrite
 from fxpasses.errors import FxHeadError
 from hostile import Net, program

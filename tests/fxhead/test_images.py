@@ -13,8 +13,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from export.inputs import InputSpec
-from fxhead.data_images import ImageRows, list_images, preparation
+from fxexport.subjects.samples import InputSpec
+from fxhead.inputs.images import ImageRows, list_images, preparation
 from fxpasses.errors import FxHeadError, InputError
 
 Run = Callable[..., Any]

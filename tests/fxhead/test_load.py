@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from fxhead.load import Loading
-from fxhead.load import load as load_source
-from fxhead.sources import Source
+from fxhead.loading.load import Loading
+from fxhead.loading.load import load as load_source
+from fxhead.source import Source
 from fxpasses.errors import FileError, FxHeadError, InputError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 
-from export.providers import Session
+from fxexport.providers import Session
 
 Run = Callable[..., Any]
 Written = Callable[[], set[str]]

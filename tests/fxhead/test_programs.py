@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from export.programs import read_program
+from fxexport.untrusted.programs import read_program
 from fxhead import load_model
-from fxhead.program_shapes import program_shapes
-from fxhead.programs import is_program_file, program_bytes
-from fxhead.sources import Source
+from fxhead.files.pt2 import is_program_file, program_bytes
+from fxhead.inputs.program_shapes import program_shapes
+from fxhead.source import Source
 from fxpasses.errors import FileError, InputError
 
 Run = Callable[..., Any]

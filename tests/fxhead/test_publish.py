@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from fxhead import publish as transaction
-from fxhead.publish import publish, settle, staged
+from fxhead.files import publish as transaction
+from fxhead.files.publish import publish, settle, staged
 from fxpasses.errors import FileError
 
 NAMES = ("model.conv.pt", "model.linear.onnx", "model.conv.onnx", "model.certificate.json", "model.plan.json")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from export.results import Verdict
+from fxexport.results import Verdict
 from fxpasses import WeightPlan
 
 Run = Callable[..., Any]
@@ -136,7 +136,7 @@ def test_a_head_in_the_asked_form_already_is_named(run: Run, net: Path) -> None:
 def test_nothing_is_written_when_the_verdict_is_broken(
     run: Run, net: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from export.certificate import Certifier
+    from fxexport.certificate import Certifier
 
     certify = Certifier.certify
 
@@ -154,12 +154,12 @@ def test_nothing_is_written_when_the_verdict_is_broken(
 def test_nothing_is_written_when_the_export_fails(
     run: Run, net: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import export
+    import fxexport
 
     def failing(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "export_onnx", failing)
+    monkeypatch.setattr(fxexport, "export_onnx", failing)
     done = run("rewrite", "model.pt", "--to", "conv", *SMALL)
     assert done.code == 2
     assert "No space left" in done.err
@@ -200,7 +200,7 @@ def test_an_unknown_provider_is_refused_before_the_work(
 
 
 def test_a_provider_that_is_not_here_is_an_error_never_a_fall_back(run: Run, net: Path) -> None:
-    from export.providers import available_providers
+    from fxexport.providers import available_providers
 
     if "cuda" in available_providers():
         pytest.skip("CUDA is here")
@@ -238,7 +238,7 @@ def test_weights_beyond_the_limit_of_a_file_lie_beside_it(
     """As beyond 2 GB, which protobuf cannot hold: each file names its own data, and all appear or none."""
     import onnx
 
-    monkeypatch.setattr("export.onnx_export._INLINE_LIMIT_BYTES", 100)
+    monkeypatch.setattr("fxexport.to_onnx.write._INLINE_LIMIT_BYTES", 100)
     done = run("rewrite", "model.pt", "--to", "conv", *SMALL)
     assert done.code == 0, done.err
     names = {f"model.{form}.onnx" for form in ("linear", "conv")}

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from export import export_onnx
-from export.inputs import InputSpec, Samples
-from fxhead.data import open_data, take_data
-from fxhead.data_options import DataOptions
+from fxexport import export_onnx
+from fxexport.subjects.samples import InputSpec, Samples
+from fxhead.inputs.options import DataOptions
+from fxhead.inputs.samples import open_data, take_data
 from fxpasses.errors import FxHeadError
 
 Run = Callable[..., Any]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from fxhead.save import OutputNames, require_free, save_module
-from fxhead.sources import Source
+from fxhead.files.save import OutputNames, require_free, save_module
+from fxhead.source import Source
 from fxpasses.errors import FileError, InputError
 from fxpasses.report import Form
 

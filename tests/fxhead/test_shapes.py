@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxhead.shapes import ShapeOrigin, find_shapes, parse_shape
-from fxhead.sources import Source
+from fxhead.inputs.input_shapes import ShapeOrigin
+from fxhead.inputs.shapes import find_shapes, parse_shape
+from fxhead.source import Source
 from fxpasses.errors import InputError
 
 CALLABLE = Source.parse("nets:build")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fxhead.sources import Source, SourceKind
+from fxhead.source import Source, SourceKind
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from fxhead.fitting import FittingTable
+from fxhead.show.fitting_table import FittingTable
 
 Run = Callable[..., Any]
 SMALL = ("--input-shape", "1x3x16x16", "--providers", "cpu")

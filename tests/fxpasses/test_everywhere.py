@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear as Subclass
 
 from fxpasses import InputError, LinearToConv, MissCode, Scope, find_sites, rewrite
-from fxpasses.trace import trace
+from fxpasses.graph.trace import trace
 from zoo.compare import difference, facts, storages, tensors, written
 from zoo.everywhere import WHOLE, Net, Whole
 

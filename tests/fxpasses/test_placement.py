@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fxpasses import rewrite
-from fxpasses.cut import Cut
-from fxpasses.frames import UNIT, between, reached
-from fxpasses.trace import trace
+from fxpasses.graph.trace import trace
+from fxpasses.pointwise.frames import UNIT, between, reached
+from fxpasses.pointwise.minimum_cut import Cut
 from zoo.compare import difference, storages, written
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from bench.zoo import build, calibrate, difference, inputs
 from fxpasses import rewrite
-from fxpasses.trace import trace
+from fxpasses.graph.trace import trace
 from zoo.compare import affine_calls, tensors, unnamed, written
 
 # form: sites, permutes before and after; every other candidate has its reason below

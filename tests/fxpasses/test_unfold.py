@@ -17,9 +17,9 @@ from torch.fx.passes.infra.pass_manager import PassManager
 
 from fxpasses import ConvToUnfold, UnfoldToConv, find_sites, rewrite
 from fxpasses.errors import InputError
-from fxpasses.memory import _Liveness
+from fxpasses.graph.shapes import run_on_fakes
+from fxpasses.im2col.memory import _Liveness
 from fxpasses.report import MissCode
-from fxpasses.shapes import run_on_fakes
 from zoo.compare import difference, facts, kinds, storages, tensors, traced, written
 from zoo.programs import DIALECTS, false_shapes, operators
 

@@ -21,7 +21,7 @@ PEAK = "print(next(line for line in open('/proc/self/status') if line.startswith
 @functools.cache
 def _compile_packages() -> None:
     """Compiles the packages as pip does when it installs them; a checkout may be told to keep no bytecode."""
-    for folder in ("fxpasses", "export", "tools/fxhead"):
+    for folder in ("fxpasses", "export/fxexport", "tools/fxhead"):
         compileall.compile_dir(ROOT / folder, quiet=1)
 
 
@@ -32,7 +32,7 @@ def python(*arguments: str) -> str:
         RuntimeError: the process failed.
     """
     _compile_packages()
-    paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "export"), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False
@@ -69,7 +69,7 @@ def peaks(source: Path, out: Path) -> tuple[int, int]:
     save = f"torch.save(result.module, {str(out)!r})"
     rewritten = (
         f"import torch, torchvision, fxpasses\n{load}\n"
-        f"result = fxpasses.rewrite(model, to='conv')\nassert result.report.rewrites\n{save}\n{PEAK}"
+        f"result = fxpasses.heads.component(model, to='conv')\nassert result.report.rewrites\n{save}\n{PEAK}"
     )
     return int(python("-c", alone)) * 1024, int(python("-c", rewritten)) * 1024
 

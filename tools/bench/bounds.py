@@ -26,7 +26,7 @@ import torch
 import torchvision
 from torch import nn
 
-from export import Certificate, certify, export_onnx
+from fxexport import Certificate, certify, export_onnx
 from fxpasses import rewrite
 
 SIDE = 64

@@ -49,11 +49,11 @@ else:
     torch.save({{"model": state, "optimizer": {{"state": {{0: moment}}, "param_groups": groups}}}}, path)
 """
 CONVERT = """
-import torch, fxhead.run_convert
+import torch, fxhead.convert.run
 from fxhead.cli import main
 assert main(["convert-weights", {path!r}, "--plan", {path!r} + ".json", "-o", {out!r}, "--force"]) == 0
 """
-IMPORTS = "import torch, fxhead.run_convert, fxhead.cli, fxhead.tables, rich.console\n"
+IMPORTS = "import torch, fxhead.convert.run, fxhead.cli, fxhead.show.tables, rich.console\n"
 BARE = {
     "pt": "import torch\ntorch.save(torch.load({path!r}), {out!r})\n",
     "safetensors": "from safetensors.torch import load_file, save_file\n"

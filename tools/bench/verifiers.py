@@ -1,9 +1,9 @@
 """Who accepts broken models and who refuses good ones: fxhead beside the tools that people use today.
 
 Each family's small member is written as two ONNX files, linear and convolution form: the good pair. The
-second file is damaged in every way that the test suite knows (``tests/export/mutations``): broken pairs, but
-for those of which an evaluation in float64 shows that nothing changed. Every verifier judges every pair on
-its own defaults:
+second file is damaged in every way that the test suite knows (``tests/fxexport/mutations``): broken pairs,
+but for those of which an evaluation in float64 shows that nothing changed. Every verifier judges every pair
+on its own defaults:
 
 - **fxhead**: ``certify``; what it calls inconclusive counts as refused, and is counted apart as well.
 - **polygraphy**: ``CompareFunc.simple`` at its defaults, on the inputs of its default data loader.
@@ -37,13 +37,13 @@ import onnx
 import onnxruntime
 import torch
 
-from export import Verdict, export_onnx
-from export.certificate import Certifier
+from fxexport import Verdict, export_onnx
+from fxexport.certificate import Certifier
 from fxpasses import FxHeadError, rewrite
-from tests.export.mutations.families import FAMILIES, build
-from tests.export.mutations.graphs import GRAPH_DAMAGES, damage_graph_structure
-from tests.export.mutations.judge import Judge
-from tests.export.mutations.weights import WEIGHT_DAMAGES, NotHere, damage_graph, site_names
+from tests.fxexport.mutations.families import FAMILIES, build
+from tests.fxexport.mutations.graphs import GRAPH_DAMAGES, damage_graph_structure
+from tests.fxexport.mutations.judge import Judge
+from tests.fxexport.mutations.weights import WEIGHT_DAMAGES, NotHere, damage_graph, site_names
 
 Verifier = Callable[[Path, Path], bool]
 SEVEN = ("random", "reversed", "swapped_channels", "zero_bias", "copied_row", "one_weight", "bfloat16")

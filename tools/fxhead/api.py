@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import nn
 from torch.export import ExportedProgram
 
-from export.programs import PROGRAM_SUFFIX
-from fxhead.load import Loading, load
-from fxhead.publish import publish, staged
-from fxhead.save import save_module
-from fxhead.sources import Source
+from fxexport.untrusted.programs import PROGRAM_SUFFIX
+from fxhead.files.publish import publish, staged
+from fxhead.files.save import save_module
+from fxhead.loading.load import Loading, load
+from fxhead.source import Source
 from fxpasses.errors import FileError, InputError
 
 _SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)

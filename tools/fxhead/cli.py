@@ -12,14 +12,15 @@ from typing import NoReturn
 
 import click
 
-from fxhead import __version__, render
+from fxhead import __version__
 from fxhead.commands.cam import cam_command
 from fxhead.commands.check import check_command
 from fxhead.commands.convert_weights import convert_command
 from fxhead.commands.inspect import inspect_command
 from fxhead.commands.rewrite import rewrite_command
 from fxhead.commands.study import study_command
-from fxhead.results import ExitCode
+from fxhead.outcome import ExitCode
+from fxhead.show import render
 
 _REPORT = "this is a bug in fxhead: please report it with the output of the same command under --debug"
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fxhead.study.data import Images, load_digits
 from fxhead.study.outcome import StudyOutcome
-from fxhead.study.run_study import run_study
+from fxhead.study.run import run_study
 from fxhead.study.settings import Optimizer, Rules, StudyOptions, Training
 
 # four steps

@@ -10,13 +10,13 @@ import torch
 
 from fxhead.study.data import Images
 from fxhead.study.jobs import PairTask, Record, RunTask, Task, run_tasks
-from fxhead.study.settings import Dtype, Head, Subject, Training
+from fxhead.study.settings import Dtype, StudyHead, StudySubject, Training
 from fxpasses.errors import InputError
 
 TASKS = (
-    RunTask(head=Head.CONV, seed=0),
-    RunTask(head=Head.LINEAR, seed=12),
-    PairTask(subject=Subject.OFF, dtype=Dtype.FLOAT64, seed=0),
+    RunTask(head=StudyHead.CONV, seed=0),
+    RunTask(head=StudyHead.LINEAR, seed=12),
+    PairTask(subject=StudySubject.OFF, dtype=Dtype.FLOAT64, seed=0),
 )
 
 
@@ -45,7 +45,7 @@ def performed(images: Images, training: Training, tasks: tuple[Task, ...], jobs:
 
 @pytest.mark.slow  # the interrupted study compares them as well
 def test_processes_give_the_records_that_one_gives(digits: Images, short: Training) -> None:
-    tasks = (*TASKS, Threads(head=Head.LINEAR, seed=77))
+    tasks = (*TASKS, Threads(head=StudyHead.LINEAR, seed=77))
     together = performed(digits, short, tasks, 2)
     assert {*together} == {
         "runs/conv-00000000",
@@ -61,7 +61,7 @@ def test_one_thread_computes_here_too_and_the_number_is_put_back(digits: Images,
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        (record,) = performed(digits, short, (Threads(head=Head.LINEAR, seed=0),), 4).values()
+        (record,) = performed(digits, short, (Threads(head=StudyHead.LINEAR, seed=0),), 4).values()
         assert (record.seed, torch.get_num_threads()) == (1, before + 1)
     finally:
         torch.set_num_threads(before)
@@ -76,4 +76,4 @@ def test_a_run_that_diverges_is_named(digits: Images, short: Training, jobs: int
 
 def test_a_process_that_dies_is_an_error_that_says_so(digits: Images, short: Training) -> None:
     with pytest.raises(InputError, match="process died"):
-        performed(digits, short, (Dying(head=Head.LINEAR, seed=0), *TASKS), 2)
+        performed(digits, short, (Dying(head=StudyHead.LINEAR, seed=0), *TASKS), 2)

@@ -12,7 +12,7 @@ from fxhead.study.data import Images
 from fxhead.study.network import SCALE, build
 from fxhead.study.pairing import train_pair
 from fxhead.study.records import PairRecord, RunRecord
-from fxhead.study.settings import Dtype, Head, Optimizer, Subject, Training
+from fxhead.study.settings import Dtype, Optimizer, StudyHead, StudySubject, Training
 from fxhead.study.training import DivergedError, InterruptedRunError, batches, train_run
 
 
@@ -21,8 +21,8 @@ def never() -> bool:
 
 
 def test_one_seed_draws_the_same_network_under_either_head() -> None:
-    linear, conv, scaled = (build(head, 1, 10, seed=4).state_dict() for head in Head)
-    other = build(Head.LINEAR, 1, 10, seed=5).state_dict()
+    linear, conv, scaled = (build(head, 1, 10, seed=4).state_dict() for head in StudyHead)
+    other = build(StudyHead.LINEAR, 1, 10, seed=5).state_dict()
     assert [*linear] == [*conv] == [*scaled]
     for name, value in linear.items():
         assert torch.equal(value, conv[name].view_as(value))
@@ -33,7 +33,7 @@ def test_one_seed_draws_the_same_network_under_either_head() -> None:
 
 def test_drawing_a_network_leaves_torchs_generator_alone() -> None:
     before = torch.random.get_rng_state()
-    build(Head.CONV, 1, 10, seed=4)
+    build(StudyHead.CONV, 1, 10, seed=4)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -51,30 +51,30 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_seed(short: Training
 def test_a_run_learns_and_repeats(digits: Images, short: Training, optimizer: Optimizer) -> None:
     rate = 0.05 if optimizer is Optimizer.SGD else 0.01
     training = dataclasses.replace(short, optimizer=optimizer, learning_rate=rate, epochs=3, batch_size=64)
-    first, again = (train_run(digits, training, Head.LINEAR, 0, never) for _ in range(2))
+    first, again = (train_run(digits, training, StudyHead.LINEAR, 0, never) for _ in range(2))
     assert first == again
     assert first.correct[-1] > 0.8 * first.held_out
     assert first.fit_loss[2] < first.fit_loss[0]
     assert len(first.correct) == len(first.fit_loss) == len(first.held_out_loss) == 3
     assert RunRecord.from_dict(json.loads(json.dumps(first.to_dict()))) == first
-    assert train_run(digits, training, Head.LINEAR, 2, never).fit_loss != first.fit_loss
+    assert train_run(digits, training, StudyHead.LINEAR, 2, never).fit_loss != first.fit_loss
 
 
 def test_a_run_that_diverges_or_is_stopped_has_no_record(digits: Images, short: Training) -> None:
     wild = dataclasses.replace(short, learning_rate=1e9)
     with pytest.raises(DivergedError, match="loss became"):
-        train_run(digits, wild, Head.LINEAR, 0, never)
+        train_run(digits, wild, StudyHead.LINEAR, 0, never)
     with pytest.raises(InterruptedRunError):
-        train_run(digits, short, Head.LINEAR, 0, lambda: True)
+        train_run(digits, short, StudyHead.LINEAR, 0, lambda: True)
     with pytest.raises(InterruptedRunError):
-        train_pair(digits, short, Subject.SAME, Dtype.FLOAT32, 0, lambda: True)
+        train_pair(digits, short, StudySubject.SAME, Dtype.FLOAT32, 0, lambda: True)
 
 
 @pytest.mark.parametrize("dtype", Dtype)
 def test_equal_weights_train_alike_and_a_wrong_one_does_not(
     digits: Images, short: Training, dtype: Dtype
 ) -> None:
-    same, off = (train_pair(digits, short, subject, dtype, 0, never) for subject in Subject)
+    same, off = (train_pair(digits, short, subject, dtype, 0, never) for subject in StudySubject)
     epsilon = torch.finfo(getattr(torch, dtype)).eps
     assert same.epsilon == off.epsilon == epsilon
     assert same.loss == off.loss
@@ -89,8 +89,8 @@ def test_equal_weights_train_alike_and_a_wrong_one_does_not(
 
 
 def test_a_pair_s_linear_is_the_run_of_that_seed(digits: Images, short: Training) -> None:
-    pair = train_pair(digits, short, Subject.SAME, Dtype.FLOAT32, 6, never)
-    run = train_run(digits, short, Head.LINEAR, 6, never)
+    pair = train_pair(digits, short, StudySubject.SAME, Dtype.FLOAT32, 6, never)
+    run = train_run(digits, short, StudyHead.LINEAR, 6, never)
     sizes = [256, 256, 256, 898 - 3 * 256]
     mean = sum(loss * size for loss, size in zip(pair.loss, sizes, strict=True)) / 898
     assert run.fit_loss[0] == pytest.approx(mean, rel=1e-12)

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from fxhead.study.findings import Comparison, GrowthRecord, PairingRecord, StudyVerdict
+from fxhead.study.findings import GrowthRecord, HeadComparison, PairingRecord, StudyVerdict
 from fxhead.study.outcome import StudyOutcome
-from fxhead.study.settings import Dtype, Rules, Subject
+from fxhead.study.settings import Dtype, Rules, StudySubject
 from fxhead.study.statistics import Evidence
 from fxhead.study.verdict import EARLY_STEPS, conclude, judge, judge_pairs
 
@@ -40,7 +40,7 @@ def test_a_verdict(
 def grown(dtype: Dtype, *, difference: float, late: float = 0.0, of_bound: float = 0.1) -> GrowthRecord:
     loss = (difference,) * EARLY_STEPS + (late,)
     return GrowthRecord(
-        subject=Subject.SAME,
+        subject=StudySubject.SAME,
         dtype=dtype,
         seeds=(0,),
         epsilon=2.0**-23 if dtype is Dtype.FLOAT32 else 2.0**-52,
@@ -71,14 +71,14 @@ def test_rounding_shrinks_with_epsilon(
     single: dict[str, float], double: dict[str, float], is_rounding: bool
 ) -> None:
     growth = (grown(Dtype.FLOAT32, **single), grown(Dtype.FLOAT64, **double))
-    assert judge_pairs(Subject.SAME, growth).is_rounding is is_rounding
+    assert judge_pairs(StudySubject.SAME, growth).is_rounding is is_rounding
 
 
 def test_an_answer_needs_controls_that_come_out(outcome: StudyOutcome) -> None:
     any_comparison = outcome.findings.comparisons[0]
 
     def answer(question: StudyVerdict, positive: StudyVerdict, negative: StudyVerdict) -> StudyVerdict:
-        def as_if(verdict: StudyVerdict) -> Comparison:
+        def as_if(verdict: StudyVerdict) -> HeadComparison:
             return dataclasses.replace(any_comparison, verdict=verdict)
 
         return conclude(
@@ -109,7 +109,7 @@ def test_the_same_function_is_shown_only_if_a_wrong_weight_is_seen(
     comparison = outcome.findings.comparisons[0]
     pairing = tuple(
         PairingRecord(subject=subject, within_bound=is_rounding, shrinkage=0.0, is_rounding=is_rounding)
-        for subject, is_rounding in ((Subject.SAME, same), (Subject.OFF, off))
+        for subject, is_rounding in ((StudySubject.SAME, same), (StudySubject.OFF, off))
     )
     answer = conclude(
         outcome.findings.initialisation,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from fxhead.data_images import list_images
+from fxhead.inputs.images import list_images
 from fxpasses.errors import FileError
 
 

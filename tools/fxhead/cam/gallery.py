@@ -12,14 +12,14 @@ import numpy as np
 from fxhead.cam.labels import choose_classes
 from fxhead.cam.outcome import ClassRecord, ImageRecord
 from fxhead.cam.picture import PER_SHEET, THUMBNAIL, Drawn, Scored, draw_image, draw_sheet
-from fxhead.cam.run_images import Seen
+from fxhead.cam.run_images import SeenImage
 from fxpasses.errors import InputError
 
 ARRAYS, _SHEET = "maps.npz", "sheet"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class PictureChoice:
     """Which classes are drawn.
 
     Attributes:
@@ -54,7 +54,7 @@ class Gallery:
         choice: which classes.
     """
 
-    def __init__(self, folder: Path, out: Path, choice: Choice) -> None:
+    def __init__(self, folder: Path, out: Path, choice: PictureChoice) -> None:
         self._folder, self._out, self._choice = folder, out, choice
         self._chosen: tuple[int, ...] = ()
         self._thumbnails: list[Drawn] = []
@@ -62,7 +62,7 @@ class Gallery:
         self._maps: list[np.ndarray] = []
         self.records: list[ImageRecord] = []
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: SeenImage) -> None:
         """Draws an image with its maps, and keeps what the sheet and the arrays need.
 
         Raises:
@@ -127,7 +127,7 @@ class Gallery:
             return self._chosen
         return tuple(int(index) for index in np.argsort(-logits, kind="stable")[: choice.top])
 
-    def _record(self, seen: Seen, index: int, logit: float) -> ClassRecord:
+    def _record(self, seen: SeenImage, index: int, logit: float) -> ClassRecord:
         scores = seen.maps[index]
         row, column = divmod(int(scores.argmax()), scores.shape[1])
         left, top, right, bottom = seen.box

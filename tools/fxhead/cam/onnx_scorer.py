@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.heads import OnnxSubject
-from export.inputs import InputSpec, declared_inputs
-from export.paired_outputs import is_map_name
-from export.terms import SOFTMAX, Affine, Kind, Term, affine_of
+from fxexport.proof.graphs.paired_outputs import is_map_name
+from fxexport.subjects.onnx_subject import OnnxSubject
+from fxexport.subjects.samples import InputSpec, declared_inputs
+from fxexport.terms.term import SOFTMAX, Kind, SiteWeights, Term, affine_of
 from fxhead.cam.scorer import Scores
-from fxhead.sources import Source
-from fxhead.specs import Hint, Shapes, filled
+from fxhead.inputs.specs import Hint, Shapes, filled
+from fxhead.source import Source
 from fxpasses.errors import CheckError, InputError
 
 _PROVIDER = "cpu"
@@ -40,7 +40,7 @@ class _Plan:
 
     logits: str
     features: str
-    sites: tuple[Affine, ...]
+    sites: tuple[SiteWeights, ...]
 
     def maps(self, features: NDArray[Any]) -> NDArray[Any]:
         """``[N, K, h, w]`` of features ``[N, C, h, w]``."""

@@ -6,10 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fxhead.results import SCHEMA_VERSION, ExitCode, ModelInfo, WrittenFile
+from fxhead.outcome import SCHEMA_VERSION, ExitCode, ModelInfo, WrittenFile
 
 if TYPE_CHECKING:
-    from fxhead.data_images import Preparation
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from fxhead.inputs.images import Preparation
     from fxpasses.report import Miss
 
 
@@ -86,6 +90,12 @@ class CamOutcome:
     def exit_code(self) -> ExitCode:
         """NO where the model has no map."""
         return ExitCode.DONE if self.images else ExitCode.NO
+
+    def lines(self) -> Iterator[RenderableType]:
+        """What to show, from top to bottom."""
+        from fxhead.cam.lines import cam_lines  # with it comes rich, which JSON does not need
+
+        return cam_lines(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The one JSON document."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from export.inputs import InputSpec
-from fxhead.data_images import Preparation, preparation
-from fxhead.sources import Source, SourceKind
+from fxexport.subjects.samples import InputSpec
+from fxhead.inputs.images import Preparation, preparation
+from fxhead.source import Source, SourceKind
 from fxpasses.errors import InputError
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fxhead.cam.find_images import ImageFile
 from fxhead.cam.scorer import Scorer, Scores
-from fxhead.data_images import Preparation, cropped, decoded, standardised
+from fxhead.inputs.images import Preparation, cropped, decoded, standardised
 from fxpasses.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seen:
+class SeenImage:
     """An image and what the model made of it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Seen:
 
 def run_images(
     files: Sequence[ImageFile], scorer: Scorer, how: Preparation, interpolation: str, batch: int
-) -> Iterator[Seen]:
+) -> Iterator[SeenImage]:
     """What the model makes of each image, in order.
 
     Raises:
@@ -58,7 +58,7 @@ def run_images(
         for file, image, crop, maps in zip(part, images, crops, scorer(np.stack(rows)), strict=False):
             _require_finite(maps, file)
             box = box_of(image.width, image.height, how)
-            yield Seen(file=file, size=(image.height, image.width), box=box, crop=crop, maps=maps)
+            yield SeenImage(file=file, size=(image.height, image.width), box=box, crop=crop, maps=maps)
 
 
 def box_of(width: int, height: int, how: Preparation) -> tuple[float, float, float, float]:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.export import ExportedProgram
 
-from export.inputs import InputSpec
-from export.programs import as_module
-from fxhead.graphs import take_graph
-from fxhead.shapes import InputShapes
-from fxhead.specs import module_specs
+from fxexport.subjects.samples import InputSpec
+from fxexport.untrusted.programs import as_module
+from fxhead.inputs.input_shapes import InputShapes
+from fxhead.inputs.specs import module_specs
+from fxhead.rewriting.both_forms import take_graph
 from fxpasses import find_sites
 from fxpasses.errors import InputError
-from fxpasses.outputs import KEY
+from fxpasses.graph.maps import KEY
 from fxpasses.report import Form, Miss, Scope
 
 Scores = NDArray[np.float32]
@@ -45,7 +45,7 @@ class Scorer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Found:
+class FoundHead:
     """A scorer, or why there is none.
 
     Attributes:
@@ -90,7 +90,7 @@ class ModuleScorer:
         return batch.to(first.dtype) if batch.is_floating_point() else batch
 
 
-def find_scorer(model: nn.Module | ExportedProgram, shapes: InputShapes, way: str) -> Found:
+def find_scorer(model: nn.Module | ExportedProgram, shapes: InputShapes, way: str) -> FoundHead:
     """The model with its map as an output, or why it has none.
 
     Raises:
@@ -107,12 +107,12 @@ def find_scorer(model: nn.Module | ExportedProgram, shapes: InputShapes, way: st
         # a head that has its map as an output already is left as it is, and is no miss
         standing = find_sites(model, example_inputs=examples, way=way, to=Form.DENSE).sites
         if report.misses or not standing:
-            return Found(scorer=None, misses=report.misses)
+            return FoundHead(scorer=None, misses=report.misses)
     specs = module_specs(graphs.original, shapes)
     if len(specs) != 1:
         raise InputError(f"the model has {len(specs)} inputs, an image is one", fix="give a model of images")
     scorer = ModuleScorer(as_module(graphs.result.module), specs[0], graphs.fixed_batch)
-    return Found(scorer=scorer)
+    return FoundHead(scorer=scorer)
 
 
 def _map_of(output: Any) -> torch.Tensor:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fxhead import render
 from fxhead.commands.finish import finish
 from fxhead.commands.options import source_options, trace_option
-from fxhead.results import ExitCode
-from fxhead.sources import Source
+from fxhead.outcome import ExitCode
+from fxhead.show import render
+from fxhead.source import Source
 
 if TYPE_CHECKING:
-    from fxhead.results import Outcome
+    from fxhead.outcome import Outcome
 
 
 @click.command("cam")
@@ -95,10 +95,10 @@ def cam_command(
         from fxhead.extras import require_extra
 
         require_extra("cam")
-        from fxhead.data_options import parse_numbers, parse_size
-        from fxhead.load import Loading
-        from fxhead.run_cam import CamOptions, run_cam
-        from fxhead.shapes import parse_shape
+        from fxhead.cam.run import CamOptions, run_cam
+        from fxhead.inputs.options import parse_numbers, parse_size
+        from fxhead.inputs.shapes import parse_shape
+        from fxhead.loading.load import Loading
 
         options = CamOptions(
             source=Source.parse(source),

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from fxhead import render
 from fxhead.commands.finish import finish
 from fxhead.commands.options import providers_option, source_options, split
-from fxhead.results import ExitCode
-from fxhead.sources import Source
+from fxhead.outcome import ExitCode
+from fxhead.show import render
+from fxhead.source import Source
 
 
 @click.command("check")
@@ -73,11 +73,11 @@ def check_command(
     for name, value in (("REFERENCE", reference), ("CANDIDATE", candidate)):
         if value is None:
             raise _misuse(f"Missing argument '{name}'")
-    from fxhead.data_options import DataOptions, parse_numbers, parse_size
-    from fxhead.examine import Question
-    from fxhead.load import Loading
-    from fxhead.run_check import CheckOptions, run_check
-    from fxhead.shapes import parse_shape
+    from fxhead.check.examine import Question
+    from fxhead.check.run import CheckOptions, run_check
+    from fxhead.inputs.options import DataOptions, parse_numbers, parse_size
+    from fxhead.inputs.shapes import parse_shape
+    from fxhead.loading.load import Loading
 
     question = Question(
         models=(Source.parse(str(reference)), Source.parse(str(candidate))),
@@ -117,7 +117,7 @@ def _misuse(what: str) -> click.UsageError:
 
 
 def _replay(path: Path, *, trust: bool, as_json: bool) -> ExitCode:
-    from fxhead.run_replay import run_replay
+    from fxhead.check.replay import run_replay
 
     progress = render.TerminalProgress()
     return finish(lambda: run_replay(path, trust=trust, progress=progress), as_json=as_json)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from fxhead import render
 from fxhead.commands.finish import finish
 from fxhead.commands.options import output_options
-from fxhead.results import ExitCode
+from fxhead.outcome import ExitCode
+from fxhead.show import render
 
 
 @click.command("convert-weights")
@@ -68,7 +68,7 @@ def convert_command(
     Weights, averaged weights and the optimiser's state are reshaped, everything else is copied as it is,
     byte for byte; nothing in the file is run. CHECKPOINT is what torch.save wrote, or safetensors.
     """
-    from fxhead.run_convert import ConvertOptions, run_convert
+    from fxhead.convert.run import ConvertOptions, run_convert
 
     options = ConvertOptions(
         checkpoint=checkpoint,

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fxhead import render
-from fxhead.results import ExitCode
+from fxhead.outcome import ExitCode
+from fxhead.show import render
 
 if TYPE_CHECKING:
-    from fxhead.results import Outcome
+    from fxhead.outcome import Outcome
 
 
 def finish(job: Callable[[], Outcome], *, as_json: bool) -> ExitCode:

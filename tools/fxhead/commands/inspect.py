@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from fxhead import render
 from fxhead.commands.finish import finish
 from fxhead.commands.options import FORMS, scope_option, source_options, trace_option
-from fxhead.results import ExitCode
-from fxhead.sources import Source
+from fxhead.outcome import ExitCode
+from fxhead.show import render
+from fxhead.source import Source
 
 
 @click.command("inspect")
@@ -34,9 +34,9 @@ def inspect_command(
     **loading: Any,
 ) -> ExitCode:
     """List every site of SOURCE that can be rewritten, and every candidate that cannot, with the reason."""
-    from fxhead.load import Loading
-    from fxhead.run_inspect import run_inspect
-    from fxhead.shapes import parse_shape
+    from fxhead.inputs.shapes import parse_shape
+    from fxhead.inspect.run import run_inspect
+    from fxhead.loading.load import Loading
     from fxpasses.report import Form, Scope
 
     return finish(

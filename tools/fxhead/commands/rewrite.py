@@ -6,18 +6,11 @@ from typing import Any
 
 import click
 
-from fxhead import render
 from fxhead.commands.finish import finish
-from fxhead.commands.options import (
-    FORMS,
-    providers_option,
-    scope_option,
-    source_options,
-    split,
-    trace_option,
-)
-from fxhead.results import ExitCode
-from fxhead.sources import Source
+from fxhead.commands.options import FORMS, providers_option, scope_option, source_options, split, trace_option
+from fxhead.outcome import ExitCode
+from fxhead.show import render
+from fxhead.source import Source
 
 
 @click.command("rewrite")
@@ -67,9 +60,9 @@ def rewrite_command(
     written as MODEL.conv.pt2. The model is put in eval mode. The ONNX files of the forms dense and fcn take
     any height and width, where the model does.
     """
-    from fxhead.load import Loading
-    from fxhead.run_rewrite import RewriteOptions, run_rewrite
-    from fxhead.shapes import parse_shape
+    from fxhead.inputs.shapes import parse_shape
+    from fxhead.loading.load import Loading
+    from fxhead.rewriting.run import RewriteOptions, run_rewrite
     from fxpasses.report import Form, Scope
 
     options = RewriteOptions(

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fxhead import render
 from fxhead.commands.finish import finish
 from fxhead.commands.options import output_options
-from fxhead.results import ExitCode
+from fxhead.outcome import ExitCode
+from fxhead.show import render
 
 if TYPE_CHECKING:
-    from fxhead.results import Outcome
+    from fxhead.outcome import Outcome
 
 
 @click.command("study")
@@ -95,7 +95,7 @@ def study_command(as_json: bool, **given: Any) -> ExitCode:
         from fxhead.study.settings import study_options
 
         require_extra("study")
-        from fxhead.study.run_study import run_study
+        from fxhead.study.run import run_study
 
         return run_study(study_options(**given), render.TerminalProgress())
 

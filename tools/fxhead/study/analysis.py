@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fxhead.study.findings import Comparison, Findings, GroupRecord
+from fxhead.study.findings import Findings, GroupRecord, HeadComparison
 from fxhead.study.initialisation import compare_initialisation, shapes_under_study
 from fxhead.study.network import SCALE
 from fxhead.study.records import PairRecord, RunRecord
-from fxhead.study.settings import QUESTION, Dtype, Head, StudyOptions, Subject
+from fxhead.study.settings import QUESTION, Dtype, StudyHead, StudyOptions, StudySubject
 from fxhead.study.statistics import compare
 from fxhead.study.summary import group, growth
 from fxhead.study.verdict import conclude, judge, judge_pairs
@@ -19,7 +19,7 @@ _NEGATIVE, _POSITIVE = "negative control", "positive control"
 
 
 def analyse(
-    runs: Mapping[tuple[Head, int], RunRecord],
+    runs: Mapping[tuple[StudyHead, int], RunRecord],
     pairs: Sequence[PairRecord],
     options: StudyOptions,
     classes: int,
@@ -27,20 +27,20 @@ def analyse(
     """The findings; they depend on the records and the options alone, not on how they came about."""
     even, odd = options.even_seeds, options.odd_seeds
     linear, other, conv, scaled = groups = (
-        group("Linear", [runs[Head.LINEAR, seed] for seed in even]),
-        group("Linear, other seeds", [runs[Head.LINEAR, seed] for seed in odd]),
-        group("Conv2d 1×1", [runs[Head.CONV, seed] for seed in even]),
-        group(f"Linear, weights ×{SCALE:g}", [runs[Head.SCALED, seed] for seed in even]),
+        group("Linear", [runs[StudyHead.LINEAR, seed] for seed in even]),
+        group("Linear, other seeds", [runs[StudyHead.LINEAR, seed] for seed in odd]),
+        group("Conv2d 1×1", [runs[StudyHead.CONV, seed] for seed in even]),
+        group(f"Linear, weights ×{SCALE:g}", [runs[StudyHead.SCALED, seed] for seed in even]),
     )
     grown = tuple(
         growth([pair for pair in pairs if pair.subject is subject and pair.dtype is dtype])
-        for subject in Subject
+        for subject in StudySubject
         for dtype in Dtype
     )
     initialisation = compare_initialisation(
         shapes_under_study(classes), seed=options.seed, alpha=options.rules.alpha
     )
-    pairing = tuple(judge_pairs(subject, grown) for subject in Subject)
+    pairing = tuple(judge_pairs(subject, grown) for subject in StudySubject)
     question = _compared(other, conv, QUESTION, options)
     negative = _compared(other, linear, _NEGATIVE, options)
     positive = _compared(other, scaled, _POSITIVE, options)
@@ -67,12 +67,12 @@ def analyse(
     )
 
 
-def _compared(first: GroupRecord, second: GroupRecord, purpose: str, options: StudyOptions) -> Comparison:
+def _compared(first: GroupRecord, second: GroupRecord, purpose: str, options: StudyOptions) -> HeadComparison:
     """The comparison of two groups: seed by seed where they have the same seeds."""
     paired = first.seeds == second.seeds
     counted = compare(first.correct, second.correct, paired=paired, rules=options.rules, seed=options.seed)
     evidence = counted.times(100 / first.held_out)
-    return Comparison(
+    return HeadComparison(
         first=first.name,
         second=second.name,
         purpose=purpose,

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 
 from fxhead.study.records import PlainRecord
-from fxhead.study.settings import Dtype, Head, Subject
+from fxhead.study.settings import Dtype, StudyHead, StudySubject
 
 
 class StudyVerdict(enum.StrEnum):
@@ -81,7 +81,7 @@ class GrowthRecord(PlainRecord):
         largest_weight: against which ``weight_difference`` is read.
     """
 
-    subject: Subject
+    subject: StudySubject
     dtype: Dtype
     seeds: tuple[int, ...]
     epsilon: float
@@ -103,7 +103,7 @@ class PairingRecord(PlainRecord):
         is_rounding: both of these say so.
     """
 
-    subject: Subject
+    subject: StudySubject
     within_bound: bool
     shrinkage: float
     is_rounding: bool
@@ -123,7 +123,7 @@ class GroupRecord(PlainRecord):
     """
 
     name: str
-    head: Head
+    head: StudyHead
     seeds: tuple[int, ...]
     held_out: int
     correct: tuple[int, ...]
@@ -137,7 +137,7 @@ class GroupRecord(PlainRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison(PlainRecord):
+class HeadComparison(PlainRecord):
     """Two groups' accuracies compared.
 
     Attributes:
@@ -167,7 +167,7 @@ class Comparison(PlainRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Answer(PlainRecord):
+class StudyAnswer(PlainRecord):
     """The verdict of the whole study, and why.
 
     Attributes:
@@ -198,9 +198,9 @@ class Findings(PlainRecord):
         comparisons: of the groups.
     """
 
-    answer: Answer
+    answer: StudyAnswer
     initialisation: tuple[InitialisationRecord, ...]
     pairing: tuple[PairingRecord, ...]
     growth: tuple[GrowthRecord, ...]
     groups: tuple[GroupRecord, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[HeadComparison, ...]

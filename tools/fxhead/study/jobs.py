@@ -15,7 +15,7 @@ import torch
 from fxhead.study.data import Images
 from fxhead.study.pairing import train_pair
 from fxhead.study.records import PairRecord, RunRecord
-from fxhead.study.settings import Dtype, Head, Subject, Training
+from fxhead.study.settings import Dtype, StudyHead, StudySubject, Training
 from fxhead.study.training import DivergedError, InterruptedRunError, Stopped, train_run
 from fxpasses.errors import InputError
 
@@ -24,7 +24,7 @@ from fxpasses.errors import InputError
 class RunTask:
     """One head trained with one seed."""
 
-    head: Head
+    head: StudyHead
     seed: int
 
     @property
@@ -41,7 +41,7 @@ class RunTask:
 class PairTask:
     """Both heads trained with one seed in lockstep."""
 
-    subject: Subject
+    subject: StudySubject
     dtype: Dtype
     seed: int
 

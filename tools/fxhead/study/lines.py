@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.markup import escape
 
-from fxhead.fitting import FittingTable
-from fxhead.study.findings import Comparison, GrowthRecord, InitialisationRecord
-from fxhead.study.outcome import StudyOutcome
-from fxhead.study.settings import Subject
+from fxhead.show.fitting_table import FittingTable
+from fxhead.study.findings import GrowthRecord, HeadComparison, InitialisationRecord
+from fxhead.study.settings import StudySubject
 
 _STYLES = {"chance": "bold green", "systematic": "bold red"}
+
+if TYPE_CHECKING:
+    from fxhead.study.outcome import StudyOutcome
 
 
 def study_lines(outcome: StudyOutcome) -> Iterator[RenderableType]:
@@ -55,7 +58,7 @@ def _header(outcome: StudyOutcome) -> Iterator[str]:
 def _function_line(outcome: StudyOutcome) -> str:
     if outcome.findings.answer.same_function:
         return "the same function; they differ by rounding, which training amplifies"
-    same = next(record for record in outcome.findings.pairing if record.subject is Subject.SAME)
+    same = next(record for record in outcome.findings.pairing if record.subject is StudySubject.SAME)
     if same.is_rounding:
         return "not shown: the control, a wrong weight, looks like rounding too"
     return "more than rounding"
@@ -120,7 +123,7 @@ def _comparison_table(outcome: StudyOutcome) -> FittingTable:
     return table
 
 
-def _comparison_cells(record: Comparison) -> tuple[str, ...]:
+def _comparison_cells(record: HeadComparison) -> tuple[str, ...]:
     low, high = record.interval_pp
     effect = record.smallest_effect_pp
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fxhead.study.settings import Head
+from fxhead.study.settings import StudyHead
 
 WIDTH = 64
 """Channels that the head reads."""
@@ -67,7 +67,7 @@ class Network(nn.Module):
         return logits
 
 
-def build(head: Head, channels: int, classes: int, seed: int) -> Network:
+def build(head: StudyHead, channels: int, classes: int, seed: int) -> Network:
     """A network drawn from ``seed`` in torch's default way; the backbone is drawn first.
 
     So under one seed every head follows the same backbone, and draws from the same state.
@@ -75,8 +75,8 @@ def build(head: Head, channels: int, classes: int, seed: int) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = _backbone(channels)
-        top = ConvHead(WIDTH, classes) if head is Head.CONV else LinearHead(WIDTH, classes)
-    if head is Head.SCALED:
+        top = ConvHead(WIDTH, classes) if head is StudyHead.CONV else LinearHead(WIDTH, classes)
+    if head is StudyHead.SCALED:
         with torch.no_grad():
             for parameter in top.parameters():
                 parameter.mul_(SCALE)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fxhead.results import SCHEMA_VERSION, ExitCode, WrittenFile
+from fxhead.outcome import SCHEMA_VERSION, ExitCode, WrittenFile
 from fxhead.study.findings import Findings
 from fxhead.study.records import DataInfo, PlainRecord
 from fxhead.study.settings import StudyOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,12 @@ class StudyOutcome:
     def exit_code(self) -> ExitCode:
         """DONE: every answer is one."""
         return ExitCode.DONE
+
+    def lines(self) -> Iterator[RenderableType]:
+        """What to show, from top to bottom."""
+        from fxhead.study.lines import study_lines  # with it comes rich, which JSON does not need
+
+        return study_lines(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The one JSON document."""

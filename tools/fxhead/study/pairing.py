@@ -7,11 +7,11 @@ import itertools
 import torch
 from torch import Tensor
 
-from export.bounds import affine_interval, exactly, precision_of
+from fxexport.numerics.bounds import affine_interval, exactly, precision_of
 from fxhead.study.data import Images
 from fxhead.study.network import ConvHead, LinearHead, Network, build
 from fxhead.study.records import PairRecord
-from fxhead.study.settings import Dtype, Head, Subject, Training
+from fxhead.study.settings import Dtype, StudyHead, StudySubject, Training
 from fxhead.study.training import InterruptedRunError, Stopped, Trainer, batches, tensors
 
 _OFF = 1.01
@@ -20,7 +20,7 @@ _TYPES = {Dtype.FLOAT32: torch.float32, Dtype.FLOAT64: torch.float64}
 
 
 def train_pair(
-    images: Images, training: Training, subject: Subject, dtype: Dtype, seed: int, stopped: Stopped
+    images: Images, training: Training, subject: StudySubject, dtype: Dtype, seed: int, stopped: Stopped
 ) -> PairRecord:
     """What the convolution's run differs by from the Linear's, step by step.
 
@@ -55,16 +55,16 @@ def train_pair(
     )
 
 
-def _build_pair(images: Images, subject: Subject, dtype: Dtype, seed: int) -> tuple[Network, Network]:
+def _build_pair(images: Images, subject: StudySubject, dtype: Dtype, seed: int) -> tuple[Network, Network]:
     """Two networks with equal weights, drawn in float32 whatever they compute in."""
     linear, conv = (
-        build(head, images.channels, len(images.classes), seed) for head in (Head.LINEAR, Head.CONV)
+        build(head, images.channels, len(images.classes), seed) for head in (StudyHead.LINEAR, StudyHead.CONV)
     )
     conv.backbone.load_state_dict(linear.backbone.state_dict())
     with torch.no_grad():
         conv.head.fc.weight.copy_(linear.head.fc.weight.view_as(conv.head.fc.weight))
         _bias(conv.head).copy_(_bias(linear.head))
-        if subject is Subject.OFF:
+        if subject is StudySubject.OFF:
             conv.head.fc.weight[0, 0].mul_(_OFF)
     return linear.to(_TYPES[dtype]), conv.to(_TYPES[dtype])
 
@@ -75,7 +75,7 @@ def _logits_of_bound(linear: Network, conv: Network, images: Tensor, dtype: Dtyp
     Each head is within the dot product bound of the exact value, so the two are within twice the bound.
 
     Source:
-        ``export.bounds``; Higham, *Accuracy and Stability of Numerical Algorithms*, §3.1.
+        ``fxexport.numerics.bounds``; Higham, *Accuracy and Stability of Numerical Algorithms*, §3.1.
     """
     precision = precision_of(dtype)
     assert precision is not None

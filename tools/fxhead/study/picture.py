@@ -14,10 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from fxhead.study.findings import Comparison, GroupRecord
+from fxhead.study.findings import GroupRecord, HeadComparison
 from fxhead.study.network import SCALE
 from fxhead.study.outcome import StudyOutcome
-from fxhead.study.settings import QUESTION, Dtype, Head, Subject
+from fxhead.study.settings import QUESTION, Dtype, StudyHead, StudySubject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which the colour-blind can tell apart; line and marker differ as well.
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#555555"
 _HEADS = {
-    Head.LINEAR: (_BLUE, "-", 3.5, "o"),
-    Head.CONV: (_ORANGE, "--", 2.0, "s"),
-    Head.SCALED: (_PURPLE, "-.", 2.0, "^"),
+    StudyHead.LINEAR: (_BLUE, "-", 3.5, "o"),
+    StudyHead.CONV: (_ORANGE, "--", 2.0, "s"),
+    StudyHead.SCALED: (_PURPLE, "-.", 2.0, "^"),
 }
-_SHORT = {Head.LINEAR: "Linear", Head.CONV: "Conv2d", Head.SCALED: f"Linear ×{SCALE:g}"}
+_SHORT = {StudyHead.LINEAR: "Linear", StudyHead.CONV: "Conv2d", StudyHead.SCALED: f"Linear ×{SCALE:g}"}
 _PAIRS = {
-    (Subject.OFF, Dtype.FLOAT64): (_PURPLE, "-.", "one weight 1 % off, float64"),
-    (Subject.SAME, Dtype.FLOAT32): (_ORANGE, "-", "same weights, float32"),
-    (Subject.SAME, Dtype.FLOAT64): (_GREEN, "--", "same weights, float64"),
+    (StudySubject.OFF, Dtype.FLOAT64): (_PURPLE, "-.", "one weight 1 % off, float64"),
+    (StudySubject.SAME, Dtype.FLOAT32): (_ORANGE, "-", "same weights, float32"),
+    (StudySubject.SAME, Dtype.FLOAT64): (_GREEN, "--", "same weights, float64"),
 }
 _PALETTE = 128
 _STYLE: dict[Any, Any] = {
@@ -73,7 +73,7 @@ def picture(outcome: StudyOutcome) -> Figure:
 def _draw_curves(axes: Axes, groups: tuple[GroupRecord, ...]) -> None:
     """Median and middle 80 % of the held-out accuracy, for one group of each head."""
     shown = {group.head: group for group in reversed(groups)}  # the first group of each head stays
-    for head in Head:
+    for head in StudyHead:
         group = shown[head]
         colour, line, width, marker = _HEADS[head]
         low, middle, high = np.asarray(group.held_out_accuracy_pp).T
@@ -103,7 +103,7 @@ def _draw_growth(axes: Axes, outcome: StudyOutcome) -> None:
         axes.plot(steps, _on_log(weights), line, color=colour, linewidth=2.5, label=label)
         typical = np.asarray(record.typical_weight_difference)
         axes.plot(steps, _on_log(typical), line, color=colour, linewidth=1)
-        if record.subject is Subject.SAME:
+        if record.subject is StudySubject.SAME:
             axes.axhline(record.epsilon, color=colour, linestyle=":", linewidth=1.5)
             axes.annotate(
                 f"machine epsilon, {record.dtype}",
@@ -177,12 +177,12 @@ def _draw_differences(axes: Axes, outcome: StudyOutcome) -> None:
     axes.legend(loc="upper left")
 
 
-def _row_name(comparison: Comparison, heads: Mapping[str, Head]) -> str:
+def _row_name(comparison: HeadComparison, heads: Mapping[str, StudyHead]) -> str:
     first, second = (_SHORT[heads[name]] for name in (comparison.first, comparison.second))
     return f"{second} less {first},\n{'same' if comparison.paired else 'other'} seeds"
 
 
-def _remark(comparison: Comparison) -> str:
+def _remark(comparison: HeadComparison) -> str:
     role = "" if comparison.purpose == QUESTION else f"{comparison.purpose}: "
     return f"{role}{comparison.verdict}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fxhead.study.settings import Dtype, Head, Subject
+from fxhead.study.settings import Dtype, StudyHead, StudySubject
 
 
 class PlainRecord:
@@ -43,7 +43,7 @@ class RunRecord(PlainRecord):
         held_out_loss: mean loss on the held-out images after each epoch.
     """
 
-    head: Head
+    head: StudyHead
     seed: int
     held_out: int
     correct: tuple[int, ...]
@@ -54,7 +54,7 @@ class RunRecord(PlainRecord):
     def from_dict(cls, data: dict[str, Any]) -> RunRecord:
         """The record that ``to_dict`` wrote."""
         return cls(
-            head=Head(data["head"]),
+            head=StudyHead(data["head"]),
             seed=int(data["seed"]),
             held_out=int(data["held_out"]),
             correct=tuple(map(int, data["correct"])),
@@ -79,7 +79,7 @@ class PairRecord(PlainRecord):
         weight_difference: largest absolute difference of two weights, after each step.
     """
 
-    subject: Subject
+    subject: StudySubject
     dtype: Dtype
     seed: int
     epsilon: float
@@ -93,7 +93,7 @@ class PairRecord(PlainRecord):
     def from_dict(cls, data: dict[str, Any]) -> PairRecord:
         """The record that ``to_dict`` wrote."""
         return cls(
-            subject=Subject(data["subject"]),
+            subject=StudySubject(data["subject"]),
             dtype=Dtype(data["dtype"]),
             seed=int(data["seed"]),
             epsilon=float(data["epsilon"]),

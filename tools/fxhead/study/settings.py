@@ -26,7 +26,7 @@ QUESTION = "question"
 """Purpose of the comparisons that the study is for; the others are controls."""
 
 
-class Head(enum.StrEnum):
+class StudyHead(enum.StrEnum):
     """What follows the backbone."""
 
     LINEAR = "linear"
@@ -41,7 +41,7 @@ class Optimizer(enum.StrEnum):
     ADAM = "adam"
 
 
-class Subject(enum.StrEnum):
+class StudySubject(enum.StrEnum):
     """What the convolution of a paired run gets from the Linear."""
 
     SAME = "same weights"

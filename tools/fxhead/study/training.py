@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxhead.study.data import Images
 from fxhead.study.network import build
 from fxhead.study.records import RunRecord
-from fxhead.study.settings import MOMENTUM, Head, Optimizer, Training
+from fxhead.study.settings import MOMENTUM, Optimizer, StudyHead, Training
 
 Stopped = Callable[[], bool]
 _CHUNK = 1024
@@ -76,7 +76,7 @@ def tensors(images: Images) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return first, second, third, fourth
 
 
-def train_run(images: Images, training: Training, head: Head, seed: int, stopped: Stopped) -> RunRecord:
+def train_run(images: Images, training: Training, head: StudyHead, seed: int, stopped: Stopped) -> RunRecord:
     """The record of one head under one seed.
 
     Raises:

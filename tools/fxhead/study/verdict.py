@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from fxhead.study.findings import (
-    Answer,
-    Comparison,
     GrowthRecord,
+    HeadComparison,
     InitialisationRecord,
     PairingRecord,
+    StudyAnswer,
     StudyVerdict,
 )
-from fxhead.study.settings import Dtype, Rules, Subject
+from fxhead.study.settings import Dtype, Rules, StudySubject
 from fxhead.study.statistics import Evidence
 
 EARLY_STEPS = 10
@@ -32,7 +32,7 @@ def judge(evidence: Evidence, rules: Rules) -> StudyVerdict:
     return StudyVerdict.CHANCE if can_see and is_small else StudyVerdict.TOO_FEW
 
 
-def judge_pairs(subject: Subject, growth: tuple[GrowthRecord, ...]) -> PairingRecord:
+def judge_pairs(subject: StudySubject, growth: tuple[GrowthRecord, ...]) -> PairingRecord:
     """Whether the difference is rounding: within the bound at first, and shrinking with epsilon.
 
     Another function would differ by as much in float64 as in float32; rounding shrinks by the ratio
@@ -58,15 +58,15 @@ def conclude(
     initialisation: tuple[InitialisationRecord, ...],
     pairing: tuple[PairingRecord, ...],
     *,
-    question: Comparison,
-    positive: Comparison,
-    negative: Comparison,
+    question: HeadComparison,
+    positive: HeadComparison,
+    negative: HeadComparison,
     typical_gap_pp: float,
-) -> Answer:
+) -> StudyAnswer:
     """The study's answer: that of the question, unless the controls show that it is worth nothing."""
     by_subject = {record.subject: record for record in pairing}
     same_initialisation = all(record.same for record in initialisation)
-    same_function = by_subject[Subject.SAME].is_rounding and not by_subject[Subject.OFF].is_rounding
+    same_function = by_subject[StudySubject.SAME].is_rounding and not by_subject[StudySubject.OFF].is_rounding
     verdict, reason = question.verdict, _reason(question)
     if positive.verdict is not StudyVerdict.SYSTEMATIC and verdict is StudyVerdict.CHANCE:
         verdict = StudyVerdict.TOO_FEW
@@ -74,7 +74,7 @@ def conclude(
     if negative.verdict is StudyVerdict.SYSTEMATIC:
         verdict = StudyVerdict.TOO_FEW
         reason = "the negative control, two groups of one head, was found to be systematic"
-    return Answer(
+    return StudyAnswer(
         same_initialisation=same_initialisation,
         same_function=same_function,
         typical_gap_pp=typical_gap_pp,
@@ -83,7 +83,7 @@ def conclude(
     )
 
 
-def _reason(question: Comparison) -> str:
+def _reason(question: HeadComparison) -> str:
     low, high = question.interval_pp
     found = f"{question.second} less {question.first} is {question.difference_pp:+.2f} points"
     return f"{found} ({low:+.2f} to {high:+.2f}), p = {question.p_value:.2g}"

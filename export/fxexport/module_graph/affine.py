@@ -1,0 +1,110 @@
+"""Affine calls of a torch.fx graph, in any dialect, as a weight, a bias and what they read."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxexport.terms.term import Shape
+from fxpasses.vocabulary.ops import Affine
+from fxpasses.vocabulary.vocabulary import Vocabulary
+
+_EXACTLY = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FxAffine:
+    """An affine call of a torch.fx graph.
+
+    Attributes:
+        op: what the vocabulary says of it.
+        weight: weight as it is stored, ``[O, K]`` or ``[O, C, *k]``.
+        bias: ``[O]`` or None.
+        weight_name: state-dict name of the weight.
+        bias_name: state-dict name of the bias, or None.
+        kernel_size: kernel of a convolution; empty for a linear.
+    """
+
+    op: Affine
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    weight_name: str
+    bias_name: str | None
+    kernel_size: tuple[int, ...]
+
+
+def read_affine(node: fx.Node, vocabulary: Vocabulary) -> FxAffine | None:
+    """The affine call that ``node`` is, or None.
+
+    Cases: whatever the vocabulary calls affine over parameters as they are stored. Refused: subclasses of
+    Linear and Conv (they may compute something else), parametrised weights, groups, padding, transposed
+    convolutions, dilation.
+    """
+    op = vocabulary.classify(node)
+    if not isinstance(op, Affine) or op.weight is None or op.transposed or op.groups != 1:
+        return None
+    if any(op.padding):
+        return None
+    if op.module is not None and (type(op.module) not in _EXACTLY or "weight" not in op.module._parameters):
+        return None
+    weight, bias = _tensor(op.weight, vocabulary.root), _tensor(op.bias, vocabulary.root)
+    if weight is None or (bias is None) != (op.bias is None) or weight.dim() != op.rank + 2:
+        return None
+    kernel = tuple(weight.shape[2:])
+    if any(step != 1 and extent != 1 for step, extent in zip(op.dilation, kernel, strict=False)):
+        return None
+    return FxAffine(
+        op=op, weight=weight, bias=bias, weight_name=op.weight, bias_name=op.bias, kernel_size=kernel
+    )
+
+
+def covers_map(site: FxAffine, operand: Shape) -> bool:
+    """True if the site reads all of a sample of shape ``operand`` at once.
+
+    Shapes:
+        operand: (K,) for a linear, (C, *k) with the kernel's own extents for a convolution.
+    """
+    if not site.kernel_size:
+        return len(operand) == 1
+    return operand == (site.weight.shape[1], *site.kernel_size)
+
+
+def run_affine(
+    node: fx.Node,
+    site: FxAffine,
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Result of the operator that ``node`` calls, with these features, weight and bias."""
+    if site.op.module is not None:
+        state: dict[str, Any] = {"weight": weight} | ({} if bias is None else {"bias": bias})
+        result: torch.Tensor = torch.func.functional_call(site.op.module, state, (features,))
+        return result
+    given = {site.op.source: features, site.op.weight_node: weight, site.op.bias_node: bias}
+    computed: torch.Tensor = _value(node, given)
+    return computed
+
+
+def _value(node: fx.Node, given: dict[Any, Any]) -> Any:
+    """The node's value from given ones; between a weight and its use there may be a transposition."""
+    if node in given:
+        return given[node]
+    args, kwargs = fx.map_arg((tuple(node.args), dict(node.kwargs)), lambda source: _value(source, given))
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _tensor(name: str | None, root: nn.Module) -> torch.Tensor | None:
+    if name is None:
+        return None
+    try:
+        found = operator.attrgetter(name)(root)
+    except AttributeError:
+        return None
+    return found if isinstance(found, torch.Tensor) else None

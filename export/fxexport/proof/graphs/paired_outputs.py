@@ -1,0 +1,62 @@
+"""Which outputs of two models are compared with each other."""
+
+from __future__ import annotations
+
+import re
+
+from fxexport.proof.graphs.strict import PairedOutputs
+from fxexport.subjects.subject import Subject
+from fxexport.terms.pool_first import has_norm_before_pool
+from fxexport.terms.term import Term
+from fxpasses.errors import CheckError
+from fxpasses.graph.maps import KEY as MAP
+
+
+def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
+    """Pairs of output terms and of output positions: by name where names are equal, else by position."""
+    compared = _compared(left, right), _compared(right, left)
+    a, b = ([name for name, _ in side] for side in compared)
+    if not a or not b:
+        raise CheckError("there is no output to compare", where=(left if not a else right).name)
+    by_name = set(a) == set(b)
+    if not by_name and (len(a) != len(b) or left.dialect == right.dialect == "onnx"):
+        missing = [name for name in a if name not in b]
+        raise CheckError(
+            f"output {missing[0]!r} is missing (it has {', '.join(map(repr, b))})"
+            if missing
+            else f"it has outputs {b}, the reference has {a}",
+            where=right.name,
+            fix="export both with the same output names",
+        )
+    places = dict(compared[1]) if by_name else {}
+    order = tuple(
+        (name, i, places[name] if by_name else compared[1][number][1])
+        for number, (name, i) in enumerate(compared[0])
+    )
+    return roots_of(left, right, order), order
+
+
+def roots_of(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:
+    """The output terms of both models, in pairs."""
+    return tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in outputs)
+
+
+def is_map_name(name: str) -> bool:
+    """True for the names that ``export_onnx`` gives maps of scores: ``map``, and ``map_0``, … of several."""
+    return re.fullmatch(rf"{MAP}(_\d+)?", name) is not None
+
+
+def unexplained(side: Subject, other: Subject) -> list[str]:
+    """Names of maps that only one of two models has, and that a batch norm before the pool hides."""
+    if not has_norm_before_pool(side.graph):
+        return []
+    maps = {found.position for found in side.maps}
+    names = [(i, name) for i, name in enumerate(side.output_names) if is_map_name(name)]
+    return [name for i, name in names if i not in maps and name not in other.output_names]
+
+
+def _compared(side: Subject, other: Subject) -> list[tuple[str, int]]:
+    """Name and position of the outputs that are no maps: these are told by the outputs that they explain."""
+    maps = {found.position for found in side.maps}
+    left_out = unexplained(side, other)
+    return [(name, i) for i, name in enumerate(side.output_names) if i not in maps and name not in left_out]

@@ -1,0 +1,123 @@
+"""Outputs that are maps of scores: a position is the site on the features there, their mean the logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from fxexport.numerics.bounds import Interval, Precision, affine_interval, exactly, mean_interval
+from fxexport.proof.graphs.compare import Comparison
+from fxexport.proof.measured.rounding import OutputCheck, Side
+from fxexport.results import Failure
+from fxexport.subjects.subject import Subject
+from fxexport.terms.term import Array, Kind, Term
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MapChecks:
+    """What was found of the maps of one model.
+
+    Attributes:
+        checks: the maps beside the float64 value of the reference's site at every position.
+        failures: what lies further apart than rounding can take it.
+        gaps: maps of which nothing can be told.
+    """
+
+    checks: tuple[OutputCheck, ...]
+    failures: tuple[Failure, ...]
+    gaps: tuple[str, ...]
+
+
+def check_maps(
+    subject: Subject, side: Side, who: str, walk: Comparison, precision: Precision, provider: str
+) -> MapChecks:
+    """The maps that one model gives, beside the reference's sites on the features that it computed."""
+    checks, failures, gaps = [], [], []
+    sites = {b: a for a, b in walk.partner.items()} if who == "candidate" else {}
+    for found in subject.maps:
+        name = subject.output_names[found.position]
+        site = sites.get(found.site) if who == "candidate" else found.site
+        due = None if site is None else _at_positions(site, side.observed, precision)
+        if due is None:
+            gaps.append(f"the map {name!r} belongs to no site of the reference")
+            continue
+        check = _beside(name, side.outputs[found.position], due, precision)
+        checks.append(check)
+        failure = _worst(check, "the map is not the site at every position", who, provider)
+        if failure is None and found.scores is not None:
+            mean = _mean(name, side.outputs[found.position], side.outputs[found.scores], precision)
+            failure = _worst(mean, "the mean of the map is not the output", who, provider)
+        failures.extend([] if failure is None else [failure])
+    return MapChecks(checks=tuple(checks), failures=tuple(failures), gaps=tuple(gaps))
+
+
+def _at_positions(term: Term, observed: Mapping[Term, Array], precision: Precision) -> Interval | None:
+    """A site, or the chain of sites below it, on every position of the map that was observed.
+
+    Shapes:
+        result: [N · positions, O].
+    """
+    source = term.operands[0]
+    if term.kind is Kind.POOL and source in observed:
+        value = observed[source]
+        return exactly(np.moveaxis(value, 1, -1).reshape(-1, value.shape[1]))
+    below = None if term.affine is None else _at_positions(source, observed, precision)
+    if below is None or term.affine is None:
+        return None
+    return affine_interval(below, term.affine.weight, term.affine.bias, precision)
+
+
+def _beside(name: str, scores: Array, due: Interval, precision: Precision) -> OutputCheck:
+    wide = np.asarray(scores, np.float64)
+    shape = (len(wide), *wide.shape[2:], wide.shape[1])
+
+    def flat(rows: Array) -> Array:
+        return np.moveaxis(rows.reshape(shape), -1, 1).reshape(len(wide), -1)
+
+    return OutputCheck(
+        name=name,
+        reference=flat(due.value),
+        candidate=wide.reshape(len(wide), -1),
+        bound=flat(due.error),
+        overflow=np.zeros((len(wide), wide[0].size), np.bool_),
+        unit=precision.result,
+        is_decision=False,
+    )
+
+
+def _mean(name: str, scores: Array, logits: Array, precision: Precision) -> OutputCheck:
+    cells = exactly(scores.reshape(*scores.shape[:2], -1))
+    due = mean_interval(cells, precision)
+    values = np.asarray(logits, np.float64).reshape(due.value.shape)
+    overflow = np.zeros(values.shape, np.bool_)
+    return OutputCheck(
+        name=name,
+        reference=due.value,
+        candidate=values,
+        bound=due.error,
+        overflow=overflow,
+        unit=precision.result,
+    )
+
+
+def _worst(check: OutputCheck, what: str, who: str, provider: str) -> Failure | None:
+    if check.bound is None:
+        return None
+    with np.errstate(invalid="ignore"):
+        excess = np.abs(check.candidate - check.reference) - check.bound
+    excess = np.where(np.isfinite(check.candidate) & np.isfinite(check.reference), excess, np.inf)
+    if not (excess > 0).any():
+        return None
+    index = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(excess)), excess.shape))
+    return Failure(
+        what=what,
+        side=who,
+        provider=provider,
+        name=check.name,
+        index=index,
+        expected=float(check.reference[index]),
+        found=float(check.candidate[index]),
+        bound=float(check.bound[index]),
+    )

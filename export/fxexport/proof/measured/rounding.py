@@ -1,0 +1,197 @@
+"""Layers 4 and 5: real inputs, the float64 reference, the bound of every logit, and the decisions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Set
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxexport.numerics.bounds import Float64, Interval, precision_of
+from fxexport.numerics.evaluate import PrecisionOf, evaluate_head, flat, has_bound
+from fxexport.proof.graphs.compare import Comparison
+from fxexport.results import Failure
+from fxexport.subjects.subject import Run
+from fxexport.terms.term import Array, Head, Kind, Term, TermGraph
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pairing:
+    """Which values of the two models belong together.
+
+    Attributes:
+        reference: the reference as terms.
+        candidate: the candidate as terms.
+        head: the reference's head.
+        outputs: positions of paired outputs, (name, in the reference, in the candidate).
+        observed: terms of the reference whose values are tapped, with the candidate's terms.
+        boundary: those of them at which the head begins.
+        before_pool: sites of the reference that one of the two applies before its pool.
+    """
+
+    reference: TermGraph
+    candidate: TermGraph
+    head: Head
+    outputs: tuple[tuple[str, int, int], ...]
+    observed: Mapping[Term, Term]
+    boundary: tuple[Term, ...]
+    before_pool: Set[Term] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Side:
+    """One model's run of all batches: outputs, and the float64 reference with its bound for each."""
+
+    outputs: tuple[Array, ...]
+    observed: Mapping[Term, Array]
+    intervals: Mapping[Term, Interval]
+
+
+def observable(reference: Head, candidate: Head, walk: Comparison) -> dict[Term, Term]:
+    """The reference's terms to tap and the candidate's to tap for them.
+
+    Where the heads are built alike: the boundary, every site and every operator without a bound. Else the
+    boundary alone, and only where it is one value of the same shape: with more, their order may differ.
+    """
+    if walk.parting is None:
+        partner = walk.partner
+        wanted = (*reference.boundary, *(t for t in reference.terms if t.affine or not has_bound(t)))
+        # a value that only one of the two computes, in its order of pools and sites, has no name in the other
+        named = [term for term in wanted if term in partner and term.value and partner[term].value]
+        return {term: partner[term] for term in named}
+    pairs = [(a, b) for a in reference.boundary for b in candidate.boundary]
+    return dict(pairs) if len(pairs) == 1 and pairs[0][0].shape == pairs[0][1].shape else {}
+
+
+def sides_of(runs: tuple[Run, Run], pairing: Pairing, precision: PrecisionOf) -> tuple[Side, Side]:
+    """Both runs by the reference's terms, with the reference's head in float64 on what each observed.
+
+    The two are evaluated together: a large head's weights are then widened to float64 once.
+    """
+    pairs = [(a, b) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
+    seen = ({a: runs[0].taps[a.value] for a, _ in pairs}, {a: runs[1].taps[b.value] for a, b in pairs})
+    alike = all(seen[0][a].shape == seen[1][a].shape for a, _ in pairs)
+    if not alike:
+        intervals = tuple(evaluate_head(pairing.head, part, precision, pairing.before_pool) for part in seen)
+    else:
+        both = {a: np.concatenate([seen[0][a], seen[1][a]]) for a, _ in pairs}
+        whole = evaluate_head(pairing.head, both, precision, pairing.before_pool)
+        intervals = tuple({t: _half(interval, i) for t, interval in whole.items()} for i in (0, 1))
+    first, second = (
+        Side(outputs=run.outputs, observed=part, intervals=known)
+        for run, part, known in zip(runs, seen, intervals, strict=True)
+    )
+    return first, second
+
+
+def _half(interval: Interval, index: int) -> Interval:
+    rows = len(interval.value) // 2
+    part = slice(index * rows, (index + 1) * rows)
+    return Interval(value=interval.value[part], error=interval.error[part])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutputCheck:
+    """One output of both sides over all batches.
+
+    Attributes:
+        name: the output.
+        reference: ``[N, …]`` values of the reference.
+        candidate: those of the candidate.
+        bound: ``[N, …]`` bound on their difference, or None.
+        overflow: where either may be too large for its type, so that infinity is no failure.
+        unit: unit roundoff of the stored type.
+        is_decision: whether its largest value is a decision.
+    """
+
+    name: str
+    reference: Float64
+    candidate: Float64
+    bound: Float64 | None
+    overflow: NDArray[np.bool_]
+    unit: float
+    is_decision: bool = True
+
+
+def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> tuple[list[Failure], list[str]]:
+    """Where a side's values lie further from the float64 reference than rounding can take them.
+
+    Also why a site shows nothing: it holds NaN or infinities, or its bound is not finite.
+    """
+    failures, gaps = [], []
+    places: list[tuple[str, Array, Term]] = []
+    for output, left, right in pairing.outputs:
+        position = left if who == "reference" else right
+        places.append((output, side.outputs[position], pairing.reference.outputs[left][1]))
+    for term, value in side.observed.items():
+        if term.affine is not None:
+            places.append((term.affine.weight_name, value, term))
+    for place, value, term in places:
+        interval = side.intervals.get(term)
+        if interval is None:
+            continue
+        failure = _outside(place, value, interval, who, provider)
+        failures.extend([] if failure is None else [failure])
+        unknown = int((~np.isfinite(flat(value))).sum())
+        if unknown:
+            gaps.append(f"{unknown} values of {place!r} are NaN or infinite: no evidence")
+        elif not (np.isfinite(interval.error) & np.isfinite(interval.value)).all():
+            gaps.append(f"what {place!r} should be has no finite bound: no evidence")
+    return failures, gaps
+
+
+def _may_overflow(kind: str, interval: Interval) -> NDArray[np.bool_]:
+    """Where a value of this storage type is known to be finite neither by itself nor by what it reads."""
+    precision = precision_of(kind)
+    largest = np.inf if precision is None else precision.largest
+    too_large: NDArray[np.bool_] = ~(flat(np.abs(interval.value) + interval.error) < largest)
+    return too_large
+
+
+def _outside(name: str, array: Array, interval: Interval, who: str, provider: str) -> Failure | None:
+    found, expected, bound = flat(array), flat(interval.value), flat(interval.error)
+    if expected.shape != found.shape:
+        what = f"shape {found.shape[1:]} a sample where {expected.shape[1:]} is due"
+        return Failure(what=what, side=who, provider=provider, name=name)
+    finite = np.isfinite(found) & np.isfinite(expected)
+    with np.errstate(invalid="ignore"):
+        excess = np.where(finite, np.abs(found - expected) - bound, -np.inf)
+    mismatch = (np.isfinite(found) != np.isfinite(expected)) & ~_may_overflow(array.dtype.name, interval)
+    excess = np.where(mismatch, np.inf, excess)
+    if not (excess > 0).any():
+        return None
+    index = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(excess)), excess.shape))
+    return Failure(
+        what="further from the float64 reference than rounding can take it",
+        side=who,
+        provider=provider,
+        name=name,
+        index=index,
+        expected=float(expected[index]),
+        found=float(found[index]),
+        bound=float(bound[index]),
+    )
+
+
+def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> list[OutputCheck]:
+    """Both sides' outputs with the bound on their difference.
+
+    With ``v`` and ``e`` the float64 value and the bound of each side from its own observed values,
+    ``|y_r − y_c| ≤ |v_r − v_c| + e_r + e_c``.
+    """
+    checks = []
+    for name, left, right in pairing.outputs:
+        term = pairing.reference.outputs[left][1]
+        a, b = reference.intervals.get(term), candidate.intervals.get(term)
+        y_a, y_b = flat(reference.outputs[left]), flat(candidate.outputs[right])
+        bound, overflow = None, np.zeros(y_a.shape, np.bool_)
+        if a is not None and b is not None and flat(a.value).shape == y_a.shape == y_b.shape:
+            kinds = reference.outputs[left].dtype.name, candidate.outputs[right].dtype.name
+            overflow = _may_overflow(kinds[0], a) | _may_overflow(kinds[1], b)
+            with np.errstate(invalid="ignore"):  # two infinite features
+                bound = np.abs(flat(a.value) - flat(b.value)) + flat(a.error) + flat(b.error)
+        checks.append(
+            OutputCheck(name=name, reference=y_a, candidate=y_b, bound=bound, overflow=overflow, unit=unit)
+        )
+    return checks

@@ -1,0 +1,176 @@
+"""The models of one certifier: each is read, traced and exported the first time that it is asked for."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxexport.onnx_graph.weight_pool import WeightPool
+from fxexport.subjects.module_subject import ModuleSubject
+from fxexport.subjects.onnx_subject import OnnxSubject
+from fxexport.subjects.samples import BATCHES, InputSpec, Samples, declared_inputs, random_samples
+from fxexport.subjects.subject import Subject
+from fxexport.terms.term import Shape
+from fxexport.to_onnx.write import export_onnx
+from fxexport.untrusted.programs import as_module, batches_within, fixed_batch, is_program_path, read_program
+from fxpasses.errors import CheckError, InternalError
+from fxpasses.fcn.native_size import native_size, require_native
+
+Opened: TypeAlias = nn.Module | str | os.PathLike[str]
+Source: TypeAlias = Opened | ExportedProgram
+
+
+class Models:
+    """Modules and files as subjects of certificates, and the samples that they run on.
+
+    All are taken to stay as they are.
+
+    Args:
+        samples: what the models run on, or None where the first file is to say it.
+        seed: seed of samples that a file's inputs ask for.
+    """
+
+    def __init__(self, samples: Samples | None, seed: int) -> None:
+        self._samples = samples
+        self._seed = seed
+        self._subjects: dict[object, tuple[Source, Subject]] = {}
+        self._exported: dict[tuple[int, bool], OnnxSubject] = {}
+        # files that leave sizes open, read before the samples were known
+        self._unsized: set[Subject] = set()
+        self._moved: dict[int, tuple[Subject, Subject]] = {}
+        self._written: dict[int, tuple[nn.Module, Path]] = {}
+        self._pool = WeightPool()
+
+    def at(self, samples: Samples) -> Models:
+        """The same models on other samples; what was written for them holds there too."""
+        other = Models(samples, self._seed)
+        other._written = self._written
+        return other
+
+    def declared(self, path: str | os.PathLike[str]) -> tuple[InputSpec, ...]:
+        """What an ONNX file says about its inputs."""
+        return declared_inputs(self._file(path))
+
+    def give(self, samples: Samples) -> None:
+        """Takes the samples that all models run on from here on."""
+        if self._samples is not None:
+            raise CheckError("the certifier has inputs", fix="make another one for other inputs")
+        self._samples = samples
+
+    def take_export(self, module: nn.Module, path: Path) -> None:
+        """Takes the file as what ``module`` exports to."""
+        self._written[id(module)] = (module, path)
+
+    def commuted(self, subject: Subject) -> Subject:
+        """The model with every pool above the sites that it commutes with."""
+        if id(subject) not in self._moved:  # the entry holds the subject, so its id stays its own
+            self._moved[id(subject)] = subject, subject.commuted()
+        return self._moved[id(subject)][1]
+
+    def as_file(self, subject: Subject, *, keep_norms: bool) -> OnnxSubject:
+        """A file as it is; a module as what it exports to, read in the same order of pools and sites."""
+        if isinstance(subject, OnnxSubject):
+            return subject
+        if not isinstance(subject, ModuleSubject) or self._samples is None:
+            raise InternalError(f"{subject.name} is neither a module nor a file")
+        written = self._export(subject, self._samples, keep_norms=keep_norms)
+        is_moved = any(subject is moved for _, moved in self._moved.values())
+        found = self.commuted(written) if is_moved else written
+        assert isinstance(found, OnnxSubject), "a file stays one"
+        return found
+
+    def _export(self, subject: ModuleSubject, samples: Samples, *, keep_norms: bool) -> OnnxSubject:
+        if id(subject.module) in self._written:
+            return self._file(self._written[id(subject.module)][1])
+        key = id(subject.module), keep_norms  # the subject holds the module, so its id stays its own
+        if key not in self._exported:
+            batch = subject.fixed_batch
+            size = batch or subject.batches((2,))[0]
+            example = [torch.from_numpy(x) for x in samples.batch(0, size)]
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "module.onnx"
+                export_onnx(subject.module, example, path, dynamic_batch=batch is None, keep_norms=keep_norms)
+                self._exported[key] = OnnxSubject(path)
+        return self._exported[key]
+
+    def pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
+        """Both models and their samples: what was given, else what the first file asks for.
+
+        Raises:
+            CheckError: nothing says what to run, or one is no ONNX file.
+            InputError: the samples are below a native size.
+        """
+        files = [item for item in (reference, candidate) if not isinstance(item, nn.Module)]
+        for item in files:
+            self._file(item)
+        if self._samples is None and not files:
+            raise CheckError(
+                "two modules tell nothing about the shape of their inputs",
+                fix="give inputs, e.g. torch.randn(8, 3, 224, 224)",
+            )
+        if self._samples is None:
+            self._samples = random_samples(self.declared(files[0]), sum(BATCHES), self._seed)
+        shapes = [rows.shape for rows in self._samples.rows]
+        for given in (reference, candidate):
+            if isinstance(given, nn.Module):
+                require_native(native_size(given), shapes, type(given).__name__)
+            else:
+                require_native(self._file(given).native_size, shapes, str(given))
+        subjects = [
+            self._module(item) if isinstance(item, nn.Module) else self._file(item)
+            for item in (reference, candidate)
+        ]
+        return subjects[0], subjects[1], self._samples
+
+    def _file(self, source: str | os.PathLike[str]) -> OnnxSubject:
+        path = Path(os.fspath(source))
+        known = self._subjects.get(path)
+        shapes = () if self._samples is None else tuple(tuple(rows.shape[1:]) for rows in self._samples.rows)
+        is_read = known is not None and not (shapes and known[1] in self._unsized)
+        subject = known[1] if known is not None and is_read else _read(path, self._pool, shapes)
+        self._subjects[path] = (source, subject)
+        if not isinstance(subject, OnnxSubject):
+            raise InternalError(f"{path} was read as {type(subject).__name__}")
+        if not shapes and any(spec.shape is None or None in spec.shape for spec in declared_inputs(subject)):
+            self._unsized.add(subject)
+        return subject
+
+    def _module(self, module: nn.Module) -> Subject:
+        if self._samples is None:
+            raise InternalError("a module came before the samples")
+        known = self._subjects.get(id(module))  # the entry holds the module, so its id stays its own
+        subject = (
+            ModuleSubject(
+                module, self._samples.batch(0, fixed_batch(module) or batches_within(module, (2,))[0])
+            )
+            if known is None
+            else known[1]
+        )
+        self._subjects[id(module)] = (module, subject)
+        return subject
+
+
+def opened(source: Source) -> Opened:
+    """A program, or a ``.pt2`` file, as a module; anything else as it is."""
+    if isinstance(source, ExportedProgram):
+        return as_module(source)
+    if isinstance(source, nn.Module) or not is_program_path(source):
+        return source
+    return as_module(read_program(source))
+
+
+def _read(path: Path, pool: WeightPool, extents: Sequence[Shape]) -> OnnxSubject:
+    if path.suffix != ".onnx":
+        raise CheckError(
+            "neither a module nor an .onnx file", where=str(path), fix="load it first, or export it"
+        )
+    if not path.is_file():
+        raise CheckError("no such file", where=str(path), fix="give the path of an existing .onnx file")
+    return OnnxSubject(path, pool, extents)

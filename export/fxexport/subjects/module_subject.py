@@ -1,0 +1,303 @@
+"""A module as a subject: traced to a graph, run in eager mode, tapped in its graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from fxexport.module_graph.affine import read_affine, run_affine
+from fxexport.module_graph.terms import module_terms
+from fxexport.subjects.many_places import collected, run_eagerly, spread
+from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
+from fxexport.terms.arrays import numpy_of, tensor_of
+from fxexport.terms.pool_first import MapOutput, commuted
+from fxexport.terms.term import Array, Head, Term, TermGraph, affine_of, find_head, postorder
+from fxexport.to_onnx.example_call import leaf_names
+from fxexport.to_onnx.write import evaluation_mode
+from fxexport.untrusted.programs import batches_within, fixed_batch
+from fxpasses.engine.outputs import count_maps
+from fxpasses.errors import CheckError, InternalError, TraceError
+from fxpasses.graph.trace import trace
+from fxpasses.vocabulary.vocabulary import Vocabulary
+
+
+class ModuleSubject:
+    """A module in eager mode.
+
+    Args:
+        module: the module; its training flags are restored after every run.
+        feeds: inputs of batch 2 or more, from which shapes are taken.
+    """
+
+    dialect = "module"
+
+    def __init__(self, module: nn.Module, feeds: Sequence[Array]) -> None:
+        self.name = type(module).__name__
+        self.module = module
+        self._traced = _traced(module)
+        self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
+        self._device, self._dtype = _home(module)
+        recorder = _Recorder(self._traced)
+        with evaluation_mode(self._traced), torch.no_grad():
+            result = recorder.run(*self._tensors(feeds))
+        maps = count_maps(self._traced.graph, Vocabulary(self._traced))
+        leaves = _leaves(result, maps)
+        self.output_names = tuple(name for name, _ in leaves)
+        self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
+        graph = module_terms(self._traced, recorder.shapes)
+        self._take(graph, find_head(graph), ())
+        self._is_graph_exact = False
+        self._repeats: bool | None = None
+
+    def _take(self, graph: TermGraph, head: Head, maps: tuple[MapOutput, ...]) -> None:
+        self.graph, self.head, self.maps = graph, head, maps
+        self._terms = frozenset(postorder([term for _, term in graph.outputs], stop=lambda _: False))
+        self._runs: dict[tuple[int, ...], Run] = {}
+
+    def commuted(self) -> Self:
+        """The same module, read with its sites behind their pools."""
+        other, found = copy.copy(self), commuted(self.graph)
+        other._take(found.graph, found.head, found.maps)
+        return other
+
+    @property
+    def device(self) -> str:
+        """Type of the device that the module lies on."""
+        return self._device.type
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch of a graph that was exported for one; None for others: they run at any, or fail."""
+        return fixed_batch(self.module)
+
+    def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """Of an exported graph batch sizes within its range; of others those wanted."""
+        return batches_within(self.module, wanted)
+
+    def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs of the module itself."""
+        return self.observe(feeds, provider).outputs
+
+    def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs on other samples than before."""
+        return joined([self._guarded(self._run_module, feed) for feed in feeds])
+
+    def observe(self, feeds: Feeds, provider: str) -> Run:
+        """Outputs of the module itself and values tapped in its traced graph."""
+        sizes = tuple(len(feed[0]) for feed in feeds)
+        if sizes not in self._runs:
+            names = tapped(self.head)
+            graph_runs = [self._guarded(self._run_graph, feed, names) for feed in feeds]
+            outputs = self._own_outputs(feeds, [run.outputs for run in graph_runs])
+            first = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+            again = self._guarded(self._run_graph, feeds[first], ()).outputs
+            self._repeats = same_bits(again, graph_runs[first].outputs)
+            taps = joined([[run.taps[name] for name in names] for run in graph_runs])
+            self._runs[sizes] = Run(outputs=joined(outputs), taps=dict(zip(names, taps, strict=True)))
+        return self._runs[sizes]
+
+    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
+        """Runs the traced graph, and the module itself unless both gave the same bits before."""
+        names = tapped(self.head)
+
+        def run(feed: Feed) -> Run:
+            found: Run = self._guarded(self._run_graph, feed, names)
+            if self._is_graph_exact:
+                return found
+            return Run(outputs=self._guarded(self._run_module, feed), taps=found.taps)
+
+        return run
+
+    def repeats(self, provider: str) -> bool | None:
+        """Whether a second run of the smallest batch gave the same bits."""
+        return self._repeats
+
+    def _own_outputs(self, feeds: Feeds, traced: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
+        """Outputs of the module itself.
+
+        The largest batch is left to the graph where on all others the two gave the same bits.
+        """
+        if self._traced is self.module and not _has_own_call(self.module):
+            self._is_graph_exact = True
+            return traced
+        largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+        own = {i: self._guarded(self._run_module, feed) for i, feed in enumerate(feeds) if i != largest}
+        is_same = bool(own) and all(_are_equal(outputs, traced[i]) for i, outputs in own.items())
+        self._is_graph_exact = is_same
+        own[largest] = traced[largest] if is_same else self._guarded(self._run_module, feeds[largest])
+        return [own[index] for index in range(len(feeds))]
+
+    def _guarded(self, run: Callable[..., Any], feed: Sequence[Array], *rest: Any) -> Any:
+        try:
+            with evaluation_mode(self._traced), evaluation_mode(self.module), torch.no_grad():
+                return run(feed, *rest)
+        except (RuntimeError, AssertionError) as error:
+            raise BatchError(len(feed[0]), error) from error
+
+    def _run_graph(self, feed: Sequence[Array], taps: Sequence[str]) -> Run:
+        recorder = _Recorder(self._traced, frozenset(taps))
+        result = recorder.run(*self._tensors(feed))
+        return Run(outputs=tuple(numpy_of(leaf) for _, leaf in _leaves(result)), taps=recorder.kept)
+
+    def _run_module(self, feed: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(numpy_of(leaf) for _, leaf in _leaves(self.module(*self._tensors(feed))))
+
+    def run_site(
+        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+    ) -> Array:
+        """``[N, O]`` of the site's own operator on features that are put into its operand's shape.
+
+        A site of the file that the module exports to runs by torch's operator of its form.
+        """
+        if site not in self._terms:
+            return run_eagerly(affine_of(site), features, weight, self._device, has_bias=has_bias)
+        affine = affine_of(site)
+        name = site.value if affine.spots is None else affine.spots.result
+        node = next(node for node in self._traced.graph.nodes if node.name == name)
+        found = read_affine(node, Vocabulary(self._traced))
+        if found is None:
+            raise InternalError(f"{site.node!r} was read as an affine site, and is none")
+        rows = features if affine.columns is None else features[:, affine.columns]
+        shaped = tensor_of(rows if affine.spots is None else spread(affine, rows))
+        shaped = shaped.reshape(-1, *affine.operand)
+        own, bias = found.weight, found.bias
+        if weight is not None:
+            raw = weight if affine.columns is None else weight[:, affine.columns]
+            own = tensor_of(raw).reshape(own.shape).to(own)
+        if bias is not None and (weight is not None or not has_bias):
+            bias = torch.zeros_like(bias)
+        with torch.no_grad():
+            result = numpy_of(run_affine(node, found, shaped.to(own), own, bias))
+        if affine.spots is not None:
+            return collected(affine, result, len(features))
+        return result.reshape(len(features), -1)
+
+    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+        """``result`` where ``source`` has these values."""
+        nodes = {node.name: node for node in self._traced.graph.nodes}
+        if result.value not in nodes or source.value not in nodes:
+            raise RuntimeError("a permuted value has no node")
+        part = _Part(self._traced)
+        given = torch.from_numpy(values.copy())  # an operator in place would change the caller's
+        part.env[nodes[source.value]] = given.to(self._device).to(self._dtype)
+        with evaluation_mode(self._traced), torch.no_grad():
+            return numpy_of(part.value(nodes[result.value]))
+
+    def features64(self, feed: Sequence[Array], taps: Sequence[str]) -> dict[str, Array]:
+        """Tapped values of the model computed in float64; what comes after the last one is not computed."""
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        found: dict[str, fx.Node] = {}
+        for node in self._traced.graph.nodes:
+            if len(found) < len(taps):
+                copies[node] = graph.node_copy(node, lambda source: copies[source])
+                found |= {node.name: copies[node]} if node.name in taps else {}
+        graph.output(tuple(found.values()))
+        tensors = [t.double() if t.is_floating_point() else t for t in self._tensors(feed)]
+        with evaluation_mode(self._traced), torch.no_grad():
+            values = _Widened(self._traced, graph=graph).run(*tensors)
+        return {name: numpy_of(value) for name, value in zip(found, values, strict=True)}
+
+    def _tensors(self, feeds: Sequence[Array]) -> list[torch.Tensor]:
+        tensors = [tensor_of(np.array(feed)).to(self._device) for feed in feeds]
+        return [t.to(self._dtype) if t.is_floating_point() else t for t in tensors]
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph, noting every tensor's shape and keeping copies of the values asked for.
+
+    Copies, because an in-place operator further on would change a kept tensor.
+    """
+
+    def __init__(self, module: fx.GraphModule, wanted: frozenset[str] = frozenset()) -> None:
+        super().__init__(module)
+        self._wanted = wanted
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.kept: dict[str, Array] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's result, after its shape was noted."""
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.shapes[n.name] = tuple(result.shape)
+            if n.name in self._wanted:
+                self.kept[n.name] = numpy_of(result.clone())
+        return result
+
+
+class _Part(fx.Interpreter):
+    """Computes one node from those that ``env`` holds already."""
+
+    def value(self, node: fx.Node) -> Any:
+        """The node's value.
+
+        Raises:
+            RuntimeError: it needs an input of the model.
+        """
+        if node not in self.env:
+            if node.op == "placeholder":
+                raise RuntimeError(f"it needs the input {node.name!r}")
+            for source in node.all_input_nodes:
+                self.value(source)
+            self.env[node] = self.run_node(node)
+        return self.env[node]
+
+
+class _Widened(fx.Interpreter):
+    """Runs a graph in float64, widening the parameters of one operator at a time."""
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The module's result over its parameters in float64."""
+        module = self.fetch_attr(str(target))
+        state = {
+            name: _wide(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        }
+        return torch.func.functional_call(module, state, args, kwargs)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The attribute, in float64 where it is a tensor of floats."""
+        return _wide(super().get_attr(target, args, kwargs))
+
+
+def _wide(value: Any) -> Any:
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.double() if is_float else value
+
+
+def _traced(module: nn.Module) -> fx.GraphModule:
+    """``module`` as a graph in evaluation mode; a GraphModule is taken as it is."""
+    if isinstance(module, fx.GraphModule):
+        return module
+    try:
+        with evaluation_mode(module):
+            return trace(module).close(())
+    except TraceError as error:
+        raise CheckError(
+            str(error), where=type(module).__name__, fix="compare the two models exported to ONNX instead"
+        ) from error
+
+
+def _has_own_call(module: nn.Module) -> bool:
+    """True if calling a GraphModule runs more than its graph."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _are_equal(a: Sequence[Array], b: Sequence[Array]) -> bool:
+    """True for the same arrays; NaN equals nothing, and such a module runs on all batches."""
+    return len(a) == len(b) and all(map(np.array_equal, a, b))
+
+
+def _leaves(result: object, maps: int = 0) -> list[tuple[str, torch.Tensor]]:
+    return [(name, leaf) for name, leaf in leaf_names(result, maps) if isinstance(leaf, torch.Tensor)]
+
+
+def _home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.get_default_dtype()

@@ -1,0 +1,387 @@
+"""An ONNX file as a subject: its head found, tapped, and cut out as a model of its own."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+from onnx import numpy_helper
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+from fxexport.onnx_graph.file import OnnxFile, read_onnx
+from fxexport.onnx_graph.operators import static_dims
+from fxexport.onnx_graph.placed_terms import placed_terms
+from fxexport.onnx_graph.shapes import with_shapes
+from fxexport.onnx_graph.terms import onnx_terms
+from fxexport.onnx_graph.weight_pool import WeightPool
+from fxexport.providers import Session
+from fxexport.subjects.many_places import collected, spread
+from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
+from fxexport.terms.pool_first import MapOutput, commuted
+from fxexport.terms.term import Array, Shape, Term, TermGraph, affine_of, find_head
+from fxexport.to_onnx.write import NATIVE_SIZE
+from fxpasses.errors import CheckError, ProviderError
+
+
+class OnnxSubject:
+    """An ONNX file on ONNX Runtime.
+
+    Args:
+        path: the file.
+        pool: weights of files read before, which this one may share.
+        extents: for each input its shape without the batch, where the file may leave it open.
+
+    Raises:
+        CheckError: the file is no ONNX model, or has no inputs or outputs.
+    """
+
+    dialect = "onnx"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        pool: WeightPool | None = None,
+        extents: Sequence[Shape] = (),
+    ) -> None:
+        self._path = Path(path)
+        self.name = self._path.name
+        file = _load(self._path, WeightPool() if pool is None else pool)
+        self._weights = file.weights
+        self._proto, self._model = _model(file, extents, self._path)
+        declared = {value.name: value for value in self._proto.graph.input}
+        self._values = ir.convenience.create_value_mapping(self._model.graph)
+        self.graph = _read(lambda: onnx_terms(self._model), self._path)
+        self._extents = {str(value.name): static_dims(value) or () for value in self._model.graph.inputs}
+        for value in self._model.graph.inputs:  # as the file declares them, from here on
+            value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
+        self.head = find_head(self.graph)
+        self.maps: tuple[MapOutput, ...] = ()
+        self.native_size = _native_size(self._model)
+        self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
+        first = declared[str(self.inputs[0].name)].type.tensor_type.shape.dim if self.inputs else ()
+        self._declared_batch = first[0].dim_value or None if first else None
+        self.input_names = tuple(str(value.name) for value in self.inputs)
+        self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
+        dims = [static_dims(value) for value in self._model.graph.outputs]
+        self.output_ranks = tuple(None if shape is None else len(shape) for shape in dims)
+        self.input_shapes = tuple((static_dims(value) or ())[1:] for value in self.inputs)
+        self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
+        self._runs: dict[tuple[object, ...], Run] = {}
+        self._repeats: dict[str, bool] = {}
+        self._cut: tuple[tuple[str, ...], Session] | None = None
+
+    @functools.cached_property
+    def placed(self) -> TermGraph:
+        """The operators as placed terms, which do not care for layouts."""
+        known = {name: tuple(e for e in dims if e is not None) for name, dims in self._extents.items()}
+        inputs = {name: dims for name, dims in known.items() if len(dims) == len(self._extents[name])}
+        return _read(lambda: placed_terms(self._model, inputs), self._path)
+
+    def commuted(self) -> Self:
+        """The same file, read with its sites behind their pools."""
+        other, found = copy.copy(self), commuted(self.graph)
+        other.graph, other.head, other.maps, other._runs = found.graph, found.head, found.maps, {}
+        return other
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the file declares, or None where it is symbolic."""
+        return self._declared_batch
+
+    def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """Those wanted: a file says nothing of a range."""
+        return tuple(wanted)
+
+    def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs of the file as it is."""
+        key = (provider, *(len(feed[0]) for feed in feeds))
+        if key not in self._outputs:
+            self._outputs[key] = joined(self._run(self._proto, self._cast(feeds), provider))
+        return self._outputs[key]
+
+    def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs on other samples than before."""
+        return joined(self._run(self._proto, self._cast(feeds), provider))
+
+    def observe(self, feeds: Feeds, provider: str) -> Run:
+        """Outputs of the file as it is, and values tapped in a copy with further outputs."""
+        key = (provider, *(len(feed[0]) for feed in feeds))
+        if key not in self._runs:
+            outputs, cast = self.outputs(feeds, provider), self._cast(feeds)
+            kept = dict(zip(self.output_names, outputs, strict=True))
+            kept |= dict(zip(self.input_names, joined(cast), strict=True))
+            names = tapped(self.head)
+            missing = tuple(name for name in names if name not in kept)
+            if missing:
+                kept |= dict(
+                    zip(missing, joined(self._run(self._tapped(missing), cast, provider)), strict=True)
+                )
+            self._runs[key] = Run(outputs=outputs, taps={name: kept[name] for name in names})
+        return self._runs[key]
+
+    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
+        """Runs the file as it is, and a copy with further outputs; the sessions live as long as it does."""
+        names = tapped(self.head) if is_tapped else ()
+        known = (*self.output_names, *self.input_names)
+        missing = tuple(name for name in names if name not in known)
+        whole = self._session(self._proto, provider)
+        inner = self._session(self._tapped(missing), provider) if missing else None
+
+        def run(feed: Feed) -> Run:
+            (cast,) = self._cast([feed])
+            outputs = _on(whole, cast)
+            kept = dict(zip(known, (*outputs, *cast), strict=True))
+            kept |= {} if inner is None else dict(zip(missing, _on(inner, cast), strict=True))
+            return Run(outputs=outputs, taps={name: kept[name] for name in names})
+
+        return run
+
+    def tapping(self, names: Sequence[str], provider: str) -> Session:
+        """A session of the file that gives the values of these names, all of one run."""
+        return self._session(self._tapped(tuple(names)), provider)
+
+    def _cast(self, feeds: Feeds) -> list[list[Array]]:
+        return [[_cast(x, value) for x, value in zip(feed, self.inputs, strict=True)] for feed in feeds]
+
+    def _run(
+        self, proto: onnx.ModelProto, feeds: Sequence[Sequence[Array]], provider: str
+    ) -> list[tuple[Array, ...]]:
+        """Outputs for each batch; the session, with its copies of the weights, does not outlive the call."""
+        self._cut = None
+        session = self._session(proto, provider)
+        results = [_on(session, feed) for feed in feeds]
+        smallest = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+        is_same = same_bits(session.run(feeds[smallest]), results[smallest])
+        self._repeats[provider] = self._repeats.get(provider, True) and is_same
+        return results
+
+    def _session(self, proto: onnx.ModelProto, provider: str) -> Session:
+        return Session(bytes(proto.SerializeToString()), provider, self._weights, name=self.name)
+
+    def repeats(self, provider: str) -> bool | None:
+        """Whether a second run of the smallest batch gave the same bits."""
+        return self._repeats.get(provider)
+
+    def run_site(
+        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+    ) -> Array:
+        """``[N, O]`` of the site and the views before it, cut out of the file as a model of their own."""
+        affine = affine_of(site)
+        if affine.spots is None:
+            rows = np.ascontiguousarray(features).reshape(-1, *_shape_of(site.operands[0]))
+        else:
+            rows = spread(affine, features)
+        feeds = (rows,) if weight is None else (rows, self._stored_weight(site, weight))
+        name = site.value if affine.spots is None else affine.spots.result
+        key = (provider, name, str(weight is None), str(has_bias))
+        if self._cut is None or self._cut[0] != key:
+            # one at a time: each session holds its own copy of the weights
+            self._cut = None
+            proto = self.cut_site(site, is_weight_fed=weight is not None, has_bias=has_bias)
+            self._cut = (key, Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto)))
+        (result,) = self._cut[1].run(feeds)
+        if affine.spots is not None:
+            return collected(affine, result, len(features))
+        return result.reshape(len(features), -1)
+
+    def _stored_weight(self, site: Term, weight: Array) -> Array:
+        """``[O, K]`` in the layout in which the file stores the site's weight."""
+        affine = affine_of(site)
+        stored = next(t for t in self._proto.graph.initializer if t.name == affine.weight_name)
+        raw = weight if affine.columns is None else weight[:, affine.columns]
+        return np.ascontiguousarray(raw.T if affine.is_transposed else raw).reshape(tuple(stored.dims))
+
+    def cut_site(self, site: Term, *, is_weight_fed: bool = False, has_bias: bool = True) -> onnx.ModelProto:
+        """A model of the site alone, from the value before any view to its result.
+
+        Shapes:
+            its input: that of the value before the views, with a free batch.
+
+        Args:
+            site: an affine term of ``graph``.
+            is_weight_fed: whether the weight becomes a second input, and the bias zero.
+            has_bias: whether the bias keeps its values; else it is zero.
+        """
+        affine = affine_of(site)
+        if affine.spots is None:
+            source = site.operands[0]
+            model = self._cut_out(site.value, source.value, ["batch", *_shape_of(source)])
+        else:
+            spots = affine.spots
+            free = [f"extent_{axis}" for axis in range(len(spots.extents))]
+            dims: list[int | str] = [*free[: spots.axis], spots.extents[spots.axis], *free[spots.axis + 1 :]]
+            model = self._cut_out(spots.result, affine.reads, dims)
+        if is_weight_fed:
+            tensors = model.graph.initializer
+            weight = next(t for t in tensors if t.name == affine.weight_name)
+            kind = model.graph.input[0].type.tensor_type.elem_type
+            model.graph.input.append(
+                onnx.helper.make_tensor_value_info(affine.weight_name, kind, list(weight.dims))
+            )
+        if is_weight_fed or not has_bias:
+            dropped = affine.weight_name if is_weight_fed else None
+            kept = [_zeroed(t, affine.bias_name) for t in model.graph.initializer if t.name != dropped]
+            del model.graph.initializer[:]
+            model.graph.initializer.extend(kept)
+        return model
+
+    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+        """``result`` where ``source`` has these values, in a model cut out of the file."""
+        if not result.value or not source.value:
+            raise ProviderError("a permuted value has no name to be tapped by", where=result.node)
+        proto = self._cut_out(result.value, source.value, ["batch", *_shape_of(source)])
+        session = Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto))
+        (found,) = session.run((values.astype(self._type_of(source.value)),))
+        return found
+
+    def _type_of(self, name: str) -> np.dtype[Any]:
+        value = self._values.get(name)
+        return np.dtype(np.float32) if value is None or value.dtype is None else value.dtype.numpy()
+
+    def _cut_out(self, result: str, source: str, dims: Sequence[int | str]) -> onnx.ModelProto:
+        producers = {name: node for node in self._proto.graph.node for name in node.output}
+        stored = {tensor.name: tensor for tensor in self._proto.graph.initializer}
+        nodes: dict[int, onnx.NodeProto] = {}
+        names, pending = set(), [result]
+        while pending:
+            name = pending.pop()
+            if name == source or name in names:
+                continue
+            names.add(name)
+            if name in producers:
+                nodes[id(producers[name])] = producers[name]
+                pending.extend(item for item in producers[name].input if item)
+        kind = onnx.helper.np_dtype_to_tensor_dtype(self._type_of(source))
+        value = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            [node for node in self._proto.graph.node if id(node) in nodes],
+            "head",
+            [value(source, kind, list(dims))],
+            [onnx.helper.make_empty_tensor_value_info(result)],
+            [stored[name] for name in sorted(names) if name in stored],
+        )
+        return onnx.helper.make_model(
+            graph, opset_imports=list(self._proto.opset_import), ir_version=self._proto.ir_version
+        )
+
+    def _weights_of(self, proto: onnx.ModelProto) -> dict[str, Array]:
+        external = onnx.TensorProto.EXTERNAL  # a cut may have put zeros in the place of a bias
+        names = {tensor.name for tensor in proto.graph.initializer if tensor.data_location == external}
+        return {name: array for name, array in self._weights.items() if name in names}
+
+    def _tapped(self, taps: tuple[str, ...]) -> onnx.ModelProto:
+        tapped = onnx.ModelProto()
+        tapped.CopyFrom(self._proto)
+        del tapped.graph.output[:]
+        tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in taps)
+        return tapped
+
+
+def _native_size(model: ir.Model) -> tuple[int, ...] | None:
+    """What ``export_onnx`` wrote of a fully convolutional head."""
+    parts = model.metadata_props.get(NATIVE_SIZE, "").split("x")
+    return tuple(map(int, parts)) if all(part.isascii() and part.isdigit() for part in parts) else None
+
+
+def _shape_of(term: Term) -> Shape:
+    if term.shape is None:
+        raise CheckError(
+            f"the shape of {term.node!r} is unknown, and yet a site reads it",
+            where=term.node,
+            fix="check the file with onnx.checker.check_model",
+        )
+    return term.shape
+
+
+def _load(path: Path, pool: WeightPool) -> OnnxFile:
+    fix = "give a file that export_onnx or another exporter wrote"
+    try:
+        file = read_onnx(path, pool)
+        if file.proto.functions:
+            file = OnnxFile(proto=onnx.inliner.inline_local_functions(file.proto), weights=file.weights)
+        for node in file.proto.graph.node:
+            "".join((node.name, node.op_type, *node.input, *node.output)).encode()  # runtimes expect UTF-8
+    except Exception as error:  # protobuf's and onnx's errors share no base class but Exception
+        raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
+    if not file.proto.graph.output or not file.proto.graph.node:
+        raise CheckError("the ONNX graph has no nodes or no outputs", where=str(path), fix=fix)
+    return file
+
+
+def _with_shapes(proto: onnx.ModelProto, extents: Sequence[Shape], path: Path) -> ir.Model:
+    fix = "give a file that onnx.checker.check_model accepts"
+    try:
+        return ir.from_proto(with_shapes(proto, extents))
+    except onnx.shape_inference.InferenceError as error:
+        raise CheckError(f"its shapes contradict each other ({error})", where=str(path), fix=fix) from error
+    except ir.serde.SerdeError as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise CheckError(f"its graph is not valid ({cause})", where=str(path), fix=fix) from error
+
+
+def _model(file: OnnxFile, extents: Sequence[Shape], path: Path) -> tuple[onnx.ModelProto, ir.Model]:
+    """The graph, Constant nodes as initialisers, and the same with its weights.
+
+    Raises:
+        CheckError: the message is protobuf, but no graph.
+    """
+    try:
+        proto = _with_initializers(file.proto)
+        model = _with_shapes(proto, extents, path)
+        for name, array in file.weights.items():
+            model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
+    except CheckError:
+        raise
+    except Exception as error:  # onnx-ir's errors share no base class but Exception
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        fix = "check the file with onnx.checker.check_model"
+        raise CheckError(f"is no ONNX graph ({first})", where=str(path), fix=fix) from error
+    return proto, model
+
+
+def _read(terms: Callable[[], TermGraph], path: Path) -> TermGraph:
+    """The operators as ``terms`` reads them.
+
+    Raises:
+        CheckError: one has attributes or inputs that ONNX does not give it.
+    """
+    try:
+        return terms()
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        fix = "check the file with onnx.checker.check_model"
+        raise CheckError(f"has an operator that is not ONNX's ({error})", where=str(path), fix=fix) from error
+
+
+def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Constant nodes as initialisers, so that a weight is found and replaced in one way."""
+    if all(node.op_type != "Constant" for node in proto.graph.node):
+        return proto
+    model = ir.from_proto(proto)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return ir.to_proto(model)
+
+
+def _on(session: Session, feed: Sequence[Array]) -> tuple[Array, ...]:
+    try:
+        return session.run(feed)
+    except ProviderError as error:
+        raise BatchError(len(feed[0]), error) from error
+
+
+def _cast(feed: Array, value: ir.Value) -> Array:
+    return feed if value.dtype is None else feed.astype(value.dtype.numpy(), copy=False)
+
+
+def _zeroed(tensor: onnx.TensorProto, bias_name: str | None) -> onnx.TensorProto:
+    if tensor.name != bias_name:
+        return tensor
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return numpy_helper.from_array(np.zeros(tuple(tensor.dims), kind), tensor.name)

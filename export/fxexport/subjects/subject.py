@@ -1,0 +1,128 @@
+"""The two things under comparison, run alike: a module in eager mode, an ONNX file on a provider."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self
+
+import numpy as np
+
+from fxexport.numerics.evaluate import has_bound
+from fxexport.terms.pool_first import MapOutput
+from fxexport.terms.term import Array, Head, Kind, Term, TermGraph
+
+EAGER = "eager"
+
+Feed = tuple[Array, ...]
+Feeds = Sequence[Feed]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """Runs of several batches, joined: the outputs of the model as it is, and values tapped inside it."""
+
+    outputs: tuple[Array, ...]
+    taps: dict[str, Array]
+
+
+class BatchError(Exception):
+    """The model does not run at a batch size; the cause says why."""
+
+    def __init__(self, size: int, cause: Exception) -> None:
+        super().__init__(f"it does not run at batch {size} ({(str(cause).splitlines() or [''])[0]})")
+
+
+class Subject(Protocol):
+    """A model that can be run whole, tapped, and run one site at a time."""
+
+    name: str
+    dialect: str
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    output_ranks: tuple[int | None, ...]
+    graph: TermGraph
+    head: Head
+    maps: tuple[MapOutput, ...]
+
+    def commuted(self) -> Self:
+        """The same model, read with its sites behind their pools; outputs that are maps are then ``maps``."""
+        ...
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that it runs at, or None where any will do."""
+        ...
+
+    def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
+        """As many batch sizes as ``wanted``: those, where it takes them, else others that it takes."""
+        ...
+
+    def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs of the model as it is, over all batches.
+
+        Run once for each provider and sizes of batches: the same subject gets the same samples.
+
+        Raises:
+            BatchError: it does not run at one of the sizes.
+        """
+        ...
+
+    def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
+        """Outputs on other samples than before; nothing is kept.
+
+        Raises:
+            BatchError: it does not run at one of the sizes.
+        """
+        ...
+
+    def observe(self, feeds: Feeds, provider: str) -> Run:
+        """``outputs`` and the values of ``tapped(head)``; run once, as ``outputs`` are.
+
+        Raises:
+            BatchError: it does not run at one of the sizes.
+        """
+        ...
+
+    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
+        """What runs one batch after another and keeps nothing; taps too if ``is_tapped``.
+
+        It is called after ``outputs`` or ``observe``, and raises ``BatchError`` as they do.
+        """
+        ...
+
+    def repeats(self, provider: str) -> bool | None:
+        """Whether the model, run again on a batch, gave the same bits; None where it was run once."""
+        ...
+
+    def run_site(
+        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+    ) -> Array:
+        """``[N, O]`` of the site alone on ``[N, K]``; without ``has_bias`` its bias is zero.
+
+        With ``weight`` in place of its own there is no bias either.
+        """
+        ...
+
+    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+        """``result`` where ``source`` has these values; nothing else upstream may be needed but constants."""
+        ...
+
+
+def tapped(head: Head) -> tuple[str, ...]:
+    """Values to observe: what the head reads, every site, and every operator without a bound."""
+    wanted = (*head.boundary, *(term for term in head.terms if term.affine or not has_bound(term)))
+    return tuple(dict.fromkeys(t.value for t in wanted if t.value and t.kind is not Kind.CONSTANT))
+
+
+def joined(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
+    """The arrays of several batches, each position as one array."""
+    return tuple(
+        np.concatenate([np.atleast_1d(part) for part in column]) for column in zip(*parts, strict=True)
+    )
+
+
+def same_bits(a: Sequence[Array], b: Sequence[Array]) -> bool:
+    """True for the same arrays, bit for bit; NaN equals the same NaN."""
+    pairs = zip(a, b, strict=True)
+    return all(x.shape == y.shape and x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in pairs)

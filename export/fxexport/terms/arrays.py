@@ -1,0 +1,34 @@
+"""Tensors as NumPy arrays on the host, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from fxexport.terms.term import Array
+
+
+def numpy_of(tensor: torch.Tensor) -> Array:
+    """The tensor's values as an array on the host, sharing memory; bfloat16 as ``ml_dtypes`` has it."""
+    host = tensor.detach().cpu()
+    if host.dtype == torch.bfloat16:
+        bits: Array = host.view(torch.uint16).numpy()
+        return bits.view(ml_dtypes.bfloat16)
+    array: Array = host.numpy()
+    return array
+
+
+def tensor_of(array: Array) -> torch.Tensor:
+    """The array's values as a tensor, sharing memory."""
+    plain = np.ascontiguousarray(array)
+    if plain.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(plain.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(plain)
+
+
+def arrays_of(values: Iterable[object]) -> tuple[Array, ...]:
+    """Those of ``values`` that are tensors, as arrays."""
+    return tuple(numpy_of(value) for value in values if isinstance(value, torch.Tensor))

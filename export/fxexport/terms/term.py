@@ -1,0 +1,253 @@
+"""A graph as terms: what is computed, with views and the form of an affine site taken away.
+
+Both front ends (``module_terms``, ``onnx_terms``) write a model as terms. A view ``[N, C, *k] ↔ [N, C·∏k]``
+has no term of its own: its value is that of what it views. A Linear on ``[N, K]`` and a convolution that
+covers its whole map are the same ``AFFINE`` term over a ``[O, K]`` matrix. So two models that differ only
+in the form of their sites have equal terms, and whatever else differs shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxpasses.errors import InternalError
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+CONCAT = "concat"
+"""``Term.function`` of several values of one cell per channel, joined along the channels."""
+MAXIMUM = "maximum"
+"""``Term.function`` of the maximum over all cells of each channel."""
+SOFTMAX = "softmax"
+"""``Term.function`` of the softmax over the only axis of a sample."""
+
+
+class Kind(enum.StrEnum):
+    """What a term is."""
+
+    INPUT = "input"
+    CONSTANT = "constant"
+    AFFINE = "affine"
+    POOL = "pool"
+    ELEMENTWISE = "elementwise"
+    OP = "op"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A convolution's window along its spatial axes.
+
+    Attributes:
+        kernel_size: cells that it reads.
+        strides: steps between two results.
+        dilations: steps between two cells.
+        pads: cells of padding before the first one.
+    """
+
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Spots:
+    """How an operator applies a site at many places at once.
+
+    Attributes:
+        extents: shape of the value that the operator reads, the batch included.
+        axis: the dimension that it sums over, in whose place the result has the site's outputs.
+        result: name of the value that the operator gives.
+        adds_bias: whether the bias is in it.
+        window: the window of a convolution that sums over more than the one dimension.
+    """
+
+    extents: Shape
+    axis: int
+    result: str
+    adds_bias: bool
+    window: Window | None = None
+
+    def added(self, result: str | None) -> Spots:
+        """The same behind the addition of a bias; None where what is added to is another view."""
+        if result is None:
+            return self
+        return dataclasses.replace(self, result=result, adds_bias=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SiteWeights:
+    """The weights of an affine site, normalised.
+
+    Attributes:
+        weight: ``[O, K]``, columns in the row-major order of the value that the site reads before any
+            view or permutation.
+        bias: ``[O]`` or None.
+        weight_name: name of the parameter or initialiser.
+        bias_name: name of the bias, or None.
+        kernel_size: kernel of a convolution; empty for a linear.
+        operand: shape, without the batch, of the value that the operator itself reads.
+        reads: name of the value that the operator itself reads, behind any view.
+        columns: for each operand element, its column of ``weight``; None where the order is the same.
+        is_plain: whether the stored weight is the matrix itself, with nothing folded in.
+        is_transposed: whether the stored weight is ``[K, O]``.
+        is_exact: whether folding alpha and beta into the weights was free of rounding.
+        spelling: the operator as it is written; equal spellings are the same operator.
+        spots: where the operator applies it, if at many places of a sample; ``columns`` is None then.
+    """
+
+    weight: Array
+    bias: Array | None
+    weight_name: str
+    bias_name: str | None
+    kernel_size: tuple[int, ...]
+    operand: Shape
+    reads: str
+    columns: NDArray[np.int64] | None
+    is_exact: bool = True
+    is_plain: bool = True
+    is_transposed: bool = False
+    spelling: str = ""
+    spots: Spots | None = None
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the operator applies the site at every position of a map."""
+        return self.spots is not None and self.spots.axis == 1 and set(self.kernel_size) == {1}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Term:
+    """One value of a model.
+
+    Attributes:
+        kind: what it is.
+        value: name of the value in its graph, to be tapped.
+        node: name of the node, for messages.
+        signature: operator with its attributes; equal signatures are equal operators.
+        operands: the terms that it reads.
+        operand_shapes: shapes without the batch in which it reads them (a view may stand between).
+        shape: its own shape without the batch; None where unknown.
+        constants: parameters and constants of the operator itself.
+        affine: the weights, for ``AFFINE`` only.
+        pointwise: the site that an ``OP`` applies at every position of a map.
+        function: what ``evaluate`` can bound, whatever its spelling: the name under which ``activations``
+            knows an ``ELEMENTWISE`` term, e.g. ``"relu"``, or ``CONCAT``, ``MAXIMUM`` or ``SOFTMAX``.
+    """
+
+    kind: Kind
+    value: str
+    node: str
+    signature: str
+    operands: tuple[Term, ...] = ()
+    operand_shapes: tuple[Shape | None, ...] = ()
+    shape: Shape | None = None
+    constants: tuple[Array, ...] = ()
+    affine: SiteWeights | None = None
+    pointwise: SiteWeights | None = None
+    function: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TermGraph:
+    """A model as terms.
+
+    Attributes:
+        dialect: ``"module"`` or ``"onnx"``; signatures compare within one dialect only.
+        outputs: name and term of each output, in order.
+    """
+
+    dialect: str
+    outputs: tuple[tuple[str, Term], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Head:
+    """The part of a model between its feature maps and its outputs.
+
+    Attributes:
+        sites: affine terms, in the order in which a walk back from the outputs leaves them.
+        boundary: what the head reads: maps before the pool, model inputs, constants.
+        terms: every term of the head, operands before users.
+    """
+
+    sites: tuple[Term, ...]
+    boundary: tuple[Term, ...]
+    terms: tuple[Term, ...]
+
+
+def at_every_position(affine: SiteWeights, result: str) -> SiteWeights:
+    """A site of one cell as an operator on maps of any extents; ``result`` names the operator's value."""
+    cells = _CELLS[: len(affine.kernel_size)]
+    extents = (1, affine.weight.shape[1], *cells)
+    return dataclasses.replace(
+        affine, operand=extents[1:], spots=Spots(extents=extents, axis=1, result=result, adds_bias=True)
+    )
+
+
+_CELLS = (2, 3, 2)
+"""Extents of the maps on which such sites are run alone: not square, so that exchanged axes show."""
+
+
+def affine_of(term: Term) -> SiteWeights:
+    """The weights of an affine term.
+
+    Raises:
+        InternalError: the term is no affine site.
+    """
+    if term.affine is None:
+        raise InternalError(f"{term.node!r} is {term.kind}, not an affine site")
+    return term.affine
+
+
+def is_inside_head(term: Term) -> bool:
+    """True for affine sites, pools, and operators whose result has one cell per channel."""
+    if term.kind in (Kind.AFFINE, Kind.POOL):
+        return True
+    if term.kind in (Kind.INPUT, Kind.CONSTANT) or term.shape is None:
+        return False
+    return sum(extent != 1 for extent in term.shape) <= 1
+
+
+def find_head(graph: TermGraph) -> Head:
+    """The head: what reaches an output without meeting a feature map again.
+
+    The walk goes back from each output through affine sites and values that have one cell per channel,
+    and ends behind a pool, at a value with several cells, at a model input or at a constant. A map of one
+    cell that is pooled all the same ends it too: at another input size it would have several.
+    """
+    roots = [term for _, term in graph.outputs]
+    reached = postorder(roots, stop=lambda term: not is_inside_head(term))
+    pooled = {source for term in reached if term.kind is Kind.POOL for source in term.operands}
+    pooled -= {term for term in pooled if term.kind in (Kind.AFFINE, Kind.POOL)}
+    left = postorder(roots, stop=lambda term: term in pooled or not is_inside_head(term))
+    inside = [term for term in left if term not in pooled and is_inside_head(term)]
+    return Head(
+        sites=tuple(term for term in inside if term.kind is Kind.AFFINE),
+        boundary=tuple(term for term in left if term in pooled or not is_inside_head(term)),
+        terms=tuple(inside),
+    )
+
+
+def postorder(roots: Sequence[Term], stop: Callable[[Term], bool]) -> tuple[Term, ...]:
+    """Every term that the roots need, operands before users, not going past where ``stop`` holds."""
+    seen: set[Term] = set()
+    left: list[Term] = []
+    stack = [(term, False) for term in reversed(roots)]
+    while stack:
+        term, is_left = stack.pop()
+        if is_left:
+            left.append(term)
+        elif term not in seen:
+            seen.add(term)
+            stack.append((term, True))
+            if not stop(term):
+                stack.extend((operand, False) for operand in reversed(term.operands))
+    return tuple(left)

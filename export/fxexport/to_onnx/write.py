@@ -1,0 +1,281 @@
+"""Module → ONNX: dynamic batch, stable names, canonical head, the opset asked for, same bytes again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxexport.to_onnx.dynamic_size import GlobalPools, require_one_graph, require_open, require_same_below
+from fxexport.to_onnx.example_call import ExampleCall, example_call
+from fxexport.untrusted.programs import as_module, read_program
+from fxpasses.errors import ExportError
+from fxpasses.fcn.native_size import native_size, require_native
+from fxpasses.graph.quiet import quiet
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+BATCH_AXIS = "batch"
+_SIZE_AXES = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}
+"""Names of the axes behind batch and channels, by rank."""
+NATIVE_SIZE = "native_size"
+"""Key of the file's metadata under which a fully convolutional head has its smallest input."""
+_INLINE_LIMIT_BYTES = 2_000_000_000
+
+ExampleInputs = torch.Tensor | Sequence[object] | Mapping[str, object]
+
+
+def export_onnx(
+    module: nn.Module | ExportedProgram | str | os.PathLike[str],
+    example_inputs: ExampleInputs,
+    path: str | os.PathLike[str],
+    *,
+    dynamic_batch: bool = True,
+    dynamic_size: bool = False,
+    keep_norms: bool = False,
+    opset: int | None = None,
+) -> Path:
+    """The path of the ONNX file written from ``module`` in evaluation mode.
+
+    The batch axis is dynamic: the file runs at any batch size, one included. With ``dynamic_size`` so are
+    height and width, as the forms ``dense`` and ``fcn`` want them. Inputs are named after the arguments of
+    ``forward``; the output is ``logits`` if there is one tensor, else the keys of a dict, the fields of a
+    named tuple, or ``output_0``, ``output_1``, … of a tuple or list (nested ones joined with ``_``; a None is
+    left out). The map that a dense head gives beside its logits is ``map`` (``map_0``, … of several). The
+    head is written as ``GlobalAveragePool → Conv → Flatten`` or ``GlobalAveragePool → Flatten → Gemm``. The
+    same module gives the same bytes: nothing in the file tells of the time or the machine. The file appears
+    whole or not at all; weights beyond 2 GB lie beside it in ``<name>.data``.
+
+    Args:
+        module: the model; its parameters, buffers and training flags are left as they are. A program
+            or the path of a ``.pt2`` file keeps its own dynamic and static axes.
+        example_inputs: one tensor, a sequence of positional arguments, or a mapping by argument name.
+        path: the file to write; an existing one is replaced.
+        dynamic_batch: whether axis 0 of the inputs is dynamic; else the example's batch size is fixed.
+        dynamic_size: whether the axes behind the channels are dynamic too; else the example's are fixed.
+        keep_norms: whether every batch norm behind a convolution stays an operator, rather than being
+            multiplied into the weights; files of a convolution and of its unfolded form can be compared
+            only so. Behind a head's own site it stays in any case: the head keeps its weights.
+        opset: the opset of the file; None takes the exporter's default.
+
+    Shapes:
+        Axis 0 is the batch in every input tensor whose first extent equals that of the first tensor.
+        An example of batch 1 is doubled for tracing, since tracing at 1 would fix it.
+
+    Raises:
+        SizeError: with ``dynamic_size``, no one graph is the model at every input size.
+        ExportError: the model cannot be exported, its batch would be fixed, dropout would stay active, or
+            the opset cannot be had.
+
+    Source:
+        ``torch.onnx.export(..., dynamo=True)``; rewriting with onnx-ir.
+    """
+    try:
+        from fxexport.to_onnx.opset import check_opset, exporter_opset, require_opset
+    except ImportError as error:
+        raise ExportError(
+            f"ONNX export needs {error.name}, which is not installed", fix="run pip install 'fxhead[cpu]'"
+        ) from error
+    from fxexport.to_onnx.canonical_head import canonicalize_head
+    from fxexport.to_onnx.keep_batch_norms import head_weights, norms_apart
+
+    target = Path(path)
+    check_opset(opset)
+    given = module if isinstance(module, nn.Module | ExportedProgram) else read_program(module)
+    runnable = as_module(given)
+    native = native_size(given.graph_module if isinstance(given, ExportedProgram) else given)
+    call = example_call(runnable, example_inputs, double=dynamic_batch and runnable is given)
+    require_native(native, call.shapes(), str(target))
+    with evaluation_mode(runnable), torch.no_grad(), _silent():
+        if not isinstance(given, ExportedProgram):
+            program = _trace(given, call, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
+        else:
+            program = given
+            if dynamic_size:
+                require_open(program, call, str(target))
+        with norms_apart(None if keep_norms else head_weights(program)):
+            model = _to_onnx(program, call, exporter_opset(opset), str(target))
+        _strip(model, dynamic_batch)
+        if native is not None:
+            model.metadata_props[NATIVE_SIZE] = "x".join(map(str, native))
+        canonicalize_head(model)
+        _require_inference(model, target)
+        model = require_opset(model, opset)
+        _write(model, target)
+    return target
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Within it every submodule is in evaluation mode; afterwards each has its own mode again.
+
+    The flags are set one by one: ``module.eval()`` runs hooks that merge or change weights in some
+    libraries, and the caller's module must come out as it went in.
+    """
+    flags = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in flags:
+            part.training = False
+        yield
+    finally:
+        for part, training in flags:
+            part.training = training
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Within it torch's exporter prints, logs and warns nothing; what matters it raises."""
+    sink = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(sink),
+        quiet("torch.onnx", "torch.export", "torch.fx", "torch._subclasses", "onnxscript", "onnx_ir"),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _trace(
+    module: nn.Module, call: ExampleCall, *, dynamic_batch: bool, dynamic_size: bool
+) -> torch.export.ExportedProgram:
+    where = type(module).__name__
+    batch = torch.export.Dim(BATCH_AXIS) if dynamic_batch else None
+    # AUTO lets inputs share an extent; what it lets the model fix is told afterwards
+    shapes = call.dynamic_shapes(batch, torch.export.Dim.AUTO if dynamic_size else None)
+    traced = require_one_graph(module, call) if dynamic_size else call
+    try:
+        with GlobalPools() if dynamic_size else contextlib.nullcontext():
+            program = torch.export.export(
+                module, traced.args, traced.kwargs, dynamic_shapes=shapes, strict=False
+            )
+    except torch._dynamo.exc.UserError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"the model cannot be traced with a dynamic batch ({first})",
+            where=where,
+            fix="make forward take the batch size from x.size(0), or export with dynamic_batch=False",
+        ) from error
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise ExportError(
+            f"torch.export cannot trace the model ({type(error).__name__}: {lines[0]})",
+            where=where,
+            fix="call the model on the example inputs first, to see whether they fit it",
+        ) from error
+    if dynamic_size:
+        require_same_below(module, traced, require_open(program, traced, where))
+    return program
+
+
+def _to_onnx(
+    program: torch.export.ExportedProgram, call: ExampleCall, opset: int | None, where: str
+) -> ir.Model:
+    from fxexport.to_onnx.as_strided import as_strided
+    from fxexport.to_onnx.example_call import output_names
+    from fxexport.to_onnx.im2col import im2col
+
+    names = output_names(program)
+    try:
+        onnx_program = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=list(call.names),
+            output_names=list(names),
+            custom_translation_table={
+                torch.ops.aten.as_strided.default: as_strided,
+                torch.ops.aten.im2col.default: im2col,
+            },
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        first = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"torch.onnx cannot convert the model ({first})",
+            where=where,
+            fix="replace the operator that it names by one that ONNX has",
+        ) from error
+    if onnx_program is None:
+        raise ExportError("torch.onnx.export returned no program", where=where, fix="update torch")
+    return onnx_program.model
+
+
+def _strip(model: ir.Model, dynamic_batch: bool) -> None:
+    """Removes what differs between machines and runs: stack traces, file paths, symbol numbers."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    names = _axis_names([value.shape for value in model.graph.inputs if value.shape], dynamic_batch)
+    for value in _values(model):
+        value.metadata_props.clear()
+        if names and value.shape is not None:
+            value.shape = _named(value.shape, names)
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.inputs
+    yield from model.graph.initializers.values()
+    for node in model.graph.all_nodes():
+        yield from node.outputs
+
+
+def _axis_names(shapes: Sequence[ir.Shape], dynamic_batch: bool) -> Mapping[str, str]:
+    """Names for torch's own symbols (``s77``) of the batch and of the inputs' sizes."""
+    names: dict[str, str] = {}
+    for shape in shapes:
+        sizes = _SIZE_AXES.get(len(shape), tuple(f"size_{axis}" for axis in range(2, len(shape))))
+        for dim, name in zip(shape, (BATCH_AXIS if dynamic_batch else "", "", *sizes), strict=False):
+            if not isinstance(dim, int) and dim.value is not None and name:
+                taken = sum(known.startswith(name) for known in names.values())
+                names.setdefault(dim.value, f"{name}_{taken + 1}" if taken else name)
+    return names
+
+
+def _named(shape: ir.Shape, names: Mapping[str, str]) -> ir.Shape:
+    """The shape with the symbols that have a name renamed; others are left unnamed."""
+    import onnx_ir as ir
+
+    return ir.Shape([dim if isinstance(dim, int) else names.get(str(dim.value)) for dim in shape])
+
+
+def _require_inference(model: ir.Model, target: Path) -> None:
+    """Nothing, if the graph has no active dropout left.
+
+    Raises:
+        ExportError: a Dropout node runs in training mode (tracing a model in training mode fixes it).
+    """
+    for node in model.graph.all_nodes():
+        training = node.inputs[2] if node.op_type == "Dropout" and len(node.inputs) > 2 else None
+        if training is not None and (training.const_value is None or training.const_value.numpy().any()):
+            raise ExportError(
+                f"dropout stays active in node {node.name!r}",
+                where=str(target),
+                fix="trace or rewrite the model in evaluation mode (model.eval()) before exporting it",
+            )
+
+
+def _write(model: ir.Model, target: Path) -> None:
+    """Writes beside ``target`` and renames, so that a reader sees the old file or the whole new one."""
+    import onnx_ir as ir
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    external = f"{target.name}.data" if size > _INLINE_LIMIT_BYTES else None
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        draft = Path(folder) / target.name
+        ir.save(model, draft, external_data=external)
+        if external is not None:
+            os.replace(draft.with_name(external), target.with_name(external))
+        os.replace(draft, target)

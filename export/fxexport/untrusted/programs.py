@@ -1,0 +1,145 @@
+"""``torch.export`` programs where a module is expected."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils import _pytree as pytree
+
+from fxexport.untrusted.archive import Archive, open_archive
+from fxexport.untrusted.program_guard import require_safe
+from fxpasses.errors import FileError
+from fxpasses.graph.quiet import quiet
+from fxpasses.graph.shapes import static_extent
+
+PROGRAM_SUFFIX = ".pt2"
+_LOOKED_AT = 16
+_RANGES = "range_constraints"
+
+
+def as_module(source: nn.Module | ExportedProgram) -> nn.Module:
+    """A program as a module that runs, on one tensor for each of its inputs; a module as it is.
+
+    Inputs in a dict or a list, and those by keyword, are taken one by one, as an ONNX file takes them.
+    """
+    if not isinstance(source, ExportedProgram):
+        return source
+    spec = source.call_spec.in_spec
+    is_flat = spec is None or spec == pytree.tree_structure(((0,) * spec.num_leaves, {}))
+    module = source.module()
+    assert isinstance(module, GraphModule)
+    module.meta[_RANGES] = {str(symbol): found for symbol, found in source.range_constraints.items()}
+    return module if is_flat else _taking_leaves(module)
+
+
+def _taking_leaves(module: GraphModule) -> nn.Module:
+    names = [str(node.target) for node in module.graph.find_nodes(op="placeholder")]
+    flat = pytree.tree_structure(((0,) * len(names), {}))
+    codegen: Any = module.graph._codegen
+    info = codegen.pytree_info._replace(orig_args=names, in_spec=flat)
+    module.graph.set_codegen(_PyTreeCodeGen(info))
+    for hooks in (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs):
+        hooks.clear()  # they know the nested inputs
+    module.recompile()
+    return module
+
+
+def is_program_path(source: object) -> bool:
+    """True for the path of a ``.pt2`` file."""
+    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == PROGRAM_SUFFIX
+
+
+def read_program(
+    path: str | os.PathLike[str], *, archive: Archive | None = None, trust: bool = False
+) -> ExportedProgram:
+    """The program that ``torch.export.save`` wrote; nothing in the file is run.
+
+    Args:
+        path: the file.
+        archive: the same file, opened and found whole already.
+        trust: whether to let torch read it unchecked, which runs whatever the file says.
+
+    Raises:
+        FileError: there is no such file, it holds no program, is damaged, or holds what could run code.
+    """
+    where = str(path)
+    if not trust:
+        require_safe(archive or _opened(Path(path)))
+    try:
+        with quiet_archive():
+            return torch.export.load(path)
+    except Exception as error:  # reading an archive of any age can fail with anything
+        first = (str(error).strip().splitlines() or [""])[0][:160]
+        raise FileError(
+            f"is not a file that torch.export.save wrote, or is damaged ({type(error).__name__}: {first})",
+            where=where,
+            fix="save it again with torch.export.save(program, path)",
+        ) from error
+
+
+def _opened(path: Path) -> Archive:
+    try:
+        archive = open_archive(path, str(path))
+    except OSError as error:
+        what = (
+            "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        )
+        raise FileError(what, where=str(path), fix="give the path of a program that you may read") from error
+    archive.require_whole()
+    return archive
+
+
+@contextlib.contextmanager
+def quiet_archive() -> Iterator[None]:
+    """Within it torch tells nothing of a program's file: it logs every format that it tried, and warns."""
+    with quiet("torch.export"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of formats that torch deprecates, which say nothing to a user
+        yield
+
+
+def fixed_batch(module: nn.Module) -> int | None:
+    """The only batch size that an exported graph takes, or None where several do or nobody knows."""
+    batch = _batch_of(module)
+    return None if batch is None else static_extent(batch)
+
+
+def batches_within(module: nn.Module, wanted: Sequence[int]) -> tuple[int, ...]:
+    """As many batch sizes as ``wanted``, and those where the module takes them.
+
+    An exported graph has a range of sizes, and may take its multiples alone (``2 * Dim("half")``).
+    """
+    batch = _batch_of(module)
+    if not isinstance(batch, torch.SymInt) or static_extent(batch) is not None:
+        return tuple(wanted)
+    symbols, environment = list(batch.node.expr.free_symbols), batch.node.shape_env
+    if len(symbols) != 1 or environment is None:
+        return tuple(wanted)
+    # the program knows the range that was declared; while tracing, one sample is no batch
+    declared = getattr(module, "meta", {}).get(_RANGES, {})
+    found = declared.get(str(symbols[0]), environment.var_to_range[symbols[0]])
+    lower = max(int(found.lower), 1)
+    upper = lower + _LOOKED_AT if found.upper > lower + _LOOKED_AT else int(found.upper)
+    sizes = [int(batch.node.expr.subs(symbols[0], value)) for value in range(lower, upper + 1)]
+    kept = [size for size in sizes if size in wanted]
+    others = [size for size in sizes if size not in wanted and size > 0]
+    return tuple(sorted(kept + others[: len(wanted) - len(kept)]))
+
+
+def _batch_of(module: nn.Module) -> int | torch.SymInt | None:
+    """The first extent of an exported graph's first input, or None."""
+    graph = getattr(module, "graph", None)
+    for node in graph.nodes if isinstance(graph, torch.fx.Graph) else ():
+        value = node.meta.get("val") if node.op == "placeholder" else None
+        if isinstance(value, torch.Tensor) and value.ndim:
+            return value.shape[0]
+    return None

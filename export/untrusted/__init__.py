@@ -1,1 +1,0 @@
-"""Files that anybody may have written: looked at, never believed, and nothing in them run."""

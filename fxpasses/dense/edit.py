@@ -1,0 +1,226 @@
+"""Moves a pool below the head that it commutes with, and back above it.
+
+One pool at a time. Where several values leave the head (two logits heads, features that are returned
+as well) each of them gets a pool of its own; the node that was there is used again for the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from torch import nn
+from torch.fx import Graph, Node
+
+from fxpasses.dense.find import CommutingHead, Dense, head_of
+from fxpasses.engine import undo
+from fxpasses.engine.fake_values import recompute
+from fxpasses.engine.match import Match
+from fxpasses.engine.reshape import swap_batch_norm
+from fxpasses.errors import InternalError
+from fxpasses.heads.analysis import Analysis
+from fxpasses.heads.cancel import has_own_module
+from fxpasses.report import Form
+from fxpasses.vocabulary.ops import POOLS, VIEWS, Elementwise, Reduce, Unsqueeze
+from fxpasses.vocabulary.sizes import reads_only_batch
+from fxpasses.vocabulary.writer import Writer, dialect_of
+from fxpasses.weights.move import WeightOrder
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sunk:
+    """What a move did.
+
+    Attributes:
+        record: how it can be taken back, or None.
+        maps: the values before the pools that are the logits' maps.
+    """
+
+    record: undo.Record | None
+    maps: tuple[Node, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Lift:
+    """Ops on the flat logits that go above the view which flattens them."""
+
+    above: Node
+    view: Node
+    ops: tuple[Node, ...]
+
+
+def sink(
+    graph: Graph, root: nn.Module, analysis: Analysis, start: Node, matches: Mapping[Node, Match]
+) -> Sunk:
+    """Moves the pools from ``start`` on below the sites ``matches`` and the affine ops around them."""
+    return _Sinking(graph, root, analysis, start, matches).run()
+
+
+class _Sinking:
+    def __init__(
+        self, graph: Graph, root: nn.Module, analysis: Analysis, start: Node, matches: Mapping[Node, Match]
+    ) -> None:
+        self.graph = graph
+        self.root = root
+        self.analysis = analysis
+        self.values = analysis.region.values
+        self.head: CommutingHead = head_of(start, analysis, frozenset(matches))
+        self.sites = {node: match for node, match in matches.items() if node in self.head.crossed}
+        first = analysis.vocabulary.classify(self.head.pools[0])
+        assert isinstance(first, (*POOLS, Unsqueeze))
+        self.source = first.source
+        self.crossed = self._crossed()
+        self.lifts = [lift for node in self.crossed if (lift := self._lift(node)) is not None]
+        self.new: list[Node] = []
+
+    def run(self) -> Sunk:
+        pools = self.head.pools
+        lifted = [node for lift in self.lifts for node in (lift.view, *lift.ops)]
+        own = sorted({*pools, *self.crossed, *lifted})
+        readers = sorted({user for node in own for user in node.users} - set(own))
+        before = undo.write_down(self.root, own, readers, self.sites, [node.name for node in pools])
+        for lift in self.lifts:
+            self._carry_out(lift)
+        maps = self._move()
+        recompute({*own, *self.new})
+        left = {node.name: node for node in (*own, *readers)}
+        moved = {node.name for node in (*pools, *(lift.view for lift in self.lifts))}
+        record = undo.record(before, self.root, left, self.new, Form.CONV, Form.DENSE, moved)
+        return Sunk(record=record, maps=maps)
+
+    def _crossed(self) -> list[Node]:
+        """What goes above the pool: the way to the sites, and the affine ops that follow them."""
+        chosen: set[Node] = set()
+        for node in reversed(self.head.crossed):
+            if node in self.sites or any(user in chosen for user in node.users):
+                chosen.add(node)
+        views = [node.name for node in chosen if isinstance(self.head.crossed[node].op, VIEWS)]
+        if views or not chosen:
+            raise InternalError(f"views between a pool and its convolution: {views}")
+        for node, value in self.head.crossed.items():
+            pooled = [source for source in node.all_input_nodes if source in self.values]
+            follows = any(source in chosen for source in pooled)
+            if follows and not isinstance(value.op, VIEWS) and self.head.pools[-1] not in pooled:
+                chosen.update([node] if all(source in chosen for source in pooled) else [])
+        return [node for node in self.head.crossed if node in chosen]
+
+    def _lift(self, node: Node) -> _Lift | None:
+        """The ops after the view that alone reads a crossed value, where they are affine as well."""
+        view = _only_reader(node)
+        if view is None or view not in self.head.crossed:
+            return None
+        value = self.head.crossed[view]
+        is_flat = value.layout is not None and value.layout.order is WeightOrder.CHANNELS_FIRST
+        if not isinstance(value.op, VIEWS) or not is_flat:
+            return None
+        ops: list[Node] = []
+        last = view
+        while (reader := _only_reader(last)) is not None and self._can_rise(reader, last):
+            ops.append(reader)
+            last = reader
+        return _Lift(above=node, view=view, ops=tuple(ops)) if ops else None
+
+    def _can_rise(self, node: Node, source: Node) -> bool:
+        value = self.head.crossed.get(node)
+        if value is None or not isinstance(value.op, Elementwise):
+            return False
+        if [other for other in node.all_input_nodes if other in self.values] != [source]:
+            return False
+        return has_own_module(value, self.root)
+
+    def _carry_out(self, lift: _Lift) -> None:
+        first, last = lift.ops[0], lift.ops[-1]
+        for user in list(last.users):
+            user.replace_input_with(last, lift.view)
+        first.replace_input_with(lift.view, lift.above)
+        lift.view.replace_input_with(lift.above, last)
+        last.append(lift.view)
+        layout = self.values[lift.above].layout
+        for node in lift.ops:
+            op = self.head.crossed[node].op
+            if isinstance(op, Elementwise) and op.module_rank is not None and layout is not None:
+                swap_batch_norm(self.root, str(node.target), layout.rank)
+        self.crossed.extend(lift.ops)
+
+    def _move(self) -> tuple[Node, ...]:
+        pools, inside = self.head.pools, set(self.crossed)
+        for user in list(pools[-1].users):
+            if user in inside or reads_only_batch(user):
+                user.replace_input_with(pools[-1], self.source)
+        exits = [node for node in sorted(inside) if any(user not in inside for user in node.users)]
+        is_free = not pools[-1].users
+        for node in reversed(exits):  # the pools themselves go last, so that the others are copies of them
+            readers = [user for user in node.users if user not in inside]
+            last = self._again(node) if is_free and node is exits[0] else self._copied(node)
+            for reader in readers:
+                reader.replace_input_with(node, last)
+        return tuple(node for node in exits if self._is_map(node, inside))
+
+    def _again(self, node: Node) -> Node:
+        """The pools themselves after ``node``; gives the last."""
+        self.head.pools[0].replace_input_with(self.source, node)
+        for pool in self.head.pools:
+            node.append(pool)
+            node = pool
+        return node
+
+    def _copied(self, node: Node) -> Node:
+        """Copies of the pools after ``node``; gives the last."""
+        copies = {self.source: node}
+        for pool in self.head.pools:
+            with self.graph.inserting_after(node):
+                node = self.graph.node_copy(pool, lambda other: copies.get(other, other))
+            copies[pool] = node
+            self.new.append(node)
+        return node
+
+    def _is_map(self, node: Node, inside: set[Node]) -> bool:
+        """Whether a value holds logits: a site is above it, and none below."""
+        above, below = {node}, {node}
+        for other in sorted(inside, reverse=True):
+            above.update([other] if any(user in above for user in other.users) else [])
+        for other in sorted(inside):
+            below.update([other] if any(source in below for source in other.all_input_nodes) else [])
+        return any(site in above for site in self.sites) and not any(
+            site in below for site in self.sites if site is not node
+        )
+
+
+def rise(graph: Graph, root: nn.Module, head: Dense, analysis: Analysis) -> undo.Record | None:
+    """Moves the pool of a dense head above its first site, and gives what takes that back."""
+    top, bottom, pool = head.crossed[0], head.crossed[-1], head.pool
+    value = analysis.region.values[pool]
+    source = head.matches[0].op.source
+    own = sorted({*head.crossed, pool})
+    readers = sorted({user for node in own for user in node.users} - set(own))
+    matches = {match.node: match for match in head.matches}
+    before = undo.write_down(root, own, readers, matches, [pool.name])
+    reading = list(pool.users)
+    pool.replace_input_with(bottom, source)
+    top.prepend(pool)
+    top.replace_input_with(source, pool)
+    result, writer = bottom, Writer(graph, dialect_of(head.matches[0].node))
+    if isinstance(value.op, Reduce) and not value.op.keepdim:
+        _keep_axes(pool)
+        recompute([pool, *head.crossed])
+        result = writer.flatten(bottom, head.matches[-1].site.out_features)
+    for user in reading:
+        user.replace_input_with(pool, result)
+    recompute([pool, *head.crossed, *writer.written])
+    left = {node.name: node for node in (*own, *readers)}
+    return undo.record(before, root, left, writer.written, Form.DENSE, Form.CONV)
+
+
+def _keep_axes(pool: Node) -> None:
+    args = list(pool.args)
+    if len(args) > 2:
+        args[2] = True
+        pool.args = tuple(args)
+    else:
+        pool.kwargs = {**pool.kwargs, "keepdim": True}
+
+
+def _only_reader(node: Node) -> Node | None:
+    """The only node that reads more of a value than its batch size, or None."""
+    readers = [user for user in node.users if not reads_only_batch(user)]
+    return readers[0] if len(readers) == 1 else None

@@ -1,0 +1,350 @@
+"""Which heads can stand before their pool, and which do already; reads, never edits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+from torch.fx import Node
+
+from fxpasses.dense import commute
+from fxpasses.engine import refusals
+from fxpasses.engine.match import Match, matched
+from fxpasses.engine.uses import Uses
+from fxpasses.graph.tree import is_uninitialized
+from fxpasses.heads.analysis import Analysis
+from fxpasses.heads.cancel import decide
+from fxpasses.heads.headless import LastAffine
+from fxpasses.heads.region import PooledValue
+from fxpasses.report import Form, Miss, MissCode, Problem, Scope
+from fxpasses.vocabulary.ops import POOLS, Affine, Elementwise, Reduce, Role, Squeeze, Unsqueeze
+from fxpasses.vocabulary.sizes import is_shape_value, reads_only_batch
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The sites that a rewrite takes to a form, and why it leaves the others."""
+
+    matches: tuple[Match, ...]
+    misses: tuple[Miss, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CommutingHead:
+    """A pool and the pooled values below it that it commutes with.
+
+    Attributes:
+        pools: the nodes that pool, in order; ``x.mean(3).mean(2)`` is two.
+        crossed: values that are pointwise affine functions of the pooled one, in graph order, views of
+            them included.
+    """
+
+    pools: tuple[Node, ...]
+    crossed: dict[Node, PooledValue]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """A head that stands before its pool.
+
+    Attributes:
+        matches: its sites, in graph order.
+        crossed: the nodes from the first site down to the pool.
+        pool: the node that pools.
+    """
+
+    matches: tuple[Match, ...]
+    crossed: tuple[Node, ...]
+    pool: Node
+
+
+def head_of(start: Node, analysis: Analysis, sites: frozenset[Node]) -> CommutingHead:
+    """The head below a pool, as far as the pool commutes with it."""
+    values = analysis.region.values
+    pools = pools_from(start, analysis)
+    crossed: dict[Node, PooledValue] = {}
+    for node, value in values.items():
+        pooled = [source for source in node.all_input_nodes if source in values]
+        if node in pools or not pooled or value.pool is not start:
+            continue
+        if all(source is pools[-1] or source in crossed for source in pooled):
+            if commute.problem_of(value, values, sites, analysis.vocabulary) is None:
+                crossed[node] = value
+    return CommutingHead(pools=pools, crossed=crossed)
+
+
+def pools_from(start: Node, analysis: Analysis) -> tuple[Node, ...]:
+    """A pool and the pools right after it, or between the unsqueeze and squeeze of a decomposed one."""
+    values = analysis.region.values
+    pools = [start]
+    while len(users := _readers(pools[-1])) == 1 and users[0] in values:
+        if not isinstance(values[users[0]].op, POOLS):
+            break
+        pools.append(users[0])
+    op = values[start].op
+    before = analysis.vocabulary.classify(op.source) if isinstance(op, POOLS) else None
+    after = values[users[0]] if len(users) == 1 and users[0] in values else None
+    if not isinstance(before, Unsqueeze) or after is None or not isinstance(after.op, Squeeze):
+        return tuple(pools)
+    known, layout = values[start].layout, after.layout
+    is_disguised = known is not None and layout is not None and layout.is_map and layout.rank < known.rank
+    if isinstance(op, POOLS) and is_disguised and _readers(op.source) == [start]:
+        return (op.source, *pools, after.node)
+    return tuple(pools)
+
+
+def choose(analysis: Analysis, root: nn.Module) -> Choice:
+    """The sites that can stand before their pool, and a miss for every other one that does not."""
+    return _Chooser(analysis, root).run()
+
+
+class _Chooser:
+    def __init__(self, analysis: Analysis, root: nn.Module) -> None:
+        self.analysis = analysis
+        self.values = analysis.region.values
+        self.root = root
+        self.sites = {m.node: m for m in analysis.matches if m.site.form in (Form.LINEAR, Form.CONV)}
+        self.missed = {miss.node: miss for miss in analysis.misses}
+        self.refused: dict[Node, Problem] = {}
+
+    def run(self) -> Choice:
+        for node, match in self.sites.items():
+            problem = _own_problem(match)
+            if problem is not None:
+                self.refused[node] = problem
+        while new := dict(self._problems()):
+            self.refused |= new
+        for match in self.analysis.matches:
+            if match.site.form is Form.FCN:
+                self.refused[match.node] = _windowed()
+        named = {match.node: match for match in self.analysis.matches}
+        return Choice(
+            matches=tuple(match for node, match in self.sites.items() if node not in self.refused),
+            misses=tuple(as_miss(m, self.refused[node]) for node, m in named.items() if node in self.refused),
+        )
+
+    def _problems(self) -> Iterator[tuple[Node, Problem]]:
+        """The sites that are refused because of what else is refused by now."""
+        wanted = {node: match for node, match in self.sites.items() if node not in self.refused}
+        heads: dict[Node, CommutingHead] = {}
+        linear: dict[Node, Match] = {}
+        for node in wanted:
+            start = self.values[node].pool
+            if start not in heads:
+                heads[start] = head_of(start, self.analysis, frozenset(wanted))
+            problem = self._problem(node, heads[start])
+            if problem is not None:
+                yield node, problem
+            elif wanted[node].site.form is Form.LINEAR:
+                linear[node] = wanted[node]
+        yield from self._tied(linear)
+
+    def _problem(self, node: Node, head: CommutingHead) -> Problem | None:
+        problem = commute.pool_problem(head.pools, self.values)
+        if problem is not None:
+            return problem
+        for affine in (node, *self._affine_below(node)):
+            if affine not in head.crossed:
+                return self._blocker(affine, head, is_own=affine is node)
+        return None
+
+    def _affine_below(self, node: Node) -> list[Node]:
+        below = {node}
+        for other in self.values:
+            if any(source in below for source in other.all_input_nodes):
+                below.add(other)
+        return [
+            n for n in self.values if n in below and n is not node and isinstance(self.values[n].op, Affine)
+        ]
+
+    def _blocker(self, affine: Node, head: CommutingHead, *, is_own: bool) -> Problem:
+        """What keeps the pool above an affine op: the first value on the way to it that it cannot pass."""
+        above = {affine}
+        for other in reversed(self.values):
+            if any(user in above for user in other.users):
+                above.add(other)
+        first = next(n for n in self.values if n in above and n not in head.crossed and n not in head.pools)
+        value = self.values[first]
+        why = self.refused.get(first)
+        if why is None and isinstance(value.op, Affine) and first.name in self.missed:
+            miss = self.missed[first.name]
+            why = Problem(miss.code, miss.reason, miss.fix)
+        if why is not None and not (is_own and first is affine):
+            return dataclasses.replace(why, reason=f"{first.name!r} stays after the pool: {why.reason}")
+        sites = frozenset(self.sites)
+        problem = commute.problem_of(value, self.values, sites, self.analysis.vocabulary)
+        return problem or Problem(
+            MissCode.NONLINEAR,
+            f"{first.name!r} joins it with values of another pool",
+            "use the fully convolutional form instead: to='fcn'",
+        )
+
+    def _tied(self, wanted: Mapping[Node, Match]) -> Iterator[tuple[Node, Problem]]:
+        """Linears whose weight another use needs as it is, or whose input has no map form."""
+        moves = decide(self.analysis.region, self.analysis.vocabulary, frozenset(wanted), Form.CONV)
+        for node, match in wanted.items():
+            alike = {other: m.op for other, m in wanted.items() if m.move == _renamed(match, m)}
+            problem = refusals.sharing_problem(match.op, self.root, self.analysis.uses, alike)
+            if problem is None and match.op.source not in moves.free:
+                problem = Problem(
+                    MissCode.UNKNOWN_LAYOUT,
+                    f"{match.op.source.name!r}, which it reads, cannot be computed on the map",
+                    "call the modules between pool and logits once, without hooks",
+                )
+            if problem is not None:
+                yield node, problem
+
+
+def _renamed(match: Match, like: Match) -> object:
+    return dataclasses.replace(match.move, name=like.site.weight)
+
+
+def _own_problem(match: Match) -> Problem | None:
+    if match.site.scope is not Scope.HEAD:
+        return Problem(
+            MissCode.SIDE_BRANCH,
+            "it is in a side branch, whose result is multiplied with the map again",
+            "leave the scope at 'head'",
+        )
+    if any(step != 1 for step in match.op.stride):
+        return Problem(MissCode.KERNEL, f"it moves by {match.op.stride} positions", "give it stride=1")
+    return None
+
+
+def _windowed() -> Problem:
+    return Problem(MissCode.NONLINEAR, "it is in the fully convolutional form", "take it to conv first")
+
+
+def as_miss(match: Match, problem: Problem) -> Miss:
+    """A site that keeps its form, and why."""
+    site = match.site
+    return Miss(
+        code=problem.code,
+        name=site.name,
+        node=site.node,
+        form=site.form,
+        source=site.source,
+        reason=problem.reason,
+        fix=problem.fix,
+    )
+
+
+# --- heads that are dense already
+
+
+def find(analysis: Analysis, root: nn.Module) -> tuple[list[Dense], dict[Node, Problem]]:
+    """The heads that stand before their pool, and pointwise convolutions there that are no sites."""
+    found: list[Dense] = []
+    problems: dict[Node, Problem] = {}
+    for last in analysis.before_pool:
+        chain = _chain(last, analysis)
+        if not chain:
+            continue
+        affine = [(node, op) for node in chain for op in (analysis.vocabulary.classify(node),)]
+        sites = [(node, op) for node, op in affine if isinstance(op, Affine)]
+        problem = next(filter(None, (_site_problem(op, root) for _, op in sites)), None)
+        if problem is not None:
+            problems[last.node] = problem
+            continue
+        matches = tuple(match_of(node, op, Form.DENSE, analysis) for node, op in sites)
+        found.append(Dense(matches=matches, crossed=tuple(chain), pool=last.crossed[-1]))
+    return _alone(found, analysis, root, problems), problems
+
+
+def _chain(last: LastAffine, analysis: Analysis) -> list[Node]:
+    """The nodes from the first pointwise convolution down to the pool; empty where the pool cannot pass."""
+    *between, pool = last.crossed
+    below = [*between, pool]
+    if not _is_global(pool, analysis) or not _is_pointwise(last.op, analysis) or last.op is None:
+        return []
+    previous = last.node
+    for node in below:
+        reads = node.all_input_nodes
+        if _readers(previous) != [node] or reads.count(previous) != 1:
+            return []
+        if node is not pool and not _passes(node, previous, analysis):
+            return []
+        previous = node
+    chain = [last.node, *between]
+    first, node = chain[0], last.op.source
+    pending: list[Node] = []
+    while _readers(node) == [pending[0] if pending else first]:
+        op = analysis.vocabulary.classify(node)
+        pending.insert(0, node)
+        if isinstance(op, Affine) and _is_pointwise(op, analysis):
+            chain = [*pending, *chain]
+            first, pending, node = node, [], op.source
+        elif isinstance(op, Elementwise) and op.sources and _passes(node, op.sources[0], analysis):
+            node = op.sources[0]
+        else:
+            break
+    return chain
+
+
+def _is_global(pool: Node, analysis: Analysis) -> bool:
+    value = analysis.region.values.get(pool)
+    if value is None or value.layout is None or not value.layout.is_point:
+        return False
+    layout, op = value.layout, value.op
+    if isinstance(op, Reduce) and not layout.is_map and layout.order is None:
+        return False
+    return commute.pool_problem([pool], analysis.region.values) is None
+
+
+def _is_pointwise(op: Affine | None, analysis: Analysis) -> bool:
+    if op is None or op.form is not Form.CONV or op.transposed or op.groups != 1:
+        return False
+    weight = analysis.vocabulary.weight(op)
+    if weight is None or is_uninitialized(weight) or set(weight.shape[2:]) != {1}:
+        return False
+    return not any(op.padding) and set(op.stride) == {1}
+
+
+def _passes(node: Node, source: Node, analysis: Analysis) -> bool:
+    """Whether a node on a whole map is a pointwise affine function of ``source``."""
+    op = analysis.vocabulary.classify(node)
+    if not isinstance(op, Elementwise) or op.role is Role.OTHER:
+        return False
+    value = PooledValue(node=node, op=op, layout=None, pool=node)
+    of_source = {source: value}
+    return commute.problem_of(value, of_source, frozenset(), analysis.vocabulary) is None
+
+
+def _site_problem(op: Affine, root: nn.Module) -> Problem | None:
+    return refusals.module_problem(op) or refusals.weight_problem(op, root)
+
+
+def match_of(node: Node, op: Affine, form: Form, analysis: Analysis) -> Match:
+    """A convolution as a site in ``form``."""
+    weight = analysis.vocabulary.weight(op)
+    assert weight is not None, "the guards let only tensors through"
+    out, channels, *kernel = weight.shape
+    return matched(
+        node, op, form=form, scope=Scope.HEAD, out_features=out, channels=channels, kernel=tuple(kernel)
+    )
+
+
+def _alone(
+    found: list[Dense], analysis: Analysis, root: nn.Module, problems: dict[Node, Problem]
+) -> list[Dense]:
+    """The heads whose weights nothing else uses."""
+    if not found:
+        return found
+    ops = [match.op for head in found for match in head.matches]
+    uses = Uses.of(next(iter(analysis.region.values)).graph, analysis.vocabulary, ops)
+    alike = {match.node: match.op for head in found for match in head.matches}
+    kept = []
+    for head in found:
+        sharing = (refusals.sharing_problem(match.op, root, uses, alike) for match in head.matches)
+        problem = next(filter(None, sharing), None)
+        if problem is not None:
+            problems[head.matches[-1].node] = problem
+        else:
+            kept.append(head)
+    return kept
+
+
+def _readers(node: Node) -> list[Node]:
+    """The nodes that read more of a value than its batch size."""
+    return [user for user in node.users if not (is_shape_value(user) and reads_only_batch(user))]

@@ -1,0 +1,97 @@
+"""A graph's outputs: the maps of a dense head beside what the model gives.
+
+A model that gives a dict gives one with ``"map"`` added; any other result becomes the pair
+``(result, map)``. With several dense heads ``map`` is the tuple of their maps, in the order of the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.fx import Graph, Node
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils import _pytree as pytree
+
+from fxpasses.graph.maps import _added, _removed, with_maps, without_maps
+from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Product
+from fxpasses.vocabulary.vocabulary import Vocabulary
+
+
+def count_maps(graph: Graph, vocabulary: Vocabulary) -> int:
+    """How many of the last outputs are maps of the others: those are what averages of the maps lead to.
+
+    Between the average and the other output no weights may stand: a map of features is no map of scores.
+    """
+    leaves = [leaf for leaf in pytree.tree_leaves(_output(graph).args[0]) if isinstance(leaf, Node)]
+    count = 0
+    while count < len(leaves) - 1 and _is_map(leaves[-1 - count], {*leaves}, vocabulary):
+        count += 1
+    return count
+
+
+def _is_map(node: Node, results: set[Node], vocabulary: Vocabulary) -> bool:
+    pending, seen = [(node, False)], set[tuple[Node, bool]]()
+    while pending:
+        source, is_pooled = pending.pop()
+        for user in source.users:
+            op = vocabulary.classify(user)
+            is_average = isinstance(op, POOLS) and op.average
+            step = (user, is_pooled or is_average)
+            if step in seen or isinstance(op, Affine | Product) or not (step[1] or isinstance(op, VIEWS)):
+                continue
+            if step[1] and user in results:
+                return True
+            seen.add(step)
+            pending.append(step)
+    return False
+
+
+def add_maps(graph: Graph, maps: tuple[Node, ...], *, is_flat: bool) -> None:
+    """Gives ``maps`` out beside the graph's result.
+
+    Args:
+        graph: the graph to edit.
+        maps: the values to give out.
+        is_flat: whether the outputs are a flat tuple whose structure is kept elsewhere (a program's).
+    """
+    output = _output(graph)
+    spec = _spec(graph)
+    if is_flat or spec is not None:
+        output.args = ((*_flat(output), *maps),)
+        if spec is not None:
+            _set_spec(graph, with_maps(spec, len(maps)))
+        return
+    output.args = (_added(output.args[0], maps),)
+
+
+def drop_maps(graph: Graph, count: int, *, is_flat: bool) -> None:
+    """Takes ``count`` maps away again."""
+    output = _output(graph)
+    spec = _spec(graph)
+    if is_flat or spec is not None:
+        output.args = (_flat(output)[:-count],)
+        if spec is not None:
+            _set_spec(graph, without_maps(spec))
+        return
+    output.args = (_removed(output.args[0]),)
+
+
+def _output(graph: Graph) -> Node:
+    output: Node = next(iter(reversed(graph.nodes)))
+    return output
+
+
+def _flat(output: Node) -> tuple[Any, ...]:
+    given = output.args[0]
+    return tuple(given) if isinstance(given, (tuple, list)) else (given,)
+
+
+def _spec(graph: Graph) -> pytree.TreeSpec | None:
+    codegen = graph._codegen
+    return codegen.pytree_info.out_spec if isinstance(codegen, _PyTreeCodeGen) else None
+
+
+def _set_spec(graph: Graph, spec: pytree.TreeSpec) -> None:
+    codegen = graph._codegen
+    assert isinstance(codegen, _PyTreeCodeGen)
+    graph.set_codegen(_PyTreeCodeGen(codegen.pytree_info._replace(out_spec=spec)))

@@ -1,0 +1,477 @@
+"""Writes a component down before and after an edit, so that the way back restores it exactly.
+
+The algebra alone cannot: ``pool → flatten → dropout → linear`` and ``pool → dropout → flatten → linear`` have
+one convolution form. A record is plain data (it survives ``copy.deepcopy`` and pickling of the
+GraphModule without this package) and it is used only while the edited nodes are still exactly as the
+edit left them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.fx import Node, map_arg
+
+from fxpasses.engine.match import Match
+from fxpasses.engine.reshape import conv_extras
+from fxpasses.graph import provenance
+from fxpasses.graph.kept import ATTRIBUTE
+from fxpasses.report import Form
+from fxpasses.vocabulary import aten
+from fxpasses.vocabulary.writer import named_functions
+
+_PLAIN = frozenset({int, float, bool, str, type(None)})
+_FUNCTIONS = named_functions()
+_FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
+
+
+class Snapshot(NamedTuple):
+    """A node as it is, by reference: what an edit may touch is more than it changes, and writing is slow.
+
+    Arguments are immutable, and an edit puts new metadata in the place of the old.
+    """
+
+    name: str
+    op: str
+    target: Any
+    args: Any
+    kwargs: Any
+    previous: str
+    meta: dict[str, Any]
+
+    @classmethod
+    def of(cls, node: Node) -> Snapshot:
+        """The node as it is now."""
+        before = node.prev
+        previous = "" if before.op == "root" else before.name
+        return cls(node.name, node.op, node.target, node.args, node.kwargs, previous, {**node.meta})
+
+    def is_same(self, other: Snapshot) -> bool:
+        """Whether a node does the same in both; its place does not count."""
+        return self[1:5] == other[1:5]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One node, written down.
+
+    Attributes:
+        name: the node's name.
+        op: its opcode.
+        target: its target; a function by its name in the table above, or None where it is not there.
+        args: encoded positional arguments and keyword arguments, or None where they do not encode.
+        inputs: names of the nodes among its arguments, in order, repeats included.
+        previous: the node before it, "" at the start.
+        is_moved: whether the edit moved it to another place.
+        origin: where it came from.
+    """
+
+    name: str
+    op: str
+    target: str | None
+    args: Any
+    inputs: tuple[str, ...]
+    previous: str
+    is_moved: bool = False
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, *, is_moved: bool = False) -> Spec:
+        """A node as it was when the snapshot was taken."""
+        is_function = snapshot.op == "call_function"
+        arguments = (snapshot.args, snapshot.kwargs)
+        return cls(
+            name=snapshot.name,
+            op=snapshot.op,
+            target=_name(snapshot.target) if is_function else str(snapshot.target),
+            args=_encode(arguments),
+            inputs=_names_in(arguments),
+            previous=snapshot.previous,
+            is_moved=is_moved,
+            origin=provenance.written(snapshot.meta),
+        )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the node could be made again from this alone."""
+        return self.target is not None and self.args is not None
+
+    def resolved_target(self) -> Any:
+        """The target as fx takes it."""
+        return _function(self.target or "") if self.op == "call_function" else self.target
+
+    def is_like(self, node: Node) -> bool:
+        """Whether a node is still as written down; its place does not count."""
+        target = _name(node.target) if node.op == "call_function" else str(node.target)
+        if (self.op, self.target, self.inputs) != (node.op, target, _inputs(node)):
+            return False
+        return bool(self.args == _encode((node.args, node.kwargs)))
+
+    def write_to(self, node: Node, nodes: Mapping[str, Node]) -> None:
+        """Gives a node its target and arguments back."""
+        if self.is_whole:
+            node.op, node.target = self.op, self.resolved_target()
+            node.args, node.kwargs = _decode(self.args, nodes)
+            return
+        _set_inputs(node, self.inputs, nodes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A node that only read the component: what it reads now instead, by position among its inputs.
+
+    Several components can have one reader (two heads, one output), so each keeps to its own inputs.
+    """
+
+    name: str
+    position: int
+    before: str
+    after: str
+
+    def is_as_left(self, nodes: Mapping[str, Node]) -> bool:
+        """Whether the node still reads what the edit made it read."""
+        inputs = _inputs(nodes[self.name]) if self.name in nodes else ()
+        return self.position < len(inputs) and inputs[self.position] == self.after
+
+    def restore(self, nodes: Mapping[str, Node]) -> None:
+        """Makes the node read what it read before."""
+        inputs = list(_inputs(nodes[self.name]))
+        inputs[self.position] = self.before
+        _set_inputs(nodes[self.name], inputs, nodes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One edit, before and after.
+
+    Attributes:
+        origin: the form that the sites had before.
+        to: the form that the edit made.
+        sites: names of the sites' nodes.
+        before: the nodes that the edit changed or erased, as they were.
+        after: the nodes that the edit changed or inserted, as it left them.
+        inserted: names of the nodes that it inserted, in order.
+        readers: what other nodes read instead of the component's.
+        orders: the order in which each site's linear form reads its kernel, by node name.
+        kernels: the kernel size of each site's convolution form, by node name.
+        extents: what the edit knew of each pool's extents, by node name.
+        conv_extras: settings of convolutions that became Linears, by path.
+        batch_norms: rank of the batch norms that it replaced, as it was, by path.
+        maps: how many maps became outputs beside the model's own.
+        native: spatial extents of the input at which windows have one position; empty where unknown.
+        is_pointwise: whether it is of pointwise sites, or of what had to change with them.
+    """
+
+    origin: Form
+    to: Form
+    sites: tuple[str, ...]
+    before: tuple[Spec, ...]
+    after: tuple[Spec, ...]
+    inserted: tuple[str, ...]
+    readers: tuple[Reader, ...]
+    orders: dict[str, str]
+    kernels: dict[str, list[int]]
+    extents: dict[str, list[int]]
+    conv_extras: dict[str, dict[str, Any]]
+    batch_norms: dict[str, int]
+    maps: int = 0
+    native: tuple[int, ...] = ()
+    is_pointwise: bool = False
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data, to keep on a GraphModule."""
+        return _plain(self) | {
+            "origin": str(self.origin),
+            "to": str(self.to),
+            "before": [_plain(spec) for spec in self.before],
+            "after": [_plain(spec) for spec in self.after],
+            "readers": [_plain(reader) for reader in self.readers],
+        }
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Record:
+        """The record that ``to_data`` wrote."""
+        to = Form(data["to"])
+        return cls(
+            origin=Form(data.get("origin", Form.CONV if to is Form.LINEAR else Form.LINEAR)),
+            to=to,
+            maps=data.get("maps", 0),
+            native=tuple(data.get("native", ())),
+            is_pointwise=data.get("is_pointwise", False),
+            sites=tuple(data["sites"]),
+            before=tuple(Spec(**spec) for spec in data["before"]),
+            after=tuple(Spec(**spec) for spec in data["after"]),
+            inserted=tuple(data["inserted"]),
+            readers=tuple(Reader(**reader) for reader in data["readers"]),
+            orders=data["orders"],
+            kernels=data["kernels"],
+            extents=data["extents"],
+            conv_extras=data["conv_extras"],
+            batch_norms=data["batch_norms"],
+        )
+
+
+def _plain(entry: Spec | Reader | Record) -> dict[str, Any]:
+    """The attributes by name; ``dataclasses.asdict`` would copy what is plain and immutable already."""
+    return {name: getattr(entry, name) for name in entry.__slots__}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """A component before its edit.
+
+    Attributes:
+        nodes: the component's own nodes, and the sizes around them, by name.
+        readers: inputs of the nodes outside that read it.
+        orders: see ``Record``.
+        kernels: see ``Record``.
+        extents: see ``Record``.
+        conv_extras: see ``Record``.
+        batch_norms: rank of every batch norm of the component, by path.
+    """
+
+    nodes: dict[str, Snapshot]
+    readers: dict[str, tuple[str, ...]]
+    orders: dict[str, str]
+    kernels: dict[str, list[int]]
+    extents: dict[str, list[int]]
+    conv_extras: dict[str, dict[str, Any]]
+    batch_norms: dict[str, int]
+
+
+def write_down(
+    root: nn.Module,
+    own: Sequence[Node],
+    readers: Iterable[Node],
+    matches: Mapping[Node, Match],
+    pools: Iterable[str],
+) -> Before:
+    """The nodes that an edit may touch, as they are now."""
+    extras: dict[str, dict[str, Any]] = {}
+    norms: dict[str, int] = {}
+    for node in own:
+        if node.op != "call_module":
+            continue
+        module = root.get_submodule(str(node.target))
+        if node in matches and isinstance(module, nn.modules.conv._ConvNd):
+            extras[str(node.target)] = conv_extras(module)
+        elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            norms[str(node.target)] = _rank(module)
+    kernels = {match.site.kernel_size for match in matches.values() if match.reads_pool}
+    return Before(
+        nodes={node.name: Snapshot.of(node) for node in own},
+        readers={node.name: _inputs(node) for node in readers},
+        orders={node.name: str(match.order) for node, match in matches.items()},
+        kernels={node.name: list(match.site.kernel_size) for node, match in matches.items()},
+        extents={name: list(kernel) for name in pools for kernel in kernels if len(kernels) == 1},
+        conv_extras=extras,
+        batch_norms=norms,
+    )
+
+
+def record(
+    before: Before,
+    root: nn.Module,
+    nodes: Mapping[str, Node],
+    new: Iterable[Node],
+    origin: Form,
+    to: Form,
+    moved: Container[str] = (),
+) -> Record | None:
+    """The edit written down, or None where it could not be taken back from this alone.
+
+    Args:
+        before: what ``write_down`` gave before the edit.
+        root: the module that holds the parameters.
+        nodes: the nodes of ``before`` that are still in the graph, and the readers, by name.
+        new: the nodes that the edit inserted.
+        origin: the form that the sites had before.
+        to: the form that the edit made.
+        moved: names of nodes that it moved, also where their neighbours moved with them.
+    """
+    inserted = tuple(node.name for node in sorted(new))
+    kept = before.nodes
+    now = {name: Snapshot.of(node) for name, node in nodes.items() if name in kept}
+    now |= {node.name: Snapshot.of(node) for node in new}
+    changed: dict[str, Spec] = {}
+    for name, old in kept.items():
+        after = now.get(name)
+        is_moved = after is not None and (name in moved or _is_out_of_place(old, after, kept, now))
+        if after is None or is_moved or not after.is_same(old) or name in before.orders:
+            changed[name] = Spec.of(old, is_moved=is_moved)
+    left = {name: Spec.of(node) for name, node in now.items() if name in changed or name in inserted}
+    if not all(spec.is_whole or _only_inputs_changed(spec, left.get(name)) for name, spec in changed.items()):
+        return None
+    return Record(
+        origin=origin,
+        to=to,
+        sites=tuple(before.orders),
+        before=tuple(changed.values()),
+        after=tuple(left.values()),
+        inserted=inserted,
+        readers=tuple(_readers(before, nodes)),
+        orders=before.orders,
+        kernels=before.kernels,
+        extents=before.extents,
+        conv_extras=before.conv_extras,
+        batch_norms={
+            path: rank for path, rank in before.batch_norms.items() if _rank(root.get_submodule(path)) != rank
+        },
+    )
+
+
+def _readers(before: Before, nodes: Mapping[str, Node]) -> Iterable[Reader]:
+    for name, old in before.readers.items():
+        for position, (was, now) in enumerate(zip(old, _inputs(nodes[name]), strict=True)):
+            if was != now:
+                yield Reader(name=name, position=position, before=was, after=now)
+
+
+def _rank(module: nn.Module) -> int:
+    return int(type(module).__name__[-2])
+
+
+def known_extents(records: Iterable[Record], nodes: Mapping[str, Node]) -> dict[str, tuple[int, ...]]:
+    """Extents of pools that an earlier rewrite of this graph knew, where it still stands."""
+    return {
+        name: tuple(extents)
+        for entry in records
+        if stands(entry, nodes)
+        for name, extents in entry.extents.items()
+    }
+
+
+def find(
+    records: Iterable[Record], sites: Sequence[str], nodes: Mapping[str, Node], to: Form
+) -> Record | None:
+    """The record of the edit that made exactly these sites of ``to`` and still stands, or None."""
+    wanted = set(sites)
+    candidates = [entry for entry in records if set(entry.sites) == wanted and entry.origin is to]
+    return next((entry for entry in candidates if stands(entry, nodes)), None)
+
+
+def load(module: nn.Module) -> tuple[Record, ...]:
+    """The records kept on a GraphModule."""
+    meta = getattr(module, "meta", None)
+    data = (meta or {}).get(ATTRIBUTE) or getattr(module, ATTRIBUTE, None) or ()
+    return tuple(Record.from_data(entry) for entry in data)
+
+
+def stands(entry: Record, nodes: Mapping[str, Node]) -> bool:
+    """Whether a graph is still as an edit left it, so that the edit can be taken back."""
+    after = {spec.name: spec for spec in entry.after}
+    if not all(name in nodes and spec.is_like(nodes[name]) for name, spec in after.items()):
+        return False
+    if not all(reader.is_as_left(nodes) for reader in entry.readers):
+        return False
+    erased = {spec.name for spec in entry.before if spec.name not in after}
+    needed = {name for spec in entry.before for name in (*spec.inputs, spec.previous) if name}
+    if any(name in nodes for name in erased) or not all(name in nodes or name in erased for name in needed):
+        return False
+    known = {*after, *(reader.name for reader in entry.readers)}
+    return all(user.name in known for name in entry.inserted for user in nodes[name].users)
+
+
+def _is_out_of_place(
+    old: Snapshot, new: Snapshot, kept: Mapping[str, Snapshot], now: Mapping[str, Snapshot]
+) -> bool:
+    """Whether a node itself moved, and not merely its neighbour came, went or moved."""
+    if new.previous == old.previous:
+        return False
+    previous = new.previous
+    while previous in now and previous not in kept:
+        previous = now[previous].previous
+    wanted = old.previous
+    while wanted in kept and wanted not in now:
+        wanted = kept[wanted].previous
+    return previous != wanted
+
+
+def _only_inputs_changed(old: Spec, new: Spec | None) -> bool:
+    return (
+        new is not None
+        and (new.op, new.target) == (old.op, old.target)
+        and len(new.inputs) == len(old.inputs)
+    )
+
+
+def _name(target: Any) -> str | None:
+    """The name of a function that a record can keep; an ATen overload by its own."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target) if aten.name_of(target) else None
+    return _FUNCTION_NAMES.get(target)
+
+
+def _function(name: str) -> Any:
+    if not name.startswith("aten."):
+        return _FUNCTIONS[name]
+    _, packet, overload = name.split(".")
+    return getattr(getattr(torch.ops.aten, packet), overload)
+
+
+def _set_inputs(node: Node, inputs: Iterable[str], nodes: Mapping[str, Node]) -> None:
+    names = iter(inputs)
+    node.args = map_arg(node.args, lambda _: nodes[next(names)])
+    node.kwargs = map_arg(node.kwargs, lambda _: nodes[next(names)])
+
+
+def _inputs(node: Node) -> tuple[str, ...]:
+    return _names_in((node.args, node.kwargs))
+
+
+def _names_in(arguments: Any) -> tuple[str, ...]:
+    names: list[str] = []
+
+    def visit(source: Node) -> Node:
+        names.append(source.name)
+        return source
+
+    map_arg(arguments, visit)
+    return tuple(names)
+
+
+def _encode(value: Any) -> Any:
+    """Arguments as plain data, or None where they hold anything but nodes, numbers and containers."""
+    if type(value) in _PLAIN:
+        return {"value": value}
+    if isinstance(value, Node):
+        return {"node": value.name}
+    parts: Any
+    if isinstance(value, (tuple, list)):
+        if hasattr(value, "_fields"):
+            return None
+        parts = [_encode(part) for part in value]
+        return None if None in parts else {"tuple" if isinstance(value, tuple) else "list": parts}
+    if isinstance(value, dict):
+        parts = {name: _encode(part) for name, part in value.items()}
+        return None if None in parts.values() else {"dict": parts}
+    if value is ...:
+        return {"ellipsis": True}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, slice):
+        parts = [_encode(part) for part in (value.start, value.stop, value.step)]
+        return None if None in parts else {"slice": parts}
+    return None
+
+
+def _decode(data: Any, nodes: Mapping[str, Node]) -> Any:
+    ((kind, content),) = data.items()
+    if kind == "node":
+        return nodes[content]
+    if kind == "ellipsis":
+        return ...
+    if kind == "value":
+        return content
+    if kind == "dtype":
+        return getattr(torch, content)
+    if kind == "slice":
+        return slice(*(_decode(part, nodes) for part in content))
+    if kind == "dict":
+        return {name: _decode(part, nodes) for name, part in content.items()}
+    parts = [_decode(part, nodes) for part in content]
+    return tuple(parts) if kind == "tuple" else parts

@@ -1,0 +1,146 @@
+"""Lets a head in the convolution form look at every window of a larger map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+from torch.fx import Graph, Node
+
+from fxpasses.engine import undo
+from fxpasses.engine.fake_values import recompute
+from fxpasses.engine.match import Match
+from fxpasses.engine.reshape import swap_batch_norm
+from fxpasses.fcn.find import PoolWindow, is_view
+from fxpasses.heads.analysis import Analysis
+from fxpasses.report import Form
+from fxpasses.vocabulary.ops import POOLS, Elementwise, FeatureNorm, Role, Unsqueeze
+from fxpasses.vocabulary.sizes import is_shape_value
+from fxpasses.vocabulary.writer import Writer, dialect_of
+
+
+def open_windows(
+    graph: Graph,
+    root: nn.Module,
+    analysis: Analysis,
+    start: Node,
+    window: PoolWindow,
+    matches: Mapping[Node, Match],
+    origin: Form,
+) -> undo.Record | None:
+    """Takes the pool of one head to windows and its flatten away; gives what takes that back."""
+    return _Opening(graph, root, analysis, start, window, matches).run(origin)
+
+
+class _Opening:
+    def __init__(
+        self,
+        graph: Graph,
+        root: nn.Module,
+        analysis: Analysis,
+        start: Node,
+        window: PoolWindow,
+        matches: Mapping[Node, Match],
+    ) -> None:
+        self.graph = graph
+        self.root = root
+        self.values = {node: v for node, v in analysis.region.values.items() if v.pool is start}
+        self.window = window
+        self.matches = matches
+        self.rank = len(window.cell)
+        self.writer = Writer(graph, dialect_of(next(iter(matches))))
+        first = analysis.vocabulary.classify(window.pools[0])
+        assert isinstance(first, (*POOLS, Unsqueeze))
+        self.source = first.source
+        self.maps: dict[Node, Node] = {}
+        self.last: set[Node] = set()
+        self.turned: dict[Node, Node] = {}
+
+    def run(self, origin: Form) -> undo.Record | None:
+        own = self._own()
+        readers = sorted({user for node in own for user in node.users} - set(own))
+        names = [node.name for node in self.window.pools]
+        before = undo.write_down(self.root, own, readers, self.matches, names)
+        self._pool()
+        for node in self.values:
+            if node not in self.window.pools:
+                self._take(node)
+        new = set(self.writer.written)
+        for node in self.values:
+            for user in list(node.users):
+                if user not in self.values and user not in new and not is_shape_value(user):
+                    user.replace_input_with(node, self._first(self.maps[node]))
+        erased = self._bury(own)
+        left = {node.name: node for node in (*own, *readers) if node not in erased}
+        recompute({*self.values, *self.writer.written} - erased)
+        return undo.record(before, self.root, left, self.writer.written, origin, Form.FCN)
+
+    def _own(self) -> list[Node]:
+        """The head's nodes and the sizes that its views use."""
+        own = {*self.window.pools, *self.values, *self.matches}
+        pending = list(self.values)
+        while pending:
+            node = pending.pop()
+            for other in (*node.users, *node.all_input_nodes):
+                if other not in own and is_shape_value(other):
+                    own.add(other)
+                    pending.append(other)
+        return sorted(own)
+
+    def _pool(self) -> None:
+        """The average over every window in the place of the pools; nothing for cells of one position."""
+        cell, pools = self.window.cell, self.window.pools
+        is_needed = set(cell) != {1}
+        new = self.writer.windows(pools[-1], self.source, cell) if is_needed else self.source
+        self.maps |= dict.fromkeys(pools, new)
+        for node, match in self.matches.items():
+            kernel = match.site.kernel_size
+            spread = tuple(step if extent > 1 else 1 for step, extent in zip(cell, kernel, strict=True))
+            if set(spread) == {1}:
+                continue
+            if match.op.module is not None:
+                self.root.get_submodule(str(node.target)).__dict__["dilation"] = spread
+            else:
+                self.writer.dilate(node, spread)
+
+    def _take(self, node: Node) -> None:
+        """A value computed on the map."""
+        op = self.values[node].op
+        pooled = [source for source in node.all_input_nodes if source in self.values]
+        if is_view(self.values[node], self.values):
+            self.maps[node] = self.maps[pooled[0]]
+            return
+        keeps_order = isinstance(op, Elementwise) and not op.channels
+        wants_last = isinstance(op, FeatureNorm) and op.role is not Role.DROPOUT
+        is_last = wants_last or (keeps_order and all(self.maps[source] in self.last for source in pooled))
+        for source in pooled:
+            value = self.maps[source]
+            node.replace_input_with(source, self._last(value) if is_last else self._first(value))
+        if isinstance(op, Elementwise) and op.module_rank not in (None, self.rank):
+            swap_batch_norm(self.root, str(node.target), self.rank)
+        self.maps[node] = node
+        if is_last:
+            self.last.add(node)
+
+    def _first(self, node: Node) -> Node:
+        """A map as ``[N, C, *k]``."""
+        return self._turned(node, (0, self.rank + 1, *range(1, self.rank + 1))) if node in self.last else node
+
+    def _last(self, node: Node) -> Node:
+        """A map as ``[N, *k, C]``."""
+        return node if node in self.last else self._turned(node, (0, *range(2, self.rank + 2), 1))
+
+    def _turned(self, node: Node, order: tuple[int, ...]) -> Node:
+        if node not in self.turned:
+            self.turned[node] = self.writer.permute(node, order)
+        return self.turned[node]
+
+    def _bury(self, own: list[Node]) -> set[Node]:
+        """Erases the pools, the views, and the sizes that only they read."""
+        erased: set[Node] = set()
+        for node in reversed(own):
+            is_dead = node in self.values and is_view(self.values[node], self.values)
+            if (is_dead or node in self.window.pools or is_shape_value(node)) and not node.users:
+                self.graph.erase_node(node)
+                erased.add(node)
+        return erased

@@ -1,0 +1,141 @@
+"""Modules that symbolic tracing cannot trace, as graphs by way of ``torch.export``."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from fxpasses.errors import InputError, TraceError
+from fxpasses.graph.quiet import quiet_export
+from fxpasses.graph.shapes import static_extent
+from fxpasses.graph.trace import Traced, trace
+from fxpasses.report import TraceInfo
+
+
+def export_module(model: nn.Module, example_inputs: Sequence[Any] | None, reason: str) -> Traced:
+    """The model as an ATen graph with a dynamic batch, over a tree of its own.
+
+    Args:
+        model: the module; its mode is part of the graph.
+        example_inputs: its inputs; tensors have the batch as their first axis.
+        reason: why it was not traced symbolically.
+
+    Raises:
+        InputError: no example inputs.
+        TraceError: ``torch.export`` fails as well.
+    """
+    program, info = export_program(model, example_inputs, reason)
+    module = program.module()
+    assert isinstance(module, GraphModule)
+    return dataclasses.replace(trace(module), info=info, class_name=type(model).__name__)
+
+
+def export_program(
+    model: nn.Module, example_inputs: Sequence[Any] | None, reason: str
+) -> tuple[ExportedProgram, TraceInfo]:
+    """The model as a program with a dynamic batch where it takes one, and how that went.
+
+    Args:
+        model: see ``export_module``.
+        example_inputs: see ``export_module``.
+        reason: see ``export_module``.
+
+    Raises:
+        InputError: no example inputs.
+        TraceError: ``torch.export`` fails as well.
+    """
+    if example_inputs is None:
+        raise InputError(
+            "torch.export needs example inputs", where="example_inputs", fix="pass a tuple of example inputs"
+        )
+    inputs = pytree.tree_map_only(torch.Tensor, _at_least_two, tuple(example_inputs))
+    try:
+        program, is_dynamic = _exported(model, inputs)
+    except TraceError as error:
+        if "pytree" not in error.what and "unhashable" not in error.what:  # torch 2.11 says the latter
+            raise
+        _register_dataclasses(model, inputs)
+        program, is_dynamic = _exported(model, inputs)
+    notes = () if is_dynamic else ("torch.export fixed the batch size: the model does not take others",)
+    mode = "train" if model.training else "eval"
+    return program, TraceInfo(method="export", mode=mode, reason=reason, notes=notes)
+
+
+def _at_least_two(tensor: torch.Tensor) -> torch.Tensor:
+    """A batch of one as a batch of two: torch.export takes an extent of 1 for a constant."""
+    return torch.cat([tensor, tensor]) if tensor.ndim and tensor.shape[0] == 1 else tensor
+
+
+def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, bool]:
+    """The program, with a dynamic batch where the model takes one, and whether it does."""
+    error: Exception | None = None
+    for batch in (Dim("batch", min=1), Dim.AUTO, None):
+        try:
+            with quiet_export():
+                program = torch.export.export(model, inputs, dynamic_shapes=_dynamic(model, inputs, batch))
+        except Exception as failure:  # noqa: BLE001 (export raises whatever the model or its tracer raises)
+            error = error or failure
+            if "data-dependent" in str(failure):
+                break  # no batch size makes it static
+            continue
+        return program, _takes_any_batch(program)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    raise TraceError(
+        f"neither torch.fx nor torch.export can trace it ({lines[0]})",
+        where=type(model).__name__,
+        fix="trace the part that can be traced, or give a GraphModule or an ExportedProgram",
+    ) from error
+
+
+def _takes_any_batch(program: ExportedProgram) -> bool:
+    """Whether the first axis of every tensor input is symbolic."""
+    names = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.name in names]
+    first = [value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim]
+    return all(static_extent(extent) is None for extent in first)
+
+
+def _register_dataclasses(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Lets torch.export see through the dataclasses that a model takes and gives."""
+    with torch.no_grad():
+        outputs = copy.deepcopy(model)(*copy.deepcopy(inputs))
+    pending: list[Any] = [inputs, outputs]
+    while pending:
+        value = pending.pop()
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            pending.extend(getattr(value, field.name) for field in dataclasses.fields(value))
+            if pytree.tree_is_leaf(value):
+                torch.export.register_dataclass(type(value))
+        elif isinstance(value, (tuple, list)):
+            pending.extend(value)
+        elif isinstance(value, dict):
+            pending.extend(value.values())
+
+
+def _dynamic(model: nn.Module, inputs: tuple[Any, ...], batch: Any) -> Any:
+    """Dynamic shapes for ``inputs``: ``batch`` for the first axis of every tensor."""
+    if batch is None:
+        return None
+
+    def shape(value: Any) -> Any:
+        return {0: batch} if isinstance(value, torch.Tensor) and value.ndim else None
+
+    shapes = tuple(pytree.tree_map(shape, value) for value in inputs)
+    takes_rest = [name for name, kind in _parameters(model) if kind.name == "VAR_POSITIONAL"]
+    if not takes_rest:
+        return shapes
+    named = [name for name, kind in _parameters(model) if kind.name != "VAR_POSITIONAL"]
+    return (*shapes[: len(named)], shapes[len(named) :])
+
+
+def _parameters(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, parameter.kind) for name, parameter in inspect.signature(model.forward).parameters.items()]

@@ -1,0 +1,121 @@
+"""The last affine ops of a model that has no pooled head, and what they do instead."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from torch.fx import Graph, Node
+
+from fxpasses.report import Form, MissCode, Problem
+from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Product, Subgraph
+from fxpasses.vocabulary.vocabulary import Vocabulary
+
+_MAX_PATH = 16
+
+MATRIX_PRODUCT = Problem(
+    MissCode.MATRIX_PRODUCT,
+    "it is a matrix product, not a Linear of a parameter",
+    "write it as nn.Linear or F.linear",
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LastAffine:
+    """An op from which the output is reached without meeting another affine op.
+
+    Attributes:
+        node: its node.
+        op: its typed op; None for a matrix product that is no Linear, and for a subgraph.
+        crossed: the nodes from it down to the pool that follows it, the pool last; empty without one.
+    """
+
+    node: Node
+    op: Affine | None
+    crossed: tuple[Node, ...]
+
+    def problem(self, vocabulary: Vocabulary) -> Problem:
+        """Why it is no site."""
+        if isinstance(vocabulary.classify(self.node), Subgraph):
+            return in_subgraph(self.node, "it is")
+        if self.op is None:
+            return MATRIX_PRODUCT
+        return _before_pool(self.op, self.crossed) if self.crossed else _reads(self.op, vocabulary)
+
+
+def last_affines(graph: Graph, vocabulary: Vocabulary) -> Iterator[LastAffine]:
+    """The last affine ops of a graph, found from its outputs backwards."""
+    output = next(iter(reversed(graph.nodes)), None)
+    pending: list[tuple[Node, tuple[Node, ...], bool]] = []
+    if output is not None:
+        pending.extend((source, (), False) for source in output.all_input_nodes)
+    seen: set[Node] = set()
+    while pending:
+        node, path, has_pool = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        op = vocabulary.classify(node)
+        if isinstance(op, (Affine, Product)) or (isinstance(op, Subgraph) and vocabulary.has_affine(op)):
+            crossed = _to_pool(path, vocabulary) if has_pool else ()
+            yield LastAffine(node=node, op=op if isinstance(op, Affine) else None, crossed=crossed)
+            continue
+        step = (*path, node) if len(path) < _MAX_PATH else path
+        pools = has_pool or isinstance(op, POOLS)
+        pending.extend((source, step, pools) for source in node.all_input_nodes)
+
+
+def _to_pool(path: tuple[Node, ...], vocabulary: Vocabulary) -> tuple[Node, ...]:
+    """The part of a path from the output back to an op that follows the op, up to the first pool."""
+    for index in range(len(path) - 1, -1, -1):
+        if isinstance(vocabulary.classify(path[index]), POOLS):
+            return tuple(reversed(path[index:]))
+    return ()
+
+
+def _before_pool(op: Affine, crossed: tuple[Node, ...]) -> Problem:
+    *between, pool = crossed
+    kind = "convolution" if op.form is Form.CONV else "Linear"
+    stands = ", ".join(repr(node.name) for node in between)
+    reason = f"it is a {kind} on the whole map, before the pool {pool.name!r}"
+    if between:
+        reason += f", with {stands} between, so it does not read a pooled map"
+    return Problem(MissCode.BEFORE_POOL, reason, "nothing to rewrite in this scope: the head is its own pool")
+
+
+def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
+    """What an affine op reads that no pool collapses, seen through views and elementwise ops."""
+    node = op.source
+    passing = vocabulary.classify(node)
+    while isinstance(passing, (Elementwise, *VIEWS)) and not _selects(passing):
+        source = passing.sources[:1] if isinstance(passing, Elementwise) else (passing.source,)
+        if not source:
+            break
+        node = source[0]
+        passing = vocabulary.classify(node)
+    if isinstance(passing, Subgraph):
+        return in_subgraph(node, "what it reads is computed")
+    fix = "no pool, so nothing to rewrite in this scope"
+    if isinstance(passing, Index) and _selects(passing):
+        what = f"reads one position of {passing.source.name!r} ({node.name!r}), such as a class token"
+    elif op.form is Form.CONV:
+        what = f"is a convolution on a whole map ({node.name!r})"
+    else:
+        what = f"reads {node.name!r}"
+        fix = "pool the map to a fixed size first, e.g. nn.AdaptiveAvgPool2d(1)"
+    return Problem(MissCode.NOT_POOLED, f"it {what}, which no pool collapses", fix)
+
+
+def in_subgraph(call: Node, what: str) -> Problem:
+    """That something is in a subgraph, or what it reads is; ``what`` says which."""
+    name = call.target if isinstance(call.target, str) else getattr(call.target, "__name__", call.name)
+    return Problem(
+        MissCode.SUBGRAPH,
+        f"{what} in a subgraph that {name!r} calls, which the passes do not enter",
+        "move the head out of it; run_decompositions() of a program writes out no_grad and autocast regions",
+    )
+
+
+def _selects(op: Op) -> bool:
+    """Whether an op takes one position of an axis, ``x[:, 0]``."""
+    return isinstance(op, Index) and len(op.items) > 1 and any(type(item) is int for item in op.items)

@@ -1,0 +1,187 @@
+"""Writes convolutions as products of their unfolded patches, and these as convolutions.
+
+One site at a time. Where one convolution reads another, the edit of the second lies upon that of the first,
+so that they are taken back in the opposite order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.fx import Graph, Node
+
+from fxpasses.engine import undo
+from fxpasses.engine.edit import restore, saved_moves
+from fxpasses.engine.fake_values import compute, refresh_weight
+from fxpasses.engine.reshape import Reshaped, conv_extras, reshape, set_conv_extras
+from fxpasses.graph import provenance
+from fxpasses.im2col.find import Im2col, UnfoldSites
+from fxpasses.im2col.writer import ColumnWriter
+from fxpasses.report import Form, Rewrite
+from fxpasses.vocabulary.ops import Affine, WeightSource
+from fxpasses.vocabulary.sizes import is_shape_value
+from fxpasses.vocabulary.writer import Dialect, dialect_of
+from fxpasses.weights.move import WeightMove
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Unfolding:
+    """What an edit did: the sites, how their weights changed, and how all that was done is taken back."""
+
+    rewrites: tuple[Rewrite, ...]
+    moves: tuple[WeightMove, ...]
+    records: tuple[undo.Record, ...]
+
+
+def rewrite_sites(
+    graph: Graph, root: nn.Module, found: UnfoldSites, to: Form, records: Sequence[undo.Record]
+) -> Unfolding:
+    """Takes the sites in the other form to ``Form.UNFOLD`` or ``Form.CONV``, in place."""
+    sites = found.convolutions if to is Form.UNFOLD else found.products
+    return _Job(graph, root, found, to, records).run(sites)
+
+
+class _Job:
+    def __init__(
+        self, graph: Graph, root: nn.Module, found: UnfoldSites, to: Form, records: Sequence[undo.Record]
+    ) -> None:
+        self.graph = graph
+        self.root = root
+        self.uses = found.uses
+        self.vocabulary = found.vocabulary
+        self.to = to
+        self.origin = Form.CONV if to is Form.UNFOLD else Form.UNFOLD
+        self.records = [*records]
+        self.nodes = {node.name: node for node in graph.nodes}
+        self.extras: dict[str, dict[str, Any]] = {}
+
+    def run(self, sites: Sequence[Im2col]) -> Unfolding:
+        for site in sites:
+            if self.to is Form.UNFOLD and site.match.op.module is not None:
+                self.extras[str(site.match.node.target)] = conv_extras(site.match.op.module)
+        reshaped = self._reshape(sites)
+        for site in sites if self.to is Form.UNFOLD else reversed(sites):
+            self._edit(site)
+        return Unfolding(
+            rewrites=tuple(self._as_rewrite(site, reshaped.copied) for site in sites),
+            moves=saved_moves(self.root, reshaped.moves),
+            records=tuple(self.records),
+        )
+
+    def _reshape(self, sites: Sequence[Im2col]) -> Reshaped:
+        """Puts every weight into its new shape, before any node reads it so."""
+        owned = [s.match for s in sites if s.reshapes and s.match.op.weight_source is not WeightSource.INPUT]
+        reshaped = reshape(self.root, self.uses, owned, self.to.weights)
+        for old, move in reshaped.moved.items():
+            for node in self.uses.reads.get(old, ()):
+                refresh_weight(node, functools.partial(move.convert, to=self.to.weights))
+        return reshaped
+
+    def _edit(self, site: Im2col) -> None:
+        name = site.match.node.name
+        own = [entry for entry in self.records if entry.sites == (name,)]
+        earlier = undo.find(own, [name], self.nodes, self.to)
+        forms = {Form.CONV, Form.UNFOLD}
+        stale = [entry for entry in own if {entry.origin, entry.to} == forms]
+        self.records = [entry for entry in self.records if entry not in stale]
+        if earlier is not None:
+            restore(self.graph, self.root, earlier, self.nodes)
+            if dialect_of(site.match.node) is not Dialect.TORCH:
+                compute(self.nodes[spec.name] for spec in earlier.before)
+            return
+        made = self._unfold(site) if self.to is Form.UNFOLD else self._fold(site)
+        self.records.extend([] if made is None else [made])
+
+    def _unfold(self, site: Im2col) -> undo.Record | None:
+        node, match = site.match.node, site.match
+        readers = sorted(node.users)
+        before = undo.write_down(self.root, [node], readers, {node: match}, [])
+        if match.op.module is not None:  # it is a Linear by now
+            path = str(node.target)
+            before = dataclasses.replace(before, conv_extras={path: self.extras[path]})
+        writer = ColumnWriter(self.graph, dialect_of(node), node)
+        read = self.vocabulary.classify(node)  # the site before it may give its map by another node now
+        assert isinstance(read, Affine)
+        result = writer.multiply(match.op, match.move, read.source, site.patches)
+        for reader in readers:
+            reader.replace_input_with(node, result)
+        value = node.meta.get("val")
+        record = self._done(site, writer, before, {node, *readers}, set())
+        self._tell(result, value)
+        return record
+
+    def _fold(self, site: Im2col) -> undo.Record | None:
+        node, match = site.match.node, site.match
+        own = self._with_sizes({node, *site.chain})
+        readers = sorted({user for part in own for user in part.users} - {*own})
+        before = undo.write_down(self.root, own, readers, {node: match}, [])
+        writer = ColumnWriter(self.graph, dialect_of(node), node)
+        moved = node.op != "call_module"
+        if moved:  # a bias may be read between the product and the map
+            site.end.prepend(node)
+        writer.place = node.prev
+        writer.convolve(match.op, match.move, site.source, site.patches)
+        if match.op.module is not None:
+            patches = site.patches
+            numbers = {"stride": patches.stride, "padding": patches.padding, "dilation": patches.dilation}
+            set_conv_extras(self.root.get_submodule(str(node.target)), numbers)
+        for reader in list(site.end.users):
+            reader.replace_input_with(site.end, node)
+        value = site.end.meta.get("val")
+        erased = self._bury(own, node)
+        self._tell(node, value)
+        return self._done(site, writer, before, {*own, *readers} - erased, {node.name} if moved else set())
+
+    def _tell(self, node: Node, value: Any) -> None:
+        """Gives the node of the map the ``val`` that the map had."""
+        if value is not None:
+            node.meta["val"] = value
+            node.meta.pop("tensor_meta", None)
+
+    def _with_sizes(self, nodes: set[Node]) -> list[Node]:
+        """The nodes and the sizes that they use and have, in graph order."""
+        own, pending = set(nodes), [*nodes]
+        while pending:
+            node = pending.pop()
+            for other in (*node.users, *node.all_input_nodes):
+                if other not in own and is_shape_value(other):
+                    own.add(other)
+                    pending.append(other)
+        return sorted(own)
+
+    def _bury(self, own: Sequence[Node], site: Node) -> set[Node]:
+        erased: set[Node] = set()
+        for node in reversed(own):
+            if node is not site and not node.users and node.op != "placeholder":
+                del self.nodes[node.name]
+                self.graph.erase_node(node)
+                erased.add(node)
+        return erased
+
+    def _done(
+        self, site: Im2col, writer: ColumnWriter, before: undo.Before, left: set[Node], moved: set[str]
+    ) -> undo.Record | None:
+        """Makes what the graph says of its nodes true again, and writes down how the edit is taken back."""
+        node = site.match.node
+        provenance.retype(node, self.to.weights, 2)
+        if writer.dialect is not Dialect.TORCH and self.to is Form.UNFOLD:
+            compute({node, *writer.written})
+        named = {other.name: other for other in left}
+        self.nodes |= {new.name: new for new in writer.written}
+        return undo.record(before, self.root, named, writer.written, self.origin, self.to, moved)
+
+    def _as_rewrite(self, site: Im2col, copied: dict[str, int]) -> Rewrite:
+        match, now, then = site.match, self.origin.weights, self.to.weights
+        if not site.reshapes:
+            now = then = Form.CONV
+        return Rewrite(
+            site=match.site,
+            to=self.to,
+            weight_shape_before=match.move.shape(now),
+            weight_shape_after=match.move.shape(then),
+            copied_bytes=copied.pop(match.site.weight, 0),
+        )

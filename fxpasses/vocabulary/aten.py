@@ -1,0 +1,174 @@
+"""The ATen half of the vocabulary: operators of ``torch.export`` graphs, before and after decomposition.
+
+Operators are known by name without overload (``add`` for ``aten.add.Tensor``), the names of
+``aten/src/ATen/native/native_functions.yaml``. ``ops`` binds them to its handlers.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from fxpasses.vocabulary.ops import Affine, FeatureNorm, Index, Op, Opaque
+
+ELEMENTWISE = frozenset(
+    (
+        "relu relu6 hardtanh hardswish hardsigmoid silu gelu mish elu selu celu leaky_relu sigmoid tanh "
+        "softplus tanhshrink softshrink hardshrink threshold log_sigmoid rrelu dropout alpha_dropout "
+        "native_dropout add sub mul div pow square sqrt rsqrt exp log log1p expm1 abs neg clamp clamp_min "
+        "clamp_max clip reciprocal sign sin cos erf round floor ceil nan_to_num detach clone alias "
+        "lift_fresh_copy contiguous to _to_copy maximum minimum true_divide where gt lt ge le eq ne "
+        "masked_fill rsub"
+    ).split()
+)
+CHANNELWISE = frozenset(
+    (
+        "batch_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+        "_native_batch_norm_legit_functional _batch_norm_with_update _batch_norm_no_update group_norm prelu"
+    ).split()
+)
+EVAL_BATCH_NORMS = ("_native_batch_norm_legit_no_training", "_batch_norm_no_update")
+NORMS = frozenset(
+    ("layer_norm native_layer_norm rms_norm _fused_rms_norm feature_dropout feature_alpha_dropout").split()
+)
+ALONG_DIM = frozenset("softmax _softmax log_softmax _log_softmax".split())
+_POOLS = (
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d "
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool1d "
+    "max_pool2d max_pool3d mean sum amax amin"
+).split()
+_QUANTIZERS = ("quantized_decomposed", "torchao")
+_SIZES = frozenset(
+    f"aten::{name}" for name in "sym_size sym_size.int sym_numel sym_stride sym_stride.int".split()
+)
+_TUPLES = frozenset(
+    (
+        "native_dropout native_layer_norm native_batch_norm _native_batch_norm_legit "
+        "_native_batch_norm_legit_no_training _native_batch_norm_legit_functional _batch_norm_with_update "
+        "_batch_norm_no_update _fused_rms_norm adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"
+    ).split()
+)
+
+
+def is_dequantized(node: Node | None) -> bool:
+    """Whether a value is a quantised one, made floating point for the next operator to read.
+
+    Source:
+        ``torch.ops.quantized_decomposed``, as ``convert_pt2e`` writes it; torchao's ``dequantize_affine``.
+    """
+    target = node.target if node is not None else None
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    return target.namespace in _QUANTIZERS and target._opname.startswith("dequantize")
+
+
+def name_of(target: Any) -> str:
+    """Name of an ATen overload without namespace and overload; empty for other namespaces."""
+    return _name_in(target.__qualname__)  # a string keeps its hash, an overload computes it every time
+
+
+@functools.cache
+def _name_in(qualified: str) -> str:
+    """``view`` for ``aten::view`` and ``mean`` for ``aten::mean.dim``."""
+    namespace, _, name = qualified.partition("::")
+    return name.partition(".")[0] if namespace == "aten" else ""
+
+
+@functools.cache
+def pool_targets() -> tuple[torch._ops.OpOverload, ...]:
+    """Every overload that can pool; those that write to an argument cannot stand in a graph."""
+    packets = [getattr(torch.ops.aten, name) for name in _POOLS]
+    overloads = ("default", "dim", "dim_IntList")
+    return tuple(getattr(packet, name) for packet in packets for name in overloads if hasattr(packet, name))
+
+
+def is_size(target: Any) -> bool:
+    """Whether an operator gives a size and no tensor."""
+    return isinstance(target, torch._ops.OpOverload) and target.__qualname__ in _SIZES
+
+
+def is_first_result(node: Node) -> bool:
+    """Whether ``getitem`` takes the value of an operator that gives statistics beside it."""
+    source, index = node.args[0], node.args[1]
+    target = source.target if isinstance(source, Node) else None
+    is_operator = isinstance(target, torch._ops.OpOverload)
+    return is_operator and type(index) is int and index == 0 and name_of(target) in _TUPLES
+
+
+def is_statistic(node: Node) -> bool:
+    """Whether ``getitem`` takes a batch norm's statistics, which are the same for a map and its flat form."""
+    if node.target is not operator.getitem or not isinstance(node.args[0], Node):
+        return False
+    target = node.args[0].target
+    is_norm = isinstance(target, torch._ops.OpOverload) and "batch_norm" in name_of(target)
+    return is_norm and bool(node.args[1] != 0)
+
+
+def select(input: Node, dim: int, index: int) -> Op:
+    """``x.select(dim, index)`` as an index."""
+    if not isinstance(index, int):
+        return Opaque()
+    if dim >= 0:
+        return Index(input, (*(slice(None),) * dim, index))
+    return Index(input, (..., index, *(slice(None),) * (-1 - dim)))
+
+
+def slice_(input: Node, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Op:
+    """A slice that takes everything; any other is not followed."""
+    takes_all = start in (None, 0) and step == 1 and (end is None or end == sys.maxsize)
+    return Index(input, (slice(None),)) if takes_all else Opaque()
+
+
+def as_strided(input: Node, size: Any, stride: Any, storage_offset: Any = None) -> Op:
+    """New strides over the same shape, which decompositions leave; any other use is not followed."""
+    value = input.meta.get("val")
+    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+    same = shape == tuple(_extent(extent) for extent in size)
+    return FeatureNorm(input) if same and not storage_offset else Opaque()
+
+
+def _extent(size: Any) -> Any:
+    return size.meta.get("val") if isinstance(size, Node) else size
+
+
+def untransposed(node: Any) -> Node | None:
+    """The matrix that a node transposes, or None."""
+    if not isinstance(node, Node) or not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    args: Any = node.args
+    name = name_of(node.target)
+    is_transpose = (
+        name in ("t", "numpy_T", "mT")
+        or (name == "permute" and [dim % 2 for dim in args[1]] == [1, 0])
+        or (name == "transpose" and {args[1] % 2, args[2] % 2} == {0, 1})
+    )
+    return args[0] if is_transpose and isinstance(args[0], Node) else None
+
+
+def addmm(
+    linear: Callable[..., Op], bias: Any, input: Any, other: Any, *, beta: Any = 1, alpha: Any = 1
+) -> Op | None:
+    """``bias + input @ weight.T`` as a Linear, None for any other product."""
+    weight = untransposed(other)
+    return linear(input, weight, bias) if weight is not None and beta == 1 and alpha == 1 else None
+
+
+def mm(linear: Callable[..., Op], input: Any, other: Any) -> Op | None:
+    """``input @ weight.T`` as a Linear, None for any other product."""
+    weight = untransposed(other)
+    return None if weight is None else linear(input, weight)
+
+
+def convolution(conv: Callable[..., Callable[..., Op]], *args: Any) -> Op:
+    """``aten.convolution``, which names no rank, as a convolution of the rank of its weight."""
+    input, weight, bias, stride, padding, dilation, transposed, _, groups = args
+    value = weight.meta.get("val") if isinstance(weight, Node) else None
+    rank = value.ndim - 2 if isinstance(value, torch.Tensor) else max(map(len, (stride, padding, dilation)))
+    op = conv(rank, transposed)(input, weight, bias, stride, padding, dilation, groups)
+    return op if isinstance(op, Affine) else Opaque()

@@ -1,0 +1,395 @@
+"""certify: good pairs are proved, broken ones are refused, with the layer that says why."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+from torch.export import Dim
+
+from fxexport import Status, Verdict, certify, export_onnx
+from fxexport.untrusted.programs import as_module, batches_within
+from fxpasses import rewrite
+from fxpasses.errors import CheckError, ProviderError
+from fxpasses.plan import WeightPlan
+from fxpasses.report import Form
+from fxpasses.weights.move import WeightMove
+from tests.fxexport.pairs import (
+    DAMAGES,
+    ConvHead,
+    Small,
+    converted,
+    damaged,
+    last_head,
+    small_pair,
+    zoo_model,
+)
+
+ZOO = ["efficientnet_b0", "mobilenet_v3_small", "googlenet", "resnet18"]
+
+
+@pytest.fixture(scope="module", params=ZOO)
+def zoo_pair(request, tmp_path_factory):
+    """A default-initialised model, its convolution form, and a file of the former."""
+    model = zoo_model(request.param)
+    path = tmp_path_factory.mktemp(request.param) / "linear.onnx"
+    return model, converted(model), export_onnx(model, torch.randn(1, 3, 64, 64), path)
+
+
+def inputs(samples: int = 8, size: int = 64) -> torch.Tensor:
+    return torch.randn(samples, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_good_pair_of_modules_is_proved(zoo_pair):
+    certificate = certify(zoo_pair[0], zoo_pair[1], inputs())
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+    assert [layer.status for layer in certificate.layers] == [Status.PROVED] * 3 + [Status.HELD] * 2
+    assert certificate.providers == ("eager",)
+
+
+def test_a_good_pair_of_files_is_proved(zoo_pair, tmp_path):
+    path = export_onnx(zoo_pair[1], inputs(1), tmp_path / "conv.onnx")
+    certificate = certify(zoo_pair[2], path)
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+    (record,) = certificate.statistics
+    assert record.batches == (1, 2, 5)
+    assert record.values == 8000
+    assert record.max_ratio is not None
+    assert 0 < record.max_ratio <= 1
+    assert record.provider == "cpu"
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damaged_modules_are_broken(zoo_pair, kind):
+    broken = damaged(zoo_pair[1], kind)
+    if kind == "no_bias" and not last_head(zoo_pair[1]).bias.any():
+        pytest.skip("the bias of this model is zero: dropping it changes nothing")
+    certificate = certify(zoo_pair[0], broken, inputs(2))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.weights.status is Status.FAILED
+    assert certificate.reason.startswith("weights: ")
+    assert certificate.weights.failures[0].index is not None
+
+
+def test_damaged_files_are_broken(zoo_pair, tmp_path):
+    model, conv, good = zoo_pair
+    bad = export_onnx(damaged(conv, "one_weight"), inputs(1), tmp_path / "bad.onnx")
+    assert certify(good, bad).verdict is Verdict.BROKEN
+    if type(model).__name__ == "MobileNetV3":  # each exports the model once more
+        assert certify(model, bad, inputs(2)).verdict is Verdict.BROKEN
+
+
+def test_a_module_against_a_file(tmp_path):
+    model, conv = small_pair()
+    path = export_onnx(conv, inputs(1, 9), tmp_path / "conv.onnx")
+    certificate = certify(model, path, inputs(8, 9))
+    assert certificate.verdict is Verdict.WITHIN_ROUNDING
+    assert certificate.backbone.status is Status.HELD
+    assert "what it exports to" in str(certificate.backbone.reason)
+    assert certificate.wiring.status is Status.PROVED
+    assert certificate.statistics[0].provider == "eager/cpu"
+
+
+class Two(nn.Module):
+    """Two linears with an activation between, over a 3×3 grid."""
+
+    def __init__(self, activation: nn.Module | None = None, form: str = "linear") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Conv2d(3, 4, 3)
+        first, second = nn.Linear(36, 16), nn.Linear(16, 16)
+        self.act = nn.ReLU() if activation is None else activation
+        is_conv = form == "conv"
+        self.first = ConvHead(first, 4, (3, 3)) if is_conv else nn.Sequential(nn.Flatten(), first)
+        self.second = ConvHead(second, 16, (1, 1)) if is_conv else second
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.act(self.first(torch.tanh(self.features(x)))))
+
+
+def test_a_grid_and_two_sites_are_proved(tmp_path):
+    x = inputs(8, 5)
+    assert certify(Two(), Two(form="conv"), x).verdict is Verdict.PROVED
+    files = [export_onnx(Two(form=form), x[:1], tmp_path / f"{form}.onnx") for form in ("linear", "conv")]
+    certificate = certify(*files)
+    assert certificate.verdict is Verdict.PROVED
+    assert len(certificate.heads) == 2
+
+
+def test_a_dropped_activation_is_refused():
+    certificate = certify(Two(), Two(nn.Identity(), form="conv"), inputs(8, 5))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.rounding.status is Status.FAILED
+
+
+def test_a_transposed_square_weight_is_refused():
+    broken = Two(form="conv")
+    with torch.no_grad():
+        broken.second.conv.weight.copy_(broken.second.conv.weight.transpose(0, 1).clone())
+    assert certify(Two(), broken, inputs(8, 5)).verdict is Verdict.BROKEN
+
+
+def test_the_order_of_a_grid_matters():
+    broken = Two(form="conv")
+    with torch.no_grad():
+        weight = broken.first.conv.weight
+        weight.copy_(weight.reshape(16, 3, 3, 4).movedim(-1, 1).clone())
+    assert certify(Two(), broken, inputs(8, 5)).verdict is Verdict.BROKEN
+
+
+def test_channels_last_order_is_understood():
+    class Last(Two):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.act(self.first(torch.tanh(self.features(x)).permute(0, 2, 3, 1))))
+
+    last, conv = Last(), Two(form="conv")
+    with torch.no_grad():
+        weight = last.first[1].weight
+        conv.first.conv.weight.copy_(weight.view(16, 3, 3, 4).movedim(-1, 1))
+    assert certify(last, conv, inputs(8, 5)).verdict is Verdict.PROVED
+    with torch.no_grad():
+        conv.first.conv.weight.copy_(weight.view(16, 4, 3, 3))
+    assert certify(last, conv, inputs(8, 5)).verdict is Verdict.BROKEN
+
+
+def test_a_changed_backbone_weight_is_refused(tmp_path):
+    model, conv = small_pair()
+    with torch.no_grad():
+        conv.features.weight[0, 0, 0, 0] *= 1.01
+    certificate = certify(model, conv, inputs(8, 9))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.backbone.failures[0].index == (0, 0, 0, 0)
+    path = export_onnx(conv, inputs(1, 9), tmp_path / "conv.onnx")
+    certificate = certify(model, path, inputs(8, 9))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.backbone.failures[0].index == (0, 0, 0, 0)
+
+
+def test_a_sum_for_a_mean_is_refused():
+    model, _ = small_pair()
+    wrong = Small(lambda x: x.sum((2, 3)))
+    wrong.load_state_dict(model.state_dict())
+    assert certify(model, wrong, inputs(8, 9)).verdict is Verdict.BROKEN
+
+
+def test_equal_nan_is_no_evidence():
+    model, conv = small_pair()
+    x = inputs(8, 9)
+    x[3] = torch.nan
+    certificate = certify(model, conv, x)
+    assert certificate.verdict is Verdict.INCONCLUSIVE
+    assert "no evidence" in certificate.reason
+    assert certificate.statistics[0].non_finite == 5
+    json.dumps(certificate.to_dict(), allow_nan=False)
+
+
+def test_nan_in_one_model_is_a_failure():
+    model, conv = small_pair()
+    with torch.no_grad():
+        conv.fc.conv.bias[1] = torch.nan
+    certificate = certify(model, conv, inputs(8, 9))
+    assert certificate.verdict is Verdict.BROKEN
+    json.dumps(certificate.to_dict(), allow_nan=False)
+
+
+def test_comparing_nothing_is_an_error(tmp_path):
+    model, conv = small_pair()
+    with pytest.raises(CheckError, match="shape of their inputs"):
+        certify(model, conv)
+    with pytest.raises(CheckError, match="no samples"):
+        certify(model, conv, torch.zeros(0, 3, 9, 9))
+    with pytest.raises(CheckError, match="no provider"):
+        certify(model, conv, inputs(1, 9), providers=())
+    with pytest.raises(CheckError, match="no such file"):
+        certify(tmp_path / "missing.onnx", conv)
+    with pytest.raises(CheckError, match=r"neither a module nor an \.onnx file"):
+        certify(model, tmp_path / "model.pt", inputs(1, 9))
+
+
+def test_a_missing_output_is_an_error(tmp_path):
+    model, _ = small_pair()
+    good = export_onnx(model, inputs(1, 9), tmp_path / "good.onnx")
+    proto = onnx.load(good)
+    proto.graph.output[0].name = "scores"
+    proto.graph.node[-1].output[0] = "scores"
+    onnx.save(proto, tmp_path / "other.onnx")
+    with pytest.raises(CheckError, match="output 'logits' is missing"):
+        certify(good, tmp_path / "other.onnx")
+
+
+def test_a_baked_batch_is_refused(tmp_path):
+    model, conv = small_pair()
+    good = export_onnx(model, inputs(1, 9), tmp_path / "good.onnx")
+    fixed = export_onnx(conv, inputs(2, 9), tmp_path / "fixed.onnx", dynamic_batch=False)
+    certificate = certify(good, fixed)
+    assert certificate.verdict is Verdict.BROKEN
+    assert "does not run at batch 1" in certificate.reason
+
+
+def test_an_unknown_provider_is_an_error(tmp_path):
+    model, _ = small_pair()
+    good = export_onnx(model, inputs(1, 9), tmp_path / "good.onnx")
+    with pytest.raises(ProviderError, match="did you mean 'cpu'"):
+        certify(good, good, providers=("cup",))
+    with pytest.raises(ProviderError, match="did you mean 'cpu'"):
+        certify(model, model, inputs(1, 9), providers=("cup",))
+
+
+def pooled_pair() -> tuple[nn.Module, nn.Module]:
+    """A model with squeeze-excite and stochastic depth, and the same with all its sites as Linear."""
+    model = zoo_model("mobilenet_v3_small")
+    return model, rewrite(model, to="linear", scope="pooled").module
+
+
+def test_side_branches_are_proved():
+    certificate = certify(*pooled_pair(), inputs(8))
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+    assert len(certificate.heads) == 20
+
+
+def test_one_weight_of_a_side_branch_is_broken():
+    model, other = pooled_pair()
+    bad = copy.deepcopy(other)
+    with torch.no_grad():
+        bad.get_parameter("features.4.block.2.fc1.weight").view(-1)[3] *= 1.01
+    certificate = certify(model, bad, inputs(8))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.weights.failures[0].name == "features.4.block.2.fc1.weight"
+
+
+def test_stochastic_depth_is_no_difference():
+    model = zoo_model("efficientnet_b0")
+    assert certify(model, rewrite(model, to="conv").module, inputs(8)).verdict is Verdict.PROVED
+
+
+@pytest.mark.parametrize("is_decomposed", [False, True])
+def test_graphs_of_aten_operators(is_decomposed):
+    model, conv = small_pair()
+    x = inputs(8, 9)
+    graphs = []
+    for module in (model, conv):
+        batch = {0: torch.export.Dim("batch")}
+        program = torch.export.export(module, (x[:2],), dynamic_shapes=(batch,))
+        graphs.append((program.run_decompositions() if is_decomposed else program).module())
+    certificate = certify(*graphs, x)
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+    assert certify(model, graphs[1], x).is_accepted
+    with torch.no_grad():
+        dict(graphs[1].named_parameters())["fc.conv.weight"].view(-1)[1] *= 1.01
+    assert certify(*graphs, x).verdict is Verdict.BROKEN
+
+
+def plan(conv_shape: tuple[int, ...]) -> WeightPlan:
+    move = WeightMove(name="fc.weight", linear_shape=(5, 8), conv_shape=conv_shape)
+    return WeightPlan(to=Form.CONV, moves=(move,))
+
+
+def test_a_plan_is_checked_by_name():
+    model, conv = small_pair()
+
+    class Named(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.flatten(self.fc(torch.relu(self.features(x)).mean((2, 3), keepdim=True)), 1)
+
+    named = Named(lambda x: x)
+    named.fc = conv.fc.conv
+    named.features = conv.features
+    x = inputs(8, 9)
+    certificate = certify(model, named.eval(), x, plan=plan((5, 8, 1, 1)))
+    assert certificate.verdict is Verdict.PROVED
+    certificate = certify(model, conv, x, plan=plan((5, 8, 1, 1)))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.weights.failures[0].name == "fc.weight"
+
+
+def test_the_same_certificate_twice(tmp_path):
+    model, conv = small_pair()
+    files = [export_onnx(m, inputs(1, 9), tmp_path / f"{i}.onnx") for i, m in enumerate((model, conv))]
+    assert certify(*files) == certify(*files)
+    assert certify(*files).to_dict()["schema_version"] == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        certify(*files).seed = 1
+
+
+def test_no_head_and_the_same_graph(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    assert certify(net, net, inputs(2, 9)).verdict is Verdict.PROVED
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6())
+    other.load_state_dict(net.state_dict())
+    certificate = certify(net, other, inputs(2, 9))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.backbone.failures[0].name == "1"
+
+
+def test_training_flags_come_back():
+    model, conv = small_pair()
+    model.train()
+    conv.features.train()
+    certify(model, conv, inputs(2, 9))
+    assert model.training
+    assert model.fc.training
+    assert conv.features.training
+    assert not conv.training
+
+
+def swap_initializers(path, target, first, second):
+    """Exchanges the contents of two initialisers of the same shape."""
+    proto = onnx.load(path)
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    a, b = (numpy_helper.to_array(stored[name]).copy() for name in (first, second))
+    stored[first].CopyFrom(numpy_helper.from_array(b, first))
+    stored[second].CopyFrom(numpy_helper.from_array(a, second))
+    onnx.save(proto, target)
+
+
+def test_a_swapped_pair_of_heads_is_refused(tmp_path):
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            pooled = x.mean((2, 3))
+            return self.a(pooled), self.b(pooled)
+
+    good = export_onnx(Heads(), inputs(1, 9), tmp_path / "good.onnx")
+    swap_initializers(good, tmp_path / "bad.onnx", "a.weight", "b.weight")
+    assert certify(good, good).verdict is Verdict.PROVED
+    assert certify(good, tmp_path / "bad.onnx").verdict is Verdict.BROKEN
+
+
+def test_flips_are_listed_with_their_margins():
+    model, conv = small_pair()
+    with torch.no_grad():
+        conv.fc.conv.bias[torch.arange(5)] += torch.tensor([3.0, -3.0, 3.0, -3.0, 0.0])
+    certificate = certify(model, conv, inputs(8, 9))
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.flips
+    assert all(flip.margin >= 0 for flip in certificate.flips)
+    assert np.isclose(certificate.statistics[0].top1_agreement, 1 - len(certificate.flips) / 8)
+
+
+@pytest.mark.parametrize(
+    ("batch", "sizes"),
+    [
+        (Dim("batch", min=1), (1, 2, 5)),
+        (Dim("batch", min=1, max=4), (1, 2, 3)),
+        (Dim("batch", min=3, max=4), (3, 4)),
+        (2 * Dim("half", min=1, max=9), (4, 6, 8)),
+    ],
+    ids=["any", "to four", "three or four", "even"],
+)
+def test_batches_are_those_that_a_program_takes(batch: object, sizes: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+    program = torch.export.export(model.eval(), (torch.randn(4, 3, 6, 6),), dynamic_shapes=({0: batch},))
+    assert batches_within(as_module(program), (1, 2, 5)) == sizes
+    found = certify(program, rewrite(program, to="conv").module, torch.randn(8, 3, 6, 6))
+    assert found.verdict is Verdict.PROVED
+    assert found.statistics[0].batches == sizes

@@ -1,0 +1,120 @@
+"""Heads of ONNX files in many spellings, hand-built, against one reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper, parser
+
+import fxexport.proof.wiring.probe_site
+from fxexport import Status, Verdict, certify
+from fxexport.providers import Session
+from fxexport.subjects.onnx_subject import OnnxSubject
+from fxexport.terms.term import find_head
+
+RNG = np.random.default_rng(3)
+WEIGHT = RNG.standard_normal((5, 4)).astype(np.float32)
+BIAS = RNG.standard_normal(5).astype(np.float32)
+CONSTANTS = {
+    "w": WEIGHT,
+    "wt": WEIGHT.T,
+    "wk": WEIGHT.reshape(5, 4, 1, 1),
+    "half": WEIGHT / 2,
+    "b": BIAS,
+    "b1": BIAS.reshape(1, 5),
+    "bk": BIAS.reshape(1, 5, 1, 1),
+    "quarter": BIAS / 4,
+    "axes": np.array([2, 3]),
+    "flat": np.array([-1, 4]),
+    "grid": np.array([-1, 4, 1, 1]),
+    "wrong": WEIGHT[:, ::-1],
+}
+
+POOL = "p = GlobalAveragePool(x) "
+FLAT = POOL + "f = Flatten<axis=1>(p) "
+GOOD = {
+    "gemm": FLAT + "y = Gemm<transB=1>(f, w, b)",
+    "gemm_plain": FLAT + "y = Gemm(f, wt, b)",
+    "gemm_factors": FLAT + "y = Gemm<transB=1, alpha=2.0, beta=4.0>(f, half, quarter)",
+    "gemm_row_bias": FLAT + "y = Gemm<transB=1>(f, w, b1)",
+    "matmul": FLAT + "m = MatMul(f, wt) y = Add(m, b)",
+    "matmul_left": FLAT + "m = MatMul(f, wt) y = Add(b1, m)",
+    "matmul_transposed": FLAT + "t = Transpose<perm=[1,0]>(w) m = MatMul(f, t) y = Add(m, b)",
+    "conv": POOL + "c = Conv(p, wk, b) y = Flatten<axis=1>(c)",
+    "conv_add": POOL + "c = Conv(p, wk) a = Add(c, bk) y = Flatten<axis=1>(a)",
+    "conv_squeeze": POOL + "c = Conv(p, wk, b) y = Squeeze(c, axes)",
+    "mean": "f = ReduceMean<keepdims=0>(x, axes) y = Gemm<transB=1>(f, w, b)",
+    "mean_keep": "p = ReduceMean<keepdims=1>(x, axes) f = Reshape(p, flat) y = Gemm<transB=1>(f, w, b)",
+    "average": "p = AveragePool<kernel_shape=[6,6]>(x) f = Squeeze(p, axes) y = Gemm<transB=1>(f, w, b)",
+    "there_and_back": FLAT + "g = Reshape(f, grid) c = Conv(g, wk, b) y = Flatten<axis=1>(c)",
+}
+BROKEN = {
+    "order": FLAT + "y = Gemm<transB=1>(f, wrong, b)",
+    "no_bias": FLAT + "y = Gemm<transB=1>(f, w)",
+    "beta": FLAT + "y = Gemm<transB=1, beta=2.0>(f, w, b)",
+    "alpha": FLAT + "y = Gemm<transB=1, alpha=2.0>(f, w, b)",
+    "bias_twice": FLAT + "g = Gemm<transB=1>(f, w, b) y = Add(g, b)",
+    "sum": "f = ReduceSum<keepdims=0>(x, axes) y = Gemm<transB=1>(f, w, b)",
+    "max": "p = GlobalMaxPool(x) f = Flatten<axis=1>(p) y = Gemm<transB=1>(f, w, b)",
+}
+
+
+def write(path, body: str):
+    """A file whose graph is ``body``, with those of the constants that it names."""
+    head = '<ir_version: 8, opset_import: ["" : 18]> g (float[N,4,6,6] x) => (float[N,5] y)'
+    proto = parser.parse_model(f"{head} {{ {body} }}")
+    used = {name for node in proto.graph.node for name in node.input} & set(CONSTANTS)
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(CONSTANTS[name]), name) for name in sorted(used)
+    )
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize("probes", ["one_hot", "integers"])
+@pytest.mark.parametrize("name", GOOD)
+def test_every_spelling_is_the_same_head(tmp_path, monkeypatch, name, probes):
+    if probes == "integers":
+        monkeypatch.setattr(fxexport.proof.wiring.probe_site, "_EXHAUSTIVE_LIMIT", 0)
+    reference = write(tmp_path / "reference.onnx", GOOD["gemm"])
+    certificate = certify(reference, write(tmp_path / "candidate.onnx", GOOD[name]))
+    if probes == "integers" and name == "gemm_factors":
+        assert certificate.wiring.status is Status.NOT_RUN
+        return
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_heads_are_refused(tmp_path, name):
+    reference = write(tmp_path / "reference.onnx", GOOD["gemm"])
+    certificate = certify(reference, write(tmp_path / "candidate.onnx", BROKEN[name]))
+    assert certificate.verdict is Verdict.BROKEN, certificate.reason
+
+
+def test_a_head_that_reads_other_features_is_not_called_broken(tmp_path):
+    """Weights divided, features multiplied: the same function, but nothing here can show it."""
+    reference = write(tmp_path / "reference.onnx", GOOD["gemm"])
+    body = "s = Add(x, x) p = GlobalAveragePool(s) f = Flatten<axis=1>(p) y = Gemm<transB=1>(f, half, b)"
+    certificate = certify(reference, write(tmp_path / "candidate.onnx", body))
+    assert certificate.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_site_runs_alone(tmp_path):
+    subject = OnnxSubject(write(tmp_path / "m.onnx", GOOD["mean_keep"]))
+    (site,) = find_head(subject.graph).sites
+    session = Session(bytes(subject.cut_site(site).SerializeToString()), "cpu")
+    x = RNG.standard_normal((3, 4, 1, 1)).astype(np.float32)
+    (found,) = session.run((x,))
+    assert np.allclose(found, x.reshape(3, 4) @ WEIGHT.T + BIAS, rtol=1e-5, atol=1e-6)
+
+
+def test_constant_nodes_are_weights_too(tmp_path):
+    reference = write(tmp_path / "reference.onnx", GOOD["gemm"])
+    proto = onnx.load(reference)
+    moved = [tensor for tensor in proto.graph.initializer if tensor.name == "w"]
+    node = helper.make_node("Constant", [], ["w"], value=moved[0])
+    proto.graph.initializer.remove(moved[0])
+    proto.graph.node.insert(0, node)
+    onnx.save(proto, tmp_path / "constant.onnx")
+    assert certify(reference, tmp_path / "constant.onnx").verdict is Verdict.PROVED

@@ -1,0 +1,222 @@
+"""Sessions run where they were asked to run; what is missing is an error with a fix."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from fxexport import Verdict, available_providers, certify, export_onnx
+from fxexport.providers import (
+    REQUIRE_CUDA_VARIABLE,
+    Session,
+    is_defaults,
+    placements,
+    provider_of,
+    provider_options,
+    require_provider,
+    short_name,
+    targets_of,
+)
+from fxpasses.errors import ProviderError
+from tests.fxexport.pairs import small_pair
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder, example = tmp_path_factory.mktemp("files"), torch.randn(1, 3, 9, 9)
+    return [export_onnx(m, example, folder / f"{i}.onnx") for i, m in enumerate(small_pair())]
+
+
+def require_cuda() -> None:
+    """Skips without CUDA, unless the environment says that it must be there."""
+    if "cuda" in available_providers():
+        return
+    reason = "no CUDA provider works here"
+    if os.environ.get(REQUIRE_CUDA_VARIABLE) == "1":
+        pytest.fail(f"{reason}, and {REQUIRE_CUDA_VARIABLE}=1")
+    pytest.skip(reason)
+
+
+def test_cpu_is_available():
+    assert available_providers()[0] == "cpu"
+
+
+def test_names():
+    assert require_provider("cpu") == "CPUExecutionProvider"
+    assert require_provider("CPUExecutionProvider") == "CPUExecutionProvider"
+    with pytest.raises(ProviderError, match="did you mean 'cuda'"):
+        require_provider("cudaa")
+
+
+def test_a_missing_provider_says_how_to_get_it():
+    if "cuda" in available_providers():
+        pytest.skip("CUDA is here")
+    with pytest.raises(ProviderError, match=r"fxhead\[gpu\]"):
+        require_provider("cuda")
+
+
+def test_without_onnxruntime(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name.startswith("onnxruntime"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    assert available_providers() == ()
+    with pytest.raises(ProviderError, match=r"pip install 'fxhead\[cpu\]'"):
+        require_provider("cpu")
+
+
+def test_importing_export_loads_no_runtime():
+    code = "import sys, export; print([m for m in ('onnxruntime', 'onnxscript') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_session_runs(files):
+    session = Session(files[0], "cpu")
+    (logits,) = session.run((np.zeros((2, 3, 9, 9), np.float32),))
+    assert logits.shape == (2, 5)
+    with pytest.raises(ProviderError, match="the run failed"):
+        session.run((np.zeros((2, 4, 9, 9), np.float32),))
+
+
+def test_a_damaged_file_is_an_error(tmp_path):
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ProviderError, match="no session"):
+        Session(path, "cpu")
+
+
+def test_a_session_that_fell_back_is_an_error(files, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: ["OtherProvider"])
+    with pytest.raises(ProviderError, match="the session has OtherProvider"):
+        Session(files[0], "cpu")
+
+
+def test_targets():
+    assert targets_of("cpu") == ("cpu",)
+    assert targets_of("xnnpack") == ("xnnpack",)
+    assert targets_of("cuda") == ("cuda", "cuda:defaults")
+    assert is_defaults("cuda:defaults")
+    assert not is_defaults("cuda")
+    assert provider_of("cuda:defaults") == "cuda"
+    assert short_name("CUDAExecutionProvider") == short_name("cuda") == "cuda"
+
+
+def test_options_of_strict_targets_and_of_defaults():
+    strict = provider_options("cuda")
+    assert strict["use_tf32"] == "0"
+    assert strict["cudnn_conv_algo_search"] == "DEFAULT"
+    assert provider_options("cuda:defaults") == {}
+    assert provider_options("cpu") == {}
+    assert provider_options("tensorrt")["trt_fp16_enable"] == "0"
+
+
+def recorded(monkeypatch):
+    """Sessions as they are asked for: options, providers and their options."""
+    import onnxruntime
+
+    made = []
+
+    class Recorded:
+        def __init__(self, model, options, providers):
+            made.append((options, providers))
+            self._full = providers[0][0]
+
+        def get_providers(self):
+            return [self._full, "CPUExecutionProvider"]
+
+        def get_inputs(self):
+            return []
+
+        get_outputs = get_provider_graph_assignment_info = get_inputs
+
+    names = ["CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Recorded)
+    return made
+
+
+@pytest.mark.parametrize("target", ["cuda", "cuda:defaults", "tensorrt", "cpu"])
+def test_a_session_asks_for_what_its_target_says(target, monkeypatch):
+    made = recorded(monkeypatch)
+    Session(b"", target)
+    ((options, ((full, chosen),)),) = made
+    assert full.lower().startswith(provider_of(target))
+    assert chosen == provider_options(target)
+    assert options.use_deterministic_compute is not is_defaults(target)
+    if target != "cpu":
+        assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+
+
+def test_every_node_is_placed(files):
+    session = Session(files[0], "cpu")
+    placed = placements(session._session)
+    assert {provider for provider, _ in placed} == {"CPUExecutionProvider"}
+    assert len(placed) >= 4
+
+
+def test_a_node_on_another_provider_is_an_error(files, monkeypatch):
+    import fxexport.providers
+
+    real = fxexport.providers.placements
+
+    def stray(session):
+        return (*real(session), ("OtherExecutionProvider", "node_conv"))
+
+    monkeypatch.setattr(fxexport.providers, "placements", stray)
+    with pytest.raises(ProviderError, match=r"1 nodes do not run on CPUExecutionProvider \(node_conv on"):
+        Session(files[0], "cpu")
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "openvino", "dnnl", "xnnpack", "coreml", "migraphx", "qnn"])
+def test_other_providers_are_known_by_name_and_say_what_there_is(name, files):
+    import onnxruntime
+
+    full = {"tensorrt": "Tensorrt", "openvino": "OpenVINO"}.get(name, "")
+    if any(item.startswith(full) for item in onnxruntime.get_available_providers() if full):
+        pytest.skip(f"{name} is here")
+    with pytest.raises(ProviderError, match=r"the installed onnxruntime has no .*it has .*cpu"):
+        certify(*files, providers=(name,))
+
+
+def test_full_names_and_short_names_are_one_provider(files):
+    certificate = certify(*files, providers=("cpu", "CPUExecutionProvider"))
+    assert certificate.providers == ("cpu",)
+
+
+def test_cuda_is_strict_and_seen_with_its_defaults(files):
+    require_cuda()
+    certificate = certify(*files, providers=("cpu", "cuda"))
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+    runs = {(target.provider, str(target.mode)): target for target in certificate.targets}
+    assert set(runs) == {("cpu", "strict"), ("cuda", "strict"), ("cuda", "defaults")}
+    assert runs["cuda", "strict"].verdict is Verdict.PROVED
+    assert runs["cuda", "defaults"].verdict in (Verdict.PROVED, Verdict.WITHIN_TF32_ROUNDING)
+    assert runs["cuda", "strict"].is_repeatable
+
+
+def test_cuda_in_fp16(tmp_path):
+    require_cuda()
+    example = torch.randn(1, 3, 9, 9).half()
+    halves = [export_onnx(m.half(), example, tmp_path / f"{i}.onnx") for i, m in enumerate(small_pair())]
+    assert certify(*halves, providers=("cuda",)).is_accepted
+
+
+def test_cuda_tests_fail_where_cuda_is_required(monkeypatch):
+    if "cuda" in available_providers():
+        pytest.skip("CUDA is here")
+    monkeypatch.setenv(REQUIRE_CUDA_VARIABLE, "1")
+    with pytest.raises(pytest.fail.Exception, match=REQUIRE_CUDA_VARIABLE):
+        require_cuda()

@@ -1,0 +1,192 @@
+"""The certificate file: what was found out, about which files, with what, and how to do it again.
+
+It holds no time and no absolute path that can be avoided: the same run gives the same bytes, and a folder
+with its certificate can be moved. Paths are relative to the certificate's own folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxexport.onnx_graph.file import external_files
+from fxexport.providers import provider_options
+from fxhead.check.environment import describe_environment
+from fxhead.check.outcome import Check, worst
+from fxhead.files.digests import digest_file, digest_weights
+from fxhead.inputs.samples import DataRecord
+from fxhead.loading.load import FileOptions, Loading
+from fxhead.source import Source, SourceKind
+from fxpasses.errors import FileError
+
+KIND = "fxhead certificate"
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """A file by its content.
+
+    Attributes:
+        path: relative to the certificate's folder, with ``/``.
+        sha256: digest of its bytes.
+        size_bytes: how long it is.
+    """
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, path: Path, folder: Path, *, written_as: str | None = None) -> FileRecord:
+        """The record of a file; of one that is not where it will be, ``written_as`` is its name there."""
+        digest = digest_file(path)
+        name = relative(path, folder) if written_as is None else written_as
+        return cls(path=name, sha256=digest, size_bytes=path.stat().st_size)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """One model under comparison.
+
+    Attributes:
+        name: what the user called it.
+        kind: where it came from.
+        source: ``torchvision:NAME`` or ``package.module:callable``; None for a file.
+        file: the file; None for what was built.
+        data: files beside an ONNX file with weights in them.
+        weights: torchvision's name of the weights that it was built with.
+        weights_file: a file of weights that it was built with.
+        state_sha256: digest of the weights of what was built.
+    """
+
+    name: str
+    kind: SourceKind
+    source: str | None = None
+    file: FileRecord | None = None
+    data: tuple[FileRecord, ...] = ()
+    weights: str | None = None
+    weights_file: FileRecord | None = None
+    state_sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How to do it again.
+
+    Attributes:
+        models: what was compared.
+        pairs: positions of reference and candidate.
+        providers: where ONNX files were run.
+        plan: file of the weight plan.
+        seed: of fresh weights and random samples.
+        loading: how files were loaded.
+        data: the samples; its path is relative to the certificate's folder.
+    """
+
+    models: tuple[ModelRecord, ...]
+    pairs: tuple[tuple[int, int], ...]
+    providers: tuple[str, ...]
+    plan: FileRecord | None
+    seed: int
+    loading: FileOptions
+    data: DataRecord
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        plain = dataclasses.asdict(self) | {"data": self.data.to_dict()}
+        plain["providers"] = [
+            {"name": name, "options": dict(provider_options(name))} for name in self.providers
+        ]
+        return plain
+
+
+def kept_options(loading: Loading, sources: Sequence[Source]) -> FileOptions:
+    """What a certificate keeps of them: nothing where no file was loaded as a model of PyTorch."""
+    is_read = any(source.kind is SourceKind.FILE for source in sources)
+    return loading.of_files if is_read else FileOptions()
+
+
+def relative(path: Path, folder: Path) -> str:
+    """``path`` as seen from ``folder``; absolute where there is no way from one to the other."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return path.absolute().as_posix()
+
+
+def record_model(
+    source: Source, model: nn.Module | ExportedProgram | Path, weights: str | None, folder: Path
+) -> ModelRecord:
+    """The record of a model that was loaded from ``source``.
+
+    Raises:
+        FileError: a file of it cannot be read.
+    """
+    if source.path is not None:
+        return ModelRecord(
+            name=source.text,
+            kind=source.kind,
+            file=FileRecord.of(source.path, folder),
+            data=record_external(source.path, folder) if source.kind is SourceKind.ONNX else (),
+        )
+    is_file = weights is not None and Path(weights).is_file()
+    state = digest_weights(model) if isinstance(model, nn.Module) else None
+    return ModelRecord(
+        name=source.text,
+        kind=source.kind,
+        source=source.text,
+        weights=None if is_file else weights,
+        weights_file=FileRecord.of(Path(weights), folder) if is_file and weights is not None else None,
+        state_sha256=state,
+    )
+
+
+def record_external(path: Path, folder: Path) -> tuple[FileRecord, ...]:
+    """The files beside an ONNX file that hold its weights.
+
+    Raises:
+        FileError: it is no ONNX file, or one of them cannot be read.
+    """
+    try:
+        names = external_files(path)
+    except Exception as error:  # protobuf's errors share no base class but Exception
+        raise FileError(f"cannot be read as ONNX ({error})", where=str(path)) from error
+    return tuple(FileRecord.of(path.parent / name, folder) for name in names)
+
+
+def document(recipe: Recipe, checks: Sequence[Check]) -> dict[str, Any]:
+    """The certificate file's content."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "verdict": worst(tuple(checks)),
+        "environment": describe_environment(recipe.providers),
+        "recipe": recipe.to_dict(),
+        "checks": [check.to_dict() for check in checks],
+    }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Artefact:
+    """A certificate file that was read.
+
+    Attributes:
+        path: the file.
+        verdict: as it says.
+        environment: versions and machine.
+        recipe: how to do it again.
+        checks: its certificates, as plain data.
+    """
+
+    path: Path
+    verdict: str
+    environment: Mapping[str, str]
+    recipe: Recipe
+    checks: Sequence[Any]

@@ -1,0 +1,167 @@
+"""``fxhead check --replay``: does again what a certificate says was done, and compares."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from fxexport import Verdict
+from fxhead.check.artefact import Artefact, FileRecord, ModelRecord
+from fxhead.check.changes import CertificateChange, check_changes, version_changes
+from fxhead.check.environment import describe_environment
+from fxhead.check.examine import Answer, Question, examine
+from fxhead.check.outcome import ReplayOutcome
+from fxhead.check.read_artefact import read_artefact
+from fxhead.files.digests import digest_file, digest_files, digest_weights
+from fxhead.inputs.images import list_images
+from fxhead.inputs.options import DataOptions
+from fxhead.inputs.samples import DataRecord
+from fxhead.loading.load import Loading
+from fxhead.show.progress import Progress
+from fxhead.source import Source, SourceKind
+from fxpasses.errors import FileError, InputError
+
+
+def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
+    """The outcome: what the certificate said, what was found now, and what differs.
+
+    Raises:
+        FxHeadError: it is no certificate, or something that it names is missing or cannot be run here.
+    """
+    start = time.perf_counter()
+    artefact = read_artefact(path)
+    folder = path.parent
+    for record in artefact.recipe.models:
+        if record.kind is SourceKind.CALLABLE and not trust:
+            raise InputError(
+                f"the certificate names the callable {record.source!r}, and to import it is to run its code",
+                where=str(path),
+                fix="give --trust if you know where the certificate comes from",
+            )
+    code = artefact.recipe.loading.code()
+    if code is not None and not trust:
+        fix = "give --trust if you know where the certificate comes from"
+        raise InputError(f"the certificate {code}", where=str(path), fix=fix)
+    for file in _files(artefact):
+        progress.note(f"the certificate names {folder / file.path}")
+    if artefact.recipe.data.path is not None:
+        progress.note(f"the certificate names {folder / artefact.recipe.data.path}")
+    changed = [*_file_changes(artefact, folder), *_data_changes(artefact.recipe.data, folder)]
+    answer = examine(_question(artefact, folder), progress)
+    changed += _state_changes(artefact, answer)
+    versions = version_changes(artefact.environment, describe_environment(answer.providers))
+    checks = [check.to_dict() for check in answer.checks]
+    named = _named(artefact, checks)
+    results = check_changes(artefact.checks, named, is_same_place=not versions)
+    return ReplayOutcome(
+        certificate=path,
+        was=artefact.verdict,
+        models=answer.infos,
+        checks=answer.checks,
+        changes=(*changed, *versions, *results, *_verdict_changes(artefact)),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _files(artefact: Artefact) -> Iterator[FileRecord]:
+    for model in artefact.recipe.models:
+        yield from model.data
+        yield from (file for file in (model.file, model.weights_file) if file is not None)
+    if artefact.recipe.plan is not None:
+        yield artefact.recipe.plan
+
+
+def _question(artefact: Artefact, folder: Path) -> Question:
+    recipe = artefact.recipe
+    weights = [model.weights for model in recipe.models if model.weights is not None]
+    stored = [model.weights_file for model in recipe.models if model.weights_file is not None]
+    chosen = str(folder / stored[0].path) if stored else next(iter(weights), None)
+    return Question(
+        models=tuple(_source(model, folder) for model in recipe.models),
+        pairs=recipe.pairs,
+        providers=recipe.providers,
+        plan=None if recipe.plan is None else folder / recipe.plan.path,
+        input_shapes=tuple((1, *map(int, filter(None, spec.shape or ()))) for spec in recipe.data.inputs),
+        loading=Loading(weights=chosen, seed=recipe.seed, **dataclasses.asdict(recipe.loading)),
+        data=_options(recipe.data, folder),
+    )
+
+
+def _source(model: ModelRecord, folder: Path) -> Source:
+    if model.file is None:
+        return Source.parse(model.source or "")
+    path = str(folder / model.file.path)
+    return Source(text=path, kind=model.kind, name=path)
+
+
+def _options(data: DataRecord, folder: Path) -> DataOptions:
+    if data.path is None:
+        return DataOptions(samples=data.samples)
+    how = data.preparation
+    return DataOptions(
+        path=str(folder / data.path),
+        size=None if how is None else (how.resize, how.crop),
+        mean=() if how is None else how.mean,
+        std=() if how is None else how.std,
+    )
+
+
+def _file_changes(artefact: Artefact, folder: Path) -> Iterator[CertificateChange]:
+    for file in _files(artefact):
+        path = folder / file.path
+        if not path.is_file():
+            raise FileError(
+                "no such file",
+                where=str(path),
+                fix=f"put it back: {artefact.path.name} is about it, and finds files beside itself",
+            )
+        now = digest_file(path)
+        if now != file.sha256:
+            yield CertificateChange(kind="file", where=file.path, then=file.sha256, now=now, counts=True)
+
+
+def _data_changes(data: DataRecord, folder: Path) -> Iterator[CertificateChange]:
+    if data.path is None or data.sha256 is None:
+        return
+    path = folder / data.path
+    now = digest_files(path, list_images(path).images) if path.is_dir() else digest_file(path)
+    if now != data.sha256:
+        yield CertificateChange(
+            kind="file", where=data.path.as_posix(), then=data.sha256, now=now, counts=True
+        )
+
+
+def _state_changes(artefact: Artefact, answer: Answer) -> list[CertificateChange]:
+    changes = []
+    for record, model in zip(artefact.recipe.models, answer.models, strict=True):
+        if record.state_sha256 is None or not isinstance(model, nn.Module):
+            continue
+        now = digest_weights(model)
+        if now != record.state_sha256:
+            where = f"weights of {record.name}"
+            changes.append(
+                CertificateChange(kind="file", where=where, then=record.state_sha256, now=now, counts=True)
+            )
+    return changes
+
+
+def _named(artefact: Artefact, checks: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The checks with the names that the certificate gives the models: paths may differ, and do not count."""
+    names = [model.name for model in artefact.recipe.models]
+    pairs = artefact.recipe.pairs
+    return [
+        check | {"reference": names[a], "candidate": names[b]}
+        for check, (a, b) in zip(checks, pairs, strict=False)
+    ]
+
+
+def _verdict_changes(artefact: Artefact) -> Iterator[CertificateChange]:
+    """Where the certificate's own verdict is not that of its checks."""
+    order = [str(verdict) for verdict in Verdict]
+    worst = max((check["verdict"] for check in artefact.checks), key=order.index)
+    if worst != artefact.verdict:
+        yield CertificateChange(kind="result", where="verdict", then=artefact.verdict, now=worst, counts=True)

@@ -1,0 +1,190 @@
+"""``fxhead convert-weights``: a checkpoint from one form to the other, without the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from fxexport.untrusted.archive import ZIP_MAGIC, open_regular
+from fxhead.convert.edits import Conversion, find_edits
+from fxhead.convert.legacy_stream import open_legacy
+from fxhead.convert.outcome import Converted, ConvertOutcome
+from fxhead.convert.safetensors_stream import is_safetensors, open_safetensors
+from fxhead.convert.stored_tensors import TensorEdit
+from fxhead.convert.survey import survey
+from fxhead.convert.zip_stream import open_zip
+from fxhead.files.publish import publish, staged
+from fxhead.files.save import require_free_file
+from fxhead.loading.inert_names import unknown_names
+from fxhead.loading.load import require_readable
+from fxhead.loading.plans import load_plan
+from fxhead.outcome import WrittenFile
+from fxhead.show.progress import Progress
+from fxpasses import WeightPlan
+from fxpasses.errors import FileError, FxHeadError, InputError, PlanError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """What ``fxhead convert-weights`` was asked for.
+
+    Attributes:
+        checkpoint: the file to convert.
+        plan: the plan that ``rewrite`` wrote.
+        reverse: whether to go the plan's way backwards.
+        out: the file to write, or a folder; None writes beside the checkpoint.
+        prefixes: what stands before the plan's names in it; empty to find out.
+        optimizer_names: a file with the names of an optimiser's parameters, or None.
+        allowed: names in its pickle that may stay though they are no plain data.
+        force: whether a file that exists may be replaced.
+    """
+
+    checkpoint: Path
+    plan: Path
+    reverse: bool = False
+    out: str | None = None
+    prefixes: tuple[str, ...] = ()
+    optimizer_names: Path | None = None
+    allowed: tuple[str, ...] = ()
+    force: bool = False
+
+
+class Checkpoint(Protocol):
+    """A file of weights that can be written again with other shapes."""
+
+    @property
+    def kind(self) -> str:
+        """Its format, in words."""
+
+    @property
+    def root(self) -> Any:
+        """What it holds, as records."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What loading it would import."""
+
+    def write(self, source: BinaryIO, out: BinaryIO, edits: Sequence[TensorEdit]) -> None:
+        """Writes it with the edits made, all else byte for byte as in ``source``."""
+
+
+def run_convert(options: ConvertOptions, progress: Progress) -> ConvertOutcome:
+    """The outcome; the converted file is written when this returns, or none is.
+
+    Raises:
+        FxHeadError: the user can do something about it; nothing is written.
+    """
+    start = time.perf_counter()
+    plan = load_plan(options.plan)
+    plan = plan.invert() if options.reverse else plan
+    where = str(options.checkpoint)
+    require_readable(options.checkpoint)
+    out = _out(options, plan)
+    inputs = [options.checkpoint, options.plan, *filter(None, [options.optimizer_names])]
+    require_free_file(out, inputs, force=options.force)
+    with progress.step(f"reading {where}"):
+        checkpoint = open_checkpoint(options.checkpoint)
+        conversion = _conversion(checkpoint, plan, options)
+    for place in conversion.strangers:
+        progress.note(f"{place} looks like a weight of the plan and was left as it is")
+    files: tuple[WrittenFile, ...] = ()
+    if conversion.edits:
+        with progress.step(f"writing {out}"), staged(out.parent) as staging:
+            with open_regular(options.checkpoint) as source, (staging / out.name).open("wb") as target:
+                checkpoint.write(source, target, conversion.edits)
+            files = tuple(
+                WrittenFile(path=path, size_bytes=path.stat().st_size)
+                for path in publish(staging, force=options.force)
+            )
+    return ConvertOutcome(
+        checkpoint=where,
+        container=checkpoint.kind,
+        to=str(plan.to),
+        converted=tuple(map(_converted, conversion.edits)),
+        left=conversion.strangers,
+        files=files,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint at ``path``, recognised by its content; no weight is read.
+
+    Raises:
+        FileError: it is damaged, or none of torch's or safetensors' formats.
+    """
+    with open_regular(path) as file:
+        beginning = file.read(16)
+    if beginning.startswith(ZIP_MAGIC):
+        return open_zip(path)
+    if is_safetensors(beginning):
+        return open_safetensors(path)
+    return open_legacy(path)
+
+
+def _conversion(checkpoint: Checkpoint, plan: WeightPlan, options: ConvertOptions) -> Conversion:
+    where = str(options.checkpoint)
+    names = None if options.optimizer_names is None else _read_names(options.optimizer_names)
+    found = survey(checkpoint.root, where)
+    _require_known(checkpoint, options)
+    try:
+        return find_edits(found, plan, options.prefixes, names)
+    except PlanError as error:
+        at = error.where if error.where and error.where != "checkpoint" else None
+        raise PlanError(error.what, where=f"{where}: {at}" if at else where, fix=error.fix) from error
+
+
+def _require_known(checkpoint: Checkpoint, options: ConvertOptions) -> None:
+    """Returns where whoever loads the result has nothing in it but data and what the user allowed."""
+    unknown = unknown_names(checkpoint.names, options.allowed)
+    if unknown:
+        raise FileError(
+            f"it refers to what is no plain data: {', '.join(unknown[:20])}",
+            where=str(options.checkpoint),
+            fix="if that belongs there, give "
+            + " ".join(f"--allow {name}" for name in unknown[:3])
+            + (" …" if len(unknown) > 3 else "")
+            + " to keep it; it is copied, never run",
+        )
+
+
+def _out(options: ConvertOptions, plan: WeightPlan) -> Path:
+    path = options.checkpoint
+    # model.linear.pt becomes model.conv.pt, not model.linear.conv.pt
+    name = f"{path.stem.removesuffix(f'.{plan.source}')}.{plan.to}{path.suffix}"
+    if options.out is None:
+        return path.parent / name
+    out = Path(options.out)
+    return out / name if out.is_dir() or options.out.endswith(("/", os.sep)) else out
+
+
+def _read_names(path: Path) -> list[str]:
+    require_readable(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if text.lstrip().startswith("[") else text.split()
+    except ValueError as error:  # also UnicodeDecodeError
+        raise _not_names(path) from error
+    if not names or not all(isinstance(name, str) for name in names):
+        raise _not_names(path)
+    return list(names)
+
+
+def _not_names(path: Path) -> FxHeadError:
+    return InputError(
+        "is no list of names", where=str(path), fix="write one name a line, or a JSON list of strings"
+    )
+
+
+def _converted(edit: TensorEdit) -> Converted:
+    return Converted(
+        place=edit.place,
+        before=edit.tensor.shape,
+        after=edit.shape,
+        copied_bytes=edit.tensor.size_bytes if edit.is_copy else 0,
+    )

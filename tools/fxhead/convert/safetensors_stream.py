@@ -1,0 +1,130 @@
+"""Safetensors files: a header in JSON, then the weights, which are streamed through.
+
+Only the header's shapes change. A permuted kernel (channels last) is written anew, as the format has no
+strides.
+
+Source:
+    huggingface/safetensors, *Format*.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fxexport.untrusted.archive import open_regular
+from fxexport.untrusted.pickle_records import PlainDict
+from fxhead.convert.stored_tensors import Storage, StoredTensor, TensorEdit
+from fxhead.convert.streams import ByteRange, Copier, copy_with
+from fxpasses.errors import FileError
+
+_LENGTH = struct.Struct("<Q")
+_MAX_HEADER_BYTES = 100_000_000
+_ALIGNMENT = 8
+_METADATA = "__metadata__"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SafetensorsCheckpoint:
+    """A safetensors file; ``start`` is where its weights begin."""
+
+    header: dict[str, Any]
+    root: PlainDict
+    start: int
+    size: int
+    kind: str = "safetensors"
+    names: frozenset[str] = frozenset()
+
+    def write(self, source: BinaryIO, out: BinaryIO, edits: Sequence[TensorEdit]) -> None:
+        """Writes the file with the edits made."""
+        header = dict(self.header)
+        regions = []
+        for edit in edits:
+            name = edit.tensor.storage.key
+            header[name] = {**header[name], "shape": list(edit.shape)}
+            if edit.is_copy or edit.stride != _contiguous(edit.shape):
+                begin = self.start + header[name]["data_offsets"][0]
+                regions.append(ByteRange(start=begin, edit=edit))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % _ALIGNMENT)
+        copier = Copier(source, out)
+        copier.write(_LENGTH.pack(len(text)) + text)
+        copy_with(copier, self.start, self.size - self.start, regions)
+
+
+def is_safetensors(beginning: bytes) -> bool:
+    """Whether a file that begins so is one: the length of a header, and the header's brace."""
+    return len(beginning) > _LENGTH.size and beginning[_LENGTH.size : _LENGTH.size + 1] == b"{"
+
+
+def open_safetensors(path: Path) -> SafetensorsCheckpoint:
+    """The file at ``path``; only its header is read.
+
+    Raises:
+        FileError: it is damaged.
+    """
+    with open_regular(path) as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+        if length > min(size - _LENGTH.size, _MAX_HEADER_BYTES):
+            raise _damaged("its header is longer than the file, or than the format allows", path)
+        text = file.read(length)
+    start = _LENGTH.size + length
+    root = PlainDict()
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        for name, entry in header.items():
+            if name != _METADATA:
+                root.pairs.append((name, _tensor(name, entry, size - start)))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(f"its header is wrong ({error})", path) from error
+    return SafetensorsCheckpoint(header=header, root=root, start=start, size=size)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
+def _tensor(name: str, entry: dict[str, Any], limit: int) -> StoredTensor:
+    shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(number) is int and 0 <= number for number in (*shape, begin, end)):
+        raise ValueError(f"{name!r} has extents or offsets that are no natural numbers")
+    if not begin <= end <= limit:
+        raise ValueError(f"{name!r} lies beyond the file's end")
+    bits = _bits(entry["dtype"])
+    if (end - begin) * 8 != math.prod(shape) * bits:
+        raise ValueError(f"{name!r} has another size than its shape")
+    return StoredTensor(
+        shape=shape,
+        stride=_contiguous(shape),
+        offset=0,
+        item_bytes=max(1, bits // 8),
+        storage=Storage(key=name, size_bytes=end - begin),
+        arguments=(name,),
+    )
+
+
+def _bits(dtype: str) -> int:
+    """Bits of an element, by the name of its type: ``F32``, ``BF16``, ``F8_E4M3``, ``BOOL``."""
+    found = re.match(r"[A-Z]+(\d+)", dtype)
+    if found is None and dtype != "BOOL":
+        raise ValueError(f"a type called {dtype!r}")
+    return 8 if found is None else int(found[1])
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(max(1, math.prod(shape[axis + 1 :])) for axis in range(len(shape)))
+
+
+def _damaged(what: str, path: Path) -> FileError:
+    return FileError(f"is damaged: {what}", where=str(path), fix="copy or save the file again")

@@ -1,0 +1,166 @@
+"""Output files: their names, what may be overwritten, and their content."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxexport.untrusted.programs import PROGRAM_SUFFIX
+from fxhead.files.pt2 import is_program_file, program_bytes
+from fxhead.source import Source
+from fxpasses.errors import FileError, InputError
+from fxpasses.report import Form
+
+_MODULE_SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OutputNames:
+    """Where ``rewrite`` writes: names in one folder.
+
+    Attributes:
+        folder: the folder.
+        module: the rewritten model.
+        plan: the weight plan.
+        certificate: what was checked.
+        base: what the names of the ONNX files begin with.
+        before: the form that the model has.
+        to: the form that it gets.
+    """
+
+    folder: Path
+    module: str
+    plan: str
+    certificate: str
+    base: str
+    before: Form
+    to: Form
+
+    @classmethod
+    def choose(cls, source: Source, to: Form, out: str | None) -> OutputNames:
+        """Names after the source, or after ``out``: a ``.pt`` or ``.pt2`` path, or a folder.
+
+        A program is written as a program, unless ``out`` is the name of a ``.pt`` file.
+
+        Raises:
+            InputError: ``out`` is some other kind of file.
+        """
+        is_program = source.path is not None and is_program_file(source.path)
+        suffix = PROGRAM_SUFFIX if is_program else ".pt"
+        folder, module = source.folder, f"{source.stem}.{to}{suffix}"
+        if out is not None:
+            path = Path(out)
+            if path.suffix.lower() in _MODULE_SUFFIXES and not path.is_dir():
+                folder, module = path.parent, path.name
+            elif path.is_file() or path.suffix.lower() in (".onnx", ".json", ".safetensors"):
+                raise InputError(
+                    "is neither a .pt or .pt2 file nor a folder",
+                    where=f"-o {out}",
+                    fix="name that file; the others are written beside it",
+                )
+            else:
+                folder = path
+        stem = Path(module).stem
+        base = stem.removesuffix(f".{to}")
+        return cls(
+            folder=folder,
+            module=module,
+            plan=f"{stem}.plan.json",
+            certificate=f"{stem}.certificate.json",
+            base=base,
+            before=Form.CONV if to in (Form.LINEAR, Form.UNFOLD) else Form.LINEAR,
+            to=to,
+        )
+
+    @property
+    def onnx(self) -> dict[Form, str]:
+        """The ONNX files, by the form that they hold; the model's own form first."""
+        # unfolded, all convolutions are in another form: the other file is no form of a head
+        before = "original" if self.to is Form.UNFOLD else self.before
+        return {self.before: f"{self.base}.{before}.onnx", self.to: f"{self.base}.{self.to}.onnx"}
+
+    @property
+    def is_program(self) -> bool:
+        """Whether an exported program is written, not a pickled module."""
+        return self.module.lower().endswith(PROGRAM_SUFFIX)
+
+    def holding(self, *, is_program: bool) -> OutputNames:
+        """The names where the module's file holds a program or a pickle."""
+        if is_program == self.is_program:
+            return self
+        suffix = PROGRAM_SUFFIX if is_program else ".pt"
+        return dataclasses.replace(self, module=str(Path(self.module).with_suffix(suffix)))
+
+    def all(self, *, with_onnx: bool) -> tuple[str, ...]:
+        """Every name that will be written."""
+        onnx = (*self.onnx.values(), self.certificate) if with_onnx else ()
+        return (self.module, *onnx, self.plan)
+
+
+def require_free(names: OutputNames, inputs: Iterable[Path], *, with_onnx: bool, force: bool) -> None:
+    """Returns where writing will not destroy anything that the user did not say may go.
+
+    Raises:
+        FileError: an output is an input or exists already, or the folder cannot be written to.
+    """
+    taken = tuple(inputs)
+    for name in names.all(with_onnx=with_onnx):
+        require_free_file(names.folder / name, taken, force=force)
+
+
+def require_free_file(path: Path, inputs: Iterable[Path], *, force: bool) -> None:
+    """Returns where writing ``path`` will not destroy anything that the user did not say may go.
+
+    Raises:
+        FileError: it is an input or exists already, or its folder cannot be written to.
+    """
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
+        raise FileError("would overwrite the input", where=str(path), fix="name another output with -o")
+    if path.is_dir():
+        raise FileError("is a folder", where=str(path), fix="name another output with -o")
+    if os.path.lexists(path) and not force:
+        raise FileError(
+            "exists already", where=str(path), fix="give --force to replace it, or another output with -o"
+        )
+    nearest = next(p for p in (path.parent, *path.parent.absolute().parents) if p.exists())
+    if not nearest.is_dir():
+        raise FileError("is not a folder", where=str(nearest), fix="name another output with -o")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise FileError("cannot be written to", where=str(nearest), fix="name another folder with -o")
+
+
+def save_module(module: nn.Module | ExportedProgram, path: Path) -> None:
+    """Pickles ``module``, or saves a program; the same one gives the same bytes under any name.
+
+    Raises:
+        InputError: something in the module cannot be pickled.
+    """
+    if isinstance(module, ExportedProgram):
+        path.write_bytes(program_bytes(module))
+        return
+    try:
+        # an open file: given a path, torch.save writes its name into the archive
+        with path.open("wb") as file:
+            torch.save(module, file)
+    except OSError:
+        raise
+    except Exception as error:  # pickling calls the __reduce__ of every object in it
+        if "PytorchStreamWriter" in str(error):
+            raise OSError(None, "writing failed, the disk may be full") from error
+        raise InputError(
+            f"the rewritten module cannot be pickled ({type(error).__name__}: {error})",
+            fix="define its classes at the top level of an importable module",
+        ) from error
+
+
+def save_json(data: dict[str, Any], path: Path) -> None:
+    """Writes ``data`` as JSON that a person can read."""
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

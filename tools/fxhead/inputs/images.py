@@ -1,0 +1,216 @@
+"""Samples from a folder of images, prepared as torchvision's classification presets do it.
+
+Each image is turned upright (EXIF), converted to RGB, or to grey where the model has one channel, resized
+so that its shorter side is ``resize``, cropped in the centre to ``crop`` × ``crop``, scaled to 0 … 1 and
+standardised. A model that takes uint8 gets the pixels as they are after the crop.
+
+Source:
+    ``torchvision.transforms._presets.ImageClassification``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxexport.subjects.samples import InputSpec
+from fxpasses.errors import FileError, InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Array = NDArray[Any]
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LARGEST = 4096
+_PRESET_CROP, _PRESET_RESIZE = 224, 256
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """How an image becomes a sample.
+
+    Attributes:
+        resize: the shorter side after resizing.
+        crop: both sides after cropping.
+        mean: subtracted from each channel, after scaling to 0 … 1.
+        std: divided by.
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFiles:
+    """What lies in a folder, subfolders included, in sorted order.
+
+    Attributes:
+        folder: the folder.
+        images: files with the suffix of an image, relative to it.
+        others: all other files.
+    """
+
+    folder: Path
+    images: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def list_images(folder: Path) -> ImageFiles:
+    """The files of a folder.
+
+    Raises:
+        FileError: it cannot be read, or holds no image.
+    """
+
+    def refuse(error: OSError) -> None:
+        reason = error.strerror or str(error)
+        where = str(error.filename or folder)
+        raise FileError(f"cannot be read ({reason})", where=where, fix="check its permissions") from error
+
+    paths = [
+        Path(place, name).relative_to(folder).as_posix()
+        for place, _, names in os.walk(folder, onerror=refuse)
+        for name in names
+    ]
+    images = tuple(sorted(name for name in paths if name.lower().endswith(SUFFIXES)))
+    if not images:
+        raise FileError(
+            f"holds no images ({len(paths)} other files)",
+            where=str(folder),
+            fix=f"give a folder with files ending in {', '.join(SUFFIXES)}",
+        )
+    others = tuple(sorted(set(paths).difference(images)))
+    return ImageFiles(folder=folder, images=images, others=others)
+
+
+def resized_from(crop: int) -> int:
+    """The shorter side after resizing that goes with a crop, in the proportion of torchvision's presets."""
+    return round(crop * _PRESET_RESIZE / _PRESET_CROP)
+
+
+def preparation(
+    spec: InputSpec, *, size: tuple[int, int] | None, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Preparation:
+    """How images are prepared for an input; a size that is not given is the model's own.
+
+    Raises:
+        InputError: the input is no batch of square images, or an option does not fit it.
+    """
+    shape = spec.shape or (None, None, None)
+    channels, height, width = shape if len(shape) == 3 else (0, 0, 0)
+    if channels not in (1, 3) or spec.dtype not in ("float16", "float32", "float64", "uint8"):
+        raise InputError(
+            f"input {spec.name!r} takes no images of one or three channels first", fix="give an .npz file"
+        )
+    if size is None and (height is None or height != width):
+        raise InputError(
+            f"input {spec.name!r} does not say how large it is", where="--inputs", fix="give --size"
+        )
+    crop = size[1] if size is not None else height or 0
+    if any(extent not in (None, crop) for extent in (height, width)):
+        raise InputError(f"the model takes {height}x{width}", where=f"--size {crop}", fix="leave it out")
+    if spec.dtype == "uint8" and (mean or std):
+        raise InputError("the model takes pixels as they are", where="--mean, --std", fix="leave them out")
+    known = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.0,), (1.0,))
+    chosen = mean or known[0], std or known[1]
+    for option, values in zip(("--mean", "--std"), chosen, strict=True):
+        if len(values) not in (1, channels):
+            what = f"{len(values)} values for {channels} channels"
+            raise InputError(what, where=option, fix="give one for all channels, or one each")
+        if not all(map(math.isfinite, values)) or (option == "--std" and min(values) <= 0):
+            raise InputError("is no number to standardise with", where=option, fix="give positive numbers")
+    resize = size[0] if size is not None else resized_from(crop)
+    is_raw = spec.dtype == "uint8"
+    return Preparation(
+        resize=resize, crop=crop, mean=() if is_raw else chosen[0], std=() if is_raw else chosen[1]
+    )
+
+
+class ImageRows:
+    """The images of a folder as samples, each decoded when it is read.
+
+    Args:
+        files: which images.
+        spec: the input that they are for.
+        how: how they are prepared.
+    """
+
+    def __init__(self, files: ImageFiles, spec: InputSpec, how: Preparation) -> None:
+        channels = (spec.shape or (3,))[0] or 3
+        self._files, self._how, self._mode = files, how, "RGB" if channels == 3 else "L"
+        self.shape: tuple[int, ...] = (len(files.images), channels, how.crop, how.crop)
+        self.dtype: np.dtype[Any] = np.dtype(spec.dtype)
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        return np.stack([self._sample(name) for name in self._files.images[rows]])
+
+    def _sample(self, name: str) -> Array:
+        crop = cropped(decoded(self._files.folder / name, self._mode), self._how)
+        return standardised(crop, self._how, self.dtype)
+
+
+def cropped(image: Image.Image, how: Preparation, interpolation: str = "bilinear") -> Image.Image:
+    """The image resized, and cut square from its centre."""
+    from torchvision.transforms import InterpolationMode, functional
+
+    resized = functional.resize(image, how.resize, InterpolationMode(interpolation))
+    crop: Image.Image = functional.center_crop(resized, [how.crop, how.crop])
+    return crop
+
+
+def standardised(crop: Image.Image, how: Preparation, dtype: np.dtype[Any]) -> Array:
+    """``[C, H, W]`` of what ``cropped`` gave: scaled to 0 … 1 and standardised, or the pixels for uint8."""
+    from torchvision.transforms import functional
+
+    pixels = functional.pil_to_tensor(crop)
+    if dtype == np.uint8:
+        return np.asarray(pixels.numpy())
+    scaled = functional.convert_image_dtype(pixels)
+    values: Array = functional.normalize(scaled, list(how.mean), list(how.std)).numpy()
+    return values.astype(dtype)
+
+
+def decoded(path: Path, mode: str) -> Image.Image:
+    """The image upright and in ``mode`` (``"RGB"`` or ``"L"``), transparency left out.
+
+    Raises:
+        FileError: it is damaged, no image, or of more than 16 bits a channel.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+            upright = ImageOps.exif_transpose(image)
+            if is_16_bit:
+                return Image.fromarray(_eight_bits(np.asarray(upright))).convert(mode)
+            if image.mode.startswith(("I", "F")):
+                raise FileError(
+                    "has more than 16 bits a channel", where=str(path), fix="convert it to 8 bits first"
+                )
+            # from a palette with transparency, Pillow goes to RGB by way of RGBA only
+            return (upright.convert("RGBA") if image.mode == "P" else upright).convert(mode)
+    except FileError:
+        raise
+    except Exception as error:  # decoders of damaged files raise anything
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise FileError(
+            f"cannot be read as an image ({type(error).__name__}: {first})",
+            where=str(path),
+            fix="repair it or take it out of the folder",
+        ) from error
+
+
+def _eight_bits(values: Array) -> NDArray[np.uint8]:
+    """Values of 16 bits as the nearest of 8."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -1,0 +1,48 @@
+"""``fxhead inspect``: every site and every miss; writes nothing."""
+
+from __future__ import annotations
+
+from fxhead.inputs.describe import describe, note_guess
+from fxhead.inputs.input_shapes import InputShapes
+from fxhead.inputs.shapes import find_shapes
+from fxhead.inspect.outcome import InspectOutcome
+from fxhead.loading.load import Loading, load
+from fxhead.show.progress import Progress
+from fxhead.source import Source
+from fxpasses import find_sites
+from fxpasses.errors import InputError
+from fxpasses.report import Form, Scope
+
+
+def run_inspect(
+    source: Source,
+    *,
+    scope: Scope,
+    way: str,
+    to: Form | None,
+    input_shapes: tuple[tuple[int, ...], ...],
+    loading: Loading,
+    progress: Progress,
+) -> InspectOutcome:
+    """The outcome: every site and every miss of the model, or those of a rewrite to one form.
+
+    Raises:
+        FxHeadError: the user can do something about it.
+    """
+    with progress.step(f"loading {source.text}"):
+        loaded = load(source, loading, progress.note)
+    module = loaded.model
+    shapes: InputShapes | None = None
+    try:
+        with progress.step("finding the input shape"):
+            shapes = find_shapes(module, loading.built(source), input_shapes, loading.weights)
+        note_guess(shapes, progress)
+    except InputError as error:
+        if input_shapes:
+            raise
+        progress.note(f"looking without an example input: {error}")
+    with progress.step("finding sites"):
+        examples = shapes.examples(2) if shapes else None
+        sites = find_sites(module, scope=scope, example_inputs=examples, way=way, to=to)
+    model = describe(source, module, shapes, loaded.container)
+    return InspectOutcome(model=model, scope=str(scope), sites=sites)

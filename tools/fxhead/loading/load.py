@@ -1,0 +1,265 @@
+"""SOURCE → a module or a program; what a file is decides how it is read, and no code in it is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxexport.untrusted.allowed import Allowed
+from fxexport.untrusted.programs import read_program
+from fxhead.files.publish import settle
+from fxhead.loading.architectures import build, importable_here, is_weight_file
+from fxhead.loading.recognise import Container, FileKind, recognise
+from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state
+from fxhead.loading.unpickle import listed, load_trusted, make_module
+from fxhead.source import FORMS, Source, SourceKind
+from fxpasses.errors import FileError, InputError
+
+_WEIGHTS = (FileKind.STATE_DICT, FileKind.CHECKPOINT, FileKind.SAFETENSORS)
+_MODELS = (FileKind.MODULE, FileKind.GRAPH_MODULE)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=3)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileOptions:
+    """How files are loaded; a certificate keeps it.
+
+    Attributes:
+        arch: what builds the model of a state dict or checkpoint: ``torchvision:NAME`` or
+            ``package.module:callable``.
+        ema: takes a checkpoint's averaged weights.
+        prefix: what stands before every name in a file of weights and is not the model's.
+        allow: full names of classes that a pickled module may have.
+        trust: unpickles the file as it is, which runs whatever it says.
+    """
+
+    arch: str | None = None
+    ema: bool = False
+    prefix: str | None = None
+    allow: tuple[str, ...] = ()
+    trust: bool = False
+
+    def code(self) -> str | None:
+        """What loading again would import or run that torch and torchvision do not bring, in words."""
+        if self.trust:
+            return "was made with --trust: to load its files again is to run whatever is in them"
+        if self.allow:
+            return f"names the classes {', '.join(self.allow)}, and to import them is to run their code"
+        if self.arch is not None and Source.parse(self.arch).kind is not SourceKind.TORCHVISION:
+            return f"names the callable {self.arch!r}, and to import it is to run its code"
+        return None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Loading(FileOptions):
+    """How SOURCE is loaded, a file or not.
+
+    Attributes:
+        weights: torchvision's name of pretrained weights, or a file of weights.
+        seed: seeds torch first, so that a freshly initialised model is the same in every run.
+    """
+
+    weights: str | None = None
+    seed: int = 0
+
+    @property
+    def of_files(self) -> FileOptions:
+        """The part that is about files."""
+        return FileOptions(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(FileOptions)}
+        )
+
+    def for_source(self, source: Source) -> Loading:
+        """The same for one of two sources: weights are for what is built, ``arch`` for a file."""
+        if source.kind in (SourceKind.TORCHVISION, SourceKind.CALLABLE):
+            return dataclasses.replace(self, arch=None, ema=False, prefix=None)
+        return dataclasses.replace(self, weights=None)
+
+    def built(self, source: Source) -> Source:
+        """What builds the model: it may say which input it takes."""
+        return source if self.arch is None else Source.parse(self.arch)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loaded:
+    """What was loaded.
+
+    Attributes:
+        model: a module on the CPU and in eval mode, or a program as it is.
+        container: what the file is, in words; None where the model was built.
+    """
+
+    model: nn.Module | ExportedProgram
+    container: str | None = None
+
+
+def load(source: Source, loading: Loading | None = None, note: Callable[[str], None] = _warn) -> Loaded:
+    """The model that ``source`` names, and what it came in.
+
+    Args:
+        source: what to load.
+        loading: how.
+        note: receives what the user should know, as that code of the file is run.
+
+    Raises:
+        FileError: a file cannot be read, is damaged, holds no model, or needs code that is not allowed.
+        InputError: the name is unknown, or what it names is no module.
+    """
+    loading = loading or Loading()
+    torch.manual_seed(loading.seed)
+    if source.kind in (SourceKind.TORCHVISION, SourceKind.CALLABLE):
+        return Loaded(model=_built(source, loading, note).eval())
+    if loading.weights is not None:
+        raise InputError(
+            "a module file brings its own weights",
+            where=source.text,
+            fix="leave --weights out, or give package.module:callable and --weights FILE",
+        )
+    path = Path(source.name)
+    settle(path.parent)
+    require_readable(path)
+    container = recognise(path)
+    model = _from_file(container, loading, note)
+    if not isinstance(model, ExportedProgram):
+        model.eval()
+    return Loaded(model=model, container=container.title)
+
+
+def require_readable(path: Path) -> None:
+    """Returns where ``path`` is a file with something in it that may be read.
+
+    Raises:
+        FileError: it is missing, a folder, a pipe or device, empty, or not readable.
+    """
+    try:
+        if path.is_dir():
+            raise FileError("is a folder", where=str(path), fix="give a file in it")
+        if path.exists() and not path.is_file():
+            raise FileError("is no regular file", where=str(path), fix="give a file, not a pipe or a device")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise FileError("the file is empty", where=str(path), fix="save the model again")
+    except FileNotFoundError as error:
+        raise FileError("no such file", where=str(path), fix=f"give {FORMS}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FileError(f"cannot be read ({reason})", where=str(path), fix="check its permissions") from error
+
+
+def _built(source: Source, loading: Loading, note: Callable[[str], None]) -> nn.Module:
+    if loading.arch is not None or loading.ema or loading.prefix is not None:
+        raise InputError(
+            "--arch, --ema and --prefix are about files of weights", where=source.text, fix="leave them out"
+        )
+    is_file = loading.weights is not None and is_weight_file(loading.weights)
+    module = build(source, None if is_file else loading.weights)
+    if is_file:
+        path = Path(loading.weights or "")
+        require_readable(path)
+        load_state(module, recognise(path), _allowed(loading), note)
+    return _require_usable(module, where=source.text)
+
+
+def _from_file(
+    container: Container, loading: Loading, note: Callable[[str], None]
+) -> nn.Module | ExportedProgram:
+    path = container.path
+    if loading.arch is not None and container.kind not in _WEIGHTS:
+        what = f"is a {container.title}, which brings its own architecture"
+        raise InputError(what, where=str(path), fix="leave --arch out")
+    if container.kind in _WEIGHTS:
+        return _from_weights(container, loading, note)
+    if container.kind is FileKind.PROGRAM:
+        if not loading.trust:
+            return read_program(path, archive=container.archive)
+        note(f"--trust: {path} is loaded unchecked, and may run any code")
+        with importable_here():  # a program may hold operators and dataclasses of the user's own
+            return read_program(path, trust=True)
+    if (wrapper := _wrapper(container)) is not None:
+        raise InputError(f"is wrapped in {wrapper}", where=str(path), fix="save model.module")
+    if container.kind in _MODELS or (loading.trust and container.kind is FileKind.OBJECT):
+        if loading.trust:
+            note(f"--trust: {path} is unpickled, and runs whatever code is in it")
+            return _require_module(load_trusted(path), where=str(path))
+        return _require_usable(make_module(container, _allowed(loading)), where=str(path))
+    raise _refusal(container)
+
+
+def _from_weights(container: Container, loading: Loading, note: Callable[[str], None]) -> nn.Module:
+    if loading.arch is None:
+        raise InputError(
+            f"is a {container.title}, which has weights and no architecture",
+            where=str(container.path),
+            fix="say what builds the model: --arch torchvision:NAME or --arch package.module:callable",
+        )
+    architecture = Source.parse(loading.arch)
+    if architecture.kind not in (SourceKind.TORCHVISION, SourceKind.CALLABLE):
+        raise InputError(
+            f"{loading.arch!r} builds no model",
+            where="--arch",
+            fix="give torchvision:NAME or package.module:callable",
+        )
+    fit = Fit(architecture=architecture, ema=loading.ema, prefix=loading.prefix)
+    module = load_checkpoint(container, fit, _allowed(loading), note)
+    return _require_usable(module, where=str(container.path))
+
+
+def _allowed(loading: Loading) -> Allowed:
+    return Allowed(extra=frozenset(loading.allow), here=importable_here)
+
+
+def _wrapper(container: Container) -> str | None:
+    """The class of torch that only runs another module in parallel, or None."""
+    function = str(getattr(container.pickle and container.pickle.root, "function", ""))
+    wrappers = ("torch.nn.parallel.data_parallel.", "torch.nn.parallel.distributed.")
+    return function.rpartition(".")[2] if function.startswith(wrappers) else None
+
+
+_FIXES = {
+    FileKind.TORCHSCRIPT: "loading it runs the code in it; give the nn.Module that it was made from",
+    FileKind.COMPILED: "give the program that it was compiled from",
+    FileKind.ONNX: (
+        "a rewrite needs the model that it was exported from; fxhead check and cam read ONNX files"
+    ),
+    FileKind.OBJECT: "save the module itself with torch.save(model, path)",
+}
+
+
+def _refusal(container: Container) -> FileError:
+    names = (
+        container.pickle.names if container.kind is FileKind.OBJECT and container.pickle is not None else ()
+    )
+    foreign = Allowed().refused(names, in_graph=False)
+    needs = f" that needs {listed(foreign)}" if foreign else ""
+    return FileError(
+        f"is {'an' if container.kind is FileKind.ONNX else 'a'} {container.title}{needs}, not a module",
+        where=str(container.path),
+        fix=_FIXES[container.kind],
+    )
+
+
+def _require_module(loaded: object, *, where: str) -> nn.Module:
+    if not isinstance(loaded, nn.Module):
+        raise InputError(
+            f"holds an object of class {type(loaded).__name__}, not an nn.Module",
+            where=where,
+            fix="save the module itself with torch.save(model, path)",
+        )
+    return _require_usable(loaded, where=where)
+
+
+def _require_usable(module: nn.Module, *, where: str) -> nn.Module:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError("is TorchScript", where=where, fix="give the nn.Module that it was made from")
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise InputError(f"is wrapped in {type(module).__name__}", where=where, fix="save model.module")
+    return module

@@ -1,0 +1,343 @@
+"""``fxhead rewrite``: load, rewrite, export both forms, check, write all or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxhead.check.outcome import Check, worst
+from fxhead.files.publish import publish, settle, staged
+from fxhead.files.save import OutputNames, require_free, save_json, save_module
+from fxhead.inputs.describe import describe, note_guess
+from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
+from fxhead.inputs.shapes import find_shapes
+from fxhead.loading.load import Loading, load, require_readable
+from fxhead.outcome import WrittenFile
+from fxhead.rewriting.both_forms import Graphs, take_graph
+from fxhead.rewriting.memory_lines import memory_line
+from fxhead.rewriting.outcome import RewriteOutcome
+from fxhead.show.progress import Progress
+from fxhead.source import Source, SourceKind
+from fxpasses import find_sites
+from fxpasses.errors import InputError, SizeError
+from fxpasses.report import Form, Scope, Site
+
+if TYPE_CHECKING:
+    from fxhead.inputs.samples import Data
+
+_TRACE_BATCH = 2
+# from the original (0) to the module (1) and both ONNX files (2, 3); like is compared with like where that
+# proves more
+_CHAIN = ((0, 1), (0, 2), (2, 3))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RewriteOptions:
+    """What ``fxhead rewrite`` was asked for; ``providers`` None takes every one available."""
+
+    source: Source
+    to: Form
+    out: str | None = None
+    scope: Scope = Scope.HEAD
+    way: str = "auto"
+    providers: tuple[str, ...] | None = None
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    opset: int | None = None
+    with_onnx: bool = True
+    with_map: bool = False
+    loading: Loading = dataclasses.field(default_factory=Loading)
+    force: bool = False
+
+
+def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
+    """The outcome; its files are written when this returns, or none are.
+
+    Raises:
+        FxHeadError: the user can do something about it; nothing is written.
+    """
+    start = time.perf_counter()
+    job = _Job(
+        options=options,
+        names=OutputNames.choose(options.source, options.to, options.out),
+        progress=progress,
+    )
+    job.require_possible()
+    providers = job.providers()
+    with progress.step(f"loading {options.source.text}"):
+        loaded = load(options.source, options.loading, progress.note)
+    module = loaded.model
+    shapes, graphs = job.rewrite(module)
+    job, result = job.renamed(graphs), graphs.result
+    if result.report.memory is not None:
+        progress.note(memory_line(result.report.memory))
+    checks: tuple[Check, ...] = ()
+    files: tuple[WrittenFile, ...] = ()
+    if result.report.rewrites:
+        with staged(job.names.folder) as staging:
+            data = None
+            if options.with_onnx and shapes is not None:
+                data = job.samples(graphs, shapes)
+                checks = job.export_and_check(graphs, shapes, data, staging, providers)
+            if worst(checks) != "broken":
+                files = job.write(graphs, module, data, checks, providers, staging)
+    return RewriteOutcome(
+        model=describe(options.source, module, shapes, loaded.container),
+        report=result.report,
+        already=() if result.report.rewrites else job.already(graphs),
+        checks=checks,
+        files=files,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One run of ``fxhead rewrite``, step by step."""
+
+    options: RewriteOptions
+    names: OutputNames
+    progress: Progress
+
+    def require_possible(self) -> None:
+        """Refuses before the long work starts what would be refused after it."""
+        options = self.options
+        if not options.with_onnx and (options.providers is not None or options.opset is not None):
+            raise InputError(
+                "--providers and --opset are about ONNX files, and none are written",
+                where="--no-onnx",
+                fix="leave one or the other out",
+            )
+        if options.with_map and options.to is not Form.DENSE:
+            raise InputError(f"the form {options.to} has no map", where="--with-map", fix="use --to dense")
+        settle(self.names.folder)
+        if options.source.kind is SourceKind.FILE:
+            require_readable(Path(options.source.name))
+        inputs = [path for path in (options.source.path, options.loading.weights) if path is not None]
+        require_free(self.names, map(Path, inputs), with_onnx=options.with_onnx, force=options.force)
+
+    def is_named(self) -> bool:
+        """Whether the user named the module's file, not a folder."""
+        return self.options.out is not None and Path(self.options.out).name == self.names.module
+
+    def providers(self) -> tuple[str, ...]:
+        """The providers to check on; without ONNX nothing of onnxruntime is imported."""
+        if not self.options.with_onnx:
+            return ()
+        from fxhead.check.proof import choose_providers
+
+        return choose_providers(self.options.providers)
+
+    def rewrite(self, module: nn.Module | ExportedProgram) -> tuple[InputShapes | None, Graphs]:
+        """The result; without ONNX the input shape, which costs a run, is looked for only if it is needed."""
+        options = self.options
+        needs_shapes = options.with_onnx or options.input_shapes or options.to in (Form.FCN, Form.UNFOLD)
+        shapes = self.shapes(module) if needs_shapes else None
+        # memory is told for the batch that was asked for; a graph does not depend on it
+        batch = shapes.shapes[0][0] if shapes and options.to is Form.UNFOLD else _TRACE_BATCH
+        examples = shapes.examples(batch) if shapes else lambda: self.examples_if_known(module)
+        with self.progress.step("rewriting"):
+            graphs = take_graph(
+                module,
+                to=options.to,
+                scope=options.scope,
+                way=options.way,
+                examples=examples,
+                as_program=self.names.is_program or (False if self.is_named() else None),
+                outputs=("logits", "map") if options.with_map else ("logits",),
+            )
+        if graphs.fixed_batch is not None and shapes is not None and shapes.fixed_batch is None:
+            shapes = dataclasses.replace(shapes, fixed_batch=graphs.fixed_batch)
+            note_guess(dataclasses.replace(shapes, origin=ShapeOrigin.GIVEN), self.progress)
+        return shapes, graphs
+
+    def renamed(self, graphs: Graphs) -> _Job:
+        """The job with its files called after what they hold, but for the one that the user named.
+
+        Raises:
+            FileError: an output by the new name exists already.
+        """
+        is_program = isinstance(graphs.written, ExportedProgram)
+        if isinstance(graphs.original, ExportedProgram) and not is_program:
+            self.progress.note(f"{self.names.module} does not check its inputs, as a .pt2 file does")
+        names = self.names if self.is_named() else self.names.holding(is_program=is_program)
+        forms = [entry.site.form for entry in graphs.result.report.rewrites]
+        names = dataclasses.replace(names, before=forms[0]) if forms else names
+        if names == self.names:
+            return self
+        job = dataclasses.replace(self, names=names)
+        job.require_possible()
+        return job
+
+    def shapes(self, module: nn.Module | ExportedProgram) -> InputShapes:
+        """The shapes of the model's inputs."""
+        options = self.options
+        with self.progress.step("finding the input shape"):
+            built = options.loading.built(options.source)
+            shapes = find_shapes(module, built, options.input_shapes, options.loading.weights)
+        note_guess(shapes, self.progress)
+        return shapes
+
+    def examples_if_known(self, module: nn.Module | ExportedProgram) -> tuple[torch.Tensor, ...] | None:
+        """Example inputs, or None, with a note, where their shapes cannot be found."""
+        try:
+            return self.shapes(module).examples(_TRACE_BATCH)
+        except InputError as error:
+            self.progress.note(f"the result may depend on the input shape: {error}")
+            return None
+
+    def already(self, graphs: Graphs) -> tuple[Site, ...]:
+        """The sites that have the asked form before anything is done."""
+        found = find_sites(graphs.original, scope=self.options.scope, to=self.options.to)
+        return tuple(site for site in found.sites if site.form is self.options.to)
+
+    def samples(self, graphs: Graphs, shapes: InputShapes) -> Data:
+        """The samples of the certificates."""
+        from fxhead.inputs.options import DataOptions
+        from fxhead.inputs.samples import take_data
+        from fxhead.inputs.specs import module_specs
+
+        specs = module_specs(graphs.original, shapes)
+        seed, fixed = self.options.loading.seed, shapes.fixed_batch
+        return take_data(None, DataOptions(), specs, (), seed=seed, fixed_batch=fixed)
+
+    def export_and_check(
+        self,
+        graphs: Graphs,
+        shapes: InputShapes,
+        data: Data,
+        staging: Path,
+        providers: tuple[str, ...],
+    ) -> tuple[Check, ...]:
+        """The certificates of the rewritten module and of both ONNX files, which are then in ``staging``."""
+        from fxexport.certificate import Certifier
+        from fxexport.untrusted.programs import as_module
+        from fxhead.check.proof import Pair, prove
+
+        options, names = self.options, self.names
+        examples = shapes.examples(_TRACE_BATCH)
+        sources = {names.before: graphs.original, names.to: graphs.result.module}
+        self.export({form: (model, staging / names.onnx[form]) for form, model in sources.items()}, examples)
+        original, written = as_module(graphs.original), as_module(graphs.written)
+        models: tuple[tuple[str, nn.Module | Path], ...] = (
+            (options.source.text, original),
+            (names.module, written),
+            *((name, staging / name) for name in names.onnx.values()),
+        )
+        pairs = (
+            Pair(
+                reference_name=models[a][0],
+                reference=models[a][1],
+                candidate_name=models[b][0],
+                candidate=models[b][1],
+                is_export=models[b][0] == names.onnx[names.before] and names.before is not names.to,
+            )
+            for a, b in self.chain()
+        )
+        return prove(
+            Certifier(data.samples, providers, seed=options.loading.seed),
+            pairs,
+            plan=graphs.result.plan,
+            progress=self.progress,
+        )
+
+    def chain(self) -> tuple[tuple[int, int], ...]:
+        """What is compared with what; a model that keeps its form has one ONNX file."""
+        return _CHAIN if self.names.before is not self.names.to else _CHAIN[:2]
+
+    def export(
+        self, models: dict[Form, tuple[nn.Module | ExportedProgram, Path]], examples: tuple[torch.Tensor, ...]
+    ) -> None:
+        """Writes the ONNX files: with free height and width where a form is about maps, if the model can."""
+        from fxexport import export_onnx
+
+        opset, keep_norms = self.options.opset, Form.UNFOLD in models
+        free = {*models} if Form.DENSE in models else {*models} & {Form.FCN}
+        for form, (model, path) in models.items():
+            with self.progress.step(f"exporting the {form} form to ONNX"):
+                try:
+                    export_onnx(
+                        model,
+                        examples,
+                        path,
+                        dynamic_size=form in free,
+                        keep_norms=keep_norms,
+                        opset=opset,
+                    )
+                    continue
+                except SizeError as error:
+                    sizes = "x".join(map(str, examples[0].shape[2:]))
+                    self.progress.note(f"{path.name} takes {sizes} only: {error.what}")
+                export_onnx(model, examples, path, opset=opset)
+
+    def write(
+        self,
+        graphs: Graphs,
+        module: nn.Module | ExportedProgram,
+        data: Data | None,
+        checks: tuple[Check, ...],
+        providers: tuple[str, ...],
+        staging: Path,
+    ) -> tuple[WrittenFile, ...]:
+        """Everything written, after all of it was written to ``staging``."""
+        names = self.names
+        with self.progress.step(f"writing {names.folder / names.module}"):
+            save_module(graphs.written, staging / names.module)
+            save_json(graphs.result.plan.to_dict(), staging / names.plan)
+            if data is not None:
+                certificate = self.certificate(module, data, checks, providers, staging)
+                save_json(certificate, staging / names.certificate)
+            paths = publish(staging, force=self.options.force)
+        order = names.all(with_onnx=True)  # what follows is external data of the ONNX files
+        ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
+        return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
+
+    def certificate(
+        self,
+        module: nn.Module | ExportedProgram,
+        data: Data,
+        checks: tuple[Check, ...],
+        providers: tuple[str, ...],
+        staging: Path,
+    ) -> dict[str, Any]:
+        """The certificate file's content, about what is in ``staging`` by now."""
+        from fxhead.check.artefact import (
+            FileRecord,
+            ModelRecord,
+            Recipe,
+            document,
+            kept_options,
+            record_external,
+            record_model,
+        )
+
+        options, names = self.options, self.names
+
+        def staged_file(name: str) -> FileRecord:
+            return FileRecord.of(staging / name, names.folder, written_as=name)
+
+        written = [ModelRecord(name=names.module, kind=SourceKind.FILE, file=staged_file(names.module))]
+        written += [
+            ModelRecord(
+                name=name,
+                kind=SourceKind.ONNX,
+                file=staged_file(name),
+                data=record_external(staging / name, staging),
+            )
+            for name in names.onnx.values()
+        ]
+        recipe = Recipe(
+            models=(record_model(options.source, module, options.loading.weights, names.folder), *written),
+            pairs=self.chain(),
+            providers=providers,
+            plan=staged_file(names.plan),
+            seed=options.loading.seed,
+            loading=kept_options(options.loading, (options.source,)),
+            data=data.record,
+        )
+        return document(recipe, checks)

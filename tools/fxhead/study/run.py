@@ -1,0 +1,126 @@
+"""``fxhead study``: trains what is missing, then judges all of it and draws the picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fxhead.outcome import WrittenFile
+from fxhead.show.progress import Progress
+from fxhead.study.analysis import analyse
+from fxhead.study.data import Images, load_digits, load_folder
+from fxhead.study.jobs import PairTask, Record, RunTask, Task, run_tasks
+from fxhead.study.outcome import Environment, StudyOutcome
+from fxhead.study.picture import draw
+from fxhead.study.records import DataInfo, PairRecord, RunRecord
+from fxhead.study.settings import PAIRED_SEEDS, Dtype, StudyHead, StudyOptions, StudySubject
+from fxhead.study.store import Store, write_whole
+
+PICTURE, DOCUMENT = "study.png", "study.json"
+
+
+def run_study(options: StudyOptions, progress: Progress) -> StudyOutcome:
+    """The outcome; the runs, the JSON document and the picture are in ``options.out``.
+
+    Raises:
+        FxHeadError: the user can do something about it.
+    """
+    store = Store(folder=options.out)
+    store.require_own()  # before the images are read, which may take long
+    images = _load(options, progress)
+    data, environment = images.describe(), _environment()
+    store.open(_settings(options, data, environment))
+    tasks = _tasks(options)
+    _train(images, options, tasks, store, progress)
+    with progress.step("judging"):
+        runs = {
+            (task.head, task.seed): RunRecord.from_dict(store.read(task.name))
+            for task in tasks
+            if isinstance(task, RunTask)
+        }
+        pairs = [PairRecord.from_dict(store.read(task.name)) for task in tasks if isinstance(task, PairTask)]
+        findings = analyse(runs, pairs, options, len(data.classes))
+    outcome = StudyOutcome(options=options, data=data, environment=environment, findings=findings)
+    with progress.step("drawing"):
+        return _published(outcome, store)
+
+
+def _load(options: StudyOptions, progress: Progress) -> Images:
+    if options.data is None:
+        with progress.step("loading digits"):
+            return load_digits(options.seed)
+    with progress.count(f"loading {options.data}", None) as advance:
+        return load_folder(options.data, options.image_size, options.seed, advance)
+
+
+def _environment() -> Environment:
+    return Environment(
+        torch=torch.__version__,
+        machine=platform.machine(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+    )
+
+
+def _settings(options: StudyOptions, data: DataInfo, environment: Environment) -> dict[str, Any]:
+    """What a run depends on; not how many there are, nor how they are judged, so both may change."""
+    facts = {
+        "data": data.to_dict(),
+        "training": options.training.to_dict(),
+        "seed": options.seed,
+        "environment": environment.to_dict(),
+    }
+    settings: dict[str, Any] = json.loads(json.dumps(facts))  # as it is read back
+    return settings
+
+
+def _tasks(options: StudyOptions) -> list[Task]:
+    """Every run of the study, the longest ones first."""
+    even, odd = options.even_seeds, options.odd_seeds
+    pairs = [
+        PairTask(subject=subject, dtype=dtype, seed=seed)
+        for dtype in (Dtype.FLOAT64, Dtype.FLOAT32)
+        for subject in StudySubject
+        for seed in even[:PAIRED_SEEDS]
+    ]
+    heads = (
+        (StudyHead.LINEAR, even),
+        (StudyHead.CONV, even),
+        (StudyHead.LINEAR, odd),
+        (StudyHead.SCALED, even),
+    )
+    # seed by seed, so that a study that is stopped has as many of each
+    runs = [RunTask(head=head, seed=seeds[i]) for i in range(options.seeds) for head, seeds in heads]
+    return [*pairs, *runs]
+
+
+def _train(
+    images: Images, options: StudyOptions, tasks: Sequence[Task], store: Store, progress: Progress
+) -> None:
+    missing = [task for task in tasks if not store.has(task.name)]
+    if len(missing) < len(tasks):
+        progress.note(f"{len(tasks) - len(missing)} of {len(tasks)} runs are in {options.out} already")
+    if not missing:
+        return
+    with progress.count(f"training {len(missing)} runs", len(missing)) as advance:
+
+        def finished(task: Task, record: Record) -> None:
+            store.write(task.name, record.to_dict())
+            advance()
+
+        run_tasks(images, options.training, missing, jobs=options.jobs, finished=finished)
+
+
+def _published(outcome: StudyOutcome, store: Store) -> StudyOutcome:
+    """The outcome with its files: the picture, and the document that --json prints."""
+    picture, document = store.folder / PICTURE, store.folder / DOCUMENT
+    with store.writing():
+        draw(outcome, picture)
+        drawn = WrittenFile(path=picture, size_bytes=picture.stat().st_size)
+        outcome = dataclasses.replace(outcome, files=(drawn,))
+        write_whole(document, outcome.to_dict())
+    return outcome
