@@ -12,7 +12,7 @@ from fxexport import Certificate, Verdict, certify, export_onnx
 from fxexport.providers import Session
 from fxpasses import rewrite
 from fxpasses.errors import SizeError
-from tests.fxexport.test_families import calibrated
+from tests.fxexport.end_to_end.test_families import calibrated
 
 SIDE = 64
 FAMILIES = (

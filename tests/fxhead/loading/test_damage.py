@@ -225,7 +225,7 @@ def test_a_full_disk_leaves_nothing(folder: Path, limit: int, more: str) -> None
     """A limit on the size of files fails as a full disk does: in the middle of a write."""
     save_model(small(), "model.pt")
     before = Path("model.pt").read_bytes()
-    paths = os.pathsep.join(map(str, (Path(__file__).parents[2], Path(__file__).parents[2] / "tools")))
+    paths = os.pathsep.join(map(str, (Path(__file__).parents[3], Path(__file__).parents[3] / "tools")))
     done = subprocess.run(
         [sys.executable, "-c", FULL.format(limit=limit, more=more)],
         env=os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
