@@ -34,3 +34,9 @@ def pytest_collection_finish() -> None:
     """Eleven thousand tests stay to the end: the collector need not look at them again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What fxhead keeps for a user is kept apart for these tests, in processes that they start too."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))

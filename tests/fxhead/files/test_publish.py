@@ -7,7 +7,9 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
+import stat
 import time
 import warnings
 from collections.abc import Callable
@@ -16,8 +18,12 @@ from typing import Any
 
 import pytest
 
+from fxhead import load_model
+from fxhead.cli import main
 from fxhead.files import publish as transaction
-from fxhead.files.publish import publish, settle, staged
+from fxhead.files.mark import _secret, mark
+from fxhead.files.publish import publish, staged
+from fxhead.files.settle import settle
 from fxpasses.errors import FileError
 
 NAMES = ("model.conv.pt", "model.linear.onnx", "model.conv.onnx", "model.certificate.json", "model.plan.json")
@@ -234,13 +240,139 @@ def test_a_process_that_is_still_at_it_is_left_alone(tmp_path: Path) -> None:
     assert entries(tmp_path) == {"a": "new"}
 
 
-def test_a_manifest_of_somebody_else_moves_nothing_elsewhere(tmp_path: Path) -> None:
+# --- what lies beside a model is not believed ------------------------------------------------------
+
+
+def left_over(folder: Path) -> Path:
+    """What a run leaves that was killed before its first move: everything is there, nothing in place."""
+
+    def job() -> None:
+        os.link = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        _write_set(folder, "n")
+
+    os.waitpid(_child(job), 0)
+    (left,) = folder.glob(".fxhead-done-*")
+    return left
+
+
+def tree(folder: Path) -> dict[str, str | None]:
+    """Everything in a folder, links and pipes not followed."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        if path.is_file() and not path.is_symlink()
+        else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def planted(folder: Path, kind: str) -> None:
+    """Puts there what somebody may have packed with a model."""
+    code = "0" * 64
+    staging = folder / (f".fxhead-done-{'0' * 16}-{code}" if kind == "well named" else ".fxhead-x")
+    staging.mkdir()
+    (staging / "lock").touch()
+    (folder / "thesis.txt").write_text("years of work")
+    found = (folder / "thesis.txt").stat()
+    identity = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+    manifest = json.dumps({"thesis.txt": None, "files": {"thesis.txt": [identity, None]}, "code": code})
+    if kind == "pipe":
+        os.mkfifo(staging / "manifest.json")
+    else:
+        (staging / "manifest.json").write_text(manifest)
+    if kind == "link":
+        (folder.parent / "elsewhere").mkdir()
+        (folder.parent / "elsewhere" / "thesis.txt").write_text("evil")
+        (staging / "new").symlink_to(folder.parent / "elsewhere")
+
+
+@POSIX
+@pytest.mark.parametrize("kind", ["old", "well named", "pipe", "link"])
+def test_what_somebody_planted_is_left_alone(tmp_path: Path, kind: str) -> None:
     inside = tmp_path / "inside"
-    done = inside / ".fxhead-done-evil"
-    (done / "new").mkdir(parents=True)
-    (done / "lock").touch()
-    (done / "new" / "x").write_text("evil")
-    (done / "manifest.json").write_text(json.dumps({"../x": None, "x": [1, 2, 3, 4]}))
+    inside.mkdir()
+    planted(inside, kind)
+    before = tree(tmp_path)
     settle(inside)
-    assert not (tmp_path / "x").exists()
-    assert not (inside / "x").exists()
+    assert tree(tmp_path) == before
+    write_all(inside, "a")
+    assert tree(tmp_path) == before | {"inside/a": "new"}
+
+
+@POSIX
+def test_reading_settles_nothing(tmp_path: Path) -> None:
+    left = left_over(tmp_path)
+    (tmp_path / "model.pt").write_bytes(b"no model")
+    before = tree(tmp_path)
+    for command in (["inspect", "model.pt"], ["check", "model.pt", "model.pt"]):
+        assert main([*command[:1], *(str(tmp_path / name) for name in command[1:])]) == 2
+    with pytest.raises(FileError):
+        load_model(tmp_path / "model.pt")
+    assert tree(tmp_path) == before
+    settle(tmp_path)  # what is left over would have been settled
+    assert not left.exists()
+    assert _content(tmp_path) == {"n"}
+
+
+@POSIX
+def test_a_copy_of_what_is_left_over_moves_nothing(tmp_path: Path) -> None:
+    left = left_over(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(left, elsewhere / left.name)
+    settle(elsewhere)
+    assert entries(elsewhere) == {}
+
+
+@POSIX
+@pytest.mark.parametrize("swap", ["link", "other content"])
+def test_what_was_put_in_the_place_of_a_new_file_is_not_moved(tmp_path: Path, swap: str) -> None:
+    left = left_over(tmp_path)
+    new = left / "new" / NAMES[0]
+    new.unlink()
+    if swap == "link":
+        new.symlink_to(tmp_path / "anything")
+    else:
+        new.write_text("evil")
+    settle(tmp_path)
+    assert NAMES[0] not in entries(tmp_path)
+    assert not (tmp_path / NAMES[0]).is_symlink()
+    assert (tmp_path / NAMES[1]).read_text() == "n" * 1000
+
+
+@POSIX
+def test_what_another_user_left_over_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_over(tmp_path)
+    before = tree(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path.parent / f"{tmp_path.name}-state"))
+    settle(tmp_path)
+    assert tree(tmp_path) == before
+
+
+@POSIX
+def test_the_secret_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    secret = tmp_path / "fxhead" / "secret"
+    first = mark("x", b"y")
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert os.listdir(secret.parent) == ["secret"]
+    _secret.cache_clear()
+    assert mark("x", b"y") == first
+    for spoil in (
+        lambda: secret.chmod(0o644),
+        lambda: (secret.rename(tmp_path / "mine"), secret.symlink_to(tmp_path / "mine")),
+        lambda: secret.write_bytes(b"short"),
+    ):
+        before = mark("x", b"y")
+        spoil()
+        _secret.cache_clear()
+        assert mark("x", b"y") != before
+        assert secret.is_file()
+        assert not secret.is_symlink()
+    _secret.cache_clear()
+
+
+@POSIX
+def test_without_a_state_folder_it_works_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    write_all(tmp_path / "out", "a")
+    assert entries(tmp_path / "out") == {"a": "new"}

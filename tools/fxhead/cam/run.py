@@ -16,8 +16,9 @@ from fxhead.cam.outcome import CamOutcome
 from fxhead.cam.preset import Preset, find_preset
 from fxhead.cam.run_images import run_images
 from fxhead.cam.scorer import FoundHead, find_scorer
-from fxhead.files.publish import publish, settle, staged
+from fxhead.files.publish import publish, staged
 from fxhead.files.save import require_free_file
+from fxhead.files.settle import settle
 from fxhead.inputs.describe import describe, note_guess
 from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.options import require_size

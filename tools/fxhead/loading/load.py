@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 
 from fxexport.untrusted.allowed import Allowed
 from fxexport.untrusted.programs import read_program
-from fxhead.files.publish import settle
 from fxhead.loading.architectures import build, importable_here, is_weight_file
 from fxhead.loading.recognise import Container, FileKind, recognise
 from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state
@@ -125,7 +124,6 @@ def load(source: Source, loading: Loading | None = None, note: Callable[[str], N
             fix="leave --weights out, or give package.module:callable and --weights FILE",
         )
     path = Path(source.name)
-    settle(path.parent)
     require_readable(path)
     container = recognise(path)
     model = _from_file(container, loading, note)

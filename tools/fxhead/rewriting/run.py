@@ -12,8 +12,9 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxhead.check.outcome import Check, worst
-from fxhead.files.publish import publish, settle, staged
+from fxhead.files.publish import publish, staged
 from fxhead.files.save import OutputNames, require_free, save_json, save_module
+from fxhead.files.settle import settle
 from fxhead.inputs.describe import describe, note_guess
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.inputs.shapes import find_shapes
