@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from fxexport import export_onnx
+from fxhead.cam.find_images import find_images
 from fxhead.cam.labels import choose_classes, read_labels
 from fxhead.cam.overlay import Scale, overlay
 from fxhead.cam.preset import Preset, find_preset
@@ -108,6 +110,25 @@ def test_maps_are_those_of_the_paper(run: Run, net: Path, photos: Path) -> None:
         )
         assert first["index"] == classes[index, 0]
         assert first["peak"] == pytest.approx(float(chosen[index, 0].max()), rel=1e-5)
+
+
+def test_pictures_of_one_run_never_share_a_name(folder: Path) -> None:
+    (folder / "x").mkdir()
+    given = ("a.png", "x/a.png", "a.2.png", "x/A.gif", "A.2.png", "é.png", "x/E\u0301.png")
+    for name in given:
+        Path(name).touch()
+    names = [image.picture for image in find_images(given)]
+    kept = {unicodedata.normalize("NFC", name.casefold()) for name in names}
+    assert len(kept) == len(given), names
+    assert names[:3] == ["a.cam.png", "a.2.cam.png", "a.2.2.cam.png"]
+
+
+def test_labels_come_from_regular_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(FxHeadError, match="no regular file"):
+            read_labels(tmp_path / name)
 
 
 def test_a_model_gives_the_same_maps_from_every_file(run: Run, net: Path, photos: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from fxexport.subjects.samples import InputSpec
-from fxhead.inputs.images import ImageRows, list_images, preparation
+from fxhead.files.digests import digest_file
+from fxhead.inputs.images import ImageRows, decoded, list_images, preparation
 from fxpasses.errors import FxHeadError, InputError
 
 Run = Callable[..., Any]
@@ -160,6 +164,91 @@ def test_an_image_that_cannot_be_used_is_an_error(photos: Path, damage: Callable
     with pytest.raises(FxHeadError) as caught:
         found[0 : found.shape[0]]
     assert caught.value.where == str(photos / name)
+
+
+@pytest.mark.parametrize(
+    "magic", [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\xc5\xd0\xd3\xc6", b"8BPS", b"SIMPLE", b"icns"]
+)
+@pytest.mark.parametrize("command", ["cam", "check"])
+def test_no_other_format_is_read_whatever_the_name_says(
+    run: Run, net: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, magic: bytes, command: str
+) -> None:
+    """Pillow would start a program that is called gs, from wherever PATH says, for the first two."""
+    ran = photos.parent / "ran"
+    programs = photos.parent / "bin"
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\ntouch {ran}\n")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    Image.fromarray(pixels()).save(photos / "evil.eps")
+    content = (photos / "evil.eps").read_bytes()
+    (photos / "evil.eps").unlink()
+    (photos / "evil.png").write_bytes(magic + content[content.index(b"\n") + 1 :])
+    given = ("model.pt", "photos") if command == "cam" else ("model.pt", "model.pt", "--inputs", "photos")
+    done = run(command, *given, "--size", "24,16")
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith("fxhead: error: photos/evil.png: cannot be read as an image")
+    assert not ran.exists()
+
+
+def header_of_png(width: int, height: int) -> bytes:
+    """A file that says how large the image is, and has nothing of it."""
+    chunks = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b"")):
+        chunks += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return chunks
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        ((12_000, 12_000), "has 12000x12000 pixels"),
+        ((1, 20_000_000), "long and narrow"),
+        ((200_000, 1), "narrow"),
+    ],
+)
+def test_an_image_is_measured_before_it_is_decoded(
+    photos: Path, size: tuple[int, int], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "large.png").write_bytes(header_of_png(*size))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(FxHeadError, match=says):
+        decoded(photos / "large.png", "RGB", 32)
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def nothing(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+    path.rename(path.with_suffix(".x"))
+    path.symlink_to(path.with_suffix(".x"))
+
+
+@pytest.mark.parametrize("make", [pipe, device, nothing, a_folder], ids=lambda make: make.__name__)
+def test_only_regular_files_are_images(
+    run: Run, net: Path, photos: Path, make: Callable[[Path], None]
+) -> None:
+    make(photos / "odd.png")
+    for command in (("cam", "model.pt", "photos"), ("check", "model.pt", "model.pt", "--inputs", "photos")):
+        done = run(*command, "--size", "24,16")
+        if make is a_folder:  # folders are gone through, links to them are not
+            assert done.code == 0, done.err
+            continue
+        assert done.code == 2
+        assert done.err.splitlines()[-1].startswith("fxhead: error: photos/odd.png: is ")
+    with pytest.raises(FxHeadError):
+        digest_file(photos / "odd.png")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+import itertools
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,15 +32,20 @@ def find_images(arguments: Sequence[str]) -> tuple[ImageFile, ...]:
         FileError: one is missing, or a folder holds no images.
     """
     paths = list(dict.fromkeys(path for argument in arguments for path in _paths(Path(argument))))
-    seen: Counter[str] = Counter()
-    images = []
-    for path in paths:
-        # file systems may not tell "A.jpg" from "a.jpg"
-        seen[path.stem.lower()] += 1
-        count = seen[path.stem.lower()]
-        stem = path.stem if count == 1 else f"{path.stem}.{count}"
-        images.append(ImageFile(path=path, picture=f"{stem}.cam.png"))
-    return tuple(images)
+    taken: set[str] = set()
+    return tuple(ImageFile(path=path, picture=_free_name(path.stem, taken)) for path in paths)
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """A picture's name that no other picture of the run has, added to those."""
+    for number in itertools.count(1):
+        name = f"{stem}.cam.png" if number == 1 else f"{stem}.{number}.cam.png"
+        # file systems may not tell "A.jpg" from "a.jpg", nor an accent from one written apart
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        if key not in taken:
+            break
+    taken.add(key)
+    return name
 
 
 def _paths(path: Path) -> list[Path]:

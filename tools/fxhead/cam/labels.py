@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fxexport.untrusted.archive import open_regular
 from fxpasses.errors import FileError, InputError, suggest
 
 _FORMS = "give one name a line, or JSON: a list, or a dict from a class's number to its name"
+
+
+_MOST_BYTES = 2**26
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -22,12 +26,16 @@ def read_labels(path: Path) -> tuple[str, ...]:
         FileError: it cannot be read, or is none of these.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open_regular(path) as file:
+            content = file.read(_MOST_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(f"cannot be read ({reason})", where=str(path), fix=_FORMS) from error
     except UnicodeDecodeError as error:
         raise FileError("is no text in UTF-8", where=str(path), fix=_FORMS) from error
+    if len(content) > _MOST_BYTES:
+        raise FileError(f"is larger than {_MOST_BYTES // 2**20} MiB", where=str(path), fix=_FORMS)
     if not text.lstrip().startswith(("[", "{")):
         names = [" ".join(line.split()) for line in text.rstrip().splitlines()]
     else:

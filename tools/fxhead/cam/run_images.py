@@ -50,15 +50,19 @@ def run_images(
     step = scorer.fixed_batch or batch
     for start in range(0, len(files), step):
         part = files[start : start + step]
-        images = [decoded(file.path, "L" if channels == 1 else "RGB") for file in part]
-        crops = [cropped(image, how, interpolation) for image in images]
+        sizes, crops = [], []
+        for file in part:  # one image is in memory as it is, the others as they are cut
+            image = decoded(file.path, "L" if channels == 1 else "RGB", how.resize)
+            sizes.append(image.size)
+            crops.append(cropped(image, how, interpolation))
         rows = [standardised(crop, how, np.dtype(scorer.spec.dtype)) for crop in crops]
         if scorer.fixed_batch is not None:
             rows += [rows[-1]] * (step - len(rows))
-        for file, image, crop, maps in zip(part, images, crops, scorer(np.stack(rows)), strict=False):
+        for file, size, crop, maps in zip(part, sizes, crops, scorer(np.stack(rows)), strict=False):
             _require_finite(maps, file)
-            box = box_of(image.width, image.height, how)
-            yield SeenImage(file=file, size=(image.height, image.width), box=box, crop=crop, maps=maps)
+            width, height = size
+            box = box_of(width, height, how)
+            yield SeenImage(file=file, size=(height, width), box=box, crop=crop, maps=maps)
 
 
 def box_of(width: int, height: int, how: Preparation) -> tuple[float, float, float, float]:

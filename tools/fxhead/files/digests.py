@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fxexport.untrusted.archive import open_regular
 from fxpasses.errors import FileError
 
 
@@ -16,10 +17,10 @@ def digest_file(path: Path) -> str:
     """Digest of the file's content.
 
     Raises:
-        FileError: it cannot be read.
+        FileError: it cannot be read, or is no regular file.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         reason = error.strerror or str(error)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxexport.subjects.samples import InputSpec
+from fxexport.untrusted.archive import open_regular
 from fxpasses.errors import FileError, InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ Array = NDArray[Any]
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGEST = 4096
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What the suffixes stand for, as Pillow calls it."""
+_MOST_PIXELS = 2**27
 _PRESET_CROP, _PRESET_RESIZE = 224, 256
 
 
@@ -69,7 +73,7 @@ def list_images(folder: Path) -> ImageFiles:
     """The files of a folder.
 
     Raises:
-        FileError: it cannot be read, or holds no image.
+        FileError: it cannot be read, holds no image, or holds a pipe or device under the name of one.
     """
 
     def refuse(error: OSError) -> None:
@@ -89,6 +93,10 @@ def list_images(folder: Path) -> ImageFiles:
             where=str(folder),
             fix=f"give a folder with files ending in {', '.join(SUFFIXES)}",
         )
+    for name in images:
+        if not (folder / name).is_file():
+            what = "is no regular file" if (folder / name).exists() else "is a link to nothing"
+            raise FileError(what, where=str(folder / name), fix="take it out of the folder")
     others = tuple(sorted(set(paths).difference(images)))
     return ImageFiles(folder=folder, images=images, others=others)
 
@@ -155,7 +163,8 @@ class ImageRows:
         return np.stack([self._sample(name) for name in self._files.images[rows]])
 
     def _sample(self, name: str) -> Array:
-        crop = cropped(decoded(self._files.folder / name, self._mode), self._how)
+        image = decoded(self._files.folder / name, self._mode, self._how.resize)
+        crop = cropped(image, self._how)
         return standardised(crop, self._how, self.dtype)
 
 
@@ -180,16 +189,23 @@ def standardised(crop: Image.Image, how: Preparation, dtype: np.dtype[Any]) -> A
     return values.astype(dtype)
 
 
-def decoded(path: Path, mode: str) -> Image.Image:
+def decoded(path: Path, mode: str, resize: int) -> Image.Image:
     """The image upright and in ``mode`` (``"RGB"`` or ``"L"``), transparency left out.
 
+    Args:
+        path: the file.
+        mode: of the result.
+        resize: the shorter side that it will be resized to.
+
     Raises:
-        FileError: it is damaged, no image, or of more than 16 bits a channel.
+        FileError: it is damaged, no image, of more than 16 bits a channel, or too large.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        # Pillow on its own would look for any format it knows, and start Ghostscript for one of them
+        with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+            _require_moderate(image.size, resize, path)
             is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
             upright = ImageOps.exif_transpose(image)
             if is_16_bit:
@@ -209,6 +225,23 @@ def decoded(path: Path, mode: str) -> Image.Image:
             where=str(path),
             fix="repair it or take it out of the folder",
         ) from error
+
+
+def _require_moderate(size: tuple[int, int], resize: int, path: Path) -> None:
+    """Returns where the image fits in memory as it is and as it will be resized, by its header alone."""
+    short, long = sorted(size)
+    shown = f"{size[0]}x{size[1]}"
+    if short * long > _MOST_PIXELS:
+        raise FileError(
+            f"has {shown} pixels, more than {_MOST_PIXELS:,}", where=str(path), fix="make it smaller"
+        )
+    if resize * resize * long > _MOST_PIXELS * max(short, 1):
+        raise FileError(
+            f"is {shown}, so long and narrow that resized to {resize} it has more than "
+            f"{_MOST_PIXELS:,} pixels",
+            where=str(path),
+            fix="cut it, or give a smaller --size",
+        )
 
 
 def _eight_bits(values: Array) -> NDArray[np.uint8]:
