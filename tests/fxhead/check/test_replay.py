@@ -414,3 +414,41 @@ def test_classes_of_yours_are_imported_on_trust_only(
     assert refused.code == 2
     assert "names the classes nets.Net" in refused.err
     assert run("check", "--replay", "own.json", "--trust").code == 0
+
+
+def test_nothing_is_downloaded_because_a_certificate_says_so(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def no_network(url: str, *arguments: object, **options: object) -> None:
+        asked.append(url)
+        raise OSError("no network in tests")
+
+    monkeypatch.setenv("TORCH_HOME", str(work / "home"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+
+    def name_weights(data: Any) -> None:
+        record = data["recipe"]["models"][0]
+        built = {"kind": "torchvision", "source": "torchvision:squeezenet1_1", "weights": "DEFAULT"}
+        data["recipe"]["models"][0] = record | built | {"file": None}
+
+    edited("check.json", name_weights)
+    done = run("check", "--replay", "check.json")
+    assert done.code == 2
+    assert done.err.splitlines()[-1].endswith("would be downloaded; give --trust to download them")
+    assert asked == []
+    assert run("check", "--replay", "check.json", "--trust").code == 2
+    assert len(asked) == 1, "whoever trusts it downloads"
+
+
+@pytest.mark.parametrize("name", ["other.pth", "../secret", "A B", ""])
+def test_weights_in_a_certificate_are_a_name(run: Run, work: Path, name: str) -> None:
+    def name_weights(data: Any) -> None:
+        record = data["recipe"]["models"][0]
+        built = {"kind": "torchvision", "source": "torchvision:squeezenet1_1", "weights": name}
+        data["recipe"]["models"][0] = record | built | {"file": None}
+
+    edited("check.json", name_weights)
+    done = run("check", "--replay", "check.json")
+    assert (done.code, "is no name of weights" in done.err) == (2, True), done.err

@@ -109,10 +109,17 @@ def _model(field: Field) -> ModelRecord:
         source=source,
         file=file,
         data=tuple(_file(item) for item in field["data"].items(_MOST_FILES)),
-        weights=field["weights"].optional(Field.text),
+        weights=field["weights"].optional(_weights_name),
         weights_file=field["weights_file"].optional(_file),
         state_sha256=field["state_sha256"].optional(_digest),
     )
+
+
+def _weights_name(field: Field) -> str:
+    name = field.text()
+    if not name.isascii() or not name.isidentifier():  # a file has a record of its own, with its digest
+        field.refuse("is no name of weights")
+    return name
 
 
 def _file(field: Field) -> FileRecord:

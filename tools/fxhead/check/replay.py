@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+import torchvision.models
 from torch import nn
 
 from fxexport import Verdict
@@ -46,6 +50,8 @@ def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
     if code is not None and not trust:
         fix = "give --trust if you know where the certificate comes from"
         raise InputError(f"the certificate {code}", where=str(path), fix=fix)
+    if not trust:
+        _require_no_download(artefact)
     for file in _files(artefact):
         progress.note(f"the certificate names {folder / file.path}")
     if artefact.recipe.data.path is not None:
@@ -65,6 +71,31 @@ def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
         changes=(*changed, *versions, *results, *_verdict_changes(artefact)),
         seconds=time.perf_counter() - start,
     )
+
+
+def _require_no_download(artefact: Artefact) -> None:
+    """Returns where loading the models again reaches no network: somebody else named what is fetched."""
+    records = artefact.recipe.models
+    names = {record.weights for record in records if record.weights is not None}
+    for source in (record.source for record in records if record.kind is SourceKind.TORCHVISION):
+        for name in sorted(names):
+            if not _is_downloaded(Source.parse(source or ""), name):
+                raise InputError(
+                    f"the certificate names the weights {name} of {source}, which would be downloaded",
+                    where=str(artefact.path),
+                    fix="give --trust to download them",
+                )
+
+
+def _is_downloaded(source: Source, name: str) -> bool:
+    """Whether torchvision has these weights on the disk, or none by that name, which is an error later."""
+    if source.name not in torchvision.models.list_models():
+        return True
+    members = torchvision.models.get_model_weights(source.name).__members__
+    if name not in members:
+        return True
+    file = posixpath.basename(urllib.parse.urlparse(members[name].value.url).path)
+    return Path(torch.hub.get_dir(), "checkpoints", file).is_file()
 
 
 def _files(artefact: Artefact) -> Iterator[FileRecord]:
