@@ -87,16 +87,11 @@ def _explain(error: Exception, *, as_json: bool) -> ExitCode:
 
 
 def _show(kind: str, what: str, *, where: str | None = None, fix: str | None = None, as_json: bool) -> None:
-    # a file's own names may be among these, and a terminal obeys what it is sent
     head = f"{where}: {what}" if where else what
-    text = "".join(map(_visible, f"{head}; {fix}" if fix else head))
+    text = f"{head}; {fix}" if fix else head
     if kind != "Interrupted":
         text = f"error: {text}"
     render.show_error({"type": kind, "what": what, "where": where, "fix": fix}, text, as_json=as_json)
-
-
-def _visible(char: str) -> str:
-    return char if char.isprintable() else char.encode("unicode_escape").decode()
 
 
 def run() -> NoReturn:

@@ -10,6 +10,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from fxhead.show.visible import visible
+
 _UNBOUNDED = 100_000
 _PROSE_WIDTH = 36
 
@@ -28,8 +30,8 @@ class FittingTable:
         self._rows: list[tuple[Text, ...]] = []
 
     def add(self, *cells: str | Text) -> None:
-        """Adds a row; cells are taken as they are, markup included."""
-        self._rows.append(tuple(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+        """Adds a row; cells are shown as they are, markup included, and what is not printed written out."""
+        self._rows.append(tuple(map(_shown, cells)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table, or the blocks."""
@@ -72,3 +74,7 @@ class FittingTable:
             if cell.plain:
                 block.add_row(Text(column, style="bold"), cell)
         return block
+
+
+def _shown(cell: str | Text) -> Text:
+    return Text(visible(cell)) if isinstance(cell, str) else Text(visible(cell.plain), style=cell.style)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from fxhead.show.visible import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,7 +31,7 @@ class TerminalProgress:
     def step(self, text: str) -> Iterator[None]:
         """Shows ``text`` while the step runs."""
         if not self._live:
-            _line(sys.stderr, f"{_NAME}: {text}")
+            _line(sys.stderr, f"{_NAME}: {visible(text)}")
             yield
             return
         with console(sys.stderr).status(_escaped(text)):
@@ -39,7 +41,7 @@ class TerminalProgress:
     def count(self, text: str, total: int | None) -> Iterator[Callable[[], None]]:
         """Shows ``text`` and a bar; what it gives moves the bar on by one."""
         if not self._live:
-            _line(sys.stderr, f"{_NAME}: {text}")
+            _line(sys.stderr, f"{_NAME}: {visible(text)}")
             yield lambda: None
             return
         from rich import progress
@@ -56,7 +58,7 @@ class TerminalProgress:
 
     def note(self, text: str) -> None:
         """Shows ``text`` on a line of its own."""
-        _line(sys.stderr, f"{_NAME}: note: {text}")
+        _line(sys.stderr, f"{_NAME}: note: {visible(text)}")
 
 
 def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
@@ -67,7 +69,7 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
     target = console(sys.stdout)
     with target.capture() as capture:
         for renderable in outcome.lines():
-            target.print(renderable)
+            target.print(visible(renderable) if isinstance(renderable, str) else renderable)
     _emit("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
@@ -79,12 +81,12 @@ def show_error(record: dict[str, str | None], text: str, *, as_json: bool) -> No
             return
         except OSError:  # stdout itself is what failed
             pass
-    _line(sys.stderr, f"{_NAME}: {text}")
+    _line(sys.stderr, f"{_NAME}: {visible(text)}")
 
 
 def show_traceback(text: str) -> None:
     """Writes a traceback to stderr, for --debug."""
-    _line(sys.stderr, text.rstrip())
+    _line(sys.stderr, visible(text.rstrip(), keep="\n"))
 
 
 def console(stream: TextIO) -> Console:
@@ -107,7 +109,7 @@ def console(stream: TextIO) -> Console:
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(visible(text))
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
