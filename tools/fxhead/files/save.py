@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -146,19 +146,36 @@ def save_module(module: nn.Module | ExportedProgram, path: Path) -> None:
     if isinstance(module, ExportedProgram):
         path.write_bytes(program_bytes(module))
         return
-    try:
-        # an open file: given a path, torch.save writes its name into the archive
-        with path.open("wb") as file:
-            torch.save(module, file)
-    except OSError:
-        raise
-    except Exception as error:  # pickling calls the __reduce__ of every object in it
-        if "PytorchStreamWriter" in str(error):
-            raise OSError(None, "writing failed, the disk may be full") from error
-        raise InputError(
-            f"the rewritten module cannot be pickled ({type(error).__name__}: {error})",
-            fix="define its classes at the top level of an importable module",
-        ) from error
+    # an open file: given a path, torch.save writes its name into the archive
+    with path.open("wb") as file:
+        target = _Target(file)
+        try:
+            torch.save(module, target)  # type: ignore[arg-type]  # all that it needs of a file is write
+        except Exception as error:  # pickling calls the __reduce__ of every object in it
+            if target.failure is not None:  # torch's writer makes another error of it
+                raise target.failure from error
+            raise InputError(
+                f"the rewritten module cannot be pickled ({type(error).__name__}: {error})",
+                fix="define its classes at the top level of an importable module",
+            ) from error
+
+
+class _Target:
+    """A file for ``torch.save`` that remembers why it could not be written to."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def save_json(data: dict[str, Any], path: Path) -> None:
