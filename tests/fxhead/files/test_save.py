@@ -90,6 +90,13 @@ def test_the_same_module_gives_the_same_bytes_under_any_name(tmp_path: Path) -> 
     assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
+@pytest.mark.parametrize("outputs", [3, 30_000], ids=["small", "large"])
+def test_a_full_disk_is_not_a_fault_of_the_module(outputs: int) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        save_module(nn.Linear(3, outputs), Path("/dev/full"))
+
+
 def test_what_cannot_be_pickled_says_so(tmp_path: Path) -> None:
     class Local(nn.Module):
         pass

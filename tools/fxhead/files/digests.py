@@ -21,7 +21,7 @@ def digest_file(path: Path) -> str:
     """
     try:
         with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # is buffered
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(

@@ -74,7 +74,7 @@ def _opened(path: Path, inside: Place | None, until: contextlib.ExitStack, flags
 
 def _is_left_over(staging: Place) -> bool:
     """Whether it is this user's, and no process has only just made and not yet locked it."""
-    found = os.stat(staging.descriptor)
+    found = staging.status()
     is_old = time.time() - found.st_mtime > _GRACE_S
     return found.st_uid == os.geteuid() and (staging.identity(LOCK) is not None or is_old)
 

@@ -49,6 +49,10 @@ class Place:
         """What goes with ``dir_fd=descriptor``."""
         return self.path / name if self.descriptor is None else Path(name)
 
+    def status(self) -> os.stat_result:
+        """Of the folder itself."""
+        return os.stat(self.path if self.descriptor is None else self.descriptor)
+
     def identity(self, name: str) -> Identity | None:
         """Of the file of that name, or None where there is none."""
         try:
@@ -134,8 +138,7 @@ def read_manifest(staging: Place) -> Manifest:
     try:
         whole = json.loads(_read_regular(staging, MANIFEST))
         files, code = whole["files"], whole["code"]
-        place = os.fstat(staging.descriptor) if staging.descriptor is not None else os.stat(staging.path)
-        if not is_marked("manifest", _signed(files, place), code):
+        if not is_marked("manifest", _signed(files, staging.status()), code):
             return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
