@@ -76,7 +76,7 @@ def test_without_onnxruntime(monkeypatch):
 
 
 def test_importing_export_loads_no_runtime():
-    code = "import sys, export; print([m for m in ('onnxruntime', 'onnxscript') if m in sys.modules])"
+    code = "import sys, fxexport; print([m for m in ('onnxruntime', 'onnxscript') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 

@@ -27,7 +27,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 if __name__ == "__main__":  # a benchmark runs from a checkout, installed or not
-    sys.path[:0] = [str(Path(__file__).resolve().parents[parent]) for parent in (1, 2)]
+    root = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(root / folder) for folder in ("", "export", "tools")]
 
 from fxpasses import rewrite
 

@@ -29,7 +29,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 if __name__ == "__main__":  # a benchmark runs from a checkout, installed or not
-    sys.path[:0] = [str(Path(__file__).resolve().parents[parent]) for parent in (1, 2)]
+    root = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(root / folder) for folder in ("", "export", "tools")]
 
 from bench.zoo import DAMAGE_SEEN, REFUSED, TOLERANCE, build, calibrate, difference, inputs
 from fxpasses import find_sites, rewrite

@@ -20,7 +20,8 @@ import tempfile
 from pathlib import Path
 
 if __name__ == "__main__":  # a benchmark runs from a checkout, installed or not
-    sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (2, 1)]
+    root = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(root / folder) for folder in ("", "export", "tools")]
 
 from bench._process import PEAK, python, seconds
 
@@ -55,7 +56,7 @@ for path in {files!r}:
     del session
 print(time.perf_counter() - start)
 """
-IMPORTS = "import torch, onnx, onnxruntime, onnx_ir.passes.common\nfrom export import certify\n"
+IMPORTS = "import torch, onnx, onnxruntime, onnx_ir.passes.common\nfrom fxexport import certify\n"
 CHECK = """
 import time
 start = time.perf_counter()

@@ -23,7 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 if __name__ == "__main__":  # a benchmark runs from a checkout, installed or not
-    sys.path[:0] = [str(Path(__file__).resolve().parents[up]) for up in (2, 1)]
+    root = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(root / folder) for folder in ("", "export", "tools")]
 
 import torch
 from torch import fx

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 if __name__ == "__main__":  # from a checkout, installed or not
-    sys.path[:0] = [str(Path(__file__).resolve().parents[parent]) for parent in (1, 2)]
+    root = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(root / folder) for folder in ("", "export", "tools")]
 
 from bench.canvas import CANVAS, Canvas, canvases, split, train
 from fxhead.cli import main as fxhead

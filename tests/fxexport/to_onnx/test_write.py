@@ -164,7 +164,7 @@ def test_an_opset_that_cannot_be_had_is_an_error(tmp_path):
 
 SCRIPT = """
 import sys, torch
-from export import export_onnx
+from fxexport import export_onnx
 from tests.fxexport.pairs import small_pair
 export_onnx(small_pair()[0], torch.randn(1, 3, 9, 9), sys.argv[1])
 """

@@ -1,4 +1,4 @@
-"""Runs ``export.certify`` on what a command has at hand."""
+"""Runs ``certify`` on what a command has at hand."""
 
 from __future__ import annotations
 
