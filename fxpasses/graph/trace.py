@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from fxpasses.report import TraceInfo
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OWN = os.path.dirname(__file__) + os.sep
 _TRACE = Tracer.trace.__code__
+_ENDS_A_TEXT = re.compile(r"[\"\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _KNOWN_WHOLE = frozenset({"StochasticDepth", "DropPath"})  # saves them the second trace
 _DROPOUTS: dict[Any, type[nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -215,6 +217,7 @@ class HeadTracer(Tracer):
         """A node with the source line that it came from."""
         if kind == "call_function" and target in _DROPOUTS:
             kind, target, args, kwargs = self._dropout(target, args, kwargs)
+        _require_plain_names(target, kwargs)
         node = super().create_node(kind, target, args, kwargs, *rest, **named)
         frame = _user_frame()
         if frame is not None:
@@ -235,6 +238,21 @@ class HeadTracer(Tracer):
         self.dropouts[name] = _DROPOUTS[target](bound.get("p", 0.5), bool(bound.get("inplace", False)))
         self.dropouts[name].train(bool(int(self.root.training)))
         return "call_module", name, (bound["input"],), {}
+
+
+def _require_plain_names(target: Any, kwargs: Mapping[str, Any]) -> None:
+    """Returns where a node's strings stay what they are in source text: torch.fx puts quotes around them.
+
+    Raises:
+        TraceError: one would end the quotes, or a keyword is no identifier.
+    """
+    odd = _ENDS_A_TEXT.search(target) if isinstance(target, str) else None
+    name = target if odd else next((key for key in kwargs if not key.isidentifier()), None)
+    if name is not None:
+        raise TraceError(
+            f"something is called {name!a}, which cannot be written into a graph's source text",
+            fix="give it a name of letters, digits and underscores",
+        )
 
 
 def _fresh_name(root: nn.Module, name: str, taken: dict[str, nn.Module]) -> str:

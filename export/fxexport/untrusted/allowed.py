@@ -170,6 +170,12 @@ def tree_type(name: Global) -> type | None:
     return _TREE_TYPES.get(str(name))
 
 
+def is_model_name(name: str) -> bool:
+    """Whether a module class or an enum of a model package has exactly this full name."""
+    module, _, last = name.rpartition(".")
+    return model_class(Global(module, last)) is not None
+
+
 @functools.lru_cache(maxsize=4096)
 def model_class(name: Global) -> type | None:
     """The ``nn.Module`` class or enum of a model package with exactly this name, or None.

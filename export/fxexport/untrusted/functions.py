@@ -169,4 +169,6 @@ def _is_harmless(schema: Any) -> bool:
 
 
 def _names_a_file(schema: Any) -> bool:
-    return any(argument.name in ("filename", "path") for argument in schema.arguments)
+    return any(
+        argument.name in ("filename", "path") and "str" in str(argument.type) for argument in schema.arguments
+    )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from fxexport.untrusted.refused import Refused
 
-class PickleError(ValueError):
+
+class PickleError(Refused):
     """The pickle is damaged or uses what no file here needs."""
 
 

@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._export.serde.serialize import ExportedProgramDeserializer
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
 from fxexport.untrusted.archive import Archive, open_archive
-from fxexport.untrusted.program_guard import require_safe
+from fxexport.untrusted.program_archive import read_parts
+from fxexport.untrusted.refused import Refused
+from fxexport.untrusted.torch_archives import is_compiled, is_program
 from fxpasses.errors import FileError
 from fxpasses.graph.quiet import quiet
 from fxpasses.graph.shapes import static_extent
@@ -73,18 +76,47 @@ def read_program(
         FileError: there is no such file, it holds no program, is damaged, or holds what could run code.
     """
     where = str(path)
-    if not trust:
-        require_safe(archive or _opened(Path(path)))
     try:
         with quiet_archive():
-            return torch.export.load(path)
-    except Exception as error:  # reading an archive of any age can fail with anything
+            return torch.export.load(path) if trust else _made(archive or _opened(Path(path)))
+    except FileError:
+        raise
+    except Refused as error:
+        raise FileError(
+            f"is an exported program that {error}",
+            where=where,
+            fix="export the model again with torch.export.save; fxhead's --trust, as torch.export.load does, "
+            "loads it and runs whatever it says",
+        ) from error
+    except Exception as error:  # a program of any age can fail with anything
         first = (str(error).strip().splitlines() or [""])[0][:160]
         raise FileError(
             f"is not a file that torch.export.save wrote, or is damaged ({type(error).__name__}: {first})",
             where=where,
             fix="save it again with torch.export.save(program, path)",
         ) from error
+
+
+def _made(archive: Archive) -> ExportedProgram:
+    """The program, put together by torch of parts that were read here."""
+    if is_compiled(archive):
+        raise FileError(
+            "is a program compiled by AOTInductor",
+            where=archive.where,
+            fix="give the program that it was compiled from",
+        )
+    if not is_program(archive):
+        raise FileError(
+            "is not a file that torch.export.save wrote, or is damaged",
+            where=archive.where,
+            fix="save it again with torch.export.save(program, path)",
+        )
+    parts = read_parts(archive)
+    program = ExportedProgramDeserializer().deserialize(
+        parts.program, parts.weights, parts.constants, parts.samples
+    )
+    assert isinstance(program, ExportedProgram)
+    return program
 
 
 def _opened(path: Path) -> Archive:
@@ -102,7 +134,7 @@ def _opened(path: Path) -> Archive:
 @contextlib.contextmanager
 def quiet_archive() -> Iterator[None]:
     """Within it torch tells nothing of a program's file: it logs every format that it tried, and warns."""
-    with quiet("torch.export"), warnings.catch_warnings():
+    with quiet("torch.export", "torch._export"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of formats that torch deprecates, which say nothing to a user
         yield
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile_names import PAYLOADS
 
 from fxexport import certify, export_onnx
 from fxpasses.errors import FileError
-from hostile import CANARY, PAYLOADS, program
+from hostile import CANARY, program
 
 PROGRAMS = sorted(name for name in PAYLOADS if "program" in name)
 

@@ -21,11 +21,12 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
+from fxexport.untrusted import names
 from fxexport.untrusted.functions import find_function, is_attribute, is_method
+from fxexport.untrusted.limits import MAX_CODE, MAX_CODE_NESTING
 from fxexport.untrusted.pickles import unwarned
+from fxexport.untrusted.refused import Refused
 
-_MAX_CODE = 20_000_000
-_MAX_NESTING = 60
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _FLATTEN, _UNFLATTEN = "fx_pytree.tree_flatten_spec", "pytree.tree_unflatten"
 _BINARY: dict[type[ast.operator], str] = {
@@ -40,7 +41,7 @@ _UNARY: dict[type[ast.unaryop], str] = {ast.USub: "neg", ast.UAdd: "pos", ast.In
 _CONSTANTS: dict[str, Any] = {"inf": float("inf"), "nan": float("nan"), "NoneType": type(None)}
 
 
-class CodeError(ValueError):
+class CodeError(Refused):
     """The text is not what torch.fx writes, or calls what a graph in a file may not call."""
 
 
@@ -63,16 +64,16 @@ def read_graph(
     Raises:
         CodeError: there is anything else in it.
     """
-    if len(code) + len(imports) > _MAX_CODE:
-        raise CodeError("its source text is too long")
+    if len(code) + len(imports) > MAX_CODE:
+        raise CodeError(f"its source text is longer than the limit of {MAX_CODE:,} characters")
     try:
         with unwarned():
-            tree, names = ast.parse(code), ast.parse(imports)
+            tree, imported = ast.parse(code), ast.parse(imports)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise CodeError("its source text is no Python") from error
     if len(tree.body) != 1 or not isinstance(tree.body[0], ast.FunctionDef):
         raise CodeError("its source text is more than one function")
-    reader = _Reader(root, specs, _imported(names), find_tuple)
+    reader = _Reader(root, specs, _imported(imported), find_tuple)
     try:
         return reader.read(tree.body[0])
     except RecursionError as error:
@@ -144,6 +145,9 @@ class _Reader:
                 self.node(argument.arg, "placeholder", star + argument.arg, (), {})
 
     def node(self, name: str, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Node:
+        names.variable(name)
+        for keyword in kwargs:
+            names.variable(keyword, "an argument")
         made = self.graph.create_node(kind, target, args, kwargs, name=name)
         if made.name != name:  # a name that a new graph would avoid, like ``input``
             made.name = name
@@ -244,8 +248,8 @@ class _Reader:
     def value(self, expression: ast.expr) -> Any:
         """An argument: a node, a constant, or a container of them."""
         self.depth += 1
-        if self.depth > _MAX_NESTING:
-            raise CodeError("its source text is nested too deeply")
+        if self.depth > MAX_CODE_NESTING:
+            raise CodeError(f"its source text is nested deeper than the limit of {MAX_CODE_NESTING}")
         try:
             return self.argument(expression)
         finally:

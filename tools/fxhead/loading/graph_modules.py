@@ -10,10 +10,12 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.utils._pytree import TreeSpec, treespec_loads
 
+from fxexport.untrusted import names
 from fxexport.untrusted.allowed import LEAF_SPECS, TREE_SPEC, tree_type
 from fxexport.untrusted.functions import find_function, is_attribute, is_method
 from fxexport.untrusted.pickle_records import Global, Made, PickleError, PlainDict
-from fxhead.loading.graph_code import CodeError, read_graph
+from fxexport.untrusted.refused import Refused
+from fxhead.loading.graph_code import read_graph
 from fxhead.loading.objects import Objects
 from fxpasses.engine import undo
 from fxpasses.graph.kept import ATTRIBUTE, store
@@ -53,7 +55,7 @@ def make_graph_module(objects: Objects, record: Made) -> GraphModule:
     specs = {name: _spec(body[name]) for name in _SPECS if name in body}
     try:
         graph = read_graph(code, args[1], root, specs, objects.allowed.find_tuple)
-    except CodeError as error:
+    except Refused as error:
         raise PickleError(f"the GraphModule cannot be read safely: {error}") from error
     module = GraphModule(root, graph, class_name="GraphModule")
     module.__dict__.update({name: value for name, value in root.__dict__.items() if name != "meta"})
@@ -96,8 +98,12 @@ def _spec_data(record: Any, depth: int) -> dict[str, Any]:
     found = tree_type(kind) if isinstance(kind, Global) else None
     if record.function != TREE_SPEC or found is None or not isinstance(children, list):
         raise PickleError("the GraphModule describes its arguments in a way that torch does not")
-    if found is dict and not (isinstance(context, list) and all(type(key) in (str, int) for key in context)):
-        raise PickleError("the GraphModule has a dict of arguments without keys")
+    if found is dict:
+        if not isinstance(context, list):
+            raise PickleError("the GraphModule has a dict of arguments without keys")
+        for key in context:
+            if type(key) is not int:
+                names.name(key, "an argument")
     return {
         "type": f"builtins.{found.__name__}",
         "context": json.dumps(context if found is dict else None),
@@ -119,15 +125,19 @@ def _keep_sound_records(module: GraphModule) -> None:
 
 
 def _is_sound(record: undo.Record) -> bool:
+    """Whether every name can be one of a graph, and every value is of its kind; a name that cannot raises."""
     specs = (*record.before, *record.after)
-    texts = (*record.sites, *record.inserted, *record.orders, *record.orders.values(), *record.batch_norms)
+    for name in (*record.sites, *record.inserted, *record.orders, *record.kernels, *record.extents):
+        names.variable(name)
+    for path in (*record.batch_norms, *record.conv_extras):
+        names.path(path)
     numbers = [*record.batch_norms.values(), *record.native]
     for extents in (*record.kernels.values(), *record.extents.values()):
         numbers += extents
     settings = [value for extras in record.conv_extras.values() for value in extras.values()]
     return (
         all(map(_is_sound_spec, specs))
-        and all(type(text) is str for text in texts)
+        and all(type(text) is str for text in record.orders.values())
         and all(type(number) is int for number in numbers)
         and all(_is_setting(value) for value in settings)
         and all(_is_sound_reader(reader) for reader in record.readers)
@@ -135,17 +145,22 @@ def _is_sound(record: undo.Record) -> bool:
 
 
 def _is_sound_reader(reader: undo.Reader) -> bool:
-    names = (reader.name, reader.before, reader.after)
-    return type(reader.position) is int and all(type(name) is str for name in names)
+    for name in (reader.name, reader.before, reader.after):
+        names.variable(name)
+    return type(reader.position) is int
 
 
 def _is_sound_spec(spec: undo.Spec) -> bool:
-    texts = (spec.name, spec.op, spec.previous, *spec.inputs)
-    if not all(type(text) is str for text in texts) or not _is_origin(spec.origin):
+    for name in (spec.name, *spec.inputs, *((spec.previous,) if spec.previous != "" else ())):
+        names.variable(name)
+    if not _is_origin(spec.origin):
         return False
-    if spec.op == "call_method" and not is_method(str(spec.target)):
-        return False
-    if spec.op == "call_function" and spec.target is not None and not _is_known(spec):
+    if spec.op in ("call_module", "get_attr"):
+        names.path(spec.target)
+    elif spec.op == "call_method":
+        if not is_method(str(spec.target)):
+            return False
+    elif spec.op != "call_function" or (spec.target is not None and not _is_known(spec)):
         return False
     return spec.args is None or _is_encoded(spec.args)
 
@@ -188,7 +203,11 @@ def _is_encoded(data: Any, depth: int = 0) -> bool:
     if kind == "dtype":
         return type(content) is str and isinstance(getattr(torch, content, None), torch.dtype)
     if kind == "dict":
-        return type(content) is dict and all(_is_encoded(part, depth + 1) for part in content.values())
+        if type(content) is not dict:
+            return False
+        for key in content:
+            names.variable(key)  # of keyword arguments, which become source text
+        return all(_is_encoded(part, depth + 1) for part in content.values())
     is_list = kind in ("tuple", "list", "slice") and type(content) is list
     return is_list and all(_is_encoded(part, depth + 1) for part in content)
 

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from fxexport.untrusted.allowed import Allowed
-from fxexport.untrusted.pickle_records import Global, Made, PickleError, PlainDict
+from fxexport.untrusted.pickle_records import Global, Made, PlainDict
+from fxexport.untrusted.refused import Refused
+from fxexport.untrusted.tensors import ArchiveStorages, LegacyStorages, Storages
 from fxhead.loading.architectures import brief, importable_here
 from fxhead.loading.graph_modules import make_graph_module
 from fxhead.loading.objects import Objects
 from fxhead.loading.recognise import Container, FileKind
-from fxhead.loading.tensors import ArchiveStorages, LegacyStorages, Storages
 from fxpasses.errors import FileError
 
 _MAX_NAMES = 8
@@ -62,7 +63,7 @@ def make(container: Container, allowed: Allowed, record: Any = None) -> Any:
         graphs = make_graph_module if container.kind is FileKind.GRAPH_MODULE else None
         objects = Objects(allowed, _storages(container), graphs)
         return objects.make(container.pickle.root if record is None else record)
-    except PickleError as error:
+    except Refused as error:
         raise FileError(
             f"is a {container.title}, but is damaged or not what torch.save writes ({error})",
             where=str(container.path),

@@ -11,11 +11,10 @@ import torch
 
 from fxexport.untrusted.allowed import STORAGES, UNTYPED
 from fxexport.untrusted.archive import Archive
+from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_EXPANDED_ELEMENTS
 from fxexport.untrusted.pickle_records import Global, Persistent, PickleError
 
 _KEY = re.compile(r"\w+", re.ASCII)
-_MAX_EXPANDED = 1 << 24
-"""Elements of an expanded tensor beyond those that it stores: more would be a bomb for whoever copies it."""
 
 
 class Storages(Protocol):
@@ -44,7 +43,7 @@ def described(reference: Persistent) -> tuple[str, torch.dtype | None, int]:
         raise PickleError("the pickle has a storage of no known type")
     if not isinstance(name, str) or not _KEY.fullmatch(name):
         raise PickleError("the pickle has a storage without a name")
-    if type(count) is not int or not 0 <= count < 1 << 48:
+    if type(count) is not int or not 0 <= count < MAX_ELEMENTS:
         raise PickleError("the pickle has a storage of no possible size")
     if kind.name == UNTYPED:
         return name, None, count
@@ -59,27 +58,35 @@ class ArchiveStorages:
 
     def __init__(self, archive: Archive) -> None:
         """Maps nothing yet."""
-        self._archive = archive
+        self.archive = archive
         self._whole: torch.UntypedStorage | None = None
         self._known: dict[str, torch.UntypedStorage] = {}
 
     def storage(self, reference: Persistent) -> tuple[torch.UntypedStorage, torch.dtype | None]:
         """See ``Storages``."""
         name, dtype, size = described(reference)
-        if name not in self._known:
-            self._known[name] = self._read(name)
-        found = self._known[name]
+        found = self.member(f"data/{name}")
         if found.nbytes() != size:
             raise PickleError(f"storage {name} has {found.nbytes()} bytes, not {size}")
         return found, dtype
 
+    def member(self, name: str) -> torch.UntypedStorage:
+        """The bytes of a member of the archive.
+
+        Raises:
+            PickleError: there is none of that name.
+        """
+        if name not in self._known:
+            self._known[name] = self._read(name)
+        return self._known[name]
+
     def _read(self, name: str) -> torch.UntypedStorage:
-        archive, path = self._archive, self._archive.path
-        if f"data/{name}" not in archive:
+        archive, path = self.archive, self.archive.path
+        if name not in archive:
             raise PickleError(f"the archive has no storage {name}")
-        member = archive.member(f"data/{name}")
+        member = archive.member(name)
         if not member.is_stored or path is None or not member.size:
-            return storage_of(archive.read(f"data/{name}"))
+            return storage_of(archive.read(name))
         if self._whole is None:
             self._whole = _mapped(path)
         part: torch.UntypedStorage = self._whole[member.offset : member.offset + member.size]
@@ -152,16 +159,16 @@ def tensor(
         PickleError: it would read outside the storage, or is too large to be meant.
     """
     numbers = (offset, *_integers(size), *_integers(stride))
-    if any(type(number) is not int or not 0 <= number < 1 << 48 for number in numbers):
+    if any(type(number) is not int or not 0 <= number < MAX_ELEMENTS for number in numbers):
         raise PickleError("a tensor has a size, stride or offset of no possible value")
-    if len(size) != len(stride) or len(size) > 64:
+    if len(size) != len(stride) or len(size) > MAX_DIMENSIONS:
         raise PickleError("a tensor has sizes and strides that do not fit each other")
     stored = storage.nbytes() // dtype.itemsize
     last = offset + sum((extent - 1) * step for extent, step in zip(size, stride, strict=True))
     count = math.prod(size)
     if count and last >= stored:
         raise PickleError("a tensor reaches beyond its storage")
-    if count > max(stored, _MAX_EXPANDED):
+    if count > max(stored, MAX_EXPANDED_ELEMENTS):
         raise PickleError(f"a tensor expands {stored:,} elements to {count:,}")
     return torch.empty(0, dtype=dtype).set_(storage, offset if count else 0, size, stride)
 

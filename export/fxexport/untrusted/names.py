@@ -1,0 +1,128 @@
+"""Names in a file that may become attributes, variables or paths: each of a stated alphabet.
+
+torch.fx writes the names of modules, parameters, inputs and keywords into source text, and executes it;
+nothing there escapes a quotation mark. So a name from a file has one of the types below before anything
+else sees it, and only this file makes them.
+"""
+
+from __future__ import annotations
+
+import functools
+import keyword
+import re
+from typing import NewType
+
+import torch
+
+from fxexport.untrusted.limits import MAX_TEXT
+from fxexport.untrusted.refused import Refused
+
+Name = NewType("Name", str)
+"""Letters, digits and underscores: a child of a module, a key of arguments."""
+Path = NewType("Path", str)
+"""Names with dots between: a module, parameter or buffer below the root."""
+Variable = NewType("Variable", str)
+"""A name that can be a variable in source text: no digit first, and no word of Python's own."""
+Word = NewType("Word", str)
+"""A short text without quotation marks, brackets or control characters: a mode, a norm, a device."""
+Text = NewType("Text", str)
+"""What only people read: anything printable, in lines."""
+
+_NAME = re.compile(r"[A-Za-z0-9_]{1,1000}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}")
+_WORD = re.compile(r"[A-Za-z0-9_.,:+ -]{0,200}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def name(value: object, what: str = "something") -> Name:
+    """The name, if it is one.
+
+    Args:
+        value: what the file has.
+        what: what it names, for the message.
+
+    Raises:
+        Refused: it has other characters, or two underscores at both ends, as Python's own names have.
+    """
+    if not isinstance(value, str) or not _NAME.fullmatch(value) or _is_dunder(value):
+        raise Refused(f"has {what} called {shown(value)}")
+    return Name(value)
+
+
+def path(value: object, what: str = "a module") -> Path:
+    """The names with dots between.
+
+    Raises:
+        Refused: a part of it is no name.
+    """
+    parts = value.split(".") if isinstance(value, str) else ()
+    if not parts or not all(_NAME.fullmatch(part) and not _is_dunder(part) for part in parts):
+        raise Refused(f"has {what} called {shown(value)}")
+    return Path(str(value))
+
+
+def member(value: object, what: str = "a parameter") -> Path:
+    """A path below a GraphModule, none of whose parts hides an attribute that every module has.
+
+    Raises:
+        Refused: it is no path, or hides one.
+    """
+    found = path(value, what)
+    if not _attributes().isdisjoint(found.split(".")):
+        raise Refused(f"has {what} called {shown(value)} in place of an attribute of torch")
+    return found
+
+
+def variable(value: object, what: str = "a value") -> Variable:
+    """The name, if source text can have a variable of that name.
+
+    Raises:
+        Refused: it cannot.
+    """
+    if (
+        not isinstance(value, str)
+        or not _VARIABLE.fullmatch(value)
+        or keyword.iskeyword(value)
+        or _is_dunder(value)
+    ):
+        raise Refused(f"has {what} called {shown(value)}")
+    return Variable(value)
+
+
+def word(value: object, what: str = "a text") -> Word:
+    """A short text that is harmless between quotation marks.
+
+    Raises:
+        Refused: it is not.
+    """
+    if not isinstance(value, str) or not _WORD.fullmatch(value):
+        raise Refused(f"has {what} that is no word ({shown(value)})")
+    return Word(value)
+
+
+def text(value: object, what: str = "a text") -> Text:
+    """What people read.
+
+    Raises:
+        Refused: it is no text, too long, or has control characters.
+    """
+    if not isinstance(value, str) or _CONTROL.search(value):
+        raise Refused(f"has {what} with control characters ({shown(value)})")
+    if len(value) > MAX_TEXT:
+        raise Refused(f"has {what} of {len(value):,} characters, more than the limit of {MAX_TEXT:,}")
+    return Text(value)
+
+
+def shown(value: object) -> str:
+    """The value for a message: escaped and short."""
+    return ascii(value[:80] if isinstance(value, str) else type(value).__name__)
+
+
+def _is_dunder(value: str) -> bool:
+    return value.startswith("__") and value.endswith("__")
+
+
+@functools.cache
+def _attributes() -> frozenset[str]:
+    blank = torch.fx.GraphModule(torch.nn.Module(), torch.fx.Graph())
+    return frozenset(dir(blank))
