@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from fxpasses.change import carry_out
+from fxpasses.change import Change, carry_out
 from fxpasses.engine import undo
 from fxpasses.errors import InputError, TraceError, suggest
 from fxpasses.graph.export_trace import export_module
@@ -63,10 +63,15 @@ def find_sites(
         InputError: an argument is not of the kind that is needed.
         TraceError: the model cannot be traced.
     """
-    form = None if to is None else _form(to)
-    chosen = _scope(scope, form)
+    form = None if to is None else form_named(to)
+    chosen = scope_named(scope, form)
     subject = given(model) if isinstance(model, GraphModule) else _open(model, way, example_inputs)
-    survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
+    return sites_of(Survey(subject, chosen, lambda: _inputs(example_inputs)), form, _records(model))
+
+
+def sites_of(survey: Survey, form: Form | None, records: Sequence[undo.Record] = ()) -> Sites:
+    """Every site of an opened graph, and every miss; see ``find_sites``."""
+    chosen = survey.scope
     sites: tuple[Site, ...] = ()
     misses: tuple[Miss, ...] = ()
     memory: Memory | None = None
@@ -76,9 +81,9 @@ def find_sites(
         sites, misses = tuple(entry.match.site for entry in unfolded), found.misses
         memory = survey.memory(unfolded) if form is Form.UNFOLD else None
     if form is not Form.UNFOLD and chosen is not Scope.UNFOLDED:
-        matches, others = survey.candidates(survey.look(_records(model)), form)
+        matches, others = survey.candidates(survey.look(records), form)
         sites, misses = (*sites, *(match.site for match in matches)), (*misses, *others)
-    return Sites(sites=sites, misses=misses, trace=subject.info, memory=memory)
+    return Sites(sites=sites, misses=misses, trace=survey.subject.info, memory=memory)
 
 
 @overload
@@ -149,21 +154,26 @@ def rewrite(
         InputError: an argument is not of the kind that is needed.
         TraceError: the model cannot be traced.
     """
-    form, with_map = _form(to), _with_map(outputs, to)
-    chosen = _scope(scope, form)
+    form, with_map = form_named(to), _with_map(outputs, to)
+    chosen = scope_named(scope, form)
     subject, records = _open(model, way, example_inputs), _records(model)
     survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
     change = carry_out(survey, form, records, with_map=with_map)
-    report = RewriteReport(
-        to=form,
-        scope=chosen,
+    report = report_of(change, survey, form)
+    return RewriteResult(module=subject.close(change.records), report=report, plan=change.plan)
+
+
+def report_of(change: Change, survey: Survey, to: Form) -> RewriteReport:
+    """What was done to an opened graph."""
+    return RewriteReport(
+        to=to,
+        scope=survey.scope,
         rewrites=change.rewrites,
         misses=change.misses,
-        trace=subject.info,
+        trace=survey.subject.info,
         native_size=change.native_size,
         memory=change.memory,
     )
-    return RewriteResult(module=subject.close(change.records), report=report, plan=change.plan)
 
 
 def rewrite_in_place(
@@ -175,7 +185,7 @@ def rewrite_in_place(
 ) -> bool:
     """Rewrites a GraphModule itself, as the PassBase convention says; whether anything changed."""
     with_map = _with_map(outputs, to)
-    survey = Survey(given(module), _scope(scope, to), lambda: _inputs(example_inputs))
+    survey = Survey(given(module), scope_named(scope, to), lambda: _inputs(example_inputs))
     change = carry_out(survey, to, undo.load(module), with_map=with_map)
     if change.rewrites:
         store(module, change.records)
@@ -222,14 +232,24 @@ def _inputs(example_inputs: Any) -> tuple[Any, ...] | None:
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
-def _form(to: str) -> Form:
+def form_named(to: str) -> Form:
+    """The form of this name.
+
+    Raises:
+        InputError: there is none.
+    """
     try:
         return Form(to)
     except ValueError:
         raise InputError(f"unknown form {to!r}", where="to", fix=suggest(str(to), Form)) from None
 
 
-def _scope(scope: str, to: Form | None) -> Scope:
+def scope_named(scope: str, to: Form | None) -> Scope:
+    """The scope of this name, for a rewrite to a form.
+
+    Raises:
+        InputError: there is none, or it does not go with the form.
+    """
     try:
         chosen = Scope(scope)
     except ValueError:

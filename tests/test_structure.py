@@ -152,6 +152,7 @@ EDITS_GRAPHS = {
     "fxpasses/engine/undo.py": "nodes as they were written down",
     "fxpasses/engine/outputs.py": "what a graph gives out",
     "fxpasses/graph/trace.py": "makes the graph, before anything else sees it",
+    "fxexport/onnx_dialect/open.py": "makes the graph of a file, before anything else sees it",
     "fxexport/to_onnx/canonical_head.py": "edits ONNX graphs, not torch.fx ones",
 }
 # Rooms from the ground up: a file imports from its own room and from rooms before it. A file that stands
@@ -162,8 +163,9 @@ FLOORS = {
         "dense", "fcn", "im2col", "survey", "change", "api", "passes",
     ),
     "fxexport": (
-        "providers", "results", "terms", "numerics", "onnx_graph", "module_graph", "untrusted", "to_onnx",
-        "subjects", "proof/graphs", "proof/measured", "proof/wiring", "proof", "certificate",
+        "providers", "results", "terms", "numerics", "onnx_graph", "onnx_dialect", "module_graph",
+        "untrusted", "to_onnx", "subjects", "proof/graphs", "proof/measured", "proof/wiring",
+        "proof", "certificate",
     ),
     "fxhead": (
         "source", "outcome", "extras", "files", "loading", "show", "inputs", "check", "rewriting", "cam",

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import mmap
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ import onnx
 from onnx import external_data_helper
 
 from fxexport.onnx_graph.weight_pool import WeightPool
+from fxexport.onnx_graph.wire import DELIMITED, Field, fields, head
 from fxexport.terms.term import Array
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
@@ -29,7 +29,6 @@ _LARGE_BYTES = 4096
 """Smaller initialisers stay in the graph, where shape inference reads them."""
 _BLOCK = 2**24
 """Bytes of a weight that are copied at a time."""
-_EIGHT_BYTES, _DELIMITED, _FOUR_BYTES = 1, 2, 5
 _ARRAY_TYPES = frozenset(
     getattr(onnx.TensorProto, name) for name in "FLOAT DOUBLE FLOAT16 INT8 UINT8 INT32 INT64".split()
 )
@@ -58,10 +57,10 @@ def read_onnx(path: Path, pool: WeightPool) -> OnnxFile:
     weights: dict[str, Array] = {}
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         parts: list[bytes] = []
-        for field in _fields(data, 0, len(data)):
-            if field.number == _GRAPH and field.wire == _DELIMITED:
+        for field in fields(data, 0, len(data)):
+            if field.number == _GRAPH and field.wire == DELIMITED:
                 graph = _graph(data, field, weights, pool)
-                parts += [data[field.start : field.tag_end], _varint_bytes(len(graph)), graph]
+                parts += [head(_GRAPH, len(graph)), graph]
             else:
                 parts.append(data[field.start : field.end])
     proto = onnx.ModelProto()
@@ -81,12 +80,12 @@ def external_files(path: Path) -> tuple[str, ...]:
     """
     locations = []
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        graphs = [f for f in _fields(data, 0, len(data)) if f.number == _GRAPH and f.wire == _DELIMITED]
-        items = [item for graph in graphs for item in _fields(data, graph.content, graph.end)]
+        graphs = [f for f in fields(data, 0, len(data)) if f.number == _GRAPH and f.wire == DELIMITED]
+        items = [item for graph in graphs for item in fields(data, graph.content, graph.end)]
         for item in items:
-            if item.number == _INITIALIZER and item.wire == _DELIMITED:
-                fields = _fields(data, item.content, item.end)
-                rest = b"".join(data[f.start : f.end] for f in fields if f.number != _RAW_DATA)
+            if item.number == _INITIALIZER and item.wire == DELIMITED:
+                held = fields(data, item.content, item.end)
+                rest = b"".join(data[f.start : f.end] for f in held if f.number != _RAW_DATA)
                 tensor = onnx.TensorProto()
                 tensor.ParseFromString(rest)
                 if external_data_helper.uses_external_data(tensor):
@@ -94,80 +93,29 @@ def external_files(path: Path) -> tuple[str, ...]:
     return tuple(sorted({*locations}))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Field:
-    """Where one field of a message lies: its tag, its content, its end."""
-
-    number: int
-    wire: int
-    start: int
-    tag_end: int
-    content: int
-    end: int
-
-
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[_Field]:
-    position = start
-    while position < end:
-        tag, tag_end = _varint(data, position, end)
-        wire, content = tag & 7, tag_end
-        if wire == _DELIMITED:
-            length, content = _varint(data, tag_end, end)
-            after = content + length
-        elif wire in (_EIGHT_BYTES, _FOUR_BYTES):
-            after = content + (8 if wire == _EIGHT_BYTES else 4)
-        elif wire == 0:
-            _, after = _varint(data, tag_end, end)
-        else:
-            raise ValueError(f"no protobuf message: wire type {wire}")
-        if after > end:
-            raise ValueError("the file ends in the middle of a field")
-        yield _Field(tag >> 3, wire, position, tag_end, content, after)
-        position = after
-
-
-def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < end and shift < 64:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return value, position
-    raise ValueError("no protobuf message: a number does not end")
-
-
-def _varint_bytes(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes((*out, value))
-
-
-def _graph(data: mmap.mmap, graph: _Field, weights: dict[str, Array], pool: WeightPool) -> bytes:
+def _graph(data: mmap.mmap, graph: Field, weights: dict[str, Array], pool: WeightPool) -> bytes:
     """The graph's message without the bytes of large initialisers, which are added to ``weights``."""
     parts: list[bytes] = []
-    for field in _fields(data, graph.content, graph.end):
+    for field in fields(data, graph.content, graph.end):
         is_large = field.number == _INITIALIZER and field.end - field.content > _LARGE_BYTES
         tensor = _taken_out(data, field, weights, pool) if is_large else None
         if tensor is None:
             parts.append(data[field.start : field.end])
         else:
-            parts += [data[field.start : field.tag_end], _varint_bytes(len(tensor)), tensor]
+            parts += [head(_INITIALIZER, len(tensor)), tensor]
     return b"".join(parts)
 
 
 def _taken_out(
-    data: mmap.mmap, initializer: _Field, weights: dict[str, Array], pool: WeightPool
+    data: mmap.mmap, initializer: Field, weights: dict[str, Array], pool: WeightPool
 ) -> bytes | None:
     """The initialiser's message as external data, its values added to ``weights``; None where it stays."""
-    fields = list(_fields(data, initializer.content, initializer.end))
-    raw = [field for field in fields if field.number == _RAW_DATA and field.wire == _DELIMITED]
+    parts = list(fields(data, initializer.content, initializer.end))
+    raw = [field for field in parts if field.number == _RAW_DATA and field.wire == DELIMITED]
     if len(raw) != 1 or raw[0].end - raw[0].content <= _LARGE_BYTES:
         return None
     tensor = onnx.TensorProto()
-    tensor.ParseFromString(b"".join(data[field.start : field.end] for field in fields if field is not raw[0]))
+    tensor.ParseFromString(b"".join(data[field.start : field.end] for field in parts if field is not raw[0]))
     if tensor.data_type not in _ARRAY_TYPES or tensor.name in weights:
         return None
     kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)

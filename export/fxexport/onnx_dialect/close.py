@@ -1,0 +1,343 @@
+"""The edited graph written back: only what differs from the file as it was opened.
+
+Nodes that did not change are the file's own bytes in their place. A node that reads another value keeps its
+message but for that name; one that became another operator keeps its name and documentation; new ones get
+names that nothing in the file has. What only the old form needed goes: views, the sizes that they were given,
+their constants. The file's outputs keep their names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import onnx
+import torch
+from torch.fx import Node
+
+from fxexport.onnx_dialect import calls
+from fxexport.onnx_dialect.content import INITIALIZER, INPUT, NODE, OUTPUT, VALUE_INFO
+from fxexport.onnx_dialect.extents import onnx_type, shape_of
+from fxexport.onnx_dialect.open import ABSORBED, OpenOnnx, Unit
+from fxexport.onnx_dialect.pieces import Piece, framed
+from fxexport.onnx_dialect.weights import Layouts
+from fxexport.onnx_dialect.writer import Writer
+from fxpasses.plan import WeightPlan
+
+_CLONE = torch.ops.aten.clone.default
+_SIZE = torch.ops.aten.sym_size.int
+Entry: TypeAlias = "int | onnx.NodeProto | list[Piece]"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """A rewritten file.
+
+    Attributes:
+        pieces: its bytes, as pieces of the file that was opened.
+        copied: bytes of weights that had to be written in another order, by the weight's name.
+    """
+
+    pieces: list[Piece]
+    copied: dict[str, int]
+
+
+def close(opened: OpenOnnx, plan: WeightPlan) -> Closed:
+    """The file of the edited graph, whose weights moved as ``plan`` says."""
+    return _Closing(opened, plan).run()
+
+
+class _Closing:
+    def __init__(self, opened: OpenOnnx, plan: WeightPlan) -> None:
+        self.opened = opened
+        self.file = opened.file
+        self.content = opened.content
+        self.end = next(iter(reversed(opened.graph.nodes)))
+        self.alive = set(opened.graph.nodes)
+        self.units = {node: unit for unit in opened.units for node in unit.nodes}
+        self.taken = _names_in(self.file)
+        self.names: dict[Node, str] = {}
+        self.layouts = Layouts(opened, plan)
+        self.writer = Writer(opened.opsets.get("", 1), self.name, self.unused, self.layouts.is_turned)
+
+    def run(self) -> Closed:
+        self.names = {node: name for name, node in self.opened.by_name.items() if node in self.alive}
+        identities = self._name_outputs()
+        entries = [entry for node in self.opened.graph.nodes for entry in self._entries(node)]
+        entries += identities
+        entries = self._needed(entries)
+        changed = {
+            **self._unneeded(entries),
+            **self._tensors(),
+            **self._infos(),
+            **self._inputs(),
+            **self._outputs(),
+        }
+        nodes = [self._field(entry) for entry in entries]
+        added = {
+            INITIALIZER: [bytes(tensor.SerializeToString()) for tensor in self.writer.constants],
+            VALUE_INFO: [bytes(info.SerializeToString()) for info in self._new_infos(entries)],
+        }
+        return Closed(pieces=self.content.rewritten(nodes, changed, added), copied=self.layouts.copied)
+
+    # --- names
+
+    def unused(self, name: str) -> str:
+        """The name, or one like it that nothing in the file has; it is taken then."""
+        wanted, count = name, 1
+        while name in self.taken:
+            name, count = f"{wanted}_{count}", count + 1
+        self.taken.add(name)
+        return name
+
+    def name(self, node: Node) -> str:
+        """The file's name of a node's value."""
+        node = self._seen_through(node)
+        if node not in self.names:
+            self.names[node] = self.unused(f"{node.name}_output_0")
+        return self.names[node]
+
+    def _seen_through(self, node: Node) -> Node:
+        """What a copy that an edit wrote copies; the file needs none."""
+        while node.target is _CLONE and node not in self.units:
+            (node,) = node.all_input_nodes
+        return node
+
+    def _name_outputs(self) -> list[onnx.NodeProto]:
+        """Gives the outputs of the graph their names back, by new nodes where a value cannot have them."""
+        results: Any = self.end.args[0]
+        made = []
+        for wanted, result in zip(self.opened.outputs, results, strict=True):
+            node = self._seen_through(result)
+            if self.opened.by_name[self.opened.constants.alias(wanted)] is node:
+                continue
+            if node.op == "call_function" and self.names.get(node) not in self.opened.outputs:
+                holder = next((other for other, name in self.names.items() if name == wanted), None)
+                if holder is not None:
+                    del self.names[holder]
+                self.names[node] = wanted
+            else:
+                made.append(
+                    onnx.helper.make_node("Identity", [self.name(node)], [wanted], self.unused(wanted))
+                )
+        return made
+
+    # --- nodes
+
+    def _entries(self, node: Node) -> Iterator[Entry]:
+        """What stands in the file for a node of the graph, at its place."""
+        if node.op != "call_function" or self._seen_through(node) is not node:
+            return
+        unit = self.units.get(node)
+        if unit is None:
+            if node.target is not _SIZE:
+                yield from self.writer.write(node, None)
+            return
+        swaps = self._swaps(self.opened.absorbers.get(unit.index, unit))
+        if swaps is not None:
+            if node is unit.nodes[-1]:
+                yield self._kept(unit.index, swaps)
+        elif node.target not in (_SIZE, ABSORBED):
+            yield from self.writer.write(node, self._like(unit, node))
+
+    def _swaps(self, unit: Unit) -> dict[Node, Node] | None:
+        """What a unit reads now, by what it read; None where it became something else."""
+        swaps: dict[Node, Node] = {}
+        for node in unit.nodes:
+            if node not in self.alive:
+                return None
+            target, args, kwargs = unit.written[node]
+            if node.target is not target or not _is_alike((args, kwargs), (node.args, node.kwargs), swaps):
+                return None
+            if any(self.layouts.is_moved(source) for source in node.all_input_nodes):
+                return None
+        return {old: new for old, new in swaps.items() if old is not new}
+
+    def _kept(self, index: int, swaps: Mapping[Node, Node]) -> Entry:
+        """A node of the file as it is, but for the names of values that it reads or gives."""
+        proto = self.file.node[index]
+        renamed: dict[str, str] = {}
+        for name in (*proto.input, *calls.captured(proto)):
+            node = self.opened.by_name.get(self.opened.constants.alias(name))
+            if node is None or node.op == "get_attr":
+                continue
+            now = self.name(swaps.get(node, node)) if swaps.get(node, node) in self.alive else name
+            if now != name:
+                renamed[name] = now
+        results = [self._result(name) for name in proto.output]
+        if not renamed and results == [*proto.output]:
+            return index
+        copy = onnx.NodeProto()
+        copy.CopyFrom(proto)
+        calls.rename(copy, renamed)
+        copy.output[:] = results
+        return copy
+
+    def _result(self, name: str) -> str:
+        """What a value is called now; another name where an output of the graph took this one back."""
+        node = self.opened.by_name.get(name)
+        if node is None or node not in self.alive or node.op != "call_function":
+            return name
+        return self.name(node)
+
+    def _like(self, unit: Unit, node: Node) -> onnx.NodeProto | None:
+        """The file's node whose name a rewritten node keeps."""
+        if node is not unit.nodes[-1] and node.target is unit.written.get(node, (None,))[0]:
+            return None
+        absorbed = [index for index, other in self.opened.absorbers.items() if other is unit]
+        like: onnx.NodeProto = self.file.node[(*absorbed, unit.index)[0]]
+        return like
+
+    def _needed(self, entries: list[Entry]) -> list[Entry]:
+        """The nodes without those that only what is gone now read."""
+        before = _read(self.file.node, self.file)
+        while True:
+            protos = [self._proto(entry) for entry in entries]
+            read = _read(protos, self.file)
+            kept = [
+                entry
+                for entry, proto in zip(entries, protos, strict=True)
+                if not isinstance(entry, int) or read & {*proto.output} or not before & {*proto.output}
+            ]
+            if len(kept) == len(entries):
+                return kept
+            entries = kept
+
+    def _proto(self, entry: Entry) -> onnx.NodeProto:
+        return self.file.node[entry] if isinstance(entry, int) else entry  # type: ignore[return-value]
+
+    def _field(self, entry: Entry) -> int | list[Piece]:
+        if isinstance(entry, int):
+            moved = self.layouts.constant_field(self.file.node[entry])
+            return entry if moved is None else moved
+        return framed(NODE, [bytes(entry.SerializeToString())])  # type: ignore[union-attr]
+
+    # --- what is beside the nodes
+
+    def _unneeded(self, entries: Iterable[Entry]) -> dict[int, list[Piece]]:
+        """Initialisers that only what is gone now read."""
+        read = _read([self._proto(entry) for entry in entries], self.file)
+        before = _read(self.file.node, self.file)
+        inputs = {value.name for value in self.file.input}
+        return {
+            tensor.path[0].start: []
+            for name, tensor in self.content.initializers.items()
+            if name in before and name not in read and name not in inputs
+        }
+
+    def _tensors(self) -> dict[int, list[Piece]]:
+        """Initialisers of another shape."""
+        return self.layouts.initializer_fields()
+
+    def _inputs(self) -> dict[int, list[Piece]]:
+        """Inputs of the graph that are initialisers of another shape."""
+        return dict(self._redeclared(INPUT, self.file.input, self.layouts.shapes()))
+
+    def _outputs(self) -> dict[int, list[Piece]]:
+        """Outputs of the graph that have other axes now."""
+        results: Any = self.end.args[0]
+        shapes: dict[str, list[Any] | None] = {}
+        for value, result in zip(self.file.output, results, strict=True):
+            known, now = shape_of(value), self._extents(result)
+            if known is not None and now is not None and len(known[1]) != len(now):
+                shapes[value.name] = now
+        return dict(self._redeclared(OUTPUT, self.file.output, shapes))
+
+    def _infos(self) -> dict[int, list[Piece]]:
+        """Declarations of values that have another shape now, or are gone."""
+        names = {name: node for node, name in self.names.items()}
+        shapes: dict[str, list[Any] | None] = dict(self.layouts.shapes())
+        for value in self.file.value_info:
+            before, node = self.opened.by_name.get(value.name), names.get(value.name)
+            if before is None or node is None:
+                if before is not None and before.op == "call_function":
+                    shapes[value.name] = None
+            elif node not in self.units or self._swaps(self.units[node]) is None or node is not before:
+                shapes[value.name] = self._extents(node)
+        return dict(self._redeclared(VALUE_INFO, self.file.value_info, shapes))
+
+    def _redeclared(
+        self, number: int, values: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, list[Any] | None]
+    ) -> Iterator[tuple[int, list[Piece]]]:
+        fields = [field for field in self.content.graph_fields if field.number == number]
+        for field, value in zip(fields, values, strict=True):
+            if value.name not in shapes:
+                continue
+            dims = shapes[value.name]
+            if dims is None:
+                yield field.start, []
+                continue
+            copy = onnx.ValueInfoProto()
+            copy.CopyFrom(value)
+            _declare(copy, dims)
+            yield field.start, framed(number, [bytes(copy.SerializeToString())])
+
+    def _new_infos(self, entries: Iterable[Entry]) -> Iterator[onnx.ValueInfoProto]:
+        """Declarations of new values, where the file declares its values."""
+        declared = {value.name for value in (*self.file.value_info, *self.file.output)}
+        if not self.file.value_info:
+            return
+        names = {name: node for node, name in self.names.items()}
+        for entry in entries:
+            for name in () if isinstance(entry, int) else self._proto(entry).output:
+                node = names.get(name)
+                value = None if node is None else node.meta.get("val")
+                if name in declared or name in self.opened.by_name or node is None or value is None:
+                    continue
+                info = onnx.ValueInfoProto(name=name)
+                info.type.tensor_type.elem_type = onnx_type(value.dtype)
+                _declare(info, self._extents(node) or [])
+                yield info
+
+    def _extents(self, node: Node) -> list[Any] | None:
+        value = node.meta.get("val")
+        return self.opened.values.extents(value) if isinstance(value, torch.Tensor) else None
+
+
+def _declare(value: onnx.ValueInfoProto, extents: Iterable[Any]) -> None:
+    shape = value.type.tensor_type.shape
+    del shape.dim[:]
+    value.type.tensor_type.shape.SetInParent()
+    for extent in extents:
+        dim = shape.dim.add()
+        if isinstance(extent, int):
+            dim.dim_value = extent
+        elif extent is not None:
+            dim.dim_param = extent
+
+
+def _is_alike(before: Any, after: Any, swaps: dict[Node, Node]) -> bool:
+    """Whether arguments are the same but for the nodes among them, which are noted."""
+    if isinstance(before, Node) and isinstance(after, Node):
+        return swaps.setdefault(before, after) is after
+    if isinstance(before, (tuple, list)) and isinstance(after, (tuple, list)):
+        return len(before) == len(after) and all(
+            _is_alike(one, other, swaps) for one, other in zip(before, after, strict=True)
+        )
+    if isinstance(before, dict) and isinstance(after, dict):
+        return before.keys() == after.keys() and all(
+            _is_alike(one, after[name], swaps) for name, one in before.items()
+        )
+    return type(before) is type(after) and bool(before == after)
+
+
+def _read(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto) -> set[str]:
+    """Names that nodes or the graph's outputs read."""
+    found = {value.name for value in graph.output}
+    for node in nodes:
+        found.update(node.input)
+        found.update(calls.captured(node))
+    return found
+
+
+def _names_in(graph: onnx.GraphProto) -> set[str]:
+    """Every name in a graph and its subgraphs."""
+    found = {value.name for value in (*graph.input, *graph.output, *graph.value_info)}
+    found |= {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        found |= {node.name, *node.input, *node.output}
+        for item in node.attribute:
+            for inner in ([item.g] if item.HasField("g") else []) + [*item.graphs]:
+                found |= _names_in(inner)
+    return found

@@ -1,0 +1,351 @@
+"""An ONNX file as a graph of ``torch.fx`` that the passes can edit.
+
+There is a node for each value of the file. An operator that an ATen operator equals is written as that one,
+with all of its arguments; every other is a call of an ``Operator``. Initialisers are parameters over the
+file's own memory, under their names. A node's ``val`` has the shape that the file says or ONNX infers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+from torch.fx import Graph, Node
+
+from fxexport.onnx_dialect import calls
+from fxexport.onnx_dialect.constants import Constants
+from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.extents import Extent, Values, inferred
+from fxexport.onnx_dialect.operators import operator
+from fxexport.onnx_dialect.reading import READERS
+from fxexport.onnx_dialect.sizes import Axis, Sizes
+from fxpasses.report import TraceInfo
+
+_INFO = TraceInfo(method="given", mode="fixed")
+_RESULT = operator("fxhead", "Result")
+ABSORBED = operator("fxhead", "Absorbed")
+_SIZE = torch.ops.aten.sym_size.int
+
+
+class BrokenGraph(ValueError):
+    """The file's graph contradicts itself."""
+
+
+@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+class Unit:
+    """What an ONNX node became.
+
+    Attributes:
+        index: its place among the file's nodes.
+        nodes: the graph's nodes for it, in order.
+        results: the graph's node of each of its values, by name.
+        written: target and arguments of each node as they were opened.
+    """
+
+    index: int
+    nodes: list[Node] = dataclasses.field(default_factory=list)
+    results: dict[str, Node] = dataclasses.field(default_factory=dict)
+    written: dict[Node, tuple[Any, Any, Any]] = dataclasses.field(default_factory=dict)
+
+
+class OpenOnnx:
+    """An ONNX file's graph with its parameters looked up by name; the subject of the passes.
+
+    Attributes:
+        content: the file.
+        graph: the graph.
+        root: a tree that holds its parameters.
+        units: what each of the file's nodes became.
+        absorbers: for a node of the file that was put together with a later one, that one's unit.
+        by_name: the graph's node of each of the file's values.
+    """
+
+    lifted: Mapping[str, str] = {}
+    info = _INFO
+
+    def __init__(self, content: Content, input_shapes: Sequence[Sequence[int]] = ()) -> None:
+        self.content = content
+        self.file = content.proto.graph
+        self.opsets = calls.opsets_of(content.proto)
+        self.graph = Graph()
+        self.root = nn.Module()
+        self.values = Values()
+        self.shapes = inferred(content.proto, input_shapes)
+        self.constants = Constants(content, self.root)
+        self.by_name: dict[str, Node] = {}
+        self.units: list[Unit] = []
+        self.readers = _readers(self.file)
+        self.outputs = [value.name for value in self.file.output]
+        self.sizes = Sizes(self.file, self.opsets, self.constants, self.shapes)
+        self.absorbers: dict[int, Unit] = {}
+        self.pending: dict[str, tuple[int, Node, Node, str]] = {}
+        self._names: set[str] = set()
+        self._open()
+
+    def _open(self) -> None:
+        stored = self.constants.names
+        for value in self.file.input:
+            if value.name not in stored:
+                node = self.graph.placeholder("input")
+                self._keep(node, value.name, self.values.tensor(self.shapes.get(value.name)))
+                self.by_name[value.name] = node
+        for index, proto in enumerate(self.file.node):
+            self.units.append(Unit(index=index))
+            Call(self, self.units[-1], proto).open()
+        self.graph.output(tuple(self.value(name) for name in self.outputs))
+        self._let_go()
+        for unit in self.units:
+            unit.written = {node: (node.target, node.args, node.kwargs) for node in unit.nodes}
+
+    def _let_go(self) -> None:
+        """Makes nodes that only computed sizes read nothing: who needed those names the extents himself."""
+        for unit in reversed(self.units):
+            is_read = any(name in self.readers for name in unit.results)
+            if is_read and not any(node.users for node in unit.results.values()):
+                for node in unit.nodes:
+                    node.args = ()
+
+    def value(self, name: str) -> Node:
+        """The graph's node of a value of the file.
+
+        Raises:
+            BrokenGraph: nothing gives it.
+        """
+        name = self.constants.alias(name)
+        if name not in self.by_name:
+            tensor = self.constants.tensor(name)
+            if tensor is None:
+                raise BrokenGraph(f"{name!r} is read, and nothing before gives it")
+            self.by_name[name] = self._constant(name, tensor)
+        return self.by_name[name]
+
+    def _constant(self, name: str, tensor: torch.Tensor) -> Node:
+        first = next(iter(self.graph.nodes), None)
+        with self.graph.inserting_before(first) if first is not None else self.graph.inserting_after():
+            node = self.graph.get_attr(self.constants.paths[name])
+        self._keep(node, name, self.values.like(tensor))
+        return node
+
+    def _keep(self, node: Node, name: str, value: Any) -> None:
+        node.name = self.unused(name)
+        if value is not None:
+            node.meta["val"] = value
+
+    def unused(self, name: str) -> str:
+        """The name, or one like it that no node has."""
+        count, wanted = 1, name or "value"
+        name = wanted
+        while name in self._names:
+            count, name = count + 1, f"{wanted}_{count}"
+        self._names.add(name)
+        return name
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, list[int]]:
+    """The nodes that read each value, subgraphs included."""
+    found: dict[str, list[int]] = {}
+    for index, node in enumerate(graph.node):
+        for name in (*node.input, *calls.captured(node)):
+            found.setdefault(name, []).append(index)
+    return found
+
+
+class Call:
+    """One node of the file while it is opened."""
+
+    def __init__(self, opened: OpenOnnx, unit: Unit, proto: onnx.NodeProto) -> None:
+        self.opened = opened
+        self.unit = unit
+        self.proto = proto
+        self.attributes = calls.attributes(proto, opened.opsets)
+        self.opset = opened.opsets.get("", 1)
+
+    def open(self) -> None:
+        """Writes the node into the graph."""
+        reader = READERS.get(self.proto.op_type) if calls.is_standard(self.proto) else None
+        if self.opened.constants.holds(self.proto):
+            self.absorb()
+        elif reader is None or len([name for name in self.proto.output if name]) != 1 or not reader(self):
+            self._call()
+
+    def absorb(self) -> None:
+        """Stands for a node of the file that another one, or a parameter, holds already."""
+        self._create(ABSORBED, (), self.proto.name or self.proto.output[0])
+
+    def _call(self) -> None:
+        opened, proto = self.opened, self.proto
+        read = [opened.value(name) if name else None for name in proto.input]
+        inner = [opened.value(name) for name in calls.captured(proto) if self._is_known(name)]
+        domain = "" if calls.is_standard(proto) else proto.domain
+        node = self._create(operator(domain, proto.op_type), (*read, *inner), proto.name or proto.output[0])
+        outputs = [name for name in proto.output if name]
+        if len(outputs) == 1:
+            self._result(outputs[0], node)
+            return
+        for place, name in enumerate(proto.output):
+            if name:
+                self._result(name, self._create(_RESULT, (node, place), name))
+
+    def _is_known(self, name: str) -> bool:
+        return (
+            name in self.opened.by_name
+            or self.opened.constants.tensor(self.opened.constants.alias(name)) is not None
+        )
+
+    def _result(self, name: str, node: Node) -> None:
+        if name in self.opened.by_name:
+            raise BrokenGraph(f"{name!r} is given twice")
+        self.opened.by_name[name] = self.unit.results[name] = node
+        value = self.opened.values.tensor(self.opened.shapes.get(name))
+        if value is not None:
+            node.meta["val"] = value
+
+    def _create(self, target: Any, args: tuple[Any, ...], name: str) -> Node:
+        node = self.opened.graph.call_function(target, args)
+        node.name = self.opened.unused(name)
+        self.unit.nodes.append(node)
+        trace = next(
+            (item.value for item in self.proto.metadata_props if item.key.endswith("stack_trace")), None
+        )
+        if trace:
+            node.meta["stack_trace"] = trace
+        return node
+
+    # --- for the readers
+
+    def attribute(self, name: str) -> Any:
+        """An attribute of the node, or its default."""
+        return self.attributes.get(name)
+
+    def has(self, place: int) -> bool:
+        """Whether the node has an input at a place."""
+        return place < len(self.proto.input) and bool(self.proto.input[place])
+
+    def input(self, place: int = 0) -> Node:
+        """The node that it reads at a place."""
+        return self.opened.value(self.proto.input[place])
+
+    def shape(self, place: int = 0) -> tuple[Extent, ...] | None:
+        """The extents of what it reads at a place, or None where the rank is not known."""
+        name = self.opened.constants.alias(self.proto.input[place])
+        tensor = self.opened.constants.tensor(name)
+        if tensor is not None:
+            return tuple(tensor.shape)
+        known = self.opened.shapes.get(name)
+        return None if known is None else known[1]
+
+    def ints(self, name: str, place: int | None = None) -> tuple[int, ...] | None:
+        """Integers that are an attribute, or since a later version a constant input; else None."""
+        written = self.attribute(name)
+        if written is not None:
+            return tuple(written) if isinstance(written, Sequence) else (written,)
+        if place is None or not self.has(place):
+            return None
+        return self.opened.constants.ints(self.proto.input[place])
+
+    def weight(self, place: int, *, transposed: bool = False) -> Node | None:
+        """The parameter at a place, read as ``[O, …]``; None where it is computed.
+
+        A matrix that is stored as ``[K, O]`` is held as its transposed view.
+        """
+        name = self.opened.constants.alias(self.proto.input[place])
+        if not self.opened.constants.is_weight(name) or not self.opened.constants.turn(name, transposed):
+            return None
+        node, tensor = self.opened.value(name), self.opened.constants.tensor(name)
+        assert tensor is not None, "a weight is a constant"
+        node.meta["val"] = self.opened.values.like(tensor)
+        return node
+
+    def sizes_at(self, place: int) -> list[Any] | None:
+        """The sizes that it reads at a place: numbers, and nodes that hold an extent; else None."""
+        found = self.opened.sizes.of(self.proto.input[place])
+        if found is None:
+            return None
+        return [
+            self.size(self.opened.value(size.value), size.axis) if isinstance(size, Axis) else size
+            for size in found
+        ]
+
+    def size(self, source: Node, axis: int) -> Any:
+        """The extent of a node along an axis: a number, or a node that holds it."""
+        value = source.meta.get("val")
+        extent = None if value is None else value.shape[axis]
+        if isinstance(extent, int):
+            return extent
+        node = self._create(_SIZE, (source, axis), f"{self.proto.output[0]}_size")
+        if extent is not None:
+            node.meta["val"] = extent
+        return node
+
+    def reader(self, crossing: frozenset[str]) -> onnx.NodeProto | None:
+        """The only node that reads its value, seen through operators of some kinds; None for several."""
+        name = self.proto.output[0]
+        while name not in self.opened.outputs:
+            read = [self.opened.file.node[place] for place in self.opened.readers.get(name, [])]
+            read = [node for node in read if node.op_type != "Shape"]
+            if len(read) != 1 or not calls.is_standard(read[0]):
+                return None
+            (reader,) = read
+            if reader.op_type not in crossing:
+                found: onnx.NodeProto = reader
+                return found
+            name = reader.output[0]
+        return None
+
+    def added_bias(self, features: int) -> str | None:
+        """The constant that the only reader of its value adds to it, one number a feature; else None."""
+        name, opened = self.proto.output[0], self.opened
+        readers = opened.readers.get(name, [])
+        if len(readers) != 1 or name in opened.outputs:
+            return None
+        reader = opened.file.node[readers[0]]
+        others = [other for other in reader.input if other != name]
+        if reader.op_type != "Add" or not calls.is_standard(reader) or len(others) != 1:
+            return None
+        bias = opened.constants.alias(others[0])
+        tensor = opened.constants.tensor(bias) if opened.constants.is_weight(bias) else None
+        return bias if tensor is not None and tuple(tensor.shape) == (features,) else None
+
+    def defer(self, bias: str, source: Node, weight: Node) -> None:
+        """Leaves the product to the addition that reads it."""
+        self.opened.pending[self.proto.output[0]] = (self.unit.index, source, weight, bias)
+        self.absorb()
+
+    def deferred(self) -> tuple[Node, Node, Node] | None:
+        """What a product before it left to it: an operand, a weight and a bias."""
+        name = next((name for name in self.proto.input if name in self.opened.pending), None)
+        if name is None:
+            return None
+        index, source, weight, bias = self.opened.pending.pop(name)
+        self.opened.absorbers[index] = self.unit
+        return source, weight, self.opened.value(bias)
+
+    def write(self, target: Any, *args: Any, name: str | None = None) -> Node:
+        """A node of the graph that is not the file's node itself, but a step towards it."""
+        node = self._create(target, args, f"{self.proto.name or self.proto.output[0]}_{name or 'part'}")
+        self._compute(node)
+        return node
+
+    def give(self, target: Any, *args: Any) -> bool:
+        """The node of the graph that gives the file's value."""
+        node = self._create(target, args, self.proto.name or self.proto.output[0])
+        self._result(self.proto.output[0], node)
+        if "val" not in node.meta:
+            self._compute(node)
+        return True
+
+    def _compute(self, node: Node) -> None:
+        """The ``val`` of a node from those of its operands, where they have one."""
+        read = [source.meta.get("val") for source in node.all_input_nodes]
+        if any(value is None for value in read):
+            return
+        args = torch.fx.map_arg(node.args, lambda source: source.meta["val"])
+        try:
+            with torch.no_grad(), self.opened.values.mode, self.opened.values.env.suppress_guards():
+                node.meta["val"] = node.target(*args)  # type: ignore[operator]  # a function's target
+        except Exception:  # noqa: BLE001  # a graph that cannot run has no shapes; it is read all the same
+            return

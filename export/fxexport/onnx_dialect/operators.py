@@ -1,0 +1,57 @@
+"""ONNX operators as targets of a ``torch.fx`` graph.
+
+Operators that an ATen operator equals are written as that one (``reading``), so that the passes can edit
+them. Every other one is a call of an ``Operator``, which keeps its node; those that are functions of every
+element are known as such to the vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from fxpasses.vocabulary import handlers
+from fxpasses.vocabulary.tables import FUNCTIONS
+
+ELEMENTWISE = frozenset(
+    (
+        "Abs Acos Acosh And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil "
+        "Celu Clip Cos Cosh DequantizeLinear Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid "
+        "HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Neg Not Or Pow "
+        "QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sum "
+        "Swish Tan Tanh ThresholdedRelu Where Xor"
+    ).split()
+)
+"""Functions of every element: of one operand, or of several that are broadcast."""
+
+
+class Operator:
+    """An ONNX operator, as the target of a call whose arguments are the node's inputs."""
+
+    def __init__(self, domain: str, op_type: str) -> None:
+        self.domain = domain
+        self.op_type = op_type
+        self.__name__ = op_type or "absorbed"
+        self.__module__ = "onnx"
+
+    def __repr__(self) -> str:
+        return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
+
+    def __call__(self, *operands: Any) -> torch.Tensor:
+        """What a function of every element gives, as far as its shape goes."""
+        tensors = [operand for operand in operands if isinstance(operand, torch.Tensor)]
+        result = tensors[0]
+        for tensor in tensors[1:]:
+            result = torch.where(torch.ones_like(result, dtype=torch.bool), result, tensor)
+        return result
+
+
+@functools.cache
+def operator(domain: str, op_type: str) -> Operator:
+    """The one target that stands for an operator; the vocabulary knows those of every element."""
+    made = Operator(domain, op_type)
+    if not domain and op_type in ELEMENTWISE:
+        FUNCTIONS[made] = handlers.elementwise
+    return made

@@ -1,0 +1,216 @@
+"""``rewrite`` and ``find_sites`` for ONNX models: opened for the passes, closed into one of the same kind.
+
+What a file was before a rewrite is kept in it, so that the way back gives that file byte for byte, and the
+way to a third form starts from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from fxexport.onnx_dialect.close import close
+from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.files import mapped
+from fxexport.onnx_dialect.open import BrokenGraph, OpenOnnx
+from fxexport.onnx_dialect.pieces import Piece, written
+from fxexport.onnx_dialect.record import Record, record_of, with_record
+from fxexport.onnx_graph.wire import Buffer
+from fxpasses.api import RewriteResult, form_named, report_of, scope_named, sites_of
+from fxpasses.change import carry_out
+from fxpasses.errors import FileError, InputError
+from fxpasses.plan import WeightPlan
+from fxpasses.report import Form, Rewrite, RewriteReport, Scope, Sites
+from fxpasses.survey import Survey
+
+Shapes = Sequence[Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rewritten:
+    """A file in another form.
+
+    Attributes:
+        source: the file that the pieces are of.
+        pieces: the new file.
+        report: what was rewritten, and what not.
+        plan: how weights moved.
+    """
+
+    source: Buffer
+    pieces: list[Piece]
+    report: RewriteReport
+    plan: WeightPlan
+
+    def data(self) -> bytes:
+        """The new file's bytes."""
+        return b"".join(written(self.pieces, memoryview(self.source)))
+
+
+def is_onnx(model: object) -> bool:
+    """Whether something is an ONNX model, or the path of one."""
+    if isinstance(model, (str, os.PathLike)):
+        return os.fspath(model).lower().endswith(".onnx")
+    return isinstance(model, (onnx.ModelProto, ir.Model))
+
+
+def rewrite_onnx(model: Any, to: str, scope: str = "head", input_shapes: Shapes = ()) -> RewriteResult[Any]:
+    """An ONNX model with its head in another form; see ``fxpasses.rewrite``.
+
+    Args:
+        model: an ``onnx.ModelProto``, an ``onnx_ir.Model``, or the path of a file.
+        to: ``"conv"``, ``"linear"``, ``"dense"`` or ``"fcn"``.
+        scope: ``"head"``, ``"pooled"`` or ``"all"``.
+        input_shapes: the shape of each input, where the model leaves extents open.
+
+    Returns:
+        The result, with a model of the kind that was given (an ``onnx.ModelProto`` for a path); the one that
+        was given stays as it is.
+
+    Raises:
+        InputError: an argument is not of the kind that is needed.
+        FileError: the file cannot be read, or is damaged.
+    """
+    form = form_named(to)
+    changed = rewrite_content(_content(model), form, scope_named(scope, form), input_shapes)
+    proto = onnx.ModelProto.FromString(changed.data())
+    module: Any = ir.from_proto(proto) if isinstance(model, ir.Model) else proto
+    return RewriteResult(module=module, report=changed.report, plan=changed.plan)
+
+
+def find_onnx_sites(
+    model: Any, scope: str = "head", to: str | None = None, input_shapes: Shapes = ()
+) -> Sites:
+    """Every site of an ONNX model, and every miss; see ``fxpasses.find_sites`` and ``rewrite_onnx``."""
+    form = None if to is None else form_named(to)
+    chosen = scope_named(scope, form)
+    _require_spelled(form, chosen)
+    return sites_of(Survey(_opened(_content(model), input_shapes), chosen, lambda: None), form)
+
+
+def rewrite_content(content: Content, to: Form, scope: Scope, input_shapes: Shapes = ()) -> Rewritten:
+    """A file's content in another form.
+
+    Raises:
+        InputError: no ONNX file has the form.
+        FileError: the graph contradicts itself.
+    """
+    _require_spelled(to, scope)
+    record = record_of(content)
+    if record is None or record.scope is not scope or record.to is to:
+        return _changed(content, to, scope, input_shapes)
+    before = Content(b"".join(written(record.pieces, memoryview(content.data))))
+    return _joined(record, _changed(before, to, scope, input_shapes))
+
+
+def _changed(content: Content, to: Form, scope: Scope, input_shapes: Shapes) -> Rewritten:
+    opened = _opened(content, input_shapes)
+    survey = Survey(opened, scope, lambda: None)
+    change = carry_out(survey, to, (), with_map=False)
+    report = report_of(change, survey, to)
+    if not change.rewrites:
+        return Rewritten(source=content.data, pieces=content.whole(), report=report, plan=change.plan)
+    closed = close(opened, change.plan)
+    plan = WeightPlan(
+        to=change.plan.to,
+        moves=tuple(
+            dataclasses.replace(move, name=opened.constants.by_path[move.name]) for move in change.plan.moves
+        ),
+    )
+    rewrites = _named(change.rewrites, closed.copied, opened)
+    return Rewritten(
+        source=content.data,
+        pieces=with_record(content, closed.pieces, to, scope, rewrites, plan),
+        report=dataclasses.replace(report, rewrites=rewrites),
+        plan=plan,
+    )
+
+
+def _named(rewrites: Sequence[Rewrite], copied: dict[str, int], opened: OpenOnnx) -> tuple[Rewrite, ...]:
+    """The rewrites with the file's names and the bytes that were written in another order, each once."""
+    left = dict(copied)
+    made = []
+    for entry in rewrites:
+        weight = opened.constants.by_path.get(entry.site.weight, entry.site.weight)
+        site = dataclasses.replace(entry.site, weight=weight)
+        made.append(dataclasses.replace(entry, site=site, copied_bytes=left.pop(weight, 0)))
+    return tuple(made)
+
+
+def _joined(record: Record, changed: Rewritten) -> Rewritten:
+    """A change of the file that a record gave back, as one of the file that held the record."""
+    further = {entry.site.node: entry for entry in changed.report.rewrites}
+    rewrites = []
+    for entry in record.rewrites:
+        later = further.pop(entry.site.node, None)
+        rewrites.append(
+            Rewrite(
+                site=dataclasses.replace(entry.site, form=record.to),
+                to=changed.report.to,
+                weight_shape_before=entry.weight_shape_after,
+                weight_shape_after=entry.weight_shape_before if later is None else later.weight_shape_after,
+                copied_bytes=entry.copied_bytes if later is None else later.copied_bytes,
+            )
+        )
+    again = {move.name: move for move in changed.plan.moves}
+    moves = [
+        move
+        for move in record.plan.moves
+        if again.pop(move.name, None) is None or record.plan.to is not changed.plan.to
+    ]
+    return dataclasses.replace(
+        changed,
+        report=dataclasses.replace(changed.report, rewrites=(*rewrites, *further.values())),
+        plan=WeightPlan(to=changed.plan.to, moves=(*moves, *again.values())),
+    )
+
+
+def _require_spelled(to: Form | None, scope: Scope) -> None:
+    if to is Form.UNFOLD or scope is Scope.UNFOLDED:
+        raise InputError(
+            "an ONNX file is not unfolded",
+            where="to" if to is Form.UNFOLD else "scope",
+            fix="rewrite the model that it was exported from to 'unfold', and export that",
+        )
+
+
+def _opened(content: Content, input_shapes: Shapes) -> OpenOnnx:
+    try:
+        return OpenOnnx(content, input_shapes)
+    except BrokenGraph as error:
+        raise FileError(
+            f"its graph is broken ({error})", where="the ONNX model", fix="check it with onnx.checker"
+        ) from error
+
+
+def _content(model: Any) -> Content:
+    if isinstance(model, (str, os.PathLike)):
+        return read_content(Path(model))
+    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+    return _checked(proto.SerializeToString(), "the ONNX model")
+
+
+def read_content(path: Path) -> Content:
+    """The content of a file, mapped.
+
+    Raises:
+        FileError: it cannot be read, or is no ONNX file.
+    """
+    return _checked(mapped(path), str(path))
+
+
+def _checked(data: Buffer, where: str) -> Content:
+    try:
+        return Content(data)
+    except ValueError as error:
+        raise FileError(
+            f"is no ONNX file, or is damaged ({str(error).splitlines()[0]})",
+            where=where,
+            fix="export it again",
+        ) from error

@@ -1,0 +1,115 @@
+"""How the file holds weights after a rewrite: in other dimensions, and where need be in another order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import onnx
+import torch
+from torch.fx import Node
+
+from fxexport.onnx_dialect.content import LARGE_BYTES, StoredTensor
+from fxexport.onnx_dialect.open import OpenOnnx
+from fxexport.onnx_dialect.pieces import Piece, Reordered, written
+from fxexport.onnx_dialect.writer import rank_of
+from fxpasses.plan import WeightPlan
+from fxpasses.report import Form
+from fxpasses.weights.move import WeightMove, WeightOrder
+
+_LINEAR = torch.ops.aten.linear.default
+
+
+class Layouts:
+    """The dimensions and order of every weight that moved.
+
+    Args:
+        opened: the file's graph after its edit.
+        plan: which weights moved, and how.
+
+    Attributes:
+        copied: bytes of weights that are written in another order, by the weight's name.
+    """
+
+    def __init__(self, opened: OpenOnnx, plan: WeightPlan) -> None:
+        self.opened = opened
+        self.to = plan.to
+        self.copied: dict[str, int] = {}
+        constants = opened.constants
+        self.moves = {constants.by_path[move.name]: move for move in plan.moves}
+        self.turned = {name for name, turned in constants.transposed.items() if turned} - {*self.moves}
+        if self.to is Form.LINEAR:
+            self.turned |= {name for name in self.moves if self._needs_turn(name)}
+        self._laid = {name: self._laid_out(name, move) for name, move in self.moves.items()}
+
+    def _needs_turn(self, name: str) -> bool:
+        """Whether a weight is read by a product of more than two axes, which takes ``[K, O]`` alone."""
+        readers = self.opened.by_name[name].users
+        return any(
+            rank_of(reader.args[0]) != 2  # type: ignore[arg-type]
+            for reader in readers
+            if reader.target is _LINEAR
+        )
+
+    def is_turned(self, weight: Node) -> bool:
+        """Whether the file holds a weight as ``[K, O]``."""
+        return self.opened.constants.by_path.get(str(weight.target)) in self.turned
+
+    def is_moved(self, node: Node) -> bool:
+        """Whether a node reads a weight that moved."""
+        return node.op == "get_attr" and self.opened.constants.by_path.get(str(node.target)) in self.moves
+
+    def shapes(self) -> dict[str, list[int] | None]:
+        """The new dimensions of the weights that moved."""
+        return {name: [*dims] for name, (dims, _) in self._laid.items()}
+
+    def initializer_fields(self) -> dict[int, list[Piece]]:
+        """The fields of initialisers that moved, by where they start."""
+        found = self.opened.content.initializers
+        return {
+            found[name].path[0].start: self.opened.content.reshaped(found[name], dims, values)
+            for name, (dims, values) in self._laid.items()
+            if name in found
+        }
+
+    def constant_field(self, node: onnx.NodeProto) -> list[Piece] | None:
+        """The field of a ``Constant`` node whose tensor moved, or None."""
+        name = node.output[0] if len(node.output) == 1 else ""
+        if name not in self._laid or name in self.opened.content.initializers:
+            return None
+        dims, values = self._laid[name]
+        return self.opened.content.reshaped(self.opened.content.constants[name], dims, values)
+
+    def _laid_out(self, name: str, move: WeightMove) -> tuple[tuple[int, ...], Piece | None]:
+        """The new dimensions of a weight, and its numbers where they are in another order."""
+        stored = self.opened.constants.stored[name]
+        weight = torch.empty(tuple(stored.proto.dims), device="meta")
+        if self.opened.constants.transposed.get(name):
+            weight = weight.t()
+        if self.to is Form.CONV:
+            weight = move.to_conv(weight)
+            dims = move.conv_shape
+        else:
+            weight = weight.movedim(1, -1) if move.order is WeightOrder.CHANNELS_LAST else weight
+            dims = move.linear_shape
+            if name in self.turned:
+                weight, dims = weight.movedim(0, -1), dims[::-1]
+        if weight.is_contiguous():
+            return dims, None
+        values = _reordered(stored, weight)
+        self.copied[name] = values.size
+        is_small = values.size <= LARGE_BYTES
+        data = memoryview(self.opened.content.data)
+        return dims, b"".join(written([values], data)) if is_small else values
+
+
+def _reordered(stored: StoredTensor, weight: torch.Tensor) -> Reordered:
+    """The numbers of a tensor as they lie in the file, in the order of a view of it."""
+    wide = [axis for axis in range(weight.ndim) if weight.shape[axis] != 1]
+    lying = sorted(wide, key=lambda axis: -int(weight.stride()[axis]))
+    shape: Sequence[int] = [weight.shape[axis] for axis in lying]
+    assert stored.values is not None
+    assert stored.item_bytes is not None
+    assert math.prod(shape) == weight.numel()
+    order = tuple(lying.index(axis) for axis in wide)
+    return Reordered(stored.values.content, tuple(shape), order, stored.item_bytes)

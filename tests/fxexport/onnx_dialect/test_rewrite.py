@@ -1,0 +1,423 @@
+"""ONNX in, ONNX out: the spellings of a head, both ways, and the way back byte for byte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from fxexport.onnx_dialect.rewrite import find_onnx_sites, rewrite_onnx
+from onnx_files import classifier, images, operators, require_same, weights
+
+W, B = weights(5, 8), weights(5)
+I64 = np.int64
+
+# body, constants, opset, the head after it became a convolution
+HEADS: dict[str, tuple[str, dict[str, Any], int, list[str]]] = {
+    "flatten": (
+        "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B},
+        7,
+        ["GlobalAveragePool", "Conv", "Flatten"],
+    ),
+    "newest": (
+        "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B},
+        25,
+        ["GlobalAveragePool", "Conv", "Flatten"],
+    ),
+    "untransposed": (
+        "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm(f, w, b)",
+        {"w": W.T.copy(), "b": B},
+        13,
+        ["GlobalAveragePool", "Conv", "Flatten"],
+    ),
+    "matmul": (
+        "p = GlobalAveragePool(r) f = Flatten(p) q = MatMul(f, w) y = Add(q, b)",
+        {"w": W.T.copy(), "b": B},
+        13,
+        ["GlobalAveragePool", "Conv", "Flatten"],
+    ),
+    "bias first": (
+        "p = GlobalAveragePool(r) f = Flatten(p) q = MatMul(f, w) y = Add(b, q)",
+        {"w": W.T.copy(), "b": B},
+        13,
+        ["GlobalAveragePool", "Conv", "Flatten"],
+    ),
+    "matmul alone": (
+        "p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, w)",
+        {"w": W.T.copy()},
+        9,
+        ["GlobalAveragePool", "Conv", "Flatten"],
+    ),
+    "reshape": (
+        "p = GlobalAveragePool(r) f = Reshape(p, s) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B, "s": np.array([-1, 8], I64)},
+        13,
+        ["GlobalAveragePool", "Conv", "Reshape"],
+    ),
+    "zero reshape": (
+        "p = GlobalAveragePool(r) f = Reshape(p, s) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B, "s": np.array([0, -1], I64)},
+        13,
+        ["GlobalAveragePool", "Conv", "Reshape"],
+    ),
+    "size chain": (
+        "p = GlobalAveragePool(r) sh = Shape(p) n = Gather(sh, i) u = Unsqueeze(n, i1) "
+        "s = Concat<axis=0>(u, m1) f = Reshape(p, s) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B, "i": np.array(0, I64), "i1": np.array([0], I64), "m1": np.array([-1], I64)},
+        13,
+        ["GlobalAveragePool", "Conv", "Reshape"],
+    ),
+    "mean, attribute": (
+        "f = ReduceMean<axes=[2,3], keepdims=0>(r) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B},
+        13,
+        ["ReduceMean", "Conv", "Flatten"],
+    ),
+    "mean, input": (
+        "f = ReduceMean<keepdims=0>(r, axes) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B, "axes": np.array([-1, -2], I64)},
+        18,
+        ["ReduceMean", "Conv", "Flatten"],
+    ),
+    "squeeze, attribute": (
+        "p = GlobalAveragePool(r) f = Squeeze<axes=[2,3]>(p) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B},
+        11,
+        ["GlobalAveragePool", "Conv", "Flatten"],
+    ),
+    "squeeze, input": (
+        "p = GlobalAveragePool(r) f = Squeeze(p, axes) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B, "axes": np.array([2, 3], I64)},
+        13,
+        ["GlobalAveragePool", "Conv", "Flatten"],
+    ),
+    "grid": (
+        "p = AveragePool<kernel_shape=[3,2], strides=[3,2]>(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)",
+        {"w": weights(5, 48), "b": B},
+        13,
+        ["AveragePool", "Conv", "Flatten"],
+    ),
+    "channels last grid": (
+        "p = AveragePool<kernel_shape=[3,2], strides=[3,2]>(r) d = Dropout(p) "
+        "t = Transpose<perm=[0,2,3,1]>(d) f = Reshape(t, s) y = MatMul(f, w)",
+        {"w": weights(48, 5), "s": np.array([0, -1], I64)},
+        13,
+        ["AveragePool", "Dropout", "Conv", "Reshape"],
+    ),
+    "average pool": (
+        "p = AveragePool<kernel_shape=[6,6]>(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B},
+        13,
+        ["AveragePool", "Conv", "Flatten"],
+    ),
+    "max pool": (
+        "p = GlobalMaxPool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B},
+        13,
+        ["GlobalMaxPool", "Conv", "Flatten"],
+    ),
+    "softmax behind": (
+        "p = GlobalAveragePool(r) f = Flatten(p) g = Gemm<transB=1>(f, w, b) y = Softmax<axis=-1>(g)",
+        {"w": W, "b": B},
+        13,
+        ["GlobalAveragePool", "Conv", "Flatten", "Softmax"],
+    ),
+    "between": (
+        "p = GlobalAveragePool(r) f = Flatten(p) d = Dropout(f) e = Identity(d) c = Cast<to=1>(e) "
+        "y = Gemm<transB=1>(c, w, b)",
+        {"w": W, "b": B},
+        13,
+        ["GlobalAveragePool", "Dropout", "Identity", "Cast", "Conv", "Flatten"],
+    ),
+    "two layers": (
+        "p = GlobalAveragePool(r) f = Flatten(p) g = Gemm<transB=1>(f, v, c) h = HardSwish(g) "
+        "y = Gemm<transB=1>(h, w, b)",
+        {"v": weights(8, 8, seed=2), "c": weights(8), "w": W, "b": B},
+        14,
+        ["GlobalAveragePool", "Conv", "HardSwish", "Conv", "Flatten"],
+    ),
+    "clip": (
+        "p = GlobalAveragePool(r) f = Flatten(p) g = Gemm<transB=1>(f, v) h = Clip(g, low, high) "
+        "y = Gemm<transB=1>(h, w, b)",
+        {
+            "v": weights(8, 8, seed=2),
+            "w": W,
+            "b": B,
+            "low": np.array(0, np.float32),
+            "high": np.array(6, np.float32),
+        },
+        13,
+        ["GlobalAveragePool", "Conv", "Clip", "Conv", "Flatten"],
+    ),
+    "alpha": (
+        "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1, alpha=0.5, beta=3.0>(f, w, b)",
+        {"w": W, "b": B},
+        13,
+        ["GlobalAveragePool", "Conv", "Flatten", "Mul", "Mul", "Add"],
+    ),
+    "bias of two axes": (
+        "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B[None]},
+        13,
+        ["GlobalAveragePool", "Conv", "Flatten", "Add"],
+    ),
+    "constants": (
+        "p = GlobalAveragePool(r) f = Flatten(p) i = Identity(w) j = Identity(b) y = Gemm<transB=1>(f, i, j)",
+        {"w": W, "b": B},
+        13,
+        ["GlobalAveragePool", "Conv", "Flatten"],
+    ),
+    "channels last": (
+        "p = GlobalAveragePool(r) t = Transpose<perm=[0,2,3,1]>(p) f = Reshape(t, s) q = MatMul(f, w) "
+        "y = Add(q, b)",
+        {"w": W.T.copy(), "b": B, "s": np.array([-1, 8], I64)},
+        13,
+        ["GlobalAveragePool", "Conv", "Reshape"],
+    ),
+    "mean of channels last": (
+        "t = Transpose<perm=[0,2,3,1]>(r) f = ReduceMean<axes=[1,2], keepdims=0>(t) q = MatMul(f, w) "
+        "y = Add(q, b)",
+        {"w": W.T.copy(), "b": B},
+        13,
+        ["Transpose", "ReduceMean", "Reshape", "Conv", "Flatten"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_becomes_a_convolution_and_comes_back(name: str) -> None:
+    body, constants, opset, expected = HEADS[name]
+    model = classifier(body, constants, opset=opset)
+    before = model.SerializeToString()
+    result = rewrite_onnx(model, to="conv")
+    assert [miss.code for miss in result.report.misses] == []
+    assert operators(result.module) == expected
+    onnx.checker.check_model(result.module, full_check=True)
+    for batch in (1, 2, 5):
+        require_same(model, result.module, images(batch))
+    assert model.SerializeToString() == before
+    back = rewrite_onnx(result.module, to="linear")
+    assert back.module.SerializeToString() == before
+    assert back.plan == result.plan.invert()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_without_its_record_a_convolution_becomes_a_linear(name: str) -> None:
+    body, constants, opset, _ = HEADS[name]
+    conv = rewrite_onnx(classifier(body, constants, opset=opset), to="conv").module
+    del conv.metadata_props[:]
+    linear = rewrite_onnx(conv, to="linear")
+    assert "Conv" not in operators(linear.module)
+    onnx.checker.check_model(linear.module, full_check=True)
+    require_same(conv, linear.module, images())
+
+
+GEMM = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)"
+
+
+def test_a_transposed_copy_is_told_in_bytes_and_a_view_costs_none() -> None:
+    body, constants, opset, _ = HEADS["matmul"]
+    turned = rewrite_onnx(classifier(body, constants, opset=opset), to="conv")
+    assert [entry.copied_bytes for entry in turned.report.rewrites] == [W.nbytes]
+    viewed = rewrite_onnx(classifier(GEMM, {"w": W, "b": B}), to="conv")
+    assert [entry.copied_bytes for entry in viewed.report.rewrites] == [0]
+    held = {tensor.name: tensor for tensor in viewed.module.graph.initializer}["w"]
+    assert tuple(held.dims) == (5, 8, 1, 1)
+    assert held.raw_data == W.tobytes()
+
+
+def test_what_is_not_the_head_keeps_its_bytes() -> None:
+    model = classifier(GEMM, {"w": W, "b": B})
+    model.doc_string, model.producer_name = "of the model", "somebody"
+    for number, node in enumerate(model.graph.node):
+        node.name, node.doc_string = f"node {number}", f"doc {number}"
+        node.metadata_props.add(key="k", value=str(number))
+    model.graph.doc_string = "of the graph"
+    made = rewrite_onnx(model, to="conv").module
+    before, after = {n.name: n for n in model.graph.node}, {n.name: n for n in made.graph.node}
+    assert list(after) == ["node 0", "node 1", "node 2", "node 4", "node 3"]
+    for name in ("node 0", "node 1", "node 2"):
+        assert after[name].SerializeToString() == before[name].SerializeToString()
+    gemm, conv = before["node 4"], after["node 4"]
+    assert (conv.op_type, conv.doc_string) == ("Conv", gemm.doc_string)
+    assert [*conv.metadata_props] == [*gemm.metadata_props]
+    assert (made.doc_string, made.producer_name, made.graph.doc_string) == (
+        "of the model",
+        "somebody",
+        "of the graph",
+    )
+    assert made.graph.output == model.graph.output
+    assert made.graph.input == model.graph.input
+
+
+def test_two_heads_and_a_value_that_is_given_out_too() -> None:
+    body = (
+        "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b) g = Gemm<transB=1>(f, v) "
+        "z = Sigmoid(g)"
+    )
+    result = "float[N,5] y, float[N,8] f, float[N,2] z, float[N,2] g"
+    model = classifier(body, {"w": W, "b": B, "v": weights(2, 8)}, result=result)
+    made = rewrite_onnx(model, to="conv")
+    assert len(made.report.rewrites) == 2
+    onnx.checker.check_model(made.module, full_check=True)
+    assert made.module.graph.output == model.graph.output
+    require_same(model, made.module, images())
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+
+
+def test_one_weight_of_two_heads_moves_with_both_and_a_strangers_stays() -> None:
+    twice = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b) z = Gemm<transB=1>(f, w)"
+    model = classifier(twice, {"w": W, "b": B}, result="float[N,5] y, float[N,5] z")
+    made = rewrite_onnx(model, to="conv")
+    assert len(made.report.rewrites) == 2
+    require_same(model, made.module, images())
+    strange = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b) z = Neg(w)"
+    model = classifier(strange, {"w": W, "b": B}, result="float[N,5] y, float[5,8] z")
+    missed = rewrite_onnx(model, to="conv")
+    assert [miss.code for miss in missed.report.misses] == ["TIED_WEIGHT"]
+    assert missed.module == model
+
+
+def test_a_weight_in_a_constant_node() -> None:
+    model = classifier(GEMM, {"b": B})
+    held = onnx.numpy_helper.from_array(W, "w")
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], "holds w", value=held))
+    made = rewrite_onnx(model, to="conv")
+    assert operators(made.module) == ["Relu", "GlobalAveragePool", "Conv", "Flatten"]
+    require_same(model, made.module, images())
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+
+
+def test_weights_that_are_inputs_too_are_declared_in_their_new_shape() -> None:
+    model = classifier(GEMM, {"w": W, "b": B}, opset=8, ir_version=3)
+    for tensor in model.graph.initializer:
+        value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.append(value)
+    made = rewrite_onnx(model, to="conv")
+    onnx.checker.check_model(made.module, full_check=True)
+    assert [value.name for value in made.module.graph.input] == ["x", "stem", "w", "b"]
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in made.module.graph.input
+    }
+    assert shapes["w"] == [5, 8, 1, 1]
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+
+
+def test_a_subgraph_reads_what_it_read() -> None:
+    body = (
+        "p = GlobalAveragePool(r) f = Flatten(p) h = Relu(f) g = Gemm<transB=1>(h, w, b) "
+        "t = ReduceSum<keepdims=0>(g) c = Greater(t, zero) "
+        "y = If<then_branch = one () => (float[N,5] a) { a = Identity(g) }, "
+        "else_branch = two () => (float[N,5] e) { n = MatMul(h, v) e = Add(g, n) }>(c)"
+    )
+    constants = {"w": W, "b": B, "v": W.T.copy(), "zero": np.array(0, np.float32)}
+    model = classifier(body, constants)
+    made = rewrite_onnx(model, to="conv")
+    assert len(made.report.rewrites) == 1
+    onnx.checker.check_model(made.module, full_check=True)
+    for seed in range(3):
+        require_same(model, made.module, weights(2, 3, 6, 6, seed=seed + 7))
+
+
+def test_a_local_function_is_left_as_it_is() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17, "own" : 1]> '
+        "net (float[N,8,6,6] r) => (float[N,5] y) "
+        "{ q = own.act(r) p = GlobalAveragePool(q) f = Flatten(p) y = Gemm<transB=1>(f, w, b) } "
+        '<domain: "own", opset_import: ["" : 17]> act (a) => (c) { d = Relu(a) c = Neg(d) }'
+    )
+    model = onnx.parser.parse_model(text)
+    for name, value in {"w": W, "b": B}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    made = rewrite_onnx(model, to="conv")
+    assert len(made.report.rewrites) == 1
+    assert [*made.module.functions] == [*model.functions]
+    require_same(model, made.module, images(channels=8))
+
+
+MISSES = {
+    "computed": (
+        "p = GlobalAveragePool(r) f = Flatten(p) v = Neg(w) y = Gemm<transB=1>(f, v, b)",
+        "COMPUTED_WEIGHT",
+    ),
+    "no pool": ("f = Flatten(r) y = Gemm<transB=1>(f, wide, b)", "NOT_POOLED"),
+    "batch baked": (
+        "p = GlobalAveragePool(r) f = Reshape(p, one) y = Gemm<transB=1>(f, w, b)",
+        "BAKED_BATCH",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISSES)
+def test_a_miss_says_the_node_and_leaves_the_model(name: str) -> None:
+    body, code = MISSES[name]
+    constants = {"w": W, "b": B, "wide": weights(5, 288), "one": np.array([1, 8], I64)}
+    used = {
+        key: value
+        for key, value in constants.items()
+        if key in body.replace("(", " ").replace(",", " ").replace(")", " ").split()
+    }
+    model = classifier(body, used)
+    for node in model.graph.node:
+        node.name = f"the {node.op_type}"
+    missed = rewrite_onnx(model, to="conv")
+    found = [(miss.code, miss.node) for miss in missed.report.misses]
+    assert found == [(code, "the Gemm")]
+    assert missed.module == model
+    assert [miss.code for miss in find_onnx_sites(model).misses] == [code]
+
+
+def test_models_of_every_kind_give_their_own_kind(tmp_path: Any) -> None:
+    model = classifier(GEMM, {"w": W, "b": B})
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    wanted = rewrite_onnx(model, to="conv").module
+    assert rewrite_onnx(path, to="conv").module == wanted
+    given = ir.from_proto(model)
+    before = ir.to_proto(given)
+    made = rewrite_onnx(given, to="conv").module
+    assert isinstance(made, ir.Model)
+    require_same(wanted, ir.to_proto(made), images())
+    assert ir.to_proto(given) == before
+
+
+def test_what_was_trained_meanwhile_comes_back_trained() -> None:
+    wide = weights(300, 8)
+    model = classifier(GEMM, {"w": wide, "b": weights(300)}, result="float[N,300] y")
+    made = rewrite_onnx(model, to="conv").module
+    next(tensor for tensor in made.graph.initializer if tensor.name == "w").raw_data = (wide * 2).tobytes()
+    back = rewrite_onnx(made, to="linear").module
+    require_same(made, back, images())
+    assert operators(back) == operators(model)
+
+
+def test_a_file_that_was_edited_meanwhile_goes_by_the_algebra() -> None:
+    made = rewrite_onnx(classifier(GEMM, {"w": W, "b": B}), to="conv").module
+    made.graph.output[0].name = made.graph.node[-1].output[0] = "scores"
+    back = rewrite_onnx(made, to="linear").module
+    assert [value.name for value in back.graph.output] == ["scores"]
+    assert operators(back) == ["GlobalAveragePool", "Flatten", "Gemm"]
+    assert not back.metadata_props or back.metadata_props[0].key == "fxhead.before"
+
+
+def test_sites_are_found_with_their_scope() -> None:
+    body = (
+        "p = GlobalAveragePool(r) a = Conv(p, down) b1 = Relu(a) c = Conv(b1, up) d = Sigmoid(c) "
+        "e = Mul(r, d) q = GlobalAveragePool(e) f = Flatten(q) y = Gemm<transB=1>(f, w, b)"
+    )
+    model = classifier(body, {"w": W, "b": B, "down": weights(4, 8, 1, 1), "up": weights(8, 4, 1, 1)})
+    assert [site.weight for site in find_onnx_sites(model).sites] == ["w"]
+    assert [site.weight for site in find_onnx_sites(model, scope="pooled").sites] == ["down", "up", "w"]
+    made = rewrite_onnx(model, to="linear", scope="pooled")
+    assert len(made.report.rewrites) == 2
+    onnx.checker.check_model(made.module, full_check=True)
+    require_same(model, made.module, images())
+    back = rewrite_onnx(made.module, to="conv", scope="pooled")
+    assert sum("Conv" == name for name in operators(back.module)) == 3
+    require_same(model, back.module, images())
