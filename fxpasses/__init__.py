@@ -19,13 +19,13 @@ from fxpasses.errors import (
     ProviderError,
     TraceError,
 )
+from fxpasses.miss_codes import MissCode
 from fxpasses.passes import ConvToLinear, ConvToUnfold, HeadToFcn, LinearToConv, PoolToDense, UnfoldToConv
 from fxpasses.plan import WeightPlan
 from fxpasses.report import (
     Form,
     Memory,
     Miss,
-    MissCode,
     Rewrite,
     RewriteReport,
     Scope,

@@ -9,6 +9,8 @@ import dataclasses
 import enum
 from typing import Any
 
+from fxpasses.miss_codes import MissCode
+
 
 class Form(enum.StrEnum):
     """How a site is written."""
@@ -36,53 +38,6 @@ class Scope(enum.StrEnum):
     POOLED = "pooled"
     ALL = "all"
     UNFOLDED = "unfolded"
-
-
-class MissCode(enum.StrEnum):
-    """Why a candidate was not rewritten; a code is stable, its sentence is not."""
-
-    # what feeds the site
-    NOT_POOLED = "NOT_POOLED"
-    BEFORE_POOL = "BEFORE_POOL"
-    UNKNOWN_EXTENT = "UNKNOWN_EXTENT"
-    UNKNOWN_LAYOUT = "UNKNOWN_LAYOUT"
-    UNFLATTENED = "UNFLATTENED"
-    BATCH_FLATTENED = "BATCH_FLATTENED"
-    BAKED_BATCH = "BAKED_BATCH"
-    AMBIGUOUS_SQUEEZE = "AMBIGUOUS_SQUEEZE"
-    FLATTEN_ORDER = "FLATTEN_ORDER"
-    SUBGRAPH = "SUBGRAPH"
-    OPAQUE_CALL = "OPAQUE_CALL"
-    IN_PLACE_ALIAS = "IN_PLACE_ALIAS"
-    # the op itself
-    KERNEL = "KERNEL"
-    PADDING = "PADDING"
-    STRIDE = "STRIDE"
-    DILATION = "DILATION"
-    GROUPS = "GROUPS"
-    TRANSPOSED = "TRANSPOSED"
-    RANK = "RANK"
-    # the module and its weights
-    SHARED_MODULE = "SHARED_MODULE"
-    TIED_WEIGHT = "TIED_WEIGHT"
-    HOOKED = "HOOKED"
-    PARAMETRIZED = "PARAMETRIZED"
-    SUBCLASS = "SUBCLASS"
-    QUANTIZED = "QUANTIZED"
-    DTYPE = "DTYPE"
-    WEIGHT_TYPE = "WEIGHT_TYPE"
-    UNINITIALIZED = "UNINITIALIZED"
-    COMPUTED_WEIGHT = "COMPUTED_WEIGHT"
-    MATRIX_PRODUCT = "MATRIX_PRODUCT"
-    # what keeps it from being dense or fully convolutional
-    NONLINEAR = "NONLINEAR"
-    TRAIN_MODE = "TRAIN_MODE"
-    POOL_GRID = "POOL_GRID"
-    POOL_KIND = "POOL_KIND"
-    SIDE_BRANCH = "SIDE_BRANCH"
-    NATIVE_SIZE = "NATIVE_SIZE"
-    WINDOW = "WINDOW"
-    NOT_A_MAP = "NOT_A_MAP"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

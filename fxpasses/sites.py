@@ -23,8 +23,9 @@ from fxpasses.heads.headless import MATRIX_PRODUCT, LastAffine, last_affines
 from fxpasses.heads.layout import Layout
 from fxpasses.heads.refusals import arithmetic_problem
 from fxpasses.heads.region import PooledValue, Region, is_last_affine, scan
+from fxpasses.miss_codes import MissCode
 from fxpasses.pointwise import find as pointwise
-from fxpasses.report import Form, Miss, MissCode, Problem, Scope
+from fxpasses.report import Form, Miss, Problem, Scope
 from fxpasses.vocabulary.ops import VIEWS, Affine, Elementwise, Product
 from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary

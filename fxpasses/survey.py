@@ -22,7 +22,8 @@ from fxpasses.heads.analysis import Analysis
 from fxpasses.im2col import find as im2col
 from fxpasses.im2col.column_sizes import Sizes
 from fxpasses.im2col.memory import memory_of
-from fxpasses.report import Form, Memory, Miss, MissCode, Problem, Scope
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Form, Memory, Miss, Problem, Scope
 from fxpasses.sites import analyse
 from fxpasses.vocabulary.ops import Affine
 from fxpasses.vocabulary.sizes import has_values, value_of

@@ -159,8 +159,8 @@ EDITS_GRAPHS = {
 # beside the rooms is one of its own.
 FLOORS = {
     "fxpasses": (
-        "errors", "report", "weights", "plan", "graph", "vocabulary", "engine", "heads", "pointwise", "sites",
-        "dense", "fcn", "im2col", "survey", "change", "api", "passes",
+        "errors", "miss_codes", "report", "weights", "plan", "graph", "vocabulary", "engine", "heads",
+        "pointwise", "sites", "dense", "fcn", "im2col", "survey", "change", "api", "passes",
     ),
     "fxexport": (
         "providers", "results", "terms", "numerics", "onnx_graph", "onnx_dialect", "module_graph",
@@ -169,7 +169,7 @@ FLOORS = {
     ),
     "fxhead": (
         "source", "outcome", "extras", "files", "loading", "show", "inputs", "check", "rewriting", "cam",
-        "convert", "inspect", "study", "commands", "cli", "__main__", "api",
+        "convert", "inspect", "explain", "study", "commands", "cli", "__main__", "api",
     ),
 }  # fmt: skip
 _EDITING_CALLS = {

@@ -13,7 +13,8 @@ from torch.fx import Node
 
 from fxpasses.heads.cancel import is_over_tokens
 from fxpasses.heads.region import PooledValue, constant_shape
-from fxpasses.report import MissCode, Problem
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Problem
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, FeatureNorm, Reduce, Role, WindowPool
 from fxpasses.vocabulary.vocabulary import Vocabulary
 

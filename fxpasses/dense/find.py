@@ -17,7 +17,8 @@ from fxpasses.heads.analysis import Analysis
 from fxpasses.heads.cancel import decide
 from fxpasses.heads.headless import LastAffine
 from fxpasses.heads.region import PooledValue
-from fxpasses.report import Form, Miss, MissCode, Problem, Scope
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Form, Miss, Problem, Scope
 from fxpasses.vocabulary.ops import POOLS, Affine, Elementwise, Reduce, Role, Squeeze, Unsqueeze
 from fxpasses.vocabulary.sizes import is_shape_value, reads_only_batch
 

@@ -14,7 +14,8 @@ from torch.nn.utils import parametrize
 
 from fxpasses.engine.uses import Uses
 from fxpasses.graph.tree import attribute, is_uninitialized
-from fxpasses.report import MissCode, Problem
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Problem
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import Affine, WeightSource
 from fxpasses.vocabulary.vocabulary import Vocabulary

@@ -21,7 +21,8 @@ from fxpasses.engine.match import Match
 from fxpasses.heads.analysis import Analysis
 from fxpasses.heads.cancel import has_own_module, is_scalar
 from fxpasses.heads.region import PooledValue, constant_shape
-from fxpasses.report import Form, MissCode, Problem, Scope
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Form, Problem, Scope
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import (
     CHANNELS,

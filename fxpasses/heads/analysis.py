@@ -9,7 +9,8 @@ from fxpasses.engine.ranks import Ranks
 from fxpasses.engine.uses import Uses
 from fxpasses.heads.headless import LastAffine
 from fxpasses.heads.region import Region
-from fxpasses.report import Miss, MissCode
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Miss
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from torch.fx import Graph, Node
 
-from fxpasses.report import Form, MissCode, Problem
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Form, Problem
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Product, Subgraph
 from fxpasses.vocabulary.vocabulary import Vocabulary
 

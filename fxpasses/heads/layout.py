@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 
 from torch.fx import Node
 
-from fxpasses.report import MissCode, Problem
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Problem
 from fxpasses.vocabulary.ops import (
     BATCH,
     CHANNELS,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fxpasses.heads.layout import Layout
-from fxpasses.report import Form, MissCode, Problem
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Form, Problem
 from fxpasses.vocabulary.ops import Affine
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch.fx import Node
 
 from fxpasses.im2col.patches import Patches, quotient_of
-from fxpasses.report import MissCode, Problem
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Problem
 from fxpasses.vocabulary.constants import constant_of
 from fxpasses.vocabulary.handlers import same_size
 from fxpasses.vocabulary.ops import Affine, Elementwise, Permute, Product, Unfold

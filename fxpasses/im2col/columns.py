@@ -23,7 +23,8 @@ from fxpasses.im2col.column_sizes import (
     Sizes,
     lost,
 )
-from fxpasses.report import Form, MissCode, Problem
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Form, Problem
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.constants import Constant, constant_of, is_same_view
 from fxpasses.vocabulary.ops import (

@@ -22,7 +22,8 @@ from fxpasses.engine.uses import Uses
 from fxpasses.im2col.column_sizes import Sizes
 from fxpasses.im2col.columns import Broken, Chain, chains_from
 from fxpasses.im2col.patches import Patches
-from fxpasses.report import Form, Miss, MissCode, Problem, Scope
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Form, Miss, Problem, Scope
 from fxpasses.vocabulary.ops import VIEWS, Affine, Elementwise, Unfold, WeightSource
 from fxpasses.vocabulary.vocabulary import Vocabulary
 

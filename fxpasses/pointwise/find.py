@@ -22,7 +22,8 @@ from fxpasses.engine.ranks import Ranks
 from fxpasses.graph.tree import attribute, is_uninitialized
 from fxpasses.heads.headless import MATRIX_PRODUCT, in_subgraph
 from fxpasses.heads.refusals import stepping_problem
-from fxpasses.report import Form, MissCode, Problem, Scope
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Form, Problem, Scope
 from fxpasses.vocabulary.handlers import MAX_RANK
 from fxpasses.vocabulary.ops import Affine, Opaque, Product, Subgraph, WeightSource
 from fxpasses.vocabulary.sizes import is_shape_value

@@ -18,7 +18,7 @@ import pytest
 from fxhead import __version__, cli
 from fxhead.show import render
 
-COMMANDS = ("rewrite", "inspect", "check", "study")
+COMMANDS = tuple(cli.fxhead.commands)
 Run = Callable[..., Any]
 
 
@@ -30,6 +30,57 @@ def test_help_explains_every_option(run: Run, arguments: tuple[str, ...], option
     assert done.out.startswith("Usage: fxhead")
     for line in done.out.splitlines():
         assert not line.strip().startswith("--") or len(line.split()) > 1, line
+
+
+def test_without_arguments_it_is_the_help(run: Run) -> None:
+    done = run()
+    assert (done.code, done.err) == (0, "")
+    assert done.out == run("--help").out
+
+
+def test_the_help_has_a_whole_line_for_each_command(run: Run) -> None:
+    lines = run("--help").out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == sorted(COMMANDS)
+    assert all(line.endswith(".") and not line.endswith("..") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["inspct", "model.pt"], "did you mean 'inspect'? see 'fxhead --help'"),
+        (["inspect", "--scop", "all"], "did you mean one of: '--json', '--scope', '--to'? see"),
+        (["explain", "BAKED"], "did you mean 'BAKED_BATCH'?"),
+    ],
+    ids=lambda value: value[0],
+)
+def test_what_was_typed_wrong_has_the_nearest_beside_it(run: Run, arguments: list[str], near: str) -> None:
+    done = run(*arguments)
+    assert done.code == 2
+    assert near in done.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("fxhead insp", "plain,inspect"),
+        ("fxhead rewrite --to de", "plain,dense"),
+        ("fxhead rewrite mod", "file,mod"),
+        ("fxhead check a.pt b", "file,b"),
+        ("fxhead inspect --weights we", "file,we"),
+    ],
+)
+def test_a_shell_completes(typed: str, completed: str) -> None:
+    """As the function asks that ``_FXHEAD_COMPLETE=bash_source fxhead`` defines."""
+    at = str(len(typed.split()) - 1)
+    asked = {"_FXHEAD_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": at}
+    path = os.pathsep.join(str(Path(cli.__file__).parents[index]) for index in (1, 2))
+    done = subprocess.run(
+        [sys.executable, "-m", "fxhead"],
+        env=os.environ | asked | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == [completed]
 
 
 def test_version_is_the_package_s(run: Run) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 
 CHANNELS = 6
 CLASSES = 5

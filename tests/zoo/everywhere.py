@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 from zoo.entry import seeded
 
 

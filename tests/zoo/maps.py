@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 from zoo.bridges import HIDDEN, LayerNorm2d, after, between, chain
 from zoo.entry import CHANNELS, CLASSES, Entry
 from zoo.model import conv, linear, model, pooled

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 from zoo.bridges import chain
 from zoo.entry import CHANNELS, CLASSES, Entry, seeded
 from zoo.model import conv, linear, model, pooled

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 from zoo.entry import CHANNELS, CLASSES, IMAGE
 from zoo.model import TwoInputModel, conv, linear, pooled
 from zoo.refusals import plain, plain_conv, refused

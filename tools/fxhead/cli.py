@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -16,6 +17,7 @@ from fxhead import __version__
 from fxhead.commands.cam import cam_command
 from fxhead.commands.check import check_command
 from fxhead.commands.convert_weights import convert_command
+from fxhead.commands.explain import explain_command
 from fxhead.commands.inspect import inspect_command
 from fxhead.commands.rewrite import rewrite_command
 from fxhead.commands.study import study_command
@@ -25,7 +27,7 @@ from fxhead.show import render
 _REPORT = "this is a bug in fxhead: please report it with the output of the same command under --debug"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="fxhead %(version)s")
 def fxhead() -> None:
     """Rewrite a classifier's head between Linear and 1×1 convolution, and check both forms.
@@ -42,6 +44,7 @@ def fxhead() -> None:
 for _command in (
     rewrite_command,
     inspect_command,
+    explain_command,
     check_command,
     convert_command,
     cam_command,
@@ -52,7 +55,7 @@ for _command in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; raises nothing."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     as_json, debug = "--json" in arguments, "--debug" in arguments or bool(os.environ.get("FXHEAD_DEBUG"))
     if not debug and not sys.warnoptions:
         # the user can act on our own notes and errors; torch's deprecations are for developers
@@ -65,8 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "fxhead"
-        what = " ".join(error.format_message().split()).rstrip(".")  # click lists choices on lines
-        _show("UsageError", what, where=where, fix=f"see '{where} --help'", as_json=as_json)
+        # click lists choices on lines, and puts the nearest names behind what is wrong
+        what, *near = re.split(r" \(?Did you mean ", " ".join(error.format_message().split()))
+        fix = f"did you mean {near[0].rstrip('?)')}? " if near else ""
+        _show("UsageError", what.rstrip("."), where=where, fix=f"{fix}see '{where} --help'", as_json=as_json)
         return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001 - the one place where whatever happened becomes a message
         if debug:

@@ -17,7 +17,8 @@ from torch.export import Dim, ExportedProgram
 from bench.zoo import build as family
 from bench.zoo import calibrate
 from fxpasses import InputError, PoolToDense, find_sites, rewrite
-from fxpasses.report import Form, MissCode
+from fxpasses.miss_codes import MissCode
+from fxpasses.report import Form
 from zoo import ENTRIES, SPELLINGS, Entry, build
 from zoo.compare import difference, kinds, leaves, storages, tensors, traced, written
 from zoo.maps import DENSE, NOT_DENSE, SIDE_BRANCH, WRITTEN_DENSE

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from fxpasses import find_sites, rewrite
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 from zoo import ENTRIES, REFUSALS, SPELLINGS, Entry, build
 from zoo.compare import difference, facts, storages, tensors, written
 from zoo.programs import (

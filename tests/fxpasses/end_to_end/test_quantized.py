@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from fxpasses import find_sites, rewrite
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 
 OPS = torch.ops.quantized_decomposed
 SCALE = 1 / 64

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from fxpasses import find_sites, rewrite
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 from zoo import ENTRIES, REFUSALS, Entry, build
 from zoo.compare import difference, storages, written
 from zoo.maps import NOT_DENSE, NOT_WINDOWED

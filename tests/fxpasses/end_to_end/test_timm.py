@@ -9,7 +9,7 @@ from torch import nn
 
 from bench.zoo import calibrate
 from fxpasses import find_sites, rewrite
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 from zoo.compare import difference, storages, traced, written
 
 TOLERANCE = 1e-12

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from fxpasses import find_sites, rewrite
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 from zoo import ENTRIES, REFUSALS, Entry, build
 from zoo.compare import affine_calls, difference, facts, kinds, leaves, storages, tensors, traced, written
 

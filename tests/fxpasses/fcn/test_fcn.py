@@ -17,7 +17,7 @@ from bench.zoo import build as family
 from bench.zoo import calibrate
 from bench.zoo import inputs as images_of
 from fxpasses import HeadToFcn, find_sites, rewrite
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 from zoo import ENTRIES, SPELLINGS, Entry, build
 from zoo.compare import difference, leaves, storages, traced, written
 from zoo.maps import NOT_WINDOWED, SIDE_BRANCH, WINDOWED

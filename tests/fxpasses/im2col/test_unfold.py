@@ -19,7 +19,7 @@ from fxpasses import ConvToUnfold, UnfoldToConv, find_sites, rewrite
 from fxpasses.errors import InputError
 from fxpasses.graph.shapes import run_on_fakes
 from fxpasses.im2col.memory import _Liveness
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 from zoo.compare import difference, facts, kinds, storages, tensors, traced, written
 from zoo.programs import DIALECTS, false_shapes, operators
 

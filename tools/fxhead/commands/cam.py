@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import source_options, trace_option
+from fxhead.commands.options import FILE, source_options, trace_option
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 from fxhead.source import Source
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @click.command("cam")
-@click.argument("source")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("source", type=FILE)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=FILE)
 @click.option(
     "-o",
     "--output",
@@ -83,12 +83,12 @@ def cam_command(
     as_json: bool,
     **loading: Any,
 ) -> ExitCode:
-    """Draw where in each IMAGE the classes of SOURCE get their score: a class activation map.
+    """Draw where in each IMAGE the classes get their score.
 
-    The head moves before its pool, so that one forward pass gives the logits and, for every class, the map
-    of scores whose mean the logit is. Writes IMAGE.cam.png for each image, one sheet.png of several, and
-    the arrays in maps.npz: all of them, or none. IMAGE is a file or a folder; SOURCE may also be an .onnx
-    file. Needs fxhead[cam].
+    That is a class activation map of SOURCE. The head moves before its pool, so that one forward pass gives
+    the logits and, for every class, the map of scores whose mean the logit is. Writes IMAGE.cam.png for
+    each image, one sheet.png of several, and the arrays in maps.npz: all of them, or none. IMAGE is a file
+    or a folder; SOURCE may also be an .onnx file. Needs fxhead[cam].
     """
 
     def job() -> Outcome:

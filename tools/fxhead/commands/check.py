@@ -8,19 +8,20 @@ from typing import Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import providers_option, source_options, split
+from fxhead.commands.options import FILE, providers_option, source_options, split
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 from fxhead.source import Source
 
 
 @click.command("check")
-@click.argument("reference", required=False)
-@click.argument("candidate", required=False)
+@click.argument("reference", required=False, type=FILE)
+@click.argument("candidate", required=False, type=FILE)
 @providers_option
-@click.option("--plan", metavar="PLAN.json", help="The weight plan that rewrite wrote.")
+@click.option("--plan", type=FILE, metavar="PLAN.json", help="The weight plan that rewrite wrote.")
 @click.option(
     "--inputs",
+    type=FILE,
     metavar="DATA",
     help="Samples to run: an .npz or .npy file, or a folder of images. Default: random ones.",
 )
@@ -37,10 +38,18 @@ from fxhead.source import Source
 )
 @click.option("--mean", metavar="R,G,B", help="For images: subtracted, of 0 … 1. Default: ImageNet's.")
 @click.option("--std", metavar="R,G,B", help="For images: divided by. Default: ImageNet's.")
-@click.option("-o", "--output", "out", metavar="CERT.json", help="Also write the certificate to this file.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=FILE,
+    metavar="CERT.json",
+    help="Also write the certificate to this file.",
+)
 @click.option("--force", is_flag=True, help="Replace a certificate that exists.")
 @click.option(
     "--replay",
+    type=FILE,
     metavar="CERT.json",
     help="Do again what a certificate says was done, and compare; takes no other models or inputs.",
 )
@@ -62,7 +71,9 @@ def check_command(
     as_json: bool,
     **loading: Any,
 ) -> ExitCode:
-    """Check that CANDIDATE is the same function as REFERENCE; either may also be an .onnx file.
+    """Prove or refute that two models are one function.
+
+    CANDIDATE is compared with REFERENCE; either may also be an .onnx file.
 
     Images are turned upright, resized, cropped, scaled to 0 … 1 and standardised, as torchvision does for
     classification; all samples of --inputs are run, in sorted order.

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import output_options
+from fxhead.commands.options import FILE, output_options
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 
@@ -26,6 +26,7 @@ from fxhead.show import render
     "-o",
     "--output",
     "out",
+    type=FILE,
     metavar="OUT",
     help="The file to write, or a folder. Default: beside CHECKPOINT.",
 )
@@ -63,10 +64,11 @@ def convert_command(
     force: bool,
     as_json: bool,
 ) -> ExitCode:
-    """Take a state dict or a whole training checkpoint to the other form, without the model.
+    """Take a checkpoint to the other form, without the model.
 
+    CHECKPOINT is a state dict or a whole training checkpoint, as torch.save or safetensors wrote it.
     Weights, averaged weights and the optimiser's state are reshaped, everything else is copied as it is,
-    byte for byte; nothing in the file is run. CHECKPOINT is what torch.save wrote, or safetensors.
+    byte for byte; nothing in the file is run.
     """
     from fxhead.convert.run import ConvertOptions, run_convert
 

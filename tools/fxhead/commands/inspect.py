@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FORMS, scope_option, source_options, trace_option
+from fxhead.commands.options import FILE, FORMS, scope_option, source_options, trace_option
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 from fxhead.source import Source
 
 
 @click.command("inspect")
-@click.argument("source")
+@click.argument("source", type=FILE)
 @click.option(
     "--to",
     type=FORMS,
@@ -33,7 +33,10 @@ def inspect_command(
     as_json: bool,
     **loading: Any,
 ) -> ExitCode:
-    """List every site of SOURCE that can be rewritten, and every candidate that cannot, with the reason."""
+    """List what can be rewritten, and why the rest cannot.
+
+    That is every site of SOURCE, and every miss with its code: fxhead explain CODE says more of it.
+    """
     from fxhead.inputs.shapes import parse_shape
     from fxhead.inspect.run import run_inspect
     from fxhead.loading.load import Loading

@@ -9,6 +9,9 @@ import click
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+# a name that a shell completes like a file's; whether it is one is asked later
+FILE = click.Path(readable=False)
+
 scope_option = click.option(
     "--scope",
     type=click.Choice(["head", "pooled", "all", "unfolded"]),
@@ -67,6 +70,7 @@ def source_options(command: _Command) -> _Command:
             ),
             click.option(
                 "--weights",
+                type=FILE,
                 metavar="NAME|FILE",
                 help="torchvision's weights by name (DEFAULT, …), or a state dict to load. "
                 "Default: freshly initialised weights.",

@@ -7,14 +7,22 @@ from typing import Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FORMS, providers_option, scope_option, source_options, split, trace_option
+from fxhead.commands.options import (
+    FILE,
+    FORMS,
+    providers_option,
+    scope_option,
+    source_options,
+    split,
+    trace_option,
+)
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 from fxhead.source import Source
 
 
 @click.command("rewrite")
-@click.argument("source")
+@click.argument("source", type=FILE)
 @click.option(
     "--to",
     type=FORMS,
@@ -27,6 +35,7 @@ from fxhead.source import Source
     "-o",
     "--output",
     "out",
+    type=FILE,
     metavar="OUT",
     help="The file to write (.pt, or .pt2 for an exported program), or a folder; the other files lie "
     "beside it. Default: next to SOURCE.",
@@ -53,8 +62,9 @@ def rewrite_command(
     as_json: bool,
     **loading: Any,
 ) -> ExitCode:
-    """Rewrite the head of SOURCE, export both forms to ONNX, and check that they are the same function.
+    """Rewrite the head, export both forms, and check them.
 
+    The head of SOURCE gets another form, and both are exported to ONNX and proved to be the same function.
     Writes MODEL.conv.pt (or .linear.pt), MODEL.linear.onnx, MODEL.conv.onnx, the weight plan and the
     certificate: all of them, or nothing where the check says "broken". What torch.export traced is
     written as MODEL.conv.pt2. The model is put in eval mode. The ONNX files of the forms dense and fcn take

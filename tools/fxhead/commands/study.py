@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import output_options
+from fxhead.commands.options import FILE, output_options
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.command("study")
 @click.option(
     "--data",
+    type=FILE,
     metavar="FOLDER",
     help="Images, one folder a class inside. Default: scikit-learn's digits, which need no download.",
 )
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     "out",
+    type=FILE,
     metavar="OUT",
     default="fxhead-study",
     show_default=True,
@@ -82,8 +84,9 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="All seeds follow it.")
 @output_options
 def study_command(as_json: bool, **given: Any) -> ExitCode:
-    """Train a Linear head and the same head as a 1×1 convolution over many seeds, and compare them fairly.
+    """Train both forms over many seeds, and compare them.
 
+    A Linear head and the same head as a 1×1 convolution are trained from the same seeds and from others.
     Says whether torch fills the two layers alike, whether they train alike from the same weights, and
     whether their accuracies differ by more than the seeds make them: chance, systematic, or too few
     seeds to say. A head that is different, and one that is not, are compared in the same way as controls.
