@@ -1,0 +1,15 @@
+"""The closed language: models as terms in which nothing is left out, and what identities prove of two.
+
+``term`` and ``layout`` are the language; ``aten`` and ``onnx_file`` read into it, driven by the operators'
+own schemas; ``arithmetic``, ``contraction``, ``windows``, ``moves`` and ``definitions`` are its normal forms;
+``compare`` walks two graphs together.
+
+May import: ``fxpasses``, torch, onnx. Start in ``compare``.
+"""
+
+from fxexport.language.compare import Derivation, derive
+from fxexport.language.graph import Graph, NotRead
+from fxexport.language.onnx_file import graph_of_onnx
+from fxexport.language.program import graph_of_module, graph_of_program
+
+__all__ = ["Derivation", "Graph", "NotRead", "derive", "graph_of_module", "graph_of_onnx", "graph_of_program"]

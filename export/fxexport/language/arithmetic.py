@@ -1,0 +1,382 @@
+"""Sums, products and powers of reals in one normal form.
+
+A value is ``core · scale + shift`` with closed scale and shift; cores are products of powers, sums, or what
+is neither. Scalars stay outside of vectors, so that a definition (``x · clamp(x + 3, 0, 6) / 6``) is told
+whatever a batch norm did before it. Integers have none of this: they are what they are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from fxexport.language.constants import UNIT, NotFolded, elements, folded, scalar
+from fxexport.language.extents import size_at_sample
+from fxexport.language.layout import Part, Parts
+from fxexport.language.maps import broadcast, elementwise, mapped
+from fxexport.language.term import Terms, Uninterpreted, Value
+
+_LARGEST = {"float16": 2.0**10}
+_LARGEST_OTHERWISE = 2.0**40
+"""Factors that are multiplied with each other are no larger, and no smaller than the inverse: no overflow."""
+_VISIBLE = 2.0**-10
+"""Shifts whose addition one by one may round by more than this, over their sum, are left as they are."""
+
+
+def multiply(terms: Terms, first: Value, second: Value) -> Value:
+    """The product."""
+    if not (first.is_float and second.is_float):
+        return _commuted(terms, "mul", first, second)
+    if first.is_closed and second.is_closed:
+        return _closed(terms, "mul", first, second)
+    if first.is_closed or second.is_closed:
+        value, factor = (second, first) if first.is_closed else (first, second)
+        return scaled(terms, value, scale=factor)
+    left, right = _factors(terms, first), _factors(terms, second)
+    return _product(terms, [*left[0], *right[0]], [*left[1], *right[1]])
+
+
+def add(terms: Terms, first: Value, second: Value) -> Value:
+    """The sum."""
+    if not (first.is_float and second.is_float):
+        return _commuted(terms, "add", first, second)
+    if first.is_closed and second.is_closed:
+        return _closed(terms, "add", first, second)
+    if first.is_closed or second.is_closed:
+        value, shift = (second, first) if first.is_closed else (first, second)
+        return scaled(terms, value, shift=shift)
+    summands: list[Value] = []
+    shifts: list[Value] = []
+    for value in (first, second):
+        core, scale, shift_of = parts_of(value)
+        if shift_of is not None:
+            terms.use("sum-order")
+            value = scaled(terms, core, scale=scale)
+            shifts.append(shift_of)
+        if value.term.op == "sum":
+            terms.use("sum-order")
+            summands.extend(o.value(value.layout) for o in value.term.operands)
+        else:
+            summands.append(value)
+    summands.sort(key=lambda value: value.term.skeleton)
+    total = mapped(terms, "sum", (), summands, first.dtype)
+    for shift in shifts:
+        total = scaled(terms, total, shift=shift)
+    return total
+
+
+def negate(terms: Terms, value: Value) -> Value:
+    """Minus the value."""
+    if not value.is_float:
+        return elementwise(terms, "neg", [value], value.dtype)
+    if value.is_closed:
+        return _evaluated(terms, elementwise(terms, "neg", [value], value.dtype))
+    return scaled(terms, value, scale=terms.real(-1.0, dtype=value.dtype))
+
+
+def subtract(terms: Terms, first: Value, second: Value) -> Value:
+    """The difference."""
+    if not (first.is_float and second.is_float):
+        return elementwise(terms, "sub", [first, second], first.dtype)
+    terms.use("difference")
+    return add(terms, first, negate(terms, second))
+
+
+def divide(terms: Terms, first: Value, second: Value) -> Value:
+    """The quotient."""
+    if not (first.is_float and second.is_float):
+        return elementwise(terms, "div", [first, second], first.dtype)
+    terms.use("quotient")
+    return multiply(terms, first, power(terms, second, Fraction(-1)))
+
+
+def power(terms: Terms, base: Value, exponent: Fraction) -> Value:
+    """The value to a rational power."""
+    if not base.is_float:
+        raise Uninterpreted("a power of integers")
+    if exponent == 1:
+        return base
+    if base.is_closed:
+        found = elementwise(terms, "pow", [base], base.dtype, str(float(exponent)))
+        return _evaluated(terms, found)
+    if exponent.denominator == 1:
+        factors, scales = _factors(terms, base)
+        terms.use("power-of-product")
+        raised = [(value, own * exponent) for value, own in factors]
+        return _product(terms, raised, [power(terms, scale, exponent) for scale in scales])
+    return _product(terms, [(base, exponent)], [])
+
+
+def exponent_of(value: Value) -> Fraction | None:
+    """The exponent that a closed value is, if it is a small multiple of one half."""
+    number = scalar(value)
+    if number is None or abs(number) > 8 or number * 2 != round(number * 2) or number == 0:
+        return None
+    return Fraction(round(number * 2), 2)
+
+
+def parts_of(value: Value) -> tuple[Value, Value | None, Value | None]:
+    """Core, scale and shift of a value."""
+    if value.term.op != "affine":
+        return value, None, None
+    has_scale, has_shift = value.term.attributes
+    core, *closed = (operand.value(value.layout) for operand in value.term.operands)
+    rest = iter(closed)
+    return core, next(rest) if has_scale else None, next(rest) if has_shift else None
+
+
+def scaled(terms: Terms, value: Value, *, scale: Value | None = None, shift: Value | None = None) -> Value:
+    """``value · scale + shift`` for closed scale and shift."""
+    scale = None if scale is None or _is_all(scale, 1.0) else scale
+    shift = None if shift is None or _is_all(shift, 0.0) else shift
+    if scale is None and shift is None:
+        terms.use("neutral-element")
+        return value
+    core, own_scale, own_shift = parts_of(value)
+    is_scalar = _is_scalar(scale, shift)
+    if core is not value and (_is_scalar(own_scale, own_shift) or not is_scalar):
+        merged = _merged(terms, (own_scale, own_shift), (scale, shift))
+        if merged is not None:
+            terms.use("affine-of-affine")
+            return scaled(terms, core, scale=merged[0], shift=merged[1])
+    if scale is not None and not scale.is_scalar:
+        from fxexport.language.contraction import scaled_weights
+
+        absorbed = scaled_weights(terms, value, scale)
+        if absorbed is not None:
+            terms.use("scale-of-affine-site")
+            return scaled(terms, absorbed, shift=shift)
+    closed = [item for item in (scale, shift) if item is not None]
+    return mapped(terms, "affine", (scale is not None, shift is not None), [value, *closed], value.dtype)
+
+
+def _is_scalar(scale: Value | None, shift: Value | None) -> bool:
+    return all(item is None or item.is_scalar for item in (scale, shift))
+
+
+def _merged(
+    terms: Terms, first: tuple[Value | None, Value | None], second: tuple[Value | None, Value | None]
+) -> tuple[Value | None, Value | None] | None:
+    """Scale and shift of the second over the first; None where a fold could be seen."""
+    scales = [scale for scale in (first[0], second[0]) if scale is not None]
+    if not all(_is_moderate(scale) for scale in scales):
+        return None
+    scale = scales[0] if scales else None
+    if len(scales) == 2:
+        scale = _closed(terms, "mul", *scales)
+    shift = first[1]
+    if shift is not None and second[0] is not None:
+        shift = _closed(terms, "mul", shift, second[0])
+    if shift is not None and second[1] is not None:
+        whole = _closed(terms, "add", shift, second[1])
+        if not _is_clear(whole, shift, second[1]):
+            return None
+        return scale, whole
+    return scale, second[1] if shift is None else shift
+
+
+def _is_moderate(scale: Value) -> bool:
+    try:
+        sizes = np.abs(folded(scale.term).value)
+    except NotFolded:
+        return False
+    largest = _LARGEST.get(scale.dtype, _LARGEST_OTHERWISE)
+    return bool(np.all((sizes <= largest) & ((sizes >= 1 / largest) | (sizes == 0))))
+
+
+def _is_clear(whole: Value, *shifts: Value) -> bool:
+    """Whether adding the shifts one by one rounds no more than is seen in their sum."""
+    try:
+        size = np.abs(elements(whole).value)
+        rounding = sum(UNIT[whole.dtype] * np.abs(elements(shift).value).max(initial=0.0) for shift in shifts)
+    except NotFolded:
+        return False
+    return bool(np.all(rounding <= _VISIBLE * np.maximum(1.0, size)))
+
+
+def _is_all(value: Value, number: float) -> bool:
+    """Whether a closed value is this number everywhere, up to the rounding of the fold that made it."""
+    if value.term.op != "constant" or value.term.array is None:
+        return False
+    found = folded(value.term)
+    return bool(np.all(np.abs(found.value - number) <= found.error))
+
+
+def _closed(terms: Terms, name: str, first: Value, second: Value) -> Value:
+    values = sorted([first, second], key=lambda value: (value.term.skeleton, value.term.serial))
+    return _evaluated(terms, elementwise(terms, name, values, first.dtype))
+
+
+def _evaluated(terms: Terms, value: Value) -> Value:
+    """A closed scalar as the real number that it is."""
+    if not value.is_scalar:
+        return value
+    try:
+        found = folded(value.term)
+    except NotFolded:
+        return value
+    real = terms.real(float(found.value), float(found.error), value.dtype)
+    return real.seen(value.layout)
+
+
+def _commuted(terms: Terms, name: str, first: Value, second: Value) -> Value:
+    if first.contents is not None and second.contents is not None:
+        from fxexport.language.sizes import combined
+
+        found = combined(terms, name, first, second)
+        if found is not None:
+            return found
+    values = sorted([first, second], key=lambda value: (value.is_closed, value.term.skeleton))
+    return elementwise(terms, name, values, first.dtype)
+
+
+Factor = tuple[Value, Fraction]
+
+
+def _factors(terms: Terms, value: Value) -> tuple[list[Factor], list[Value]]:
+    """Powers that a value is the product of, and closed scales."""
+    core, scale, shift = parts_of(value)
+    if core is not value and shift is None and scale is not None:
+        terms.use("product-order")
+        inner, scales = _factors(terms, core)
+        return inner, [*scales, scale]
+    if core is not value and _is_scalar(scale, shift) and scale is not None and shift is not None:
+        number = scalar(scale)
+        if number and _is_moderate(scale):
+            terms.use("factor-out-of-sum")
+            inverse = power(terms, scale, Fraction(-1))
+            return [(scaled(terms, core, shift=_closed(terms, "mul", shift, inverse)), Fraction(1))], [scale]
+    if value.term.op == "product":
+        powers = [Fraction(str(item)) for item in value.term.attributes]
+        values = [operand.value(value.layout) for operand in value.term.operands]
+        return list(zip(values, powers, strict=True)), []
+    return [(value, Fraction(1))], []
+
+
+def _product(terms: Terms, factors: Sequence[Factor], scales: Sequence[Value]) -> Value:
+    """The product of powers in one order, equal bases joined where no zero can be lost."""
+    left: list[Factor] = []
+    for value, exponent in factors:
+        for place, (other, own) in enumerate(left):
+            whole = own.denominator == exponent.denominator == 1 and own * exponent > 0
+            if whole and _is_same_value(value, other):
+                terms.use("power-of-one-base")
+                left[place] = (other, own + exponent)
+                break
+        else:
+            left.append((value, exponent))
+    left.sort(key=lambda factor: (factor[0].term.skeleton, factor[1]))
+    if len(left) == 1 and left[0][1] == 1:
+        product = left[0][0]
+    else:
+        powers = tuple(str(exponent) for _, exponent in left)
+        product = mapped(terms, "product", powers, [value for value, _ in left], left[0][0].dtype)
+    for scale in scales:
+        product = scaled(terms, product, scale=scale)
+    return product
+
+
+def _is_same_value(first: Value, second: Value) -> bool:
+    def stripped(value: Value) -> tuple[Parts, ...]:
+        layout = list(value.layout)
+        while layout and not layout[0]:
+            layout.pop(0)
+        return tuple(layout)
+
+    return first.term is second.term and stripped(first) == stripped(second)
+
+
+def clamp(terms: Terms, value: Value, low: Value | None, high: Value | None) -> Value:
+    """The value held between two closed scalars, one of which may be missing."""
+    bounds = tuple(None if item is None else scalar(item) for item in (low, high))
+    if (
+        not value.is_float
+        or (low is not None and bounds[0] is None)
+        or (high is not None and bounds[1] is None)
+    ):
+        closed = [item for item in (low, high) if item is not None]
+        return elementwise(terms, "clamp", [value, *closed], value.dtype, low is not None, high is not None)
+    if value.term.op == "map" and value.term.attributes[0] == "clamp" and _has_scalars(value):
+        return _clamp_of_clamp(terms, value, low, high)
+    core, scale, shift = parts_of(value)
+    factor = None if scale is None else scalar(scale)
+    if core is not value and _is_scalar(scale, shift) and (factor is None or factor > 0):
+        terms.use("clamp-of-affine")
+        moved = [_moved_back(terms, item, scale, shift) for item in (low, high)]
+        return scaled(terms, clamp(terms, core, *moved), scale=scale, shift=shift)
+    closed = [item for item in (low, high) if item is not None]
+    if not closed:
+        return value
+    return elementwise(terms, "clamp", [value, *closed], value.dtype, low is not None, high is not None)
+
+
+def _has_scalars(value: Value) -> bool:
+    return all(operand.term.is_closed and operand.term.shape == () for operand in value.term.operands[1:])
+
+
+def _moved_back(terms: Terms, bound: Value | None, scale: Value | None, shift: Value | None) -> Value | None:
+    if bound is None:
+        return None
+    if shift is not None:
+        bound = add(terms, bound, negate(terms, shift))
+    return bound if scale is None else divide(terms, bound, scale)
+
+
+def _clamp_of_clamp(terms: Terms, value: Value, low: Value | None, high: Value | None) -> Value:
+    """Bounds of both in one: each of the inner ones held between the outer ones."""
+    terms.use("clamp-of-clamp")
+    _, has_low, has_high = value.term.attributes
+    core, *rest = (operand.value(value.layout) for operand in value.term.operands)
+    closed = iter(rest)
+    inner_low = next(closed) if has_low else None
+    inner_high = next(closed) if has_high else None
+    new_low = _held(inner_low, low, high) if inner_low is not None else low
+    new_high = _held(inner_high, low, high) if inner_high is not None else high
+    return clamp_once(terms, core, new_low, new_high)
+
+
+def clamp_once(terms: Terms, value: Value, low: Value | None, high: Value | None) -> Value:
+    """A clamp that is not looked into again."""
+    closed = [item for item in (low, high) if item is not None]
+    return elementwise(terms, "clamp", [value, *closed], value.dtype, low is not None, high is not None)
+
+
+def _held(bound: Value, low: Value | None, high: Value | None) -> Value:
+    number = scalar(bound)
+    least, most = (None if item is None else scalar(item) for item in (low, high))
+    if number is None:
+        raise Uninterpreted("a bound that is no number")
+    if least is not None and low is not None and number < least:
+        bound, number = low, least
+    if most is not None and high is not None and number > most:
+        bound = high
+    return bound
+
+
+def over_axes(value: Value, other: Value) -> Value | None:
+    """``other``, seen by the dimensions of ``value``, as seen by the axes of ``value``'s term.
+
+    None where it changes along what ``value`` only repeats.
+    """
+    try:
+        join = broadcast([value, other])
+    except Uninterpreted:
+        return None
+    pieces: dict[int, list[tuple[Part, Part | None]]] = {}
+    for slot in join.slots:
+        own, part = slot.parts
+        if own is None:
+            if part is not None:
+                return None
+            continue
+        pieces.setdefault(own.axis, []).append((own, part))
+    layout: list[Parts] = []
+    for axis in range(len(value.term.shape or ())):
+        found = sorted(pieces.get(axis, []), key=lambda pair: -size_at_sample(pair[0].stride))
+        if all(part is None for _, part in found):
+            layout.append(())
+            continue
+        layout.append(tuple(Part(-1, 0, own.extent) if part is None else part for own, part in found))
+    return other.seen(tuple(layout))

@@ -1,0 +1,369 @@
+"""ATen graphs as terms: what ``torch.export`` records of a module, bound by the operators' own schemas."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from fxexport.language.aten_operators import OPERATORS
+from fxexport.language.call import Call
+from fxexport.language.constant_tensor import tensor_value
+from fxexport.language.extents import Extent, Polynomial, floor_divided, minus, plus, symbol, times
+from fxexport.language.foreign import foreign
+from fxexport.language.graph import NotRead
+from fxexport.language.term import Origin, Terms, Uninterpreted, Value
+
+Tree = Any
+"""A value, an extent, a Python constant, or a list or tuple of them."""
+
+_SILENT = {
+    "aten._assert_async.msg",
+    "aten._assert_scalar.default",
+    "aten._assert_tensor_metadata.default",
+    "aten.sym_constrain_range.default",
+    "aten.sym_constrain_range_for_size.default",
+}
+"""What gives nothing and only refuses some inputs."""
+
+
+class MustFunctionalise(Exception):
+    """An operator changes a value in place that others may see through views."""
+
+
+def read_program(terms: Terms, program: ExportedProgram, inputs: Sequence[Value]) -> list[Value]:
+    """The user's outputs of a program over values of its tensor inputs.
+
+    Raises:
+        NotRead: it changes its own state, or holds what is no tensor operator.
+        MustFunctionalise: it changes values in place that have views.
+    """
+    reader = _Reader(terms, program, inputs)
+    return reader.outputs()
+
+
+class _Reader:
+    """One walk over a program's nodes."""
+
+    def __init__(self, terms: Terms, program: ExportedProgram, inputs: Sequence[Value]) -> None:
+        self._terms = terms
+        self._program = program
+        self._env: dict[torch.fx.Node, Tree] = {}
+        self._inputs = list(inputs)
+
+    def outputs(self) -> list[Value]:
+        self._bind_placeholders()
+        nodes = list(self._program.graph.nodes)
+        for node in nodes:
+            if node.op == "call_function":
+                self._terms.origin = Origin(operator=_name(node), node=node.name)
+                self._env[node] = self._called(node)
+            elif node.op == "get_attr":
+                self._env[node] = self._attribute(node)
+        self._terms.origin = None
+        (left,) = (node for node in nodes if node.op == "output")
+        found: list[Value] = []
+        specs = self._program.graph_signature.output_specs
+        for item, spec in zip(left.args[0], specs, strict=True):
+            if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION):
+                raise NotRead(f"a run changes {spec.target}")
+            if spec.kind is not OutputKind.USER_OUTPUT:
+                raise NotRead(f"an output of kind {spec.kind.name}")
+            value = self._env[item] if isinstance(item, torch.fx.Node) else item
+            if isinstance(value, Value):
+                found.append(value)
+            elif value is not None:
+                raise NotRead("an output that is no tensor")
+        return found
+
+    def _bind_placeholders(self) -> None:
+        left = iter(self._inputs)
+        nodes = {node.name: node for node in self._program.graph.nodes if node.op == "placeholder"}
+        for spec in self._program.graph_signature.input_specs:
+            node = nodes[spec.arg.name]
+            self._terms.origin = Origin(operator="parameter", node=spec.target or node.name)
+            if spec.kind is InputKind.USER_INPUT:
+                if not isinstance(node.meta.get("val"), torch.Tensor):
+                    self._env[node] = getattr(spec.arg, "value", None)
+                    continue
+                self._env[node] = next(left)
+                continue
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                self._env[node] = tensor_value(self._terms, self._stored(spec))
+                continue
+            raise NotRead(f"an input of kind {spec.kind.name}")
+
+    def _stored(self, spec: Any) -> torch.Tensor:
+        target = spec.target
+        found = self._program.state_dict.get(target, self._program.constants.get(target))
+        if not isinstance(found, torch.Tensor):
+            raise NotRead(f"no tensor {target}")
+        return found
+
+    def _attribute(self, node: torch.fx.Node) -> Tree:
+        found: Any = self._program.graph_module
+        for part in str(node.target).split("."):
+            found = getattr(found, part)
+        return tensor_value(self._terms, found) if isinstance(found, torch.Tensor) else found
+
+    def _called(self, node: torch.fx.Node) -> Tree:
+        if isinstance(node.target, torch._ops.OpOverload):
+            return self._overload(node, node.target)
+        arguments = [self._tree(item) for item in node.args]
+        if node.target is operator.getitem:
+            return arguments[0][arguments[1]]
+        if node.kwargs or not all(isinstance(item, int | Polynomial) for item in arguments):
+            raise NotRead(f"{_name(node)} is no tensor operator")
+        return _sized(getattr(node.target, "__name__", str(node.target)), arguments)
+
+    def _overload(self, node: torch.fx.Node, target: torch._ops.OpOverload) -> Tree:
+        if str(target) in _SILENT:
+            return None
+        if str(target) == "aten.sym_size.int":
+            value, dim = (self._tree(item) for item in node.args)
+            return value.shape[dim]
+        arguments = bound(target._schema, [self._tree(a) for a in node.args], self._trees(node.kwargs))
+        written = [item.name for item in target._schema.arguments if _is_written(item)]
+        if written:
+            return self._in_place(node, target, arguments, written)
+        return self._result(node, target, arguments)
+
+    def _in_place(
+        self,
+        node: torch.fx.Node,
+        target: torch._ops.OpOverload,
+        arguments: Mapping[str, Tree],
+        written: list[str],
+    ) -> Tree:
+        pure = _pure(target)
+        changed = node.args[0] if node.args else None
+        first = target._schema.arguments[0].name
+        if pure is None or written != [first] or not isinstance(changed, torch.fx.Node):
+            raise MustFunctionalise(str(target))
+        before = self._env[changed]
+        found = self._result(node, pure, arguments)
+        if isinstance(before, Value) and isinstance(found, Value):
+            if found.term is before.term and found.known_layout == before.known_layout:
+                return found
+            found = dataclasses.replace(found, contents=None)
+        if not _is_alone(changed, node):
+            raise MustFunctionalise(str(target))
+        self._env[changed] = found
+        return found
+
+    def _result(
+        self, node: torch.fx.Node, target: torch._ops.OpOverload, arguments: Mapping[str, Tree]
+    ) -> Tree:
+        terms, key = self._terms, str(target)
+        expected = node.meta.get("val")
+        handler = OPERATORS.get(key)
+        if handler is not None and target.namespace == "aten":
+            defaults = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
+            call = Call(terms, arguments, defaults, _types(expected))
+            try:
+                found = handler(call)
+                call.require_read()
+                _require_fits(found, expected)
+            except Uninterpreted:
+                pass
+            else:
+                return found
+        return self._foreign(target, arguments, expected)
+
+    def _foreign(self, target: torch._ops.OpOverload, arguments: Mapping[str, Tree], expected: Any) -> Tree:
+        operands: list[Value | None] = []
+        attributes: list[Hashable] = []
+        for name, item in arguments.items():
+            attributes.append((name, _spelled(item, operands)))
+        results = expected if isinstance(expected, tuple | list) else (expected,)
+        kinds = []
+        for item in results:
+            if not isinstance(item, torch.Tensor):
+                raise NotRead(f"{target} gives what is no tensor")
+            dims = tuple(extent if isinstance(extent, int) else None for extent in item.shape)
+            kinds.append((dtype_name(item.dtype), dims))
+        is_random = torch.Tag.nondeterministic_seeded in target.tags
+        schema = str(target._schema)
+        found = foreign(self._terms, ("aten", schema, *attributes), operands, kinds, is_random=is_random)
+        return found if isinstance(expected, tuple | list) else found[0]
+
+    def _trees(self, items: Mapping[str, Any]) -> dict[str, Tree]:
+        return {name: self._tree(item) for name, item in items.items()}
+
+    def _tree(self, item: Any) -> Tree:
+        if isinstance(item, torch.fx.Node):
+            return self._env[item]
+        if isinstance(item, list | tuple):
+            return [self._tree(part) for part in item]
+        if isinstance(item, torch.SymInt):
+            raise NotRead("an extent outside of the graph")
+        return item
+
+
+def bound(schema: Any, args: Sequence[Tree], kwargs: Mapping[str, Tree]) -> dict[str, Tree]:
+    """Every argument of a schema by name, defaults filled in.
+
+    Raises:
+        NotRead: one is missing or unknown.
+    """
+    found: dict[str, Tree] = {}
+    names = [argument.name for argument in schema.arguments]
+    if len(args) > len(names) or not set(kwargs) <= set(names):
+        raise NotRead(f"{schema.name} has other arguments")
+    for place, argument in enumerate(schema.arguments):
+        if place < len(args):
+            found[argument.name] = args[place]
+        elif argument.name in kwargs:
+            found[argument.name] = kwargs[argument.name]
+        elif argument.has_default_value():
+            found[argument.name] = argument.default_value
+        else:
+            raise NotRead(f"{schema.name} without {argument.name}")
+    return found
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The type's name: ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _name(node: torch.fx.Node) -> str:
+    return (
+        str(node.target)
+        if isinstance(node.target, torch._ops.OpOverload)
+        else getattr(node.target, "__name__", str(node.target))
+    )
+
+
+_SIZED: dict[str, Callable[[Extent, Extent], Extent]] = {
+    "add": plus,
+    "sub": minus,
+    "mul": lambda a, b: times(a, b),
+    "floordiv": lambda a, b: (
+        floor_divided(a, b) if isinstance(b, int) and b > 0 else _unknown("floordiv", a, b)
+    ),
+}
+
+
+def _unknown(name: str, *extents: Extent) -> Extent:
+    return symbol(f"{name}({'; '.join(map(str, extents))})")
+
+
+def _sized(name: str, arguments: Sequence[Extent]) -> Extent:
+    """A Python operator on extents; one without a rule is a symbol of its own."""
+    if name in _SIZED and len(arguments) == 2:
+        return _SIZED[name](arguments[0], arguments[1])
+    return times(-1, arguments[0]) if name == "neg" else _unknown(name, *arguments)
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def _pure(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """The operator that gives what an in-place one writes: of the same arguments, by its schema."""
+    name = target._schema.name.removeprefix("aten::")
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    found = getattr(packet, target._overloadname, None) if packet is not None else None
+    if found is None:
+        return None
+    same = [(a.name, str(a.type)) for a in found._schema.arguments]
+    return found if same == [(a.name, str(a.type)) for a in target._schema.arguments] else None
+
+
+_GIVES_NEW = {
+    "linear",
+    "matmul",
+    "batch_norm",
+    "layer_norm",
+    "group_norm",
+    "einsum",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+}
+"""Composite operators that never give what they are given."""
+
+
+def _is_new(node: torch.fx.Node) -> bool:
+    """Whether no other value shares memory with the node's."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    schema = node.target._schema
+    if node.target.namespace != "aten" or any(item.alias_info is not None for item in schema.returns):
+        return False
+    name = schema.name.removeprefix("aten::")
+    full = schema.name if not schema.overload_name else f"{schema.name}.{schema.overload_name}"
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(full, "CompositeImplicitAutograd")
+    return not composite or name in _GIVES_NEW
+
+
+def _is_alone(changed: torch.fx.Node, writer: torch.fx.Node) -> bool:
+    """Whether nobody but the node itself, or who reads it after the writer, sees what is written."""
+    chain = changed
+    while _is_in_place(chain):
+        chain = chain.args[0]  # type: ignore[assignment]
+        if not isinstance(chain, torch.fx.Node) or not _only_read(chain, changed):
+            return False
+    return _is_new(chain) and all(user is writer or _is_new(user) or writer < user for user in changed.users)
+
+
+def _is_in_place(node: torch.fx.Node) -> bool:
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return any(_is_written(item) for item in node.target._schema.arguments)
+
+
+def _only_read(source: torch.fx.Node, name: torch.fx.Node) -> bool:
+    """Whether a value that was changed in place is known by the change's name alone."""
+    return set(source.users) == {name}
+
+
+def _types(expected: Any) -> list[str | None]:
+    items = expected if isinstance(expected, tuple | list) else (expected,)
+    return [dtype_name(item.dtype) if isinstance(item, torch.Tensor) else None for item in items]
+
+
+def _require_fits(found: Any, expected: Any) -> None:
+    """Nothing, if what was read has the types, ranks and fixed extents that torch says.
+
+    Raises:
+        Uninterpreted: it has not.
+    """
+    items = found if isinstance(found, tuple | list) else (found,)
+    wanted = expected if isinstance(expected, tuple | list) else (expected,)
+    if len(items) != len(wanted):
+        raise Uninterpreted("another number of results")
+    for item, tensor in zip(items, wanted, strict=True):
+        if item is None:
+            continue
+        if not isinstance(item, Value) or not isinstance(tensor, torch.Tensor):
+            raise Uninterpreted("no tensor")
+        if item.dtype != dtype_name(tensor.dtype) or item.rank != tensor.dim():
+            raise Uninterpreted("another type or rank")
+        for extent, known in zip(item.shape, tensor.shape, strict=True):
+            if isinstance(extent, int) and isinstance(known, int) and extent != known:
+                raise Uninterpreted("another extent")
+
+
+def _spelled(item: Tree, operands: list[Value | None]) -> Hashable:
+    """An argument as part of a foreign operator's key; tensors become operands.
+
+    Raises:
+        NotRead: it is an object of which no value is known.
+    """
+    if isinstance(item, Value):
+        operands.append(item)
+        return ("operand", len(operands))
+    if isinstance(item, list | tuple):
+        return tuple(_spelled(part, operands) for part in item)
+    if item is None or isinstance(item, bool | int | float | complex | str | Polynomial):
+        return (type(item).__name__, repr(item))
+    if isinstance(item, torch.dtype | torch.layout | torch.device | torch.memory_format):
+        return (type(item).__name__, str(item))
+    raise NotRead(f"an argument of type {type(item).__name__}")

@@ -1,0 +1,849 @@
+"""What each ATen operator means, argument by argument."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import torch
+
+from fxexport.language import arithmetic, definitions, moves, windows
+from fxexport.language.call import Call
+from fxexport.language.contraction import convolution, einsum, linear, matmul
+from fxexport.language.extents import Extent, Polynomial, plus
+from fxexport.language.graph import NotRead
+from fxexport.language.layout import extent_of
+from fxexport.language.maps import cast, elementwise
+from fxexport.language.term import FLOATS, Uninterpreted, Value
+
+Handler: TypeAlias = Callable[[Call], Any]
+
+OPERATORS: dict[str, Handler] = {}
+"""By overload: ``aten.conv2d.default``."""
+
+
+def _handles(*names: str) -> Callable[[Handler], Handler]:
+    def register(handler: Handler) -> Handler:
+        OPERATORS.update({f"aten.{name}": handler for name in names})
+        return handler
+
+    return register
+
+
+def _dim(value: Value, dim: int) -> int:
+    if not -max(value.rank, 1) <= dim < max(value.rank, 1):
+        raise Uninterpreted("a dimension that is none")
+    return dim % max(value.rank, 1)
+
+
+def _dims(value: Value, dims: Sequence[int] | None) -> list[int]:
+    return list(range(value.rank)) if not dims else [_dim(value, dim) for dim in dims]
+
+
+def _result(call: Call) -> str:
+    if not call.results or call.results[0] is None:
+        raise Uninterpreted("a result of unknown type")
+    return call.results[0]
+
+
+def _operand(call: Call, name: str, dtype: str) -> Value:
+    """A tensor, or a number, as a tensor of this type."""
+    found = call.any(name)
+    if isinstance(found, Value):
+        return cast(call.terms, found, dtype)
+    if isinstance(found, int | float):
+        return definitions.number(call.terms, found, dtype)
+    raise Uninterpreted(f"{name} is no number")
+
+
+def _both(call: Call, first: str, second: str, dtype: str) -> tuple[Value, Value]:
+    return _operand(call, first, dtype), _operand(call, second, dtype)
+
+
+def _promoted(call: Call, *names: str) -> str:
+    """The type in which torch compares its operands; numbers take part as their own category."""
+    items = [call.any(name) for name in names]
+    tensors = [item for item in items if isinstance(item, Value)]
+    kinds = {item.dtype for item in tensors}
+    if len(kinds) != 1:
+        raise Uninterpreted("operands of several types")
+    (kind,) = kinds
+    if any(isinstance(item, float) for item in items) and kind not in FLOATS:
+        raise Uninterpreted("a fraction beside integers")
+    return kind
+
+
+@_handles(
+    "conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding", "conv3d.padding"
+)
+def _conv(call: Call) -> Value:
+    value, weight, bias = call.tensor("input"), call.tensor("weight"), call.optional_tensor("bias")
+    spatial = weight.rank - 2
+    stride, dilation = (_spread(call.integers(name), spatial) for name in ("stride", "dilation"))
+    padding = call.any("padding")
+    if padding == "valid":
+        pairs: list[tuple[Extent, Extent]] = [(0, 0)] * spatial
+    elif padding == "same":
+        totals = [gap * (_fixed(size) - 1) for gap, size in zip(dilation, weight.shape[2:], strict=True)]
+        pairs = [(total // 2, total - total // 2) for total in totals]
+    else:
+        pairs = [(size, size) for size in _spread(call.integers("padding"), spatial)]
+    return convolution(
+        call.terms,
+        _batched(value, weight),
+        weight,
+        bias,
+        stride=stride,
+        padding=pairs,
+        dilation=dilation,
+        groups=call.integer("groups"),
+    )
+
+
+@_handles("convolution.default")
+def _convolution(call: Call) -> Value:
+    if call.flag("transposed") or any(call.integers("output_padding")):
+        raise Uninterpreted("a transposed convolution")
+    value, weight = call.tensor("input"), call.tensor("weight")
+    spatial = weight.rank - 2
+    return convolution(
+        call.terms,
+        _batched(value, weight),
+        weight,
+        call.optional_tensor("bias"),
+        stride=_spread(call.integers("stride"), spatial),
+        padding=[(size, size) for size in _spread(call.integers("padding"), spatial)],
+        dilation=_spread(call.integers("dilation"), spatial),
+        groups=call.integer("groups"),
+    )
+
+
+def _spread(numbers: Sequence[int], count: int) -> list[int]:
+    return list(numbers) * count if len(numbers) == 1 else list(numbers)
+
+
+def _fixed(extent: Extent) -> int:
+    if not isinstance(extent, int):
+        raise Uninterpreted("a free extent")
+    return extent
+
+
+def _batched(value: Value, weight: Value) -> Value:
+    if value.rank != weight.rank:
+        raise Uninterpreted("a convolution without batch")
+    return value
+
+
+@_handles("linear.default")
+def _linear(call: Call) -> Value:
+    return linear(call.terms, call.tensor("input"), _matrix(call, "weight"), call.optional_tensor("bias"))
+
+
+def _matrix(call: Call, name: str) -> Value:
+    found = call.tensor(name)
+    if found.rank != 2:
+        raise Uninterpreted("no matrix")
+    return found
+
+
+@_handles("addmm.default")
+def _addmm(call: Call) -> Value:
+    if call.number("beta") != 1 or call.number("alpha") != 1:
+        raise Uninterpreted("a scaled product")
+    product = matmul(call.terms, _matrix(call, "mat1"), _matrix(call, "mat2"))
+    return arithmetic.add(call.terms, product, call.tensor("self"))
+
+
+@_handles("mm.default", "bmm.default")
+def _mm(call: Call) -> Value:
+    return matmul(call.terms, call.tensor("self"), call.tensor("mat2"))
+
+
+@_handles("matmul.default")
+def _matmul(call: Call) -> Value:
+    return matmul(call.terms, call.tensor("self"), call.tensor("other"))
+
+
+@_handles("einsum.default")
+def _einsum(call: Call) -> Value:
+    if call.any("path") is not None:
+        raise Uninterpreted("a path")
+    tensors = call.tensors("tensors")
+    left, arrow, right = call.text("equation").replace(" ", "").partition("->")
+    names = left.split(",")
+    if len(tensors) != 2 or not arrow or "." in left or any(len(set(n)) != len(n) for n in (*names, right)):
+        raise Uninterpreted("another sum")
+    first, second = ([ord(c) for c in name] for name in names)
+    if [len(first), len(second)] != [value.rank for value in tensors]:
+        raise Uninterpreted("another rank")
+    return einsum(call.terms, tensors[0], first, tensors[1], second, [ord(c) for c in right])
+
+
+@_handles("batch_norm.default")
+def _batch_norm(call: Call) -> Value:
+    call.any("cudnn_enabled"), call.any("momentum")  # another way to the same; of training only
+    if call.flag("training"):
+        raise NotRead("a batch norm in training changes its own state")
+    return _norm(call, "running_mean", "running_var", "eps")
+
+
+@_handles("_native_batch_norm_legit_no_training.default")
+def _native_batch_norm(call: Call) -> tuple[Value | None, ...]:
+    call.any("momentum")
+    return _norm(call, "running_mean", "running_var", "eps"), None, None
+
+
+def _norm(call: Call, mean: str, variance: str, epsilon: str) -> Value:
+    value = call.tensor("input")
+    return definitions.batch_norm(
+        call.terms,
+        value,
+        call.optional_tensor("weight"),
+        call.optional_tensor("bias"),
+        call.tensor(mean),
+        call.tensor(variance),
+        definitions.number(call.terms, call.number(epsilon), value.dtype),
+    )
+
+
+@_handles("layer_norm.default")
+def _layer_norm(call: Call) -> Value:
+    call.any("cudnn_enable")
+    return _layer(call)
+
+
+@_handles("native_layer_norm.default")
+def _native_layer_norm(call: Call) -> tuple[Value | None, ...]:
+    return _layer(call), None, None
+
+
+def _layer(call: Call) -> Value:
+    value, shape = call.tensor("input"), call.extents("normalized_shape")
+    if not shape or list(value.shape[value.rank - len(shape) :]) != shape:
+        raise Uninterpreted("a norm over another shape")
+    epsilon = definitions.number(call.terms, call.number("eps"), value.dtype)
+    dims = list(range(value.rank - len(shape), value.rank))
+    found = definitions.normalised(call.terms, value, dims, epsilon)
+    return _weighted(call, found)
+
+
+def _weighted(call: Call, value: Value) -> Value:
+    weight, bias = call.optional_tensor("weight"), call.optional_tensor("bias")
+    if weight is not None:
+        value = arithmetic.multiply(call.terms, value, weight)
+    return value if bias is None else arithmetic.add(call.terms, value, bias)
+
+
+@_handles("group_norm.default")
+def _group_norm(call: Call) -> Value:
+    call.any("cudnn_enabled")
+    value, groups = call.tensor("input"), call.integer("num_groups")
+    split = moves.reshape(value, [value.shape[0], groups, -1, *value.shape[2:]])
+    epsilon = definitions.number(call.terms, call.number("eps"), value.dtype)
+    found = definitions.normalised(call.terms, split, list(range(2, split.rank)), epsilon)
+    whole = moves.flatten(found, 1, 2)
+    weight, bias = call.optional_tensor("weight"), call.optional_tensor("bias")
+    behind = list(range(1, value.rank - 1))
+    if weight is not None:
+        whole = arithmetic.multiply(call.terms, whole, moves.unsqueeze(weight, behind))
+    return whole if bias is None else arithmetic.add(call.terms, whole, moves.unsqueeze(bias, behind))
+
+
+@_handles("relu.default")
+def _relu(call: Call) -> Value:
+    return definitions.relu(call.terms, _float(call))
+
+
+def _float(call: Call, name: str = "self") -> Value:
+    value = call.tensor(name)
+    if not value.is_float:
+        raise Uninterpreted("a function of integers")
+    return value
+
+
+@_handles("relu6.default")
+def _relu6(call: Call) -> Value:
+    value = _float(call)
+    bounds = [definitions.number(call.terms, bound, value.dtype) for bound in (0, 6)]
+    return arithmetic.clamp(call.terms, value, *bounds)
+
+
+@_handles("hardtanh.default")
+def _hardtanh(call: Call) -> Value:
+    return _clamped(call, "min_val", "max_val")
+
+
+@_handles("clamp.default")
+def _clamp(call: Call) -> Value:
+    return _clamped(call, "min", "max")
+
+
+@_handles("clamp_min.default")
+def _clamp_min(call: Call) -> Value:
+    return _clamped(call, "min", None)
+
+
+@_handles("clamp_max.default")
+def _clamp_max(call: Call) -> Value:
+    return _clamped(call, None, "max")
+
+
+def _clamped(call: Call, low: str | None, high: str | None) -> Value:
+    value = _float(call)
+    bounds = [
+        None if name is None or call.any(name) is None else _operand(call, name, value.dtype)
+        for name in (low, high)
+    ]
+    return arithmetic.clamp(call.terms, value, *bounds)
+
+
+def _unary(name: str) -> Handler:
+    return lambda call: definitions.unary(call.terms, name, _float(call))
+
+
+for _name in (
+    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "erf", "exp", "floor",
+    "log",
+    "log1p", "log2", "log10", "expm1", "round", "sigmoid", "sign", "sin", "sinh", "tan", "tanh", "trunc",
+):  # fmt: skip
+    OPERATORS[f"aten.{_name}.default"] = _unary(_name)
+
+
+@_handles("sqrt.default")
+def _sqrt(call: Call) -> Value:
+    return arithmetic.power(call.terms, _float(call), Fraction(1, 2))
+
+
+@_handles("rsqrt.default")
+def _rsqrt(call: Call) -> Value:
+    return arithmetic.power(call.terms, _float(call), Fraction(-1, 2))
+
+
+@_handles("reciprocal.default")
+def _reciprocal(call: Call) -> Value:
+    return arithmetic.power(call.terms, _float(call), Fraction(-1))
+
+
+@_handles("square.default")
+def _square(call: Call) -> Value:
+    return arithmetic.power(call.terms, _float(call), Fraction(2))
+
+
+@_handles("neg.default")
+def _neg(call: Call) -> Value:
+    return arithmetic.negate(call.terms, call.tensor("self"))
+
+
+@_handles("pow.Tensor_Scalar")
+def _pow(call: Call) -> Value:
+    value, exponent = _float(call), call.number("exponent")
+    own = arithmetic.exponent_of(definitions.number(call.terms, float(exponent), "float64"))
+    if own is not None:
+        return arithmetic.power(call.terms, value, own)
+    stored = definitions.number(call.terms, exponent, value.dtype)
+    return elementwise(call.terms, "pow", [value, stored], value.dtype)
+
+
+@_handles("silu.default")
+def _silu(call: Call) -> Value:
+    return definitions.silu(call.terms, _float(call))
+
+
+@_handles("hardswish.default")
+def _hardswish(call: Call) -> Value:
+    return definitions.hard_swish(call.terms, _float(call))
+
+
+@_handles("hardsigmoid.default")
+def _hardsigmoid(call: Call) -> Value:
+    return definitions.hard_sigmoid_of_sixth(call.terms, _float(call))
+
+
+@_handles("gelu.default")
+def _gelu(call: Call) -> Value:
+    return definitions.gelu(call.terms, _float(call), call.text("approximate"))
+
+
+@_handles("mish.default")
+def _mish(call: Call) -> Value:
+    return definitions.mish(call.terms, _float(call))
+
+
+@_handles("leaky_relu.default")
+def _leaky_relu(call: Call) -> Value:
+    value = _float(call)
+    return definitions.leaky_relu(call.terms, value, _operand(call, "negative_slope", value.dtype))
+
+
+@_handles("elu.default")
+def _elu(call: Call) -> Value:
+    value = _float(call)
+    if call.number("scale") != 1 or call.number("input_scale") != 1:
+        raise Uninterpreted("a scaled elu")
+    return elementwise(call.terms, "elu", [value, _operand(call, "alpha", value.dtype)], value.dtype)
+
+
+@_handles("softplus.default")
+def _softplus(call: Call) -> Value:
+    if call.number("beta") != 1 or call.number("threshold") != 20:
+        raise Uninterpreted("a scaled softplus")
+    return definitions.softplus(call.terms, _float(call))
+
+
+@_handles("add.Tensor", "add.Scalar")
+def _add(call: Call) -> Value:
+    first, second = _both(call, "self", "other", _result(call))
+    return arithmetic.add(call.terms, first, _by_alpha(call, second))
+
+
+@_handles("sub.Tensor", "sub.Scalar")
+def _sub(call: Call) -> Value:
+    first, second = _both(call, "self", "other", _result(call))
+    return arithmetic.subtract(call.terms, first, _by_alpha(call, second))
+
+
+@_handles("rsub.Scalar", "rsub.Tensor")
+def _rsub(call: Call) -> Value:
+    first, second = _both(call, "self", "other", _result(call))
+    return arithmetic.subtract(call.terms, second, _by_alpha(call, first))
+
+
+def _by_alpha(call: Call, value: Value) -> Value:
+    alpha = call.number("alpha")
+    if alpha == 1:
+        return value
+    return arithmetic.multiply(call.terms, value, definitions.number(call.terms, alpha, value.dtype))
+
+
+@_handles("mul.Tensor", "mul.Scalar")
+def _mul(call: Call) -> Value:
+    return arithmetic.multiply(call.terms, *_both(call, "self", "other", _result(call)))
+
+
+@_handles("div.Tensor", "div.Scalar")
+def _div(call: Call) -> Value:
+    dtype = _result(call)
+    if dtype not in FLOATS:
+        raise Uninterpreted("a quotient of integers")
+    return arithmetic.divide(call.terms, *_both(call, "self", "other", dtype))
+
+
+def _comparison(name: str) -> Handler:
+    def compare(call: Call) -> Value:
+        first, second = _both(call, "self", "other", _promoted(call, "self", "other"))
+        return elementwise(call.terms, name, [first, second], "bool")
+
+    return compare
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    OPERATORS[f"aten.{_name}.Tensor"] = OPERATORS[f"aten.{_name}.Scalar"] = _comparison(_name)
+
+
+@_handles("where.self")
+def _where(call: Call) -> Value:
+    first, second = _both(call, "self", "other", _result(call))
+    return elementwise(call.terms, "where", [call.tensor("condition"), first, second], first.dtype)
+
+
+@_handles("maximum.default")
+def _maximum(call: Call) -> Value:
+    first, second = _both(call, "self", "other", _promoted(call, "self", "other"))
+    return definitions.extreme(call.terms, "maximum", first, second)
+
+
+@_handles("minimum.default")
+def _minimum(call: Call) -> Value:
+    first, second = _both(call, "self", "other", _promoted(call, "self", "other"))
+    return definitions.extreme(call.terms, "minimum", first, second)
+
+
+@_handles("max_pool1d.default", "max_pool2d.default", "max_pool3d.default")
+def _max_pool(call: Call) -> Value:
+    value, kernel = _float(call), call.integers("kernel_size")
+    spatial = value.rank - 2
+    kernel = _spread(kernel, spatial)
+    return windows.maximum_pool(
+        call.terms,
+        value,
+        kernel=kernel,
+        stride=_spread(call.integers("stride"), spatial) or kernel,
+        padding=[(size, size) for size in _spread(call.integers("padding"), spatial)],
+        dilation=_spread(call.integers("dilation"), spatial),
+        ceil=call.flag("ceil_mode"),
+    )
+
+
+@_handles("max_pool2d_with_indices.default", "max_pool3d_with_indices.default")
+def _max_pool_with_indices(call: Call) -> tuple[Value | None, ...]:
+    return _max_pool(call), None
+
+
+@_handles("avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default")
+def _avg_pool(call: Call) -> Value:
+    value = _float(call)
+    spatial = value.rank - 2
+    kernel = _spread(call.integers("kernel_size"), spatial)
+    divisor = call.any("divisor_override") if call.has("divisor_override") else None
+    if divisor is not None and not isinstance(divisor, int):
+        raise Uninterpreted("a divisor that is no integer")
+    return windows.average_pool(
+        call.terms,
+        value,
+        kernel=kernel,
+        stride=_spread(call.integers("stride"), spatial) or kernel,
+        padding=[(size, size) for size in _spread(call.integers("padding"), spatial)],
+        ceil=call.flag("ceil_mode"),
+        counts_padding=call.flag("count_include_pad"),
+        divisor=divisor,
+    )
+
+
+@_handles(
+    "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default",
+    "_adaptive_avg_pool2d.default", "_adaptive_avg_pool3d.default",
+)  # fmt: skip
+def _adaptive(call: Call) -> Value:
+    return windows.adaptive_average_pool(call.terms, _float(call), call.extents("output_size"))
+
+
+@_handles("mean.dim", "mean.default")
+def _mean(call: Call) -> Value:
+    return _reduction(call, "mean")
+
+
+@_handles("sum.dim_IntList", "sum.default")
+def _sum(call: Call) -> Value:
+    return _reduction(call, "sum")
+
+
+@_handles("amax.default")
+def _amax(call: Call) -> Value:
+    return _reduction(call, "max")
+
+
+@_handles("amin.default")
+def _amin(call: Call) -> Value:
+    return _reduction(call, "min")
+
+
+def _reduction(call: Call, name: str) -> Value:
+    value = cast(call.terms, call.tensor("self"), _result(call))
+    if call.has("dtype"):
+        call.any("dtype")  # the result's own
+    dims = _dims(value, call.optional_integers("dim") if call.has("dim") else None)
+    keep = call.flag("keepdim") if call.has("keepdim") else False
+    return windows.reduce(call.terms, name, value, dims, keep=keep)
+
+
+@_handles("flatten.using_ints")
+def _flatten(call: Call) -> Value:
+    value = call.tensor("self")
+    start, end = (_dim(value, call.integer(name)) for name in ("start_dim", "end_dim"))
+    return moves.flatten(value, start, end) if value.rank else moves.unsqueeze(value, [0])
+
+
+@_handles("unflatten.int")
+def _unflatten(call: Call) -> Value:
+    value, sizes = call.tensor("self"), call.extents("sizes")
+    dim = _dim(value, call.integer("dim"))
+    inner = moves.reshape(value.seen((value.layout[dim],)), sizes)
+    return value.seen((*value.layout[:dim], *inner.layout, *value.layout[dim + 1 :]))
+
+
+@_handles("view.default", "_unsafe_view.default")
+def _view(call: Call) -> Value:
+    return moves.reshape(call.tensor("self"), call.extents("size"))
+
+
+@_handles("reshape.default")
+def _reshape(call: Call) -> Value:
+    return moves.reshape(call.tensor("self"), call.extents("shape"))
+
+
+@_handles("permute.default")
+def _permute(call: Call) -> Value:
+    value = call.tensor("self")
+    return value.permuted([_dim(value, dim) for dim in call.integers("dims")])
+
+
+@_handles("transpose.int")
+def _transpose(call: Call) -> Value:
+    value = call.tensor("self")
+    first, second = (_dim(value, call.integer(name)) for name in ("dim0", "dim1"))
+    order = list(range(value.rank))
+    order[first], order[second] = order[second], order[first]
+    return value.permuted(order)
+
+
+@_handles("t.default")
+def _t(call: Call) -> Value:
+    value = call.tensor("self")
+    return value.permuted([1, 0]) if value.rank == 2 else value
+
+
+@_handles("movedim.int")
+def _movedim(call: Call) -> Value:
+    value = call.tensor("self")
+    source, target = (_dim(value, call.integer(name)) for name in ("source", "destination"))
+    order = [dim for dim in range(value.rank) if dim != source]
+    order.insert(target, source)
+    return value.permuted(order)
+
+
+@_handles("squeeze.dim", "squeeze.dims")
+def _squeeze(call: Call) -> Value:
+    value = call.tensor("self")
+    given = call.any("dim")
+    dims = [_dim(value, dim) for dim in (given if isinstance(given, list | tuple) else [given])]
+    return moves.squeeze(value, [dim for dim in dims if value.layout[dim] == ()])
+
+
+@_handles("unsqueeze.default")
+def _unsqueeze(call: Call) -> Value:
+    value, dim = call.tensor("self"), call.integer("dim")
+    return moves.unsqueeze(value, [dim % (value.rank + 1)])
+
+
+@_handles("expand.default")
+def _expand(call: Call) -> Value:
+    call.any("implicit")  # says who wrote it
+    return moves.expand(call.tensor("self"), call.extents("size"))
+
+
+@_handles("slice.Tensor")
+def _slice(call: Call) -> Value:
+    value = call.tensor("self")
+    dim, step = _dim(value, call.integer("dim")), call.integer("step")
+    extent = extent_of(value.layout[dim])
+    start, end = (call.any(name) for name in ("start", "end"))
+    start = _within(0 if start is None else start, extent)
+    end = extent if end is None else _within(end, extent)
+    return moves.take(call.terms, value, dim, start, step, _count(start, end, step))
+
+
+def _within(place: Any, extent: Extent) -> Extent:
+    """A place along an axis as Python counts it, held within the axis."""
+    if isinstance(place, int) and isinstance(extent, int):
+        return min(max(place + extent if place < 0 else place, 0), extent)
+    if isinstance(place, int) and place >= 2**62:
+        return extent
+    if place == 0 or place == extent:
+        return place  # type: ignore[no-any-return]
+    raise Uninterpreted("a slice of a free extent")
+
+
+def _count(start: Extent, end: Extent, step: int) -> Extent:
+    count = moves.slice_count(start, end, step)
+    return max(count, 0) if isinstance(count, int) else count
+
+
+@_handles("select.int")
+def _select(call: Call) -> Value:
+    value, index = call.tensor("self"), call.integer("index")
+    dim = _dim(value, call.integer("dim"))
+    place: Extent = plus(extent_of(value.layout[dim]), index) if index < 0 else index
+    return moves.select(call.terms, value, dim, place)
+
+
+@_handles("split_with_sizes.default", "split.sizes")
+def _split_with_sizes(call: Call) -> list[Value]:
+    value = call.tensor("self")
+    name = "split_sizes" if call.has("split_sizes") else "split_size"
+    return _pieces(call, value, _dim(value, call.integer("dim")), call.extents(name))
+
+
+@_handles("split.Tensor")
+def _split(call: Call) -> list[Value]:
+    value, size = call.tensor("self"), call.integer("split_size")
+    dim = _dim(value, call.integer("dim"))
+    extent = _fixed(extent_of(value.layout[dim]))
+    return _pieces(call, value, dim, [min(size, extent - start) for start in range(0, extent, size)])
+
+
+@_handles("chunk.default")
+def _chunk(call: Call) -> list[Value]:
+    value, dim = call.tensor("self"), call.integer("dim")
+    extent = _fixed(extent_of(value.layout[_dim(value, dim)]))
+    size = -(-extent // call.integer("chunks"))
+    return _pieces(call, value, _dim(value, dim), [min(size, extent - s) for s in range(0, extent, size)])
+
+
+def _pieces(call: Call, value: Value, dim: int, sizes: Sequence[Extent]) -> list[Value]:
+    start: Extent = 0
+    found = []
+    for size in sizes:
+        found.append(moves.take(call.terms, value, dim, start, 1, size))
+        start = plus(start, size)
+    if start != extent_of(value.layout[dim]):
+        raise Uninterpreted("pieces that are not the whole")
+    return found
+
+
+@_handles("unbind.int")
+def _unbind(call: Call) -> list[Value]:
+    value = call.tensor("self")
+    dim = _dim(value, call.integer("dim"))
+    count = _fixed(extent_of(value.layout[dim]))
+    return [moves.select(call.terms, value, dim, place) for place in range(count)]
+
+
+@_handles("narrow.default")
+def _narrow(call: Call) -> Value:
+    value = call.tensor("self")
+    dim = _dim(value, call.integer("dim"))
+    start = call.extent("start")
+    if isinstance(start, int) and start < 0:
+        raise Uninterpreted("a start from behind")
+    return moves.take(call.terms, value, dim, start, 1, call.extent("length"))
+
+
+@_handles("cat.default")
+def _cat(call: Call) -> Value:
+    dtype = _result(call)
+    values = [cast(call.terms, value, dtype) for value in call.tensors("tensors")]
+    if len({value.rank for value in values}) != 1:
+        raise Uninterpreted("values of several ranks")
+    return moves.concatenate(call.terms, values, _dim(values[0], call.integer("dim")))
+
+
+@_handles("stack.default")
+def _stack(call: Call) -> Value:
+    dtype = _result(call)
+    values = [cast(call.terms, value, dtype) for value in call.tensors("tensors")]
+    dim = call.integer("dim") % (values[0].rank + 1)
+    return moves.concatenate(call.terms, [moves.unsqueeze(value, [dim]) for value in values], dim)
+
+
+@_handles("roll.default")
+def _roll(call: Call) -> Value:
+    value, shifts, dims = call.tensor("self"), call.integers("shifts"), call.integers("dims")
+    if len(shifts) != len(dims):
+        raise Uninterpreted("a roll of what is flattened")
+    for shift, given in zip(shifts, dims, strict=True):
+        dim = _dim(value, given)
+        extent = _fixed(extent_of(value.layout[dim]))
+        cut = -shift % extent
+        if cut:
+            ends = [
+                moves.take(call.terms, value, dim, cut, 1, extent - cut),
+                moves.take(call.terms, value, dim, 0, 1, cut),
+            ]
+            value = moves.concatenate(call.terms, ends, dim)
+    return value
+
+
+@_handles("constant_pad_nd.default")
+def _constant_pad(call: Call) -> Value:
+    return _padded(call, "constant", call.number("value"))
+
+
+@_handles("pad.default")
+def _pad(call: Call) -> Value:
+    mode, fill = call.text("mode"), call.any("value")
+    if mode != "constant":
+        raise Uninterpreted("padding by the value itself")
+    return _padded(call, mode, 0 if fill is None else fill)
+
+
+def _padded(call: Call, mode: str, fill: Any) -> Value:
+    value, sizes = call.tensor("self"), call.extents("pad")
+    if any(isinstance(size, Polynomial) or size < 0 for size in sizes):
+        raise Uninterpreted("padding that cuts")
+    stored = definitions.number(call.terms, fill, value.dtype)
+    for place in range(len(sizes) // 2):
+        dim = value.rank - 1 - place
+        value = moves.pad(call.terms, value, dim, sizes[2 * place], sizes[2 * place + 1], mode, stored)
+    return value
+
+
+@_handles(
+    "alias.default", "clone.default", "contiguous.default", "detach.default", "lift_fresh_copy.default",
+    "lift_fresh.default",
+)  # fmt: skip
+def _same(call: Call) -> Value:
+    if call.has("memory_format"):
+        call.any("memory_format")  # how it lies in memory, not what it is
+    call.terms.use("copy")
+    return call.tensor("self")
+
+
+@_handles("dropout.default", "feature_dropout.default", "alpha_dropout.default")
+def _dropout(call: Call) -> Value:
+    if call.flag("train"):
+        raise Uninterpreted("dropout in training")
+    call.any("p")
+    call.terms.use("dropout-in-evaluation")
+    return call.tensor("input")
+
+
+@_handles("native_dropout.default")
+def _native_dropout(call: Call) -> tuple[Value | None, ...]:
+    if call.any("train") is not False:
+        raise Uninterpreted("dropout in training")
+    call.any("p")
+    return call.tensor("input"), None
+
+
+@_handles("softmax.int", "_softmax.default")
+def _softmax(call: Call) -> Value:
+    value = _softened(call)
+    return definitions.softmax(call.terms, value, _dim(value, call.integer("dim")))
+
+
+@_handles("log_softmax.int", "_log_softmax.default")
+def _log_softmax(call: Call) -> Value:
+    value = _softened(call)
+    return definitions.log_softmax(call.terms, value, _dim(value, call.integer("dim")))
+
+
+def _softened(call: Call) -> Value:
+    if call.has("dtype"):
+        call.any("dtype")  # the result's own
+    return cast(call.terms, _float(call), _result(call))
+
+
+@_handles("scaled_dot_product_attention.default")
+def _attention(call: Call) -> Value:
+    if call.number("dropout_p") != 0 or call.flag("is_causal") or call.flag("enable_gqa"):
+        raise Uninterpreted("another attention")
+    terms = call.terms
+    query, key, value = (call.tensor(name) for name in ("query", "key", "value"))
+    scale, mask = call.any("scale"), call.optional_tensor("attn_mask")
+    width = _fixed(query.shape[-1])
+    factor = (
+        definitions.defined(terms, 1 / math.sqrt(width), query.dtype)
+        if scale is None
+        else definitions.number(terms, call.number("scale"), query.dtype)
+    )
+    order = [*range(key.rank - 2), key.rank - 1, key.rank - 2]
+    scores = arithmetic.multiply(terms, matmul(terms, query, key.permuted(order)), factor)
+    if mask is not None:
+        if mask.dtype != scores.dtype:
+            raise Uninterpreted("a mask of another type")
+        scores = arithmetic.add(terms, scores, mask)
+    terms.use("attention")
+    return matmul(terms, definitions.softmax(terms, scores, scores.rank - 1), value)
+
+
+@_handles("to.dtype", "_to_copy.default", "to.dtype_layout", "to.device", "type_as.default")
+def _to(call: Call) -> Value:
+    for name in ("dtype", "copy", "non_blocking", "memory_format", "other"):
+        if call.has(name):
+            call.any(name)  # the result's type says it; the rest is where it lies
+    for name in ("layout", "device", "pin_memory"):
+        given = call.any(name) if call.has(name) else None
+        if given not in (None, False, torch.strided) and not isinstance(given, torch.device):
+            raise Uninterpreted(name)
+    return cast(call.terms, call.tensor("self"), _result(call))
+
+
+@_handles("full.default")
+def _full(call: Call) -> Value:
+    for name in ("dtype", "layout", "device", "pin_memory"):
+        call.any(name)
+    stored = definitions.number(call.terms, call.number("fill_value"), _result(call))
+    size = call.extents("size")
+    return moves.expand(moves.unsqueeze(stored, list(range(len(size)))), size)

@@ -1,0 +1,180 @@
+"""What closed terms are: their elements in float64, with a bound of what rounding may have made of them.
+
+A tool that folds constants rounds after each operation, in the type of the constants. A closed term is
+evaluated in float64 together with the running error that such a fold may have (Higham, §3.3); a stored
+constant is that fold if it lies no further away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from fxexport.language.extents import Extent
+from fxexport.language.layout import Part, Parts, plain
+from fxexport.language.term import Array, Operand, Term, Value
+
+UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""Unit roundoffs."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Folded:
+    """Elements and how far each may lie from what a fold gives; zero for what is stored."""
+
+    value: Array
+    error: Array
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether nothing was computed."""
+        return not self.error.any()
+
+
+class NotFolded(Exception):
+    """The closed term holds an operator that is not evaluated."""
+
+
+@functools.lru_cache(maxsize=65536)
+def folded(term: Term) -> Folded:
+    """The elements of a closed term, in the order of its axes.
+
+    Raises:
+        NotFolded: it holds an operator that is not evaluated.
+    """
+    if term.array is not None:
+        value = term.array if term.array.dtype.kind in "iub" else term.array.astype(np.float64)
+        return Folded(value=value, error=np.broadcast_to(np.float64(term.error), value.shape))
+    if term.op != "map" or term.attributes[0] not in _RULES:
+        raise NotFolded(term.op)
+    name, *parameters = term.attributes
+    read = [arranged(operand) for operand in term.operands]
+    with np.errstate(all="ignore"):
+        rule, roundings = _RULES[str(name)]
+        found = rule(read, parameters)
+        unit = roundings * UNIT[term.dtype]
+        return Folded(value=found.value, error=found.error + unit * np.abs(found.value))
+
+
+def arranged(operand: Operand) -> Folded:
+    """A closed operand's elements along its reader's axes, of extent 1 where it repeats itself.
+
+    Raises:
+        NotFolded: it is not evaluated, or its axes have no fixed extents.
+    """
+    inner = folded(operand.term)
+    if operand.access is None:
+        raise NotFolded("unknown rank")
+    layout = along(operand.access)
+    return Folded(value=_arranged(inner.value, layout), error=_arranged(inner.error, layout))
+
+
+def along(layout: tuple[Parts, ...]) -> tuple[Parts, ...]:
+    """The layout without the parts along which a value only repeats itself."""
+    return tuple(tuple(part for part in parts if not part.is_repeated) for parts in layout)
+
+
+def elements(value: Value) -> Folded:
+    """The elements of a closed value, of extent 1 where it repeats itself.
+
+    Raises:
+        NotFolded: it is not evaluated.
+    """
+    return arranged(Operand(value.term, value.layout))
+
+
+def exact_array(value: Value) -> Array | None:
+    """The elements of a stored constant as the value's dimensions see them; None if it is computed."""
+    if value.term.array is None or value.term.error or value.known_layout is None:
+        return None
+    cells = _arranged(value.term.array, along(value.layout))
+    shape = value.shape
+    if not all(isinstance(extent, int) for extent in shape):
+        return None
+    return np.broadcast_to(cells, [_number(extent) for extent in shape])
+
+
+def scalar(value: Value) -> float | None:
+    """The number that a closed value repeats, or None if it is no such value."""
+    if not value.is_scalar:
+        return None
+    try:
+        found = folded(value.term)
+    except NotFolded:
+        return None
+    return float(found.value)
+
+
+def scalar_error(value: Value) -> float:
+    """How far the number may lie from what a fold gives."""
+    return float(folded(value.term).error)
+
+
+def _arranged(array: Array, layout: tuple[Parts, ...]) -> Array:
+    parts = [part for dimension in layout for part in dimension]
+    places = sorted(range(len(parts)), key=lambda index: _place(parts[index]))
+    cells = array.reshape([_number(parts[index].extent) for index in places])
+    cells = cells.transpose(np.argsort(places)) if parts else cells
+    return cells.reshape([_count(dimension) for dimension in layout])
+
+
+def _place(part: Part) -> tuple[int, int]:
+    return part.axis, -_number(part.stride)
+
+
+def _count(parts: Parts) -> int:
+    count = 1
+    for part in parts:
+        count *= _number(part.extent)
+    return count
+
+
+def _number(extent: Extent) -> int:
+    if not isinstance(extent, int):
+        raise NotFolded("an extent that is free")
+    return extent
+
+
+def fresh(array: Array) -> tuple[Parts, ...]:
+    """The layout of an array over its own axes, those of one cell left out."""
+    axes = iter(range(array.ndim))
+    kept = [plain((extent,))[0] for extent in array.shape]
+    return tuple(
+        tuple(dataclasses.replace(part, axis=axis) for part in parts for axis in (next(axes),))
+        for parts in kept
+    )
+
+
+def _add(read: list[Folded], _: list[object]) -> Folded:
+    value = functools.reduce(np.add, (item.value for item in read))
+    return Folded(value=value, error=functools.reduce(np.add, (item.error for item in read)))
+
+
+def _multiply(read: list[Folded], _: list[object]) -> Folded:
+    a, b = read
+    error = np.abs(a.value) * b.error + np.abs(b.value) * a.error + a.error * b.error
+    return Folded(value=a.value * b.value, error=error)
+
+
+def _negate(read: list[Folded], _: list[object]) -> Folded:
+    return Folded(value=-read[0].value, error=read[0].error)
+
+
+def _power(read: list[Folded], parameters: list[object]) -> Folded:
+    (base,) = read
+    exponent = float(str(parameters[0]))
+    value = base.value**exponent
+    slope = np.abs(exponent * base.value ** (exponent - 1))
+    return Folded(value=value, error=slope * base.error * 1.01)
+
+
+_RULES: dict[str, tuple[Callable[[list[Folded], list[object]], Folded], int]] = {
+    "add": (_add, 1),
+    "mul": (_multiply, 1),
+    "neg": (_negate, 0),
+    "pow": (_power, 2),
+}
+"""What a fold computes, and how often it rounds: a root and a division for a power."""

@@ -1,0 +1,306 @@
+"""Products that sum: linear layers, matrix products, convolutions that are one, and those that are not.
+
+A linear layer, a ``Gemm``, a ``MatMul`` and a convolution of one cell or over a whole map are one term: a sum
+over the axes that both operands share. What a batch norm or a scale does to the outputs of a site with
+constant weights is done to the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fxexport.language.arithmetic import add, multiply, over_axes, parts_of, scaled
+from fxexport.language.extents import Extent, floor_divided, minus, plus, times
+from fxexport.language.layout import Layout, Parts, Slot, behind, extent_of, joined
+from fxexport.language.maps import slots_of
+from fxexport.language.moves import squeeze, unsqueeze
+from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
+
+Labels = Sequence[int]
+
+
+def einsum(
+    terms: Terms, first: Value, labels: Labels, second: Value, others: Labels, result: Labels
+) -> Value:
+    """The sum over the labels that are not in the result of the product of both values.
+
+    Raises:
+        Uninterpreted: extents may differ, views cut across, or a value only repeats along what is summed.
+    """
+    if not (first.is_float and second.is_float) or first.dtype != second.dtype:
+        raise Uninterpreted("a product of other types")
+    if (first.is_closed and not second.is_closed) or (
+        first.is_closed == second.is_closed and first.term.skeleton > second.term.skeleton
+    ):
+        terms.use("product-commutes")
+        first, labels, second, others = second, others, first, labels
+    factors: list[Value] = []
+    values: list[Value] = []
+    for value in (first, second):
+        core, scale, shift = parts_of(value)
+        if core is not value and shift is None and scale is not None and scale.is_scalar:
+            terms.use("scale-of-bilinear")
+            factors.append(scale)
+            value = core
+        values.append(value)
+    product = _contracted(terms, values[0], labels, values[1], others, result)
+    for factor in factors:
+        product = scaled(terms, product, scale=factor)
+    return product
+
+
+def _contracted(
+    terms: Terms, first: Value, labels: Labels, second: Value, others: Labels, result: Labels
+) -> Value:
+    summed = sorted((set(labels) | set(others)) - set(result))
+
+    def slots(label: int) -> tuple[Slot, ...]:
+        left = first.layout[labels.index(label)] if label in labels else ()
+        right = second.layout[others.index(label)] if label in others else ()
+        return slots_of([left, right])
+
+    out = joined([slots(label) for label in result])
+    inner = joined([slots(label) for label in summed])
+    pieces = [slot for label in summed for slot in slots(label)]
+    if any(None in slot.parts for slot in pieces):
+        raise Uninterpreted("a sum along which a value only repeats, or one value is missing")
+    axes = (*out.slots, *inner.slots)
+    operands = []
+    for number, value in enumerate((first, second)):
+        found = [slot.parts[number] for slot in axes]
+        operands.append(Operand(value.term, tuple(() if part is None else (part,) for part in found)))
+    shape = tuple(slot.extent for slot in out.slots)
+    term = terms.term("dot", (len(out.slots),), operands, first.dtype, shape)
+    return Value(term=term, known_layout=out.layout)
+
+
+def linear(terms: Terms, value: Value, weight: Value, bias: Value | None) -> Value:
+    """``value[..., K]`` times ``weight[O, K]`` transposed, plus the bias."""
+    batch = list(range(value.rank - 1))
+    k, o = value.rank, value.rank + 1
+    terms.use("linear-as-sum")
+    product = einsum(terms, value, [*batch, k], weight, [o, k], [*batch, o])
+    return product if bias is None else add(terms, product, bias)
+
+
+def matmul(terms: Terms, first: Value, second: Value) -> Value:
+    """The matrix product as numpy broadcasts it."""
+    if first.rank == 1 or second.rank == 1:
+        left = unsqueeze(first, [0]) if first.rank == 1 else first
+        right = unsqueeze(second, [1]) if second.rank == 1 else second
+        product = matmul(terms, left, right)
+        dims = [product.rank - 1] if second.rank == 1 else []
+        return squeeze(product, [*dims, *([product.rank - 2] if first.rank == 1 else [])])
+    terms.use("matmul-as-sum")
+    rank = max(first.rank, second.rank)
+    batch = list(range(rank - 2))
+    m, k, n = rank, rank + 1, rank + 2
+    labels = [*batch[rank - first.rank :], m, k]
+    others = [*batch[rank - second.rank :], k, n]
+    return einsum(terms, first, labels, second, others, [*batch, m, n])
+
+
+Pairs = Sequence[tuple[Extent, Extent]]
+
+
+def convolution(
+    terms: Terms,
+    value: Value,
+    weight: Value,
+    bias: Value | None,
+    *,
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+    groups: int,
+) -> Value:
+    """``value[N, C, *k]`` convolved with ``weight[O, C/groups, *k]``, plus the bias along ``O``."""
+    spatial = value.rank - 2
+    if (
+        spatial < 1
+        or weight.rank != value.rank
+        or not len(stride) == len(dilation) == len(padding) == spatial
+    ):
+        raise Uninterpreted("a convolution of other ranks")
+    if times(extent_of(weight.layout[1]), groups) != extent_of(value.layout[1]):
+        raise Uninterpreted("a convolution over other channels")
+    product = _as_sum(terms, value, weight, stride, padding, groups)
+    if product is None:
+        product = _windows(terms, value, weight, tuple(stride), tuple(padding), tuple(dilation), groups)
+    if bias is None:
+        return product
+    return add(terms, product, unsqueeze(bias, list(range(1, spatial + 1))))
+
+
+def _as_sum(
+    terms: Terms, value: Value, weight: Value, stride: Sequence[int], padding: Pairs, groups: int
+) -> Value | None:
+    """The convolution as a sum where no window overlaps another: of one cell, or over the whole map."""
+    kernel, extents = weight.shape[2:], value.shape[2:]
+    if groups != 1 or any(pair != (0, 0) for pair in padding):
+        return None
+    spatial = range(2, value.rank)
+    o = value.rank
+    if all(extent == 1 for extent in kernel) and all(
+        step == 1 or extent == 1 for step, extent in zip(stride, extents, strict=True)
+    ):
+        terms.use("convolution-of-one-cell")
+        kept = squeeze(weight, list(spatial))
+        return einsum(terms, value, [0, 1, *spatial], kept, [o, 1], [0, o, *spatial])
+    if kernel == extents:
+        terms.use("convolution-over-map")
+        product = einsum(terms, value, [0, 1, *spatial], weight, [o, 1, *spatial], [0, o])
+        return unsqueeze(product, list(spatial))
+    return None
+
+
+def _windows(
+    terms: Terms,
+    value: Value,
+    weight: Value,
+    stride: tuple[int, ...],
+    padding: tuple[tuple[Extent, Extent], ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Value:
+    if value.dtype != weight.dtype or not value.is_float:
+        raise Uninterpreted("a convolution of other types")
+    batch = joined([slots_of([value.layout[0]])])
+    left = tuple((slot.parts[0],) if slot.parts[0] else () for slot in batch.slots)
+    extents = tuple(
+        windows_along(extent, size, step, pair, gap)
+        for extent, size, step, pair, gap in zip(
+            value.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True
+        )
+    )
+    out = extent_of(weight.layout[0])
+    shape = (*(slot.extent for slot in batch.slots), *(e for e in (out, *extents) if e != 1))
+    kernel = weight.shape[2:]
+    strides = tuple(1 if extent == 1 else step for step, extent in zip(stride, extents, strict=True))
+    gaps = tuple(1 if size == 1 else gap for gap, size in zip(dilation, kernel, strict=True))
+    attributes = (value.rank - 2, len(left), strides, padding, gaps, groups, kernel, out, value.shape[1:])
+    operands = [
+        Operand(value.term, (*left, *value.layout[1:])),
+        Operand(weight.term, weight.layout),
+    ]
+    term = terms.term("convolution", attributes, operands, value.dtype, shape)
+    axis = len(left)
+    layout: list[Parts] = [*batch.layout]
+    for extent in (out, *extents):
+        layout.append(plain_axis(axis, extent))
+        axis += extent != 1
+    return Value(term=term, known_layout=tuple(layout))
+
+
+def windows_along(
+    extent: Extent, size: Extent, step: int, pads: tuple[Extent, Extent], gap: int = 1
+) -> Extent:
+    """How many windows fit along an axis."""
+    reach = plus(times(gap, minus(size, 1)), 1)
+    return plus(floor_divided(minus(plus(extent, *pads), reach), step), 1)
+
+
+def scaled_weights(terms: Terms, value: Value, scale: Value) -> Value | None:
+    """The site with its weights scaled, where the scale runs over its outputs alone; else None."""
+    if value.term.op not in ("dot", "convolution"):
+        return None
+    weight = value.term.operands[1]
+    if not weight.term.is_closed or value.term.operands[0].term.is_closed:
+        return None
+    placed = over_axes(value, scale)
+    if placed is None:
+        return None
+    if value.term.op == "convolution":
+        return _scaled_convolution(terms, value, placed)
+    data = value.term.operands[0].access or ()
+    outputs: int = value.term.attributes[0]  # type: ignore[assignment]
+    access = weight.access or ()
+    own = [axis for axis in range(outputs) if access[axis] and not data[axis]]
+    if any(parts for axis, parts in enumerate(placed.layout) if axis not in own):
+        return None
+    walked = [axis for axis in range(len(access)) if access[axis]]
+    factor = placed.seen(tuple(placed.layout[axis] if axis in own else () for axis in walked))
+    stored = Value(term=weight.term, known_layout=tuple(access[axis] for axis in walked))
+    product = multiply(terms, stored, factor)
+    if any(len(parts) != 1 for parts in product.layout):
+        return None
+    found = dict(zip(walked, product.layout, strict=True))
+    operand = Operand(product.term, tuple(found.get(axis, ()) for axis in range(len(access))))
+    term = terms.term(
+        "dot", value.term.attributes, [value.term.operands[0], operand], value.dtype, value.term.shape
+    )
+    return value.seen(value.layout) if term is value.term else Value(term=term, known_layout=value.layout)
+
+
+def _scaled_convolution(terms: Terms, value: Value, placed: Value) -> Value | None:
+    data, weight = value.term.operands
+    axis: int = value.term.attributes[1]  # type: ignore[assignment]
+    if value.term.attributes[7] == 1 or any(parts for a, parts in enumerate(placed.layout) if a != axis):
+        return None
+    stored = Value(term=weight.term, known_layout=weight.access)
+    factor = placed.seen((placed.layout[axis], *((),) * (stored.rank - 1)))
+    product = multiply(terms, stored, factor)
+    operand = Operand(product.term, product.layout)
+    term = terms.term("convolution", value.term.attributes, [data, operand], value.dtype, value.term.shape)
+    return Value(term=term, known_layout=value.layout)
+
+
+def before_sites(terms: Terms, value: Value, dims: Sequence[int], apply: Callable[[Value], Value]) -> Value:
+    """A linear operator along dimensions that no site sums over or makes, done before the sites.
+
+    Args:
+        terms: the table.
+        value: what the operator reads.
+        dims: the dimensions along which it works.
+        apply: the operator; it keeps the number of dimensions and a constant along ``dims`` as it is.
+    """
+    core, scale, shift = parts_of(value)
+    closed = [item for item in (scale, shift) if item is not None]
+    if closed and all(_repeats(item, value.rank, dims) for item in closed):
+        terms.use("average-of-affine")
+        inner = before_sites(terms, core, dims, apply)
+        kept = [None if item is None else _unrepeated(item, value.rank, dims) for item in (scale, shift)]
+        return scaled(terms, inner, scale=kept[0], shift=kept[1])
+    if value.term.op == "dot" and value.term.operands[1].term.is_closed:
+        moved = _before_dot(terms, value, dims, apply)
+        if moved is not None:
+            terms.use("average-of-site")
+            return moved
+    return apply(value)
+
+
+def _repeats(item: Value, rank: int, dims: Sequence[int]) -> bool:
+    layout: Layout = ((),) * (rank - item.rank) + item.layout
+    return all(part.is_repeated for dim in dims for part in layout[dim])
+
+
+def _unrepeated(item: Value, rank: int, dims: Sequence[int]) -> Value:
+    layout: Layout = ((),) * (rank - item.rank) + item.layout
+    return item.seen(tuple(() if dim in dims else parts for dim, parts in enumerate(layout)))
+
+
+def _before_dot(
+    terms: Terms, value: Value, dims: Sequence[int], apply: Callable[[Value], Value]
+) -> Value | None:
+    data, weight = value.term.operands
+    outputs: int = value.term.attributes[0]  # type: ignore[assignment]
+    data_access, weight_access = data.access or (), weight.access or ()
+    is_data = [bool(data_access[axis]) and not weight_access[axis] for axis in range(outputs)]
+    pure: list[bool] = []
+    for parts in value.layout:
+        kinds = {is_data[part.axis] for part in parts if not part.is_repeated}
+        if len(kinds) > 1 or any(part.is_repeated for part in parts):
+            return None
+        pure.append(kinds != {False})
+    if not all(pure[dim] for dim in dims):
+        return None
+    slots = [parts[0] if parts else None for parts in data_access]
+    others = [parts[0] if parts else None for parts in weight_access]
+    summed = range(outputs, len(data_access))
+    read = [behind(parts, slots) if pure[dim] else () for dim, parts in enumerate(value.layout)]
+    held = [() if pure[dim] else behind(parts, others) for dim, parts in enumerate(value.layout)]
+    source = Value(term=data.term, known_layout=(*read, *(data_access[axis] for axis in summed)))
+    inner = before_sites(terms, source, dims, apply)
+    stored = Value(term=weight.term, known_layout=(*held, *(weight_access[axis] for axis in summed)))
+    labels = list(range(value.rank + len(summed)))
+    return einsum(terms, inner, labels, stored, labels, labels[: value.rank])

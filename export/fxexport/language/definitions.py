@@ -1,0 +1,163 @@
+"""Activations and norms, written out in sums, products and powers as their definitions say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from fxexport.language.arithmetic import add, clamp, divide, multiply, negate, power, scaled, subtract
+from fxexport.language.maps import elementwise, numpy_type
+from fxexport.language.moves import unsqueeze
+from fxexport.language.term import Terms, Uninterpreted, Value
+from fxexport.language.windows import reduce
+
+
+def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
+    """A number of a schema as an element of this type."""
+    import numpy as np
+
+    return terms.constant(np.asarray(stored).astype(numpy_type(dtype)))
+
+
+def defined(terms: Terms, value: float, dtype: str) -> Value:
+    """A number of a definition: every spelling of it is a rounding of it."""
+    from fxexport.language.constants import UNIT
+
+    return terms.real(value, abs(value) * UNIT[dtype] * 2, dtype)
+
+
+def unary(terms: Terms, name: str, value: Value) -> Value:
+    """A function that no identity takes apart."""
+    return elementwise(terms, name, [value], value.dtype)
+
+
+def sigmoid(terms: Terms, value: Value) -> Value:
+    """``1 / (1 + exp(-x))``."""
+    return unary(terms, "sigmoid", value)
+
+
+def silu(terms: Terms, value: Value) -> Value:
+    """``x · sigmoid(x)``."""
+    terms.use("silu")
+    return multiply(terms, value, sigmoid(terms, value))
+
+
+def relu(terms: Terms, value: Value) -> Value:
+    """``max(x, 0)``."""
+    return clamp(terms, value, number(terms, 0, value.dtype), None)
+
+
+def hard_sigmoid(terms: Terms, value: Value, alpha: Value, beta: Value) -> Value:
+    """``clamp(alpha · x + beta, 0, 1)``."""
+    terms.use("hard-sigmoid")
+    bounds = (number(terms, 0, value.dtype), number(terms, 1, value.dtype))
+    return clamp(terms, scaled(terms, value, scale=alpha, shift=beta), *bounds)
+
+
+def hard_sigmoid_of_sixth(terms: Terms, value: Value) -> Value:
+    """``clamp(x / 6 + 1/2, 0, 1)``, as torch and ``HardSwish`` have it."""
+    return hard_sigmoid(terms, value, defined(terms, 1 / 6, value.dtype), number(terms, 0.5, value.dtype))
+
+
+def hard_swish(terms: Terms, value: Value) -> Value:
+    """``x · hard_sigmoid(x)``."""
+    terms.use("hard-swish")
+    return multiply(terms, value, hard_sigmoid_of_sixth(terms, value))
+
+
+def gelu(terms: Terms, value: Value, approximate: str) -> Value:
+    """``x · Φ(x)``, or its approximation by a hyperbolic tangent.
+
+    Raises:
+        Uninterpreted: the approximation has another name.
+    """
+    terms.use("gelu")
+    one, half = number(terms, 1, value.dtype), number(terms, 0.5, value.dtype)
+    if approximate == "none":
+        inner = unary(terms, "erf", multiply(terms, value, defined(terms, math.sqrt(0.5), value.dtype)))
+    elif approximate == "tanh":
+        cubed = multiply(terms, power(terms, value, Fraction(3)), number(terms, 0.044715, value.dtype))
+        scale = defined(terms, math.sqrt(2 / math.pi), value.dtype)
+        inner = unary(terms, "tanh", multiply(terms, add(terms, value, cubed), scale))
+    else:
+        raise Uninterpreted(f"gelu approximated by {approximate}")
+    return multiply(terms, multiply(terms, value, add(terms, inner, one)), half)
+
+
+def softplus(terms: Terms, value: Value) -> Value:
+    """``log(1 + exp(x))``."""
+    return unary(terms, "softplus", value)
+
+
+def mish(terms: Terms, value: Value) -> Value:
+    """``x · tanh(softplus(x))``."""
+    terms.use("mish")
+    return multiply(terms, value, unary(terms, "tanh", softplus(terms, value)))
+
+
+def softmax(terms: Terms, value: Value, dim: int) -> Value:
+    """``exp(x - max(x)) / Σ exp(x - max(x))`` along a dimension."""
+    terms.use("softmax")
+    raised = unary(terms, "exp", subtract(terms, value, reduce(terms, "max", value, [dim], keep=True)))
+    return divide(terms, raised, reduce(terms, "sum", raised, [dim], keep=True))
+
+
+def log_softmax(terms: Terms, value: Value, dim: int) -> Value:
+    """``x - max(x) - log Σ exp(x - max(x))`` along a dimension."""
+    terms.use("log-softmax")
+    moved = subtract(terms, value, reduce(terms, "max", value, [dim], keep=True))
+    total = reduce(terms, "sum", unary(terms, "exp", moved), [dim], keep=True)
+    return subtract(terms, moved, unary(terms, "log", total))
+
+
+def normalised(terms: Terms, value: Value, dims: Sequence[int], epsilon: Value) -> Value:
+    """``(x - mean) / sqrt(mean((x - mean)²) + epsilon)`` over dimensions."""
+    terms.use("normalisation")
+    centred = subtract(terms, value, reduce(terms, "mean", value, dims, keep=True))
+    variance = reduce(terms, "mean", power(terms, centred, Fraction(2)), dims, keep=True)
+    return multiply(terms, centred, power(terms, add(terms, variance, epsilon), Fraction(-1, 2)))
+
+
+def batch_norm(
+    terms: Terms,
+    value: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value,
+    variance: Value,
+    epsilon: Value,
+) -> Value:
+    """A batch norm in evaluation: an affine map of each channel.
+
+    Raises:
+        Uninterpreted: its statistics are computed.
+    """
+    given = [item for item in (weight, bias, mean, variance) if item is not None]
+    if not all(item.is_closed for item in given) or value.rank < 2:
+        raise Uninterpreted("a batch norm whose statistics are computed")
+    terms.use("batch-norm")
+    scale = power(terms, add(terms, variance, epsilon), Fraction(-1, 2))
+    if weight is not None:
+        scale = multiply(terms, weight, scale)
+    shift = multiply(terms, negate(terms, mean), scale)
+    if bias is not None:
+        shift = add(terms, bias, shift)
+    behind = list(range(1, value.rank - 1))
+    return scaled(terms, value, scale=unsqueeze(scale, behind), shift=unsqueeze(shift, behind))
+
+
+def leaky_relu(terms: Terms, value: Value, slope: Value) -> Value:
+    """``x`` where positive, else ``slope · x``."""
+    return elementwise(terms, "leaky-relu", [value, slope], value.dtype)
+
+
+def extreme(terms: Terms, name: str, first: Value, second: Value) -> Value:
+    """The larger or the smaller of two values; beside one closed scalar it is a clamp."""
+    if first.is_scalar and not second.is_closed:
+        first, second = second, first
+    if first.is_float and second.is_scalar and not first.is_closed:
+        terms.use("extreme-as-clamp")
+        return clamp(terms, first, *((second, None) if name == "maximum" else (None, second)))
+    values = sorted([first, second], key=lambda value: (value.is_closed, value.term.skeleton))
+    return elementwise(terms, name, values, first.dtype)

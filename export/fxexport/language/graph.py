@@ -1,0 +1,70 @@
+"""A model's graph before it is terms: its inputs, its outputs, and a way to read it at given extents."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from fxexport.language.term import Terms, Value
+
+Dims: TypeAlias = tuple[int | None, ...]
+"""Extents of an input; None for a free one."""
+
+
+class NotRead(Exception):
+    """The model is no graph of the language; at best its results agree.
+
+    Attributes:
+        reason: what refuses.
+    """
+
+    def __init__(self, reason: str) -> None:
+        """Keeps the reason."""
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class GraphInput:
+    """An input of a graph.
+
+    Attributes:
+        name: its name.
+        dtype: type of its elements.
+        dims: its extents, None for a free one.
+        least: the smallest extent that the graph takes along each axis.
+        most: the largest, or None.
+        same: for each axis a key; free axes with equal keys have to be equal. None where it stands alone.
+    """
+
+    name: str
+    dtype: str
+    dims: Dims
+    least: tuple[int, ...]
+    most: tuple[int | None, ...]
+    same: tuple[str | None, ...]
+
+
+Read: TypeAlias = Callable[[Terms, Sequence[Value]], list[Value]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Graph:
+    """A model that can be read as terms.
+
+    Attributes:
+        dialect: ``"module"`` or ``"onnx"``.
+        inputs: what it takes.
+        outputs: names of what it gives.
+        scope: what a claim about it covers, and what not.
+        read: its outputs as values over values of its inputs.
+        at: the graph for inputs of fixed extents outside of what it takes, where there is one.
+    """
+
+    dialect: str
+    inputs: tuple[GraphInput, ...]
+    outputs: tuple[str, ...]
+    scope: tuple[str, ...]
+    read: Read
+    at: Callable[[Sequence[Dims]], Graph] | None = None

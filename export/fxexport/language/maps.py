@@ -1,0 +1,138 @@
+"""Operators that act on each element alone, and everything that is made of them.
+
+They do not care how their operands lie in memory: a map of permuted values is the permuted map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fxexport.language.constants import exact_array
+from fxexport.language.extents import Extent
+from fxexport.language.layout import Joined, Layout, Parts, Slot, aligned, extent_of, joined
+from fxexport.language.term import Operand, Terms, Uninterpreted, Value
+
+
+def mapped(
+    terms: Terms, op: str, attributes: tuple[Hashable, ...], values: Sequence[Value], dtype: str
+) -> Value:
+    """The operator at every element of the values, which are broadcast against each other."""
+    join = broadcast(values)
+    operands = [operand(value, join.slots, number) for number, value in enumerate(values)]
+    shape = tuple(slot.extent for slot in join.slots)
+    term = terms.term(op, attributes, operands, dtype, shape)
+    return Value(term=term, known_layout=join.layout)
+
+
+def operand(value: Value, slots: Sequence[Slot], number: int) -> Operand:
+    """One of several aligned values as what a term with these slots reads."""
+    found = [slot.parts[number] for slot in slots]
+    return Operand(value.term, tuple(() if part is None else (part,) for part in found))
+
+
+def broadcast(values: Sequence[Value]) -> Joined:
+    """The dimensions of the values' broadcast result, cut where any value changes parts.
+
+    Raises:
+        Uninterpreted: they cannot be shown to fit, or their views cut across each other.
+    """
+    return joined([slots_of(dimension) for dimension in dimensions(values)])
+
+
+def dimensions(values: Sequence[Value]) -> list[list[Parts]]:
+    """For each dimension of the broadcast result the parts of every value."""
+    rank = max((value.rank for value in values), default=0)
+    filled: list[Layout] = [((),) * (rank - value.rank) + value.layout for value in values]
+    return [list(parts) for parts in zip(*filled, strict=True)]
+
+
+def slots_of(dimension: Sequence[Parts]) -> tuple[Slot, ...]:
+    """One dimension's slots; values of extent 1 along it are broadcast.
+
+    Raises:
+        Uninterpreted: extents differ, or the views cut across each other.
+    """
+    extents = {extent_of(parts) for parts in dimension if parts}
+    if len(extents) > 1:
+        raise Uninterpreted(f"extents {sorted(map(str, extents))} that may differ")
+    slots = aligned([parts or None for parts in dimension])
+    if slots is None:
+        raise Uninterpreted("views that cut across each other")
+    return slots
+
+
+def elementwise(terms: Terms, name: str, values: Sequence[Value], dtype: str, *parameters: Hashable) -> Value:
+    """A map that no identity takes apart; constants of integers and booleans are computed."""
+    if all(value.term.array is not None for value in values) and name in _EXACT:
+        arrays = [exact_array(value) for value in values]
+        if all(array is not None and array.dtype.kind in "iub" for array in arrays):
+            with np.errstate(all="ignore"):
+                return terms.constant(np.asarray(_EXACT[name](*arrays)).astype(dtype))
+    return mapped(terms, "map", (name, *parameters), values, dtype)
+
+
+_EXACT: dict[str, Callable[..., Any]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "neg": np.negative,
+    "eq": np.equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "ne": np.not_equal,
+    "and": np.logical_and,
+    "or": np.logical_or,
+    "not": np.logical_not,
+    "where": np.where,
+    "minimum": np.minimum,
+    "maximum": np.maximum,
+}
+"""What is computed on integers and booleans bit for bit."""
+
+
+def cast(terms: Terms, value: Value, dtype: str) -> Value:
+    """The value in another type; of its own type it is itself."""
+    if value.dtype == dtype:
+        terms.use("cast-to-own-type")
+        return value
+    if value.contents is not None and dtype in ("int64", "int32"):
+        return terms_of_contents(terms, value.contents, value.rank, dtype)
+    array = exact_array(value) if value.term.array is not None and not value.term.error else None
+    if array is not None and value.dtype != "string" and dtype != "string":
+        with np.errstate(all="ignore"):
+            return terms.constant(value.term.array.astype(numpy_type(dtype))).seen(value.layout)  # type: ignore[union-attr]
+    return mapped(terms, "cast", (), [value], dtype)
+
+
+def terms_of_contents(terms: Terms, contents: Sequence[Extent], rank: int, dtype: str = "int64") -> Value:
+    """A vector or a scalar of extents."""
+    if all(isinstance(item, int) for item in contents):
+        array = np.array(contents, dtype=dtype)
+        return terms.constant(array if rank else array.reshape(()))
+    kept = tuple(contents)
+    shape = () if len(kept) == 1 else (len(kept),)
+    term = terms.term("sizes", kept, (), dtype, shape, is_closed=False)
+    from fxexport.language.layout import plain
+
+    layout = plain((len(kept),)) if rank else ()
+    return Value(term=term, known_layout=layout, contents=kept)
+
+
+def numpy_type(name: str) -> np.dtype:
+    """The numpy type of this name, those of ml_dtypes included.
+
+    Raises:
+        Uninterpreted: there is none.
+    """
+    import ml_dtypes
+
+    own = getattr(ml_dtypes, name, None)
+    try:
+        return np.dtype(own if own is not None else name)
+    except TypeError as error:
+        raise Uninterpreted(f"type {name}") from error

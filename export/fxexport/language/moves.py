@@ -1,0 +1,229 @@
+"""What moves elements and computes nothing: views, and cells that are taken, joined, repeated or padded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from fxexport.language.constants import exact_array
+from fxexport.language.extents import Extent, ceiling_divided, divided, minus, plus, times
+from fxexport.language.layout import Part, Parts, Slot, aligned, extent_of, joined, repeated, reshaped
+from fxexport.language.maps import terms_of_contents
+from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
+
+
+def reshape(value: Value, shape: Sequence[Extent]) -> Value:
+    """The value in another shape, one of whose extents may be -1.
+
+    Raises:
+        Uninterpreted: an axis would be cut at no multiple.
+    """
+    wanted = list(shape)
+    if -1 in wanted:
+        place = wanted.index(-1)
+        rest = times(*(extent for extent in wanted if extent != -1))
+        missing = divided(extent_of([part for parts in value.layout for part in parts]), rest)
+        if missing is None:
+            raise Uninterpreted("a reshape that need not come out")
+        wanted[place] = missing
+    layout = reshaped(value.layout, wanted)
+    if layout is None:
+        raise Uninterpreted("a reshape that cuts an axis at no multiple")
+    return dataclasses.replace(value, known_layout=layout) if len(layout) <= 1 else value.seen(layout)
+
+
+def squeeze(value: Value, dims: Sequence[int]) -> Value:
+    """The value without these dimensions, each of extent 1.
+
+    Raises:
+        Uninterpreted: the extent of one of them is not 1.
+    """
+    if any(value.layout[dim] for dim in dims):
+        raise Uninterpreted("a squeeze of an extent that is not 1")
+    layout = tuple(parts for dim, parts in enumerate(value.layout) if dim not in dims)
+    return dataclasses.replace(value, known_layout=layout) if len(layout) <= 1 else value.seen(layout)
+
+
+def unsqueeze(value: Value, dims: Sequence[int]) -> Value:
+    """The value with dimensions of extent 1 at these places of the result."""
+    layout = list(value.layout)
+    for dim in sorted(dims):
+        layout.insert(dim, ())
+    kept = tuple(layout)
+    return dataclasses.replace(value, known_layout=kept) if len(kept) <= 1 else value.seen(kept)
+
+
+def flatten(value: Value, start: int, end: int) -> Value:
+    """The value with dimensions ``start`` to ``end`` as one."""
+    merged_parts = tuple(part for parts in value.layout[start : end + 1] for part in parts)
+    from fxexport.language.layout import merged
+
+    return value.seen((*value.layout[:start], merged(merged_parts), *value.layout[end + 1 :]))
+
+
+def expand(value: Value, shape: Sequence[Extent]) -> Value:
+    """The value repeated to this shape; extents of 1 and -1 leave a dimension as it is.
+
+    Raises:
+        Uninterpreted: an extent that is not 1 would change.
+    """
+    layout = ((),) * (len(shape) - value.rank) + value.layout
+    found: list[Parts] = []
+    for parts, extent in zip(layout, shape[-len(layout) :] if layout else (), strict=True):
+        own = extent_of(parts)
+        if extent in (-1, 1) or own == extent:
+            found.append(parts)
+        elif not parts:
+            found.append(repeated(extent))
+        else:
+            raise Uninterpreted(f"an expansion of {own} to {extent}")
+    return value.seen(tuple(found))
+
+
+def take(terms: Terms, value: Value, dim: int, start: Extent, step: int, count: Extent) -> Value:
+    """``count`` cells of one dimension, from ``start`` on, every ``step``-th one."""
+    extent = extent_of(value.layout[dim])
+    if start == 0 and step == 1 and count == extent:
+        terms.use("whole-slice")
+        return value
+    if value.contents is not None and value.rank == 1 and isinstance(start, int) and isinstance(count, int):
+        return terms_of_contents(terms, value.contents[start : start + step * count : step], 1, value.dtype)
+    parts = value.layout[dim]
+    inner = _whole_steps(parts, start, count) if step == 1 else None
+    if inner is not None:
+        outer, rest, first, number = inner
+        layout = (*value.layout[:dim], (outer,), rest, *value.layout[dim + 1 :])
+        found = take(terms, value.seen(layout), dim, first, 1, number)
+        return flatten(found, dim, dim + 1)
+    array = exact_array(value)
+    if array is not None and isinstance(start, int) and isinstance(count, int):
+        index = [slice(None)] * array.ndim
+        index[dim] = slice(start, start + step * (count - 1) + 1, step)
+        return terms.constant(np.ascontiguousarray(array[tuple(index)]))
+    if all(part.is_repeated for part in parts):
+        return value.seen((*value.layout[:dim], repeated(count), *value.layout[dim + 1 :]))
+    if value.term.op == "take" and len(parts) == 1 and parts[0] == _taken_axis(value):
+        own_start, own_step = value.term.attributes[:2]
+        terms.use("slice-of-slice")
+        source = _source_of_take(value, dim)
+        return take(
+            terms,
+            source,
+            dim,
+            plus(own_start, times(own_step, start)),  # type: ignore[arg-type]
+            own_step * step,  # type: ignore[operator]
+            count,
+        )
+    return _along(terms, "take", (start, step, count), [value], dim, count)
+
+
+def _whole_steps(parts: Parts, start: Extent, count: Extent) -> tuple[Part, Parts, Extent, Extent] | None:
+    """The outermost part, the rest, and what is taken of the outermost, where whole rests are taken."""
+    if len(parts) < 2:
+        return None
+    rest = extent_of(parts[1:])
+    first, number = divided(start, rest), divided(count, rest)
+    if first is None or number is None:
+        return None
+    return parts[0], parts[1:], first, number
+
+
+def _taken_axis(value: Value) -> Part | None:
+    """The last axis of a term whose last axis was taken; None where one cell was."""
+    count = value.term.attributes[2]
+    if count == 1:
+        return None
+    return Part(len(value.term.shape or ()) - 1, 1, count)  # type: ignore[arg-type]
+
+
+def _source_of_take(value: Value, dim: int) -> Value:
+    """What a slice reads, with the taken dimension whole."""
+    (operand,) = value.term.operands
+    access = operand.access or ()
+    free = [parts[0] if parts else None for parts in access[:-1]]
+    from fxexport.language.layout import behind
+
+    layout = [
+        access[-1] if number == dim else behind(parts, [*free, None])
+        for number, parts in enumerate(value.layout)
+    ]
+    return Value(term=operand.term, known_layout=tuple(layout))
+
+
+def select(terms: Terms, value: Value, dim: int, index: Extent) -> Value:
+    """One cell of a dimension, the dimension dropped."""
+    return squeeze(take(terms, value, dim, index, 1, 1), [dim])
+
+
+def concatenate(terms: Terms, values: Sequence[Value], dim: int) -> Value:
+    """The values joined along a dimension."""
+    if all(value.contents is not None and value.rank == 1 for value in values):
+        contents = [item for value in values for item in value.contents or ()]
+        return terms_of_contents(terms, contents, 1, values[0].dtype)
+    if len(values) == 1:
+        terms.use("single-concatenation")
+        return values[0]
+    arrays = [exact_array(value) for value in values]
+    if all(array is not None for array in arrays):
+        return terms.constant(np.concatenate([array for array in arrays if array is not None], dim))
+    total = plus(*(extent_of(value.layout[dim]) for value in values))
+    extents = tuple(extent_of(value.layout[dim]) for value in values)
+    return _along(terms, "concatenate", extents, values, dim, total)
+
+
+def pad(
+    terms: Terms, value: Value, dim: int, before: Extent, after: Extent, mode: str, fill: Value | None
+) -> Value:
+    """The value with cells added at both ends of a dimension."""
+    if before == 0 and after == 0:
+        return value
+    total = plus(extent_of(value.layout[dim]), before, after)
+    if fill is not None and (not fill.is_closed or fill.term.shape != ()):
+        raise Uninterpreted("a computed padding value")
+    extra = [] if fill is None else [Operand(fill.term, ())]
+    return _along(terms, "pad", (before, after, mode), [value], dim, total, extra)
+
+
+def _along(
+    terms: Terms,
+    op: str,
+    attributes: tuple[Hashable, ...],
+    values: Sequence[Value],
+    dim: int,
+    extent: Extent,
+    extra: Sequence[Operand] = (),
+) -> Value:
+    """An operator along one dimension that treats everything beside it alike."""
+    free = [number for number in range(values[0].rank) if number != dim]
+    slots: list[tuple[Slot, ...]] = []
+    for number in free:
+        found = aligned([value.layout[number] for value in values])
+        if found is None:
+            raise Uninterpreted("views that cut across each other")
+        slots.append(found)
+    join = joined(slots)
+    operands = [
+        Operand(
+            value.term,
+            (*_accesses(join.slots, number), value.layout[dim]),
+        )
+        for number, value in enumerate(values)
+    ]
+    shape = tuple(slot.extent for slot in join.slots)
+    kept = shape if extent == 1 else (*shape, extent)
+    term = terms.term(op, tuple(attributes), [*operands, *extra], values[0].dtype, kept)
+    layout = list(join.layout)
+    layout.insert(dim, plain_axis(len(shape), extent))
+    return Value(term=term, known_layout=tuple(layout))
+
+
+def _accesses(slots: Sequence[Slot], number: int) -> tuple[Parts, ...]:
+    found = [slot.parts[number] for slot in slots]
+    return tuple(() if part is None else (part,) for part in found)
+
+
+def slice_count(start: Extent, end: Extent, step: int) -> Extent:
+    """The number of cells from ``start`` to before ``end``."""
+    return ceiling_divided(minus(end, start), step)

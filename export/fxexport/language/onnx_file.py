@@ -1,0 +1,293 @@
+"""ONNX graphs as terms: every node bound by its operator's own schema at the file's version."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from fxexport.language.call import Call
+from fxexport.language.foreign import foreign
+from fxexport.language.graph import Graph, GraphInput, NotRead
+from fxexport.language.onnx_operators import OPERATORS
+from fxexport.language.term import Origin, Terms, Uninterpreted, Value, digest
+
+SCOPE = "a file is what its operators mean in the versions that it declares"
+_RANDOM = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+_UNKNOWN = "unknown"
+
+
+def graph_of_onnx(model: ModelProto | str | os.PathLike[str]) -> Graph:
+    """The file as a graph.
+
+    Raises:
+        NotRead: it cannot be read, or an input is no tensor.
+    """
+    if not isinstance(model, ModelProto):
+        try:
+            model = onnx.load(Path(model))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise NotRead(f"the file cannot be read ({error})") from error
+        except Exception as error:
+            raise NotRead(f"the file cannot be read ({type(error).__name__})") from error
+    kept = model
+    stored = {tensor.name for tensor in kept.graph.initializer}
+    stored |= {tensor.values.name for tensor in kept.graph.sparse_initializer}
+    inputs = [item for item in kept.graph.input if item.name not in stored]
+    names = [item.name for item in inputs]
+
+    def read(terms: Terms, values: Sequence[Value]) -> list[Value]:
+        return _Reader(terms, kept, dict(zip(names, values, strict=True))).outputs()
+
+    return Graph(
+        dialect="onnx",
+        inputs=tuple(_graph_input(item) for item in inputs),
+        outputs=tuple(item.name for item in kept.graph.output),
+        scope=(SCOPE,),
+        read=read,
+    )
+
+
+def _graph_input(item: onnx.ValueInfoProto) -> GraphInput:
+    kind = item.type.tensor_type
+    if item.type.WhichOneof("value") != "tensor_type" or not kind.HasField("shape"):
+        raise NotRead(f"input {item.name} is no tensor of known rank")
+    dims = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
+    same = tuple(
+        f"{axis} {dim.dim_param}" if dim.dim_param else None for axis, dim in enumerate(kind.shape.dim)
+    )
+    return GraphInput(
+        name=item.name,
+        dtype=type_name(kind.elem_type),
+        dims=dims,
+        least=tuple(1 if dim is None else dim for dim in dims),
+        most=dims,
+        same=same,
+    )
+
+
+@functools.cache
+def type_name(code: int) -> str:
+    """The element type's name: ``float32``."""
+    if code == TensorProto.STRING:
+        return "string"
+    names: dict[str, str] = {"FLOAT": "float32", "DOUBLE": "float64"}
+    name = str(TensorProto.DataType.Name(code))
+    return names.get(name, name.lower())
+
+
+class _Reader:
+    """One walk over a file's nodes."""
+
+    def __init__(self, terms: Terms, model: ModelProto, env: dict[str, Value]) -> None:
+        self._terms = terms
+        self._model = model
+        self._env = env
+        self._versions = {_domain(item.domain): item.version for item in model.opset_import}
+        self._functions = {(_domain(item.domain), item.name) for item in model.functions}
+
+    def outputs(self) -> list[Value]:
+        graph = self._model.graph
+        for tensor in graph.initializer:
+            self._terms.origin = Origin(operator="initializer", node=tensor.name)
+            self._bind(tensor.name, tensor_value(self._terms, tensor))
+        for sparse in graph.sparse_initializer:
+            key = ("sparse", sparse.SerializeToString(deterministic=True))
+            kinds = [(type_name(sparse.values.data_type), tuple(sparse.dims))]
+            self._bind(sparse.values.name, foreign(self._terms, key, [], kinds, is_random=False)[0])
+        for node in graph.node:
+            self._terms.origin = Origin(operator=_label(node), node=node.name or next(iter(node.output), ""))
+            for name, value in zip(node.output, self._results(node), strict=True):
+                if name:
+                    self._bind(name, value)
+        self._terms.origin = None
+        return [self._value(item.name) for item in graph.output]
+
+    def _bind(self, name: str, value: Value) -> None:
+        if name in self._env:
+            raise NotRead(f"the name {name} stands for two values")
+        self._env[name] = value
+
+    def _value(self, name: str) -> Value:
+        if name not in self._env:
+            raise NotRead(f"nothing gives {name} before it is read")
+        return self._env[name]
+
+    def _results(self, node: NodeProto) -> list[Value]:
+        domain = _domain(node.domain)
+        version = self._versions.get(domain)
+        is_function = (domain, node.op_type) in self._functions
+        schema = None if version is None or is_function else _schema(node.op_type, version, domain)
+        handler = None if schema is None or domain else OPERATORS.get((node.op_type, schema.since_version))
+        if schema is not None and handler is not None:
+            try:
+                return self._interpreted(node, schema, handler)
+            except Uninterpreted:
+                pass
+        return self._foreign(node, domain, version, schema, is_function=is_function)
+
+    def _interpreted(self, node: NodeProto, schema: Any, handler: Any) -> list[Value]:
+        arguments, defaults = self._attributes(node, schema)
+        arguments.update(self._operands(node, schema))
+        defaults.update({item.name: None for item in schema.inputs})
+        call = Call(self._terms, arguments, defaults)
+        found = handler(call)
+        call.require_read()
+        values = list(found) if isinstance(found, tuple | list) else [found]
+        wanted = len(node.output)
+        while wanted and not node.output[wanted - 1]:
+            wanted -= 1
+        if len(values) < wanted or any(value is None for value in values[:wanted]):
+            raise Uninterpreted("a result that has no term")
+        return values[:wanted] + [values[0]] * (len(node.output) - wanted)
+
+    def _attributes(self, node: NodeProto, schema: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        defaults: dict[str, Any] = {}
+        for name, attribute in schema.attributes.items():
+            default = attribute.default_value
+            if default.type != AttributeProto.UNDEFINED:
+                defaults[name] = _python(default)
+            elif not attribute.required:
+                defaults[name] = None
+        arguments = dict(defaults)
+        for attribute in node.attribute:
+            if attribute.name not in schema.attributes or attribute.ref_attr_name:
+                raise Uninterpreted(f"attribute {attribute.name}")
+            arguments[attribute.name] = _python(attribute)
+        return arguments, defaults
+
+    def _operands(self, node: NodeProto, schema: Any) -> dict[str, Any]:
+        given = [self._value(name) if name else None for name in node.input]
+        found: dict[str, Any] = {}
+        for place, formal in enumerate(schema.inputs):
+            if formal.option == onnx.defs.OpSchema.FormalParameterOption.Variadic:
+                found[formal.name] = given[place:]
+                return found
+            found[formal.name] = given[place] if place < len(given) else None
+        if len(given) > len(schema.inputs):
+            raise Uninterpreted("operands without a name")
+        return found
+
+    def _foreign(
+        self, node: NodeProto, domain: str, version: int | None, schema: Any, *, is_function: bool
+    ) -> list[Value]:
+        operands: list[Value | None] = [self._value(name) if name else None for name in node.input]
+        captured = sorted({name for item in node.attribute for name in _captured(item)})
+        operands.extend(self._value(name) for name in captured)
+        attributes = sorted(item.SerializeToString(deterministic=True) for item in node.attribute)
+        since = version if schema is None else schema.since_version
+        key: tuple[Hashable, ...] = ("onnx", domain, node.op_type, since, *attributes, tuple(captured))
+        has_body = is_function or bool(captured) or any(item.g.node or item.graphs for item in node.attribute)
+        if has_body or schema is None:
+            key += (self._bodies(),)
+        kinds: list[tuple[str, tuple[int | None, ...] | None]] = [(_UNKNOWN, None)] * len(node.output)
+        # what a custom operator or a body does is not known to be the same twice
+        is_random = node.op_type in _RANDOM or any(op in _RANDOM for op in _operators_within(node))
+        return foreign(self._terms, key, operands, kinds, is_random=is_random)
+
+    def _bodies(self) -> str:
+        """The file's functions and versions, which say what a body means."""
+        bodies = sorted(item.SerializeToString(deterministic=True) for item in self._model.functions)
+        return digest(sorted(self._versions.items()), bodies)
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _label(node: NodeProto) -> str:
+    return f"{node.domain}::{node.op_type}" if _domain(node.domain) else node.op_type
+
+
+@functools.cache
+def _schema(name: str, version: int, domain: str) -> Any:
+    """The operator's schema at a version of its domain, or None where it is not ONNX's."""
+    if not domain and version > onnx.defs.onnx_opset_version():
+        return None
+    try:
+        return onnx.defs.get_schema(name, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _python(attribute: AttributeProto) -> Any:
+    """An attribute's value.
+
+    Raises:
+        Uninterpreted: it is a graph or a type.
+    """
+    kinds = AttributeProto
+    if attribute.type == kinds.INT:
+        return attribute.i
+    if attribute.type == kinds.FLOAT:
+        return attribute.f
+    if attribute.type == kinds.STRING:
+        return attribute.s.decode("utf-8", errors="surrogateescape")
+    if attribute.type == kinds.INTS:
+        return list(attribute.ints)
+    if attribute.type == kinds.FLOATS:
+        return list(attribute.floats)
+    if attribute.type == kinds.STRINGS:
+        return [item.decode("utf-8", errors="surrogateescape") for item in attribute.strings]
+    if attribute.type == kinds.TENSOR:
+        return attribute.t
+    raise Uninterpreted(f"attribute {attribute.name}")
+
+
+def tensor_value(terms: Terms, tensor: TensorProto) -> Value:
+    """A stored tensor as a constant; one of no known elements equals its twin's bytes only."""
+    name = type_name(tensor.data_type)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise NotRead(f"the data of {tensor.name} lie outside of the model that was given")
+    if name == "string":
+        key = ("strings", tuple(tensor.dims), tuple(tensor.string_data))
+        return foreign(terms, key, [], [(name, tuple(tensor.dims))], is_random=False)[0]
+    try:
+        array = onnx.numpy_helper.to_array(tensor)
+    except (TypeError, ValueError, KeyError):
+        copy = TensorProto()
+        copy.CopyFrom(tensor)
+        copy.ClearField("name")
+        copy.ClearField("doc_string")
+        stored: tuple[Hashable, ...] = ("stored", copy.SerializeToString(deterministic=True))
+        return foreign(terms, stored, [], [(name, tuple(tensor.dims))], is_random=False)[0]
+    return terms.constant(np.asarray(array), dtype=name)
+
+
+def _captured(attribute: AttributeProto) -> set[str]:
+    """Names that an attribute's graphs read from around them."""
+    graphs = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+    return {name for graph in graphs for name in _read_outside(graph)}
+
+
+def _read_outside(graph: GraphProto) -> set[str]:
+    known = {item.name for item in (*graph.input, *graph.initializer)}
+    known |= {item.values.name for item in graph.sparse_initializer}
+    read: set[str] = set()
+    for node in graph.node:
+        inner = {name for item in node.attribute for name in _captured(item)}
+        read |= {name for name in (*node.input, *inner) if name and name not in known}
+        known |= set(node.output)
+    return read | {item.name for item in graph.output if item.name not in known}
+
+
+def _operators_within(node: NodeProto) -> set[str]:
+    found: set[str] = set()
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for inner in graph.node:
+                found |= {inner.op_type, *_operators_within(inner)}
+    return found

@@ -1,0 +1,747 @@
+"""What each ONNX operator means, attribute by attribute, in each of its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fxexport.language import arithmetic, definitions, moves, sizes, windows
+from fxexport.language.call import Call
+from fxexport.language.constants import exact_array
+from fxexport.language.contraction import convolution, matmul
+from fxexport.language.extents import Extent, plus, times
+from fxexport.language.layout import extent_of
+from fxexport.language.maps import cast, elementwise, terms_of_contents
+from fxexport.language.term import FLOATS, Uninterpreted, Value
+
+Handler: TypeAlias = Callable[[Call], Any]
+
+OPERATORS: dict[tuple[str, int], Handler] = {}
+"""By operator and the version since which it means this."""
+
+
+def _handles(name: str, *versions: int) -> Callable[[Handler], Handler]:
+    def register(handler: Handler) -> Handler:
+        OPERATORS.update({(name, version): handler for version in versions})
+        return handler
+
+    return register
+
+
+def _axis(value: Value, axis: Extent, *, extra: int = 0) -> int:
+    rank = value.rank + extra
+    if not isinstance(axis, int) or not -rank <= axis < rank:
+        raise Uninterpreted("an axis that is none")
+    return axis % rank
+
+
+def _contents(value: Value | None) -> list[Extent] | None:
+    """The elements of a vector of extents, or None where it is left out.
+
+    Raises:
+        Uninterpreted: they are not known.
+    """
+    if value is None:
+        return None
+    if value.contents is None:
+        raise Uninterpreted("a computed vector")
+    return list(value.contents)
+
+
+def _given(call: Call, name: str) -> list[Extent] | None:
+    """A list that is an attribute in some versions and an operand in others."""
+    found = call.any(name)
+    return _contents(found) if isinstance(found, Value) else None if found is None else list(found)
+
+
+def _float(call: Call, name: str) -> Value:
+    value = call.tensor(name)
+    if not value.is_float:
+        raise Uninterpreted("a function of integers")
+    return value
+
+
+def _number(call: Call, name: str, dtype: str) -> Value:
+    return definitions.number(call.terms, call.number(name), dtype)
+
+
+# --- convolutions, products ---
+
+
+@_handles("Conv", 1, 11, 22)
+def _conv(call: Call) -> Value:
+    value, weight = _float(call, "X"), call.tensor("W")
+    spatial = weight.rank - 2
+    kernel = call.optional_integers("kernel_shape")
+    if kernel is not None and tuple(kernel) != weight.shape[2:]:
+        raise Uninterpreted("another kernel than the weight's")
+    stride, dilation = (call.optional_integers(n) or [1] * spatial for n in ("strides", "dilations"))
+    pads = _pads(call, value, [int(str(k)) for k in weight.shape[2:]], stride, dilation)
+    return convolution(
+        call.terms,
+        value,
+        weight,
+        call.optional_tensor("B"),
+        stride=stride,
+        padding=pads,
+        dilation=dilation,
+        groups=call.integer("group"),
+    )
+
+
+def _pads(
+    call: Call, value: Value, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[tuple[Extent, Extent]]:
+    """Cells before and behind each axis."""
+    count = len(kernel)
+    mode, pads = call.text("auto_pad"), call.optional_integers("pads")
+    if mode == "VALID":
+        return [(0, 0)] * count
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        found: list[tuple[Extent, Extent]] = []
+        for extent, size, step, gap in zip(value.shape[2:], kernel, stride, dilation, strict=True):
+            if not isinstance(extent, int):
+                raise Uninterpreted("padding after a free extent")
+            total = max(0, (-(-extent // step) - 1) * step + (size - 1) * gap + 1 - extent)
+            small, large = total // 2, total - total // 2
+            found.append((small, large) if mode == "SAME_UPPER" else (large, small))
+        return found
+    if mode != "NOTSET":
+        raise Uninterpreted(f"auto_pad {mode}")
+    if pads is None:
+        return [(0, 0)] * count
+    return [(before, after) for before, after in zip(pads[:count], pads[count:], strict=True)]
+
+
+@_handles("Gemm", 7, 9, 11, 13)
+def _gemm(call: Call) -> Value:
+    terms = call.terms
+    first, second, third = _float(call, "A"), call.tensor("B"), call.optional_tensor("C")
+    if first.rank != 2 or second.rank != 2:
+        raise Uninterpreted("no matrices")
+    first = first.permuted([1, 0]) if call.integer("transA") else first
+    second = second.permuted([1, 0]) if call.integer("transB") else second
+    product = matmul(terms, first, second)
+    alpha, beta = call.number("alpha"), call.number("beta")
+    if alpha != 1:
+        product = arithmetic.multiply(terms, product, _number(call, "alpha", product.dtype))
+    if third is None:
+        return product
+    if beta != 1:
+        third = arithmetic.multiply(terms, third, _number(call, "beta", product.dtype))
+    return arithmetic.add(terms, product, third)
+
+
+@_handles("MatMul", 1, 9, 13)
+def _matmul(call: Call) -> Value:
+    return matmul(call.terms, _float(call, "A"), call.tensor("B"))
+
+
+# --- norms ---
+
+
+@_handles("BatchNormalization", 9, 14, 15)
+def _batch_norm(call: Call) -> Value:
+    call.any("momentum")  # of training only
+    if call.has("training_mode") and call.integer("training_mode"):
+        raise Uninterpreted("a batch norm in training")
+    value = _float(call, "X")
+    mean, variance = (
+        call.tensor(new if call.has(new) else old)
+        for new, old in (("input_mean", "mean"), ("input_var", "var"))
+    )
+    epsilon = _number(call, "epsilon", value.dtype)
+    return definitions.batch_norm(
+        call.terms, value, call.tensor("scale"), call.tensor("B"), mean, variance, epsilon
+    )
+
+
+@_handles("InstanceNormalization", 6, 22)
+def _instance_norm(call: Call) -> Value:
+    value = _float(call, "input")
+    epsilon = _number(call, "epsilon", value.dtype)
+    found = definitions.normalised(call.terms, value, list(range(2, value.rank)), epsilon)
+    behind = list(range(1, value.rank - 1))
+    found = arithmetic.multiply(call.terms, found, moves.unsqueeze(call.tensor("scale"), behind))
+    return arithmetic.add(call.terms, found, moves.unsqueeze(call.tensor("B"), behind))
+
+
+@_handles("LayerNormalization", 17)
+def _layer_norm(call: Call) -> Value:
+    value = _float(call, "X")
+    if call.integer("stash_type") != 1 or value.dtype != "float32":
+        raise Uninterpreted("a norm in another type")
+    axis = _axis(value, call.integer("axis"))
+    epsilon = _number(call, "epsilon", value.dtype)
+    found = definitions.normalised(call.terms, value, list(range(axis, value.rank)), epsilon)
+    found = arithmetic.multiply(call.terms, found, call.tensor("Scale"))
+    bias = call.optional_tensor("B")
+    return found if bias is None else arithmetic.add(call.terms, found, bias)
+
+
+@_handles("GroupNormalization", 21)
+def _group_norm(call: Call) -> Value:
+    value, groups = _float(call, "X"), call.integer("num_groups")
+    if call.integer("stash_type") != 1 or value.dtype != "float32":
+        raise Uninterpreted("a norm in another type")
+    split = moves.reshape(value, [value.shape[0], groups, -1, *value.shape[2:]])
+    epsilon = _number(call, "epsilon", value.dtype)
+    found = definitions.normalised(call.terms, split, list(range(2, split.rank)), epsilon)
+    whole = moves.flatten(found, 1, 2)
+    behind = list(range(1, value.rank - 1))
+    whole = arithmetic.multiply(call.terms, whole, moves.unsqueeze(call.tensor("scale"), behind))
+    return arithmetic.add(call.terms, whole, moves.unsqueeze(call.tensor("bias"), behind))
+
+
+# --- elementwise ---
+
+
+def _unary(name: str, operand: str) -> Handler:
+    return lambda call: definitions.unary(call.terms, name, _float(call, operand))
+
+
+_UNARY: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
+    ("Abs", "X", "abs", (6, 13)),
+    ("Acos", "input", "acos", (7, 22)),
+    ("Acosh", "input", "acosh", (9, 22)),
+    ("Asin", "input", "asin", (7, 22)),
+    ("Asinh", "input", "asinh", (9, 22)),
+    ("Atan", "input", "atan", (7, 22)),
+    ("Atanh", "input", "atanh", (9, 22)),
+    ("Ceil", "X", "ceil", (6, 13)),
+    ("Cos", "input", "cos", (7, 22)),
+    ("Cosh", "input", "cosh", (9, 22)),
+    ("Erf", "input", "erf", (9, 13)),
+    ("Exp", "input", "exp", (6, 13)),
+    ("Floor", "X", "floor", (6, 13)),
+    ("Log", "input", "log", (6, 13)),
+    ("Round", "X", "round", (11, 22)),
+    ("Sigmoid", "X", "sigmoid", (6, 13)),
+    ("Sign", "input", "sign", (9, 13)),
+    ("Sin", "input", "sin", (7, 22)),
+    ("Sinh", "input", "sinh", (9, 22)),
+    ("Tan", "input", "tan", (7, 22)),
+    ("Tanh", "input", "tanh", (6, 13)),
+    ("Softplus", "X", "softplus", (1, 22)),
+)
+for _name, _operand_name, _own, _versions in _UNARY:
+    OPERATORS.update({(_name, version): _unary(_own, _operand_name) for version in _versions})
+
+
+@_handles("Relu", 6, 13, 14)
+def _relu(call: Call) -> Value:
+    return definitions.relu(call.terms, _float(call, "X"))
+
+
+@_handles("Clip", 11, 12, 13)
+def _clip(call: Call) -> Value:
+    low, high = call.optional_tensor("min"), call.optional_tensor("max")
+    return arithmetic.clamp(call.terms, _float(call, "input"), low, high)
+
+
+@_handles("LeakyRelu", 6, 16)
+def _leaky_relu(call: Call) -> Value:
+    value = _float(call, "X")
+    return definitions.leaky_relu(call.terms, value, _number(call, "alpha", value.dtype))
+
+
+@_handles("Elu", 6, 22)
+def _elu(call: Call) -> Value:
+    value = _float(call, "X")
+    return elementwise(call.terms, "elu", [value, _number(call, "alpha", value.dtype)], value.dtype)
+
+
+@_handles("HardSigmoid", 6, 22)
+def _hard_sigmoid(call: Call) -> Value:
+    value = _float(call, "X")
+    factors = (_number(call, name, value.dtype) for name in ("alpha", "beta"))
+    return definitions.hard_sigmoid(call.terms, value, *factors)
+
+
+@_handles("HardSwish", 14, 22)
+def _hard_swish(call: Call) -> Value:
+    return definitions.hard_swish(call.terms, _float(call, "X"))
+
+
+@_handles("Gelu", 20)
+def _gelu(call: Call) -> Value:
+    return definitions.gelu(call.terms, _float(call, "X"), call.text("approximate"))
+
+
+@_handles("Mish", 18, 22)
+def _mish(call: Call) -> Value:
+    return definitions.mish(call.terms, _float(call, "X"))
+
+
+@_handles("Swish", 24)
+def _swish(call: Call) -> Value:
+    if call.number("alpha") != 1:
+        raise Uninterpreted("a scaled swish")
+    return definitions.silu(call.terms, _float(call, "X"))
+
+
+@_handles("Neg", 6, 13)
+def _neg(call: Call) -> Value:
+    return arithmetic.negate(call.terms, call.tensor("X"))
+
+
+@_handles("Sqrt", 6, 13)
+def _sqrt(call: Call) -> Value:
+    return arithmetic.power(call.terms, _float(call, "X"), Fraction(1, 2))
+
+
+@_handles("Reciprocal", 6, 13)
+def _reciprocal(call: Call) -> Value:
+    return arithmetic.power(call.terms, _float(call, "X"), Fraction(-1))
+
+
+@_handles("Pow", 7, 12, 13, 15)
+def _pow(call: Call) -> Value:
+    value, exponent = _float(call, "X"), call.tensor("Y")
+    own = arithmetic.exponent_of(exponent)
+    if own is not None:
+        return arithmetic.power(call.terms, value, own)
+    if exponent.dtype != value.dtype:
+        raise Uninterpreted("an exponent of another type")
+    return elementwise(call.terms, "pow", [value, exponent], value.dtype)
+
+
+def _both(call: Call, first: str = "A", second: str = "B") -> tuple[Value, Value]:
+    left, right = call.tensor(first), call.tensor(second)
+    if left.dtype != right.dtype:
+        raise Uninterpreted("operands of several types")
+    return left, right
+
+
+@_handles("Add", 7, 13, 14)
+def _add(call: Call) -> Value:
+    return arithmetic.add(call.terms, *_both(call))
+
+
+@_handles("Sub", 7, 13, 14)
+def _sub(call: Call) -> Value:
+    first, second = _both(call)
+    found = sizes.combined(call.terms, "sub", first, second)
+    return found if found is not None else arithmetic.subtract(call.terms, first, second)
+
+
+@_handles("Mul", 7, 13, 14)
+def _mul(call: Call) -> Value:
+    return arithmetic.multiply(call.terms, *_both(call))
+
+
+@_handles("Div", 7, 13, 14)
+def _div(call: Call) -> Value:
+    first, second = _both(call)
+    if first.dtype not in FLOATS:
+        found = sizes.combined(call.terms, "div", first, second)
+        if found is None:
+            raise Uninterpreted("a quotient of integers")
+        return found
+    return arithmetic.divide(call.terms, first, second)
+
+
+@_handles("Sum", 6, 8, 13)
+def _sum(call: Call) -> Value:
+    return _folded_left(call, arithmetic.add)
+
+
+def _folded_left(call: Call, combine: Callable[[Any, Value, Value], Value]) -> Value:
+    values = call.tensors("data_0")
+    if not values or len({value.dtype for value in values}) != 1:
+        raise Uninterpreted("operands of several types")
+    total = values[0]
+    for value in values[1:]:
+        total = combine(call.terms, total, value)
+    return total
+
+
+@_handles("Max", 6, 8, 12, 13)
+def _max(call: Call) -> Value:
+    return _folded_left(call, lambda terms, a, b: definitions.extreme(terms, "maximum", a, b))
+
+
+@_handles("Min", 6, 8, 12, 13)
+def _min(call: Call) -> Value:
+    return _folded_left(call, lambda terms, a, b: definitions.extreme(terms, "minimum", a, b))
+
+
+def _comparison(name: str) -> Handler:
+    return lambda call: elementwise(call.terms, name, _both(call), "bool")
+
+
+_COMPARISONS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+    ("Equal", "eq", (7, 11, 13, 19)),
+    ("Less", "lt", (7, 9, 13)),
+    ("LessOrEqual", "le", (12, 16)),
+    ("Greater", "gt", (7, 9, 13)),
+    ("GreaterOrEqual", "ge", (12, 16)),
+    ("And", "and", (7,)),
+    ("Or", "or", (7,)),
+)
+for _name, _own, _versions in _COMPARISONS:
+    OPERATORS.update({(_name, version): _comparison(_own) for version in _versions})
+
+
+@_handles("Not", 1)
+def _not(call: Call) -> Value:
+    return elementwise(call.terms, "not", [call.tensor("X")], "bool")
+
+
+@_handles("Where", 9, 16)
+def _where(call: Call) -> Value:
+    first, second = _both(call, "X", "Y")
+    return elementwise(call.terms, "where", [call.tensor("condition"), first, second], first.dtype)
+
+
+@_handles("Cast", 6, 9, 13, 19, 21, 23, 24, 25)
+def _cast(call: Call) -> Value:
+    from fxexport.language.onnx_file import type_name
+
+    if call.has("saturate"):
+        call.any("saturate")
+    value, target = call.tensor("input"), type_name(call.integer("to"))
+    if (
+        "float8" in target
+        or "string" in (target, value.dtype)
+        or "4" in (target[-1:] + value.dtype[-1:]).replace("64", "")
+    ):
+        raise Uninterpreted("a cast to a type of few bits")
+    return cast(call.terms, value, target)
+
+
+# --- reductions, pools ---
+
+
+@_handles("GlobalAveragePool", 1, 22)
+def _global_average(call: Call) -> Value:
+    value = _float(call, "X")
+    return windows.reduce(call.terms, "mean", value, list(range(2, value.rank)), keep=True)
+
+
+@_handles("GlobalMaxPool", 1, 22)
+def _global_maximum(call: Call) -> Value:
+    value = _float(call, "X")
+    return windows.reduce(call.terms, "max", value, list(range(2, value.rank)), keep=True)
+
+
+def _reduction(name: str) -> Handler:
+    def reduced(call: Call) -> Value:
+        value, axes, keep = call.tensor("data"), _given(call, "axes"), bool(call.integer("keepdims"))
+        is_noop = call.has("noop_with_empty_axes") and bool(call.integer("noop_with_empty_axes"))
+        if not axes and is_noop:
+            return value
+        dims = [_axis(value, axis) for axis in axes] if axes else list(range(value.rank))
+        return windows.reduce(call.terms, name, value, dims, keep=keep)
+
+    return reduced
+
+
+_REDUCTIONS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+    ("ReduceMean", "mean", (1, 11, 13, 18)),
+    ("ReduceSum", "sum", (1, 11, 13)),
+    ("ReduceMax", "max", (1, 11, 12, 13, 18, 20)),
+    ("ReduceMin", "min", (1, 11, 12, 13, 18, 20)),
+)
+for _name, _own, _versions in _REDUCTIONS:
+    OPERATORS.update({(_name, version): _reduction(_own) for version in _versions})
+
+
+@_handles("AveragePool", 7, 10, 11, 19, 22)
+def _average_pool(call: Call) -> Value:
+    value, kernel = _float(call, "X"), call.integers("kernel_shape")
+    ones = [1] * len(kernel)
+    stride = call.optional_integers("strides") or ones
+    dilation = (call.optional_integers("dilations") if call.has("dilations") else None) or ones
+    return windows.average_pool(
+        call.terms,
+        value,
+        kernel=kernel,
+        stride=stride,
+        padding=_pads(call, value, kernel, stride, dilation),
+        ceil=_ceil(call),
+        counts_padding=bool(call.integer("count_include_pad")),
+        dilation=dilation,
+    )
+
+
+def _ceil(call: Call) -> bool:
+    return call.has("ceil_mode") and bool(call.integer("ceil_mode"))
+
+
+@_handles("MaxPool", 8, 10, 11, 12, 22)
+def _max_pool(call: Call) -> Value:
+    value, kernel = _float(call, "X"), call.integers("kernel_shape")
+    call.any("storage_order")  # of the indices, which are not given
+    ones = [1] * len(kernel)
+    stride = call.optional_integers("strides") or ones
+    dilation = (call.optional_integers("dilations") if call.has("dilations") else None) or ones
+    return windows.maximum_pool(
+        call.terms,
+        value,
+        kernel=kernel,
+        stride=stride,
+        padding=_pads(call, value, kernel, stride, dilation),
+        dilation=dilation,
+        ceil=_ceil(call),
+    )
+
+
+@_handles("Softmax", 13)
+def _softmax(call: Call) -> Value:
+    value = _float(call, "input")
+    return definitions.softmax(call.terms, value, _axis(value, call.integer("axis")))
+
+
+@_handles("LogSoftmax", 13)
+def _log_softmax(call: Call) -> Value:
+    value = _float(call, "input")
+    return definitions.log_softmax(call.terms, value, _axis(value, call.integer("axis")))
+
+
+# --- views, moves ---
+
+
+@_handles("Identity", 1, 13, 14, 16, 19, 21, 23, 24, 25)
+def _identity(call: Call) -> Value:
+    call.terms.use("copy")
+    return call.tensor("input")
+
+
+@_handles("Dropout", 7, 10, 12, 13, 22)
+def _dropout(call: Call) -> Value:
+    if call.has("training_mode"):
+        mode = call.optional_tensor("training_mode")
+        stored = None if mode is None else exact_array(mode)
+        if mode is not None and (stored is None or stored.any()):
+            raise Uninterpreted("dropout in training")
+    for name in ("ratio", "seed"):
+        if call.has(name):
+            call.any(name)  # of training only
+    call.terms.use("dropout-in-evaluation")
+    return call.tensor("data")
+
+
+@_handles("Flatten", 1, 9, 11, 13, 21, 23, 24, 25)
+def _flatten(call: Call) -> Value:
+    value, axis = call.tensor("input"), call.integer("axis")
+    axis = axis + value.rank if axis < 0 else axis
+    if not 0 <= axis <= value.rank:
+        raise Uninterpreted("an axis that is none")
+    before, behind = times(*value.shape[:axis]), times(*value.shape[axis:])
+    return moves.reshape(value, [before, behind])
+
+
+@_handles("Reshape", 5, 13, 14, 19, 21, 23, 24, 25)
+def _reshape(call: Call) -> Value:
+    value, wanted = call.tensor("data"), _contents(call.tensor("shape"))
+    keeps_zero = call.has("allowzero") and bool(call.integer("allowzero"))
+    if wanted is None or (keeps_zero and 0 in wanted):
+        raise Uninterpreted("a reshape to nothing")
+    shape = [value.shape[axis] if extent == 0 else extent for axis, extent in enumerate(wanted)]
+    return moves.reshape(value, shape)
+
+
+@_handles("Transpose", 1, 13, 21, 23, 24, 25)
+def _transpose(call: Call) -> Value:
+    value = call.tensor("data")
+    order = call.optional_integers("perm") or list(reversed(range(value.rank)))
+    if sorted(order) != list(range(value.rank)):
+        raise Uninterpreted("no permutation")
+    return value.permuted(order)
+
+
+@_handles("Squeeze", 1, 11, 13, 21, 23, 24, 25)
+def _squeeze(call: Call) -> Value:
+    value, axes = call.tensor("data"), _given(call, "axes")
+    if axes is None:
+        if any(not isinstance(extent, int) for extent in value.shape):
+            raise Uninterpreted("a squeeze of what may be one cell")
+        axes = [axis for axis, extent in enumerate(value.shape) if extent == 1]
+    return moves.squeeze(value, [_axis(value, axis) for axis in axes])
+
+
+@_handles("Unsqueeze", 1, 11, 13, 21, 23, 24, 25)
+def _unsqueeze(call: Call) -> Value:
+    value, axes = call.tensor("data"), _given(call, "axes") or []
+    return moves.unsqueeze(value, [_axis(value, axis, extra=len(axes)) for axis in axes])
+
+
+@_handles("Expand", 8, 13)
+def _expand(call: Call) -> Value:
+    value, wanted = call.tensor("input"), _contents(call.tensor("shape")) or []
+    shape = [1] * (value.rank - len(wanted)) + wanted
+    return moves.expand(value, shape)
+
+
+@_handles("Concat", 4, 11, 13)
+def _concat(call: Call) -> Value:
+    values = call.tensors("inputs")
+    if len({(value.rank, value.dtype) for value in values}) != 1:
+        raise Uninterpreted("values of several ranks")
+    return moves.concatenate(call.terms, values, _axis(values[0], call.integer("axis")))
+
+
+@_handles("Slice", 10, 11, 13)
+def _slice(call: Call) -> Value:
+    value = call.tensor("data")
+    starts, ends = (_contents(call.tensor(name)) or [] for name in ("starts", "ends"))
+    axes = _contents(call.optional_tensor("axes"))
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = _contents(call.optional_tensor("steps")) or [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if not isinstance(step, int) or step < 1:
+            raise Uninterpreted("a slice backwards")
+        dim = _axis(value, axis)
+        extent = extent_of(value.layout[dim])
+        first, last = _within(start, extent), _within(end, extent)
+        count = moves.slice_count(first, last, step)
+        count = max(count, 0) if isinstance(count, int) else count
+        value = moves.take(call.terms, value, dim, first, step, count)
+    return value
+
+
+def _within(place: Extent, extent: Extent) -> Extent:
+    """A place along an axis, counted from behind where negative, held within the axis."""
+    if isinstance(place, int) and isinstance(extent, int):
+        return min(max(place + extent if place < 0 else place, 0), extent)
+    if isinstance(place, int) and place >= 2**31 - 1:
+        return extent
+    if place == 0 or place == extent:
+        return place
+    raise Uninterpreted("a slice of a free extent")
+
+
+@_handles("Split", 2, 11, 13, 18)
+def _split(call: Call) -> list[Value]:
+    value = call.tensor("input")
+    dim = _axis(value, call.integer("axis"))
+    given = _given(call, "split")
+    extent = extent_of(value.layout[dim])
+    if given is None:
+        count = call.any("num_outputs") if call.has("num_outputs") else None
+        if not isinstance(count, int) or not isinstance(extent, int):
+            raise Uninterpreted("pieces of unknown number")
+        size = -(-extent // count)
+        given = [min(size, extent - start) for start in range(0, extent, size)]
+    elif call.has("num_outputs"):
+        call.any("num_outputs")
+    start: Extent = 0
+    found = []
+    for piece in given:
+        found.append(moves.take(call.terms, value, dim, start, 1, piece))
+        start = plus(start, piece)
+    if start != extent:
+        raise Uninterpreted("pieces that are not the whole")
+    return found
+
+
+@_handles("Gather", 1, 11, 13)
+def _gather(call: Call) -> Value:
+    value, index = call.tensor("data"), call.tensor("indices")
+    dim = _axis(value, call.integer("axis"))
+    stored = exact_array(index)
+    if stored is None:
+        raise Uninterpreted("computed indices")
+    extent = extent_of(value.layout[dim])
+    if stored.ndim == 0:
+        place = int(stored)
+        if isinstance(extent, int) and not -extent <= place < extent:
+            raise Uninterpreted("a cell that is none")
+        if value.contents is not None and value.rank == 1:
+            return terms_of_contents(call.terms, [value.contents[place]], 0, value.dtype)
+        return moves.select(call.terms, value, dim, plus(extent, place) if place < 0 else place)
+    flat = [int(item) for item in stored.reshape(-1)]
+    if not flat or (isinstance(extent, int) and not all(-extent <= item < extent for item in flat)):
+        raise Uninterpreted("a cell that is none")
+    if value.contents is not None and value.rank == 1 and stored.ndim == 1:
+        return terms_of_contents(call.terms, [value.contents[i] for i in flat], 1, value.dtype)
+    array = exact_array(value)
+    if array is not None:
+        return call.terms.constant(np.take(array, stored, dim))
+    step = flat[1] - flat[0] if len(flat) > 1 else 1
+    if stored.ndim != 1 or flat[0] < 0 or step < 1 or flat != list(range(flat[0], flat[-1] + 1, step)):
+        raise Uninterpreted("cells in another order")
+    return moves.take(call.terms, value, dim, flat[0], step, len(flat))
+
+
+@_handles("Pad", 11, 13, 18, 19, 21, 23, 24, 25)
+def _pad(call: Call) -> Value:
+    value, sizes_of = call.tensor("data"), _contents(call.tensor("pads")) or []
+    if call.text("mode") != "constant":
+        raise Uninterpreted("padding by the value itself")
+    axes = _contents(call.optional_tensor("axes")) if call.has("axes") else None
+    dims = list(range(value.rank)) if axes is None else [_axis(value, axis) for axis in axes]
+    fill = call.optional_tensor("constant_value")
+    stored = definitions.number(call.terms, 0, value.dtype) if fill is None else fill
+    if any(not isinstance(size, int) or size < 0 for size in sizes_of):
+        raise Uninterpreted("padding that cuts")
+    for place, dim in reversed(list(enumerate(dims))):
+        before, after = sizes_of[place], sizes_of[place + len(dims)]
+        value = moves.pad(call.terms, value, dim, before, after, "constant", stored)
+    return value
+
+
+# --- shapes, constants ---
+
+
+@_handles("Shape", 1, 13, 15, 19, 21, 23, 24, 25)
+def _shape(call: Call) -> Value:
+    value = call.tensor("data")
+    start = call.integer("start") if call.has("start") else 0
+    end = call.any("end") if call.has("end") else None
+    return sizes.shape_of(call.terms, value, start, end)
+
+
+@_handles("Size", 1, 13, 19, 21, 23, 24, 25)
+def _size(call: Call) -> Value:
+    return terms_of_contents(call.terms, [times(*call.tensor("data").shape)], 0)
+
+
+@_handles("Constant", 1, 9, 11, 12, 13, 19, 21, 23, 24, 25)
+def _constant(call: Call) -> Value:
+    from fxexport.language.onnx_file import tensor_value
+
+    kinds = ("value", "value_float", "value_floats", "value_int", "value_ints")
+    given = [(name, call.any(name)) for name in kinds if call.has(name)]
+    found = [(name, item) for name, item in given if item is not None]
+    if len(found) != 1:
+        raise Uninterpreted("a constant of another kind")
+    name, item = found[0]
+    if name == "value":
+        return tensor_value(call.terms, item)
+    return call.terms.constant(np.asarray(item, "float32" if "float" in name else "int64"))
+
+
+@_handles("ConstantOfShape", 9, 20, 21, 23, 24, 25)
+def _constant_of_shape(call: Call) -> Value:
+    from fxexport.language.onnx_file import tensor_value
+
+    size, stored = _contents(call.tensor("input")) or [], call.any("value")
+    if stored is None:
+        fill = definitions.number(call.terms, 0, "float32")
+    else:
+        fill = tensor_value(call.terms, stored)
+        fill = fill.seen(()) if fill.term.shape == () else fill
+    if fill.rank:
+        raise Uninterpreted("a fill of several cells")
+    if (
+        size
+        and all(isinstance(item, int) for item in size)
+        and len(size) == 1
+        and fill.term.array is not None
+    ):
+        return call.terms.constant(np.full([int(str(item)) for item in size], fill.term.array))
+    return moves.expand(moves.unsqueeze(fill, list(range(len(size)))), size)
+
+
+@_handles("Range", 11)
+def _range(call: Call) -> Value:
+    ends = [_contents(call.tensor(name)) or [] for name in ("start", "limit", "delta")]
+    (start,), (limit,), (step,) = ends
+    if not (isinstance(start, int) and isinstance(limit, int) and isinstance(step, int)):
+        raise Uninterpreted("a range of free extent")
+    return call.terms.constant(np.arange(start, limit, step, dtype=call.tensor("start").dtype))

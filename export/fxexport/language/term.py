@@ -1,0 +1,313 @@
+"""Terms: operators over operands, each made once, so that what is equal is the same object.
+
+A term is an operator's name, everything that its schema says about it, and its operands with the part of
+their axes that each of its own axes walks. It holds no node, no name of a value and no printed text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxexport.language.extents import Extent
+from fxexport.language.layout import (
+    Layout,
+    Parts,
+    Shape,
+    behind,
+    extent_of,
+    extents_of,
+    plain,
+    within,
+)
+
+Array: TypeAlias = NDArray[Any]
+
+FLOATS = ("float64", "float32", "bfloat16", "float16")
+"""Types whose arithmetic stands for that of the reals."""
+
+
+class Uninterpreted(Exception):
+    """The operator means something that the language has no term for; it becomes a foreign one.
+
+    Control flow of this package: no caller outside it sees one.
+    """
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """One value, up to views of it.
+
+    Attributes:
+        op: the operator.
+        attributes: everything else that tells it from another operator.
+        operands: what it reads, and how.
+        dtype: type of the elements.
+        shape: extents of its axes, none of them 1; None where the rank is unknown.
+        is_closed: whether it is made of constants alone.
+        skeleton: a hash in which no constant's value counts, the same in every process.
+        serial: its number in the table.
+        array: the elements of a constant, in the order of its axes.
+        error: of a constant that is a real number: how far it may lie from the value that rounding gives.
+    """
+
+    op: str
+    attributes: tuple[Hashable, ...]
+    operands: tuple[Operand, ...]
+    dtype: str
+    shape: Shape | None
+    is_closed: bool
+    skeleton: str
+    serial: int
+    array: Array | None = None
+    error: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Operand:
+    """A term that another one reads.
+
+    Attributes:
+        term: what is read.
+        access: the parts of its axes that the reader's axes walk, one entry for each; empty where the
+            operand repeats itself. None where the operand's rank is unknown.
+    """
+
+    term: Term
+    access: tuple[Parts, ...] | None
+
+    def value(self, layout: Layout) -> Value:
+        """The operand as the reader's axes see it, where they are arranged as ``layout``."""
+        slots = [parts[0] if parts else None for parts in self.access or ()]
+        return Value(term=self.term, known_layout=tuple(behind(parts, slots) for parts in layout))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """A term seen through a layout: what a graph's value is.
+
+    Attributes:
+        term: the term.
+        known_layout: how its axes lie over the dimensions; None where the rank is unknown.
+        contents: the elements of a vector or scalar of integers, where they are extents.
+    """
+
+    term: Term
+    known_layout: Layout | None
+    contents: tuple[Extent, ...] | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """The layout.
+
+        Raises:
+            Uninterpreted: the rank is unknown.
+        """
+        if self.known_layout is None:
+            raise Uninterpreted("a value of unknown rank")
+        return self.known_layout
+
+    @property
+    def dtype(self) -> str:
+        """Type of the elements."""
+        return self.term.dtype
+
+    @property
+    def shape(self) -> Shape:
+        """Extents of the dimensions."""
+        return extents_of(self.layout)
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions."""
+        return len(self.layout)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is made of constants alone."""
+        return self.term.is_closed
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its arithmetic stands for that of the reals."""
+        return self.term.dtype in FLOATS
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is one closed number, however often repeated."""
+        return self.term.is_closed and self.term.shape == ()
+
+    def seen(self, layout: Layout) -> Value:
+        """The same term through another layout."""
+        return Value(term=self.term, known_layout=layout)
+
+    def arranged(self, layout: Layout) -> Value:
+        """The value whose dimensions are parts of this one's: ``Part.axis`` counts this one's dimensions.
+
+        Raises:
+            Uninterpreted: a part would be torn.
+        """
+        found: list[Parts] = []
+        for parts in layout:
+            taken: list[Any] = []
+            for part in parts:
+                inner = (
+                    (part,) if part.is_repeated else within(self.layout[part.axis], part.stride, part.extent)
+                )
+                if inner is None:
+                    raise Uninterpreted("a view that cuts an axis at no multiple")
+                taken.extend(inner)
+            found.append(tuple(taken))
+        from fxexport.language.layout import merged
+
+        return self.seen(tuple(merged(parts) for parts in found))
+
+    def permuted(self, order: Sequence[int]) -> Value:
+        """Its dimensions in another order."""
+        return self.seen(tuple(self.layout[dim] for dim in order))
+
+
+def digest(*parts: object) -> str:
+    """A hash of what the parts print, for parts that print all they hold."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a term was first met in a graph.
+
+    Attributes:
+        operator: the operator as the graph names it.
+        node: name of the node.
+        is_foreign: whether it is one that the language does not interpret.
+    """
+
+    operator: str
+    node: str
+    is_foreign: bool = False
+
+
+class Terms:
+    """Every term of both graphs, each once.
+
+    Attributes:
+        used: names of the identities that were used.
+        origin: where the terms that are made come from; None for what no node wrote.
+        origins: for each side and term the first place.
+        side: 0 while the left graph is read, 1 for the right one.
+    """
+
+    def __init__(self) -> None:
+        """An empty table."""
+        self.used: set[str] = set()
+        self.side = 0
+        self.origin: Origin | None = None
+        self.origins: dict[tuple[int, Term], Origin] = {}
+        self._known: dict[Hashable, Term] = {}
+        self._constants: dict[Hashable, list[Term]] = {}
+        self._count = 0
+
+    def use(self, identity: str) -> None:
+        """Notes that an identity was used."""
+        self.used.add(identity)
+
+    def term(
+        self,
+        op: str,
+        attributes: tuple[Hashable, ...],
+        operands: Sequence[Operand],
+        dtype: str,
+        shape: Shape | None,
+        *,
+        is_closed: bool | None = None,
+    ) -> Term:
+        """The term, made if it is new."""
+        read = tuple(operands)
+        key = (op, attributes, tuple((o.term.serial, o.access) for o in read), dtype, shape)
+        found = self._known.get(key)
+        if found is None:
+            closed = all(o.term.is_closed for o in read) if is_closed is None else is_closed
+            skeleton = digest(op, attributes, [_skeleton(o) for o in read], dtype, shape)
+            found = Term(op, attributes, read, dtype, shape, closed, skeleton, self._next())
+            self._known[key] = found
+        return self._noted(found)
+
+    def constant(self, array: Array, *, error: float = 0.0, dtype: str | None = None) -> Value:
+        """The constant with these elements; equal ones are one term, ``-0`` as ``0`` and NaN as NaN."""
+        kept = array.reshape([extent for extent in array.shape if extent != 1])
+        name = dtype or str(array.dtype)
+        key = (name, kept.shape, error, _sample(kept))
+        for term in self._constants.setdefault(key, []):
+            if term.array is not None and is_same(term.array, kept):
+                found = term
+                break
+        else:
+            skeleton = digest("constant", name, kept.shape)
+            found = Term("constant", (), (), name, kept.shape, True, skeleton, self._next(), kept, error)
+            self._constants[key].append(found)
+        axes = iter(range(kept.ndim))
+        layout = tuple(() if e == 1 else plain_axis(next(axes), e) for e in array.shape)
+        value = Value(term=self._noted(found), known_layout=layout)
+        return with_contents(value)
+
+    def real(self, number: float, error: float = 0.0, dtype: str = "float32") -> Value:
+        """A real number that stands for what arithmetic in ``dtype`` makes of it."""
+        return self.constant(np.asarray(number, np.float64), error=error, dtype=dtype)
+
+    def _noted(self, term: Term) -> Term:
+        if self.origin is not None:
+            self.origins.setdefault((self.side, term), self.origin)
+        return term
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+
+def plain_axis(axis: int, extent: Extent) -> Parts:
+    """The parts of a dimension that is one whole axis."""
+    (parts,) = plain((extent,))
+    return tuple(dataclasses.replace(part, axis=axis) for part in parts)
+
+
+def with_contents(value: Value) -> Value:
+    """The value, with its elements as extents where it is a short vector of integers."""
+    array = value.term.array
+    if array is None or array.dtype.kind not in "iu" or value.rank > 1 or array.size > _SHORT:
+        return value
+    return dataclasses.replace(value, contents=tuple(int(number) for number in array.reshape(-1)))
+
+
+_SHORT = 64
+"""Vectors of more elements are no shapes."""
+
+
+def is_same(first: Array, second: Array) -> bool:
+    """Whether two arrays hold the same elements, ``-0`` taken for ``0`` and NaN for NaN."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    if first is second or np.array_equal(first, second):
+        return True
+    if first.dtype.kind not in "fcV":
+        return False
+    with np.errstate(all="ignore"):
+        both = np.isnan(first) & np.isnan(second)
+        return bool(np.all((first == second) | both))
+
+
+def _sample(array: Array) -> str:
+    flat = array.reshape(-1)
+    few = flat[:: max(1, flat.size // 16)][:16]
+    return digest([str(item) for item in few.tolist()]).replace("-0.0", "0.0")
+
+
+def _skeleton(operand: Operand) -> object:
+    if operand.term.is_closed:
+        extents = None if operand.access is None else [extent_of(parts) for parts in operand.access]
+        return ("closed", operand.term.dtype, extents)
+    return (operand.term.skeleton, operand.access)

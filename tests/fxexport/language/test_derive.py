@@ -1,0 +1,197 @@
+"""What is derived about pairs that differ in one hidden thing, and about pairs that are one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fxexport.language import Derivation, NotRead, derive, graph_of_module
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Two convolutions around what is tried, and a head."""
+
+    def __init__(self, middle: nn.Module | Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.middle = middle
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.middle(self.first(x))
+        return self.head(self.second(x).mean((2, 3)))
+
+
+def derived(left: object, right: object) -> Derivation:
+    """The derivation for two nets with these middles."""
+    nets = [middle if isinstance(middle, Net) else Net(middle).eval() for middle in (left, right)]  # type: ignore[arg-type]
+    return derive(*(graph_of_module(net, (X,)) for net in nets))
+
+
+def in_place(x: torch.Tensor) -> torch.Tensor:
+    """A statement whose result nobody reads."""
+    x.relu_()
+    return x
+
+
+def read_before(x: torch.Tensor) -> torch.Tensor:
+    """A value that is read as it was, and changed behind that."""
+    kept = x * 1.5
+    x.relu_()
+    return kept + x
+
+
+def seen_through_view(x: torch.Tensor) -> torch.Tensor:
+    """A change that a view sees."""
+    view = x.flatten(2)
+    x.relu_()
+    return view.view_as(x)
+
+
+class Dropout(nn.Module):
+    """A user's class of a known name."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 0.5
+
+
+IDENTITY = nn.Identity()
+DIFFERENT = {
+    "in-place statement": (IDENTITY, in_place),
+    "in place, read before": (lambda x: x * 1.5 + x, read_before),
+    "in place, seen through a view": (IDENTITY, seen_through_view),
+    "divisor": (nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1, divisor_override=2)),
+    "padding counted": (nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
+    "ceiling": (nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(3, 2, 1, ceil_mode=True)),
+    "corners": (
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+    ),
+    "slope": (nn.LeakyReLU(0.1), nn.LeakyReLU(0.2)),
+    "softmax axis": (nn.Softmax(1), nn.Softmax(2)),
+    "user's dropout": (nn.Dropout(), Dropout()),
+    "transposed map": (IDENTITY, lambda x: x.transpose(2, 3)),
+    "nearly one": (IDENTITY, lambda x: x / 2.00002 * 2),
+    "acts from the sixth sample on": (
+        IDENTITY,
+        lambda x: x * (torch.arange(x.shape[0]) < 5).view(-1, 1, 1, 1),
+    ),
+    "never smaller": (lambda x: x.relu(), lambda x: x.relu() * torch.where(x.amin() >= 0, 3.0, 1.0)),
+    "overflows between": (IDENTITY, lambda x: x * 1e30 * 1e-30),
+    "cancels between": (IDENTITY, lambda x: x + 1e8 - 1e8),
+    "random": (lambda x: x + torch.rand_like(x), lambda x: x + torch.rand_like(x)),
+    "half precision": (IDENTITY, lambda x: x.half().float()),
+    "integers between": (IDENTITY, lambda x: x.int().float()),
+    "halves lost": (lambda x: x, lambda x: (x.int() // 2 * 2).float()),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_differs_is_not_proved(name: str) -> None:
+    left, right = DIFFERENT[name]
+    found = derived(left, right)
+    assert not found.is_proved
+    assert found.problem is None
+    assert found.unrelated or found.constants
+
+
+SAME = {
+    "a module and itself": (nn.Hardswish(), nn.Hardswish()),
+    "in place": (nn.ReLU(), nn.ReLU(inplace=True)),
+    "in place as a statement": (nn.ReLU(), in_place),
+    "in place, read before": (lambda x: x * 1.5 + x.relu(), read_before),
+    "in place, seen through a view": (nn.ReLU(), seen_through_view),
+    "twice": (nn.ReLU(), nn.Sequential(nn.ReLU(), nn.ReLU())),
+    "nested clamps": (nn.ReLU6(), nn.Sequential(nn.ReLU(), nn.Hardtanh(-1.0, 6.0))),
+    "hard swish": (nn.Hardswish(), lambda x: x * nn.functional.relu6(x + 3) / 6),
+    "hard sigmoid": (nn.Hardsigmoid(), lambda x: nn.functional.relu6(x + 3) / 6),
+    "silu": (nn.SiLU(), lambda x: torch.sigmoid(x) * x),
+    "gelu": (nn.GELU(), lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))),
+    "softmax": (
+        nn.Softmax(1),
+        lambda x: (e := torch.exp(x - x.amax(1, keepdim=True))) / e.sum(1, keepdim=True),
+    ),
+    "a view and back": (IDENTITY, lambda x: x.flatten(1).unflatten(1, x.shape[1:])),
+    "a permute past a relu": (nn.ReLU(), lambda x: x.permute(0, 2, 3, 1).relu().permute(0, 3, 1, 2)),
+    "no-ops": (
+        IDENTITY,
+        lambda x: nn.functional.dropout(x.float().contiguous().clone(), training=False) * 1.0,
+    ),
+    "halved and doubled": (IDENTITY, lambda x: x * 0.5 * 2),
+    "branches": (lambda x: x.sin() + x.cos(), lambda x: x.cos() + x.sin()),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_is_the_same_is_proved(name: str) -> None:
+    left, right = SAME[name]
+    found = derived(left, right)
+    assert (found.is_proved, found.unrelated, found.constants) == (True, (), ())
+
+
+def test_a_graph_that_is_not_what_runs_is_seen_as_what_runs() -> None:
+    net = Net(nn.ReLU()).eval()
+    stale = torch.fx.symbolic_trace(net)
+    (relu,) = (node for node in stale.graph.nodes if node.target == "middle")
+    relu.replace_all_uses_with(relu.args[0])
+    stale.graph.erase_node(relu)
+    assert derive(graph_of_module(net, (X,)), graph_of_module(stale, (X,))).is_proved
+    stale.recompile()
+    assert not derive(graph_of_module(net, (X,)), graph_of_module(stale, (X,))).is_proved
+
+
+def hooked() -> Net:
+    """A net whose whole is hooked."""
+    net = Net(nn.ReLU()).eval()
+    net.register_forward_hook(lambda module, args, result: result * 3)
+    return net
+
+
+def own_forward() -> Net:
+    """A net with a part whose instance has a forward of its own."""
+    net = Net(nn.ReLU()).eval()
+    inner = net.first.forward
+    net.first.forward = lambda x: 3 * inner(x)  # type: ignore[method-assign]
+    return net
+
+
+def whole_forward() -> Net:
+    """A net whose instance has a forward of its own."""
+    net = Net(nn.ReLU()).eval()
+    inner = net.forward
+    net.forward = lambda x: 3 * inner(x)  # type: ignore[method-assign]
+    return net
+
+
+class Called(Net):
+    """A net that is more than its forward."""
+
+    def __call__(self, *args: torch.Tensor) -> torch.Tensor:
+        return super().__call__(*args) * 3
+
+
+def part_hooked() -> Net:
+    """A net with a hooked part."""
+    net = Net(nn.ReLU()).eval()
+    net.first.register_forward_pre_hook(lambda module, args: (args[0] * 3,))
+    return net
+
+
+@pytest.mark.parametrize(
+    "make", [hooked, own_forward, whole_forward, part_hooked, lambda: Called(nn.ReLU()).eval()]
+)
+def test_what_runs_beside_forward_is_seen_or_refused(make: Callable[[], Net]) -> None:
+    net = make()
+    left = graph_of_module(Net(nn.ReLU()).eval(), (X,))
+    assert not torch.allclose(net(X), Net(nn.ReLU()).eval()(X))
+    try:
+        right = graph_of_module(net, (X,))
+    except NotRead:
+        return
+    assert not derive(left, right).is_proved
