@@ -6,9 +6,10 @@
 >>> rewrite(head, to="conv").report.rewrites[0].after
 'Conv2d(8, 3, kernel_size=(1, 1))'
 
-Everything is handed on from where it is made: the passes from ``fxpasses``, export and certificate from
-``fxexport``, rules for files (no code in a file is run unless asked for, an output appears whole or not at
-all) from ``fxhead.api``. Names are imported on first use, since they import torch.
+Everything is handed on from where it is made: the passes from ``fxpasses`` (for ONNX models from
+``fxexport``), export and certificate from ``fxexport``, rules for files (no code in a file is run unless
+asked for, an output appears whole or not at all) from ``fxhead.api``. Names are imported on first use, since
+they import torch.
 """
 
 from importlib import import_module
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxexport import Certificate, Verdict, available_providers, certify, export_onnx
-    from fxhead.api import load_model, save_model
+    from fxhead.api import find_sites, load_model, rewrite, save_model
     from fxpasses import (
         ConvToLinear,
         ConvToUnfold,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
         Sites,
         UnfoldToConv,
         WeightPlan,
-        find_sites,
-        rewrite,
     )
 
 __all__ = [
@@ -69,7 +68,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_HOMES = {"load_model": "fxhead.api", "save_model": "fxhead.api"}
+_HOMES = dict.fromkeys(("find_sites", "load_model", "rewrite", "save_model"), "fxhead.api")
 _HOMES |= dict.fromkeys(
     ("Certificate", "Verdict", "available_providers", "certify", "export_onnx"), "fxexport"
 )

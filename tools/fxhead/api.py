@@ -1,22 +1,84 @@
-"""``load_model`` and ``save_model``: the command line's rules for files, for programs."""
+"""What programs import: the passes for models of every kind, and the command line's rules for files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.export import ExportedProgram
 
+import fxpasses
 from fxexport.untrusted.programs import PROGRAM_SUFFIX
 from fxhead.files.publish import publish, staged
 from fxhead.files.save import save_module
 from fxhead.loading.load import Loading, load
 from fxhead.source import Source
+from fxpasses import RewriteResult, Sites
 from fxpasses.errors import FileError, InputError
 
 _SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)
+
+
+def rewrite(
+    model: Any,
+    to: str,
+    scope: str = "head",
+    example_inputs: Any = None,
+    way: str = "auto",
+    outputs: Sequence[str] = ("logits",),
+) -> RewriteResult[Any]:
+    """The model with its head in another form; see ``fxpasses.rewrite``.
+
+    Args:
+        model: a module, a GraphModule, an ExportedProgram, an ``onnx.ModelProto``, an ``onnx_ir.Model``, or
+            the path of an ONNX file; the result is of the same kind (an ``onnx.ModelProto`` for a path).
+        to: ``"conv"``, ``"linear"``, ``"dense"``, ``"fcn"``, or for PyTorch models ``"unfold"``.
+        scope: see ``fxpasses.rewrite``.
+        example_inputs: see there; for ONNX models they say the extents that the model leaves open.
+        way: see there; ONNX models are graphs already.
+        outputs: see there; ONNX models give what they gave.
+
+    Raises:
+        InputError: an argument is not of the kind that is needed.
+        FileError: an ONNX model is damaged.
+        TraceError: the model cannot be traced.
+    """
+    if not _is_onnx(model):
+        return fxpasses.rewrite(model, to, scope, example_inputs, way, outputs)
+    from fxexport.onnx_dialect.rewrite import rewrite_onnx
+
+    if tuple(outputs) != ("logits",):
+        raise InputError("an ONNX model gives what it gave", where="outputs", fix="leave them out")
+    return rewrite_onnx(model, to, scope, _shapes(example_inputs))
+
+
+def find_sites(
+    model: Any, scope: str = "head", example_inputs: Any = None, way: str = "auto", to: str | None = None
+) -> Sites:
+    """Every site of a model, and every miss; see ``fxpasses.find_sites``, and ``rewrite`` for the kinds."""
+    if not _is_onnx(model):
+        return fxpasses.find_sites(model, scope, example_inputs, way, to)
+    from fxexport.onnx_dialect.rewrite import find_onnx_sites
+
+    return find_onnx_sites(model, scope, to, _shapes(example_inputs))
+
+
+def _is_onnx(model: object) -> bool:
+    """Whether a model is one of ONNX; nothing of onnx is imported for one of PyTorch."""
+    if isinstance(model, (str, os.PathLike)):
+        return os.fspath(model).lower().endswith(".onnx")
+    return type(model).__module__.partition(".")[0] in ("onnx", "onnx_ir")
+
+
+def _shapes(example_inputs: Any) -> tuple[tuple[int, ...], ...]:
+    given = example_inputs() if callable(example_inputs) else example_inputs
+    if given is None:
+        return ()
+    inputs = given if isinstance(given, (tuple, list)) else (given,)
+    return tuple(tuple(value.shape) for value in inputs)
 
 
 def load_model(

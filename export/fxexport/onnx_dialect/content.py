@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
@@ -60,13 +61,15 @@ class Content:
 
     Args:
         data: the file.
+        name: what to call it in errors.
 
     Raises:
         ValueError: it is no ONNX file, or is damaged.
     """
 
-    def __init__(self, data: wire.Buffer) -> None:
+    def __init__(self, data: wire.Buffer, name: str = "the ONNX model") -> None:
         self.data = data
+        self.name = name
         self.model_fields = [*wire.fields(data, 0, len(data))]
         graphs = [field for field in self.model_fields if field.number == GRAPH]
         if len(graphs) != 1 or graphs[0].wire != wire.DELIMITED:
@@ -134,6 +137,7 @@ class Content:
         parts = [*wire.fields(self.data, path[-1].content, path[-1].end)]
         held = [part for part in parts if part.wire == wire.DELIMITED and part.number in (_RAW, *_PACKED)]
         values = held[0] if len(held) == 1 else None
+        _require_whole(parts, self.data, values)
         drop = drop and values is not None and values.end - values.content > LARGE_BYTES
         message = b"".join(self.data[p.start : p.end] for p in parts if not drop or p is not values)
         proto = onnx.TensorProto()
@@ -271,6 +275,32 @@ def _parse(proto: onnx.ModelProto | onnx.TensorProto, message: bytes) -> None:
         proto.ParseFromString(message)
     except Exception as error:  # of protobuf's own, which none of our dependencies declares
         raise ValueError(str(error).splitlines()[0]) from error
+
+
+def _require_whole(parts: Sequence[Field], data: wire.Buffer, values: Field | None) -> None:
+    """Returns where raw values are as many as the tensor's shape says.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if values is None or values.number != _RAW:
+        return
+    proto = onnx.TensorProto()
+    _parse(proto, b"".join(data[part.start : part.end] for part in parts if part is not values))
+    bits = _bits(proto.data_type)
+    if bits and (math.prod(proto.dims) * bits + 7) // 8 != values.end - values.content:
+        raise ValueError(f"{proto.name!r} has another number of values than its shape says")
+
+
+def _bits(element: int) -> int:
+    """Bits of one number of an element type; 0 where that is not known."""
+    name = onnx.TensorProto.DataType.Name(element) if element in onnx.TensorProto.DataType.values() else ""
+    packed = re.fullmatch(r"(?:U?INT|FLOAT)(2|4)(?:E\d+M\d+)?", name)
+    if packed is not None:
+        return int(packed[1])
+    if name in ("", "UNDEFINED", "STRING"):
+        return 0
+    return 8 * onnx.helper.tensor_dtype_to_np_dtype(element).itemsize
 
 
 def _dims(dims: Sequence[int]) -> bytes:

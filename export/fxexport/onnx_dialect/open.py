@@ -17,6 +17,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxexport.onnx_dialect import calls
+from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.constants import Constants
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.extents import Extent, Values, inferred
@@ -29,10 +30,6 @@ _INFO = TraceInfo(method="given", mode="fixed")
 _RESULT = operator("fxhead", "Result")
 ABSORBED = operator("fxhead", "Absorbed")
 _SIZE = torch.ops.aten.sym_size.int
-
-
-class BrokenGraph(ValueError):
-    """The file's graph contradicts itself."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
@@ -163,6 +160,10 @@ class Call:
         self.proto = proto
         self.attributes = calls.attributes(proto, opened.opsets)
         self.opset = opened.opsets.get("", 1)
+
+    def broken(self, problem: str) -> BrokenGraph:
+        """The error that says what is wrong with the node."""
+        return BrokenGraph(f"{self.proto.op_type} {self.proto.name or self.proto.output[0]!r} {problem}")
 
     def open(self) -> None:
         """Writes the node into the graph."""

@@ -24,6 +24,9 @@ _CROSSED = ELEMENTWISE | {"Dropout", "Identity", "Cast", "Transpose"}
 
 def _gemm(call: Call) -> bool:
     alpha, beta = call.attribute("alpha"), call.attribute("beta")
+    shape = call.shape()
+    if shape is not None and len(shape) != 2:
+        raise call.broken(f"reads {len(shape)} axes, and takes 2: a Flatten is missing before it")
     weight = call.weight(1, transposed=not call.attribute("transB"))
     if weight is None:
         return _computed_gemm(call)

@@ -15,10 +15,11 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from fxexport.onnx_dialect.broken import BrokenGraph, checked
 from fxexport.onnx_dialect.close import close
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.files import mapped
-from fxexport.onnx_dialect.open import BrokenGraph, OpenOnnx
+from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.pieces import Piece, written
 from fxexport.onnx_dialect.record import Record, record_of, with_record
 from fxexport.onnx_graph.wire import Buffer
@@ -53,13 +54,6 @@ class Rewritten:
         return b"".join(written(self.pieces, memoryview(self.source)))
 
 
-def is_onnx(model: object) -> bool:
-    """Whether something is an ONNX model, or the path of one."""
-    if isinstance(model, (str, os.PathLike)):
-        return os.fspath(model).lower().endswith(".onnx")
-    return isinstance(model, (onnx.ModelProto, ir.Model))
-
-
 def rewrite_onnx(model: Any, to: str, scope: str = "head", input_shapes: Shapes = ()) -> RewriteResult[Any]:
     """An ONNX model with its head in another form; see ``fxpasses.rewrite``.
 
@@ -89,9 +83,18 @@ def find_onnx_sites(
 ) -> Sites:
     """Every site of an ONNX model, and every miss; see ``fxpasses.find_sites`` and ``rewrite_onnx``."""
     form = None if to is None else form_named(to)
-    chosen = scope_named(scope, form)
-    _require_spelled(form, chosen)
-    return sites_of(Survey(_opened(_content(model), input_shapes), chosen, lambda: None), form)
+    return sites_of_content(_content(model), form, scope_named(scope, form), input_shapes)
+
+
+def sites_of_content(content: Content, to: Form | None, scope: Scope, input_shapes: Shapes = ()) -> Sites:
+    """Every site of a file, and every miss.
+
+    Raises:
+        InputError: no ONNX file has the form.
+        FileError: the graph contradicts itself.
+    """
+    _require_spelled(to, scope)
+    return sites_of(Survey(_opened(content, input_shapes), scope, lambda: None), to)
 
 
 def rewrite_content(content: Content, to: Form, scope: Scope, input_shapes: Shapes = ()) -> Rewritten:
@@ -105,7 +108,7 @@ def rewrite_content(content: Content, to: Form, scope: Scope, input_shapes: Shap
     record = record_of(content)
     if record is None or record.scope is not scope or record.to is to:
         return _changed(content, to, scope, input_shapes)
-    before = Content(b"".join(written(record.pieces, memoryview(content.data))))
+    before = Content(b"".join(written(record.pieces, memoryview(content.data))), content.name)
     return _joined(record, _changed(before, to, scope, input_shapes))
 
 
@@ -184,9 +187,16 @@ def _opened(content: Content, input_shapes: Shapes) -> OpenOnnx:
     try:
         return OpenOnnx(content, input_shapes)
     except BrokenGraph as error:
-        raise FileError(
-            f"its graph is broken ({error})", where="the ONNX model", fix="check it with onnx.checker"
-        ) from error
+        raise _broken(content, str(error)) from error
+    except Exception as error:
+        problem = checked(content.proto)
+        if problem is None:
+            raise
+        raise _broken(content, problem) from error
+
+
+def _broken(content: Content, problem: str) -> FileError:
+    return FileError(f"its graph is broken ({problem})", where=content.name, fix="export it again")
 
 
 def _content(model: Any) -> Content:
@@ -207,7 +217,7 @@ def read_content(path: Path) -> Content:
 
 def _checked(data: Buffer, where: str) -> Content:
     try:
-        return Content(data)
+        return Content(data, where)
     except ValueError as error:
         raise FileError(
             f"is no ONNX file, or is damaged ({str(error).splitlines()[0]})",

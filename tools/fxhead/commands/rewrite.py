@@ -45,6 +45,7 @@ from fxhead.source import Source
 @providers_option
 @click.option("--opset", type=click.IntRange(min=1), help="Opset of the ONNX files.")
 @click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
+@click.option("--no-check", is_flag=True, help="Of an ONNX file: write the other form, and check nothing.")
 @click.option("--force", is_flag=True, help="Replace files that exist; never the input.")
 @source_options
 def rewrite_command(
@@ -57,6 +58,7 @@ def rewrite_command(
     providers: str | None,
     opset: int | None,
     no_onnx: bool,
+    no_check: bool,
     force: bool,
     input_shapes: tuple[str, ...],
     as_json: bool,
@@ -69,10 +71,16 @@ def rewrite_command(
     certificate: all of them, or nothing where the check says "broken". What torch.export traced is
     written as MODEL.conv.pt2. The model is put in eval mode. The ONNX files of the forms dense and fcn take
     any height and width, where the model does.
+
+    Of an ONNX file, MODEL.onnx, writes MODEL.conv.onnx, the plan and the certificate; the way back gives the
+    file byte for byte.
     """
     from fxhead.inputs.shapes import parse_shape
     from fxhead.loading.load import Loading
-    from fxhead.rewriting.run import RewriteOptions, run_rewrite
+    from fxhead.rewriting.options import RewriteOptions
+    from fxhead.rewriting.run import run_rewrite
+    from fxhead.rewriting.run_onnx import run_rewrite_onnx
+    from fxhead.source import SourceKind
     from fxpasses.report import Form, Scope
 
     options = RewriteOptions(
@@ -86,7 +94,9 @@ def rewrite_command(
         opset=opset,
         with_onnx=not no_onnx,
         with_map=with_map,
+        with_check=not no_check,
         loading=Loading(**loading),
         force=force,
     )
-    return finish(lambda: run_rewrite(options, render.TerminalProgress()), as_json=as_json)
+    run = run_rewrite_onnx if options.source.kind is SourceKind.ONNX else run_rewrite
+    return finish(lambda: run(options, render.TerminalProgress()), as_json=as_json)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from fxhead.inputs.describe import describe, note_guess
 from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.shapes import find_shapes
 from fxhead.inspect.outcome import InspectOutcome
 from fxhead.loading.load import Loading, load
+from fxhead.outcome import ModelInfo
 from fxhead.show.progress import Progress
-from fxhead.source import Source
+from fxhead.source import Source, SourceKind
 from fxpasses import find_sites
 from fxpasses.errors import InputError
 from fxpasses.report import Form, Scope
@@ -29,6 +33,8 @@ def run_inspect(
     Raises:
         FxHeadError: the user can do something about it.
     """
+    if source.kind is SourceKind.ONNX:
+        return _inspect_onnx(source, scope, to, input_shapes, progress)
     with progress.step(f"loading {source.text}"):
         loaded = load(source, loading, progress.note)
     module = loaded.model
@@ -45,4 +51,17 @@ def run_inspect(
         examples = shapes.examples(2) if shapes else None
         sites = find_sites(module, scope=scope, example_inputs=examples, way=way, to=to)
     model = describe(source, module, shapes, loaded.container)
+    return InspectOutcome(model=model, scope=str(scope), sites=sites)
+
+
+def _inspect_onnx(
+    source: Source, scope: Scope, to: Form | None, input_shapes: Sequence[Sequence[int]], progress: Progress
+) -> InspectOutcome:
+    from fxexport.onnx_dialect.rewrite import read_content, sites_of_content
+
+    with progress.step(f"reading {source.text}"):
+        content = read_content(Path(source.name))
+    with progress.step("finding sites"):
+        sites = sites_of_content(content, to, scope, input_shapes)
+    model = ModelInfo(source=source, class_name="ONNX", parameters=None)
     return InspectOutcome(model=model, scope=str(scope), sites=sites)

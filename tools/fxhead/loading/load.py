@@ -225,9 +225,7 @@ def _wrapper(container: Container) -> str | None:
 _FIXES = {
     FileKind.TORCHSCRIPT: "loading it runs the code in it; give the nn.Module that it was made from",
     FileKind.COMPILED: "give the program that it was compiled from",
-    FileKind.ONNX: (
-        "a rewrite needs the model that it was exported from; fxhead check and cam read ONNX files"
-    ),
+    FileKind.ONNX: ("end its name in .onnx, by which ONNX files are known"),
     FileKind.OBJECT: "save the module itself with torch.save(model, path)",
 }
 

@@ -13,6 +13,7 @@ from fxhead.rewriting.memory_lines import memory_lines
 from fxhead.show.fitting_table import FittingTable
 from fxhead.show.tables import file_table, miss_lines, model_line, shape_text, trace_lines
 from fxhead.show.units import in_bytes
+from fxhead.source import SourceKind
 
 if TYPE_CHECKING:
     from fxhead.rewriting.outcome import RewriteOutcome
@@ -39,7 +40,8 @@ def rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
         native = shape_text(report.native_size)
         yield f"native size {native}: one position, more on a larger input, an error on a smaller one"
     if outcome.verdict is None:
-        yield "[bold]not checked[/]: --no-onnx; fxhead check REFERENCE CANDIDATE gives the certificate"
+        asked = "--no-check" if outcome.model.source.kind is SourceKind.ONNX else "--no-onnx"
+        yield f"[bold]not checked[/]: {asked}; fxhead check REFERENCE CANDIDATE gives the certificate"
     else:
         yield from rewrite_verdict(outcome.verdict, outcome.checks)
     if outcome.files:

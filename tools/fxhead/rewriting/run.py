@@ -18,16 +18,17 @@ from fxhead.files.settle import settle
 from fxhead.inputs.describe import describe, note_guess
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.inputs.shapes import find_shapes
-from fxhead.loading.load import Loading, load, require_readable
+from fxhead.loading.load import load, require_readable
 from fxhead.outcome import WrittenFile
 from fxhead.rewriting.both_forms import Graphs, take_graph
 from fxhead.rewriting.memory_lines import memory_line
+from fxhead.rewriting.options import RewriteOptions
 from fxhead.rewriting.outcome import RewriteOutcome
 from fxhead.show.progress import Progress
-from fxhead.source import Source, SourceKind
+from fxhead.source import SourceKind
 from fxpasses import find_sites
 from fxpasses.errors import InputError, SizeError
-from fxpasses.report import Form, Scope, Site
+from fxpasses.report import Form, Site
 
 if TYPE_CHECKING:
     from fxhead.inputs.samples import Data
@@ -36,24 +37,6 @@ _TRACE_BATCH = 2
 # from the original (0) to the module (1) and both ONNX files (2, 3); like is compared with like where that
 # proves more
 _CHAIN = ((0, 1), (0, 2), (2, 3))
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RewriteOptions:
-    """What ``fxhead rewrite`` was asked for; ``providers`` None takes every one available."""
-
-    source: Source
-    to: Form
-    out: str | None = None
-    scope: Scope = Scope.HEAD
-    way: str = "auto"
-    providers: tuple[str, ...] | None = None
-    input_shapes: tuple[tuple[int, ...], ...] = ()
-    opset: int | None = None
-    with_onnx: bool = True
-    with_map: bool = False
-    loading: Loading = dataclasses.field(default_factory=Loading)
-    force: bool = False
 
 
 def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
@@ -108,6 +91,8 @@ class _Job:
     def require_possible(self) -> None:
         """Refuses before the long work starts what would be refused after it."""
         options = self.options
+        if not options.with_check:
+            raise InputError("is for an ONNX file", where="--no-check", fix="give --no-onnx, or leave it out")
         if not options.with_onnx and (options.providers is not None or options.opset is not None):
             raise InputError(
                 "--providers and --opset are about ONNX files, and none are written",

@@ -1,0 +1,176 @@
+"""``fxhead rewrite FILE.onnx``: one file in, the other form out, checked against what it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.files import write_pieces
+from fxexport.onnx_dialect.rewrite import Rewritten, read_content, rewrite_content, sites_of_content
+from fxhead.check.artefact import (
+    FileRecord,
+    ModelRecord,
+    Recipe,
+    document,
+    kept_options,
+    record_external,
+    record_model,
+)
+from fxhead.check.outcome import Check, worst
+from fxhead.files.publish import publish, staged
+from fxhead.files.save import require_free_file, save_json
+from fxhead.files.settle import settle
+from fxhead.outcome import ModelInfo, WrittenFile
+from fxhead.rewriting.options import RewriteOptions
+from fxhead.rewriting.outcome import RewriteOutcome
+from fxhead.show.progress import Progress
+from fxhead.source import Source, SourceKind
+from fxpasses.errors import InputError
+from fxpasses.report import Site
+
+_SUFFIX = ".onnx"
+
+
+def run_rewrite_onnx(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
+    """The outcome; its files are written when this returns, or none are.
+
+    Raises:
+        FxHeadError: the user can do something about it; nothing is written.
+    """
+    start = time.perf_counter()
+    job = _Job(options=options, target=_target(options), progress=progress)
+    job.require_possible()
+    with progress.step(f"reading {options.source.text}"):
+        content = read_content(Path(options.source.name))
+    with progress.step("rewriting"):
+        changed = rewrite_content(content, options.to, options.scope, options.input_shapes)
+    checks: tuple[Check, ...] = ()
+    files: tuple[WrittenFile, ...] = ()
+    if changed.report.rewrites:
+        checks, files = job.write(changed)
+    return RewriteOutcome(
+        model=ModelInfo(source=options.source, class_name="ONNX", parameters=None),
+        report=changed.report,
+        already=() if changed.report.rewrites else job.already(content),
+        checks=checks,
+        files=files,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _target(options: RewriteOptions) -> Path:
+    """The file to write."""
+    source = options.source
+    name = f"{source.stem}.{options.to}{_SUFFIX}"
+    if options.out is None:
+        return source.folder / name
+    out = Path(options.out)
+    if out.suffix.lower() == _SUFFIX and not out.is_dir():
+        return out
+    if out.is_file() or out.suffix.lower() in (".pt", ".pth", ".pt2", ".json", ".safetensors"):
+        raise InputError("is neither an .onnx file nor a folder", where=f"-o {out}", fix="name an .onnx file")
+    return out / name
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One run, step by step."""
+
+    options: RewriteOptions
+    target: Path
+    progress: Progress
+
+    @property
+    def plan(self) -> str:
+        """The weight plan's name."""
+        return f"{self.target.stem}.plan.json"
+
+    @property
+    def certificate(self) -> str:
+        """The certificate's name."""
+        return f"{self.target.stem}.certificate.json"
+
+    def require_possible(self) -> None:
+        """Refuses before the long work starts what would be refused after it."""
+        options = self.options
+        loading = options.loading
+        strangers = {
+            "--opset": options.opset is not None,
+            "--no-onnx": not options.with_onnx,
+            "--with-map": options.with_map,
+            "--trace": options.way != "auto",
+            "--arch": loading.arch is not None,
+            "--weights": loading.weights is not None,
+        }
+        given = next((name for name, is_given in strangers.items() if is_given), None)
+        if given is not None:
+            raise InputError("an ONNX file is rewritten as it is", where=given, fix="leave it out")
+        if not options.with_check and options.providers is not None:
+            raise InputError("nothing is checked", where="--no-check", fix="leave it or --providers out")
+        settle(self.target.parent)
+        names = (self.target.name, self.plan, *((self.certificate,) if options.with_check else ()))
+        for name in names:
+            require_free_file(self.target.parent / name, [Path(options.source.name)], force=options.force)
+
+    def already(self, content: Content) -> tuple[Site, ...]:
+        """The sites that have the asked form before anything is done."""
+        options = self.options
+        found = sites_of_content(content, options.to, options.scope, options.input_shapes)
+        return tuple(site for site in found.sites if site.form is options.to)
+
+    def write(self, changed: Rewritten) -> tuple[tuple[Check, ...], tuple[WrittenFile, ...]]:
+        """The certificates, and everything that was written; nothing where the verdict is broken."""
+        checks: tuple[Check, ...] = ()
+        with staged(self.target.parent) as staging:
+            with self.progress.step(f"writing {self.target}"):
+                write_pieces(changed.pieces, changed.source, staging / self.target.name)
+            save_json(changed.plan.to_dict(), staging / self.plan)
+            if self.options.with_check:
+                checks = self.check(staging)
+            if worst(checks) == "broken":
+                return checks, ()
+            paths = publish(staging, force=self.options.force)
+        order = (self.target.name, self.plan, self.certificate)
+        ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
+        return checks, tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
+
+    def check(self, staging: Path) -> tuple[Check, ...]:
+        """The certificate of the new file against the old one, which is then in ``staging``, too."""
+        from fxhead.check.examine import Question, examine
+
+        options = self.options
+        staged_path = staging / self.target.name
+        written = Source(text=self.target.name, kind=SourceKind.ONNX, name=str(staged_path))
+        question = Question(
+            models=(options.source, written),
+            providers=options.providers,
+            plan=staging / self.plan,
+            input_shapes=options.input_shapes,
+            loading=options.loading,
+        )
+        answer = examine(question, self.progress)
+        folder = self.target.parent
+        models = (
+            record_model(options.source, Path(options.source.name), None, folder),
+            ModelRecord(
+                name=self.target.name,
+                kind=SourceKind.ONNX,
+                file=FileRecord.of(staged_path, folder, written_as=self.target.name),
+                data=record_external(staged_path, staging),
+            ),
+        )
+        recipe = Recipe(
+            models=models,
+            pairs=question.pairs,
+            providers=answer.providers,
+            plan=FileRecord.of(staging / self.plan, folder, written_as=self.plan),
+            seed=options.loading.seed,
+            loading=kept_options(options.loading, question.models),
+            data=answer.data,
+        )
+        content: dict[str, Any] = document(recipe, answer.checks)
+        save_json(content, staging / self.certificate)
+        return answer.checks
