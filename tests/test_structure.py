@@ -163,7 +163,8 @@ FLOORS = {
         "pointwise", "sites", "dense", "fcn", "im2col", "survey", "change", "api", "passes",
     ),
     "fxexport": (
-        "providers", "results", "language", "terms", "numerics", "onnx_graph", "onnx_dialect",
+        "providers",
+        "precision", "results", "language", "terms", "numerics", "onnx_graph", "onnx_dialect",
         "module_graph",
         "untrusted", "to_onnx", "subjects", "proof/graphs", "proof/measured", "proof/wiring",
         "proof", "certificate",

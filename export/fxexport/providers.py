@@ -8,9 +8,14 @@ fp32: there strict sessions are what the defaults give, but for deterministic ke
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import dataclasses
+import importlib
+import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +46,13 @@ _KNOWN = {
 }
 _STRICT: Mapping[str, Mapping[str, str]] = {
     # DEFAULT is cuDNN's implicit GEMM, a direct sum; the others may pick Winograd or FFT, and by timing
-    "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT", "cudnn_conv_use_max_workspace": "0"},
+    "cuda": {
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "DEFAULT",
+        "cudnn_conv_use_max_workspace": "0",
+        "enable_cuda_graph": "0",  # a graph that was captured is replayed, whatever the next shapes are
+        "arena_extend_strategy": "kSameAsRequested",
+    },
     "tensorrt": {"trt_fp16_enable": "0", "trt_bf16_enable": "0", "trt_int8_enable": "0"},
     "openvino": {"precision": "ACCURACY"},
     "migraphx": {"migraphx_fp16_enable": "0", "migraphx_int8_enable": "0"},
@@ -53,6 +64,29 @@ _STRICT: Mapping[str, Mapping[str, str]] = {
 Source:
     ONNX Runtime's documentation of each execution provider, *Configuration options*.
 """
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Plugin:
+    """A provider that comes in a package of its own, which is loaded into any onnxruntime.
+
+    Attributes:
+        package: the package, as it is imported.
+        options: the function of the package that gives the value, by option that every session needs.
+    """
+
+    package: str
+    options: Mapping[str, str]
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the package is there; it is not imported."""
+        return importlib.util.find_spec(self.package) is not None
+
+
+_PLUGINS = {"qnn": _Plugin(package="onnxruntime_qnn", options={"backend_path": "get_qnn_htp_path"})}
+"""Source: ONNX Runtime's documentation, *Plugin Execution Provider Libraries*."""
+
 _DEFAULTS = ":defaults"
 _SILENT = 4
 _BFLOAT16 = 16
@@ -153,9 +187,12 @@ def require_provider(name: str) -> str:
     installed = require_onnxruntime().get_available_providers()
     require_known([name])
     full = _KNOWN[short_name(name)]
-    if full not in installed:
+    plugin = _PLUGINS.get(short_name(name))
+    if full not in installed and not (plugin and plugin.is_installed):
         has = ", ".join(key for key, value in _KNOWN.items() if value in installed)
         fix = "run pip install 'fxhead[gpu]' in place of the cpu extra" if name == "cuda" else None
+        if plugin:
+            fix = f"run pip install {plugin.package.replace('_', '-')}"
         raise ProviderError(
             f"the installed onnxruntime has no {full} (it has {has})",
             where=name,
@@ -202,19 +239,23 @@ class Session:
         called = name if isinstance(source, bytes) else Path(source).name
         self._where = target if called is None else f"{called} on {target}"
         try:
-            session = runtime.InferenceSession(source, options, providers=[(full, provider_options(target))])
+            session = _session(runtime, source, options, target)
         except Exception as error:  # onnxruntime's errors share no base class but Exception
             raise ProviderError(
                 f"no session ({_first_line(error)})", where=self._where, fix=_fix_for(provider, error)
             ) from error
         self._session: onnxruntime.InferenceSession = session
         self._weights = weights  # the session reads them in place
-        self._require_placement(full, provider)
+        self._require_placement(full, provider, source)
         self.input_names = tuple(item.name for item in session.get_inputs())
         self.output_names = tuple(item.name for item in session.get_outputs())
 
-    def _require_placement(self, full: str, provider: str) -> None:
-        """Nothing, if the session has the provider and every node was placed on it."""
+    def _require_placement(self, full: str, provider: str, source: str | bytes) -> None:
+        """Nothing, if the session has the provider and every node was placed on it.
+
+        Nodes that only compute sizes may be on the CPU: ONNX Runtime places them there by design, since their
+        results are needed on the host, and they hold no value of the model.
+        """
         ran_on = self._session.get_providers()
         if not ran_on or ran_on[0] != full:
             raise ProviderError(
@@ -222,7 +263,11 @@ class Session:
                 where=self._where,
                 fix=_fix_for(provider),
             )
-        strays = [f"{node} on {other}" for other, node in placements(self._session) if other != full]
+        elsewhere = [(node, other) for other, node in placements(self._session) if other != full]
+        sizes = size_nodes(source) if elsewhere else frozenset()
+        strays = [
+            f"{node} on {other}" for node, other in elsewhere if other != _KNOWN["cpu"] or node not in sizes
+        ]
         if strays:
             raise ProviderError(
                 f"{len(strays)} nodes do not run on {full} ({', '.join(strays[:4])})",
@@ -257,9 +302,76 @@ def _session_options(runtime: Any, target: str) -> Any:
     # an arena grows by powers of two and pays off after many runs; a session here makes few
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if provider_of(target) != "cpu":
+    if provider_of(target) != "cpu" and not hasattr(
+        runtime.InferenceSession, "get_provider_graph_assignment_info"
+    ):
+        # where placements are not told (< 1.24); size nodes, which belong on the CPU, are refused then too
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
+
+
+_SIZES = frozenset({"Shape", "Size"})
+_OF_SIZES = frozenset(
+    (
+        "Abs Add And Cast Ceil Concat Constant ConstantOfShape Div Equal Expand Floor Gather Greater "
+        "GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg Not Or Range ReduceMax ReduceMin "
+        "ReduceProd ReduceSum Reshape ScatterND Slice Split Squeeze Sub Tile Unsqueeze Where"
+    ).split()
+)
+"""Operators by which shapes are computed from shapes."""
+
+
+def size_nodes(source: str | bytes) -> frozenset[str]:
+    """Names of the nodes of an ONNX model that only compute sizes, from ``Shape``, ``Size`` and constants."""
+    import onnx
+
+    if isinstance(source, bytes):
+        model = onnx.load_from_string(source)
+    else:
+        model = onnx.load(source, load_external_data=False)
+    known = {tensor.name for tensor in model.graph.initializer} | {""}
+    found = set()
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        reads_sizes = node.op_type in _OF_SIZES and known.issuperset(node.input)
+        if node.op_type in _SIZES or reads_sizes:
+            known.update(node.output)
+            found.add(node.name)
+    return frozenset(found - {""})
+
+
+def _session(runtime: Any, source: str | bytes, options: Any, target: str) -> Any:
+    """A session on one provider: one of this build, or one that a package of its own brings."""
+    provider = provider_of(target)
+    full, chosen = _KNOWN[short_name(provider)], provider_options(target)
+    plugin = _PLUGINS.get(short_name(provider))
+    if plugin is None or not plugin.is_installed:
+        return runtime.InferenceSession(source, options, providers=[(full, chosen)])
+    package = importlib.import_module(plugin.package)
+    with _stdout_to_stderr():  # such a library may print a banner
+        if full not in runtime.get_available_providers():
+            runtime.register_execution_provider_library(full, package.get_library_path())
+        needed = {option: getattr(package, function)() for option, function in plugin.options.items()}
+        devices = [device for device in runtime.get_ep_devices() if device.ep_name == full]
+        options.add_provider_for_devices(devices[:1], needed | chosen)
+        return runtime.InferenceSession(source, options)
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """What a C library prints meanwhile goes to stderr: stdout is for results."""
+    library, standard = ctypes.CDLL(None), sys.__stdout__
+    if standard is not None:
+        standard.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        library.fflush(None)  # its buffer is written where stdout is now
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def placements(session: Any) -> tuple[tuple[str, str], ...]:

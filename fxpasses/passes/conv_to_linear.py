@@ -51,7 +51,7 @@ class ConvToLinear(PassBase):
 
     Attributes:
         scope: ``"head"``, ``"pooled"`` or ``"all"``.
-        example_inputs: see ``fxpasses.heads.component``.
+        example_inputs: see ``fxpasses.rewrite``.
     """
 
     scope: str = "head"

@@ -42,7 +42,7 @@ class LinearToConv(PassBase):
 
     Attributes:
         scope: ``"head"``, ``"pooled"`` or ``"all"``.
-        example_inputs: see ``fxpasses.heads.component``.
+        example_inputs: see ``fxpasses.rewrite``.
     """
 
     scope: str = "head"

@@ -46,8 +46,8 @@ class PoolToDense(PassBase):
 
     Attributes:
         scope: ``"head"``; in ``"pooled"`` the side branches are refused one by one.
-        example_inputs: see ``fxpasses.heads.component``.
-        outputs: ``("logits",)`` or ``("logits", "map")``; see ``fxpasses.heads.component``.
+        example_inputs: see ``fxpasses.rewrite``.
+        outputs: ``("logits",)`` or ``("logits", "map")``; see ``fxpasses.rewrite``.
     """
 
     scope: str = "head"

@@ -49,7 +49,7 @@ class UnfoldToConv(PassBase):
     Numerics: equal up to the rounding of a dot product of ``C·kh·kw`` terms.
 
     Attributes:
-        example_inputs: see ``fxpasses.heads.component``.
+        example_inputs: see ``fxpasses.rewrite``.
     """
 
     example_inputs: Any = None

@@ -21,6 +21,7 @@ from fxexport.providers import (
     provider_options,
     require_provider,
     short_name,
+    size_nodes,
     targets_of,
 )
 from fxpasses.errors import ProviderError
@@ -118,6 +119,7 @@ def test_options_of_strict_targets_and_of_defaults():
     strict = provider_options("cuda")
     assert strict["use_tf32"] == "0"
     assert strict["cudnn_conv_algo_search"] == "DEFAULT"
+    assert strict["enable_cuda_graph"] == "0"
     assert provider_options("cuda:defaults") == {}
     assert provider_options("cpu") == {}
     assert provider_options("tensorrt")["trt_fp16_enable"] == "0"
@@ -156,8 +158,65 @@ def test_a_session_asks_for_what_its_target_says(target, monkeypatch):
     assert full.lower().startswith(provider_of(target))
     assert chosen == provider_options(target)
     assert options.use_deterministic_compute is not is_defaults(target)
-    if target != "cpu":
-        assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+
+
+def test_where_placements_are_not_told_the_runtime_itself_refuses_a_fall_back(monkeypatch):
+    import onnxruntime
+
+    made = recorded(monkeypatch)
+    monkeypatch.delattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
+    Session(b"", "cuda")
+    assert made[0][0].get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+
+
+def dynamic_reshape(name: str = "sizes") -> bytes:
+    """``x`` as ``[N, -1]`` by way of its own shape: four nodes of sizes, and the Reshape that is none."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Shape", ["x"], ["shape"], name="shape"),
+            helper.make_node("Gather", ["shape", "zero"], ["batch"], name="batch"),
+            helper.make_node("Unsqueeze", ["batch", "zeros"], ["batches"], name="batches"),
+            helper.make_node("Concat", ["batches", "rest"], ["target"], name="target", axis=0),
+            helper.make_node("Reshape", ["x", "target"], ["y"], name="reshape"),
+        ],
+        name,
+        [value("x", TensorProto.FLOAT, ["N", 3, 4])],
+        [value("y", TensorProto.FLOAT, ["N", 12])],
+        [
+            numpy_helper.from_array(np.array(0), "zero"),
+            numpy_helper.from_array(np.array([0]), "zeros"),
+            numpy_helper.from_array(np.array([-1]), "rest"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return model.SerializeToString()
+
+
+def test_nodes_that_only_compute_sizes_may_be_on_the_cpu(monkeypatch):
+    import fxexport.providers
+
+    assert size_nodes(dynamic_reshape()) == {"shape", "batch", "batches", "target"}
+    recorded(monkeypatch)
+    placed = [("CPUExecutionProvider", name) for name in ("batch", "batches", "target")]
+    placed += [("CUDAExecutionProvider", name) for name in ("shape", "reshape")]
+    monkeypatch.setattr(fxexport.providers, "placements", lambda session: tuple(placed))
+    Session(dynamic_reshape(), "cuda")
+    placed[-1] = ("CPUExecutionProvider", "reshape")
+    with pytest.raises(ProviderError, match=r"1 nodes do not run on CUDAExecutionProvider \(reshape on"):
+        Session(dynamic_reshape(), "cuda")
+
+
+def test_a_provider_that_fails_to_start_is_no_session_on_the_cpu(files, monkeypatch):
+    """ONNX Runtime says so in a warning only."""
+    import onnxruntime
+
+    recorded(monkeypatch)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: ["CPUExecutionProvider"])
+    with pytest.raises(ProviderError, match="asked for CUDAExecutionProvider, the session has CPU"):
+        Session(files[0], "cuda")
 
 
 def test_every_node_is_placed(files):

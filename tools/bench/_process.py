@@ -69,7 +69,7 @@ def peaks(source: Path, out: Path) -> tuple[int, int]:
     save = f"torch.save(result.module, {str(out)!r})"
     rewritten = (
         f"import torch, torchvision, fxpasses\n{load}\n"
-        f"result = fxpasses.heads.component(model, to='conv')\nassert result.report.rewrites\n{save}\n{PEAK}"
+        f"result = fxpasses.rewrite(model, to='conv')\nassert result.report.rewrites\n{save}\n{PEAK}"
     )
     return int(python("-c", alone)) * 1024, int(python("-c", rewritten)) * 1024
 

@@ -30,6 +30,8 @@ from fxexport.terms.term import Array, Shape, Term, TermGraph, affine_of, find_h
 from fxexport.to_onnx.write import NATIVE_SIZE
 from fxpasses.errors import CheckError, ProviderError
 
+_FREE_BATCH = "batch"
+
 
 class OnnxSubject:
     """An ONNX file on ONNX Runtime.
@@ -76,7 +78,7 @@ class OnnxSubject:
         self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
         self._repeats: dict[str, bool] = {}
-        self._cut: tuple[tuple[str, ...], Session] | None = None
+        self._cut: tuple[tuple[str, ...], tuple[Session, int | None]] | None = None
 
     @functools.cached_property
     def placed(self) -> TermGraph:
@@ -186,8 +188,8 @@ class OnnxSubject:
             # one at a time: each session holds its own copy of the weights
             self._cut = None
             proto = self.cut_site(site, is_weight_fed=weight is not None, has_bias=has_bias)
-            self._cut = (key, Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto)))
-        (result,) = self._cut[1].run(feeds)
+            self._cut = (key, self._cut_session(proto, provider))
+        result = _run_cut(self._cut[1], feeds)
         if affine.spots is not None:
             return collected(affine, result, len(features))
         return result.reshape(len(features), -1)
@@ -213,7 +215,7 @@ class OnnxSubject:
         affine = affine_of(site)
         if affine.spots is None:
             source = site.operands[0]
-            model = self._cut_out(site.value, source.value, ["batch", *_shape_of(source)])
+            model = self._cut_out(site.value, source.value, [_FREE_BATCH, *_shape_of(source)])
         else:
             spots = affine.spots
             free = [f"extent_{axis}" for axis in range(len(spots.extents))]
@@ -237,10 +239,23 @@ class OnnxSubject:
         """``result`` where ``source`` has these values, in a model cut out of the file."""
         if not result.value or not source.value:
             raise ProviderError("a permuted value has no name to be tapped by", where=result.node)
-        proto = self._cut_out(result.value, source.value, ["batch", *_shape_of(source)])
-        session = Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto))
-        (found,) = session.run((values.astype(self._type_of(source.value)),))
-        return found
+        proto = self._cut_out(result.value, source.value, [_FREE_BATCH, *_shape_of(source)])
+        return _run_cut(self._cut_session(proto, provider), (values.astype(self._type_of(source.value)),))
+
+    def _cut_session(self, proto: onnx.ModelProto, provider: str) -> tuple[Session, int | None]:
+        """A session of a part with a free batch, or with the file's own, which is then given too.
+
+        Some providers have no free axes (Qualcomm's): there the part is run as the file is.
+        """
+        weights = self._weights_of(proto)
+        try:
+            return Session(bytes(proto.SerializeToString()), provider, weights), None
+        except ProviderError:
+            batch = proto.graph.input[0].type.tensor_type.shape.dim[0]
+            if self._declared_batch is None or batch.dim_param != _FREE_BATCH:
+                raise
+            batch.dim_value = self._declared_batch
+            return Session(bytes(proto.SerializeToString()), provider, weights), self._declared_batch
 
     def _type_of(self, name: str) -> np.dtype[Any]:
         value = self._values.get(name)
@@ -374,6 +389,19 @@ def _on(session: Session, feed: Sequence[Array]) -> tuple[Array, ...]:
         return session.run(feed)
     except ProviderError as error:
         raise BatchError(len(feed[0]), error) from error
+
+
+def _run_cut(cut: tuple[Session, int | None], feeds: Sequence[Array]) -> Array:
+    """The one output for all rows of the first feed, in batches of the size that the session takes."""
+    session, batch = cut
+    rows, *rest = feeds
+    if batch is None:
+        (result,) = session.run(feeds)
+        return result
+    missing = -len(rows) % batch
+    padded = np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
+    parts = [session.run((padded[at : at + batch], *rest))[0] for at in range(0, len(padded), batch)]
+    return np.concatenate(parts)[: len(rows)]
 
 
 def _cast(feed: Array, value: ir.Value) -> Array:

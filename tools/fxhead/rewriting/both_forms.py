@@ -64,7 +64,7 @@ def take_graph(
             another one only where symbolic tracing fails.
         examples: example inputs, or a function that gives them or None.
         as_program: whether to write an exported program or a pickle; None writes a program if it is one.
-        outputs: what the rewritten model gives; see ``fxpasses.heads.component``.
+        outputs: what the rewritten model gives; see ``fxpasses.rewrite``.
 
     Raises:
         TraceError: the model cannot be traced that way.

@@ -1,0 +1,215 @@
+"""One provider in figures: what it computes of both forms, how exactly, and how fast.
+
+For each model, in its forms linear, convolution and dense, all three against one another:
+
+- verdicts in strict sessions and with the provider's own defaults, exact probes, the largest difference over
+  its bound, and the precision that sessions really have (measured);
+- the same of a pair whose convolution has one weight off by 1 %, which must be ``broken``;
+- nodes placed on the provider, and the convolution's latency over the linear form's at batch 1 and 32.
+
+With ``--provider cuda`` also eager PyTorch on the GPU, ``cudnn.allow_tf32`` on and off. Every part is printed
+as soon as it is there, one that fails is told and the rest goes on, and no part begins after ``--seconds``.
+The last line on stdout is one JSON document.
+
+    python tools/bench/providers.py --provider openvino [--models NAME ...] [--seconds N] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # a benchmark runs from a checkout, installed or not
+    root = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(root / folder) for folder in ("", "export", "tools")]
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+from fxexport import certify, export_onnx
+from fxexport.precision import measured_precision
+from fxexport.providers import Session, placements, targets_of
+from fxpasses import rewrite
+
+MODELS = ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "vgg11")
+PAIRS = (("linear", "conv"), ("linear", "dense"))
+BATCHES = (1, 32)
+SIZE = 224
+FIXED_BATCH = {"qnn": 2}
+"""Providers without free axes, and the batch that their files get."""
+
+
+def calibrated(name: str) -> nn.Module:
+    """A torchvision model whose batch norms have seen data: at their initial values some give no signal."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None)
+    with torch.no_grad():
+        for _ in range(2):
+            model.train()(torch.randn(4, 3, SIZE, SIZE))
+    return model.eval()
+
+
+def forms_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The model in each form, and its convolution form with one weight off by 1 %."""
+    forms = {"linear": model, "conv": rewrite(model, to="conv").module}
+    dense = rewrite(model, to="dense")
+    if dense.report.rewrites:
+        forms["dense"] = dense.module
+    forms["damaged"] = copy.deepcopy(forms["conv"])
+    weights = [weight for weight in forms["damaged"].parameters() if weight.dim() == 4]
+    with torch.no_grad():
+        weights[-1].view(-1)[weights[-1].abs().argmax()] *= 1.01
+    return forms
+
+
+def write(module: nn.Module, path: Path, provider: str) -> Path:
+    """The form's file, as the provider takes it."""
+    export_onnx(module, torch.randn(2, 3, SIZE, SIZE), path)
+    if provider in FIXED_BATCH:
+        import onnx
+
+        model = onnx.load(path)
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = FIXED_BATCH[provider]
+        onnx.save(model, path)
+    return path
+
+
+def judged(reference: Path, candidate: Path, provider: str) -> dict[str, Any]:
+    """What the certificate says on each target."""
+    samples = torch.randn(
+        FIXED_BATCH.get(provider, 8), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)
+    )
+    found = certify(reference, candidate, samples, providers=(provider,))
+    ratios = [item.max_ratio for item in found.statistics if item.max_ratio is not None]
+    return {
+        "verdict": str(found.verdict),
+        "reason": found.reason,
+        "largest_ratio": max(ratios, default=None),
+        "targets": [
+            {
+                "mode": str(target.mode),
+                "verdict": str(target.verdict),
+                "probes": target.wiring.covered.probes,
+                "is_repeatable": target.is_repeatable,
+            }
+            for target in found.targets
+        ],
+    }
+
+
+def latency(files: dict[str, Path], provider: str, batch: int) -> float:
+    """Median time of the convolution form over that of the linear one, the two taking turns."""
+    sessions = {form: Session(files[form], provider) for form in ("linear", "conv")}
+    values = (np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE)).astype(np.float32),)
+    times: dict[str, list[float]] = {form: [] for form in sessions}
+    for turn in range(8):
+        for form, session in sessions.items():
+            start = time.perf_counter()
+            session.run(values)
+            if turn:  # the first run warms up
+                times[form].append(time.perf_counter() - start)
+    return statistics.median(times["conv"]) / statistics.median(times["linear"])
+
+
+def eager(forms: dict[str, nn.Module]) -> dict[str, float]:
+    """Largest difference to float64 of each form on the GPU, over the largest logit, by TF32 setting."""
+    values = torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    found = {}
+    with torch.no_grad():
+        exact = copy.deepcopy(forms["linear"]).double()(values.double())
+        for is_tf32 in (True, False):
+            torch.backends.cudnn.allow_tf32 = is_tf32
+            for form in ("linear", "conv"):
+                logits = copy.deepcopy(forms[form]).cuda()(values.cuda()).cpu().double()
+                difference = (logits - exact).abs().max() / exact.abs().max()
+                found[f"{form}, cudnn.allow_tf32={is_tf32}"] = float(difference)
+    return found
+
+
+def parts(name: str, provider: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What is measured of one model, by name."""
+    forms = forms_of(calibrated(name))
+    files = {form: write(module, folder / f"{name}.{form}.onnx", provider) for form, module in forms.items()}
+    for pair in (*PAIRS, ("linear", "damaged")):
+        if pair[1] in files:
+            yield (
+                " and ".join(pair),
+                lambda pair=pair: judged(*(files[form] for form in pair), provider),
+            )
+
+    def placed() -> dict[str, int]:
+        return {form: len(placements(Session(file, provider)._session)) for form, file in files.items()}
+
+    yield "nodes placed", placed
+    for batch in BATCHES if provider not in FIXED_BATCH else (FIXED_BATCH[provider],):
+        yield (
+            f"conv over linear, batch {batch}",
+            lambda batch=batch: round(latency(files, provider, batch), 3),
+        )
+    if provider == "cuda":
+        yield "eager PyTorch on the GPU", lambda: eager(forms)
+
+
+def main() -> int:
+    """Prints each part, then the document; 1 where a part failed or a verdict is not what it must be."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--provider", default="cuda")
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME")
+    parser.add_argument("--seconds", type=float, default=300, help="no part begins after this long")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    start, document = (
+        time.monotonic(),
+        {"provider": options.provider, "precision": {}, "models": {}, "failed": []},
+    )
+
+    def take(into: dict[str, Any], model: str, part: str, work: Callable[[], Any]) -> None:
+        if time.monotonic() - start > options.seconds:
+            document["failed"].append(f"{model}, {part}: no time was left")
+            return
+        try:
+            into[part] = work()
+            shown = into[part]
+        except Exception as error:  # noqa: BLE001 - one part that fails must not cost the others
+            document["failed"].append(f"{model}, {part}: {type(error).__name__}: {error}")
+            shown = document["failed"][-1]
+        print(f"{time.monotonic() - start:6.0f} s  {model:20} {part:32} {shown}", flush=True)
+
+    for target in targets_of(options.provider):
+        take(document["precision"], "", target, lambda target=target: str(measured_precision(target)))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.models:
+            row: dict[str, Any] = {}
+            document["models"][name] = row
+            try:
+                for part, work in parts(name, options.provider, Path(folder)):
+                    take(row, name, part, work)
+            except Exception as error:  # noqa: BLE001 - the next model may do
+                document["failed"].append(f"{name}: {type(error).__name__}: {error}")
+    document["wrong"] = [
+        f"{name}, {part}: {found['verdict']}"
+        for name, row in document["models"].items()
+        for part, found in row.items()
+        if isinstance(found, dict) and "verdict" in found
+        if (found["verdict"] == "broken") != part.endswith("damaged")
+    ]
+    text = json.dumps(document)
+    if options.json is not None:
+        options.json.write_text(text)
+    print(text)
+    return 1 if document["failed"] or document["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
