@@ -40,3 +40,8 @@ def pytest_collection_finish() -> None:
 def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What fxhead keeps for a user is kept apart for these tests, in processes that they start too."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
+def pytest_unconfigure() -> None:
+    """What is frozen is never freed, and triton, which torch imports, lists its types that were not."""
+    gc.unfreeze()
