@@ -26,7 +26,7 @@ from fxpasses.heads.region import PooledValue, Region, is_last_affine, scan
 from fxpasses.miss_codes import MissCode
 from fxpasses.pointwise import find as pointwise
 from fxpasses.report import Form, Miss, Problem, Scope
-from fxpasses.vocabulary.ops import VIEWS, Affine, Elementwise, Product
+from fxpasses.vocabulary.ops import Affine, Elementwise, Product, memory_of
 from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.weights.move import WeightOrder
@@ -337,8 +337,8 @@ def _aliased(region: Region) -> dict[Node, Node]:
 def _shared_storage(target: Node, writer: Node, region: Region) -> Node | None:
     """The first value that shares memory with ``target`` and is read by more than the writer's chain."""
     chain = [target]
-    while (value := region.values.get(chain[-1])) and isinstance(value.op, VIEWS):
-        chain.append(value.op.source)
+    while (value := region.values.get(chain[-1])) and (owner := memory_of(value.op)) is not None:
+        chain.append(owner)
     expected: Node = writer
     for node in chain:
         if node not in region.values:

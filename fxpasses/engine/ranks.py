@@ -25,16 +25,25 @@ from fxpasses.vocabulary.ops import (
     Affine,
     Concat,
     Elementwise,
+    Expand,
     FeatureNorm,
     Flatten,
+    Fold,
     Index,
     Op,
+    Opaque,
     Permute,
+    Product,
     Reduce,
+    ShapeValue,
+    Squeeze,
+    Subgraph,
     Unflatten,
+    Unfold,
     Unsqueeze,
     View,
     WindowPool,
+    operands,
 )
 from fxpasses.vocabulary.sizes import is_shape_value, value_of
 from fxpasses.vocabulary.vocabulary import Vocabulary
@@ -89,20 +98,22 @@ class Ranks:
         if vocabulary.tensor_name(node) is not None:
             tensor = vocabulary.tensor(vocabulary.tensor_name(node))
             return None if tensor is None or is_uninitialized(tensor) else tensor.ndim
-        if isinstance(op, Elementwise):
-            return self._broadcast(op)
-        if isinstance(op, (AdaptivePool, WindowPool)):
-            return op.rank + 2
-        if isinstance(op, Affine) and op.form is Form.CONV:
-            return op.rank + 2
-        if isinstance(op, Permute) and not op.swap:
-            return len(op.dims)
-        if isinstance(op, View):
-            return _sizes(op.sizes)
-        source = op.sources[0] if isinstance(op, Concat) else getattr(op, "source", None)
-        before = self.axes.get(source) if isinstance(source, Node) else None
-        added = _added(op, before) if before is not None else None
-        return None if before is None or added is None else before + added
+        match op:
+            case Elementwise():
+                return self._broadcast(op)
+            case AdaptivePool() | WindowPool() | Affine(form=Form.CONV):
+                return op.rank + 2
+            case Permute(swap=False):
+                return len(op.dims)
+            case View():
+                return _sizes(op.sizes)
+            case Affine() | FeatureNorm() | Permute() | Concat():
+                return self.axes.get(operands(op)[0])
+            case Flatten() | Unflatten() | Unsqueeze() | Reduce() | Index():
+                before = self.axes.get(op.source)
+                return None if before is None else before + _added(op, before)
+            case Squeeze() | Expand() | Unfold() | Fold() | Product() | Opaque() | ShapeValue() | Subgraph():
+                return None  # what an operand's shape decides, or no tensor
 
     def _broadcast(self, op: Elementwise) -> int | None:
         if op.module_rank is not None and op.module_rank > 1:
@@ -112,11 +123,9 @@ class Ranks:
         return max((axes for axes in known if axes is not None), default=None) if None not in known else None
 
     def _flat_rank(self, node: Node, op: Op) -> int:
-        source: Any = getattr(op, "source", None)
-        if isinstance(op, Elementwise):
-            source = next(iter(op.sources), None)
-        before = self.axes.get(source) if isinstance(source, Node) else None
-        if before is None or self.axes[node] is None:
+        source = None if isinstance(op, Concat | Product) else next(iter(operands(op)), None)
+        before = None if source is None else self.axes.get(source)
+        if source is None or before is None or self.axes[node] is None:
             return _FLAT_RANK
         return min(before - 2, MAX_RANK) if before > 2 else self.flat[source]
 
@@ -141,8 +150,8 @@ def _sizes(sizes: tuple[Any, ...]) -> int | None:
     return len(sizes) if is_plain and sizes else None
 
 
-def _added(op: Op, before: int) -> int | None:
-    """How many axes an op adds to the ``before`` of its source, or None where that is not known."""
+def _added(op: Flatten | Unflatten | Unsqueeze | Reduce | Index, before: int) -> int:
+    """How many axes an op adds to the ``before`` of its source."""
     match op:
         case Flatten():
             return op.start % before - op.end % before
@@ -154,7 +163,3 @@ def _added(op: Op, before: int) -> int | None:
             return 0 if op.keepdim else -len(op.dims)
         case Index():
             return sum((item is None) - (type(item) is int) for item in op.items)
-        case Affine() | FeatureNorm() | Permute() | Concat():
-            return 0
-        case _:
-            return None

@@ -23,12 +23,12 @@ from fxpasses.vocabulary.ops import (
     CHANNELS,
     Flatten,
     Index,
-    Op,
     Permute,
     Squeeze,
     Unflatten,
     Unsqueeze,
     View,
+    ViewOp,
 )
 from fxpasses.vocabulary.sizes import factors_of, size_of
 from fxpasses.weights.move import WeightOrder
@@ -124,7 +124,7 @@ def flat_layout(channels: int | None, rank: int, batch: int | None = None) -> La
     return Layout(flat_axes((1,) * rank), channels, (1,) * rank, batch)
 
 
-def view(layout: Layout, op: Op) -> Layout | Problem:
+def view(layout: Layout, op: ViewOp) -> Layout | Problem:
     """Layout after a view, or why it cannot be followed."""
     match op:
         case Flatten():
@@ -141,8 +141,6 @@ def view(layout: Layout, op: Op) -> Layout | Problem:
             return _permute(layout, op)
         case Index():
             return _index(layout, op)
-        case _:
-            raise TypeError(f"{type(op).__name__} is not a view")
 
 
 def reduced(layout: Layout, dims: Sequence[int], *, keepdim: bool) -> Layout | None:

@@ -31,12 +31,23 @@ from fxpasses.vocabulary.ops import (
     Affine,
     Concat,
     Elementwise,
+    Expand,
     FeatureNorm,
+    Flatten,
+    Fold,
+    Index,
     Op,
+    Opaque,
+    Permute,
+    Product,
     Reduce,
     ShapeValue,
     Squeeze,
+    Subgraph,
+    Unflatten,
+    Unfold,
     Unsqueeze,
+    View,
     WindowPool,
 )
 from fxpasses.vocabulary.sizes import is_shape_value, value_of
@@ -337,25 +348,27 @@ class _Scanner:
     ) -> Layout | Problem | None:
         first = pooled[0].layout
         assert first is not None
-        if isinstance(op, VIEWS):
-            ranked = self._disguised(first, op, pooled[0])
-            return ranked or layouts.view(first, op)
-        if isinstance(op, FeatureNorm):
-            return first
-        if isinstance(op, Elementwise):
-            return self._elementwise(first, pooled, [] if op.channels else others)
-        if isinstance(op, Concat):
-            return _concat(
-                op, [value.layout for value in pooled if value.layout], len(op.sources) == len(pooled)
-            )
-        if isinstance(op, Affine):
-            return self._affine(first, op)
-        if isinstance(op, AdaptivePool):
-            is_known = first.is_map and op.rank == first.rank and None not in op.output
-            return map_layout(first.channels, op.output, first.batch) if is_known else None
-        if isinstance(op, Reduce):
-            return layouts.reduced(first, op.dims, keepdim=op.keepdim)
-        return None
+        match op:
+            case Flatten() | Unflatten() | View() | Squeeze() | Unsqueeze() | Permute() | Index():
+                return self._disguised(first, op, pooled[0]) or layouts.view(first, op)
+            case FeatureNorm():
+                return first
+            case Elementwise():
+                return self._elementwise(first, pooled, [] if op.channels else others)
+            case Concat():
+                known = [value.layout for value in pooled if value.layout]
+                return _concat(op, known, len(op.sources) == len(pooled))
+            case Affine():
+                return self._affine(first, op)
+            case AdaptivePool():
+                is_known = first.is_map and op.rank == first.rank and None not in op.output
+                return map_layout(first.channels, op.output, first.batch) if is_known else None
+            case Reduce():
+                return layouts.reduced(first, op.dims, keepdim=op.keepdim)
+            case (
+                WindowPool() | Expand() | Unfold() | Fold() | Product() | Opaque() | ShapeValue() | Subgraph()
+            ):
+                return None
 
     def _disguised(self, first: Layout, op: Op, value: PooledValue) -> Layout | None:
         """The map of rank 1 after the squeeze that takes back the unsqueeze before its pool.

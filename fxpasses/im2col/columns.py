@@ -40,6 +40,7 @@ from fxpasses.vocabulary.ops import (
     Unfold,
     View,
     WeightSource,
+    is_copy,
 )
 from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
@@ -262,7 +263,7 @@ class _Walk:
 
 def _rearranged(axes: Axes, op: Op) -> Axes | None:
     """The axes after a permutation or a copy; None after anything else."""
-    if isinstance(op, Elementwise) and op.plain is Plain.COPY:
+    if is_copy(op):
         return axes
     if not isinstance(op, Permute):
         return None

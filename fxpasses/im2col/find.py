@@ -24,7 +24,7 @@ from fxpasses.im2col.columns import Broken, Chain, chains_from
 from fxpasses.im2col.patches import Patches
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Form, Miss, Problem, Scope
-from fxpasses.vocabulary.ops import VIEWS, Affine, Elementwise, Unfold, WeightSource
+from fxpasses.vocabulary.ops import Affine, Elementwise, Unfold, WeightSource, memory_of
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 
@@ -215,12 +215,8 @@ class _Finder:
 
     def _memory(self, node: Node) -> Node:
         """The value whose memory a value may share."""
-        op = self.vocabulary.classify(node)
-        while isinstance(op, VIEWS) or (
-            isinstance(op, Elementwise) and op.sources and (op.inplace or op.plain)
-        ):
-            node = op.source if isinstance(op, VIEWS) else op.sources[0]
-            op = self.vocabulary.classify(node)
+        while (owner := memory_of(self.vocabulary.classify(node))) is not None:
+            node = owner
         return node
 
     # --- all together

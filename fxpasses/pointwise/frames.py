@@ -172,7 +172,8 @@ class Frames:
     def _join_unit_view(self, node: Node, op: Flatten | Unflatten | View) -> None:
         """Joins a vector with a map of one position that is a view of it, and the reverse."""
         units = _units_of_view(node, op, self._units.get(op.source, 0))
-        if units is None or self.ranks.axes[op.source] is None:
+        axes = self.ranks.axes[op.source]
+        if units is None or axes is None or (units and axes != 2):
             return
         if units:
             self._units[node] = units

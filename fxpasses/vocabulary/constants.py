@@ -16,11 +16,11 @@ from fxpasses.vocabulary.ops import (
     Index,
     Op,
     Permute,
-    Plain,
     Squeeze,
     Unflatten,
     Unsqueeze,
     View,
+    is_copy,
 )
 from fxpasses.vocabulary.sizes import size_of
 from fxpasses.vocabulary.vocabulary import Vocabulary
@@ -57,10 +57,7 @@ def constant_of(node: Any, vocabulary: Vocabulary) -> Constant | None:
         plain = tensor.detach()
         return Constant(name=name, reader=node, parameter=plain, view=plain)
     op = vocabulary.classify(node)
-    source = getattr(op, "source", None)
-    if isinstance(op, Elementwise) and op.plain is Plain.COPY:
-        source = op.sources[0]
-    inner = constant_of(source, vocabulary)
+    inner = constant_of(_viewed_by(op), vocabulary)
     if inner is None:
         return None
     try:
@@ -77,7 +74,19 @@ def is_same_view(first: torch.Tensor, second: torch.Tensor) -> bool:
     return alike and all(one == other or extent == 1 for extent, one, other in strides)
 
 
+def _viewed_by(op: Op) -> Node | None:
+    """What an op gives a view or a plain copy of, or None where it computes anything."""
+    match op:
+        case Flatten() | Unflatten() | View() | Squeeze() | Unsqueeze() | Permute() | Index() | Expand():
+            return op.source
+        case Elementwise() if is_copy(op):
+            return op.sources[0]
+        case _:
+            return None
+
+
 def _viewed(tensor: torch.Tensor, op: Op, vocabulary: Vocabulary) -> torch.Tensor | None:
+    """A tensor as an op of ``_viewed_by`` views it, or None where it takes a part of it or repeats it."""
     match op:
         case View():
             return tensor.reshape(_sizes(op.sizes, vocabulary))
@@ -96,10 +105,8 @@ def _viewed(tensor: torch.Tensor, op: Op, vocabulary: Vocabulary) -> torch.Tenso
         case Expand():  # the same for every sample
             shape = tuple(tensor.shape)
             return tensor if op.sizes[1:] in (shape, (-1,) * len(shape)) else None
-        case Elementwise():
+        case _:  # a plain copy
             return tensor
-        case _:
-            return None
 
 
 def _sizes(sizes: tuple[Any, ...], vocabulary: Vocabulary) -> list[int]:

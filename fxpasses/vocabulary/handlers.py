@@ -276,11 +276,14 @@ def added(role: Role, *, inplace: bool = False) -> Handler:
     return handler
 
 
-def copied(input: Node, memory_format: Any = None) -> Op:
-    """A copy in the usual order of memory; one in another order is no plain copy."""
+def copied(plain: Plain) -> Handler:
+    """A handler of functions that put a value in an order of memory; only the usual ones are plain."""
     usual = (None, torch.contiguous_format, torch.preserve_format)
-    plain = Plain.COPY if memory_format in usual else None
-    return Elementwise((input,), role=Role.LINEAR, plain=plain)
+
+    def handler(input: Node, memory_format: Any = None) -> Op:
+        return Elementwise((input,), role=Role.LINEAR, plain=plain if memory_format in usual else None)
+
+    return handler
 
 
 def _is_whole(value: Any) -> bool:

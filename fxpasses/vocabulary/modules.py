@@ -72,7 +72,7 @@ def module_op(module: Any, node: Node) -> Op:
     if kind in _ELEMENTWISE_MODULES:
         return Elementwise((source,), inplace=getattr(module, "inplace", False) is True)
     if kind is nn.Identity:
-        return Elementwise((source,), role=Role.LINEAR, plain=Plain.COPY)
+        return Elementwise((source,), role=Role.LINEAR, plain=Plain.SAME)
     if kind in _DROPOUTS:
         trains = module.training and module.p != 0
         return Elementwise((source,), inplace=module.inplace is True, role=Role.DROPOUT, trains=trains)

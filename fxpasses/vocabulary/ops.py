@@ -1,13 +1,15 @@
 """The typed ops: what a node does, whatever its spelling.
 
-``ops.Vocabulary.classify`` makes them; everything after it reads only them.
+``Vocabulary.classify`` makes them; everything after it reads only them. ``Op`` is the union of them all and a
+function that asks something of an op matches every one without a default, so that mypy names each question
+that a new op has no answer to.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch.fx import Node
@@ -20,22 +22,17 @@ CHANNELS = "C"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Op:
-    """What one node does, in typed terms."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Opaque(Op):
+class Opaque:
     """An op without an entry in the vocabulary."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ShapeValue(Op):
+class ShapeValue:
     """A size, a shape, or arithmetic on them; never a tensor."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class AdaptivePool(Op):
+class AdaptivePool:
     """Pool of ``rank`` spatial axes to ``output``; None keeps an axis's extent."""
 
     source: Node
@@ -45,7 +42,7 @@ class AdaptivePool(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class WindowPool(Op):
+class WindowPool:
     """Pool over windows; ``covers`` where the kernel is written as the map's own extent.
 
     ``kernel`` is None where it is no plain number. ``plain`` windows are neither padded nor divided by
@@ -61,7 +58,7 @@ class WindowPool(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Reduce(Op):
+class Reduce:
     """Reduction over ``dims``; the spelling of a global pool as a mean, a sum or a maximum."""
 
     source: Node
@@ -71,7 +68,7 @@ class Reduce(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Flatten(Op):
+class Flatten:
     """Axes ``start`` to ``end`` merged."""
 
     source: Node
@@ -80,7 +77,7 @@ class Flatten(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Unflatten(Op):
+class Unflatten:
     """Axis ``dim`` split into ``sizes``."""
 
     source: Node
@@ -89,7 +86,7 @@ class Unflatten(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class View(Op):
+class View:
     """``view`` or ``reshape`` to ``sizes``: integers, -1, nodes that hold sizes, ``BATCH``, ``CHANNELS``."""
 
     source: Node
@@ -97,7 +94,7 @@ class View(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Squeeze(Op):
+class Squeeze:
     """Axes of extent 1 dropped; ``dims`` None drops every one of them."""
 
     source: Node
@@ -105,7 +102,7 @@ class Squeeze(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Unsqueeze(Op):
+class Unsqueeze:
     """An axis of extent 1 inserted at ``dim``."""
 
     source: Node
@@ -113,7 +110,7 @@ class Unsqueeze(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Permute(Op):
+class Permute:
     """Axes reordered; ``dims`` of length 2 with ``swap`` exchanges two axes."""
 
     source: Node
@@ -122,7 +119,7 @@ class Permute(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Index(Op):
+class Index:
     """``x[items]`` with integers, slices, None and Ellipsis."""
 
     source: Node
@@ -130,7 +127,7 @@ class Index(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Concat(Op):
+class Concat:
     """Tensors joined along ``dim``."""
 
     sources: tuple[Node, ...]
@@ -138,7 +135,7 @@ class Concat(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Expand(Op):
+class Expand:
     """``expand`` to ``sizes``."""
 
     source: Node
@@ -146,7 +143,7 @@ class Expand(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Unfold(Op):
+class Unfold:
     """The patches of a map as columns, ``[N, C, H, W]`` to ``[N, C·kh·kw, L]`` (im2col).
 
     Each of the numbers has an entry for the height and one for the width.
@@ -160,7 +157,7 @@ class Unfold(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Fold(Op):
+class Fold:
     """Columns of one position each as a map again, ``[N, C, L]`` to ``[N, C, *sizes]``."""
 
     source: Node
@@ -182,12 +179,13 @@ class Role(enum.Enum):
 class Plain(enum.Enum):
     """What a function of every element does exactly, where that is known."""
 
-    COPY = enum.auto()  # gives its operand as it is
+    SAME = enum.auto()  # gives its operand itself, or a copy where memory is in another order
+    COPY = enum.auto()  # gives a copy of its operand
     SUM = enum.auto()  # adds its two operands
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Elementwise(Op):
+class Elementwise:
     """The same function of every element; ``sources`` are all node operands.
 
     ``channels`` marks a function that also looks at the channel axis, axis 1: it is the same on
@@ -208,7 +206,7 @@ class Elementwise(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class FeatureNorm(Op):
+class FeatureNorm:
     """A function along an axis (LayerNorm, softmax(dim=-1)); keeps the layout, is not crossed.
 
     ``is_last`` where it is one of the last axis alone. ``role`` and ``trains`` are those of
@@ -222,7 +220,7 @@ class FeatureNorm(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Product(Op):
+class Product:
     """A matrix product that is not written as a Linear; a site only where it reads columns.
 
     ``equation`` is einsum's, or ``MATMUL`` for the product of two operands over the last axis of the first
@@ -234,7 +232,7 @@ class Product(Op):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Subgraph(Op):
+class Subgraph:
     """A call of other graphs (torch.cond, autocast and no_grad regions), which the passes do not enter."""
 
     paths: tuple[str, ...]
@@ -250,7 +248,7 @@ class WeightSource(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Affine(Op):
+class Affine:
     """A Linear or a convolution, as a module or as a function of a parameter.
 
     ``weight`` and ``bias`` are state-dict names, and ``weight_node`` and ``bias_node`` the nodes that
@@ -283,5 +281,65 @@ class Affine(Op):
         return (self.weight or node.name).removesuffix(".weight")
 
 
+ViewOp: TypeAlias = Flatten | Unflatten | View | Squeeze | Unsqueeze | Permute | Index
 VIEWS = (Flatten, Unflatten, View, Squeeze, Unsqueeze, Permute, Index)
 POOLS = (AdaptivePool, WindowPool, Reduce)
+
+Op: TypeAlias = (
+    Opaque
+    | ShapeValue
+    | AdaptivePool
+    | WindowPool
+    | Reduce
+    | Flatten
+    | Unflatten
+    | View
+    | Squeeze
+    | Unsqueeze
+    | Permute
+    | Index
+    | Concat
+    | Expand
+    | Unfold
+    | Fold
+    | Elementwise
+    | FeatureNorm
+    | Product
+    | Subgraph
+    | Affine
+)
+
+
+def is_copy(op: Op) -> bool:
+    """Whether an op gives the numbers of its operand as they are."""
+    return isinstance(op, Elementwise) and op.plain in (Plain.SAME, Plain.COPY)
+
+
+def operands(op: Op) -> tuple[Node, ...]:
+    """The values that an op reads; of an affine op not its weights, of an opaque one none that it tells."""
+    match op:
+        case Elementwise() | Concat() | Product():
+            return op.sources
+        case AdaptivePool() | WindowPool() | Reduce() | Affine() | FeatureNorm() | Unfold() | Fold():
+            return (op.source,)
+        case Flatten() | Unflatten() | View() | Squeeze() | Unsqueeze() | Permute() | Index() | Expand():
+            return (op.source,)
+        case Opaque() | ShapeValue() | Subgraph():
+            return ()
+
+
+def memory_of(op: Op) -> Node | None:
+    """The value whose memory the result of an op may share; None where it has memory of its own."""
+    match op:
+        case Flatten() | Unflatten() | View() | Squeeze() | Unsqueeze() | Permute() | Index() | Expand():
+            return op.source
+        case Elementwise(inplace=False, plain=Plain.COPY):
+            return None
+        case Elementwise(sources=(first, *_)) if op.inplace or op.role in (Role.LINEAR, Role.DROPOUT):
+            return first  # a cast to the type that it has, a dropout that is switched off
+        case FeatureNorm(role=Role.DROPOUT):
+            return op.source
+        case Elementwise() | FeatureNorm() | Concat() | Unfold() | Fold() | Affine() | Product():
+            return None
+        case AdaptivePool() | WindowPool() | Reduce() | Opaque() | ShapeValue() | Subgraph():
+            return None

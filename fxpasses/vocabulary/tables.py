@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from fxpasses.vocabulary import aten, column_handlers, handlers
 from fxpasses.vocabulary.handlers import MAX_RANK
-from fxpasses.vocabulary.ops import Role
+from fxpasses.vocabulary.ops import Plain, Role
 
 # names that tensor methods and ATen operators share, with alike arguments
 _ALIKE: dict[str, handlers.Handler] = {
@@ -77,7 +77,7 @@ def _function_table() -> dict[Any, handlers.Handler]:
         torch.einsum: column_handlers.einsum,
         F.unfold: column_handlers.unfold,
         F.fold: column_handlers.fold,
-        torch.clone: handlers.copied,
+        torch.clone: handlers.copied(Plain.COPY),
         torch.add: handlers.added(Role.SUM),
         operator.add: handlers.added(Role.SUM),
         operator.iadd: handlers.added(Role.SUM, inplace=True),
@@ -113,8 +113,8 @@ def _method_table() -> dict[str, handlers.Handler]:
         "mm": column_handlers.matmul,
         "bmm": column_handlers.matmul,
         "addmm": handlers.product,
-        "clone": handlers.copied,
-        "contiguous": handlers.copied,
+        "clone": handlers.copied(Plain.COPY),
+        "contiguous": handlers.copied(Plain.SAME),
         "add": handlers.added(Role.SUM),
         "add_": handlers.added(Role.SUM, inplace=True),
         "expand": column_handlers.expand,
@@ -193,8 +193,8 @@ def aten_handlers() -> dict[str, handlers.Handler]:
             "im2col": column_handlers.unfold,
             "col2im": column_handlers.fold,
             "expand": column_handlers.expand,
-            "clone": handlers.copied,
-            "contiguous": handlers.copied,
+            "clone": handlers.copied(Plain.COPY),
+            "contiguous": handlers.copied(Plain.SAME),
             "add": handlers.added(Role.SUM),
             "add_": handlers.added(Role.SUM, inplace=True),
             "bilinear": handlers.product,
