@@ -21,7 +21,6 @@ from fxpasses.graph.trace import Traced, given, trace
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form, Memory, Miss, RewriteReport, Scope, Site, Sites
 from fxpasses.survey import Survey
-from fxpasses.vocabulary.sizes import kept_shape_values
 
 _WAYS = ("auto", "symbolic", "export")
 Model = TypeVar("Model", GraphModule, ExportedProgram)
@@ -43,7 +42,6 @@ class RewriteResult(Generic[Model]):
     plan: WeightPlan
 
 
-@kept_shape_values()
 def find_sites(
     model: nn.Module | ExportedProgram,
     scope: str = "head",
@@ -110,7 +108,6 @@ def rewrite(
 ) -> RewriteResult[GraphModule]: ...
 
 
-@kept_shape_values()
 def rewrite(
     model: Any,
     to: str,
@@ -179,7 +176,6 @@ def report_of(change: Change, survey: Survey, to: Form) -> RewriteReport:
     )
 
 
-@kept_shape_values()
 def rewrite_in_place(
     module: GraphModule,
     to: Form,

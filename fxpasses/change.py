@@ -172,19 +172,18 @@ class _Job:
         maps = max((entry.maps for entry in standing), default=0)
         if maps:
             drop_maps(self.graph, maps, is_flat=self.is_flat)
-        self._restore(standing)
+        for entry in standing:
+            self._restore(entry)
         for head in self.look.dense:
             if names & {match.node.name for match in head.matches}:
                 made = rise(self.graph, self.root, head, self.look.analysis)
                 self.records.extend([] if made is None else [made])
         return True
 
-    def _restore(self, entries: Sequence[undo.Record]) -> None:
-        for entry in entries:
-            restore(self.graph, self.root, entry, self.look.nodes)
-            recompute(node for spec in entry.before if (node := self.look.nodes.get(spec.name)) is not None)
-        gone = {id(entry) for entry in entries}
-        self.records = [entry for entry in self.records if id(entry) not in gone]
+    def _restore(self, entry: undo.Record) -> None:
+        restore(self.graph, self.root, entry, self.look.nodes)
+        recompute(node for spec in entry.before if (node := self.look.nodes.get(spec.name)) is not None)
+        self.records.remove(entry)
 
     def _reshape(self) -> Edit | None:
         """The steps between Linears and convolutions, of pooled and of pointwise sites."""
@@ -232,26 +231,20 @@ class _Job:
 
     def _sink(self, *, with_map: bool) -> None:
         values = self.look.analysis.region.values
-        heads: dict[Node, dict[Node, Match]] = {}
-        for match in self._matches(Form.CONV):
-            heads.setdefault(values[match.node].pool, {})[match.node] = match
-        known = undo.by_sites(self.records)
+        chosen = {match.node: match for match in self._matches(Form.CONV)}
         maps: list[Node] = []
         made: list[undo.Record] = []
-        restored: list[undo.Record] = []
-        sites: set[str] = set()
-        for start, own in heads.items():
+        for start in dict.fromkeys(values[node].pool for node in chosen):
+            own = {node: match for node, match in chosen.items() if values[node].pool is start}
             names = [node.name for node in own]
-            earlier = undo.find(known, names, self.look.nodes, Form.DENSE)
+            earlier = undo.find(self.records, names, self.look.nodes, Form.DENSE)
             if earlier is not None and not with_map:
-                restored.append(earlier)
+                self._restore(earlier)
                 continue
-            sites.update(names)
+            self.records = [e for e in self.records if e.to is not Form.DENSE or not {*e.sites} & {*names}]
             sunk = sink(self.graph, self.root, self.look.analysis, start, own)
             made.extend([] if sunk.record is None else [sunk.record])
             maps.extend(sunk.maps)
-        self._restore(restored)
-        self.records = [e for e in self.records if e.to is not Form.DENSE or sites.isdisjoint(e.sites)]
         if with_map and maps:
             add_maps(self.graph, tuple(maps), is_flat=self.is_flat)
             made = [dataclasses.replace(entry, maps=len(maps)) for entry in made]

@@ -12,6 +12,7 @@ from fxpasses.weights.move import WeightMove, WeightOrder
 from fxpasses.weights.optimizer_state import converted_state
 
 SCHEMA_VERSION = 1
+_MAX_AXES, _MAX_EXTENT = 64, 1 << 48
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +135,8 @@ class WeightPlan:
             moves = tuple(
                 WeightMove(
                     name=str(move["name"]),
-                    linear_shape=tuple(int(extent) for extent in move["linear_shape"]),
-                    conv_shape=tuple(int(extent) for extent in move["conv_shape"]),
+                    linear_shape=_extents(move["linear_shape"]),
+                    conv_shape=_extents(move["conv_shape"]),
                     order=WeightOrder(move["order"]),
                 )
                 for move in data["moves"]
@@ -143,3 +144,15 @@ class WeightPlan:
             return cls(to=Form(data["to"]), moves=moves)
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"damaged weight plan ({error!r})", fix=fix) from error
+
+
+def _extents(values: Any) -> tuple[int, ...]:
+    """A shape.
+
+    Raises:
+        ValueError: it is none that a weight can have.
+    """
+    is_list = isinstance(values, list | tuple) and 0 < len(values) <= _MAX_AXES
+    if not is_list or not all(type(extent) is int and 0 < extent < _MAX_EXTENT for extent in values):
+        raise ValueError("a shape that no weight has")
+    return tuple(values)

@@ -163,10 +163,10 @@ FLOORS = {
         "pointwise", "sites", "dense", "fcn", "im2col", "survey", "change", "api", "passes",
     ),
     "fxexport": (
-        "providers",
+        "untrusted", "providers",
         "precision", "results", "language", "terms", "numerics", "onnx_graph", "onnx_dialect",
         "module_graph",
-        "untrusted", "to_onnx", "subjects", "proof/graphs", "proof/measured", "proof/wiring",
+        "to_onnx", "subjects", "proof/graphs", "proof/measured", "proof/wiring",
         "proof", "certificate",
     ),
     "fxhead": (

@@ -21,6 +21,7 @@ import onnx
 
 from fxexport.onnx_dialect.pieces import Copy, Piece, framed, merged, size_of
 from fxexport.onnx_graph import wire
+from fxexport.onnx_graph.inline import require_bounded
 from fxexport.onnx_graph.wire import Field
 
 GRAPH, METADATA = 7, 14
@@ -82,6 +83,7 @@ class Content:
         self._large: list[Field] = []
         self.proto = onnx.ModelProto()
         _parse(self.proto, b"".join(self._small()))
+        require_bounded(self.proto)
         self._locate_constants()
 
     # --- reading

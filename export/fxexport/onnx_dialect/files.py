@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fxexport.onnx_dialect.pieces import Piece, written
 from fxexport.onnx_graph.wire import Buffer
+from fxexport.untrusted.archive import open_regular
 from fxpasses.errors import FileError
 
 
@@ -18,9 +19,9 @@ def mapped(path: Path) -> Buffer:
         FileError: it cannot be read.
     """
     try:
-        if not path.is_file():  # reading a pipe would never end
-            raise FileError("is no file" if path.exists() else "there is no such file", where=str(path))
-        with path.open("rb") as file:
+        if not path.exists():
+            raise FileError("there is no such file", where=str(path))
+        with open_regular(path) as file:
             if path.stat().st_size == 0:
                 raise FileError("is empty", where=str(path), fix="export it again")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

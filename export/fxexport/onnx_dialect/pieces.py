@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from fxexport.onnx_graph.wire import head
+from fxexport.untrusted.limits import MAX_DIMENSIONS
 
 _BLOCK = 2**22
 
@@ -147,6 +148,7 @@ def from_data(data: object, size: int) -> list[Piece]:
     import base64
 
     pieces: list[Piece] = []
+    used = 0
     for entry in data if isinstance(data, list) else ():
         if isinstance(entry, str):
             pieces.append(base64.b64decode(entry, validate=True))
@@ -156,11 +158,17 @@ def from_data(data: object, size: int) -> list[Piece]:
             pieces.append(Copy(*numbers))
         else:
             start, shape, order, item_bytes = entry
+            if len(shape) > MAX_DIMENSIONS or item_bytes < 1:
+                raise ValueError("no numbers of a tensor")
             pieces.append(Reordered(start, tuple(shape), tuple(order), item_bytes))
             if sorted(order) != list(range(len(shape))):
                 raise ValueError("no order of axes")
-        if min(numbers) < 0 or numbers[0] + pieces[-1].size > size:  # type: ignore[union-attr]
+        taken = size_of(pieces[-1:])
+        if min(numbers) < 0 or taken < 0 or numbers[0] + taken > size:
             raise ValueError("a range outside the file")
+        used += taken
+        if used > size:  # small to write, and without a bound once it is written out
+            raise ValueError("a range of the file is used twice")
     return pieces
 
 

@@ -87,7 +87,12 @@ def record_of(content: Content) -> Record | None:
             plan=WeightPlan.from_dict(data["plan"]),
             pieces=[*_around(from_data(data["pieces"], size), field)],
         )
-    except (ValueError, KeyError, TypeError):  # of another version, or written by nobody we know
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # of another version, or written by nobody we know
         return None
 
 

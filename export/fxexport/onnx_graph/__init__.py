@@ -3,5 +3,5 @@
 ``file`` opens it, ``operators`` answers questions to one operator, ``terms`` and ``placed_terms`` read the
 whole graph.
 
-May import: ``terms``. Start in ``operators``.
+May import: ``terms``, ``untrusted``. Start in ``operators``.
 """

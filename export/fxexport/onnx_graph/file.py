@@ -23,6 +23,7 @@ from onnx import external_data_helper
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.wire import DELIMITED, Field, fields, head
 from fxexport.terms.term import Array
+from fxexport.untrusted.archive import open_regular
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 _LARGE_BYTES = 4096
@@ -55,7 +56,7 @@ def read_onnx(path: Path, pool: WeightPool) -> OnnxFile:
         ValueError: it is empty or ends in the middle of a field, or its weights lie outside its folder.
     """
     weights: dict[str, Array] = {}
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         parts: list[bytes] = []
         for field in fields(data, 0, len(data)):
             if field.number == _GRAPH and field.wire == DELIMITED:
@@ -79,7 +80,7 @@ def external_files(path: Path) -> tuple[str, ...]:
         ValueError: it is empty or ends in the middle of a field.
     """
     locations = []
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         graphs = [f for f in fields(data, 0, len(data)) if f.number == _GRAPH and f.wire == DELIMITED]
         items = [item for graph in graphs for item in fields(data, graph.content, graph.end)]
         for item in items:

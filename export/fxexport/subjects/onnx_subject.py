@@ -11,12 +11,12 @@ from typing import Any, Self
 
 import numpy as np
 import onnx
-import onnx.inliner
 import onnx_ir as ir
 from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from fxexport.onnx_graph.file import OnnxFile, read_onnx
+from fxexport.onnx_graph.inline import inlined
 from fxexport.onnx_graph.operators import static_dims
 from fxexport.onnx_graph.placed_terms import placed_terms
 from fxexport.onnx_graph.shapes import with_shapes
@@ -320,8 +320,7 @@ def _load(path: Path, pool: WeightPool) -> OnnxFile:
     fix = "give a file that export_onnx or another exporter wrote"
     try:
         file = read_onnx(path, pool)
-        if file.proto.functions:
-            file = OnnxFile(proto=onnx.inliner.inline_local_functions(file.proto), weights=file.weights)
+        file = OnnxFile(proto=inlined(file.proto), weights=file.weights)
         for node in file.proto.graph.node:
             "".join((node.name, node.op_type, *node.input, *node.output)).encode()  # runtimes expect UTF-8
     except Exception as error:  # protobuf's and onnx's errors share no base class but Exception

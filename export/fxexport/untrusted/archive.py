@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -17,16 +18,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from fxexport.untrusted.limits import MAX_INFLATED_BYTES, MAX_INFLATION, MAX_MEMBERS
 from fxpasses.errors import FileError
 
 ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _PLAIN_FLAGS = 0x0808
 """A checksum behind the content, and names in UTF-8."""
-_MAX_MEMBERS = 200_000
-_MAX_RATIO = 200
-"""Above it a compressed member is a bomb; weights hardly compress, JSON compresses 10 to 50 times."""
-_MAX_INFLATED_BYTES = 1 << 30
 _CHUNK_BYTES = 1 << 20
 _DAMAGED = "copy or save the file again"
 
@@ -105,13 +103,32 @@ class Archive:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """The file, opened for reading; a pipe or a device is refused before it can block."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    file = os.fdopen(descriptor, "rb")
-    if not path.is_file():
-        file.close()
+    """The file, opened for reading; a pipe or a device is refused before it can block.
+
+    Raises:
+        FileError: it is something else than a file.
+        OSError: it is missing or may not be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise FileError("is no regular file", where=str(path), fix="give a file, not a pipe or a device")
-    return file
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """The bytes of a file that has at most so many.
+
+    Raises:
+        FileError: it has more, or is no regular file.
+        OSError: it is missing or may not be read.
+    """
+    with open_regular(path) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        what = f"is larger than the limit of {most_bytes // 2**20} MiB"
+        raise FileError(what, where=str(path), fix="give the file that was meant")
+    return content
 
 
 def open_archive(source: Path | bytes, where: str) -> Archive:
@@ -142,8 +159,8 @@ def _checked(archive: zipfile.ZipFile, file: BinaryIO, size: int, where: str) ->
     infos = archive.infolist()
     if not infos:
         raise _damaged("the zip archive is empty", where)
-    if len(infos) > _MAX_MEMBERS:
-        raise _hostile(f"the archive has {len(infos):,} members", where)
+    if len(infos) > MAX_MEMBERS:
+        raise _hostile(f"it has {len(infos):,} members, more than the limit of {MAX_MEMBERS:,}", where)
     members: dict[str, Member] = {}
     names: set[str] = set()
     for info in infos:
@@ -153,8 +170,9 @@ def _checked(archive: zipfile.ZipFile, file: BinaryIO, size: int, where: str) ->
         names.add(info.filename.lower())
         members[info.filename] = _member(info, file, size, where)
     inflated = sum(member.size for member in members.values() if not member.is_stored)
-    if inflated > _MAX_INFLATED_BYTES:
-        raise _hostile(f"the archive unpacks to {inflated:,} bytes", where)
+    if inflated > MAX_INFLATED_BYTES:
+        what = f"it unpacks to {inflated:,} bytes, more than the limit of {MAX_INFLATED_BYTES:,}"
+        raise _hostile(what, where)
     end = 0
     for member in sorted(members.values(), key=lambda member: member.offset):
         if member.start < end:
@@ -179,7 +197,7 @@ def _member(info: zipfile.ZipInfo, file: BinaryIO, size: int, where: str) -> Mem
     is_stored = info.compress_type == zipfile.ZIP_STORED
     if is_stored and info.compress_size != info.file_size:
         raise _hostile(f"{info.filename!r} has two sizes", where)
-    if info.file_size > max(info.compress_size, 64) * (1 if is_stored else _MAX_RATIO):
+    if info.file_size > max(info.compress_size, 64) * (1 if is_stored else MAX_INFLATION):
         raise _hostile(
             f"{info.filename!r} unpacks from {info.compress_size:,} to {info.file_size:,} bytes", where
         )

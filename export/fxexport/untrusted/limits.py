@@ -6,9 +6,18 @@ within about a minute and three gigabytes.
 
 from __future__ import annotations
 
+# --- archives ------------------------------------------------------------------------------------
+
+MAX_MEMBERS = 200_000
+MAX_INFLATION = 200
+"""Above it a compressed member is a bomb; weights hardly compress, JSON compresses 10 to 50 times."""
+MAX_INFLATED_BYTES = 1 << 30
+
 # --- pickles -------------------------------------------------------------------------------------
 
-MAX_PICKLE_INSTRUCTIONS = 4_000_000
+MAX_PICKLE_INSTRUCTIONS = 2_000_000
+MAX_HEADER_INSTRUCTIONS = 100_000
+"""Of the small pickles before and behind the content, in the format before zip."""
 MAX_PICKLE_BYTES = 1 << 30
 MAX_LINE_BYTES = 1 << 16
 """Of a name or number that is written as a line of text."""
@@ -23,6 +32,12 @@ MAX_DIMENSIONS = 64
 MAX_ELEMENTS = 1 << 48
 MAX_EXPANDED_ELEMENTS = 1 << 24
 """Of an expanded tensor beyond those that it stores: more would be a bomb for whoever copies it."""
+
+MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors format itself."""
+
+MAX_LIST_BYTES = 1 << 24
+"""Of a list of names that is written by hand."""
 
 # --- programs ------------------------------------------------------------------------------------
 
@@ -60,5 +75,5 @@ MAX_SEQUENCE = 100_000
 
 # --- ONNX ----------------------------------------------------------------------------------------
 
-MAX_INLINED_NODES = 1_000_000
+MAX_INLINED_NODES = 100_000
 """Of a graph once every function is written out where it is called."""

@@ -17,6 +17,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
+from fxexport.untrusted.expansion import require_bounded
+from fxexport.untrusted.limits import MAX_LINE_BYTES, MAX_PICKLE_INSTRUCTIONS
 from fxexport.untrusted.pickle_records import (
     Global,
     Made,
@@ -31,8 +33,6 @@ Instruction = tuple[pickletools.OpcodeInfo, Any, int | None]
 """What it does, its argument, and where in the file it stands."""
 Watched = Callable[[Iterator[Instruction]], Iterator[Instruction]]
 
-_MAX_INSTRUCTIONS = 20_000_000
-_MAX_LINE_BYTES = 1 << 16
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 MARK = object()
 """Lies on the stack where a group of values begins."""
@@ -57,13 +57,13 @@ def unwarned() -> Iterator[None]:
         yield
 
 
-def read_pickle(file: BinaryIO) -> Pickled:
-    """What one pickle describes; the file is left behind it.
+def read_pickle(file: BinaryIO, most: int = MAX_PICKLE_INSTRUCTIONS) -> Pickled:
+    """What one pickle of at most so many instructions describes; the file is left behind it.
 
     Raises:
         PickleError: it is damaged, or has an instruction that no model needs.
     """
-    machine = PickleMachine()
+    machine = PickleMachine(most)
     root = machine.read(file)
     return Pickled(root, tuple(machine.names), tuple(machine.references))
 
@@ -77,7 +77,8 @@ class PickleMachine:
         references: every reference to something outside the pickle, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_PICKLE_INSTRUCTIONS) -> None:
+        self._most = most
         self.stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self.names: dict[Global, Global] = {}
@@ -96,7 +97,9 @@ class PickleMachine:
         """
         try:
             with unwarned():
-                return self._run(watched(pickletools.genops(cast(Any, _BoundedFile(file)))))
+                root = self._run(watched(pickletools.genops(cast(Any, _BoundedFile(file)))))
+                require_bounded(root)
+                return root
         except PickleError:
             raise
         except (ValueError, IndexError, KeyError, EOFError, OverflowError, MemoryError) as error:
@@ -105,8 +108,8 @@ class PickleMachine:
     def _run(self, instructions: Iterator[Instruction]) -> Any:
         for count, (code, argument, _) in enumerate(instructions):
             name = code.name
-            if count > _MAX_INSTRUCTIONS:
-                raise PickleError("the pickle has too many instructions")
+            if count > self._most:
+                raise PickleError(f"the pickle has more instructions than the limit of {self._most:,}")
             if name in _MEMO_GETS:
                 self.stack.append(self._memo[int(argument)])
             elif name in _MEMO_PUTS:
@@ -271,4 +274,4 @@ class _BoundedFile:
         return self._file.read(min(count, self._end - self._file.tell()))
 
     def readline(self) -> bytes:
-        return self._file.readline(_MAX_LINE_BYTES)
+        return self._file.readline(MAX_LINE_BYTES)

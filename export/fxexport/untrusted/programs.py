@@ -18,6 +18,7 @@ from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
 from fxexport.untrusted.archive import Archive, open_archive
+from fxexport.untrusted.arithmetic import require_small_numbers
 from fxexport.untrusted.program_archive import read_parts
 from fxexport.untrusted.refused import Refused
 from fxexport.untrusted.torch_archives import is_compiled, is_program
@@ -116,6 +117,7 @@ def _made(archive: Archive) -> ExportedProgram:
         parts.program, parts.weights, parts.constants, parts.samples
     )
     assert isinstance(program, ExportedProgram)
+    require_small_numbers(program.graph)
     return program
 
 

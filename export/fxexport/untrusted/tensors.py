@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from fxexport.untrusted.allowed import STORAGES, UNTYPED
-from fxexport.untrusted.archive import Archive
+from fxexport.untrusted.archive import Archive, open_regular
 from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_EXPANDED_ELEMENTS
 from fxexport.untrusted.pickle_records import Global, Persistent, PickleError
 
@@ -114,7 +114,7 @@ class LegacyStorages:
                 raise PickleError(f"storage {name} has two sizes")
         if set(keys) != set(sizes) or len(keys) != len(sizes):
             raise PickleError("the file has other storages than it refers to")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for name in keys:
                 dtype, size = sizes[name]
                 file.seek(offset)
@@ -131,7 +131,7 @@ class LegacyStorages:
         name, dtype, _ = described(reference)
         if name not in self._known:
             offset, size = self._places[name]
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 file.seek(offset)
                 self._known[name] = storage_of(file.read(size))
         return self._known[name], dtype

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from fxexport.untrusted.archive import Archive
+from fxexport.untrusted.limits import MAX_PICKLE_BYTES, MAX_PICKLE_INSTRUCTIONS
 from fxexport.untrusted.pickle_records import Pickled, PickleError
 from fxexport.untrusted.pickles import read_pickle
 from fxpasses.errors import FileError
 
 PROGRAM_MARKS = ("archive_format", "serialized_exported_program.json")
 """Members of which a program has one, by the version of torch that wrote it."""
-_MAX_PICKLE_BYTES = 1 << 30
 
 
 def is_program(archive: Archive) -> bool:
@@ -46,19 +46,25 @@ def pickle_of(archive: Archive) -> Pickled:
     Raises:
         FileError: it is damaged.
     """
-    if archive.member("data.pkl").size > _MAX_PICKLE_BYTES:
-        raise FileError("its pickle is too large", where=archive.where, fix="do not use this file")
+    if archive.member("data.pkl").size > MAX_PICKLE_BYTES:
+        what = f"its pickle is larger than the limit of {MAX_PICKLE_BYTES:,} bytes"
+        raise FileError(what, where=archive.where, fix="do not use this file")
     return read_torch_pickle(io.BytesIO(archive.read("data.pkl")), archive.where)
 
 
-def read_torch_pickle(file: BinaryIO, where: str) -> Pickled:
+def read_torch_pickle(file: BinaryIO, where: str, most: int = MAX_PICKLE_INSTRUCTIONS) -> Pickled:
     """The pickle that begins where ``file`` stands, as records; the file is left behind it.
+
+    Args:
+        file: the file.
+        where: its name, for messages.
+        most: how many instructions it may have.
 
     Raises:
         FileError: it is damaged, or has an instruction that no model needs.
     """
     try:
-        return read_pickle(file)
+        return read_pickle(file, most)
     except PickleError as error:
         what = f"is not a file that torch.save wrote, or is damaged ({error})"
         raise FileError(what, where=where, fix="save it again with torch.save(model, path)") from error

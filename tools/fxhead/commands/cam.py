@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FILE, source_options, trace_option
+from fxhead.commands.options import FILE, PATH, source_options, trace_option
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 from fxhead.source import Source
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     "out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="OUT",
     default="fxhead-cam",
     show_default=True,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Names of the classes: one a line, or JSON (a list, or a dict as ImageNet's class index). "
     "Default: those of torchvision's weights, where they are named.",

@@ -7,18 +7,18 @@ from pathlib import Path
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FILE, output_options
+from fxhead.commands.options import FILE, PATH, output_options
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 
 
 @click.command("convert-weights")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=PATH)
 @click.option(
     "--plan",
     required=True,
     metavar="PLAN.json",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The weight plan that rewrite wrote.",
 )
 @click.option("--reverse", is_flag=True, help="Go the plan's way backwards.")
@@ -41,7 +41,7 @@ from fxhead.show import render
 @click.option(
     "--optimizer-names",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The names of the optimiser's parameters in its order, one a line, where shapes do not tell.",
 )
 @click.option(

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_LONGEST_NAME_BYTES = 255
+"""No file system has longer ones."""
 
-# a name that a shell completes like a file's; whether it is one is asked later
-FILE = click.Path(readable=False)
+
+class FilePath(click.Path):
+    """A name that a shell completes like a file's; whether it is one is asked later."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, if a file can be called that."""
+        text = os.fsdecode(value)
+        if "\0" in text:
+            self.fail("a name of a file has no null byte", param, ctx)
+        if any(len(os.fsencode(part)) > _LONGEST_NAME_BYTES for part in text.split("/")):
+            self.fail(f"a name of a file has at most {_LONGEST_NAME_BYTES} bytes", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = FilePath(readable=False)
+PATH = FilePath(readable=False, path_type=Path)
 
 scope_option = click.option(
     "--scope",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fxexport.untrusted.archive import open_regular
+from fxexport.untrusted.limits import MAX_HEADER_INSTRUCTIONS
 from fxexport.untrusted.pickle_records import PickleError
 from fxhead.convert.pickle_edit import SpannedPickle, edited, read_spanned
 from fxhead.convert.stored_tensors import TensorEdit, storage_of
@@ -71,7 +72,8 @@ def open_legacy(path: Path) -> LegacyCheckpoint:
     """
     try:
         with open_regular(path) as file:
-            magic, protocol, _, content, keys = (read_spanned(file) for _ in range(5))
+            magic, protocol, _ = (read_spanned(file, MAX_HEADER_INSTRUCTIONS) for _ in range(3))
+            content, keys = read_spanned(file), read_spanned(file, MAX_HEADER_INSTRUCTIONS)
             start = file.tell()
             size = file.seek(0, 2)
             file.seek(content.start)

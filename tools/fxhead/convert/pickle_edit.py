@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
+from fxexport.untrusted.limits import MAX_PICKLE_INSTRUCTIONS
 from fxexport.untrusted.pickle_records import Persistent
 from fxexport.untrusted.pickles import MARK, Instruction, PickleMachine
 from fxhead.convert.stored_tensors import SIZE, STRIDE, TensorEdit
@@ -52,14 +53,14 @@ class SpannedPickle:
     storages: tuple[Persistent, ...]
 
 
-def read_spanned(file: BinaryIO) -> SpannedPickle:
-    """The pickle that begins where ``file`` stands; the file is left behind it.
+def read_spanned(file: BinaryIO, most: int = MAX_PICKLE_INSTRUCTIONS) -> SpannedPickle:
+    """The pickle of at most so many instructions that begins where ``file`` stands; the file is left behind.
 
     Raises:
         PickleError: it is damaged, or has an instruction that only an attack would.
     """
     start = file.tell()
-    machine = PickleMachine()
+    machine = PickleMachine(most)
     watch = _Watch(machine)
     root = machine.read(file, watch.watched)
     return SpannedPickle(

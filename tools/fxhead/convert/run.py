@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from fxexport.untrusted.archive import ZIP_MAGIC, open_regular
+from fxexport.untrusted.archive import ZIP_MAGIC, open_regular, read_regular
+from fxexport.untrusted.limits import MAX_LIST_BYTES
 from fxhead.convert.edits import Conversion, find_edits
 from fxhead.convert.legacy_stream import open_legacy
 from fxhead.convert.outcome import Converted, ConvertOutcome
@@ -81,6 +82,8 @@ def run_convert(options: ConvertOptions, progress: Progress) -> ConvertOutcome:
     """
     start = time.perf_counter()
     plan = load_plan(options.plan)
+    if not plan.moves:
+        raise PlanError("moves no weights", where=str(options.plan), fix="give the plan of a rewrite")
     plan = plan.invert() if options.reverse else plan
     where = str(options.checkpoint)
     require_readable(options.checkpoint)
@@ -166,9 +169,9 @@ def _out(options: ConvertOptions, plan: WeightPlan) -> Path:
 def _read_names(path: Path) -> list[str]:
     require_readable(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, MAX_LIST_BYTES).decode("utf-8")
         names = json.loads(text) if text.lstrip().startswith("[") else text.split()
-    except ValueError as error:  # also UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
         raise _not_names(path) from error
     if not names or not all(isinstance(name, str) for name in names):
         raise _not_names(path)

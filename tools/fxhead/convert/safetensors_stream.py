@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fxexport.untrusted.archive import open_regular
+from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_SAFETENSORS_HEADER_BYTES
 from fxexport.untrusted.pickle_records import PlainDict
 from fxhead.convert.stored_tensors import Storage, StoredTensor, TensorEdit
 from fxhead.convert.streams import ByteRange, Copier, copy_with
 from fxpasses.errors import FileError
 
 _LENGTH = struct.Struct("<Q")
-_MAX_HEADER_BYTES = 100_000_000
 _ALIGNMENT = 8
 _METADATA = "__metadata__"
 
@@ -73,7 +73,7 @@ def open_safetensors(path: Path) -> SafetensorsCheckpoint:
         size = file.seek(0, 2)
         file.seek(0)
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-        if length > min(size - _LENGTH.size, _MAX_HEADER_BYTES):
+        if length > min(size - _LENGTH.size, MAX_SAFETENSORS_HEADER_BYTES):
             raise _damaged("its header is longer than the file, or than the format allows", path)
         text = file.read(length)
     start = _LENGTH.size + length
@@ -99,6 +99,8 @@ def _tensor(name: str, entry: dict[str, Any], limit: int) -> StoredTensor:
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
     if not all(type(number) is int and 0 <= number for number in (*shape, begin, end)):
         raise ValueError(f"{name!r} has extents or offsets that are no natural numbers")
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{name!r} has more axes than the limit of {MAX_DIMENSIONS}")
     if not begin <= end <= limit:
         raise ValueError(f"{name!r} lies beyond the file's end")
     bits = _bits(entry["dtype"])

@@ -20,6 +20,7 @@ from fxpasses.errors import FileError, InputError
 from fxpasses.report import Form
 
 _MODULE_SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)
+_LONGEST_NAME_BYTES = 255
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +123,9 @@ def require_free_file(path: Path, inputs: Iterable[Path], *, force: bool) -> Non
     Raises:
         FileError: it is an input or exists already, or its folder cannot be written to.
     """
+    if len(os.fsencode(path.name)) > _LONGEST_NAME_BYTES:  # made of a name that may just fit
+        what = f"has a name of more than {_LONGEST_NAME_BYTES} bytes"
+        raise FileError(what, where=str(path), fix="name a shorter output with -o")
     if os.path.realpath(path) in map(os.path.realpath, inputs):
         raise FileError("would overwrite the input", where=str(path), fix="name another output with -o")
     if path.is_dir():

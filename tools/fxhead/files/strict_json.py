@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from fxexport.untrusted.archive import read_regular
 from fxpasses.errors import FileError
 
 _T = TypeVar("_T")
@@ -90,9 +91,7 @@ def read_json(path: Path, fix: str) -> Field:
         FileError: it cannot be read, is too large, is no JSON, or is nested too deep.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise FileError(f"is larger than {_MOST_BYTES // 2**20} MiB", where=str(path), fix=fix)
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise FileError("is no JSON (it is no UTF-8)", where=str(path), fix=fix) from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxexport.subjects.samples import InputSpec, Rows
+from fxexport.untrusted.archive import open_regular
 from fxpasses.errors import FileError, InputError
 
 Array = NDArray[Any]
@@ -45,9 +46,10 @@ def open_arrays(path: Path, until: contextlib.ExitStack) -> tuple[StoredArray, .
         FileError: it is no such file, is damaged, or holds an array of objects.
     """
     with _explained(path):
-        if zipfile.is_zipfile(path):
-            return _members(path, until)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            if zipfile.is_zipfile(file):
+                return _members(path, until)
+            file.seek(0)
             header = _header(file, str(path))
         _require_numbers(header.dtype, str(path))
         # an empty file cannot be mapped

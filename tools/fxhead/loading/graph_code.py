@@ -22,6 +22,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxexport.untrusted import names
+from fxexport.untrusted.arithmetic import require_small_numbers
 from fxexport.untrusted.functions import find_function, is_attribute, is_method
 from fxexport.untrusted.limits import MAX_CODE, MAX_CODE_NESTING
 from fxexport.untrusted.pickles import unwarned
@@ -125,6 +126,7 @@ class _Reader:
         if not isinstance(last, ast.Return) or last.value is None or self.pending is not None:
             raise CodeError("its function does not end in a return")
         self.graph.output(self.result(last.value), type_expr=_type(function.returns))
+        require_small_numbers(self.graph)
         return self.graph
 
     def placeholders(self, arguments: ast.arguments) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from fxhead.files.strict_json import read_json
 from fxhead.loading.load import require_readable
 from fxpasses import WeightPlan
-from fxpasses.errors import FileError, PlanError
+from fxpasses.errors import PlanError
 
 
 def load_plan(path: Path) -> WeightPlan:
@@ -18,12 +18,7 @@ def load_plan(path: Path) -> WeightPlan:
         PlanError: it is no plan.
     """
     require_readable(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
-        raise FileError(
-            f"is not JSON ({error})", where=str(path), fix="give a file that fxhead wrote as *.plan.json"
-        ) from error
+    data = read_json(path, "give a file that fxhead wrote as *.plan.json").value
     try:
         return WeightPlan.from_dict(data)
     except PlanError as error:

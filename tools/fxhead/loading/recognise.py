@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fxexport.untrusted.archive import ZIP_MAGIC, Archive, open_archive, open_regular
+from fxexport.untrusted.limits import MAX_HEADER_INSTRUCTIONS, MAX_SAFETENSORS_HEADER_BYTES
 from fxexport.untrusted.pickle_records import Global, Made, Pickled, PlainDict
 from fxexport.untrusted.torch_archives import is_compiled, is_program, pickle_of, read_torch_pickle
 from fxpasses.errors import FileError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
-_MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors format itself."""
 _FOREIGN = {
     b"\x89HDF": "an HDF5 file, as Keras writes",
     b"GGUF": "a GGUF file",
@@ -142,14 +141,16 @@ def _from_archive(path: Path) -> Container:
 def _from_pickle(path: Path, file: BinaryIO) -> Container:
     """Five pickles in a row, of which the fourth is the object and the fifth names its storages."""
     file.seek(0)
-    first = read_torch_pickle(file, str(path))
+    first = read_torch_pickle(file, str(path), MAX_HEADER_INSTRUCTIONS)
     if first.root != _LEGACY_MAGIC:
         raise FileError(
             "is a pickle, but not a file that torch.save wrote",
             where=str(path),
             fix="load it yourself, if you trust it, and save it with torch.save(model, path)",
         )
-    version, system, pickled, keys = (read_torch_pickle(file, str(path)) for _ in range(4))
+    version, system = (read_torch_pickle(file, str(path), MAX_HEADER_INSTRUCTIONS) for _ in range(2))
+    pickled = read_torch_pickle(file, str(path))
+    keys = read_torch_pickle(file, str(path), MAX_HEADER_INSTRUCTIONS)
     order = dict(system.root.pairs).get("little_endian") if isinstance(system.root, PlainDict) else None
     named = isinstance(keys.root, list) and all(isinstance(key, str) for key in keys.root)
     if version.root != _LEGACY_VERSION or order is not True or not named:
@@ -223,7 +224,7 @@ def _is_safetensors(file: BinaryIO, path: Path) -> bool:
     if len(start) < 9 or start[8:9] != b"{":
         return False
     (length,) = struct.unpack("<Q", start[:8])
-    if length > min(path.stat().st_size - 8, _MAX_HEADER_BYTES):
+    if length > min(path.stat().st_size - 8, MAX_SAFETENSORS_HEADER_BYTES):
         raise FileError(
             f"is a safetensors file, but is damaged: its header claims {length:,} bytes",
             where=str(path),

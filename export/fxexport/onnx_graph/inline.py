@@ -1,0 +1,73 @@
+"""ONNX functions written out where they are called, if what comes of it has a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+import onnx.inliner
+
+from fxexport.untrusted.limits import MAX_INLINED_NODES
+from fxexport.untrusted.refused import Refused
+
+_Key = tuple[str, str, str]
+
+
+def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without functions of its own.
+
+    Raises:
+        Refused: the functions call themselves, or become more nodes than the limit: thirty functions that
+            each call the next one twice are a billion.
+    """
+    require_bounded(proto)
+    return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+
+
+def require_bounded(proto: onnx.ModelProto) -> None:
+    """Returns where the model has a bound once its functions are written out, as shape inference does.
+
+    Raises:
+        Refused: it has none.
+    """
+    if proto.functions:
+        _require_bounded(proto.graph.node, {_key(function): function.node for function in proto.functions})
+
+
+def _key(named: onnx.FunctionProto | onnx.NodeProto) -> _Key:
+    name = named.op_type if isinstance(named, onnx.NodeProto) else named.name
+    return (named.domain, name, named.overload)
+
+
+def _require_bounded(nodes: Iterable[onnx.NodeProto], bodies: dict[_Key, Iterable[onnx.NodeProto]]) -> None:
+    main: _Key = ("", "", "")
+    calls = {key: [_key(node) for node in _every(body)] for key, body in bodies.items()}
+    calls[main] = [_key(node) for node in _every(nodes)]
+    sizes: dict[_Key, int] = {}  # 0 while a function is being counted
+    pending = [main]
+    while pending:
+        key = pending[-1]
+        if sizes.get(key):
+            pending.pop()
+        elif key not in sizes:
+            sizes[key] = 0
+            inner = {called for called in calls[key] if called in bodies}
+            if any(sizes.get(called) == 0 for called in inner):
+                raise Refused("has a function that calls itself")
+            pending += [called for called in inner if called not in sizes]
+        else:
+            sizes[key] = 1 + sum(sizes.get(called, 1) for called in calls[key])
+            if sizes[key] > MAX_INLINED_NODES:
+                raise Refused(f"has functions that become more nodes than the limit of {MAX_INLINED_NODES:,}")
+            pending.pop()
+
+
+def _every(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, and those of the graphs in their attributes."""
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                pending += graph.node

@@ -1,0 +1,114 @@
+"""Each reader has a budget; what is beyond it is one error that names the limit, soon."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from fxexport.onnx_graph.inline import inlined
+from fxexport.untrusted.archive import open_regular, read_regular
+from fxexport.untrusted.limits import MAX_EXPANDED_OBJECTS
+from fxexport.untrusted.pickle_records import PickleError
+from fxexport.untrusted.pickles import read_pickle
+from fxexport.untrusted.refused import Refused
+from fxpasses.errors import FileError
+
+
+def pickled(content: bytes) -> io.BytesIO:
+    return io.BytesIO(b"\x80\x02" + content + b".")
+
+
+# --- pickles -------------------------------------------------------------------------------------
+
+
+def test_instructions_are_counted() -> None:
+    content = b"](" + b"K\x01" * 100 + b"e"
+    assert len(read_pickle(pickled(content), 200).root) == 100
+    with pytest.raises(PickleError, match="more instructions than the limit of 50"):
+        read_pickle(pickled(content), 50)
+
+
+def doubled(times: int, start: bytes, pair: bytes) -> bytes:
+    """Something that holds the last thing twice, many times over."""
+    return start + b"q\x00" + (b"0" + pair.replace(b"h", b"h\x00") + b"q\x00") * times
+
+
+SHARED = {
+    "tuples": doubled(60, b"K\x01\x85", b"hh\x86"),
+    "lists": doubled(60, b"]K\x01a", b"](hhe"),
+    "dicts": doubled(60, b"}K\x01K\x01s", b"}(K\x01hK\x02hu"),
+    "calls": doubled(60, b")", b"ctorch\nSize\nhh\x86R"),
+    "states": doubled(60, b")", b"ctorch.nn.modules.linear\nIdentity\n)\x81hbhb"),
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_what_is_shared_counts_as_often_as_it_is_met(kind: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(PickleError, match=f"limit of {MAX_EXPANDED_OBJECTS:,}, those that are shared"):
+        read_pickle(pickled(SHARED[kind]))
+    assert time.perf_counter() - start < 5
+
+
+def test_an_object_that_contains_itself_is_read() -> None:
+    """It is refused only by whoever would make it real."""
+    (loop,) = read_pickle(pickled(b"]q\x00h\x00a")).root
+    assert loop[0] is loop
+
+
+# --- ONNX functions --------------------------------------------------------------------------------
+
+
+def with_functions(count: int, *, in_a_circle: bool = False) -> onnx.ModelProto:
+    """Functions that each call the next one twice."""
+    functions = []
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    for index in range(count):
+        name = f"f{(index + 1) % count}"
+        nodes = [
+            helper.make_node(name, ["x"], ["t"], domain="own"),
+            helper.make_node(name, ["t"], ["y"], domain="own"),
+        ]
+        if index == count - 1 and not in_a_circle:
+            nodes = [helper.make_node("Relu", ["x"], ["y"])]
+        functions.append(helper.make_function("own", f"f{index}", ["x"], ["y"], nodes, opsets))
+    graph = helper.make_graph(
+        [helper.make_node("f0", ["x"], ["y"], domain="own")], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+    )  # fmt: skip
+    return helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
+
+
+def test_functions_are_written_out_where_that_is_small() -> None:
+    assert [node.op_type for node in inlined(with_functions(4)).graph.node] == ["Relu"] * 8
+
+
+@pytest.mark.parametrize(("count", "in_a_circle"), [(30, False), (3, True), (1, True)])
+def test_functions_that_become_a_billion_nodes_are_refused(count: int, in_a_circle: bool) -> None:
+    with pytest.raises(Refused, match=r"more nodes than the limit|calls itself"):
+        inlined(with_functions(count, in_a_circle=in_a_circle))
+
+
+# --- what is no file -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(FileError, match="is no regular file"):
+            open_regular(tmp_path / name)
+        with pytest.raises(FileError, match="is no regular file"):
+            read_regular(tmp_path / name, 10)
+    (tmp_path / "file").write_bytes(b"0123456789")
+    assert read_regular(tmp_path / "file", 10) == b"0123456789"
+    with pytest.raises(FileError, match="is larger than the limit"):
+        read_regular(tmp_path / "file", 9)
