@@ -32,7 +32,7 @@ def refresh(node: Node, classify: Callable[[Node], Op]) -> bool:
         Whether the ``val`` is another one than before.
     """
     operands = [source.meta.get("val") for source in node.all_input_nodes]
-    if node.op != "call_function" or not operands or any(value is None for value in operands):
+    if _is_kept(node) or not operands or any(value is None for value in operands):
         return False
     old = node.meta.get("val")
     new = _viewed(node, operands[0])
@@ -65,10 +65,15 @@ def compute(nodes: Iterable[Node]) -> None:
             _is_changed(node)
 
 
+def _is_kept(node: Node) -> bool:
+    """Whether a node keeps its ``val``: no function, or one of another dialect that nothing here can run."""
+    return node.op != "call_function" or bool(getattr(node.target, "is_foreign", False))
+
+
 def _is_changed(node: Node) -> bool:
     """Gives a node the ``val`` that it now computes; whether its sizes are others than before."""
     operands = [source.meta.get("val") for source in node.all_input_nodes]
-    if node.op != "call_function" or not operands or any(value is None for value in operands):
+    if _is_kept(node) or not operands or any(value is None for value in operands):
         return False
     before = node.meta.get("val")
     put(node, _computed(node, operands))

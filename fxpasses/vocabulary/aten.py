@@ -64,7 +64,7 @@ def is_dequantized(node: Node | None) -> bool:
     """
     target = node.target if node is not None else None
     if not isinstance(target, torch._ops.OpOverload):
-        return False
+        return bool(getattr(target, "dequantizes", False))  # of another dialect
     return target.namespace in _QUANTIZERS and target._opname.startswith("dequantize")
 
 

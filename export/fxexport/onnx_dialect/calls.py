@@ -58,6 +58,11 @@ def captured(node: onnx.NodeProto) -> list[str]:
     return [*found]
 
 
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Names that a node reads, those in its subgraphs included."""
+    return [*node.input, *captured(node)]
+
+
 def _free(graph: onnx.GraphProto) -> list[str]:
     own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     own |= {name for node in graph.node for name in node.output}

@@ -59,10 +59,21 @@ class _Closing:
         self.taken = _names_in(self.file)
         self.names: dict[Node, str] = {}
         self.layouts = Layouts(opened, plan)
-        self.writer = Writer(opened.opsets.get("", 1), self.name, self.unused, self.layouts.is_turned)
+        self.writer = Writer(
+            opened.opsets.get("", 1),
+            self.name,
+            self.unused,
+            self.layouts.is_turned,
+            opened.values.names,
+        )
 
     def run(self) -> Closed:
-        self.names = {node: name for name, node in self.opened.by_name.items() if node in self.alive}
+        held = self.opened.constants.quantized
+        self.names = {
+            node: held[name].value if name in held else name
+            for name, node in self.opened.by_name.items()
+            if node in self.alive
+        }
         identities = self._name_outputs()
         entries = [entry for node in self.opened.graph.nodes for entry in self._entries(node)]
         entries += identities
@@ -158,7 +169,7 @@ class _Closing:
         """A node of the file as it is, but for the names of values that it reads or gives."""
         proto = self.file.node[index]
         renamed: dict[str, str] = {}
-        for name in (*proto.input, *calls.captured(proto)):
+        for name in calls.reads(proto):
             node = self.opened.by_name.get(self.opened.constants.alias(name))
             if node is None or node.op == "get_attr":
                 continue
@@ -209,7 +220,7 @@ class _Closing:
 
     def _field(self, entry: Entry) -> int | list[Piece]:
         if isinstance(entry, int):
-            moved = self.layouts.constant_field(self.file.node[entry])
+            moved = self.layouts.node_field(self.file.node[entry])
             return entry if moved is None else moved
         return framed(NODE, [bytes(entry.SerializeToString())])  # type: ignore[union-attr]
 
@@ -326,8 +337,7 @@ def _read(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto) -> set[str]:
     """Names that nodes or the graph's outputs read."""
     found = {value.name for value in graph.output}
     for node in nodes:
-        found.update(node.input)
-        found.update(calls.captured(node))
+        found.update(calls.reads(node))
     return found
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
-from collections.abc import Iterable
+from collections import Counter
 
 import onnx
 import torch
@@ -16,6 +17,22 @@ from fxexport.onnx_dialect.content import Content, StoredTensor
 from fxexport.onnx_dialect.extents import torch_type
 
 _SMALL = 64
+_TAKEN = frozenset({*dir(nn.Module), *nn.Module().__dict__})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dequantized:
+    """How a quantised constant is read.
+
+    Attributes:
+        value: the floating-point value's name.
+        axis: the axis along which scales differ; None where there is one for all.
+        kind: type of the value.
+    """
+
+    value: str
+    axis: int | None
+    kind: torch.dtype
 
 
 class Constants:
@@ -28,6 +45,7 @@ class Constants:
     Attributes:
         names: the names of initialisers.
         paths: where a constant is below ``root``, by name.
+        quantized: constants that a node makes floating point as they are read, by the constant's name.
     """
 
     def __init__(self, content: Content, root: nn.Module) -> None:
@@ -38,31 +56,49 @@ class Constants:
         self.paths: dict[str, str] = {}
         self.by_path: dict[str, str] = {}
         self.transposed: dict[str, bool] = {}
+        self.quantized: dict[str, Dequantized] = {}
         self._aliases: dict[str, str] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._small: dict[str, tuple[int, ...]] = {}
+        read = Counter(name for node in content.proto.graph.node for name in calls.reads(node))
         for node in content.proto.graph.node:
-            self._note(node)
+            self._note(node, read)
 
-    def _note(self, node: onnx.NodeProto) -> None:
+    def _note(self, node: onnx.NodeProto, read: Counter[str]) -> None:
         """Small constants that are attributes, and other names for constants."""
         if not calls.is_standard(node) or len(node.output) != 1:
             return
         if node.op_type == "Identity" and self.alias(node.input[0]) in self.stored:
             self._aliases[node.output[0]] = self.alias(node.input[0])
+        elif node.op_type == "DequantizeLinear" and read[node.input[0]] == 1:
+            self._note_quantized(node)
         elif node.op_type == "Constant":
             held = next((item for item in node.attribute if item.name in ("value_int", "value_ints")), None)
             if held is not None:
                 self._small[node.output[0]] = tuple(held.ints) if held.name == "value_ints" else (held.i,)
 
+    def _note_quantized(self, node: onnx.NodeProto) -> None:
+        """A constant that is read through its scale: one number, or one along an axis, for each output."""
+        stored, scale = self.stored.get(node.input[0]), self.stored.get(self.alias(node.input[1]))
+        if stored is None or scale is None:
+            return
+        rank, opsets = len(stored.proto.dims), calls.opsets_of(self.content.proto)
+        axis = calls.attributes(node, opsets).get("axis")
+        is_one = math.prod(scale.proto.dims) == 1
+        if is_one or (len(scale.proto.dims) == 1 and isinstance(axis, int) and -rank <= axis < rank):
+            place = None if is_one else int(axis or 0) % rank
+            kind = torch_type(scale.proto.data_type) or torch.float32
+            self.quantized[node.input[0]] = Dequantized(value=node.output[0], axis=place, kind=kind)
+            self._aliases[node.output[0]] = node.input[0]
+
     def alias(self, name: str) -> str:
-        """The constant that a name stands for through ``Identity`` nodes, or the name itself."""
+        """The constant that a name stands for through ``Identity`` and other nodes, or the name itself."""
         return self._aliases.get(name, name)
 
     def holds(self, node: onnx.NodeProto) -> bool:
         """Whether a node of the file is nothing but a constant."""
         is_one = len(node.output) == 1 and self.alias(node.output[0]) in self.stored
-        return is_one and node.op_type in ("Constant", "Identity")
+        return is_one and node.op_type in ("Constant", "Identity", "DequantizeLinear")
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """The constant as a tensor over the file's memory, or None where there is none of this name."""
@@ -94,23 +130,24 @@ class Constants:
 
     def turn(self, name: str, transposed: bool) -> bool:
         """Holds a matrix as it is or transposed; False where it is held the other way already."""
-        if self.transposed.setdefault(name, transposed) != transposed:
-            return False
-        if transposed and not self._is_turned(name):
-            self._tensors[name] = self._tensors[name].t()
-            self._hold(name)
-        return True
-
-    def _is_turned(self, name: str) -> bool:
-        return tuple(self._tensors[name].shape) != tuple(self.stored[name].proto.dims) or self._tensors[
-            name
-        ].stride() != _contiguous(self.stored[name].proto.dims)
+        quantized = self.quantized.get(name)
+        if quantized is not None and quantized.axis not in (None, 1 if transposed else 0):
+            return False  # a scale of its own for each input
+        if name not in self.transposed:
+            self.transposed[name] = transposed
+            if transposed:
+                self._tensors[name] = self._tensors[name].t()
+                self._hold(name)
+        return self.transposed[name] == transposed
 
     def _mapped(self, stored: StoredTensor) -> torch.Tensor:
         """A tensor over the values in the file, or without values where they are written otherwise."""
         dims = tuple(stored.proto.dims)
         kind = torch_type(stored.proto.data_type)
         count = math.prod(dims)
+        quantized = self.quantized.get(stored.proto.name)
+        if quantized is not None:
+            return torch.empty(1, dtype=quantized.kind).expand(dims)
         if kind is None or stored.values is None or not count or stored.item_bytes != kind.itemsize:
             return torch.empty(1, dtype=kind or torch.uint8).expand(dims) if count else torch.empty(dims)
         with warnings.catch_warnings():  # nobody writes to it
@@ -150,8 +187,4 @@ class Constants:
 
 def _is_taken(part: str) -> bool:
     """Whether a module has something else of this name."""
-    return hasattr(nn.Module, part) or part in nn.Module().__dict__
-
-
-def _contiguous(dims: Iterable[int]) -> tuple[int, ...]:
-    return tuple(torch.empty([*dims], device="meta").stride())
+    return part in _TAKEN

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
 
-from fxexport.onnx_dialect.pieces import Copy, Piece, framed, merged, size_of
+from fxexport.onnx_dialect.pieces import Copy, Piece, framed, merged
 from fxexport.onnx_graph import wire
 from fxexport.onnx_graph.inline import require_bounded
 from fxexport.onnx_graph.wire import Field
@@ -28,6 +28,8 @@ GRAPH, METADATA = 7, 14
 NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO = 1, 5, 11, 12, 13
 _NODE_ATTRIBUTE, _ATTRIBUTE_TENSOR = 5, 5
 _DIMS, _RAW = 1, 9
+_VALUES = frozenset((4, 5, 6, 7, _RAW, 10, 11))
+"""Every field that holds numbers."""
 _PACKED = {4: (onnx.TensorProto.FLOAT, 4), 10: (onnx.TensorProto.DOUBLE, 8)}
 """Fields that hold numbers as raw data does, where they are packed."""
 LARGE_BYTES = 1024
@@ -205,14 +207,14 @@ class Content:
         for part in parts:
             if part.start == first:
                 message.append(_dims(dims))
-            if part.number == _DIMS:
-                continue
-            if values is not None and part == tensor.values:
-                message += [wire.head(part.number, size_of([values])), values]
-            else:
+            if part.number != _DIMS and (values is None or part.number not in _VALUES):
                 message.append(Copy(part.start, part.end))
+            elif values is not None and part == tensor.values:
+                message += framed(part.number, [values])
         if not parts:
             message.append(_dims(dims))
+        if values is not None and tensor.values is None:
+            message += framed(_RAW, [values])
         pieces = framed(own.number, message)
         for outer, inner in zip(reversed(around), reversed(tensor.path[1:]), strict=True):
             content: list[Piece] = []

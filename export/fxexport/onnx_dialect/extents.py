@@ -11,6 +11,8 @@ from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
+from fxexport.onnx_graph.shapes import BATCH, with_shapes
+
 Extent: TypeAlias = int | str | None
 Shape: TypeAlias = tuple[int, tuple[Extent, ...]]
 """The type of an ONNX tensor's elements, and its extents: numbers, names, or None."""
@@ -73,14 +75,41 @@ def inferred(model: onnx.ModelProto, input_shapes: Sequence[Sequence[int]] = ())
     inputs = [value for value in graph.input if value.name not in stored]
     for place, value in enumerate(inputs):
         _settle(value, input_shapes[place] if place < len(input_shapes) else ())
-    try:
-        graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
-    except (RuntimeError, onnx.shape_inference.InferenceError):
-        pass  # what it found before is lost; what the file says remains
-    found = {value.name: shape_of(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+    found = _inferred(copy)
+    if any(name and name not in found for node in graph.node for name in node.output):
+        found |= {name: _merged(found.get(name), shape) or shape for name, shape in _computed(copy).items()}
     names = [*found, *(name for name in declared if name not in found)]
     chosen = {name: _merged(found.get(name), declared.get(name)) for name in names}
     return {name: shape for name, shape in chosen.items() if shape is not None}
+
+
+def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
+    try:
+        return _shapes_in(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    except (RuntimeError, onnx.shape_inference.InferenceError):
+        return {}  # what the file says remains
+
+
+def _computed(model: onnx.ModelProto) -> dict[str, Shape]:
+    """The shapes that follow where sizes are computed in the graph; those of the batch have its name."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    names = [shape_of(value) for value in model.graph.input if value.name not in stored]
+    batch = next((shape[1][0] for shape in names if shape is not None and shape[1]), None)
+    try:
+        found = _shapes_in(with_shapes(model).graph)
+    except (RuntimeError, onnx.shape_inference.InferenceError):
+        return {}
+
+    def extent(size: Extent) -> Extent:
+        is_batch = isinstance(size, int) and size > 0 and size % BATCH == 0
+        return (batch if size == BATCH else None) if is_batch and not isinstance(batch, int) else size
+
+    return {name: (kind, tuple(map(extent, dims))) for name, (kind, dims) in found.items()}
+
+
+def _shapes_in(graph: onnx.GraphProto) -> dict[str, Shape]:
+    known = {value.name: shape_of(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+    return {name: shape for name, shape in known.items() if shape is not None}
 
 
 def _settle(value: onnx.ValueInfoProto, extents: Sequence[int]) -> None:
@@ -115,14 +144,18 @@ class Values:
         self.mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True)
         self.names: dict[str, str] = {}
         self._symbols: dict[str, torch.SymInt] = {}
+        self._tensors: dict[Shape, FakeTensor] = {}
 
     def tensor(self, shape: Shape | None) -> FakeTensor | None:
-        """A tensor of a shape, or None where torch has none like it."""
+        """A tensor of a shape, or None where torch has none like it; values of one shape share it."""
         kind = None if shape is None else torch_type(shape[0])
         if shape is None or kind is None:
             return None
-        sizes = [extent if isinstance(extent, int) else self._symbol(extent) for extent in shape[1]]
-        return FakeTensor(self.mode, torch.empty(sizes, dtype=kind, device="meta"), torch.device("cpu"))
+        if shape not in self._tensors:
+            sizes = [extent if isinstance(extent, int) else self._symbol(extent) for extent in shape[1]]
+            empty = torch.empty(sizes, dtype=kind, device="meta")
+            self._tensors[shape] = FakeTensor(self.mode, empty, torch.device("cpu"))
+        return self._tensors[shape]
 
     def like(self, tensor: torch.Tensor) -> FakeTensor:
         """A tensor of the shape of another one."""
@@ -134,12 +167,14 @@ class Values:
         return [size if isinstance(size, int) else self.names.get(str(size)) for size in tensor.shape]
 
     def _symbol(self, name: str | None) -> torch.SymInt:
-        if name is None or not _is_known(name):
-            return self.env.create_unbacked_symint()
-        if name not in self._symbols:
+        """The symbol of an open extent; all that nothing is known of share one, which has no name."""
+        key = name if name is not None and _is_known(name) else ""
+        if key not in self._symbols:
             source = ConstantSource(f"extent_{len(self._symbols)}")
-            symbol = self.env.create_symbol(_HINT + len(self._symbols), source, DimDynamic.DYNAMIC)
-            made: Any = self.env.create_symintnode(symbol, hint=_HINT + len(self._symbols), source=source)
-            self._symbols[name] = made
-            self.names[str(made)] = name
-        return self._symbols[name]
+            hint = _HINT + len(self._symbols)
+            symbol = self.env.create_symbol(hint, source, DimDynamic.DYNAMIC)
+            made: Any = self.env.create_symintnode(symbol, hint=hint, source=source)
+            self._symbols[key] = made
+            if key:
+                self.names[str(made)] = key
+        return self._symbols[key]

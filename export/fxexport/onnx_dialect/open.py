@@ -106,6 +106,12 @@ class OpenOnnx:
                 for node in unit.nodes:
                     node.args = ()
 
+    def has_native_size(self) -> bool:
+        """Whether the extents of inputs are known, but for the batch."""
+        read = (node.name for node in self.graph.find_nodes(op="placeholder"))
+        known = [self.shapes.get(name) for name in read]
+        return all(shape is not None and all(isinstance(e, int) for e in shape[1][1:]) for shape in known)
+
     def value(self, name: str) -> Node:
         """The graph's node of a value of the file.
 
@@ -146,7 +152,7 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[int]]:
     """The nodes that read each value, subgraphs included."""
     found: dict[str, list[int]] = {}
     for index, node in enumerate(graph.node):
-        for name in (*node.input, *calls.captured(node)):
+        for name in calls.reads(node):
             found.setdefault(name, []).append(index)
     return found
 
@@ -281,6 +287,13 @@ class Call:
         if extent is not None:
             node.meta["val"] = extent
         return node
+
+    def quantized(self, place: int) -> bool:
+        """Whether a node that makes a quantised value floating point gives what it reads at a place."""
+        name = self.opened.constants.alias(self.proto.input[place])
+        maker = self.opened.sizes.producers.get(name)
+        is_held = name in self.opened.constants.quantized
+        return is_held or (maker is not None and maker.op_type == "DequantizeLinear")
 
     def reader(self, crossing: frozenset[str]) -> onnx.NodeProto | None:
         """The only node that reads its value, seen through operators of some kinds; None for several."""

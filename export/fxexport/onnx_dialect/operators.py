@@ -27,6 +27,14 @@ ELEMENTWISE = frozenset(
 """Functions of every element: of one operand, or of several that are broadcast."""
 
 
+def is_elementwise(domain: str, op_type: str) -> bool:
+    """Whether an operator is one function of every element."""
+    return not domain and op_type in ELEMENTWISE
+
+
+_QUANTIZED = ("fxhead", "QuantizedWeight")
+
+
 class Operator:
     """An ONNX operator, as the target of a call whose arguments are the node's inputs."""
 
@@ -35,6 +43,8 @@ class Operator:
         self.op_type = op_type
         self.__name__ = op_type or "absorbed"
         self.__module__ = "onnx"
+        self.dequantizes = (domain, op_type) == _QUANTIZED
+        self.is_foreign = not is_elementwise(domain, op_type)
 
     def __repr__(self) -> str:
         return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
@@ -52,6 +62,10 @@ class Operator:
 def operator(domain: str, op_type: str) -> Operator:
     """The one target that stands for an operator; the vocabulary knows those of every element."""
     made = Operator(domain, op_type)
-    if not domain and op_type in ELEMENTWISE:
+    if not made.is_foreign:
         FUNCTIONS[made] = handlers.elementwise
     return made
+
+
+QUANTIZED = operator(*_QUANTIZED)
+"""Stands between a quantised weight and the operator that reads it."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fxexport.onnx_dialect.extents import torch_type
-from fxexport.onnx_dialect.operators import ELEMENTWISE
+from fxexport.onnx_dialect.operators import ELEMENTWISE, QUANTIZED
 
 if TYPE_CHECKING:
     from fxexport.onnx_dialect.open import Call
@@ -55,7 +55,9 @@ def _computed_gemm(call: Call) -> bool:
     if not is_plain:
         return False
     weight = call.input(1)
-    if not call.attribute("transB"):
+    if call.quantized(1):
+        weight = call.write(QUANTIZED, weight, name="weight")
+    elif not call.attribute("transB"):
         weight = call.write(_aten.permute.default, weight, [1, 0], name="weight")
     return call.give(_aten.linear.default, call.input(0), weight, *([call.input(2)] if call.has(2) else []))
 
@@ -63,6 +65,9 @@ def _computed_gemm(call: Call) -> bool:
 def _matmul(call: Call) -> bool:
     shape = call.shape(1)
     weight = call.weight(1, transposed=True) if shape is not None and len(shape) == 2 else None
+    if weight is None and call.quantized(1):
+        packed = call.write(QUANTIZED, call.input(1), name="weight")
+        return call.give(_aten.linear.default, call.input(0), packed)
     if weight is None:
         return call.give(_aten.matmul.default, call.input(0), call.input(1))
     bias = call.added_bias(int(shape[1]))  # type: ignore[index,arg-type]
@@ -251,6 +256,14 @@ def _softmax(target: Any) -> Reader:
     return read
 
 
+def _quantized(call: Call) -> bool:
+    """A product of integers: a Linear or convolution whose weight belongs to scales of its own."""
+    places = {"QLinearMatMul": (0, 3), "QLinearConv": (0, 3), "QGemm": (0, 3)}
+    source, weight = places.get(call.proto.op_type, (0, 1))
+    packed = call.write(QUANTIZED, call.input(weight), name="weight")
+    return call.give(_aten.linear.default, call.input(source), packed)
+
+
 def _batch_norm(call: Call) -> bool:
     if call.attribute("training_mode"):
         return False
@@ -293,6 +306,8 @@ READERS: dict[str, Reader] = {
     "ReduceMean": _reduce(_aten.mean.dim),
     "ReduceMin": _reduce(_aten.amin.default),
     "ReduceSum": _reduce(_aten.sum.dim_IntList),
+    "MatMulInteger": _quantized,
+    "QLinearMatMul": _quantized,
     "Reshape": _reshape,
     "Softmax": _softmax(_aten.softmax.int),
     "Squeeze": _squeeze,

@@ -114,6 +114,12 @@ def rewrite_content(content: Content, to: Form, scope: Scope, input_shapes: Shap
 
 def _changed(content: Content, to: Form, scope: Scope, input_shapes: Shapes) -> Rewritten:
     opened = _opened(content, input_shapes)
+    if to is Form.FCN and not opened.has_native_size():
+        raise InputError(
+            "leaves height and width of its input open, and windows are of one size",
+            where=content.name,
+            fix="give the size that it was trained for, as in --input-shape 1x3x224x224",
+        )
     survey = Survey(opened, scope, lambda: None)
     change = carry_out(survey, to, (), with_map=False)
     report = report_of(change, survey, to)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import onnx
 import torch
 from torch.fx import Node
 
-from fxexport.onnx_dialect.content import LARGE_BYTES, StoredTensor
+from fxexport.onnx_dialect.content import LARGE_BYTES, NODE, StoredTensor
 from fxexport.onnx_dialect.open import OpenOnnx
-from fxexport.onnx_dialect.pieces import Piece, Reordered, written
+from fxexport.onnx_dialect.pieces import Piece, Reordered, framed, written
 from fxexport.onnx_dialect.writer import rank_of
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form
@@ -72,13 +69,37 @@ class Layouts:
             if name in found
         }
 
-    def constant_field(self, node: onnx.NodeProto) -> list[Piece] | None:
-        """The field of a ``Constant`` node whose tensor moved, or None."""
+    def node_field(self, node: onnx.NodeProto) -> list[Piece] | None:
+        """The field of a node that holds a weight that moved, or gives it its scales; None for any other."""
         name = node.output[0] if len(node.output) == 1 else ""
+        if node.op_type == "DequantizeLinear" and node.input[0] in self._laid:
+            return self._scaled(node)
         if name not in self._laid or name in self.opened.content.initializers:
             return None
         dims, values = self._laid[name]
         return self.opened.content.reshaped(self.opened.content.constants[name], dims, values)
+
+    def _scaled(self, node: onnx.NodeProto) -> list[Piece] | None:
+        """The field of a node that gives each output its own scale, along the axis of outputs now."""
+        held = self.opened.constants.quantized[node.input[0]]
+        axis = 1 if node.input[0] in self.turned else 0
+        if held.axis in (None, axis):
+            return None
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        kept = [item for item in copy.attribute if item.name != "axis"]
+        del copy.attribute[:]
+        copy.attribute.extend([*kept, onnx.helper.make_attribute("axis", axis)])
+        return framed(NODE, [bytes(copy.SerializeToString())])
+
+    def _decoded(self, name: str, weight: torch.Tensor) -> bytes:
+        """The numbers of a weight that has several in a byte, in the order of a view of it."""
+        stored, data = self.opened.constants.stored[name], self.opened.content.data
+        proto = onnx.TensorProto()
+        proto.ParseFromString(data[stored.path[-1].content : stored.path[-1].end])
+        shape, order = _order(weight)
+        values = onnx.numpy_helper.to_array(proto).reshape(shape).transpose(order)
+        return bytes(onnx.numpy_helper.from_array(values).raw_data)
 
     def _laid_out(self, name: str, move: WeightMove) -> tuple[tuple[int, ...], Piece | None]:
         """The new dimensions of a weight, and its numbers where they are in another order."""
@@ -96,6 +117,10 @@ class Layouts:
                 weight, dims = weight.movedim(0, -1), dims[::-1]
         if weight.is_contiguous():
             return dims, None
+        if stored.item_bytes is None:
+            decoded = self._decoded(name, weight)
+            self.copied[name] = len(decoded)
+            return dims, decoded
         values = _reordered(stored, weight)
         self.copied[name] = values.size
         is_small = values.size <= LARGE_BYTES
@@ -103,13 +128,15 @@ class Layouts:
         return dims, b"".join(written([values], data)) if is_small else values
 
 
-def _reordered(stored: StoredTensor, weight: torch.Tensor) -> Reordered:
-    """The numbers of a tensor as they lie in the file, in the order of a view of it."""
+def _order(weight: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape that a tensor has as it lies, and the order in which a view of it has those axes."""
     wide = [axis for axis in range(weight.ndim) if weight.shape[axis] != 1]
     lying = sorted(wide, key=lambda axis: -int(weight.stride()[axis]))
-    shape: Sequence[int] = [weight.shape[axis] for axis in lying]
+    return tuple(weight.shape[axis] for axis in lying), tuple(lying.index(axis) for axis in wide)
+
+
+def _reordered(stored: StoredTensor, weight: torch.Tensor) -> Reordered:
+    """The numbers of a tensor as they lie in the file, in the order of a view of it."""
     assert stored.values is not None
     assert stored.item_bytes is not None
-    assert math.prod(shape) == weight.numel()
-    order = tuple(lying.index(axis) for axis in wide)
-    return Reordered(stored.values.content, tuple(shape), order, stored.item_bytes)
+    return Reordered(stored.values.content, *_order(weight), stored.item_bytes)

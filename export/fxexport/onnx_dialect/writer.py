@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class Writer:
         names: the file's name of a node's value.
         unused: gives a name that nothing in the file has, like the one asked for.
         is_turned: whether the file holds a weight as ``[K, O]``.
+        extents: the symbols that stand for one extent of the file each.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Writer:
         names: Callable[[Node], str],
         unused: Callable[[str], str],
         is_turned: Callable[[Node], bool],
+        extents: Container[str],
     ) -> None:
+        self.extents = extents
         self.opset = opset
         self.names = names
         self.unused = unused
@@ -173,19 +176,20 @@ def _extents(node: Node) -> list[int]:
 def _reshape(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
     source, sizes = _source(node), node.args[1]
     assert isinstance(sizes, (tuple, list))
-    known = [_copied(size, source, axis) for axis, size in enumerate(sizes)]
+    known = [_copied(size, source, axis, writer.extents) for axis, size in enumerate(sizes)]
     return _reshaped(writer, node, known)
 
 
-def _copied(size: Any, source: Node, axis: int) -> Any:
+def _copied(size: Any, source: Node, axis: int, names: Container[str]) -> Any:
     """A size as Reshape says it: 0 where it is that of the source's own axis."""
     if not isinstance(size, Node):
         return size
     if size.args == (source, axis):
         return 0
     value, own = size.meta.get("val"), source.meta.get("val")
-    is_own = value is not None and own is not None and axis < own.ndim and str(value) == str(own.shape[axis])
-    return 0 if is_own else size
+    if value is None or own is None or axis >= own.ndim or str(value) not in names:
+        return size
+    return 0 if str(value) == str(own.shape[axis]) else size
 
 
 def _reshaped(writer: Writer, node: Node, sizes: list[Any]) -> list[onnx.NodeProto]:

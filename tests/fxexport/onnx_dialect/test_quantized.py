@@ -1,0 +1,148 @@
+"""Quantised heads: integers are viewed and never requantised, scales stay with their outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from fxexport.onnx_dialect.rewrite import rewrite_onnx
+from onnx_files import classifier, images, operators, require_same, weights
+
+B = weights(5)
+LOOP = (
+    "p0 = GlobalAveragePool(r) pq = QuantizeLinear(p0, ps, pz) p = DequantizeLinear(pq, ps, pz) "
+    "f0 = Flatten(p) fq = QuantizeLinear(f0, ps, pz) f = DequantizeLinear(fq, ps, pz) "
+)
+SCALES: dict[str, Any] = {
+    "ps": np.array(0.02, np.float32),
+    "pz": np.array(3, np.uint8),
+    "ys": np.array(0.1, np.float32),
+    "yz": np.array(128, np.uint8),
+}
+PER_CHANNEL = {"ws": np.linspace(0.01, 0.03, 5).astype(np.float32), "wz": np.zeros(5, np.int8)}
+PER_TENSOR = {"ws": np.array(0.01, np.float32), "wz": np.array(0, np.int8)}
+OUT = "yq = QuantizeLinear(g, ys, yz) y = DequantizeLinear(yq, ys, yz)"
+
+
+def integers(*shape: int) -> Any:
+    return np.random.default_rng(0).integers(-127, 128, shape).astype(np.int8)
+
+
+HEADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "per tensor": (
+        "w = DequantizeLinear(wq, ws, wz) g = Gemm<transB=1>(f, w, b)",
+        {"wq": integers(5, 8), **PER_TENSOR, "b": B},
+    ),
+    "per channel": (
+        "w = DequantizeLinear<axis=0>(wq, ws, wz) g = Gemm<transB=1>(f, w, b)",
+        {"wq": integers(5, 8), **PER_CHANNEL, "b": B},
+    ),
+    "per channel, untransposed": (
+        "w = DequantizeLinear(wq, ws, wz) g = Gemm(f, w, b)",
+        {"wq": integers(8, 5), **PER_CHANNEL, "b": B},
+    ),
+    "matmul": (
+        "w = DequantizeLinear<axis=1>(wq, ws, wz) q = MatMul(f, w) g = Add(q, b)",
+        {"wq": integers(8, 5), **PER_CHANNEL, "b": B},
+    ),
+    "bias": (
+        "w = DequantizeLinear<axis=0>(wq, ws, wz) b = DequantizeLinear<axis=0>(bq, bs) "
+        "g = Gemm<transB=1>(f, w, b)",
+        {
+            "wq": integers(5, 8),
+            **PER_CHANNEL,
+            "bq": np.arange(-2, 3, dtype=np.int32) * 100,
+            "bs": PER_CHANNEL["ws"] * np.float32(0.02),
+        },
+    ),
+}
+
+
+def quantized(name: str) -> onnx.ModelProto:
+    body, constants = HEADS[name]
+    return classifier(LOOP + body + OUT, {**constants, **SCALES}, opset=13)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_quantised_head_becomes_a_convolution_and_comes_back(name: str) -> None:
+    model = quantized(name)
+    made = rewrite_onnx(model, to="conv")
+    assert [miss.code for miss in made.report.misses] == []
+    assert "Conv" in operators(made.module)
+    assert not {"Gemm", "MatMul"} & {*operators(made.module)}
+    onnx.checker.check_model(made.module, full_check=True)
+    for batch in (1, 2, 5):
+        require_same(model, made.module, images(batch))
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+    del made.module.metadata_props[:]
+    linear = rewrite_onnx(made.module, to="linear").module
+    assert "Conv" not in operators(linear)
+    require_same(model, linear, images())
+
+
+def test_integers_keep_their_bytes() -> None:
+    model = quantized("per channel")
+    made = rewrite_onnx(model, to="conv")
+    held = {tensor.name: tensor for tensor in made.module.graph.initializer}["wq"]
+    assert (tuple(held.dims), held.data_type) == ((5, 8, 1, 1), onnx.TensorProto.INT8)
+    assert held.raw_data == HEADS["per channel"][1]["wq"].tobytes()
+    assert [entry.copied_bytes for entry in made.report.rewrites] == [0]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_four_bits_a_number(transposed: bool) -> None:
+    values = np.random.default_rng(1).integers(-7, 8, (8, 6) if transposed else (6, 8)).astype(np.int8)
+    scale = np.linspace(0.1, 0.2, 6).astype(np.float32)
+    body = "w = DequantizeLinear<axis=%d>(wq, ws) y = Gemm<transB=%d>(f, w, b)"
+    model = classifier(
+        "p = GlobalAveragePool(r) f = Flatten(p) " + body % ((1, 0) if transposed else (0, 1)),
+        {"ws": scale, "b": weights(6)},
+        opset=21,
+        result="float[N,6] y",
+        ir_version=10,
+    )
+    held = onnx.helper.make_tensor("wq", onnx.TensorProto.INT4, values.shape, values)
+    model.graph.initializer.append(held)
+    made = rewrite_onnx(model, to="conv")
+    assert len(made.report.rewrites) == 1
+    onnx.checker.check_model(made.module, full_check=True)
+    require_same(model, made.module, images())
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+
+
+QLINEAR = (
+    "p0 = GlobalAveragePool(r) f0 = Flatten(p0) fq = QuantizeLinear(f0, ps, pz) "
+    "yq = QLinearMatMul(fq, ps, pz, wq, ws, wz, ys, yz) y = DequantizeLinear(yq, ys, yz)"
+)
+MISSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "QLinear": (QLINEAR, {"wq": integers(8, 5), **PER_TENSOR}),
+    "integers": (
+        "p0 = GlobalAveragePool(r) f0 = Flatten(p0) fq = QuantizeLinear(f0, ps, pz) "
+        "i = MatMulInteger(fq, wq, pz) c = Cast<to=1>(i) y = Mul(c, ys)",
+        {"wq": integers(8, 5)},
+    ),
+    "a scale for each input": (
+        LOOP + "w = DequantizeLinear<axis=1>(wq, ws, wz) y = Gemm<transB=1>(f, w, b)",
+        {
+            "wq": integers(5, 8),
+            "ws": np.linspace(0.01, 0.03, 8).astype(np.float32),
+            "wz": np.zeros(8, np.int8),
+            "b": B,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISSES)
+def test_what_cannot_be_viewed_is_a_miss(name: str) -> None:
+    body, constants = MISSES[name]
+    used = {
+        key: value for key, value in {**SCALES, **constants}.items() if f"{key}," in body or f"{key})" in body
+    }
+    model = classifier(body, used, opset=13)
+    missed = rewrite_onnx(model, to="conv")
+    assert [miss.code for miss in missed.report.misses] == ["QUANTIZED"]
+    assert missed.module == model
