@@ -6,10 +6,10 @@
     ├── InputError              an argument, a model or an input of the wrong kind
     ├── TraceError              the model cannot be traced into a graph
     ├── PlanError               a weight plan does not fit what it is applied to
-    ├── ExportError             ONNX export failed, or gave not what was asked for  (export/)
+    ├── ExportError             ONNX export failed, or gave not what was asked for  (fxexport)
     │   └── SizeError           no one graph is the model at every input size
-    ├── ProviderError           a provider is missing or did not run every node     (export/)
-    ├── CheckError              two things cannot be compared                       (export/)
+    ├── ProviderError           a provider is missing or did not run every node     (fxexport)
+    ├── CheckError              two things cannot be compared                       (fxexport)
     └── FileError               a file cannot be read or written                    (fxhead)
     InternalError               a bug in fxhead itself (exit code 3), outside the tree
 """

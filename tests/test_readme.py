@@ -1,4 +1,4 @@
-"""What the README shows is what happens: commands, examples, tables, links."""
+"""What the READMEs show is what happens: commands, examples, tables, links."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from enum import Enum
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,12 +21,31 @@ from fxexport import Verdict
 from fxhead.cli import fxhead, main
 from fxhead.outcome import ExitCode
 from fxhead.study.settings import StudyOptions
-from fxpasses import Form, MissCode, Scope
+from fxpasses import Form, Scope
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "tools" / "pictures" / "study.json"
 CANVASES = ROOT / "tools" / "pictures" / "digits.json"
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+README = ROOT / "README.md"
+# In this order the commands of one find the files of those before it.
+DOCUMENTS = (
+    README,
+    *(
+        ROOT / folder / "README.md"
+        for folder in (
+            "fxpasses",
+            "export/fxexport/untrusted",
+            "tools/fxhead/check",
+            "tools/fxhead/convert",
+            "tools/fxhead/cam",
+            "tools/fxhead/study",
+        )
+    ),
+)
+STUDIED = ROOT / "tools" / "fxhead" / "study" / "README.md"
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
+every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)
 
 # What depends on the machine or on torchvision's version, and nothing else.
 _VARIES = (
@@ -47,22 +65,27 @@ class Block:
     body: str
 
 
-def blocks(*languages: str) -> list[Block]:
+def text(path: Path) -> str:
+    """What a document says."""
+    return path.read_text(encoding="utf-8")
+
+
+def blocks(path: Path, *languages: str) -> list[Block]:
     """The fenced blocks in these languages, in order."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text(path), re.MULTILINE | re.DOTALL)
     return [Block(language=name, body=body) for name, body in found if name in languages]
 
 
-def section(title: str) -> str:
+def section(title: str, path: Path = README) -> str:
     """What stands under a heading."""
-    _, _, rest = TEXT.partition(f"\n## {title}\n")
+    _, _, rest = text(path).partition(f"\n## {title}\n")
     assert rest, title
     return rest.partition("\n## ")[0]
 
 
-def first_column(text: str) -> list[str]:
+def first_column(table: str) -> list[str]:
     """The first cell of every table row, headings aside."""
-    rows = re.sub(r"^\|.*\n\|---.*", "", text, flags=re.MULTILINE)
+    rows = re.sub(r"^\|.*\n\|---.*", "", table, flags=re.MULTILINE)
     return re.findall(r"^\| `?((?:[^`|\\]|\\.)+?)`? \|", rows, re.MULTILINE)
 
 
@@ -73,26 +96,36 @@ def normalised(output: str) -> str:
     return "\n".join(line.rstrip() for line in output.strip().splitlines())
 
 
-def console_steps() -> list[tuple[str, str]]:
-    """Commands of the console blocks with the output that the README shows."""
-    text = "".join(block.body for block in blocks("console"))
-    return [
-        (step.partition("\n")[0], step.partition("\n")[2]) for step in re.split(r"^\$ ", text, flags=re.M)[1:]
-    ]
+def console_steps(path: Path) -> list[tuple[str, str]]:
+    """Commands of the console blocks with the output that a document shows."""
+    shown = "".join(block.body for block in blocks(path, "console"))
+    steps = re.split(r"^\$ ", shown, flags=re.MULTILINE)[1:]
+    return [(step.partition("\n")[0], step.partition("\n")[2]) for step in steps]
 
 
-def test_every_block_is_of_a_kind_that_a_test_here_runs() -> None:
-    fences = re.findall(r"^```(\w+)$", TEXT, re.MULTILINE)
-    assert sorted({*fences}) == ["console", "python", "sh", "text"]
-    assert len(re.findall(r"^```", TEXT, re.MULTILINE)) == 2 * len(fences)
+def test_every_document_is_tested_here() -> None:
+    folders = (ROOT / name for name in ("fxpasses", "export", "tools", "tests", ".github"))
+    found = {README, *(path for folder in folders for path in folder.rglob("*.md"))}
+    assert found == {*DOCUMENTS, CONTRIBUTING}
 
 
-def test_commands_print_what_the_readme_shows(tmp_path: Path) -> None:
+def test_the_readme_is_short() -> None:
+    assert len(text(README).splitlines()) <= 250
+
+
+@every_document
+def test_every_block_is_of_a_kind_that_a_test_here_runs(path: Path) -> None:
+    fences = re.findall(r"^```(\w+)$", text(path), re.MULTILINE)
+    assert {*fences} <= {"console", "python", "sh", "text", "tree"}
+    assert len(re.findall(r"^```", text(path), re.MULTILINE)) == 2 * len(fences)
+
+
+def test_commands_print_what_the_readmes_show(tmp_path: Path) -> None:
     search = os.pathsep.join([str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")])
     # without a GPU, as where the README was written
     environment = os.environ | {"PYTHONPATH": search, "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1"}
-    steps = console_steps()
-    assert len(steps) >= 4
+    steps = [step for path in DOCUMENTS for step in console_steps(path)]
+    assert len(steps) >= 9
     for command, shown in steps:
         name, *arguments = shlex.split(command)
         program = {"fxhead": [sys.executable, "-m", "fxhead"], "python": [sys.executable]}[name]
@@ -107,21 +140,24 @@ def test_commands_print_what_the_readme_shows(tmp_path: Path) -> None:
         assert normalised(ran.stdout) == normalised(shown), command
 
 
-def test_python_examples_print_what_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@every_document
+def test_python_examples_print_what_the_document_shows(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    pairs = blocks("python", "text")
+    pairs = blocks(path, "python", "text")
     assert [block.language for block in pairs] == ["python", "text"] * (len(pairs) // 2)
     for code, shown in zip(pairs[::2], pairs[1::2], strict=True):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(code.body, "README.md", "exec"), names)
+            exec(compile(code.body, str(path), "exec"), names)
         assert printed.getvalue() == shown.body
 
 
 def shell_lines() -> list[list[str]]:
     """Commands of the sh blocks, without their comments."""
-    body = "".join(block.body for block in blocks("sh"))
+    body = "".join(block.body for path in DOCUMENTS for block in blocks(path, "sh"))
     return [words for line in body.splitlines() if (words := shlex.split(line, comments=True))]
 
 
@@ -130,7 +166,7 @@ def test_pip_installs_an_extra_that_exists() -> None:
     installs = [words for words in shell_lines() if words[0] == "pip"]
     assert installs == [["pip", "install", ".[cpu]"]]
     assert (
-        {*re.findall(r"'\.\[(\w+)\]'", TEXT)}
+        {*re.findall(r"'\.\[(\w+)\]'", "".join(map(text, DOCUMENTS)))}
         == {"cam", "cpu", "gpu", "study"}
         <= {*project["optional-dependencies"]}
     )
@@ -165,26 +201,24 @@ def test_tasks_that_are_named_exist() -> None:
     ran = subprocess.run(
         ["bash", str(ROOT / "tools/dev"), "help"], capture_output=True, text=True, check=True
     )
-    named = re.findall(r"tools/dev ([a-z]+)", TEXT)
+    named = re.findall(r"tools/dev ([a-z]+)", text(README) + text(CONTRIBUTING))
     assert named
     assert {*named} - {"help"} <= {*re.findall(r"^  ([a-z]+)", ran.stdout, re.MULTILINE)}
 
 
-@pytest.mark.parametrize(
-    ("title", "kind"),
-    [("What it refuses", MissCode), ("What the verdict means", Verdict)],
-)
-def test_tables_list_every_value(title: str, kind: type[Enum]) -> None:
-    assert sorted(first_column(section(title))) == sorted(member.value for member in kind)
-
-
-def test_tables_list_every_form_scope_exit_code_and_command() -> None:
-    cells = first_column(section("What it finds"))
-    assert {*Form, *Scope} <= {*cells}
-    assert not {*cells} - {*Form, *Scope} - {"pool", "flatten", "site", "bridge"}
+def test_tables_list_every_verdict_form_scope_exit_code_and_command() -> None:
+    assert sorted(first_column(section("What do verdicts mean?"))) == sorted(Verdict)
+    assert sorted(first_column(section("In Python"))) == sorted((*Form, *Scope))
     rows = first_column(section("On the command line"))
     assert {row for row in rows if row.isdigit()} == {str(int(code)) for code in ExitCode}
     assert {row.split()[1] for row in rows if row.startswith("fxhead ")} == {*fxhead.commands}
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, CONTRIBUTING], ids=lambda path: path.parent.name)
+def test_files_that_are_named_exist(path: Path) -> None:
+    quoted = re.findall(r"`((?:fxpasses|export|tools|tests|\.ci|\.github)/[\w/.]*)`", text(path))
+    # written as an example of where a test would be
+    assert [name for name in quoted if not (ROOT / name).exists() and "heads/test_cancel" not in name] == []
 
 
 def points(value: float) -> str:
@@ -193,7 +227,7 @@ def points(value: float) -> str:
 
 
 def test_figures_of_the_study_are_those_of_its_document() -> None:
-    shown, study = section("Does one of them learn better?"), json.loads(STUDY.read_text(encoding="utf-8"))
+    shown, study = text(STUDIED), json.loads(STUDY.read_text(encoding="utf-8"))
     rows = [row for row in shown.splitlines() if row.startswith("| ")][1:]
     assert len(rows) == len(study["comparisons"])
     for row, found in zip(rows, study["comparisons"], strict=True):
@@ -210,7 +244,7 @@ def test_figures_of_the_study_are_those_of_its_document() -> None:
     answer, (single, double, *_) = study["answer"], study["growth"]
     assert answer["same_initialisation"]
     assert answer["same_function"]
-    for text in (
+    for claim in (
         f"Over {study['seeds']} seeds a head",
         f"{study['seeds']} seeds would show",
         f"differ by {answer['typical_gap_pp']:.2f} points",
@@ -221,7 +255,7 @@ def test_figures_of_the_study_are_those_of_its_document() -> None:
         f"p below {study['rules']['alpha']:g}",
         f"beyond ±{study['rules']['margin_pp']:g} point,",
     ):
-        assert text in shown
+        assert claim in shown
     schemes = {record["linear_scheme"]["name"] for record in study["initialisation"]}
     assert schemes == {"Kaiming uniform, a = √5", "uniform in ±1/√fan_in"}
 
@@ -242,12 +276,12 @@ def test_the_study_that_the_readme_names_is_the_one_that_it_shows(monkeypatch: p
     assert options.training.to_dict() == document["training"]
     assert options.rules.to_dict() == document["rules"]
     assert (options.seeds, options.seed, options.data) == (document["seeds"], document["seed"], None)
-    assert str(options.out) in section("Does one of them learn better?")
+    assert str(options.out) in text(STUDIED)
 
 
 def test_figures_of_the_canvases_are_those_of_their_document() -> None:
     found = json.loads(CANVASES.read_text(encoding="utf-8"))
-    shown = section("Where does it look?")
+    shown = text(ROOT / "tools" / "fxhead" / "cam" / "README.md")
     assert f"{found['all_inside']} of {found['canvases']} random canvases" in shown
     assert f"{found['inside']} of {found['digits']} digits; seed {found['seed']}" in shown
 
@@ -274,7 +308,7 @@ def test_the_study_comes_to_the_same_answer_here(tmp_path: Path) -> None:
     assert verdicts[0] == verdicts[1]
 
 
-def test_links_to_files_resolve() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("path", [*DOCUMENTS, CONTRIBUTING], ids=lambda path: path.parent.name)
+def test_links_to_files_resolve(path: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text(path)) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).exists()] == []

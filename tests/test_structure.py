@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -267,6 +268,20 @@ def test_every_folder_says_what_it_is_for(name: str) -> None:
     text = ast.get_docstring(tree(name)) or ""
     assert len(text.splitlines()) >= 3
     assert name.count("/") == 1 or ("May import: " in text and "Start in " in text)
+
+
+def test_the_tree_in_the_readme_has_every_room() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("```tree\n")[2].partition("```")[0]
+    named, package = set(), ""
+    for line in tree.splitlines():
+        folders = [word for word in re.split(r" {2,}", line.strip())[0].split() if word.endswith("/")]
+        if not line.startswith(" "):
+            (package,), folders = folders, [""]
+        named |= {f"{package}{folder}".rstrip("/") for folder in folders}
+    rooms = {
+        path.parent.relative_to(ROOT).as_posix() for path in FILES.values() if path.name == "__init__.py"
+    }
+    assert {room for room in rooms if "fxexport/proof/" not in room} | {"tools/bench", "tests"} == named
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,4 +1,4 @@
-"""The only code that edits a graph: carries out what ``moves`` decided, and can take it back.
+"""The only code that edits a graph: carries out what ``cancel`` decided, and can take it back.
 
 One component (a head, a squeeze-excite branch) is edited at a time. New views are written the way the
 author wrote those that died, so that ``x.view(x.size(0), -1)`` stays that. Before the edit the component

@@ -1,8 +1,8 @@
 """One vocabulary for every spelling: a node in, a typed op out.
 
 The same operation arrives as an ``nn`` module, a function, a tensor method, or an ATen operator. The
-vocabulary alone knows the spellings: ``spellings``, ``module_ops`` and ``aten`` have the tables, ``handlers``
-bind the arguments, ``emit`` writes. What has no entry is ``Opaque``.
+vocabulary alone knows the spellings: ``tables``, ``modules`` and ``aten`` have the tables, ``handlers``
+bind the arguments, ``writer`` writes. What has no entry is ``Opaque``.
 """
 
 from __future__ import annotations

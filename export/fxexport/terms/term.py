@@ -1,6 +1,6 @@
 """A graph as terms: what is computed, with views and the form of an affine site taken away.
 
-Both front ends (``module_terms``, ``onnx_terms``) write a model as terms. A view ``[N, C, *k] ↔ [N, C·∏k]``
+Both front ends (``module_graph``, ``onnx_graph``) write a model as terms. A view ``[N, C, *k] ↔ [N, C·∏k]``
 has no term of its own: its value is that of what it views. A Linear on ``[N, K]`` and a convolution that
 covers its whole map are the same ``AFFINE`` term over a ``[O, K]`` matrix. So two models that differ only
 in the form of their sites have equal terms, and whatever else differs shows.

@@ -1,4 +1,4 @@
-"""Small integers as weights and features, for which every partial sum is exact; see ``wiring``."""
+"""Small integers as weights and features, for which every partial sum is exact; see ``probe_site``."""
 
 from __future__ import annotations
 
