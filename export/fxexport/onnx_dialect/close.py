@@ -43,14 +43,21 @@ class Closed:
     copied: dict[str, int]
 
 
-def close(opened: OpenOnnx, plan: WeightPlan) -> Closed:
-    """The file of the edited graph, whose weights moved as ``plan`` says."""
-    return _Closing(opened, plan).run()
+def close(opened: OpenOnnx, plan: WeightPlan, renamed: Mapping[str, str]) -> Closed:
+    """The file of the edited graph, whose weights moved as ``plan`` says.
+
+    Args:
+        opened: the file's graph after the edit.
+        plan: how weights moved.
+        renamed: the new names of other files that hold weights, by the old ones.
+    """
+    return _Closing(opened, plan, renamed).run()
 
 
 class _Closing:
-    def __init__(self, opened: OpenOnnx, plan: WeightPlan) -> None:
+    def __init__(self, opened: OpenOnnx, plan: WeightPlan, renamed: Mapping[str, str]) -> None:
         self.opened = opened
+        self.renamed = renamed
         self.file = opened.file
         self.content = opened.content
         self.end = next(iter(reversed(opened.graph.nodes)))
@@ -239,7 +246,7 @@ class _Closing:
 
     def _tensors(self) -> dict[int, list[Piece]]:
         """Initialisers of another shape."""
-        return self.layouts.initializer_fields()
+        return self.layouts.initializer_fields(self.renamed)
 
     def _inputs(self) -> dict[int, list[Piece]]:
         """Inputs of the graph that are initialisers of another shape."""

@@ -16,6 +16,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import onnx
 
@@ -34,7 +35,6 @@ _PACKED = {4: (onnx.TensorProto.FLOAT, 4), 10: (onnx.TensorProto.DOUBLE, 8)}
 """Fields that hold numbers as raw data does, where they are packed."""
 LARGE_BYTES = 1024
 """Values of more than this are left in the file."""
-_WEIGHTS = "fxhead: see the file"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +65,19 @@ class Content:
     Args:
         data: the file.
         name: what to call it in errors.
+        folder: where its other files lie, if it has any.
 
     Raises:
         ValueError: it is no ONNX file, or is damaged.
     """
 
-    def __init__(self, data: wire.Buffer, name: str = "the ONNX model") -> None:
+    LEFT = "fxhead: in the file"
+    """The location of values that were left in the file."""
+
+    def __init__(self, data: wire.Buffer, name: str = "the ONNX model", folder: Path | None = None) -> None:
         self.data = data
         self.name = name
+        self.folder = folder
         self.model_fields = [*wire.fields(data, 0, len(data))]
         graphs = [field for field in self.model_fields if field.number == GRAPH]
         if len(graphs) != 1 or graphs[0].wire != wire.DELIMITED:
@@ -149,7 +154,7 @@ class Content:
         if drop and values is not None:
             self._large.append(values)
             proto.data_location = onnx.TensorProto.EXTERNAL  # so that nobody takes it for an empty one
-            proto.external_data.add(key="location", value=_WEIGHTS)
+            proto.external_data.add(key="location", value=self.LEFT)
             message = bytes(proto.SerializeToString())
         return StoredTensor(path=path, proto=proto, values=values), message
 

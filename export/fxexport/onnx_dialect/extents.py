@@ -53,8 +53,13 @@ def shape_of(value: onnx.ValueInfoProto) -> Shape | None:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
         return None
-    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim]
+    dims = [dim.dim_value if dim.HasField("dim_value") else _named(dim.dim_param) for dim in kind.shape.dim]
     return kind.elem_type, tuple(dims)
+
+
+def _named(name: str) -> str | None:
+    """The name of an open extent, or None for those that ONNX's inference makes up."""
+    return None if not name or name.startswith("unk__") else name
 
 
 def inferred(model: onnx.ModelProto, input_shapes: Sequence[Sequence[int]] = ()) -> dict[str, Shape]:
@@ -129,11 +134,7 @@ def _merged(found: Shape | None, declared: Shape | None) -> Shape | None:
     if found is None or declared is None or len(found[1]) != len(declared[1]):
         return found or declared
     pairs = zip(found[1], declared[1], strict=True)
-    return found[0], tuple(ours if _is_known(ours) else theirs for ours, theirs in pairs)
-
-
-def _is_known(extent: Extent) -> bool:
-    return isinstance(extent, int) or (extent is not None and not extent.startswith("unk__"))
+    return found[0], tuple(ours if ours is not None else theirs for ours, theirs in pairs)
 
 
 class Values:
@@ -149,8 +150,8 @@ class Values:
     def tensor(self, shape: Shape | None) -> FakeTensor | None:
         """A tensor of a shape, or None where torch has none like it; values of one shape share it."""
         kind = None if shape is None else torch_type(shape[0])
-        if shape is None or kind is None:
-            return None
+        if shape is None or kind is None or None in shape[1][1:2]:
+            return None  # of unknown channels, nothing can be computed
         if shape not in self._tensors:
             sizes = [extent if isinstance(extent, int) else self._symbol(extent) for extent in shape[1]]
             empty = torch.empty(sizes, dtype=kind, device="meta")
@@ -168,7 +169,7 @@ class Values:
 
     def _symbol(self, name: str | None) -> torch.SymInt:
         """The symbol of an open extent; all that nothing is known of share one, which has no name."""
-        key = name if name is not None and _is_known(name) else ""
+        key = name or ""
         if key not in self._symbols:
             source = ConstantSource(f"extent_{len(self._symbols)}")
             hint = _HINT + len(self._symbols)

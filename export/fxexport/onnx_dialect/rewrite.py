@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import onnx_ir as ir
 from fxexport.onnx_dialect.broken import BrokenGraph, checked
 from fxexport.onnx_dialect.close import close
 from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.external import can_move, locations
 from fxexport.onnx_dialect.files import mapped
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.pieces import Piece, written
@@ -40,12 +41,14 @@ class Rewritten:
     Attributes:
         source: the file that the pieces are of.
         pieces: the new file.
+        files: the other files that it reads weights from: as it names them, and as the old file does.
         report: what was rewritten, and what not.
         plan: how weights moved.
     """
 
     source: Buffer
     pieces: list[Piece]
+    files: Mapping[str, str]
     report: RewriteReport
     plan: WeightPlan
 
@@ -97,8 +100,18 @@ def sites_of_content(content: Content, to: Form | None, scope: Scope, input_shap
     return sites_of(Survey(_opened(content, input_shapes), scope, lambda: None), to)
 
 
-def rewrite_content(content: Content, to: Form, scope: Scope, input_shapes: Shapes = ()) -> Rewritten:
+def rewrite_content(
+    content: Content, to: Form, scope: Scope, input_shapes: Shapes = (), data_name: str | None = None
+) -> Rewritten:
     """A file's content in another form.
+
+    Args:
+        content: the file.
+        to: the form.
+        scope: which sites.
+        input_shapes: the shape of each input, where the file leaves extents open.
+        data_name: what to call a file of weights beside it, if it has one; None keeps its name. A file that
+            is as it was before a rewrite names the files that it named.
 
     Raises:
         InputError: no ONNX file has the form.
@@ -107,12 +120,18 @@ def rewrite_content(content: Content, to: Form, scope: Scope, input_shapes: Shap
     _require_spelled(to, scope)
     record = record_of(content)
     if record is None or record.scope is not scope or record.to is to:
-        return _changed(content, to, scope, input_shapes)
-    before = Content(b"".join(written(record.pieces, memoryview(content.data))), content.name)
-    return _joined(record, _changed(before, to, scope, input_shapes))
+        return _changed(content, to, scope, input_shapes, data_name)
+    data = b"".join(written(record.pieces, memoryview(content.data)))
+    before = Content(data, content.name, content.folder)
+    changed = _joined(record, _changed(before, to, scope, input_shapes, data_name))
+    # the files of weights are those of the file that was given
+    now = dict(zip(locations(before), locations(content), strict=False))
+    return dataclasses.replace(changed, files={new: now.get(old, old) for new, old in changed.files.items()})
 
 
-def _changed(content: Content, to: Form, scope: Scope, input_shapes: Shapes) -> Rewritten:
+def _changed(
+    content: Content, to: Form, scope: Scope, input_shapes: Shapes, data_name: str | None
+) -> Rewritten:
     opened = _opened(content, input_shapes)
     if to is Form.FCN and not opened.has_native_size():
         raise InputError(
@@ -124,8 +143,18 @@ def _changed(content: Content, to: Form, scope: Scope, input_shapes: Shapes) -> 
     change = carry_out(survey, to, (), with_map=False)
     report = report_of(change, survey, to)
     if not change.rewrites:
-        return Rewritten(source=content.data, pieces=content.whole(), report=report, plan=change.plan)
-    closed = close(opened, change.plan)
+        return Rewritten(
+            source=content.data,
+            pieces=content.whole(),
+            files={name: name for name in locations(content)},
+            report=report,
+            plan=change.plan,
+        )
+    renamed = _renamed(content, data_name)
+    try:
+        closed = close(opened, change.plan, renamed)
+    except BrokenGraph as error:  # weights in another file are looked for here
+        raise _broken(content, str(error)) from error
     plan = WeightPlan(
         to=change.plan.to,
         moves=tuple(
@@ -136,9 +165,18 @@ def _changed(content: Content, to: Form, scope: Scope, input_shapes: Shapes) -> 
     return Rewritten(
         source=content.data,
         pieces=with_record(content, closed.pieces, to, scope, rewrites, plan),
+        files={renamed.get(name, name): name for name in locations(content)},
         report=dataclasses.replace(report, rewrites=rewrites),
         plan=plan,
     )
+
+
+def _renamed(content: Content, data_name: str | None) -> dict[str, str]:
+    """New names for the other files, by the old ones; none where they cannot all be renamed."""
+    if data_name is None or not can_move(content):
+        return {}
+    places = enumerate(locations(content))
+    return {name: data_name if place == 0 else f"{data_name}.{place}" for place, name in places}
 
 
 def _named(rewrites: Sequence[Rewrite], copied: dict[str, int], opened: OpenOnnx) -> tuple[Rewrite, ...]:
@@ -218,12 +256,12 @@ def read_content(path: Path) -> Content:
     Raises:
         FileError: it cannot be read, or is no ONNX file.
     """
-    return _checked(mapped(path), str(path))
+    return _checked(mapped(path), str(path), path.parent)
 
 
-def _checked(data: Buffer, where: str) -> Content:
+def _checked(data: Buffer, where: str, folder: Path | None = None) -> Content:
     try:
-        return Content(data, where)
+        return Content(data, where, folder)
     except ValueError as error:
         raise FileError(
             f"is no ONNX file, or is damaged ({str(error).splitlines()[0]})",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import torch
 from torch.fx import Node
 
-from fxexport.onnx_dialect.content import LARGE_BYTES, NODE, StoredTensor
+from fxexport.onnx_dialect.content import INITIALIZER, LARGE_BYTES, NODE, StoredTensor
+from fxexport.onnx_dialect.external import is_external, values_of
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.pieces import Piece, Reordered, framed, written
 from fxexport.onnx_dialect.writer import rank_of
@@ -60,14 +63,21 @@ class Layouts:
         """The new dimensions of the weights that moved."""
         return {name: [*dims] for name, (dims, _) in self._laid.items()}
 
-    def initializer_fields(self) -> dict[int, list[Piece]]:
-        """The fields of initialisers that moved, by where they start."""
-        found = self.opened.content.initializers
-        return {
-            found[name].path[0].start: self.opened.content.reshaped(found[name], dims, values)
-            for name, (dims, values) in self._laid.items()
-            if name in found
-        }
+    def initializer_fields(self, renamed: Mapping[str, str]) -> dict[int, list[Piece]]:
+        """The fields of initialisers that are others now, by where they start.
+
+        Args:
+            renamed: the new names of other files that hold weights, by the old ones.
+        """
+        content = self.opened.content
+        fields = {}
+        for name, tensor in content.initializers.items():
+            laid = self._laid.get(name)
+            if is_external(tensor) and (laid is not None or renamed):
+                fields[tensor.path[0].start] = _elsewhere(tensor, laid, renamed)
+            elif laid is not None:
+                fields[tensor.path[0].start] = content.reshaped(tensor, *laid)
+        return fields
 
     def node_field(self, node: onnx.NodeProto) -> list[Piece] | None:
         """The field of a node that holds a weight that moved, or gives it its scales; None for any other."""
@@ -117,6 +127,11 @@ class Layouts:
                 weight, dims = weight.movedim(0, -1), dims[::-1]
         if weight.is_contiguous():
             return dims, None
+        if is_external(stored):
+            shape, order = _order(weight)
+            decoded = values_of(stored, self.opened.content.folder, shape).transpose(order).tobytes()
+            self.copied[name] = len(decoded)
+            return dims, decoded
         if stored.item_bytes is None:
             decoded = self._decoded(name, weight)
             self.copied[name] = len(decoded)
@@ -126,6 +141,24 @@ class Layouts:
         is_small = values.size <= LARGE_BYTES
         data = memoryview(self.opened.content.data)
         return dims, b"".join(written([values], data)) if is_small else values
+
+
+def _elsewhere(
+    tensor: StoredTensor, laid: tuple[tuple[int, ...], Piece | None] | None, renamed: Mapping[str, str]
+) -> list[Piece]:
+    """The field of an initialiser that lies in another file; here, where its numbers are in another order."""
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor.proto)
+    dims, values = laid or (tuple(copy.dims), None)
+    copy.dims[:] = dims
+    for entry in copy.external_data:
+        if entry.key == "location":
+            entry.value = renamed.get(entry.value, entry.value)
+    if isinstance(values, bytes):
+        copy.ClearField("external_data")
+        copy.ClearField("data_location")
+        copy.raw_data = values
+    return framed(INITIALIZER, [bytes(copy.SerializeToString())])
 
 
 def _order(weight: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -46,6 +46,11 @@ from fxhead.source import Source
 @click.option("--opset", type=click.IntRange(min=1), help="Opset of the ONNX files.")
 @click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
 @click.option("--no-check", is_flag=True, help="Of an ONNX file: write the other form, and check nothing.")
+@click.option(
+    "--link-data",
+    is_flag=True,
+    help="Of an ONNX file with weights in other files: refer to those, and copy nothing.",
+)
 @click.option("--force", is_flag=True, help="Replace files that exist; never the input.")
 @source_options
 def rewrite_command(
@@ -59,6 +64,7 @@ def rewrite_command(
     opset: int | None,
     no_onnx: bool,
     no_check: bool,
+    link_data: bool,
     force: bool,
     input_shapes: tuple[str, ...],
     as_json: bool,
@@ -95,6 +101,7 @@ def rewrite_command(
         with_onnx=not no_onnx,
         with_map=with_map,
         with_check=not no_check,
+        link_data=link_data,
         loading=Loading(**loading),
         force=force,
     )

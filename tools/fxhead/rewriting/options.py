@@ -24,5 +24,6 @@ class RewriteOptions:
     with_onnx: bool = True
     with_map: bool = False
     with_check: bool = True
+    link_data: bool = False
     loading: Loading = dataclasses.field(default_factory=Loading)
     force: bool = False

@@ -91,8 +91,9 @@ class _Job:
     def require_possible(self) -> None:
         """Refuses before the long work starts what would be refused after it."""
         options = self.options
-        if not options.with_check:
-            raise InputError("is for an ONNX file", where="--no-check", fix="give --no-onnx, or leave it out")
+        if not options.with_check or options.link_data:
+            option = "--link-data" if options.with_check else "--no-check"
+            raise InputError("is for an ONNX file", where=option, fix="leave it out")
         if not options.with_onnx and (options.providers is not None or options.opset is not None):
             raise InputError(
                 "--providers and --opset are about ONNX files, and none are written",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.external import path_of
 from fxexport.onnx_dialect.files import write_pieces
 from fxexport.onnx_dialect.rewrite import Rewritten, read_content, rewrite_content, sites_of_content
 from fxhead.check.artefact import (
@@ -28,7 +33,7 @@ from fxhead.rewriting.options import RewriteOptions
 from fxhead.rewriting.outcome import RewriteOutcome
 from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
-from fxpasses.errors import InputError
+from fxpasses.errors import FileError, InputError
 from fxpasses.report import Site
 
 _SUFFIX = ".onnx"
@@ -46,7 +51,8 @@ def run_rewrite_onnx(options: RewriteOptions, progress: Progress) -> RewriteOutc
     with progress.step(f"reading {options.source.text}"):
         content = read_content(Path(options.source.name))
     with progress.step("rewriting"):
-        changed = rewrite_content(content, options.to, options.scope, options.input_shapes)
+        name = None if options.link_data else f"{job.target.name}.data"
+        changed = rewrite_content(content, options.to, options.scope, options.input_shapes, name)
     checks: tuple[Check, ...] = ()
     files: tuple[WrittenFile, ...] = ()
     if changed.report.rewrites:
@@ -73,6 +79,14 @@ def _target(options: RewriteOptions) -> Path:
     if out.is_file() or out.suffix.lower() in (".pt", ".pth", ".pt2", ".json", ".safetensors"):
         raise InputError("is neither an .onnx file nor a folder", where=f"-o {out}", fix="name an .onnx file")
     return out / name
+
+
+def _link(path: Path, new: Path) -> None:
+    """Gives a file another name for a while, or where the file system has no such links, a copy."""
+    try:
+        os.link(path, new)
+    except OSError:
+        shutil.copyfile(path, new)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,15 +141,49 @@ class _Job:
         with staged(self.target.parent) as staging:
             with self.progress.step(f"writing {self.target}"):
                 write_pieces(changed.pieces, changed.source, staging / self.target.name)
+                there = self.bring_weights(changed, staging)
             save_json(changed.plan.to_dict(), staging / self.plan)
             if self.options.with_check:
                 checks = self.check(staging)
             if worst(checks) == "broken":
                 return checks, ()
+            for path in there:
+                path.unlink()
             paths = publish(staging, force=self.options.force)
         order = (self.target.name, self.plan, self.certificate)
         ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
         return checks, tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
+
+    def bring_weights(self, changed: Rewritten, staging: Path) -> list[Path]:
+        """Puts copies of other files that the new one reads beside it; gives those that are there already.
+
+        Raises:
+            FileError: one cannot be read, or another one is there already.
+        """
+        here, source = self.target.parent, Path(self.options.source.name)
+        there = []
+        for name, old in changed.files.items():
+            try:
+                path = path_of(source.parent, old)
+            except BrokenGraph as error:
+                raise FileError(str(error), where=str(source), fix="put it where it was") from error
+            target = here / name
+            if target.is_file() and filecmp.cmp(path, target, shallow=False):
+                there.append(staging / name)
+            elif self.options.link_data:
+                raise InputError(
+                    f"{name} lies in another folder than the output, and no file may refer to it from there",
+                    where="--link-data",
+                    fix="write the output beside it, or leave --link-data out",
+                )
+            else:
+                require_free_file(target, [path], force=self.options.force)
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            if staging / name in there:
+                _link(target, staging / name)
+            else:
+                shutil.copyfile(path, staging / name)
+        return there
 
     def check(self, staging: Path) -> tuple[Check, ...]:
         """The certificate of the new file against the old one, which is then in ``staging``, too."""
