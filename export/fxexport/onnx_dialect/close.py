@@ -9,7 +9,7 @@ their constants. The file's outputs keep their names.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import onnx
@@ -268,11 +268,11 @@ class _Closing:
         shapes: dict[str, list[Any] | None] = dict(self.layouts.shapes())
         for value in self.file.value_info:
             before, node = self.opened.by_name.get(value.name), names.get(value.name)
-            if before is None or node is None:
-                if before is not None and before.op == "call_function":
-                    shapes[value.name] = None
-            elif node not in self.units or self._swaps(self.units[node]) is None or node is not before:
-                shapes[value.name] = self._extents(node)
+            if before is None or before.op != "call_function":
+                continue
+            now, known = self._extents(node) if node is not None else None, shape_of(value)
+            if now is None or known is None or not _agree(known[1], now):
+                shapes[value.name] = now
         return dict(self._redeclared(VALUE_INFO, self.file.value_info, shapes))
 
     def _redeclared(
@@ -311,6 +311,14 @@ class _Closing:
     def _extents(self, node: Node) -> list[Any] | None:
         value = node.meta.get("val")
         return self.opened.values.extents(value) if isinstance(value, torch.Tensor) else None
+
+
+def _agree(declared: Sequence[Any], extents: Sequence[Any]) -> bool:
+    """Whether a declaration can stay."""
+    return len(declared) == len(extents) and all(
+        one == other or not (isinstance(one, int) and isinstance(other, int))
+        for one, other in zip(declared, extents, strict=True)
+    )
 
 
 def _declare(value: onnx.ValueInfoProto, extents: Iterable[Any]) -> None:

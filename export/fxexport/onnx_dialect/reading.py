@@ -272,6 +272,20 @@ def _batch_norm(call: Call) -> bool:
     return call.give(_aten.batch_norm.default, call.input(), *statistics, False, momentum, epsilon, False)
 
 
+def _layer_norm(call: Call) -> bool:
+    shape, axis = call.shape(), call.attribute("axis")
+    normed = () if shape is None else shape[axis:]
+    if (
+        not normed
+        or not all(isinstance(extent, int) for extent in normed)
+        or call.attribute("stash_type") != 1
+    ):
+        return False
+    bias = call.input(2) if call.has(2) else None
+    epsilon = call.attribute("epsilon")
+    return call.give(_aten.layer_norm.default, call.input(), [*normed], call.input(1), bias, epsilon)
+
+
 def _concat(call: Call) -> bool:
     read = [call.input(place) for place in range(len(call.proto.input))]
     return call.give(_aten.cat.default, read, call.attribute("axis"))
@@ -299,6 +313,7 @@ READERS: dict[str, Reader] = {
     "GlobalAveragePool": _global_pool("average"),
     "GlobalMaxPool": _global_pool("max"),
     "Identity": _identity,
+    "LayerNormalization": _layer_norm,
     "LogSoftmax": _softmax(_aten.log_softmax.int),
     "MatMul": _matmul,
     "Mul": _binary(_aten.mul.Tensor),

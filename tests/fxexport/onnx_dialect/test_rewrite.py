@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from fxexport.onnx_dialect.rewrite import find_onnx_sites, rewrite_onnx
-from onnx_files import classifier, images, operators, require_same, weights
+from onnx_files import classifier, images, operators, outputs, require_same, weights
 
 W, B = weights(5, 8), weights(5)
 I64 = np.int64
@@ -253,6 +253,36 @@ def test_what_is_not_the_head_keeps_its_bytes() -> None:
     )
     assert made.graph.output == model.graph.output
     assert made.graph.input == model.graph.input
+
+
+def test_declared_shapes_follow_what_moved() -> None:
+    body, constants, opset, _ = HEADS["two layers"]
+    model = onnx.shape_inference.infer_shapes(classifier(body, constants, opset=opset))
+    for name in ("w", "v"):
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, 1, constants[name].shape))
+    made = rewrite_onnx(model, to="conv").module
+    onnx.checker.check_model(made, full_check=True)
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in made.graph.value_info}
+    found = {name: [dim.dim_value or dim.dim_param for dim in dims] for name, dims in shapes.items()}
+    assert (found["p"], found["g"], found["h"]) == (["N", 8, 1, 1], ["N", 8, 1, 1], ["N", 8, 1, 1])
+    assert (found["w"], found["v"], found["r"]) == ([5, 8, 1, 1], [8, 8, 1, 1], ["N", 8, 6, 6])
+    assert "f" not in found
+
+
+@pytest.mark.parametrize("to", ["dense", "fcn"])
+@pytest.mark.parametrize("name", ["flatten", "matmul", "mean, input", "average pool", "channels last"])
+def test_a_head_before_its_pool_or_on_every_window(name: str, to: str) -> None:
+    body, constants, opset, _ = HEADS[name]
+    model = classifier(body, constants, opset=opset)
+    made = rewrite_onnx(model, to=to)
+    assert [(entry.before, entry.to) for entry in made.report.rewrites] == [("Linear(8, 5)", to)]
+    onnx.checker.check_model(made.module, full_check=True)
+    (before,), (after,) = outputs(model, images()), outputs(made.module, images())
+    assert after.shape == (before.shape if to == "dense" else (*before.shape, 1, 1))
+    np.testing.assert_allclose(after.reshape(before.shape), before, rtol=2e-5, atol=2e-6)
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+    conv = rewrite_onnx(model, to="conv").module.graph
+    assert rewrite_onnx(made.module, to="conv").module.graph == conv
 
 
 def test_two_heads_and_a_value_that_is_given_out_too() -> None:
