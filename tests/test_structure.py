@@ -160,10 +160,12 @@ EDITS_GRAPHS = {
 # beside the rooms is one of its own.
 FLOORS = {
     "fxpasses": (
+        "private_names",
         "errors", "miss_codes", "report", "weights", "plan", "graph", "vocabulary", "engine", "heads",
         "pointwise", "sites", "dense", "fcn", "im2col", "survey", "change", "api", "passes",
     ),
     "fxexport": (
+        "private_names",
         "untrusted", "providers",
         "precision", "results", "language", "terms", "numerics", "onnx_graph", "onnx_dialect",
         "module_graph",
@@ -171,10 +173,30 @@ FLOORS = {
         "proof", "certificate",
     ),
     "fxhead": (
+        "private_names",
         "source", "outcome", "extras", "files", "loading", "show", "inputs", "check", "rewriting", "cam",
         "convert", "inspect", "explain", "study", "commands", "cli", "__main__", "api",
     ),
 }  # fmt: skip
+# Whoever adds a spelling of an op looks into the vocabulary, and into no more files than these.
+READS_SPELLINGS = {
+    "fxpasses/vocabulary/*.py": "what a node says, and how an op is spelled",
+    "fxpasses/*/writer.py": "an op spelled in the node's dialect",
+    "fxpasses/graph/trace.py": "dropouts that are written as functions, which follow the module's mode",
+    "fxpasses/graph/provenance.py": "the layer that a node's history names",
+    "fxpasses/engine/fake_values.py": "views whose value is known without running them",
+    "fxpasses/engine/undo.py": "functions by the name under which a record keeps them",
+    "fxexport/onnx_dialect/*.py": "ONNX operators as a dialect of the graph",
+    "fxexport/language/*.py": "ATen operators as terms of the proof",
+    "fxexport/to_onnx/*.py": "what the exporter makes of operators that it does not know, or not as wanted",
+    "fxhead/loading/graph_modules.py": "which functions a file's graph may call",
+    "fxhead/cam/overlay.py": "computes with tensors, reads no graph",
+    "fxhead/study/training.py": "computes with tensors, reads no graph",
+}
+# Names that other libraries keep to themselves are imported in files of this name alone: the package's own,
+# or that of the room which alone needs something heavy. Each name stands there with its reason.
+PRIVATE_NAMES = "private_names.py"
+_LIBRARIES = {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "nn"}
 _EDITING_CALLS = {
     "erase_node",
     "replace_input_with",
@@ -310,6 +332,84 @@ def test_only_files_of_these_names_edit_graphs() -> None:
 )
 def test_an_edit_is_seen(code: str) -> None:
     assert edits(ast.parse(code))
+
+
+def spellings(module: ast.Module) -> Iterator[str]:
+    """Torch's operators and functions where a file names them, and names of methods that it compares with."""
+    aliases = {"torch.ops", "torch.nn.functional"}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            aliases |= {alias.asname or alias.name for alias in node.names if alias.name in aliases}
+        elif isinstance(node, ast.Assign) and ast.unparse(node.value) == "torch.ops.aten":
+            aliases |= {ast.unparse(target) for target in node.targets}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in aliases:
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".target"):
+            texts = [part for side in node.comparators for part in ast.walk(side)]
+            yield from (str(text.value) for text in texts if isinstance(text, ast.Constant))
+
+
+def private_names(module: ast.Module) -> Iterator[str]:
+    """What a file uses that other libraries keep to themselves; names of operators are public."""
+    for node in ast.walk(module):
+        found = ()
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found = tuple(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            found = tuple(alias.name for alias in node.names)
+        elif isinstance(node, ast.Attribute) and not ast.unparse(node).startswith("torch.ops."):
+            found = (ast.unparse(node),)
+        for name in found:
+            library, *parts = name.split(".")
+            is_private = any(part.startswith("_") and not part.startswith("__") for part in parts)
+            if library in _LIBRARIES and is_private and all(part.isidentifier() for part in parts):
+                yield name
+
+
+def test_only_files_of_these_names_read_spellings() -> None:
+    found = {name for name in FILES if any(spellings(tree(name)))}
+    strangers = {name for name in found if not any(fnmatch(name, rule) for rule in READS_SPELLINGS)}
+    idle = {rule for rule in READS_SPELLINGS if not any(fnmatch(name, rule) for name in found)}
+    assert (strangers, idle) == (set(), set())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch.nn.functional as F\nF.relu",
+        "torch.ops.aten.view.default",
+        "_aten = torch.ops.aten\n_aten.view",
+        "node.target == 'view'",
+        "node.target in ('view', 'reshape')",
+    ],
+)
+def test_a_spelling_is_seen(code: str) -> None:
+    assert [*spellings(ast.parse(code))]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_private_names_have_a_file_of_their_own_with_reasons(name: str) -> None:
+    is_home = Path(name).name == PRIVATE_NAMES
+    assert any(private_names(tree(name))) == is_home
+    if is_home:
+        lines = FILES[name].read_text(encoding="utf-8").splitlines()
+        listed = [line for line in lines if line.startswith('    "')]
+        assert listed
+        assert all(",  # " in line for line in listed)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from torch._ops import OpOverload",
+        "from torch.utils import _pytree",
+        "torch._C._nn",
+        "import onnx._x",
+    ],
+)
+def test_a_private_name_is_seen(code: str) -> None:
+    assert [*private_names(ast.parse(code))]
 
 
 @pytest.mark.parametrize("package", [fxpasses, fxexport, fxhead], ids=lambda package: package.__name__)

@@ -12,10 +12,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 from torch.fx import Node, map_arg
-from torch.utils._pytree import tree_leaves
 
+from fxpasses.private_names import (
+    FakeTensor,
+    detect_fake_mode,
+    enable_python_dispatcher,
+    in_kernel_invocation_manager,
+    pytree,
+)
 from fxpasses.vocabulary.ops import Affine, Elementwise, Op, Reduce
 
 _aten = torch.ops.aten
@@ -58,8 +63,6 @@ def recompute(nodes: Iterable[Node]) -> None:
 
 def compute(nodes: Iterable[Node]) -> None:
     """Runs nodes on the ``val`` of their operands, and nothing that reads them: its sizes are as before."""
-    from torch._dispatch.python import enable_python_dispatcher
-
     with enable_python_dispatcher():  # the kernels of pad and im2col make symbolic sizes numbers
         for node in sorted(nodes):
             _is_changed(node)
@@ -82,7 +85,9 @@ def _is_changed(node: Node) -> bool:
 
 def _sizes(value: Any) -> list[str]:
     """The sizes of a value as text: to compare symbolic ones would add guards."""
-    return [str(tuple(leaf.shape)) if isinstance(leaf, torch.Tensor) else "" for leaf in tree_leaves(value)]
+    return [
+        str(tuple(leaf.shape)) if isinstance(leaf, torch.Tensor) else "" for leaf in pytree.tree_leaves(value)
+    ]
 
 
 def refresh_weight(node: Node, convert: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -195,8 +200,6 @@ def _computed(node: Node, operands: Sequence[Any]) -> Any:
 @contextmanager
 def _pretending(values: Sequence[Any]) -> Iterator[None]:
     """Runs operators on fake tensors, and adds no guard on their sizes to the program they come from."""
-    from torch._guards import detect_fake_mode
-
     mode = detect_fake_mode(values)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())

@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch.fx import Graph, Node
-from torch.fx.graph import _PyTreeCodeGen
-from torch.utils import _pytree as pytree
 
 from fxpasses.graph.maps import _added, _removed, with_maps, without_maps
+from fxpasses.private_names import PyTreeCodeGen, pytree
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Product
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -88,10 +87,10 @@ def _flat(output: Node) -> tuple[Any, ...]:
 
 def _spec(graph: Graph) -> pytree.TreeSpec | None:
     codegen = graph._codegen
-    return codegen.pytree_info.out_spec if isinstance(codegen, _PyTreeCodeGen) else None
+    return codegen.pytree_info.out_spec if isinstance(codegen, PyTreeCodeGen) else None
 
 
 def _set_spec(graph: Graph, spec: pytree.TreeSpec) -> None:
     codegen = graph._codegen
-    assert isinstance(codegen, _PyTreeCodeGen)
-    graph.set_codegen(_PyTreeCodeGen(codegen.pytree_info._replace(out_spec=spec)))
+    assert isinstance(codegen, PyTreeCodeGen)
+    graph.set_codegen(PyTreeCodeGen(codegen.pytree_info._replace(out_spec=spec)))

@@ -20,6 +20,7 @@ from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import conv_extras
 from fxpasses.graph import provenance
 from fxpasses.graph.kept import ATTRIBUTE
+from fxpasses.private_names import ConvNd, OpOverload
 from fxpasses.report import Form
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.writer import named_functions
@@ -257,7 +258,7 @@ def write_down(
         if node.op != "call_module":
             continue
         module = root.get_submodule(str(node.target))
-        if node in matches and isinstance(module, nn.modules.conv._ConvNd):
+        if node in matches and isinstance(module, ConvNd):
             extras[str(node.target)] = conv_extras(module)
         elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             norms[str(node.target)] = _rank(module)
@@ -401,7 +402,7 @@ def _only_inputs_changed(old: Spec, new: Spec | None) -> bool:
 
 def _name(target: Any) -> str | None:
     """The name of a function that a record can keep; an ATen overload by its own."""
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, OpOverload):
         return str(target) if aten.name_of(target) else None
     return _FUNCTION_NAMES.get(target)
 

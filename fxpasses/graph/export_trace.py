@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from fxpasses.errors import InputError, TraceError
 from fxpasses.graph.quiet import quiet_export
 from fxpasses.graph.shapes import static_extent
 from fxpasses.graph.trace import Traced, trace
+from fxpasses.private_names import pytree
 from fxpasses.report import TraceInfo
 
 

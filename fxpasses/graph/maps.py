@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils import _pytree as pytree
+from fxpasses.private_names import pytree
 
 KEY = "map"
 

@@ -24,6 +24,7 @@ from fxpasses.graph import call_signatures, kept
 from fxpasses.graph.maps import with_maps, without_maps
 from fxpasses.graph.trace import copy_graph
 from fxpasses.graph.tree import attribute
+from fxpasses.private_names import pytree
 from fxpasses.report import TraceInfo
 
 _INFO = TraceInfo(method="given", mode="fixed")
@@ -125,7 +126,7 @@ def _output_names(before: Graph, after: Graph) -> tuple[dict[str, str], list[str
 
 
 def _flat(outputs: Any) -> list[Node]:
-    return [node for node in torch.utils._pytree.tree_leaves(outputs) if isinstance(node, Node)]
+    return [node for node in pytree.tree_leaves(outputs) if isinstance(node, Node)]
 
 
 def _signature(

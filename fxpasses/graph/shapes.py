@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, Interpreter, Node
 
 from fxpasses.errors import InputError
 from fxpasses.graph.tree import attribute
+from fxpasses.private_names import FakeTensorMode
 
 Shape: TypeAlias = tuple[int | None, ...]
 Shapes: TypeAlias = Mapping[Node, Shape]

@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.fx import Graph, Node
 
@@ -33,6 +32,7 @@ from fxpasses.report import Form
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import Elementwise, Flatten, Reduce, View, WeightSource
 from fxpasses.vocabulary.sizes import is_shape_value, reads_only_batch, size_of
+from fxpasses.vocabulary.strides import needs_strides
 from fxpasses.vocabulary.writer import Dialect, Writer, dialect_of
 from fxpasses.weights.move import WeightOrder
 
@@ -203,7 +203,7 @@ class _ComponentEdit:
             try:
                 is_changed = refresh(node, self.vocabulary.classify)
             except (RuntimeError, ValueError):
-                if node.target is not torch.ops.aten.view.default:
+                if not needs_strides(node):
                     raise
                 refresh(self.writer.copied(node), self.vocabulary.classify)
                 is_changed = refresh(node, self.vocabulary.classify)

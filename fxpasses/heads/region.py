@@ -20,6 +20,7 @@ from fxpasses.graph.shapes import Shape, Shapes, static_extent
 from fxpasses.graph.tree import is_uninitialized
 from fxpasses.heads import layout as layouts
 from fxpasses.heads.layout import Layout, flat_layout, map_layout
+from fxpasses.private_names import ConvNd
 from fxpasses.report import Form, Problem
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.handlers import MAX_RANK
@@ -228,7 +229,7 @@ class _Scanner:
         for _ in range(_MAX_WALK):
             if node.op == "call_module":
                 module = self.vocabulary.module(str(node.target))
-                if isinstance(module, nn.modules.conv._ConvNd):
+                if isinstance(module, ConvNd):
                     return len(module.kernel_size), channels or module.out_channels
                 if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
                     return (2 if isinstance(module, nn.BatchNorm2d) else 3), channels or module.num_features

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, Node
-from torch.utils._pytree import tree_leaves
 
 from fxpasses.graph.shapes import Recorder, run_on_fakes
 from fxpasses.im2col.find import Im2col
+from fxpasses.private_names import FakeTensor, pytree
 from fxpasses.report import Form, Memory, SiteMemory
 
 
@@ -44,7 +43,7 @@ class _Liveness(Recorder):
 
 def _storages(values: Any) -> dict[int, int]:
     """Bytes by storage; parameters are no fake tensors, and are not counted."""
-    found = (value.untyped_storage() for value in tree_leaves(values) if isinstance(value, FakeTensor))
+    found = (value.untyped_storage() for value in pytree.tree_leaves(values) if isinstance(value, FakeTensor))
     return {storage._cdata: storage.nbytes() for storage in found}
 
 

@@ -23,6 +23,7 @@ from fxpasses.graph.tree import attribute, is_uninitialized
 from fxpasses.heads.headless import MATRIX_PRODUCT, in_subgraph
 from fxpasses.heads.refusals import stepping_problem
 from fxpasses.miss_codes import MissCode
+from fxpasses.private_names import ConvNd
 from fxpasses.report import Form, Problem, Scope
 from fxpasses.vocabulary.handlers import MAX_RANK
 from fxpasses.vocabulary.ops import Affine, Opaque, Product, Subgraph, WeightSource
@@ -163,7 +164,7 @@ def _layers_in(node: Node, vocabulary: Vocabulary) -> Iterator[tuple[str, nn.Mod
         layers = ((owner, attribute(vocabulary.root, owner)) for owner in owners if owner)
         found = [(owner, layer) for owner, layer in layers if isinstance(layer, nn.Module)]
     for name, layer in found:
-        is_conv = isinstance(layer, nn.modules.conv._ConvNd) and set(layer.kernel_size) == {1}
+        is_conv = isinstance(layer, ConvNd) and set(layer.kernel_size) == {1}
         if is_conv or isinstance(layer, nn.Linear):
             yield name, layer
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container
 
-import torch
 from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
 from fxpasses.report import Form
 from fxpasses.vocabulary.ops import Affine, ShapeValue, View
+from fxpasses.vocabulary.strides import makes_contiguous, needs_strides
 from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.vocabulary.writer import Dialect, Writer
-
-_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,18 +59,11 @@ def _behind(graph: Graph, vocabulary: Vocabulary, edited: set[Node], linears: Co
         if node not in reached and not any(source in reached for source in node.all_input_nodes):
             continue
         op = vocabulary.classify(node)
-        if isinstance(op, ShapeValue) or node in linears or _is_contiguous(node):
+        if isinstance(op, ShapeValue) or node in linears or makes_contiguous(node):
             continue
         if isinstance(op, Affine) and op.form is Form.LINEAR and node not in edited:
             continue
         reached.add(node)
-        if isinstance(op, View) and op.source in reached and (node.target == "view" or node.target in _VIEWS):
+        if isinstance(op, View) and op.source in reached and needs_strides(node):
             found.append(node)
     return found
-
-
-def _is_contiguous(node: Node) -> bool:
-    """Whether a node copies what it reads into the order of its axes."""
-    if node.target is torch.ops.aten.clone.default:
-        return node.kwargs.get("memory_format") is torch.contiguous_format
-    return node.target == "contiguous" and not node.kwargs

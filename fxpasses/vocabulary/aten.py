@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from fxpasses.private_names import OpOverload
 from fxpasses.vocabulary.ops import Affine, FeatureNorm, Index, Op, Opaque
 
 ELEMENTWISE = frozenset(
@@ -63,7 +64,7 @@ def is_dequantized(node: Node | None) -> bool:
         ``torch.ops.quantized_decomposed``, as ``convert_pt2e`` writes it; torchao's ``dequantize_affine``.
     """
     target = node.target if node is not None else None
-    if not isinstance(target, torch._ops.OpOverload):
+    if not isinstance(target, OpOverload):
         return bool(getattr(target, "dequantizes", False))  # of another dialect
     return target.namespace in _QUANTIZERS and target._opname.startswith("dequantize")
 
@@ -81,7 +82,7 @@ def _name_in(qualified: str) -> str:
 
 
 @functools.cache
-def pool_targets() -> tuple[torch._ops.OpOverload, ...]:
+def pool_targets() -> tuple[OpOverload, ...]:
     """Every overload that can pool; those that write to an argument cannot stand in a graph."""
     packets = [getattr(torch.ops.aten, name) for name in _POOLS]
     overloads = ("default", "dim", "dim_IntList")
@@ -90,14 +91,14 @@ def pool_targets() -> tuple[torch._ops.OpOverload, ...]:
 
 def is_size(target: Any) -> bool:
     """Whether an operator gives a size and no tensor."""
-    return isinstance(target, torch._ops.OpOverload) and target.__qualname__ in _SIZES
+    return isinstance(target, OpOverload) and target.__qualname__ in _SIZES
 
 
 def is_first_result(node: Node) -> bool:
     """Whether ``getitem`` takes the value of an operator that gives statistics beside it."""
     source, index = node.args[0], node.args[1]
     target = source.target if isinstance(source, Node) else None
-    is_operator = isinstance(target, torch._ops.OpOverload)
+    is_operator = isinstance(target, OpOverload)
     return is_operator and type(index) is int and index == 0 and name_of(target) in _TUPLES
 
 
@@ -106,7 +107,7 @@ def is_statistic(node: Node) -> bool:
     if node.target is not operator.getitem or not isinstance(node.args[0], Node):
         return False
     target = node.args[0].target
-    is_norm = isinstance(target, torch._ops.OpOverload) and "batch_norm" in name_of(target)
+    is_norm = isinstance(target, OpOverload) and "batch_norm" in name_of(target)
     return is_norm and bool(node.args[1] != 0)
 
 
@@ -139,7 +140,7 @@ def _extent(size: Any) -> Any:
 
 def untransposed(node: Any) -> Node | None:
     """The matrix that a node transposes, or None."""
-    if not isinstance(node, Node) or not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node, Node) or not isinstance(node.target, OpOverload):
         return None
     args: Any = node.args
     name = name_of(node.target)

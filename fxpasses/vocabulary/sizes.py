@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from fxpasses.private_names import OpOverload
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import BATCH, CHANNELS
 
@@ -18,7 +19,7 @@ _SCALAR_FUNCTIONS = frozenset({operator.getitem, int, float, len, getattr})
 
 def is_shape_value(node: Node) -> bool:
     """Whether a node holds a size or a shape, or arithmetic on them, and no tensor."""
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         return aten.is_size(node.target)
     if node.op == "call_method":
         return node.target in _SHAPE_METHODS

@@ -16,6 +16,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
 from fxpasses.graph.tree import attribute
+from fxpasses.private_names import HigherOrderOperator, OpOverload
 from fxpasses.vocabulary import aten, handlers
 from fxpasses.vocabulary.modules import POOL_TYPES, module_op
 from fxpasses.vocabulary.ops import Affine, Op, Product, Role, Subgraph, WeightSource
@@ -178,7 +179,7 @@ class Vocabulary:
 
 def _call_of_graphs(node: Node) -> Op:
     """A call of other graphs as such, and anything else as opaque."""
-    if not isinstance(node.target, torch._ops.HigherOrderOperator):
+    if not isinstance(node.target, HigherOrderOperator):
         return handlers.OPAQUE
     return Subgraph(tuple(str(source.target) for source in node.all_input_nodes if source.op == "get_attr"))
 
@@ -187,7 +188,7 @@ def _handler(node: Node) -> handlers.Handler | None:
     if node.op == "call_method":
         return METHODS.get(str(node.target))
     target = node.target
-    if isinstance(target, torch._ops.OpOverload):
+    if isinstance(target, OpOverload):
         return aten_handlers().get(aten.name_of(target))
     if target is operator.getitem and aten.is_first_result(node):
         return handlers.in_role(Role.LINEAR)

@@ -18,6 +18,7 @@ from torch.fx import Graph, Node
 
 from fxpasses.graph import provenance
 from fxpasses.graph.shapes import static_extent
+from fxpasses.private_names import OpOverload
 from fxpasses.report import Form
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import Affine, WeightSource
@@ -34,7 +35,7 @@ class Dialect(enum.Enum):
 
 def dialect_of(node: Node) -> Dialect:
     """The dialect of a site's node."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(node.target, OpOverload):
         return Dialect.TORCH
     return (
         Dialect.CORE if aten.name_of(node.target) in ("addmm", "mm", "bmm", "convolution") else Dialect.ATEN

@@ -18,6 +18,8 @@ from fxexport.language.extents import Extent, Polynomial, floor_divided, minus, 
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import NotRead
 from fxexport.language.term import Origin, Terms, Uninterpreted, Value
+from fxexport.private_names import has_kernel_for_dispatch_key
+from fxpasses.private_names import OpOverload
 
 Tree = Any
 """A value, an extent, a Python constant, or a list or tuple of them."""
@@ -112,7 +114,7 @@ class _Reader:
         return tensor_value(self._terms, found) if isinstance(found, torch.Tensor) else found
 
     def _called(self, node: torch.fx.Node) -> Tree:
-        if isinstance(node.target, torch._ops.OpOverload):
+        if isinstance(node.target, OpOverload):
             return self._overload(node, node.target)
         arguments = [self._tree(item) for item in node.args]
         if node.target is operator.getitem:
@@ -121,7 +123,7 @@ class _Reader:
             raise NotRead(f"{_name(node)} is no tensor operator")
         return _sized(getattr(node.target, "__name__", str(node.target)), arguments)
 
-    def _overload(self, node: torch.fx.Node, target: torch._ops.OpOverload) -> Tree:
+    def _overload(self, node: torch.fx.Node, target: OpOverload) -> Tree:
         if str(target) in _SILENT:
             return None
         if str(target) == "aten.sym_size.int":
@@ -136,7 +138,7 @@ class _Reader:
     def _in_place(
         self,
         node: torch.fx.Node,
-        target: torch._ops.OpOverload,
+        target: OpOverload,
         arguments: Mapping[str, Tree],
         written: list[str],
     ) -> Tree:
@@ -156,9 +158,7 @@ class _Reader:
         self._env[changed] = found
         return found
 
-    def _result(
-        self, node: torch.fx.Node, target: torch._ops.OpOverload, arguments: Mapping[str, Tree]
-    ) -> Tree:
+    def _result(self, node: torch.fx.Node, target: OpOverload, arguments: Mapping[str, Tree]) -> Tree:
         terms, key = self._terms, str(target)
         expected = node.meta.get("val")
         handler = OPERATORS.get(key)
@@ -175,7 +175,7 @@ class _Reader:
                 return found
         return self._foreign(target, arguments, expected)
 
-    def _foreign(self, target: torch._ops.OpOverload, arguments: Mapping[str, Tree], expected: Any) -> Tree:
+    def _foreign(self, target: OpOverload, arguments: Mapping[str, Tree], expected: Any) -> Tree:
         operands: list[Value | None] = []
         attributes: list[Hashable] = []
         for name, item in arguments.items():
@@ -235,7 +235,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def _name(node: torch.fx.Node) -> str:
     return (
         str(node.target)
-        if isinstance(node.target, torch._ops.OpOverload)
+        if isinstance(node.target, OpOverload)
         else getattr(node.target, "__name__", str(node.target))
     )
 
@@ -265,7 +265,7 @@ def _is_written(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
 
 
-def _pure(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+def _pure(target: OpOverload) -> OpOverload | None:
     """The operator that gives what an in-place one writes: of the same arguments, by its schema."""
     name = target._schema.name.removeprefix("aten::")
     packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
@@ -292,14 +292,14 @@ _GIVES_NEW = {
 
 def _is_new(node: torch.fx.Node) -> bool:
     """Whether no other value shares memory with the node's."""
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return False
     schema = node.target._schema
     if node.target.namespace != "aten" or any(item.alias_info is not None for item in schema.returns):
         return False
     name = schema.name.removeprefix("aten::")
     full = schema.name if not schema.overload_name else f"{schema.name}.{schema.overload_name}"
-    composite = torch._C._dispatch_has_kernel_for_dispatch_key(full, "CompositeImplicitAutograd")
+    composite = has_kernel_for_dispatch_key(full, "CompositeImplicitAutograd")
     return not composite or name in _GIVES_NEW
 
 
@@ -314,7 +314,7 @@ def _is_alone(changed: torch.fx.Node, writer: torch.fx.Node) -> bool:
 
 
 def _is_in_place(node: torch.fx.Node) -> bool:
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return False
     return any(_is_written(item) for item in node.target._schema.arguments)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 
-import torch
 from torch import fx, nn
 
 from fxexport.terms.arrays import arrays_of
 from fxexport.terms.term import Array
+from fxpasses.private_names import OpOverload, pytree
 from fxpasses.vocabulary import aten
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -29,7 +29,7 @@ def operator_name(node: fx.Node, module: nn.Module | None) -> str:
     """Name of the operator without dialect: ``relu`` for ``nn.ReLU``, ``F.relu``, ``aten.relu_.default``."""
     if module is not None:
         return type(module).__name__.lower()
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         return aten.name_of(node.target).rstrip("_")
     target = node.target
     return (target if isinstance(target, str) else str(getattr(target, "__name__", target))).rstrip("_")
@@ -92,14 +92,14 @@ def _is_plain(value: object) -> bool:
 
 def call_signature(node: fx.Node) -> str:
     """Function or method with every argument that is no node."""
-    shown = torch.utils._pytree.tree_map(
+    shown = pytree.tree_map(
         lambda leaf: "value" if isinstance(leaf, fx.Node) else repr(leaf),
         (tuple(node.args), dict(node.kwargs)),
     )
     target = node.target
     if isinstance(target, str):
         return f"{node.op} {target}{shown}"
-    name = str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", target)
+    name = str(target) if isinstance(target, OpOverload) else getattr(target, "__name__", target)
     return f"{node.op} {getattr(target, '__module__', '')}.{name}{shown}"
 
 

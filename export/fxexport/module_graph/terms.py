@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
-from torch.utils import _pytree
 
 from fxexport.module_graph.affine import FxAffine, covers_map, read_affine
 from fxexport.module_graph.functions import joint_function
@@ -30,6 +29,7 @@ from fxexport.module_graph.signature import (
 from fxexport.numerics.activations import ACTIVATIONS
 from fxexport.terms.arrays import arrays_of, numpy_of
 from fxexport.terms.term import MAXIMUM, Array, Kind, Shape, SiteWeights, Term, TermGraph, at_every_position
+from fxpasses.private_names import pytree
 from fxpasses.vocabulary.ops import (
     AdaptivePool,
     Concat,
@@ -47,6 +47,8 @@ from fxpasses.vocabulary.ops import (
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _VIEWS = (Flatten, Unflatten, View, Squeeze, Unsqueeze, Index)
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,7 +73,7 @@ def module_terms(graph_module: fx.GraphModule, shapes: dict[str, tuple[int, ...]
     outputs: tuple[tuple[str, Term], ...] = ()
     for node in graph_module.graph.nodes:
         if node.op == "output":
-            leaves = [leaf for leaf in _pytree.tree_leaves(node.args[0]) if leaf is not None]
+            leaves = [leaf for leaf in pytree.tree_leaves(node.args[0]) if leaf is not None]
             outputs = tuple(
                 (str(index), reader.read(leaf).term)
                 for index, leaf in enumerate(leaves)
@@ -209,7 +211,7 @@ class _Reader:
                 return None
             constants = () if module is None else state_of(module)
             # BatchNorm1d on [N, C] and BatchNorm2d on [N, C, 1, 1] are one function
-            is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            is_norm = isinstance(module, _BATCH_NORMS)
             signature = f"BatchNorm({module.extra_repr()})" if is_norm and module else signature
         else:
             function = _function(node, module)

@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 import onnx
 import torch
-from torch._dynamo.source import ConstantSource
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
+from fxexport.onnx_dialect.private_names import ConstantSource
 from fxexport.onnx_graph.shapes import BATCH, with_shapes
+from fxpasses.private_names import FakeTensor, FakeTensorMode
 
 Extent: TypeAlias = int | str | None
 Shape: TypeAlias = tuple[int, tuple[Extent, ...]]

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxexport.private_names import TorchDispatchMode
 from fxexport.to_onnx.example_call import ExampleCall
 from fxpasses.errors import SizeError
 from fxpasses.graph.shapes import static_extent
+from fxpasses.private_names import FakeTensorMode, OpOverload, pytree
 from fxpasses.vocabulary.ops import AdaptivePool
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -212,7 +212,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __in
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if isinstance(func, torch._ops.OpOverload) and func.namespace == "aten":
+        if isinstance(func, OpOverload) and func.namespace == "aten":
             self.names.extend({str(func).split(".")[1]} - _MEMORY)
         return func(*args, **(kwargs or {}))
 
@@ -220,7 +220,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __in
 def _operators(module: nn.Module, call: ExampleCall) -> list[str]:
     recorder = _Recorder()
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
-        given = torch.utils._pytree.tree_map_only(torch.Tensor, fake.from_tensor, (call.args, call.kwargs))
+        given = pytree.tree_map_only(torch.Tensor, fake.from_tensor, (call.args, call.kwargs))
         with recorder:
             module(*given[0], **given[1])
     return recorder.names

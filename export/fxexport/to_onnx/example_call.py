@@ -9,11 +9,11 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import nn
-from torch.utils import _pytree
 
 from fxpasses.engine.outputs import count_maps
 from fxpasses.errors import InputError
 from fxpasses.graph.maps import KEY as MAP
+from fxpasses.private_names import pytree
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 SINGLE_OUTPUT = "logits"
@@ -52,8 +52,8 @@ class ExampleCall:
             return {axis: dim for axis, dim in ({0: batch} | sizes).items() if dim is not None} or None
 
         if not self.kwargs:
-            return tuple(_pytree.tree_map(axes, self.args))
-        return {name: _pytree.tree_map(axes, value) for name, value in self.kwargs.items()}
+            return tuple(pytree.tree_map(axes, self.args))
+        return {name: pytree.tree_map(axes, value) for name, value in self.kwargs.items()}
 
     def resized(self, size: Callable[[int, int], int]) -> ExampleCall:
         """A call with zeros of other sizes: ``size`` of an axis behind the channels and its extent."""
@@ -64,12 +64,12 @@ class ExampleCall:
             extents = [size(axis, extent) for axis, extent in enumerate(leaf.shape) if axis >= _FIRST_SIZE]
             return leaf.new_zeros((*leaf.shape[:_FIRST_SIZE], *extents))
 
-        args, kwargs = _pytree.tree_map(other, (self.args, self.kwargs))
+        args, kwargs = pytree.tree_map(other, (self.args, self.kwargs))
         return dataclasses.replace(self, args=args, kwargs=kwargs)
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes of the tensors that have the batch axis."""
-        leaves = _pytree.tree_leaves((self.args, self.kwargs))
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
         return [tuple(leaf.shape) for leaf in leaves if _is_batched(leaf, self.batch)]
 
     def sizes(self) -> str:
@@ -95,7 +95,7 @@ def example_call(module: nn.Module, example_inputs: object, *, double: bool) -> 
         ) from error
     batch = _batch_of((args, kwargs), type(module).__name__)
     if double and batch == 1:
-        args, kwargs = _pytree.tree_map(_doubled, (args, kwargs))
+        args, kwargs = pytree.tree_map(_doubled, (args, kwargs))
         batch = 2
     names = tuple(name for key, value in bound.arguments.items() for name in _leaf_names(key, value))
     return ExampleCall(args=tuple(args), kwargs=dict(kwargs), names=names, batch=batch)
@@ -115,7 +115,7 @@ def _as_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, An
 
 
 def _batch_of(tree: object, where: str) -> int:
-    for leaf in _pytree.tree_leaves(tree):
+    for leaf in pytree.tree_leaves(tree):
         if isinstance(leaf, torch.Tensor) and leaf.dim() >= 1:
             if leaf.shape[0] == 0:
                 break
@@ -135,7 +135,7 @@ def _doubled(leaf: object) -> object:
 
 def _leaf_names(name: str, value: object) -> tuple[str, ...]:
     """``name`` for a tensor; ``name_0``, ``name_key``, … for the tensors inside a container."""
-    paths, _ = _pytree.tree_flatten_with_path(value)
+    paths, _ = pytree.tree_flatten_with_path(value)
     return tuple(_joined((name, *_parts(path))) for path, leaf in paths if isinstance(leaf, torch.Tensor))
 
 
@@ -146,7 +146,7 @@ def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
     if spec is None:
         return tuple(f"output_{index}" for index in range(len(outputs)))
     maps = count_maps(program.graph, Vocabulary(program.graph_module))
-    places = leaf_names(_pytree.tree_unflatten(range(len(outputs)), spec), maps)
+    places = leaf_names(pytree.tree_unflatten(range(len(outputs)), spec), maps)
     return tuple(
         name
         for name, index in places
@@ -161,11 +161,11 @@ def leaf_names(tree: object, maps: int = 0) -> tuple[tuple[str, Any], ...]:
         tree: the output.
         maps: how many of the last leaves are maps of the others; see ``fxpasses.engine.outputs``.
     """
-    if maps and type(tree) is tuple and len(tree) == 2 and len(_pytree.tree_leaves(tree[1])) <= maps:
-        paths, _ = _pytree.tree_flatten_with_path(tree[1])
+    if maps and type(tree) is tuple and len(tree) == 2 and len(pytree.tree_leaves(tree[1])) <= maps:
+        paths, _ = pytree.tree_flatten_with_path(tree[1])
         names = _distinct([_joined((MAP, *_parts(path))) for path, _ in paths])
         return (*leaf_names(tree[0]), *zip(names, (leaf for _, leaf in paths), strict=True))
-    paths, _ = _pytree.tree_flatten_with_path(tree)
+    paths, _ = pytree.tree_flatten_with_path(tree)
     names = []
     for path, _leaf in paths:
         parts = _parts(path)

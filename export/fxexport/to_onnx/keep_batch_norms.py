@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from onnxscript import rewriter
 from onnxscript.rewriter import MatchResult, RewriteRule
-from onnxscript.rewriter.rules.common import _fuse_batchnorm
 from torch.export import ExportedProgram
 from torch.fx import Node
+
+from fxexport.to_onnx.private_names import fuse_batchnorm
+from fxpasses.private_names import OpOverload
 
 _NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "native_batch_norm")
 _LINEARS = ("linear", "addmm", "mm")
@@ -36,7 +38,7 @@ def norms_apart(weights: Collection[str] | None = None) -> Iterator[None]:
         weights: names of the weights that no norm is multiplied into; None are all.
     """
     rules = rewriter._DEFAULT_REWRITE_RULES
-    fusing = {id(rule) for rule in _fuse_batchnorm.rules}
+    fusing = {id(rule) for rule in fuse_batchnorm.rules}
     if weights is None:
         kept = [rule for rule in rules if id(rule) not in fusing]
     else:
@@ -86,4 +88,4 @@ def _is_head_convolution(site: Node, norm: Node) -> bool:
 
 def _is_call(node: Node, names: Collection[str]) -> bool:
     target = node.target
-    return isinstance(target, torch._ops.OpOverload) and target._schema.name.removeprefix("aten::") in names
+    return isinstance(target, OpOverload) and target._schema.name.removeprefix("aten::") in names

@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from fxexport.to_onnx.dynamic_size import GlobalPools, require_one_graph, require_open, require_same_below
 from fxexport.to_onnx.example_call import ExampleCall, example_call
+from fxexport.to_onnx.private_names import UserError
 from fxexport.untrusted.programs import as_module, read_program
 from fxpasses.errors import ExportError
 from fxpasses.fcn.native_size import native_size, require_native
@@ -158,7 +159,7 @@ def _trace(
             program = torch.export.export(
                 module, traced.args, traced.kwargs, dynamic_shapes=shapes, strict=False
             )
-    except torch._dynamo.exc.UserError as error:
+    except UserError as error:
         first = str(error).strip().splitlines()[0]
         raise ExportError(
             f"the model cannot be traced with a dynamic batch ({first})",

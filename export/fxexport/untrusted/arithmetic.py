@@ -19,6 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_INTEGER_BITS, MAX_SEQUENCE
 from fxexport.untrusted.refused import Refused
+from fxpasses.private_names import OpOverload
 
 _SIZE_BITS = 64
 _FLOAT_BITS = 1_100
@@ -115,7 +116,7 @@ def _of_method(name: str, args: Sequence[_Value]) -> _Value:
 
 
 def _of_function(function: Any, given: Sequence[Any], args: Sequence[_Value]) -> _Value:
-    if isinstance(function, torch._ops.OpOverload):
+    if isinstance(function, OpOverload):
         return _of_operator(function)
     if function is getattr:
         return _of_attribute(given)
@@ -138,7 +139,7 @@ def _is_of_torch(function: Any) -> bool:
     return module.startswith(("torch", "timm")) and not getattr(function, "__name__", "").startswith("sym_")
 
 
-def _of_operator(function: torch._ops.OpOverload) -> _Value:
+def _of_operator(function: OpOverload) -> _Value:
     kinds = [str(result.type) for result in function._schema.returns]
     if any("Tensor" in kind for kind in kinds) or not kinds:
         return None

@@ -17,6 +17,9 @@ from typing import Any
 
 import torch
 
+from fxexport.private_names import C_LINALG, C_NN, all_schemas
+from fxpasses.private_names import OpOverload
+
 _OVERLOAD = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
 _SYMBOLIC = re.compile(r"torch\.(sym_(?:max|min|not|ite|float|int|sqrt|sum)|_sym_sqrt)")
 _WORD_ARGUMENTS = frozenset(
@@ -99,9 +102,9 @@ def find_function(name: str) -> Callable[..., Any] | None:
     if module == "torch" and (_SYMBOLIC.fullmatch(name) or last in _TORCH or is_computation(last)):
         return _callable(torch, last)
     if module == "torch._C._nn" and is_computation(last):
-        return _callable(torch._C._nn, last)
+        return _callable(C_NN, last)
     if module == "torch._C._linalg" and is_computation(last):
-        return _callable(torch._C._linalg, last)  # type: ignore[attr-defined]
+        return _callable(C_LINALG, last)
     if name in _OTHER:
         try:
             return _callable(importlib.import_module(module), last)
@@ -141,7 +144,7 @@ def _overload(space: str, name: str, overload: str) -> Callable[..., Any] | None
         found = getattr(getattr(getattr(torch.ops, space), name), overload)
     except AttributeError:
         return None
-    is_overload = isinstance(found, torch._ops.OpOverload)
+    is_overload = isinstance(found, OpOverload)
     return found if is_overload and _is_harmless(found._schema) else None
 
 
@@ -153,7 +156,7 @@ def _callable(owner: Any, name: str) -> Callable[..., Any] | None:
 @functools.cache
 def _schemas() -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    for schema in torch._C._jit_get_all_schemas():
+    for schema in all_schemas():
         if schema.name.startswith(("aten::", "prims::", "torchvision::")):
             found.setdefault(schema.name, []).append(schema)
     return found

@@ -13,19 +13,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._export.serde import schema
-from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE, deserialize_device
-from torch.utils import _pytree as pytree
 
 from fxexport.untrusted.archive import ZIP_MAGIC, Archive, open_archive
 from fxexport.untrusted.limits import MAX_PROGRAM_BYTES
 from fxexport.untrusted.names import shown, variable
 from fxexport.untrusted.plain_objects import PlainObjects
+from fxexport.untrusted.private_names import TORCH_DTYPES, deserialize_device, schema
 from fxexport.untrusted.program_schema import read_payloads, read_program
 from fxexport.untrusted.refused import Refused
 from fxexport.untrusted.tensors import ArchiveStorages, tensor
 from fxexport.untrusted.torch_archives import pickle_of
 from fxpasses.errors import FileError
+from fxpasses.private_names import pytree
 
 _VERSION = b"0"
 _MODEL = "models/model.json"
@@ -112,7 +111,7 @@ def _tensor(storages: ArchiveStorages, folder: str, name: str, payload: schema.P
     meta = payload.tensor_meta
     if meta is None:
         raise Refused(f"has a tensor without a description for {shown(name)}")
-    dtype = _SERIALIZE_TO_TORCH_DTYPE.get(meta.dtype)
+    dtype = TORCH_DTYPES.get(meta.dtype)
     if dtype is None or meta.layout != schema.Layout.Strided:
         raise Refused(f"has a tensor of an unknown kind for {name}")
     size, stride = (tuple(map(_extent, extents)) for extents in (meta.sizes, meta.strides))
@@ -213,5 +212,5 @@ def _require_tensor(parts: ProgramParts, spec: schema.InputSpec) -> None:
     meta = parts.program.graph_module.graph.tensor_values.get(spec.value.arg.name)
     if meta is None or tuple(map(_extent, meta.sizes)) != tuple(found.shape):
         raise Refused(f"has a tensor of another size for {shown(name)}")
-    if _SERIALIZE_TO_TORCH_DTYPE.get(meta.dtype) != found.dtype:
+    if TORCH_DTYPES.get(meta.dtype) != found.dtype:
         raise Refused(f"has a tensor of another dtype for {shown(name)}")

@@ -20,9 +20,6 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch._export.serde import schema
-from torch._export.serde.union import _Union
-
 from fxexport.untrusted import names
 from fxexport.untrusted.allowed import is_model_name
 from fxexport.untrusted.expressions import read_condition, read_guard, read_size
@@ -34,6 +31,7 @@ from fxexport.untrusted.limits import (
     MAX_TREE_DEPTH,
 )
 from fxexport.untrusted.names import shown
+from fxexport.untrusted.private_names import Union, schema
 from fxexport.untrusted.refused import Refused
 
 _MAX_INTEGER = 1 << 63
@@ -123,7 +121,7 @@ class _Reader:
         if unknown and not self._is_newer:
             raise Refused(f"has a {kind.__name__} with a field {shown(unknown[0])}")
         values = {key: self._field(fields[key], value) for key, value in data.items() if key in fields}
-        if issubclass(kind, _Union):
+        if issubclass(kind, Union):
             if len(data) != 1 or not values:
                 raise Refused(f"has a {kind.__name__} that is not one of its kinds")
             return kind.create(**values)

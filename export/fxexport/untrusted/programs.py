@@ -11,20 +11,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._export.serde.serialize import ExportedProgramDeserializer
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
-from torch.fx.graph import _PyTreeCodeGen
-from torch.utils import _pytree as pytree
 
 from fxexport.untrusted.archive import Archive, open_archive
 from fxexport.untrusted.arithmetic import require_small_numbers
+from fxexport.untrusted.private_names import ExportedProgramDeserializer
 from fxexport.untrusted.program_archive import read_parts
 from fxexport.untrusted.refused import Refused
 from fxexport.untrusted.torch_archives import is_compiled, is_program
 from fxpasses.errors import FileError
 from fxpasses.graph.quiet import quiet
 from fxpasses.graph.shapes import static_extent
+from fxpasses.private_names import PyTreeCodeGen, pytree
 
 PROGRAM_SUFFIX = ".pt2"
 _LOOKED_AT = 16
@@ -51,7 +50,7 @@ def _taking_leaves(module: GraphModule) -> nn.Module:
     flat = pytree.tree_structure(((0,) * len(names), {}))
     codegen: Any = module.graph._codegen
     info = codegen.pytree_info._replace(orig_args=names, in_spec=flat)
-    module.graph.set_codegen(_PyTreeCodeGen(info))
+    module.graph.set_codegen(PyTreeCodeGen(info))
     for hooks in (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs):
         hooks.clear()  # they know the nested inputs
     module.recompile()

@@ -53,7 +53,8 @@ def find_preset(source: Source, weights: str | None) -> Preset:
     if source.kind is not SourceKind.TORCHVISION:
         return Preset()
     from torchvision.models import get_model_weights, list_models
-    from torchvision.transforms._presets import ImageClassification
+
+    from fxhead.cam.private_names import ImageClassification
 
     if source.name not in list_models():
         return Preset()  # which loading it will say

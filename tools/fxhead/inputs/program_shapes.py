@@ -12,6 +12,7 @@ from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.source import Source
 from fxpasses.errors import InputError
 from fxpasses.graph.shapes import static_extent
+from fxpasses.private_names import pytree
 
 _BATCH = 2
 _NO_ONNX = "rewrite with --no-onnx, or inspect it"
@@ -63,7 +64,7 @@ def _values(program: ExportedProgram, source: Source) -> list[torch.Tensor]:
 def _examples(program: ExportedProgram, count: int) -> list[Any] | None:
     if program.example_inputs is None:
         return None
-    leaves = torch.utils._pytree.tree_leaves(program.example_inputs)
+    leaves = pytree.tree_leaves(program.example_inputs)
     return leaves if len(leaves) == count else None
 
 

@@ -12,11 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
 from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
@@ -24,6 +19,7 @@ from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import InputError
 from fxpasses.fcn.native_size import native_size, require_native
+from fxpasses.private_names import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 _HOW = "give it, as in --input-shape 1x3x224x224"
 # torchvision's clip_len for the models that were trained there

@@ -27,6 +27,8 @@ from fxexport.untrusted.functions import find_function, is_attribute, is_method
 from fxexport.untrusted.limits import MAX_CODE, MAX_CODE_NESTING
 from fxexport.untrusted.pickles import unwarned
 from fxexport.untrusted.refused import Refused
+from fxhead.private_names import tree_flatten_spec
+from fxpasses.private_names import pytree
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _FLATTEN, _UNFLATTEN = "fx_pytree.tree_flatten_spec", "pytree.tree_unflatten"
@@ -373,7 +375,7 @@ class _Reader:
             case ast.Call(func=function, args=[nested, spec], keywords=[]) if (
                 ast.unparse(function) == _FLATTEN
             ):
-                leaves = _flattened(torch.fx._pytree.tree_flatten_spec, self.value(nested), self.spec(spec))
+                leaves = _flattened(tree_flatten_spec, self.value(nested), self.spec(spec))
             case _:
                 raise CodeError(f"its source text has {ast.unparse(value)[:80]!r}")
         if len(leaves) != len(names):
@@ -385,7 +387,7 @@ class _Reader:
             case ast.Call(func=function, args=[nested, spec], keywords=[]) if (
                 ast.unparse(function) == _UNFLATTEN
             ):
-                return _flattened(torch.utils._pytree.tree_unflatten, self.value(nested), self.spec(spec))
+                return _flattened(pytree.tree_unflatten, self.value(nested), self.spec(spec))
         return self.value(expression)
 
 

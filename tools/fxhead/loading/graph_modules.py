@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import GraphModule
-from torch.utils._pytree import TreeSpec, treespec_loads
 
 from fxexport.untrusted import names
 from fxexport.untrusted.allowed import LEAF_SPECS, TREE_SPEC, tree_type
@@ -19,6 +18,7 @@ from fxhead.loading.graph_code import read_graph
 from fxhead.loading.objects import Objects
 from fxpasses.engine import undo
 from fxpasses.graph.kept import ATTRIBUTE, store
+from fxpasses.private_names import pytree
 from fxpasses.vocabulary.writer import named_functions
 
 _MAX_DEPTH = 20
@@ -77,9 +77,9 @@ def _is_data(value: Any) -> bool:
     return isinstance(value, torch.Tensor | dict | list | tuple | str | int | float | bool | None)
 
 
-def _spec(record: Any, depth: int = 0) -> TreeSpec:
+def _spec(record: Any, depth: int = 0) -> pytree.TreeSpec:
     """A description of nested arguments: tuples, lists and dicts of leaves."""
-    return treespec_loads(json.dumps([1, _spec_data(record, depth)]))
+    return pytree.treespec_loads(json.dumps([1, _spec_data(record, depth)]))
 
 
 def _spec_data(record: Any, depth: int) -> dict[str, Any]:
