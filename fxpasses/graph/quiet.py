@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 from collections.abc import Iterator
 
 
@@ -27,3 +28,15 @@ def quiet_export() -> Iterator[None]:
     """Within it ``torch.export`` neither logs nor prints the graph on which it failed."""
     with quiet("torch.fx", "torch.export", "torch._export"), contextlib.redirect_stderr(io.StringIO()):
         yield
+
+
+@contextlib.contextmanager
+def quiet_failure() -> Iterator[None]:
+    """Within it what is written to stderr waits, and is dropped if an exception follows.
+
+    A call of a GraphModule that fails prints its source text before it raises.
+    """
+    held, others = io.StringIO(), sys.stderr
+    with contextlib.redirect_stderr(held):
+        yield
+    others.write(held.getvalue())

@@ -22,6 +22,7 @@ from fxexport.to_onnx.write import evaluation_mode
 from fxexport.untrusted.programs import batches_within, fixed_batch
 from fxpasses.engine.outputs import count_maps
 from fxpasses.errors import CheckError, InternalError, TraceError
+from fxpasses.graph.quiet import quiet_failure
 from fxpasses.graph.trace import trace
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -43,8 +44,15 @@ class ModuleSubject:
         self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         self._device, self._dtype = _home(module)
         recorder = _Recorder(self._traced)
-        with evaluation_mode(self._traced), torch.no_grad():
-            result = recorder.run(*self._tensors(feeds))
+        try:
+            with evaluation_mode(self._traced), torch.no_grad(), quiet_failure():
+                result = recorder.run(*self._tensors(feeds))
+        except Exception as error:  # a model runs code of its own, and fails with anything
+            raise CheckError(
+                f"it does not run on its samples ({_first_line(error)})",
+                where=self.name,
+                fix="give a model that runs, or samples that it takes",
+            ) from error
         maps = count_maps(self._traced.graph, Vocabulary(self._traced))
         leaves = _leaves(result, maps)
         self.output_names = tuple(name for name, _ in leaves)
@@ -134,9 +142,14 @@ class ModuleSubject:
 
     def _guarded(self, run: Callable[..., Any], feed: Sequence[Array], *rest: Any) -> Any:
         try:
-            with evaluation_mode(self._traced), evaluation_mode(self.module), torch.no_grad():
+            with (
+                evaluation_mode(self._traced),
+                evaluation_mode(self.module),
+                torch.no_grad(),
+                quiet_failure(),
+            ):
                 return run(feed, *rest)
-        except (RuntimeError, AssertionError) as error:
+        except Exception as error:  # of the model's own
             raise BatchError(len(feed[0]), error) from error
 
     def _run_graph(self, feed: Sequence[Array], taps: Sequence[str]) -> Run:
@@ -280,6 +293,11 @@ def _traced(module: nn.Module) -> fx.GraphModule:
         raise CheckError(
             str(error), where=type(module).__name__, fix="compare the two models exported to ONNX instead"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def _has_own_call(module: nn.Module) -> bool:

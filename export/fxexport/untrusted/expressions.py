@@ -40,6 +40,7 @@ _ARITHMETIC: dict[str, int | None] = {
     "floor": 1, "ceiling": 1, "Abs": 1, "FloorToInt": 1, "CeilToInt": 1, "TruncToInt": 1, "TruncToFloat": 1,
     "RoundToInt": 1, "ToFloat": 1, "Identity": 1, "Integer": 1,
 }  # fmt: skip
+_FRACTIONS = frozenset("Float Rational FloatTrueDiv IntTrueDiv ToFloat TruncToFloat RoundDecimal".split())
 _POWERS = frozenset({"Pow", "PowByNatural", "LShift"})
 _COMPARISONS = frozenset(
     "Equality Unequality Eq Ne StrictGreaterThan GreaterThan LessThan StrictLessThan".split()
@@ -71,9 +72,14 @@ def read_size(text: object) -> int:
     """The number of parts of a text that is arithmetic on symbols: ``Add(Symbol('s0'), Integer(1))``.
 
     Raises:
-        Refused: it is anything else, or larger than an honest size.
+        Refused: it is anything else, gives no integer, or is larger than an honest size.
     """
-    return _read(text, "a size", _arithmetic)
+    return _read(text, "a size", _integer)
+
+
+def read_number(text: object) -> int:
+    """The same where a number with a fraction may come of it."""
+    return _read(text, "a number", _arithmetic)
 
 
 def read_condition(text: object) -> int:
@@ -131,6 +137,15 @@ def _parsed(text: object, what: str) -> ast.expr:
 
 
 # --- sizes ---------------------------------------------------------------------------------------
+
+
+def _integer(node: ast.expr, where: _Where) -> _Measure:
+    match node:
+        case ast.Call(func=ast.Name(id=name)) if name in _FRACTIONS:
+            raise where.refuse()
+        case ast.Constant(value=float()) | ast.BinOp(op=ast.Div()):
+            raise where.refuse()
+    return _arithmetic(node, where)
 
 
 def _arithmetic(node: ast.expr, where: _Where) -> _Measure:

@@ -27,6 +27,7 @@ from fxpasses.errors import FileError
 from fxpasses.private_names import pytree
 
 _VERSION = b"0"
+_DEVICES = frozenset({"cpu", "cuda", "xpu", "mps"})
 _MODEL = "models/model.json"
 _OLD_MODEL = "serialized_exported_program.json"
 _SAMPLES, _OLD_SAMPLES = "data/sample_inputs/model.pt", "serialized_example_inputs.pt"
@@ -116,6 +117,8 @@ def _tensor(storages: ArchiveStorages, folder: str, name: str, payload: schema.P
         raise Refused(f"has a tensor of an unknown kind for {name}")
     size, stride = (tuple(map(_extent, extents)) for extents in (meta.sizes, meta.strides))
     made = tensor(storages.member(member), dtype, _extent(meta.storage_offset), size, stride)
+    if meta.device.type not in _DEVICES:
+        raise Refused(f"has a tensor on a device that holds none ({meta.device.type})")
     made = made.to(deserialize_device(meta.device))
     if payload.is_param:
         return nn.Parameter(made, requires_grad=meta.requires_grad)
@@ -189,11 +192,21 @@ def _require_fit(parts: ProgramParts) -> None:
     counts = tuple(pytree.treespec_loads(text).num_leaves for text in (signature.in_spec, signature.out_spec))
     if counts != (given, returned):
         raise Refused("has another number of arguments than it describes")
-    names = signature.forward_arg_names
-    if names is not None and len(set(names)) != len(names):
-        raise Refused("has two arguments of one name")
+    _require_names(signature)
     for spec in inputs:
         _require_tensor(parts, spec)
+
+
+def _require_names(signature: schema.ModuleCallSignature) -> None:
+    """Returns where every argument has one name, if they have names."""
+    spec = pytree.treespec_loads(signature.in_spec)
+    is_call = spec.type is tuple and spec.num_children == 2
+    if not is_call or spec.child(0).type is not tuple or spec.child(1).type is not dict:
+        raise Refused("takes something else than arguments and keywords")
+    names = signature.forward_arg_names or ()
+    count = spec.child(0).num_children + spec.child(1).num_children
+    if names and (len({*names, "self"}) != count + 1 or len(names) != count):
+        raise Refused("has another number of names than of arguments")
 
 
 def _require_tensor(parts: ProgramParts, spec: schema.InputSpec) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from fxexport.untrusted import names
 from fxexport.untrusted.allowed import is_model_name
-from fxexport.untrusted.expressions import read_condition, read_guard, read_size
+from fxexport.untrusted.expressions import read_condition, read_guard, read_number, read_size
 from fxexport.untrusted.functions import find_function
 from fxexport.untrusted.limits import (
     MAX_PROGRAM_DEPTH,
@@ -420,7 +420,7 @@ TEXTS: dict[str, Check] = {
     "PayloadMeta.path_name": _payload_name,
     "PayloadConfig.config": _keys(_parameter),
     "SymInt.as_expr": lambda expression: _Counted(expression, read_size(expression.expr_str)),
-    "SymFloat.as_expr": lambda expression: _Counted(expression, read_size(expression.expr_str)),
+    "SymFloat.as_expr": lambda expression: _Counted(expression, read_number(expression.expr_str)),
     "SymBool.as_expr": lambda expression: _Counted(expression, read_condition(expression.expr_str)),
 }
 """Which texts may stand in a field; one that is not here admits none."""

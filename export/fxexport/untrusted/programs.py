@@ -20,7 +20,7 @@ from fxexport.untrusted.private_names import ExportedProgramDeserializer
 from fxexport.untrusted.program_archive import read_parts
 from fxexport.untrusted.refused import Refused
 from fxexport.untrusted.torch_archives import is_compiled, is_program
-from fxpasses.errors import FileError
+from fxpasses.errors import FileError, InputError
 from fxpasses.graph.quiet import quiet
 from fxpasses.graph.shapes import static_extent
 from fxpasses.private_names import PyTreeCodeGen, pytree
@@ -39,7 +39,14 @@ def as_module(source: nn.Module | ExportedProgram) -> nn.Module:
         return source
     spec = source.call_spec.in_spec
     is_flat = spec is None or spec == pytree.tree_structure(((0,) * spec.num_leaves, {}))
-    module = source.module()
+    try:
+        with quiet_archive():
+            module = source.module()
+    except Exception as error:  # a program that anybody may have written, or edited
+        raise InputError(
+            f"the program cannot be made a module again ({type(error).__name__}: {_first_line(error)})",
+            fix="export the model again",
+        ) from error
     assert isinstance(module, GraphModule)
     module.meta[_RANGES] = {str(symbol): found for symbol, found in source.range_constraints.items()}
     return module if is_flat else _taking_leaves(module)
@@ -89,9 +96,9 @@ def read_program(
             "loads it and runs whatever it says",
         ) from error
     except Exception as error:  # a program of any age can fail with anything
-        first = (str(error).strip().splitlines() or [""])[0][:160]
+        what = f"{type(error).__name__}: {_first_line(error)}"
         raise FileError(
-            f"is not a file that torch.export.save wrote, or is damaged ({type(error).__name__}: {first})",
+            f"is not a file that torch.export.save wrote, or is damaged ({what})",
             where=where,
             fix="save it again with torch.export.save(program, path)",
         ) from error
@@ -118,6 +125,10 @@ def _made(archive: Archive) -> ExportedProgram:
     assert isinstance(program, ExportedProgram)
     require_small_numbers(program.graph)
     return program
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:160]
 
 
 def _opened(path: Path) -> Archive:
@@ -159,7 +170,9 @@ def batches_within(module: nn.Module, wanted: Sequence[int]) -> tuple[int, ...]:
         return tuple(wanted)
     # the program knows the range that was declared; while tracing, one sample is no batch
     declared = getattr(module, "meta", {}).get(_RANGES, {})
-    found = declared.get(str(symbols[0]), environment.var_to_range[symbols[0]])
+    found = declared.get(str(symbols[0])) or environment.var_to_range.get(symbols[0])
+    if found is None:
+        return tuple(wanted)
     lower = max(int(found.lower), 1)
     upper = lower + _LOOKED_AT if found.upper > lower + _LOOKED_AT else int(found.upper)
     sizes = [int(batch.node.expr.subs(symbols[0], value)) for value in range(lower, upper + 1)]

@@ -18,7 +18,7 @@ from torch import nn
 
 from fxhead.convert.safetensors_stream import open_safetensors
 from fxpasses.errors import FxHeadError
-from hostile import graph_module
+from hostile import edited_program, graph_module, program
 
 Run = Callable[..., Any]
 
@@ -115,3 +115,88 @@ def test_what_never_ends_is_one_error(name: str, command: tuple[str, ...], run: 
     assert done.code == 2, done.err
     assert len([line for line in done.err.splitlines() if "error" in line]) == 1
     assert time.perf_counter() - start < 20
+
+
+# --- what fails when it is run -----------------------------------------------------------------------
+
+SHAPE = ("--input-shape", "1x3x8x8")
+FAILING = ["torch.flatten(x, 99)", "x[99]", "torch.cat([x, 1])", "(1) / (0)", "float('x')", "x.to(5)",
+           "torch.zeros(1000000, 1000000, 1000000)"]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", FAILING)
+def test_a_line_that_fails_is_one_error(line: str, run: Run, folder: Path) -> None:
+    """torch.fx would print the source text, and the error would be one of ours."""
+    path = graph_module(folder, f"y = {line}\n    x = y")
+    torch.save(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), "m.pt")
+    done = run("check", str(path), "m.pt", "--providers", "cpu", *SHAPE)
+    assert done.code == 2, done.err
+    assert all(shown.startswith("fxhead: ") for shown in done.err.splitlines()), done.err
+    assert sum("error" in shown for shown in done.err.splitlines()) == 1
+
+
+Json = Any
+
+
+def _tensor(data: Json, name: str) -> Json:
+    return data["graph_module"]["graph"]["tensor_values"][name]
+
+
+def _call(data: Json) -> Json:
+    return data["graph_module"]["module_call_graph"][0]["signature"]
+
+
+def _size(text: str) -> Callable[[Json, Json], None]:
+    def edit(data: Json, weights: Json) -> None:
+        _tensor(data, "conv2d")["sizes"][0] = {"as_expr": {"expr_str": text, "hint": None}}
+
+    return edit
+
+
+def _payload(field: str, value: Json) -> Callable[[Json, Json], None]:
+    def edit(data: Json, weights: Json) -> None:
+        for entry in weights["config"].values():
+            entry["tensor_meta"][field] = value
+
+    return edit
+
+
+DAMAGED: dict[str, Callable[[Json, Json], object]] = {
+    "a condition as a size": _size("Eq(1, 1)"),
+    "a fraction as a size": _size("Float('1.5', precision=53)"),
+    "a size divided by zero": _size("FloorDiv(Integer(1), Integer(0))"),
+    "weights without axes": _payload("sizes", []),
+    "weights of another dtype": _payload("dtype", 8),
+    "weights beyond their bytes": _payload("storage_offset", {"as_int": 1 << 40}),
+    "weights on no device": _payload("device", {"type": "meta", "index": None}),
+    "a weight that is not there": lambda data, weights: weights["config"].pop("fc.bias"),
+    "a size below zero": lambda data, weights: _tensor(data, "conv2d")["sizes"].insert(0, {"as_int": -5}),
+    "no strides": lambda data, weights: _tensor(data, "x").update(strides=[]),
+    "too many names": lambda data, weights: _call(data).update(forward_arg_names=["x", "y"]),
+    "self as a name": lambda data, weights: _call(data).update(forward_arg_names=["self"]),
+    "no outputs": lambda data, weights: data["graph_module"]["graph"].update(outputs=[]),
+    "a guard that fails": lambda data, weights: data.update(guards_code=["L['x'].size()[0] == 77"]),
+    "a guard on no axis": lambda data, weights: data.update(guards_code=["L['x'].size()[9] == 3"]),
+    "a guard on no input": lambda data, weights: data.update(guards_code=["L['y'].size()[0] == 3"]),
+    "nodes in another order": lambda data, weights: data["graph_module"]["graph"]["nodes"].reverse(),
+    "an operator on a number": lambda data, weights: data["graph_module"]["graph"]["nodes"][0]["inputs"][
+        0
+    ].update(arg={"as_int": 5}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_program_is_one_error(name: str, run: Run, folder: Path) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        ends = ("models/model.json", "model_weights_config.json")
+        paths = [next(path for path in members if path.endswith(end)) for end in ends]
+        data, weights = (json.loads(members[path]) for path in paths)
+        DAMAGED[name](data, weights)
+        members.update(zip(paths, (json.dumps(part).encode() for part in (data, weights)), strict=True))
+
+    path = edited_program(folder, change)
+    Path("good.pt2").write_bytes(program())
+    done = run("check", str(path), "good.pt2", "--providers", "cpu")
+    assert done.code == 2, done.err
+    assert all(shown.startswith("fxhead: ") for shown in done.err.splitlines()), done.err
+    assert sum("error" in shown for shown in done.err.splitlines()) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import io
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -148,7 +149,8 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     was_disabled, logger.disabled = logger.disabled, True
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):  # a GraphModule prints its source text
+            yield
     finally:
         logger.disabled = was_disabled
 
