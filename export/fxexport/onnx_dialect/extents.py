@@ -53,8 +53,13 @@ def shape_of(value: onnx.ValueInfoProto) -> Shape | None:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
         return None
-    dims = [dim.dim_value if dim.HasField("dim_value") else _named(dim.dim_param) for dim in kind.shape.dim]
+    dims = [dim.dim_value if _is_fixed(dim) else _named(dim.dim_param) for dim in kind.shape.dim]
     return kind.elem_type, tuple(dims)
+
+
+def _is_fixed(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """Whether an extent is a number; some exporters write -1 for an open one."""
+    return bool(dim.HasField("dim_value")) and dim.dim_value >= 0
 
 
 def _named(name: str) -> str | None:
@@ -121,10 +126,11 @@ def _settle(value: onnx.ValueInfoProto, extents: Sequence[int]) -> None:
     """Gives open extents of an input the numbers of the samples, and its batch a name."""
     dims = value.type.tensor_type.shape.dim
     for axis, dim in enumerate(dims):
-        if dim.HasField("dim_value"):
+        if _is_fixed(dim):
             continue
+        dim.ClearField("dim_value")
         if axis == 0:
-            dim.dim_param = dim.dim_param or "batch"
+            dim.dim_param = _named(dim.dim_param) or "batch"
         elif len(extents) == len(dims):
             dim.dim_value = extents[axis]
 

@@ -66,10 +66,19 @@ def read_onnx(path: Path, pool: WeightPool) -> OnnxFile:
                 parts.append(data[field.start : field.end])
     proto = onnx.ModelProto()
     proto.ParseFromString(b"".join(parts))
+    _open_negative(proto.graph)
     for tensor in proto.graph.initializer:
         if tensor.name not in weights and external_data_helper.uses_external_data(tensor):
             weights[tensor.name] = pool.shared(_external(tensor, path.parent))
     return OnnxFile(proto=proto, weights=weights)
+
+
+def _open_negative(graph: onnx.GraphProto) -> None:
+    """Leaves extents open that are declared as -1, as PaddlePaddle writes them."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value < 0:
+                dim.ClearField("dim_value")
 
 
 def external_files(path: Path) -> tuple[str, ...]:

@@ -451,3 +451,13 @@ def test_sites_are_found_with_their_scope() -> None:
     back = rewrite_onnx(made.module, to="conv", scope="pooled")
     assert sum("Conv" == name for name in operators(back.module)) == 3
     require_same(model, back.module, images())
+
+
+def test_an_open_extent_may_be_written_as_minus_one() -> None:
+    model = classifier(GEMM, {"w": W, "b": B})
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    made = rewrite_onnx(model, to="conv")
+    assert len(made.report.rewrites) == 1
+    require_same(model, made.module, images())
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()

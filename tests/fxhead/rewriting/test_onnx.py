@@ -129,3 +129,12 @@ def test_a_broken_file_is_an_error_of_one_line(run: Run, folder: Path, name: str
     assert "net.onnx" in errors[0]
     assert "Traceback" not in done.err
     assert {*Path().iterdir()} == before
+
+
+def test_a_batch_of_minus_one_is_checked_at_every_batch(run: Run, folder: Path) -> None:
+    model = classifier(GEMM, {"w": W, "b": B})
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(model, "net.onnx")
+    code, document = shown(run, "rewrite", "net.onnx", "--to", "conv")
+    assert (code, document["verdict"]) == (0, "proved")
