@@ -21,6 +21,7 @@ from fxpasses.graph.trace import Traced, given, trace
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form, Memory, Miss, RewriteReport, Scope, Site, Sites
 from fxpasses.survey import Survey
+from fxpasses.vocabulary.sizes import kept_shape_values
 
 _WAYS = ("auto", "symbolic", "export")
 Model = TypeVar("Model", GraphModule, ExportedProgram)
@@ -42,6 +43,7 @@ class RewriteResult(Generic[Model]):
     plan: WeightPlan
 
 
+@kept_shape_values()
 def find_sites(
     model: nn.Module | ExportedProgram,
     scope: str = "head",
@@ -108,6 +110,7 @@ def rewrite(
 ) -> RewriteResult[GraphModule]: ...
 
 
+@kept_shape_values()
 def rewrite(
     model: Any,
     to: str,
@@ -176,6 +179,7 @@ def report_of(change: Change, survey: Survey, to: Form) -> RewriteReport:
     )
 
 
+@kept_shape_values()
 def rewrite_in_place(
     module: GraphModule,
     to: Form,

@@ -172,18 +172,19 @@ class _Job:
         maps = max((entry.maps for entry in standing), default=0)
         if maps:
             drop_maps(self.graph, maps, is_flat=self.is_flat)
-        for entry in standing:
-            self._restore(entry)
+        self._restore(standing)
         for head in self.look.dense:
             if names & {match.node.name for match in head.matches}:
                 made = rise(self.graph, self.root, head, self.look.analysis)
                 self.records.extend([] if made is None else [made])
         return True
 
-    def _restore(self, entry: undo.Record) -> None:
-        restore(self.graph, self.root, entry, self.look.nodes)
-        recompute(node for spec in entry.before if (node := self.look.nodes.get(spec.name)) is not None)
-        self.records.remove(entry)
+    def _restore(self, entries: Sequence[undo.Record]) -> None:
+        for entry in entries:
+            restore(self.graph, self.root, entry, self.look.nodes)
+            recompute(node for spec in entry.before if (node := self.look.nodes.get(spec.name)) is not None)
+        gone = {id(entry) for entry in entries}
+        self.records = [entry for entry in self.records if id(entry) not in gone]
 
     def _reshape(self) -> Edit | None:
         """The steps between Linears and convolutions, of pooled and of pointwise sites."""
@@ -231,20 +232,26 @@ class _Job:
 
     def _sink(self, *, with_map: bool) -> None:
         values = self.look.analysis.region.values
-        chosen = {match.node: match for match in self._matches(Form.CONV)}
+        heads: dict[Node, dict[Node, Match]] = {}
+        for match in self._matches(Form.CONV):
+            heads.setdefault(values[match.node].pool, {})[match.node] = match
+        known = undo.by_sites(self.records)
         maps: list[Node] = []
         made: list[undo.Record] = []
-        for start in dict.fromkeys(values[node].pool for node in chosen):
-            own = {node: match for node, match in chosen.items() if values[node].pool is start}
+        restored: list[undo.Record] = []
+        sites: set[str] = set()
+        for start, own in heads.items():
             names = [node.name for node in own]
-            earlier = undo.find(self.records, names, self.look.nodes, Form.DENSE)
+            earlier = undo.find(known, names, self.look.nodes, Form.DENSE)
             if earlier is not None and not with_map:
-                self._restore(earlier)
+                restored.append(earlier)
                 continue
-            self.records = [e for e in self.records if e.to is not Form.DENSE or not {*e.sites} & {*names}]
+            sites.update(names)
             sunk = sink(self.graph, self.root, self.look.analysis, start, own)
             made.extend([] if sunk.record is None else [sunk.record])
             maps.extend(sunk.maps)
+        self._restore(restored)
+        self.records = [e for e in self.records if e.to is not Form.DENSE or sites.isdisjoint(e.sites)]
         if with_map and maps:
             add_maps(self.graph, tuple(maps), is_flat=self.is_flat)
             made = [dataclasses.replace(entry, maps=len(maps)) for entry in made]

@@ -17,7 +17,6 @@ from fxpasses.engine.match import Match, matched, source_of
 from fxpasses.engine.ranks import Ranks
 from fxpasses.engine.uses import Uses
 from fxpasses.graph.shapes import Shapes
-from fxpasses.graph.tree import attribute
 from fxpasses.heads.analysis import Analysis
 from fxpasses.heads.headless import MATRIX_PRODUCT, LastAffine, last_affines
 from fxpasses.heads.layout import Layout
@@ -242,30 +241,10 @@ class _Finder:
         if not matches:
             return matches
         self.uses = Uses.of(self.graph, self.vocabulary, [match.op for match in matches.values()])
-        while True:
-            groups: dict[tuple[object, ...], dict[Node, Affine]] = {}
-            for node, match in matches.items():
-                groups.setdefault(self._shared(match), {})[node] = match.op
-            refused: dict[Node, Problem] = {}
-            for alike in groups.values():
-                problems: dict[int, Problem | None] = {}  # one for all calls of a module
-                for node, op in alike.items():
-                    key = id(op.module)
-                    if key not in problems:
-                        problems[key] = refusals.sharing_problem(op, self.root, self.uses, alike)
-                    if (problem := problems[key]) is not None:
-                        refused[node] = problem
+        while refused := refusals.sharing_problems(matches, self.root, self.uses):
             for node, problem in refused.items():
                 self._miss(node, matches.pop(node).op, problem)
-            if not refused:
-                return matches
-
-    def _shared(self, match: Match) -> tuple[object, ...]:
-        """What sites that share a weight have to agree in, and the weight."""
-        move = match.move
-        is_pooled = match.site.scope is not Scope.ALL
-        weight = id(attribute(self.root, match.op.weight))
-        return (match.op.form, move.linear_shape, move.conv_shape, move.order, is_pooled, weight)
+        return matches
 
     def _not_pooled(self, *, has_head: bool) -> None:
         """Misses for the last affine ops of a model whose input no pool collapsed."""

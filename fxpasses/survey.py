@@ -45,7 +45,7 @@ class Look:
     """
 
     analysis: Analysis
-    nodes: dict[str, Node]
+    nodes: undo.Nodes
     standing: tuple[undo.Record, ...]
     dense: tuple[Dense, ...]
 
@@ -67,7 +67,7 @@ class Survey:
     def look(self, records: Sequence[undo.Record]) -> Look:
         """The heads of the graph as it is now."""
         root = self.subject.root
-        nodes = {node.name: node for node in self.subject.graph.nodes} if records else {}
+        nodes = undo.Nodes(self.subject.graph.nodes if records else ())
         analysis = self._analyse(undo.known_extents(records, nodes))
         standing = tuple(
             entry for entry in records if entry.to in (Form.DENSE, Form.FCN) and undo.stands(entry, nodes)

@@ -7,13 +7,14 @@ as well) each of them gets a pool of its own; the node that was there is used ag
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.dense.find import CommutingHead, Dense, head_of
 from fxpasses.engine import undo
+from fxpasses.engine.edit import redirect
 from fxpasses.engine.fake_values import recompute
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import swap_batch_norm
@@ -126,7 +127,7 @@ class _Sinking:
             return False
         if [other for other in node.all_input_nodes if other in self.values] != [source]:
             return False
-        return has_own_module(value, self.root)
+        return has_own_module(value, self.analysis.vocabulary)
 
     def _carry_out(self, lift: _Lift) -> None:
         first, last = lift.ops[0], lift.ops[-1]
@@ -149,12 +150,13 @@ class _Sinking:
                 user.replace_input_with(pools[-1], self.source)
         exits = [node for node in sorted(inside) if any(user not in inside for user in node.users)]
         is_free = not pools[-1].users
+        changes: dict[Node, tuple[Node, list[Node]]] = {}
         for node in reversed(exits):  # the pools themselves go last, so that the others are copies of them
             readers = [user for user in node.users if user not in inside]
             last = self._again(node) if is_free and node is exits[0] else self._copied(node)
-            for reader in readers:
-                reader.replace_input_with(node, last)
-        return tuple(node for node in exits if self._is_map(node, inside))
+            changes[node] = (last, readers)
+        redirect(changes)
+        return self._maps(exits)
 
     def _again(self, node: Node) -> Node:
         """The pools themselves after ``node``; gives the last."""
@@ -174,16 +176,18 @@ class _Sinking:
             self.new.append(node)
         return node
 
-    def _is_map(self, node: Node, inside: set[Node]) -> bool:
-        """Whether a value holds logits: a site is above it, and none below."""
-        above, below = {node}, {node}
-        for other in sorted(inside, reverse=True):
-            above.update([other] if any(user in above for user in other.users) else [])
-        for other in sorted(inside):
-            below.update([other] if any(source in below for source in other.all_input_nodes) else [])
-        return any(site in above for site in self.sites) and not any(
-            site in below for site in self.sites if site is not node
-        )
+    def _maps(self, exits: Sequence[Node]) -> tuple[Node, ...]:
+        """The values that hold logits: a site is above each, and none below."""
+        inside = sorted(self.crossed)
+        fed: set[Node] = set()
+        for node in inside:
+            if node in self.sites or any(source in fed for source in node.all_input_nodes):
+                fed.add(node)
+        feeds: set[Node] = set()
+        for node in reversed(inside):
+            if any(user in feeds or user in self.sites for user in node.users):
+                feeds.add(node)
+        return tuple(node for node in exits if node in fed and node not in feeds)
 
 
 def rise(graph: Graph, root: nn.Module, head: Dense, analysis: Analysis) -> undo.Record | None:

@@ -65,9 +65,10 @@ def head_of(start: Node, analysis: Analysis, sites: frozenset[Node]) -> Commutin
     values = analysis.region.values
     pools = pools_from(start, analysis)
     crossed: dict[Node, PooledValue] = {}
-    for node, value in values.items():
+    for value in analysis.region.of_pool(start):
+        node = value.node
         pooled = [source for source in node.all_input_nodes if source in values]
-        if node in pools or not pooled or value.pool is not start:
+        if node in pools or not pooled:
             continue
         if all(source is pools[-1] or source in crossed for source in pooled):
             if commute.problem_of(value, values, sites, analysis.vocabulary) is None:
@@ -128,53 +129,32 @@ class _Chooser:
     def _problems(self) -> Iterator[tuple[Node, Problem]]:
         """The sites that are refused because of what else is refused by now."""
         wanted = {node: match for node, match in self.sites.items() if node not in self.refused}
-        heads: dict[Node, CommutingHead] = {}
+        sites = frozenset(wanted)
+        starts = dict.fromkeys(self.values[node].pool for node in wanted)
+        way = _Way(self.analysis, {start: head_of(start, self.analysis, sites) for start in starts})
         linear: dict[Node, Match] = {}
         for node in wanted:
-            start = self.values[node].pool
-            if start not in heads:
-                heads[start] = head_of(start, self.analysis, frozenset(wanted))
-            problem = self._problem(node, heads[start])
+            problem = self._problem(node, way)
             if problem is not None:
                 yield node, problem
             elif wanted[node].site.form is Form.LINEAR:
                 linear[node] = wanted[node]
         yield from self._tied(linear)
 
-    def _problem(self, node: Node, head: CommutingHead) -> Problem | None:
-        problem = commute.pool_problem(head.pools, self.values)
-        if problem is not None:
+    def _problem(self, node: Node, way: _Way) -> Problem | None:
+        problem = commute.pool_problem(way.heads[self.values[node].pool].pools, self.values)
+        affine = way.below.get(node)
+        if problem is not None or affine is None:
             return problem
-        for affine in (node, *self._affine_below(node)):
-            if affine not in head.crossed:
-                return self._blocker(affine, head, is_own=affine is node)
-        return None
-
-    def _affine_below(self, node: Node) -> list[Node]:
-        below = {node}
-        for other in self.values:
-            if any(source in below for source in other.all_input_nodes):
-                below.add(other)
-        return [
-            n for n in self.values if n in below and n is not node and isinstance(self.values[n].op, Affine)
-        ]
-
-    def _blocker(self, affine: Node, head: CommutingHead, *, is_own: bool) -> Problem:
-        """What keeps the pool above an affine op: the first value on the way to it that it cannot pass."""
-        above = {affine}
-        for other in reversed(self.values):
-            if any(user in above for user in other.users):
-                above.add(other)
-        first = next(n for n in self.values if n in above and n not in head.crossed and n not in head.pools)
+        first = way.above[affine]
         value = self.values[first]
         why = self.refused.get(first)
         if why is None and isinstance(value.op, Affine) and first.name in self.missed:
             miss = self.missed[first.name]
             why = Problem(miss.code, miss.reason, miss.fix)
-        if why is not None and not (is_own and first is affine):
+        if why is not None and first is not node:
             return dataclasses.replace(why, reason=f"{first.name!r} stays after the pool: {why.reason}")
-        sites = frozenset(self.sites)
-        problem = commute.problem_of(value, self.values, sites, self.analysis.vocabulary)
+        problem = commute.problem_of(value, self.values, self.sites, self.analysis.vocabulary)
         return problem or Problem(
             MissCode.NONLINEAR,
             f"{first.name!r} joins it with values of another pool",
@@ -184,21 +164,46 @@ class _Chooser:
     def _tied(self, wanted: Mapping[Node, Match]) -> Iterator[tuple[Node, Problem]]:
         """Linears whose weight another use needs as it is, or whose input has no map form."""
         moves = decide(self.analysis.region, self.analysis.vocabulary, frozenset(wanted), Form.CONV)
+        tied = refusals.sharing_problems(wanted, self.root, self.analysis.uses)
+        yield from tied.items()
         for node, match in wanted.items():
-            alike = {other: m.op for other, m in wanted.items() if m.move == _renamed(match, m)}
-            problem = refusals.sharing_problem(match.op, self.root, self.analysis.uses, alike)
-            if problem is None and match.op.source not in moves.free:
-                problem = Problem(
-                    MissCode.UNKNOWN_LAYOUT,
-                    f"{match.op.source.name!r}, which it reads, cannot be computed on the map",
-                    "call the modules between pool and logits once, without hooks",
+            if node not in tied and match.op.source not in moves.free:
+                yield (
+                    node,
+                    Problem(
+                        MissCode.UNKNOWN_LAYOUT,
+                        f"{match.op.source.name!r}, which it reads, cannot be computed on the map",
+                        "call the modules between pool and logits once, without hooks",
+                    ),
                 )
-            if problem is not None:
-                yield node, problem
 
 
-def _renamed(match: Match, like: Match) -> object:
-    return dataclasses.replace(match.move, name=like.site.weight)
+class _Way:
+    """What stands in the way of the pools, in one walk down and one up.
+
+    Attributes:
+        heads: what each pool commutes with, by the first node of the pool.
+        above: the first value on the way from its pool down to each value that its pool cannot pass.
+        below: the first affine op, from each value on down, that its pool cannot reach.
+    """
+
+    def __init__(self, analysis: Analysis, heads: Mapping[Node, CommutingHead]) -> None:
+        self.heads = heads
+        passed = {node for head in heads.values() for node in (*head.crossed, *head.pools)}
+        values = analysis.region.values
+        place = {node: index for index, node in enumerate(values)}
+        self.above: dict[Node, Node] = {}
+        for node in values:
+            known = [self.above[source] for source in node.all_input_nodes if source in self.above]
+            known += [] if node in passed else [node]
+            if known:
+                self.above[node] = min(known, key=place.__getitem__)
+        self.below: dict[Node, Node] = {}
+        for node, value in reversed(values.items()):
+            known = [self.below[user] for user in node.users if user in self.below]
+            known += [node] if isinstance(value.op, Affine) and node in self.above else []
+            if known:
+                self.below[node] = min(known, key=place.__getitem__)
 
 
 def _own_problem(match: Match) -> Problem | None:
@@ -332,13 +337,13 @@ def _alone(
     """The heads whose weights nothing else uses."""
     if not found:
         return found
-    ops = [match.op for head in found for match in head.matches]
+    matches = {match.node: match for head in found for match in head.matches}
+    ops = [match.op for match in matches.values()]
     uses = Uses.of(next(iter(analysis.region.values)).graph, analysis.vocabulary, ops)
-    alike = {match.node: match.op for head in found for match in head.matches}
+    refused = refusals.sharing_problems(matches, root, uses)
     kept = []
     for head in found:
-        sharing = (refusals.sharing_problem(match.op, root, uses, alike) for match in head.matches)
-        problem = next(filter(None, sharing), None)
+        problem = next((refused[match.node] for match in head.matches if match.node in refused), None)
         if problem is not None:
             problems[head.matches[-1].node] = problem
         else:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
-from torch.fx import Graph, Node
+from torch.fx import Graph, Node, map_arg
 
 from fxpasses.engine import undo
 from fxpasses.engine.match import Match
@@ -64,7 +64,7 @@ def as_rewrites(matches: Iterable[Match], to: Form, copied: dict[str, int]) -> t
     )
 
 
-def restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: dict[str, Node]) -> None:
+def restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: undo.Nodes) -> None:
     """Takes a recorded edit back: node for node, names and order included."""
     for spec in record.before:
         if spec.name not in nodes:
@@ -77,8 +77,7 @@ def restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: dict[str,
             form = Form.LINEAR if record.to is Form.CONV else Form.CONV
             provenance.retype(nodes[spec.name], form, len(record.kernels[spec.name]))
         provenance.restore(nodes[spec.name], spec.origin)
-    for reader in record.readers:
-        reader.restore(nodes)
+    undo.restore_readers(record.readers, nodes)
     for name in reversed(record.inserted):
         graph.erase_node(nodes.pop(name))
     for path, extras in record.conv_extras.items():
@@ -87,7 +86,7 @@ def restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: dict[str,
         swap_batch_norm(root, path, rank)
 
 
-def _reborn(graph: Graph, nodes: dict[str, Node], spec: undo.Spec) -> Node:
+def _reborn(graph: Graph, nodes: undo.Nodes, spec: undo.Spec) -> Node:
     anchor = nodes[spec.previous] if spec.previous else None
     with graph.inserting_after(anchor) if anchor else graph.inserting_before(next(iter(graph.nodes))):
         node = graph.create_node(spec.op, spec.resolved_target(), (), {}, name=spec.name)
@@ -95,8 +94,32 @@ def _reborn(graph: Graph, nodes: dict[str, Node], spec: undo.Spec) -> Node:
     return node
 
 
-def _place(graph: Graph, nodes: dict[str, Node], spec: undo.Spec) -> None:
+def _place(graph: Graph, nodes: undo.Nodes, spec: undo.Spec) -> None:
     if spec.previous:
         nodes[spec.previous].append(nodes[spec.name])
     else:
         next(iter(graph.nodes)).prepend(nodes[spec.name])
+
+
+def redirect(changes: Mapping[Node, tuple[Node, Iterable[Node]]]) -> None:
+    """Makes readers read another node instead of one; each is edited once, however many of its inputs change.
+
+    Args:
+        changes: by node, what is read in its place and by whom.
+    """
+    inputs: dict[Node, dict[Node, Node]] = {}
+    for node, (new, readers) in changes.items():
+        for reader in readers:
+            inputs.setdefault(reader, {})[node] = new
+    for reader, by in inputs.items():
+        if len(by) == 1:
+            reader.replace_input_with(*next(iter(by.items())))
+        else:
+            _exchange(reader, by)
+
+
+def _exchange(reader: Node, by: Mapping[Node, Node]) -> None:
+    def exchanged(source: Node) -> Node:
+        return by.get(source, source)
+
+    reader.args, reader.kwargs = map_arg(reader.args, exchanged), map_arg(reader.kwargs, exchanged)

@@ -7,6 +7,7 @@ axes of extent 1 are added to or taken from the old ``val``; only what is left i
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -53,12 +54,15 @@ def refresh(node: Node, classify: Callable[[Node], Op]) -> bool:
 
 def recompute(nodes: Iterable[Node]) -> None:
     """Runs nodes on the ``val`` of their operands, and what reads them as far as sizes are others now."""
-    pending = set(nodes)
-    node = min(pending)
-    while node.op != "root":
-        if node in pending and _is_changed(node):
-            pending.update(node.users)
-        node = node.next
+    queued = set(nodes)
+    pending = [*queued]
+    heapq.heapify(pending)
+    while pending:
+        node = heapq.heappop(pending)
+        if _is_changed(node):
+            for user in node.users.keys() - queued:
+                queued.add(user)
+                heapq.heappush(pending, user)
 
 
 def compute(nodes: Iterable[Node]) -> None:

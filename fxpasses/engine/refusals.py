@@ -7,15 +7,18 @@ are they used once, does the arithmetic fit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from torch.fx import Node
 from torch.nn.utils import parametrize
 
+from fxpasses.engine.match import Match
 from fxpasses.engine.uses import Uses
 from fxpasses.graph.tree import attribute, is_uninitialized
 from fxpasses.miss_codes import MissCode
-from fxpasses.report import Problem
+from fxpasses.report import Problem, Scope
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import Affine, WeightSource
 from fxpasses.vocabulary.vocabulary import Vocabulary
@@ -177,3 +180,28 @@ def sharing_problem(op: Affine, root: nn.Module, uses: Uses, alike: dict[Node, A
             "clone the parameter to allow the rewrite",
         )
     return None
+
+
+def sharing_problems(matches: Mapping[Node, Match], root: nn.Module, uses: Uses) -> dict[Node, Problem]:
+    """The sites whose weight something else needs as it is, or needs in another shape, and why."""
+    groups: dict[tuple[object, ...], dict[Node, Affine]] = {}
+    for node, match in matches.items():
+        groups.setdefault(_shared(match, root), {})[node] = match.op
+    refused: dict[Node, Problem] = {}
+    for alike in groups.values():
+        problems: dict[int, Problem | None] = {}  # one for all calls of a module
+        for node, op in alike.items():
+            key = id(op.module)
+            if key not in problems:
+                problems[key] = sharing_problem(op, root, uses, alike)
+            if (problem := problems[key]) is not None:
+                refused[node] = problem
+    return refused
+
+
+def _shared(match: Match, root: nn.Module) -> tuple[object, ...]:
+    """What sites that share a weight have to agree in, and the weight."""
+    move = match.move
+    is_pooled = match.site.scope is not Scope.ALL
+    weight = id(attribute(root, match.op.weight))
+    return (match.op.form, move.linear_shape, move.conv_shape, move.order, is_pooled, weight)

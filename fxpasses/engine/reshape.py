@@ -7,6 +7,7 @@ number is drawn. Names, order, ``requires_grad``, gradients, training flags and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,8 +119,7 @@ def _module(old: nn.Module, match: Match, weight: torch.Tensor, to: Form) -> nn.
     else:
         new = blank_linear(bias=bias is not None)
         new.in_features, new.out_features = match.site.in_features, match.site.out_features
-    fresh = {*new.__dict__, *(blank_linear(bias=True).__dict__), "in_channels", "out_channels"}
-    skipped = fresh | _conv_attributes()
+    skipped = {*new.__dict__, "in_channels", "out_channels"} | _linear_attributes() | _conv_attributes()
     new.__dict__.update({key: value for key, value in old.__dict__.items() if key not in skipped})
     new.training = old.training
     new._parameters.clear()
@@ -128,6 +128,12 @@ def _module(old: nn.Module, match: Match, weight: torch.Tensor, to: Form) -> nn.
     return made
 
 
+@functools.cache
+def _linear_attributes() -> frozenset[str]:
+    return frozenset(blank_linear(bias=True).__dict__)
+
+
+@functools.cache
 def _conv_attributes() -> frozenset[str]:
     return frozenset(blank_conv(2, (1, 1), bias=True).__dict__)
 

@@ -9,7 +9,7 @@ edit left them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,40 @@ from fxpasses.vocabulary.writer import named_functions
 _PLAIN = frozenset({int, float, bool, str, type(None)})
 _FUNCTIONS = named_functions()
 _FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
+
+
+class Nodes(dict[str, Node]):
+    """A graph's nodes by name, and what each reads: every record asks, and an output may read thousands."""
+
+    def __init__(self, nodes: Iterable[Node] = ()) -> None:
+        super().__init__((node.name, node) for node in nodes)
+        self._inputs: dict[str, tuple[Any, Any, tuple[str, ...]]] = {}
+
+    def inputs(self, name: str) -> tuple[str, ...]:
+        """The names of the nodes among a node's arguments, in order, repeats included."""
+        node = self[name]
+        args, kwargs, names = self._inputs.get(name, (None, None, ()))
+        if args is not node.args or kwargs is not node.kwargs:
+            names = _inputs(node)
+            self._inputs[name] = (node.args, node.kwargs, names)
+        return names
+
+
+class Places:
+    """Where nodes read what; each is looked through once for all the components that one edit writes down."""
+
+    def __init__(self) -> None:
+        self._by_reader: dict[Node, dict[str, list[int]]] = {}
+
+    def of(self, reader: Node, names: Collection[str]) -> dict[int, str]:
+        """Which of a reader's inputs are among nodes, by position."""
+        known = self._by_reader.get(reader)
+        if known is None:
+            known = self._by_reader[reader] = {}
+            for at, name in enumerate(_inputs(reader)):
+                known.setdefault(name, []).append(at)
+        asked = names if len(names) < len(known) else known
+        return {at: name for name in asked if name in names for at in known.get(name, ())}
 
 
 class Snapshot(NamedTuple):
@@ -133,16 +167,21 @@ class Reader:
     before: str
     after: str
 
-    def is_as_left(self, nodes: Mapping[str, Node]) -> bool:
+    def is_as_left(self, nodes: Nodes) -> bool:
         """Whether the node still reads what the edit made it read."""
-        inputs = _inputs(nodes[self.name]) if self.name in nodes else ()
+        inputs = nodes.inputs(self.name) if self.name in nodes else ()
         return self.position < len(inputs) and inputs[self.position] == self.after
 
-    def restore(self, nodes: Mapping[str, Node]) -> None:
-        """Makes the node read what it read before."""
-        inputs = list(_inputs(nodes[self.name]))
-        inputs[self.position] = self.before
-        _set_inputs(nodes[self.name], inputs, nodes)
+
+def restore_readers(readers: Iterable[Reader], nodes: Nodes) -> None:
+    """Makes nodes read what they read before; each is edited once, however many of its inputs change."""
+    inputs: dict[str, list[str]] = {}
+    for reader in readers:
+        if reader.name not in inputs:
+            inputs[reader.name] = list(nodes.inputs(reader.name))
+        inputs[reader.name][reader.position] = reader.before
+    for name, names in inputs.items():
+        _set_inputs(nodes[name], names, nodes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +266,7 @@ class Before:
 
     Attributes:
         nodes: the component's own nodes, and the sizes around them, by name.
-        readers: inputs of the nodes outside that read it.
+        readers: by node outside, which of its inputs are nodes of the component, by position.
         orders: see ``Record``.
         kernels: see ``Record``.
         extents: see ``Record``.
@@ -236,7 +275,7 @@ class Before:
     """
 
     nodes: dict[str, Snapshot]
-    readers: dict[str, tuple[str, ...]]
+    readers: dict[str, dict[int, str]]
     orders: dict[str, str]
     kernels: dict[str, list[int]]
     extents: dict[str, list[int]]
@@ -250,8 +289,10 @@ def write_down(
     readers: Iterable[Node],
     matches: Mapping[Node, Match],
     pools: Iterable[str],
+    places: Places | None = None,
 ) -> Before:
     """The nodes that an edit may touch, as they are now."""
+    places = places or Places()
     extras: dict[str, dict[str, Any]] = {}
     norms: dict[str, int] = {}
     for node in own:
@@ -263,9 +304,10 @@ def write_down(
         elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             norms[str(node.target)] = _rank(module)
     kernels = {match.site.kernel_size for match in matches.values() if match.reads_pool}
+    nodes = {node.name: Snapshot.of(node) for node in own}
     return Before(
-        nodes={node.name: Snapshot.of(node) for node in own},
-        readers={node.name: _inputs(node) for node in readers},
+        nodes=nodes,
+        readers={reader.name: places.of(reader, nodes.keys()) for reader in readers},
         orders={node.name: str(match.order) for node, match in matches.items()},
         kernels={node.name: list(match.site.kernel_size) for node, match in matches.items()},
         extents={name: list(kernel) for name in pools for kernel in kernels if len(kernels) == 1},
@@ -327,7 +369,11 @@ def record(
 
 def _readers(before: Before, nodes: Mapping[str, Node]) -> Iterable[Reader]:
     for name, old in before.readers.items():
-        for position, (was, now) in enumerate(zip(old, _inputs(nodes[name]), strict=True)):
+        reader = nodes[name]
+        sources = _flat_inputs((reader.args, reader.kwargs))
+        inputs = _inputs(reader) if sources is None else ()
+        for position, was in old.items():
+            now = inputs[position] if sources is None else sources[position].name
             if was != now:
                 yield Reader(name=name, position=position, before=was, after=now)
 
@@ -336,7 +382,7 @@ def _rank(module: nn.Module) -> int:
     return int(type(module).__name__[-2])
 
 
-def known_extents(records: Iterable[Record], nodes: Mapping[str, Node]) -> dict[str, tuple[int, ...]]:
+def known_extents(records: Iterable[Record], nodes: Nodes) -> dict[str, tuple[int, ...]]:
     """Extents of pools that an earlier rewrite of this graph knew, where it still stands."""
     return {
         name: tuple(extents)
@@ -346,12 +392,19 @@ def known_extents(records: Iterable[Record], nodes: Mapping[str, Node]) -> dict[
     }
 
 
+def by_sites(records: Iterable[Record]) -> dict[frozenset[str], list[Record]]:
+    """The records by the sites that they speak of."""
+    found: dict[frozenset[str], list[Record]] = {}
+    for entry in records:
+        found.setdefault(frozenset(entry.sites), []).append(entry)
+    return found
+
+
 def find(
-    records: Iterable[Record], sites: Sequence[str], nodes: Mapping[str, Node], to: Form
+    records: Mapping[frozenset[str], Sequence[Record]], sites: Iterable[str], nodes: Nodes, to: Form
 ) -> Record | None:
     """The record of the edit that made exactly these sites of ``to`` and still stands, or None."""
-    wanted = set(sites)
-    candidates = [entry for entry in records if set(entry.sites) == wanted and entry.origin is to]
+    candidates = [entry for entry in records.get(frozenset(sites), ()) if entry.origin is to]
     return next((entry for entry in candidates if stands(entry, nodes)), None)
 
 
@@ -362,7 +415,7 @@ def load(module: nn.Module) -> tuple[Record, ...]:
     return tuple(Record.from_data(entry) for entry in data)
 
 
-def stands(entry: Record, nodes: Mapping[str, Node]) -> bool:
+def stands(entry: Record, nodes: Nodes) -> bool:
     """Whether a graph is still as an edit left it, so that the edit can be taken back."""
     after = {spec.name: spec for spec in entry.after}
     if not all(name in nodes and spec.is_like(nodes[name]) for name, spec in after.items()):
@@ -415,6 +468,9 @@ def _function(name: str) -> Any:
 
 
 def _set_inputs(node: Node, inputs: Iterable[str], nodes: Mapping[str, Node]) -> None:
+    if _flat_inputs((node.args, node.kwargs)) is not None:
+        node.args = (tuple([nodes[name] for name in inputs]),)
+        return
     names = iter(inputs)
     node.args = map_arg(node.args, lambda _: nodes[next(names)])
     node.kwargs = map_arg(node.kwargs, lambda _: nodes[next(names)])
@@ -425,6 +481,9 @@ def _inputs(node: Node) -> tuple[str, ...]:
 
 
 def _names_in(arguments: Any) -> tuple[str, ...]:
+    sources = _flat_inputs(arguments)
+    if sources is not None:
+        return tuple([source.name for source in sources])
     names: list[str] = []
 
     def visit(source: Node) -> Node:
@@ -433,6 +492,13 @@ def _names_in(arguments: Any) -> tuple[str, ...]:
 
     map_arg(arguments, visit)
     return tuple(names)
+
+
+def _flat_inputs(arguments: Any) -> tuple[Node, ...] | None:
+    """The inputs of an output that is a tuple of nodes and may read thousands; None for any other node."""
+    args, kwargs = arguments
+    sources = args[0] if len(args) == 1 and not kwargs else None
+    return sources if type(sources) is tuple and {*map(type, sources)} == {Node} else None
 
 
 def _encode(value: Any) -> Any:

@@ -76,6 +76,7 @@ class _Chooser:
         self.values = analysis.region.values
         self.root = root
         self.extents = extents
+        self.missed = {miss.node: miss for miss in reversed(analysis.misses)}
         self.heads: dict[Node, list[Match]] = {}
         self.refused: dict[Node, Problem] = {}
 
@@ -158,17 +159,15 @@ class _Chooser:
                 yield Problem(
                     MissCode.KERNEL, f"{match.node.name!r} moves by {match.op.stride}", "give it stride=1"
                 )
-        for node, value in self.values.items():
-            if value.pool is not start:
-                continue
-            problem = self._value_problem(value, sites) or self._reader_problem(node, start)
+        for value in self.analysis.region.of_pool(start):
+            problem = self._value_problem(value, sites) or self._reader_problem(value.node, start)
             if problem is not None:
                 yield problem
 
     def _value_problem(self, value: PooledValue, sites: set[Node]) -> Problem | None:
         node, op = value.node, value.op
         if isinstance(op, Affine):
-            missed = next((miss for miss in self.analysis.misses if miss.node == node.name), None)
+            missed = self.missed.get(node.name)
             if node in sites or missed is None:
                 return None if node in sites else _not_a_map(node, "is no site")
             return Problem(missed.code, f"{missed.name!r} keeps its form: {missed.reason}", missed.fix)
@@ -193,7 +192,7 @@ class _Chooser:
             return _not_a_map(node, "combines it with a vector")
         if any(self.values[source].pool is not value.pool for source in op.sources if source in self.values):
             return _not_a_map(node, "combines it with values of another pool")
-        if not has_own_module(value, self.root):
+        if not has_own_module(value, self.analysis.vocabulary):
             return _not_a_map(node, "is a batch norm that is called twice or has hooks")
         return None
 
@@ -208,22 +207,19 @@ class _Chooser:
     def _refuse_tied(self, windows: dict[str, PoolWindow]) -> None:
         """Linears whose weight another use needs as it is; their whole head stays as it is."""
         while True:
-            wanted = [
-                match
+            wanted = {
+                match.node: match
                 for matches in self.heads.values()
                 for match in matches
                 if match.node not in self.refused and match.site.form is Form.LINEAR
-            ]
-            for match in wanted:
-                alike = {other.node: other.op for other in wanted}
-                problem = refusals.sharing_problem(match.op, self.root, self.analysis.uses, alike)
-                if problem is not None:
-                    start = self.values[match.node].pool
-                    self.refused |= {other.node: problem for other in self.heads[start]}
-                    windows.pop(start.name, None)
-                    break
-            else:
+            }
+            refused = refusals.sharing_problems(wanted, self.root, self.analysis.uses)
+            if not refused:
                 return
+            for node, problem in refused.items():
+                start = self.values[node].pool
+                self.refused |= {other.node: problem for other in self.heads[start]}
+                windows.pop(start.name, None)
 
 
 def is_view(value: PooledValue, values: Mapping[Node, PooledValue]) -> bool:

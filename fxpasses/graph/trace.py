@@ -66,13 +66,16 @@ class Traced:
 
     def close(self, records: Iterable[kept.Entry]) -> GraphModule:
         """The GraphModule of the graph over the tree, with the records of its edits; compiles once."""
-        module = GraphModule(self.root, self.graph, class_name=self.class_name)
+        # over nothing at first: torch would look each node's target up in the tree, which is taken whole
+        empty = Graph(tracer_cls=self.graph._tracer_cls, tracer_extras=self.graph._tracer_extras)
+        module = GraphModule(nn.Module(), empty, class_name=self.class_name)
         for registry in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             module.__dict__[registry] = self.root.__dict__[registry]
         for hooks in HOOKS:
             if self.root.__dict__.get(hooks):
                 module.__dict__[hooks] = self.root.__dict__[hooks]
         module.training = self.root.training
+        module.graph = self.graph
         module.__dict__.update(
             {name: value for name, value in self.extras.items() if name not in module.__dict__}
         )

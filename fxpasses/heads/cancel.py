@@ -16,14 +16,14 @@ in a cancellation. Views that nobody reads any more die. All else stays as the a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
-from torch import nn
 from torch.fx import Node
 
 from fxpasses.heads.layout import Layout
 from fxpasses.heads.region import PooledValue, Region, constant_shape
 from fxpasses.report import Form
-from fxpasses.vocabulary.ops import BATCH, CHANNELS, VIEWS, Affine, Elementwise, Reduce
+from fxpasses.vocabulary.ops import BATCH, CHANNELS, VIEWS, Elementwise, Reduce
 from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -94,7 +94,7 @@ class _Decision:
             if any(self._wants(user) for user in node.users):
                 self.needed.add(node)
         moved = frozenset(node for node, value in values.items() if self._moves(node, value))
-        bypassed = frozenset(node for node, value in values.items() if self._is_bypassed(node, value, moved))
+        bypassed = frozenset(self._bypassed(moved))
         dead: set[Node] = set()
         for node, value in reversed(values.items()):
             if view_source(value, self.region) is None or node not in self.free:
@@ -132,7 +132,7 @@ class _Decision:
         return (
             all(source in self.free for source in pooled)
             and all(is_scalar(constant_shape(source, self.vocabulary)) for source in constants)
-            and has_own_module(value, self.vocabulary.root)
+            and has_own_module(value, self.vocabulary)
         )
 
     def _turns(self, value: PooledValue) -> bool:
@@ -166,13 +166,14 @@ class _Decision:
             return False
         return view_source(value, self.region) is None
 
-    def _is_bypassed(self, node: Node, value: PooledValue, moved: frozenset[Node]) -> bool:
-        if node not in self.wanted or isinstance(value.op, Affine):
-            return False
-        origin = node
-        while (source := view_source(self.region.values[origin], self.region)) is not None:
-            origin = source
-        return origin is not node and origin in moved
+    def _bypassed(self, moved: frozenset[Node]) -> Iterator[Node]:
+        """The wanted views of a moved value, by way of others too."""
+        origins: dict[Node, Node] = {}
+        for node, value in self.region.values.items():
+            source = view_source(value, self.region)
+            origins[node] = node if source is None else origins[source]
+            if node in self.wanted and origins[node] is not node and origins[node] in moved:
+                yield node
 
 
 def decide(region: Region, vocabulary: Vocabulary, sites: frozenset[Node], to: Form) -> Moves:
@@ -194,14 +195,13 @@ def component(region: Region, start: Node) -> frozenset[Node]:
     return frozenset(found)
 
 
-def has_own_module(value: PooledValue, root: nn.Module) -> bool:
+def has_own_module(value: PooledValue, vocabulary: Vocabulary) -> bool:
     """Whether a module whose class names its rank can be replaced: called once, without hooks."""
     op, node = value.op, value.node
     if not isinstance(op, Elementwise) or op.module_rank is None:
         return True
-    module = root.get_submodule(str(node.target))
-    calls = [other for other in node.graph.nodes if other.op == "call_module" and other.target == node.target]
-    return len(calls) == 1 and not module._forward_hooks and not module._forward_pre_hooks
+    module = vocabulary.root.get_submodule(str(node.target))
+    return vocabulary.count_calls(node) == 1 and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def is_over_tokens(op: Reduce) -> bool:

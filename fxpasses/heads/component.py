@@ -18,7 +18,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
-from fxpasses.engine.edit import Edit, as_rewrites, restore, saved_moves
+from fxpasses.engine.edit import Edit, as_rewrites, redirect, restore, saved_moves
 from fxpasses.engine.fake_values import put, refresh, refresh_weight
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import reshape, swap_batch_norm
@@ -43,7 +43,7 @@ def apply(
     analysis: Analysis,
     to: Form,
     records: Sequence[undo.Record],
-    nodes: dict[str, Node],
+    nodes: undo.Nodes,
 ) -> Edit:
     """Rewrites every match of the other form in ``graph`` and ``root``, in place.
 
@@ -60,15 +60,15 @@ def apply(
     """
     matches = {match.node: match for match in analysis.matches if match.site.form is not to}
     pending = dict(matches)
-    kept = list(records)
+    known, places = undo.by_sites(records), undo.Places()
     edits: list[_ComponentEdit] = []
     while pending:
         members = component(analysis.region, next(iter(pending)))
-        chosen = [pending.pop(node) for node in list(pending) if node in members]
+        chosen = [pending.pop(node) for node in sorted(members & pending.keys())]
         edit = _ComponentEdit(graph, root, analysis, members, chosen, to)
-        edit.record = undo.find(kept, edit.names, nodes, to)
+        edit.record = undo.find(known, edit.names, nodes, to)
         edits.append(edit)
-        edit.prepare()
+        edit.prepare(places)
         matches |= edit.matches
     owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
     reshaped = reshape(root, analysis.uses, owned, to)
@@ -77,7 +77,6 @@ def apply(
             refresh_weight(node, functools.partial(move.convert, to=to))
     made: list[undo.Record] = []
     for edit in edits:
-        kept = [other for other in kept if not edit.replaces(other)]
         if edit.record is not None:
             restore(graph, root, edit.record, nodes)
             restored = {nodes[spec.name] for spec in edit.record.before}
@@ -85,11 +84,17 @@ def apply(
             edit.refresh(restored | kept_values, edited=restored)
         elif (fresh := edit.run()) is not None:
             made.append(fresh)
+    names = {name for edit in edits for name in edit.names}
     return Edit(
         rewrites=as_rewrites(matches.values(), to, reshaped.copied),
         plan=WeightPlan(to=to, moves=saved_moves(root, reshaped.moves)),
-        records=(*kept, *made),
+        records=(*(entry for entry in records if not _is_replaced(entry, names)), *made),
     )
+
+
+def _is_replaced(record: undo.Record, names: set[str]) -> bool:
+    """Whether a record of the same two forms speaks of sites that are edited again."""
+    return {record.origin, record.to} == {Form.LINEAR, Form.CONV} and not names.isdisjoint(record.sites)
 
 
 class _ComponentEdit:
@@ -110,7 +115,7 @@ class _ComponentEdit:
         self.names = [match.site.node for match in matches]
         self.matches = {match.node: match for match in matches}
         self.vocabulary = analysis.vocabulary
-        self.values = {node: value for node, value in analysis.region.values.items() if node in members}
+        self.values = {node: analysis.region.values[node] for node in sorted(members)}
         self.region = Region(values=self.values)
         self.wanted: dict[Node, Node] = {}
         self.originals: dict[Node, Node] = {}
@@ -126,12 +131,7 @@ class _ComponentEdit:
         self.before: undo.Before | None = None
         self.record: undo.Record | None = None
 
-    def replaces(self, other: undo.Record) -> bool:
-        """Whether a record of the same two forms speaks of the same sites."""
-        forms = {Form.LINEAR, Form.CONV}
-        return bool(set(other.sites) & set(self.names)) and {other.origin, other.to} == forms
-
-    def prepare(self) -> None:
+    def prepare(self, places: undo.Places) -> None:
         """Decides what moves and writes the component down; edits nothing."""
         if self.record is not None:
             self.matches = {node: _recorded(match, self.record) for node, match in self.matches.items()}
@@ -140,7 +140,7 @@ class _ComponentEdit:
         self.transposes = self._transposes()
         self.own, self.outside = self._touched()
         pools = dict.fromkeys(value.pool.name for value in self.values.values())
-        self.before = undo.write_down(self.root, self.own, self.outside, self.matches, pools)
+        self.before = undo.write_down(self.root, self.own, self.outside, self.matches, pools, places)
 
     def run(self) -> undo.Record | None:
         """Carries the decision out, and gives what takes it back."""
@@ -149,12 +149,9 @@ class _ComponentEdit:
         self.spares = [node for node in self.values if node in self.moves.dead and self._is_spare(node)]
         self._respell_sites()
         readers = {node: self._staying_readers(node) for node in self.values if node in self.moves.moved}
-        for node in self.values:
-            if node in self.moves.bypassed:
-                self._bypass(node)
-        for node, staying in readers.items():
-            for reader in staying:
-                reader.replace_input_with(node, self._original(node))
+        bypassed = [node for node in self.values if node in self.moves.bypassed]
+        redirect({node: (self._want(node, None), [*node.users]) for node in bypassed})
+        redirect({node: (self._original(node), staying) for node, staying in readers.items() if staying})
         for node in readers:
             self._feed(node)
         erased = self._bury(self.own)
@@ -275,13 +272,15 @@ class _ComponentEdit:
     def _want(self, node: Node, reader: Match | None) -> Node:
         """The node that holds a value in the wanted form; adds a view where it is not free."""
         assert self.moves is not None
-        value = self.values[node]
-        if node in self.moves.moved or is_wanted(value.layout, self.to):
-            if node not in self.moves.bypassed:
-                return node
-        source = view_source(value, self.region)
-        if source is not None and node in self.moves.free:
-            return self._want(source, reader)
+        while True:
+            value = self.values[node]
+            if node in self.moves.moved or is_wanted(value.layout, self.to):
+                if node not in self.moves.bypassed:
+                    return node
+            source = view_source(value, self.region)
+            if source is None or node not in self.moves.free:
+                break
+            node = source
         if node not in self.wanted:
             self.wanted[node] = self._convert(node, reader)
         return self.wanted[node]
@@ -327,12 +326,6 @@ class _ComponentEdit:
         extents = layout.extents if layout.is_map else (1,) * (len(layout.axes) - 2)
         sizes = [channels or -1, *(extent or -1 for extent in extents)]
         return self.writer.unflatten(node, sizes)
-
-    def _bypass(self, node: Node) -> None:
-        """Lets the readers of a cancelled view read the moved value itself."""
-        target = self._want(node, None)
-        for user in list(node.users):
-            user.replace_input_with(node, target)
 
     # --- views
 

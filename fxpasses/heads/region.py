@@ -87,10 +87,18 @@ class Region:
 
     values: dict[Node, PooledValue] = dataclasses.field(default_factory=dict)
     is_presumed: bool = False
+    _by_pool: dict[Node, list[PooledValue]] = dataclasses.field(default_factory=dict)
 
     def value(self, node: Any) -> PooledValue | None:
         """The pooled value of a node, or None."""
         return self.values.get(node) if isinstance(node, Node) else None
+
+    def of_pool(self, pool: Node) -> list[PooledValue]:
+        """The values that come from a pool, in graph order; of a region that is whole."""
+        if not self._by_pool:
+            for value in self.values.values():
+                self._by_pool.setdefault(value.pool, []).append(value)
+        return self._by_pool.get(pool, [])
 
 
 def _traced_shape(node: Node) -> Shape | None:
@@ -125,6 +133,7 @@ class _Scanner:
         self.vocabulary = vocabulary
         self.shape_of: Callable[[Node], Shape | None] = _traced_shape if shapes is None else shapes.get
         self.region = Region()
+        self.constant: dict[Node, bool] = {}
 
     def run(self) -> Region:
         pending = self.vocabulary.pools(self.graph)
@@ -311,15 +320,33 @@ class _Scanner:
             region.is_presumed = True
         return PooledValue(node=node, op=op, layout=layout, problem=problem, pool=pooled[0].pool)
 
-    def _is_constant(self, node: Node, depth: int = 0) -> bool:
+    def _is_constant(self, node: Node) -> bool:
         """Whether a value does not depend on the input, or is only a size of it."""
-        if self.vocabulary.tensor_name(node) is not None:
-            return True
-        if is_shape_value(node):
-            return True
-        if node.op in ("placeholder", "output", "call_module") or depth > 8:
-            return False
-        return all(self._is_constant(source, depth + 1) for source in node.all_input_nodes)
+        pending = [node]
+        while pending:
+            inner = pending[-1]
+            if inner not in self.constant:
+                waits = self._settle_constant(inner)
+                if waits is not None:
+                    pending.append(waits)
+                    continue
+            pending.pop()
+        return self.constant[node]
+
+    def _settle_constant(self, node: Node) -> Node | None:
+        """Notes whether a node is constant; else gives the operand to be asked first."""
+        if self.vocabulary.tensor_name(node) is not None or is_shape_value(node):
+            self.constant[node] = True
+        elif node.op in ("placeholder", "output", "call_module"):
+            self.constant[node] = False
+        else:
+            for source in node.all_input_nodes:
+                if source not in self.constant:
+                    return source
+                if not self.constant[source]:
+                    break
+            self.constant[node] = all(self.constant.get(source, False) for source in node.all_input_nodes)
+        return None
 
     def _joined(self, node: Node, op: Op, pooled: list[PooledValue]) -> PooledValue | None:
         """A flat value joined with another vector: ``cat`` forces all operands to one rank."""
@@ -461,27 +488,58 @@ def _concat(op: Concat, operands: list[Layout], is_all_pooled: bool) -> Layout |
     return dataclasses.replace(first, channels=channels)
 
 
-def constant_shape(node: Node, vocabulary: Vocabulary) -> tuple[int | None, ...] | None:
+def constant_shape(node: Node, vocabulary: Vocabulary) -> Shape | None:
     """Shape of a value that is no input's (a size is a scalar), or None where it is not known.
 
     An exported program says it, None standing for a symbolic size.
     """
+    known = vocabulary.constant_shapes
+    pending = [node]
+    while True:
+        inner = pending[-1]
+        is_own, shape = _own_shape(inner, vocabulary)
+        if not is_own and inner not in known:
+            waits = _settle_shape(inner, vocabulary, known)
+            if waits is not None:
+                pending.append(waits)
+                continue
+        pending.pop()
+        if not pending:
+            return shape if is_own else known[inner]
+
+
+def _own_shape(node: Node, vocabulary: Vocabulary) -> tuple[bool, Shape | None]:
+    """Whether a node says its shape itself, and the shape."""
     name = vocabulary.tensor_name(node)
     if name is not None:
         tensor = vocabulary.tensor(name)
-        return None if tensor is None or is_uninitialized(tensor) else tuple(tensor.shape)
+        return True, None if tensor is None or is_uninitialized(tensor) else tuple(tensor.shape)
     if is_shape_value(node):
-        return ()
+        return True, ()
     value = node.meta.get("val")
     if isinstance(value, torch.Tensor):
-        return tuple(extent if isinstance(extent, int) else None for extent in value.shape)
-    if not isinstance(vocabulary.classify(node), Elementwise):  # torch.rand of sizes, among others
-        return None
-    known = [constant_shape(source, vocabulary) for source in node.all_input_nodes]
-    if not known or any(shape is None for shape in known):
-        return None
-    longest = max((shape for shape in known if shape is not None), key=len)
-    return longest if all(shape is not None and set(shape) <= {1} for shape in known) else None
+        return True, tuple(extent if isinstance(extent, int) else None for extent in value.shape)
+    return False, None
+
+
+def _settle_shape(node: Node, vocabulary: Vocabulary, known: dict[Node, Shape | None]) -> Node | None:
+    """Notes the shape of a function of constants; else gives the operand to be asked first.
+
+    Only where all operands are single numbers does the one with most axes say it.
+    """
+    longest: Shape | None = None
+    if isinstance(vocabulary.classify(node), Elementwise):  # torch.rand of sizes is none, among others
+        for source in node.all_input_nodes:
+            is_own, shape = _own_shape(source, vocabulary)
+            if not is_own and source not in known:
+                return source
+            shape = shape if is_own else known[source]
+            if shape is None or set(shape) - {1}:
+                longest = None
+                break
+            longest = shape if longest is None or len(shape) > len(longest) else longest
+    known[node] = longest
+    return None
 
 
 def is_last_affine(node: Node, vocabulary: Vocabulary) -> bool:

@@ -56,7 +56,9 @@ class _Job:
         self.to = to
         self.origin = Form.CONV if to is Form.UNFOLD else Form.UNFOLD
         self.records = [*records]
-        self.nodes = {node.name: node for node in graph.nodes}
+        self.known = undo.by_sites(records)
+        self.stale: set[int] = set()
+        self.nodes = undo.Nodes(graph.nodes)
         self.extras: dict[str, dict[str, Any]] = {}
 
     def run(self, sites: Sequence[Im2col]) -> Unfolding:
@@ -69,7 +71,7 @@ class _Job:
         return Unfolding(
             rewrites=tuple(self._as_rewrite(site, reshaped.copied) for site in sites),
             moves=saved_moves(self.root, reshaped.moves),
-            records=tuple(self.records),
+            records=tuple(entry for entry in self.records if id(entry) not in self.stale),
         )
 
     def _reshape(self, sites: Sequence[Im2col]) -> Reshaped:
@@ -83,11 +85,10 @@ class _Job:
 
     def _edit(self, site: Im2col) -> None:
         name = site.match.node.name
-        own = [entry for entry in self.records if entry.sites == (name,)]
-        earlier = undo.find(own, [name], self.nodes, self.to)
+        own = self.known.get(frozenset([name]), [])
+        earlier = undo.find(self.known, [name], self.nodes, self.to)
         forms = {Form.CONV, Form.UNFOLD}
-        stale = [entry for entry in own if {entry.origin, entry.to} == forms]
-        self.records = [entry for entry in self.records if entry not in stale]
+        self.stale.update(id(entry) for entry in own if {entry.origin, entry.to} == forms)
         if earlier is not None:
             restore(self.graph, self.root, earlier, self.nodes)
             if dialect_of(site.match.node) is not Dialect.TORCH:

@@ -123,23 +123,26 @@ def quotient_of(value: Any) -> Quotient | None:
 
     ``floor((H + a) / s) + c = floor((H + a + c·s) / s)``, and floors of floors divide by the product.
     """
-    if not isinstance(value, Node):
+    steps: list[tuple[Any, int]] = []
+    while isinstance(value, Node) and (owner := size_of(value)) is None:
+        if value.op != "call_function" or len(value.args) != 2 or value.kwargs:
+            return None
+        first, second = value.args
+        if value.target is operator.add and isinstance(first, int):
+            first, second = second, first
+        if not isinstance(second, int):
+            return None
+        steps.append((value.target, second))
+        value = first
+    if not isinstance(value, Node) or owner is None:
         return None
-    owner = size_of(value)
-    if owner is not None:
-        return Quotient(owner=owner[0], axis=owner[1])
-    if value.op != "call_function" or len(value.args) != 2 or value.kwargs:
-        return None
-    first, second = value.args
-    if value.target is operator.add and isinstance(first, int):
-        first, second = second, first
-    inner = quotient_of(first)
-    if inner is None or not isinstance(second, int):
-        return None
-    if value.target is operator.add:
-        return dataclasses.replace(inner, shift=inner.shift + second * inner.step)
-    if value.target is operator.sub:
-        return dataclasses.replace(inner, shift=inner.shift - second * inner.step)
-    if value.target is operator.floordiv and second > 0:
-        return dataclasses.replace(inner, step=inner.step * second)
-    return None
+    found = Quotient(owner=owner[0], axis=owner[1])
+    for target, number in reversed(steps):
+        if target in (operator.add, operator.sub):
+            sign = 1 if target is operator.add else -1
+            found = dataclasses.replace(found, shift=found.shift + sign * number * found.step)
+        elif target is operator.floordiv and number > 0:
+            found = dataclasses.replace(found, step=found.step * number)
+        else:
+            return None
+    return found

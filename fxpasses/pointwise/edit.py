@@ -50,7 +50,7 @@ def apply_everywhere(
     analysis: Analysis,
     to: Form,
     records: Sequence[undo.Record],
-    nodes: dict[str, Node],
+    nodes: undo.Nodes,
 ) -> Edit:
     """Rewrites every pointwise match of the other form, in place; see ``rewrite.apply``."""
     matches = {match.node: match for match in analysis.matches if match.site.form is not to}
@@ -111,7 +111,7 @@ def _take_back(
     graph: Graph,
     root: nn.Module,
     records: Sequence[undo.Record],
-    nodes: dict[str, Node],
+    nodes: undo.Nodes,
     matches: Mapping[Node, Match],
     to: Form,
 ) -> tuple[list[undo.Record], _TakenBack]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch.fx import Node
 
@@ -285,14 +285,14 @@ def is_constant(node: Node, rank: int, vocabulary: Vocabulary) -> bool:
 
 def constant_extents(node: Node, vocabulary: Vocabulary) -> tuple[int, ...] | None:
     """The shape of a parameter or of a view of one, None for every other value."""
+    sizes: tuple[Any, ...] | None = None
+    while isinstance(view := vocabulary.classify(node), View):
+        sizes = view.sizes if sizes is None else sizes
+        if not all(isinstance(size, int) and size > 0 for size in view.sizes):
+            return None
+        node = view.source
     tensor = vocabulary.tensor(vocabulary.tensor_name(node))
-    if tensor is not None:
-        return tuple(tensor.shape)
-    view = vocabulary.classify(node)
-    if not isinstance(view, View) or constant_extents(view.source, vocabulary) is None:
-        return None
-    is_plain = all(isinstance(size, int) and size > 0 for size in view.sizes)
-    return tuple(view.sizes) if is_plain else None
+    return None if tensor is None else tuple(tensor.shape) if sizes is None else sizes
 
 
 def _units_of_view(node: Node, op: Flatten | Unflatten | View, units: int) -> int | None:

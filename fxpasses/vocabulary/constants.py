@@ -47,24 +47,26 @@ class Constant:
 
 def constant_of(node: Any, vocabulary: Vocabulary) -> Constant | None:
     """The parameter that a node reads or views, or None where it computes anything."""
-    if not isinstance(node, Node):
+    views: list[tuple[Node, Op]] = []
+    while isinstance(node, Node) and vocabulary.tensor_name(node) is None:
+        op = vocabulary.classify(node)
+        views.append((node, op))
+        node = _viewed_by(op)
+    name = vocabulary.tensor_name(node) if isinstance(node, Node) else None
+    tensor = vocabulary.tensor(name)
+    if name is None or tensor is None or is_uninitialized(tensor):
         return None
-    name = vocabulary.tensor_name(node)
-    if name is not None:
-        tensor = vocabulary.tensor(name)
-        if tensor is None or is_uninitialized(tensor):
+    plain = view = tensor.detach()
+    for _, op in reversed(views):
+        try:
+            found = _viewed(view, op, vocabulary)
+        except (RuntimeError, IndexError, TypeError):  # running the graph would fail alike
             return None
-        plain = tensor.detach()
-        return Constant(name=name, reader=node, parameter=plain, view=plain)
-    op = vocabulary.classify(node)
-    inner = constant_of(_viewed_by(op), vocabulary)
-    if inner is None:
-        return None
-    try:
-        view = _viewed(inner.view, op, vocabulary)
-    except (RuntimeError, IndexError, TypeError):  # running the graph would fail alike
-        return None
-    return None if view is None else dataclasses.replace(inner, view=view, views=(*inner.views, node))
+        if found is None:
+            return None
+        view = found
+    nodes = tuple(node for node, _ in reversed(views))
+    return Constant(name=name, reader=node, parameter=plain, view=view, views=nodes)
 
 
 def is_same_view(first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,10 +18,60 @@ from fxpasses.vocabulary.ops import BATCH, CHANNELS
 _SHAPE_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "training")
 _SHAPE_METHODS = frozenset({"size", "dim", "ndimension", "numel", "stride"})
 _SCALAR_FUNCTIONS = frozenset({operator.getitem, int, float, len, getattr})
+_MAX_FACTORS = 8  # more than any view has axes
+
+_KEPT: ContextVar[dict[Node, bool] | None] = ContextVar("shape values", default=None)
+
+
+@contextmanager
+def kept_shape_values() -> Iterator[None]:
+    """Keeps what ``is_shape_value`` finds out of arithmetic, so that a chain of sums is walked once.
+
+    For one call of the passes: their edits never make a tensor of a size, those of a user may.
+    """
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
 
 
 def is_shape_value(node: Node) -> bool:
     """Whether a node holds a size or a shape, or arithmetic on them, and no tensor."""
+    own = _is_size_itself(node)
+    if own is not None:
+        return own
+    known = _KEPT.get()
+    known = {} if known is None else known
+    pending = [node]
+    while pending:
+        inner = pending[-1]
+        if inner not in known:
+            waits = _settle(inner, known)
+            if waits is not None:
+                pending.append(waits)
+                continue
+        pending.pop()
+    return known[node]
+
+
+def _settle(node: Node, known: dict[Node, bool]) -> Node | None:
+    """Notes whether arithmetic is one of sizes alone; else gives the operand to be asked first."""
+    operands = node.all_input_nodes
+    for source in operands:
+        answer = _is_size_itself(source)
+        answer = known.get(source) if answer is None else answer
+        if answer is None:
+            return source
+        if not answer:
+            known[node] = False
+            return None
+    known[node] = bool(operands)
+    return None
+
+
+def _is_size_itself(node: Node) -> bool | None:
+    """Whether a node holds a size; None for arithmetic, where its operands say it."""
     if isinstance(node.target, OpOverload):
         return aten.is_size(node.target)
     if node.op == "call_method":
@@ -32,8 +85,7 @@ def is_shape_value(node: Node) -> bool:
     if node.target is getattr:
         return node.args[1] in _SHAPE_ATTRIBUTES
     arithmetic = node.target in _SCALAR_FUNCTIONS or getattr(node.target, "__module__", "") == "_operator"
-    inputs = node.all_input_nodes
-    return arithmetic and bool(inputs) and all(is_shape_value(source) for source in inputs)
+    return None if arithmetic else False
 
 
 def size_of(value: Any) -> tuple[Node, int] | None:
@@ -75,10 +127,20 @@ def _batch_of(size: Node) -> tuple[Node, int] | None:
 
 
 def factors_of(value: Node) -> list[Node]:
-    """The sizes that a node multiplies; the node itself where it is no product."""
-    if value.op == "call_function" and value.target is operator.mul:
-        return [factor for source in value.all_input_nodes for factor in factors_of(source)]
-    return [value]
+    """The sizes that a node multiplies; the node itself where it is no product of sizes, or of too many."""
+    factors: list[Node] = []
+    pending = [value]
+    while pending:
+        node = pending.pop()
+        args = node.args if node.op == "call_function" and node.target is operator.mul else ()
+        operands = [arg for arg in args if isinstance(arg, Node)]
+        if len(operands) == 2:
+            pending += reversed(operands)
+        else:
+            factors.append(node)
+        if len(factors) + len(pending) > _MAX_FACTORS:
+            return [value]
+    return factors
 
 
 def reads_only_batch(user: Node) -> bool:

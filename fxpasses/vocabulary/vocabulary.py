@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -34,6 +35,9 @@ from fxpasses.vocabulary.tables import (
 class Vocabulary:
     """Classifies the nodes of one graph.
 
+    Attributes:
+        constant_shapes: kept by ``region.constant_shape``: shapes of functions of constants, by node.
+
     Args:
         root: the module below which the graph's modules and parameters are looked up.
         lifted: names of the parameters and buffers that are inputs of the graph, by placeholder name, as
@@ -43,7 +47,9 @@ class Vocabulary:
     def __init__(self, root: nn.Module, lifted: Mapping[str, str] | None = None) -> None:
         self.root = root
         self.lifted = lifted or {}
+        self.constant_shapes: dict[Node, tuple[int | None, ...] | None] = {}
         self._modules: dict[str, nn.Module | None] = {}
+        self._calls: Counter[str] = Counter()
 
     def module(self, path: str) -> nn.Module | None:
         """The module at ``path``, or None."""
@@ -52,6 +58,13 @@ class Vocabulary:
             parent = self.module(above) if above else self.root
             self._modules[path] = None if parent is None else parent._modules.get(name)
         return self._modules[path]
+
+    def count_calls(self, node: Node) -> int:
+        """How often a graph calls the module that a node calls; no edit makes or takes a call."""
+        if not self._calls:
+            calls = node.graph.find_nodes(op="call_module", sort=False)
+            self._calls.update(str(call.target) for call in calls)
+        return self._calls[str(node.target)]
 
     def tensor_name(self, node: Node | None) -> str | None:
         """State-dict name of the tensor that a node reads, or None where it reads no such tensor."""

@@ -1,7 +1,8 @@
 """The performance budget as ratios of medians, all taken in turns in one run.
 
 Finding, rewriting in place, ``GraphModule.recompile()`` and ``replace_pattern`` on graphs of 1 k,
-10 k and 100 k nodes, finding on a million; bytes of weights copied and peak memory on VGG-16;
+10 k and 100 k nodes, finding on a million; how a rewrite grows with heads,
+layers, blocks and nodes; bytes of weights copied and peak memory on VGG-16;
 start-up; and the ``rewrite`` command without ONNX over its floor.
 
     python tools/bench/passes.py [--quick] [--json FILE]
@@ -14,6 +15,7 @@ import dataclasses
 import functools
 import gc
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -33,7 +35,8 @@ from torch.fx.subgraph_rewriter import replace_pattern
 
 from bench import _aten_chain, _process
 from bench._chain import chain, conv_pattern, linear_pattern
-from fxpasses import ConvToLinear, LinearToConv, find_sites
+from bench._growth import GROWTHS
+from fxpasses import ConvToLinear, LinearToConv, find_sites, rewrite
 
 SIZES = (1_000, 10_000, 100_000)
 MILLION = 1_000_000
@@ -44,6 +47,7 @@ HELP_S = 0.2
 IMPORT_S = 0.05
 MEMORY_RATIO = 1.05
 COMMAND_RATIO = 1.15
+EXPONENT = 1.2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,11 +244,27 @@ def million_rows(repeats: int) -> Iterator[Row]:
     yield Row(what="find, 1 M nodes", value=times["find"] * scale, unit="µs/node", budget=FIND_US)
 
 
+def growth_rows(repeats: int) -> Iterator[Row]:
+    """A rewrite at two sizes, with the exponent by which its time grows: 1 where it is linear."""
+    for growth in GROWTHS:
+        seconds = []
+        for size in growth.sizes:
+            model = growth.build(size)
+            job = functools.partial(
+                rewrite, model, to=growth.to, scope=growth.scope, example_inputs=growth.example
+            )
+            seconds.append(medians({"rewrite": job}, repeats)["rewrite"])
+            what = f"rewrite to {growth.to}, {size} {growth.what}"
+            yield Row(what=what, value=seconds[-1], unit="s")
+        small, large = growth.sizes
+        exponent = math.log(seconds[1] / seconds[0]) / math.log(large / small)
+        what = f"exponent, rewrite to {growth.to}, {growth.what}"
+        yield Row(what=what, value=exponent, unit="", budget=EXPONENT)
+
+
 def weight_rows(folder: Path) -> Iterator[Row]:
     """Bytes copied and peak memory on VGG-16, whose head holds nine tenths of its weights."""
     from torchvision import models
-
-    from fxpasses import rewrite
 
     with torch.device("meta"):
         result = rewrite(models.vgg16(weights=None).eval(), to="conv")
@@ -287,6 +307,7 @@ def all_rows(*, quick: bool) -> Iterator[Row]:
     yield from aten_rows(repeats=11)
     if not quick:
         yield from million_rows(repeats=3)
+    yield from growth_rows(repeats=1 if quick else 3)
     yield from start_rows(repeats=7)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
