@@ -18,10 +18,12 @@ from fxpasses.graph.export_trace import export_module
 from fxpasses.graph.kept import store
 from fxpasses.graph.program import OpenProgram, open_program
 from fxpasses.graph.trace import Traced, given, trace
+from fxpasses.heads.score_heads import find_score_heads, name_of_site
 from fxpasses.plan import WeightPlan
-from fxpasses.report import Form, Memory, Miss, RewriteReport, Scope, Site, Sites
+from fxpasses.report import Form, Memory, Miss, OutputHead, RewriteReport, Scope, Site, Sites
 from fxpasses.survey import Survey
 from fxpasses.vocabulary.sizes import kept_shape_values
+from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _WAYS = ("auto", "symbolic", "export")
 Model = TypeVar("Model", GraphModule, ExportedProgram)
@@ -85,7 +87,19 @@ def sites_of(survey: Survey, form: Form | None, records: Sequence[undo.Record] =
     if form is not Form.UNFOLD and chosen is not Scope.UNFOLDED:
         matches, others = survey.candidates(survey.look(records), form)
         sites, misses = (*sites, *(match.site for match in matches)), (*misses, *others)
-    return Sites(sites=sites, misses=misses, trace=survey.subject.info, memory=memory)
+    heads = _heads(survey, {*(site.node for site in sites), *(miss.node for miss in misses)})
+    return Sites(sites=sites, misses=misses, trace=survey.subject.info, memory=memory, heads=heads)
+
+
+def _heads(survey: Survey, nodes: set[str]) -> tuple[OutputHead, ...]:
+    """The outputs that come from these nodes, which are sites or could have been."""
+    subject = survey.subject
+    spec = subject.program.call_spec.out_spec if isinstance(subject, OpenProgram) else None
+    vocabulary = Vocabulary(subject.root, subject.lifted)
+    return tuple(
+        OutputHead(name=head.name, sites=tuple(name_of_site(site, vocabulary) for site in head.sites))
+        for head in find_score_heads(subject.graph, vocabulary, nodes, spec)
+    )
 
 
 @overload

@@ -278,5 +278,5 @@ class MissCode(enum.StrEnum):
         "an op after the pool has no meaning for a map: another input joins, a vector is added",
         "move it behind the head",
         "fc(pool(x).flatten(1) + nn.Parameter(torch.ones(8)))",
-        'to="dense"',
+        'to="fcn", example_inputs=x',
     )

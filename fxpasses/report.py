@@ -240,13 +240,25 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OutputHead:
+    """An output that is scores of classes: what it is called, and the sites that it comes from."""
+
+    name: str
+    sites: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sites:
-    """What ``find_sites`` found: sites and misses, in graph order; to ``unfold`` also the memory it takes."""
+    """What ``find_sites`` found: sites and misses, in graph order; to ``unfold`` also the memory it takes.
+
+    ``heads`` are the outputs that come from them, in the order in which the model gives them.
+    """
 
     sites: tuple[Site, ...]
     misses: tuple[Miss, ...]
     trace: TraceInfo
     memory: Memory | None = None
+    heads: tuple[OutputHead, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -255,6 +267,7 @@ class Sites:
             "misses": [miss.to_dict() for miss in self.misses],
             "trace": self.trace.to_dict(),
             "memory": None if self.memory is None else self.memory.to_dict(),
+            "heads": [{"name": head.name, "sites": list(head.sites)} for head in self.heads],
         }
 
 

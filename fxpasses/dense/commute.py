@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from torch.fx import Node
 
 from fxpasses.heads.cancel import is_over_tokens
-from fxpasses.heads.region import PooledValue, constant_shape
+from fxpasses.heads.region import PooledValue, constant_shape, lies_along_channels
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Problem
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, FeatureNorm, Reduce, Role, WindowPool
@@ -61,24 +61,14 @@ def problem_of(
     is_one = len(pooled) == 1 and (op.role is Role.PRODUCT or op.sources[0] in values)
     if op.role is not Role.SUM and not is_one:
         return _nonlinear(node, "multiplies pooled values")
-    rank = value.layout.rank if value.layout is not None and value.layout.is_map else None
-    if not all(_is_same_everywhere(source, rank, vocabulary) for source in constants):
+    axes = () if value.layout is None else value.layout.axes
+    if not all(lies_along_channels(constant_shape(source, vocabulary), axes) for source in constants):
         return Problem(
             MissCode.NOT_A_MAP,
-            f"{node.name!r} combines it with a vector, which would lie along another axis of a map",
-            "fold it into the Linear's weight and bias",
+            f"{node.name!r} combines it with values that do not lie along its channels",
+            "fold them into the Linear's weight and bias",
         )
     return None
-
-
-def _is_same_everywhere(node: Node, rank: int | None, vocabulary: Vocabulary) -> bool:
-    """Whether a constant is the same at every position: one number, or on a map one for each channel."""
-    shape = constant_shape(node, vocabulary)
-    if shape is None or any(extent is None for extent in shape):
-        return False
-    if rank is not None and len(shape) > rank:
-        return set(shape[-rank:]) == {1}
-    return set(shape) <= {1} and (rank is not None or len(shape) <= 1)
 
 
 def pool_problem(pools: Sequence[Node], values: Mapping[Node, PooledValue]) -> Problem | None:

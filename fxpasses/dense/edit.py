@@ -14,13 +14,14 @@ from torch.fx import Graph, Node
 
 from fxpasses.dense.find import CommutingHead, Dense, head_of
 from fxpasses.engine import undo
-from fxpasses.engine.edit import redirect
+from fxpasses.engine.edit import redirect, turn_constants
 from fxpasses.engine.fake_values import recompute
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import swap_batch_norm
 from fxpasses.errors import InternalError
 from fxpasses.heads.analysis import Analysis
 from fxpasses.heads.cancel import has_own_module
+from fxpasses.heads.region import constant_operands
 from fxpasses.report import Form
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Elementwise, Reduce, Unsqueeze
 from fxpasses.vocabulary.sizes import reads_only_batch
@@ -137,10 +138,16 @@ class _Sinking:
         lift.view.replace_input_with(lift.above, last)
         last.append(lift.view)
         layout = self.values[lift.above].layout
+        assert layout is not None, "only values with a layout are crossed"
+        writer = Writer(self.graph, dialect_of(next(iter(self.sites))))
         for node in lift.ops:
-            op = self.head.crossed[node].op
-            if isinstance(op, Elementwise) and op.module_rank is not None and layout is not None:
+            value = self.head.crossed[node]
+            if isinstance(value.op, Elementwise) and value.op.module_rank is not None:
                 swap_batch_norm(self.root, str(node.target), layout.rank)
+            elif isinstance(value.op, Elementwise) and not value.op.channels:
+                shapes = constant_operands(value, self.values, self.analysis.vocabulary)
+                turn_constants(node, shapes, writer, layout.rank)
+        self.new.extend(writer.written)
         self.crossed.extend(lift.ops)
 
     def _move(self) -> tuple[Node, ...]:
@@ -148,13 +155,16 @@ class _Sinking:
         for user in list(pools[-1].users):
             if user in inside or reads_only_batch(user):
                 user.replace_input_with(pools[-1], self.source)
-        exits = [node for node in sorted(inside) if any(user not in inside for user in node.users)]
+        leaving = {
+            node: [user for user in node.users if user not in inside and not reads_only_batch(user)]
+            for node in sorted(inside)
+        }
+        exits = [node for node, readers in leaving.items() if readers]
         is_free = not pools[-1].users
         changes: dict[Node, tuple[Node, list[Node]]] = {}
         for node in reversed(exits):  # the pools themselves go last, so that the others are copies of them
-            readers = [user for user in node.users if user not in inside]
             last = self._again(node) if is_free and node is exits[0] else self._copied(node)
-            changes[node] = (last, readers)
+            changes[node] = (last, leaving[node])
         redirect(changes)
         return self._maps(exits)
 

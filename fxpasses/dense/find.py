@@ -16,6 +16,7 @@ from fxpasses.graph.tree import is_uninitialized
 from fxpasses.heads.analysis import Analysis
 from fxpasses.heads.cancel import decide
 from fxpasses.heads.headless import LastAffine
+from fxpasses.heads.layout import map_layout
 from fxpasses.heads.region import PooledValue
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Form, Miss, Problem, Scope
@@ -264,12 +265,13 @@ def _chain(last: LastAffine, analysis: Analysis) -> list[Node]:
     below = [*between, pool]
     if not _is_global(pool, analysis) or not _is_pointwise(last.op, analysis) or last.op is None:
         return []
+    rank = last.op.rank
     previous = last.node
     for node in below:
         reads = node.all_input_nodes
         if _readers(previous) != [node] or reads.count(previous) != 1:
             return []
-        if node is not pool and not _passes(node, previous, analysis):
+        if node is not pool and not _passes(node, previous, rank, analysis):
             return []
         previous = node
     chain = [last.node, *between]
@@ -281,7 +283,7 @@ def _chain(last: LastAffine, analysis: Analysis) -> list[Node]:
         if isinstance(op, Affine) and _is_pointwise(op, analysis):
             chain = [*pending, *chain]
             first, pending, node = node, [], op.source
-        elif isinstance(op, Elementwise) and op.sources and _passes(node, op.sources[0], analysis):
+        elif isinstance(op, Elementwise) and op.sources and _passes(node, op.sources[0], rank, analysis):
             node = op.sources[0]
         else:
             break
@@ -307,12 +309,12 @@ def _is_pointwise(op: Affine | None, analysis: Analysis) -> bool:
     return not any(op.padding) and set(op.stride) == {1}
 
 
-def _passes(node: Node, source: Node, analysis: Analysis) -> bool:
-    """Whether a node on a whole map is a pointwise affine function of ``source``."""
+def _passes(node: Node, source: Node, rank: int, analysis: Analysis) -> bool:
+    """Whether a node on a whole map of ``rank`` axes is a pointwise affine function of ``source``."""
     op = analysis.vocabulary.classify(node)
     if not isinstance(op, Elementwise) or op.role is Role.OTHER:
         return False
-    value = PooledValue(node=node, op=op, layout=None, pool=node)
+    value = PooledValue(node=node, op=op, layout=map_layout(None, (None,) * rank), pool=node)
     of_source = {source: value}
     return commute.problem_of(value, of_source, frozenset(), analysis.vocabulary) is None
 

@@ -162,7 +162,7 @@ def _viewed(node: Node, value: Any) -> Any:
     sizes: Any = None
     if target is _aten.view.default or target is _aten.reshape.default:
         batch, *sizes = args[1]
-        if not _is_size(batch, value.shape[0]):
+        if value.ndim < 2 or not _is_size(batch, value.shape[0]):
             return None
     elif target is _aten.flatten.using_ints and args[1:] == (1,) and value.ndim > 2:
         sizes = value.shape[1:2]

@@ -6,13 +6,16 @@ A model that gives a dict gives one with ``"map"`` added; any other result becom
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch.fx import Graph, Node
 
 from fxpasses.graph.maps import _added, _removed, with_maps, without_maps
 from fxpasses.private_names import PyTreeCodeGen, pytree
-from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Product
+from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Concat, Elementwise, Product
+from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 
@@ -94,3 +97,36 @@ def _set_spec(graph: Graph, spec: pytree.TreeSpec) -> None:
     codegen = graph._codegen
     assert isinstance(codegen, PyTreeCodeGen)
     graph.set_codegen(PyTreeCodeGen(codegen.pytree_info._replace(out_spec=spec)))
+
+
+def give_scores(
+    graph: Graph, vocabulary: Vocabulary, scores: Node, tail: Sequence[Node], maps: Mapping[Node, Node]
+) -> None:
+    """Makes scores, and the map whose average they are, all that a graph gives.
+
+    Args:
+        graph: the graph to edit.
+        vocabulary: of the graph.
+        scores: the value.
+        tail: the ops between the averages and the scores, in graph order: casts, views, joins along the
+            classes, sums, and products with a number for each class or for all.
+        maps: what each average averages.
+    """
+    found = dict(maps)
+    with graph.inserting_before(_output(graph)):
+        for node in tail:
+            op = vocabulary.classify(node)
+            if isinstance(op, Concat):
+                found[node] = graph.call_function(torch.cat, ([found[source] for source in op.sources], 1))
+            elif isinstance(op, Elementwise):
+                found[node] = graph.node_copy(node, lambda source: found.get(source, source))
+                for source in node.all_input_nodes:
+                    if source not in found and not is_shape_value(source):
+                        column = graph.call_method("reshape", (source, (-1, 1, 1)))
+                        found[node].prepend(column)
+                        found[node].replace_input_with(source, column)
+            else:  # a view, or a dropout that is switched off
+                found[node] = found[node.all_input_nodes[0]]
+    _output(graph).args = ((scores, found[scores]),)
+    if _spec(graph) is not None:
+        _set_spec(graph, pytree.tree_structure((0, 0)))

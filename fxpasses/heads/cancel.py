@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from torch.fx import Node
 
 from fxpasses.heads.layout import Layout
-from fxpasses.heads.region import PooledValue, Region, constant_shape
+from fxpasses.heads.region import PooledValue, Region, constant_shape, lies_along_channels
 from fxpasses.report import Form
 from fxpasses.vocabulary.ops import BATCH, CHANNELS, VIEWS, Elementwise, Reduce
 from fxpasses.vocabulary.sizes import is_shape_value
@@ -131,7 +131,10 @@ class _Decision:
             constants = []  # statistics and weights of a norm lie along axis 1 in both forms
         return (
             all(source in self.free for source in pooled)
-            and all(is_scalar(constant_shape(source, self.vocabulary)) for source in constants)
+            and all(
+                lies_along_channels(constant_shape(source, self.vocabulary), layout.axes)
+                for source in constants
+            )
             and has_own_module(value, self.vocabulary)
         )
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
-from fxpasses.engine.edit import Edit, as_rewrites, redirect, restore, saved_moves
+from fxpasses.engine.edit import Edit, as_rewrites, redirect, restore, saved_moves, turn_constants
 from fxpasses.engine.fake_values import put, refresh, refresh_weight
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import reshape, swap_batch_norm
@@ -26,7 +26,7 @@ from fxpasses.graph import provenance
 from fxpasses.heads.analysis import Analysis
 from fxpasses.heads.cancel import Moves, component, decide, is_wanted, view_source
 from fxpasses.heads.layout import Layout
-from fxpasses.heads.region import Region
+from fxpasses.heads.region import PooledValue, Region, constant_operands
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form
 from fxpasses.vocabulary import aten
@@ -238,8 +238,14 @@ class _ComponentEdit:
             elif isinstance(value.op, Reduce):
                 self._turn(node, value.op, value.layout)
             elif isinstance(value.op, Elementwise) and value.op.module_rank is not None:
-                rank = value.layout.rank if self.to is Form.CONV and value.layout is not None else 0
-                swap_batch_norm(self.root, str(node.target), rank)
+                swap_batch_norm(self.root, str(node.target), self._rank(value))
+            elif isinstance(value.op, Elementwise) and not value.op.channels:
+                shapes = constant_operands(value, self.values, self.vocabulary)
+                turn_constants(node, shapes, self.writer, self._rank(value))
+
+    def _rank(self, value: PooledValue) -> int:
+        """Spatial axes of a value in the form that the sites get."""
+        return value.layout.rank if self.to is Form.CONV and value.layout is not None else 0
 
     def _turn(self, node: Node, op: Reduce, layout: Layout | None) -> None:
         """A reduction with its ``keepdim`` turned, wherever the author wrote it."""

@@ -19,10 +19,11 @@ from torch.fx import Graph, Node
 from fxpasses.graph.shapes import Shape, Shapes, static_extent
 from fxpasses.graph.tree import is_uninitialized
 from fxpasses.heads import layout as layouts
-from fxpasses.heads.layout import Layout, flat_layout, map_layout
+from fxpasses.heads.layout import Axis, Layout, flat_layout, map_layout
 from fxpasses.private_names import ConvNd
 from fxpasses.report import Form, Problem
 from fxpasses.vocabulary import aten
+from fxpasses.vocabulary.constants import constant_of
 from fxpasses.vocabulary.handlers import MAX_RANK
 from fxpasses.vocabulary.ops import (
     CHANNELS,
@@ -525,21 +526,47 @@ def _own_shape(node: Node, vocabulary: Vocabulary) -> tuple[bool, Shape | None]:
 def _settle_shape(node: Node, vocabulary: Vocabulary, known: dict[Node, Shape | None]) -> Node | None:
     """Notes the shape of a function of constants; else gives the operand to be asked first.
 
-    Only where all operands are single numbers does the one with most axes say it.
+    A view of a parameter has the shape of that view.
     """
-    longest: Shape | None = None
-    if isinstance(vocabulary.classify(node), Elementwise):  # torch.rand of sizes is none, among others
+    op = vocabulary.classify(node)
+    shapes: list[Shape] = []
+    if isinstance(op, VIEWS) and (read := constant_of(node, vocabulary)) is not None:
+        shapes.append(tuple(read.view.shape))
+    elif isinstance(op, Elementwise):  # torch.rand of sizes is none, among others
         for source in node.all_input_nodes:
             is_own, shape = _own_shape(source, vocabulary)
             if not is_own and source not in known:
                 return source
             shape = shape if is_own else known[source]
-            if shape is None or set(shape) - {1}:
-                longest = None
+            if shape is None or None in shape:
+                shapes = []
                 break
-            longest = shape if longest is None or len(shape) > len(longest) else longest
-    known[node] = longest
+            shapes.append(shape)
+    known[node] = tuple(torch.broadcast_shapes(*shapes)) if shapes else None  # type: ignore[no-untyped-call]
     return None
+
+
+def lies_along_channels(shape: Shape | None, axes: tuple[Axis, ...]) -> bool:
+    """Whether a constant has one number for each channel of a value with these axes, or one for all."""
+    if shape is None or len(shape) > len(axes):
+        return False
+    padded = (*(1,) * (len(axes) - len(shape)), *shape)
+    return all(
+        extent == 1 or (axis == (CHANNELS,) and extent is not None)
+        for extent, axis in zip(padded, axes, strict=True)
+    )
+
+
+def constant_operands(
+    value: PooledValue, values: Mapping[Node, PooledValue], vocabulary: Vocabulary
+) -> dict[Node, Shape]:
+    """The shapes of the constants that a function of a pooled value reads, by node."""
+    found = {
+        source: constant_shape(source, vocabulary)
+        for source in value.node.all_input_nodes
+        if source not in values
+    }
+    return {source: shape for source, shape in found.items() if shape is not None}
 
 
 def is_last_affine(node: Node, vocabulary: Vocabulary) -> bool:

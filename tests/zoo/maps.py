@@ -95,12 +95,17 @@ def _adaptive_mean() -> dict[str, Any]:
 
 
 # after the pool; each can stand before it
+def _with_vector(m: Any, x: Tensor) -> Tensor:
+    return m.head(pooled(m.stem(x)) + m.offset.bias)
+
+
 DENSE: tuple[Entry, ...] = (
     between("dense_dropout", nn.Dropout),
     between("dense_batch_norm", lambda: nn.BatchNorm1d(CHANNELS)),
     between("dense_dropout2d", nn.Dropout2d, flat=False),
     after("dense_softmax_after", lambda x: x.softmax(1)),
     after("dense_scaled_after", lambda x: 3 - x * 0.5),
+    model("dense_vector", _with_vector, lambda: {"head": linear(), "offset": linear(3, CHANNELS)}),
     chain(
         "dense_batch_norm_after",
         lambda: {"pool": _pool(), "flat": nn.Flatten(), "head": linear(), "norm": nn.BatchNorm1d(CLASSES)},
@@ -185,10 +190,6 @@ def _tokens(m: Any, x: Tensor) -> Tensor:
     return m.head(m.stem(x).flatten(2).transpose(1, 2).mean(1))
 
 
-def _with_vector(m: Any, x: Tensor) -> Tensor:
-    return m.head(pooled(m.stem(x)) + m.offset.bias)
-
-
 def _in_place(m: Any, x: Tensor) -> Tensor:
     return m.head(F.adaptive_avg_pool2d(m.stem(x), 1).mul_(2).flatten(1))
 
@@ -215,10 +216,6 @@ NOT_DENSE: tuple[Entry, ...] = (
     _every(between("not_dense_inverse", lambda: lambda x: 1 / (x + 9)), MissCode.NONLINEAR),
     _every(between("not_dense_layer_norm", lambda: nn.LayerNorm(CHANNELS)), MissCode.NONLINEAR),
     _every(chain("not_dense_two", _two(nn.Hardswish), sites=("first", "head")), MissCode.NONLINEAR),
-    _every(
-        model("not_dense_vector", _with_vector, lambda: {"head": linear(), "offset": linear(3, CHANNELS)}),
-        MissCode.NOT_A_MAP,
-    ),
     _every(chain("not_dense_grid", _grid(3, 2), sites=("head", "last"), **_WIDE_IMAGE), MissCode.POOL_GRID),
     _every(
         chain(

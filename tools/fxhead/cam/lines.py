@@ -42,7 +42,7 @@ def cam_lines(outcome: CamOutcome) -> Iterator[RenderableType]:
 
 
 def _preparation(how: Preparation, interpolation: str) -> str:
-    text = f"shorter side {how.resize} ({interpolation}), centre {how.crop}x{how.crop}"
+    text = f"{how} ({interpolation})"
     for name, values in (("mean", how.mean), ("deviation", how.std)):
         text += f", {name} {' '.join(f'{value:g}' for value in values)}" if values else ""
     return text

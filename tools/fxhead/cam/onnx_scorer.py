@@ -18,7 +18,8 @@ from fxexport.proof.graphs.paired_outputs import is_map_name
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.samples import InputSpec, declared_inputs
 from fxexport.terms.term import SOFTMAX, Kind, SiteWeights, Term, affine_of
-from fxhead.cam.scorer import Scores
+from fxhead.cam.scorer import HeadScores, choose_head, require_map_of
+from fxhead.inputs.images import ImageSize
 from fxhead.inputs.specs import Hint, Shapes, filled
 from fxhead.source import Source
 from fxpasses.errors import CheckError, InputError
@@ -57,20 +58,23 @@ class OnnxScorer:
     Args:
         source: the file.
         given: shapes of its inputs, batch first, where the user says them.
-        side: height and width of the images, where the user says that.
+        size: of the images, where the user says that.
+        wanted: which output, by name or number; None where it has one.
 
     Raises:
         CheckError: the file is no ONNX model.
         InputError: it has no map, or several inputs, or takes another shape.
     """
 
-    def __init__(self, source: Source, given: Shapes, side: int | None) -> None:
+    def __init__(
+        self, source: Source, given: Shapes, size: ImageSize | None, wanted: str | None = None
+    ) -> None:
         self._path = Path(source.name)
         subject = OnnxSubject(self._path)
         specs = declared_inputs(subject)
         if len(specs) != 1:
             raise InputError(f"has {len(specs)} inputs, an image is one", where=source.text, fix=_FIX)
-        self.spec: InputSpec = filled(specs, _hint(specs[0], given, side), source)[0]
+        self.spec: InputSpec = filled(specs, _hint(specs[0], given, size), source)[0]
         self.fixed_batch = subject.fixed_batch
         extents = tuple(extent for extent in self.spec.shape or () if extent is not None)
         if len(extents) != 3:
@@ -79,39 +83,57 @@ class OnnxScorer:
             )
         if extents != specs[0].shape:  # what is not known before these are
             subject = OnnxSubject(self._path, extents=(extents,))
-        self._plan = _mapped(subject) or _planned(subject, source.text)
+        self.head, self._plan = _chosen(subject, wanted, source.text)
         self._session = subject.tapping((self._plan.logits, self._plan.features), _PROVIDER)
 
-    def __call__(self, batch: NDArray[Any], /) -> Scores:
-        """The maps of all classes.
+    def __call__(self, batch: NDArray[Any], /) -> HeadScores:
+        """The scores of the head.
 
         Raises:
             InputError: what the file gives is no map of its logits.
         """
         logits, features = self._session.run((batch,))
         maps = self._plan.maps(features)
-        self._require_map_of(logits, maps)
-        return maps.astype(np.float32)
-
-    def _require_map_of(self, logits: NDArray[Any], maps: NDArray[Any]) -> None:
-        """Returns where the mean of the map is the logits, but for rounding.
-
-        Rounding is far below the root of the type's epsilon, another function far above it.
-        """
-        tolerance = np.sqrt(np.finfo(logits.dtype).eps) * np.abs(maps).max(initial=0.0)
-        means = maps.mean(axis=(2, 3), dtype=np.float64).reshape(logits.shape)
-        if np.abs(means - logits).max(initial=0.0) > tolerance:
-            what = f"the mean of the map from {self._plan.features!r} is not the output {self._plan.logits!r}"
-            raise InputError(what, where=str(self._path), fix=_FIX)
+        found = HeadScores(logits.reshape(len(maps), -1).astype(np.float32), maps.astype(np.float32))
+        what = f"{self._path}: of {self._plan.features!r} and the output {self._plan.logits!r}"
+        require_map_of(found, float(np.finfo(logits.dtype).eps), what)
+        return found
 
 
-def _hint(spec: InputSpec, given: Shapes, side: int | None) -> Hint | None:
+def _hint(spec: InputSpec, given: Shapes, size: ImageSize | None) -> Hint | None:
     """The input's shape as the user says it."""
     if given:
         return Hint(shapes=given, origin="--input-shape")
-    if side is None or spec.shape is None or len(spec.shape) != 3:
+    if size is None or spec.shape is None or len(spec.shape) != 3:
         return None
-    return Hint(shapes=((1, spec.shape[0] or 3, side, side),), origin="--size")
+    extents = size.of_input(*spec.shape[1:]).extents
+    return Hint(shapes=((1, spec.shape[0] or 3, *extents),), origin="--size")
+
+
+def _chosen(subject: OnnxSubject, wanted: str | None, where: str) -> tuple[str, _Plan]:
+    """The name of a head and its plan: a file with one map, or the outputs that come from a pool.
+
+    Raises:
+        InputError: there are several and none is wanted, or something stands between map and output.
+    """
+    mapped = _mapped(subject)
+    if mapped is not None:
+        return mapped.logits, mapped
+    names = [name for name, _ in subject.graph.outputs]
+    if len(names) == 1 or wanted is not None:
+        index = choose_head(names, wanted)
+        return names[index], _planned(*subject.graph.outputs[index], where)
+    plans: dict[str, _Plan] = {}
+    problems: list[InputError] = []
+    for name, term in subject.graph.outputs:
+        try:
+            plans[name] = _planned(name, term, where)
+        except InputError as error:
+            problems.append(error)
+    if not plans:
+        raise problems[0]
+    name = [*plans][choose_head([*plans], wanted)]
+    return name, plans[name]
 
 
 def _mapped(subject: OnnxSubject) -> _Plan | None:
@@ -121,13 +143,13 @@ def _mapped(subject: OnnxSubject) -> _Plan | None:
     return _Plan(logits=others[0], features=maps[0], sites=()) if maps and others else None
 
 
-def _planned(subject: OnnxSubject, where: str) -> _Plan:
-    """The plan of a classifier: from its first output down to its pool.
+def _planned(output: str, term: Term, where: str) -> _Plan:
+    """The plan of a classifier: from an output down to its pool.
 
     Raises:
         InputError: something that is not affine stands between, or there is no average pool.
     """
-    (output, term), sites = subject.graph.outputs[0], []
+    sites: list[SiteWeights] = []
     while term.function in _AFTER_LOGITS and len(term.operands) == 1:
         term = term.operands[0]
     logits = term

@@ -24,7 +24,7 @@ class ClassRecord:
     Attributes:
         index: its number.
         label: its name; None where there are no labels.
-        logit: mean of the map.
+        logit: what the model gives, the mean of the map.
         peak: the highest score.
         peak_at: where that is in the image: x and y in pixels, the middle of the map's cell.
     """
@@ -70,6 +70,7 @@ class CamOutcome:
 
     Attributes:
         model: what was read.
+        head: which head was drawn; None where the model has no map.
         preparation: of the images; None where the model has no map.
         interpolation: of their resizing.
         images: what was drawn; empty where the model has no map.
@@ -79,6 +80,7 @@ class CamOutcome:
     """
 
     model: ModelInfo
+    head: str | None = None
     preparation: Preparation | None = None
     interpolation: str | None = None
     images: tuple[ImageRecord, ...] = ()
@@ -104,6 +106,7 @@ class CamOutcome:
             "schema_version": SCHEMA_VERSION,
             "command": "cam",
             "model": self.model.to_dict(),
+            "head": self.head,
             "preparation": how if how is None else how | {"interpolation": self.interpolation},
             "images": [image.to_dict() for image in self.images],
             "misses": [miss.to_dict() for miss in self.misses],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from fxexport.subjects.samples import InputSpec
-from fxhead.inputs.images import Preparation, preparation
+from fxhead.inputs.images import ImageSize, Preparation, preparation
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import InputError
 
@@ -15,14 +15,14 @@ class Preset:
     """What is known of a model's images; None and empty where nothing is.
 
     Attributes:
-        size: shorter side after resizing, and both sides after cropping.
+        size: how large images are made.
         mean: subtracted from each channel.
         std: divided by.
         interpolation: of the resizing.
         labels: names of the classes.
     """
 
-    size: tuple[int, int] | None = None
+    size: ImageSize | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     interpolation: str = "bilinear"
@@ -38,9 +38,6 @@ class Preset:
         if len(shape) != 3:
             takes = "x".join(["N", *map(str, shape)])
             raise InputError(f"input {spec.name!r} takes {takes}, not images", fix="give a model of images")
-        if self.size is None and shape[1] != shape[2]:
-            what = f"the model takes {shape[1]}x{shape[2]}, and images are cut square"
-            raise InputError(what, fix="give --size")
         return preparation(spec, size=self.size, mean=self.mean, std=self.std)
 
 
@@ -65,7 +62,7 @@ def find_preset(source: Source, weights: str | None) -> Preset:
         return Preset()
     labels = chosen.meta.get("categories", ()) if weights in members else ()
     return Preset(
-        size=(transform.resize_size[0], transform.crop_size[0]),
+        size=ImageSize(resize=transform.resize_size[0], crop=transform.crop_size[0]),
         mean=tuple(transform.mean),
         std=tuple(transform.std),
         interpolation=transform.interpolation.value,

@@ -20,6 +20,7 @@ from fxhead.files.publish import publish, staged
 from fxhead.files.save import require_free_file
 from fxhead.files.settle import settle
 from fxhead.inputs.describe import describe, note_guess
+from fxhead.inputs.images import ImageSize
 from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.options import require_size
 from fxhead.inputs.shapes import find_shapes
@@ -45,7 +46,8 @@ class CamOptions:
         top: how many classes of each image are drawn, those of the highest logits first.
         classes: which ones instead, by number or label.
         labels: the file with the names of the classes.
-        size: (shorter side after resizing, both sides after cropping).
+        size: how large they are made; None for the model's own.
+        head: which head, by name or number; None where the model has one.
         mean: subtracted from each channel; empty for the model's own.
         std: divided by; empty for the model's own.
         batch: how many images run at once.
@@ -61,7 +63,8 @@ class CamOptions:
     top: int = 3
     classes: tuple[str, ...] = ()
     labels: Path | None = None
-    size: tuple[int, int] | None = None
+    size: ImageSize | None = None
+    head: str | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     batch: int = 8
@@ -101,6 +104,7 @@ def run_cam(options: CamOptions, progress: Progress) -> CamOutcome:
             paths = publish(staging, force=options.force)
     return CamOutcome(
         model=model,
+        head=found.scorer.head,
         preparation=how,
         interpolation=preset.interpolation,
         images=tuple(gallery.records),
@@ -136,9 +140,7 @@ def _open(options: CamOptions, preset: Preset, progress: Progress) -> tuple[Mode
     if source.kind is SourceKind.ONNX:
         with progress.step(f"loading {source.text}"):
             require_readable(Path(source.name))
-            scorer = OnnxScorer(
-                source, options.input_shapes, None if options.size is None else options.size[1]
-            )
+            scorer = OnnxScorer(source, options.input_shapes, options.size, options.head)
         shape = tuple(extent for extent in scorer.spec.shape or () if extent is not None)
         info = ModelInfo(source=source, class_name="ONNX", parameters=None, input_shapes=((1, *shape),))
         return info, FoundHead(scorer=scorer)
@@ -150,7 +152,7 @@ def _open(options: CamOptions, preset: Preset, progress: Progress) -> tuple[Mode
     if source.kind is SourceKind.TORCHVISION and options.loading.weights is None:
         progress.note("the weights are fresh, so the maps say nothing; --weights gives trained ones")
     with progress.step("moving the pool behind the head"):
-        found = find_scorer(loaded.model, shapes, options.way)
+        found = find_scorer(loaded.model, shapes, options.way, options.head)
     return describe(source, loaded.model, shapes, loaded.container), found
 
 
@@ -165,8 +167,9 @@ def _shapes(model: nn.Module | ExportedProgram, options: CamOptions, preset: Pre
     first = own.shapes[0]
     if preset.size is None or options.input_shapes or len(first) != 4:
         return own
-    wanted = (*first[:2], preset.size[1], preset.size[1])
+    wanted = (*first[:2], *preset.size.of_input(*first[2:]).extents)
     try:
         return own if wanted[1:] == first[1:] else find_shapes(model, built, (wanted,), weights)
     except InputError as error:
-        raise InputError(error.what, where=f"--size {preset.size[1]}", fix=error.fix) from error
+        shown = "x".join(map(str, wanted[2:]))
+        raise InputError(error.what, where=f"--size {shown}", fix=error.fix) from error

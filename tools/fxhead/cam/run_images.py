@@ -27,6 +27,7 @@ class SeenImage:
         size: height and width in pixels, turned upright.
         box: the part that the model has seen: left, top, right and bottom in these pixels.
         crop: that part, as it was resized for the model.
+        logits: [K], what the model gives.
         maps: [K, h, w], of all classes.
     """
 
@@ -34,6 +35,7 @@ class SeenImage:
     size: tuple[int, int]
     box: tuple[float, float, float, float]
     crop: Image.Image
+    logits: Scores
     maps: Scores
 
 
@@ -52,31 +54,35 @@ def run_images(
         part = files[start : start + step]
         sizes, crops = [], []
         for file in part:  # one image is in memory as it is, the others as they are cut
-            image = decoded(file.path, "L" if channels == 1 else "RGB", how.resize)
+            image = decoded(file.path, "L" if channels == 1 else "RGB", how)
             sizes.append(image.size)
             crops.append(cropped(image, how, interpolation))
         rows = [standardised(crop, how, np.dtype(scorer.spec.dtype)) for crop in crops]
         if scorer.fixed_batch is not None:
             rows += [rows[-1]] * (step - len(rows))
-        for file, size, crop, maps in zip(part, sizes, crops, scorer(np.stack(rows)), strict=False):
+        scores = scorer(np.stack(rows))
+        for file, size, crop, logits, maps in zip(part, sizes, crops, *scores, strict=False):
             _require_finite(maps, file)
             width, height = size
             box = box_of(width, height, how)
-            yield SeenImage(file=file, size=(height, width), box=box, crop=crop, maps=maps)
+            yield SeenImage(file=file, size=(height, width), box=box, crop=crop, logits=logits, maps=maps)
 
 
 def box_of(width: int, height: int, how: Preparation) -> tuple[float, float, float, float]:
-    """The crop in the pixels of the image.
+    """The crop in the pixels of the image; all of it where that is taken whole.
 
     Source:
         ``torchvision.transforms.functional``: ``_compute_resized_output_size``, ``center_crop``.
     """
+    if not how.resize:
+        return (0.0, 0.0, float(width), float(height))
+    high, wide = how.extents
     short, long = sorted((width, height))
     longer = int(how.resize * long / short)
     across, down = (how.resize, longer) if width <= height else (longer, how.resize)
-    left, top = round((across - how.crop) / 2.0), round((down - how.crop) / 2.0)
+    left, top = round((across - wide) / 2.0), round((down - high) / 2.0)
     x, y = width / across, height / down
-    return (left * x, top * y, (left + how.crop) * x, (top + how.crop) * y)
+    return (left * x, top * y, (left + wide) * x, (top + high) * y)
 
 
 def _require_finite(maps: NDArray[Any], file: ImageFile) -> None:

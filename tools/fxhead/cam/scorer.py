@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from fxexport.subjects.samples import InputSpec
 from fxexport.untrusted.programs import as_module
@@ -17,30 +19,41 @@ from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.specs import module_specs
 from fxhead.rewriting.both_forms import take_graph
 from fxpasses import find_sites
+from fxpasses.engine.outputs import give_scores
 from fxpasses.errors import InputError
-from fxpasses.graph.maps import KEY
+from fxpasses.heads.score_heads import find_score_heads
 from fxpasses.report import Form, Miss, Scope
+from fxpasses.vocabulary.vocabulary import Vocabulary
 
 Scores = NDArray[np.float32]
 
 
+class HeadScores(NamedTuple):
+    """What a head gives.
+
+    Shapes:
+        logits: [N, K], the model's own; maps: [N, K, h, w], whose mean over h and w they are.
+    """
+
+    logits: Scores
+    maps: Scores
+
+
 class Scorer(Protocol):
-    """What gives maps of scores.
+    """What gives logits and maps of one head.
 
     Attributes:
         spec: its one input.
         fixed_batch: the only batch size that it takes, or None.
+        head: what the head is called.
     """
 
     spec: InputSpec
     fixed_batch: int | None
+    head: str
 
-    def __call__(self, batch: NDArray[Any], /) -> Scores:
-        """The maps of all classes.
-
-        Shapes:
-            batch: [N, C, H, W]; result: [N, K, h, w], whose mean over h and w are the logits [N, K].
-        """
+    def __call__(self, batch: NDArray[Any], /) -> HeadScores:
+        """The scores of images ``[N, C, H, W]``."""
         ...
 
 
@@ -58,22 +71,23 @@ class FoundHead:
 
 
 class ModuleScorer:
-    """A module whose output has maps beside what it gave before."""
+    """A module that gives the logits of one head, and their map."""
 
-    def __init__(self, module: nn.Module, spec: InputSpec, fixed_batch: int | None) -> None:
+    def __init__(self, module: nn.Module, spec: InputSpec, fixed_batch: int | None, head: str) -> None:
         self._module = module
         self.spec = spec
         self.fixed_batch = fixed_batch
+        self.head = head
 
-    def __call__(self, batch: NDArray[Any], /) -> Scores:
-        """The maps of the first head.
+    def __call__(self, batch: NDArray[Any], /) -> HeadScores:
+        """The scores of the head.
 
         Raises:
             InputError: the model does not run on a batch of this shape, or the map is none of an image.
         """
         try:
             with torch.inference_mode():
-                maps = _map_of(self._module(self._cast(torch.from_numpy(batch))))
+                logits, maps = self._module(self._cast(torch.from_numpy(batch)))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             shape = "x".join(map(str, batch.shape))
             first = next(iter(str(error).strip().splitlines()), "")
@@ -81,8 +95,10 @@ class ModuleScorer:
             raise InputError(what, fix="give another --size") from error
         if maps.dim() != 4:
             raise InputError(f"the model's map has {maps.dim() - 2} axes, an image has two")
-        scores: Scores = maps.float().numpy()
-        return scores
+        epsilon = torch.finfo(maps.dtype).eps
+        found = HeadScores(logits.float().numpy().reshape(len(maps), -1), maps.float().numpy())
+        require_map_of(found, epsilon, f"head {self.head!r}")
+        return found
 
     def _cast(self, batch: torch.Tensor) -> torch.Tensor:
         """The batch in the type of the first weights: NumPy has no bfloat16."""
@@ -90,34 +106,83 @@ class ModuleScorer:
         return batch.to(first.dtype) if batch.is_floating_point() else batch
 
 
-def find_scorer(model: nn.Module | ExportedProgram, shapes: InputShapes, way: str) -> FoundHead:
-    """The model with its map as an output, or why it has none.
+def require_map_of(scores: HeadScores, epsilon: float, what: str) -> None:
+    """Returns where the mean of the map is the logits, but for rounding.
+
+    Rounding is far below the root of the type's epsilon, another function far above it.
+
+    Raises:
+        InputError: it is not.
+    """
+    tolerance = np.sqrt(epsilon) * max(np.abs(scores.maps).max(initial=0.0), np.finfo(np.float32).tiny)
+    means = scores.maps.mean(axis=(2, 3), dtype=np.float64)
+    if means.shape == scores.logits.shape:
+        off = np.abs(means - scores.logits)
+        if not (off > tolerance).any():
+            return
+    raise InputError(
+        f"{what}: the mean of the map is not what the model gives",
+        fix="give the model in eval mode, and images as large as it takes",
+    )
+
+
+def find_scorer(
+    model: nn.Module | ExportedProgram, shapes: InputShapes, way: str, wanted: str | None = None
+) -> FoundHead:
+    """The model with the logits and the map of one head as its outputs, or why it has none.
 
     Raises:
         TraceError: the model cannot be traced.
-        InputError: the model has several inputs, or an option does not go with it.
+        InputError: the model has several inputs, or several heads and none of them is wanted; or something
+            stands between the head's map and the output.
     """
     examples = shapes.examples(2)
-    outputs = ("logits", "map")
-    graphs = take_graph(
-        model, to=Form.DENSE, scope=Scope.HEAD, way=way, examples=examples, as_program=None, outputs=outputs
-    )
+    graphs = take_graph(model, to=Form.DENSE, scope=Scope.HEAD, way=way, examples=examples, as_program=None)
     report = graphs.result.report
-    if not report.rewrites:
-        # a head that has its map as an output already is left as it is, and is no miss
+    sites = {entry.site.node for entry in report.rewrites}
+    if not sites:
+        # a head that stands before its pool already is left as it is, and is no miss
         standing = find_sites(model, example_inputs=examples, way=way, to=Form.DENSE).sites
         if report.misses or not standing:
             return FoundHead(scorer=None, misses=report.misses)
+        sites = {site.node for site in standing}
     specs = module_specs(graphs.original, shapes)
     if len(specs) != 1:
         raise InputError(f"the model has {len(specs)} inputs, an image is one", fix="give a model of images")
-    scorer = ModuleScorer(as_module(graphs.result.module), specs[0], graphs.fixed_batch)
-    return FoundHead(scorer=scorer)
+    module = as_module(graphs.result.module)
+    assert isinstance(module, GraphModule)
+    vocabulary = Vocabulary(module)
+    heads = find_score_heads(module.graph, vocabulary, {*sites, *(miss.node for miss in report.misses)})
+    head = heads[choose_head([head.name for head in heads], wanted)]
+    missed = tuple(miss for miss in report.misses if miss.node in {site.name for site in head.sites})
+    if missed:
+        return FoundHead(scorer=None, misses=missed)
+    if head.blocker is not None:
+        raise InputError(
+            f"head {head.name!r} has no map: {head.blocker.name!r} stands between the average and the output",
+            where="cam",
+            fix="give the model without it",
+        )
+    give_scores(module.graph, vocabulary, head.scores, head.tail, head.maps)
+    module.recompile()
+    return FoundHead(scorer=ModuleScorer(module, specs[0], graphs.fixed_batch, head.name))
 
 
-def _map_of(output: Any) -> torch.Tensor:
-    """The map, or of several heads the first one's, in what a dense form with maps gives."""
-    maps = output[KEY] if isinstance(output, dict) else output[-1]
-    found = maps[0] if isinstance(maps, tuple | list) else maps
-    assert isinstance(found, torch.Tensor)
-    return found
+def choose_head(names: Sequence[str], wanted: str | None) -> int:
+    """The position of the head that is wanted, by name or number; of the only one where none is.
+
+    Raises:
+        InputError: there is no such head, or there are several.
+    """
+    listed = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+    if not names:
+        raise InputError("the model gives no scores of a head", fix="give a model that returns its logits")
+    if wanted is None:
+        if len(names) > 1:
+            raise InputError(f"the model has {len(names)} heads: {listed}", fix="choose one with --head")
+        return 0
+    if wanted in names:
+        return list(names).index(wanted)
+    if wanted.isascii() and wanted.isdigit() and int(wanted) < len(names):
+        return int(wanted)
+    raise InputError(f"there is no head {wanted!r}", where="--head", fix=f"the model has {listed}")

@@ -178,7 +178,7 @@ def _own_hint(
         note_guess(own, progress)
         size = question.data.size
         if size is not None and len(own.shapes) == 1 and len(own.shapes[0]) == 4:
-            shape = (*own.shapes[0][:2], size[1], size[1])
+            shape = (*own.shapes[0][:2], *size.of_input(*own.shapes[0][2:]).extents)
             return Hint(shapes=(shape,), origin="--size"), {}
         are_floats = any(dtype.is_floating_point for dtype in own.dtypes)
         dtypes = None if are_floats else own.dtypes

@@ -234,8 +234,7 @@ def describe_data(data: DataRecord, seed: int) -> str:
         return f"{data.samples:,} samples of {data.path}, {inputs}"
     how = data.preparation
     left_out = f"; {data.left_out:,} other files left out" if data.left_out else ""
-    cut = f"shorter side {how.resize}, centre {how.crop}x{how.crop}"
-    return f"{data.samples:,} images of {data.path}, {cut}, {inputs}{left_out}"
+    return f"{data.samples:,} images of {data.path}, {how}, {inputs}{left_out}"
 
 
 def check_lines(outcome: CheckOutcome) -> Iterator[RenderableType]:

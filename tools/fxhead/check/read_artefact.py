@@ -171,8 +171,15 @@ def _input(field: Field) -> InputSpec:
 
 def _preparation(field: Field) -> Preparation:
     return Preparation(
-        resize=field["resize"].integer(1, LARGEST),
-        crop=field["crop"].integer(1, LARGEST),
+        resize=field["resize"].integer(0, LARGEST),
+        crop=_crop(field["crop"]),
         mean=tuple(item.number() for item in field["mean"].items(3)),
         std=tuple(item.number() for item in field["std"].items(3)),
     )
+
+
+def _crop(field: Field) -> int | tuple[int, int]:
+    if not isinstance(field.value, list):
+        return field.integer(1, LARGEST)
+    sides = [item.integer(1, LARGEST) for item in field.items(2)]
+    return (sides[0], sides[1]) if len(sides) == 2 else field.refuse("is no height and width")

@@ -21,7 +21,7 @@ from fxhead.check.examine import Answer, Question, examine
 from fxhead.check.outcome import ReplayOutcome
 from fxhead.check.read_artefact import read_artefact
 from fxhead.files.digests import digest_file, digest_files, digest_weights
-from fxhead.inputs.images import list_images
+from fxhead.inputs.images import ImageSize, list_images
 from fxhead.inputs.options import DataOptions
 from fxhead.inputs.samples import DataRecord
 from fxhead.loading.load import Loading
@@ -135,7 +135,7 @@ def _options(data: DataRecord, folder: Path) -> DataOptions:
     how = data.preparation
     return DataOptions(
         path=str(folder / data.path),
-        size=None if how is None else (how.resize, how.crop),
+        size=None if how is None else ImageSize(resize=how.resize, crop=how.crop),
         mean=() if how is None else how.mean,
         std=() if how is None else how.std,
     )

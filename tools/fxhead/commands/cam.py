@@ -51,10 +51,17 @@ if TYPE_CHECKING:
     "Default: those of torchvision's weights, where they are named.",
 )
 @click.option(
+    "--head",
+    metavar="NAME|NUMBER",
+    help="Which head to draw, of a model that gives several; inspect lists them. Heads that are joined "
+    "along the classes are one.",
+)
+@click.option(
     "--size",
-    metavar="CROP|SHORT,CROP",
-    help="Shorter side after resizing, and the square cut from the centre; the maps grow with it. "
-    "Default: torchvision's for its own models, else the model's input.",
+    metavar="CROP|SHORT,CROP|HxW",
+    help="Shorter side after resizing, and the square cut from the centre; or height and width that the "
+    "whole image is resized to. The maps grow with it. Default: torchvision's for its own models, else the "
+    "model's input.",
 )
 @click.option(
     "--mean", metavar="R,G,B", help="Subtracted, of 0 … 1. Default: torchvision's own, else ImageNet's."
@@ -73,6 +80,7 @@ def cam_command(
     top: int,
     classes: tuple[str, ...],
     labels: Path | None,
+    head: str | None,
     size: str | None,
     mean: str | None,
     std: str | None,
@@ -107,6 +115,7 @@ def cam_command(
             top=top,
             classes=classes,
             labels=labels,
+            head=head,
             size=None if size is None else parse_size(size),
             mean=() if mean is None else parse_numbers(mean, "--mean"),
             std=() if std is None else parse_numbers(std, "--std"),

@@ -32,8 +32,9 @@ from fxhead.source import Source
 )
 @click.option(
     "--size",
-    metavar="CROP|SHORT,CROP",
-    help="For images: shorter side after resizing, and the square cut from the centre. "
+    metavar="CROP|SHORT,CROP|HxW",
+    help="For images: shorter side after resizing, and the square cut from the centre; or height and width "
+    "that the whole image is resized to. "
     "Default: the model's own input, from a shorter side 256/224 as long.",
 )
 @click.option("--mean", metavar="R,G,B", help="For images: subtracted, of 0 … 1. Default: ImageNet's.")

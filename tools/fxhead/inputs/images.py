@@ -42,16 +42,49 @@ class Preparation:
     """How an image becomes a sample.
 
     Attributes:
-        resize: the shorter side after resizing.
-        crop: both sides after cropping.
+        resize: the shorter side after resizing; 0 where the whole image is resized to ``crop``.
+        crop: both sides after cropping, or height and width of the whole image.
         mean: subtracted from each channel, after scaling to 0 … 1.
         std: divided by.
     """
 
     resize: int
-    crop: int
+    crop: int | tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def extents(self) -> tuple[int, int]:
+        """Height and width of the sample."""
+        return _extents(self.crop)
+
+    def __str__(self) -> str:
+        height, width = self.extents
+        if not self.resize:
+            return f"whole, resized to {height}x{width}"
+        return f"shorter side {self.resize}, centre {height}x{width}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSize:
+    """How large images are made: see ``Preparation``."""
+
+    resize: int
+    crop: int | tuple[int, int]
+
+    @property
+    def extents(self) -> tuple[int, int]:
+        """Height and width of the sample."""
+        return _extents(self.crop)
+
+    def of_input(self, height: int | None, width: int | None) -> ImageSize:
+        """The same for an input: ``256,128`` are height and width where a model takes 256x128."""
+        is_input = (height, width) == (self.resize, self.crop) and height != width
+        return ImageSize(resize=0, crop=(self.resize, self.extents[1])) if is_input else self
+
+
+def _extents(crop: int | tuple[int, int]) -> tuple[int, int]:
+    return (crop, crop) if isinstance(crop, int) else crop
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +140,12 @@ def resized_from(crop: int) -> int:
 
 
 def preparation(
-    spec: InputSpec, *, size: tuple[int, int] | None, mean: tuple[float, ...], std: tuple[float, ...]
+    spec: InputSpec, *, size: ImageSize | None, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Preparation:
     """How images are prepared for an input; a size that is not given is the model's own.
 
     Raises:
-        InputError: the input is no batch of square images, or an option does not fit it.
+        InputError: the input is no batch of images, or an option does not fit it.
     """
     shape = spec.shape or (None, None, None)
     channels, height, width = shape if len(shape) == 3 else (0, 0, 0)
@@ -120,13 +153,16 @@ def preparation(
         raise InputError(
             f"input {spec.name!r} takes no images of one or three channels first", fix="give an .npz file"
         )
-    if size is None and (height is None or height != width):
+    if size is None:
+        size = _own_size(height, width)
+    if size is None:
         raise InputError(
             f"input {spec.name!r} does not say how large it is", where="--inputs", fix="give --size"
         )
-    crop = size[1] if size is not None else height or 0
-    if any(extent not in (None, crop) for extent in (height, width)):
-        raise InputError(f"the model takes {height}x{width}", where=f"--size {crop}", fix="leave it out")
+    size = size.of_input(height, width)
+    if any(own not in (None, extent) for own, extent in zip((height, width), size.extents, strict=True)):
+        shown = "x".join(map(str, size.extents))
+        raise InputError(f"the model takes {height}x{width}", where=f"--size {shown}", fix="leave it out")
     if spec.dtype == "uint8" and (mean or std):
         raise InputError("the model takes pixels as they are", where="--mean, --std", fix="leave them out")
     known = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.0,), (1.0,))
@@ -137,11 +173,22 @@ def preparation(
             raise InputError(what, where=option, fix="give one for all channels, or one each")
         if not all(map(math.isfinite, values)) or (option == "--std" and min(values) <= 0):
             raise InputError("is no number to standardise with", where=option, fix="give positive numbers")
-    resize = size[0] if size is not None else resized_from(crop)
     is_raw = spec.dtype == "uint8"
     return Preparation(
-        resize=resize, crop=crop, mean=() if is_raw else chosen[0], std=() if is_raw else chosen[1]
+        resize=size.resize,
+        crop=size.crop,
+        mean=() if is_raw else chosen[0],
+        std=() if is_raw else chosen[1],
     )
+
+
+def _own_size(height: int | None, width: int | None) -> ImageSize | None:
+    """The size that goes with a model's input: a crop where that is square, else the whole image."""
+    if height is None or width is None:
+        return None
+    if height == width:
+        return ImageSize(resize=resized_from(height), crop=height)
+    return ImageSize(resize=0, crop=(height, width))
 
 
 class ImageRows:
@@ -156,24 +203,27 @@ class ImageRows:
     def __init__(self, files: ImageFiles, spec: InputSpec, how: Preparation) -> None:
         channels = (spec.shape or (3,))[0] or 3
         self._files, self._how, self._mode = files, how, "RGB" if channels == 3 else "L"
-        self.shape: tuple[int, ...] = (len(files.images), channels, how.crop, how.crop)
+        self.shape: tuple[int, ...] = (len(files.images), channels, *how.extents)
         self.dtype: np.dtype[Any] = np.dtype(spec.dtype)
 
     def __getitem__(self, rows: slice, /) -> Array:
         return np.stack([self._sample(name) for name in self._files.images[rows]])
 
     def _sample(self, name: str) -> Array:
-        image = decoded(self._files.folder / name, self._mode, self._how.resize)
+        image = decoded(self._files.folder / name, self._mode, self._how)
         crop = cropped(image, self._how)
         return standardised(crop, self._how, self.dtype)
 
 
 def cropped(image: Image.Image, how: Preparation, interpolation: str = "bilinear") -> Image.Image:
-    """The image resized, and cut square from its centre."""
+    """The image resized, and cut square from its centre where it is not taken whole."""
     from torchvision.transforms import InterpolationMode, functional
 
+    if not how.resize:
+        whole: Image.Image = functional.resize(image, list(how.extents), InterpolationMode(interpolation))
+        return whole
     resized = functional.resize(image, how.resize, InterpolationMode(interpolation))
-    crop: Image.Image = functional.center_crop(resized, [how.crop, how.crop])
+    crop: Image.Image = functional.center_crop(resized, list(how.extents))
     return crop
 
 
@@ -189,13 +239,13 @@ def standardised(crop: Image.Image, how: Preparation, dtype: np.dtype[Any]) -> A
     return values.astype(dtype)
 
 
-def decoded(path: Path, mode: str, resize: int) -> Image.Image:
+def decoded(path: Path, mode: str, how: Preparation) -> Image.Image:
     """The image upright and in ``mode`` (``"RGB"`` or ``"L"``), transparency left out.
 
     Args:
         path: the file.
         mode: of the result.
-        resize: the shorter side that it will be resized to.
+        how: how it will be prepared.
 
     Raises:
         FileError: it is damaged, no image, of more than 16 bits a channel, or too large.
@@ -205,7 +255,7 @@ def decoded(path: Path, mode: str, resize: int) -> Image.Image:
     try:
         # Pillow on its own would look for any format it knows, and start Ghostscript for one of them
         with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
-            _require_moderate(image.size, resize, path)
+            _require_moderate(image.size, how.resize, path)
             is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
             upright = ImageOps.exif_transpose(image)
             if is_16_bit:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
-from fxhead.inputs.images import LARGEST, resized_from
+from fxhead.inputs.images import LARGEST, ImageSize, resized_from
 from fxpasses.errors import InputError
+
+_SIZES = "write it as 224, as 256,224 (shorter side, crop), or as 48x192 (height, width)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +19,14 @@ class DataOptions:
     Attributes:
         path: an ``.npz`` or ``.npy`` file, or a folder of images; None draws random samples.
         samples: how many random ones; None takes as many as the batches of a proof need.
-        size: (shorter side after resizing, both sides after cropping) of images.
+        size: of images.
         mean: for images.
         std: for images.
     """
 
     path: str | None = None
     samples: int | None = None
-    size: tuple[int, int] | None = None
+    size: ImageSize | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -44,28 +47,34 @@ class DataOptions:
                 raise InputError("is for a folder of images", where=option, fix="leave it out")
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Shorter side after resizing, and both sides after cropping, of ``224`` or ``256,224``.
+def parse_size(text: str) -> ImageSize:
+    """The size that ``224``, ``256,224`` (shorter side, crop) or ``48x192`` (height, width) says.
+
+    Of two numbers with a comma the first is the height where it is the smaller one; ``ImageSize.of_input``
+    says it of others.
 
     Raises:
-        InputError: it says neither.
+        InputError: it says none of these.
     """
-    parts = text.split(",")
+    parts = re.split(r"[x,×]", text.strip().lower())
     if len(parts) > 2 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
-        raise InputError(f"{text!r} is no size", where="--size", fix="write it as 224 or 256,224")
+        raise InputError(f"{text!r} is no size", where="--size", fix=_SIZES)
     sides = [int(part) for part in parts]
-    return (sides[0], sides[1]) if len(sides) == 2 else (resized_from(sides[0]), sides[0])
+    if len(sides) == 1:
+        return ImageSize(resize=resized_from(sides[0]), crop=sides[0])
+    if "," not in text or sides[0] < sides[1]:
+        return ImageSize(resize=0, crop=(sides[0], sides[1]))
+    return ImageSize(resize=sides[0], crop=sides[1])
 
 
-def require_size(size: tuple[int, int]) -> None:
+def require_size(size: ImageSize) -> None:
     """Returns where images can be resized and cropped so.
 
     Raises:
-        InputError: a side is none, too long, or the crop's is the longer one.
+        InputError: a side is none, or too long.
     """
-    if not 0 < size[1] <= size[0] <= LARGEST:
-        what = f"sides lie between 1 and {LARGEST}, the crop is not the longer one"
-        raise InputError(what, where="--size", fix="write it as 224 or 256,224")
+    if not all(0 < side <= LARGEST for side in size.extents) or size.resize > LARGEST:
+        raise InputError(f"sides lie between 1 and {LARGEST}", where="--size", fix=_SIZES)
 
 
 def parse_numbers(text: str, option: str) -> tuple[float, ...]:

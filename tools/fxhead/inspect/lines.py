@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
+from rich.markup import escape
 
 from fxhead.rewriting.memory_lines import memory_lines
 from fxhead.show.fitting_table import FittingTable
@@ -23,6 +24,10 @@ def inspect_lines(outcome: InspectOutcome) -> Iterator[RenderableType]:
     if found.sites:
         yield ""
         yield _site_table(found.sites)
+    if len(found.heads) > 1:
+        yield ""
+        names = ", ".join(f"{number} {escape(head.name)}" for number, head in enumerate(found.heads))
+        yield f"heads: {names}"
     if found.memory is not None and found.memory.sites:
         yield ""
         yield from memory_lines(found.memory)

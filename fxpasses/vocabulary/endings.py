@@ -1,0 +1,35 @@
+"""What outputs end in, beside the typed ops: shares of one, and stacks of several values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from fxpasses.private_names import OpOverload
+from fxpasses.vocabulary import aten
+from fxpasses.vocabulary.vocabulary import Vocabulary
+
+_SHARES = ("softmax", "_softmax", "log_softmax", "_log_softmax", "logsoftmax", "sigmoid", "logsigmoid")
+_STACKS = (torch.stack, torch.ops.aten.stack.default)
+
+
+def is_share(node: Node, vocabulary: Vocabulary) -> bool:
+    """Whether a node makes probabilities of scores, or their logarithms."""
+    if len(node.all_input_nodes) != 1:
+        return False
+    if node.op == "call_module":
+        name = type(vocabulary.module(str(node.target))).__name__
+    else:
+        name = aten.name_of(node.target) if isinstance(node.target, OpOverload) else ""
+        name = name or str(getattr(node.target, "__name__", node.target))
+    return name.lower() in _SHARES
+
+
+def stacked_by(node: Node) -> tuple[Node, ...]:
+    """The values that a node stacks along an axis behind the batch; none where it does something else."""
+    args: Any = (*node.args, *node.kwargs.values())
+    if node.target not in _STACKS or len(args) < 2 or args[1] not in (1, -1, 2):
+        return ()
+    return tuple(args[0]) if isinstance(args[0], tuple | list) else ()

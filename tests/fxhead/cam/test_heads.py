@@ -1,0 +1,142 @@
+"""``fxhead cam`` shows the model's own numbers, of the head that was chosen and at the size that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+Run = Callable[..., Any]
+
+HEADS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, give, size=(12, 12)):
+        super().__init__()
+        torch.manual_seed(0)
+        self.give, self.image_size = give, size[0] if size[0] == size[1] else None
+        self.conv, self.old, self.new = nn.Conv2d(3, 8, 3), nn.Linear(8, 3), nn.Linear(8, 4)
+        self.prior, self.heat = nn.Parameter(torch.randn(4)), nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        f = self.conv(x).relu().mean((2, 3))
+        return self.give(self, self.old(f), self.new(f))
+
+OUTPUTS = {
+    "prior": lambda m, old, new: new + m.prior,
+    "heated": lambda m, old, new: (new / m.heat * 30).softmax(1),
+    "joined": lambda m, old, new: torch.cat([old, new - m.prior], 1),
+    "two": lambda m, old, new: (old, new),
+    "named": lambda m, old, new: {"age": old, "more": {"kind": new.sigmoid()}},
+    "stacked": lambda m, old, new: torch.stack([new, new * m.prior], 1),
+    "mean": lambda m, old, new: (new + new.detach() * 3) / 4,
+    "clamped": lambda m, old, new: new.clamp(-1, 1),
+}
+
+def __getattr__(name):
+    if name not in OUTPUTS:
+        raise AttributeError(name)
+    return lambda: Net(OUTPUTS[name]).eval()
+"""
+OPTIONS = ("--size", "12,12", "--mean", "0", "--std", "1", "--top", "20", "--force")
+BEFORE_SHARES = {"heated": torch.log, "named": torch.logit}
+
+
+@pytest.fixture
+def image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (folder / "heads.py").write_text(HEADS)
+    monkeypatch.delitem(__import__("sys").modules, "heads", raising=False)
+    monkeypatch.syspath_prepend(str(folder))
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("image.png")
+    return Path("image.png")
+
+
+def given(name: str) -> Any:
+    pixels = np.asarray(Image.open("image.png"), np.float32).transpose(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        return getattr(__import__("heads"), name)()(torch.from_numpy(pixels))
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "is_called", "own"),
+    [
+        ("prior", None, "new", lambda out: out),
+        ("heated", None, "new", lambda out: out),
+        ("joined", None, "old+new", lambda out: out),
+        ("two", "1", "new", lambda out: out[1]),
+        ("two", "old", "old", lambda out: out[0]),
+        ("named", "more.kind", "more.kind", lambda out: out["more"]["kind"]),
+        ("stacked", "1", "new#2", lambda out: out[:, 1]),
+        ("mean", None, "new", lambda out: out),
+    ],
+)
+def test_logits_are_the_models_own_and_the_mean_of_the_map(
+    run: Run, image: Path, name: str, head: str | None, is_called: str, own: Callable[[Any], torch.Tensor]
+) -> None:
+    done = run("cam", f"heads:{name}", "image.png", "--json", *OPTIONS, *(["--head", head] if head else []))
+    assert done.code == 0, done.err
+    assert done.document["head"] == is_called
+    found = np.load("fxhead-cam/maps.npz")
+    expected = own(given(name))
+    logits = found["logits"]
+    if name == "heated":
+        np.testing.assert_allclose(torch.from_numpy(logits).softmax(1), expected, rtol=1e-4)
+    else:
+        expected = BEFORE_SHARES.get(name, lambda x: x)(expected)
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    order = found["classes"][0]
+    assert [*logits[0][order]] == sorted(logits[0], reverse=True)
+    np.testing.assert_allclose(found["maps"][0].mean((1, 2)), logits[0][order], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "says"),
+    [
+        ("heads:two", (), "the model has 2 heads: 0 (old), 1 (new); choose one with --head"),
+        ("heads:two", ("--head", "gone"), "there is no head 'gone'; the model has 0 (old), 1 (new)"),
+        ("heads:named", (), "0 (age), 1 (more.kind)"),
+        ("heads:clamped", (), "'clamp' stands between the average and the output"),
+    ],
+)
+def test_what_is_no_choice_of_a_head_is_refused(
+    run: Run, image: Path, source: str, options: tuple[str, ...], says: str
+) -> None:
+    done = run("cam", source, "image.png", *OPTIONS, *options)
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err
+
+
+def test_inspect_lists_the_heads(run: Run, image: Path) -> None:
+    done = run("inspect", "heads:named", "--input-shape", "1x3x12x12", "--json")
+    heads = [{"name": "age", "sites": ["old"]}, {"name": "more.kind", "sites": ["new"]}]
+    assert done.document["heads"] == heads
+    assert "heads: 0 age, 1 more.kind" in run("inspect", "heads:named", "--input-shape", "1x3x12x12").out
+
+
+@pytest.mark.parametrize(
+    "options", [("--size", "12x30"), ("--size", "12,30"), ("--input-shape", "1x3x12x30")], ids=str
+)
+def test_images_need_not_be_square(run: Run, image: Path, options: tuple[str, ...]) -> None:
+    done = run("cam", "heads:prior", "image.png", "--mean", "0", "--std", "1", "--json", *options)
+    assert done.code == 0, done.err
+    assert done.document["preparation"] | {"mean": 0, "std": 0} == {
+        "resize": 0, "crop": [12, 30], "mean": 0, "std": 0, "interpolation": "bilinear",
+    }  # fmt: skip
+    found = np.load("fxhead-cam/maps.npz")
+    assert found["maps"].shape[-2:] == (10, 28)
+    np.testing.assert_array_equal(found["boxes"], [[0, 0, 12, 12]])
+
+
+def test_a_fixed_file_that_is_not_square_says_its_own_size(run: Run, image: Path) -> None:
+    assert run("rewrite", "heads:prior", "--input-shape", "1x3x30x12", "--to", "conv", "-o", "m.pt").code == 0
+    for options in ((), ("--size", "30,12")):
+        done = run("cam", "m.conv.onnx", "image.png", "--input-shape", "1x3x30x12", "--force", *options)
+        assert done.code in (0, 2), done.err
