@@ -9,6 +9,8 @@ from typing import Any
 import onnx
 from onnx import helper
 
+RUNTIME = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
 _STANDARD = ("", "ai.onnx")
 
 
@@ -17,8 +19,10 @@ def attributes(node: onnx.NodeProto, opsets: Mapping[str, int]) -> dict[str, Any
 
     A node of an operator without a schema has those that are written.
     """
-    domain = "" if node.domain in _STANDARD else node.domain
-    known = dict(_defaults(node.op_type, domain, opsets.get(domain, 1)))
+    domain, op_type = "" if node.domain in _STANDARD else node.domain, node.op_type
+    if domain == RUNTIME and op_type.startswith("Fused"):  # the operator it begins with, and an activation
+        domain, op_type = "", op_type.removeprefix("Fused")
+    known = dict(_defaults(op_type, domain, opsets.get(domain, 1)))
     known |= {
         item.name: helper.get_attribute_value(item) for item in node.attribute if not item.ref_attr_name
     }

@@ -154,7 +154,7 @@ class _Closing:
             return
         swaps = self._swaps(self.opened.absorbers.get(unit.index, unit))
         if swaps is not None:
-            if node is unit.nodes[-1]:
+            if node is unit.own:
                 yield self._kept(unit.index, swaps)
         elif node.target not in (_SIZE, ABSORBED):
             yield from self.writer.write(node, self._like(unit, node))
@@ -201,7 +201,7 @@ class _Closing:
 
     def _like(self, unit: Unit, node: Node) -> onnx.NodeProto | None:
         """The file's node whose name a rewritten node keeps."""
-        if node is not unit.nodes[-1] and node.target is unit.written.get(node, (None,))[0]:
+        if node is not unit.own and node.target is unit.written.get(node, (None,))[0]:
             return None
         absorbed = [index for index, other in self.opened.absorbers.items() if other is unit]
         like: onnx.NodeProto = self.file.node[(*absorbed, unit.index)[0]]

@@ -123,6 +123,12 @@ class Constants:
             return None
         return tuple(int(number) for number in numpy_helper.to_array(stored.proto).reshape(-1))
 
+    def is_false(self, name: str) -> bool:
+        """Whether a value is a constant that says no."""
+        stored = self.stored.get(self.alias(name))
+        is_flag = stored is not None and stored.proto.data_type == onnx.TensorProto.BOOL
+        return is_flag and stored is not None and not numpy_helper.to_array(stored.proto).any()
+
     def is_weight(self, name: str) -> bool:
         """Whether a constant can be a parameter of an affine operator."""
         tensor = self.tensor(name)

@@ -21,8 +21,8 @@ from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.constants import Constants
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.extents import Extent, Values, inferred
-from fxexport.onnx_dialect.operators import operator
-from fxexport.onnx_dialect.reading import READERS
+from fxexport.onnx_dialect.operators import Operator, operator
+from fxexport.onnx_dialect.reading import FUSED, READERS
 from fxexport.onnx_dialect.sizes import Axis, Sizes
 from fxpasses.report import TraceInfo
 
@@ -39,12 +39,14 @@ class Unit:
     Attributes:
         index: its place among the file's nodes.
         nodes: the graph's nodes for it, in order.
+        own: the one of these that stands for it; others compute its operands, or pick one of its values.
         results: the graph's node of each of its values, by name.
         written: target and arguments of each node as they were opened.
     """
 
     index: int
     nodes: list[Node] = dataclasses.field(default_factory=list)
+    own: Node | None = None
     results: dict[str, Node] = dataclasses.field(default_factory=dict)
     written: dict[Node, tuple[Any, Any, Any]] = dataclasses.field(default_factory=dict)
 
@@ -166,6 +168,7 @@ class Call:
         self.proto = proto
         self.attributes = calls.attributes(proto, opened.opsets)
         self.opset = opened.opsets.get("", 1)
+        self.follow: Operator | None = None
 
     def broken(self, problem: str) -> BrokenGraph:
         """The error that says what is wrong with the node."""
@@ -173,15 +176,18 @@ class Call:
 
     def open(self) -> None:
         """Writes the node into the graph."""
-        reader = READERS.get(self.proto.op_type) if calls.is_standard(self.proto) else None
+        table = (
+            READERS if calls.is_standard(self.proto) else FUSED if self.proto.domain == calls.RUNTIME else {}
+        )
+        reader = table.get(self.proto.op_type)
         if self.opened.constants.holds(self.proto):
             self.absorb()
-        elif reader is None or len([name for name in self.proto.output if name]) != 1 or not reader(self):
+        elif reader is None or not self._is_single() or not reader(self):
             self._call()
 
     def absorb(self) -> None:
         """Stands for a node of the file that another one, or a parameter, holds already."""
-        self._create(ABSORBED, (), self.proto.name or self.proto.output[0])
+        self.unit.own = self._create(ABSORBED, (), self.proto.name or self.proto.output[0])
 
     def _call(self) -> None:
         opened, proto = self.opened, self.proto
@@ -189,6 +195,7 @@ class Call:
         inner = [opened.value(name) for name in calls.captured(proto) if self._is_known(name)]
         domain = "" if calls.is_standard(proto) else proto.domain
         node = self._create(operator(domain, proto.op_type), (*read, *inner), proto.name or proto.output[0])
+        self.unit.own = node
         outputs = [name for name in proto.output if name]
         if len(outputs) == 1:
             self._result(outputs[0], node)
@@ -196,6 +203,11 @@ class Call:
         for place, name in enumerate(proto.output):
             if name:
                 self._result(name, self._create(_RESULT, (node, place), name))
+
+    def _is_single(self) -> bool:
+        """Whether nothing reads any value but the first."""
+        others = {*self.proto.output[1:]} - {""}
+        return others.isdisjoint(self.opened.readers) and others.isdisjoint(self.opened.outputs)
 
     def _is_known(self, name: str) -> bool:
         return (
@@ -345,8 +357,10 @@ class Call:
         return node
 
     def give(self, target: Any, *args: Any) -> bool:
-        """The node of the graph that gives the file's value."""
-        node = self._create(target, args, self.proto.name or self.proto.output[0])
+        """The node of the graph that gives the file's value, or feeds what is fused with it."""
+        if self.follow is not None:
+            args, target, self.follow = (self.write(target, *args, name="product"),), self.follow, None
+        self.unit.own = node = self._create(target, args, self.proto.name or self.proto.output[0])
         self._result(self.proto.output[0], node)
         if "val" not in node.meta:
             self._compute(node)

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fxexport.onnx_dialect.extents import torch_type
-from fxexport.onnx_dialect.operators import ELEMENTWISE, QUANTIZED
+from fxexport.onnx_dialect.operators import ELEMENTWISE, QUANTIZED, operator
 
 if TYPE_CHECKING:
     from fxexport.onnx_dialect.open import Call
 
+Reader = Callable[["Call"], bool]
+
 _aten = torch.ops.aten
+_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh"})
+"""Activations without attributes, that an operator may be fused with."""
 _CROSSED = ELEMENTWISE | {"Dropout", "Identity", "Cast", "Transpose"}
 """What may stand between a pool and what reads its positions."""
 
@@ -47,6 +51,19 @@ def _gemm(call: Call) -> bool:
     if beta != 1:
         bias = call.write(_aten.mul.Tensor, bias, beta, name="bias")
     return call.give(_aten.add.Tensor, product, bias)
+
+
+def _fused(read: Reader) -> Reader:
+    """A reader of operators with an activation behind them, as ONNX Runtime's optimiser writes them."""
+
+    def read_both(call: Call) -> bool:
+        name = (call.attribute("activation") or b"").decode()
+        if name not in _ACTIVATIONS or call.has(3):
+            return False
+        call.follow = operator("", name)
+        return read(call)
+
+    return read_both
 
 
 def _computed_gemm(call: Call) -> bool:
@@ -236,7 +253,7 @@ def _identity(call: Call) -> bool:
 
 
 def _dropout(call: Call) -> bool:
-    if call.has(2) or call.attribute("is_test") == 0:  # the mode is an operand, or training
+    if call.has(2) and not call.opened.constants.is_false(call.proto.input[2]):  # it may train
         return False
     return call.give(_aten.dropout.default, call.input(), 0.5, False)
 
@@ -296,8 +313,6 @@ def _gather(call: Call) -> bool:
     return places is not None and call.give(_aten.select.int, call.input(), call.attribute("axis"), places[0])
 
 
-Reader = Callable[["Call"], bool]
-
 READERS: dict[str, Reader] = {
     "Add": _add,
     "AveragePool": _average_pool,
@@ -330,3 +345,6 @@ READERS: dict[str, Reader] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }
+
+FUSED: dict[str, Reader] = {"FusedConv": _fused(_conv), "FusedGemm": _fused(_gemm)}
+"""Those of ONNX Runtime's own domain."""

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from torch.fx import Node
 
 from fxexport.onnx_dialect.extents import onnx_type
+from fxexport.onnx_dialect.operators import Operator
 from fxpasses.errors import InternalError
 
 _aten = torch.ops.aten
@@ -56,6 +57,9 @@ class Writer:
             node: the node.
             like: the file's node that it was before, whose name and documentation it keeps.
         """
+        if isinstance(node.target, Operator):  # one that was fused with another
+            read = [self.names(source) for source in node.all_input_nodes]
+            return [self.node(node.target.op_type, read, self.names(node), name=self.unused(node.name))]
         packet = getattr(node.target, "overloadpacket", None)
         write = _WRITERS.get(node.target) or _WRITERS.get(packet)
         if write is None:

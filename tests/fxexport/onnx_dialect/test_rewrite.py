@@ -14,6 +14,7 @@ from onnx_files import classifier, images, operators, outputs, require_same, wei
 
 W, B = weights(5, 8), weights(5)
 I64 = np.int64
+DIMS = {"batch of one": "1,3,6,6"}
 
 # body, constants, opset, the head after it became a convolution
 HEADS: dict[str, tuple[str, dict[str, Any], int, list[str]]] = {
@@ -172,6 +173,39 @@ HEADS: dict[str, tuple[str, dict[str, Any], int, list[str]]] = {
         13,
         ["GlobalAveragePool", "Conv", "Flatten"],
     ),
+    "mask": (
+        "p = GlobalAveragePool(r) f = Flatten(p) d, mask = Dropout(f, ratio, training) "
+        "y = Gemm<transB=1>(d, w, b)",
+        {"w": W, "b": B, "ratio": np.array(0.3, np.float32), "training": np.array(False)},
+        13,
+        ["GlobalAveragePool", "Dropout", "Conv", "Flatten"],
+    ),
+    "by columns": (
+        "p = GlobalAveragePool(r) f = Flatten(p) t = Transpose<perm=[1,0]>(f) "
+        "y = Gemm<transA=1, transB=1>(t, w, b)",
+        {"w": W, "b": B},
+        13,
+        ["GlobalAveragePool", "Conv", "Flatten"],
+    ),
+    "layer norm": (
+        "p = GlobalAveragePool(r) f = Flatten(p) n = LayerNormalization(f, v, c) y = Gemm<transB=1>(n, w, b)",
+        {"w": W, "b": B, "v": weights(8), "c": weights(8, seed=3)},
+        17,
+        ["GlobalAveragePool", "Flatten", "LayerNormalization", "Reshape", "Conv", "Flatten"],
+    ),
+    "batch norm": (
+        "p = GlobalAveragePool(r) f = Flatten(p) n = BatchNormalization(f, v, c, c, u) "
+        "y = Gemm<transB=1>(n, w, b)",
+        {"w": W, "b": B, "v": weights(8), "c": weights(8, seed=3), "u": np.ones(8, np.float32)},
+        15,
+        ["GlobalAveragePool", "BatchNormalization", "Conv", "Flatten"],
+    ),
+    "batch of one": (
+        "p = GlobalAveragePool(r) f = Reshape(p, s) y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B, "s": np.array([1, 8], I64)},
+        13,
+        ["GlobalAveragePool", "Conv", "Reshape"],
+    ),
     "channels last": (
         "p = GlobalAveragePool(r) t = Transpose<perm=[0,2,3,1]>(p) f = Reshape(t, s) q = MatMul(f, w) "
         "y = Add(q, b)",
@@ -192,13 +226,14 @@ HEADS: dict[str, tuple[str, dict[str, Any], int, list[str]]] = {
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_becomes_a_convolution_and_comes_back(name: str) -> None:
     body, constants, opset, expected = HEADS[name]
-    model = classifier(body, constants, opset=opset)
+    sizes = (1,) if name == "batch of one" else (1, 2, 5)
+    model = classifier(body, constants, opset=opset, dims=DIMS.get(name, "N,3,6,6"))
     before = model.SerializeToString()
     result = rewrite_onnx(model, to="conv")
     assert [miss.code for miss in result.report.misses] == []
     assert operators(result.module) == expected
     onnx.checker.check_model(result.module, full_check=True)
-    for batch in (1, 2, 5):
+    for batch in sizes:
         require_same(model, result.module, images(batch))
     assert model.SerializeToString() == before
     back = rewrite_onnx(result.module, to="linear")
@@ -209,12 +244,25 @@ def test_a_head_becomes_a_convolution_and_comes_back(name: str) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_without_its_record_a_convolution_becomes_a_linear(name: str) -> None:
     body, constants, opset, _ = HEADS[name]
-    conv = rewrite_onnx(classifier(body, constants, opset=opset), to="conv").module
+    model = classifier(body, constants, opset=opset, dims=DIMS.get(name, "N,3,6,6"))
+    conv = rewrite_onnx(model, to="conv").module
     del conv.metadata_props[:]
     linear = rewrite_onnx(conv, to="linear")
     assert "Conv" not in operators(linear.module)
     onnx.checker.check_model(linear.module, full_check=True)
-    require_same(conv, linear.module, images())
+    require_same(conv, linear.module, images(1 if name == "batch of one" else 3))
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Tanh"])
+def test_operators_that_were_fused_with_an_activation(activation: str) -> None:
+    fused = f'g = com.microsoft.FusedGemm<transB=1, activation="{activation}">(f, v, c)'
+    body = f"p = GlobalAveragePool(r) f = Flatten(p) {fused} y = Gemm<transB=1>(g, w, b)"
+    constants = {"v": weights(8, 8), "c": weights(8), "w": W, "b": B}
+    model = classifier(body, constants, also=', "com.microsoft" : 1')
+    made = rewrite_onnx(model, to="conv").module
+    assert operators(made) == ["GlobalAveragePool", "Conv", activation, "Conv", "Flatten"]
+    require_same(model, made, images())
+    assert rewrite_onnx(made, to="linear").module.SerializeToString() == model.SerializeToString()
 
 
 GEMM = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)"
