@@ -47,24 +47,9 @@ def add(terms: Terms, first: Value, second: Value) -> Value:
     if first.is_closed or second.is_closed:
         value, shift = (second, first) if first.is_closed else (first, second)
         return scaled(terms, value, shift=shift)
-    summands: list[Value] = []
-    shifts: list[Value] = []
-    for value in (first, second):
-        core, scale, shift_of = parts_of(value)
-        if shift_of is not None:
-            terms.use("sum-order")
-            value = scaled(terms, core, scale=scale)
-            shifts.append(shift_of)
-        if value.term.op == "sum":
-            terms.use("sum-order")
-            summands.extend(o.value(value.layout) for o in value.term.operands)
-        else:
-            summands.append(value)
-    summands.sort(key=lambda value: value.term.skeleton)
-    total = mapped(terms, "sum", (), summands, first.dtype)
-    for shift in shifts:
-        total = scaled(terms, total, shift=shift)
-    return total
+    terms.use("sum-commutes")
+    summands = sorted([first, second], key=lambda value: value.term.skeleton)
+    return mapped(terms, "sum", (), summands, first.dtype)
 
 
 def negate(terms: Terms, value: Value) -> Value:
@@ -104,9 +89,17 @@ def power(terms: Terms, base: Value, exponent: Fraction) -> Value:
     if exponent.denominator == 1:
         factors, scales = _factors(terms, base)
         terms.use("power-of-product")
-        raised = [(value, own * exponent) for value, own in factors]
+        raised = [_raised(terms, factor, exponent) for factor in factors]
         return _product(terms, raised, [power(terms, scale, exponent) for scale in scales])
     return _product(terms, [(base, exponent)], [])
+
+
+def _raised(terms: Terms, factor: Factor, exponent: Fraction) -> Factor:
+    """A power to an integer power; the square of a root is no value below zero, and stays what it is."""
+    value, own = factor
+    if own.denominator != 1 and (own * exponent).denominator == 1:
+        return _product(terms, [factor], []), exponent
+    return value, own * exponent
 
 
 def exponent_of(value: Value) -> Fraction | None:
@@ -123,8 +116,17 @@ def parts_of(value: Value) -> tuple[Value, Value | None, Value | None]:
         return value, None, None
     has_scale, has_shift = value.term.attributes
     core, *closed = (operand.value(value.layout) for operand in value.term.operands)
-    rest = iter(closed)
+    rest = iter([_unrepeated(item) for item in closed])
     return core, next(rest) if has_scale else None, next(rest) if has_shift else None
+
+
+def _unrepeated(value: Value) -> Value:
+    """The value with extent 1 where it only repeats itself; a scalar without dimensions."""
+    if value.term.shape == ():
+        return value.seen(())
+    return value.seen(
+        tuple(() if all(part.is_repeated for part in parts) else parts for parts in value.layout)
+    )
 
 
 def scaled(terms: Terms, value: Value, *, scale: Value | None = None, shift: Value | None = None) -> Value:
@@ -141,7 +143,7 @@ def scaled(terms: Terms, value: Value, *, scale: Value | None = None, shift: Val
         if merged is not None:
             terms.use("affine-of-affine")
             return scaled(terms, core, scale=merged[0], shift=merged[1])
-    if scale is not None and not scale.is_scalar:
+    if scale is not None and not scale.is_scalar and _is_moderate(scale):
         from fxexport.language.contraction import scaled_weights
 
         absorbed = scaled_weights(terms, value, scale)
@@ -291,8 +293,10 @@ def _is_same_value(first: Value, second: Value) -> bool:
 def clamp(terms: Terms, value: Value, low: Value | None, high: Value | None) -> Value:
     """The value held between two closed scalars, one of which may be missing."""
     bounds = tuple(None if item is None else scalar(item) for item in (low, high))
+    is_defined = all(bound is None or bound == bound for bound in bounds)
     if (
         not value.is_float
+        or not is_defined
         or (low is not None and bounds[0] is None)
         or (high is not None and bounds[1] is None)
     ):

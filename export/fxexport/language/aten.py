@@ -133,7 +133,7 @@ class _Reader:
         written = [item.name for item in target._schema.arguments if _is_written(item)]
         if written:
             return self._in_place(node, target, arguments, written)
-        return self._result(node, target, arguments)
+        return interpreted(self._terms, target, arguments, node.meta.get("val"))
 
     def _in_place(
         self,
@@ -148,7 +148,7 @@ class _Reader:
         if pure is None or written != [first] or not isinstance(changed, torch.fx.Node):
             raise MustFunctionalise(str(target))
         before = self._env[changed]
-        found = self._result(node, pure, arguments)
+        found = interpreted(self._terms, pure, arguments, node.meta.get("val"))
         if isinstance(before, Value) and isinstance(found, Value):
             if found.term is before.term and found.known_layout == before.known_layout:
                 return found
@@ -157,40 +157,6 @@ class _Reader:
             raise MustFunctionalise(str(target))
         self._env[changed] = found
         return found
-
-    def _result(self, node: torch.fx.Node, target: OpOverload, arguments: Mapping[str, Tree]) -> Tree:
-        terms, key = self._terms, str(target)
-        expected = node.meta.get("val")
-        handler = OPERATORS.get(key)
-        if handler is not None and target.namespace == "aten":
-            defaults = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
-            call = Call(terms, arguments, defaults, _types(expected))
-            try:
-                found = handler(call)
-                call.require_read()
-                _require_fits(found, expected)
-            except Uninterpreted:
-                pass
-            else:
-                return found
-        return self._foreign(target, arguments, expected)
-
-    def _foreign(self, target: OpOverload, arguments: Mapping[str, Tree], expected: Any) -> Tree:
-        operands: list[Value | None] = []
-        attributes: list[Hashable] = []
-        for name, item in arguments.items():
-            attributes.append((name, _spelled(item, operands)))
-        results = expected if isinstance(expected, tuple | list) else (expected,)
-        kinds = []
-        for item in results:
-            if not isinstance(item, torch.Tensor):
-                raise NotRead(f"{target} gives what is no tensor")
-            dims = tuple(extent if isinstance(extent, int) else None for extent in item.shape)
-            kinds.append((dtype_name(item.dtype), dims))
-        is_random = torch.Tag.nondeterministic_seeded in target.tags
-        schema = str(target._schema)
-        found = foreign(self._terms, ("aten", schema, *attributes), operands, kinds, is_random=is_random)
-        return found if isinstance(expected, tuple | list) else found[0]
 
     def _trees(self, items: Mapping[str, Any]) -> dict[str, Tree]:
         return {name: self._tree(item) for name, item in items.items()}
@@ -203,6 +169,53 @@ class _Reader:
         if isinstance(item, torch.SymInt):
             raise NotRead("an extent outside of the graph")
         return item
+
+
+def interpreted(
+    terms: Terms, target: OpOverload, arguments: Mapping[str, Tree], expected: Any
+) -> Tree:
+    """What an operator gives: a term of the language, or a foreign one.
+
+    Args:
+        terms: the table.
+        target: the operator.
+        arguments: every argument of its schema by name.
+        expected: what torch says that it gives: tensors of the right types and shapes.
+    """
+    handler = OPERATORS.get(str(target))
+    reason = ""
+    if handler is not None and target.namespace == "aten":
+        defaults = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
+        call = Call(terms, arguments, defaults, _types(expected))
+        try:
+            found = handler(call)
+            call.require_read()
+            _require_fits(found, expected)
+        except Uninterpreted as error:
+            reason = str(error)
+        else:
+            return found
+    return _foreign(terms, target, arguments, expected, reason)
+
+
+def _foreign(
+    terms: Terms, target: OpOverload, arguments: Mapping[str, Tree], expected: Any, reason: str
+) -> Tree:
+    operands: list[Value | None] = []
+    attributes: list[Hashable] = []
+    for name, item in arguments.items():
+        attributes.append((name, _spelled(item, operands)))
+    results = expected if isinstance(expected, tuple | list) else (expected,)
+    kinds = []
+    for item in results:
+        if not isinstance(item, torch.Tensor):
+            raise NotRead(f"{target} gives what is no tensor")
+        dims = tuple(extent if isinstance(extent, int) else None for extent in item.shape)
+        kinds.append((dtype_name(item.dtype), dims))
+    is_random = torch.Tag.nondeterministic_seeded in target.tags
+    key = ("aten", str(target._schema), *attributes)
+    found = foreign(terms, key, operands, kinds, is_random=is_random, reason=reason)
+    return found if isinstance(expected, tuple | list) else found[0]
 
 
 def bound(schema: Any, args: Sequence[Tree], kwargs: Mapping[str, Tree]) -> dict[str, Tree]:

@@ -460,45 +460,53 @@ def _minimum(call: Call) -> Value:
     return definitions.extreme(call.terms, "minimum", first, second)
 
 
-@_handles("max_pool1d.default", "max_pool2d.default", "max_pool3d.default")
-def _max_pool(call: Call) -> Value:
-    value, kernel = _float(call), call.integers("kernel_size")
-    spatial = value.rank - 2
-    kernel = _spread(kernel, spatial)
-    return windows.maximum_pool(
-        call.terms,
-        value,
-        kernel=kernel,
-        stride=_spread(call.integers("stride"), spatial) or kernel,
-        padding=[(size, size) for size in _spread(call.integers("padding"), spatial)],
-        dilation=_spread(call.integers("dilation"), spatial),
-        ceil=call.flag("ceil_mode"),
-    )
+def _max_pool(spatial: int) -> Handler:
+    def pooled(call: Call) -> Value:
+        value = _float(call)
+        kernel = _spread(call.integers("kernel_size"), spatial)
+        return windows.maximum_pool(
+            call.terms,
+            value,
+            kernel=kernel,
+            stride=_spread(call.integers("stride"), spatial) or kernel,
+            padding=[(size, size) for size in _spread(call.integers("padding"), spatial)],
+            dilation=_spread(call.integers("dilation"), spatial),
+            ceil=call.flag("ceil_mode"),
+        )
+
+    return pooled
 
 
-@_handles("max_pool2d_with_indices.default", "max_pool3d_with_indices.default")
-def _max_pool_with_indices(call: Call) -> tuple[Value | None, ...]:
-    return _max_pool(call), None
+def _max_pool_with_indices(spatial: int) -> Handler:
+    return lambda call: (_max_pool(spatial)(call), None)
 
 
-@_handles("avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default")
-def _avg_pool(call: Call) -> Value:
-    value = _float(call)
-    spatial = value.rank - 2
-    kernel = _spread(call.integers("kernel_size"), spatial)
-    divisor = call.any("divisor_override") if call.has("divisor_override") else None
-    if divisor is not None and not isinstance(divisor, int):
-        raise Uninterpreted("a divisor that is no integer")
-    return windows.average_pool(
-        call.terms,
-        value,
-        kernel=kernel,
-        stride=_spread(call.integers("stride"), spatial) or kernel,
-        padding=[(size, size) for size in _spread(call.integers("padding"), spatial)],
-        ceil=call.flag("ceil_mode"),
-        counts_padding=call.flag("count_include_pad"),
-        divisor=divisor,
-    )
+def _average_pool(spatial: int) -> Handler:
+    def pooled(call: Call) -> Value:
+        value = _float(call)
+        kernel = _spread(call.integers("kernel_size"), spatial)
+        divisor = call.any("divisor_override") if call.has("divisor_override") else None
+        if divisor is not None and not isinstance(divisor, int):
+            raise Uninterpreted("a divisor that is no integer")
+        return windows.average_pool(
+            call.terms,
+            value,
+            kernel=kernel,
+            stride=_spread(call.integers("stride"), spatial) or kernel,
+            padding=[(size, size) for size in _spread(call.integers("padding"), spatial)],
+            ceil=call.flag("ceil_mode"),
+            counts_padding=call.flag("count_include_pad"),
+            divisor=divisor,
+        )
+
+    return pooled
+
+
+for _spatial in (1, 2, 3):
+    OPERATORS[f"aten.max_pool{_spatial}d.default"] = _max_pool(_spatial)
+    OPERATORS[f"aten.avg_pool{_spatial}d.default"] = _average_pool(_spatial)
+for _spatial in (2, 3):
+    OPERATORS[f"aten.max_pool{_spatial}d_with_indices.default"] = _max_pool_with_indices(_spatial)
 
 
 @_handles(
@@ -842,8 +850,9 @@ def _to(call: Call) -> Value:
 
 @_handles("full.default")
 def _full(call: Call) -> Value:
-    for name in ("dtype", "layout", "device", "pin_memory"):
-        call.any(name)
+    call.any("dtype"), call.any("device")  # the result's own; where it lies
+    if call.any("layout") not in (None, torch.strided) or call.any("pin_memory"):
+        raise Uninterpreted("another layout")
     stored = definitions.number(call.terms, call.number("fill_value"), _result(call))
     size = call.extents("size")
     return moves.expand(moves.unsqueeze(stored, list(range(len(size)))), size)

@@ -195,7 +195,10 @@ class _Proof:
 
     def _same_value(self, left: Value, right: Value) -> bool:
         if left.dtype != right.dtype or left.known_layout is None or right.known_layout is None:
-            return left.term is right.term and left.known_layout == right.known_layout
+            if left.term is right.term and left.known_layout == right.known_layout:
+                return True
+            self._note(left.term, right.term)
+            return False
         if left.is_closed and right.is_closed:
             return self._same_constant(Operand(left.term, left.layout), Operand(right.term, right.layout))
         if not self._same(left.term, right.term):
@@ -232,12 +235,18 @@ class _Proof:
         return left is right or self._known[left, right]
 
     def _operands_same(self, left: Term, right: Term) -> bool:
+        """Whether terms that are alike read the same."""
         results = [
             self._same_constant(a, b)
             if _are_closed(a, b)
             else a.access == b.access and (a.term is b.term or self._known[a.term, b.term])
             for a, b in zip(left.operands, right.operands, strict=True)
         ]
+        if not all(results) and all(
+            _are_closed(a, b) or a.term is b.term or self._known[a.term, b.term]
+            for a, b in zip(left.operands, right.operands, strict=True)
+        ):
+            self._note(left, right)  # nothing below them says why
         return all(results)
 
     def _same_constant(self, left: Operand, right: Operand) -> bool:
@@ -270,7 +279,7 @@ class _Proof:
         return False
 
     def _note(self, left: Term, right: Term) -> None:
-        pair = (self._origin(0, left), self._origin(1, right))
+        pair = (self._origin(0, _cause(left)), self._origin(1, _cause(right)))
         self._unrelated.setdefault(pair, Unrelated(left=pair[0], right=pair[1]))
 
     def _origin(self, side: int, term: Term) -> Origin:
@@ -287,6 +296,16 @@ class _Proof:
         return ""
 
 
+def _cause(term: Term) -> Term:
+    """The first operator of unknown result among those that a term reads, or the term itself."""
+    while term.shape is None:
+        unknown = [operand.term for operand in term.operands if operand.term.shape is None]
+        if not unknown:
+            break
+        term = unknown[0]
+    return term
+
+
 def _are_closed(left: Operand, right: Operand) -> bool:
     return left.term.is_closed and right.term.is_closed
 
@@ -299,7 +318,6 @@ def _is_alike(left: Term, right: Term) -> bool:
         and left.dtype == right.dtype
         and left.shape == right.shape
         and len(left.operands) == len(right.operands)
-        and left.skeleton == right.skeleton
         and left.op not in ("input", "constant", "foreign", "foreign-extents")
     ) or (left.op == right.op == "foreign" and _is_alike_foreign(left, right))
 
@@ -362,7 +380,9 @@ def _agreed(left: Graph, right: Graph, pairs: Sequence[tuple[int, int]]) -> tupl
                 sizes.append(f"{a.name} axis {axis}: {extent}")
             else:
                 least = max(a.least[axis], b.least[axis])
-                sizes.append(f"{a.name} axis {axis}: every extent from {least} on")
+                bounds = [item for item in (a.most[axis], b.most[axis]) if item is not None]
+                end = f"to {min(bounds)}" if bounds else "on"
+                sizes.append(f"{a.name} axis {axis}: every extent from {least} {end}")
         found.append(tuple(dims))
     return found, sizes
 

@@ -29,11 +29,6 @@ def einsum(
     """
     if not (first.is_float and second.is_float) or first.dtype != second.dtype:
         raise Uninterpreted("a product of other types")
-    if (first.is_closed and not second.is_closed) or (
-        first.is_closed == second.is_closed and first.term.skeleton > second.term.skeleton
-    ):
-        terms.use("product-commutes")
-        first, labels, second, others = second, others, first, labels
     factors: list[Value] = []
     values: list[Value] = []
     for value in (first, second):
@@ -43,7 +38,11 @@ def einsum(
             factors.append(scale)
             value = core
         values.append(value)
-    product = _contracted(terms, values[0], labels, values[1], others, result)
+    first, second = values
+    if (first.is_closed, first.term.skeleton) > (second.is_closed, second.term.skeleton):
+        terms.use("product-commutes")
+        first, labels, second, others = second, others, first, labels
+    product = _contracted(terms, first, labels, second, others, result)
     for factor in factors:
         product = scaled(terms, product, scale=factor)
     return product
@@ -124,7 +123,7 @@ def convolution(
         raise Uninterpreted("a convolution of other ranks")
     if times(extent_of(weight.layout[1]), groups) != extent_of(value.layout[1]):
         raise Uninterpreted("a convolution over other channels")
-    product = _as_sum(terms, value, weight, stride, padding, groups)
+    product = _as_sum(terms, value, weight, stride, padding, groups) if set(dilation) == {1} else None
     if product is None:
         product = _windows(terms, value, weight, tuple(stride), tuple(padding), tuple(dilation), groups)
     if bias is None:
@@ -207,6 +206,8 @@ def scaled_weights(terms: Terms, value: Value, scale: Value) -> Value | None:
     weight = value.term.operands[1]
     if not weight.term.is_closed or value.term.operands[0].term.is_closed:
         return None
+    if weight.term.array is None:
+        return None  # scaled once already: what both factors come to is not looked at
     placed = over_axes(value, scale)
     if placed is None:
         return None
@@ -259,8 +260,7 @@ def before_sites(terms: Terms, value: Value, dims: Sequence[int], apply: Callabl
     if closed and all(_repeats(item, value.rank, dims) for item in closed):
         terms.use("average-of-affine")
         inner = before_sites(terms, core, dims, apply)
-        kept = [None if item is None else _unrepeated(item, value.rank, dims) for item in (scale, shift)]
-        return scaled(terms, inner, scale=kept[0], shift=kept[1])
+        return scaled(terms, inner, scale=scale, shift=shift)
     if value.term.op == "dot" and value.term.operands[1].term.is_closed:
         moved = _before_dot(terms, value, dims, apply)
         if moved is not None:
@@ -271,12 +271,7 @@ def before_sites(terms: Terms, value: Value, dims: Sequence[int], apply: Callabl
 
 def _repeats(item: Value, rank: int, dims: Sequence[int]) -> bool:
     layout: Layout = ((),) * (rank - item.rank) + item.layout
-    return all(part.is_repeated for dim in dims for part in layout[dim])
-
-
-def _unrepeated(item: Value, rank: int, dims: Sequence[int]) -> Value:
-    layout: Layout = ((),) * (rank - item.rank) + item.layout
-    return item.seen(tuple(() if dim in dims else parts for dim, parts in enumerate(layout)))
+    return not any(layout[dim] for dim in dims)
 
 
 def _before_dot(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+import numpy as np
+
 from fxexport.language.arithmetic import add, clamp, divide, multiply, negate, power, scaled, subtract
 from fxexport.language.maps import elementwise, numpy_type
 from fxexport.language.moves import unsqueeze
@@ -14,9 +16,9 @@ from fxexport.language.windows import reduce
 
 
 def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
-    """A number of a schema as an element of this type."""
-    import numpy as np
-
+    """A number of a schema beside elements of this type; kernels of 16 bits compute with 32."""
+    if dtype in ("float16", "bfloat16"):
+        return terms.real(float(np.float32(stored)), dtype=dtype)
     return terms.constant(np.asarray(stored).astype(numpy_type(dtype)))
 
 

@@ -16,6 +16,7 @@ def foreign(
     results: Sequence[tuple[str, tuple[int | None, ...] | None]],
     *,
     is_random: bool,
+    reason: str = "",
 ) -> list[Value]:
     """The results of an operator that is known by its key alone.
 
@@ -24,6 +25,7 @@ def foreign(
         key: domain, name, version and every attribute with its type and value.
         operands: what it reads, in order; None for an operand that is left out.
         results: type and extents of each result; None for a free extent or an unknown rank.
+        reason: what of it is not interpreted.
         is_random: whether two runs give different results: it is then not even equal to its twin.
     """
     read = [Operand(value.term, value.known_layout) for value in operands if value is not None]
@@ -31,7 +33,7 @@ def foreign(
     number = len(terms.origins) if is_random else None
     side = terms.side if is_random else None
     if terms.origin is not None:
-        terms.origin = dataclasses.replace(terms.origin, is_foreign=True)
+        terms.origin = dataclasses.replace(terms.origin, is_foreign=True, reason=reason)
     found: list[Value] = []
     for place, (dtype, dims) in enumerate(results):
         attributes = (*key, gaps, place, number, side)

@@ -13,7 +13,7 @@ import numpy as np
 from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent
 from fxexport.language.layout import Joined, Layout, Parts, Slot, aligned, extent_of, joined
-from fxexport.language.term import Operand, Terms, Uninterpreted, Value
+from fxexport.language.term import FLOATS, Array, Operand, Terms, Uninterpreted, Value
 
 
 def mapped(
@@ -103,10 +103,18 @@ def cast(terms: Terms, value: Value, dtype: str) -> Value:
     if value.contents is not None and dtype in ("int64", "int32"):
         return terms_of_contents(terms, value.contents, value.rank, dtype)
     array = exact_array(value) if value.term.array is not None and not value.term.error else None
-    if array is not None and value.dtype != "string" and dtype != "string":
+    if array is not None and _is_exact_cast(array, dtype):
         with np.errstate(all="ignore"):
             return terms.constant(value.term.array.astype(numpy_type(dtype))).seen(value.layout)  # type: ignore[union-attr]
     return mapped(terms, "cast", (), [value], dtype)
+
+
+def _is_exact_cast(array: Array, dtype: str) -> bool:
+    """Whether every tool computes this cast alike: between reals, from integers, or within their range."""
+    if array.dtype.kind in "iub" or dtype in FLOATS:
+        return array.dtype.kind in "iubfV" and dtype != "string"
+    values = array.astype(np.float64)
+    return dtype in ("int64", "int32", "bool") and bool(np.all(np.abs(values) < 2.0**31))
 
 
 def terms_of_contents(terms: Terms, contents: Sequence[Extent], rank: int, dtype: str = "int64") -> Value:

@@ -132,12 +132,13 @@ class _Reader:
         is_function = (domain, node.op_type) in self._functions
         schema = None if version is None or is_function else _schema(node.op_type, version, domain)
         handler = None if schema is None or domain else OPERATORS.get((node.op_type, schema.since_version))
+        reason = ""
         if schema is not None and handler is not None:
             try:
                 return self._interpreted(node, schema, handler)
-            except Uninterpreted:
-                pass
-        return self._foreign(node, domain, version, schema, is_function=is_function)
+            except Uninterpreted as error:
+                reason = str(error)
+        return self._foreign(node, domain, version, schema, reason, is_function=is_function)
 
     def _interpreted(self, node: NodeProto, schema: Any, handler: Any) -> list[Value]:
         arguments, defaults = self._attributes(node, schema)
@@ -182,7 +183,14 @@ class _Reader:
         return found
 
     def _foreign(
-        self, node: NodeProto, domain: str, version: int | None, schema: Any, *, is_function: bool
+        self,
+        node: NodeProto,
+        domain: str,
+        version: int | None,
+        schema: Any,
+        reason: str,
+        *,
+        is_function: bool,
     ) -> list[Value]:
         operands: list[Value | None] = [self._value(name) if name else None for name in node.input]
         captured = sorted({name for item in node.attribute for name in _captured(item)})
@@ -194,9 +202,11 @@ class _Reader:
         if has_body or schema is None:
             key += (self._bodies(),)
         kinds: list[tuple[str, tuple[int | None, ...] | None]] = [(_UNKNOWN, None)] * len(node.output)
-        # what a custom operator or a body does is not known to be the same twice
-        is_random = node.op_type in _RANDOM or any(op in _RANDOM for op in _operators_within(node))
-        return foreign(self._terms, key, operands, kinds, is_random=is_random)
+        within = {node.op_type, *_operators_within(node)}
+        if is_function or has_body:
+            within |= {inner.op_type for item in self._model.functions for inner in item.node}
+        is_random = not within.isdisjoint(_RANDOM)
+        return foreign(self._terms, key, operands, kinds, is_random=is_random, reason=reason)
 
     def _bodies(self) -> str:
         """The file's functions and versions, which say what a body means."""

@@ -96,8 +96,15 @@ def _pads(
     call: Call, value: Value, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[tuple[Extent, Extent]]:
     """Cells before and behind each axis."""
-    count = len(kernel)
+    count = value.rank - 2
     mode, pads = call.text("auto_pad"), call.optional_integers("pads")
+    is_whole = all(len(item) == count for item in (kernel, stride, dilation))
+    if (
+        not is_whole
+        or min((*kernel, *stride, *dilation), default=1) < 1
+        or (pads is not None and len(pads) != 2 * count)
+    ):
+        raise Uninterpreted("windows of another rank")
     if mode == "VALID":
         return [(0, 0)] * count
     if mode in ("SAME_UPPER", "SAME_LOWER"):
@@ -541,6 +548,8 @@ def _reshape(call: Call) -> Value:
     keeps_zero = call.has("allowzero") and bool(call.integer("allowzero"))
     if wanted is None or (keeps_zero and 0 in wanted):
         raise Uninterpreted("a reshape to nothing")
+    if any(extent == 0 and axis >= value.rank for axis, extent in enumerate(wanted)):
+        raise Uninterpreted("an axis that is none")
     shape = [value.shape[axis] if extent == 0 else extent for axis, extent in enumerate(wanted)]
     return moves.reshape(value, shape)
 
@@ -592,6 +601,8 @@ def _slice(call: Call) -> Value:
     axes = _contents(call.optional_tensor("axes"))
     axes = list(range(len(starts))) if axes is None else axes
     steps = _contents(call.optional_tensor("steps")) or [1] * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise Uninterpreted("a slice of other ranks")
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if not isinstance(step, int) or step < 1:
             raise Uninterpreted("a slice backwards")
@@ -677,7 +688,7 @@ def _pad(call: Call) -> Value:
     dims = list(range(value.rank)) if axes is None else [_axis(value, axis) for axis in axes]
     fill = call.optional_tensor("constant_value")
     stored = definitions.number(call.terms, 0, value.dtype) if fill is None else fill
-    if any(not isinstance(size, int) or size < 0 for size in sizes_of):
+    if len(sizes_of) != 2 * len(dims) or any(not isinstance(size, int) or size < 0 for size in sizes_of):
         raise Uninterpreted("padding that cuts")
     for place, dim in reversed(list(enumerate(dims))):
         before, after = sizes_of[place], sizes_of[place + len(dims)]

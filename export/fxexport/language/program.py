@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,19 +38,32 @@ def graph_of_module(
         module: what is recorded; the modes of its parts are left as they are.
         args: tensors, or what else the module takes.
         kwargs: further arguments by name.
-        free_sizes: whether the axes behind the channels are free too, where the module permits it.
+        free_sizes: whether the axes behind the channels are free too, where the module permits it; None
+            fixes the batch too.
 
     Raises:
         NotRead: export refuses.
     """
     program = _exported(module, tuple(args), dict(kwargs or {}), free_sizes=free_sizes)
     graph = graph_of_program(program)
+    names = _names(module, len(args))
+    inputs = [dataclasses.replace(item, name=names.get(item.name, item.name)) for item in graph.inputs]
 
     def fixed(dims: Sequence[Dims]) -> Graph:
         resized, named = _at(args, kwargs or {}, dims)
         return graph_of_program(_exported(module, resized, named, free_sizes=None))
 
-    return dataclasses.replace(graph, at=fixed)
+    return dataclasses.replace(graph, inputs=tuple(inputs), at=fixed)
+
+
+def _names(module: nn.Module, count: int) -> dict[str, str]:
+    """What the module calls its positional arguments, by their names in the recording."""
+    try:
+        known = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return {}
+    positional = [item.name for item in known if item.kind is item.POSITIONAL_OR_KEYWORD]
+    return {f"args_{place}": name for place, name in enumerate(positional[:count])}
 
 
 def graph_of_program(program: ExportedProgram) -> Graph:
@@ -84,7 +99,9 @@ def _exported(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, free_sizes: bool | None
 ) -> ExportedProgram:
     whole = _Called(module)
-    attempts = [free_sizes] if free_sizes is None else [free_sizes, None]
+    attempts: dict[bool | None, None] = dict.fromkeys((free_sizes, None))
+    if free_sizes:
+        attempts = {True: None, False: None, None: None}
     reason = ""
     for attempt in attempts:
         call_args, call_kwargs = (args, kwargs) if attempt is None else _doubled(args, kwargs)
@@ -96,11 +113,31 @@ def _exported(
                 torch.no_grad(),
             ):
                 warnings.simplefilter("ignore")
-                return torch.export.export(whole, call_args, call_kwargs, dynamic_shapes=shapes, strict=False)
+                found = torch.export.export(
+                    whole, call_args, call_kwargs, dynamic_shapes=shapes, strict=False
+                )
+            if attempt is None or _holds_at_every_size(found):
+                return found
+            reason = "the module takes another way at other sizes"
         except Exception as error:  # noqa: BLE001 - whatever the module's own code raises
             lines = str(error).strip().splitlines() or [""]
             reason = f"torch.export refuses the module ({type(error).__name__}: {lines[0]})"
     raise NotRead(reason)
+
+
+_BOUND = re.compile(r"(\d+ <=? )?L(\[[^]]+\])+\.size\(\)\[\d+\]( <=? \d+| >=? \d+| == \d+)?")
+"""A condition on one extent that the program's own ranges and fixed extents tell."""
+
+
+def _holds_at_every_size(program: ExportedProgram) -> bool:
+    """Whether all that the recording took for granted about free extents is their ranges."""
+    guards = getattr(program, "_guards_code", None)
+    if guards is None:
+        return False
+    extents: list[Any] = [extent for _, tensor in _user_tensors(program) for extent in tensor.shape]
+    free = [extent.node.expr for extent in extents if isinstance(extent, torch.SymInt)]
+    is_plain = all(expression.is_symbol or expression.is_number for expression in free)
+    return is_plain and all(_BOUND.fullmatch(guard) for guard in guards)
 
 
 class _Called(nn.Module):
@@ -200,13 +237,13 @@ def _graph_input(program: ExportedProgram, name: str, tensor: torch.Tensor) -> G
     most: list[int | None] = []
     same: list[str | None] = []
     for extent in tensor.shape:
-        if isinstance(extent, int):
-            dims.append(extent)
-            least.append(extent)
-            most.append(extent)
+        expression = None if isinstance(extent, int) else extent.node.expr
+        if expression is None or expression.is_number:
+            dims.append(int(extent))
+            least.append(int(extent))
+            most.append(int(extent))
             same.append(None)
             continue
-        expression = extent.node.expr
         if not expression.is_symbol:
             raise NotRead(f"the extents of {name} depend on each other")
         found = program.range_constraints.get(expression)

@@ -32,11 +32,15 @@ def combined(terms: Terms, name: str, first: Value, second: Value) -> Value | No
 
 
 def quotient(whole: Extent, part: Extent) -> Extent | None:
-    """Division that rounds down, which on extents is also the one that rounds towards zero."""
+    """Division that rounds towards zero; None where it is not known which way that is."""
     even = divided(whole, part)
     if even is not None:
         return even
-    return floor_divided(whole, part) if isinstance(part, int) and part > 0 else None
+    if not isinstance(part, int) or part <= 0:
+        return None
+    if isinstance(whole, int):
+        return abs(whole) // part * (1 if whole > 0 else -1)
+    return floor_divided(whole, part) if all(factor > 0 for _, factor in whole.terms) else None
 
 
 _OPERATORS: dict[str, Callable[[Extent, Extent], Extent | None]] = {

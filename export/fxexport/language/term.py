@@ -185,11 +185,13 @@ class Origin:
         operator: the operator as the graph names it.
         node: name of the node.
         is_foreign: whether it is one that the language does not interpret.
+        reason: what of a foreign one is not interpreted; empty where it has no rule at all.
     """
 
     operator: str
     node: str
     is_foreign: bool = False
+    reason: str = ""
 
 
 class Terms:

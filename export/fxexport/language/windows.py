@@ -90,7 +90,9 @@ def average_pool(
     attributes = (tuple(kernel), tuple(stride), tuple(padding), gaps, ceil, counts, divisor)
 
     def pooled(inner: Value) -> Value:
-        return _pooled(terms, "average-pool", inner, attributes, padding, ceil=ceil)
+        order = [*(dim for dim in range(inner.rank) if dim not in dims), *dims]
+        found = _pooled(terms, "average-pool", inner.permuted(order), attributes, padding, ceil=ceil)
+        return found.permuted([order.index(dim) for dim in range(inner.rank)])
 
     if is_padded or divisor is not None or ceil:
         return pooled(value)
@@ -134,7 +136,7 @@ def adaptive_average_pool(terms: Terms, value: Value, sizes: Sequence[Extent]) -
         return value
     kernel: list[int] = []
     for size, extent in zip(sizes, extents, strict=True):
-        if not isinstance(size, int) or not isinstance(extent, int) or extent % size:
+        if not isinstance(size, int) or not isinstance(extent, int) or size < 1 or extent % size:
             kernel = []
             break
         kernel.append(extent // size)

@@ -88,6 +88,11 @@ DIFFERENT = {
     "random": (lambda x: x + torch.rand_like(x), lambda x: x + torch.rand_like(x)),
     "half precision": (IDENTITY, lambda x: x.half().float()),
     "integers between": (IDENTITY, lambda x: x.int().float()),
+    "the square of a root": (IDENTITY, lambda x: x.sqrt() ** 2),
+    "weights scaled out of range": (
+        IDENTITY,
+        lambda x: x * torch.full((4, 1, 1), 1e30) * torch.full((4, 1, 1), 1e-30),
+    ),
     "halves lost": (lambda x: x, lambda x: (x.int() // 2 * 2).float()),
 }
 
@@ -195,3 +200,30 @@ def test_what_runs_beside_forward_is_seen_or_refused(make: Callable[[], Net]) ->
     except NotRead:
         return
     assert not derive(left, right).is_proved
+
+
+@pytest.mark.parametrize(
+    "is_taken",
+    [
+        lambda n: n <= 5,
+        lambda n: n % 2 == 0,
+        lambda n: n != 7,
+        lambda n: n == 2,
+        lambda n: n * n < 50,
+    ],
+)
+def test_a_branch_on_the_batch_is_not_taken_for_all_batches(is_taken: Callable[[int], bool]) -> None:
+    plain, branched = Net(IDENTITY).eval(), Net(lambda x: x if is_taken(x.shape[0]) else x * 2).eval()
+    found = derive(graph_of_module(plain, (X,)), graph_of_module(branched, (X,)))
+    assert found.is_proved
+    batch = found.sizes[0]
+    assert batch in ("x axis 0: 2", "x axis 0: every extent from 2 to 5")
+
+
+def test_what_is_proved_of_a_batch_of_one_is_recorded_at_one() -> None:
+    net = Net(lambda x: x if x.shape[0] == 1 else x * 2).eval()
+    fixed = graph_of_module(net, (X[:1],), free_sizes=None)
+    assert fixed.inputs[0].dims[0] == 1
+    assert derive(graph_of_module(Net(IDENTITY).eval(), (X,)), fixed).is_proved
+    assert not derive(graph_of_module(Net(lambda x: x * 2).eval(), (X,)), fixed).is_proved
+    assert not derive(graph_of_module(Net(IDENTITY).eval(), (X,)), graph_of_module(net, (X,))).is_proved
