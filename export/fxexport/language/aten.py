@@ -171,9 +171,7 @@ class _Reader:
         return item
 
 
-def interpreted(
-    terms: Terms, target: OpOverload, arguments: Mapping[str, Tree], expected: Any
-) -> Tree:
+def interpreted(terms: Terms, target: OpOverload, arguments: Mapping[str, Tree], expected: Any) -> Tree:
     """What an operator gives: a term of the language, or a foreign one.
 
     Args:
