@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -210,6 +211,7 @@ _EDITING_CALLS = {
 _EDITED_ATTRIBUTES = {"args", "kwargs", "target"}
 
 
+@functools.cache
 def tree(name: str) -> ast.Module:
     return ast.parse(FILES[name].read_text(encoding="utf-8"))
 
@@ -228,14 +230,14 @@ def calls(module: ast.Module) -> Iterator[str]:
     """Names of called functions and methods, as far as they are written out: ``print``, ``sys.exit``."""
     for node in ast.walk(module):
         if isinstance(node, ast.Call):
-            yield ast.unparse(node.func)
+            yield dotted(node.func)
 
 
 def assigned_attributes(module: ast.Module) -> Iterator[str]:
     """Names of attributes that are assigned to on anything but ``self``."""
     for node in ast.walk(module):
         is_store = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)
-        if is_store and ast.unparse(node.value) != "self":
+        if is_store and dotted(node.value) != "self":
             yield node.attr
 
 
@@ -334,6 +336,13 @@ def test_an_edit_is_seen(code: str) -> None:
     assert edits(ast.parse(code))
 
 
+def dotted(node: ast.expr) -> str:
+    """``torch.ops.aten`` as text; what is no name begins with a dot."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def spellings(module: ast.Module) -> Iterator[str]:
     """Torch's operators and functions where a file names them, and names of methods that it compares with."""
     aliases = {"torch.ops", "torch.nn.functional"}
@@ -343,9 +352,9 @@ def spellings(module: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.Assign) and ast.unparse(node.value) == "torch.ops.aten":
             aliases |= {ast.unparse(target) for target in node.targets}
     for node in ast.walk(module):
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in aliases:
-            yield ast.unparse(node)
-        elif isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(".target"):
+        if isinstance(node, ast.Attribute) and dotted(node.value) in aliases:
+            yield dotted(node)
+        elif isinstance(node, ast.Compare) and dotted(node.left).endswith(".target"):
             texts = [part for side in node.comparators for part in ast.walk(side)]
             yield from (str(text.value) for text in texts if isinstance(text, ast.Constant))
 
@@ -358,12 +367,12 @@ def private_names(module: ast.Module) -> Iterator[str]:
             found = tuple(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             found = tuple(alias.name for alias in node.names)
-        elif isinstance(node, ast.Attribute) and not ast.unparse(node).startswith("torch.ops."):
-            found = (ast.unparse(node),)
+        elif isinstance(node, ast.Attribute) and not dotted(node).startswith("torch.ops."):
+            found = (dotted(node),)
         for name in found:
             library, *parts = name.split(".")
             is_private = any(part.startswith("_") and not part.startswith("__") for part in parts)
-            if library in _LIBRARIES and is_private and all(part.isidentifier() for part in parts):
+            if library in _LIBRARIES and is_private:
                 yield name
 
 
