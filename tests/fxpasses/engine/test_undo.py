@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from fxpasses import rewrite
-from fxpasses.engine.undo import Record, Snapshot, Spec, find, load, stands
+from fxpasses.engine.undo import Nodes, Record, Snapshot, Spec, find, load, stands
 from fxpasses.report import Form
 
 NODES = ("a", "b")
@@ -88,8 +88,8 @@ def rewritten() -> tuple[fx.GraphModule, Record]:
     return module, record
 
 
-def named(module: fx.GraphModule) -> dict[str, fx.Node]:
-    return {node.name: node for node in module.graph.nodes}
+def named(module: fx.GraphModule) -> Nodes:
+    return Nodes(module.graph.nodes)
 
 
 def test_a_record_is_plain_data_and_says_what_was_edited() -> None:
@@ -98,9 +98,10 @@ def test_a_record_is_plain_data_and_says_what_was_edited() -> None:
     assert (record.origin, record.to, record.sites) == (Form.LINEAR, Form.CONV, ("fc",))
     assert record.batch_norms == {"norm": 1}
     assert stands(record, named(module))
-    assert find([record], ["fc"], named(module), Form.LINEAR) is record
-    assert find([record], ["fc"], named(module), Form.CONV) is None
-    assert find([record], ["fc", "other"], named(module), Form.LINEAR) is None
+    known = {frozenset(record.sites): [record]}
+    assert find(known, ["fc"], named(module), Form.LINEAR) is record
+    assert find(known, ["fc"], named(module), Form.CONV) is None
+    assert find(known, ["fc", "other"], named(module), Form.LINEAR) is None
 
 
 def _read_what_was_inserted(module: fx.GraphModule, record: Record) -> None:
