@@ -16,8 +16,6 @@ from torch.fx import GraphModule
 
 from fxexport.untrusted.archive import Archive, open_archive
 from fxexport.untrusted.arithmetic import require_small_numbers
-from fxexport.untrusted.private_names import ExportedProgramDeserializer
-from fxexport.untrusted.program_archive import read_parts
 from fxexport.untrusted.refused import Refused
 from fxexport.untrusted.torch_archives import is_compiled, is_program
 from fxpasses.errors import FileError, InputError
@@ -118,6 +116,10 @@ def _made(archive: Archive) -> ExportedProgram:
             where=archive.where,
             fix="save it again with torch.export.save(program, path)",
         )
+    # torch's reader of programs is slow to import, and most files are none
+    from fxexport.untrusted.private_names import ExportedProgramDeserializer
+    from fxexport.untrusted.program_archive import read_parts
+
     parts = read_parts(archive)
     program = ExportedProgramDeserializer().deserialize(
         parts.program, parts.weights, parts.constants, parts.samples
