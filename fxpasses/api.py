@@ -24,6 +24,7 @@ from fxpasses.report import Form, Memory, Miss, OutputHead, RewriteReport, Scope
 from fxpasses.survey import Survey
 from fxpasses.vocabulary.sizes import kept_shape_values
 from fxpasses.vocabulary.vocabulary import Vocabulary
+from fxpasses.wall.marks import is_unvouched, mark_unvouched, walled_for
 
 _WAYS = ("auto", "symbolic", "export")
 Model = TypeVar("Model", GraphModule, ExportedProgram)
@@ -69,8 +70,9 @@ def find_sites(
     """
     form = None if to is None else form_named(to)
     chosen = scope_named(scope, form)
-    subject = given(model) if isinstance(model, GraphModule) else _open(model, way, example_inputs)
-    return sites_of(Survey(subject, chosen, lambda: _inputs(example_inputs)), form, _records(model))
+    with walled_for(model):
+        subject = given(model) if isinstance(model, GraphModule) else _open(model, way, example_inputs)
+        return sites_of(Survey(subject, chosen, lambda: _inputs(example_inputs)), form, _records(model))
 
 
 def sites_of(survey: Survey, form: Form | None, records: Sequence[undo.Record] = ()) -> Sites:
@@ -173,11 +175,17 @@ def rewrite(
     """
     form, with_map = form_named(to), _with_map(outputs, to)
     chosen = scope_named(scope, form)
-    subject, records = _open(model, way, example_inputs), _records(model)
-    survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
-    change = carry_out(survey, form, records, with_map=with_map)
-    report = report_of(change, survey, form)
-    return RewriteResult(module=subject.close(change.records), report=report, plan=change.plan)
+    with walled_for(model):
+        subject, records = _open(model, way, example_inputs), _records(model)
+        survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
+        change = carry_out(survey, form, records, with_map=with_map)
+        report = report_of(change, survey, form)
+        result: RewriteResult[Any] = RewriteResult(
+            module=subject.close(change.records), report=report, plan=change.plan
+        )
+    if is_unvouched(model):
+        mark_unvouched(result.module)
+    return result
 
 
 def report_of(change: Change, survey: Survey, to: Form) -> RewriteReport:

@@ -9,6 +9,7 @@
     ├── ExportError             ONNX export failed, or gave not what was asked for  (fxexport)
     │   └── SizeError           no one graph is the model at every input size
     ├── ProviderError           a provider is missing or did not run every node     (fxexport)
+    ├── WallError               a file's content tried to act                       (fxpasses.wall)
     ├── CheckError              two things cannot be compared                       (fxexport)
     └── FileError               a file cannot be read or written                    (fxhead)
     InternalError               a bug in fxhead itself (exit code 3), outside the tree

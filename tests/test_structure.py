@@ -162,7 +162,7 @@ EDITS_GRAPHS = {
 FLOORS = {
     "fxpasses": (
         "private_names",
-        "errors", "miss_codes", "report", "weights", "plan", "graph", "vocabulary", "engine", "heads",
+        "errors", "wall", "miss_codes", "report", "weights", "plan", "graph", "vocabulary", "engine", "heads",
         "pointwise", "sites", "dense", "fcn", "im2col", "survey", "change", "api", "passes",
     ),
     "fxexport": (

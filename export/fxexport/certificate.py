@@ -29,6 +29,7 @@ from fxexport.terms.pool_first import has_norm_before_pool, is_dense
 from fxexport.terms.term import affine_of
 from fxpasses.errors import CheckError, ExportError
 from fxpasses.plan import WeightPlan
+from fxpasses.wall.marks import walled_for
 
 
 def certify(
@@ -94,7 +95,8 @@ def certify(
         CheckError: the two cannot be compared, or there is nothing to compare.
         ProviderError: a provider is missing or did not run every node.
     """
-    return Certifier(inputs, providers, seed=seed).certify(reference, candidate, plan)
+    with walled_for(reference, candidate):
+        return Certifier(inputs, providers, seed=seed).certify(reference, candidate, plan)
 
 
 class Certifier:

@@ -18,6 +18,7 @@ from fxhead.loading.load import Loading, load
 from fxhead.source import Source
 from fxpasses import RewriteResult, Sites
 from fxpasses.errors import FileError, InputError
+from fxpasses.wall.marks import walled_for
 
 _SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)
 
@@ -52,7 +53,8 @@ def rewrite(
 
     if tuple(outputs) != ("logits",):
         raise InputError("an ONNX model gives what it gave", where="outputs", fix="leave them out")
-    return rewrite_onnx(model, to, scope, _shapes(example_inputs))
+    with walled_for(model):
+        return rewrite_onnx(model, to, scope, _shapes(example_inputs))
 
 
 def find_sites(
@@ -63,7 +65,8 @@ def find_sites(
         return fxpasses.find_sites(model, scope, example_inputs, way, to)
     from fxexport.onnx_dialect.rewrite import find_onnx_sites
 
-    return find_onnx_sites(model, scope, to, _shapes(example_inputs))
+    with walled_for(model):
+        return find_onnx_sites(model, scope, to, _shapes(example_inputs))
 
 
 def _is_onnx(model: object) -> bool:

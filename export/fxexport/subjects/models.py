@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -22,6 +21,7 @@ from fxexport.to_onnx.write import export_onnx
 from fxexport.untrusted.programs import as_module, batches_within, fixed_batch, is_program_path, read_program
 from fxpasses.errors import CheckError, InternalError
 from fxpasses.fcn.native_size import native_size, require_native
+from fxpasses.wall.wall import scratch_folder
 
 Opened: TypeAlias = nn.Module | str | os.PathLike[str]
 Source: TypeAlias = Opened | ExportedProgram
@@ -94,7 +94,7 @@ class Models:
             batch = subject.fixed_batch
             size = batch or subject.batches((2,))[0]
             example = [torch.from_numpy(x) for x in samples.batch(0, size)]
-            with tempfile.TemporaryDirectory() as folder:
+            with scratch_folder() as folder:
                 path = Path(folder) / "module.onnx"
                 export_onnx(subject.module, example, path, dynamic_batch=batch is None, keep_norms=keep_norms)
                 self._exported[key] = OnnxSubject(path)

@@ -22,6 +22,8 @@ from fxexport.untrusted.programs import as_module, read_program
 from fxpasses.errors import ExportError
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.graph.quiet import quiet
+from fxpasses.wall.marks import walled_for
+from fxpasses.wall.wall import lowered
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -92,27 +94,29 @@ def export_onnx(
 
     target = Path(path)
     check_opset(opset)
-    given = module if isinstance(module, nn.Module | ExportedProgram) else read_program(module)
-    runnable = as_module(given)
-    native = native_size(given.graph_module if isinstance(given, ExportedProgram) else given)
-    call = example_call(runnable, example_inputs, double=dynamic_batch and runnable is given)
-    require_native(native, call.shapes(), str(target))
-    with evaluation_mode(runnable), torch.no_grad(), _silent():
-        if not isinstance(given, ExportedProgram):
-            program = _trace(given, call, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
-        else:
-            program = given
-            if dynamic_size:
-                require_open(program, call, str(target))
-        with norms_apart(None if keep_norms else head_weights(program)):
-            model = _to_onnx(program, call, exporter_opset(opset), str(target))
-        _strip(model, dynamic_batch)
-        if native is not None:
-            model.metadata_props[NATIVE_SIZE] = "x".join(map(str, native))
-        canonicalize_head(model)
-        _require_inference(model, target)
-        model = require_opset(model, opset)
-        _write(model, target)
+    with walled_for(module):
+        given = module if isinstance(module, nn.Module | ExportedProgram) else read_program(module)
+        runnable = as_module(given)
+        native = native_size(given.graph_module if isinstance(given, ExportedProgram) else given)
+        call = example_call(runnable, example_inputs, double=dynamic_batch and runnable is given)
+        require_native(native, call.shapes(), str(target))
+        with evaluation_mode(runnable), torch.no_grad(), _silent():
+            if not isinstance(given, ExportedProgram):
+                program = _trace(given, call, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
+            else:
+                program = given
+                if dynamic_size:
+                    require_open(program, call, str(target))
+            with norms_apart(None if keep_norms else head_weights(program)):
+                model = _to_onnx(program, call, exporter_opset(opset), str(target))
+            _strip(model, dynamic_batch)
+            if native is not None:
+                model.metadata_props[NATIVE_SIZE] = "x".join(map(str, native))
+            canonicalize_head(model)
+            _require_inference(model, target)
+            model = require_opset(model, opset)
+            with lowered():
+                _write(model, target)
     return target
 
 

@@ -24,6 +24,7 @@ from fxhead.inputs.images import ImageSize
 from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.options import require_size
 from fxhead.inputs.shapes import find_shapes
+from fxhead.loading.held import held
 from fxhead.loading.load import Loading, load, require_readable
 from fxhead.outcome import ModelInfo, WrittenFile
 from fxhead.show.progress import Progress
@@ -80,6 +81,11 @@ def run_cam(options: CamOptions, progress: Progress) -> CamOutcome:
     Raises:
         FxHeadError: the user can do something about it; nothing is written.
     """
+    with held((options.source,), options.loading, progress.note):
+        return _run(options, progress)
+
+
+def _run(options: CamOptions, progress: Progress) -> CamOutcome:
     start = time.perf_counter()
     if options.size is not None:
         require_size(options.size)

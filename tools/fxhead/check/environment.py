@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from fxhead import __version__
+from fxpasses.wall.wall import lowered
 
 _PACKAGES = ("torch", "torchvision", "numpy", "onnx", "onnx-ir", "onnxscript", "pillow")
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
@@ -25,7 +26,7 @@ def describe_environment(providers: Sequence[str]) -> dict[str, str]:
         if version is not None:
             found[name] = version
     found |= {
-        "platform": platform.platform(),
+        "platform": _platform(),
         "cpu": _cpu(),
         "cpus": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
@@ -40,6 +41,11 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _platform() -> str:
+    with lowered():  # it asks a program of the system
+        return platform.platform()
 
 
 def _cpu() -> str:

@@ -24,6 +24,7 @@ from fxhead.files.digests import digest_file, digest_files, digest_weights
 from fxhead.inputs.images import ImageSize, list_images
 from fxhead.inputs.options import DataOptions
 from fxhead.inputs.samples import DataRecord
+from fxhead.loading.held import held
 from fxhead.loading.load import Loading
 from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
@@ -38,7 +39,6 @@ def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
     """
     start = time.perf_counter()
     artefact = read_artefact(path)
-    folder = path.parent
     for record in artefact.recipe.models:
         if record.kind is SourceKind.CALLABLE and not trust:
             raise InputError(
@@ -52,6 +52,14 @@ def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
         raise InputError(f"the certificate {code}", where=str(path), fix=fix)
     if not trust:
         _require_no_download(artefact)
+    recipe = artefact.recipe
+    sources = tuple(_source(model, path.parent) for model in recipe.models)
+    with held(sources, recipe.loading, progress.note, may_download=trust):
+        return _replayed(artefact, progress, start)
+
+
+def _replayed(artefact: Artefact, progress: Progress, start: float) -> ReplayOutcome:
+    folder = artefact.path.parent
     for file in _files(artefact):
         progress.note(f"the certificate names {folder / file.path}")
     if artefact.recipe.data.path is not None:
@@ -64,7 +72,7 @@ def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
     named = _named(artefact, checks)
     results = check_changes(artefact.checks, named, is_same_place=not versions)
     return ReplayOutcome(
-        certificate=path,
+        certificate=artefact.path,
         was=artefact.verdict,
         models=answer.infos,
         checks=answer.checks,

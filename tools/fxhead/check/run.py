@@ -11,6 +11,7 @@ from fxhead.check.examine import Answer, Question, examine
 from fxhead.check.outcome import CheckOutcome
 from fxhead.files.publish import publish, staged
 from fxhead.files.save import require_free_file, save_json
+from fxhead.loading.held import held
 from fxhead.outcome import WrittenFile
 from fxhead.show.progress import Progress
 from fxpasses.errors import InputError
@@ -42,8 +43,10 @@ def run_check(options: CheckOptions, progress: Progress) -> CheckOutcome:
     start = time.perf_counter()
     if options.out is not None:
         _require_free(options.out, options)
-    answer = examine(options.question, progress)
-    files = () if options.out is None else (_write(options, options.out, answer, progress),)
+    question = options.question
+    with held(question.models, question.loading, progress.note):
+        answer = examine(question, progress)
+        files = () if options.out is None else (_write(options, options.out, answer, progress),)
     return CheckOutcome(
         reference=answer.infos[0],
         candidate=answer.infos[1],

@@ -28,6 +28,7 @@ from fxhead.outcome import WrittenFile
 from fxhead.show.progress import Progress
 from fxpasses import WeightPlan
 from fxpasses.errors import FileError, FxHeadError, InputError, PlanError
+from fxpasses.wall.wall import walled
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,11 @@ def run_convert(options: ConvertOptions, progress: Progress) -> ConvertOutcome:
     Raises:
         FxHeadError: the user can do something about it; nothing is written.
     """
+    with walled(str(options.checkpoint)):
+        return _convert(options, progress)
+
+
+def _convert(options: ConvertOptions, progress: Progress) -> ConvertOutcome:
     start = time.perf_counter()
     plan = load_plan(options.plan)
     if not plan.moves:

@@ -33,6 +33,7 @@ from fxhead.files.staging import (
     write_manifest,
 )
 from fxpasses.errors import FileError
+from fxpasses.wall.wall import lowered, writing
 
 
 @contextlib.contextmanager
@@ -46,12 +47,14 @@ def staged(folder: Path) -> Iterator[Path]:
     staging: Path | None = None
     lock = -1
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        settle(folder)
-        staging = make_staging(folder)
-        lock = lock_staging(Place(path=staging))
-        (staging / NEW).mkdir()
-        yield staging / NEW
+        with lowered():
+            folder.mkdir(parents=True, exist_ok=True)
+            settle(folder)
+            staging = make_staging(folder)
+            lock = lock_staging(Place(path=staging))
+            (staging / NEW).mkdir()
+        with writing(staging / NEW):
+            yield staging / NEW
     except OSError as error:
         raise FileError(
             f"cannot be written to ({error.strerror or error})",
@@ -59,13 +62,14 @@ def staged(folder: Path) -> Iterator[Path]:
             fix="make room, or name another folder with -o",
         ) from error
     finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-        if lock >= 0:
-            os.close(lock)
-        for path in made:
-            with contextlib.suppress(OSError):  # not empty: the outputs are in it
-                path.rmdir()
+        with lowered():
+            if staging is not None:
+                shutil.rmtree(staging, ignore_errors=True)
+            if lock >= 0:
+                os.close(lock)
+            for path in made:
+                with contextlib.suppress(OSError):  # not empty: the outputs are in it
+                    path.rmdir()
 
 
 def publish(new: Path, *, force: bool) -> tuple[Path, ...]:
@@ -74,6 +78,11 @@ def publish(new: Path, *, force: bool) -> tuple[Path, ...]:
     Raises:
         OSError: one cannot be moved, or there is one of that name and not ``force``; nothing has changed.
     """
+    with lowered():
+        return _publish(new, force=force)
+
+
+def _publish(new: Path, *, force: bool) -> tuple[Path, ...]:
     staging, folder = new.parent, new.parent.parent
     names = sorted(path.name for path in new.iterdir() if path.is_file())
     for name in names:

@@ -25,6 +25,7 @@ from fxhead.files.staging import (
     read_manifest,
     take_back,
 )
+from fxpasses.wall.wall import lowered
 
 _GRACE_S = 60
 _CAN_SETTLE = {os.open, os.stat, os.rename, os.unlink} <= os.supports_dir_fd and hasattr(os, "geteuid")
@@ -39,7 +40,7 @@ def settle(folder: Path) -> None:
     """
     if not _CAN_SETTLE:
         return
-    with contextlib.suppress(OSError), contextlib.ExitStack() as until:
+    with contextlib.suppress(OSError), lowered(), contextlib.ExitStack() as until:
         names = sorted(name for name in os.listdir(folder) if is_staging(name))
         # the folder itself may be named by a link; what is in it may not
         place = _opened(folder, None, until, os.O_RDONLY)

@@ -9,6 +9,7 @@ from fxhead.inputs.describe import describe, note_guess
 from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.shapes import find_shapes
 from fxhead.inspect.outcome import InspectOutcome
+from fxhead.loading.held import held
 from fxhead.loading.load import Loading, load
 from fxhead.outcome import ModelInfo
 from fxhead.show.progress import Progress
@@ -33,8 +34,21 @@ def run_inspect(
     Raises:
         FxHeadError: the user can do something about it.
     """
-    if source.kind is SourceKind.ONNX:
-        return _inspect_onnx(source, scope, to, input_shapes, progress)
+    with held((source,), loading, progress.note):
+        if source.kind is SourceKind.ONNX:
+            return _inspect_onnx(source, scope, to, input_shapes, progress)
+        return _inspect(source, scope, way, to, input_shapes, loading, progress)
+
+
+def _inspect(
+    source: Source,
+    scope: Scope,
+    way: str,
+    to: Form | None,
+    input_shapes: tuple[tuple[int, ...], ...],
+    loading: Loading,
+    progress: Progress,
+) -> InspectOutcome:
     with progress.step(f"loading {source.text}"):
         loaded = load(source, loading, progress.note)
     module = loaded.model

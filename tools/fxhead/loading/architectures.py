@@ -15,6 +15,7 @@ from torch import nn
 
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError, suggest
+from fxpasses.wall.wall import downloading, lowered
 
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar")
 
@@ -64,7 +65,8 @@ def importable_here() -> Iterator[None]:
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
-        yield
+        with lowered():  # it is the user's own code
+            yield
     finally:
         sys.path.remove(here)
         if here not in sys.path:
@@ -96,7 +98,8 @@ def _from_torchvision(name: str, weights: str | None, num_classes: int | None) -
         # detection and segmentation builders download these unless told not to
         options["weights_backbone"] = None
     try:
-        module: nn.Module = torchvision.models.get_model(name, **options)
+        with downloading():
+            module: nn.Module = torchvision.models.get_model(name, **options)
     except OSError as error:
         raise FileError(
             f"the weights cannot be downloaded ({brief(error)})",

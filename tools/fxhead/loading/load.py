@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state
 from fxhead.loading.unpickle import listed, load_trusted, make_module
 from fxhead.source import FORMS, Source, SourceKind
 from fxpasses.errors import FileError, InputError
+from fxpasses.wall.marks import mark_unvouched
+from fxpasses.wall.wall import walled
 
 _WEIGHTS = (FileKind.STATE_DICT, FileKind.CHECKPOINT, FileKind.SAFETENSORS)
 _MODELS = (FileKind.MODULE, FileKind.GRAPH_MODULE)
@@ -125,10 +128,13 @@ def load(source: Source, loading: Loading | None = None, note: Callable[[str], N
         )
     path = Path(source.name)
     require_readable(path)
-    container = recognise(path)
-    model = _from_file(container, loading, note)
-    if not isinstance(model, ExportedProgram):
-        model.eval()
+    with contextlib.nullcontext() if loading.trust else walled(source.text):
+        container = recognise(path)
+        model = _from_file(container, loading, note)
+        if not isinstance(model, ExportedProgram):
+            model.eval()
+    if not loading.trust:
+        mark_unvouched(model)
     return Loaded(model=model, container=container.title)
 
 
@@ -163,7 +169,8 @@ def _built(source: Source, loading: Loading, note: Callable[[str], None]) -> nn.
     if is_file:
         path = Path(loading.weights or "")
         require_readable(path)
-        load_state(module, recognise(path), _allowed(loading), note)
+        with walled(str(path)):
+            load_state(module, recognise(path), _allowed(loading), note)
     return _require_usable(module, where=source.text)
 
 

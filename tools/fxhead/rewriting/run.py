@@ -18,6 +18,7 @@ from fxhead.files.settle import settle
 from fxhead.inputs.describe import describe, note_guess
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.inputs.shapes import find_shapes
+from fxhead.loading.held import held
 from fxhead.loading.load import load, require_readable
 from fxhead.outcome import WrittenFile
 from fxhead.rewriting.both_forms import Graphs, take_graph
@@ -45,6 +46,11 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     Raises:
         FxHeadError: the user can do something about it; nothing is written.
     """
+    with held((options.source,), options.loading, progress.note):
+        return _run(options, progress)
+
+
+def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     start = time.perf_counter()
     job = _Job(
         options=options,

@@ -35,6 +35,7 @@ from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError
 from fxpasses.report import Site
+from fxpasses.wall.wall import walled
 
 _SUFFIX = ".onnx"
 
@@ -45,6 +46,11 @@ def run_rewrite_onnx(options: RewriteOptions, progress: Progress) -> RewriteOutc
     Raises:
         FxHeadError: the user can do something about it; nothing is written.
     """
+    with walled(options.source.text):
+        return _run(options, progress)
+
+
+def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     start = time.perf_counter()
     job = _Job(options=options, target=_target(options), progress=progress)
     job.require_possible()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fxhead.inputs.images import decoded
 from fxhead.study.records import DataInfo
 from fxpasses.errors import FileError, InputError
 
@@ -88,12 +89,7 @@ def load_folder(folder: Path, image_size: int, seed: int, loaded: Callable[[], N
         raise InputError("holds one class, which cannot be learnt", where=str(folder), fix=_LAYOUT)
     images = np.empty((len(found.samples), 3, image_size, image_size), np.float32)
     for index, (path, _) in enumerate(found.samples):
-        try:
-            pixels = np.asarray(cut(found.loader(path)), np.float32)
-        except OSError as error:  # also what PIL cannot identify
-            raise FileError(
-                f"is not an image that can be read ({error})", where=path, fix="repair or remove it"
-            ) from error
+        pixels = np.asarray(cut(decoded(Path(path), "RGB", image_size)), np.float32)
         images[index] = pixels.transpose(2, 0, 1)
         loaded()
     return _split(str(folder), tuple(found.classes), images, np.asarray(found.targets, np.int64), seed)

@@ -1,0 +1,37 @@
+"""Which models in memory came from a file that nobody vouched for: what they run, runs inside the wall."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Iterator
+
+from fxpasses.wall.wall import walled
+
+_marked: weakref.WeakSet[object] = weakref.WeakSet()
+
+
+def mark_unvouched(model: object) -> None:
+    """Remembers that the model came from such a file."""
+    _marked.add(model)
+
+
+def is_unvouched(model: object) -> bool:
+    """Whether it did, or was made of one that did."""
+    return model in _marked
+
+
+@contextlib.contextmanager
+def walled_for(*models: object) -> Iterator[None]:
+    """``walled`` where each of the models came from such a file, or is the path of a file.
+
+    A model of the caller's own may do as it likes, and does so beside others too.
+    """
+    files = [model for model in models if isinstance(model, str | os.PathLike)]
+    others = [model for model in models if not isinstance(model, str | os.PathLike)]
+    if all(map(is_unvouched, others)):
+        with walled(" and ".join(map(os.fsdecode, files)) or None):
+            yield
+    else:
+        yield

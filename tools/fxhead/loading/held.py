@@ -1,0 +1,39 @@
+"""Commands inside the wall: what they read can do nothing but be read, unless the user vouches for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from fxhead.loading.load import FileOptions
+from fxhead.source import Source, SourceKind
+from fxpasses.wall.wall import walled
+
+
+@contextlib.contextmanager
+def held(
+    sources: Sequence[Source],
+    loading: FileOptions,
+    note: Callable[[str], None],
+    *,
+    may_download: bool = True,
+) -> Iterator[None]:
+    """Within it nothing that is read starts a program, reaches the network or writes elsewhere.
+
+    ``--trust`` and callables of the user's own switch that off, and a note says so.
+
+    Args:
+        sources: the models of the command.
+        loading: how they are loaded.
+        note: receives what the user should know.
+        may_download: whether the user named the weights that torchvision fetches.
+    """
+    named = [*sources, *([] if loading.arch is None else [Source.parse(loading.arch)])]
+    own = [source.text for source in named if source.kind is SourceKind.CALLABLE]
+    if loading.trust or own:
+        what = "--trust" if loading.trust else f"{own[0]} is code of yours"
+        note(f"{what}: what the models run is not held back, and may start programs and write files")
+        yield
+        return
+    with walled(" and ".join(dict.fromkeys(source.text for source in sources)), may_download=may_download):
+        yield
