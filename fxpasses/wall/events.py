@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import sysconfig
@@ -174,6 +175,7 @@ _FAMILIES: dict[str, Judge] = dict.fromkeys(
 _HARMLESS = frozenset({"socket.gethostname"})
 
 
+@functools.lru_cache(maxsize=1024)
 def judge_of(event: str) -> Judge | None:
     """What tells whether such an event is let through; None where every one is."""
     found = FORBIDDEN.get(event)

@@ -51,6 +51,7 @@ class _Wall:
 _lock = threading.Lock()
 _hooked: list[bool] = []
 _walls: dict[int, _Wall] = {}
+_ever_started: list[bool] = []
 _of_started: weakref.WeakKeyDictionary[threading.Thread, _Wall] = weakref.WeakKeyDictionary()
 
 
@@ -171,7 +172,7 @@ _bytecode: list[bool] = []
 
 def _wall_here() -> _Wall | None:
     wall = _walls.get(threading.get_ident())
-    if wall is None and len(_of_started):
+    if wall is None and _ever_started:
         # not current_thread(), which makes a thread where there is none
         thread = threading._active.get(threading.get_ident())  # type: ignore[attr-defined]
         wall = None if thread is None else _of_started.get(thread)
@@ -179,7 +180,7 @@ def _wall_here() -> _Wall | None:
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if not _walls and not _of_started:
+    if not _walls and not _ever_started:
         return
     if event == STARTS:
         _mark_started(args)
@@ -204,6 +205,7 @@ def _mark_started(args: tuple[Any, ...]) -> None:
     thread = getattr(args[0] if args else None, "__self__", None)
     if isinstance(thread, threading.Thread):
         _of_started[thread] = dataclasses.replace(wall)
+        _ever_started[:] = [True]  # a list is looked at faster than the dictionary
     elif wall.folders is not None:
         wall.tried.append("start a thread by hand")
         raise Stopped(1, f"not allowed here: {wall.tried[-1]}")

@@ -1,0 +1,112 @@
+"""Each known way to act is stopped by the wall alone, too: what refuses it first is taken away here."""
+
+from __future__ import annotations
+
+import socket
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hostile_names
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fxhead import load_model, rewrite
+from fxhead.check import replay
+from fxhead.cli import main
+from fxhead.inputs import images
+from fxhead.loading import load
+from fxpasses.graph import trace
+from fxpasses.wall.wall import WallError
+from hostile import CANARY, PAYLOADS
+
+Run = Callable[..., Any]
+
+# of every kind: a call, a chain of them, an old file, source text in each of its places
+_RUN_WHEN_LOADED = (
+    "os_system",
+    "builtins_exec",
+    "getattr_chain",
+    "legacy_reduce",
+    "graph_default_argument",
+    "graph_from_import",
+    "graph_fstring",
+)
+_RUN_WHEN_TRACED = ("name_of_a_child", "name_of_a_child_with_a_newline", "name_of_a_child_in_one_line")
+
+
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read as torch itself reads them: whatever is in them runs."""
+
+    def read(container: Any, *_: object) -> Any:
+        return torch.load(container.path, weights_only=False, map_location="cpu")
+
+    monkeypatch.setattr(load, "recognise", lambda path: types.SimpleNamespace(path=path, title="file"))
+    monkeypatch.setattr(load, "_from_file", read)
+
+
+@pytest.mark.parametrize("name", _RUN_WHEN_LOADED)
+def test_what_runs_when_it_is_loaded_is_stopped(unguarded: None, tmp_path: Path, name: str) -> None:
+    path = PAYLOADS[name](tmp_path)
+    torch.load(path, weights_only=False, map_location="cpu")
+    assert (tmp_path / CANARY).exists(), "it acts where nothing stops it"
+    (tmp_path / CANARY).unlink()
+    with pytest.raises(WallError, match="was stopped"):
+        load_model(path)
+    assert not (tmp_path / CANARY).exists()
+
+
+@pytest.mark.parametrize("name", _RUN_WHEN_TRACED)
+def test_what_runs_when_it_is_traced_is_stopped(
+    unguarded: None, tmp_path: Path, name: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "_require_plain_names", lambda target, kwargs: None)
+    path = hostile_names.PAYLOADS[name](tmp_path)
+    model = load_model(path)
+    with pytest.raises(WallError, match="start a program"):
+        rewrite(model, "conv")
+    assert main(["inspect", str(path), "--input-shape", "1x3x8x8"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"fxhead: error: {path}: something in it tried to start a program ('touch ")
+    assert not (tmp_path / CANARY).exists()
+
+
+def test_what_a_decoder_would_start_is_stopped(
+    run: Run, net: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_FORMATS", None)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(folder / "evil.eps")
+    (folder / "evil.eps").rename(folder / "evil.png")
+    done = run("cam", "model.pt", "evil.png", "--size", "24,16")
+    assert done.code == 2
+    assert "something in it tried to " in done.err.splitlines()[-1]  # first to write what gs would read
+
+
+def test_what_a_certificate_would_fetch_is_stopped(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(folder / "home"))
+    (folder / "home/hub/checkpoints").mkdir(parents=True)
+    shape = ("--input-shape", "1x3x32x32", "--providers", "cpu")
+    model = "torchvision:squeezenet1_1"
+    assert run("check", model, model, "-o", "c.json", *shape).code in (0, 1)
+    text = Path("c.json").read_text()
+    Path("c.json").write_text(text.replace('"weights": null', '"weights": "DEFAULT"', 2))
+    monkeypatch.setattr(replay, "_require_no_download", lambda artefact: None)
+    asked: list[object] = []
+    monkeypatch.setattr(socket, "create_connection", lambda *arguments, **_: asked.append(arguments))
+    done = run("check", "--replay", "c.json")
+    assert done.code == 2
+    assert "something in it tried to " in done.err.splitlines()[-1], done.err
+    assert asked == []
+
+
+def test_the_user_is_told_where_there_is_no_wall(run: Run, folder: Path) -> None:
+    done = run("inspect", "nets:build", "--input-shape", "1x3x16x16")
+    assert done.code == 0
+    assert "note: nets:build is code of yours: what the models run is not held back" in done.err
