@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from fxexport.subjects.samples import InputSpec, Rows
 from fxexport.untrusted.archive import open_regular
-from fxpasses.errors import FileError, InputError
+from fxpasses.errors import FileError, FxHeadError, InputError
 
 Array = NDArray[Any]
 
 _NPY = ".npy"
 _SAVE = "write it with numpy.save or numpy.savez"
 _KINDS = "fiub"
+_MOST_TURNED_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,7 +63,9 @@ def open_arrays(path: Path, until: contextlib.ExitStack) -> tuple[StoredArray, .
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except FxHeadError:
+        raise
+    except Exception as error:  # what reads damaged headers and archives raises anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise FileError(
             f"is no .npy or .npz file, or is damaged ({first})", where=str(path), fix=_SAVE
@@ -89,6 +92,9 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path, until: contextlib.E
     rows: Rows = _ZippedRows(archive, name, header, until)
     if header.is_fortran and len(header.shape) > 1:
         # a sample's values lie all over the file, so it cannot be read in parts
+        if expected > _MOST_TURNED_BYTES:
+            what = f"is in Fortran's order and has more than {_MOST_TURNED_BYTES // 2**30} GiB"
+            raise FileError(what, where=where, fix="store numpy.ascontiguousarray(array)")
         with archive.open(name) as file:
             rows = np.load(file, allow_pickle=False)
     return StoredArray(name=key, where=where, rows=rows)

@@ -1,0 +1,166 @@
+"""What reads a spoilt file, and what may come of it: a value, or an error that says what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import resource
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fuzz.mutate import (
+    Choice,
+    Spoil,
+    after_header,
+    in_archive,
+    spoil_bytes,
+    spoil_json,
+    spoil_onnx,
+    spoil_text,
+    spoilt,
+)
+from fxexport.subjects.samples import InputSpec
+from fxhead import find_sites, load_model
+from fxhead.cam.labels import read_labels
+from fxhead.check.read_artefact import read_artefact
+from fxhead.convert.run import open_checkpoint
+from fxhead.convert.survey import survey
+from fxhead.inputs.arrays import fitted, open_arrays
+from fxhead.inputs.images import decoded
+from fxhead.loading.plans import load_plan
+from fxhead.loading.recognise import recognise
+from fxpasses.errors import FxHeadError
+from fxpasses.wall.wall import WallError, walled
+
+MOST_SECONDS, MOST_BYTES = 60, 3 * 2**30
+"""Beyond them reading a file counts as a fault."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A reader.
+
+    Attributes:
+        file: the good file in the corpus.
+        spoil: how it is spoilt.
+        read: reads it.
+    """
+
+    file: str
+    spoil: Spoil
+    read: Callable[[Path], object]
+
+
+def _sites(path: Path) -> object:
+    model = load_model(path)
+    return find_sites(model, scope="all")
+
+
+def _checkpoint(path: Path) -> object:
+    recognise(path)
+    return survey(open_checkpoint(path).root, str(path))
+
+
+def _arrays(path: Path) -> object:
+    spec = InputSpec(name="x", shape=(3, 8, 8), dtype="float32")
+    with contextlib.ExitStack() as until:
+        return [np.asarray(fitted(array, spec)[0:2]).sum() for array in open_arrays(path, until)]
+
+
+def _image(path: Path) -> object:
+    return decoded(path, "RGB", 32).size
+
+
+def _of_torch(name: str) -> Spoil:
+    return spoil_json if name.endswith(".json") else spoil_bytes
+
+
+def _of_graph(name: str) -> Spoil:
+    return spoil_text if name.endswith("data.pkl") else spoil_bytes
+
+
+_IMAGES = ("png", "jpg", "gif", "tiff", "bmp", "webp")
+TARGETS: dict[str, Target] = {
+    "pickle": Target(file="module.pt", spoil=in_archive(_of_torch), read=_sites),
+    "zip": Target(file="module.pt", spoil=spoil_bytes, read=_sites),
+    "legacy": Target(file="legacy.pt", spoil=spoil_bytes, read=_sites),
+    "graph": Target(file="graph.pt", spoil=in_archive(_of_graph), read=_sites),
+    "state": Target(file="weights.pth", spoil=in_archive(_of_torch), read=_checkpoint),
+    "training": Target(file="training.ckpt", spoil=in_archive(_of_torch), read=_checkpoint),
+    "safetensors": Target(file="weights.safetensors", spoil=after_header, read=_checkpoint),
+    "program": Target(file="program.pt2", spoil=in_archive(_of_torch), read=_sites),
+    "onnx": Target(file="model.onnx", spoil=spoil_onnx, read=lambda path: find_sites(path, scope="all")),
+    "plan": Target(file="model.plan.json", spoil=spoil_json, read=load_plan),
+    "certificate": Target(file="model.certificate.json", spoil=spoil_json, read=read_artefact),
+    "npy": Target(file="data.npy", spoil=spoil_text, read=_arrays),
+    "npz": Target(file="data.npz", spoil=in_archive(lambda name: spoil_text), read=_arrays),
+    "labels": Target(file="labels.json", spoil=spoil_json, read=read_labels),
+} | {f"image-{kind}": Target(file=f"image.{kind}", spoil=spoil_bytes, read=_image) for kind in _IMAGES}
+
+
+class TooLong(BaseException):
+    """Reading took longer than it may; no ``except Exception`` takes it for a fault of the file."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What must not come of a file.
+
+    Attributes:
+        what: in words.
+        error: what was raised, if anything was.
+    """
+
+    what: str
+    error: BaseException | None = None
+
+
+def attempt(target: Target, good: bytes, choice: Choice, folder: Path) -> tuple[Fault | None, str]:
+    """The fault that reading the spoilt file shows, if any, and what came of it in a word."""
+    path = folder / target.file
+    path.write_bytes(spoilt(good, target.spoil, choice))
+    before, start = _peak_bytes(), time.perf_counter()
+    fault, outcome = None, "read"
+    try:
+        with _at_most(MOST_SECONDS), warnings.catch_warnings(), walled(target.file):
+            warnings.simplefilter("ignore")
+            target.read(path)
+    except WallError as error:
+        fault = Fault(what=f"it acted: {error}", error=error)
+    except FxHeadError:
+        outcome = "refused"
+    except TooLong as error:
+        fault = Fault(what=f"it took longer than {MOST_SECONDS} s", error=error)
+    except Exception as error:  # noqa: BLE001 - whatever else comes out is what is looked for
+        fault = Fault(what=f"{type(error).__name__}: {str(error)[:160]}", error=error)
+    grown = _peak_bytes() - before
+    if fault is None and grown > MOST_BYTES:
+        fault = Fault(what=f"it took {grown / 2**30:.1f} GiB")
+    seconds = time.perf_counter() - start
+    return fault, outcome if seconds < 5 else f"{outcome} slowly"
+
+
+@contextlib.contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
