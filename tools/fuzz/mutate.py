@@ -6,6 +6,7 @@ put together again as it should be. So zip archives keep their checksums, JSON s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -197,7 +198,8 @@ def spoil_onnx(content: bytes, chance: random.Random) -> bytes:
     if not fields:
         return content
     field = chance.choice(fields)
-    _spoil_field(message, field, chance)
+    with contextlib.suppress(ValueError, TypeError):  # an enumeration has fewer values
+        _spoil_field(message, field, chance)
     return bytes(model.SerializeToString())
 
 

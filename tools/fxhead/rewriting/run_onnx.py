@@ -35,7 +35,7 @@ from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError
 from fxpasses.report import Site
-from fxpasses.wall.wall import walled
+from fxpasses.wall.wall import lowered, walled
 
 _SUFFIX = ".onnx"
 
@@ -90,7 +90,8 @@ def _target(options: RewriteOptions) -> Path:
 def _link(path: Path, new: Path) -> None:
     """Gives a file another name for a while, or where the file system has no such links, a copy."""
     try:
-        os.link(path, new)
+        with lowered():  # a link that our own code makes
+            os.link(path, new)
     except OSError:
         shutil.copyfile(path, new)
 
