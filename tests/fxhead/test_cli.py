@@ -246,6 +246,13 @@ def test_a_step_is_a_line_on_stderr_off_a_terminal(capsys: pytest.CaptureFixture
     assert captured.err == "fxhead: loading [x]\nfxhead: note: mind the gap\n"
 
 
+def test_files_in_the_working_directory_are_no_libraries(spawn: Run, folder: Path) -> None:
+    for name in ("click", "torch", "fxpasses"):
+        (folder / f"{name}.py").write_text("raise SystemExit(9)")
+    done = spawn("--version")
+    assert (done.code, done.out[:7]) == (0, "fxhead "), done.err
+
+
 def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
     command = [sys.executable, "-m", "fxhead", "inspect", "nets:build", "--json"]
     path = os.pathsep.join(str(Path(cli.__file__).parents[index]) for index in (1, 2))
