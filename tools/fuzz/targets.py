@@ -33,7 +33,7 @@ from fxhead.check.read_artefact import read_artefact
 from fxhead.convert.run import open_checkpoint
 from fxhead.convert.survey import survey
 from fxhead.inputs.arrays import fitted, open_arrays
-from fxhead.inputs.images import decoded
+from fxhead.inputs.images import Preparation, decoded
 from fxhead.loading.plans import load_plan
 from fxhead.loading.recognise import recognise
 from fxpasses.errors import FxHeadError
@@ -75,7 +75,7 @@ def _arrays(path: Path) -> object:
 
 
 def _image(path: Path) -> object:
-    return decoded(path, "RGB", 32).size
+    return decoded(path, "RGB", _HOW).size
 
 
 def _of_torch(name: str) -> Spoil:
@@ -86,6 +86,7 @@ def _of_graph(name: str) -> Spoil:
     return spoil_text if name.endswith("data.pkl") else spoil_bytes
 
 
+_HOW = Preparation(resize=32, crop=28, mean=(), std=())
 _IMAGES = ("png", "jpg", "gif", "tiff", "bmp", "webp")
 TARGETS: dict[str, Target] = {
     "pickle": Target(file="module.pt", spoil=in_archive(_of_torch), read=_sites),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fxhead.inputs.images import decoded
+from fxhead.inputs.images import Preparation, decoded
 from fxhead.study.records import DataInfo
 from fxpasses.errors import FileError, InputError
 
@@ -87,9 +87,10 @@ def load_folder(folder: Path, image_size: int, seed: int, loaded: Callable[[], N
         raise FileError(f"holds no classes of images ({error})", where=str(folder), fix=_LAYOUT) from error
     if len(found.classes) < 2:
         raise InputError("holds one class, which cannot be learnt", where=str(folder), fix=_LAYOUT)
+    how = Preparation(resize=image_size, crop=image_size, mean=(), std=())
     images = np.empty((len(found.samples), 3, image_size, image_size), np.float32)
     for index, (path, _) in enumerate(found.samples):
-        pixels = np.asarray(cut(decoded(Path(path), "RGB", image_size)), np.float32)
+        pixels = np.asarray(cut(decoded(Path(path), "RGB", how)), np.float32)
         images[index] = pixels.transpose(2, 0, 1)
         loaded()
     return _split(str(folder), tuple(found.classes), images, np.asarray(found.targets, np.int64), seed)
