@@ -250,7 +250,7 @@ def decoded(path: Path, mode: str, how: Preparation) -> Image.Image:
     Raises:
         FileError: it is damaged, no image, of more than 16 bits a channel, or too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         # Pillow on its own would look for any format it knows, and start Ghostscript for one of them
@@ -270,8 +270,10 @@ def decoded(path: Path, mode: str, how: Preparation) -> Image.Image:
         raise
     except Exception as error:  # decoders of damaged files raise anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        is_other = isinstance(error, UnidentifiedImageError)
+        why = f"it is none of {', '.join(_FORMATS)}" if is_other else f"{type(error).__name__}: {first}"
         raise FileError(
-            f"cannot be read as an image ({type(error).__name__}: {first})",
+            f"cannot be read as an image ({why})",
             where=str(path),
             fix="repair it or take it out of the folder",
         ) from error
