@@ -305,7 +305,11 @@ def test_the_tree_in_the_readme_has_every_room() -> None:
     rooms = {
         path.parent.relative_to(ROOT).as_posix() for path in FILES.values() if path.name == "__init__.py"
     }
-    assert {room for room in rooms if "fxexport/proof/" not in room} | {"tools/bench", "tests"} == named
+    assert {room for room in rooms if "fxexport/proof/" not in room} | {
+        "tools/bench",
+        "tools/fuzz",
+        "tests",
+    } == named
 
 
 @pytest.mark.parametrize("name", FILES)
