@@ -43,20 +43,26 @@ class Closed:
     copied: dict[str, int]
 
 
-def close(opened: OpenOnnx, plan: WeightPlan, renamed: Mapping[str, str]) -> Closed:
+def close(
+    opened: OpenOnnx, plan: WeightPlan, renamed: Mapping[str, str], *, opens_sizes: bool = False
+) -> Closed:
     """The file of the edited graph, whose weights moved as ``plan`` says.
 
     Args:
         opened: the file's graph after the edit.
         plan: how weights moved.
         renamed: the new names of other files that hold weights, by the old ones.
+        opens_sizes: whether the new file takes inputs of other heights and widths than the old one.
     """
-    return _Closing(opened, plan, renamed).run()
+    return _Closing(opened, plan, renamed, opens_sizes=opens_sizes).run()
 
 
 class _Closing:
-    def __init__(self, opened: OpenOnnx, plan: WeightPlan, renamed: Mapping[str, str]) -> None:
+    def __init__(
+        self, opened: OpenOnnx, plan: WeightPlan, renamed: Mapping[str, str], *, opens_sizes: bool
+    ) -> None:
         self.opened = opened
+        self.opens_sizes = opens_sizes
         self.renamed = renamed
         self.file = opened.file
         self.content = opened.content
@@ -249,8 +255,14 @@ class _Closing:
         return self.layouts.initializer_fields(self.renamed)
 
     def _inputs(self) -> dict[int, list[Piece]]:
-        """Inputs of the graph that are initialisers of another shape."""
-        return dict(self._redeclared(INPUT, self.file.input, self.layouts.shapes()))
+        """Inputs of the graph that are initialisers of another shape, or take other sizes now."""
+        shapes: dict[str, list[Any] | None] = dict(self.layouts.shapes())
+        for node in self.opened.graph.find_nodes(op="placeholder") if self.opens_sizes else ():
+            kept = shape_of(next(value for value in self.file.input if value.name == node.name))
+            if kept is not None and len(kept[1]) > 2:
+                names = ("depth", "height", "width")[-len(kept[1][2:]) :]
+                shapes[node.name] = [*kept[1][:2], *names]
+        return dict(self._redeclared(INPUT, self.file.input, shapes))
 
     def _outputs(self) -> dict[int, list[Piece]]:
         """Outputs of the graph that have other axes now."""
@@ -258,7 +270,7 @@ class _Closing:
         shapes: dict[str, list[Any] | None] = {}
         for value, result in zip(self.file.output, results, strict=True):
             known, now = shape_of(value), self._extents(result)
-            if known is not None and now is not None and len(known[1]) != len(now):
+            if known is not None and now is not None and not self._agree(known[1], now):
                 shapes[value.name] = now
         return dict(self._redeclared(OUTPUT, self.file.output, shapes))
 
@@ -271,7 +283,7 @@ class _Closing:
             if before is None or before.op != "call_function":
                 continue
             now, known = self._extents(node) if node is not None else None, shape_of(value)
-            if now is None or known is None or not _agree(known[1], now):
+            if now is None or known is None or not self._agree(known[1], now):
                 shapes[value.name] = now
         return dict(self._redeclared(VALUE_INFO, self.file.value_info, shapes))
 
@@ -309,16 +321,25 @@ class _Closing:
                 yield info
 
     def _extents(self, node: Node) -> list[Any] | None:
+        """The extents of a value as they can be declared: heights and widths only where they are fixed."""
         value = node.meta.get("val")
-        return self.opened.values.extents(value) if isinstance(value, torch.Tensor) else None
+        if not isinstance(value, torch.Tensor):
+            return None
+        extents = self.opened.values.extents(value)
+        is_open = self.opens_sizes or self.opened.is_settled
+        return [*extents[:2], *(None for _ in extents[2:])] if is_open else extents
 
-
-def _agree(declared: Sequence[Any], extents: Sequence[Any]) -> bool:
-    """Whether a declaration can stay."""
-    return len(declared) == len(extents) and all(
-        one == other or not (isinstance(one, int) and isinstance(other, int))
-        for one, other in zip(declared, extents, strict=True)
-    )
+    def _agree(self, declared: Sequence[Any], extents: Sequence[Any]) -> bool:
+        """Whether a declaration can stay."""
+        is_stale = self.opens_sizes and any(isinstance(extent, int) for extent in declared[2:])
+        return (
+            len(declared) == len(extents)
+            and not is_stale
+            and all(
+                one == other or not (isinstance(one, int) and isinstance(other, int))
+                for one, other in zip(declared, extents, strict=True)
+            )
+        )
 
 
 def _declare(value: onnx.ValueInfoProto, extents: Iterable[Any]) -> None:

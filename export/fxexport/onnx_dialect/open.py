@@ -20,7 +20,7 @@ from fxexport.onnx_dialect import calls
 from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.constants import Constants
 from fxexport.onnx_dialect.content import Content
-from fxexport.onnx_dialect.extents import Extent, Values, inferred
+from fxexport.onnx_dialect.extents import Extent, Values, inferred, shape_of
 from fxexport.onnx_dialect.operators import Operator, operator
 from fxexport.onnx_dialect.reading import FUSED, READERS
 from fxexport.onnx_dialect.sizes import Axis, Sizes
@@ -61,6 +61,7 @@ class OpenOnnx:
         units: what each of the file's nodes became.
         absorbers: for a node of the file that was put together with a later one, that one's unit.
         by_name: the graph's node of each of the file's values.
+        is_settled: whether sizes are known from inputs that were given, and not from the file.
     """
 
     lifted: Mapping[str, str] = {}
@@ -74,6 +75,7 @@ class OpenOnnx:
         self.root = nn.Module()
         self.values = Values()
         self.shapes = inferred(content.proto, input_shapes)
+        self.is_settled = any(self._is_settled(value) for value in self.file.input)
         self.constants = Constants(content, self.root)
         self.by_name: dict[str, Node] = {}
         self.units: list[Unit] = []
@@ -107,6 +109,14 @@ class OpenOnnx:
             if is_read and not any(node.users for node in unit.results.values()):
                 for node in unit.nodes:
                     node.args = ()
+
+    def _is_settled(self, value: onnx.ValueInfoProto) -> bool:
+        """Whether an extent of an input that the file leaves open was given a number."""
+        declared, known = shape_of(value), self.shapes.get(value.name)
+        if declared is None or known is None:
+            return False
+        pairs = zip(declared[1], known[1], strict=True)
+        return any(not isinstance(one, int) and isinstance(other, int) for one, other in pairs)
 
     def has_native_size(self) -> bool:
         """Whether the extents of inputs are known, but for the batch."""

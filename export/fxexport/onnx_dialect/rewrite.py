@@ -21,6 +21,7 @@ from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.external import can_move, locations
 from fxexport.onnx_dialect.files import mapped
 from fxexport.onnx_dialect.open import OpenOnnx
+from fxexport.onnx_dialect.other_sizes import takes_other_sizes
 from fxexport.onnx_dialect.pieces import Piece, written
 from fxexport.onnx_dialect.record import Record, record_of, with_record
 from fxexport.onnx_graph.wire import Buffer
@@ -152,7 +153,8 @@ def _changed(
         )
     renamed = _renamed(content, data_name)
     try:
-        closed = close(opened, change.plan, renamed)
+        opens = to is Form.FCN and not opened.is_settled and takes_other_sizes(opened)
+        closed = close(opened, change.plan, renamed, opens_sizes=opens)
     except BrokenGraph as error:  # weights in another file are looked for here
         raise _broken(content, str(error)) from error
     plan = WeightPlan(

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from fxexport.onnx_dialect.rewrite import find_onnx_sites, rewrite_onnx
+from fxpasses.errors import InputError
 from onnx_files import classifier, images, operators, outputs, require_same, weights
 
 W, B = weights(5, 8), weights(5)
@@ -331,6 +332,38 @@ def test_a_head_before_its_pool_or_on_every_window(name: str, to: str) -> None:
     assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
     conv = rewrite_onnx(model, to="conv").module.graph
     assert rewrite_onnx(made.module, to="conv").module.graph == conv
+
+
+@pytest.mark.parametrize("is_fixed", [True, False])
+def test_windows_on_a_larger_input(is_fixed: bool) -> None:
+    model = classifier(GEMM, {"w": W, "b": B}, dims="N,3,6,6" if is_fixed else "N,3,H,Wi")
+    if is_fixed:
+        model = onnx.shape_inference.infer_shapes(model)
+    made = rewrite_onnx(model, to="fcn", input_shapes=() if is_fixed else [(1, 3, 6, 6)])
+    onnx.checker.check_model(made.module, full_check=True)
+    large = images(2, size=9)
+    (scores,) = outputs(made.module, large)
+    assert scores.shape == (2, 5, 4, 4)
+    r = classifier("y = Identity(r)", {}, dims="N,3,9,9", result="float[N,8,9,9] y")
+    (maps,) = outputs(r, large)
+    window = maps[:, :, 2:8, 1:7].mean(axis=(2, 3))
+    np.testing.assert_allclose(scores[:, :, 2, 1], window @ W.T + B, rtol=1e-4, atol=1e-5)
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+
+
+def test_windows_of_a_file_that_leaves_its_size_open_need_one() -> None:
+    model = classifier(GEMM, {"w": W, "b": B}, dims="N,3,H,Wi")
+    with pytest.raises(InputError, match="--input-shape"):
+        rewrite_onnx(model, to="fcn")
+
+
+def test_a_backbone_of_one_size_keeps_it() -> None:
+    body = "q = Reshape(r, s) t = Reshape(q, u) " + GEMM.replace("(r)", "(t)")
+    constants = {"w": W, "b": B, "s": np.array([0, 8, 36], I64), "u": np.array([0, 8, 6, 6], I64)}
+    model = classifier(body, constants)
+    made = rewrite_onnx(model, to="fcn").module
+    assert made.graph.input == model.graph.input
+    assert outputs(made, images())[0].shape == (3, 5, 1, 1)
 
 
 def test_two_heads_and_a_value_that_is_given_out_too() -> None:
