@@ -112,6 +112,7 @@ PUBLIC = {
         "Flip": "an entry of Certificate.flips",
         "TargetResult": "an entry of Certificate.targets",
         "Mode": "TargetResult.mode",
+        "Witness": "Certificate.witness",
     },
     # what users import; each name is explained where it is made
     "fxhead": {
@@ -168,7 +169,7 @@ FLOORS = {
     "fxexport": (
         "private_names",
         "untrusted", "providers",
-        "precision", "results", "language", "terms", "numerics", "onnx_graph", "onnx_dialect",
+        "precision", "witness", "results", "language", "terms", "numerics", "onnx_graph", "onnx_dialect",
         "module_graph",
         "to_onnx", "subjects", "proof/graphs", "proof/measured", "proof/wiring",
         "proof", "certificate",

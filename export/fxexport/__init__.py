@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from fxexport.to_onnx.write import export_onnx
+    from fxexport.witness import Witness
 
 __all__ = [
     "Certificate",
@@ -36,11 +37,17 @@ __all__ = [
     "Status",
     "TargetResult",
     "Verdict",
+    "Witness",
     "available_providers",
     "certify",
     "export_onnx",
 ]
-_HOMES = {"certify": "certificate", "export_onnx": "to_onnx.write", "available_providers": "providers"}
+_HOMES = {
+    "certify": "certificate",
+    "export_onnx": "to_onnx.write",
+    "available_providers": "providers",
+    "Witness": "witness",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,15 +9,28 @@ from pathlib import Path
 
 from torch import nn
 
+from fxexport.numerics.bounds import FP32
+from fxexport.proof.derivation import UNTRIED, derived
+from fxexport.proof.differences import derived_layer, is_same_graph, is_shown, unshown
 from fxexport.proof.graphs.compare import Comparison, compare_heads, nothing_compared
 from fxexport.proof.graphs.paired_outputs import paired_outputs, roots_of, unexplained
 from fxexport.proof.graphs.run_alone import Trials
 from fxexport.proof.graphs.strict import PairedOutputs, Strict, compare_files, compare_modules
-from fxexport.proof.layers import Prober, Walks, backbone_layer, site_name, weights_layer, wiring_layer
+from fxexport.proof.layers import (
+    Prober,
+    Walks,
+    backbone_layer,
+    site_differences,
+    site_name,
+    weights_layer,
+    wiring_layer,
+)
 from fxexport.proof.measured.measure import measure
 from fxexport.proof.measured.other_size import resized, size_of, why_not
-from fxexport.proof.measured.tally import joined
+from fxexport.proof.measured.search import Found, search
+from fxexport.proof.measured.tally import Tally, joined
 from fxexport.proof.measured.windows import check_windows, is_windowed
+from fxexport.proof.scope import scope_of
 from fxexport.proof.verdicts import Judge, Seen
 from fxexport.providers import is_defaults, require_known, require_provider, short_name, targets_of
 from fxexport.results import Certificate, LayerResult, SizeResult, Status, Verdict
@@ -25,7 +38,7 @@ from fxexport.subjects.models import Models, Opened, Source, opened
 from fxexport.subjects.module_subject import ModuleSubject
 from fxexport.subjects.samples import Inputs, InputSpec, Samples, given_samples
 from fxexport.subjects.subject import EAGER, Subject
-from fxexport.terms.pool_first import has_norm_before_pool, is_dense
+from fxexport.terms.pool_first import is_dense
 from fxexport.terms.term import affine_of
 from fxpasses.errors import CheckError, ExportError
 from fxpasses.plan import WeightPlan
@@ -45,16 +58,30 @@ def certify(
 
     Each of the two is a module or a program (run in eager mode, evaluation mode, where it lies), the path of
     a ``.pt2`` file (a program; no code in the file is run) or the path of an ONNX file (run on every
-    provider). Five layers are established:
+    provider). What wraps a module (``torch.compile``, data parallelism) is looked through.
 
-    1. **weights**: every head parameter is equal, bit for bit.
-    2. **wiring**: the heads are the same operators on the same values, and each site alone, run on inputs
-       for which floating point is exact, puts every weight in its place, on every provider.
-    3. **backbone**: what is upstream of the head is the same operators with the same constants, in whatever
-       layouts the two hold their values; sites there may have other forms, and count in layers 1 and 2. An
-       operator that only one has, or that gives something else when it is run alone, is a failure.
+    The verdict:
+
+    - ``proved``: both are read into one closed language, in which every argument of every operator counts,
+      and identities from a fixed table turn one into the other, over equal constants. So the two are one
+      function for every input, up to rounding; ``scope`` says for which batches and sizes. What ran lies
+      within its bounds (layer 4).
+    - ``broken``: an input on which outputs lie further apart than rounding can take them; ``witness`` has
+      it, and layers 1 to 3 say what in the models differs. Or one constant is another number, by more than
+      the folding of a batch norm allows, in graphs that are the same but for it.
+    - ``agrees``: neither. ``reason`` names what no identity relates; where that is something, a search ran
+      both models on some sixty further inputs.
+    - ``inconclusive``: something that is needed could not be run; ``reason`` says what.
+
+    Five layers are established beside the derivation:
+
+    1. **weights**: every head parameter is the same number.
+    2. **wiring**: each site alone, run on inputs for which floating point is exact, puts every weight in its
+       place, on every provider; and the heads are the same operators on the same values.
+    3. **backbone**: what is upstream of the head is the same operators with the same constants.
     4. **rounding**: every site and every output of each model lies within a rigorous bound of the float64
-       value of the *reference's* head, on the features that this model computed.
+       value of the *reference's* head, on the features that this model computed; and outputs lie no further
+       apart than rounding takes them, as each model shows when weights and inputs are nudged.
     5. **decision**: top-1 classes agree, or differ by less than the bounds.
 
     They are established on each provider in a strict session (fp32 stays fp32), and once more with the
@@ -67,17 +94,7 @@ def certify(
     and each position at a larger one is compared with the classifier on its window of the map. The verdict is
     never better than at the other size; ``sizes`` has what was found there.
 
-    The verdict:
-
-    - ``broken``: a layer failed.
-    - ``proved``: layers 1 to 3 are proved and layer 4 held. The candidate computes the reference's
-      function for every input, up to rounding; layer 5 is a measurement and is not needed.
-    - ``within rounding``: layers 1 and 2 at least held, and layer 4 held. Layer 3 rests on more than the
-      graphs: on the exporter (a module beside a file is compared as the file that it exports to), on
-      operators that are written differently and gave the same when they were run alone, or, where the
-      backbones are built differently, on the inputs that were run.
-    - ``within TF32 rounding``: the same, where layer 4 held with TF32's bounds only.
-    - ``inconclusive``: something that is needed could not be run; ``reason`` says what.
+    A file of one batch is certified at that batch. Outputs are paired by name, else by position.
 
     Args:
         reference: the model that is right by definition.
@@ -203,7 +220,7 @@ class Certifier:
         if gaps:
             return SizeResult(size=size, verdict=None, reason=gaps[0])
         reason = "every position is the classifier on its window, within its bound"
-        return SizeResult(size=size, verdict=Verdict.WITHIN_ROUNDING, reason=reason)
+        return SizeResult(size=size, verdict=Verdict.AGREES, reason=reason)
 
     def _at_one_size(self, reference: Opened, candidate: Opened, plan: WeightPlan | None) -> Certificate:
         left, right, samples = self._models.pair(reference, candidate)
@@ -215,7 +232,6 @@ class Certifier:
             runs_on = (EAGER,)
         if not samples.names and len(samples.rows) == len(left.input_names):
             samples = dataclasses.replace(samples, names=left.input_names)
-        is_norm_moved = has_norm_before_pool(left.graph) != has_norm_before_pool(right.graph)
         if is_dense(left.graph) or is_dense(right.graph):
             left, right = self._models.commuted(left), self._models.commuted(right)
         roots, outputs = paired_outputs(left, right)
@@ -223,24 +239,20 @@ class Certifier:
         trials = Trials(left, right, self._providers)
         head = compare_heads(*heads, roots, trials)
         beside = self._strictly(left, right, outputs, head, trials)
-        upstream = beside.upstream
         walks = Walks(
             heads=heads,
             head=head,
             strict=beside.head,
-            upstream=upstream,
+            upstream=beside.upstream,
             is_reformed=beside.is_reformed,
             in_heads=beside.in_heads,
         )
-        weights = weights_layer(walks, _planned(reference, candidate, plan))
-        backbone = backbone_layer(upstream, is_exported=beside.is_exported)
-        is_restructured = backbone.status is Status.NOT_RUN or bool(upstream.operators)
+        different = site_differences(walks)
+        weights = weights_layer(walks, different, _planned(reference, candidate, plan))
+        hidden = [f"{side.name}: {side.doubt}" for side in (left, right) if side.doubt is not None]
+        is_alike = is_same_graph(walks, different) and weights.status is Status.PROVED and not hidden
 
-        def seen_on(target: str) -> Seen:
-            wiring = wiring_layer((left, right), walks, (target,), self._prober)
-            is_alike = all(
-                layer.status in (Status.PROVED, Status.HELD) for layer in (weights, wiring, backbone)
-            )
+        def seen_on(target: str) -> Tally:
             tally = measure(
                 left,
                 right,
@@ -250,7 +262,7 @@ class Certifier:
                 samples,
                 target,
                 is_same_backbone=is_alike and not beside.is_exported,
-                is_in_doubt=is_restructured and weights.status is Status.FAILED,
+                has_same_sites=not different,
             )
             tally.gaps.extend(
                 f"the map {name!r} of {side.name} is not the map of its logits, as far as is known here"
@@ -260,39 +272,85 @@ class Certifier:
             repeats = [side.repeats(target) for side in (left, right)]
             if False in repeats:
                 tally.notes.append(f"a second run on {target} gave other bits")
-            return Seen(target=target, wiring=wiring, tally=tally, repeats=repeats)
+            return tally
 
-        strict = [seen_on(provider) for provider in runs_on]
-        own = [seen_on(t) for provider in runs_on for t in targets_of(provider) if is_defaults(t)]
+        targets = [
+            *runs_on,
+            *(t for provider in runs_on for t in targets_of(provider) if is_defaults(t)),
+        ]
+        tallies = {target: seen_on(target) for target in targets}
+        first = tallies[runs_on[0]]
+        is_seen = any(tallies[target].failures for target in runs_on)
+        derivation = UNTRIED if is_seen else derived(left, right, outputs)
+        is_told = not (is_seen or derivation.is_proved) and is_shown(
+            walks,
+            different,
+            is_identical=all(tallies[target].is_identical for target in runs_on),
+            ulps=max(
+                (item.max_difference_ulp for t in runs_on for item in tallies[t].statistics), default=0.0
+            ),
+        )
+        found = Found()
+        is_open = not (is_seen or is_told or derivation.is_proved)
+        if is_open and (derivation.is_made or not is_alike):
+            on = tuple(EAGER if side.dialect == "module" else runs_on[0] for side in (left, right))
+            found = search((left, right), (on[0], on[1]), samples, outputs, first.precision or FP32)
+            first.failures.extend(found.failures)
+            first.witness = first.witness or found.witness
+        is_broken = is_seen or is_told or bool(found.failures)
+        if 0 < len(weights.failures) <= len(different) and not is_broken:
+            weights = unshown(weights)
+        backbone = backbone_layer(beside.upstream, is_exported=beside.is_exported, is_shown=is_broken)
+        if derivation.is_proved:
+            weights, backbone = (derived_layer(layer, derivation.reason) for layer in (weights, backbone))
+
+        def wired(providers: tuple[str, ...]) -> LayerResult:
+            return wiring_layer(
+                (left, right),
+                walks,
+                providers,
+                self._prober,
+                is_shown=is_broken,
+                is_derived=derivation.is_proved,
+            )
+
+        whole = Judge(weights=weights, backbone=backbone, derived=derivation, tried=found.tried)
+        wiring = wired(runs_on)
+        judged = whole.judge(wiring, joined([tallies[target] for target in runs_on]))
         names = [affine_of(site).weight_name for site in heads[0].sites]
         names += [site_name(affine_of(a), affine_of(b)) for a, b in walks.rewritten_sites()]
-        whole = Judge(
-            weights=weights,
-            backbone=backbone,
-            has_sites=bool(heads[0].sites),
-            is_restructured=is_restructured,
-        )
-        wiring = wiring_layer((left, right), walks, runs_on, self._prober)
-        judged = whole.judge(wiring, joined([seen.tally for seen in strict]))
-        targets = tuple(whole.on_target(seen) for seen in (*strict, *own))
-        found = Certificate(
+        seen = [
+            Seen(
+                target=target,
+                wiring=wired((target,)),
+                tally=tally,
+                repeats=[side.repeats(target) for side in (left, right)],
+            )
+            for target, tally in tallies.items()
+        ]
+        return Certificate(
             reference=left.name,
             candidate=right.name,
             verdict=judged.verdict,
             reason=judged.reason,
-            weights=judged.weights,
+            weights=weights,
             wiring=wiring,
-            backbone=judged.backbone,
-            rounding=judged.rounding,
+            backbone=backbone,
+            rounding=judged.measured.rounding,
             decision=judged.measured.decision,
-            statistics=tuple(record for seen in (*strict, *own) for record in seen.tally.statistics),
+            statistics=tuple(record for tally in tallies.values() for record in tally.statistics),
             flips=judged.measured.flips,
             heads=tuple(names),
             providers=runs_on,
-            targets=targets,
+            targets=tuple(map(whole.on_target, seen)),
             seed=self._seed,
+            scope=(
+                *scope_of(left, right, outputs, next((s.batches for s in first.statistics), ())),
+                *derivation.scope,
+                *derivation.sizes,
+            ),
+            witness=judged.measured.witness if judged.verdict is Verdict.BROKEN else None,
         )
-        return _undecided(found) if is_norm_moved and found.verdict is Verdict.BROKEN else found
 
     def _strictly(
         self, left: Subject, right: Subject, outputs: PairedOutputs, head: Comparison, trials: Trials
@@ -318,40 +376,6 @@ class Certifier:
         own = compare_heads(a.head, b.head, roots_of(a, b, outputs), trials) if is_exported else head
         found = compare_files(a, b, outputs, own, trials)
         return dataclasses.replace(found, is_exported=is_exported)
-
-
-def _undecided(found: Certificate) -> Certificate:
-    """The certificate of two models of which one has a batch norm before the pool, and the other behind it.
-
-    These may be one function, which is not shown here: operators that then part are no failures. Weights
-    and outputs tell what they tell of any two models.
-    """
-    layers = (found.weights, found.rounding, found.decision)
-    if any(layer.status is Status.FAILED for layer in layers):
-        return found
-    reason = "a batch norm stands before the pool in one of the two and behind it in the other"
-
-    def open_layer(layer: LayerResult) -> LayerResult:
-        is_failed = layer.status is Status.FAILED
-        return (
-            dataclasses.replace(layer, status=Status.NOT_RUN, reason=reason, failures=())
-            if is_failed
-            else layer
-        )
-
-    return dataclasses.replace(
-        found,
-        verdict=Verdict.INCONCLUSIVE,
-        reason=f"{found.wiring.layer}: {reason}",
-        wiring=open_layer(found.wiring),
-        backbone=open_layer(found.backbone),
-        targets=tuple(
-            dataclasses.replace(
-                item, verdict=Verdict.INCONCLUSIVE, reason=reason, wiring=open_layer(item.wiring)
-            )
-            for item in found.targets
-        ),
-    )
 
 
 def _with_size(found: Certificate, other: SizeResult) -> Certificate:

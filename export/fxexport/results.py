@@ -7,7 +7,10 @@ import enum
 import math
 from typing import Any
 
-SCHEMA_VERSION = 1
+from fxexport.witness import Witness
+
+SCHEMA_VERSION = 2
+"""1: until ``agrees`` took the place of ``within rounding`` and ``within TF32 rounding``."""
 
 
 class LayerName(enum.StrEnum):
@@ -30,13 +33,17 @@ class Status(enum.StrEnum):
 
 
 class Verdict(enum.StrEnum):
-    """The verdict over all layers, from best to worst."""
+    """The verdict over all layers, from best to worst; ``certify`` says what each has to show."""
 
     PROVED = "proved"
-    WITHIN_ROUNDING = "within rounding"
-    WITHIN_TF32_ROUNDING = "within TF32 rounding"
+    AGREES = "agrees"
     INCONCLUSIVE = "inconclusive"
     BROKEN = "broken"
+
+    def is_enough(self, required: Verdict) -> bool:
+        """True if this says at least as much as ``required`` does."""
+        order = list(Verdict)
+        return order.index(self) <= order.index(required)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +255,8 @@ class Certificate:
         targets: the layers on each provider, strict and, where they differ, with its own defaults.
         seed: seed of every random number that was used.
         sizes: what was found at other sizes of the input, where a head works on maps.
+        scope: what it is about where that is less than all inputs, as sentences.
+        witness: a batch on which the two differ by more than rounding; None where none was run.
     """
 
     reference: str
@@ -266,6 +275,8 @@ class Certificate:
     targets: tuple[TargetResult, ...]
     seed: int
     sizes: tuple[SizeResult, ...] = ()
+    scope: tuple[str, ...] = ()
+    witness: Witness | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def layers(self) -> tuple[LayerResult, ...]:
@@ -274,13 +285,14 @@ class Certificate:
 
     @property
     def is_accepted(self) -> bool:
-        """True if the verdict is ``proved``, ``within rounding`` or ``within TF32 rounding``."""
-        return self.verdict not in (Verdict.INCONCLUSIVE, Verdict.BROKEN)
+        """True if the verdict is ``proved`` or ``agrees``."""
+        return self.verdict.is_enough(Verdict.AGREES)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON, with a schema version; NaN and infinities become strings."""
-        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return {"schema_version": SCHEMA_VERSION, **plain}
+        shown = None if self.witness is None else self.witness.to_dict()
+        plain: dict[str, Any] = _plain(dataclasses.asdict(dataclasses.replace(self, witness=None)))
+        return {"schema_version": SCHEMA_VERSION, **plain, "witness": _plain(shown)}
 
 
 def _plain(data: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 from torch.export import Dim
 
@@ -90,9 +90,9 @@ def test_a_module_against_a_file(tmp_path):
     model, conv = small_pair()
     path = export_onnx(conv, inputs(1, 9), tmp_path / "conv.onnx")
     certificate = certify(model, path, inputs(8, 9))
-    assert certificate.verdict is Verdict.WITHIN_ROUNDING
-    assert certificate.backbone.status is Status.HELD
-    assert "what it exports to" in str(certificate.backbone.reason)
+    assert certificate.verdict is Verdict.PROVED
+    assert certificate.backbone.status is Status.PROVED
+    assert "identities turn one into the other" in certificate.reason
     assert certificate.wiring.status is Status.PROVED
     assert certificate.statistics[0].provider == "eager/cpu"
 
@@ -213,24 +213,70 @@ def test_comparing_nothing_is_an_error(tmp_path):
         certify(model, tmp_path / "model.pt", inputs(1, 9))
 
 
-def test_a_missing_output_is_an_error(tmp_path):
-    model, _ = small_pair()
-    good = export_onnx(model, inputs(1, 9), tmp_path / "good.onnx")
-    proto = onnx.load(good)
+def renamed(path, target, more=False):
+    """A copy of a file with another name for its output, and perhaps one output more."""
+    proto = onnx.load(path)
     proto.graph.output[0].name = "scores"
     proto.graph.node[-1].output[0] = "scores"
-    onnx.save(proto, tmp_path / "other.onnx")
+    if more:
+        proto.graph.output.append(helper.make_empty_tensor_value_info(proto.graph.node[0].output[0]))
+    onnx.save(proto, target)
+    return target
+
+
+def test_outputs_of_other_names_are_paired_by_position(tmp_path):
+    model, conv = small_pair()
+    good = export_onnx(model, inputs(1, 9), tmp_path / "good.onnx")
+    other = renamed(export_onnx(conv, inputs(1, 9), tmp_path / "conv.onnx"), tmp_path / "other.onnx")
+    certificate = certify(good, other)
+    assert certificate.is_accepted
+    assert "outputs are paired by their positions: 'logits' with 'scores'" in certificate.scope
+
+
+def test_another_number_of_outputs_is_an_error(tmp_path):
+    model, _ = small_pair()
+    good = export_onnx(model, inputs(1, 9), tmp_path / "good.onnx")
     with pytest.raises(CheckError, match="output 'logits' is missing"):
-        certify(good, tmp_path / "other.onnx")
+        certify(good, renamed(good, tmp_path / "other.onnx", more=True))
 
 
-def test_a_baked_batch_is_refused(tmp_path):
+def test_a_file_of_one_batch_is_certified_at_that_batch(tmp_path):
     model, conv = small_pair()
     good = export_onnx(model, inputs(1, 9), tmp_path / "good.onnx")
     fixed = export_onnx(conv, inputs(2, 9), tmp_path / "fixed.onnx", dynamic_batch=False)
-    certificate = certify(good, fixed)
+    for reference in (good, model):
+        certificate = certify(reference, fixed, inputs(8, 9))
+        assert certificate.is_accepted, certificate.reason
+        assert certificate.statistics[0].batches == (2,)
+        assert "the candidate takes batches of 2 alone" in certificate.scope
+    three = export_onnx(conv, inputs(3, 9), tmp_path / "three.onnx", dynamic_batch=False)
+    with pytest.raises(CheckError, match="no batch size in common"):
+        certify(three, fixed)
+
+
+def baked(path, target):
+    """A copy of a file that declares a free batch, and reshapes to a batch of 1."""
+    proto = onnx.load(path)
+    flatten = next(node for node in proto.graph.node if node.op_type == "Gemm")
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 8]), "baked"))
+    proto.graph.node.insert(
+        len(proto.graph.node) - 1, helper.make_node("Reshape", [flatten.input[0], "baked"], ["one"])
+    )
+    flatten.input[0] = "one"
+    onnx.save(proto, target)
+    return target
+
+
+def test_a_batch_that_a_file_hides_is_seen(tmp_path):
+    model, _ = small_pair()
+    good = export_onnx(model, inputs(1, 9), tmp_path / "good.onnx")
+    one = baked(good, tmp_path / "one.onnx")
+    certificate = certify(good, one)
     assert certificate.verdict is Verdict.BROKEN
-    assert "does not run at batch 1" in certificate.reason
+    assert "does not run at batch 2" in certificate.reason
+    certificate = certify(one, one)
+    assert certificate.is_accepted, certificate.reason
+    assert "the reference runs on batches of 1 alone, whatever it declares" in certificate.scope
 
 
 def test_an_unknown_provider_is_an_error(tmp_path):
@@ -313,7 +359,7 @@ def test_the_same_certificate_twice(tmp_path):
     model, conv = small_pair()
     files = [export_onnx(m, inputs(1, 9), tmp_path / f"{i}.onnx") for i, m in enumerate((model, conv))]
     assert certify(*files) == certify(*files)
-    assert certify(*files).to_dict()["schema_version"] == 1
+    assert certify(*files).to_dict()["schema_version"] == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         certify(*files).seed = 1
 

@@ -5,7 +5,7 @@ second file is damaged in every way that the test suite knows (``tests/fxexport/
 but for those of which an evaluation in float64 shows that nothing changed. Every verifier judges every pair
 on its own defaults:
 
-- **fxhead**: ``certify``; what it calls inconclusive counts as refused, and is counted apart as well.
+- **fxhead**: ``certify``; ``agrees`` counts as accepted, ``inconclusive`` as refused, and is counted apart.
 - **polygraphy**: ``CompareFunc.simple`` at its defaults, on the inputs of its default data loader.
 - **onnxsim**: ``model_checking.compare`` with three checks.
 - **rtol, atol** and **3 decimals**: NumPy on the outputs of standard normal images.

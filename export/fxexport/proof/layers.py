@@ -77,11 +77,22 @@ def _shape(site: Term) -> tuple[int, ...]:
     return affine_of(site).weight.shape
 
 
-def weights_layer(walks: Walks, planned: Planned | None) -> LayerResult:
-    """Layer 1: every site's parameters equal bit for bit, as the ``[O, K]`` matrix that they stand for.
+def site_differences(walks: Walks) -> tuple[ConstantDifference, ...]:
+    """The sites that belong together and hold other parameters, as the ``[O, K]`` matrix that they stand for.
 
     The sites are those of the head, and those upstream of it where the backbones are built alike.
     """
+    heads = [_site_difference(affine_of(a), affine_of(b)) for a, b in walks.head_sites() or ()]
+    # no exporter folds a batch norm into a head, so that nothing there may be rounding
+    heads = [None if item is None else dataclasses.replace(item, is_rounding=False) for item in heads]
+    sides = [_site_difference(affine_of(a), affine_of(b)) for a, b in walks.side_sites()]
+    return tuple(difference for difference in (*heads, *sides) if difference is not None)
+
+
+def weights_layer(
+    walks: Walks, different: tuple[ConstantDifference, ...], planned: Planned | None
+) -> LayerResult:
+    """Layer 1: every site's parameters are the same numbers; ``different`` has those that are not."""
     pairs, (reference, candidate) = walks.head_sites(), walks.heads
     if not reference.sites or pairs is None:
         counts = f"{len(reference.sites)} sites in the reference, {len(candidate.sites)} in the candidate"
@@ -90,15 +101,13 @@ def weights_layer(walks: Walks, planned: Planned | None) -> LayerResult:
     if walks.is_reformed and walks.upstream.parting is not None:
         reason = f"sites upstream of the head changed form, and between them {walks.upstream.parting}"
         return _not_run(LayerName.WEIGHTS, reason)
-    failures, count, is_exact = [], 0, True
+    count, is_exact = 0, True
     for a, b in (*pairs, *walks.side_sites()):
-        found = _affine_failure(affine_of(a), affine_of(b))
-        failures.extend([] if found is None else [found])
         own = affine_of(a)
         count += own.weight.size + (0 if own.bias is None else own.bias.size)
         is_exact = is_exact and own.is_exact and affine_of(b).is_exact
-    if planned is not None:
-        failures.extend(_plan_failures(*planned))
+    failures = [as_failure(item, "parameter") for item in different]
+    failures += [] if planned is None else _plan_failures(*planned)
     covered = Coverage(parameters=count)
     parting = walks.head.parting
     if failures and parting is not None:
@@ -114,12 +123,24 @@ def weights_layer(walks: Walks, planned: Planned | None) -> LayerResult:
     return LayerResult(layer=LayerName.WEIGHTS, status=Status.HELD, covered=covered, reason=reason)
 
 
-def _affine_failure(a: SiteWeights, b: SiteWeights) -> Failure | None:
-    difference = constant_difference(site_name(a, b), a.weight, b.weight)
-    if difference is None:
-        name = a.bias_name or b.bias_name or f"bias of {site_name(a, b)}"
-        difference = constant_difference(name, _bias(a, b), _bias(b, a))
-    return None if difference is None else _as_failure(difference, "parameter")
+def _site_difference(a: SiteWeights, b: SiteWeights) -> ConstantDifference | None:
+    """That of the weights, unless it may be rounding and that of the biases may not."""
+    weight = constant_difference(site_name(a, b), a.weight, b.weight)
+    if weight is not None and not weight.is_rounding:
+        return weight
+    name = a.bias_name or b.bias_name or f"bias of {site_name(a, b)}"
+    bias = constant_difference(name, _bias(a, b), _bias(b, a))
+    if weight is None:
+        return bias
+    is_more = bias is not None and bias.index is not None and not _is_near(bias)
+    return bias if is_more else weight
+
+
+def _is_near(bias: ConstantDifference) -> bool:
+    """Beside weights that differ by rounding one bias alone may differ, too."""
+    if bias.expected is None or bias.found is None:
+        return False
+    return bias.is_rounding or abs(bias.expected - bias.found) <= 2.0**-18 * abs(bias.expected)
 
 
 def site_name(a: SiteWeights, b: SiteWeights) -> str:
@@ -135,9 +156,10 @@ def _bias(affine: SiteWeights, other: SiteWeights) -> Array:
     return np.zeros(len(affine.weight), kind)
 
 
-def _as_failure(difference: ConstantDifference, what: str) -> Failure:
+def as_failure(difference: ConstantDifference, what: str) -> Failure:
+    """The difference as a failure of the candidate's."""
     is_value = difference.index is not None
-    clause = f"the {what} is not equal bit for bit" if is_value else f"the {what} has another shape or type"
+    clause = f"the {what} is another number" if is_value else f"the {what} has another shape or type"
     return Failure(
         what=clause,
         name=difference.name,
@@ -162,16 +184,25 @@ def _plan_failures(reference: nn.Module, candidate: nn.Module, plan: WeightPlan)
             failures.append(Failure(what="the plan's parameter is missing", name=move.name, side="candidate"))
             continue
         difference = constant_difference(move.name, numpy_of(expected[move.name]), numpy_of(state[move.name]))
-        failures.extend([] if difference is None else [_as_failure(difference, "parameter")])
+        failures.extend([] if difference is None else [as_failure(difference, "parameter")])
     return failures
 
 
 def wiring_layer(
-    subjects: tuple[Subject, Subject], walks: Walks, providers: tuple[str, ...], prober: Prober
+    subjects: tuple[Subject, Subject],
+    walks: Walks,
+    providers: tuple[str, ...],
+    prober: Prober,
+    *,
+    is_shown: bool,
+    is_derived: bool,
 ) -> LayerResult:
     """Layer 2: the heads are the same operators, and each site alone puts every weight in its place.
 
     Upstream of the heads the sites are probed that the two models write in different ways.
+
+    ``is_shown``: whether the two were seen to differ, so that differences of the graphs are what tells why.
+    ``is_derived``: whether one was derived from the other, so that how these are written tells nothing.
     """
     if not walks.heads[0].sites or not walks.heads[1].sites:
         return _not_run(LayerName.WIRING, "no head was found")
@@ -182,15 +213,15 @@ def wiring_layer(
         for provider in (EAGER,) if subject.dialect == "module" else providers:
             for site in (*walks.heads[index].sites, *(pair[index] for pair in rewritten)):
                 try:
-                    found = prober.probe(subject, site, provider)
+                    probe = prober.probe(subject, site, provider)
                 except ProviderError as error:
                     gaps.append(f"{affine_of(site).weight_name!r} does not run alone ({error})")
                     continue
-                probes += found.probes
-                gaps.extend([] if found.gap is None else [found.gap])
-                held.extend([] if found.held is None else [f"{found.held} ({side} on {provider})"])
-                notes.extend([] if found.note is None else [found.note])
-                failures.extend([] if found.failure is None else [_placed(found.failure, side, provider)])
+                probes += probe.probes
+                gaps.extend([] if probe.gap is None else [probe.gap])
+                held.extend([] if probe.held is None else [f"{probe.held} ({side} on {provider})"])
+                notes.extend([] if probe.note is None else [probe.note])
+                failures.extend([] if probe.failure is None else [_placed(probe.failure, side, provider)])
             for site in walks.heads[index].sites:  # those upstream stay where they are, before no pool
                 count, failure = prober.probe_pool(subject, site, provider)
                 probes += count
@@ -199,30 +230,33 @@ def wiring_layer(
     parting = walk.parting
     covered = Coverage(probes=probes, nodes=walk.nodes)
     if parting is None:
-        failures[:0] = [
-            *_operator_failures(walk),
-            *(_as_failure(item, "constant") for item in walk.constants[:8]),
-        ]
+        found = graph_failures(walk)
+        if failures or is_shown:
+            failures[:0] = found
+        elif not is_derived:
+            held[:0] = map(str, found[:1])
     if failures:
         return LayerResult(
             layer=LayerName.WIRING, status=Status.FAILED, covered=covered, failures=tuple(failures)
         )
     if gaps:
         return LayerResult(layer=LayerName.WIRING, status=Status.NOT_RUN, covered=covered, reason=gaps[0])
-    if parting is not None:
+    if parting is not None and not is_derived:
         held.insert(0, f"the heads are built differently: {parting}")
-    else:
+    elif not is_derived:
         held[:0] = walk.tried[:1]
     status = Status.HELD if held else Status.PROVED
     reason = next(iter((*held, *notes)), None)
     return LayerResult(layer=LayerName.WIRING, status=status, covered=covered, reason=reason)
 
 
-def _operator_failures(walk: Comparison) -> list[Failure]:
-    return [
+def graph_failures(walk: Comparison) -> list[Failure]:
+    """In which operators and constants two graphs differ."""
+    operators = [
         Failure(what=item.what, name=item.name, expected=item.expected, found=item.found, side="candidate")
         for item in walk.operators[:8]
     ]
+    return [*operators, *(as_failure(item, "constant") for item in walk.constants[:8])]
 
 
 class Prober:
@@ -282,24 +316,21 @@ def _placed(failure: Failure, side: str, provider: str) -> Failure:
     return dataclasses.replace(failure, side=side, provider=provider)
 
 
-def backbone_layer(upstream: Comparison, *, is_exported: bool) -> LayerResult:
+def backbone_layer(upstream: Comparison, *, is_exported: bool, is_shown: bool) -> LayerResult:
     """Layer 3: what is upstream of the heads is the same operators over the same constants.
 
     ``is_exported``: whether a module was compared as the file that it exports to, which rests on the
-    exporter.
+    exporter. ``is_shown``: whether the two were seen to differ.
     """
     covered = Coverage(nodes=upstream.nodes)
     if upstream.parting is not None:
         parted = f"the backbones are built differently: {upstream.parting}"
         return LayerResult(layer=LayerName.BACKBONE, status=Status.NOT_RUN, covered=covered, reason=parted)
-    failures = (
-        *_operator_failures(upstream),
-        *(_as_failure(item, "constant") for item in upstream.constants[:8]),
-    )
-    if failures:
+    failures = tuple(graph_failures(upstream))
+    if failures and is_shown:
         return LayerResult(layer=LayerName.BACKBONE, status=Status.FAILED, covered=covered, failures=failures)
     exported = ("the module was compared as what it exports to",) if is_exported else ()
-    reason = next(iter((*upstream.tried, *exported)), None)
+    reason = next(iter((*map(str, failures), *upstream.tried, *exported)), None)
     status = Status.PROVED if reason is None else Status.HELD
     return LayerResult(layer=LayerName.BACKBONE, status=status, covered=covered, reason=reason)
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.optim.swa_utils import AveragedModel
 
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.subjects.module_subject import ModuleSubject
@@ -22,6 +23,8 @@ from fxexport.untrusted.programs import as_module, batches_within, fixed_batch, 
 from fxpasses.errors import CheckError, InternalError
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.wall.wall import scratch_folder
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 Opened: TypeAlias = nn.Module | str | os.PathLike[str]
 Source: TypeAlias = Opened | ExportedProgram
@@ -158,12 +161,22 @@ class Models:
 
 
 def opened(source: Source) -> Opened:
-    """A program, or a ``.pt2`` file, as a module; anything else as it is."""
+    """A program, or a ``.pt2`` file, as a module; a module without what wraps it; anything else as it is."""
     if isinstance(source, ExportedProgram):
         return as_module(source)
-    if isinstance(source, nn.Module) or not is_program_path(source):
+    if isinstance(source, nn.Module):
+        return _unwrapped(source)
+    if not is_program_path(source):
         return source
     return as_module(read_program(source))
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """What ``torch.compile``, data parallelism and weight averaging run; their names are no model's."""
+    inner = getattr(module, "_orig_mod", None)
+    if isinstance(module, _WRAPPERS):
+        inner = module.module
+    return module if not isinstance(inner, nn.Module) else _unwrapped(inner)
 
 
 def _read(path: Path, pool: WeightPool, extents: Sequence[Shape]) -> OnnxSubject:

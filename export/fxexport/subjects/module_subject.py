@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from fxexport.language import Graph, NotRead, graph_of_module
 from fxexport.module_graph.affine import read_affine, run_affine
+from fxexport.module_graph.outside_graph import outside_graph
 from fxexport.module_graph.terms import module_terms
 from fxexport.subjects.many_places import collected, run_eagerly, spread
 from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
-from fxexport.terms.arrays import numpy_of, tensor_of
+from fxexport.terms.arrays import nudge, numpy_of, tensor_of
 from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, Head, Term, TermGraph, affine_of, find_head, postorder
 from fxexport.to_onnx.example_call import leaf_names
@@ -22,7 +25,7 @@ from fxexport.to_onnx.write import evaluation_mode
 from fxexport.untrusted.programs import batches_within, fixed_batch
 from fxpasses.engine.outputs import count_maps
 from fxpasses.errors import CheckError, InternalError, TraceError
-from fxpasses.graph.quiet import quiet_failure
+from fxpasses.graph.quiet import quiet_export, quiet_failure
 from fxpasses.graph.trace import trace
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -40,6 +43,7 @@ class ModuleSubject:
     def __init__(self, module: nn.Module, feeds: Sequence[Array]) -> None:
         self.name = type(module).__name__
         self.module = module
+        self._example = feeds
         self._traced = _traced(module)
         self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         self._device, self._dtype = _home(module)
@@ -60,6 +64,7 @@ class ModuleSubject:
         graph = module_terms(self._traced, recorder.shapes)
         self._take(graph, find_head(graph), ())
         self._is_graph_exact = False
+        self.doubt = outside_graph(module)
         self._repeats: bool | None = None
 
     def _take(self, graph: TermGraph, head: Head, maps: tuple[MapOutput, ...]) -> None:
@@ -72,6 +77,15 @@ class ModuleSubject:
         other, found = copy.copy(self), commuted(self.graph)
         other._take(found.graph, found.head, found.maps)
         return other
+
+    @functools.cached_property
+    def language(self) -> Graph | str:
+        """The module in the closed language, as ``torch.export`` records it, or why it is not."""
+        try:
+            with quiet_export(), evaluation_mode(self.module):
+                return graph_of_module(self.module, tuple(self._tensors(self._example)))
+        except NotRead as unread:
+            return unread.reason
 
     @property
     def device(self) -> str:
@@ -130,14 +144,13 @@ class ModuleSubject:
 
         The largest batch is left to the graph where on all others the two gave the same bits.
         """
-        if self._traced is self.module and not _has_own_call(self.module):
-            self._is_graph_exact = True
-            return traced
         largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
         own = {i: self._guarded(self._run_module, feed) for i, feed in enumerate(feeds) if i != largest}
         is_same = bool(own) and all(_are_equal(outputs, traced[i]) for i, outputs in own.items())
-        self._is_graph_exact = is_same
-        own[largest] = traced[largest] if is_same else self._guarded(self._run_module, feeds[largest])
+        self._is_graph_exact = is_same and self.doubt is None
+        own[largest] = (
+            traced[largest] if self._is_graph_exact else self._guarded(self._run_module, feeds[largest])
+        )
         return [own[index] for index in range(len(feeds))]
 
     def _guarded(self, run: Callable[..., Any], feed: Sequence[Array], *rest: Any) -> Any:
@@ -158,7 +171,7 @@ class ModuleSubject:
         return Run(outputs=tuple(numpy_of(leaf) for _, leaf in _leaves(result)), taps=recorder.kept)
 
     def _run_module(self, feed: Sequence[Array]) -> tuple[Array, ...]:
-        return tuple(numpy_of(leaf) for _, leaf in _leaves(self.module(*self._tensors(feed))))
+        return _arrays(self.module(*self._tensors(feed)))
 
     def run_site(
         self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
@@ -201,20 +214,25 @@ class ModuleSubject:
         with evaluation_mode(self._traced), torch.no_grad():
             return numpy_of(part.value(nodes[result.value]))
 
-    def features64(self, feed: Sequence[Array], taps: Sequence[str]) -> dict[str, Array]:
-        """Tapped values of the model computed in float64; what comes after the last one is not computed."""
-        graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        found: dict[str, fx.Node] = {}
-        for node in self._traced.graph.nodes:
-            if len(found) < len(taps):
-                copies[node] = graph.node_copy(node, lambda source: copies[source])
-                found |= {node.name: copies[node]} if node.name in taps else {}
-        graph.output(tuple(found.values()))
-        tensors = [t.double() if t.is_floating_point() else t for t in self._tensors(feed)]
-        with evaluation_mode(self._traced), torch.no_grad():
-            values = _Widened(self._traced, graph=graph).run(*tensors)
-        return {name: numpy_of(value) for name, value in zip(found, values, strict=True)}
+    def nudged(self, feeds: Feeds, provider: str, by: float, seed: int) -> tuple[Array, ...]:
+        """Outputs with parameters, buffers and inputs changed by a relative ``by``."""
+        rng = np.random.Generator(np.random.PCG64(seed))
+        tensors = (*self.module.named_parameters(), *self.module.named_buffers())
+        state = {name: _nudged(tensor, by, rng) for name, tensor in tensors if tensor.numel() > 1}
+
+        def run(feed: Sequence[Array]) -> tuple[Array, ...]:
+            return _arrays(torch.func.functional_call(self.module, state, tuple(self._tensors(feed))))
+
+        return joined([self._guarded(run, [nudge(x, by, rng) for x in feed]) for feed in feeds])
+
+    def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
+        """Outputs of a copy in float64; None where it cannot be copied, or mixes types."""
+        try:
+            wide = copy.deepcopy(self.module).double()
+            with evaluation_mode(wide), torch.no_grad():
+                return joined([_arrays(wide(*map(_wide, self._tensors(feed)))) for feed in feeds])
+        except (RuntimeError, TypeError, ValueError, AttributeError):
+            return None
 
     def _tensors(self, feeds: Sequence[Array]) -> list[torch.Tensor]:
         tensors = [tensor_of(np.array(feed)).to(self._device) for feed in feeds]
@@ -261,25 +279,15 @@ class _Part(fx.Interpreter):
         return self.env[node]
 
 
-class _Widened(fx.Interpreter):
-    """Runs a graph in float64, widening the parameters of one operator at a time."""
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The module's result over its parameters in float64."""
-        module = self.fetch_attr(str(target))
-        state = {
-            name: _wide(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())
-        }
-        return torch.func.functional_call(module, state, args, kwargs)
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The attribute, in float64 where it is a tensor of floats."""
-        return _wide(super().get_attr(target, args, kwargs))
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _wide(value: Any) -> Any:
-    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return value.double() if is_float else value
+def _nudged(tensor: torch.Tensor, by: float, rng: np.random.Generator) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    signs = torch.from_numpy(rng.choice((-1.0, 1.0), tuple(tensor.shape)))
+    return (tensor.detach().double() * (1 + by * signs.to(tensor.device))).to(tensor.dtype)
 
 
 def _traced(module: nn.Module) -> fx.GraphModule:
@@ -300,14 +308,13 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
-def _has_own_call(module: nn.Module) -> bool:
-    """True if calling a GraphModule runs more than its graph."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
 def _are_equal(a: Sequence[Array], b: Sequence[Array]) -> bool:
     """True for the same arrays; NaN equals nothing, and such a module runs on all batches."""
     return len(a) == len(b) and all(map(np.array_equal, a, b))
+
+
+def _arrays(result: object) -> tuple[Array, ...]:
+    return tuple(numpy_of(leaf) for _, leaf in _leaves(result))
 
 
 def _leaves(result: object, maps: int = 0) -> list[tuple[str, torch.Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,22 +16,30 @@ import onnx_ir as ir
 from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from fxexport.language import Graph, NotRead, graph_of_onnx
 from fxexport.onnx_graph.file import OnnxFile, read_onnx
 from fxexport.onnx_graph.inline import inlined
+from fxexport.onnx_graph.normalised import as_default_domain, refusal, with_free_batch
 from fxexport.onnx_graph.operators import static_dims
 from fxexport.onnx_graph.placed_terms import placed_terms
 from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.onnx_graph.terms import onnx_terms
 from fxexport.onnx_graph.weight_pool import WeightPool
+from fxexport.onnx_graph.widened import evaluated64
 from fxexport.providers import Session
 from fxexport.subjects.many_places import collected, spread
 from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
+from fxexport.terms.arrays import nudge
 from fxexport.terms.pool_first import MapOutput, commuted
-from fxexport.terms.term import Array, Shape, Term, TermGraph, affine_of, find_head
+from fxexport.terms.term import Array, Kind, Shape, Term, TermGraph, affine_of, find_head
 from fxexport.to_onnx.write import NATIVE_SIZE
 from fxpasses.errors import CheckError, ProviderError
 
 _FREE_BATCH = "batch"
+_SUMS = frozenset(
+    "Conv ConvTranspose Gemm MatMul Add Sub Mul BatchNormalization LayerNormalization FusedConv".split()
+)
+"""Operators whose constant operands are weights, and no limits, exponents or scales of sizes."""
 
 
 class OnnxSubject:
@@ -55,12 +64,12 @@ class OnnxSubject:
     ) -> None:
         self._path = Path(path)
         self.name = self._path.name
-        file = _load(self._path, WeightPool() if pool is None else pool)
+        self._whole, file = _load(self._path, WeightPool() if pool is None else pool)
         self._weights = file.weights
         self._proto, self._model = _model(file, extents, self._path)
         declared = {value.name: value for value in self._proto.graph.input}
         self._values = ir.convenience.create_value_mapping(self._model.graph)
-        self.graph = _read(lambda: onnx_terms(self._model), self._path)
+        self.graph, self.doubt = _read(lambda: onnx_terms(self._model), self._proto, self._path)
         self._extents = {str(value.name): static_dims(value) or () for value in self._model.graph.inputs}
         for value in self._model.graph.inputs:  # as the file declares them, from here on
             value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
@@ -81,11 +90,19 @@ class OnnxSubject:
         self._cut: tuple[tuple[str, ...], tuple[Session, int | None]] | None = None
 
     @functools.cached_property
+    def language(self) -> Graph | str:
+        """The file in the closed language, or why it is not."""
+        try:
+            return graph_of_onnx(self._path)
+        except NotRead as unread:
+            return unread.reason
+
+    @functools.cached_property
     def placed(self) -> TermGraph:
         """The operators as placed terms, which do not care for layouts."""
         known = {name: tuple(e for e in dims if e is not None) for name, dims in self._extents.items()}
         inputs = {name: dims for name, dims in known.items() if len(dims) == len(self._extents[name])}
-        return _read(lambda: placed_terms(self._model, inputs), self._path)
+        return _read(lambda: placed_terms(self._model, inputs), self._proto, self._path)[0]
 
     def commuted(self) -> Self:
         """The same file, read with its sites behind their pools."""
@@ -106,12 +123,36 @@ class OnnxSubject:
         """Outputs of the file as it is."""
         key = (provider, *(len(feed[0]) for feed in feeds))
         if key not in self._outputs:
-            self._outputs[key] = joined(self._run(self._proto, self._cast(feeds), provider))
+            self._outputs[key] = joined(self._run(self._whole, self._cast(feeds), provider))
         return self._outputs[key]
 
     def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs on other samples than before."""
-        return joined(self._run(self._proto, self._cast(feeds), provider))
+        return joined(self._run(self._whole, self._cast(feeds), provider))
+
+    def nudged(self, feeds: Feeds, provider: str, by: float, seed: int) -> tuple[Array, ...]:
+        """Outputs with the weights of sums and products, and the inputs, changed by a relative ``by``."""
+        rng = np.random.Generator(np.random.PCG64(seed))
+        weights = {name: nudge(array, by, rng) for name, array in self._weights.items()}
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._proto)
+        for tensor in proto.graph.initializer:
+            if tensor.name not in weights and tensor.name in self._summed and math.prod(tensor.dims) > 1:
+                array = nudge(numpy_helper.to_array(tensor), by, rng)
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        session = Session(bytes(proto.SerializeToString()), provider, weights, name=self.name)
+        return joined([_on(session, [nudge(x, by, rng) for x in feed]) for feed in self._cast(feeds)])
+
+    @functools.cached_property
+    def _summed(self) -> frozenset[str]:
+        """Names that operators of sums and products read."""
+        nodes = [node for node in self._proto.graph.node if node.op_type in _SUMS]
+        return frozenset(name for node in nodes for name in node.input)
+
+    def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
+        """Outputs that ONNX's reference evaluator computes in float64, if the file is small."""
+        found = [evaluated64(self._proto, self._weights, feed) for feed in self._cast(feeds)]
+        return joined([item for item in found if item is not None]) if None not in found else None
 
     def observe(self, feeds: Feeds, provider: str) -> Run:
         """Outputs of the file as it is, and values tapped in a copy with further outputs."""
@@ -134,7 +175,7 @@ class OnnxSubject:
         names = tapped(self.head) if is_tapped else ()
         known = (*self.output_names, *self.input_names)
         missing = tuple(name for name in names if name not in known)
-        whole = self._session(self._proto, provider)
+        whole = self._session(self._whole, provider)
         inner = self._session(self._tapped(missing), provider) if missing else None
 
         def run(feed: Feed) -> Run:
@@ -316,18 +357,21 @@ def _shape_of(term: Term) -> Shape:
     return term.shape
 
 
-def _load(path: Path, pool: WeightPool) -> OnnxFile:
+def _load(path: Path, pool: WeightPool) -> tuple[onnx.ModelProto, OnnxFile]:
+    """The file as it is run, and without functions of its own, which are read by what they hold."""
     fix = "give a file that export_onnx or another exporter wrote"
     try:
-        file = read_onnx(path, pool)
-        file = OnnxFile(proto=inlined(file.proto), weights=file.weights)
+        whole = read_onnx(path, pool)
+        as_default_domain(whole.proto)
+        with_free_batch(whole.proto)
+        file = OnnxFile(proto=inlined(whole.proto), weights=whole.weights)
         for node in file.proto.graph.node:
             "".join((node.name, node.op_type, *node.input, *node.output)).encode()  # runtimes expect UTF-8
     except Exception as error:  # protobuf's and onnx's errors share no base class but Exception
         raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
     if not file.proto.graph.output or not file.proto.graph.node:
         raise CheckError("the ONNX graph has no nodes or no outputs", where=str(path), fix=fix)
-    return file
+    return whole.proto, file
 
 
 def _with_shapes(proto: onnx.ModelProto, extents: Sequence[Shape], path: Path) -> ir.Model:
@@ -361,17 +405,25 @@ def _model(file: OnnxFile, extents: Sequence[Shape], path: Path) -> tuple[onnx.M
     return proto, model
 
 
-def _read(terms: Callable[[], TermGraph], path: Path) -> TermGraph:
-    """The operators as ``terms`` reads them.
+def _read(terms: Callable[[], TermGraph], proto: onnx.ModelProto, path: Path) -> tuple[TermGraph, str | None]:
+    """The operators as ``terms`` reads them; else outputs of which nothing is known, and why.
 
     Raises:
-        CheckError: one has attributes or inputs that ONNX does not give it.
+        CheckError: ONNX's checker refuses the file.
     """
     try:
-        return terms()
+        return terms(), None
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        fix = "check the file with onnx.checker.check_model"
-        raise CheckError(f"has an operator that is not ONNX's ({error})", where=str(path), fix=fix) from error
+        wrong = refusal(proto)
+        if wrong is not None:
+            fix = "export it again with another version of the exporter"
+            raise CheckError(f"ONNX's checker refuses it ({wrong})", where=str(path), fix=fix) from error
+        outputs = tuple(
+            (value.name, Term(kind=Kind.OP, value=value.name, node=value.name, signature=f"unread {path}"))
+            for value in proto.graph.output
+        )
+        told = f"its graph was not read ({type(error).__name__}: {error})"
+        return TermGraph(dialect="onnx", outputs=outputs), told
 
 
 def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from fxexport.language import Graph
 from fxexport.numerics.evaluate import has_bound
 from fxexport.terms.pool_first import MapOutput
 from fxexport.terms.term import Array, Head, Kind, Term, TermGraph
@@ -44,6 +45,13 @@ class Subject(Protocol):
     graph: TermGraph
     head: Head
     maps: tuple[MapOutput, ...]
+    doubt: str | None
+    """What the model may compute that its graph does not show, as a clause."""
+
+    @property
+    def language(self) -> Graph | str:
+        """The model in the closed language, or why it is not."""
+        ...
 
     def commuted(self) -> Self:
         """The same model, read with its sites behind their pools; outputs that are maps are then ``maps``."""
@@ -74,6 +82,18 @@ class Subject(Protocol):
         Raises:
             BatchError: it does not run at one of the sizes.
         """
+        ...
+
+    def nudged(self, feeds: Feeds, provider: str, by: float, seed: int) -> tuple[Array, ...]:
+        """Outputs with weights and inputs changed by a relative ``by``, up or down at random.
+
+        Raises:
+            BatchError: it does not run at one of the sizes.
+        """
+        ...
+
+    def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
+        """Outputs computed in float64; None where that cannot be done in reasonable time, or at all."""
         ...
 
     def observe(self, feeds: Feeds, provider: str) -> Run:

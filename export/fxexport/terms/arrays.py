@@ -32,3 +32,11 @@ def tensor_of(array: Array) -> torch.Tensor:
 def arrays_of(values: Iterable[object]) -> tuple[Array, ...]:
     """Those of ``values`` that are tensors, as arrays."""
     return tuple(numpy_of(value) for value in values if isinstance(value, torch.Tensor))
+
+
+def nudge(array: Array, by: float, rng: np.random.Generator) -> Array:
+    """Every number changed by a relative ``by``, up or down at random; integers as they are."""
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        return array
+    signs = rng.choice((-1.0, 1.0), array.shape)
+    return (array * (1 + by * signs)).astype(array.dtype)

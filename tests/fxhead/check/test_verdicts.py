@@ -70,7 +70,7 @@ def test_what_is_broken_comes_first_with_both_values(run: Run, pairs: None) -> N
     assert done.code == 1
     lines = done.out.splitlines()
     verdict = lines.index("verdict: broken")
-    assert lines[verdict + 1].startswith("weights failed: fc.bias[1]: the parameter is not equal")
+    assert lines[verdict + 1].startswith("weights failed: fc.bias[1]: the parameter is another number")
     assert lines[verdict + 2].split() == ["expected", "found", "difference", "allowed"]
     assert lines[verdict + 4].split()[:3] == ["10.0010004", "9.99900055", "0.002"]
     assert any(line.startswith("also rounding: ") for line in lines)
@@ -119,6 +119,6 @@ def test_no_line_is_wider_than_the_terminal_and_no_figure_is_broken(
     assert ("\x1b[" in text) is colour
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert max(map(len, plain.splitlines())) <= width
-    whole = {"check": ("0.002", "tie1.pt"), "rewrite": ("tie1.linear.onnx", "eager/cpu", "within rounding")}
+    whole = {"check": ("0.002", "tie1.pt"), "rewrite": ("tie1.linear.onnx", "eager/cpu", "proved")}
     for cell in whole[command]:
         assert cell in plain

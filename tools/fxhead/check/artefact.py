@@ -26,7 +26,8 @@ from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError
 
 KIND = "fxhead certificate"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: until ``agrees`` took the place of ``within rounding`` and ``within TF32 rounding``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +184,7 @@ class Artefact:
         environment: versions and machine.
         recipe: how to do it again.
         checks: its certificates, as plain data.
+        schema_version: that of the file.
     """
 
     path: Path
@@ -190,3 +192,4 @@ class Artefact:
     environment: Mapping[str, str]
     recipe: Recipe
     checks: Sequence[Any]
+    schema_version: int = SCHEMA_VERSION

@@ -40,8 +40,9 @@ class CheckOutcome:
         candidate: what was read.
         check: the certificate.
         data: the samples that were run.
-        files: the certificate file where one was asked for.
+        files: the certificate file where one was asked for, and what shows that the two differ.
         seconds: wall-clock time.
+        require: the least verdict that is a yes.
     """
 
     reference: ModelInfo
@@ -50,11 +51,12 @@ class CheckOutcome:
     data: DataRecord
     files: tuple[WrittenFile, ...]
     seconds: float
+    require: str = "agrees"
 
     @property
     def exit_code(self) -> ExitCode:
-        """NO where they are not the same function."""
-        return ExitCode.NO if self.check.certificate.verdict == "broken" else ExitCode.DONE
+        """NO where the verdict is less than what is required."""
+        return ExitCode.DONE if is_enough((self.check,), self.require) else ExitCode.NO
 
     def lines(self) -> Iterator[RenderableType]:
         """What to show, from top to bottom."""
@@ -127,6 +129,13 @@ class ReplayOutcome:
             "checks": [check.to_dict() for check in self.checks],
             "seconds": round(self.seconds, 3),
         }
+
+
+def is_enough(checks: tuple[Check, ...], required: str) -> bool:
+    """True if every verdict says at least as much as is required; nothing checked proves nothing."""
+    verdicts = [check.certificate.verdict for check in checks]
+    is_asked = required == "proved"
+    return (bool(checks) or not is_asked) and all(v.is_enough(type(v)(required)) for v in verdicts)
 
 
 def worst(checks: tuple[Check, ...]) -> str | None:

@@ -17,6 +17,8 @@ from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, ProviderError
 
 _FIX = "give a file that rewrite or check -o wrote as *.certificate.json"
+_OLDEST = 1
+_FORMER = {name: str(Verdict.AGREES) for name in ("within rounding", "within TF32 rounding")}
 _MOST_MODELS, _MOST_INPUTS, _MOST_AXES, _MOST_FILES, _MOST_CHECKS = 16, 64, 8, 4096, 64
 _LARGEST_EXTENT, _MOST_BYTES = 2**31, 2**62
 _DIGEST_LENGTH = 64
@@ -38,23 +40,31 @@ def read_artefact(path: Path) -> Artefact:
             where=str(path),
             fix="upgrade fxhead",
         )
-    if version < SCHEMA_VERSION:
-        whole["schema_version"].refuse(f"is {version}, this fxhead reads {SCHEMA_VERSION}")
+    if version < _OLDEST:
+        whole["schema_version"].refuse(f"is {version}, this fxhead reads {_OLDEST} to {SCHEMA_VERSION}")
     environment = whole["environment"]
     if not isinstance(environment.value, dict):
         environment.refuse("is no object")
     checks = whole["checks"].items(_MOST_CHECKS)
     for check in checks:
-        check["verdict"].text(*Verdict)
+        check.value["verdict"] = _verdict(check["verdict"], version)
     if not checks:
         whole["checks"].refuse("is empty: nothing was compared")
     return Artefact(
         path=path,
-        verdict=whole["verdict"].text(*Verdict),
+        verdict=_verdict(whole["verdict"], version),
         environment={str(name): environment[name].text() for name in environment.value},
         recipe=_recipe(whole["recipe"]),
         checks=tuple(check.value for check in checks),
+        schema_version=version,
     )
+
+
+def _verdict(field: Field, version: int) -> str:
+    """The verdict as it is called today."""
+    if version >= SCHEMA_VERSION:
+        return field.text(*Verdict)
+    return _FORMER.get(text := field.text(*Verdict, *_FORMER), text)
 
 
 def _recipe(field: Field) -> Recipe:

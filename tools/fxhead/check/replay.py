@@ -6,7 +6,7 @@ import dataclasses
 import posixpath
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ import torchvision.models
 from torch import nn
 
 from fxexport import Verdict
-from fxhead.check.artefact import Artefact, FileRecord, ModelRecord
+from fxhead.check.artefact import SCHEMA_VERSION, Artefact, FileRecord, ModelRecord
 from fxhead.check.changes import CertificateChange, check_changes, version_changes
 from fxhead.check.environment import describe_environment
 from fxhead.check.examine import Answer, Question, examine
@@ -29,6 +29,9 @@ from fxhead.loading.load import Loading
 from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError
+
+_BETTER = (str(Verdict.AGREES), str(Verdict.PROVED))
+"""What an older certificate may have become."""
 
 
 def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
@@ -70,7 +73,7 @@ def _replayed(artefact: Artefact, progress: Progress, start: float) -> ReplayOut
     versions = version_changes(artefact.environment, describe_environment(answer.providers))
     checks = [check.to_dict() for check in answer.checks]
     named = _named(artefact, checks)
-    results = check_changes(artefact.checks, named, is_same_place=not versions)
+    results = check_changes(*_comparable(artefact, named), is_same_place=not versions)
     return ReplayOutcome(
         certificate=artefact.path,
         was=artefact.verdict,
@@ -196,6 +199,19 @@ def _named(artefact: Artefact, checks: list[dict[str, object]]) -> list[dict[str
         check | {"reference": names[a], "candidate": names[b]}
         for check, (a, b) in zip(checks, pairs, strict=False)
     ]
+
+
+def _comparable(artefact: Artefact, now: list[dict[str, object]]) -> tuple[Sequence[object], list[object]]:
+    """What a certificate says beside what was found now: of an older one verdicts, which may be better."""
+    if artefact.schema_version == SCHEMA_VERSION:
+        return artefact.checks, [*now]
+    then = [{"verdict": check["verdict"]} for check in artefact.checks]
+    found = [str(check["verdict"]) for check in now]
+    kept = [
+        before if (before["verdict"], verdict) == _BETTER else {"verdict": verdict}
+        for before, verdict in zip(then, found, strict=False)
+    ]
+    return then, [*kept, *({"verdict": verdict} for verdict in found[len(kept) :])]
 
 
 def _verdict_changes(artefact: Artefact) -> Iterator[CertificateChange]:

@@ -6,9 +6,12 @@ import dataclasses
 import time
 from pathlib import Path
 
+from fxexport.providers import require_provider
+from fxexport.subjects.subject import EAGER
 from fxhead.check.artefact import FileRecord, Recipe, document, kept_options, record_model, relative
 from fxhead.check.examine import Answer, Question, examine
 from fxhead.check.outcome import CheckOutcome
+from fxhead.check.witness_script import witness_script
 from fxhead.files.publish import publish, staged
 from fxhead.files.save import require_free_file, save_json
 from fxhead.loading.held import held
@@ -27,11 +30,13 @@ class CheckOptions:
         question: what is compared.
         out: the certificate file to write; None writes none.
         force: whether it may replace a file.
+        require: the least verdict that is a yes.
     """
 
     question: Question
     out: Path | None = None
     force: bool = False
+    require: str = "agrees"
 
 
 def run_check(options: CheckOptions, progress: Progress) -> CheckOutcome:
@@ -46,7 +51,7 @@ def run_check(options: CheckOptions, progress: Progress) -> CheckOutcome:
     question = options.question
     with held(question.models, question.loading, progress.note):
         answer = examine(question, progress)
-        files = () if options.out is None else (_write(options, options.out, answer, progress),)
+        files = () if options.out is None else _write(options, options.out, answer, progress)
     return CheckOutcome(
         reference=answer.infos[0],
         candidate=answer.infos[1],
@@ -54,6 +59,7 @@ def run_check(options: CheckOptions, progress: Progress) -> CheckOutcome:
         data=answer.data,
         files=files,
         seconds=time.perf_counter() - start,
+        require=options.require,
     )
 
 
@@ -62,16 +68,41 @@ def _require_free(out: Path, options: CheckOptions) -> None:
         raise InputError("is no name of a certificate", where=f"-o {out}", fix=f"end it in {_SUFFIX}")
     question = options.question
     read = [*(source.path for source in question.models), question.plan]
-    require_free_file(out, [path for path in read if path is not None], force=options.force)
+    inputs = [path for path in read if path is not None]
+    for path in (out, *_witness_files(out)):
+        require_free_file(path, inputs, force=options.force)
 
 
-def _write(options: CheckOptions, out: Path, answer: Answer, progress: Progress) -> WrittenFile:
+def _witness_files(out: Path) -> tuple[Path, Path]:
+    """The inputs on which the two differ, and the script that shows it, of a certificate."""
+    stem = out.name[: -len(_SUFFIX)]
+    return out.with_name(f"{stem}.witness.npz"), out.with_name(f"{stem}.witness.py")
+
+
+def _write(options: CheckOptions, out: Path, answer: Answer, progress: Progress) -> tuple[WrittenFile, ...]:
     with progress.step(f"writing {out}"):
         content = document(recipe_of(options.question, answer, out.parent), answer.checks)
         with staged(out.parent) as staging:
             save_json(content, staging / out.name)
-            (path,) = publish(staging, force=options.force)
-    return WrittenFile(path=path, size_bytes=path.stat().st_size)
+            _write_witness(options.question, out, answer, staging)
+            paths = publish(staging, force=options.force)
+    ranked = sorted(paths, key=lambda path: (path.name != out.name, path.name))
+    return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
+
+
+def _write_witness(question: Question, out: Path, answer: Answer, staging: Path) -> None:
+    certificate = answer.checks[0].certificate
+    if certificate.witness is None:
+        return
+    npz, script = _witness_files(out)
+    certificate.witness.save(staging / npz.name)
+    reference, candidate = question.pairs[0]
+    sources = question.models[reference], question.models[candidate]
+    paths = [None if source.path is None else relative(source.path, out.parent) for source in sources]
+    provider = next((name for name in certificate.witness.on if name != EAGER), "cpu")
+    text = witness_script(certificate.witness, sources, paths, npz.name, require_provider(provider))
+    if text is not None:
+        (staging / script.name).write_text(text, encoding="utf-8")
 
 
 def recipe_of(question: Question, answer: Answer, folder: Path) -> Recipe:

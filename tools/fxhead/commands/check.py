@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FILE, providers_option, source_options, split
+from fxhead.commands.options import FILE, providers_option, require_option, source_options, split
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 from fxhead.source import Source
@@ -18,6 +18,7 @@ from fxhead.source import Source
 @click.argument("reference", required=False, type=FILE)
 @click.argument("candidate", required=False, type=FILE)
 @providers_option
+@require_option
 @click.option("--plan", type=FILE, metavar="PLAN.json", help="The weight plan that rewrite wrote.")
 @click.option(
     "--inputs",
@@ -59,6 +60,7 @@ def check_command(
     reference: str | None,
     candidate: str | None,
     providers: str | None,
+    require: str,
     plan: str | None,
     inputs: str | None,
     samples: int | None,
@@ -105,7 +107,8 @@ def check_command(
             std=() if std is None else parse_numbers(std, "--std"),
         ),
     )
-    options = CheckOptions(question=question, out=None if out is None else Path(out), force=force)
+    target = None if out is None else Path(out)
+    options = CheckOptions(question=question, out=target, force=force, require=require)
     return finish(lambda: run_check(options, render.TerminalProgress()), as_json=as_json)
 
 

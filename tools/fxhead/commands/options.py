@@ -54,7 +54,13 @@ trace_option = click.option(
     show_default=True,
     help="How a module becomes a graph: torch.fx, torch.export, or the second where the first cannot.",
 )
-
+require_option = click.option(
+    "--require",
+    type=click.Choice(["agrees", "proved"]),
+    default="agrees",
+    show_default=True,
+    help="The least verdict with which the command exits with 0.",
+)
 
 FORMS = click.Choice(["conv", "linear", "dense", "fcn", "unfold"])
 

@@ -11,6 +11,7 @@ from fxhead.commands.options import (
     FILE,
     FORMS,
     providers_option,
+    require_option,
     scope_option,
     source_options,
     split,
@@ -43,6 +44,7 @@ from fxhead.source import Source
 @scope_option
 @trace_option
 @providers_option
+@require_option
 @click.option("--opset", type=click.IntRange(min=1), help="Opset of the ONNX files.")
 @click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
 @click.option("--no-check", is_flag=True, help="Of an ONNX file: write the other form, and check nothing.")
@@ -61,6 +63,7 @@ def rewrite_command(
     scope: str,
     way: str,
     providers: str | None,
+    require: str,
     opset: int | None,
     no_onnx: bool,
     no_check: bool,
@@ -104,6 +107,7 @@ def rewrite_command(
         link_data=link_data,
         loading=Loading(**loading),
         force=force,
+        require=require,
     )
     run = run_rewrite_onnx if options.source.kind is SourceKind.ONNX else run_rewrite
     return finish(lambda: run(options, render.TerminalProgress()), as_json=as_json)

@@ -27,3 +27,4 @@ class RewriteOptions:
     link_data: bool = False
     loading: Loading = dataclasses.field(default_factory=Loading)
     force: bool = False
+    require: str = "agrees"

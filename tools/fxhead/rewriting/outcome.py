@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from fxhead.check.outcome import Check, worst
+from fxhead.check.outcome import Check, is_enough, worst
 from fxhead.outcome import SCHEMA_VERSION, ExitCode, ModelInfo, WrittenFile
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class RewriteOutcome:
         checks: certificates; empty where nothing was checked.
         files: what was written; empty where the answer is no.
         seconds: wall-clock time.
+        require: the least verdict that is a yes.
     """
 
     model: ModelInfo
@@ -35,6 +36,7 @@ class RewriteOutcome:
     checks: tuple[Check, ...]
     files: tuple[WrittenFile, ...]
     seconds: float
+    require: str = "agrees"
 
     @property
     def verdict(self) -> str | None:
@@ -43,8 +45,9 @@ class RewriteOutcome:
 
     @property
     def exit_code(self) -> ExitCode:
-        """NO where nothing could be rewritten or a check failed."""
-        return ExitCode.DONE if self.report.rewrites and self.verdict != "broken" else ExitCode.NO
+        """NO where nothing could be rewritten, or a verdict is less than what is required."""
+        is_done = bool(self.report.rewrites) and is_enough(self.checks, self.require)
+        return ExitCode.DONE if is_done else ExitCode.NO
 
     def lines(self) -> Iterator[RenderableType]:
         """What to show, from top to bottom."""

@@ -83,6 +83,7 @@ def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
         checks=checks,
         files=files,
         seconds=time.perf_counter() - start,
+        require=options.require,
     )
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 
 from fxexport.proof.graphs.run_alone import OperatorDifference, Resolution, Trials, cells, operator_of
 from fxexport.terms.term import Array, Head, Kind, Term, affine_of
+
+_UNITS, _BIAS_UNITS = 4, 16
+"""Units in the last place that two foldings of a batch norm may lie apart, in weights and in biases."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +25,18 @@ class ConstantDifference:
         index: first position that differs; None where shape or type differ.
         expected: value in the reference.
         found: value in the candidate.
+        is_small: whether all values differ by no more than two ways of folding a batch norm into them may.
+        is_rounding: whether it is that, and several values differ.
+        digests: of the reference's constant and of the candidate's.
     """
 
     name: str
     index: tuple[int, ...] | None
     expected: float | None
     found: float | None
+    is_small: bool = False
+    is_rounding: bool = False
+    digests: tuple[int, int] = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -253,19 +264,52 @@ def _constant_differences(a: Term, b: Term) -> list[ConstantDifference]:
 
 
 def constant_difference(name: str, reference: Array, candidate: Array) -> ConstantDifference | None:
-    """Where two arrays differ in any bit, or None where they are the same, bit for bit."""
+    """The largest difference of two arrays, or None where they hold the same numbers.
+
+    -0 is 0, and NaN is NaN.
+    """
     if reference.shape != candidate.shape or reference.dtype != candidate.dtype:
         return ConstantDifference(name=name, index=None, expected=None, found=None)
     if reference is candidate or _same_memory(reference, candidate):
         return None
-    left, right = _bits(reference), _bits(candidate)
-    different = left != right
+    different = _bits(reference) != _bits(candidate)
+    if different.any():
+        with np.errstate(invalid="ignore"):
+            different &= ~((reference == candidate) | (_is_nan(reference) & _is_nan(candidate)))
     if not different.any():
         return None
-    index = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(different)), different.shape))
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.where(different, np.abs(reference.astype(np.float64) - candidate.astype(np.float64)), 0.0)
+    apart = np.where(np.isnan(apart), np.inf, apart)
+    index = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(apart)), apart.shape))
+    is_small = _is_small(reference, apart)
     return ConstantDifference(
-        name=name, index=index, expected=float(reference[index]), found=float(candidate[index])
+        name=name,
+        index=index,
+        expected=float(reference[index]),
+        found=float(candidate[index]),
+        is_small=is_small,
+        is_rounding=is_small and int(different.sum()) > 1,
+        digests=(zlib.crc32(reference.tobytes()), zlib.crc32(candidate.tobytes())),
     )
+
+
+def _is_small(reference: Array, apart: Array) -> bool:
+    """True for a few units in the last place of each row, or for biases, in which terms cancel, of all."""
+    if reference.dtype.kind not in "fV":
+        return False
+    unit = float(ml_dtypes.finfo(reference.dtype).eps)  # type: ignore[no-untyped-call]
+    size = np.abs(np.where(np.isfinite(reference), reference, 0).astype(np.float64))
+    if reference.ndim < 2:
+        return bool((apart <= _BIAS_UNITS * unit * size.max(initial=0.0)).all())
+    rows = size.reshape(len(size), -1).max(axis=1, initial=0.0)
+    return bool((apart.reshape(len(apart), -1) <= _UNITS * unit * rows[:, np.newaxis]).all())
+
+
+def _is_nan(array: Array) -> Array:
+    """Where an array of any type holds NaN, the only number that is not equal to itself."""
+    different: Array = array != array
+    return different
 
 
 def _same_memory(a: Array, b: Array) -> bool:
@@ -274,7 +318,7 @@ def _same_memory(a: Array, b: Array) -> bool:
 
 
 def _bits(array: Array) -> Array:
-    """The array as unsigned integers, so that NaNs and signed zeros compare by their bits."""
+    """The array as unsigned integers, which types of NumPy and others compare alike."""
     if array.dtype.kind in "fV" and array.dtype.itemsize in (1, 2, 4, 8):
         return array.view(f"u{array.dtype.itemsize}")
     return array

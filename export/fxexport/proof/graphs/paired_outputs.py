@@ -13,20 +13,24 @@ from fxpasses.graph.maps import KEY as MAP
 
 
 def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
-    """Pairs of output terms and of output positions: by name where names are equal, else by position."""
+    """Pairs of output terms and of output positions: by name where names are equal, else by position.
+
+    Raises:
+        CheckError: there is no output, or the two have other numbers of them.
+    """
     compared = _compared(left, right), _compared(right, left)
     a, b = ([name for name, _ in side] for side in compared)
     if not a or not b:
         raise CheckError("there is no output to compare", where=(left if not a else right).name)
     by_name = set(a) == set(b)
-    if not by_name and (len(a) != len(b) or left.dialect == right.dialect == "onnx"):
+    if not by_name and len(a) != len(b):
         missing = [name for name in a if name not in b]
         raise CheckError(
             f"output {missing[0]!r} is missing (it has {', '.join(map(repr, b))})"
             if missing
             else f"it has outputs {b}, the reference has {a}",
             where=right.name,
-            fix="export both with the same output names",
+            fix="compare models with as many outputs each, or give them the same names",
         )
     places = dict(compared[1]) if by_name else {}
     order = tuple(
@@ -34,6 +38,12 @@ def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Ter
         for number, (name, i) in enumerate(compared[0])
     )
     return roots_of(left, right, order), order
+
+
+def is_by_position(left: Subject, outputs: PairedOutputs, right: Subject) -> bool:
+    """True if outputs of two files were paired that have other names."""
+    both_files = left.dialect == right.dialect == "onnx"
+    return both_files and any(right.output_names[j] != name for name, _, j in outputs)
 
 
 def roots_of(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:

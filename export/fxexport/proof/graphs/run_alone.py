@@ -52,12 +52,14 @@ class OperatorDifference:
         name: the node that it is about.
         expected: what the reference gives for some value; None where nothing was run.
         found: what the candidate gives for it.
+        is_random: whether it draws random numbers, and by that is another function than any that does not.
     """
 
     what: str
     name: str
     expected: float | None = None
     found: float | None = None
+    is_random: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,7 +127,8 @@ class Trials:
         for term, side in ((a, "reference"), (b, "candidate")):
             if term.kind is Kind.OP and operator_of(term) in _RANDOM:
                 what = f"{_told(term)} draws random numbers: two runs of the {side} differ"
-                return Resolution(pairs=(), difference=OperatorDifference(what=what, name=term.node))
+                difference = OperatorDifference(what=what, name=term.node, is_random=True)
+                return Resolution(pairs=(), difference=difference)
         return None
 
     def _folded(self, a: Term, b: Term) -> Resolution | None:

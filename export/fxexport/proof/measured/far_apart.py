@@ -1,93 +1,267 @@
-"""Outputs without a bound: whether they lie further apart than rounding can explain.
+"""What lies further apart than rounding can take it, whatever the graphs are believed to be.
 
-Where two models are built differently, no bound holds for their difference. But a model shows by itself
-how it magnifies small errors: its inputs are changed by 16 units roundoff, and its outputs move by some
-distance. Rounding inside the model moves them by about as much. Outputs of two models that lie 64 times
-that distance apart, and 1024 units roundoff of the largest output, are not one function; what lies nearer
-together proves nothing.
+No rigorous bound of a whole model says anything: it grows by orders of magnitude with every layer. But a
+model shows by itself how it magnifies small errors: every weight and every input is changed by some units
+roundoff, at random, and its outputs move. Rounding inside the model moves them by less. What lies many
+times that distance apart, beside the bound of the last layers and a share of the output's own size for long
+sums, is not one function. Both models are asked, since one of two spellings may be the worse conditioned.
+
+Where numbers leave the range in which squares and sums are finite, one of two spellings may overflow where
+the other does not. There both models have to lie near their own values in float64, too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from fxexport.numerics.bounds import Float64
+from fxexport.numerics.bounds import Float64, Precision
 from fxexport.results import Failure
-from fxexport.subjects.subject import BatchError, Feeds, Subject
+from fxexport.subjects.subject import BatchError, Feed, Feeds, Subject
 from fxexport.terms.term import Array
+from fxexport.witness import Witness
 
-_NUDGE = 16
-_FACTOR = 64
+_FACTOR = 16.0
+"""How many times the measured movement is allowed."""
+_SEEDS = (0, 1, 2)
+_COARSE = 2.0**-12
+"""From this unit roundoff on sums are finer than what is stored."""
+_TINY = 2.0**-110
+"""Differences below it may be underflow."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Compared:
+    """One output of both models on the same inputs.
+
+    Attributes:
+        name: the output.
+        positions: its place among the outputs of each model.
+        reference: ``[N, K]`` values of the reference.
+        candidate: those of the candidate.
+        error: ``[N, K]`` bound on the rounding of the last layers of both, or None.
+    """
+
+    name: str
+    positions: tuple[int, int]
+    reference: Float64
+    candidate: Float64
+    error: Float64 | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How far a precision is nudged, and what is allowed at least, in units roundoff.
+
+    Attributes:
+        unit: unit roundoff.
+        nudge: by how many of them weights and inputs are changed.
+        floor: how many of them, of its largest value, an output may be off in any case.
+    """
+
+    unit: float
+    nudge: int
+    floor: int
+
+    @classmethod
+    def of(cls, precision: Precision) -> Scale:
+        """That of a precision; sums in the type itself may be off by far more than one unit."""
+        unit = max(precision.coarsest, precision.operand)
+        return cls(unit=unit, nudge=2, floor=64) if unit >= _COARSE else cls(unit=unit, nudge=16, floor=1024)
 
 
 def far_apart(
-    reference: Subject,
-    outputs: Sequence[tuple[str, int, Array, Array]],
-    feeds: Feeds,
-    provider: str,
-    unit: float,
-    parting: str | None,
+    subjects: tuple[Subject, Subject],
+    on: tuple[str, str],
+    feeds: tuple[Feeds, Feeds],
+    outputs: Sequence[Compared],
+    precision: Precision,
+    *,
+    is_extreme: bool = False,
 ) -> list[Failure]:
-    """One failure for each output that differs by more than rounding.
+    """One failure for each output that differs by more than rounding, the worst place of it.
+
+    Nothing is run again as long as no output is off by more than its own size explains.
 
     Args:
-        reference: the model that is run again.
-        outputs: name, position in the reference, and both models' values.
-        feeds: the batches that gave them.
-        provider: where the reference runs.
-        unit: unit roundoff of the model's type.
-        parting: where the two graphs part, for the message.
+        subjects: the two models.
+        on: where each of them runs.
+        feeds: the batches that gave the outputs.
+        outputs: what they gave.
+        precision: what the models compute in.
+        is_extreme: whether numbers may leave the range of the type.
     """
-    moved = _moved(reference, feeds, provider, unit)
+    scale = Scale.of(precision)
+    suspects = [item for item in outputs if _excess(item, _floor(item, scale)) is not None]
+    if not suspects:
+        return []
+    sides = zip((0, 1), subjects, on, feeds, strict=True)
+    moved = [_movement(side, subject, where, part, suspects, scale) for side, subject, where, part in sides]
     failures = []
-    for name, position, a, b in outputs:
-        expected, found = (np.asarray(side, np.float64).reshape(len(side), -1) for side in (a, b))
-        if moved is None or expected.shape != found.shape or not np.isfinite(expected).all():
-            continue
-        again = np.asarray(moved[position], np.float64).reshape(expected.shape)
-        natural = max(_largest(again - expected), _NUDGE * unit * _largest(expected))
-        failure = _failure(name, expected, found, _FACTOR * natural, parting)
-        failures.extend([] if failure is None else [failure])
+    for number, item in enumerate(suspects):
+        if any(found is None for found in moved):
+            return []
+        allowed = _floor(item, scale) + _FACTOR * sum(found[number] for found in moved if found)
+        index = _excess(item, allowed)
+        if index is not None:
+            failures.append(_failure(item, index, allowed))
+    if (
+        failures
+        and is_extreme
+        and not all(
+            _is_faithful(subject, batch, side, outputs, scale)
+            for side, (subject, batch) in enumerate(zip(subjects, feeds, strict=True))
+        )
+    ):
+        return []
     return failures
 
 
-def _failure(
-    name: str, expected: Float64, found: Float64, bound: float, parting: str | None
-) -> Failure | None:
-    distance = np.where(np.isfinite(found), np.abs(found - expected), np.inf)
-    if not distance.size or float(distance.max()) <= bound:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an output of both models is furthest apart.
+
+    Attributes:
+        output: the output.
+        positions: its place among the outputs of each model.
+        index: sample, and place in it.
+        expected: the reference's value.
+        found: the candidate's.
+        bound: what of the difference the last layers explain; None where they have no bound.
+    """
+
+    output: str
+    positions: tuple[int, int]
+    index: tuple[int, int]
+    expected: float
+    found: float
+    bound: float | None
+
+
+def worst_of(outputs: Sequence[Compared]) -> Place | None:
+    """The place that lies furthest apart beyond the bound of the last layers; None where none does."""
+    places = []
+    for item in outputs:
+        error = np.zeros_like(item.reference) if item.error is None else item.error
+        with np.errstate(invalid="ignore"):
+            excess = np.abs(item.candidate - item.reference) - error
+        excess = np.where(np.isfinite(item.reference) != np.isfinite(item.candidate), np.inf, excess)
+        if excess.size and float(np.nanmax(excess)) > 0:
+            row, column = np.unravel_index(int(np.nanargmax(excess)), excess.shape)
+            place = Place(
+                output=item.name,
+                positions=item.positions,
+                index=(int(row), int(column)),
+                expected=float(item.reference[row, column]),
+                found=float(item.candidate[row, column]),
+                bound=None if item.error is None else float(error[row, column]),
+            )
+            places.append((float(excess[row, column]), place))
+    return max(places, key=lambda pair: pair[0], default=(0.0, None))[1]
+
+
+def witness_of(
+    place: Place | None,
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    batch: tuple[Feed, Feed],
+    on: tuple[str, str],
+    made: str,
+) -> Witness:
+    """The witness that a batch is; without a place the candidate does not run on it."""
+    reference, candidate = (
+        tuple(zip(own, feed, strict=True)) for own, feed in zip(names, batch, strict=True)
+    )
+    known = {} if place is None else dataclasses.asdict(place)
+    return Witness(made=made, reference=reference, candidate=candidate, on=on, **known)
+
+
+def _floor(item: Compared, scale: Scale) -> Float64:
+    """``[N, K]``: what any two orders of summation may be apart, by the size of each place."""
+    size = np.where(np.isfinite(item.reference), np.abs(item.reference), 0.0).max(axis=0, initial=0.0)
+    wide = np.broadcast_to(scale.floor * scale.unit * size + _TINY, item.reference.shape)
+    return wide if item.error is None else wide + np.where(np.isfinite(item.error), item.error, np.inf)
+
+
+def _excess(item: Compared, allowed: Float64) -> tuple[int, ...] | None:
+    """The place that is furthest beyond what is allowed, or None."""
+    finite = np.isfinite(item.reference) & np.isfinite(item.candidate)
+    with np.errstate(invalid="ignore", over="ignore"):
+        ratio = np.where(finite, np.abs(item.candidate - item.reference) / allowed, 0.0)
+    if not ratio.size or not float(ratio.max()) > 1:
         return None
-    index = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(distance)), distance.shape))
-    where = "" if parting is None else f"; {parting}"
+    return tuple(int(axis) for axis in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
+
+
+def _failure(item: Compared, index: tuple[int, ...], allowed: Float64) -> Failure:
     return Failure(
-        what=f"the two models give other values, and not by rounding{where}",
+        what="the two models give other values, and not by rounding",
         side="candidate",
-        name=name,
+        name=item.name,
         index=index,
-        expected=float(expected[index]),
-        found=float(found[index]),
-        bound=bound,
+        expected=float(item.reference[index]),
+        found=float(item.candidate[index]),
+        bound=float(allowed[index]),
     )
 
 
-def _moved(reference: Subject, feeds: Feeds, provider: str, unit: float) -> tuple[Array, ...] | None:
-    rng = np.random.Generator(np.random.PCG64(0))
-    nudged = [
-        tuple(
-            x * (1 + _NUDGE * unit * rng.choice((-1.0, 1.0), x.shape)).astype(x.dtype)
-            if x.dtype.kind == "f"
-            else x
-            for x in feed
-        )
-        for feed in feeds
-    ]
+def _movement(
+    side: int, subject: Subject, on: str, feeds: Feeds, outputs: Sequence[Compared], scale: Scale
+) -> list[Float64] | None:
+    """How far each place of each output moves when everything is nudged, over samples and nudges.
+
+    Zero for a model that draws random numbers, which no rounding explains; None where it does not run.
+
+    Shapes:
+        each: [K]
+    """
+    by = scale.nudge * scale.unit
     try:
-        return reference.rerun(nudged, provider)
+        still = subject.rerun(feeds, on)
+        if not all(_repeats(item, side, still, scale) for item in outputs):
+            return [np.zeros(item.reference.shape[1]) for item in outputs]
+        moved = [subject.nudged(feeds, on, by, seed) for seed in _SEEDS]
     except BatchError:
         return None
+    wide = subject.outputs64(feeds) if subject.dialect == "module" else None
+    moved += [] if wide is None else [wide]
+    return [_largest(still, moved, item.positions[side]) for item in outputs]
 
 
-def _largest(values: Float64) -> float:
-    return float(np.abs(values).max(initial=0.0))
+def _repeats(item: Compared, side: int, again: Sequence[Array], scale: Scale) -> bool:
+    own = (item.reference, item.candidate)[side]
+    with np.errstate(invalid="ignore"):
+        off = np.abs(_flat(again[item.positions[side]]) - own)
+    return not (off > scale.floor * scale.unit * np.abs(own).max(initial=0.0)).any()
+
+
+def _largest(still: Sequence[Array], moved: Sequence[Sequence[Array]], position: int) -> Float64:
+    """Infinite where a value left the range."""
+    start = _flat(still[position])
+    with np.errstate(invalid="ignore", over="ignore"):
+        moves = [np.abs(_flat(outputs[position]) - start) for outputs in moved]
+    largest: Float64 = np.stack(moves).max(axis=(0, 1), initial=0.0)
+    return np.where(np.isnan(largest), np.inf, largest)
+
+
+def _is_faithful(
+    subject: Subject, feeds: Feeds, side: int, outputs: Sequence[Compared], scale: Scale
+) -> bool:
+    """True if what the model gave lies near what it gives in float64; False where that cannot be told."""
+    wide = subject.outputs64(feeds)
+    if wide is None:
+        return False
+    for item in outputs:
+        own, exact = (item.reference, item.candidate)[side], _flat(wide[item.positions[side]])
+        finite = np.isfinite(own)
+        size = np.where(finite, np.abs(own), 0.0).max(axis=0, initial=0.0)
+        with np.errstate(invalid="ignore", over="ignore"):
+            off = np.where(finite, np.abs(own - exact), 0.0)
+        if exact.shape != own.shape or not (off <= scale.floor * scale.unit * size + _TINY).all():
+            return False
+    return True
+
+
+def _flat(array: Array) -> Float64:
+    return np.asarray(array, np.float64).reshape(len(array), -1)

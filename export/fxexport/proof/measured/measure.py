@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from fxexport.numerics.bounds import FP32, Precision, looser, precision_of
 from fxexport.proof.graphs.compare import Comparison
 from fxexport.proof.measured.batches import Batch, Streamed, parts_of
-from fxexport.proof.measured.far_apart import far_apart
-from fxexport.proof.measured.features import check_features
+from fxexport.proof.measured.far_apart import Compared, far_apart, witness_of, worst_of
+from fxexport.proof.measured.features import read_same_features
 from fxexport.proof.measured.map_outputs import check_maps
 from fxexport.proof.measured.rounding import (
     OutputCheck,
@@ -28,7 +29,8 @@ from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.samples import BATCHES, Samples
 from fxexport.subjects.subject import EAGER, BatchError, Feeds, Run, Subject
 from fxexport.terms.pool_first import spread_sites
-from fxexport.terms.term import Head, Kind
+from fxexport.terms.term import Array, Head, Kind
+from fxexport.witness import Witness
 from fxpasses.errors import CheckError, InternalError
 
 _RunBy = tuple[Subject | Streamed, Subject | Streamed]
@@ -44,12 +46,12 @@ def measure(
     target: str,
     *,
     is_same_backbone: bool,
-    is_in_doubt: bool,
+    has_same_sites: bool,
 ) -> Tally:
     """What layers 4 and 5 see on one target, over batches of 1, 2 and 5 and then all further samples.
 
+    ``has_same_sites``: whether the sites of both heads hold the same numbers.
     ``is_same_backbone``: whether what is upstream of the heads was proved to be the same function.
-    ``is_in_doubt``: whether weights and features both differ, so that only outputs can tell.
     """
     pairing = Pairing(
         reference=left.graph,
@@ -59,8 +61,9 @@ def measure(
         observed=observable(*heads, walk),
         boundary=heads[0].boundary,
         before_pool=spread_sites(heads[0], walk.partner),
+        has_same_sites=has_same_sites,
     )
-    tally = Tally(is_in_doubt=is_in_doubt)
+    tally = Tally()
     # infinite values have no bound, which is said as a failure or a gap; they are no warning
     with np.errstate(invalid="ignore", over="ignore"):
         _on_target(left, right, pairing, walk, samples, target, tally, is_same_backbone)
@@ -68,13 +71,24 @@ def measure(
 
 
 def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
-    """1, 2 and 5, or sizes in the range that an exported program has.
+    """1, 2 and 5, or sizes in the range that an exported program has; the only size of a fixed model.
 
-    The reference's only size where it has one, unless the candidate has another.
+    Raises:
+        CheckError: the two take no size in common.
     """
-    only = left.fixed_batch
-    if only is None or right.fixed_batch not in (None, only):
+    only = left.fixed_batch or right.fixed_batch
+    if only is None:
         return right.batches(left.batches(BATCHES))
+    if any(
+        side.fixed_batch not in (None, only) or side.batches((only,)) != (only,) for side in (left, right)
+    ):
+        takes = (
+            f"{side.name} takes batches of {side.fixed_batch or 'other sizes'}" for side in (left, right)
+        )
+        raise CheckError(
+            f"the two take no batch size in common: {', '.join(takes)}",
+            fix="export both for one batch size, or with a free one",
+        )
     return (only,)
 
 
@@ -88,12 +102,26 @@ def _on_target(
     tally: Tally,
     is_same_backbone: bool,
 ) -> None:
-    sizes = batch_sizes(left, right)
     streamed = Streamed(left, target), Streamed(right, target)
-    for part in parts_of(samples, left, right, sizes):
+    for part in _parts(left, right, samples, target):
         run_by = (left, right) if part.is_first else streamed
         if not _on_part((left, right), run_by, part, pairing, walk, target, tally, is_same_backbone):
             return
+
+
+def _parts(left: Subject, right: Subject, samples: Samples, target: str) -> Iterator[Batch]:
+    """The samples in batches; one by one where the reference runs at no other size, whatever it declares."""
+    sizes = batch_sizes(left, right)
+    parts = parts_of(samples, left, right, sizes)
+    first = next(parts)
+    try:
+        left.outputs(first.feeds[0], _names(left, right, target)[0])
+    except BatchError:
+        if sizes == BATCHES:
+            yield from parts_of(samples, left, right, (1,))
+            return
+    yield first
+    yield from parts
 
 
 def _on_part(
@@ -116,6 +144,9 @@ def _on_part(
         runs = _runs(run_by, part.feeds, target, tally)
         found = None if runs is None else _within(runs, pairing, on, claims)
     if found is None:
+        names = (left.input_names, right.input_names)
+        first = part.feeds[0][0], part.feeds[1][0]
+        tally.witness = tally.witness or witness_of(None, names, first, on, "the samples")
         return False
     sides, failures = found.sides, [part.numbered(failure) for failure in found.failures]
     tally.precision = weakest((tally.precision, found.precision))
@@ -125,32 +156,74 @@ def _on_part(
         note = f"the bounds that held are those of {found.precision.name}"
         # bounds of sums in half precision are too wide to tell one operator from another
         is_vague = walk.parting is not None and not found.precision.operand
-        (tally.gaps if is_vague else tally.notes).append(note)
-    has_same_features = check_features(
-        subjects, sides, part.leading, pairing, tally, is_same_backbone=is_same_backbone
-    )
-    # two heads that are built differently and read different values may be one function all the same
-    tally.has_same_features = tally.has_same_features and has_same_features
-    is_telling = walk.parting is None or has_same_features
+        (tally.doubts if is_vague else tally.notes).append(note)
+    is_telling, told = read_same_features(sides, pairing, found.precision)
+    (tally.notes if is_telling else tally.doubts).extend([] if told is None else [told])
+    # what one head makes of other features than the other's is no difference of the two models
     tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
     label = "/".join(dict.fromkeys(on))
     unit = _head_precision(pairing.head).result
     checks = joint(sides[0], sides[1], pairing, unit)
-    for check in checks:
-        _judge(check, label, part, found.precision, walk, tally)
+    for check, (_, i, j) in zip(checks, pairing.outputs, strict=True):
+        other = _other_kind(sides[0].outputs[i], sides[1].outputs[j])
+        if other is None:
+            _judge(check, label, part, found.precision, tally)
+        else:
+            tally.failures.append(Failure(what=other, name=check.name, provider=label, side="candidate"))
     for subject, side, who, name in zip(subjects, sides, ("reference", "candidate"), on, strict=True):
         maps = check_maps(subject, side, who, walk, found.precision, name)
         tally.failures.extend(part.numbered(failure) for failure in maps.failures)
         tally.gaps.extend(maps.gaps)
         for check in maps.checks:
-            _judge(check, name, part, found.precision, walk, tally)
-    if part.is_first and ((tally.gaps and not tally.failures) or tally.is_in_doubt):
-        paired = zip(checks, pairing.outputs, strict=True)
-        values = [(check.name, i, check.reference, check.candidate) for check, (_, i, _) in paired]
-        apart = far_apart(left, values, part.feeds[0], on[0], unit, walk.parting)
-        tally.is_apart = tally.is_apart or bool(apart)
-        tally.failures.extend(apart)
+            _judge(check, name, part, found.precision, tally)
+    if not tally.failures:
+        outputs = compared(checks, pairing.outputs)
+        apart = far_apart(subjects, on, part.feeds, outputs, found.precision)
+        tally.failures.extend(part.numbered(failure) for failure in apart)
+    if tally.failures and tally.witness is None:
+        outputs = compared(checks, pairing.outputs)
+        tally.witness = _seen_in(outputs, part, (left.input_names, right.input_names), on)
     return True
+
+
+def _seen_in(
+    outputs: Sequence[Compared],
+    part: Batch,
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    on: tuple[str, str],
+) -> Witness | None:
+    """The batch of a part in which outputs lie furthest apart, beside their bound; None where none do."""
+    worst = worst_of(outputs)
+    if worst is None:
+        return None
+    number, (row, column) = 0, worst.index
+    while row >= part.sizes[number]:
+        row, number = row - part.sizes[number], number + 1
+    batch = part.feeds[0][number], part.feeds[1][number]
+    return witness_of(dataclasses.replace(worst, index=(row, column)), names, batch, on, "the samples")
+
+
+def compared(checks: Sequence[OutputCheck], outputs: Sequence[tuple[str, int, int]]) -> tuple[Compared, ...]:
+    """The outputs for ``far_apart``; none that are of another shape."""
+    return tuple(
+        Compared(
+            name=check.name,
+            positions=(i, j),
+            reference=check.reference,
+            candidate=check.candidate,
+            error=check.error,
+        )
+        for check, (_, i, j) in zip(checks, outputs, strict=True)
+        if check.reference.shape == check.candidate.shape
+    )
+
+
+def _other_kind(a: Array, b: Array) -> str | None:
+    """In what an output is of another kind than it should be; axes of one cell are none."""
+    shapes = [tuple(extent for extent in array.shape[1:] if extent != 1) for array in (a, b)]
+    if shapes[0] != shapes[1] or len(a) != len(b):
+        return f"shape {b.shape[1:]} a sample where {a.shape[1:]} is due"
+    return None if a.dtype == b.dtype else f"type {b.dtype.name} where {a.dtype.name} is due"
 
 
 def _claims(subjects: tuple[Subject, Subject], head: Head, on: tuple[str, str]) -> tuple[Precision, ...]:
@@ -241,7 +314,7 @@ def _runs(run_by: _RunBy, feeds: tuple[Feeds, Feeds], provider: str, tally: Tall
         reference = run_by[0].observe(feeds[0], provider)
     except BatchError as error:
         raise CheckError(
-            str(error), where=run_by[0].name, fix="give inputs that the reference runs on"
+            str(error), where=run_by[0].name, fix="give inputs of the shape that it was made for"
         ) from error
     try:
         return reference, run_by[1].observe(feeds[1], provider)
@@ -258,22 +331,14 @@ def _head_precision(head: Head) -> Precision:
     return precision_of(_head_dtype(head)) or FP32
 
 
-def _judge(
-    check: OutputCheck,
-    provider: str,
-    part: Batch,
-    precision: Precision,
-    walk: Comparison,
-    tally: Tally,
-) -> None:
+def _judge(check: OutputCheck, provider: str, part: Batch, precision: Precision, tally: Tally) -> None:
     name, a, b = check.name, check.reference, check.candidate
-    if a.shape != b.shape:
+    if a.shape != b.shape:  # of a map
         what = f"shape {b.shape[1:]} a sample where {a.shape[1:]} is due"
         tally.failures.append(Failure(what=what, name=name, provider=provider, side="candidate"))
         return
     tally.add(check, part, provider, precision)
-    is_same = np.array_equal(a, b)
-    tally.is_identical = tally.is_identical and is_same
+    tally.is_identical = tally.is_identical and np.array_equal(a, b)
     if ((np.isfinite(a) != np.isfinite(b)) & ~check.overflow).any():
         what = "NaN or infinity in one model and not in the other"
         tally.failures.append(Failure(what=what, name=name, provider=provider))
@@ -282,6 +347,3 @@ def _judge(
         tally.gaps.append(f"{count} values of {name!r} are NaN or infinite: no evidence")
     elif check.bound is None:
         tally.unbounded.append(name)
-        if not is_same:
-            note = f"output {name!r} has no bound: an operator behind the last site has none"
-            (tally.notes if walk.parting is None else tally.gaps).append(note)

@@ -28,6 +28,7 @@ class Pairing:
         observed: terms of the reference whose values are tapped, with the candidate's terms.
         boundary: those of them at which the head begins.
         before_pool: sites of the reference that one of the two applies before its pool.
+        has_same_sites: whether the sites of both hold the same numbers: else only outputs can be the same.
     """
 
     reference: TermGraph
@@ -37,6 +38,7 @@ class Pairing:
     observed: Mapping[Term, Term]
     boundary: tuple[Term, ...]
     before_pool: Set[Term] = frozenset()
+    has_same_sites: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,6 +102,7 @@ class OutputCheck:
         reference: ``[N, …]`` values of the reference.
         candidate: those of the candidate.
         bound: ``[N, …]`` bound on their difference, or None.
+        error: ``[N, …]`` the part of it that does not depend on what the heads read, or None.
         overflow: where either may be too large for its type, so that infinity is no failure.
         unit: unit roundoff of the stored type.
         is_decision: whether its largest value is a decision.
@@ -112,6 +115,7 @@ class OutputCheck:
     overflow: NDArray[np.bool_]
     unit: float
     is_decision: bool = True
+    error: Float64 | None = None
 
 
 def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> tuple[list[Failure], list[str]]:
@@ -125,7 +129,7 @@ def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> tuple[l
         position = left if who == "reference" else right
         places.append((output, side.outputs[position], pairing.reference.outputs[left][1]))
     for term, value in side.observed.items():
-        if term.affine is not None:
+        if term.affine is not None and (who == "reference" or pairing.has_same_sites):
             places.append((term.affine.weight_name, value, term))
     for place, value, term in places:
         interval = side.intervals.get(term)
@@ -185,13 +189,22 @@ def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> li
         term = pairing.reference.outputs[left][1]
         a, b = reference.intervals.get(term), candidate.intervals.get(term)
         y_a, y_b = flat(reference.outputs[left]), flat(candidate.outputs[right])
-        bound, overflow = None, np.zeros(y_a.shape, np.bool_)
+        bound, error, overflow = None, None, np.zeros(y_a.shape, np.bool_)
         if a is not None and b is not None and flat(a.value).shape == y_a.shape == y_b.shape:
             kinds = reference.outputs[left].dtype.name, candidate.outputs[right].dtype.name
             overflow = _may_overflow(kinds[0], a) | _may_overflow(kinds[1], b)
             with np.errstate(invalid="ignore"):  # two infinite features
-                bound = np.abs(flat(a.value) - flat(b.value)) + flat(a.error) + flat(b.error)
+                error = flat(a.error) + flat(b.error)
+                bound = np.abs(flat(a.value) - flat(b.value)) + error
         checks.append(
-            OutputCheck(name=name, reference=y_a, candidate=y_b, bound=bound, overflow=overflow, unit=unit)
+            OutputCheck(
+                name=name,
+                reference=y_a,
+                candidate=y_b,
+                bound=bound,
+                overflow=overflow,
+                unit=unit,
+                error=error,
+            )
         )
     return checks

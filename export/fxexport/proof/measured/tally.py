@@ -11,6 +11,7 @@ from fxexport.proof.measured.batches import Batch
 from fxexport.proof.measured.decision import OutputTally
 from fxexport.proof.measured.rounding import OutputCheck
 from fxexport.results import Coverage, Failure, Flip, LayerName, LayerResult, OutputStatistics, Status
+from fxexport.witness import Witness
 from fxpasses.errors import CheckError
 
 
@@ -25,9 +26,9 @@ class Measured:
         flips: samples whose arg max differs.
         precision: the weakest precision that was needed for the bounds to hold.
         is_identical: whether every output was equal bit for bit.
-        has_same_features: whether both heads read the same features, as far as can be told.
         unbounded: outputs that have no bound.
-        is_apart: whether outputs lie further apart than rounding can explain, whatever the graphs.
+        doubts: what keeps the bounds from telling more.
+        witness: a batch on which the two differ, if one was run.
     """
 
     rounding: LayerResult
@@ -36,30 +37,30 @@ class Measured:
     flips: tuple[Flip, ...]
     precision: Precision | None
     is_identical: bool
-    has_same_features: bool
     unbounded: tuple[str, ...]
-    is_apart: bool
+    doubts: tuple[str, ...]
+    witness: Witness | None
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Tally:
     """What has been seen so far, over batches and, once joined, over targets.
 
+    ``gaps`` are values that were not compared, ``doubts`` what keeps a comparison from telling more;
     ``sites`` counts values of sites that were compared with float64; ``unbounded`` names outputs that have
     no bound.
     """
 
     failures: list[Failure] = dataclasses.field(default_factory=list)
     gaps: list[str] = dataclasses.field(default_factory=list)
+    doubts: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     sites: int = 0
     unbounded: list[str] = dataclasses.field(default_factory=list)
     outputs: dict[tuple[str, str], OutputTally] = dataclasses.field(default_factory=dict)
     precision: Precision | None = None
     is_identical: bool = True
-    has_same_features: bool = True
-    is_in_doubt: bool = False
-    is_apart: bool = False
+    witness: Witness | None = None
 
     @property
     def statistics(self) -> tuple[OutputStatistics, ...]:
@@ -92,9 +93,8 @@ def joined(tallies: Sequence[Tally]) -> Tally:
         whole.unbounded += tally.unbounded
         whole.sites += tally.sites
         whole.is_identical &= tally.is_identical
-        whole.has_same_features &= tally.has_same_features
-        whole.is_apart |= tally.is_apart
-        whole.is_in_doubt |= tally.is_in_doubt
+        whole.doubts += tally.doubts
+        whole.witness = whole.witness or tally.witness
     return whole
 
 
@@ -109,13 +109,14 @@ def measured(tally: Tally) -> Measured:
     logits = sum(record.values for record in statistics if record.max_bound is not None)
     if not values and not tally.failures:
         raise CheckError("there is no value to compare", fix="check that the models have outputs")
-    gaps = tally.gaps if logits or tally.sites else [*tally.gaps, "neither an output nor a site has a bound"]
-    status = Status.HELD if not gaps else Status.NOT_RUN
+    doubts = list(dict.fromkeys(tally.doubts))
+    doubts += [] if logits or tally.sites else ["neither an output nor a site has a bound"]
+    status = Status.NOT_RUN if tally.gaps else Status.HELD
     rounding = LayerResult(
         layer=LayerName.ROUNDING,
         status=Status.FAILED if tally.failures else status,
         covered=Coverage(logits=logits),
-        reason=next(iter((*gaps, *tally.notes)), None),
+        reason=next(iter((*tally.gaps, *doubts, *tally.notes)), None),
         failures=worst_of_each(tally.failures)[:8],
     )
     return Measured(
@@ -125,9 +126,9 @@ def measured(tally: Tally) -> Measured:
         flips=tuple(flip for found in tally.outputs.values() for flip in found.flips),
         precision=tally.precision,
         is_identical=tally.is_identical,
-        has_same_features=tally.has_same_features,
         unbounded=tuple(dict.fromkeys(tally.unbounded)),
-        is_apart=tally.is_apart,
+        doubts=tuple(doubts),
+        witness=tally.witness,
     )
 
 

@@ -1,0 +1,58 @@
+"""Spellings that ONNX has two of, as one: the default domain by its name, and axes that are left open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+_DEFAULT = "ai.onnx"
+
+
+def as_default_domain(model: onnx.ModelProto) -> None:
+    """Writes the default domain as the empty one everywhere in ``model``."""
+    for container in (model, *model.functions):
+        kept = [entry for entry in container.opset_import if entry.domain != _DEFAULT]
+        named = [entry.version for entry in container.opset_import if entry.domain == _DEFAULT]
+        if named and not any(entry.domain == "" for entry in kept):
+            kept.append(onnx.helper.make_opsetid("", named[0]))
+        if named:
+            del container.opset_import[:]
+            container.opset_import.extend(kept)
+    for node in _nodes([*model.graph.node, *(node for item in model.functions for node in item.node)]):
+        if node.domain == _DEFAULT:
+            node.domain = ""
+
+
+def _nodes(nodes: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """These and those of the graphs that they hold."""
+    while nodes:
+        node = nodes.pop()
+        yield node
+        for attribute in node.attribute:
+            nodes.extend(attribute.g.node)
+            nodes.extend(inner for graph in attribute.graphs for inner in graph.node)
+
+
+def with_free_batch(model: onnx.ModelProto) -> None:
+    """Leaves every extent of ``model`` open that is declared as -1 or as 0, as older exporters write it."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value <= 0:
+                dim.dim_param = "batch" if axis == 0 else f"{value.name}_{axis}"
+
+
+def refusal(model: onnx.ModelProto) -> str | None:
+    """What ONNX's own checker has against the model, its weights apart; None where it has nothing."""
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    apart = [t for t in whole.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    for tensor in apart:
+        value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        whole.graph.initializer.remove(tensor)
+        whole.graph.input.append(value)
+    try:
+        onnx.checker.check_model(whole)
+    except onnx.checker.ValidationError as error:
+        return (str(error).strip().splitlines() or [""])[0]
+    return None

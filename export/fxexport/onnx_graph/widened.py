@@ -1,0 +1,76 @@
+"""A file computed in float64 by ONNX's reference evaluator, which is slow and knows ONNX's operators only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from fxexport.terms.term import Array
+
+_MOST_VALUES = 2**22
+"""Weights of larger files are not widened: evaluation would take minutes."""
+
+
+def evaluated64(
+    proto: onnx.ModelProto, weights: Mapping[str, Array], feeds: Sequence[Array]
+) -> tuple[Array, ...] | None:
+    """The file's outputs in float64; None where it is too large, or the evaluator lacks an operator.
+
+    Args:
+        proto: the file.
+        weights: values of the initialisers that it marks as external data.
+        feeds: its inputs.
+    """
+    if sum(array.size for array in weights.values()) > _MOST_VALUES:
+        return None
+    names = [value.name for value in proto.graph.input if value.name not in _stored(proto)]
+    wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in feeds]
+    try:
+        with np.errstate(all="ignore"):
+            found = ReferenceEvaluator(_widened(proto, weights)).run(
+                None, dict(zip(names, wide, strict=True))
+            )
+    except Exception:  # noqa: BLE001 - the evaluator's own errors share no base class but Exception
+        return None
+    return tuple(np.asarray(array) for array in found)
+
+
+def _stored(proto: onnx.ModelProto) -> set[str]:
+    return {tensor.name for tensor in proto.graph.initializer}
+
+
+def _widened(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
+    wide = onnx.ModelProto()
+    wide.CopyFrom(proto)
+    for tensor in wide.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weights[tensor.name]), tensor.name))
+    _widen(wide.graph)
+    for value in (*wide.graph.input, *wide.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    return wide
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _widen(attribute.g)
+            elif attribute.HasField("t"):
+                _widen_tensor(attribute.t)
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.CopyFrom(helper.make_attribute("to", TensorProto.DOUBLE))
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT:
+        array = numpy_helper.to_array(tensor).astype(np.float64)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

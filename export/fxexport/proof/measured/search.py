@@ -1,0 +1,215 @@
+"""A search for inputs on which two models differ, where their graphs leave open whether they do.
+
+Samples are ordinary: an operator that acts on large values, on negative ones, on every value alike, from
+some batch on, or at another size, acts on none of them. So both models are run on the samples scaled by
+powers of two and with their signs changed, on constants, ramps and single cells, at every batch from 1 to 17,
+and at a larger size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from fxexport.numerics.bounds import Precision
+from fxexport.numerics.evaluate import flat
+from fxexport.proof.measured.batches import Streamed
+from fxexport.proof.measured.far_apart import Compared, Place, far_apart, witness_of
+from fxexport.proof.measured.other_size import resized, why_not
+from fxexport.results import Failure
+from fxexport.subjects.samples import Samples
+from fxexport.subjects.subject import BatchError, Feeds, Subject
+from fxexport.terms.term import Array
+from fxexport.witness import Witness
+
+_ROWS = 2
+_MOST_ROWS = 17
+_ORDINARY = (-16, -8, -4, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24)
+_EXTREME = (-100, -64, -32, 32, 40, 48, 64, 80, 100, 110, 120)
+"""Powers of two; the extreme ones may overflow inside the models."""
+
+Change = Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """What a search showed.
+
+    Attributes:
+        failures: in what the two models differ, on ``witness``; empty where no input tells them apart.
+        witness: the inputs that tell them apart.
+        tried: how many inputs both models ran on.
+    """
+
+    failures: tuple[Failure, ...] = ()
+    witness: Witness | None = None
+    tried: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Try:
+    made: str
+    samples: Samples
+    rows: int
+    is_extreme: bool = False
+
+
+def search(
+    subjects: tuple[Subject, Subject],
+    on: tuple[str, str],
+    samples: Samples,
+    outputs: tuple[tuple[str, int, int], ...],
+    precision: Precision,
+) -> Found:
+    """The first input on which the two models differ by more than rounding, or how many do not tell.
+
+    Args:
+        subjects: the two models.
+        on: where each of them runs.
+        samples: the samples to start from.
+        outputs: positions of the outputs that belong together.
+        precision: what the models compute in.
+    """
+    streamed = Streamed(subjects[0], on[0]), Streamed(subjects[1], on[1])
+    tried = 0
+    is_sized = all(
+        subjects[0].output_ranks[i] == subjects[1].output_ranks[j] for _, i, j in outputs
+    )  # a head on windows gives more positions of a larger map, and that is what it is for
+    for attempt in _tries(subjects, samples, is_sized=is_sized):
+        batches = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in subjects]
+        run = _Run(feeds=([batches[0]], [batches[1]]), on=on, made=attempt.made)
+        with np.errstate(all="ignore"):
+            failures, place = _differences(subjects, streamed, run, outputs, precision, attempt.is_extreme)
+        if failures is None:
+            continue
+        tried += 1
+        if failures:
+            told = tuple(dataclasses.replace(item, what=f"{item.what}, on {run.made}") for item in failures)
+            names = subjects[0].input_names, subjects[1].input_names
+            witness = witness_of(place, names, (batches[0], batches[1]), on, run.made)
+            return Found(failures=told, witness=witness, tried=tried)
+    return Found(tried=tried)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Run:
+    feeds: tuple[Feeds, Feeds]
+    on: tuple[str, str]
+    made: str
+
+
+def _differences(
+    subjects: tuple[Subject, Subject],
+    streamed: tuple[Streamed, Streamed],
+    run: _Run,
+    outputs: Sequence[tuple[str, int, int]],
+    precision: Precision,
+    is_extreme: bool,
+) -> tuple[list[Failure] | None, Place | None]:
+    """In what the two differ, and where; None where the reference does not run."""
+    try:
+        left = streamed[0].outputs(run.feeds[0], run.on[0])
+    except BatchError:
+        return None, None
+    try:
+        right = streamed[1].outputs(run.feeds[1], run.on[1])
+    except BatchError as error:
+        return [Failure(what=str(error), side="candidate", provider=run.on[1])], None
+    compared = [
+        Compared(name=name, positions=(i, j), reference=flat(left[i]), candidate=flat(right[j]))
+        for name, i, j in outputs
+    ]
+    for item in compared:
+        if item.reference.shape != item.candidate.shape:
+            what = f"{item.candidate.shape[1]} values a sample where {item.reference.shape[1]} are due"
+            return [Failure(what=what, name=item.name, side="candidate")], None
+    failures = far_apart(subjects, run.on, run.feeds, compared, precision, is_extreme=is_extreme)
+    place = None if not failures else _place(failures[0], compared)
+    return failures, place
+
+
+def _place(failure: Failure, outputs: Sequence[Compared]) -> Place | None:
+    item = next(item for item in outputs if item.name == failure.name)
+    if failure.index is None or failure.expected is None or failure.found is None:
+        return None
+    return Place(
+        output=item.name,
+        positions=item.positions,
+        index=(failure.index[0], failure.index[1]),
+        expected=failure.expected,
+        found=failure.found,
+        bound=failure.bound,
+    )
+
+
+def _tries(subjects: tuple[Subject, Subject], samples: Samples, *, is_sized: bool) -> Iterator[_Try]:
+    fixed = next((side.fixed_batch for side in subjects if side.fixed_batch is not None), None)
+    rows = fixed or subjects[1].batches(subjects[0].batches((_ROWS,)))[0]
+    start = samples.batch(0, rows)
+    if fixed is None:
+        for size in subjects[1].batches(subjects[0].batches(tuple(range(1, _MOST_ROWS + 1)))):
+            yield _Try(made=f"a batch of {size} samples", samples=samples, rows=size)
+    for made, change, is_extreme in _changes(start):
+        changed = tuple(change(array) for array in start)
+        if not all(np.array_equal(a, b) for a, b in zip(changed, start, strict=True)):
+            arrays = dataclasses.replace(samples, rows=changed)
+            yield _Try(made=made, samples=arrays, rows=rows, is_extreme=is_extreme)
+    larger = resized(samples)
+    if is_sized and all(why_not(side, larger) is None for side in subjects):
+        yield _Try(made="the samples at a larger size", samples=larger, rows=rows)
+
+
+def _changes(start: Sequence[Array]) -> Iterator[tuple[str, Change, bool]]:
+    yield "the samples negated", _of_floats(lambda x: -x), False
+    yield "the samples' absolute values", _of_floats(np.abs), False
+    yield "the samples' absolute values, negated", _of_floats(lambda x: -np.abs(x)), False
+    for value in (0, 1, -1, 127, 255):
+        yield f"inputs of {value} everywhere", functools.partial(_constant, value=value), False
+    for axis in range(1, max(array.ndim for array in start)):
+        yield f"a ramp along axis {axis}", functools.partial(_ramp, axis=axis), False
+    for place in (0.0, 0.5, 1.0):
+        yield f"one cell of 1 at {place:.0%} of each sample", functools.partial(_one_hot, place=place), False
+    for power in (*_ORDINARY, *_EXTREME):
+        change = functools.partial(_scaled, power=power)
+        yield f"the samples times 2^{power}", _of_floats(change), power in _EXTREME
+
+
+def _of_floats(change: Change) -> Change:
+    return lambda x: change(x) if _is_float(x) else x
+
+
+def _is_float(x: Array) -> bool:
+    return x.dtype.kind == "f" or x.dtype.name == "bfloat16"
+
+
+def _scaled(x: Array, power: int) -> Array:
+    scaled = (x.astype(np.float64) * 2.0**power).astype(x.dtype)
+    return scaled if np.isfinite(scaled).all() else x
+
+
+def _constant(x: Array, value: int) -> Array:
+    """Integers stay in the range of the samples: others may select nothing."""
+    if _is_float(x):
+        return np.full_like(x, value)
+    low, high = int(x.min()), int(x.max())
+    return np.full_like(x, min(max(value, low), high))
+
+
+def _ramp(x: Array, axis: int) -> Array:
+    if axis >= x.ndim or not _is_float(x):
+        return x
+    steps = np.linspace(-1.0, 1.0, x.shape[axis]).reshape(-1, *(1 for _ in x.shape[axis + 1 :]))
+    return np.broadcast_to(steps, x.shape).astype(x.dtype)
+
+
+def _one_hot(x: Array, place: float) -> Array:
+    if not _is_float(x):
+        return x
+    cells = math.prod(x.shape[1:])
+    flat_cells = np.zeros((len(x), cells), np.float32)
+    flat_cells[:, round(place * (cells - 1))] = 1.0
+    return flat_cells.reshape(x.shape).astype(x.dtype)

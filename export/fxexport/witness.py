@@ -1,0 +1,52 @@
+"""An input on which two models give other outputs, for anyone to run again."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Inputs = tuple[tuple[str, NDArray[Any]], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Witness:
+    """One batch on which two models differ by more than rounding.
+
+    Attributes:
+        made: how the batch was made, in words.
+        reference: what the reference was given, by the names of its inputs.
+        candidate: what the candidate was given.
+        on: where each of them ran.
+        output: name of the output; None where the candidate does not run.
+        positions: place of the output among those of each model.
+        index: sample, and place in the sample when it is laid out flat.
+        expected: the reference's value there.
+        found: the candidate's.
+        bound: how far apart rounding may take the two.
+    """
+
+    made: str
+    reference: Inputs
+    candidate: Inputs
+    on: tuple[str, str]
+    output: str | None = None
+    positions: tuple[int, int] = (0, 0)
+    index: tuple[int, int] = (0, 0)
+    expected: float | None = None
+    found: float | None = None
+    bound: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it shows, as plain data; the inputs are no part of it."""
+        names = ("made", "on", "output", "positions", "index", "expected", "found", "bound")
+        return {name: getattr(self, name) for name in names}
+
+    def save(self, path: Path) -> None:
+        """Writes the inputs as ``reference/NAME`` and ``candidate/NAME``."""
+        sides = (("reference", self.reference), ("candidate", self.candidate))
+        arrays = {f"{side}/{name}": array for side, inputs in sides for name, array in inputs}
+        np.savez(path, **arrays)  # type: ignore[arg-type] # numpy's own signature takes a flag by keyword

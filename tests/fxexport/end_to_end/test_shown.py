@@ -1,0 +1,230 @@
+"""Each verdict has to show something: what differs is broken by an input, whatever the graphs look like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from fxexport import Certificate, Verdict, certify
+
+Tensor = torch.Tensor
+
+
+class Net(nn.Module):
+    """Two convolutions and a head; ``between`` stands between the two, ``behind`` behind the logits."""
+
+    def __init__(
+        self,
+        between: Callable[[Tensor], Tensor] | None = None,
+        behind: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.fc = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Linear(6, 10)
+        self.between, self.behind = between, behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        x = x if self.between is None else self.between(x)
+        y = self.fc(self.second(x).mean((2, 3)))
+        return y if self.behind is None else self.behind(y)
+
+
+def images(samples: int = 8) -> Tensor:
+    return torch.randn(samples, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def in_place(x: Tensor) -> Tensor:
+    y = x - 0.2
+    y.relu_()
+    return y
+
+
+DIFFERENT: dict[str, tuple[nn.Module, nn.Module]] = {
+    "a statement in place": (Net(lambda x: x - 0.2), Net(in_place)),
+    "an argument that a module does not print": (
+        Net(nn.AvgPool2d(3, 1, 1)),
+        Net(nn.AvgPool2d(3, 1, 1, divisor_override=2)),
+    ),
+    "classes in another order": (
+        Net(behind=lambda y: y.log_softmax(1)),
+        Net(behind=lambda y: y.log_softmax(1).view(-1, 2, 5).transpose(1, 2).reshape(-1, 10)),
+    ),
+    "a factor where the values say": (Net(), Net(lambda x: x * torch.where(x.amin() >= 0, 3.0, 1.0))),
+    "from the sixth sample on": (
+        Net(),
+        Net(lambda x: x * (torch.arange(x.shape[0]) < 5).view(-1, 1, 1, 1)),
+    ),
+    "beyond every sample": (Net(), Net(lambda x: x.clamp(max=1e4))),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_differs_is_broken_and_seen(name: str) -> None:
+    reference, candidate = (module.eval() for module in DIFFERENT[name])
+    certificate = certify(reference, candidate, images())
+    assert certificate.verdict is Verdict.BROKEN, certificate.reason
+    assert is_seen(certificate, reference, candidate)
+
+
+def is_seen(certificate: Certificate, reference: nn.Module, candidate: nn.Module) -> bool:
+    """True if the witness shows the difference that it names when it is run again."""
+    witness = certificate.witness
+    assert witness is not None
+    values = []
+    for model, inputs in ((reference, witness.reference), (candidate, witness.candidate)):
+        with torch.no_grad():
+            result = model(*(torch.from_numpy(array) for _, array in inputs))
+        values.append(float(result.reshape(len(result), -1)[witness.index]))
+    assert witness.expected == pytest.approx(values[0], rel=1e-5)
+    assert witness.found == pytest.approx(values[1], rel=1e-5)
+    return abs(values[0] - values[1]) > (witness.bound or 0.0)
+
+
+SAME: dict[str, tuple[nn.Module, nn.Module]] = {
+    "a ReLU twice": (Net(), Net(torch.relu)),
+    "a limit that nothing reaches": (Net(), Net(lambda x: x.clamp(min=-3))),
+    "a factor and its inverse": (Net(lambda x: x * 1.0), Net(lambda x: x * 0.5 * 2)),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_is_one_function_is_not_broken(name: str) -> None:
+    reference, candidate = (module.eval() for module in SAME[name])
+    certificate = certify(reference, candidate, images())
+    assert certificate.is_accepted, certificate.reason
+
+
+def test_a_factor_that_moved_is_no_difference() -> None:
+    reference, candidate = Net().eval(), Net().eval()
+    with torch.no_grad():
+        candidate.first.weight.mul_(2)
+        candidate.first.bias.mul_(2)
+        candidate.second.weight.mul_(0.5)
+    assert certify(reference, candidate, images()).is_accepted
+    with torch.no_grad():
+        candidate.second.weight.mul_(1.01)
+    assert certify(reference, candidate, images()).verdict is Verdict.BROKEN
+
+
+def test_hooks_and_edited_code_are_seen() -> None:
+    reference, hooked = Net().eval(), Net().eval()
+    hooked.register_forward_hook(
+        lambda module, inputs, output: output * 0 if inputs[0].max() > 50 else output
+    )
+    certificate = certify(reference, hooked, images())
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.witness is not None
+    assert "times 2^" in certificate.witness.made or "everywhere" in certificate.witness.made
+    graph = torch.fx.symbolic_trace(reference)
+    relu = next(node for node in graph.graph.nodes if node.target == "relu")
+    with graph.graph.inserting_after(relu):
+        tripled = graph.graph.call_function(torch.mul, (relu, 3.0))
+    relu.replace_all_uses_with(tripled, delete_user_cb=lambda user: user is not tripled)
+    graph.recompile()
+    tripled.replace_all_uses_with(relu)
+    graph.graph.erase_node(tripled)  # the graph is right again, the code is not
+    assert certify(reference, graph, images()).verdict is Verdict.BROKEN
+
+
+def test_wrappers_are_looked_through() -> None:
+    model, other = Net().eval(), Net().eval()
+    for wrapped in (nn.DataParallel(other), torch.compile(other), torch.optim.swa_utils.AveragedModel(other)):
+        certificate = certify(model, wrapped, images())
+        assert certificate.is_accepted
+        assert certificate.candidate == "Net"
+
+
+def file(
+    path: Path,
+    tail: list[onnx.NodeProto],
+    weights: dict[str, np.ndarray],
+    batch: object = "N",
+    out: str = "y",
+) -> Path:
+    """A convolution and ``tail`` behind its activation ``a``."""
+    kernel = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["x", "k"], ["c"]), helper.make_node("Relu", ["c"], ["a"]), *tail]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, [batch, 3, 10, 10])],
+        [value(out, TensorProto.FLOAT, [batch, 5])],
+        [numpy_helper.from_array(array, name) for name, array in {**weights, "k": kernel}.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def head(result: str = "y", weight: str = "w") -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("GlobalAveragePool", ["a"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", weight, "b"], [result], transB=1),
+    ]
+
+
+RNG = np.random.default_rng(3)
+W, B = RNG.standard_normal((5, 8)).astype(np.float32), RNG.standard_normal(5).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", [-1, 0, "N"])
+def test_a_free_batch_is_declared_in_many_ways(batch: object, tmp_path: Path) -> None:
+    left = file(tmp_path / "a.onnx", head(), {"w": W, "b": B}, batch)
+    right = file(tmp_path / "b.onnx", head(), {"w": W, "b": B})
+    certificate = certify(left, right)
+    assert certificate.is_accepted, certificate.reason
+    assert certificate.statistics[0].batches == (1, 2, 5)
+
+
+def test_the_default_domain_by_its_name(tmp_path: Path) -> None:
+    left = file(tmp_path / "a.onnx", head(), {"w": W, "b": B})
+    proto = onnx.load(left)
+    for node in proto.graph.node:
+        node.domain = "ai.onnx"
+    proto.opset_import[0].domain = "ai.onnx"
+    onnx.save(proto, tmp_path / "b.onnx")
+    assert certify(left, tmp_path / "b.onnx").is_accepted
+
+
+def test_a_batch_norm_folded_into_the_head_is_told_from_a_wrong_one(tmp_path: Path) -> None:
+    scale, shift, mean, variance = (abs(RNG.standard_normal(5)).astype(np.float32) for _ in range(4))
+    norm = helper.make_node("BatchNormalization", ["g", "s", "t", "m", "v"], ["y"])
+    held = {"w": W, "b": B, "s": scale, "t": shift, "m": mean, "v": variance}
+    left = file(tmp_path / "a.onnx", [*head("g"), norm], held)
+    factor = (scale / np.sqrt(variance + 1e-5)).astype(np.float32)
+    folded = {"w": W * factor[:, None], "b": (B - mean) * factor + shift}
+    assert certify(left, file(tmp_path / "b.onnx", head(), folded)).is_accepted
+    folded["w"] = folded["w"] * np.float32(1.001)
+    assert certify(left, file(tmp_path / "c.onnx", head(), folded)).verdict is Verdict.BROKEN
+
+
+def test_a_mean_over_channels_last_is_the_pool(tmp_path: Path) -> None:
+    left = file(tmp_path / "a.onnx", head(), {"w": W, "b": B})
+    last = [
+        helper.make_node("Transpose", ["a"], ["t"], perm=[0, 2, 3, 1]),
+        helper.make_node("ReduceMean", ["t"], ["f"], axes=[1, 2], keepdims=0),
+        helper.make_node("Gemm", ["f", "w", "b"], ["y"], transB=1),
+    ]
+    assert certify(left, file(tmp_path / "b.onnx", last, {"w": W, "b": B})).is_accepted
+
+
+def test_weights_that_are_not_read_are_run_all_the_same(tmp_path: Path) -> None:
+    """Sparse initialisers: what nobody looks into is no reason to call two files one."""
+    files = []
+    for name, factor in (("a", 1.0), ("b", 3.0)):
+        proto = onnx.load(file(tmp_path / f"{name}.onnx", head(weight="sparse"), {"b": B}))
+        values = numpy_helper.from_array((W[W > 0] * factor).astype(np.float32), "sparse")
+        indices = numpy_helper.from_array(np.flatnonzero(W > 0).astype(np.int64), "")
+        proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [5, 8]))
+        onnx.save(proto, tmp_path / f"{name}.onnx")
+        files.append(tmp_path / f"{name}.onnx")
+    assert certify(*files).verdict is Verdict.BROKEN

@@ -1,0 +1,61 @@
+"""``check -o``: a broken pair leaves what shows it; ``--require`` says what is enough."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper
+from torch import nn
+
+from fxexport import export_onnx
+from tests.fxhead.conftest import Run
+
+
+def written(folder: Path) -> None:
+    """``good.onnx``, and ``limited.onnx`` with a limit that no ordinary image reaches."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)
+    ).eval()
+    export_onnx(model, torch.randn(2, 3, 8, 8), folder / "good.onnx")
+    proto = onnx.load(folder / "good.onnx")
+    relu = next(node for node in proto.graph.node if node.op_type == "Relu")
+    name = relu.output[0]
+    relu.output[0] = "free"
+    position = list(proto.graph.node).index(relu) + 1
+    proto.graph.node.insert(position, helper.make_node("Clip", ["free", "", "most"], [name]))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e5), "most"))
+    onnx.save(proto, folder / "limited.onnx")
+
+
+def test_a_witness_can_be_run_alone(run: Run, folder: Path) -> None:
+    written(folder)
+    done = run("check", "good.onnx", "limited.onnx", "-o", "c.json", "--json")
+    assert done.code == 1
+    assert {Path(entry["path"]).name for entry in done.document["files"]} == {
+        "c.json",
+        "c.witness.npz",
+        "c.witness.py",
+    }
+    script = Path("c.witness.py").read_text()
+    assert len(script.splitlines()) <= 11
+    assert "fx" not in script.replace("fxhead", "")
+    shown = subprocess.run([sys.executable, "c.witness.py"], capture_output=True, text=True, check=True)
+    numbers = [float(word.strip(";,:")) for word in shown.stdout.split() if word[:1] in "-0123456789"]
+    place, expected, found, bound = numbers[-4:]
+    assert abs(expected - found) > bound
+    assert place >= 0
+    again = run("check", "good.onnx", "limited.onnx", "-o", "c.json")
+    assert again.code == 2  # nothing is replaced without --force
+
+
+def test_what_is_required_is_what_exits_with_0(run: Run, folder: Path) -> None:
+    written(folder)
+    assert run("check", "good.onnx", "good.onnx", "--require", "proved").code == 0
+    assert run("check", "good.onnx", "limited.onnx", "--require", "agrees").code == 1
+    assert run("check", "good.onnx", "good.onnx", "--require", "within").code == 2

@@ -1,0 +1,72 @@
+"""The script beside a witness: it shows the difference with torch or onnxruntime alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fxhead.source import Source, SourceKind
+
+if TYPE_CHECKING:
+    from fxexport import Witness
+
+_ONNX = (
+    "session = onnxruntime.InferenceSession({path!r}, providers=[{provider!r}])\n"
+    "{side} = session.run(None, {{key[{cut}:]: given[key] for key in given if key.startswith({prefix!r})}})"
+)
+_MODULE = (
+    "inputs = [torch.from_numpy(given[key]) for key in given if key.startswith({prefix!r})]\n"
+    "{side} = torch.utils._pytree.tree_leaves({model}(*inputs))"
+)
+
+
+def witness_script(
+    witness: Witness, sources: Sequence[Source], paths: Sequence[str | None], npz: str, provider: str
+) -> str | None:
+    """The script's text; None for a model that no two lines load.
+
+    Args:
+        witness: the witness.
+        sources: the reference and the candidate.
+        paths: their files as seen from the script; None where they are no files.
+        npz: the file of the inputs.
+        provider: ONNX Runtime's name of the provider that files ran on.
+    """
+    sides = ("reference", "candidate")
+    runs = [
+        _run(source, path, side, provider) for source, path, side in zip(sources, paths, sides, strict=True)
+    ]
+    if None in runs:
+        return None
+    kinds = {source.kind is SourceKind.ONNX for source in sources}
+    imports = ["import numpy", *(["import onnxruntime"] if True in kinds else [])]
+    imports += [_TORCH] if False in kinds else []
+    lines = [*imports, f"given = numpy.load({npz!r})", *(str(run) for run in runs)]
+    if witness.output is None:
+        lines.append('print("both ran")')
+        return "\n".join([f"# {sources[1].text} does not run on what {sources[0].text} runs on", *lines, ""])
+    (i, j), (row, column) = witness.positions, witness.index
+    picked = f"numpy.asarray({{}}).reshape(len({{}}), -1)[{row}, {column}]"
+    for side, position in (("reference", i), ("candidate", j)):
+        lines.append(f"{side} = {picked.format(f'{side}[{position}]', f'{side}[{position}]')}")
+    bound = "" if witness.bound is None else f"; rounding explains {witness.bound:.3g}"
+    told = f"output {witness.output!r}, sample {row}, place {column}"
+    lines.append(f'print(f"{told}: {{reference}} and {{candidate}}{bound}")')
+    return "\n".join([f"# {sources[0].text} and {sources[1].text} on {witness.made}", *lines, ""])
+
+
+_TORCH = "import torch\ntorch.set_grad_enabled(False)"
+
+
+def _run(source: Source, path: str | None, side: str, provider: str) -> str | None:
+    prefix = f"{side}/"
+    if source.kind is SourceKind.ONNX and path is not None:
+        return _ONNX.format(path=path, side=side, prefix=prefix, cut=len(prefix), provider=provider)
+    if source.kind is not SourceKind.FILE or path is None:
+        return None
+    is_program = Path(path).suffix.lower() == ".pt2"
+    model = f"torch.export.load({path!r}).module()"
+    if not is_program:
+        model = f"torch.load({path!r}, weights_only=False, map_location='cpu').eval()"
+    return _MODULE.format(model=model, side=side, prefix=prefix)
