@@ -177,7 +177,18 @@ def _windows(
     kernel = weight.shape[2:]
     strides = tuple(1 if extent == 1 else step for step, extent in zip(stride, extents, strict=True))
     gaps = tuple(1 if size == 1 else gap for gap, size in zip(dilation, kernel, strict=True))
-    attributes = (value.rank - 2, len(left), strides, padding, gaps, groups, kernel, out, value.shape[1:])
+    attributes = (
+        value.rank - 2,
+        len(left),
+        strides,
+        padding,
+        gaps,
+        groups,
+        kernel,
+        out,
+        value.shape[1:],
+        extents,
+    )
     operands = [
         Operand(value.term, (*left, *value.layout[1:])),
         Operand(weight.term, weight.layout),

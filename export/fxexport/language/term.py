@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxexport.language.extents import Extent
+from fxexport.language.identities import IDENTITIES
 from fxexport.language.layout import (
     Layout,
     Parts,
@@ -215,8 +216,8 @@ class Terms:
         self._count = 0
 
     def use(self, identity: str) -> None:
-        """Notes that an identity was used."""
-        self.used.add(identity)
+        """Notes that an identity of the table was used."""
+        self.used.add(IDENTITIES[identity].name)
 
     def term(
         self,

@@ -93,6 +93,18 @@ DIFFERENT = {
         IDENTITY,
         lambda x: x * torch.full((4, 1, 1), 1e30) * torch.full((4, 1, 1), 1e-30),
     ),
+    "stride along the other axis": (
+        lambda x: (
+            nn.functional.conv2d(x[..., :2, :2], torch.ones(4, 4, 1, 1), stride=(2, 1))
+            .mean(3, keepdim=True)
+            .expand(-1, -1, 3, 3)
+        ),
+        lambda x: (
+            nn.functional.conv2d(x[..., :2, :2], torch.ones(4, 4, 1, 1), stride=(1, 2))
+            .mean(2, keepdim=True)
+            .expand(-1, -1, 3, 3)
+        ),
+    ),
     "halves lost": (lambda x: x, lambda x: (x.int() // 2 * 2).float()),
 }
 

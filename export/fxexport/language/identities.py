@@ -1,0 +1,148 @@
+"""The table of identities: every equation that a derivation may use, with what it holds under.
+
+``statement`` is the equation, ``condition`` what the code that uses it checks. Identities of kind ``BITS``
+hold element for element in any arithmetic; those of kind ``REALS`` over the reals, so up to the rounding of
+each operator, and for finite values unless ``special`` says that NaN and infinities go the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+
+class Exactness(enum.StrEnum):
+    """In which arithmetic an identity holds."""
+
+    BITS = "bits"
+    REALS = "reals"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """An equation between two spellings of one function.
+
+    Attributes:
+        name: by which derivations name it.
+        statement: the equation.
+        condition: when it is used; empty for always.
+        exactness: in which arithmetic it holds.
+        special: whether NaN and infinities go the same way.
+    """
+
+    name: str
+    statement: str
+    condition: str = ""
+    exactness: Exactness
+    special: bool
+
+
+def _bits(name: str, statement: str, condition: str = "") -> Identity:
+    return Identity(
+        name=name, statement=statement, condition=condition, exactness=Exactness.BITS, special=True
+    )
+
+
+def _reals(name: str, statement: str, condition: str = "", *, special: bool = False) -> Identity:
+    return Identity(
+        name=name, statement=statement, condition=condition, exactness=Exactness.REALS, special=special
+    )
+
+
+_MODERATE = "both factors lie between 2^-40 and 2^40 (2^-10 and 2^10 in 16 bits) or are 0"
+
+IDENTITIES: dict[str, Identity] = {
+    identity.name: identity
+    for identity in (
+        # what moves nothing
+        _bits("copy", "copy(x) = x"),
+        _bits("cast-to-own-type", "cast(x, T) = x", "x is of type T"),
+        _bits("dropout-in-evaluation", "dropout(x) = x", "not in training"),
+        _bits("whole-slice", "x[0:n] = x", "n is the extent"),
+        _bits("slice-of-slice", "x[a::s][b::t] = x[a + s·b :: s·t]"),
+        _bits("single-concatenation", "cat([x]) = x"),
+        _bits("pool-of-one-cell", "pool_1(x) = x", "kernel and stride 1, or as many cells as there are"),
+        _bits("reduction-of-one-cell", "mean(x) = max(x) = min(x) = sum(x) = x", "over extents of 1"),
+        # sums and products
+        _bits("sum-commutes", "x + y = y + x"),
+        _reals("product-order", "(x·a)·y = (x·y)·a", "a is constant"),
+        _reals("product-commutes", "Σ x·y = Σ y·x", special=True),
+        _reals("difference", "x - y = x + (-1)·y", special=True),
+        _reals("quotient", "x / y = x · y^-1"),
+        _reals("neutral-element", "x·1 = x + 0 = x", "the constant is 1 or 0, up to a fold's rounding"),
+        _reals(
+            "affine-of-affine",
+            "(x·a + b)·c + d = x·(a·c) + (b·c + d)",
+            f"{_MODERATE}; adding b·c and d rounds no more than is seen in their sum",
+        ),
+        _reals("power-of-product", "(x·y)^n = x^n · y^n", "n is an integer; no root becomes a whole power"),
+        _reals("power-of-one-base", "x^m · x^n = x^(m+n)", "m and n are integers of one sign"),
+        _reals(
+            "factor-out-of-sum",
+            "(a·x + b)·y = (x + b/a)·y·a",
+            f"a and b are scalars, a is not 0; {_MODERATE}",
+        ),
+        # clamps
+        _bits("clamp-of-clamp", "clamp(clamp(x, a, b), c, d) = clamp(x, clamp(a, c, d), clamp(b, c, d))"),
+        _reals(
+            "clamp-of-affine",
+            "clamp(a·x + b, l, h) = a·clamp(x, (l - b)/a, (h - b)/a) + b",
+            "a and b are scalars, a > 0",
+            special=True,
+        ),
+        _bits("extreme-as-clamp", "max(x, c) = clamp(x, c, ∞), min(x, c) = clamp(x, -∞, c)", "c is a scalar"),
+        # sites
+        _reals("linear-as-sum", "linear(x, W)_o = Σ_k x_k·W_ok", special=True),
+        _reals("matmul-as-sum", "(A·B)_mn = Σ_k A_mk·B_kn", special=True),
+        _reals(
+            "convolution-of-one-cell",
+            "conv(x, W)_ohw = Σ_c x_chw·W_oc",
+            "kernel, stride, dilation and groups 1, no padding",
+            special=True,
+        ),
+        _reals(
+            "convolution-over-map",
+            "conv(x, W)_o = Σ_chw x_chw·W_ochw",
+            "the kernel covers the map; no padding, groups and dilation 1",
+            special=True,
+        ),
+        _reals("scale-of-bilinear", "Σ (a·x)·y = a·Σ x·y", "a is a scalar"),
+        _reals(
+            "scale-of-affine-site",
+            "site(x, W)·a = site(x, W·a)",
+            f"a and W are constants, a runs over the site's outputs, W was not scaled before; {_MODERATE}",
+        ),
+        _reals("average-of-affine", "mean(x·a + b) = mean(x)·a + b", "a and b do not change along the mean"),
+        _reals(
+            "average-of-site",
+            "mean(site(x)) = site(mean(x))",
+            "the mean, or pool without padding, runs along what the site neither sums nor makes",
+        ),
+        # pools and reductions
+        _bits("pool-over-map", "pool_k(x) = mean(x) or max(x)", "the kernel covers the map, no padding"),
+        _bits("pool-to-one-cell", "adaptive_pool(x, 1) = mean(x)"),
+        _bits(
+            "even-adaptive-pool",
+            "adaptive_pool(x, n) = pool_k(x), k = extent / n = stride",
+            "n divides the extent",
+        ),
+        _reals("reduction-of-reduction", "mean(mean(x)) = mean(x), sum, max, min too", special=True),
+        # definitions
+        _reals("batch-norm", "bn(x) = x·(w/√(v + ε)) + (b - m·w/√(v + ε))", "in evaluation, all constant"),
+        _reals("normalisation", "norm(x) = (x - mean(x)) · (mean((x - mean(x))²) + ε)^-1/2"),
+        _reals("silu", "silu(x) = x·sigmoid(x)"),
+        _reals("hard-sigmoid", "hard_sigmoid(x) = clamp(a·x + b, 0, 1); torch's: a = 1/6, b = 1/2"),
+        _reals("hard-swish", "hard_swish(x) = x·hard_sigmoid(x)"),
+        _reals("gelu", "gelu(x) = x·(1 + erf(x/√2))/2, or x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2"),
+        _reals("mish", "mish(x) = x·tanh(softplus(x))"),
+        _reals("softmax", "softmax(x) = exp(x - max(x)) / Σ exp(x - max(x))", special=True),
+        _reals("log-softmax", "log_softmax(x) = x - max(x) - log Σ exp(x - max(x))"),
+        _reals("attention", "sdpa(q, k, v) = softmax(q·kᵀ·s + mask)·v, s = 1/√width unless given"),
+        # constants
+        _reals(
+            "fold-of-constants",
+            "a stored constant is an expression of constants",
+            "it lies no further from it than rounding after each of its operators may take it",
+        ),
+    )
+}  # fmt: skip

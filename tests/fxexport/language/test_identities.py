@@ -1,0 +1,491 @@
+"""Every identity of the table, in exact arithmetic over small shapes: terms beside definitions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fxexport.language import arithmetic, definitions, moves, windows
+from fxexport.language.contraction import convolution, linear, matmul
+from fxexport.language.identities import IDENTITIES
+from fxexport.language.layout import plain
+from fxexport.language.maps import cast
+from fxexport.language.term import Term, Terms, Value
+from tests.fxexport.language.exact import FUNCTIONS, Array, powered, result
+
+SHAPES = [(2, 3), (1, 3), (3, 1), (2, 2)]
+MAPS = [(1, 2, 2, 2), (2, 3, 2, 1), (2, 1, 1, 2), (1, 4, 3, 3)]
+
+
+class Case:
+    """A table of terms with inputs of known elements."""
+
+    def __init__(self) -> None:
+        self.terms = Terms()
+        self.inputs: dict[Term, Array] = {}
+        self._random = np.random.default_rng(0)
+
+    def numbers(self, *shape: int, positive: bool = False) -> Array:
+        """Elements that float32 holds exactly."""
+        found = np.empty(shape, dtype=object)
+        for index in np.ndindex(*shape):
+            found[index] = Fraction(int(self._random.integers(1 if positive else -8, 9)), 4)
+        return found
+
+    def open(self, array: Array) -> Value:
+        """An input with these elements."""
+        kept = tuple(extent for extent in array.shape if extent != 1)
+        term = self.terms.term("input", (len(self.inputs),), (), "float32", kept, is_closed=False)
+        self.inputs[term] = array.reshape(kept)
+        return moves.reshape(Value(term=term, known_layout=plain(kept)), array.shape)
+
+    def closed(self, array: Array) -> Value:
+        """A constant with these elements."""
+        return self.terms.constant(np.asarray(array, dtype=np.float32))
+
+    def number(self, value: float) -> Value:
+        """A constant number."""
+        return self.closed(np.asarray(value))
+
+    def meaning(self, value: Value) -> Array:
+        """The elements of a value."""
+        return result(value, self.inputs)
+
+
+Check = tuple[Value, Array]
+Checks = Callable[[Case], Iterator[Check]]
+CASES: dict[str, Checks] = {}
+
+
+def case(name: str) -> Callable[[Checks], Checks]:
+    """Registers the checks of an identity."""
+
+    def register(checks: Checks) -> Checks:
+        CASES[name] = checks
+        return checks
+
+    return register
+
+
+def pairs(case: Case, shapes: list[tuple[int, ...]] = SHAPES) -> Iterator[tuple[Array, Value]]:
+    """Inputs of several shapes, as they are and permuted."""
+    for shape in shapes:
+        array = case.numbers(*shape)
+        yield array, case.open(array)
+        order = tuple(reversed(range(len(shape))))
+        yield array.transpose(order), case.open(array).permuted(order)
+
+
+def mean(array: Array, axes: tuple[int, ...]) -> Array:
+    """The mean, which stays."""
+    cells = int(np.prod([array.shape[axis] for axis in axes]))
+    return np.asarray(array.sum(axis=axes, keepdims=True) / Fraction(cells), dtype=object)
+
+
+@case("cast-to-own-type")
+def _cast(c: Case) -> Iterator[Check]:
+    yield from ((cast(c.terms, x, "float32"), a) for a, x in pairs(c))
+
+
+@case("whole-slice")
+def _whole_slice(c: Case) -> Iterator[Check]:
+    yield from ((moves.take(c.terms, x, 1, 0, 1, a.shape[1]), a) for a, x in pairs(c))
+
+
+@case("slice-of-slice")
+def _slice(c: Case) -> Iterator[Check]:
+    for start, step, inner, skip in itertools.product((0, 1), (1, 2), (0, 1), (1, 2)):
+        array = c.numbers(2, 9)
+        first = moves.take(c.terms, c.open(array), 1, start, step, 4)
+        expected = array[:, start : start + 4 * step : step][:, inner : inner + 2 * skip : skip]
+        yield moves.take(c.terms, first, 1, inner, skip, expected.shape[1]), expected
+
+
+@case("single-concatenation")
+def _single(c: Case) -> Iterator[Check]:
+    yield from ((moves.concatenate(c.terms, [x], 0), a) for a, x in pairs(c))
+
+
+@case("pool-of-one-cell")
+def _pool_of_one(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c, [(2, 2, 3, 2), (1, 1, 2, 3)]):
+        yield average(c, x, [1, 1], [1, 1]), a
+
+
+def average(c: Case, x: Value, kernel: list[int], stride: list[int]) -> Value:
+    """An average pool without padding."""
+    return windows.average_pool(
+        c.terms, x, kernel=kernel, stride=stride, padding=[(0, 0)] * 2, ceil=False, counts_padding=True
+    )
+
+
+@case("reduction-of-one-cell")
+def _reduction_of_one(c: Case) -> Iterator[Check]:
+    array = c.numbers(3, 1)
+    for name in ("mean", "sum", "max", "min"):
+        yield windows.reduce(c.terms, name, c.open(array), [1], keep=True), array
+
+
+@case("sum-commutes")
+def _sum(c: Case) -> Iterator[Check]:
+    for (a, x), (b, y) in itertools.product(pairs(c, [(2, 3), (1, 3)]), repeat=2):
+        if a.shape[1:] == b.shape[1:] and 1 in (a.shape[0], b.shape[0], *(a.shape[0] // b.shape[0],)):
+            yield arithmetic.add(c.terms, x, y), a + b
+
+
+@case("product-order")
+def _product(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        b, k = c.numbers(*a.shape), c.numbers(1, a.shape[1], positive=True)
+        scaled = arithmetic.multiply(c.terms, x, c.closed(k))
+        yield arithmetic.multiply(c.terms, scaled, c.open(b)), a * k * b
+
+
+@case("product-commutes")
+def _bilinear(c: Case) -> Iterator[Check]:
+    for m, k, n in itertools.product((1, 2, 3), repeat=3):
+        a, w = c.numbers(m, k), c.numbers(k, n)
+        yield matmul(c.terms, c.closed(a), c.open(w)), a.dot(w)
+        yield matmul(c.terms, c.open(a), c.open(w)), a.dot(w)
+        yield matmul(c.terms, c.open(a.T).permuted([1, 0]), moves.unsqueeze(c.open(w), [0])), a.dot(w)[None]
+
+
+@case("difference")
+def _difference(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        b = c.numbers(*a.shape)
+        yield arithmetic.subtract(c.terms, x, c.open(b)), a - b
+        yield arithmetic.subtract(c.terms, x, c.closed(b)), a - b
+        yield arithmetic.subtract(c.terms, c.closed(b), x), b - a
+
+
+@case("quotient")
+def _quotient(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        b = c.numbers(*a.shape, positive=True)
+        yield arithmetic.divide(c.terms, x, c.open(b)), a / b
+
+
+@case("neutral-element")
+def _neutral(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        yield arithmetic.multiply(c.terms, x, c.number(1)), a
+        yield arithmetic.add(c.terms, x, c.closed(np.zeros(a.shape))), a
+
+
+@case("affine-of-affine")
+def _affine(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        for shapes in itertools.product(((), (1, a.shape[1])), repeat=4):
+            p, q, r, s = (c.numbers(*shape, positive=True) for shape in shapes)
+            inner = arithmetic.scaled(c.terms, x, scale=c.closed(p), shift=c.closed(q))
+            outer = arithmetic.scaled(c.terms, inner, scale=c.closed(r), shift=c.closed(s))
+            yield outer, (a * p + q) * r + s
+
+
+@case("power-of-product")
+def _power(c: Case) -> Iterator[Check]:
+    for n in (-2, -1, 2, 3):
+        a, b = c.numbers(2, 3, positive=True), c.numbers(2, 3, positive=True)
+        product = arithmetic.multiply(c.terms, c.open(a), c.open(b))
+        scaled = arithmetic.multiply(c.terms, product, c.number(0.5))
+        yield arithmetic.power(c.terms, scaled, Fraction(n)), (a * b / 2) ** n
+        rooted = arithmetic.power(c.terms, c.open(a * a), Fraction(-1, 2))
+        yield arithmetic.power(c.terms, rooted, Fraction(-1)), a
+
+
+@case("power-of-one-base")
+def _one_base(c: Case) -> Iterator[Check]:
+    for m, n in itertools.product((-2, -1, 1, 2), repeat=2):
+        a = c.numbers(2, 3, positive=True)
+        powers = [arithmetic.power(c.terms, c.open(a), Fraction(k)) for k in (1, 1)]
+        x = powers[0]
+        left, right = (arithmetic.power(c.terms, x, Fraction(k)) for k in (m, n))
+        yield arithmetic.multiply(c.terms, left, right), a**m * a**n
+
+
+@case("factor-out-of-sum")
+def _factor(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        b = c.numbers(*a.shape)
+        for p, q in ((0.5, 1.0), (-2.0, 0.25)):
+            inner = arithmetic.scaled(c.terms, x, scale=c.number(p), shift=c.number(q))
+            expected = (a * Fraction(p) + Fraction(q)) * b
+            yield arithmetic.multiply(c.terms, inner, c.open(b)), expected
+
+
+BOUNDS = [(-0.5, 1.0), (0.0, None), (None, 0.5), (1.0, 1.0), (1.0, -1.0)]
+
+
+def held(a: Array, low: float | None, high: float | None) -> Array:
+    """Held between bounds, the upper one last."""
+    a = a if low is None else np.maximum(a, Fraction(low))
+    return a if high is None else np.minimum(a, Fraction(high))
+
+
+def clamped(c: Case, x: Value, low: float | None, high: float | None) -> Value:
+    """The same as a value."""
+    return arithmetic.clamp(c.terms, x, *(None if b is None else c.number(b) for b in (low, high)))
+
+
+@case("clamp-of-clamp")
+def _clamps(c: Case) -> Iterator[Check]:
+    for first, second in itertools.product(BOUNDS, repeat=2):
+        a = c.numbers(3, 3)
+        yield clamped(c, clamped(c, c.open(a), *first), *second), held(held(a, *first), *second)
+
+
+@case("clamp-of-affine")
+def _clamp_of_affine(c: Case) -> Iterator[Check]:
+    for bounds, p, q in itertools.product(BOUNDS, (0.5, 2.0, -1.0), (0.0, 0.75)):
+        a = c.numbers(3, 3)
+        inner = arithmetic.scaled(c.terms, c.open(a), scale=c.number(p), shift=c.number(q))
+        yield clamped(c, inner, *bounds), held(a * Fraction(p) + Fraction(q), *bounds)
+
+
+@case("extreme-as-clamp")
+def _extreme(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        yield definitions.extreme(c.terms, "maximum", x, c.number(0.5)), held(a, 0.5, None)
+        yield definitions.extreme(c.terms, "minimum", c.number(0.5), x), held(a, None, 0.5)
+
+
+@case("linear-as-sum")
+def _linear(c: Case) -> Iterator[Check]:
+    for n, k, o in itertools.product((1, 2), (1, 3), (1, 2)):
+        a, w, b = c.numbers(n, 2, k), c.numbers(o, k), c.numbers(o)
+        expected = np.einsum("nsk,ok->nso", a, w) + b
+        yield linear(c.terms, c.open(a), c.closed(w), c.closed(b)), expected
+        other = c.open(a.transpose(2, 0, 1)).permuted([1, 2, 0])
+        yield linear(c.terms, other, c.closed(w.T).permuted([1, 0]), c.closed(b)), expected
+
+
+@case("matmul-as-sum")
+def _matmul(c: Case) -> Iterator[Check]:
+    for batch in ((), (2,), (2, 3)):
+        a, b = c.numbers(*batch, 2, 3), c.numbers(*batch[-1:], 3, 2)
+        yield matmul(c.terms, c.open(a), c.open(b)), np.matmul(a, b)
+    a, b = c.numbers(3), c.numbers(3, 2)
+    yield matmul(c.terms, c.open(a), c.open(b)), a.dot(b)
+
+
+def convolved(c: Case, a: Array, w: Array, x: Value, **changed: Any) -> Check:
+    """A convolution beside its definition."""
+    given = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1} | changed
+    found = convolution(c.terms, x, c.closed(w), None, **given)
+    stride, padding, dilation, groups = given.values()
+    padded = np.pad(a, [(0, 0), (0, 0), *padding], constant_values=Fraction(0))
+    sizes = [(padded.shape[2 + i] - dilation[i] * (w.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)]
+    expected = np.full((len(a), len(w), *sizes), Fraction(0), dtype=object)
+    share = len(w) // groups
+    for n, o, i, j in np.ndindex(*expected.shape):
+        for d, p, q in np.ndindex(*w.shape[1:]):
+            at = (i * stride[0] + p * dilation[0], j * stride[1] + q * dilation[1])
+            expected[n, o, i, j] += padded[(n, o // share * w.shape[1] + d, *at)] * w[o, d, p, q]
+    return found, expected
+
+
+@case("convolution-of-one-cell")
+def _one_cell(c: Case) -> Iterator[Check]:
+    for shape in MAPS:
+        a = c.numbers(*shape)
+        yield convolved(c, a, c.numbers(2, shape[1], 1, 1), c.open(a))
+        yield convolved(c, a, c.numbers(2, shape[1], 1, 1), c.open(a), padding=((1, 0), (0, 1)))
+        yield convolved(c, a, c.numbers(2, shape[1], 1, 1), c.open(a), stride=(2, 1))
+        yield convolved(c, a, c.numbers(shape[1], 1, 1, 1), c.open(a), groups=shape[1])
+
+
+@case("convolution-over-map")
+def _over_map(c: Case) -> Iterator[Check]:
+    for shape in MAPS:
+        a = c.numbers(*shape)
+        flat = moves.reshape(c.open(a.reshape(shape[0], -1)), shape)
+        yield convolved(c, a, c.numbers(2, *shape[1:]), c.open(a))
+        yield convolved(c, a, c.numbers(2, *shape[1:]), flat, stride=(2, 2))
+        yield convolved(c, a, c.numbers(2, *shape[1:]), flat, padding=((1, 1), (0, 1)))
+    a = c.numbers(1, 4, 3, 3)
+    yield convolved(c, a, c.numbers(2, 4, 2, 2), c.open(a), dilation=(2, 1))
+    yield convolved(c, a, c.numbers(4, 2, 2, 3), c.open(a), groups=2, stride=(1, 2))
+
+
+@case("scale-of-bilinear")
+def _scale_of_bilinear(c: Case) -> Iterator[Check]:
+    a, b = c.numbers(2, 3), c.numbers(3, 2)
+    halved = arithmetic.multiply(c.terms, c.open(a), c.number(0.5))
+    yield matmul(c.terms, halved, arithmetic.multiply(c.terms, c.open(b), c.number(4))), a.dot(b) * 2
+
+
+@case("scale-of-affine-site")
+def _scale_of_site(c: Case) -> Iterator[Check]:
+    for axis in (0, 1):  # along the outputs, and along the samples
+        a, w, k = c.numbers(2, 3), c.numbers(2, 3), c.numbers(2, positive=True)
+        site = linear(c.terms, c.open(a), c.closed(w), None)
+        scale = k.reshape((-1, 1) if axis == 0 else (1, -1))
+        yield arithmetic.multiply(c.terms, site, c.closed(scale)), a.dot(w.T) * scale
+    a, w = c.numbers(1, 2, 3, 3), c.numbers(3, 2, 2, 2)
+    found, expected = convolved(c, a, w, c.open(a))
+    for shape in ((1, 3, 1, 1), (1, 1, 2, 1), (1, 3, 1, 2)):
+        k = c.numbers(*shape, positive=True)
+        yield arithmetic.multiply(c.terms, found, c.closed(k)), expected * k
+
+
+@case("average-of-affine")
+def _average_of_affine(c: Case) -> Iterator[Check]:
+    for shape in ((1, 2, 1, 1), (1, 2, 1, 3), (1, 1, 1, 1)):
+        a, p, q = c.numbers(2, 2, 3, 3), c.numbers(*shape, positive=True), c.numbers(*shape)
+        x = arithmetic.scaled(c.terms, c.open(a), scale=c.closed(p), shift=c.closed(q))
+        yield windows.reduce(c.terms, "mean", x, [2, 3], keep=True), mean(a * p + q, (2, 3))
+
+
+@case("average-of-site")
+def _average_of_site(c: Case) -> Iterator[Check]:
+    a, w = c.numbers(2, 3, 4, 4), c.numbers(2, 3, 1, 1)
+    site, expected = convolved(c, a, w, c.open(a))
+    yield windows.reduce(c.terms, "mean", site, [2, 3], keep=True), mean(expected, (2, 3))
+    yield windows.reduce(c.terms, "mean", site, [1, 2], keep=True), mean(expected, (1, 2))
+    halves = expected.reshape(2, 2, 2, 2, 2, 2)
+    yield average(c, site, [2, 2], [2, 2]), mean(halves, (3, 5)).reshape(2, 2, 2, 2)
+
+
+@case("pool-over-map")
+def _over_whole_map(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c, [(2, 2, 3, 2)]):
+        yield average(c, x, [*a.shape[2:]], [1, 1]), mean(a, (2, 3))
+
+
+@case("pool-to-one-cell")
+def _to_one_cell(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c, MAPS):
+        yield windows.adaptive_average_pool(c.terms, x, [1, 1]), mean(a, (2, 3))
+
+
+@case("even-adaptive-pool")
+def _even(c: Case) -> Iterator[Check]:
+    a = c.numbers(2, 2, 4, 6)
+    expected = mean(a.reshape(2, 2, 2, 2, 3, 2), (3, 5)).reshape(2, 2, 2, 3)
+    yield windows.adaptive_average_pool(c.terms, c.open(a), [2, 3]), expected
+
+
+@case("reduction-of-reduction")
+def _reductions(c: Case) -> Iterator[Check]:
+    how = {"sum": np.sum, "max": np.max, "min": np.min}
+    for name, (first, second) in itertools.product((*how, "mean"), ((0, 1), (2, 0), (1, 2))):
+        a = c.numbers(2, 3, 2)
+        inner = windows.reduce(c.terms, name, c.open(a), [first], keep=True)
+        axes = (first, second)
+        expected = mean(a, axes) if name == "mean" else how[name](a, axis=axes, keepdims=True)
+        yield windows.reduce(c.terms, name, inner, [second], keep=True), expected
+
+
+@case("batch-norm")
+def _batch_norm(c: Case) -> Iterator[Check]:
+    a, w, b, m = c.numbers(2, 2, 3), c.numbers(2, positive=True), c.numbers(2), c.numbers(2)
+    for scale, shift in itertools.product((w, None), (b, None)):
+        given = [None if item is None else c.closed(item) for item in (scale, shift)]
+        # a variance with a root in the fractions
+        statistics = (c.closed(m), c.closed(np.asarray([Fraction(15, 4), Fraction(3, 4)])))
+        value = definitions.batch_norm(c.terms, c.open(a), *given, *statistics, c.number(0.25))
+        deviation = np.asarray([Fraction(2), Fraction(1)])
+        expected = (a - m[:, None]) / deviation[:, None]
+        expected = expected if scale is None else expected * scale[:, None]
+        yield value, expected if shift is None else expected + shift[:, None]
+
+
+@case("normalisation")
+def _normalised(c: Case) -> Iterator[Check]:
+    a = np.asarray([[Fraction(2), Fraction(-2)], [Fraction(5), Fraction(1)]], dtype=object)
+    centred = a - mean(a, (1,))
+    root = powered(mean(centred**2, (1,)) + Fraction(0), Fraction(1, 2))
+    yield definitions.normalised(c.terms, c.open(a), [1], c.number(0.0)), centred / root
+
+
+def gate(x: Array) -> Array:
+    """Torch's hard sigmoid."""
+    return held(x / 6 + Fraction(1, 2), 0.0, 1.0)
+
+
+@case("hard-sigmoid")
+def _hard_sigmoid(c: Case) -> Iterator[Check]:
+    a = c.numbers(3, 3) * 4
+    yield definitions.hard_sigmoid_of_sixth(c.terms, c.open(a)), gate(a)
+    yield (
+        definitions.hard_sigmoid(c.terms, c.open(a), c.number(0.25), c.number(0.5)),
+        held(a / 4 + Fraction(1, 2), 0.0, 1.0),
+    )
+
+
+@case("hard-swish")
+def _hard_swish(c: Case) -> Iterator[Check]:
+    a = c.numbers(3, 3) * 4
+    yield definitions.hard_swish(c.terms, c.open(a)), a * gate(a)
+
+
+@case("silu")
+def _silu(c: Case) -> Iterator[Check]:
+    yield from ((definitions.silu(c.terms, x), a * FUNCTIONS["sigmoid"](a)) for a, x in pairs(c))
+
+
+@case("mish")
+def _mish(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        yield definitions.mish(c.terms, x), a * FUNCTIONS["tanh"](FUNCTIONS["softplus"](a))
+
+
+@case("gelu")
+def _gelu(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        yield definitions.gelu(c.terms, x, "none"), a * (FUNCTIONS["erf"](a * Fraction(0.5**0.5)) + 1) / 2
+        inner = (a + Fraction(0.044715) * a**3) * Fraction((2 / np.pi) ** 0.5)
+        yield definitions.gelu(c.terms, x, "tanh"), a * (FUNCTIONS["tanh"](inner) + 1) / 2
+
+
+@case("softmax")
+def _softmax(c: Case) -> Iterator[Check]:
+    for dim in (0, 1):
+        a = c.numbers(2, 3)
+        raised = FUNCTIONS["exp"](a - a.max(axis=dim, keepdims=True)) + Fraction(0)
+        if all(raised.sum(axis=dim)):
+            yield definitions.softmax(c.terms, c.open(a), dim), raised / raised.sum(axis=dim, keepdims=True)
+
+
+@case("log-softmax")
+def _log_softmax(c: Case) -> Iterator[Check]:
+    for dim in (0, 1):
+        a = c.numbers(2, 3)
+        moved = a - a.max(axis=dim, keepdims=True)
+        total = FUNCTIONS["exp"](moved).sum(axis=dim, keepdims=True)
+        yield definitions.log_softmax(c.terms, c.open(a), dim), moved - FUNCTIONS["log"](total)
+
+
+ELSEWHERE = {
+    "copy": "the readers' own tests: the operand itself",
+    "dropout-in-evaluation": "the readers' own tests: the operand itself",
+    "attention": "the ATen reader's tests, beside torch",
+    "fold-of-constants": "the tests of constants",
+}
+
+
+def test_every_identity_is_tried() -> None:
+    assert {*CASES} | {*ELSEWHERE} == {*IDENTITIES}
+    assert not {*CASES} & {*ELSEWHERE}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_an_identity_makes_means_what_was_written(name: str) -> None:
+    c = Case()
+    tried = 0
+    for value, expected in CASES[name](c):
+        found = c.meaning(value)
+        assert found.shape == expected.shape
+        gaps = np.abs((found - expected).astype(np.float64))
+        assert float(gaps.max(initial=0.0)) <= 1e-5 * max(
+            1.0, float(np.abs(expected.astype(np.float64)).max())
+        )
+        tried += 1
+    assert tried
+    assert name in c.terms.used
