@@ -88,7 +88,7 @@ def test_one_weight_off_by_a_percent_is_broken(run: Run, rewritten: Path, refere
 
 
 def test_a_plan_that_is_no_plan_is_refused(run: Run, rewritten: Path) -> None:
-    for plan, says in (("nets.py", "not JSON"), ("gone.json", "no such file"), ("model.pt", "not JSON")):
+    for plan, says in (("nets.py", "is no JSON"), ("gone.json", "no such file"), ("model.pt", "is no JSON")):
         done = run("check", "model.pt", "model.conv.pt", "--plan", plan, *SMALL)
         assert done.code == 2
         assert says in done.err
