@@ -273,7 +273,11 @@ def test_a_bad_certificate_is_refused(run: Run, work: Path, case: str) -> None:
 
 def test_a_certificate_that_cannot_be_read_is_refused(run: Run, work: Path) -> None:
     Path("bytes.json").write_bytes(b"\xff\xfe\x00")
-    for path, says in (("gone.json", "cannot be read"), (".", "is no regular file"), ("bytes.json", "no UTF-8")):
+    for path, says in (
+        ("gone.json", "cannot be read"),
+        (".", "is no regular file"),
+        ("bytes.json", "no UTF-8"),
+    ):
         done = run("check", "--replay", path)
         assert (done.code, done.out) == (2, "")
         assert says in done.err
