@@ -55,9 +55,16 @@ def parallel(m: Any, x: Any) -> Any:
     return m.fc(flat) + flat
 
 
+def branch(m: Any, x: Any) -> Any:
+    flat = pool(x).flatten(1)
+    return m.fc(flat), flat.sigmoid().relu()
+
+
 CASES = (
     Case("one site", Form.CONV, lambda m, x: m.fc(pool(x).flatten(1)), "fc", dead="flatten"),
-    Case("one site back", Form.LINEAR, lambda m, x: m.conv(pool(x, 2)).flatten(1), "conv", "flatten", "flatten"),
+    Case(
+        "one site back", Form.LINEAR, lambda m, x: m.conv(pool(x, 2)).flatten(1), "conv", "flatten", "flatten"
+    ),
     Case("two sites", Form.CONV, lambda m, x: m.last(m.fc(pool(x).flatten(1))), "fc last", dead="flatten"),
     Case(
         "an elementwise op on the way",
@@ -74,11 +81,30 @@ CASES = (
         dead="flatten",
     ),
     Case("a mean", Form.CONV, lambda m, x: m.fc(x.mean((2, 3))), "mean fc"),
-    Case("a mean back", Form.LINEAR, lambda m, x: m.point(x.mean((2, 3), True)).flatten(1), "mean point", "flatten", "flatten"),
+    Case(
+        "a mean back",
+        Form.LINEAR,
+        lambda m, x: m.point(x.mean((2, 3), True)).flatten(1),
+        "mean point",
+        "flatten",
+        "flatten",
+    ),
     Case("a norm", Form.CONV, lambda m, x: m.fc(m.norm(pool(x).flatten(1))), "norm fc", dead="flatten"),
-    Case("a norm that is called twice", Form.CONV, lambda m, x: m.fc(m.twice(m.twice(pool(x).flatten(1)))), "fc"),
-    Case("a vector in between", Form.CONV, lambda m, x: m.fc(pool(x).flatten(1) * m.scale), "mul fc", dead="flatten"),
+    Case(
+        "a norm that is called twice",
+        Form.CONV,
+        lambda m, x: m.fc(m.twice(m.twice(pool(x).flatten(1)))),
+        "fc",
+    ),
+    Case(
+        "a vector in between",
+        Form.CONV,
+        lambda m, x: m.fc(pool(x).flatten(1) * m.scale),
+        "mul fc",
+        dead="flatten",
+    ),
     Case("a view that is read elsewhere", Form.CONV, parallel, "fc"),
+    Case("a branch without a site", Form.CONV, branch, "fc"),
     Case(
         "a map that becomes a map again",
         Form.CONV,
@@ -87,7 +113,7 @@ CASES = (
         "unflatten",
         "flatten unflatten",
     ),
-)  # fmt: skip
+)
 
 
 def decided(case: Case) -> tuple[Region, Moves]:
