@@ -30,7 +30,7 @@ FILES = {
 
 # Imports go one way, and outwards only to these; the standard library is always allowed.
 MAY_IMPORT = {
-    "fxpasses": {"fxpasses", "torch"},
+    "fxpasses": {"fxpasses", "torch", "networkx"},  # networkx comes with torch
     "fxexport": {
         "fxexport",
         "fxpasses",

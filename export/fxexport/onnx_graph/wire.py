@@ -36,15 +36,15 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[Field]:
     """
     position = start
     while position < end:
-        tag, content = _varint(data, position, end)
+        tag, content = varint(data, position, end)
         wire = tag & 7
         if wire == DELIMITED:
-            length, content = _varint(data, content, end)
+            length, content = varint(data, content, end)
             after = content + length
         elif wire in (_EIGHT_BYTES, _FOUR_BYTES):
             after = content + (8 if wire == _EIGHT_BYTES else 4)
         elif wire == _VARINT:
-            _, after = _varint(data, content, end)
+            _, after = varint(data, content, end)
         else:
             raise ValueError(f"no protobuf message: wire type {wire}")
         if after > end:
@@ -53,7 +53,12 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[Field]:
         position = after
 
 
-def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
+def varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
+    """The number that lies at ``position``, and where it ends.
+
+    Raises:
+        ValueError: it does not end before ``end``.
+    """
     value = shift = 0
     while position < end and shift < 64:
         byte = data[position]

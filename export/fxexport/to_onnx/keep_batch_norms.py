@@ -8,19 +8,16 @@ are to be compared, both files have to keep all norms, so that their weights are
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Collection, Iterator
-from typing import Any
 
+import onnx_ir as ir
 import torch
-from onnxscript import rewriter
-from onnxscript.rewriter import MatchResult, RewriteRule
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from fxexport.to_onnx.private_names import fuse_batchnorm
 from fxpasses.private_names import OpOverload
 
+_APART = "fxhead.apart"
 _NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "native_batch_norm")
 _LINEARS = ("linear", "addmm", "mm")
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution")
@@ -31,49 +28,47 @@ _POOLS = (
 
 
 @contextlib.contextmanager
-def norms_apart(weights: Collection[str] | None = None) -> Iterator[None]:
-    """Within it the exporter's optimiser leaves batch norms where they are.
+def norms_apart(model: ir.Model, means: Collection[str] | None = None) -> Iterator[None]:
+    """Within it no rule of an optimiser knows these batch norms: they are operators of a domain of their own.
 
     Args:
-        weights: names of the weights that no norm is multiplied into; None are all.
+        model: as the exporter writes it, not optimised yet.
+        means: names of the running means of the norms that stay; None are all.
     """
-    rules = rewriter._DEFAULT_REWRITE_RULES
-    fusing = {id(rule) for rule in fuse_batchnorm.rules}
-    if weights is None:
-        kept = [rule for rule in rules if id(rule) not in fusing]
-    else:
-        kept = [_sparing(rule, weights) if id(rule) in fusing else rule for rule in rules]
-    rewriter._DEFAULT_REWRITE_RULES = tuple(kept)
+    norms = [
+        node
+        for node in model.graph.all_nodes()
+        if node.op_type == "BatchNormalization" and (means is None or _mean_of(node) in means)
+    ]
+    model.opset_imports[_APART] = 1
+    for node in norms:
+        node.domain = _APART
     try:
         yield
     finally:
-        rewriter._DEFAULT_REWRITE_RULES = rules
+        for node in norms:
+            node.domain = ""
+        model.opset_imports.pop(_APART, None)
 
 
-def _sparing(rule: RewriteRule, weights: Collection[str]) -> RewriteRule:
-    """The rule for all weights but these."""
-    spared, is_fit = copy.copy(rule), rule._condition_function
-
-    def is_other(context: Any, **bound: Any) -> Any:
-        if bound["inbound_out"].producer().inputs[1].name in weights:
-            return MatchResult().fail("it is the weight of a head")
-        return is_fit(context, **bound)
-
-    spared._condition_function = is_other
-    return spared
+def _mean_of(norm: ir.Node) -> str | None:
+    mean = norm.inputs[3]
+    return None if mean is None else mean.name
 
 
-def head_weights(program: ExportedProgram) -> frozenset[str]:
-    """Weights of what may be a head, with a batch norm right behind it.
+def head_norms(program: ExportedProgram) -> frozenset[str]:
+    """The running means of the batch norms that stand right behind what may be a head.
 
     That are Linears, convolutions on a map of one cell, and those that a pool follows.
     """
-    names = program.graph_signature.inputs_to_parameters
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     found = set()
     for node in program.graph.nodes:
         site = node.args[0] if _is_call(node, _NORMS) else None
         if isinstance(site, Node) and (_is_call(site, _LINEARS) or _is_head_convolution(site, node)):
-            found |= {names[item.name] for item in site.all_input_nodes if item.name in names}
+            mean = node.args[3]
+            found |= {names[mean.name]} if isinstance(mean, Node) and mean.name in names else set()
     return frozenset(found)
 
 

@@ -90,7 +90,7 @@ def export_onnx(
             f"ONNX export needs {error.name}, which is not installed", fix="run pip install 'fxhead[cpu]'"
         ) from error
     from fxexport.to_onnx.canonical_head import canonicalize_head
-    from fxexport.to_onnx.keep_batch_norms import head_weights, norms_apart
+    from fxexport.to_onnx.keep_batch_norms import head_norms, norms_apart
 
     target = Path(path)
     check_opset(opset)
@@ -107,8 +107,10 @@ def export_onnx(
                 program = given
                 if dynamic_size:
                     require_open(program, call, str(target))
-            with norms_apart(None if keep_norms else head_weights(program)):
-                model = _to_onnx(program, call, exporter_opset(opset), str(target))
+            exported = _to_onnx(program, call, exporter_opset(opset), str(target))
+            with norms_apart(exported.model, None if keep_norms else head_norms(program)):
+                exported.optimize()
+            model = exported.model
             _strip(model, dynamic_batch)
             if native is not None:
                 model.metadata_props[NATIVE_SIZE] = "x".join(map(str, native))
@@ -184,7 +186,8 @@ def _trace(
 
 def _to_onnx(
     program: torch.export.ExportedProgram, call: ExampleCall, opset: int | None, where: str
-) -> ir.Model:
+) -> torch.onnx.ONNXProgram:
+    """The program as the exporter writes it, before its optimiser."""
     from fxexport.to_onnx.as_strided import as_strided
     from fxexport.to_onnx.example_call import output_names
     from fxexport.to_onnx.im2col import im2col
@@ -195,6 +198,7 @@ def _to_onnx(
             program,
             dynamo=True,
             verbose=False,
+            optimize=False,
             opset_version=opset,
             input_names=list(call.names),
             output_names=list(names),
@@ -212,7 +216,7 @@ def _to_onnx(
         ) from error
     if onnx_program is None:
         raise ExportError("torch.onnx.export returned no program", where=where, fix="update torch")
-    return onnx_program.model
+    return onnx_program
 
 
 def _strip(model: ir.Model, dynamic_batch: bool) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
+from rich.filesize import decimal
 from rich.markup import escape
 
 from fxhead.show.fitting_table import FittingTable
 from fxhead.show.tables import file_table, shape_text
-from fxhead.show.units import in_bytes
 
 if TYPE_CHECKING:
     from fxhead.convert.outcome import ConvertOutcome
@@ -25,7 +25,7 @@ def convert_lines(outcome: ConvertOutcome) -> Iterator[RenderableType]:
         return
     table = FittingTable("tensor", "shape")
     for tensor in outcome.converted:
-        copied = f" ({in_bytes(tensor.copied_bytes)} reordered)" if tensor.copied_bytes else ""
+        copied = f" ({decimal(tensor.copied_bytes)} reordered)" if tensor.copied_bytes else ""
         table.add(tensor.place, f"{shape_text(tensor.before)} → {shape_text(tensor.after)}{copied}")
     yield table
     yield ""

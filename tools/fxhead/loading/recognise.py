@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fxexport.onnx_graph.wire import varint
 from fxexport.untrusted.archive import ZIP_MAGIC, Archive, open_archive, open_regular
 from fxexport.untrusted.limits import MAX_HEADER_INSTRUCTIONS, MAX_SAFETENSORS_HEADER_BYTES
 from fxexport.untrusted.pickle_records import Global, Made, Pickled, PlainDict
@@ -243,6 +244,7 @@ def _is_safetensors(file: BinaryIO, path: Path) -> bool:
 
 _MODEL_FIELDS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26})
 _IR_VERSION, _GRAPH, _OPSET = 1, 7, 8
+_LONGEST_VARINT = 10
 
 
 def _is_onnx(file: BinaryIO) -> bool:
@@ -269,12 +271,10 @@ def _is_onnx(file: BinaryIO) -> bool:
 
 
 def _varint(file: BinaryIO) -> int | None:
-    value = 0
-    for shift in range(0, 64, 7):
-        byte = file.read(1)
-        if not byte:
-            return None
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    return None
+    start, data = file.tell(), file.read(_LONGEST_VARINT)
+    try:
+        value, length = varint(data, 0, len(data))
+    except ValueError:
+        return None
+    file.seek(start + length)
+    return value

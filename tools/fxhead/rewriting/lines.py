@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
+from rich.filesize import decimal
 from rich.markup import escape
 
 from fxhead.check.lines import rewrite_verdict
 from fxhead.rewriting.memory_lines import memory_lines
 from fxhead.show.fitting_table import FittingTable
 from fxhead.show.tables import file_table, miss_lines, model_line, shape_text, trace_lines
-from fxhead.show.units import in_bytes
 from fxhead.source import SourceKind
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _nothing_line(outcome: RewriteOutcome) -> str:
 def _rewrite_table(report: RewriteReport) -> FittingTable:
     table = FittingTable("site", "before", "after", "weight", "source")
     for rewrite in report.rewrites:
-        copied = f" ({in_bytes(rewrite.copied_bytes)} copied)" if rewrite.copied_bytes else ""
+        copied = f" ({decimal(rewrite.copied_bytes)} copied)" if rewrite.copied_bytes else ""
         shapes = (
             f"{shape_text(rewrite.weight_shape_before)} → {shape_text(rewrite.weight_shape_after)}{copied}"
         )

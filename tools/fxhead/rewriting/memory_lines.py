@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
+from rich.filesize import decimal
 from rich.markup import escape
 
 from fxhead.show.fitting_table import FittingTable
-from fxhead.show.units import in_bytes
 
 if TYPE_CHECKING:
     from fxpasses.report import Memory
@@ -26,9 +26,9 @@ def memory_line(memory: Memory) -> str:
             "--input-shape tells how many bytes that is"
         )
     return (
-        f"unfolded patches take up to {in_bytes(largest.columns_bytes)} ({largest.name}, "
+        f"unfolded patches take up to {decimal(largest.columns_bytes)} ({largest.name}, "
         f"{largest.factor:.3g} times its map) at {_shapes(memory)}; "
-        f"activations {in_bytes(memory.peak_before_bytes)} → about {in_bytes(memory.peak_bytes)}"
+        f"activations {decimal(memory.peak_before_bytes)} → about {decimal(memory.peak_bytes)}"
     )
 
 
@@ -36,7 +36,7 @@ def memory_lines(memory: Memory) -> Iterator[RenderableType]:
     """A row for each site, and the line."""
     table = FittingTable("site", "map", "unfolded", "factor", right=("map", "unfolded", "factor"))
     for site in memory.sites:
-        sizes = ("" if size is None else in_bytes(size) for size in (site.map_bytes, site.columns_bytes))
+        sizes = ("" if size is None else decimal(size) for size in (site.map_bytes, site.columns_bytes))
         table.add(site.name, *sizes, f"{site.factor:.3g}")
     yield table
     yield ""

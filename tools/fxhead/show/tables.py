@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
+from rich.filesize import decimal
 from rich.markup import escape
 
 from fxhead.outcome import ModelInfo, WrittenFile
 from fxhead.show.fitting_table import FittingTable
-from fxhead.show.units import in_bytes
 
 if TYPE_CHECKING:
     from fxpasses.report import Miss, TraceInfo
@@ -49,7 +49,7 @@ def file_table(files: Iterable[WrittenFile]) -> FittingTable:
     """Files that were written, with their sizes."""
     table = FittingTable("file", "size", right=("size",))
     for file in files:
-        table.add(str(file.path), in_bytes(file.size_bytes))
+        table.add(str(file.path), decimal(file.size_bytes))
     return table
 
 
