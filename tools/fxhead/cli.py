@@ -32,9 +32,9 @@ _REPORT = "this is a bug in fxhead: please report it with the output of the same
 def fxhead() -> None:
     """Rewrite a classifier's head between Linear and 1×1 convolution, and check both forms.
 
-    SOURCE is a file that torch.save or torch.export.save wrote, a state dict or checkpoint with --arch,
-    torchvision:NAME, or package.module:callable. No code in a file is run unless you say --trust; a
-    callable is code, and is run.
+    SOURCE is a file that torch.save or torch.export.save wrote, an .onnx file, a state dict or checkpoint
+    with --arch, torchvision:NAME, or package.module:callable. No code in a file is run unless you say
+    --trust; a callable is code, and is run.
 
     Exit codes: 0 done; 1 the answer is no (nothing to rewrite, or not the same function);
     2 bad usage or input; 3 internal error; 130 interrupted.
