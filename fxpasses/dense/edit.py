@@ -71,6 +71,7 @@ class _Sinking:
         first = analysis.vocabulary.classify(self.head.pools[0])
         assert isinstance(first, (*POOLS, Unsqueeze))
         self.source = first.source
+        self.idle: list[Node] = []
         self.crossed = self._crossed()
         self.lifts = [lift for node in self.crossed if (lift := self._lift(node)) is not None]
         self.new: list[Node] = []
@@ -78,14 +79,16 @@ class _Sinking:
     def run(self) -> Sunk:
         pools = self.head.pools
         lifted = [node for lift in self.lifts for node in (lift.view, *lift.ops)]
-        own = sorted({*pools, *self.crossed, *lifted})
+        own = sorted({*pools, *self.crossed, *self.idle, *lifted})
         readers = sorted({user for node in own for user in node.users} - set(own))
         before = undo.write_down(self.root, own, readers, self.sites, [node.name for node in pools])
+        erased = self._pass_by_idle_views()
         for lift in self.lifts:
             self._carry_out(lift)
         maps = self._move()
-        recompute({*own, *self.new})
-        left = {node.name: node for node in (*own, *readers)}
+        kept = [node for node in own if node not in erased]
+        recompute({*kept, *self.new})
+        left = {node.name: node for node in (*kept, *readers)}
         moved = {node.name for node in (*pools, *(lift.view for lift in self.lifts))}
         record = undo.record(before, self.root, left, self.new, Form.CONV, Form.DENSE, moved)
         return Sunk(record=record, maps=maps)
@@ -96,15 +99,37 @@ class _Sinking:
         for node in reversed(self.head.crossed):
             if node in self.sites or any(user in chosen for user in node.users):
                 chosen.add(node)
-        views = [node.name for node in chosen if isinstance(self.head.crossed[node].op, VIEWS)]
-        if views or not chosen:
-            raise InternalError(f"views between a pool and its convolution: {views}")
+        self.idle = sorted(node for node in chosen if isinstance(self.head.crossed[node].op, VIEWS))
+        chosen.difference_update(self.idle)
+        layouts = [self.head.crossed[node].layout for node in self.idle]
+        if not chosen or not all(layout is not None and layout.is_map for layout in layouts):
+            raise InternalError(f"views between a pool and its convolution: {self.idle}")
         for node, value in self.head.crossed.items():
             pooled = [source for source in node.all_input_nodes if source in self.values]
+            pooled = [self._awake(source) for source in pooled]
             follows = any(source in chosen for source in pooled)
             if follows and not isinstance(value.op, VIEWS) and self.head.pools[-1] not in pooled:
                 chosen.update([node] if all(source in chosen for source in pooled) else [])
         return [node for node in self.head.crossed if node in chosen]
+
+    def _awake(self, node: Node) -> Node:
+        """What an idle view is a view of: a map of one position, taken whole."""
+        while node in self.idle:
+            node = node.all_input_nodes[0]
+        return node
+
+    def _pass_by_idle_views(self) -> set[Node]:
+        """Lets what goes above the pool read no idle view, and gives those that nobody else reads: erased."""
+        inside = set(self.crossed)
+        redirect(
+            {view: (self._awake(view), [user for user in view.users if user in inside]) for view in self.idle}
+        )
+        erased = set()
+        for view in reversed(self.idle):
+            if not view.users:
+                self.graph.erase_node(view)
+                erased.add(view)
+        return erased
 
     def _lift(self, node: Node) -> _Lift | None:
         """The ops after the view that alone reads a crossed value, where they are affine as well."""

@@ -9,6 +9,7 @@ from torch.fx import Graph, Node
 
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Form, Problem
+from fxpasses.vocabulary.endings import with_places
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Product, Subgraph
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -96,6 +97,12 @@ def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
         passing = vocabulary.classify(node)
     if isinstance(passing, Subgraph):
         return in_subgraph(node, "what it reads is computed")
+    if (pool := with_places(node)) is not None:
+        return Problem(
+            MissCode.NOT_POOLED,
+            f"it reads {pool.name!r}, which gives values together with their places and is not followed",
+            "write a maximum as amax(dim) or nn.AdaptiveMaxPool2d(1)",
+        )
     fix = "no pool, so nothing to rewrite in this scope"
     if isinstance(passing, Index) and _selects(passing):
         what = f"reads one position of {passing.source.name!r} ({node.name!r}), such as a class token"

@@ -1,7 +1,8 @@
-"""What outputs end in, beside the typed ops: shares of one, and stacks of several values."""
+"""Told apart beside the typed ops: shares of one, stacks of several values, and values with places."""
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _SHARES = ("softmax", "_softmax", "log_softmax", "_log_softmax", "logsoftmax", "sigmoid", "logsigmoid")
+_WITH_PLACES = ("max", "min", "median", "nanmedian", "mode", "topk", "sort", "kthvalue")
 _STACKS = (torch.stack, torch.ops.aten.stack.default)
 
 
@@ -33,3 +35,13 @@ def stacked_by(node: Node) -> tuple[Node, ...]:
     if node.target not in _STACKS or len(args) < 2 or args[1] not in (1, -1, 2):
         return ()
     return tuple(args[0]) if isinstance(args[0], tuple | list) else ()
+
+
+def with_places(node: Node) -> Node | None:
+    """The op that gives extreme or sorted values together with their places, of which a node is one."""
+    args: Any = node.args
+    if node.target in (getattr, operator.getitem) and isinstance(args[0], Node):
+        node = args[0]
+    name = aten.name_of(node.target) if isinstance(node.target, OpOverload) else ""
+    name = name or str(getattr(node.target, "__name__", node.target))
+    return node if name in _WITH_PLACES and len(node.args) + len(node.kwargs) > 1 else None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,38 +65,71 @@ class _Seen:
     name: str = ""
 
 
-def module_terms(graph_module: fx.GraphModule, shapes: dict[str, tuple[int, ...]]) -> TermGraph:
+def module_terms(
+    graph_module: fx.GraphModule,
+    shapes: dict[str, tuple[int, ...]],
+    results: Mapping[str, Sequence[tuple[int, ...]]] = MappingProxyType({}),
+) -> TermGraph:
     """The graph as terms, given the shape of every tensor node at some batch size.
 
     The output terms are named by their position; the caller knows their names.
+
+    Args:
+        graph_module: the graph.
+        shapes: of every node that gives a tensor.
+        results: the shapes of every node that gives several.
     """
-    reader = _Reader(graph_module, shapes)
-    outputs: tuple[tuple[str, Term], ...] = ()
+    reader = _Reader(graph_module, shapes, results)
+    outputs: list[Term] = []
     for node in graph_module.graph.nodes:
         if node.op == "output":
-            leaves = [leaf for leaf in pytree.tree_leaves(node.args[0]) if leaf is not None]
-            outputs = tuple(
-                (str(index), reader.read(leaf).term)
-                for index, leaf in enumerate(leaves)
-                if isinstance(leaf, fx.Node)
-            )
+            for leaf in pytree.tree_leaves(node.args[0]):
+                outputs += reader.given(leaf) if isinstance(leaf, fx.Node) else []
         else:
             reader.add(node)
-    return TermGraph(dialect="module", outputs=outputs)
+    return TermGraph(
+        dialect="module", outputs=tuple((str(index), term) for index, term in enumerate(outputs))
+    )
 
 
 class _Reader:
     """Reads nodes in order; holds the term of every node read so far."""
 
-    def __init__(self, module: fx.GraphModule, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        shapes: dict[str, tuple[int, ...]],
+        results: Mapping[str, Sequence[tuple[int, ...]]],
+    ) -> None:
         self._module = module
         self._shapes = shapes
+        self._results = results
         self._vocabulary = Vocabulary(module)
         self._seen: dict[fx.Node, _Seen] = {}
         self._inputs = 0
 
     def read(self, node: fx.Node) -> _Seen:
         return self._seen[node]
+
+    def given(self, node: fx.Node) -> list[Term]:
+        """What an output gives: one value, or all those of an operator that gives several."""
+        term = self.read(node).term
+        return (
+            [term]
+            if node.name not in self._results
+            else [
+                Term(
+                    kind=Kind.OP,
+                    value="",
+                    node=node.name,
+                    signature=f"result {index} of several",
+                    operands=(term,),
+                    operand_shapes=(None,),
+                    shape=tuple(shape[1:]),
+                )
+                for index, shape in enumerate(self._results[node.name])
+            ]
+        )
 
     def add(self, node: fx.Node) -> None:
         leaf = self._leaf(node)
@@ -254,6 +288,8 @@ class _Reader:
         constants = () if module is None else state_of(module)
         shape = self._shape(node)
         term = self._term(node, Kind.OP, self._spelling(node), seen, shape, constants)
+        if node.name in self._results:  # no tensor, which could be tapped
+            term = dataclasses.replace(term, value="")
         return _Seen(term=dataclasses.replace(term, pointwise=self._pointwise_site(node, seen)), shape=shape)
 
     def _pointwise_site(self, node: fx.Node, seen: Sequence[_Seen]) -> SiteWeights | None:

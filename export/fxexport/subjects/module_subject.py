@@ -61,7 +61,7 @@ class ModuleSubject:
         leaves = _leaves(result, maps)
         self.output_names = tuple(name for name, _ in leaves)
         self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
-        graph = module_terms(self._traced, recorder.shapes)
+        graph = module_terms(self._traced, recorder.shapes, recorder.results)
         self._take(graph, find_head(graph), ())
         self._is_graph_exact = False
         self.doubt = outside_graph(module)
@@ -249,6 +249,7 @@ class _Recorder(fx.Interpreter):
         super().__init__(module)
         self._wanted = wanted
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.results: dict[str, list[tuple[int, ...]]] = {}
         self.kept: dict[str, Array] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -258,6 +259,8 @@ class _Recorder(fx.Interpreter):
             self.shapes[n.name] = tuple(result.shape)
             if n.name in self._wanted:
                 self.kept[n.name] = numpy_of(result.clone())
+        elif isinstance(result, tuple | list) and any(isinstance(part, torch.Tensor) for part in result):
+            self.results[n.name] = [tuple(part.shape) for part in result if isinstance(part, torch.Tensor)]
         return result
 
 

@@ -12,6 +12,7 @@ from fxexport.language import Graph
 from fxexport.numerics.evaluate import has_bound
 from fxexport.terms.pool_first import MapOutput
 from fxexport.terms.term import Array, Head, Kind, Term, TermGraph
+from fxpasses.errors import CheckError
 
 EAGER = "eager"
 
@@ -136,10 +137,21 @@ def tapped(head: Head) -> tuple[str, ...]:
 
 
 def joined(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
-    """The arrays of several batches, each position as one array."""
-    return tuple(
-        np.concatenate([np.atleast_1d(part) for part in column]) for column in zip(*parts, strict=True)
-    )
+    """The arrays of several batches, each position as one array.
+
+    Raises:
+        CheckError: an output has other axes on one batch than on another.
+    """
+    columns = [[np.atleast_1d(part) for part in column] for column in zip(*parts, strict=True)]
+    for index, column in enumerate(columns):
+        shapes = dict.fromkeys(part.shape[1:] for part in column)
+        if len(shapes) > 1:
+            shown = " and ".join(str(list(part.shape)) for part in column[:2])
+            raise CheckError(
+                f"output {index} is of shape {shown} on batches of other sizes: its axes depend on the batch",
+                fix="keep the batch axis: squeeze named axes, as in x.squeeze(-1), not all of them",
+            )
+    return tuple(map(np.concatenate, columns))
 
 
 def same_bits(a: Sequence[Array], b: Sequence[Array]) -> bool:

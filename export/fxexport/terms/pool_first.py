@@ -5,17 +5,20 @@ model with a dense head become those of the same model with its head behind the 
 as any others do. A value that exists in the model's own order alone keeps its name; one that only the other
 order computes has none.
 
-What is crossed: convolutions with a kernel of one cell, stride 1, no padding and one group. What stands for
-them is a site that works at every position of the map (``SiteWeights.spots``).
+What is crossed: convolutions with a kernel of one cell, stride 1, no padding and one group, for which stands
+a site that works at every position of the map (``SiteWeights.spots``); and sums, differences, products and
+quotients with a constant that has one number for each channel, or one for all.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from fxexport.terms.term import (
     MAXIMUM,
+    Array,
     Head,
     Kind,
     SiteWeights,
@@ -60,7 +63,17 @@ class Commuted:
 def is_dense(graph: TermGraph) -> bool:
     """True if a pool averages what a site gives at every position."""
     terms = postorder([term for _, term in graph.outputs], stop=lambda _: False)
-    return any(_is_average(term) and _crossed(term.operands[0]) is not None for term in terms)
+    return any(_is_average(term) and _has_site(term.operands[0]) for term in terms)
+
+
+def _has_site(source: Term) -> bool:
+    """Whether a value is made of what a site gives at every position, by scales and shifts."""
+    while _crossed(source) is None:
+        scaled = _scaled(source)
+        if scaled is None:
+            return False
+        source = scaled.of
+    return True
 
 
 def has_norm_before_pool(graph: TermGraph) -> bool:
@@ -70,8 +83,8 @@ def has_norm_before_pool(graph: TermGraph) -> bool:
 
 
 def _is_of_norm(source: Term) -> bool:
-    while _crossed(source) is not None:
-        source = source.operands[0]
+    while (scaled := _scaled(source)) is not None or _crossed(source) is not None:
+        source = source.operands[0] if scaled is None else scaled.of
     return any(name in source.signature for name in ("BatchNorm", "batch_norm"))
 
 
@@ -119,7 +132,7 @@ class _Moving:
 
     def take(self, term: Term) -> None:
         """Notes what stands for a term whose operands were taken before."""
-        if _is_average(term) and _crossed(term.operands[0]) is not None:
+        if _is_average(term) and (_crossed(term.operands[0]) or _scaled(term.operands[0])) is not None:
             source = term.operands[0]
             site = dataclasses.replace(self._mean(source, term), value=term.value)
             self._new[term] = self.averaged[source] = site
@@ -130,7 +143,21 @@ class _Moving:
 
     def _mean(self, source: Term, pool: Term) -> Term:
         """The average of a map, as far down as it goes; without a name, as nobody computes it."""
-        if source not in self._means:
+        if source not in self._means and (scaled := _scaled(source)) is not None:
+            operand, shape = self._mean(scaled.of, pool), (source.shape or ())[:1]
+            self._means[source] = dataclasses.replace(
+                source,
+                value="",
+                operands=tuple(operand if given is scaled.of else _row(given) for given in source.operands),
+                operand_shapes=tuple(
+                    shape if given is scaled.of else _row(given).shape for given in source.operands
+                ),
+                shape=shape,
+                constants=tuple(
+                    number.reshape(-1) if number.size > 1 else number for number in source.constants
+                ),
+            )
+        elif source not in self._means:
             affine, shape = _crossed(source), source.shape or ()
             operand = self._new[source] if affine is None else self._mean(source.operands[0], pool)
             self._means[source] = Term(
@@ -157,6 +184,62 @@ def _crossed(source: Term) -> SiteWeights | None:
         is_kernel = set(source.affine.kernel_size) == {1} and source.affine.columns is None
         return at_every_position(source.affine, source.value) if is_cell and is_kernel else None
     return source.pointwise
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Scaled:
+    """What a scale or shift is one of."""
+
+    of: Term
+
+
+_SCALES = re.compile(
+    r"(call_\w+ )?(_operator\.|torch\.|aten\.|aten::)?(Add|Sub|Mul|Div|add|sub|mul|div|truediv)\b.*"
+)
+_INVERSE = re.compile(r"(Div-\d+\(c)|(.*(div|truediv)\(\('\d)")
+
+
+def _scaled(source: Term) -> _Scaled | None:
+    """A sum, difference, product or quotient of a value and a constant along its channels; else None."""
+    if source.kind not in (Kind.OP, Kind.ELEMENTWISE) or source.pointwise or len(source.shape or ()) < 2:
+        return None
+    values = [operand for operand in source.operands if _constant_of(operand) is None]
+    if len(values) != 1 or not _SCALES.fullmatch(source.signature) or _INVERSE.match(source.signature):
+        return None
+    if "div" in source.signature.lower() and source.operands[0] is not values[0]:
+        return None
+    numbers = [array for operand in source.operands if (array := _constant_of(operand)) is not None]
+    rank = len(source.shape or ()) - 1
+    for number in (*numbers, *source.constants):
+        extents = [1] * (rank + 1 - number.ndim) + [*number.shape]
+        if number.size > 1 and (
+            len(extents) > rank + 2 or extents[-rank:] != [1] * rank or extents[: -rank - 1] not in ([], [1])
+        ):
+            return None
+    return _Scaled(of=values[0])
+
+
+def _constant_of(term: Term) -> Array | None:
+    """The numbers of a constant, seen through views of it."""
+    shape = term.shape
+    while (
+        term.kind is Kind.OP
+        and len(term.operands) == 1
+        and "reshape" in term.signature
+        and not term.constants
+    ):
+        term = term.operands[0]
+    if term.kind is not Kind.CONSTANT or len(term.constants) != 1:
+        return None
+    number = term.constants[0]
+    return number if shape is None or not shape else number.reshape(-1, *shape)
+
+
+def _row(term: Term) -> Term:
+    """A constant of one number for each channel as the vector that a head behind the pool reads."""
+    while term.kind is Kind.OP and len(term.operands) == 1:
+        term = term.operands[0]
+    return term
 
 
 def _is_above(term: Term, root: Term) -> bool:
