@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxpasses.errors import ProviderError, suggest
+from fxpasses.wall.wall import lowered
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -230,7 +231,8 @@ class Session:
         provider = provider_of(target)
         full = require_provider(provider)
         if provider == "cuda" and hasattr(runtime, "preload_dlls"):
-            runtime.preload_dlls()
+            with lowered():  # the libraries that it loads are the user's
+                runtime.preload_dlls()
         options = _session_options(runtime, target)
         if weights:
             values = [ort_value(array) for array in weights.values()]
@@ -348,8 +350,9 @@ def _session(runtime: Any, source: str | bytes, options: Any, target: str) -> An
     plugin = _PLUGINS.get(short_name(provider))
     if plugin is None or not plugin.is_installed:
         return runtime.InferenceSession(source, options, providers=[(full, chosen)])
-    package = importlib.import_module(plugin.package)
-    with _stdout_to_stderr():  # such a library may print a banner
+    with lowered():
+        package = importlib.import_module(plugin.package)
+    with lowered(), _stdout_to_stderr():  # such a library may print a banner
         if full not in runtime.get_available_providers():
             runtime.register_execution_provider_library(full, package.get_library_path())
         needed = {option: getattr(package, function)() for option, function in plugin.options.items()}

@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -104,8 +105,10 @@ _INSTALLED: list[tuple[str, ...]] = []
 
 
 def take_note() -> None:
-    """Remembers where Python's packages are, before anything could change the path."""
+    """Remembers where Python's packages are, and its temporary files, before anything could change that."""
     _INSTALLED[:] = [_installed_in()]
+    with contextlib.suppress(OSError):  # no folder that could be written to
+        tempfile.gettempdir()  # the first call tries by writing to it
 
 
 def _is_installed(path: Any) -> bool:
