@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from fxhead import load_model
 from fxhead.loading.load import Loading
 from fxhead.loading.load import load as load_source
 from fxhead.source import Source
@@ -173,3 +175,12 @@ def test_fresh_models_download_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     assert type(load("torchvision:lraspp_mobilenet_v3_large")).__name__ == "LRASPP"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_a_name_that_torch_cannot_open_is_not_a_fault_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.pt")
+    torch.save(nn.Linear(3, 2), tmp_path / "good.pt")
+    (tmp_path / "good.pt").rename(path)
+    with pytest.raises(FileError, match=r"has a name that is no UTF-8.*rename it"):
+        load_model(path)

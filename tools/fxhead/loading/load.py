@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -128,7 +129,7 @@ def load(source: Source, loading: Loading | None = None, note: Callable[[str], N
         )
     path = Path(source.name)
     require_readable(path)
-    with contextlib.nullcontext() if loading.trust else walled(source.text):
+    with contextlib.nullcontext() if loading.trust else walled(source.text), _by_name(path):
         container = recognise(path)
         model = _from_file(container, loading, note)
         if not isinstance(model, ExportedProgram):
@@ -136,6 +137,18 @@ def load(source: Source, loading: Loading | None = None, note: Callable[[str], N
     if not loading.trust:
         mark_unvouched(model)
     return Loaded(model=model, container=container.title)
+
+
+@contextlib.contextmanager
+def _by_name(path: Path) -> Iterator[None]:
+    """Says of a file that torch cannot open that it is the name, where it is."""
+    try:
+        yield
+    except FileError as error:
+        if os.fspath(path).isascii() or os.fsencode(path) == os.fspath(path).encode(errors="replace"):
+            raise
+        what = "has a name that is no UTF-8, by which torch cannot open it"
+        raise FileError(what, where=str(path), fix="rename it, or link to it under another name") from error
 
 
 def require_readable(path: Path) -> None:
