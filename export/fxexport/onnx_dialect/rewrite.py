@@ -102,7 +102,13 @@ def sites_of_content(content: Content, to: Form | None, scope: Scope, input_shap
 
 
 def rewrite_content(
-    content: Content, to: Form, scope: Scope, input_shapes: Shapes = (), data_name: str | None = None
+    content: Content,
+    to: Form,
+    scope: Scope,
+    input_shapes: Shapes = (),
+    data_name: str | None = None,
+    *,
+    keeps_way_back: bool = True,
 ) -> Rewritten:
     """A file's content in another form.
 
@@ -113,6 +119,7 @@ def rewrite_content(
         input_shapes: the shape of each input, where the file leaves extents open.
         data_name: what to call a file of weights beside it, if it has one; None keeps its name. A file that
             is as it was before a rewrite names the files that it named.
+        keeps_way_back: whether the new file holds the way back to the old one.
 
     Raises:
         InputError: no ONNX file has the form.
@@ -121,7 +128,7 @@ def rewrite_content(
     _require_spelled(to, scope)
     record = record_of(content)
     if record is None or record.scope is not scope or record.to is to:
-        return _changed(content, to, scope, input_shapes, data_name)
+        return _changed(content, to, scope, input_shapes, data_name, keeps_way_back=keeps_way_back)
     data = b"".join(written(record.pieces, memoryview(content.data)))
     before = Content(data, content.name, content.folder)
     changed = _joined(record, _changed(before, to, scope, input_shapes, data_name))
@@ -131,7 +138,13 @@ def rewrite_content(
 
 
 def _changed(
-    content: Content, to: Form, scope: Scope, input_shapes: Shapes, data_name: str | None
+    content: Content,
+    to: Form,
+    scope: Scope,
+    input_shapes: Shapes,
+    data_name: str | None,
+    *,
+    keeps_way_back: bool = True,
 ) -> Rewritten:
     opened = _opened(content, input_shapes)
     if to is Form.FCN and not opened.has_native_size():
@@ -164,9 +177,12 @@ def _changed(
         ),
     )
     rewrites = _named(change.rewrites, closed.copied, opened)
+    pieces = closed.pieces
+    if keeps_way_back:
+        pieces = with_record(content, pieces, to, scope, rewrites, plan)
     return Rewritten(
         source=content.data,
-        pieces=with_record(content, closed.pieces, to, scope, rewrites, plan),
+        pieces=pieces,
         files={renamed.get(name, name): name for name in locations(content)},
         report=dataclasses.replace(report, rewrites=rewrites),
         plan=plan,

@@ -143,13 +143,13 @@ def _conv(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.
     rank = len(kernel)
     operands = [given["input"], weight, given.get("bias")]
     read = [writer.names(operand) for operand in operands if isinstance(operand, Node)]
-    attributes: dict[str, Any] = {"kernel_shape": kernel}
-    for ours, theirs, plain in (("stride", "strides", 1), ("dilation", "dilations", 1)):
-        numbers = [*_numbers(given.get(ours, plain), rank)]
-        attributes |= {theirs: numbers} if set(numbers) != {plain} else {}
-    padding = [*_numbers(given.get("padding", 0), rank)]
-    attributes |= {"pads": padding * 2} if any(padding) else {}
-    attributes |= {"group": given["groups"]} if given.get("groups", 1) != 1 else {}
+    attributes: dict[str, Any] = {  # some compilers know no defaults
+        "kernel_shape": kernel,
+        "strides": _numbers(given.get("stride", 1), rank),
+        "dilations": _numbers(given.get("dilation", 1), rank),
+        "pads": _numbers(given.get("padding", 0), rank) * 2,
+        "group": given.get("groups", 1),
+    }
     return [writer.node("Conv", read, writer.names(node), **attributes)]
 
 

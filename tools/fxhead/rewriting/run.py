@@ -29,7 +29,7 @@ from fxhead.show.progress import Progress
 from fxhead.source import SourceKind
 from fxpasses import find_sites
 from fxpasses.errors import InputError, SizeError
-from fxpasses.report import Form, Site
+from fxpasses.report import Form, RewriteReport, Site
 
 if TYPE_CHECKING:
     from fxhead.inputs.samples import Data
@@ -216,7 +216,8 @@ class _Job:
         options, names = self.options, self.names
         examples = shapes.examples(_TRACE_BATCH)
         sources = {names.before: graphs.original, names.to: graphs.result.module}
-        self.export({form: (model, staging / names.onnx[form]) for form, model in sources.items()}, examples)
+        models_to_export = {form: (model, staging / names.onnx[form]) for form, model in sources.items()}
+        self.export(models_to_export, examples, graphs.result.report)
         original, written = as_module(graphs.original), as_module(graphs.written)
         models: tuple[tuple[str, nn.Module | Path], ...] = (
             (options.source.text, original),
@@ -245,7 +246,10 @@ class _Job:
         return _CHAIN if self.names.before is not self.names.to else _CHAIN[:2]
 
     def export(
-        self, models: dict[Form, tuple[nn.Module | ExportedProgram, Path]], examples: tuple[torch.Tensor, ...]
+        self,
+        models: dict[Form, tuple[nn.Module | ExportedProgram, Path]],
+        examples: tuple[torch.Tensor, ...],
+        report: RewriteReport,
     ) -> None:
         """Writes the ONNX files: with free height and width where a form is about maps, if the model can."""
         from fxexport import export_onnx
@@ -253,6 +257,8 @@ class _Job:
         opset, keep_norms = self.options.opset, Form.UNFOLD in models
         free = {*models} if Form.DENSE in models else {*models} & {Form.FCN}
         for form, (model, path) in models.items():
+            if form is self.names.to and self.derive(path, report):
+                continue
             with self.progress.step(f"exporting the {form} form to ONNX"):
                 try:
                     export_onnx(
@@ -268,6 +274,16 @@ class _Job:
                     sizes = "x".join(map(str, examples[0].shape[2:]))
                     self.progress.note(f"{path.name} takes {sizes} only: {error.what}")
                 export_onnx(model, examples, path, opset=opset)
+
+    def derive(self, path: Path, report: RewriteReport) -> bool:
+        """Whether the other form's file could be made from the first one, which is in the same folder."""
+        from fxhead.rewriting.derive import derive
+
+        first = path.parent / self.names.onnx[self.names.before]
+        if not first.exists() or first == path:
+            return False
+        with self.progress.step(f"making {path.name} of {first.name}"):
+            return derive(first, path, report)
 
     def write(
         self,

@@ -176,7 +176,7 @@ class _Job:
             except BrokenGraph as error:
                 raise FileError(str(error), where=str(source), fix="put it where it was") from error
             target = here / name
-            if target.is_file() and filecmp.cmp(path, target, shallow=False):
+            if target.is_file() and (target.samefile(path) or filecmp.cmp(path, target, shallow=False)):
                 there.append(staging / name)
             elif self.options.link_data:
                 raise InputError(
