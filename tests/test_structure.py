@@ -59,6 +59,7 @@ MAY_IMPORT = {
 FOLDER_MAY_IMPORT = {
     "fxhead/study/": {"scipy", "sklearn", "matplotlib"},
     "fxhead/cam/": {"matplotlib"},
+    "fxhead/loading/": {"timm"},
 }
 
 # What is public, and why it has to be.

@@ -17,6 +17,7 @@ from fxhead.source import Source, SourceKind
         ("model.ONNX", SourceKind.ONNX, "model"),
         ("torchvision:resnet18", SourceKind.TORCHVISION, "resnet18"),
         ("torchvision:", SourceKind.TORCHVISION, ""),
+        ("timm:resnet18.a1_in1k", SourceKind.TIMM, "a1_in1k"),
         ("nets:build", SourceKind.CALLABLE, "build"),
         ("my.nets:Zoo.build", SourceKind.CALLABLE, "build"),
     ],

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-_TORCHVISION = "torchvision:"
+_TORCHVISION, _TIMM = "torchvision:", "timm:"
 
-FORMS = "a .pt, .pth or .pt2 file, torchvision:NAME, or package.module:callable"
+FORMS = "a .pt, .pth or .pt2 file, torchvision:NAME, timm:NAME, or package.module:callable"
 
 
 class SourceKind(enum.StrEnum):
@@ -19,6 +19,7 @@ class SourceKind(enum.StrEnum):
     FILE = "file"
     ONNX = "onnx"
     TORCHVISION = "torchvision"
+    TIMM = "timm"
     CALLABLE = "callable"
 
 
@@ -29,7 +30,7 @@ class Source:
     Attributes:
         text: the argument as it was given.
         kind: where the model comes from.
-        name: the path, torchvision's name of the model, or ``package.module:callable``.
+        name: the path, torchvision's or timm's name of the model, or ``package.module:callable``.
     """
 
     text: str
@@ -41,6 +42,8 @@ class Source:
         """The source that ``text`` names; a file unless it reads as something else."""
         if text.startswith(_TORCHVISION):
             return cls(text=text, kind=SourceKind.TORCHVISION, name=text.removeprefix(_TORCHVISION))
+        if text.startswith(_TIMM):
+            return cls(text=text, kind=SourceKind.TIMM, name=text.removeprefix(_TIMM))
         if _CALLABLE.fullmatch(text) and not Path(text).exists():
             return cls(text=text, kind=SourceKind.CALLABLE, name=text)
         kind = SourceKind.ONNX if text.lower().endswith(".onnx") else SourceKind.FILE

@@ -6,6 +6,7 @@ import dataclasses
 
 from fxexport.subjects.samples import InputSpec
 from fxhead.inputs.images import ImageSize, Preparation, preparation
+from fxhead.loading.timm_models import timm_images
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import InputError
 
@@ -42,11 +43,23 @@ class Preset:
 
 
 def find_preset(source: Source, weights: str | None) -> Preset:
-    """What torchvision says of its own model, or nothing.
+    """What torchvision or timm says of its own model, or nothing.
 
     The transform is that of the named weights, else that of the default ones; labels only of weights that
     are named, as fresh weights and those in a file know no classes by these names.
     """
+    if source.kind is SourceKind.TIMM:
+        known = timm_images(source.name)
+        return (
+            Preset()
+            if known is None
+            else Preset(
+                size=ImageSize(resize=known.resize, crop=known.crop),
+                mean=known.mean,
+                std=known.std,
+                interpolation=known.interpolation,
+            )
+        )
     if source.kind is not SourceKind.TORCHVISION:
         return Preset()
     from torchvision.models import get_model_weights, list_models

@@ -155,7 +155,7 @@ def _open(options: CamOptions, preset: Preset, progress: Progress) -> tuple[Mode
     with progress.step("finding the input shape"):
         shapes = _shapes(loaded.model, options, preset)
     note_guess(shapes, progress)
-    if source.kind is SourceKind.TORCHVISION and options.loading.weights is None:
+    if source.kind in (SourceKind.TORCHVISION, SourceKind.TIMM) and options.loading.weights is None:
         progress.note("the weights are fresh, so the maps say nothing; --weights gives trained ones")
     with progress.step("moving the pool behind the head"):
         found = find_scorer(loaded.model, shapes, options.way, options.head)

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from fxhead.loading.timm_models import build_timm, refuse_weights
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError, suggest
 from fxpasses.wall.wall import downloading, lowered
@@ -34,12 +35,16 @@ def build(source: Source, weights: str | None = None, num_classes: int | None = 
     """
     if source.kind is SourceKind.TORCHVISION:
         return _from_torchvision(source.name, weights, num_classes)
+    if source.kind is SourceKind.TIMM:
+        if weights is not None:
+            refuse_weights(source.name, weights)
+        return build_timm(source.name, num_classes)
     return _from_callable(source.name, num_classes)
 
 
 def takes_num_classes(source: Source) -> bool:
     """Whether the model can be built with another number of outputs."""
-    if source.kind is SourceKind.TORCHVISION:
+    if source.kind in (SourceKind.TORCHVISION, SourceKind.TIMM):
         return True
     found = _found(source.name)
     if isinstance(found, nn.Module) or not callable(found):

@@ -26,6 +26,7 @@ from fxpasses.wall.wall import walled
 
 _WEIGHTS = (FileKind.STATE_DICT, FileKind.CHECKPOINT, FileKind.SAFETENSORS)
 _MODELS = (FileKind.MODULE, FileKind.GRAPH_MODULE)
+_BUILT = (SourceKind.TORCHVISION, SourceKind.TIMM, SourceKind.CALLABLE)
 
 
 def _warn(text: str) -> None:
@@ -57,7 +58,7 @@ class FileOptions:
             return "was made with --trust: to load its files again is to run whatever is in them"
         if self.allow:
             return f"names the classes {', '.join(self.allow)}, and to import them is to run their code"
-        if self.arch is not None and Source.parse(self.arch).kind is not SourceKind.TORCHVISION:
+        if self.arch is not None and Source.parse(self.arch).kind is SourceKind.CALLABLE:
             return f"names the callable {self.arch!r}, and to import it is to run its code"
         return None
 
@@ -83,7 +84,7 @@ class Loading(FileOptions):
 
     def for_source(self, source: Source) -> Loading:
         """The same for one of two sources: weights are for what is built, ``arch`` for a file."""
-        if source.kind in (SourceKind.TORCHVISION, SourceKind.CALLABLE):
+        if source.kind in _BUILT:
             return dataclasses.replace(self, arch=None, ema=False, prefix=None)
         return dataclasses.replace(self, weights=None)
 
@@ -119,7 +120,7 @@ def load(source: Source, loading: Loading | None = None, note: Callable[[str], N
     """
     loading = loading or Loading()
     torch.manual_seed(loading.seed)
-    if source.kind in (SourceKind.TORCHVISION, SourceKind.CALLABLE):
+    if source.kind in _BUILT:
         return Loaded(model=_built(source, loading, note).eval())
     if loading.weights is not None:
         raise InputError(
@@ -220,7 +221,7 @@ def _from_weights(container: Container, loading: Loading, note: Callable[[str], 
             fix="say what builds the model: --arch torchvision:NAME or --arch package.module:callable",
         )
     architecture = Source.parse(loading.arch)
-    if architecture.kind not in (SourceKind.TORCHVISION, SourceKind.CALLABLE):
+    if architecture.kind not in _BUILT:
         raise InputError(
             f"{loading.arch!r} builds no model",
             where="--arch",
