@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from fxexport.language import Graph, NotRead, graph_of_module
 from fxexport.module_graph.affine import read_affine, run_affine
-from fxexport.module_graph.outside_graph import outside_graph
+from fxexport.module_graph.outside_graph import changed_attribute, outside_graph, plain_attributes
 from fxexport.module_graph.terms import module_terms
 from fxexport.subjects.many_places import collected, run_eagerly, spread
 from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
@@ -83,9 +83,13 @@ class ModuleSubject:
         """The module in the closed language, as ``torch.export`` records it, or why it is not."""
         try:
             with quiet_export(), evaluation_mode(self.module):
-                return graph_of_module(self.module, tuple(self._tensors(self._example)))
+                graph = graph_of_module(self.module, tuple(self._tensors(self._example)))
         except NotRead as unread:
             return unread.reason
+        before = plain_attributes(self.module)
+        self._guarded(self._run_module, self._example)
+        changed = changed_attribute(before, plain_attributes(self.module))
+        return graph if changed is None else f"a run changes {changed}, which no graph shows"
 
     @property
     def device(self) -> str:
@@ -226,11 +230,20 @@ class ModuleSubject:
         return joined([self._guarded(run, [nudge(x, by, rng) for x in feed]) for feed in feeds])
 
     def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
-        """Outputs of a copy in float64; None where it cannot be copied, or mixes types."""
+        """Outputs with weights and inputs in float64; None where the module mixes types.
+
+        It is the module itself that runs: a copy may be another function (a GraphModule's code is made anew
+        from its graph when it is copied, whatever the code was that ran).
+        """
+        tensors = (*self.module.named_parameters(), *self.module.named_buffers())
+        state = {name: _wide(tensor.detach()) for name, tensor in tensors}
         try:
-            wide = copy.deepcopy(self.module).double()
-            with evaluation_mode(wide), torch.no_grad():
-                return joined([_arrays(wide(*map(_wide, self._tensors(feed)))) for feed in feeds])
+            with evaluation_mode(self.module), torch.no_grad():
+                runs = [
+                    torch.func.functional_call(self.module, state, tuple(map(_wide, self._tensors(feed))))
+                    for feed in feeds
+                ]
+            return joined([_arrays(run) for run in runs])
         except (RuntimeError, TypeError, ValueError, AttributeError):
             return None
 
