@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 
 from fxpasses.graph.maps import _added, _removed, with_maps, without_maps
 from fxpasses.private_names import PyTreeCodeGen, pytree
-from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Concat, Elementwise, Product
+from fxpasses.vocabulary.ops import POOLS, VIEWS, Concat, Elementwise
 from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -39,7 +39,7 @@ def _is_map(node: Node, results: set[Node], vocabulary: Vocabulary) -> bool:
             op = vocabulary.classify(user)
             is_average = isinstance(op, POOLS) and op.average
             step = (user, is_pooled or is_average)
-            if step in seen or isinstance(op, Affine | Product) or not (step[1] or isinstance(op, VIEWS)):
+            if step in seen or vocabulary.has_affine(op) or not (step[1] or isinstance(op, VIEWS)):
                 continue
             if step[1] and user in results:
                 return True

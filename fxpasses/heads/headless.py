@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Form, Problem
 from fxpasses.vocabulary.endings import with_places
-from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Product, Subgraph
+from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Subgraph
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _MAX_PATH = 16
@@ -58,7 +58,7 @@ def last_affines(graph: Graph, vocabulary: Vocabulary) -> Iterator[LastAffine]:
             continue
         seen.add(node)
         op = vocabulary.classify(node)
-        if isinstance(op, (Affine, Product)) or (isinstance(op, Subgraph) and vocabulary.has_affine(op)):
+        if vocabulary.has_affine(op):
             crossed = _to_pool(path, vocabulary) if has_pool else ()
             yield LastAffine(node=node, op=op if isinstance(op, Affine) else None, crossed=crossed)
             continue

@@ -135,19 +135,17 @@ class Vocabulary:
         source = getattr(op, "source", None)
         return op if source is None or isinstance(source, Node) else handlers.OPAQUE
 
-    def has_affine(self, op: Subgraph) -> bool:
-        """Whether a subgraph computes an affine function."""
-        for path in op.paths:
-            module = self.module(path)
-            if not isinstance(module, GraphModule):
-                continue
-            inner = Vocabulary(module)
-            for found in map(inner.classify, module.graph.nodes):
-                if isinstance(found, (Affine, Product)):
-                    return True
-                if isinstance(found, Subgraph) and inner.has_affine(found):
-                    return True
-        return False
+    def has_affine(self, op: Op) -> bool:
+        """Whether an op is an affine function or a matrix product, or calls a graph that has one."""
+        if not isinstance(op, Subgraph):
+            return isinstance(op, Affine | Product)
+        return any(
+            inner.has_affine(inner.classify(node))
+            for module in map(self.module, op.paths)
+            if isinstance(module, GraphModule)
+            for inner in [Vocabulary(module)]
+            for node in module.graph.nodes
+        )
 
     def _named(self, node: Node, op: Affine) -> Op:
         """The affine op with the names of what it reads."""
