@@ -10,7 +10,17 @@ from pathlib import Path
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _TORCHVISION, _TIMM = "torchvision:", "timm:"
 
+_INNER = (".pt", ".pth", ".ckpt")
+
 FORMS = "a .pt, .pth or .pt2 file, torchvision:NAME, timm:NAME, or package.module:callable"
+
+
+def stem_and_suffix(path: Path) -> tuple[str, str]:
+    """A file's name in two; of ``best.pth.tar``, as torch's examples call it, ``best`` and ``.pth.tar``."""
+    inner = Path(path.stem)
+    if path.suffix.lower() == ".tar" and inner.suffix.lower() in _INNER:
+        return inner.stem, inner.suffix + path.suffix
+    return path.stem, path.suffix
 
 
 class SourceKind(enum.StrEnum):
@@ -58,8 +68,9 @@ class Source:
     def stem(self) -> str:
         """What its outputs are called after."""
         if self.path is not None:
-            return self.path.stem
-        return re.split(r"[.:]", self.name)[-1]
+            return stem_and_suffix(self.path)[0]
+        # a name of timm may have a tag: resnet18.a1_in1k
+        return re.split(r"[:/]" if self.kind is SourceKind.TIMM else r"[.:]", self.name)[-1]
 
     @property
     def folder(self) -> Path:

@@ -275,6 +275,9 @@ def test_names_of_what_is_written(run: Run, folder: Path) -> None:
     assert (again.code, "exists already" in again.err) == (2, True)
     same_file = run("convert-weights", "run.pth", "--plan", "plan.json", "-o", "run.pth", "--force")
     assert (same_file.code, "overwrite the input" in same_file.err) == (2, True)
+    save(state, "best.pth.tar")
+    assert run("convert-weights", "best.pth.tar", "--plan", "plan.json").code == 0
+    assert Path("best.conv.pth.tar").exists()
     Path("sub").mkdir()
     assert run("convert-weights", "run.pth", "--plan", "plan.json", "-o", "sub").code == 0
     assert Path("sub/run.conv.pth").exists()

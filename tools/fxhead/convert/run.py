@@ -26,6 +26,7 @@ from fxhead.loading.load import require_readable
 from fxhead.loading.plans import load_plan
 from fxhead.outcome import WrittenFile
 from fxhead.show.progress import Progress
+from fxhead.source import stem_and_suffix
 from fxpasses import WeightPlan
 from fxpasses.errors import FileError, FxHeadError, InputError, PlanError
 from fxpasses.wall.wall import walled
@@ -165,7 +166,8 @@ def _require_known(checkpoint: Checkpoint, options: ConvertOptions) -> None:
 def _out(options: ConvertOptions, plan: WeightPlan) -> Path:
     path = options.checkpoint
     # model.linear.pt becomes model.conv.pt, not model.linear.conv.pt
-    name = f"{path.stem.removesuffix(f'.{plan.source}')}.{plan.to}{path.suffix}"
+    stem, suffix = stem_and_suffix(path)
+    name = f"{stem.removesuffix(f'.{plan.source}')}.{plan.to}{suffix}"
     if options.out is None:
         return path.parent / name
     out = Path(options.out)
