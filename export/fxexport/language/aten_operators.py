@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -243,12 +242,16 @@ def _group_norm(call: Call) -> Value:
     split = moves.reshape(value, [value.shape[0], groups, -1, *value.shape[2:]])
     epsilon = definitions.number(call.terms, call.number("eps"), value.dtype)
     found = definitions.normalised(call.terms, split, list(range(2, split.rank)), epsilon)
-    whole = moves.flatten(found, 1, 2)
+    return _along_channels(call, moves.flatten(found, 1, 2))
+
+
+def _along_channels(call: Call, value: Value) -> Value:
+    """The value with the call's weight and bias along dimension 1."""
     weight, bias = call.optional_tensor("weight"), call.optional_tensor("bias")
     behind = list(range(1, value.rank - 1))
     if weight is not None:
-        whole = arithmetic.multiply(call.terms, whole, moves.unsqueeze(weight, behind))
-    return whole if bias is None else arithmetic.add(call.terms, whole, moves.unsqueeze(bias, behind))
+        value = arithmetic.multiply(call.terms, value, moves.unsqueeze(weight, behind))
+    return value if bias is None else arithmetic.add(call.terms, value, moves.unsqueeze(bias, behind))
 
 
 @_handles("relu.default")
@@ -817,23 +820,31 @@ def _softened(call: Call) -> Value:
 def _attention(call: Call) -> Value:
     if call.number("dropout_p") != 0 or call.flag("is_causal") or call.flag("enable_gqa"):
         raise Uninterpreted("another attention")
-    terms = call.terms
     query, key, value = (call.tensor(name) for name in ("query", "key", "value"))
     scale, mask = call.any("scale"), call.optional_tensor("attn_mask")
-    width = _fixed(query.shape[-1])
-    factor = (
-        definitions.defined(terms, 1 / math.sqrt(width), query.dtype)
-        if scale is None
-        else definitions.number(terms, call.number("scale"), query.dtype)
-    )
-    order = [*range(key.rank - 2), key.rank - 1, key.rank - 2]
-    scores = arithmetic.multiply(terms, matmul(terms, query, key.permuted(order)), factor)
-    if mask is not None:
-        if mask.dtype != scores.dtype:
-            raise Uninterpreted("a mask of another type")
-        scores = arithmetic.add(terms, scores, mask)
-    terms.use("attention")
-    return matmul(terms, definitions.softmax(terms, scores, scores.rank - 1), value)
+    factor = None if scale is None else definitions.number(call.terms, call.number("scale"), query.dtype)
+    return definitions.attention(call.terms, query, key, value, mask, factor)
+
+
+@_handles("prelu.default")
+def _prelu(call: Call) -> Value:
+    value, slope = _float(call), call.tensor("weight")
+    if slope.rank != 1 or value.rank < 2:
+        raise Uninterpreted("a slope of another rank")
+    placed = moves.unsqueeze(slope, list(range(1, value.rank - 1)))
+    return definitions.leaky_relu(call.terms, value, placed)
+
+
+@_handles("instance_norm.default")
+def _instance_norm(call: Call) -> Value:
+    call.any("cudnn_enabled"), call.any("momentum")  # another way to the same; of running statistics only
+    if not call.flag("use_input_stats") or call.any("running_mean") is not None:
+        raise Uninterpreted("running statistics")
+    call.any("running_var")
+    value = call.tensor("input")
+    epsilon = definitions.number(call.terms, call.number("eps"), value.dtype)
+    found = definitions.normalised(call.terms, value, list(range(2, value.rank)), epsilon)
+    return _along_channels(call, found)
 
 
 @_handles("to.dtype", "_to_copy.default", "to.dtype_layout", "to.device", "type_as.default")

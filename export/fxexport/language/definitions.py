@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from fxexport.language.arithmetic import add, clamp, divide, multiply, negate, power, scaled, subtract
+from fxexport.language.contraction import matmul
 from fxexport.language.maps import elementwise, numpy_type
 from fxexport.language.moves import unsqueeze
 from fxexport.language.term import Terms, Uninterpreted, Value
@@ -147,6 +148,27 @@ def batch_norm(
         shift = add(terms, bias, shift)
     behind = list(range(1, value.rank - 1))
     return scaled(terms, value, scale=unsqueeze(scale, behind), shift=unsqueeze(shift, behind))
+
+
+def attention(
+    terms: Terms, query: Value, key: Value, value: Value, mask: Value | None, scale: Value | None
+) -> Value:
+    """``softmax(query · keyᵀ · scale + mask) · value`` over the last two dimensions.
+
+    Raises:
+        Uninterpreted: the mask is of another type, or the width is free.
+    """
+    width = query.shape[-1]
+    if not isinstance(width, int) or (mask is not None and mask.dtype != query.dtype):
+        raise Uninterpreted("another attention")
+    terms.use("attention")
+    if scale is None:
+        scale = defined(terms, 1 / math.sqrt(width), query.dtype)
+    order = [*range(key.rank - 2), key.rank - 1, key.rank - 2]
+    scores = multiply(terms, matmul(terms, query, key.permuted(order)), scale)
+    if mask is not None:
+        scores = add(terms, scores, mask)
+    return matmul(terms, softmax(terms, scores, scores.rank - 1), value)
 
 
 def leaky_relu(terms: Terms, value: Value, slope: Value) -> Value:

@@ -13,7 +13,7 @@ def foreign(
     terms: Terms,
     key: tuple[Hashable, ...],
     operands: Sequence[Value | None],
-    results: Sequence[tuple[str, tuple[int | None, ...] | None]],
+    results: Sequence[tuple[str, tuple[Extent | None, ...] | None]],
     *,
     is_random: bool,
     reason: str = "",

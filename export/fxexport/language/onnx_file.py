@@ -13,6 +13,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from fxexport.language.call import Call
+from fxexport.language.extents import Extent
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import Graph, GraphInput, NotRead
 from fxexport.language.onnx_operators import OPERATORS
@@ -28,6 +29,8 @@ _RANDOM = {
     "RandomUniformLike",
 }
 _UNKNOWN = "unknown"
+_LIKE_FIRST = {"CumSum", "LRN", "ScatterElements", "ScatterND", "Trilu"}
+"""Operators without a rule whose one result has the type and shape of the first operand, by their schema."""
 
 
 def graph_of_onnx(model: ModelProto | str | os.PathLike[str]) -> Graph:
@@ -201,7 +204,11 @@ class _Reader:
         has_body = is_function or bool(captured) or any(item.g.node or item.graphs for item in node.attribute)
         if has_body or schema is None:
             key += (self._bodies(),)
-        kinds: list[tuple[str, tuple[int | None, ...] | None]] = [(_UNKNOWN, None)] * len(node.output)
+        kinds: list[tuple[str, tuple[Extent | None, ...] | None]] = [(_UNKNOWN, None)] * len(node.output)
+        first = operands[0] if operands else None
+        if schema is not None and not domain and node.op_type in _LIKE_FIRST and first is not None:
+            shape = None if first.known_layout is None else first.shape
+            kinds = [(first.dtype, shape)] * len(node.output)
         within = {node.op_type, *_operators_within(node)}
         if is_function or has_body:
             within |= {inner.op_type for item in self._model.functions for inner in item.node}

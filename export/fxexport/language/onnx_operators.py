@@ -255,6 +255,12 @@ def _leaky_relu(call: Call) -> Value:
     return definitions.leaky_relu(call.terms, value, _number(call, "alpha", value.dtype))
 
 
+@_handles("PRelu", 7, 9, 16)
+def _prelu(call: Call) -> Value:
+    value, slope = _float(call, "X"), call.tensor("slope")
+    return definitions.leaky_relu(call.terms, value, slope)
+
+
 @_handles("Elu", 6, 22)
 def _elu(call: Call) -> Value:
     value = _float(call, "X")
@@ -420,6 +426,14 @@ def _cast(call: Call) -> Value:
     return cast(call.terms, value, target)
 
 
+@_handles("CastLike", 15, 19, 21, 23, 24, 25)
+def _cast_like(call: Call) -> Value:
+    value, target = call.tensor("input"), call.tensor("target_type").dtype
+    if not {value.dtype, target} <= {*FLOATS, "int64", "int32", "bool"}:
+        raise Uninterpreted("a cast to a type of few bits")
+    return cast(call.terms, value, target)
+
+
 # --- reductions, pools ---
 
 
@@ -509,6 +523,16 @@ def _log_softmax(call: Call) -> Value:
     return definitions.log_softmax(call.terms, value, _axis(value, call.integer("axis")))
 
 
+@_handles("Attention", 23, 24)
+def _attention(call: Call) -> Value:
+    query, key, value = (_float(call, name) for name in ("Q", "K", "V"))
+    if query.rank != 4 or key.rank != 4 or value.rank != 4 or query.shape[1] != key.shape[1]:
+        raise Uninterpreted("another attention")
+    mask, scale = call.optional_tensor("attn_mask"), call.any("scale")
+    factor = None if scale is None else _number(call, "scale", query.dtype)
+    return definitions.attention(call.terms, query, key, value, mask, factor)
+
+
 # --- views, moves ---
 
 
@@ -583,6 +607,11 @@ def _unsqueeze(call: Call) -> Value:
 def _expand(call: Call) -> Value:
     value, wanted = call.tensor("input"), _contents(call.tensor("shape")) or []
     shape = [1] * (value.rank - len(wanted)) + wanted
+    if value.contents is not None and len(shape) == 1 and isinstance(shape[0], int):
+        count = len(value.contents)
+        if count == 1 or shape[0] in (1, count):
+            repeats = shape[0] if count == 1 else 1
+            return terms_of_contents(call.terms, value.contents * repeats, 1, value.dtype)
     return moves.expand(value, shape)
 
 
