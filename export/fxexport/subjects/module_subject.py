@@ -22,7 +22,8 @@ from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, Head, Term, TermGraph, affine_of, find_head, postorder
 from fxexport.to_onnx.example_call import leaf_names
 from fxexport.to_onnx.write import evaluation_mode
-from fxexport.untrusted.programs import batches_within, fixed_batch
+from fxexport.untrusted.programs import batches_within, fixed_batch, is_program
+from fxexport.untrusted.tensor_budget import require_small_tensors
 from fxpasses.engine.outputs import count_maps
 from fxpasses.errors import CheckError, InternalError, TraceError
 from fxpasses.graph.quiet import quiet_export, quiet_failure
@@ -50,6 +51,8 @@ class ModuleSubject:
         recorder = _Recorder(self._traced)
         try:
             with evaluation_mode(self._traced), torch.no_grad(), quiet_failure():
+                if is_program(module):  # which nobody has tried out yet
+                    require_small_tensors(self._traced, self._tensors(feeds))
                 result = recorder.run(*self._tensors(feeds))
         except Exception as error:  # a model runs code of its own, and fails with anything
             raise CheckError(

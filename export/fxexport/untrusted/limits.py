@@ -39,6 +39,11 @@ MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
 MAX_LIST_BYTES = 1 << 24
 """Of a list of names that is written by hand."""
 
+MAX_TENSOR_BYTES = 1 << 31
+"""Of a tensor that a graph makes,"""
+MAX_TENSOR_GROWTH = 256
+"""or so many times the bytes of its inputs, if that is more."""
+
 # --- programs ------------------------------------------------------------------------------------
 
 MAX_PROGRAM_BYTES = 1 << 28

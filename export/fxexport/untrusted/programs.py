@@ -17,7 +17,8 @@ from torch.fx import GraphModule
 from fxexport.untrusted.archive import Archive, open_archive
 from fxexport.untrusted.arithmetic import require_small_numbers
 from fxexport.untrusted.refused import Refused
-from fxexport.untrusted.torch_archives import is_compiled, is_program
+from fxexport.untrusted.torch_archives import is_compiled
+from fxexport.untrusted.torch_archives import is_program as is_program_archive
 from fxpasses.errors import FileError, InputError
 from fxpasses.graph.quiet import quiet
 from fxpasses.graph.shapes import static_extent
@@ -60,6 +61,11 @@ def _taking_leaves(module: GraphModule) -> nn.Module:
         hooks.clear()  # they know the nested inputs
     module.recompile()
     return module
+
+
+def is_program(module: nn.Module) -> bool:
+    """True for what ``as_module`` made of a program."""
+    return _RANGES in getattr(module, "meta", {})
 
 
 def is_program_path(source: object) -> bool:
@@ -110,7 +116,7 @@ def _made(archive: Archive) -> ExportedProgram:
             where=archive.where,
             fix="give the program that it was compiled from",
         )
-    if not is_program(archive):
+    if not is_program_archive(archive):
         raise FileError(
             "is not a file that torch.export.save wrote, or is damaged",
             where=archive.where,

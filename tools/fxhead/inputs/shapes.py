@@ -16,6 +16,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
+from fxexport.untrusted.tensor_budget import TensorBudget
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import InputError
@@ -129,7 +130,8 @@ def _refusal(module: nn.Module, shapes: InputShapes, batch: int = _TRIAL_BATCH) 
         with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             pairs = zip(shapes.shapes, shapes.dtypes, strict=True)
             inputs = [torch.empty((batch, *shape[1:]), dtype=dtype) for shape, dtype in pairs]
-            outputs = list(_tensors(trial(*inputs)))
+            with TensorBudget(inputs):
+                outputs = list(_tensors(trial(*inputs)))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         # it went as far as a value that nothing computed: that says nothing against a shape that is known
         return error if shapes.origin is ShapeOrigin.GUESSED else None
