@@ -68,7 +68,9 @@ def member(value: object, what: str = "a parameter") -> Path:
         Refused: it is no path, or hides one.
     """
     found = path(value, what)
-    if not _attributes().isdisjoint(found.split(".")):
+    first, *others = found.split(".")
+    of_graphs, of_modules = _attributes()
+    if first in of_graphs or not of_modules.isdisjoint(others):
         raise Refused(f"has {what} called {shown(value)} in place of an attribute of torch")
     return found
 
@@ -123,6 +125,7 @@ def _is_dunder(value: str) -> bool:
 
 
 @functools.cache
-def _attributes() -> frozenset[str]:
-    blank = torch.fx.GraphModule(torch.nn.Module(), torch.fx.Graph())
-    return frozenset(dir(blank))
+def _attributes() -> tuple[frozenset[str], frozenset[str]]:
+    """What every GraphModule and every module below one has."""
+    blank = torch.nn.Module()
+    return frozenset(dir(torch.fx.GraphModule(blank, torch.fx.Graph()))), frozenset(dir(blank))
