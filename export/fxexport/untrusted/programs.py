@@ -23,6 +23,7 @@ from fxpasses.errors import FileError, InputError
 from fxpasses.graph.quiet import quiet
 from fxpasses.graph.shapes import static_extent
 from fxpasses.private_names import PyTreeCodeGen, pytree
+from fxpasses.wall.wall import lowered
 
 PROGRAM_SUFFIX = ".pt2"
 _LOOKED_AT = 16
@@ -122,9 +123,9 @@ def _made(archive: Archive) -> ExportedProgram:
             where=archive.where,
             fix="save it again with torch.export.save(program, path)",
         )
-    # torch's reader of programs is slow to import, and most files are none
-    from fxexport.untrusted.private_names import ExportedProgramDeserializer
-    from fxexport.untrusted.program_archive import read_parts
+    with lowered():  # torch's reader of programs is slow to import, and most files are none
+        from fxexport.untrusted.private_names import ExportedProgramDeserializer
+        from fxexport.untrusted.program_archive import read_parts
 
     parts = read_parts(archive)
     program = ExportedProgramDeserializer().deserialize(
