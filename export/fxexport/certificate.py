@@ -294,7 +294,9 @@ class Certifier:
         is_open = not (is_seen or is_told or derivation.is_proved)
         if is_open and (derivation.is_made or not is_alike):
             on = tuple(EAGER if side.dialect == "module" else runs_on[0] for side in (left, right))
-            found = search((left, right), (on[0], on[1]), samples, outputs, first.precision or FP32)
+            found = search(
+                (left, right), (on[0], on[1]), samples, outputs, first.precision or FP32, is_brief=is_alike
+            )
             first.failures.extend(found.failures)
             first.witness = first.witness or found.witness
         is_broken = is_seen or is_told or bool(found.failures)
