@@ -42,7 +42,10 @@ def cam_lines(outcome: CamOutcome) -> Iterator[RenderableType]:
 
 
 def _preparation(how: Preparation, interpolation: str) -> str:
-    text = f"{how} ({interpolation})"
+    height, width = how.extents
+    text = f"shorter side {how.resize} ({interpolation}), centre {height}x{width}"
+    if not how.resize:
+        text = f"whole, resized to {height}x{width} ({interpolation})"
     for name, values in (("mean", how.mean), ("deviation", how.std)):
         text += f", {name} {' '.join(f'{value:g}' for value in values)}" if values else ""
     return text
