@@ -11,7 +11,7 @@ from torch import nn
 
 from fxexport.numerics.bounds import FP32
 from fxexport.proof.derivation import UNTRIED, derived
-from fxexport.proof.differences import derived_layer, is_same_graph, is_shown, unshown
+from fxexport.proof.differences import derived_layer, is_same_graph, is_shown, unfolded, unshown
 from fxexport.proof.graphs.compare import Comparison, compare_heads, nothing_compared
 from fxexport.proof.graphs.paired_outputs import paired_outputs, roots_of, unexplained
 from fxexport.proof.graphs.run_alone import Trials
@@ -282,6 +282,8 @@ class Certifier:
         first = tallies[runs_on[0]]
         is_seen = any(tallies[target].failures for target in runs_on)
         derivation = UNTRIED if is_seen else derived(left, right, outputs)
+        other = unfolded(walks, different) if derivation.has_folds else None
+        derivation = derivation if other is None else derivation.without(other)
         is_told = not (is_seen or derivation.is_proved) and is_shown(
             walks,
             different,

@@ -20,6 +20,7 @@ class Derived:
         sizes: for which extents it holds.
         scope: what it is about.
         is_made: whether both models could be read at all.
+        has_folds: whether constants are equal only up to the rounding of a fold.
     """
 
     is_proved: bool
@@ -27,6 +28,12 @@ class Derived:
     sizes: tuple[str, ...] = ()
     scope: tuple[str, ...] = ()
     is_made: bool = True
+    has_folds: bool = False
+
+    def without(self, constant: str) -> Derived:
+        """No proof: the graphs are the same, so that none of them folds the constants that differ."""
+        reason = f"{constant!r} is another number, and neither of the two folds anything there"
+        return Derived(is_proved=False, reason=reason)
 
 
 UNTRIED = Derived(is_proved=False, reason="the two were seen to differ", is_made=False)
@@ -47,7 +54,13 @@ def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:
         identities = len(found.identities)
         reason = f"{identities} identities turn one into the other" if identities else "the graphs are one"
         folds = _folds(found)
-        return Derived(is_proved=True, reason=reason + folds, sizes=found.sizes, scope=found.scope)
+        return Derived(
+            is_proved=True,
+            reason=reason + folds,
+            sizes=found.sizes,
+            scope=found.scope,
+            has_folds=bool(found.folds),
+        )
     return Derived(is_proved=False, reason=_lacking(found))
 
 

@@ -59,6 +59,15 @@ def is_shown(
     return len(operators) == 1 and not constants and is_telling
 
 
+def unfolded(walks: Walks, different: tuple[ConstantDifference, ...]) -> str | None:
+    """A constant that differs in graphs that are the same otherwise: there neither folded anything."""
+    compared = _compared(walks)
+    if any(walk.parting or walk.tried or walk.operators for walk in compared):
+        return None
+    constants = (*different, *(item for walk in compared for item in walk.constants))
+    return next((item.name for item in constants), None)
+
+
 def unshown(layer: LayerResult) -> LayerResult:
     """A failed layer of graphs as one that held on what was run."""
     return dataclasses.replace(layer, status=Status.HELD, reason=str(layer.failures[0]), failures=())

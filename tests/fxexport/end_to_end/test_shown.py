@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -228,3 +229,19 @@ def test_weights_that_are_not_read_are_run_all_the_same(tmp_path: Path) -> None:
         onnx.save(proto, tmp_path / f"{name}.onnx")
         files.append(tmp_path / f"{name}.onnx")
     assert certify(*files).verdict is Verdict.BROKEN
+
+
+def test_one_unit_in_the_last_place_is_no_fold_where_nothing_is_folded() -> None:
+    layers = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    torch.manual_seed(0)
+    model = nn.Sequential(*layers, nn.Linear(6, 5))
+    model(images())  # the batch norm gets statistics
+    other = copy.deepcopy(model.eval())
+    assert certify(model, other, images()).verdict is Verdict.PROVED
+    with torch.no_grad():
+        weight = other[0].weight.view(-1)
+        weight[4] = torch.nextafter(weight[4], torch.tensor(9.0))
+    assert certify(model, other, images()).verdict is Verdict.BROKEN
+    with torch.no_grad():
+        other[0].weight.copy_(torch.nextafter(model[0].weight, torch.tensor(9.0)))
+    assert certify(model, other, images()).verdict is not Verdict.PROVED
