@@ -17,5 +17,8 @@ def run_explain(code: str | None) -> ExplainOutcome:
         return ExplainOutcome(codes=tuple(MissCode))
     name = code.upper().replace("-", "_")
     if name not in MissCode.__members__:
-        raise InputError("no such code", where=code, fix=suggest(name, MissCode))
+        near = suggest(name, MissCode)
+        # all of them are too many for a line
+        fix = near if near.startswith("did you mean") else "fxhead explain lists all"
+        raise InputError("no such code", where=code, fix=fix)
     return ExplainOutcome(codes=(MissCode[name],), is_listing=False)

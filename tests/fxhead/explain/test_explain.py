@@ -91,10 +91,13 @@ def test_a_code_is_explained_with_its_example(run: Run, typed: str) -> None:
     }  # fmt: skip
 
 
-def test_a_code_that_there_is_not(run: Run) -> None:
-    done = run("explain", "BAKE_BATCH", "--json")
+@pytest.mark.parametrize(
+    ("typed", "fix"),
+    [("BAKE_BATCH", "did you mean 'BAKED_BATCH'?"), ("proved", "fxhead explain lists all")],
+)
+def test_a_code_that_there_is_not(run: Run, typed: str, fix: str) -> None:
+    done = run("explain", typed, "--json")
     assert done.code == 2
     assert done.document["error"] == {
-        "type": "InputError", "what": "no such code", "where": "BAKE_BATCH",
-        "fix": "did you mean 'BAKED_BATCH'?",
+        "type": "InputError", "what": "no such code", "where": typed, "fix": fix,
     }  # fmt: skip
