@@ -410,6 +410,10 @@ def _where(call: Call) -> Value:
     return elementwise(call.terms, "where", [call.tensor("condition"), first, second], first.dtype)
 
 
+_CAST = {*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+"""Types between which every version casts alike."""
+
+
 @_handles("Cast", 6, 9, 13, 19, 21, 23, 24, 25)
 def _cast(call: Call) -> Value:
     from fxexport.language.onnx_file import type_name
@@ -417,11 +421,7 @@ def _cast(call: Call) -> Value:
     if call.has("saturate"):
         call.any("saturate")
     value, target = call.tensor("input"), type_name(call.integer("to"))
-    if (
-        "float8" in target
-        or "string" in (target, value.dtype)
-        or "4" in (target[-1:] + value.dtype[-1:]).replace("64", "")
-    ):
+    if not {value.dtype, target} <= _CAST:
         raise Uninterpreted("a cast to a type of few bits")
     return cast(call.terms, value, target)
 
@@ -429,7 +429,7 @@ def _cast(call: Call) -> Value:
 @_handles("CastLike", 15, 19, 21, 23, 24, 25)
 def _cast_like(call: Call) -> Value:
     value, target = call.tensor("input"), call.tensor("target_type").dtype
-    if not {value.dtype, target} <= {*FLOATS, "int64", "int32", "bool"}:
+    if not {value.dtype, target} <= _CAST:
         raise Uninterpreted("a cast to a type of few bits")
     return cast(call.terms, value, target)
 

@@ -1,0 +1,150 @@
+"""When two stored constants are one: by value, whatever stores them, and a fold within its own rounding."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from fxexport.language import Derivation, derive, graph_of_onnx
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+RNG = np.random.default_rng(0)
+W = RNG.standard_normal((4, 3, 1, 2)).astype(np.float32)
+B = RNG.standard_normal(4).astype(np.float32)
+SCALE, SHIFT, MEAN = (RNG.standard_normal(4).astype(np.float32) for _ in range(3))
+VARIANCE = RNG.uniform(0.5, 2, 4).astype(np.float32)
+
+
+def model(
+    nodes: list[onnx.NodeProto], stored: dict[str, Array], kind: int = TensorProto.FLOAT
+) -> onnx.ModelProto:
+    """A model from x to y."""
+    graph = helper.make_graph(
+        nodes,
+        "m",
+        [helper.make_tensor_value_info("x", kind, ["n", 3, 5, 5])],
+        [helper.make_empty_tensor_value_info("y")],
+        [numpy_helper.from_array(array, name) for name, array in stored.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def sum_with(constant: Array, kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """X plus a constant."""
+    return model([helper.make_node("Add", ["x", "c"], ["y"])], {"c": constant}, kind)
+
+
+def derived(left: onnx.ModelProto, right: onnx.ModelProto) -> Derivation:
+    """What is derived of two models."""
+    return derive(graph_of_onnx(left), graph_of_onnx(right))
+
+
+C = np.float32([[[1.5]], [[0.0]], [[np.nan]]])
+
+
+def test_minus_zero_is_zero_and_nan_is_nan() -> None:
+    other = C.copy()
+    other[1] = -0.0
+    assert derived(sum_with(C), sum_with(other)).is_proved
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_one_bit_of_a_stored_constant_counts(place: int) -> None:
+    other = C.copy()
+    other[place] = np.nextafter(np.float32(0 if place == 2 else other[place, 0, 0]), np.float32(9))
+    found = derived(sum_with(C), sum_with(other))
+    assert not found.is_proved
+    assert found.constants
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        (np.float16, TensorProto.FLOAT16),
+        (ml_dtypes.bfloat16, TensorProto.BFLOAT16),
+        (np.float64, TensorProto.DOUBLE),
+        (np.int8, TensorProto.INT8),
+        (np.uint64, TensorProto.UINT64),
+    ],
+)
+def test_constants_of_every_type_are_compared(dtype: type, kind: int) -> None:
+    first, second = np.array([1, 2, 3], dtype), np.array([1, 2, 4], dtype)
+    first, second = (item.reshape(3, 1, 1) for item in (first, second))
+    assert derived(sum_with(first, kind), sum_with(first, kind)).is_proved
+    assert not derived(sum_with(first, kind), sum_with(second, kind)).is_proved
+
+
+def test_who_stores_a_constant_does_not_count() -> None:
+    plain = sum_with(C)
+    node = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(C))
+    behind = [
+        helper.make_node("Identity", ["d"], ["e"]),
+        helper.make_node("Cast", ["e"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["c", "x"], ["y"]),
+    ]
+    assert derived(plain, model([node, helper.make_node("Add", ["x", "c"], ["y"])], {})).is_proved
+    assert derived(plain, model(behind, {"d": C.astype(np.float64)})).is_proved
+    assert not derived(plain, model(behind, {"d": C.astype(np.float64) * 2})).is_proved
+
+
+def sparse(values: list[float], place: int) -> onnx.ModelProto:
+    """X times a matrix that is stored sparsely."""
+    made = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {})
+    made.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(
+            numpy_helper.from_array(np.float32(values), "w"),
+            numpy_helper.from_array(np.int64([place, place + 2])),
+            [5, 5],
+        )
+    )
+    return made
+
+
+def test_sparse_constants_are_equal_to_their_twins_only() -> None:
+    assert derived(sparse([1, 2], 3), sparse([1, 2], 3)).is_proved
+    assert not derived(sparse([1, 2], 3), sparse([3, 6], 3)).is_proved
+    assert not derived(sparse([1, 2], 3), sparse([1, 2], 4)).is_proved
+
+
+def folded(weight: Array, bias: Array) -> onnx.ModelProto:
+    """A convolution."""
+    return model([helper.make_node("Conv", ["x", "w", "b"], ["y"])], {"w": weight, "b": bias})
+
+
+def with_norm() -> onnx.ModelProto:
+    """A convolution and a batch norm."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["z"]),
+        helper.make_node("BatchNormalization", ["z", "s", "t", "m", "v"], ["y"]),
+    ]
+    stored = {"w": W, "b": B, "s": SCALE, "t": SHIFT, "m": MEAN, "v": VARIANCE}
+    return model(nodes, stored)
+
+
+def fold(precision: type) -> tuple[Array, Array]:
+    """The weights of both in one, computed in this precision."""
+    w, b, s, t, m, v = (item.astype(precision) for item in (W, B, SCALE, SHIFT, MEAN, VARIANCE))
+    factor = s / np.sqrt(v + precision(np.float32(1e-5)))
+    return (w * factor[:, None, None, None]).astype(np.float32), ((b - m) * factor + t).astype(np.float32)
+
+
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_a_fold_is_a_fold_in_whatever_precision(precision: type) -> None:
+    found = derived(with_norm(), folded(*fold(precision)))
+    assert found.is_proved
+    assert len(found.folds) == 2
+    assert "fold-of-constants" in found.identities
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("factor", [1.00001, 0.9999])
+def test_a_fold_that_is_off_by_more_than_rounding_is_none(part: int, factor: float) -> None:
+    weights = list(fold(np.float64))
+    weights[part] = weights[part].copy()
+    weights[part].reshape(-1)[0] *= np.float32(factor)
+    found = derived(with_norm(), folded(*weights))
+    assert not found.is_proved
+    assert found.constants
