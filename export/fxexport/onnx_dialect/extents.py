@@ -96,7 +96,7 @@ def inferred(model: onnx.ModelProto, input_shapes: Sequence[Sequence[int]] = ())
 def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
     try:
         return _shapes_in(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
-    except (RuntimeError, onnx.shape_inference.InferenceError):
+    except (RuntimeError, OverflowError, onnx.shape_inference.InferenceError):
         return {}  # what the file says remains
 
 
@@ -107,7 +107,7 @@ def _computed(model: onnx.ModelProto) -> dict[str, Shape]:
     batch = next((shape[1][0] for shape in names if shape is not None and shape[1]), None)
     try:
         found = _shapes_in(with_shapes(model).graph)
-    except (RuntimeError, onnx.shape_inference.InferenceError):
+    except (RuntimeError, OverflowError, onnx.shape_inference.InferenceError):
         return {}
 
     def extent(size: Extent) -> Extent:

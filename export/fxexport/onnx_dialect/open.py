@@ -24,11 +24,13 @@ from fxexport.onnx_dialect.extents import Extent, Values, inferred, shape_of
 from fxexport.onnx_dialect.operators import Operator, operator
 from fxexport.onnx_dialect.reading import FUSED, READERS
 from fxexport.onnx_dialect.sizes import Axis, Sizes
+from fxpasses.graph.quiet import quiet
 from fxpasses.report import TraceInfo
 
 _INFO = TraceInfo(method="given", mode="fixed")
 _RESULT = operator("fxhead", "Result")
 ABSORBED = operator("fxhead", "Absorbed")
+_TORCH_LOG = "torch._subclasses.fake_tensor"
 _SIZE = torch.ops.aten.sym_size.int
 
 
@@ -381,9 +383,9 @@ class Call:
         read = [source.meta.get("val") for source in node.all_input_nodes]
         if any(value is None for value in read):
             return
-        args = torch.fx.map_arg(node.args, lambda source: source.meta["val"])
+        args, values = torch.fx.map_arg(node.args, lambda source: source.meta["val"]), self.opened.values
         try:
-            with torch.no_grad(), self.opened.values.mode, self.opened.values.env.suppress_guards():
+            with quiet(_TORCH_LOG), torch.no_grad(), values.mode, values.env.suppress_guards():
                 node.meta["val"] = node.target(*args)  # type: ignore[operator]  # a function's target
         except Exception:  # noqa: BLE001  # a graph that cannot run has no shapes; it is read all the same
             return

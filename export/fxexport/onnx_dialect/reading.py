@@ -211,6 +211,8 @@ def _reshape(call: Call) -> bool:
     source = call.shape()
     if sizes is None or (0 in sizes and (call.attribute("allowzero") or source is None)):
         return False
+    if any(isinstance(size, int) and size < -1 for size in sizes):
+        raise call.broken(f"reads {sizes} as a shape")
     if any(size == 0 and axis >= len(source or ()) for axis, size in enumerate(sizes)):
         return False
     given = [call.size(call.input(), axis) if size == 0 else size for axis, size in enumerate(sizes)]

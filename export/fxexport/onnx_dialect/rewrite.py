@@ -130,7 +130,10 @@ def rewrite_content(
     if record is None or record.scope is not scope or record.to is to:
         return _changed(content, to, scope, input_shapes, data_name, keeps_way_back=keeps_way_back)
     data = b"".join(written(record.pieces, memoryview(content.data)))
-    before = Content(data, content.name, content.folder)
+    try:
+        before = Content(data, content.name, content.folder)
+    except ValueError:  # somebody changed the way back itself
+        return _changed(content, to, scope, input_shapes, data_name, keeps_way_back=keeps_way_back)
     changed = _joined(record, _changed(before, to, scope, input_shapes, data_name))
     # the files of weights are those of the file that was given
     now = dict(zip(locations(before), locations(content), strict=False))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -102,6 +103,8 @@ def broken_files() -> dict[str, bytes]:
     twice.graph.node.append(twice.graph.node[-1])
     short = classifier(GEMM, {"w": W, "b": B})
     short.graph.initializer[1].raw_data = W.tobytes()[:-4]
+    sizes = {"w": W, "b": B, "s": np.array([-7, 8], np.int64)}
+    negative = classifier(GEMM.replace("Flatten(p)", "Reshape(p, s)"), sizes)
     circle = classifier(GEMM, {"w": W, "b": B})
     circle.graph.node[0].input[0] = "r"
     return {
@@ -114,6 +117,7 @@ def broken_files() -> dict[str, bytes]:
         "too few inputs": few.SerializeToString(),
         "twice": twice.SerializeToString(),
         "short weight": short.SerializeToString(),
+        "negative size": negative.SerializeToString(),
         "circle": circle.SerializeToString(),
     }
 
