@@ -282,7 +282,7 @@ class Certifier:
         first = tallies[runs_on[0]]
         is_seen = any(tallies[target].failures for target in runs_on)
         derivation = UNTRIED if is_seen else derived(left, right, outputs)
-        other = unfolded(walks, different) if derivation.has_folds else None
+        other = unfolded(walks, different, is_exported=beside.is_exported) if derivation.has_folds else None
         derivation = derivation if other is None else derivation.without(other)
         is_told = not (is_seen or derivation.is_proved) and is_shown(
             walks,

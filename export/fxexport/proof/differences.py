@@ -59,12 +59,18 @@ def is_shown(
     return len(operators) == 1 and not constants and is_telling
 
 
-def unfolded(walks: Walks, different: tuple[ConstantDifference, ...]) -> str | None:
-    """A constant that differs in graphs that are the same otherwise: there neither folded anything."""
+def unfolded(walks: Walks, different: tuple[ConstantDifference, ...], *, is_exported: bool) -> str | None:
+    """A constant that differs in graphs that are the same otherwise: there neither folded anything.
+
+    ``is_exported``: whether a module was compared as a file, to which its exporter may have folded it; then
+    one value alone that differs is no fold.
+    """
     compared = _compared(walks)
     if any(walk.parting or walk.tried or walk.operators for walk in compared):
         return None
     constants = (*different, *(item for walk in compared for item in walk.constants))
+    if is_exported and (len(constants) != 1 or constants[0].is_rounding):
+        return None
     return next((item.name for item in constants), None)
 
 
