@@ -380,6 +380,9 @@ def _reductions(c: Case) -> Iterator[Check]:
         axes = (first, second)
         expected = mean(a, axes) if name == "mean" else how[name](a, axis=axes, keepdims=True)
         yield windows.reduce(c.terms, name, inner, [second], keep=True), expected
+    a = c.numbers(2, 3, 2)
+    largest = windows.reduce(c.terms, "max", c.open(a), [1], keep=True)
+    yield windows.reduce(c.terms, "mean", largest, [2], keep=True), mean(a.max(axis=1, keepdims=True), (2,))
 
 
 @case("batch-norm")
@@ -489,3 +492,10 @@ def test_what_an_identity_makes_means_what_was_written(name: str) -> None:
         tried += 1
     assert tried
     assert name in c.terms.used
+
+
+def test_an_uneven_adaptive_pool_is_no_pool_of_equal_windows() -> None:
+    c = Case()
+    found = windows.adaptive_average_pool(c.terms, c.open(c.numbers(1, 1, 5, 4)), [2, 2])
+    assert found.term.op == "adaptive-average-pool"
+    assert "even-adaptive-pool" not in c.terms.used
