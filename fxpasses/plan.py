@@ -24,6 +24,7 @@ class WeightPlan:
 
     >>> move = WeightMove(name="fc.weight", linear_shape=(10, 512), conv_shape=(10, 512, 1, 1))
     >>> plan = WeightPlan(to=Form.CONV, moves=(move,))
+    >>> import torch
     >>> plan.apply({"fc.weight": torch.zeros(10, 512)})["fc.weight"].shape
     torch.Size([10, 512, 1, 1])
     >>> plan.invert().invert() == plan
@@ -84,6 +85,7 @@ class WeightPlan:
             PlanError: the names are missing or do not fit, or the state has another shape than the
                 parameter (Adafactor's factors), and so no equal in the other form.
 
+        >>> import torch
         >>> weight = torch.nn.Parameter(torch.zeros(10, 512))
         >>> optimizer = torch.optim.Adam([("fc.weight", weight)])
         >>> weight.sum().backward()

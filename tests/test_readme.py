@@ -121,7 +121,9 @@ def test_every_block_is_of_a_kind_that_a_test_here_runs(path: Path) -> None:
 
 
 def test_commands_print_what_the_readmes_show(tmp_path: Path) -> None:
-    search = os.pathsep.join([str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")])
+    search = os.pathsep.join(
+        [str(ROOT), str(ROOT / "export"), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
+    )
     # without a GPU, as where the README was written
     environment = os.environ | {"PYTHONPATH": search, "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1"}
     steps = [step for path in DOCUMENTS for step in console_steps(path)]

@@ -129,8 +129,24 @@ def _unrepeated(value: Value) -> Value:
     )
 
 
-def scaled(terms: Terms, value: Value, *, scale: Value | None = None, shift: Value | None = None) -> Value:
-    """``value · scale + shift`` for closed scale and shift."""
+def scaled(
+    terms: Terms,
+    value: Value,
+    *,
+    scale: Value | None = None,
+    shift: Value | None = None,
+    is_norm: bool = False,
+) -> Value:
+    """``value · scale + shift`` for closed scale and shift.
+
+    Args:
+        terms: the table.
+        value: what is scaled.
+        scale: the factor.
+        shift: the summand.
+        is_norm: whether the scale is one of each channel by its meaning, even where all are equal: a site
+            before it takes it into its weights, as it does any other norm.
+    """
     scale = None if scale is None or _is_all(scale, 1.0) else scale
     shift = None if shift is None or _is_all(shift, 0.0) else shift
     if scale is None and shift is None:
@@ -138,12 +154,22 @@ def scaled(terms: Terms, value: Value, *, scale: Value | None = None, shift: Val
         return value
     core, own_scale, own_shift = parts_of(value)
     is_scalar = _is_scalar(scale, shift)
+    is_channels = scale is not None and (is_norm or not scale.is_scalar) and _is_moderate(scale)
+    if core is not value and scale is not None and is_channels and _is_scalar(own_scale, None):
+        from fxexport.language.contraction import scaled_weights
+
+        # a scalar stays outside of a site, whatever a norm behind it does
+        absorbed = scaled_weights(terms, core, scale)
+        moved = _merged(terms, (None, own_shift), (scale, shift))
+        if absorbed is not None and moved is not None:
+            terms.use("scale-of-affine-site")
+            return scaled(terms, absorbed, scale=own_scale, shift=moved[1])
     if core is not value and (_is_scalar(own_scale, own_shift) or not is_scalar):
         merged = _merged(terms, (own_scale, own_shift), (scale, shift))
         if merged is not None:
             terms.use("affine-of-affine")
             return scaled(terms, core, scale=merged[0], shift=merged[1])
-    if scale is not None and not scale.is_scalar and _is_moderate(scale):
+    if scale is not None and is_channels:
         from fxexport.language.contraction import scaled_weights
 
         absorbed = scaled_weights(terms, value, scale)
@@ -200,9 +226,12 @@ def _is_clear(whole: Value, *shifts: Value) -> bool:
 
 def _is_all(value: Value, number: float) -> bool:
     """Whether a closed value is this number everywhere, up to the rounding of the fold that made it."""
-    if value.term.op != "constant" or value.term.array is None:
+    if not value.is_closed:
         return False
-    found = folded(value.term)
+    try:
+        found = folded(value.term)
+    except NotFolded:
+        return False
     return bool(np.all(np.abs(found.value - number) <= found.error))
 
 

@@ -259,6 +259,10 @@ class _Proof:
             a, b = arranged(left), arranged(right)
         except NotFolded:
             return False
+        if a.value.ndim != b.value.ndim:
+            return False
+        # one side may repeat what the other has written out: the readers' axes are the same
+        a, b = _written_out(a, b)
         if a.value.shape != b.value.shape:
             return False
         if a.is_exact and b.is_exact:
@@ -330,6 +334,15 @@ def _is_alike_foreign(left: Term, right: Term) -> bool:
         and len(left.operands) == len(right.operands)
         and bool(left.operands)
     )
+
+
+def _written_out(left: Folded, right: Folded) -> tuple[Folded, Folded]:
+    """Both with every element that either of them has; as they are where their extents do not fit."""
+    try:
+        values = np.broadcast_arrays(left.value, left.error, right.value, right.error)
+    except ValueError:
+        return left, right
+    return Folded(value=values[0], error=values[1]), Folded(value=values[2], error=values[3])
 
 
 def _apart(left: Folded, right: Folded, dtype: str) -> float | None:

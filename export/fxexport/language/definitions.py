@@ -147,7 +147,8 @@ def batch_norm(
     if bias is not None:
         shift = add(terms, bias, shift)
     behind = list(range(1, value.rank - 1))
-    return scaled(terms, value, scale=unsqueeze(scale, behind), shift=unsqueeze(shift, behind))
+    placed = (unsqueeze(item, behind) for item in (scale, shift))
+    return scaled(terms, value, scale=next(placed), shift=next(placed), is_norm=True)
 
 
 def attention(

@@ -275,13 +275,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Pat
 Written = Callable[..., tuple[Path, Path]]
 
 
-@pytest.mark.parametrize("to", ["dense", "fcn"])
-def test_good_pairs_are_proved(to: str, written: Written) -> None:
+# the scores on windows are a map, also where there is one: of another shape than the classifier's, so that
+# no derivation makes them one, and what was run agrees
+@pytest.mark.parametrize(("to", "expected"), [("dense", Verdict.PROVED), ("fcn", Verdict.AGREES)])
+def test_good_pairs_are_accepted(to: str, expected: Verdict, written: Written) -> None:
     linear, form = written(Net, to)
     model, module = made(Net, to)
     for pair in ((linear, form), (form, linear), (model, module), (module, model)):
         verdict, reason = judged(*pair)
-        assert verdict is Verdict.PROVED, reason
+        assert verdict is expected, reason
 
 
 def test_a_head_of_one_position_at_every_size_is_the_classifier(written: Written, tmp_path: Path) -> None:
@@ -290,7 +292,7 @@ def test_a_head_of_one_position_at_every_size_is_the_classifier(written: Written
     pool_as("GlobalAveragePool")(proto)
     onnx.save(proto, tmp_path / "pooled.onnx")
     verdict, reason = judged(linear, tmp_path / "pooled.onnx")
-    assert verdict is Verdict.PROVED
+    assert verdict is Verdict.AGREES  # its scores are a map of one position, which is another shape
     assert "one position at every size" in reason
 
 

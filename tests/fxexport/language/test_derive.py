@@ -239,3 +239,55 @@ def test_what_is_proved_of_a_batch_of_one_is_recorded_at_one() -> None:
     assert derive(graph_of_module(Net(IDENTITY).eval(), (X,)), fixed).is_proved
     assert not derive(graph_of_module(Net(lambda x: x * 2).eval(), (X,)), fixed).is_proved
     assert not derive(graph_of_module(Net(IDENTITY).eval(), (X,)), graph_of_module(net, (X,))).is_proved
+
+
+# --- constants that one side has written out, or folded
+
+
+class Normed(nn.Module):
+    """Sites with norms whose numbers are one each, as at the start of training, around a gate of a scalar."""
+
+    def __init__(self, *, is_folded: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 3)
+        norms = nn.BatchNorm2d(4, eps=1e-3).eval(), nn.BatchNorm2d(6, eps=1e-3).eval()
+        self.norms = nn.ModuleList([nn.Identity(), nn.Identity()] if is_folded else norms)
+        if is_folded:
+            for site, norm in zip((self.first, self.second), norms, strict=True):
+                fused = torch.nn.utils.fuse_conv_bn_eval(site.eval(), norm)
+                site.weight, site.bias = fused.weight, fused.bias
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * torch.nn.functional.hardsigmoid(x)  # a sixth, which stays outside of the sites
+        x = torch.relu(self.norms[0](self.first(x)))
+        return self.head(self.norms[1](self.second(x)).mean((2, 3)))
+
+
+def test_norms_of_equal_numbers_are_folded_like_any_other() -> None:
+    """Scales that are all alike are scales of channels, and shifts that come to zero are none."""
+    graphs = [graph_of_module(Normed(is_folded=is_folded).eval(), (X,)) for is_folded in (False, True)]
+    found = derive(*graphs)
+    assert found.is_proved, found
+    assert found.folds
+
+
+class Shifted(nn.Module):
+    """A head with a bias of one number."""
+
+    def __init__(self, bias: torch.Tensor) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(5, 3))
+        self.bias = nn.Parameter(bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) @ self.weight.T + self.bias
+
+
+@pytest.mark.parametrize(("last", "is_proved"), [(0.25, True), (0.5, False)])
+def test_a_number_is_the_same_written_out_for_each_class(last: float, is_proved: bool) -> None:
+    written = torch.tensor([0.25, 0.25, 0.25, 0.25, last])
+    graphs = [graph_of_module(Shifted(bias).eval(), (X,)) for bias in (torch.tensor([0.25]), written)]
+    assert derive(*graphs).is_proved is is_proved

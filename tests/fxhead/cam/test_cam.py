@@ -27,7 +27,7 @@ from fxhead.cam.labels import choose_classes, read_labels
 from fxhead.cam.overlay import Scale, overlay
 from fxhead.cam.preset import Preset, find_preset
 from fxhead.cam.run_images import box_of
-from fxhead.inputs.images import Preparation, cropped
+from fxhead.inputs.images import ImageSize, Preparation, cropped
 from fxhead.source import Source
 from fxpasses import rewrite
 from fxpasses.errors import FxHeadError, InputError
@@ -331,9 +331,13 @@ def test_an_unknown_label_suggests_the_nearest() -> None:
 
 def test_torchvisions_models_get_torchvisions_preparation() -> None:
     found = find_preset(Source.parse("torchvision:efficientnet_v2_s"), None)
-    assert (found.size, found.interpolation, found.labels) == ((384, 384), "bilinear", ())
+    assert (found.size, found.interpolation, found.labels) == (
+        ImageSize(resize=384, crop=384),
+        "bilinear",
+        (),
+    )
     named = find_preset(Source.parse("torchvision:efficientnet_b1"), "IMAGENET1K_V1")
-    assert (named.size, named.interpolation) == ((256, 240), "bicubic")
+    assert (named.size, named.interpolation) == (ImageSize(resize=256, crop=240), "bicubic")
     assert named.labels[1] == "goldfish"
     assert find_preset(Source.parse("nets:build"), None) == Preset()
 

@@ -22,7 +22,8 @@ def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Ter
     a, b = ([name for name, _ in side] for side in compared)
     if not a or not b:
         raise CheckError("there is no output to compare", where=(left if not a else right).name)
-    by_name = set(a) == set(b)
+    # an output of the right name is the one that is meant, whatever it holds
+    by_name = set(a) == set(b) or (len(a) == len(b) and {*a} <= {*right.output_names})
     if not by_name and len(a) != len(b):
         missing = [name for name in a if name not in b]
         raise CheckError(
@@ -32,7 +33,7 @@ def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Ter
             where=right.name,
             fix="compare models with as many outputs each, or give them the same names",
         )
-    places = dict(compared[1]) if by_name else {}
+    places = {name: place for place, name in enumerate(right.output_names)} if by_name else {}
     order = tuple(
         (name, i, places[name] if by_name else compared[1][number][1])
         for number, (name, i) in enumerate(compared[0])
