@@ -60,6 +60,7 @@ FOLDER_MAY_IMPORT = {
     "fxhead/study/": {"scipy", "sklearn", "matplotlib"},
     "fxhead/cam/": {"matplotlib"},
     "fxhead/loading/": {"timm"},
+    "fxhead/batch/": {"jinja2", "yaml", "distributed"},
 }
 
 # What is public, and why it has to be.
@@ -178,7 +179,7 @@ FLOORS = {
     "fxhead": (
         "private_names",
         "source", "outcome", "extras", "files", "loading", "show", "inputs", "check", "rewriting", "cam",
-        "convert", "inspect", "explain", "study", "commands", "cli", "__main__", "api",
+        "convert", "inspect", "explain", "study", "batch", "commands", "cli", "__main__", "api",
     ),
 }  # fmt: skip
 # Whoever adds a spelling of an op looks into the vocabulary, and into no more files than these.

@@ -139,7 +139,7 @@ def spawn(folder: Path) -> Run:
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
 
     def call(*arguments: str) -> Ran:
-        paths = os.pathsep.join(map(str, (ROOT, ROOT / "tools")))
+        paths = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "tools")))
         done = subprocess.run(
             [sys.executable, "-m", "fxhead", *_admitted(arguments)],
             cwd=folder,

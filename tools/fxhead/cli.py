@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from fxhead import __version__
+from fxhead.commands.batch import batch_command
 from fxhead.commands.cam import cam_command
 from fxhead.commands.check import check_command
 from fxhead.commands.convert_weights import convert_command
@@ -43,6 +44,7 @@ def fxhead() -> None:
 
 for _command in (
     rewrite_command,
+    batch_command,
     inspect_command,
     explain_command,
     check_command,

@@ -1,0 +1,373 @@
+"""``fxhead batch``: every model is a row, whatever it does; what is done is not done again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fxhead.batch.rows import RowOption, read_rows
+from fxpasses.errors import FileError, InputError
+
+ROOT = Path(__file__).parents[3]
+KNOWN = {name: RowOption(text=f"--{name.replace('_', '-')}", is_flag=name == "ema") for name in
+         ("to", "scope", "arch", "ema", "allow", "input_shape")}  # fmt: skip
+NET = """
+import os, time
+import torch
+from torch import nn
+
+def good():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+def headless():
+    return nn.Sequential(nn.Conv2d(3, 4, 3))
+
+def hangs():
+    time.sleep(600)
+
+def eats():
+    kept = []
+    while True:
+        kept.append(bytearray(os.urandom(1 << 20) * 64))
+
+def dies():
+    os.kill(os.getpid(), 9)
+
+def raises():
+    raise RuntimeError("no such model\\x1b[31m")
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "export", ROOT / "tools"))
+    monkeypatch.setenv("PYTHONPATH", paths)
+    return tmp_path
+
+
+def batch(*arguments: str, code: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "fxhead", "batch", *arguments, "--no-onnx", "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == code, ran.stderr + ran.stdout
+    document: dict[str, Any] = json.loads(ran.stdout)
+    return document
+
+
+def manifest(folder: Path, *sources: str) -> str:
+    (folder / "models.csv").write_text("source,to\n" + "".join(f"{source},conv\n" for source in sources))
+    return "models.csv"
+
+
+# --- each row ends for itself -------------------------------------------------------------------------
+
+
+def test_every_end_is_a_row_with_its_reason_and_the_rest_goes_on(work: Path) -> None:
+    names = ("good", "headless", "hangs", "eats", "dies", "raises")
+    rows = manifest(work, *(f"net:{name}" for name in names), "missing.pt")
+    found = batch(rows, "-o", "out", "--timeout", "40", "--memory", "3GiB", "--jobs", "2", code=1)
+    states = {row["name"]: row["state"] for row in found["rows"]}
+    assert states == {
+        "good": "done",
+        "headless": "no",
+        "hangs": "timeout",
+        "eats": "memory",
+        "dies": "killed",
+        "raises": "failed",
+        "missing": "failed",
+    }
+    reasons = {row["name"]: row["reason"] for row in found["rows"]}
+    assert reasons["good"] is None
+    assert reasons["headless"] == "NOT_POOLED"
+    assert reasons["hangs"] == "it took more than 40 s"
+    assert "3,221,225,472 bytes" in reasons["eats"]
+    assert "signal 9" in reasons["dies"]
+    assert "no such model" in reasons["raises"]
+    assert "missing.pt" in reasons["missing"]
+    assert (work / "out" / "good" / "good.conv.pt").is_file()
+    # the same three ways
+    lines = [json.loads(line) for line in (work / "out" / "batch.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == [*names, "missing"]
+    with (work / "out" / "batch.csv").open(newline="") as file:
+        assert {row["name"]: row["state"] for row in csv.DictReader(file)} == states
+    page = (work / "out" / "batch.html").read_text(encoding="utf-8")
+    assert cells(page)["name"] == [*names, "missing"]
+    assert "http" not in page
+
+
+def cells(page: str) -> dict[str, list[str]]:
+    """Columns of the page's table."""
+
+    class Table(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows: list[list[str]] = []
+            self.inside = False
+
+        def handle_starttag(self, tag: str, attrs: Any) -> None:
+            if tag == "tr":
+                self.rows.append([])
+            self.inside = tag in ("td", "th", "button") or (self.inside and tag == "button")
+
+        def handle_data(self, data: str) -> None:
+            if self.inside and self.rows:
+                self.rows[-1].append(data)
+
+        def handle_endtag(self, tag: str) -> None:
+            self.inside = False
+
+    table = Table()
+    table.feed(page)
+    head, *rows = table.rows
+    return {head[0]: [row[0] for row in rows if row]}
+
+
+# --- nothing twice ------------------------------------------------------------------------------------
+
+
+def test_what_is_done_is_not_done_again_but_where_something_changed(work: Path) -> None:
+    for name in ("a", "b"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+        torch.save(model, work / f"{name}.pt")
+    first = batch("*.pt", "--to", "conv", "-o", "out", code=0)
+    assert (first["skipped"], [row["name"] for row in first["rows"]]) == (0, ["a", "b"])
+    before = {path: path.stat().st_mtime_ns for path in (work / "out").glob("*/*.pt")}
+    assert batch("*.pt", "--to", "conv", "-o", "out", code=0)["skipped"] == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    torch.save(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), work / "a.pt")
+    assert batch("*.pt", "--to", "conv", "-o", "out", code=0)["skipped"] == 1
+    (work / "out" / "b" / "b.conv.pt").unlink()
+    assert batch("*.pt", "--to", "conv", "-o", "out", code=0)["skipped"] == 1
+    assert batch("*.pt", "--to", "conv", "--scope", "pooled", "-o", "out", code=0)["skipped"] == 0
+
+
+def test_a_batch_that_is_killed_goes_on_where_it_was(work: Path) -> None:
+    (work / "net.py").write_text(
+        NET + "\ndef slow():\n    open('started', 'a').write('x')\n    time.sleep(600)\n"
+    )
+    rows = manifest(work, "net:good", "net:slow")
+    command = [sys.executable, "-m", "fxhead", "batch", rows, "-o", "out", "--no-onnx", "--jobs", "1"]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    waited_for(lambda: (work / "started").exists())
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    kept = (work / "out" / "batch.jsonl").read_bytes()
+    assert [json.loads(line)["name"] for line in kept.splitlines()] == ["good"]
+    (work / "out" / "batch.jsonl").write_bytes(kept + b'{"name": "slow", "sta')  # killed while it wrote
+    (work / "net.py").write_text(NET + "\nslow = good\n")
+    found = batch(rows, "-o", "out", code=0)
+    assert (found["skipped"], [row["state"] for row in found["rows"]]) == (1, ["done", "done"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interruption_ends_the_rows_too(work: Path) -> None:
+    (work / "net.py").write_text(
+        NET + "\ndef slow():\n    open('pid', 'w').write(str(os.getpid()))\n    time.sleep(600)\n"
+    )
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import fxhead.__main__"
+    command = [sys.executable, "-c", code, "batch", manifest(work, "net:slow"), "-o", "out", "--no-onnx"]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    waited_for(lambda: (work / "pid").exists() and (work / "pid").read_text() != "")
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((work / "pid").read_text()), 0)
+
+
+def waited_for(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# --- rows ---------------------------------------------------------------------------------------------
+
+
+def test_manifests_say_the_same_in_three_formats(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("source,arch,ema\na.pth,torchvision:resnet18,yes\nb.onnx,,\n")
+    (tmp_path / "m.jsonl").write_text(
+        '{"source": "a.pth", "arch": "torchvision:resnet18", "ema": true}\n\n{"source": "b.onnx"}\n'
+    )
+    (tmp_path / "m.yaml").write_text(
+        "- {source: a.pth, arch: 'torchvision:resnet18', ema: true}\n- source: b.onnx\n"
+    )
+    read = [
+        read_rows([str(tmp_path / f"m.{kind}")], {"to": "conv"}, KNOWN) for kind in ("csv", "jsonl", "yaml")
+    ]
+    assert read[0] == read[1] == read[2]
+    assert read[0][0].options == ("--to", "conv", "--arch", "torchvision:resnet18", "--ema")
+    assert [row.name for row in read[0]] == ["a", "b"]
+
+
+def test_a_row_s_own_options_go_before_those_of_all(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(
+        '{"source": "a.pt", "to": "linear", "allow": ["p.A", "p.B"], "input-shape": "1x3x8x8"}'
+    )
+    (row,) = read_rows([str(tmp_path / "m.jsonl")], {"to": "conv"}, KNOWN)
+    assert row.options == (
+        "--to", "linear", "--allow", "p.A", "--allow", "p.B", "--input-shape", "1x3x8x8"
+    )  # fmt: skip
+
+
+def test_names_are_folders_of_their_own(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "Model.pt").touch()
+        (tmp_path / folder / "notes.txt").touch()
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "model.onnx").touch()
+    rows = read_rows([str(tmp_path)], {}, KNOWN)
+    assert [row.name for row in rows] == ["Model", "Model.2", "model.3"]
+    (tmp_path / "m.jsonl").write_text(
+        '{"source": "a.pt", "name": "../../etc/x"}\n{"source": "b.pt", "name": ".."}'
+    )
+    assert [row.name for row in read_rows([str(tmp_path / "m.jsonl")], {}, KNOWN)] == ["_.._etc_x", "model"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("m.csv", "model\na.pt\n", "row 1 has no source"),
+        ("m.jsonl", '{"source": "a.pt"}\n{"source": ""}', "row 2 has no source"),
+        ("m.jsonl", "{", "cannot be read"),
+        ("m.jsonl", "[" * 100_000, "cannot be read"),
+        ("m.yaml", "a: b", "is no list of rows"),
+        ("m.yaml", "- !!python/object/apply:os.system [touch x]", "is no YAML"),
+        ("m.yaml", "\x00", "is no YAML"),
+        ("m.csv", "source\n\xff", None),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_none_says_what_is_wrong(
+    name: str, text: str, says: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(FileError, match=says or "is not UTF-8"):
+        read_rows([str(tmp_path / name)], {}, KNOWN)
+
+
+def test_an_option_that_rewrite_does_not_have_suggests_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"source": "a.pt", "scop": "all"}')
+    with pytest.raises(InputError, match=r"no option 'scop'.*did you mean 'scope'"):
+        read_rows([str(tmp_path / "m.jsonl")], {}, KNOWN)
+    with pytest.raises(InputError, match="there is no model"):
+        read_rows([str(tmp_path / "*.pt")], {}, KNOWN)
+
+
+# --- a cluster ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(work: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A Dask scheduler and two workers on loopback."""
+    pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
+    port = "18786"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", port,
+             "--no-dashboard", "--scheduler-file", "scheduler.json"],
+            stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )
+    ]  # fmt: skip
+    address = f"tcp://127.0.0.1:{port}"
+    waited_for(lambda: (work / "scheduler.json").exists())
+    for _ in range(2):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1",
+                 "--no-dashboard", "--no-nanny", "--local-directory", str(work / "dask")],
+                stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )
+        )  # fmt: skip
+    yield address, processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+MARKED = """
+def counted(name):
+    def build():
+        with open("log", "a") as file:
+            file.write(name + "\\n")
+        return good()
+    return build
+
+for name in "abcd":
+    globals()[name] = counted(name)
+"""
+
+
+def test_a_cluster_does_the_same_and_a_worker_may_die(
+    work: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    address, processes = cluster
+    (work / "net.py").write_text(NET + MARKED)
+    rows = manifest(work, *(f"net:{name}" for name in "abcd"))
+    command = [sys.executable, "-m", "fxhead", "batch", rows, "-o", "out", "--no-onnx"]
+    command += ["--scheduler", address, "--json"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    waited_for(lambda: (work / "out" / "batch.jsonl").exists())
+    processes[1].kill()
+    written = json.loads(running.communicate(timeout=200)[0])
+    assert [row["state"] for row in written["rows"]] == ["done"] * 4
+    assert [row["name"] for row in written["rows"]] == [*"abcd"]
+    lines = (work / "out" / "batch.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    assert batch(rows, "-o", "out", "--scheduler", address, code=0)["skipped"] == 4
+
+
+def test_a_lost_scheduler_is_an_error_and_nothing_is_lost_with_it(
+    work: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    address, processes = cluster
+    (work / "net.py").write_text(NET + MARKED)
+    rows = manifest(work, *(f"net:{name}" for name in "abcd"))
+    command = [
+        sys.executable,
+        "-m",
+        "fxhead",
+        "batch",
+        rows,
+        "-o",
+        "out",
+        "--no-onnx",
+        "--scheduler",
+        address,
+    ]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    waited_for(lambda: (work / "out" / "batch.jsonl").exists())
+    processes[0].kill()
+    said = running.communicate(timeout=200)[1]
+    assert running.returncode == 2, said
+    assert "the scheduler was lost" in said
+    done = len((work / "out" / "batch.jsonl").read_text().splitlines())
+    assert 1 <= done < 4
+    found = batch(rows, "-o", "out", code=0)
+    assert found["skipped"] == done
+    assert len((work / "out" / "batch.jsonl").read_text().splitlines()) == 4
+
+
+def test_no_scheduler_is_one_line(work: Path) -> None:
+    pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
+    rows = manifest(work, "net:good")
+    command = [sys.executable, "-m", "fxhead", "batch", rows, "-o", "out", "--scheduler", "tcp://127.0.0.1:9"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "no scheduler answers" in ran.stderr.splitlines()[-1]

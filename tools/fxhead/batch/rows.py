@@ -1,0 +1,179 @@
+"""What a batch does: one row for each model, from a manifest, a folder or a glob."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import glob
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fxexport.untrusted.archive import open_regular
+from fxhead.source import Source
+from fxpasses.errors import FileError, InputError, suggest
+
+MODEL_SUFFIXES = (".onnx", ".pt", ".pt2", ".pth", ".safetensors")
+MANIFEST_SUFFIXES = (".csv", ".jsonl", ".yaml", ".yml")
+_MOST_BYTES = 64 * 2**20
+_OWN = ("source", "name")
+_SHAPE_OF_A_MANIFEST = "give a column or key 'source', and options of fxhead rewrite by their long names"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RowOption:
+    """An option of ``fxhead rewrite`` that a row can have: as it is typed, and whether it takes no value."""
+
+    text: str
+    is_flag: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One model.
+
+    Attributes:
+        name: folder of its outputs below the batch's; no other row has it.
+        source: what the user named, as ``fxhead rewrite`` takes it.
+        options: further arguments of ``fxhead rewrite``.
+    """
+
+    name: str
+    source: str
+    options: tuple[str, ...]
+
+    def inputs(self) -> tuple[Path, ...]:
+        """Files that the result depends on: the source's own, and those that options name."""
+        own = Source.parse(self.source).path
+        named = [Path(text) for text in self.options if not text.startswith("-") and Path(text).is_file()]
+        return (*([own] if own is not None else []), *named)
+
+
+def read_rows(
+    sources: Iterable[str], common: Mapping[str, Any], known: Mapping[str, RowOption]
+) -> tuple[Row, ...]:
+    """The rows that ``sources`` (manifests, folders, globs, or anything ``fxhead rewrite`` takes) stand for.
+
+    Args:
+        sources: the arguments of the command.
+        common: options of every row, by name; a row's own go before them.
+        known: every option that a row can have, by name.
+
+    Raises:
+        FileError: a manifest cannot be read.
+        InputError: a manifest has an unknown option, or there is no row.
+    """
+    found: list[Row] = []
+    taken: set[str] = set()
+    for source in sources:
+        for entry in _entries(source):
+            options = {**common, **{key: value for key, value in entry.items() if key not in _OWN}}
+            name = _free_name(entry.get("name") or Source.parse(entry["source"]).stem, taken)
+            found.append(
+                Row(name=name, source=entry["source"], options=arguments(options, known, where=source))
+            )
+    if not found:
+        raise InputError("there is no model", where=" ".join(sources), fix="name a manifest, folder or glob")
+    return tuple(found)
+
+
+def arguments(options: Mapping[str, Any], known: Mapping[str, RowOption], *, where: str) -> tuple[str, ...]:
+    """Options by name as arguments of ``fxhead rewrite``.
+
+    Raises:
+        InputError: the command has no such option.
+    """
+    found: list[str] = []
+    for key, value in options.items():
+        option = known.get(key.replace("-", "_"))
+        if option is None:
+            raise InputError(
+                f"fxhead rewrite has no option '{key}'", where=where, fix=suggest(key, [*known, *_OWN])
+            )
+        if option.is_flag:
+            found.extend([option.text] if _is_true(value, key, where) else [])
+        elif value not in (None, ""):
+            values = value if isinstance(value, list | tuple) else [value]
+            found.extend(text for item in values for text in (option.text, str(item)))
+    return tuple(found)
+
+
+def _is_true(value: Any, key: str, where: str) -> bool:
+    if value in (None, "") or value is False or str(value).lower() in ("false", "no", "0"):
+        return False
+    if value is True or str(value).lower() in ("true", "yes", "1"):
+        return True
+    raise InputError(f"'{key}' is yes or no, not {value!r}", where=where, fix="write true or false")
+
+
+def _entries(source: str) -> Iterator[dict[str, Any]]:
+    path = Path(source)
+    if path.suffix.lower() in MANIFEST_SUFFIXES:
+        yield from _manifest(path)
+    elif path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in MODEL_SUFFIXES)
+        yield from ({"source": str(file)} for file in files)
+    elif glob.has_magic(source):
+        yield from ({"source": file} for file in sorted(glob.glob(source, recursive=True)))
+    else:
+        yield {"source": source}
+
+
+def _manifest(path: Path) -> Iterator[dict[str, Any]]:
+    """Entries of a manifest; paths in it are relative to it."""
+    try:
+        with open_regular(path) as file:
+            raw = file.read(_MOST_BYTES + 1)
+        text = raw.decode("utf-8-sig")
+    except OSError as error:
+        raise FileError(
+            f"cannot be read ({error.strerror or error})", where=str(path), fix="check that it is there"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise FileError("is not UTF-8", where=str(path), fix="save it as UTF-8") from error
+    if len(raw) > _MOST_BYTES:
+        raise FileError(f"has more than {_MOST_BYTES} bytes", where=str(path), fix="split it")
+    for number, entry in enumerate(_parsed(path, text), start=1):
+        if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:
+            raise FileError(f"row {number} has no source", where=str(path), fix=_SHAPE_OF_A_MANIFEST)
+        if not isinstance(entry.get("name", ""), str):
+            raise FileError(f"the name of row {number} is no text", where=str(path), fix=_SHAPE_OF_A_MANIFEST)
+        beside = path.parent / entry["source"]
+        yield {**entry, "source": str(beside) if beside.exists() else entry["source"]}
+
+
+def _parsed(path: Path, text: str) -> Iterable[Any]:
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".csv":
+            rows = csv.DictReader(io.StringIO(text), strict=True)
+            return [{key: value for key, value in row.items() if value} for row in rows]
+        if suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        import yaml
+
+        found = yaml.safe_load(text)
+    except (csv.Error, ValueError, RecursionError) as error:
+        raise FileError(f"cannot be read ({error})", where=str(path), fix=_SHAPE_OF_A_MANIFEST) from error
+    except ImportError as error:
+        raise InputError(
+            "PyYAML is not installed", where=str(path), fix="run pip install pyyaml, or write CSV or JSONL"
+        ) from error
+    except Exception as error:
+        raise FileError(f"is no YAML ({error})", where=str(path), fix=_SHAPE_OF_A_MANIFEST) from error
+    if not isinstance(found, list):
+        raise FileError("is no list of rows", where=str(path), fix=_SHAPE_OF_A_MANIFEST)
+    return found
+
+
+def _free_name(wanted: str, taken: set[str]) -> str:
+    """A folder's name that no other row has, on file systems that ignore case too."""
+    plain = re.sub(r"[^\w.+-]", "_", wanted).strip(".") or "model"
+    name, number = plain, 2
+    while name.casefold() in taken:
+        name, number = f"{plain}.{number}", number + 1
+    taken.add(name.casefold())
+    return name

@@ -1,0 +1,125 @@
+"""A batch: what is done is not done again, the rest is done side by side, and each end is kept at once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fxhead.batch.executor import executor
+from fxhead.batch.outcome import BatchOutcome
+from fxhead.batch.process import Done, Limits, State, perform, stop_all
+from fxhead.batch.rows import Row
+from fxhead.batch.store import Store, key_of
+from fxhead.outcome import WrittenFile
+from fxhead.show.progress import Progress
+from fxpasses.errors import FileError, FxHeadError, InputError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions:
+    """What ``fxhead batch`` was asked for.
+
+    Attributes:
+        rows: the models.
+        folder: of the outputs.
+        jobs: rows side by side; on a cluster that is the workers' matter.
+        seconds: limit of each row; None for none.
+        bytes: limit of each row; None for none.
+        scheduler: address of a Dask scheduler; None for this machine.
+    """
+
+    rows: tuple[Row, ...]
+    folder: Path
+    jobs: int
+    seconds: float | None = None
+    bytes: int | None = None
+    scheduler: str | None = None
+
+
+def run_batch(options: BatchOptions, progress: Progress) -> BatchOutcome:
+    """The outcome of every row; one that fails, hangs or is killed is a row with its reason.
+
+    Raises:
+        FxHeadError: the batch itself cannot be done, for want of a folder or of a scheduler.
+        KeyboardInterrupt: the user stopped it; what is done is kept.
+    """
+    start = time.perf_counter()
+    try:
+        store = Store(options.folder)
+    except OSError as error:
+        raise FileError(
+            f"cannot be written to ({error.strerror or error})", where=str(options.folder), fix="name another"
+        ) from error
+    ended: dict[str, Done] = {}
+    todo: list[tuple[Row, str]] = []
+    for row in options.rows:
+        try:
+            key = key_of(row)
+        except FxHeadError as error:
+            ended[row.name] = _unreadable(row, error)
+            continue
+        kept = store.kept(row, key)
+        if kept is not None:
+            ended[row.name] = kept
+        else:
+            todo.append((row, key))
+    skipped = sum(done.state in (State.DONE, State.NO) for done in ended.values())
+    if skipped:
+        progress.note(f"{skipped} of {len(options.rows)} are done already")
+    for done in _performed(todo, options, progress):
+        store.add(done)
+        ended[done.name] = done
+    rows = tuple(ended[row.name] for row in options.rows)
+    files = tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in store.finish(rows))
+    return BatchOutcome(rows=rows, skipped=skipped, files=files, seconds=time.perf_counter() - start)
+
+
+def _performed(todo: list[tuple[Row, str]], options: BatchOptions, progress: Progress) -> Iterator[Done]:
+    limits = Limits(
+        seconds=options.seconds,
+        bytes=options.bytes,
+        threads=max(1, (os.cpu_count() or 1) // max(1, options.jobs)),
+    )
+    folder = os.path.abspath(options.folder)
+    with executor(options.jobs, options.scheduler) as pool, progress.count("models", len(todo)) as one_more:
+        futures = [pool.submit(perform, row, key, folder, limits) for row, key in todo]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                done = future.result()
+                one_more()
+                progress.note(_line(done))
+                yield done
+        except BaseException as error:
+            for future in futures:
+                future.cancel()
+            stop_all()
+            if isinstance(error, concurrent.futures.CancelledError):  # nobody here has cancelled one before
+                raise InputError(
+                    "the scheduler was lost",
+                    where=options.scheduler,
+                    fix="start it and give the same command: what is done is kept",
+                ) from error
+            raise
+
+
+def _line(done: Done) -> str:
+    end = done.verdict or done.reason or ""
+    return f"{done.name}: {done.state}{f', {end}' if end else ''} ({done.seconds:.0f} s)"
+
+
+def _unreadable(row: Row, error: FxHeadError) -> Done:
+    return Done(
+        name=row.name,
+        source=row.source,
+        key="",
+        state=State.FAILED,
+        reason=f"{error.where}: {error.what}" if error.where else error.what,
+        exit_code=2,
+        seconds=0.0,
+        peak_bytes=None,
+        document=None,
+    )

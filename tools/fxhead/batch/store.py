@@ -1,0 +1,141 @@
+"""What a batch has done, in ``batch.jsonl``: a line a row, so that a killed batch goes on from there."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import fxhead
+from fxhead.batch.process import Done, State
+from fxhead.batch.rows import Row
+from fxhead.files.digests import digest_file
+from fxhead.outcome import SCHEMA_VERSION
+
+LINES, TABLE, PAGE = "batch.jsonl", "batch.csv", "batch.html"
+_VERSIONS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
+_COLUMNS = ("name", "source", "state", "verdict", "reason", "seconds", "peak_bytes", "exit_code", "files")
+
+
+def key_of(row: Row) -> str:
+    """What a row's result depends on: its arguments, the bytes of its files, and the versions at work.
+
+    Raises:
+        FileError: a file cannot be read.
+    """
+    whole = {
+        "fxhead": fxhead.__version__,
+        "versions": {name: _version(name) for name in _VERSIONS},
+        "row": [row.source, *row.options],
+        "files": [digest_file(path) for path in row.inputs()],
+    }
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+class Store:
+    """The rows of a batch's folder.
+
+    Args:
+        folder: of the batch; it is made where it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._found = {done.name: done for done in self._read()}
+
+    def kept(self, row: Row, key: str) -> Done | None:
+        """What an earlier run of the same made, if its files are as it left them; None for what failed.
+
+        A row with the answer no is kept: the same again has the same answer.
+        """
+        done = self._found.get(row.name)
+        if done is None or done.key != key or done.state not in (State.DONE, State.NO):
+            return None
+        return done if all(_is_there(file) for file in done.files) else None
+
+    def add(self, done: Done) -> None:
+        """Keeps a row, on the disk when this returns."""
+        line = json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(done)})
+        path = self.folder / LINES
+        with path.open("ab") as file:
+            if file.tell() and not _ends_a_line(path):
+                file.write(b"\n")  # a process was killed while it wrote
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, rows: Iterable[Done]) -> tuple[Path, ...]:
+        """Writes the rows of this batch as lines, table and page, each whole or not at all."""
+        rows = tuple(rows)
+        lines = (json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(done)}) for done in rows)
+        written = {LINES: "".join(f"{line}\n" for line in lines), TABLE: _table(rows), PAGE: _page(rows)}
+        for name, text in written.items():
+            new = self.folder / f".{name}.new"
+            new.write_text(text, encoding="utf-8", newline="")
+            new.replace(self.folder / name)
+        return tuple(self.folder / name for name in written)
+
+    def _read(self) -> Iterable[Done]:
+        try:
+            text = (self.folder / LINES).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        for line in text.splitlines():
+            try:
+                data = json.loads(line)
+                data.pop("schema_version")
+                yield Done(**{**data, "state": State(data["state"])})
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue  # cut off, or not ours: that row is done again
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _is_there(file: dict[str, Any]) -> bool:
+    path = Path(file["path"])
+    return path.is_file() and path.stat().st_size == file["size_bytes"]
+
+
+def _cells(done: Done) -> dict[str, Any]:
+    row = {name: getattr(done, name) for name in _COLUMNS}
+    return row | {"files": " ".join(Path(file["path"]).name for file in done.files)}
+
+
+def _table(rows: Iterable[Done]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_cells(done) for done in rows)
+    return text.getvalue()
+
+
+def _page(rows: tuple[Done, ...]) -> str:
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("fxhead.batch", "."), autoescape=True)
+    counts = {str(state): sum(done.state is state for done in rows) for state in State}
+    return environment.get_template("page.html.jinja").render(
+        rows=[_cells(done) for done in rows],
+        counts={state: count for state, count in counts.items() if count},
+        columns=_COLUMNS,
+        version=fxhead.__version__,
+    )

@@ -1,0 +1,106 @@
+"""``fxhead batch``."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fxhead.commands.finish import finish
+from fxhead.commands.options import FILE, FORMS, output_options, providers_option, scope_option
+from fxhead.commands.rewrite import rewrite_command
+from fxhead.outcome import ExitCode
+from fxhead.show import render
+
+if TYPE_CHECKING:
+    from fxhead.outcome import Outcome
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+_THE_BATCH_S_OWN = {"out", "as_json", "force"}
+
+
+class _Bytes(click.ParamType[int]):
+    """A number of bytes as people write it: 4G, 4GiB, 800M."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", str(value).strip().lower())
+        if found is None:
+            self.fail(f"{value!r} is no number of bytes, as in 4GiB", param, ctx)
+        return int(float(found[1]) * _UNITS[found[2] or ""])
+
+
+@click.command("batch")
+@click.argument("sources", nargs=-1, required=True, type=FILE, metavar="MANIFEST|FOLDER|GLOB|SOURCE...")
+@click.option("--to", type=FORMS, help="The form that every row gets, but those that say otherwise.")
+@click.option(
+    "-o", "--output", "out", type=FILE, required=True, metavar="OUT", help="The folder of all outputs."
+)
+@scope_option
+@providers_option
+@click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Models side by side on this machine. Default: one for each two cores.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Of each model."
+)
+@click.option("--memory", type=_Bytes(), metavar="4GiB", help="Resident memory of each model (Linux).")
+@click.option(
+    "--scheduler",
+    metavar="tcp://HOST:8786",
+    help="Do the models on the workers of a Dask cluster that sees the same files.",
+)
+@output_options
+def batch_command(
+    sources: tuple[str, ...],
+    to: str | None,
+    out: str,
+    scope: str,
+    providers: str | None,
+    no_onnx: bool,
+    jobs: int | None,
+    timeout: float | None,
+    memory: int | None,
+    scheduler: str | None,
+    as_json: bool,
+) -> ExitCode:
+    """Rewrite many models, each in a process of its own.
+
+    A manifest (.csv, .jsonl, .yaml) has a row a model: its source, and options of fxhead rewrite by their
+    long names. Each model's outputs go to OUT/NAME/; OUT/batch.jsonl, batch.csv and batch.html say what
+    became of each. What is done with the same inputs, options and versions is not done again. Exit code 1
+    where a row is not done.
+    """
+
+    def job() -> Outcome:
+        from pathlib import Path
+
+        from fxhead.batch.rows import RowOption, read_rows
+        from fxhead.batch.run import BatchOptions, run_batch
+
+        known = {
+            text.removeprefix("--").replace("-", "_"): RowOption(text=text, is_flag=parameter.is_flag)
+            for parameter in rewrite_command.params
+            if isinstance(parameter, click.Option) and parameter.name not in _THE_BATCH_S_OWN
+            for text in parameter.opts
+            if text.startswith("--")
+        }
+        common = {"to": to, "scope": scope, "providers": providers, "no_onnx": no_onnx}
+        options = BatchOptions(
+            rows=read_rows(sources, common, known),
+            folder=Path(out),
+            jobs=jobs or max(1, (os.cpu_count() or 1) // 2),
+            seconds=timeout,
+            bytes=memory,
+            scheduler=scheduler,
+        )
+        return run_batch(options, render.TerminalProgress())
+
+    return finish(job, as_json=as_json)
