@@ -171,8 +171,8 @@ FLOORS = {
     "fxexport": (
         "private_names",
         "untrusted", "providers",
-        "precision", "witness", "results", "language", "terms", "numerics", "onnx_graph", "onnx_dialect",
-        "module_graph",
+        "precision", "witness", "results", "onnx_node", "language", "terms", "numerics", "onnx_graph",
+        "onnx_dialect", "module_graph",
         "to_onnx", "subjects", "proof/graphs", "proof/measured", "proof/wiring",
         "proof", "certificate",
     ),

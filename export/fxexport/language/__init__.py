@@ -4,7 +4,7 @@
 own schemas; ``arithmetic``, ``contraction``, ``windows``, ``moves`` and ``definitions`` are its normal forms;
 ``compare`` walks two graphs together.
 
-May import: ``fxpasses``, torch, onnx. Start in ``compare``.
+May import: ``onnx_node``, ``fxpasses``, torch, onnx. Start in ``compare``.
 """
 
 from fxexport.language.compare import Derivation, derive

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from fxexport.language.call import Call
 from fxexport.language.extents import Extent
@@ -18,6 +18,15 @@ from fxexport.language.foreign import foreign
 from fxexport.language.graph import Graph, GraphInput, NotRead
 from fxexport.language.onnx_operators import OPERATORS
 from fxexport.language.term import Origin, Terms, Uninterpreted, Value, digest
+from fxexport.onnx_node import (
+    attributes_of,
+    captured,
+    defaults_of,
+    domain_of,
+    graphs_of,
+    schema_of,
+    versions_of,
+)
 
 SCOPE = "a file is what its operators mean in the versions that it declares"
 _RANDOM = {
@@ -28,6 +37,11 @@ _RANDOM = {
     "RandomUniform",
     "RandomUniformLike",
 }
+_PLAIN = {
+    getattr(AttributeProto, name)
+    for name in ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS", "TENSOR")
+}
+"""Kinds of attributes that are values; the others are graphs and types."""
 _UNKNOWN = "unknown"
 _LIKE_FIRST = {"CumSum", "LRN", "ScatterElements", "ScatterND", "Trilu"}
 """Operators without a rule whose one result has the type and shape of the first operand, by their schema."""
@@ -99,8 +113,8 @@ class _Reader:
         self._terms = terms
         self._model = model
         self._env = env
-        self._versions = {_domain(item.domain): item.version for item in model.opset_import}
-        self._functions = {(_domain(item.domain), item.name) for item in model.functions}
+        self._versions = versions_of(model)
+        self._functions = {(domain_of(item.domain), item.name) for item in model.functions}
 
     def outputs(self) -> list[Value]:
         graph = self._model.graph
@@ -130,10 +144,10 @@ class _Reader:
         return self._env[name]
 
     def _results(self, node: NodeProto) -> list[Value]:
-        domain = _domain(node.domain)
+        domain = domain_of(node.domain)
         version = self._versions.get(domain)
         is_function = (domain, node.op_type) in self._functions
-        schema = None if version is None or is_function else _schema(node.op_type, version, domain)
+        schema = None if version is None or is_function else schema_of(node.op_type, version, domain)
         handler = None if schema is None or domain else OPERATORS.get((node.op_type, schema.since_version))
         reason = ""
         if schema is not None and handler is not None:
@@ -144,9 +158,14 @@ class _Reader:
         return self._foreign(node, domain, version, schema, reason, is_function=is_function)
 
     def _interpreted(self, node: NodeProto, schema: Any, handler: Any) -> list[Value]:
-        arguments, defaults = self._attributes(node, schema)
-        arguments.update(self._operands(node, schema))
-        defaults.update({item.name: None for item in schema.inputs})
+        for item in node.attribute:
+            if item.name not in schema.attributes or item.ref_attr_name or item.type not in _PLAIN:
+                raise Uninterpreted(f"attribute {item.name}")
+        arguments = {**attributes_of(node, self._versions), **self._operands(node, schema)}
+        defaults = {
+            **defaults_of(node.op_type, self._versions[""], ""),
+            **{item.name: None for item in schema.inputs},
+        }
         call = Call(self._terms, arguments, defaults)
         found = handler(call)
         call.require_read()
@@ -157,21 +176,6 @@ class _Reader:
         if len(values) < wanted or any(value is None for value in values[:wanted]):
             raise Uninterpreted("a result that has no term")
         return values[:wanted] + [values[0]] * (len(node.output) - wanted)
-
-    def _attributes(self, node: NodeProto, schema: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        defaults: dict[str, Any] = {}
-        for name, attribute in schema.attributes.items():
-            default = attribute.default_value
-            if default.type != AttributeProto.UNDEFINED:
-                defaults[name] = _python(default)
-            elif not attribute.required:
-                defaults[name] = None
-        arguments = dict(defaults)
-        for attribute in node.attribute:
-            if attribute.name not in schema.attributes or attribute.ref_attr_name:
-                raise Uninterpreted(f"attribute {attribute.name}")
-            arguments[attribute.name] = _python(attribute)
-        return arguments, defaults
 
     def _operands(self, node: NodeProto, schema: Any) -> dict[str, Any]:
         given = [self._value(name) if name else None for name in node.input]
@@ -196,12 +200,12 @@ class _Reader:
         is_function: bool,
     ) -> list[Value]:
         operands: list[Value | None] = [self._value(name) if name else None for name in node.input]
-        captured = sorted({name for item in node.attribute for name in _captured(item)})
-        operands.extend(self._value(name) for name in captured)
+        outside = sorted(captured(node))
+        operands.extend(self._value(name) for name in outside)
         attributes = sorted(item.SerializeToString(deterministic=True) for item in node.attribute)
         since = version if schema is None else schema.since_version
-        key: tuple[Hashable, ...] = ("onnx", domain, node.op_type, since, *attributes, tuple(captured))
-        has_body = is_function or bool(captured) or any(item.g.node or item.graphs for item in node.attribute)
+        key: tuple[Hashable, ...] = ("onnx", domain, node.op_type, since, *attributes, tuple(outside))
+        has_body = is_function or bool(outside) or any(item.g.node or item.graphs for item in node.attribute)
         if has_body or schema is None:
             key += (self._bodies(),)
         kinds: list[tuple[str, tuple[Extent | None, ...] | None]] = [(_UNKNOWN, None)] * len(node.output)
@@ -221,47 +225,8 @@ class _Reader:
         return digest(sorted(self._versions.items()), bodies)
 
 
-def _domain(name: str) -> str:
-    return "" if name == "ai.onnx" else name
-
-
 def _label(node: NodeProto) -> str:
-    return f"{node.domain}::{node.op_type}" if _domain(node.domain) else node.op_type
-
-
-@functools.cache
-def _schema(name: str, version: int, domain: str) -> Any:
-    """The operator's schema at a version of its domain, or None where it is not ONNX's."""
-    if not domain and version > onnx.defs.onnx_opset_version():
-        return None
-    try:
-        return onnx.defs.get_schema(name, version, domain)
-    except onnx.defs.SchemaError:
-        return None
-
-
-def _python(attribute: AttributeProto) -> Any:
-    """An attribute's value.
-
-    Raises:
-        Uninterpreted: it is a graph or a type.
-    """
-    kinds = AttributeProto
-    if attribute.type == kinds.INT:
-        return attribute.i
-    if attribute.type == kinds.FLOAT:
-        return attribute.f
-    if attribute.type == kinds.STRING:
-        return attribute.s.decode("utf-8", errors="surrogateescape")
-    if attribute.type == kinds.INTS:
-        return list(attribute.ints)
-    if attribute.type == kinds.FLOATS:
-        return list(attribute.floats)
-    if attribute.type == kinds.STRINGS:
-        return [item.decode("utf-8", errors="surrogateescape") for item in attribute.strings]
-    if attribute.type == kinds.TENSOR:
-        return attribute.t
-    raise Uninterpreted(f"attribute {attribute.name}")
+    return f"{node.domain}::{node.op_type}" if domain_of(node.domain) else node.op_type
 
 
 def tensor_value(terms: Terms, tensor: TensorProto) -> Value:
@@ -284,27 +249,9 @@ def tensor_value(terms: Terms, tensor: TensorProto) -> Value:
     return terms.constant(np.asarray(array), dtype=name)
 
 
-def _captured(attribute: AttributeProto) -> set[str]:
-    """Names that an attribute's graphs read from around them."""
-    graphs = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-    return {name for graph in graphs for name in _read_outside(graph)}
-
-
-def _read_outside(graph: GraphProto) -> set[str]:
-    known = {item.name for item in (*graph.input, *graph.initializer)}
-    known |= {item.values.name for item in graph.sparse_initializer}
-    read: set[str] = set()
-    for node in graph.node:
-        inner = {name for item in node.attribute for name in _captured(item)}
-        read |= {name for name in (*node.input, *inner) if name and name not in known}
-        known |= set(node.output)
-    return read | {item.name for item in graph.output if item.name not in known}
-
-
 def _operators_within(node: NodeProto) -> set[str]:
     found: set[str] = set()
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            for inner in graph.node:
-                found |= {inner.op_type, *_operators_within(inner)}
+    for graph in graphs_of(node):
+        for inner in graph.node:
+            found |= {inner.op_type, *_operators_within(inner)}
     return found

@@ -3,5 +3,5 @@
 ``content`` walks the file, ``open`` makes the graph of it by the readers in ``reading``; ``close`` writes the
 difference by ``writer``, as ``pieces`` of the old file. ``rewrite`` puts them together.
 
-May import: ``onnx_graph``, ``untrusted``. Start in ``rewrite``.
+May import: ``onnx_node``, ``onnx_graph``, ``untrusted``. Start in ``rewrite``.
 """

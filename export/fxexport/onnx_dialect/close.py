@@ -16,7 +16,7 @@ import onnx
 import torch
 from torch.fx import Node
 
-from fxexport.onnx_dialect import calls
+from fxexport import onnx_node
 from fxexport.onnx_dialect.content import INITIALIZER, INPUT, NODE, OUTPUT, VALUE_INFO
 from fxexport.onnx_dialect.extents import onnx_type, shape_of
 from fxexport.onnx_dialect.open import ABSORBED, OpenOnnx, Unit
@@ -182,7 +182,7 @@ class _Closing:
         """A node of the file as it is, but for the names of values that it reads or gives."""
         proto = self.file.node[index]
         renamed: dict[str, str] = {}
-        for name in calls.reads(proto):
+        for name in onnx_node.reads_of(proto):
             node = self.opened.by_name.get(self.opened.constants.alias(name))
             if node is None or node.op == "get_attr":
                 continue
@@ -194,7 +194,7 @@ class _Closing:
             return index
         copy = onnx.NodeProto()
         copy.CopyFrom(proto)
-        calls.rename(copy, renamed)
+        onnx_node.rename_reads(copy, renamed)
         copy.output[:] = results
         return copy
 
@@ -373,7 +373,7 @@ def _read(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto) -> set[str]:
     """Names that nodes or the graph's outputs read."""
     found = {value.name for value in graph.output}
     for node in nodes:
-        found.update(calls.reads(node))
+        found.update(onnx_node.reads_of(node))
     return found
 
 

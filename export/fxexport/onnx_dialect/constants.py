@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from fxexport.onnx_dialect import calls
+from fxexport import onnx_node
 from fxexport.onnx_dialect.content import Content, StoredTensor
 from fxexport.onnx_dialect.extents import torch_type
 
@@ -60,13 +60,13 @@ class Constants:
         self._aliases: dict[str, str] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._small: dict[str, tuple[int, ...]] = {}
-        read = Counter(name for node in content.proto.graph.node for name in calls.reads(node))
+        read = Counter(name for node in content.proto.graph.node for name in onnx_node.reads_of(node))
         for node in content.proto.graph.node:
             self._note(node, read)
 
     def _note(self, node: onnx.NodeProto, read: Counter[str]) -> None:
         """Small constants that are attributes, and other names for constants."""
-        if not calls.is_standard(node) or len(node.output) != 1:
+        if not onnx_node.is_standard(node) or len(node.output) != 1:
             return
         if node.op_type == "Identity" and self.alias(node.input[0]) in self.stored:
             self._aliases[node.output[0]] = self.alias(node.input[0])
@@ -82,8 +82,8 @@ class Constants:
         stored, scale = self.stored.get(node.input[0]), self.stored.get(self.alias(node.input[1]))
         if stored is None or scale is None:
             return
-        rank, opsets = len(stored.proto.dims), calls.opsets_of(self.content.proto)
-        axis = calls.attributes(node, opsets).get("axis")
+        rank, opsets = len(stored.proto.dims), onnx_node.versions_of(self.content.proto)
+        axis = onnx_node.attributes_of(node, opsets).get("axis")
         is_one = math.prod(scale.proto.dims) == 1
         if is_one or (len(scale.proto.dims) == 1 and isinstance(axis, int) and -rank <= axis < rank):
             place = None if is_one else int(axis or 0) % rank

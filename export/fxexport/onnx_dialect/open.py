@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
-from fxexport.onnx_dialect import calls
+from fxexport import onnx_node
 from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.constants import Constants
 from fxexport.onnx_dialect.content import Content
@@ -72,7 +72,7 @@ class OpenOnnx:
     def __init__(self, content: Content, input_shapes: Sequence[Sequence[int]] = ()) -> None:
         self.content = content
         self.file = content.proto.graph
-        self.opsets = calls.opsets_of(content.proto)
+        self.opsets = onnx_node.versions_of(content.proto)
         self.graph = Graph()
         self.root = nn.Module()
         self.values = Values()
@@ -166,7 +166,7 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[int]]:
     """The nodes that read each value, subgraphs included."""
     found: dict[str, list[int]] = {}
     for index, node in enumerate(graph.node):
-        for name in calls.reads(node):
+        for name in onnx_node.reads_of(node):
             found.setdefault(name, []).append(index)
     return found
 
@@ -178,7 +178,7 @@ class Call:
         self.opened = opened
         self.unit = unit
         self.proto = proto
-        self.attributes = calls.attributes(proto, opened.opsets)
+        self.attributes = onnx_node.attributes_of(proto, opened.opsets)
         self.opset = opened.opsets.get("", 1)
         self.follow: Operator | None = None
 
@@ -189,7 +189,11 @@ class Call:
     def open(self) -> None:
         """Writes the node into the graph."""
         table = (
-            READERS if calls.is_standard(self.proto) else FUSED if self.proto.domain == calls.RUNTIME else {}
+            READERS
+            if onnx_node.is_standard(self.proto)
+            else FUSED
+            if self.proto.domain == onnx_node.RUNTIME
+            else {}
         )
         reader = table.get(self.proto.op_type)
         if self.opened.constants.holds(self.proto):
@@ -204,8 +208,8 @@ class Call:
     def _call(self) -> None:
         opened, proto = self.opened, self.proto
         read = [opened.value(name) if name else None for name in proto.input]
-        inner = [opened.value(name) for name in calls.captured(proto) if self._is_known(name)]
-        domain = "" if calls.is_standard(proto) else proto.domain
+        inner = [opened.value(name) for name in onnx_node.captured(proto) if self._is_known(name)]
+        domain = "" if onnx_node.is_standard(proto) else proto.domain
         node = self._create(operator(domain, proto.op_type), (*read, *inner), proto.name or proto.output[0])
         self.unit.own = node
         outputs = [name for name in proto.output if name]
@@ -325,7 +329,7 @@ class Call:
         while name not in self.opened.outputs:
             read = [self.opened.file.node[place] for place in self.opened.readers.get(name, [])]
             read = [node for node in read if node.op_type != "Shape"]
-            if len(read) != 1 or not calls.is_standard(read[0]):
+            if len(read) != 1 or not onnx_node.is_standard(read[0]):
                 return None
             (reader,) = read
             if reader.op_type not in crossing:
@@ -342,7 +346,7 @@ class Call:
             return None
         reader = opened.file.node[readers[0]]
         others = [other for other in reader.input if other != name]
-        if reader.op_type != "Add" or not calls.is_standard(reader) or len(others) != 1:
+        if reader.op_type != "Add" or not onnx_node.is_standard(reader) or len(others) != 1:
             return None
         bias = opened.constants.alias(others[0])
         tensor = opened.constants.tensor(bias) if opened.constants.is_weight(bias) else None

@@ -57,7 +57,7 @@ def _fused(read: Reader) -> Reader:
     """A reader of operators with an activation behind them, as ONNX Runtime's optimiser writes them."""
 
     def read_both(call: Call) -> bool:
-        name = (call.attribute("activation") or b"").decode()
+        name = call.attribute("activation")
         if name not in _ACTIVATIONS or call.has(3):
             return False
         call.follow = operator("", name)
@@ -111,10 +111,10 @@ def _binary(target: Any) -> Reader:
 
 def _padding(call: Call, rank: int) -> list[int] | str | None:
     """The padding of each axis, ``"same"``, or None where the two ends of an axis differ."""
-    mode = call.attribute("auto_pad") or b"NOTSET"
-    if mode in (b"SAME_UPPER", b"SAME_LOWER"):
+    mode = call.attribute("auto_pad") or "NOTSET"
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
         return "same"
-    pads = call.ints("pads") if mode == b"NOTSET" else None
+    pads = call.ints("pads") if mode == "NOTSET" else None
     pads = pads or (0,) * (2 * rank)
     return [*pads[:rank]] if pads[:rank] == pads[rank:] else None
 

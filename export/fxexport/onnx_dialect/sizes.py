@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import onnx
 
-from fxexport.onnx_dialect import calls
+from fxexport import onnx_node
 from fxexport.onnx_dialect.constants import Constants
 from fxexport.onnx_dialect.extents import Shape
 
@@ -55,7 +55,7 @@ class Sizes:
 
     def _computed(self, name: str) -> list[Size] | None:
         node = self.producers.get(name)
-        if node is None or not calls.is_standard(node) or len(node.output) != 1:
+        if node is None or not onnx_node.is_standard(node) or len(node.output) != 1:
             return None
         if node.op_type == "Shape":
             return self._shape(node)
@@ -77,7 +77,7 @@ class Sizes:
         known = self.shapes.get(node.input[0])
         if known is None:
             return None
-        attributes = calls.attributes(node, self.opsets)
+        attributes = onnx_node.attributes_of(node, self.opsets)
         sizes = [
             extent if isinstance(extent, int) else Axis(node.input[0], axis)
             for axis, extent in enumerate(known[1])
@@ -92,7 +92,7 @@ class Sizes:
     def _sliced(
         self, node: onnx.NodeProto, sizes: list[Size], parts: list[list[Size] | None]
     ) -> list[Size] | None:
-        attributes = calls.attributes(node, self.opsets)
+        attributes = onnx_node.attributes_of(node, self.opsets)
         starts = attributes.get("starts") or (parts[1] if len(parts) > 1 else None)
         ends = attributes.get("ends") or (parts[2] if len(parts) > 2 else None)
         steps = parts[4] if len(parts) > 4 else [1]

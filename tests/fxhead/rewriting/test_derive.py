@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fxexport import export_onnx
-from fxexport.onnx_dialect.calls import attributes, opsets_of
+from fxexport.onnx_node import attributes_of, versions_of
 from fxhead.rewriting.derive import derive
 from fxpasses import rewrite
 
@@ -35,7 +35,9 @@ def up_to_names(path: Path) -> list[Any]:
             node.op_type,
             [known(name) for name in node.input],
             [known(name) for name in node.output],
-            sorted((key, str(value)) for key, value in attributes(node, opsets_of(model)).items() if value),
+            sorted(
+                (key, str(value)) for key, value in attributes_of(node, versions_of(model)).items() if value
+            ),
         )
         for node in model.graph.node
     ]

@@ -1,0 +1,115 @@
+"""What one ONNX node says: its attributes with the defaults of its version, and the names that it reads.
+
+Every reader of files asks here: the closed language, the dialect of the passes, and what derives from them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+from onnx import helper
+
+RUNTIME = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
+
+
+def domain_of(name: str) -> str:
+    """A domain as schemas spell it: the standard one is empty."""
+    return "" if name == "ai.onnx" else name
+
+
+def versions_of(model: onnx.ModelProto) -> dict[str, int]:
+    """The version of each domain that a model is written in."""
+    return {domain_of(entry.domain): entry.version for entry in model.opset_import}
+
+
+@functools.cache
+def schema_of(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
+    """The operator's schema at a version of its domain, or None where it is not ONNX's."""
+    if not domain and version > onnx.defs.onnx_opset_version():
+        return None
+    try:
+        return onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def value_of(attribute: onnx.AttributeProto) -> Any:
+    """An attribute's value, texts as ``str``; tensors, graphs and types as their messages."""
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="surrogateescape")
+    if attribute.type == onnx.AttributeProto.STRINGS:
+        return [item.decode("utf-8", errors="surrogateescape") for item in value]
+    return value
+
+
+@functools.cache
+def defaults_of(op_type: str, version: int, domain: str) -> Mapping[str, Any]:
+    """What the attributes that may be left out are then, by name; None where the schema gives no value."""
+    schema = schema_of(op_type, version, domain)
+    attributes = {} if schema is None else schema.attributes
+    found: dict[str, Any] = {}
+    for name, attribute in attributes.items():
+        if attribute.default_value.type != onnx.AttributeProto.UNDEFINED:
+            found[name] = value_of(attribute.default_value)
+        elif not attribute.required:
+            found[name] = None
+    return found
+
+
+def attributes_of(node: onnx.NodeProto, versions: Mapping[str, int]) -> dict[str, Any]:
+    """The attributes of a node by name, those left out with their defaults.
+
+    A node of an operator without a schema has those that are written.
+    """
+    domain, op_type = domain_of(node.domain), node.op_type
+    if domain == RUNTIME and op_type.startswith("Fused"):  # the operator it begins with, and an activation
+        domain, op_type = "", op_type.removeprefix("Fused")
+    written = {item.name: value_of(item) for item in node.attribute if not item.ref_attr_name}
+    return {**defaults_of(op_type, versions.get(domain, 1), domain), **written}
+
+
+def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs among a node's attributes."""
+    for item in node.attribute:
+        yield from [item.g] if item.HasField("g") else []
+        yield from item.graphs
+
+
+def captured(node: onnx.NodeProto) -> list[str]:
+    """Names that the graphs of a node read and do not define themselves, in order, each once."""
+    return [*dict.fromkeys(name for graph in graphs_of(node) for name in free_names(graph))]
+
+
+def free_names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names that a graph reads and does not define, in order."""
+    own = {item.name for item in (*graph.input, *graph.initializer)}
+    own |= {item.values.name for item in graph.sparse_initializer}
+    own |= {name for node in graph.node for name in node.output}
+    read = (name for node in graph.node for name in reads_of(node))
+    yield from (name for name in (*read, *(item.name for item in graph.output)) if name and name not in own)
+
+
+def reads_of(node: onnx.NodeProto) -> list[str]:
+    """Names that a node reads, those in its graphs included."""
+    return [*node.input, *captured(node)]
+
+
+def is_standard(node: onnx.NodeProto) -> bool:
+    """Whether a node is of ONNX's own operators."""
+    return not domain_of(node.domain)
+
+
+def rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Makes a node and its graphs read other values, by the names of those that they read now."""
+    node.input[:] = [names.get(name, name) for name in node.input]
+    for graph in graphs_of(node):
+        free = {name: names[name] for name in free_names(graph) if name in names}
+        for inner in graph.node if free else ():
+            rename_reads(inner, free)
+        for value in graph.output if free else ():
+            value.name = free.get(value.name, value.name)
