@@ -22,6 +22,7 @@ from fxexport.untrusted.allowed import GRAPH_MODULE, PARTIAL, Allowed, plain_val
 from fxexport.untrusted.pickle_records import Global, Made, PickleError
 from fxexport.untrusted.plain_objects import PlainObjects
 from fxexport.untrusted.tensors import Storages
+from fxhead.loading.module_schema import complete
 
 _REGISTRIES = ("_modules", "_parameters", "_buffers")
 
@@ -69,6 +70,7 @@ class Objects(PlainObjects):
         module: nn.Module = kind.__new__(kind)
         state = self.module_state(kind, record.states[0])
         module.__setstate__(state)  # type: ignore[no-untyped-call]  # the class's own; it fills in what older versions did not have
+        complete(module)
         return module
 
     def module_state(self, kind: type[nn.Module], record: Any) -> dict[str, Any]:
