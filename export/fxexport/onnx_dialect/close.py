@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import onnx
 import torch
 from torch.fx import Node
 
 from fxexport import onnx_node
-from fxexport.onnx_dialect.content import INITIALIZER, INPUT, NODE, OUTPUT, VALUE_INFO
 from fxexport.onnx_dialect.extents import onnx_type, shape_of
 from fxexport.onnx_dialect.open import ABSORBED, OpenOnnx, Unit
-from fxexport.onnx_dialect.pieces import Piece, framed
+from fxexport.onnx_dialect.pieces import Piece
+from fxexport.onnx_dialect.record import KEY
 from fxexport.onnx_dialect.weights import Layouts
 from fxexport.onnx_dialect.writer import Writer
 from fxpasses.plan import WeightPlan
 
 _CLONE = torch.ops.aten.clone.default
 _SIZE = torch.ops.aten.sym_size.int
-Entry: TypeAlias = "int | onnx.NodeProto | list[Piece]"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,22 +87,18 @@ class _Closing:
             if node in self.alive
         }
         identities = self._name_outputs()
-        entries = [entry for node in self.opened.graph.nodes for entry in self._entries(node)]
-        entries += identities
-        entries = self._needed(entries)
-        changed = {
-            **self._unneeded(entries),
-            **self._tensors(),
-            **self._infos(),
-            **self._inputs(),
-            **self._outputs(),
-        }
-        nodes = [self._field(entry) for entry in entries]
-        added = {
-            INITIALIZER: [bytes(tensor.SerializeToString()) for tensor in self.writer.constants],
-            VALUE_INFO: [bytes(info.SerializeToString()) for info in self._new_infos(entries)],
-        }
-        return Closed(pieces=self.content.rewritten(nodes, changed, added), copied=self.layouts.copied)
+        nodes = [proto for node in self.opened.graph.nodes for proto in self._protos(node)]
+        edited = onnx.ModelProto()
+        edited.CopyFrom(self.content.proto)
+        _replace(edited.graph.node, self._needed([*nodes, *identities]))
+        self._place_constants(edited.graph)
+        self.layouts.write(edited)
+        for entry in (entry for tensor in edited.graph.initializer for entry in tensor.external_data):
+            if entry.key == "location":
+                entry.value = self.renamed.get(entry.value, entry.value)
+        self._declare(edited.graph)
+        _replace(edited.metadata_props, [e for e in edited.metadata_props if e.key != KEY])
+        return Closed(pieces=self.content.pieces(edited), copied=self.layouts.copied)
 
     # --- names
 
@@ -149,21 +144,17 @@ class _Closing:
 
     # --- nodes
 
-    def _entries(self, node: Node) -> Iterator[Entry]:
+    def _protos(self, node: Node) -> Iterator[onnx.NodeProto]:
         """What stands in the file for a node of the graph, at its place."""
         if node.op != "call_function" or self._seen_through(node) is not node:
             return
         unit = self.units.get(node)
-        if unit is None:
-            if node.target is not _SIZE:
-                yield from self.writer.write(node, None)
-            return
-        swaps = self._swaps(self.opened.absorbers.get(unit.index, unit))
-        if swaps is not None:
+        swaps = None if unit is None else self._swaps(self.opened.absorbers.get(unit.index, unit))
+        if unit is not None and swaps is not None:
             if node is unit.own:
                 yield self._kept(unit.index, swaps)
         elif node.target not in (_SIZE, ABSORBED):
-            yield from self.writer.write(node, self._like(unit, node))
+            yield from self.writer.write(node, None if unit is None else self._like(unit, node))
 
     def _swaps(self, unit: Unit) -> dict[Node, Node] | None:
         """What a unit reads now, by what it read; None where it became something else."""
@@ -178,9 +169,9 @@ class _Closing:
                 return None
         return {old: new for old, new in swaps.items() if old is not new}
 
-    def _kept(self, index: int, swaps: Mapping[Node, Node]) -> Entry:
+    def _kept(self, index: int, swaps: Mapping[Node, Node]) -> onnx.NodeProto:
         """A node of the file as it is, but for the names of values that it reads or gives."""
-        proto = self.file.node[index]
+        proto: onnx.NodeProto = self.file.node[index]
         renamed: dict[str, str] = {}
         for name in onnx_node.reads_of(proto):
             node = self.opened.by_name.get(self.opened.constants.alias(name))
@@ -191,7 +182,7 @@ class _Closing:
                 renamed[name] = now
         results = [self._result(name) for name in proto.output]
         if not renamed and results == [*proto.output]:
-            return index
+            return proto
         copy = onnx.NodeProto()
         copy.CopyFrom(proto)
         onnx_node.rename_reads(copy, renamed)
@@ -213,111 +204,67 @@ class _Closing:
         like: onnx.NodeProto = self.file.node[(*absorbed, unit.index)[0]]
         return like
 
-    def _needed(self, entries: list[Entry]) -> list[Entry]:
+    def _needed(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """The nodes without those that only what is gone now read."""
-        before = _read(self.file.node, self.file)
-        while True:
-            protos = [self._proto(entry) for entry in entries]
-            read = _read(protos, self.file)
-            kept = [
-                entry
-                for entry, proto in zip(entries, protos, strict=True)
-                if not isinstance(entry, int) or read & {*proto.output} or not before & {*proto.output}
-            ]
-            if len(kept) == len(entries):
-                return kept
-            entries = kept
-
-    def _proto(self, entry: Entry) -> onnx.NodeProto:
-        return self.file.node[entry] if isinstance(entry, int) else entry  # type: ignore[return-value]
-
-    def _field(self, entry: Entry) -> int | list[Piece]:
-        if isinstance(entry, int):
-            moved = self.layouts.node_field(self.file.node[entry])
-            return entry if moved is None else moved
-        return framed(NODE, [bytes(entry.SerializeToString())])  # type: ignore[union-attr]
+        before, read = _read(self.file.node, self.file), {value.name for value in self.file.output}
+        kept = []
+        for node in reversed(nodes):
+            if not read.isdisjoint(node.output) or before.isdisjoint(node.output):
+                kept.append(node)
+                read.update(onnx_node.reads_of(node))
+        return kept[::-1]
 
     # --- what is beside the nodes
 
-    def _unneeded(self, entries: Iterable[Entry]) -> dict[int, list[Piece]]:
-        """Initialisers that only what is gone now read."""
-        read = _read([self._proto(entry) for entry in entries], self.file)
-        before = _read(self.file.node, self.file)
-        inputs = {value.name for value in self.file.input}
-        return {
-            tensor.path[0].start: []
-            for name, tensor in self.content.initializers.items()
-            if name in before and name not in read and name not in inputs
-        }
+    def _place_constants(self, graph: onnx.GraphProto) -> None:
+        """Initialisers without those that only what is gone now read, and those of the new form."""
+        before, read = _read(self.file.node, self.file), _read(graph.node, graph)
+        stays = ({*before} - read).isdisjoint
+        inputs = {value.name for value in graph.input}
+        kept = [tensor for tensor in graph.initializer if tensor.name in inputs or stays({tensor.name})]
+        _replace(graph.initializer, [*kept, *self.writer.constants])
 
-    def _tensors(self) -> dict[int, list[Piece]]:
-        """Initialisers of another shape."""
-        return self.layouts.initializer_fields(self.renamed)
-
-    def _inputs(self) -> dict[int, list[Piece]]:
-        """Inputs of the graph that are initialisers of another shape, or take other sizes now."""
-        shapes: dict[str, list[Any] | None] = dict(self.layouts.shapes())
-        for node in self.opened.graph.find_nodes(op="placeholder") if self.opens_sizes else ():
-            kept = shape_of(next(value for value in self.file.input if value.name == node.name))
-            if kept is not None and len(kept[1]) > 2:
-                names = ("depth", "height", "width")[-len(kept[1][2:]) :]
-                shapes[node.name] = [*kept[1][:2], *names]
-        return dict(self._redeclared(INPUT, self.file.input, shapes))
-
-    def _outputs(self) -> dict[int, list[Piece]]:
-        """Outputs of the graph that have other axes now."""
+    def _declare(self, graph: onnx.GraphProto) -> None:
+        """Follows in declarations what has another shape now, or is gone."""
+        for value in (*graph.input, *graph.value_info):
+            if value.name in self.layouts.dims:
+                _set_extents(value, self.layouts.dims[value.name])
+        for value in graph.input if self.opens_sizes else ():
+            known = shape_of(value)
+            if value.name not in self.content.initializers and known is not None and len(known[1]) > 2:
+                names = ("depth", "height", "width")[-len(known[1][2:]) :]
+                _set_extents(value, [*known[1][:2], *names])
         results: Any = self.end.args[0]
-        shapes: dict[str, list[Any] | None] = {}
-        for value, result in zip(self.file.output, results, strict=True):
-            known, now = shape_of(value), self._extents(result)
-            if known is not None and now is not None and not self._agree(known[1], now):
-                shapes[value.name] = now
-        return dict(self._redeclared(OUTPUT, self.file.output, shapes))
+        for value, result in zip(graph.output, results, strict=True):
+            self._follow(value, result)
+        nodes = {name: node for node, name in self.names.items()}
+        kept = [value for value in graph.value_info if self._is_declared(value, nodes)]
+        new = [*self._new_declarations(graph, nodes)] if graph.value_info else []
+        _replace(graph.value_info, [*kept, *new])
 
-    def _infos(self) -> dict[int, list[Piece]]:
-        """Declarations of values that have another shape now, or are gone."""
-        names = {name: node for node, name in self.names.items()}
-        shapes: dict[str, list[Any] | None] = dict(self.layouts.shapes())
-        for value in self.file.value_info:
-            before, node = self.opened.by_name.get(value.name), names.get(value.name)
-            if before is None or before.op != "call_function":
-                continue
-            now, known = self._extents(node) if node is not None else None, shape_of(value)
-            if now is None or known is None or not self._agree(known[1], now):
-                shapes[value.name] = now
-        return dict(self._redeclared(VALUE_INFO, self.file.value_info, shapes))
+    def _is_declared(self, value: onnx.ValueInfoProto, nodes: Mapping[str, Node]) -> bool:
+        """Whether a declaration stays, as it is or with the shape that the value has now."""
+        before, now = self.opened.by_name.get(value.name), nodes.get(value.name)
+        is_constant = before is None or before.op != "call_function"
+        return is_constant or (now is not None and self._follow(value, now))
 
-    def _redeclared(
-        self, number: int, values: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, list[Any] | None]
-    ) -> Iterator[tuple[int, list[Piece]]]:
-        fields = [field for field in self.content.graph_fields if field.number == number]
-        for field, value in zip(fields, values, strict=True):
-            if value.name not in shapes:
-                continue
-            dims = shapes[value.name]
-            if dims is None:
-                yield field.start, []
-                continue
-            copy = onnx.ValueInfoProto()
-            copy.CopyFrom(value)
-            _declare(copy, dims)
-            yield field.start, framed(number, [bytes(copy.SerializeToString())])
+    def _follow(self, value: onnx.ValueInfoProto, node: Node) -> bool:
+        """Declares the shape that a node has, where it is known, and is another one."""
+        known, now = shape_of(value), self._extents(node)
+        if now is not None and known is not None and not self._agree(known[1], now):
+            _set_extents(value, now)
+        return now is not None
 
-    def _new_infos(self, entries: Iterable[Entry]) -> Iterator[onnx.ValueInfoProto]:
-        """Declarations of new values, where the file declares its values."""
-        declared = {value.name for value in (*self.file.value_info, *self.file.output)}
-        if not self.file.value_info:
-            return
-        names = {name: node for node, name in self.names.items()}
-        for entry in entries:
-            for name in () if isinstance(entry, int) else self._proto(entry).output:
-                node = names.get(name)
-                value = None if node is None else node.meta.get("val")
-                if name in declared or name in self.opened.by_name or node is None or value is None:
-                    continue
+    def _new_declarations(
+        self, graph: onnx.GraphProto, nodes: Mapping[str, Node]
+    ) -> Iterator[onnx.ValueInfoProto]:
+        declared = {value.name for value in (*graph.value_info, *graph.output)} | {*self.opened.by_name}
+        for name in (name for node in graph.node for name in node.output if name not in declared):
+            value = nodes[name].meta.get("val") if name in nodes else None
+            if value is not None:
                 info = onnx.ValueInfoProto(name=name)
                 info.type.tensor_type.elem_type = onnx_type(value.dtype)
-                _declare(info, self._extents(node) or [])
+                _set_extents(info, self._extents(nodes[name]) or [])
                 yield info
 
     def _extents(self, node: Node) -> list[Any] | None:
@@ -342,7 +289,7 @@ class _Closing:
         )
 
 
-def _declare(value: onnx.ValueInfoProto, extents: Iterable[Any]) -> None:
+def _set_extents(value: onnx.ValueInfoProto, extents: Iterable[Any]) -> None:
     shape = value.type.tensor_type.shape
     del shape.dim[:]
     value.type.tensor_type.shape.SetInParent()
@@ -352,6 +299,13 @@ def _declare(value: onnx.ValueInfoProto, extents: Iterable[Any]) -> None:
             dim.dim_value = extent
         elif extent is not None:
             dim.dim_param = extent
+
+
+def _replace(field: Any, messages: Sequence[Any]) -> None:
+    """Gives a repeated field other messages."""
+    copies = [*messages]
+    del field[:]
+    field.extend(copies)
 
 
 def _is_alike(before: Any, after: Any, swaps: dict[Node, Node]) -> bool:
@@ -383,7 +337,6 @@ def _names_in(graph: onnx.GraphProto) -> set[str]:
     found |= {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         found |= {node.name, *node.input, *node.output}
-        for item in node.attribute:
-            for inner in ([item.g] if item.HasField("g") else []) + [*item.graphs]:
-                found |= _names_in(inner)
+        for inner in onnx_node.graphs_of(node):
+            found |= _names_in(inner)
     return found

@@ -1,59 +1,72 @@
-"""Weights that lie in files of their own beside an ONNX file: where, and under which names."""
+"""ONNX files as they lie on the disk: mapped to be read, written block by block, weights in other files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import mmap
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from fxexport.onnx_dialect.broken import BrokenGraph
-from fxexport.onnx_dialect.content import Content, StoredTensor
-from fxexport.terms.term import Array
+from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.pieces import Piece, written
+from fxexport.onnx_graph.wire import Buffer
+from fxexport.onnx_node import graphs_of
+from fxexport.untrusted.archive import open_regular
+from fxpasses.errors import FileError
 
 
-def is_external(tensor: StoredTensor) -> bool:
+def mapped(path: Path) -> Buffer:
+    """The file's bytes, read as they are asked for.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    try:
+        if not path.exists():
+            raise FileError("there is no such file", where=str(path))
+        with open_regular(path) as file:
+            if path.stat().st_size == 0:
+                raise FileError("is empty", where=str(path), fix="export it again")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise FileError(f"cannot be read ({error.strerror or error})", where=str(path)) from error
+
+
+def write_pieces(pieces: Iterable[Piece], source: Buffer, path: Path) -> None:
+    """Writes a file of pieces of another one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("wb") as file:
+        file.writelines(written(pieces, memoryview(source)))
+
+
+def is_elsewhere(content: Content, tensor: onnx.TensorProto) -> bool:
     """Whether the values of a tensor lie in another file."""
-    return tensor.values is None and uses_external_data(tensor.proto)
-
-
-def location_of(tensor: StoredTensor) -> str:
-    """The other file, as the tensor names it."""
-    return str(ExternalDataInfo(tensor.proto).location)
+    return uses_external_data(tensor) and content.left_of(tensor) is None
 
 
 def locations(content: Content) -> tuple[str, ...]:
     """The other files of a model's initialisers, in the order in which they are named."""
-    held = [location_of(tensor) for tensor in content.initializers.values() if is_external(tensor)]
-    return tuple(dict.fromkeys(held))
+    held = [tensor for tensor in content.initializers.values() if is_elsewhere(content, tensor)]
+    return tuple(dict.fromkeys(str(ExternalDataInfo(tensor).location) for tensor in held))
 
 
 def can_move(content: Content) -> bool:
     """Whether initialisers are all that lies elsewhere, so that the other files can get other names."""
-    return not any(uses_external_data(tensor) for tensor in _inner(content.proto.graph)) and not any(
-        uses_external_data(item.t)
-        for function in content.proto.functions
-        for node in function.node
-        for item in node.attribute
-    )
-
-
-def _inner(graph: onnx.GraphProto, *, is_top: bool = True) -> Iterator[onnx.TensorProto]:
-    """Tensors in the attributes and subgraphs of a graph, but those whose values were left in the file."""
-    if not is_top:
-        yield from graph.initializer
-    for node in graph.node:
-        for item in node.attribute:
-            held = [item.t] if item.HasField("t") else []
-            yield from (t for t in (*held, *item.tensors) if not _is_left(t))
-            for inner in ([item.g] if item.HasField("g") else []) + [*item.graphs]:
-                yield from _inner(inner, is_top=False)
-
-
-def _is_left(tensor: onnx.TensorProto) -> bool:
-    return any(entry.value == Content.LEFT for entry in tensor.external_data)
+    nodes = [*content.proto.graph.node, *(node for item in content.proto.functions for node in item.node)]
+    for node in nodes:  # grows while it is read
+        held = [tensor for item in node.attribute for tensor in (item.t, *item.tensors)]
+        for graph in graphs_of(node):
+            held += graph.initializer
+            nodes += graph.node
+        if any(is_elsewhere(content, tensor) for tensor in held):
+            return False
+    return True
 
 
 def path_of(folder: Path, location: str) -> Path:
@@ -70,17 +83,16 @@ def path_of(folder: Path, location: str) -> Path:
     return path
 
 
-def values_of(tensor: StoredTensor, folder: Path | None, shape: Iterable[int]) -> Array:
-    """The numbers of a tensor that lie in another file, in a shape.
+def values_elsewhere(content: Content, tensor: onnx.TensorProto, size: int) -> tuple[Buffer, int]:
+    """The other file that holds a tensor's numbers, and where in it these ``size`` bytes begin.
 
     Raises:
         BrokenGraph: they are not there.
     """
-    if folder is None:
-        raise BrokenGraph(f"the weights of {tensor.proto.name!r} lie in a file, and the model says not where")
-    info = ExternalDataInfo(tensor.proto)
-    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.proto.data_type)
-    try:
-        return np.memmap(path_of(folder, info.location), kind, "r", info.offset or 0, tuple(shape))
-    except ValueError as error:
-        raise BrokenGraph(f"the weights of {tensor.proto.name!r} are cut short") from error
+    if content.folder is None:
+        raise BrokenGraph(f"the weights of {tensor.name!r} lie in a file, and the model says not where")
+    info = ExternalDataInfo(tensor)
+    data, start = mapped(path_of(content.folder, info.location)), info.offset or 0
+    if start < 0 or start + size > len(data):
+        raise BrokenGraph(f"the weights of {tensor.name!r} are cut short")
+    return data, start

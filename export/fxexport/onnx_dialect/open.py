@@ -22,8 +22,8 @@ from fxexport.onnx_dialect.constants import Constants
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.extents import Extent, Values, inferred, shape_of
 from fxexport.onnx_dialect.operators import Operator, operator
-from fxexport.onnx_dialect.reading import FUSED, READERS
-from fxexport.onnx_dialect.sizes import Axis, Sizes
+from fxexport.onnx_dialect.reading import READERS
+from fxexport.onnx_dialect.sizes import Axis, Size, sizes_given
 from fxpasses.graph.quiet import quiet
 from fxpasses.report import TraceInfo
 
@@ -83,16 +83,15 @@ class OpenOnnx:
         self.units: list[Unit] = []
         self.readers = _readers(self.file)
         self.outputs = [value.name for value in self.file.output]
-        self.sizes = Sizes(self.file, self.opsets, self.constants, self.shapes)
+        self.sizes: dict[str, list[Size]] = {}
         self.absorbers: dict[int, Unit] = {}
         self.pending: dict[str, tuple[int, Node, Node, str]] = {}
         self._names: set[str] = set()
         self._open()
 
     def _open(self) -> None:
-        stored = self.constants.names
         for value in self.file.input:
-            if value.name not in stored:
+            if value.name not in self.content.initializers:
                 node = self.graph.placeholder("input")
                 self._keep(node, value.name, self.values.tensor(self.shapes.get(value.name)))
                 self.by_name[value.name] = node
@@ -139,6 +138,11 @@ class OpenOnnx:
                 raise BrokenGraph(f"{name!r} is read, and nothing before gives it")
             self.by_name[name] = self._constant(name, tensor)
         return self.by_name[name]
+
+    def sizes_of(self, name: str) -> Sequence[Size] | None:
+        """The sizes that a value holds, or None where they are computed otherwise."""
+        constant = self.constants.ints(name)
+        return self.sizes.get(name) if constant is None else constant
 
     def _constant(self, name: str, tensor: torch.Tensor) -> Node:
         first = next(iter(self.graph.nodes), None)
@@ -188,18 +192,21 @@ class Call:
 
     def open(self) -> None:
         """Writes the node into the graph."""
-        table = (
-            READERS
-            if onnx_node.is_standard(self.proto)
-            else FUSED
-            if self.proto.domain == onnx_node.RUNTIME
-            else {}
-        )
-        reader = table.get(self.proto.op_type)
+        domain = onnx_node.domain_of(self.proto.domain)
+        reader = READERS.get(f"{domain}.{self.proto.op_type}" if domain else self.proto.op_type)
+        if not domain and len(self.proto.output) == 1:
+            self._note_sizes()
         if self.opened.constants.holds(self.proto):
             self.absorb()
         elif reader is None or not self._is_single() or not reader(self):
             self._call()
+
+    def _note_sizes(self) -> None:
+        opened, read = self.opened, self.proto.input
+        shape = opened.shapes.get(read[0]) if read else None
+        found = sizes_given(self.proto, self.attributes, [opened.sizes_of(name) for name in read], shape)
+        if found is not None:
+            opened.sizes[self.proto.output[0]] = found
 
     def absorb(self) -> None:
         """Stands for a node of the file that another one, or a parameter, holds already."""
@@ -209,8 +216,8 @@ class Call:
         opened, proto = self.opened, self.proto
         read = [opened.value(name) if name else None for name in proto.input]
         inner = [opened.value(name) for name in onnx_node.captured(proto) if self._is_known(name)]
-        domain = "" if onnx_node.is_standard(proto) else proto.domain
-        node = self._create(operator(domain, proto.op_type), (*read, *inner), proto.name or proto.output[0])
+        target = operator(onnx_node.domain_of(proto.domain), proto.op_type)
+        node = self._create(target, (*read, *inner), proto.name or proto.output[0])
         self.unit.own = node
         outputs = [name for name in proto.output if name]
         if len(outputs) == 1:
@@ -297,7 +304,7 @@ class Call:
 
     def sizes_at(self, place: int) -> list[Any] | None:
         """The sizes that it reads at a place: numbers, and nodes that hold an extent; else None."""
-        found = self.opened.sizes.of(self.proto.input[place])
+        found = self.opened.sizes_of(self.proto.input[place])
         if found is None:
             return None
         return [
@@ -319,9 +326,8 @@ class Call:
     def quantized(self, place: int) -> bool:
         """Whether a node that makes a quantised value floating point gives what it reads at a place."""
         name = self.opened.constants.alias(self.proto.input[place])
-        maker = self.opened.sizes.producers.get(name)
-        is_held = name in self.opened.constants.quantized
-        return is_held or (maker is not None and maker.op_type == "DequantizeLinear")
+        maker = getattr(self.opened.value(name).target, "__name__", "")
+        return name in self.opened.constants.quantized or maker == "DequantizeLinear"
 
     def reader(self, crossing: frozenset[str]) -> onnx.NodeProto | None:
         """The only node that reads its value, seen through operators of some kinds; None for several."""

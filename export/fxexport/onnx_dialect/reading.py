@@ -325,6 +325,8 @@ READERS: dict[str, Reader] = {
     "Div": _binary(_aten.div.Tensor),
     "Dropout": _dropout,
     "Flatten": _flatten,
+    "com.microsoft.FusedConv": _fused(_conv),
+    "com.microsoft.FusedGemm": _fused(_gemm),
     "Gather": _gather,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool("average"),
@@ -347,6 +349,3 @@ READERS: dict[str, Reader] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }
-
-FUSED: dict[str, Reader] = {"FusedConv": _fused(_conv), "FusedGemm": _fused(_gemm)}
-"""Those of ONNX Runtime's own domain."""

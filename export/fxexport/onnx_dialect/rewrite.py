@@ -18,12 +18,11 @@ import onnx_ir as ir
 from fxexport.onnx_dialect.broken import BrokenGraph, checked
 from fxexport.onnx_dialect.close import close
 from fxexport.onnx_dialect.content import Content
-from fxexport.onnx_dialect.external import can_move, locations
-from fxexport.onnx_dialect.files import mapped
+from fxexport.onnx_dialect.external import can_move, locations, mapped
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.other_sizes import takes_other_sizes
 from fxexport.onnx_dialect.pieces import Piece, written
-from fxexport.onnx_dialect.record import Record, record_of, with_record
+from fxexport.onnx_dialect.record import Shapes, record_of, with_record
 from fxexport.onnx_graph.wire import Buffer
 from fxpasses.api import RewriteResult, form_named, report_of, scope_named, sites_of
 from fxpasses.change import carry_out
@@ -31,8 +30,6 @@ from fxpasses.errors import FileError, InputError
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form, Rewrite, RewriteReport, Scope, Sites
 from fxpasses.survey import Survey
-
-Shapes = Sequence[Sequence[int]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,12 +126,9 @@ def rewrite_content(
     record = record_of(content)
     if record is None or record.scope is not scope or record.to is to:
         return _changed(content, to, scope, input_shapes, data_name, keeps_way_back=keeps_way_back)
-    data = b"".join(written(record.pieces, memoryview(content.data)))
-    try:
-        before = Content(data, content.name, content.folder)
-    except ValueError:  # somebody changed the way back itself
-        return _changed(content, to, scope, input_shapes, data_name, keeps_way_back=keeps_way_back)
-    changed = _joined(record, _changed(before, to, scope, input_shapes, data_name))
+    before, shapes = record.before, input_shapes or record.input_shapes
+    there = _changed(before, record.to, scope, record.input_shapes, None)
+    changed = _joined(there, _changed(before, to, scope, shapes, data_name))
     # the files of weights are those of the file that was given
     now = dict(zip(locations(before), locations(content), strict=False))
     return dataclasses.replace(changed, files={new: now.get(old, old) for new, old in changed.files.items()})
@@ -182,7 +176,7 @@ def _changed(
     rewrites = _named(change.rewrites, closed.copied, opened)
     pieces = closed.pieces
     if keeps_way_back:
-        pieces = with_record(content, pieces, to, scope, rewrites, plan)
+        pieces = with_record(content, pieces, to, scope, input_shapes)
     return Rewritten(
         source=content.data,
         pieces=pieces,
@@ -211,15 +205,15 @@ def _named(rewrites: Sequence[Rewrite], copied: dict[str, int], opened: OpenOnnx
     return tuple(made)
 
 
-def _joined(record: Record, changed: Rewritten) -> Rewritten:
-    """A change of the file that a record gave back, as one of the file that held the record."""
+def _joined(there: Rewritten, changed: Rewritten) -> Rewritten:
+    """A change of the file that a record gave back, told as one of the file that ``there`` made of it."""
     further = {entry.site.node: entry for entry in changed.report.rewrites}
     rewrites = []
-    for entry in record.rewrites:
+    for entry in there.report.rewrites:
         later = further.pop(entry.site.node, None)
         rewrites.append(
             Rewrite(
-                site=dataclasses.replace(entry.site, form=record.to),
+                site=dataclasses.replace(entry.site, form=there.report.to),
                 to=changed.report.to,
                 weight_shape_before=entry.weight_shape_after,
                 weight_shape_after=entry.weight_shape_before if later is None else later.weight_shape_after,
@@ -229,8 +223,8 @@ def _joined(record: Record, changed: Rewritten) -> Rewritten:
     again = {move.name: move for move in changed.plan.moves}
     moves = [
         move
-        for move in record.plan.moves
-        if again.pop(move.name, None) is None or record.plan.to is not changed.plan.to
+        for move in there.plan.moves
+        if again.pop(move.name, None) is None or there.plan.to is not changed.plan.to
     ]
     return dataclasses.replace(
         changed,

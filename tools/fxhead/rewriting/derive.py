@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fxexport.onnx_dialect.external import locations
-from fxexport.onnx_dialect.files import write_pieces
+from fxexport.onnx_dialect.external import locations, write_pieces
 from fxexport.onnx_dialect.rewrite import read_content, rewrite_content
 from fxpasses.report import Form, RewriteReport, Scope
 

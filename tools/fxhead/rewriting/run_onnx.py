@@ -12,8 +12,7 @@ from typing import Any
 
 from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.content import Content
-from fxexport.onnx_dialect.external import path_of
-from fxexport.onnx_dialect.files import write_pieces
+from fxexport.onnx_dialect.external import path_of, write_pieces
 from fxexport.onnx_dialect.rewrite import Rewritten, read_content, rewrite_content, sites_of_content
 from fxhead.check.artefact import (
     FileRecord,
