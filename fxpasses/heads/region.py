@@ -240,7 +240,7 @@ class _Scanner:
             if node.op == "call_module":
                 module = self.vocabulary.module(str(node.target))
                 if isinstance(module, ConvNd):
-                    return len(module.kernel_size), channels or module.out_channels
+                    return module.weight.ndim - 2, channels or module.out_channels
                 if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
                     return (2 if isinstance(module, nn.BatchNorm2d) else 3), channels or module.num_features
                 if isinstance(module, nn.BatchNorm1d):

@@ -398,5 +398,9 @@ def conv_numbers(
         "padding": tuple_of(padding, rank),
         "dilation": tuple_of(dilation, rank),
     }
-    plain = all([isinstance(extent, int) for extents in numbers.values() for extent in extents])
+    least = {"stride": 1, "padding": 0, "dilation": 1}
+    plain = all(
+        len(extents) == rank and all(isinstance(extent, int) and extent >= least[name] for extent in extents)
+        for name, extents in numbers.items()
+    )
     return {**numbers, "same": same} if plain else None

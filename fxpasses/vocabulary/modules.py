@@ -118,6 +118,9 @@ def module_op(module: Any, node: Node) -> Op:
     return _affine_module(module, source, str(node.target))
 
 
+_CONV_NUMBERS = ("kernel_size", "stride", "padding", "dilation", "groups")
+
+
 def _affine_module(module: Any, source: Node, path: str) -> Op:
     """An affine op for a module that is, or looks like, a Linear or a convolution."""
     is_parameter = isinstance(getattr(module, "weight", None), torch.Tensor)
@@ -132,13 +135,12 @@ def _affine_module(module: Any, source: Node, path: str) -> Op:
             weight_source=weight_source, module=module,
         )  # fmt: skip
     base = next((known for known in _CONVS if isinstance(module, known)), None)
-    looks_quantized = base is None and "Conv" in type(module).__name__ and hasattr(module, "kernel_size")
+    looks_quantized = "Conv" in type(module).__name__ and all(hasattr(module, name) for name in _CONV_NUMBERS)
     if base is None and not looks_quantized:
         return handlers.OPAQUE
-    rank, transposed = _CONVS[base] if base else (len(module.kernel_size), False)
-    numbers = handlers.conv_numbers(
-        rank, module.stride, module.padding, module.dilation, tuple(module.kernel_size)
-    )
+    rank, transposed = _CONVS[base] if base else (len(handlers.tuple_of(module.kernel_size, 1)), False)
+    kernel = handlers.tuple_of(module.kernel_size, rank)
+    numbers = handlers.conv_numbers(rank, module.stride, module.padding, module.dilation, kernel)
     if numbers is None:
         return handlers.OPAQUE
     return Affine(

@@ -246,6 +246,22 @@ def test_a_step_is_a_line_on_stderr_off_a_terminal(capsys: pytest.CaptureFixture
     assert captured.err == "fxhead: loading [x]\nfxhead: note: mind the gap\n"
 
 
+def test_what_libraries_log_of_a_file_is_not_shown() -> None:
+    code = """
+import logging, fxhead.cli
+fxhead.cli.main(["--version"])
+logging.getLogger("onnx_ir.serde").warning("Input 'x' cannot be found in any scope")
+"""
+    path = Path(cli.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+
+
 def test_files_in_the_working_directory_are_no_libraries(spawn: Run, folder: Path) -> None:
     for name in ("click", "torch", "fxpasses"):
         (folder / f"{name}.py").write_text("raise SystemExit(9)")

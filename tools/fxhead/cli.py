@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -62,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not debug and not sys.warnoptions:
         # the user can act on our own notes and errors; torch's deprecations are for developers
         warnings.simplefilter("ignore")
+    if not debug and not logging.root.handlers:
+        logging.root.addHandler(
+            logging.NullHandler()
+        )  # nor what libraries log of a file that they do not like
     try:
         returned = fxhead.main(arguments, prog_name="fxhead", standalone_mode=False)
         return int(returned or ExitCode.DONE)

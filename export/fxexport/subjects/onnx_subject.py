@@ -20,7 +20,7 @@ from fxexport.language import Graph, NotRead, graph_of_onnx
 from fxexport.onnx_graph.file import OnnxFile, read_onnx
 from fxexport.onnx_graph.inline import inlined
 from fxexport.onnx_graph.normalised import as_default_domain, refusal, with_free_batch
-from fxexport.onnx_graph.operators import static_dims
+from fxexport.onnx_graph.operators import numpy_type, static_dims
 from fxexport.onnx_graph.placed_terms import placed_terms
 from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.onnx_graph.terms import onnx_terms
@@ -299,8 +299,7 @@ class OnnxSubject:
             return Session(bytes(proto.SerializeToString()), provider, weights), self._declared_batch
 
     def _type_of(self, name: str) -> np.dtype[Any]:
-        value = self._values.get(name)
-        return np.dtype(np.float32) if value is None or value.dtype is None else value.dtype.numpy()
+        return numpy_type(self._values.get(name), np.dtype(np.float32))
 
     def _cut_out(self, result: str, source: str, dims: Sequence[int | str]) -> onnx.ModelProto:
         producers = {name: node for node in self._proto.graph.node for name in node.output}
@@ -456,7 +455,7 @@ def _run_cut(cut: tuple[Session, int | None], feeds: Sequence[Array]) -> Array:
 
 
 def _cast(feed: Array, value: ir.Value) -> Array:
-    return feed if value.dtype is None else feed.astype(value.dtype.numpy(), copy=False)
+    return feed.astype(numpy_type(value, feed.dtype), copy=False)
 
 
 def _zeroed(tensor: onnx.TensorProto, bias_name: str | None) -> onnx.TensorProto:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from fxexport.onnx_graph.operators import static_dims
+from fxexport.onnx_graph.operators import numpy_type, static_dims
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.terms.arrays import numpy_of
 from fxexport.terms.term import Array
@@ -129,9 +129,9 @@ def declared_inputs(subject: OnnxSubject) -> tuple[InputSpec, ...]:
     specs = []
     for value in subject.inputs:
         dims = static_dims(value)
-        kind = None if value.dtype is None else value.dtype.numpy().name
-        shape = None if dims is None else dims[1:]
-        specs.append(InputSpec(name=str(value.name), shape=shape, dtype=kind, limit=_limit(value)))
+        kind = numpy_type(value, None)
+        shape, name = None if dims is None else dims[1:], None if kind is None else kind.name
+        specs.append(InputSpec(name=str(value.name), shape=shape, dtype=name, limit=_limit(value)))
     return tuple(specs)
 
 

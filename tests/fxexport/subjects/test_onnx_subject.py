@@ -12,6 +12,7 @@ from fxexport import Status, Verdict, certify
 from fxexport.providers import Session
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.terms.term import find_head
+from fxpasses.errors import FxHeadError
 
 RNG = np.random.default_rng(3)
 WEIGHT = RNG.standard_normal((5, 4)).astype(np.float32)
@@ -92,6 +93,15 @@ def test_broken_heads_are_refused(tmp_path, name):
     reference = write(tmp_path / "reference.onnx", GOOD["gemm"])
     certificate = certify(reference, write(tmp_path / "candidate.onnx", BROKEN[name]))
     assert certificate.verdict is Verdict.BROKEN, certificate.reason
+
+
+def test_an_input_of_no_type_is_an_error_of_the_file(tmp_path):
+    reference = write(tmp_path / "reference.onnx", GOOD["gemm"])
+    proto = onnx.load(reference)
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UNDEFINED
+    onnx.save(proto, tmp_path / "untyped.onnx")
+    with pytest.raises(FxHeadError, match="type None"):
+        certify(tmp_path / "untyped.onnx", reference)
 
 
 def test_a_head_that_reads_other_features_is_not_called_broken(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxhead import load_model
+from fxhead import find_sites, load_model
 from fxpasses.errors import FileError
 
 
@@ -20,7 +20,8 @@ def net() -> nn.Sequential:
         nn.Conv2d(3, 4, 3, padding=1),
         nn.BatchNorm2d(4),
         nn.GELU(),
-        nn.AdaptiveAvgPool2d(1),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Conv2d(4, 4, 2),
         nn.Flatten(),
         nn.LayerNorm(4),
         nn.Unflatten(1, (4,)),
@@ -62,21 +63,21 @@ FLAT = nn.Parameter(torch.zeros(8))
     [
         (without(1, "num_features"), "a BatchNorm2d has no num_features"),
         (without(3, "output_size"), "a AdaptiveAvgPool2d has no output_size"),
-        (without(5, "normalized_shape"), "a LayerNorm has no normalized_shape"),
-        (without(6, "unflattened_size"), "a Unflatten has no unflattened_size"),
-        (without(7, "weight"), "a Linear has no weight"),
+        (without(6, "normalized_shape"), "a LayerNorm has no normalized_shape"),
+        (without(7, "unflattened_size"), "a Unflatten has no unflattened_size"),
+        (without(8, "weight"), "a Linear has no weight"),
         (having(0, "stride", None), "a NoneType as its stride"),
         (having(0, "kernel_size", (3, "3")), "a tuple as its kernel_size"),
         (having(0, "padding_mode", "zero"), "a str as its padding_mode"),
         (having(1, "eps", [1e-5]), "a list as its eps"),
         (having(3, "output_size", {}), "a dict as its output_size"),
-        (having(4, "start_dim", 1.0), "a float as its start_dim"),
+        (having(5, "start_dim", 1.0), "a float as its start_dim"),
         (having(1, "_forward_hooks", None), "a NoneType as its _forward_hooks"),
         (having(1, "_non_persistent_buffers_set", ["a"]), "a list as its _non_persistent_buffers_set"),
-        (having_weight(7, None), "a NoneType as its weight"),
-        (having_weight(7, FLAT), "a weight of 1 dimensions"),
+        (having_weight(8, None), "a NoneType as its weight"),
+        (having_weight(8, FLAT), "a weight of 1 dimensions"),
         (having_weight(0, FLAT), "a weight of 1 dimensions"),
-        (having_weight(5, nn.Parameter(torch.zeros(2, 2))), "a weight of 2 dimensions"),
+        (having_weight(6, nn.Parameter(torch.zeros(2, 2))), "a weight of 2 dimensions"),
     ],
 )
 def test_a_module_has_what_its_class_needs(
@@ -90,14 +91,14 @@ def test_a_module_has_what_its_class_needs(
     "edit",
     [
         without(2, "approximate"),
-        without(4, "start_dim"),
+        without(5, "start_dim"),
         without(0, "_reversed_padding_repeated_twice"),
         without(1, "num_batches_tracked"),
         without(1, "_forward_hooks"),
         without(1, "_state_dict_pre_hooks"),
         having(0, "stride", 1),
-        having(3, "output_size", [1, None]),
-        having(3, "output_size", torch.Size([1, 1])),
+        having(3, "output_size", [2, None]),
+        having(3, "output_size", torch.Size([2, 2])),
         having(1, "momentum", None),
         having(0, "notes", {"kept": [1]}),
     ],
@@ -109,7 +110,23 @@ def test_what_old_versions_and_people_write_is_taken(
     assert isinstance(model, nn.Sequential)
     x = torch.randn(2, 3, 5, 5)
     with torch.no_grad():
-        if model[3].output_size != [1, None]:
+        if model[3].output_size != [2, None]:
             assert torch.equal(model(x), net()(x))
     assert model[0]._reversed_padding_repeated_twice == (1, 1, 1, 1)
     assert model[1]._forward_hooks == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("stride", (0, 0)),
+        ("stride", ()),
+        ("stride", (1, 1, 1)),
+        ("dilation", (0, 0)),
+        ("padding", (-1, -1)),
+        ("groups", 0),
+    ],
+)
+def test_numbers_that_no_layer_has_are_no_fault_of_ours(name: str, value: Any, tmp_path: Path) -> None:
+    model = load_model(saved(tmp_path / "model.pt", having(4, name, value)))
+    find_sites(model, scope="all")
