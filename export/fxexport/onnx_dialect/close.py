@@ -72,11 +72,11 @@ class _Closing:
         self.names: dict[Node, str] = {}
         self.layouts = Layouts(opened, plan)
         self.writer = Writer(
-            opened.opsets.get("", 1),
-            self.name,
-            self.unused,
-            self.layouts.is_turned,
-            opened.values.names,
+            opset=opened.opsets.get("", 1),
+            names=self.name,
+            unused=self.unused,
+            is_turned=self.layouts.is_turned,
+            extents=opened.values.names,
         )
 
     def run(self) -> Closed:

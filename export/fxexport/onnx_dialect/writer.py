@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -16,39 +17,29 @@ from fxexport.onnx_dialect.operators import Operator
 from fxpasses.errors import InternalError
 
 _aten = torch.ops.aten
-_REDUCTIONS: dict[Any, str] = {
-    _aten.mean.dim: "ReduceMean",
-    _aten.sum.dim_IntList: "ReduceSum",
-    _aten.amax.default: "ReduceMax",
-    _aten.amin.default: "ReduceMin",
-}
+Bound: TypeAlias = Mapping[str, Any]
+"""The arguments of a node by name, those left out with the defaults of its overload."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Writer:
     """Writes nodes, and the small constants that they need.
 
-    Args:
+    Attributes:
         opset: the version of ONNX's operators.
-        names: the file's name of a node's value.
+        names: gives the file's name of a node's value.
         unused: gives a name that nothing in the file has, like the one asked for.
         is_turned: whether the file holds a weight as ``[K, O]``.
         extents: the symbols that stand for one extent of the file each.
+        constants: what was needed so far.
     """
 
-    def __init__(
-        self,
-        opset: int,
-        names: Callable[[Node], str],
-        unused: Callable[[str], str],
-        is_turned: Callable[[Node], bool],
-        extents: Container[str],
-    ) -> None:
-        self.extents = extents
-        self.opset = opset
-        self.names = names
-        self.unused = unused
-        self.is_turned = is_turned
-        self.constants: list[onnx.TensorProto] = []
+    opset: int
+    names: Callable[[Node], str]
+    unused: Callable[[str], str]
+    is_turned: Callable[[Node], bool]
+    extents: Container[str]
+    constants: list[onnx.TensorProto] = dataclasses.field(default_factory=list)
 
     def write(self, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
         """The ONNX nodes for a node of the graph; the last one gives its value.
@@ -58,48 +49,53 @@ class Writer:
             like: the file's node that it was before, whose name and documentation it keeps.
         """
         if isinstance(node.target, Operator):  # one that was fused with another
-            read = [self.names(source) for source in node.all_input_nodes]
-            return [self.node(node.target.op_type, read, self.names(node), name=self.unused(node.name))]
-        packet = getattr(node.target, "overloadpacket", None)
-        write = _WRITERS.get(node.target) or _WRITERS.get(packet)
+            return [self.node(node.target.op_type, node.all_input_nodes, node, name=self.unused(node.name))]
+        write = _WRITERS.get(node.target) or _WRITERS.get(getattr(node.target, "overloadpacket", None))
         if write is None:
             raise InternalError(f"{node.target} has no ONNX operator to be written as")
-        made = write(self, node, like)
+        is_global = like is not None and like.op_type == "GlobalMaxPool"
+        made = (_global_max if is_global else write)(self, node, _bound(node))
         if like is not None:
-            last = made[-1]
-            last.name, last.doc_string = like.name, like.doc_string
-            last.metadata_props.extend(like.metadata_props)
+            made[-1].name, made[-1].doc_string = like.name, like.doc_string
+            made[-1].metadata_props.extend(like.metadata_props)
         for proto in made:
             proto.name = proto.name or self.unused(node.name)
         return made
 
-    def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    def node(
+        self, op_type: str, inputs: Sequence[Node | str], output: Node | str, **attributes: Any
+    ) -> onnx.NodeProto:
         """A node of ONNX's own operators."""
-        return helper.make_node(op_type, inputs, [output], **attributes)
+        read = [item if isinstance(item, str) else self.names(item) for item in inputs]
+        given = output if isinstance(output, str) else self.names(output)
+        return helper.make_node(op_type, read, [given], **attributes)
 
     def ints(self, numbers: Sequence[int], name: str) -> str:
         """The name of a new constant that holds integers."""
-        return self._constant(np.array(numbers, np.int64), name)
+        return self._constant(numpy_helper.from_array(np.array(numbers, np.int64), self.unused(name)))
 
     def number(self, value: float, like: Node, name: str) -> str:
         """The name of a new constant, one number of the type of a node."""
-        kind = _element_type(like)
-        tensor = helper.make_tensor(self.unused(name), kind, [], [value])
-        self.constants.append(tensor)
-        return str(tensor.name)
+        known = like.meta.get("val")
+        kind = onnx_type(known.dtype if isinstance(known, torch.Tensor) else torch.float32)
+        return self._constant(helper.make_tensor(self.unused(name), kind, [], [value]))
 
-    def _constant(self, array: np.ndarray[Any, Any], name: str) -> str:
-        tensor = numpy_helper.from_array(array, self.unused(name))
+    def _constant(self, tensor: onnx.TensorProto) -> str:
         self.constants.append(tensor)
         return str(tensor.name)
 
     def with_axes(
-        self, op_type: str, source: str, axes: Sequence[int], output: str, since: int, **attributes: Any
-    ) -> onnx.NodeProto:
+        self, op_type: str, source: Node, axes: Any, output: Node, since: int = 13, **attributes: Any
+    ) -> list[onnx.NodeProto]:
         """A node whose axes are an attribute, or since some version an input."""
+        numbers = _numbers(axes, 1)
         if self.opset < since:
-            return self.node(op_type, [source], output, axes=[*axes], **attributes)
-        return self.node(op_type, [source, self.ints(axes, f"{output}_axes")], output, **attributes)
+            return [self.node(op_type, [source], output, axes=numbers, **attributes)]
+        given = self.ints(numbers, f"{self.names(output)}_axes")
+        return [self.node(op_type, [source, given], output, **attributes)]
+
+
+Write = Callable[[Writer, Node, Bound], list[onnx.NodeProto]]
 
 
 def rank_of(node: Node) -> int | None:
@@ -108,49 +104,10 @@ def rank_of(node: Node) -> int | None:
     return value.ndim if isinstance(value, torch.Tensor) else None
 
 
-def _element_type(node: Node) -> int:
-    value = node.meta.get("val")
-    return onnx_type(value.dtype if isinstance(value, torch.Tensor) else torch.float32)
-
-
-def _linear(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    source, weight, *rest = node.args
-    bias = rest[0] if rest else node.kwargs.get("bias")
-    assert isinstance(source, Node)
-    assert isinstance(weight, Node)
-    output, turned = writer.names(node), writer.is_turned(weight)
-    read = [writer.names(source), writer.names(weight)]
-    added = [writer.names(bias)] if isinstance(bias, Node) else []
-    if rank_of(source) == 2:
-        if not added and writer.opset < 11:  # before, Gemm had to have all three
-            added = [writer.number(0.0, node, f"{output}_zero")]
-        return [writer.node("Gemm", [*read, *added], output, **({} if turned else {"transB": 1}))]
-    if not turned:
-        raise InternalError(f"{node.name} reads more than two axes and a weight that is not [K, O]")
-    if not added:
-        return [writer.node("MatMul", read, output)]
-    product = writer.unused(f"{output}_product")
-    return [writer.node("MatMul", read, product), writer.node("Add", [product, *added], output)]
-
-
-def _conv(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    weight = given["weight"]
-    assert isinstance(weight, Node)
-    value = weight.meta["val"]
-    kernel = [int(extent) for extent in value.shape[2:]]
-    rank = len(kernel)
-    operands = [given["input"], weight, given.get("bias")]
-    read = [writer.names(operand) for operand in operands if isinstance(operand, Node)]
-    attributes: dict[str, Any] = {  # some compilers know no defaults
-        "kernel_shape": kernel,
-        "strides": _numbers(given.get("stride", 1), rank),
-        "dilations": _numbers(given.get("dilation", 1), rank),
-        "pads": _numbers(given.get("padding", 0), rank) * 2,
-        "group": given.get("groups", 1),
-    }
-    return [writer.node("Conv", read, writer.names(node), **attributes)]
+def _bound(node: Node) -> Bound:
+    schema = node.target._schema.arguments  # type: ignore[union-attr]  # an overload of ATen
+    defaults = {item.name: item.default_value for item in schema if item.has_default_value()}
+    return defaults | dict(zip((item.name for item in schema), node.args, strict=False)) | dict(node.kwargs)
 
 
 def _numbers(value: Any, rank: int) -> tuple[int, ...]:
@@ -158,30 +115,54 @@ def _numbers(value: Any, rank: int) -> tuple[int, ...]:
     return numbers * rank if len(numbers) == 1 else numbers
 
 
-def _flatten(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    source = _source(node)
-    if node.args[1:] not in ((1,), (1, -1)) or node.kwargs:
+def _linear(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    source, weight, bias = given["input"], given["weight"], given["bias"]
+    output, turned = writer.names(node), writer.is_turned(weight)
+    added = [] if bias is None else [bias]
+    if rank_of(source) == 2:
+        if not added and writer.opset < 11:  # before, Gemm had to have all three
+            added = [writer.number(0.0, node, f"{output}_zero")]
+        return [writer.node("Gemm", [source, weight, *added], node, **({} if turned else {"transB": 1}))]
+    if not turned:
+        raise InternalError(f"{node.name} reads more than two axes and a weight that is not [K, O]")
+    if not added:
+        return [writer.node("MatMul", [source, weight], node)]
+    product = writer.unused(f"{output}_product")
+    return [
+        writer.node("MatMul", [source, weight], product),
+        writer.node("Add", [product, *added], node),
+    ]
+
+
+def _conv(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    kernel = [int(extent) for extent in given["weight"].meta["val"].shape[2:]]
+    attributes: dict[str, Any] = {  # some compilers know no defaults
+        "kernel_shape": kernel,
+        "strides": _numbers(given["stride"], len(kernel)),
+        "dilations": _numbers(given["dilation"], len(kernel)),
+        "pads": _numbers(given["padding"], len(kernel)) * 2,
+        "group": given["groups"],
+    }
+    operands = [given["input"], given["weight"], given["bias"]]
+    return [writer.node("Conv", [item for item in operands if item is not None], node, **attributes)]
+
+
+def _flatten(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    if (given["start_dim"], given["end_dim"]) != (1, -1):
         raise InternalError(f"{node.name} flattens axes that Flatten does not")
-    return [writer.node("Flatten", [writer.names(source)], writer.names(node), axis=1)]
+    return [writer.node("Flatten", [given["self"]], node, axis=1)]
 
 
-def _unflatten(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    _, axis, sizes = node.args
-    assert isinstance(axis, int)
-    assert isinstance(sizes, (tuple, list))
-    after = _extents(_source(node))[axis + 1 :] if axis + 1 < (rank_of(_source(node)) or 0) else []
-    return _reshaped(writer, node, [*([0] * axis), *sizes, *after])
+def _unflatten(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    axis, after = given["dim"], given["self"].meta["val"].shape[given["dim"] + 1 :]
+    kept = [extent if isinstance(extent, int) else -1 for extent in after]
+    return _reshaped(writer, node, given["self"], [*([0] * axis), *given["sizes"], *kept])
 
 
-def _extents(node: Node) -> list[int]:
-    return [extent if isinstance(extent, int) else -1 for extent in node.meta["val"].shape]
-
-
-def _reshape(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    source, sizes = _source(node), node.args[1]
-    assert isinstance(sizes, (tuple, list))
+def _reshape(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    source, sizes = given["self"], given.get("shape", given.get("size"))
     known = [_copied(size, source, axis, writer.extents) for axis, size in enumerate(sizes)]
-    return _reshaped(writer, node, known)
+    return _reshaped(writer, node, source, known)
 
 
 def _copied(size: Any, source: Node, axis: int, names: Container[str]) -> Any:
@@ -196,120 +177,95 @@ def _copied(size: Any, source: Node, axis: int, names: Container[str]) -> Any:
     return 0 if str(value) == str(own.shape[axis]) else size
 
 
-def _reshaped(writer: Writer, node: Node, sizes: list[Any]) -> list[onnx.NodeProto]:
+def _reshaped(writer: Writer, node: Node, source: Node, sizes: list[Any]) -> list[onnx.NodeProto]:
     output = writer.names(node)
     open_ = [place for place, size in enumerate(sizes) if isinstance(size, Node)]
     if len(open_) == 1 and -1 not in sizes:
         sizes[open_[0]], open_ = -1, []
     if not open_:
-        shape = writer.ints(sizes, f"{output}_shape")
-        return [writer.node("Reshape", [writer.names(_source(node)), shape], output)]
+        return [writer.node("Reshape", [source, writer.ints(sizes, f"{output}_shape")], node)]
     made, parts = [], []
     for place, size in enumerate(sizes):
         if not isinstance(size, Node):
             parts.append(writer.ints([size], f"{output}_size"))
             continue
         owner, axis = size.args
-        assert isinstance(owner, Node)
         whole, part = writer.unused(f"{output}_of_{place}"), writer.unused(f"{output}_size_{place}")
-        made.append(writer.node("Shape", [writer.names(owner)], whole))
+        made.append(writer.node("Shape", [owner], whole))  # type: ignore[list-item]  # a node
         made.append(writer.node("Gather", [whole, writer.ints([axis], f"{output}_axis")], part))  # type: ignore[list-item]
         parts.append(part)
     shape = writer.unused(f"{output}_shape")
     made.append(writer.node("Concat", parts, shape, axis=0))
-    return [*made, writer.node("Reshape", [writer.names(_source(node)), shape], output)]
+    return [*made, writer.node("Reshape", [source, shape], node)]
 
 
-def _permute(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    source, order = _source(node), node.args[1]
-    rank = len(order)  # type: ignore[arg-type]
-    perm = [int(axis) % rank for axis in order]  # type: ignore[union-attr,arg-type]
-    return [writer.node("Transpose", [writer.names(source)], writer.names(node), perm=perm)]
+def _permute(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    perm = [axis % len(given["dims"]) for axis in given["dims"]]
+    return [writer.node("Transpose", [given["self"]], node, perm=perm)]
 
 
-def _squeeze(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    axes = _numbers(node.args[1], 1)
-    return [writer.with_axes("Squeeze", writer.names(_source(node)), axes, writer.names(node), 13)]
+def _squeeze(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    return writer.with_axes("Squeeze", given["self"], given["dim"], node)
 
 
-def _unsqueeze(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    axes = _numbers(node.args[1], 1)
-    return [writer.with_axes("Unsqueeze", writer.names(_source(node)), axes, writer.names(node), 13)]
+def _unsqueeze(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    return writer.with_axes("Unsqueeze", given["self"], given["dim"], node)
 
 
-def _reduce(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    given = dict(zip(("input", "dim", "keepdim"), node.args, strict=False)) | dict(node.kwargs)
-    keeps = bool(given.get("keepdim", False))
-    source, output = writer.names(_source(node)), writer.names(node)
-    if like is not None and like.op_type == "GlobalMaxPool":
-        pooled = output if keeps else writer.unused(f"{output}_map")
-        made = [writer.node(like.op_type, [source], pooled)]
-        return made if keeps else [*made, writer.node("Flatten", [pooled], output, axis=1)]
-    name = _REDUCTIONS[node.target]
-    since = 13 if name == "ReduceSum" else 18
-    axes = _numbers(given["dim"], 1)
-    return [writer.with_axes(name, source, axes, output, since, keepdims=int(keeps))]
-
-
-def _global_pool(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    if {*_numbers(node.args[1], 1)} != {1}:
-        raise InternalError(f"{node.name} pools to more than one position")
-    return [writer.node("GlobalAveragePool", [writer.names(_source(node))], writer.names(node))]
-
-
-def _average_pool(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-    source, kernel, *rest = node.args
-    if len(rest) > 1:
-        raise InternalError(f"{node.name} pools in a way that is not written yet")
-    assert isinstance(source, Node)
-    extents = [*_numbers(kernel, 1)]
-    strides = [*_numbers(rest[0], len(extents))] if rest else extents
-    output = writer.names(node)
-    return [writer.node("AveragePool", [writer.names(source)], output, kernel_shape=extents, strides=strides)]
-
-
-def _binary(op_type: str) -> Write:
-    def write(writer: Writer, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
-        output = writer.names(node)
-        first = next(operand for operand in node.args if isinstance(operand, Node))
-        read = [
-            writer.names(operand)
-            if isinstance(operand, Node)
-            else writer.number(operand, first, f"{output}_by")  # type: ignore[arg-type]
-            for operand in node.args[:2]
-        ]
-        return [writer.node(op_type, read, output)]
+def _reduce(op_type: str, since: int = 18) -> Write:
+    def write(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+        keeps = int(given["keepdim"])
+        return writer.with_axes(op_type, given["self"], given["dim"], node, since, keepdims=keeps)
 
     return write
 
 
-def _source(node: Node) -> Node:
-    source = node.args[0]
-    assert isinstance(source, Node)
-    return source
+def _global_max(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    """A maximum over the map as the operator that the file had for it, which some compilers ask for."""
+    pooled = writer.names(node) if given["keepdim"] else writer.unused(f"{writer.names(node)}_map")
+    flat = [] if given["keepdim"] else [writer.node("Flatten", [pooled], node, axis=1)]
+    return [writer.node("GlobalMaxPool", [given["self"]], pooled), *flat]
 
 
-Write = Callable[[Writer, Node, "onnx.NodeProto | None"], list[onnx.NodeProto]]
+def _global_pool(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    if {*_numbers(given["output_size"], 1)} != {1}:
+        raise InternalError(f"{node.name} pools to more than one position")
+    return [writer.node("GlobalAveragePool", [given["self"]], node)]
+
+
+def _average_pool(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+    if len(node.args) > 3 or node.kwargs:
+        raise InternalError(f"{node.name} pools in a way that is not written yet")
+    kernel = _numbers(given["kernel_size"], 1)
+    strides = _numbers(given["stride"] or kernel, len(kernel))
+    return [writer.node("AveragePool", [given["self"]], node, kernel_shape=kernel, strides=strides)]
+
+
+def _binary(op_type: str) -> Write:
+    def write(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
+        first, by = node.all_input_nodes[0], f"{writer.names(node)}_by"
+        operands: list[Any] = [*node.args[:2]]
+        read = [item if isinstance(item, Node) else writer.number(item, first, by) for item in operands]
+        return [writer.node(op_type, read, node)]
+
+    return write
+
 
 _WRITERS: Mapping[Any, Write] = {
     _aten.linear: _linear,
-    _aten.conv1d: _conv,
-    _aten.conv2d: _conv,
-    _aten.conv3d: _conv,
+    **dict.fromkeys((_aten.conv1d, _aten.conv2d, _aten.conv3d), _conv),
     _aten.flatten: _flatten,
     _aten.unflatten: _unflatten,
-    _aten.reshape: _reshape,
-    _aten.view: _reshape,
+    **dict.fromkeys((_aten.reshape, _aten.view), _reshape),
     _aten.permute: _permute,
     _aten.squeeze: _squeeze,
     _aten.unsqueeze: _unsqueeze,
-    **dict.fromkeys(_REDUCTIONS, _reduce),
-    _aten.adaptive_avg_pool1d: _global_pool,
-    _aten.adaptive_avg_pool2d: _global_pool,
-    _aten.adaptive_avg_pool3d: _global_pool,
-    _aten.avg_pool1d: _average_pool,
-    _aten.avg_pool2d: _average_pool,
-    _aten.avg_pool3d: _average_pool,
+    _aten.mean.dim: _reduce("ReduceMean"),
+    _aten.sum.dim_IntList: _reduce("ReduceSum", since=13),
+    _aten.amax.default: _reduce("ReduceMax"),
+    _aten.amin.default: _reduce("ReduceMin"),
+    **{getattr(_aten, f"adaptive_avg_pool{rank}d"): _global_pool for rank in (1, 2, 3)},
+    **{getattr(_aten, f"avg_pool{rank}d"): _average_pool for rank in (1, 2, 3)},
     _aten.add: _binary("Add"),
     _aten.sub: _binary("Sub"),
     _aten.mul: _binary("Mul"),
