@@ -14,6 +14,7 @@ from torch import nn
 
 from fxexport.onnx_dialect.content import Content, bits_of
 from fxexport.onnx_dialect.extents import torch_type
+from fxexport.onnx_dialect.external import is_elsewhere
 from fxexport.onnx_node import attributes_of, is_standard, reads_of, versions_of
 
 _SMALL = 64
@@ -144,14 +145,15 @@ class Constants:
         """A tensor over the values in the file, or without values where they are written otherwise."""
         stored, quantized = self.stored[name], self.quantized.get(name)
         dims, kind = tuple(stored.dims), torch_type(stored.data_type)
-        values = None if kind is None or quantized is not None else self.content.values_of(stored)
+        is_mapped = kind is not None and quantized is None and not is_elsewhere(self.content, stored)
         known = quantized.kind if quantized is not None else kind or torch.uint8
         count = math.prod(dims)
-        if values is None or not count or bits_of(stored.data_type) != 8 * known.itemsize:
+        if not is_mapped or not count or bits_of(stored.data_type) != 8 * known.itemsize:
             return torch.empty(1, dtype=known).expand(dims) if count else torch.empty(dims, dtype=known)
+        data, start = self.content.place_of(stored)
         with warnings.catch_warnings():  # nobody writes to it
             warnings.filterwarnings("ignore", "The given buffer is not writable")
-            return torch.frombuffer(values[0], dtype=known, count=count, offset=values[1]).view(dims)
+            return torch.frombuffer(data, dtype=known, count=count, offset=start).view(dims)
 
     def _hold(self, name: str, tensor: torch.Tensor) -> None:
         """Puts a constant into the tree; under its own name, unless that is no path there."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx import numpy_helper
 
 from fxexport.onnx_dialect.pieces import Piece, Range, Values, between, framed, size_of
 from fxexport.onnx_graph import wire
@@ -83,6 +84,11 @@ class Content:
         for tensor in self.constants.values():
             self._require_whole(tensor)
 
+    @property
+    def view(self) -> memoryview:
+        """The file's bytes."""
+        return memoryview(self.data)
+
     # --- reading
 
     def _fields(self, field: Field) -> list[Field]:
@@ -131,19 +137,16 @@ class Content:
         found = {entry.key: entry.value for entry in tensor.external_data}
         return self._left[int(found["offset"])] if found.get("location") == self._mark else None
 
-    def values_of(self, tensor: onnx.TensorProto) -> tuple[wire.Buffer, int] | None:
-        """Where the numbers of a tensor of the file lie as the machine has them; None if in another file."""
+    def place_of(self, tensor: onnx.TensorProto) -> tuple[wire.Buffer, int]:
+        """Where the numbers of a tensor of the file lie as the machine has them.
+
+        Raises:
+            ValueError: they are of no type that is known, or in another file.
+        """
         found = self.left_of(tensor)
         if found is not None and isinstance(found[1], Range):
             return self.data, found[1].start
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            return None
-        try:
-            raw = tensor.raw_data or bytes(
-                onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)).raw_data
-            )
-        except (TypeError, ValueError, KeyError):
-            return None
+        raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
         return bytes(raw), 0
 
     def _require_whole(self, tensor: onnx.TensorProto) -> None:
@@ -154,8 +157,7 @@ class Content:
         """
         left = self.left_of(tensor)
         size = len(tensor.raw_data) if left is None else size_of([left[1]])
-        bits = bits_of(tensor.data_type)
-        if size and bits and (math.prod(tensor.dims) * bits + 7) // 8 != size:
+        if size and bits_of(tensor.data_type) and bytes_of(tensor) != size:
             raise ValueError(f"{tensor.name!r} has another number of values than its shape says")
 
     def metadata(self, key: str) -> Field | None:
@@ -228,7 +230,7 @@ class Content:
         if self._mark.encode() not in message:
             return [message]
         if kind == "tensor":
-            return self._filled_tensor(onnx.TensorProto.FromString(message))
+            return self.filled(onnx.TensorProto.FromString(message))
         out: list[Piece] = []
         for part in wire.fields(message, 0, len(message)):
             content = message[part.content : part.end]
@@ -240,11 +242,14 @@ class Content:
             )
         return out
 
-    def _filled_tensor(self, tensor: onnx.TensorProto) -> list[Piece]:
+    def filled(self, tensor: onnx.TensorProto) -> list[Piece]:
+        """The message of a tensor with the values that it left in the file."""
         number, values = self.left_of(tensor) or (RAW, b"")
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-        rest = bytes(tensor.SerializeToString())
+        bare = onnx.TensorProto()
+        bare.CopyFrom(tensor)
+        bare.ClearField("external_data")
+        bare.ClearField("data_location")
+        rest = bytes(bare.SerializeToString())
         at = next((part.start for part in wire.fields(rest, 0, len(rest)) if part.number > number), len(rest))
         return [rest[:at], *framed(number, [values]), rest[at:]]
 
@@ -279,3 +284,8 @@ def bits_of(element: int) -> int:
     if name in ("", "UNDEFINED", "STRING"):
         return 0
     return 8 * onnx.helper.tensor_dtype_to_np_dtype(element).itemsize
+
+
+def bytes_of(tensor: onnx.TensorProto) -> int:
+    """How many bytes a tensor's numbers take; 0 where that is not known."""
+    return (int(math.prod(tensor.dims)) * bits_of(tensor.data_type) + 7) // 8

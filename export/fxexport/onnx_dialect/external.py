@@ -10,7 +10,7 @@ import onnx
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from fxexport.onnx_dialect.broken import BrokenGraph
-from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.content import Content, bytes_of
 from fxexport.onnx_dialect.pieces import Piece, written
 from fxexport.onnx_graph.wire import Buffer
 from fxexport.onnx_node import graphs_of
@@ -83,16 +83,18 @@ def path_of(folder: Path, location: str) -> Path:
     return path
 
 
-def values_elsewhere(content: Content, tensor: onnx.TensorProto, size: int) -> tuple[Buffer, int]:
-    """The other file that holds a tensor's numbers, and where in it these ``size`` bytes begin.
+def values_elsewhere(content: Content, tensor: onnx.TensorProto) -> tuple[Buffer, int]:
+    """The other file that holds a tensor's numbers, and where in it they begin.
 
     Raises:
         BrokenGraph: they are not there.
     """
     if content.folder is None:
         raise BrokenGraph(f"the weights of {tensor.name!r} lie in a file, and the model says not where")
-    info = ExternalDataInfo(tensor)
+    info, size = ExternalDataInfo(tensor), bytes_of(tensor)
     data, start = mapped(path_of(content.folder, info.location)), info.offset or 0
-    if start < 0 or start + size > len(data):
-        raise BrokenGraph(f"the weights of {tensor.name!r} are cut short")
+    if min(size, start) < 0 or start + size > len(data) or info.length not in (None, 0, size):
+        raise BrokenGraph(
+            f"the weights of {tensor.name!r} are cut short, or of another size than they should"
+        )
     return data, start

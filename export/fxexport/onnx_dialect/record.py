@@ -63,7 +63,7 @@ def with_record(
         "input_shapes": [[*shape] for shape in input_shapes],
         "digest": content.digest(pieces),
         "values": to_data(values),
-        "pieces": to_data(inverse(pieces, memoryview(content.data))),
+        "pieces": to_data(inverse(pieces, content.view)),
     }
     entry = onnx.StringStringEntryProto(key=KEY, value=json.dumps(data, separators=(",", ":")))
     return [*pieces, *framed(METADATA, [bytes(entry.SerializeToString())])]
@@ -86,7 +86,7 @@ def record_of(content: Content) -> Record | None:
         rest = around([between(0, size)], field.start, field.end)
         if data["version"] != _VERSION or data["digest"] != content.digest(rest, values):
             return None
-        before = b"".join(written(here(data["pieces"]), memoryview(content.data)))
+        before = b"".join(written(here(data["pieces"]), content.view))
         return Record(
             to=Form(data["to"]),
             scope=Scope(data["scope"]),

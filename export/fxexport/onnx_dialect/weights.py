@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import onnx
@@ -10,8 +9,8 @@ import torch
 from onnx import helper, numpy_helper
 from torch.fx import Node
 
-from fxexport.onnx_dialect.content import bits_of
-from fxexport.onnx_dialect.external import values_elsewhere
+from fxexport.onnx_dialect.content import Content, bits_of, bytes_of
+from fxexport.onnx_dialect.external import is_elsewhere, values_elsewhere
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.pieces import Piece, Range, Values, written
 from fxexport.onnx_dialect.writer import rank_of
@@ -101,13 +100,13 @@ class Layouts:
     def _reordered(self, tensor: onnx.TensorProto, weight: torch.Tensor) -> Piece:
         """The numbers of a tensor in the order of a view of it."""
         content, bits, (shape, order) = self.opened.content, bits_of(tensor.data_type), _order(weight)
-        size = (math.prod(tensor.dims) * bits + 7) // 8
-        data, start = content.values_of(tensor) or values_elsewhere(content, tensor, size)
+        place = values_elsewhere if is_elsewhere(content, tensor) else Content.place_of
+        data, start = place(content, tensor)
         if bits % 8 == 0:
             moved = Range(start, shape, order, bits // 8)
             return moved if data is content.data else Values(b"".join(written([moved], memoryview(data))))
         packed = onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type)  # several numbers in a byte
-        packed.raw_data = bytes(data[start : start + size])
+        packed.raw_data = bytes(data[start : start + bytes_of(tensor)])
         values = numpy_helper.to_array(packed).reshape(shape).transpose(order)
         return Values(numpy_helper.from_array(values).raw_data)
 

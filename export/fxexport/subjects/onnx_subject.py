@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from fxexport.language import Graph, NotRead, graph_of_onnx
-from fxexport.onnx_graph.file import OnnxFile, read_onnx
+from fxexport.onnx_dialect.arrays import OnnxFile, read_onnx
 from fxexport.onnx_graph.inline import inlined
 from fxexport.onnx_graph.normalised import as_default_domain, refusal, with_free_batch
 from fxexport.onnx_graph.operators import numpy_type, static_dims

@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
-from fxexport.onnx_graph.file import external_files
+from fxexport.onnx_dialect.external import locations
+from fxexport.onnx_dialect.rewrite import read_content
 from fxexport.providers import provider_options
 from fxhead.check.environment import describe_environment
 from fxhead.check.outcome import Check, worst
@@ -23,7 +24,6 @@ from fxhead.files.digests import digest_file, digest_weights
 from fxhead.inputs.samples import DataRecord
 from fxhead.loading.load import FileOptions, Loading
 from fxhead.source import Source, SourceKind
-from fxpasses.errors import FileError
 
 KIND = "fxhead certificate"
 SCHEMA_VERSION = 2
@@ -155,11 +155,7 @@ def record_external(path: Path, folder: Path) -> tuple[FileRecord, ...]:
     Raises:
         FileError: it is no ONNX file, or one of them cannot be read.
     """
-    try:
-        names = external_files(path)
-    except Exception as error:  # protobuf's errors share no base class but Exception
-        raise FileError(f"cannot be read as ONNX ({error})", where=str(path)) from error
-    return tuple(FileRecord.of(path.parent / name, folder) for name in names)
+    return tuple(FileRecord.of(path.parent / name, folder) for name in sorted(locations(read_content(path))))
 
 
 def document(recipe: Recipe, checks: Sequence[Check]) -> dict[str, Any]:

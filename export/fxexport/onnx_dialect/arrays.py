@@ -1,0 +1,89 @@
+"""An ONNX file for a session: a small graph, and its weights as arrays beside it.
+
+Parsing a file copies every weight, ONNX's shape inference copies them twice more, and a session made from
+bytes again. Here they are copied once, straight from the file, and the graph refers to them as external data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx.external_data_helper import uses_external_data
+
+from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.external import mapped, values_elsewhere
+from fxexport.onnx_dialect.pieces import written
+from fxexport.onnx_graph.weight_pool import WeightPool
+from fxexport.onnx_graph.wire import Buffer
+from fxexport.terms.term import Array
+
+_BLOCK = 2**24
+"""Bytes of a weight that are copied at a time."""
+_TYPES = frozenset(
+    getattr(onnx.TensorProto, name) for name in "FLOAT DOUBLE FLOAT16 INT8 UINT8 INT32 INT64".split()
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OnnxFile:
+    """A file's graph and its weights.
+
+    Attributes:
+        proto: the model; initialisers named in ``weights`` are marked as external data.
+        weights: the large initialisers by name.
+    """
+
+    proto: onnx.ModelProto
+    weights: dict[str, Array]
+
+
+def read_onnx(path: Path, pool: WeightPool) -> OnnxFile:
+    """The file's graph and its weights, read once; weights that ``pool`` has already are not held again.
+
+    Raises:
+        FileError: it cannot be read.
+        ValueError: it is no ONNX file, or is damaged, or its weights lie outside its folder.
+    """
+    content = Content(mapped(path), str(path), path.parent)
+    weights: dict[str, Array] = {}
+    for tensor in content.proto.graph.initializer:
+        left = content.left_of(tensor)
+        if left is None and uses_external_data(tensor):
+            weights[tensor.name] = pool.shared(_array(*values_elsewhere(content, tensor), tensor))
+        elif left is not None and tensor.data_type in _TYPES:
+            weights[tensor.name] = pool.shared(_array(*content.place_of(tensor), tensor))
+        elif left is not None:
+            _put_back(content, tensor)
+    for item in (item for node in content.proto.graph.node for item in node.attribute):
+        if content.left_of(item.t) is not None:
+            _put_back(content, item.t)
+    return OnnxFile(proto=content.proto, weights=weights)
+
+
+def _put_back(content: Content, tensor: onnx.TensorProto) -> None:
+    """Gives a tensor the values that were left in the file."""
+    tensor.CopyFrom(onnx.TensorProto.FromString(b"".join(written(content.filled(tensor), content.view))))
+
+
+def _array(data: Buffer, start: int, tensor: onnx.TensorProto) -> Array:
+    """A copy of a tensor's values: in a file they lie at any address, and kernels may want aligned ones."""
+    values = np.empty(tuple(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    flat = values.reshape(-1).view(np.uint8)
+    for done in range(0, len(flat), _BLOCK):
+        part = flat[done : done + _BLOCK]
+        part[:] = np.frombuffer(data, np.uint8, len(part), start + done)
+        _let_go(data, start + done, len(part))
+    return values
+
+
+def _let_go(data: Buffer, start: int, size: int) -> None:
+    """Tells the system that this part of the file will not be read again, so that it takes no memory."""
+    if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        whole = (start + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
+        if whole > 0:
+            data.madvise(mmap.MADV_DONTNEED, first, whole)
