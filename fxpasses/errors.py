@@ -84,3 +84,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {near[0]!r}?"
     return "use one of " + ", ".join(repr(option) for option in options)
+
+
+def brief(error: BaseException) -> str:
+    """The error's class and the first line of its message."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    if len(first) > 160:
+        first = first[:159] + "…"
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

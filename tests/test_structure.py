@@ -59,7 +59,7 @@ MAY_IMPORT = {
 FOLDER_MAY_IMPORT = {
     "fxhead/study/": {"scipy", "sklearn", "matplotlib"},
     "fxhead/cam/": {"matplotlib"},
-    "fxhead/loading/": {"timm"},
+    "fxhead/loading/": {"timm", "transformers"},
     "fxhead/batch/": {"jinja2", "yaml", "distributed"},
 }
 

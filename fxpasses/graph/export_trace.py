@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import inspect
@@ -65,9 +66,22 @@ def export_program(
             raise
         _register_dataclasses(model, inputs)
         program, is_dynamic = _exported(model, inputs)
+    signature = program.module_call_graph[0].signature
+    signature.out_spec = _of_dicts(signature.out_spec)
     notes = () if is_dynamic else ("torch.export fixed the batch size: the model does not take others",)
     mode = "train" if model.training else "eval"
     return program, TraceInfo(method="export", mode=mode, reason=reason, notes=notes)
+
+
+def _of_dicts(spec: pytree.TreeSpec) -> pytree.TreeSpec:
+    """The structure with a plain dict for each dict of a class of the model's own, as a graph returns it.
+
+    Whoever loads the program would need that class.
+    """
+    children = [_of_dicts(child) for child in spec.children()]
+    is_dict = isinstance(spec.type, type) and issubclass(spec.type, dict) and type(spec.context) is list
+    is_own = is_dict and spec.type is not collections.OrderedDict
+    return spec if spec.is_leaf() else pytree.TreeSpec(dict if is_own else spec.type, spec.context, children)
 
 
 def _at_least_two(tensor: torch.Tensor) -> torch.Tensor:

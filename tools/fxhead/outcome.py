@@ -12,7 +12,7 @@ from fxhead.source import Source
 SCHEMA_VERSION = 1
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from rich.console import RenderableType
 
@@ -38,6 +38,7 @@ class ModelInfo:
         input_shapes: shapes of its inputs, batch first, or None where they were not needed.
         input_origin: how the shapes are known (``given``, ``metadata``, ``guessed``).
         container: what the file is, in words; None where the model was built, not read.
+        images: how images are prepared for it and what its classes are called, where a folder says it.
     """
 
     source: Source
@@ -46,6 +47,7 @@ class ModelInfo:
     input_shapes: tuple[tuple[int, ...], ...] | None = None
     input_origin: str | None = None
     container: str | None = None
+    images: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -57,6 +59,7 @@ class ModelInfo:
             "input_shapes": self.input_shapes,
             "input_origin": self.input_origin,
             "container": self.container,
+            "images": self.images,
         }
 
 

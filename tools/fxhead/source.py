@@ -12,7 +12,11 @@ _TORCHVISION, _TIMM = "torchvision:", "timm:"
 
 _INNER = (".pt", ".pth", ".ckpt")
 
-FORMS = "a .pt, .pth or .pt2 file, torchvision:NAME, timm:NAME, or package.module:callable"
+FORMS = (
+    "a .pt, .pth or .pt2 file, a folder with config.json, torchvision:NAME, timm:NAME, or "
+    "package.module:callable"
+)
+_HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def stem_and_suffix(path: Path) -> tuple[str, str]:
@@ -28,6 +32,7 @@ class SourceKind(enum.StrEnum):
 
     FILE = "file"
     ONNX = "onnx"
+    FOLDER = "folder"
     TORCHVISION = "torchvision"
     TIMM = "timm"
     CALLABLE = "callable"
@@ -56,17 +61,29 @@ class Source:
             return cls(text=text, kind=SourceKind.TIMM, name=text.removeprefix(_TIMM))
         if _CALLABLE.fullmatch(text) and not Path(text).exists():
             return cls(text=text, kind=SourceKind.CALLABLE, name=text)
+        if Path(text).is_dir():
+            return cls(text=text, kind=SourceKind.FOLDER, name=text)
         kind = SourceKind.ONNX if text.lower().endswith(".onnx") else SourceKind.FILE
         return cls(text=text, kind=kind, name=text)
 
+    @classmethod
+    def parse_architecture(cls, text: str) -> Source:
+        """The source that ``--arch`` names: the same, but that a bare name is torchvision's."""
+        return cls.parse(f"{_TORCHVISION}{text}" if text.isidentifier() and not Path(text).exists() else text)
+
     @property
     def path(self) -> Path | None:
-        """The file that it is read from, or None."""
+        """The file that it is read from, of a folder that of the weights; or None."""
+        if self.kind is SourceKind.FOLDER:
+            files = [Path(self.name, name) for name in _HUB_WEIGHTS]
+            return next((file for file in files if file.is_file()), files[0])
         return Path(self.name) if self.kind in (SourceKind.FILE, SourceKind.ONNX) else None
 
     @property
     def stem(self) -> str:
         """What its outputs are called after."""
+        if self.kind is SourceKind.FOLDER:
+            return Path(self.name).absolute().name
         if self.path is not None:
             return stem_and_suffix(self.path)[0]
         # a name of timm may have a tag: resnet18.a1_in1k
@@ -75,4 +92,5 @@ class Source:
     @property
     def folder(self) -> Path:
         """Where its outputs go unless the user says otherwise."""
-        return Path() if self.path is None else self.path.parent
+        place = Path(self.name) if self.kind is SourceKind.FOLDER else self.path
+        return Path() if place is None else place.parent

@@ -26,6 +26,7 @@ from fxexport.untrusted.programs import batches_within, fixed_batch, is_program
 from fxexport.untrusted.tensor_budget import require_small_tensors
 from fxpasses.engine.outputs import count_maps
 from fxpasses.errors import CheckError, InternalError, TraceError
+from fxpasses.graph.export_trace import export_module
 from fxpasses.graph.quiet import quiet_export, quiet_failure
 from fxpasses.graph.trace import trace
 from fxpasses.vocabulary.vocabulary import Vocabulary
@@ -45,9 +46,9 @@ class ModuleSubject:
         self.name = type(module).__name__
         self.module = module
         self._example = feeds
-        self._traced = _traced(module)
-        self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         self._device, self._dtype = _home(module)
+        self._traced = _traced(module, self._tensors(feeds))
+        self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         recorder = _Recorder(self._traced)
         try:
             with evaluation_mode(self._traced), torch.no_grad(), quiet_failure():
@@ -309,13 +310,16 @@ def _nudged(tensor: torch.Tensor, by: float, rng: np.random.Generator) -> torch.
     return (tensor.detach().double() * (1 + by * signs.to(tensor.device))).to(tensor.dtype)
 
 
-def _traced(module: nn.Module) -> fx.GraphModule:
+def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
     """``module`` as a graph in evaluation mode; a GraphModule is taken as it is."""
     if isinstance(module, fx.GraphModule):
         return module
     try:
         with evaluation_mode(module):
-            return trace(module).close(())
+            try:
+                return trace(module).close(())
+            except TraceError as error:
+                return export_module(module, inputs, error.what).close(())
     except TraceError as error:
         raise CheckError(
             str(error), where=type(module).__name__, fix="compare the two models exported to ONNX instead"

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from fxexport.untrusted.pickle_records import Global
-from fxpasses.errors import InputError
+from fxpasses.errors import InputError, brief
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _CLASS = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -137,9 +137,8 @@ class Allowed:
                 for part in name.name.split("."):
                     found = getattr(found, part)
             except Exception as error:  # importing runs the user's own code
-                first = (str(error).splitlines() or [""])[0]
                 raise InputError(
-                    f"{name} cannot be imported ({type(error).__name__}: {first})",
+                    f"{name} cannot be imported ({brief(error)})",
                     where="--allow",
                     fix="run fxhead in the folder of that module, or install it",
                 ) from error

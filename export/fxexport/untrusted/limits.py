@@ -36,6 +36,9 @@ MAX_EXPANDED_ELEMENTS = 1 << 24
 MAX_SAFETENSORS_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format itself."""
 
+MAX_CONFIG_INTEGER = 1 << 20
+"""Of any size or count in a model's configuration."""
+
 MAX_LIST_BYTES = 1 << 24
 """Of a list of names that is written by hand."""
 

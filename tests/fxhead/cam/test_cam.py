@@ -25,9 +25,9 @@ from fxexport import export_onnx
 from fxhead.cam.find_images import find_images
 from fxhead.cam.labels import choose_classes, read_labels
 from fxhead.cam.overlay import Scale, overlay
-from fxhead.cam.preset import Preset, find_preset
 from fxhead.cam.run_images import box_of
 from fxhead.inputs.images import ImageSize, Preparation, cropped
+from fxhead.inputs.preset import Preset, find_preset
 from fxhead.source import Source
 from fxpasses import rewrite
 from fxpasses.errors import FxHeadError, InputError

@@ -10,8 +10,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from fxhead.cam.preset import find_preset
 from fxhead.inputs.images import ImageSize
+from fxhead.inputs.preset import find_preset
 from fxhead.loading.load import Loading, load
 from fxhead.source import Source
 

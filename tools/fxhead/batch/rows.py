@@ -114,8 +114,10 @@ def _entries(source: str) -> Iterator[dict[str, Any]]:
     if path.suffix.lower() in MANIFEST_SUFFIXES:
         yield from _manifest(path)
     elif path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in MODEL_SUFFIXES)
-        yield from ({"source": str(file)} for file in files)
+        files = (file for file in path.rglob("*") if file.suffix.lower() in MODEL_SUFFIXES)
+        # a folder as hubs lay it out is one model
+        models = {file.parent if file.with_name("config.json").is_file() else file for file in files}
+        yield from ({"source": str(model)} for model in sorted(models))
     elif glob.has_magic(source):
         yield from ({"source": file} for file in sorted(glob.glob(source, recursive=True)))
     else:

@@ -13,7 +13,6 @@ from fxhead.cam.gallery import Gallery, PictureChoice, file_names
 from fxhead.cam.labels import read_labels
 from fxhead.cam.onnx_scorer import OnnxScorer
 from fxhead.cam.outcome import CamOutcome
-from fxhead.cam.preset import Preset, find_preset
 from fxhead.cam.run_images import run_images
 from fxhead.cam.scorer import FoundHead, find_scorer
 from fxhead.files.publish import publish, staged
@@ -23,6 +22,7 @@ from fxhead.inputs.describe import describe, note_guess
 from fxhead.inputs.images import ImageSize
 from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.options import require_size
+from fxhead.inputs.preset import Preset, find_preset
 from fxhead.inputs.shapes import find_shapes
 from fxhead.loading.held import held
 from fxhead.loading.load import Loading, load, require_readable

@@ -20,7 +20,7 @@ from fxhead.inputs.specs import module_specs
 from fxhead.rewriting.both_forms import take_graph
 from fxpasses import find_sites
 from fxpasses.engine.outputs import give_scores
-from fxpasses.errors import InputError
+from fxpasses.errors import InputError, brief
 from fxpasses.heads.score_heads import find_score_heads
 from fxpasses.report import Form, Miss, Scope
 from fxpasses.vocabulary.vocabulary import Vocabulary
@@ -90,8 +90,7 @@ class ModuleScorer:
                 logits, maps = self._module(self._cast(torch.from_numpy(batch)))
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             shape = "x".join(map(str, batch.shape))
-            first = next(iter(str(error).strip().splitlines()), "")
-            what = f"the model does not run on a batch of {shape} ({type(error).__name__}: {first[:200]})"
+            what = f"the model does not run on a batch of {shape} ({brief(error)})"
             raise InputError(what, fix="give another --size") from error
         if maps.dim() != 4:
             raise InputError(f"the model's map has {maps.dim() - 2} axes, an image has two")

@@ -22,6 +22,7 @@ from fxhead.check.environment import describe_environment
 from fxhead.check.outcome import Check, worst
 from fxhead.files.digests import digest_file, digest_weights
 from fxhead.inputs.samples import DataRecord
+from fxhead.loading.hub_folders import HUB_TEXTS
 from fxhead.loading.load import FileOptions, Loading
 from fxhead.source import Source, SourceKind
 
@@ -61,7 +62,7 @@ class ModelRecord:
         kind: where it came from.
         source: ``torchvision:NAME`` or ``package.module:callable``; None for a file.
         file: the file; None for what was built.
-        data: files beside an ONNX file with weights in them.
+        data: files beside it: an ONNX file's weights, or what a folder says of its model.
         weights: torchvision's name of the weights that it was built with.
         weights_file: a file of weights that it was built with.
         state_sha256: digest of the weights of what was built.
@@ -135,7 +136,7 @@ def record_model(
             name=source.text,
             kind=source.kind,
             file=FileRecord.of(source.path, folder),
-            data=record_external(source.path, folder) if source.kind is SourceKind.ONNX else (),
+            data=_beside(source, folder),
         )
     is_file = weights is not None and Path(weights).is_file()
     state = digest_weights(model) if isinstance(model, nn.Module) else None
@@ -147,6 +148,16 @@ def record_model(
         weights_file=FileRecord.of(Path(weights), folder) if is_file and weights is not None else None,
         state_sha256=state,
     )
+
+
+def _beside(source: Source, folder: Path) -> tuple[FileRecord, ...]:
+    """What else a source is read from: the weights of an ONNX file, the texts of a folder."""
+    if source.kind is SourceKind.FOLDER:
+        texts = [Path(source.name, name) for name in HUB_TEXTS]
+        return tuple(FileRecord.of(text, folder) for text in texts if text.is_file())
+    if source.kind is SourceKind.ONNX and source.path is not None:
+        return record_external(source.path, folder)
+    return ()
 
 
 def record_external(path: Path, folder: Path) -> tuple[FileRecord, ...]:

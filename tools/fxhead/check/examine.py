@@ -18,6 +18,7 @@ from fxhead.check.proof import Model, Pair, choose_providers, prove
 from fxhead.inputs.describe import describe, note_guess
 from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.options import DataOptions
+from fxhead.inputs.preset import Preset, find_preset
 from fxhead.inputs.samples import Data, DataFiles, DataRecord, open_data, take_data
 from fxhead.inputs.specs import (
     Hint,
@@ -157,8 +158,22 @@ def _take(
     found = (own.fixed_batch for own in shapes if own is not None)
     fixed = next((size for size in found if size is not None), None)
     heads = [own[: len(specs[first])] for own in names]
-    data = take_data(files, question.data, specs[first], heads, seed=question.loading.seed, fixed_batch=fixed)
+    data = take_data(
+        files,
+        question.data,
+        specs[first],
+        heads,
+        seed=question.loading.seed,
+        fixed_batch=fixed,
+        preset=_preset(question) if files is not None and files.images is not None else None,
+    )
     return shapes, data
+
+
+def _preset(question: Question) -> Preset:
+    """How images are prepared for the first of the models of which that is known."""
+    found = (find_preset(_built(source, question), question.loading.weights) for source in question.models)
+    return next((preset for preset in found if preset != Preset()), Preset())
 
 
 def _own_hint(

@@ -109,7 +109,8 @@ def _provider(field: Field) -> str:
 def _model(field: Field) -> ModelRecord:
     kind = SourceKind(field["kind"].text(*SourceKind))
     source, file = field["source"].optional(Field.text), field["file"].optional(_file)
-    if (kind in (SourceKind.FILE, SourceKind.ONNX)) != (file is not None and source is None):
+    is_read = kind in (SourceKind.FILE, SourceKind.FOLDER, SourceKind.ONNX)
+    if is_read != (file is not None and source is None):
         field.refuse(f"is of kind {kind}, which goes with another source")
     if file is None and (source is None or Source.parse(source).kind is not kind):
         field["source"].refuse(f"names no {kind}")

@@ -136,7 +136,8 @@ def _question(artefact: Artefact, folder: Path) -> Question:
 def _source(model: ModelRecord, folder: Path) -> Source:
     if model.file is None:
         return Source.parse(model.source or "")
-    path = str(folder / model.file.path)
+    file = folder / model.file.path
+    path = str(file.parent if model.kind is SourceKind.FOLDER else file)
     return Source(text=path, kind=model.kind, name=path)
 
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     type=PATH,
     metavar="FILE",
     help="Names of the classes: one a line, or JSON (a list, or a dict as ImageNet's class index). "
-    "Default: those of torchvision's weights, where they are named.",
+    "Default: those of torchvision's weights, where they are named, or of a folder.",
 )
 @click.option(
     "--head",
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     "--size",
     metavar="CROP|SHORT,CROP|HxW",
     help="Shorter side after resizing, and the square cut from the centre; or height and width that the "
-    "whole image is resized to. The maps grow with it. Default: torchvision's for its own models, else the "
-    "model's input.",
+    "whole image is resized to. The maps grow with it. Default: torchvision's or timm's for its own "
+    "models, a folder's, else the model's input.",
 )
 @click.option(
     "--mean", metavar="R,G,B", help="Subtracted, of 0 … 1. Default: torchvision's own, else ImageNet's."

@@ -103,8 +103,8 @@ def source_options(command: _Command) -> _Command:
             click.option(
                 "--arch",
                 metavar="NAME",
-                help="Builds the model of a state dict or checkpoint: torchvision:NAME, timm:NAME or "
-                "package.module:callable.",
+                help="Builds the model of a state dict or checkpoint: torchvision:NAME (or NAME), "
+                "timm:NAME or package.module:callable.",
             ),
             click.option("--ema", is_flag=True, help="Take a checkpoint's averaged weights."),
             click.option(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fxexport.subjects.samples import InputSpec, Rows
 from fxexport.untrusted.archive import open_regular
-from fxpasses.errors import FileError, FxHeadError, InputError
+from fxpasses.errors import FileError, FxHeadError, InputError, brief
 
 Array = NDArray[Any]
 
@@ -66,10 +66,8 @@ def _explained(path: Path) -> Iterator[None]:
     except FxHeadError:
         raise
     except Exception as error:  # what reads damaged headers and archives raises anything
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise FileError(
-            f"is no .npy or .npz file, or is damaged ({first})", where=str(path), fix=_SAVE
-        ) from error
+        what = f"is no .npy or .npz file, or is damaged ({brief(error)})"
+        raise FileError(what, where=str(path), fix=_SAVE) from error
 
 
 def _members(path: Path, until: contextlib.ExitStack) -> tuple[StoredArray, ...]:

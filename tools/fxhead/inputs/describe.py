@@ -6,9 +6,10 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
+from fxhead.inputs.preset import find_preset
 from fxhead.outcome import ModelInfo
 from fxhead.show.progress import Progress
-from fxhead.source import Source
+from fxhead.source import Source, SourceKind
 
 
 def describe(
@@ -25,6 +26,7 @@ def describe(
         input_shapes=shapes.shapes if shapes else None,
         input_origin=str(shapes.origin) if shapes else None,
         container=container,
+        images=find_preset(source, None).to_dict() if source.kind is SourceKind.FOLDER else None,
     )
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fxexport.subjects.samples import InputSpec
 from fxexport.untrusted.archive import open_regular
-from fxpasses.errors import FileError, InputError
+from fxpasses.errors import FileError, InputError, brief
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -269,9 +269,8 @@ def decoded(path: Path, mode: str, how: Preparation) -> Image.Image:
     except FileError:
         raise
     except Exception as error:  # decoders of damaged files raise anything
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         is_other = isinstance(error, UnidentifiedImageError)
-        why = f"it is none of {', '.join(_FORMATS)}" if is_other else f"{type(error).__name__}: {first}"
+        why = f"it is none of {', '.join(_FORMATS)}" if is_other else brief(error)
         raise FileError(
             f"cannot be read as an image ({why})",
             where=str(path),

@@ -12,8 +12,9 @@ from typing import Any
 from fxexport.subjects.samples import BATCHES, InputSpec, Rows, Samples, random_samples
 from fxhead.files.digests import digest_file, digest_files
 from fxhead.inputs.arrays import StoredArray, fitted, open_arrays
-from fxhead.inputs.images import ImageFiles, ImageRows, Preparation, list_images, preparation
+from fxhead.inputs.images import ImageFiles, ImageRows, Preparation, list_images
 from fxhead.inputs.options import DataOptions
+from fxhead.inputs.preset import Preset
 from fxhead.loading.load import require_readable
 from fxpasses.errors import InputError
 
@@ -97,6 +98,7 @@ def take_data(
     *,
     seed: int,
     fixed_batch: int | None,
+    preset: Preset | None = None,
 ) -> Data:
     """The samples for models with these inputs.
 
@@ -106,6 +108,7 @@ def take_data(
         specs: inputs of one of the models.
         names: input names of each model; arrays have the names of either.
         seed: of random samples.
+        preset: what is known of a model's images.
         fixed_batch: the only batch size of a model, which random samples fill.
 
     Raises:
@@ -120,7 +123,7 @@ def take_data(
         samples = random_samples(specs, count, seed)
         return Data(samples=samples, record=_record("random", samples, specs))
     if files.images is not None:
-        return _from_images(files.path, files.images, options, specs)
+        return _from_images(files.path, files.images, options, preset or Preset(), specs)
     return _from_arrays(files, specs, names)
 
 
@@ -132,10 +135,18 @@ def _record(kind: str, samples: Samples, specs: Sequence[InputSpec]) -> DataReco
     return DataRecord(kind=kind, samples=samples.count, inputs=inputs)
 
 
-def _from_images(path: Path, files: ImageFiles, options: DataOptions, specs: Sequence[InputSpec]) -> Data:
+def _from_images(
+    path: Path, files: ImageFiles, options: DataOptions, preset: Preset, specs: Sequence[InputSpec]
+) -> Data:
     if len(specs) != 1:
         raise InputError(f"the model has {len(specs)} inputs", where=str(path), fix="give an .npz file")
-    how = preparation(specs[0], size=options.size, mean=options.mean, std=options.std)
+    is_its_own = preset.size is not None and preset.size.extents == (specs[0].shape or ())[1:]
+    how = dataclasses.replace(
+        preset,
+        size=options.size or (preset.size if is_its_own else None),
+        mean=options.mean or preset.mean,
+        std=options.std or preset.std,
+    ).prepared(specs[0])
     samples = Samples(names=(), rows=(ImageRows(files, specs[0], how),))
     record = dataclasses.replace(
         _record("images", samples, specs),

@@ -18,8 +18,9 @@ from torch.nn.parameter import is_lazy
 
 from fxexport.untrusted.tensor_budget import TensorBudget
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
+from fxhead.inputs.preset import find_preset
 from fxhead.source import Source, SourceKind
-from fxpasses.errors import InputError
+from fxpasses.errors import InputError, brief
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.private_names import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
@@ -76,7 +77,7 @@ def find_shapes(
         tokens = _as_tokens(module, shapes) if dtypes is None else None
         return tokens or _checked(module, shapes)
     # the model first: torchvision's default weights may be of another size than a fresh model
-    known = _from_attributes(module) or _from_torchvision(source, weights)
+    known = _from_folder(module, source) or _from_attributes(module) or _from_torchvision(source, weights)
     if known is not None:
         return _checked(module, InputShapes(shapes=(known,), dtypes=(dtype,), origin=ShapeOrigin.METADATA))
     for shape in _candidates(module):
@@ -115,9 +116,8 @@ def _checked(module: nn.Module, shapes: InputShapes) -> InputShapes:
             fix="let the batch vary, as in x.view(x.size(0), -1) or torch.flatten(x, 1)",
         ) from refusal
     require_native(native_size(module), shapes.shapes, "--input-shape")
-    first = next(iter(str(refusal).strip().splitlines()), "")
     raise InputError(
-        f"the model does not take an input of {shapes} ({type(refusal).__name__}: {first[:200]})",
+        f"the model does not take an input of {shapes} ({brief(refusal)})",
         where="--input-shape" if shapes.origin is ShapeOrigin.GIVEN else None,
         fix=_HOW.replace("it", "another", 1),
     ) from refusal
@@ -186,6 +186,13 @@ def _tensors(value: object) -> Iterator[torch.Tensor]:
 
 def _input_dtype(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _from_folder(module: nn.Module, source: Source) -> tuple[int, ...] | None:
+    """The shape that images have which are prepared as the folder of a hub says."""
+    size = find_preset(source, None).size if source.kind is SourceKind.FOLDER else None
+    first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+    return None if size is None or first is None else (1, first.in_channels, *size.extents)
 
 
 def _from_torchvision(source: Source, weights: str | None) -> tuple[int, ...] | None:

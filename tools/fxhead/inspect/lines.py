@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from fxhead.rewriting.memory_lines import memory_lines
 from fxhead.show.fitting_table import FittingTable
-from fxhead.show.tables import count_text, miss_lines, model_line, trace_lines
+from fxhead.show.tables import count_text, image_lines, miss_lines, model_line, trace_lines
 
 if TYPE_CHECKING:
     from fxhead.inspect.outcome import InspectOutcome
@@ -21,6 +21,7 @@ def inspect_lines(outcome: InspectOutcome) -> Iterator[RenderableType]:
     """The result, from top to bottom."""
     found = outcome.sites
     yield model_line(outcome.model, with_container=True)
+    yield from image_lines(outcome.model)
     if found.sites:
         yield ""
         yield _site_table(found.sites)

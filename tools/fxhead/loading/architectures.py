@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import nn
 
+from fxhead.loading.hub_folders import build_from_hub_folder, read_hub_folder
 from fxhead.loading.timm_models import build_timm, refuse_weights
 from fxhead.source import Source, SourceKind
-from fxpasses.errors import FileError, InputError, suggest
+from fxpasses.errors import FileError, InputError, brief, suggest
 from fxpasses.wall.wall import downloading, lowered
 
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar")
@@ -25,7 +26,7 @@ def build(source: Source, weights: str | None = None, num_classes: int | None = 
     """The freshly built model, with torchvision's own weights if they are named.
 
     Args:
-        source: a torchvision name or a callable.
+        source: a name of torchvision or timm, a folder of a hub, or a callable.
         weights: torchvision's name of pretrained weights; the name of a file is left to the caller.
         num_classes: how many outputs, or None for the model's default.
 
@@ -35,6 +36,8 @@ def build(source: Source, weights: str | None = None, num_classes: int | None = 
     """
     if source.kind is SourceKind.TORCHVISION:
         return _from_torchvision(source.name, weights, num_classes)
+    if source.kind is SourceKind.FOLDER:
+        return build_from_hub_folder(read_hub_folder(source))
     if source.kind is SourceKind.TIMM:
         if weights is not None:
             refuse_weights(source.name, weights)
@@ -46,6 +49,8 @@ def takes_num_classes(source: Source) -> bool:
     """Whether the model can be built with another number of outputs."""
     if source.kind in (SourceKind.TORCHVISION, SourceKind.TIMM):
         return True
+    if source.kind is SourceKind.FOLDER:
+        return False  # its texts say how many
     found = _found(source.name)
     if isinstance(found, nn.Module) or not callable(found):
         return False
@@ -154,11 +159,3 @@ def _from_callable(name: str, num_classes: int | None) -> nn.Module:
             fix="give a callable that returns an nn.Module",
         )
     return found
-
-
-def brief(error: BaseException) -> str:
-    """The error's class and the first line of its message."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    if len(first) > 160:
-        first = first[:159] + "…"
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -28,7 +28,7 @@ def held(
         note: receives what the user should know.
         may_download: whether the user named the weights that torchvision fetches.
     """
-    named = [*sources, *([] if loading.arch is None else [Source.parse(loading.arch)])]
+    named = [*sources, *([] if loading.arch is None else [Source.parse_architecture(loading.arch)])]
     own = [source.text for source in named if source.kind is SourceKind.CALLABLE]
     if loading.trust or own:
         what = "--trust" if loading.trust else f"{own[0]} is code of yours"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.export import ExportedProgram
 from fxexport.untrusted.allowed import Allowed
 from fxexport.untrusted.programs import read_program
 from fxhead.loading.architectures import build, importable_here, is_weight_file
+from fxhead.loading.hub_folders import read_hub_folder
 from fxhead.loading.recognise import Container, FileKind, recognise
 from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state
 from fxhead.loading.unpickle import listed, load_trusted, make_module
@@ -58,7 +60,7 @@ class FileOptions:
             return "was made with --trust: to load its files again is to run whatever is in them"
         if self.allow:
             return f"names the classes {', '.join(self.allow)}, and to import them is to run their code"
-        if self.arch is not None and Source.parse(self.arch).kind is SourceKind.CALLABLE:
+        if self.arch is not None and Source.parse_architecture(self.arch).kind is SourceKind.CALLABLE:
             return f"names the callable {self.arch!r}, and to import it is to run its code"
         return None
 
@@ -90,7 +92,7 @@ class Loading(FileOptions):
 
     def built(self, source: Source) -> Source:
         """What builds the model: it may say which input it takes."""
-        return source if self.arch is None else Source.parse(self.arch)
+        return source if self.arch is None else Source.parse_architecture(self.arch)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,11 +130,16 @@ def load(source: Source, loading: Loading | None = None, note: Callable[[str], N
             where=source.text,
             fix="leave --weights out, or give package.module:callable and --weights FILE",
         )
-    path = Path(source.name)
+    if source.kind is SourceKind.FOLDER:
+        read_hub_folder(source)  # tells better what is missing
+    path = source.path or Path(source.name)
     require_readable(path)
     with contextlib.nullcontext() if loading.trust else walled(source.text), _by_name(path):
         container = recognise(path)
-        model = _from_file(container, loading, note)
+        if source.kind is SourceKind.FOLDER:
+            model: nn.Module | ExportedProgram = _from_weights(container, source, loading, note)
+        else:
+            model = _from_file(container, loading, note)
         if not isinstance(model, ExportedProgram):
             model.eval()
     if not loading.trust:
@@ -167,10 +174,21 @@ def require_readable(path: Path) -> None:
             if not file.read(1):
                 raise FileError("the file is empty", where=str(path), fix="save the model again")
     except FileNotFoundError as error:
-        raise FileError("no such file", where=str(path), fix=f"give {FORMS}") from error
+        raise FileError("no such file", where=str(path), fix=_to_get(path)) from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise FileError(f"cannot be read ({reason})", where=str(path), fix="check its permissions") from error
+
+
+def _to_get(path: Path) -> str:
+    """What helps where there is no such file: it may be what a hub calls a model."""
+    if (
+        re.fullmatch(r"[\w.-]+/[\w.-]+", str(path), re.ASCII)
+        and not path.parent.is_dir()
+        and not is_weight_file(path.name)
+    ):
+        return f"give {FORMS}; a model of a hub is fetched first: hf download {path} --local-dir {path.name}"
+    return f"give {FORMS}"
 
 
 def _built(source: Source, loading: Loading, note: Callable[[str], None]) -> nn.Module:
@@ -196,7 +214,7 @@ def _from_file(
         what = f"is a {container.title}, which brings its own architecture"
         raise InputError(what, where=str(path), fix="leave --arch out")
     if container.kind in _WEIGHTS:
-        return _from_weights(container, loading, note)
+        return _from_weights(container, _architecture(container, loading, note), loading, note)
     if container.kind is FileKind.PROGRAM:
         if not loading.trust:
             return read_program(path, archive=container.archive)
@@ -213,20 +231,31 @@ def _from_file(
     raise _refusal(container)
 
 
-def _from_weights(container: Container, loading: Loading, note: Callable[[str], None]) -> nn.Module:
+def _architecture(container: Container, loading: Loading, note: Callable[[str], None]) -> Source:
     if loading.arch is None:
+        fix = "say what builds the model: --arch torchvision:NAME or --arch package.module:callable"
+        if container.path.with_name("config.json").is_file():
+            fix = f"give the folder {container.path.parent}, or " + fix
         raise InputError(
             f"is a {container.title}, which has weights and no architecture",
             where=str(container.path),
-            fix="say what builds the model: --arch torchvision:NAME or --arch package.module:callable",
+            fix=fix,
         )
-    architecture = Source.parse(loading.arch)
+    architecture = Source.parse_architecture(loading.arch)
+    if architecture.text != loading.arch:
+        note(f"--arch {loading.arch} is read as {architecture.text}")
     if architecture.kind not in _BUILT:
         raise InputError(
             f"{loading.arch!r} builds no model",
             where="--arch",
-            fix="give torchvision:NAME or package.module:callable",
+            fix="give torchvision:NAME, timm:NAME or package.module:callable",
         )
+    return architecture
+
+
+def _from_weights(
+    container: Container, architecture: Source, loading: Loading, note: Callable[[str], None]
+) -> nn.Module:
     fit = Fit(architecture=architecture, ema=loading.ema, prefix=loading.prefix)
     module = load_checkpoint(container, fit, _allowed(loading), note)
     return _require_usable(module, where=str(container.path))

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from fxexport.untrusted.allowed import Allowed
-from fxhead.loading.architectures import brief, build, takes_num_classes
+from fxhead.loading.architectures import build, takes_num_classes
 from fxhead.loading.recognise import Container, FileKind, dict_entries, is_module, is_state_dict
 from fxhead.loading.unpickle import make
 from fxhead.source import Source
-from fxpasses.errors import FileError, InputError
+from fxpasses.errors import FileError, InputError, brief
 
 Note = Callable[[str], None]
 State = Mapping[str, torch.Tensor]

@@ -12,11 +12,11 @@ from fxexport.untrusted.allowed import Allowed
 from fxexport.untrusted.pickle_records import Global, Made, PlainDict
 from fxexport.untrusted.refused import Refused
 from fxexport.untrusted.tensors import ArchiveStorages, LegacyStorages, Storages
-from fxhead.loading.architectures import brief, importable_here
+from fxhead.loading.architectures import importable_here
 from fxhead.loading.graph_modules import make_graph_module
 from fxhead.loading.objects import Objects
 from fxhead.loading.recognise import Container, FileKind
-from fxpasses.errors import FileError
+from fxpasses.errors import FileError, brief
 
 _MAX_NAMES = 8
 

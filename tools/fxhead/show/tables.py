@@ -29,6 +29,23 @@ def model_line(model: ModelInfo, *, with_container: bool = False) -> str:
     return f"[bold]{escape(model.source.text)}[/]  " + ", ".join(parts)
 
 
+def image_lines(model: ModelInfo) -> Iterator[RenderableType]:
+    """How images are prepared for a model and what its classes are called, where that is known."""
+    if model.images is None:
+        return
+    found = model.images
+    parts = [f"unlike here, by {found['unknown']}"] if found["unknown"] else []
+    if "crop" in found:
+        crop = found["crop"]
+        parts.append(f"to {crop if isinstance(crop, int) else shape_text(crop)}, {found['interpolation']}")
+    for name in ("mean", "std"):
+        parts += [f"{name} {' '.join(f'{value:.4g}' for value in found[name])}"] if found[name] else []
+    if parts:
+        yield escape(f"images: {', '.join(parts)}")
+    if labels := found["labels"]:
+        yield escape(f"classes: {', '.join(labels[:3])}{', …' if len(labels) > 3 else ''} ({len(labels)})")
+
+
 def miss_lines(misses: tuple[Miss, ...]) -> Iterator[RenderableType]:
     """One line for each miss, below an empty one."""
     if misses:

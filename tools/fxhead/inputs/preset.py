@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from fxexport.subjects.samples import InputSpec
 from fxhead.inputs.images import ImageSize, Preparation, preparation
-from fxhead.loading.timm_models import timm_images
+from fxhead.loading.hub_folders import read_hub_folder
+from fxhead.loading.timm_models import timm_config
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import InputError
 
@@ -21,6 +23,7 @@ class Preset:
         std: divided by.
         interpolation: of the resizing.
         labels: names of the classes.
+        unknown: by what they are prepared, where that is none of the ways that are known here.
     """
 
     size: ImageSize | None = None
@@ -28,43 +31,46 @@ class Preset:
     std: tuple[float, ...] = ()
     interpolation: str = "bilinear"
     labels: tuple[str, ...] = ()
+    unknown: str | None = None
 
     def prepared(self, spec: InputSpec) -> Preparation:
         """The preparation for an input.
 
         Raises:
-            InputError: the input takes no images, or a value does not fit it.
+            InputError: the input takes no images, a value does not fit it, or how is not known.
         """
+        if self.unknown is not None:
+            what = f"the model's images are prepared by {self.unknown}, which is not known here"
+            raise InputError(what, fix="prepare them with it, and give an .npz file to check --inputs")
         shape = spec.shape or ()
         if len(shape) != 3:
             takes = "x".join(["N", *map(str, shape)])
             raise InputError(f"input {spec.name!r} takes {takes}, not images", fix="give a model of images")
         return preparation(spec, size=self.size, mean=self.mean, std=self.std)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        plain = dataclasses.asdict(self)
+        return {**(plain.pop("size") or {}), **plain}
+
 
 def find_preset(source: Source, weights: str | None) -> Preset:
-    """What torchvision or timm says of its own model, or nothing.
+    """What torchvision or timm says of its own model, or the folder that it is in, or nothing.
 
     The transform is that of the named weights, else that of the default ones; labels only of weights that
     are named, as fresh weights and those in a file know no classes by these names.
     """
+    from fxhead.inputs.hub_images import folder_preset, timm_preset  # it builds on this file
+
     if source.kind is SourceKind.TIMM:
-        known = timm_images(source.name)
-        return (
-            Preset()
-            if known is None
-            else Preset(
-                size=ImageSize(resize=known.resize, crop=known.crop),
-                mean=known.mean,
-                std=known.std,
-                interpolation=known.interpolation,
-            )
-        )
+        return timm_preset(timm_config(source.name))
+    if source.kind is SourceKind.FOLDER:
+        return folder_preset(read_hub_folder(source))
     if source.kind is not SourceKind.TORCHVISION:
         return Preset()
     from torchvision.models import get_model_weights, list_models
 
-    from fxhead.cam.private_names import ImageClassification
+    from fxhead.inputs.private_names import ImageClassification
 
     if source.name not in list_models():
         return Preset()  # which loading it will say
