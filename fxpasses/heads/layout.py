@@ -114,8 +114,8 @@ def flat_axes(extents: tuple[int | None, ...]) -> tuple[Axis, ...]:
 
 
 def map_layout(channels: int | None, extents: Sequence[int | None], batch: int | None = None) -> Layout:
-    """Layout of ``[N, C, *k]``."""
-    extents = tuple(extents)
+    """Layout of ``[N, C, *k]``; of what would be an empty map, nothing is known."""
+    extents = tuple(None if extent is not None and extent < 1 else extent for extent in extents)
     return Layout(map_axes(extents), channels, extents, batch)
 
 

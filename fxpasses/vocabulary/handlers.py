@@ -160,7 +160,8 @@ def reduce(average: bool) -> Handler:
 def adaptive_pool(rank: int, average: bool) -> Handler:
     def handler(input: Node, output_size: Any, return_indices: bool = False) -> Op:
         output = tuple_of(output_size, rank)
-        if return_indices or not all(extent is None or isinstance(extent, int) for extent in output):
+        sizes = [extent for extent in output if extent is not None]
+        if return_indices or not all([isinstance(extent, int) and extent > 0 for extent in sizes]):
             return OPAQUE
         return AdaptivePool(input, rank, output, average)
 

@@ -351,7 +351,7 @@ def _materialized(seen: _Seen) -> _Seen:
 def _normalized(
     found: FxAffine, operand: Shape, order: NDArray[np.int64] | None, reads: str, spelling: str
 ) -> SiteWeights:
-    matrix = numpy_of(found.weight).reshape(found.weight.shape[0], -1)
+    matrix = numpy_of(found.weight.flatten(1))
     if order is not None:
         plain = np.empty_like(matrix)
         plain[:, order] = matrix

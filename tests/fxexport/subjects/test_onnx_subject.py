@@ -104,6 +104,15 @@ def test_an_input_of_no_type_is_an_error_of_the_file(tmp_path):
         certify(tmp_path / "untyped.onnx", reference)
 
 
+def test_an_operator_may_have_a_bound_in_one_model_only(tmp_path):
+    body = (
+        "p = GlobalAveragePool(x) f = Flatten<axis=1>(p) g = Gemm<transB=1>(f, w, b) y = Softmax<axis={}>(g)"
+    )
+    files = [write(tmp_path / f"{axis}.onnx", body.format(axis)) for axis in (1, 0)]
+    for reference, candidate in (files, files[::-1]):
+        assert certify(reference, candidate).verdict is Verdict.BROKEN
+
+
 def test_a_head_that_reads_other_features_is_not_called_broken(tmp_path):
     """Weights divided, features multiplied: the same function."""
     reference = write(tmp_path / "reference.onnx", GOOD["gemm"])

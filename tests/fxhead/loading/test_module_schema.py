@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxhead import find_sites, load_model
+from fxhead import find_sites, load_model, rewrite
 from fxpasses.errors import FileError
 
 
@@ -117,16 +117,21 @@ def test_what_old_versions_and_people_write_is_taken(
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("layer", "name", "value"),
     [
-        ("stride", (0, 0)),
-        ("stride", ()),
-        ("stride", (1, 1, 1)),
-        ("dilation", (0, 0)),
-        ("padding", (-1, -1)),
-        ("groups", 0),
+        (3, "output_size", 0),
+        (3, "output_size", (1,)),
+        (4, "stride", (0, 0)),
+        (4, "stride", ()),
+        (4, "stride", (1, 1, 1)),
+        (4, "dilation", (0, 0)),
+        (4, "padding", (-1, -1)),
+        (4, "groups", 0),
     ],
 )
-def test_numbers_that_no_layer_has_are_no_fault_of_ours(name: str, value: Any, tmp_path: Path) -> None:
-    model = load_model(saved(tmp_path / "model.pt", having(4, name, value)))
+def test_numbers_that_no_layer_has_are_no_fault_of_ours(
+    layer: int, name: str, value: Any, tmp_path: Path
+) -> None:
+    model = load_model(saved(tmp_path / "model.pt", having(layer, name, value)))
     find_sites(model, scope="all")
+    rewrite(model, to="conv", scope="all")

@@ -12,7 +12,7 @@ from fxexport.numerics.bounds import Float64, Interval, precision_of
 from fxexport.numerics.evaluate import PrecisionOf, evaluate_head, flat, has_bound
 from fxexport.proof.graphs.compare import Comparison
 from fxexport.results import Failure
-from fxexport.subjects.subject import Run
+from fxexport.subjects.subject import Run, tapped
 from fxexport.terms.term import Array, Head, Kind, Term, TermGraph
 
 
@@ -60,7 +60,8 @@ def observable(reference: Head, candidate: Head, walk: Comparison) -> dict[Term,
         partner = walk.partner
         wanted = (*reference.boundary, *(t for t in reference.terms if t.affine or not has_bound(t)))
         # a value that only one of the two computes, in its order of pools and sites, has no name in the other
-        named = [term for term in wanted if term in partner and term.value and partner[term].value]
+        theirs = {*tapped(candidate)}
+        named = [term for term in wanted if term in partner and term.value and partner[term].value in theirs]
         return {term: partner[term] for term in named}
     pairs = [(a, b) for a in reference.boundary for b in candidate.boundary]
     return dict(pairs) if len(pairs) == 1 and pairs[0][0].shape == pairs[0][1].shape else {}
