@@ -19,11 +19,13 @@ from torch.fx import Node
 from fxexport import onnx_node
 from fxexport.onnx_dialect.extents import onnx_type, shape_of
 from fxexport.onnx_dialect.open import ABSORBED, OpenOnnx, Unit
+from fxexport.onnx_dialect.other_sizes import held_by
 from fxexport.onnx_dialect.pieces import Piece
 from fxexport.onnx_dialect.record import KEY
 from fxexport.onnx_dialect.weights import Layouts
 from fxexport.onnx_dialect.writer import Writer
 from fxpasses.plan import WeightPlan
+from fxpasses.report import Form
 
 _CLONE = torch.ops.aten.clone.default
 _SIZE = torch.ops.aten.sym_size.int
@@ -36,32 +38,33 @@ class Closed:
     Attributes:
         pieces: its bytes, as pieces of the file that was opened.
         copied: bytes of weights that had to be written in another order, by the weight's name.
+        held_by: what holds it at the height and width of the old file, where it could be free of them.
     """
 
     pieces: list[Piece]
     copied: dict[str, int]
+    held_by: str | None
 
 
-def close(
-    opened: OpenOnnx, plan: WeightPlan, renamed: Mapping[str, str], *, opens_sizes: bool = False
-) -> Closed:
+def close(opened: OpenOnnx, plan: WeightPlan, to: Form, renamed: Mapping[str, str]) -> Closed:
     """The file of the edited graph, whose weights moved as ``plan`` says.
+
+    A head before its pool, or on every window, takes inputs of other heights and widths; so does the file
+    then, if all that stands before it can.
 
     Args:
         opened: the file's graph after the edit.
         plan: how weights moved.
+        to: the form that the edit made.
         renamed: the new names of other files that hold weights, by the old ones.
-        opens_sizes: whether the new file takes inputs of other heights and widths than the old one.
     """
-    return _Closing(opened, plan, renamed, opens_sizes=opens_sizes).run()
+    return _Closing(opened, plan, renamed).run(to)
 
 
 class _Closing:
-    def __init__(
-        self, opened: OpenOnnx, plan: WeightPlan, renamed: Mapping[str, str], *, opens_sizes: bool
-    ) -> None:
+    def __init__(self, opened: OpenOnnx, plan: WeightPlan, renamed: Mapping[str, str]) -> None:
         self.opened = opened
-        self.opens_sizes = opens_sizes
+        self.opens: list[onnx.ValueInfoProto] = []
         self.renamed = renamed
         self.file = opened.file
         self.content = opened.content
@@ -79,10 +82,10 @@ class _Closing:
             extents=opened.values.names,
         )
 
-    def run(self) -> Closed:
-        held = self.opened.constants.quantized
+    def run(self, to: Form) -> Closed:
+        quantized = self.opened.constants.quantized
         self.names = {
-            node: held[name].value if name in held else name
+            node: quantized[name].value if name in quantized else name
             for name, node in self.opened.by_name.items()
             if node in self.alive
         }
@@ -96,9 +99,10 @@ class _Closing:
         for entry in (entry for tensor in edited.graph.initializer for entry in tensor.external_data):
             if entry.key == "location":
                 entry.value = self.renamed.get(entry.value, entry.value)
+        held = self._open_sizes(edited, to) if to in (Form.DENSE, Form.FCN) else None
         self._declare(edited.graph)
         _replace(edited.metadata_props, [e for e in edited.metadata_props if e.key != KEY])
-        return Closed(pieces=self.content.pieces(edited), copied=self.layouts.copied)
+        return Closed(pieces=self.content.pieces(edited), copied=self.layouts.copied, held_by=held)
 
     # --- names
 
@@ -224,16 +228,25 @@ class _Closing:
         kept = [tensor for tensor in graph.initializer if tensor.name in inputs or stays({tensor.name})]
         _replace(graph.initializer, [*kept, *self.writer.constants])
 
+    def _open_sizes(self, edited: onnx.ModelProto, to: Form) -> str | None:
+        """Leaves heights and widths of inputs open where the graph does; else says what does not."""
+        read = [value for value in edited.graph.input if value.name not in self.content.initializers]
+        maps = [value for value in read if len((shape_of(value) or (0, ()))[1]) > 2]
+        fixed = [value for value in maps if all(isinstance(e, int) for e in shape_of(value)[1][2:])]  # type: ignore[index]
+        if self.opened.is_settled or not fixed or len(fixed) < len(maps):
+            return None
+        reason = held_by(edited, [value.name for value in fixed], keeps_outputs=to is Form.DENSE)
+        self.opens = [] if reason is not None else fixed
+        return reason
+
     def _declare(self, graph: onnx.GraphProto) -> None:
         """Follows in declarations what has another shape now, or is gone."""
         for value in (*graph.input, *graph.value_info):
             if value.name in self.layouts.dims:
                 _set_extents(value, self.layouts.dims[value.name])
-        for value in graph.input if self.opens_sizes else ():
-            known = shape_of(value)
-            if value.name not in self.content.initializers and known is not None and len(known[1]) > 2:
-                names = ("depth", "height", "width")[-len(known[1][2:]) :]
-                _set_extents(value, [*known[1][:2], *names])
+        for value in self.opens:
+            _, (batch, channels, *map_) = shape_of(value) or (0, (None, None))
+            _set_extents(value, [batch, channels, *("depth", "height", "width")[-len(map_) :]])
         results: Any = self.end.args[0]
         for value, result in zip(graph.output, results, strict=True):
             self._follow(value, result)
@@ -273,12 +286,12 @@ class _Closing:
         if not isinstance(value, torch.Tensor):
             return None
         extents = self.opened.values.extents(value)
-        is_open = self.opens_sizes or self.opened.is_settled
+        is_open = bool(self.opens) or self.opened.is_settled
         return [*extents[:2], *(None for _ in extents[2:])] if is_open else extents
 
     def _agree(self, declared: Sequence[Any], extents: Sequence[Any]) -> bool:
         """Whether a declaration can stay."""
-        is_stale = self.opens_sizes and any(isinstance(extent, int) for extent in declared[2:])
+        is_stale = bool(self.opens) and any(isinstance(extent, int) for extent in declared[2:])
         return (
             len(declared) == len(extents)
             and not is_stale

@@ -1,63 +1,61 @@
-"""Whether what stands before a head takes inputs of other heights and widths than a file declares."""
+"""Whether a rewritten file takes inputs of other heights and widths than the old one declared."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import onnx
-from torch.fx import Node
 
 from fxexport.onnx_dialect.extents import shape_of
-from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_graph.shapes import BATCH
 
-_FACTORS = (2, 3)
+_FACTORS = (1, 2, 3)
 
 
-def takes_other_sizes(opened: OpenOnnx) -> bool:
-    """Whether all that an edit to windows reads can be computed at larger sizes of fixed inputs.
+class _OneSize(Exception):
+    """What holds a graph at its size."""
+
+
+def held_by(model: onnx.ModelProto, inputs: Iterable[str], *, keeps_outputs: bool) -> str | None:
+    """What holds a model at the size of its inputs, in words; None where larger ones can be computed.
 
     ONNX's inference says so for two of them, and that every Reshape keeps as many numbers as it reads.
+
+    Args:
+        model: the model; large weights may be marked as external data.
+        inputs: the names of the inputs that could be larger.
+        keeps_outputs: whether the outputs have to have the same shapes at every size.
     """
-    known = {node for unit in opened.units for node in unit.nodes}
-    made = [node for node in opened.graph.nodes if node.op == "call_function" and node not in known]
-    read = [source for node in made for source in node.all_input_nodes if source in known]
-    graph = _before(opened, read)
-    return bool(read) and all(_runs_at(opened, graph, factor) for factor in _FACTORS)
+    try:
+        shapes = [_outputs_at(model, {*inputs}, factor) for factor in _FACTORS]
+    except _OneSize as reason:
+        return str(reason)
+    grown = (name for shape in shapes[1:] for name in shape if shape[name] != shapes[0][name])
+    return f"the output {next(grown)!r} would grow" if keeps_outputs and shapes[1:] != shapes[:-1] else None
 
 
-def _before(opened: OpenOnnx, read: list[Node]) -> onnx.GraphProto:
-    """The part of the file that computes some values."""
-    wanted = {name for name, node in opened.by_name.items() if node in read}
-    nodes = []
-    for node in reversed(opened.file.node):
-        if wanted & {*node.output}:
-            wanted |= {*node.input}
-            nodes.append(node)
-    graph = onnx.GraphProto(name="before the head", node=reversed(nodes))
-    graph.input.extend(value for value in opened.file.input if value.name in wanted)
-    graph.initializer.extend(tensor for tensor in opened.file.initializer if tensor.name in wanted)
-    return graph
-
-
-def _runs_at(opened: OpenOnnx, graph: onnx.GraphProto, factor: int) -> bool:
-    model = onnx.ModelProto(ir_version=opened.content.proto.ir_version, graph=graph)
-    model.opset_import.extend(opened.content.proto.opset_import)
-    stored = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in stored]
-    for value in inputs:
+def _outputs_at(model: onnx.ModelProto, inputs: set[str], factor: int) -> dict[str, object]:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    del graph.value_info[:]
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+    for value in (value for value in graph.input if value.name in inputs):
         batch, *_ = dims = value.type.tensor_type.shape.dim
         batch.dim_value = batch.dim_value if batch.dim_value > 0 else BATCH
         for dim in dims[2:]:
             dim.dim_value *= factor
     try:
-        found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    except onnx.shape_inference.InferenceError:
-        return False
-    counts = {value.name: _count(value) for value in (*found.input, *found.value_info)}
-    reshapes = [node for node in graph.node if node.op_type == "Reshape"]
-    is_whole = all(counts.get(node.input[0]) == counts.get(node.output[0], 0) for node in reshapes)
-    return is_whole and bool(inputs)
+        found = onnx.shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise _OneSize(str(error).rpartition("error(s): ")[2].strip().splitlines()[0]) from error
+    counts = {value.name: _count(value) for value in (*found.input, *found.value_info, *found.output)}
+    for node in graph.node:
+        if node.op_type == "Reshape" and counts.get(node.input[0]) != counts.get(node.output[0], 0):
+            raise _OneSize(f"{node.op_type} {node.name or node.output[0]!r} gives one size only")
+    return {value.name: shape_of(value) for value in found.output}
 
 
 def _count(value: onnx.ValueInfoProto) -> int | None:

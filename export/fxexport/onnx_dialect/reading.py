@@ -153,6 +153,16 @@ def _global_pool(name: str) -> Reader:
     return read
 
 
+def _quantized_pool(call: Call) -> bool:
+    """A pool of integers: of what they stand for, which is quantised again."""
+    shape, scales = call.shape(), [call.input(place) if call.has(place) else None for place in range(1, 5)]
+    if shape is None or len(shape) != 4 or call.attribute("channels_last"):
+        return False
+    source = call.write(operator("", "DequantizeLinear"), call.input(), *scales[:2], name="values")
+    pooled = call.write(_aten.adaptive_avg_pool2d.default, source, [1, 1], name="pooled")
+    return call.give(operator("", "QuantizeLinear"), pooled, *scales[2:])
+
+
 def _average_pool(call: Call) -> bool:
     kernel = call.ints("kernel_shape")
     rank = 0 if kernel is None else len(kernel)
@@ -275,12 +285,17 @@ def _softmax(target: Any) -> Reader:
     return read
 
 
-def _quantized(call: Call) -> bool:
-    """A product of integers: a Linear or convolution whose weight belongs to scales of its own."""
-    places = {"QLinearMatMul": (0, 3), "QLinearConv": (0, 3), "QGemm": (0, 3)}
-    source, weight = places.get(call.proto.op_type, (0, 1))
-    packed = call.write(QUANTIZED, call.input(weight), name="weight")
-    return call.give(_aten.linear.default, call.input(source), packed)
+def _quantized(place: int, *, is_conv: bool = False) -> Reader:
+    """A reader of products of integers: a Linear or convolution whose weight has scales of its own."""
+
+    def read(call: Call) -> bool:
+        shape = call.shape(place) or ()
+        if is_conv and not 3 <= len(shape) <= 5:
+            return False
+        target = getattr(_aten, f"conv{len(shape) - 2}d").default if is_conv else _aten.linear.default
+        return call.give(target, call.input(), call.write(QUANTIZED, call.input(place), name="weight"))
+
+    return read
 
 
 def _batch_norm(call: Call) -> bool:
@@ -340,8 +355,16 @@ READERS: dict[str, Reader] = {
     "ReduceMean": _reduce(_aten.mean.dim),
     "ReduceMin": _reduce(_aten.amin.default),
     "ReduceSum": _reduce(_aten.sum.dim_IntList),
-    "MatMulInteger": _quantized,
-    "QLinearMatMul": _quantized,
+    "ConvInteger": _quantized(1, is_conv=True),
+    "MatMulInteger": _quantized(1),
+    "QLinearConv": _quantized(3, is_conv=True),
+    "QLinearMatMul": _quantized(3),
+    "com.microsoft.DynamicQuantizeMatMul": _quantized(1),
+    "com.microsoft.MatMulIntegerToFloat": _quantized(1),
+    "com.microsoft.MatMulNBits": _quantized(1),
+    "com.microsoft.QGemm": _quantized(3),
+    "com.microsoft.QLinearGlobalAveragePool": _quantized_pool,
+    "com.microsoft.QLinearConv": _quantized(3, is_conv=True),
     "Reshape": _reshape,
     "Softmax": _softmax(_aten.softmax.int),
     "Squeeze": _squeeze,

@@ -20,7 +20,6 @@ from fxexport.onnx_dialect.close import close
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.external import can_move, locations, mapped
 from fxexport.onnx_dialect.open import OpenOnnx
-from fxexport.onnx_dialect.other_sizes import takes_other_sizes
 from fxexport.onnx_dialect.pieces import Piece, written
 from fxexport.onnx_dialect.record import Shapes, record_of, with_record
 from fxexport.onnx_graph.wire import Buffer
@@ -28,7 +27,7 @@ from fxpasses.api import RewriteResult, form_named, report_of, scope_named, site
 from fxpasses.change import carry_out
 from fxpasses.errors import FileError, InputError
 from fxpasses.plan import WeightPlan
-from fxpasses.report import Form, Rewrite, RewriteReport, Scope, Sites
+from fxpasses.report import Form, Rewrite, RewriteReport, Scope, Sites, TraceInfo
 from fxpasses.survey import Survey
 
 
@@ -163,8 +162,7 @@ def _changed(
         )
     renamed = _renamed(content, data_name)
     try:
-        opens = to is Form.FCN and not opened.is_settled and takes_other_sizes(opened)
-        closed = close(opened, change.plan, renamed, opens_sizes=opens)
+        closed = close(opened, change.plan, to, renamed)
     except BrokenGraph as error:  # weights in another file are looked for here
         raise _broken(content, str(error)) from error
     plan = WeightPlan(
@@ -181,9 +179,14 @@ def _changed(
         source=content.data,
         pieces=pieces,
         files={renamed.get(name, name): name for name in locations(content)},
-        report=dataclasses.replace(report, rewrites=rewrites),
+        report=dataclasses.replace(report, rewrites=rewrites, trace=_noted(report.trace, closed.held_by)),
         plan=plan,
     )
+
+
+def _noted(trace: TraceInfo, held_by: str | None) -> TraceInfo:
+    note = f"height and width of the input stay what they are: {held_by}"
+    return trace if held_by is None else dataclasses.replace(trace, notes=(*trace.notes, note))
 
 
 def _renamed(content: Content, data_name: str | None) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
 from fxexport.onnx_dialect.rewrite import rewrite_onnx
 from onnx_files import classifier, images, operators, require_same, weights
@@ -146,3 +148,52 @@ def test_what_cannot_be_viewed_is_a_miss(name: str) -> None:
     missed = rewrite_onnx(model, to="conv")
     assert [miss.code for miss in missed.report.misses] == ["QUANTIZED"]
     assert missed.module == model
+
+
+class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """A few images."""
+
+    def __init__(self) -> None:
+        self.left = [{"x": images(1)}, {"x": images(2)[1:]}]
+
+    def get_next(self) -> dict[str, Any] | None:
+        return self.left.pop() if self.left else None
+
+
+FORMS: dict[str, tuple[str, tuple[int, ...], str]] = {
+    "conv": ("p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)", (5, 8), "Gemm"),
+    "linear": ("p = GlobalAveragePool(r) c = Conv(p, w, b) y = Flatten(c)", (5, 8, 1, 1), "Conv"),
+}
+
+
+@pytest.mark.parametrize("is_dynamic", [False, True])
+@pytest.mark.parametrize("to", FORMS)
+def test_what_a_quantiser_made_of_a_head_is_a_miss(tmp_path: Path, to: str, is_dynamic: bool) -> None:
+    body, shape, operator = FORMS[to]
+    model = classifier(body, {"w": weights(*shape), "b": B})
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type} {number}"
+    source, target = tmp_path / "float.onnx", tmp_path / "integer.onnx"
+    onnx.save(model, source)
+    if is_dynamic:
+        quantize_dynamic(source, target)
+    else:
+        quantize_static(source, target, Calibration(), quant_format=QuantFormat.QOperator)
+    missed = rewrite_onnx(target, to=to)
+    assert [miss.code for miss in missed.report.misses] == ["QUANTIZED"]
+    assert missed.report.misses[0].node.startswith(operator)
+    assert missed.module == onnx.load(target)
+
+
+def test_a_head_of_floats_behind_a_pool_of_integers() -> None:
+    body = (
+        "rq = QuantizeLinear(r, ps, pz) pq = com.microsoft.QLinearGlobalAveragePool(rq, ps, pz, ps, pz) "
+        "p = DequantizeLinear(pq, ps, pz) f = Flatten(p) y = Gemm<transB=1>(f, w, b)"
+    )
+    constants = {"ps": SCALES["ps"], "pz": SCALES["pz"], "w": weights(5, 8), "b": B}
+    model = classifier(body, constants, opset=13, also=', "com.microsoft" : 1')
+    made = rewrite_onnx(model, to="conv").module
+    assert operators(made)[1:] == ["QLinearGlobalAveragePool", "DequantizeLinear", "Conv", "Flatten"]
+    require_same(model, made, images())
+    assert rewrite_onnx(made, to="linear").module.SerializeToString() == model.SerializeToString()
+    assert not rewrite_onnx(model, to="dense").report.rewrites

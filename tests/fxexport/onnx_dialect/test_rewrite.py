@@ -351,6 +351,44 @@ def test_windows_on_a_larger_input(is_fixed: bool) -> None:
     assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
 
 
+def test_a_map_of_any_size_where_the_graph_takes_one() -> None:
+    model = onnx.shape_inference.infer_shapes(classifier(GEMM, {"w": W, "b": B}))
+    made = rewrite_onnx(model, to="dense")
+    assert made.report.trace.notes == ()
+    onnx.checker.check_model(made.module, full_check=True)
+    (scores,) = outputs(made.module, images(2, size=9))
+    (maps,) = outputs(
+        classifier("y = Identity(r)", {}, dims="N,3,9,9", result="float[N,8,9,9] y"), images(2, size=9)
+    )
+    np.testing.assert_allclose(scores, maps.mean(axis=(2, 3)) @ W.T + B, rtol=1e-4, atol=1e-5)
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+
+
+HELD = {
+    "the output 'y' would grow": ("p = AveragePool<kernel_shape=[6,6]>(r) f = Flatten(p)", {}),
+    "Reshape 't' gives one size only": (
+        "q = Reshape(r, s) t = Reshape(q, u) p = GlobalAveragePool(t) f = Flatten(p)",
+        {"s": np.array([0, 0, -1], I64), "u": np.array([0, 8, 6, 6], I64)},
+    ),
+    "op_type:Add": (
+        "r1 = Add(r, grid) p = GlobalAveragePool(r1) f = Flatten(p)",
+        {"grid": weights(1, 8, 6, 6)},
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", HELD)
+def test_what_holds_a_file_at_its_size_is_told(reason: str) -> None:
+    body, constants = HELD[reason]
+    model = classifier(f"{body} y = Gemm<transB=1>(f, w, b)", {**constants, "w": W, "b": B})
+    made = rewrite_onnx(model, to="dense")
+    assert len(made.report.rewrites) == 1
+    (note,) = made.report.trace.notes
+    assert reason in note
+    assert made.module.graph.input == model.graph.input
+    require_same(model, made.module, images())
+
+
 def test_windows_of_a_file_that_leaves_its_size_open_need_one() -> None:
     model = classifier(GEMM, {"w": W, "b": B}, dims="N,3,H,Wi")
     with pytest.raises(InputError, match="--input-shape"):
