@@ -66,11 +66,19 @@ def test_nothing_to_rewrite_is_no_and_writes_nothing(run: Run, file: Path) -> No
     assert {*Path().iterdir()} == before
 
 
-@pytest.mark.parametrize("option", ["--opset=17", "--no-onnx", "--with-map", "--trace=export"])
+@pytest.mark.parametrize("option", ["--opset=17", "--with-map", "--trace=export"])
 def test_what_is_about_modules_is_refused(run: Run, file: Path, option: str) -> None:
     done = run("rewrite", "net.onnx", "--to", "dense", option)
     assert done.code == 2
     assert f"{option.partition('=')[0]}: an ONNX file is rewritten as it is" in done.err
+
+
+def test_without_onnx_a_file_is_rewritten_and_not_checked(run: Run, file: Path) -> None:
+    code, document = shown(run, "rewrite", "net.onnx", "--to", "conv", "--no-onnx")
+    assert (code, document["verdict"]) == (0, None)
+    assert {path.name for path in Path().glob("net.*")} == {"net.onnx", "net.conv.onnx", "net.conv.plan.json"}
+    done = run("rewrite", "net.onnx", "--to", "conv", "--no-onnx", "--providers", "cpu", "--force")
+    assert (done.code, "--no-onnx: nothing is checked" in done.err) == (2, True)
 
 
 def test_to_unfold_is_refused(run: Run, file: Path) -> None:

@@ -51,6 +51,8 @@ def run_rewrite_onnx(options: RewriteOptions, progress: Progress) -> RewriteOutc
 
 def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     start = time.perf_counter()
+    if not options.with_onnx:  # what a file can do without its other files
+        options = dataclasses.replace(options, with_check=False)
     job = _Job(options=options, target=_target(options), progress=progress)
     job.require_possible()
     with progress.step(f"reading {options.source.text}"):
@@ -120,7 +122,6 @@ class _Job:
         loading = options.loading
         strangers = {
             "--opset": options.opset is not None,
-            "--no-onnx": not options.with_onnx,
             "--with-map": options.with_map,
             "--trace": options.way != "auto",
             "--arch": loading.arch is not None,
@@ -130,7 +131,8 @@ class _Job:
         if given is not None:
             raise InputError("an ONNX file is rewritten as it is", where=given, fix="leave it out")
         if not options.with_check and options.providers is not None:
-            raise InputError("nothing is checked", where="--no-check", fix="leave it or --providers out")
+            off = "--no-check" if options.with_onnx else "--no-onnx"
+            raise InputError("nothing is checked", where=off, fix="leave it or --providers out")
         settle(self.target.parent)
         names = (self.target.name, self.plan, *((self.certificate,) if options.with_check else ()))
         for name in names:
