@@ -20,6 +20,8 @@ from fxpasses.graph.shapes import static_extent
 from fxpasses.graph.trace import Traced, trace
 from fxpasses.private_names import pytree
 from fxpasses.report import TraceInfo
+from fxpasses.wall.clock import SlowError
+from fxpasses.wall.marks import in_time_for
 
 
 def export_module(model: nn.Module, example_inputs: Sequence[Any] | None, reason: str) -> Traced:
@@ -94,8 +96,10 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgra
     error: Exception | None = None
     for batch in (Dim("batch", min=1), Dim.AUTO, None):
         try:
-            with quiet_export():
+            with in_time_for(model), quiet_export():
                 program = torch.export.export(model, inputs, dynamic_shapes=_dynamic(model, inputs, batch))
+        except SlowError:
+            raise
         except Exception as failure:  # noqa: BLE001 (export raises whatever the model or its tracer raises)
             error = error or failure
             if "data-dependent" in str(failure):

@@ -25,6 +25,8 @@ from fxpasses.errors import TraceError
 from fxpasses.graph import kept
 from fxpasses.graph.tree import HOOKS, clone_tree, hold
 from fxpasses.report import TraceInfo
+from fxpasses.wall.clock import SlowError
+from fxpasses.wall.marks import in_time_for
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OWN = os.path.dirname(__file__) + os.sep
@@ -95,7 +97,10 @@ def trace(model: nn.Module) -> Traced:
         return dataclasses.replace(given(model), graph=graph, root=root, extras=dict(model.__dict__))
     before = set(model.__dict__)
     try:
-        tracer, graph = _traced(model)
+        with in_time_for(model):
+            tracer, graph = _traced(model)
+    except SlowError:
+        raise
     except Exception as error:
         raise TraceError(
             f"torch.fx cannot trace it symbolically ({_first_line(error)})",

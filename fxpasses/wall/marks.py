@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Iterator
 
+from fxpasses.wall.clock import in_time
 from fxpasses.wall.wall import walled
 
 _marked: weakref.WeakSet[object] = weakref.WeakSet()
@@ -20,6 +21,11 @@ def mark_unvouched(model: object) -> None:
 def is_unvouched(model: object) -> bool:
     """Whether it did, or was made of one that did."""
     return model in _marked
+
+
+def in_time_for(model: object) -> contextlib.AbstractContextManager[None]:
+    """``in_time`` for a model that came from such a file."""
+    return in_time(type(model).__name__) if is_unvouched(model) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

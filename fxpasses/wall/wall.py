@@ -200,12 +200,12 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
 def _mark_started(args: tuple[Any, ...]) -> None:
     """A thread has the wall of the one that starts it."""
     wall = _wall_here()
-    if wall is None:
+    if wall is None or wall.folders is None:
         return
     thread = getattr(args[0] if args else None, "__self__", None)
     if isinstance(thread, threading.Thread):
         _of_started[thread] = dataclasses.replace(wall)
         _ever_started[:] = [True]  # a list is looked at faster than the dictionary
-    elif wall.folders is not None:
+    else:
         wall.tried.append("start a thread by hand")
         raise Stopped(1, f"not allowed here: {wall.tried[-1]}")

@@ -116,6 +116,15 @@ def test_what_old_versions_and_people_write_is_taken(
     assert model[1]._forward_hooks == {}
 
 
+def test_modules_count_as_often_as_they_are_called(tmp_path: Path) -> None:
+    model: nn.Module = nn.ReLU()
+    for _ in range(14):
+        model = nn.Sequential(model, model)
+    torch.save(model, tmp_path / "model.pt")
+    with pytest.raises(FileError, match=r"32,767 modules, more than the limit of 20,000"):
+        load_model(tmp_path / "model.pt")
+
+
 @pytest.mark.parametrize(
     ("layer", "name", "value"),
     [

@@ -23,6 +23,8 @@ from fxhead.source import Source, SourceKind
 from fxpasses.errors import InputError, brief
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.private_names import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from fxpasses.wall.clock import SlowError
+from fxpasses.wall.marks import in_time_for
 
 _HOW = "give it, as in --input-shape 1x3x224x224"
 # torchvision's clip_len for the models that were trained there
@@ -130,8 +132,10 @@ def _refusal(module: nn.Module, shapes: InputShapes, batch: int = _TRIAL_BATCH) 
         with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             pairs = zip(shapes.shapes, shapes.dtypes, strict=True)
             inputs = [torch.empty((batch, *shape[1:]), dtype=dtype) for shape, dtype in pairs]
-            with TensorBudget(inputs):
+            with TensorBudget(inputs), in_time_for(module):
                 outputs = list(_tensors(trial(*inputs)))
+    except SlowError:
+        raise
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         # it went as far as a value that nothing computed: that says nothing against a shape that is known
         return error if shapes.origin is ShapeOrigin.GUESSED else None

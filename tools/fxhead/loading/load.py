@@ -23,6 +23,7 @@ from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state
 from fxhead.loading.unpickle import listed, load_trusted, make_module
 from fxhead.source import FORMS, Source, SourceKind
 from fxpasses.errors import FileError, InputError
+from fxpasses.wall.clock import in_time
 from fxpasses.wall.marks import mark_unvouched
 from fxpasses.wall.wall import walled
 
@@ -134,7 +135,7 @@ def load(source: Source, loading: Loading | None = None, note: Callable[[str], N
         read_hub_folder(source)  # tells better what is missing
     path = source.path or Path(source.name)
     require_readable(path)
-    with contextlib.nullcontext() if loading.trust else walled(source.text), _by_name(path):
+    with _guarded(source.text, loading), _by_name(path):
         container = recognise(path)
         if source.kind is SourceKind.FOLDER:
             model: nn.Module | ExportedProgram = _from_weights(container, source, loading, note)
@@ -145,6 +146,15 @@ def load(source: Source, loading: Loading | None = None, note: Callable[[str], N
     if not loading.trust:
         mark_unvouched(model)
     return Loaded(model=model, container=container.title)
+
+
+@contextlib.contextmanager
+def _guarded(where: str, loading: Loading) -> Iterator[None]:
+    if loading.trust:
+        yield
+    else:
+        with in_time(where), walled(where):
+            yield
 
 
 @contextlib.contextmanager
@@ -201,7 +211,7 @@ def _built(source: Source, loading: Loading, note: Callable[[str], None]) -> nn.
     if is_file:
         path = Path(loading.weights or "")
         require_readable(path)
-        with walled(str(path)):
+        with in_time(str(path)), walled(str(path)):
             load_state(module, recognise(path), _allowed(loading), note)
     return _require_usable(module, where=source.text)
 

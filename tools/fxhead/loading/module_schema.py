@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxexport.untrusted.limits import MAX_MODULES
 from fxexport.untrusted.pickle_records import PickleError
 
 _OWN = "torch.nn.modules."
@@ -43,6 +44,27 @@ def complete(module: nn.Module) -> None:
     for kind in type(module).__mro__:
         if kind is not nn.Module and kind.__module__.startswith(_OWN):
             _complete_as(kind, module)
+
+
+def require_few(root: nn.Module) -> None:
+    """Returns where tracing the model calls few modules: fifteen that each hold the next twice are 65,535.
+
+    Raises:
+        PickleError: they are more than the limit.
+    """
+    counts: dict[int, int] = {}
+
+    def count(module: nn.Module) -> int:
+        if id(module) not in counts:
+            children = [child for child in module._modules.values() if child is not None]
+            counts[id(module)] = 1 + sum(map(count, children))
+        return counts[id(module)]
+
+    if count(root) > MAX_MODULES:
+        raise PickleError(
+            f"the model has {count(root):,} modules, more than the limit of {MAX_MODULES:,}, those that are "
+            "shared counted as often as they are met"
+        )
 
 
 def _complete_as(kind: type, module: nn.Module) -> None:

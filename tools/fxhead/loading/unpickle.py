@@ -14,6 +14,7 @@ from fxexport.untrusted.refused import Refused
 from fxexport.untrusted.tensors import ArchiveStorages, LegacyStorages, Storages
 from fxhead.loading.architectures import importable_here
 from fxhead.loading.graph_modules import make_graph_module
+from fxhead.loading.module_schema import require_few
 from fxhead.loading.objects import Objects
 from fxhead.loading.recognise import Container, FileKind
 from fxpasses.errors import FileError, brief
@@ -62,7 +63,10 @@ def make(container: Container, allowed: Allowed, record: Any = None) -> Any:
     try:
         graphs = make_graph_module if container.kind is FileKind.GRAPH_MODULE else None
         objects = Objects(allowed, _storages(container), graphs)
-        return objects.make(container.pickle.root if record is None else record)
+        made = objects.make(container.pickle.root if record is None else record)
+        if isinstance(made, nn.Module):
+            require_few(made)
+        return made
     except Refused as error:
         raise FileError(
             f"is a {container.title}, but is damaged or not what torch.save writes ({error})",
