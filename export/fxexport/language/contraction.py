@@ -13,7 +13,7 @@ from fxexport.language.arithmetic import add, multiply, over_axes, parts_of, sca
 from fxexport.language.extents import Extent, floor_divided, minus, plus, times
 from fxexport.language.layout import Layout, Parts, Slot, behind, extent_of, joined
 from fxexport.language.maps import slots_of
-from fxexport.language.moves import squeeze, unsqueeze
+from fxexport.language.moves import squeeze, unsqueeze, without_zeros
 from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
 
 Labels = Sequence[int]
@@ -125,10 +125,27 @@ def convolution(
         raise Uninterpreted("a convolution over other channels")
     product = _as_sum(terms, value, weight, stride, padding, groups) if set(dilation) == {1} else None
     if product is None:
+        value, padding = _with_zeros_as_padding(terms, value, padding)
         product = _windows(terms, value, weight, tuple(stride), tuple(padding), tuple(dilation), groups)
     if bias is None:
         return product
     return add(terms, product, unsqueeze(bias, list(range(1, spatial + 1))))
+
+
+def _with_zeros_as_padding(terms: Terms, value: Value, padding: Pairs) -> tuple[Value, Pairs]:
+    """What is convolved without zeros that were put around it, and padding by as many more."""
+    pairs = list(padding)
+    place = 0
+    while place < len(pairs):
+        found = without_zeros(value, 2 + place)
+        if found is None:
+            place += 1
+            continue
+        terms.use("zeros-as-padding")
+        value, before, after = found
+        pairs[place] = (plus(pairs[place][0], before), plus(pairs[place][1], after))
+        place = 0  # zeros may have been put along another axis before
+    return value, pairs
 
 
 def _as_sum(

@@ -106,6 +106,11 @@ IDENTITIES: dict[str, Identity] = {
             "the kernel covers the map; no padding, groups and dilation 1",
             special=True,
         ),
+        _reals(
+            "zeros-as-padding",
+            "conv_p(pad_q(x, 0), W) = conv_p+q(x, W)",
+            "the zeros are at the ends of what the windows move along",
+        ),
         _reals("scale-of-bilinear", "Σ (a·x)·y = a·Σ x·y", "a is a scalar"),
         _reals(
             "scale-of-affine-site",

@@ -186,6 +186,30 @@ def pad(
     return _along(terms, "pad", (before, after, mode), [value], dim, total, extra)
 
 
+def without_zeros(value: Value, dim: int) -> tuple[Value, Extent, Extent] | None:
+    """What zeros were added to at the ends of a dimension, and how many; None where none were."""
+    term = value.term
+    if term.op != "pad" or len(term.operands) != 2 or term.shape is None:
+        return None
+    before, after, mode = term.attributes
+    (read, fill), axis = term.operands, len(term.shape) - 1
+    access, zero = read.access or (), fill.term.array
+    others = [parts for number, parts in enumerate(value.layout) if number != dim]
+    if (
+        mode != "constant"
+        or zero is None
+        or zero.any()
+        or fill.term.error
+        or len(access) != len(term.shape)
+        or value.layout[dim] != plain_axis(axis, term.shape[axis])
+        or any(part.axis == axis for parts in others for part in parts)
+    ):
+        return None
+    layout = list(Operand(read.term, access[:-1]).value(tuple(others)).layout)
+    layout.insert(dim, access[-1])
+    return Value(term=read.term, known_layout=tuple(layout)), before, after  # type: ignore[return-value]
+
+
 def _along(
     terms: Terms,
     op: str,

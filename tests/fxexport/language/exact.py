@@ -102,6 +102,11 @@ def _elements(term: Term, inputs: dict[Term, Array], known: dict[Term, Array]) -
     if term.op == "take":
         start, step, cells = (int(str(item)) for item in term.attributes)
         return read[0][..., start : start + step * cells : step].reshape(shape)
+    if term.op == "pad":
+        before, after, mode = term.attributes
+        sizes = [*[(0, 0)] * (read[0].ndim - 1), (int(str(before)), int(str(after)))]
+        how = {"constant_values": read[1].item()} if mode == "constant" else {}
+        return np.pad(read[0], sizes, "constant" if how else "edge", **how).reshape(shape)
     if term.op == "concatenate":
         return np.concatenate(read, axis=-1).reshape(shape)
     raise AssertionError(term.op)

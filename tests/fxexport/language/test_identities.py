@@ -313,6 +313,32 @@ def _over_map(c: Case) -> Iterator[Check]:
     yield convolved(c, a, c.numbers(4, 2, 2, 3), c.open(a), groups=2, stride=(1, 2))
 
 
+@case("zeros-as-padding")
+def _zeros(c: Case) -> Iterator[Check]:
+    w = c.numbers(2, 2, 2, 2)
+    for around in ([(1, 1), (1, 1)], [(0, 1), (0, 2)], [(2, 0), (0, 0)]):
+        for shape in ((1, 2, 3, 2), (2, 2, 1, 3)):
+            a = c.numbers(*shape)
+            x = c.open(a)
+            for dim, (before, after) in reversed([*enumerate(around, 2)]):
+                x = moves.pad(c.terms, x, dim, before, after, "constant", c.number(0))
+            padded = np.pad(a, [(0, 0), (0, 0), *around], constant_values=Fraction(0))
+            yield convolved(c, padded, w, x, padding=((0, 1), (1, 0)), stride=(1, 2))
+            # not along what the windows move: turned, of another number, or of channels
+            yield convolved(c, padded.transpose(0, 1, 3, 2), w, x.permuted([0, 1, 3, 2]))
+    a = c.numbers(1, 1, 3, 3)
+    ones = moves.pad(c.terms, c.open(a), 2, 1, 1, "constant", c.number(1))
+    channel = moves.pad(c.terms, c.open(a), 1, 0, 1, "constant", c.number(0))
+    edges = moves.pad(c.terms, c.open(a), 3, 1, 0, "replicate", c.number(0))
+    merged = moves.reshape(moves.pad(c.terms, c.open(a), 3, 1, 0, "constant", c.number(0)), (1, 1, 12, 1))
+    flat = np.pad(a, [(0, 0), (0, 0), (0, 0), (1, 0)], constant_values=Fraction(0)).reshape(1, 1, 12, 1)
+    yield convolved(c, flat, w[:, :1, :, :1], merged)
+    wide = [(0, 0), (0, 0), (1, 1), (0, 0)]
+    yield convolved(c, np.pad(a, wide, constant_values=Fraction(1)), w[:, :1], ones)
+    yield convolved(c, np.pad(a, [(0, 0), (0, 1), (0, 0), (0, 0)], constant_values=Fraction(0)), w, channel)
+    yield convolved(c, np.pad(a, [(0, 0), (0, 0), (0, 0), (1, 0)], mode="edge"), w[:, :1], edges)
+
+
 @case("scale-of-bilinear")
 def _scale_of_bilinear(c: Case) -> Iterator[Check]:
     a, b = c.numbers(2, 3), c.numbers(3, 2)
