@@ -148,12 +148,6 @@ def _dynamic(model: nn.Module, inputs: tuple[Any, ...], batch: Any) -> Any:
         return {0: batch} if isinstance(value, torch.Tensor) and value.ndim else None
 
     shapes = tuple(pytree.tree_map(shape, value) for value in inputs)
-    takes_rest = [name for name, kind in _parameters(model) if kind.name == "VAR_POSITIONAL"]
-    if not takes_rest:
-        return shapes
-    named = [name for name, kind in _parameters(model) if kind.name != "VAR_POSITIONAL"]
-    return (*shapes[: len(named)], shapes[len(named) :])
-
-
-def _parameters(model: nn.Module) -> list[tuple[str, Any]]:
-    return [(name, parameter.kind) for name, parameter in inspect.signature(model.forward).parameters.items()]
+    kinds = [parameter.kind.name for parameter in inspect.signature(model.forward).parameters.values()]
+    named = kinds.index("VAR_POSITIONAL") if "VAR_POSITIONAL" in kinds else len(shapes)
+    return (*shapes[:named], shapes[named:]) if len(shapes) > named else shapes

@@ -96,7 +96,7 @@ class Allowed:
     """What a pickle's names may stand for.
 
     Attributes:
-        extra: full names of classes that the user admits.
+        extra: full names of classes that the user admits, and of packages or modules whose own they are.
         here: makes the working directory's modules importable while one of those is looked up.
     """
 
@@ -116,7 +116,7 @@ class Allowed:
 
     def find_class(self, name: Global) -> type | None:
         """The class, if it is one of a model package or one that the user named; else None."""
-        if str(name) in self.extra:
+        if self.is_named(name):
             return self._named(name)
         return model_class(name)
 
@@ -128,7 +128,7 @@ class Allowed:
 
     def is_named(self, name: Global) -> bool:
         """Whether the user vouches for it."""
-        return str(name) in self.extra
+        return any(str(name) == known or str(name).startswith(f"{known}.") for known in self.extra)
 
     def _named(self, name: Global) -> type:
         with self.here() if self.here is not None else _nothing():
@@ -148,6 +148,10 @@ class Allowed:
                 where="--allow",
                 fix="only classes can be allowed; --trust runs the rest",
             )
+        home = Global(found.__module__, found.__qualname__)
+        if str(name) not in self.extra and not self.is_named(home):
+            fix = f"give --allow {home} if that is meant"
+            raise InputError(f"{name} is {home}", where="--allow", fix=fix)
         return found
 
 

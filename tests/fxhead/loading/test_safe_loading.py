@@ -12,7 +12,9 @@ import torch
 import torchvision
 from torch import nn
 
+from fxexport.untrusted.allowed import Allowed
 from fxexport.untrusted.functions import find_function, is_attribute, is_method
+from fxexport.untrusted.pickle_records import Global
 from fxhead import load_model, save_model
 from fxpasses import rewrite
 from fxpasses.errors import FileError, InputError
@@ -153,6 +155,37 @@ def test_a_function_cannot_be_allowed(name: str, net: Path, folder: Path) -> Non
     shown = "posix.system" if name == "os.system" else name.replace("torch.load", "torch.serialization.load")
     with pytest.raises(InputError, match="is no class"):
         load_model("model.pt", allow=[shown])
+
+
+def test_a_package_stands_for_its_own_classes_and_not_for_what_it_imports(net: Path, folder: Path) -> None:
+    assert type(load_model("model.pt", allow=["nets"])).__name__ == "Net"
+    allowed = Allowed(extra=frozenset({"nets"}))
+    assert allowed.find_class(Global("nets", "Net")) is not None
+    assert allowed.find_class(Global("netsuite", "Net")) is None
+    with pytest.raises(InputError, match=r"nets\.nn\.Linear is torch\.nn\.modules\.linear\.Linear"):
+        allowed.find_class(Global("nets", "nn.Linear"))
+
+
+def test_of_many_classes_the_package_is_named(net: Path, folder: Path, run: Run) -> None:
+    nets = __import__("nets")
+    names = ("One", "Two", "Three", "Four")
+    parts = [type(name, (nn.ReLU,), {"__module__": "nets"})() for name in names]
+    for name, part in zip(names, parts, strict=True):
+        setattr(nets, name, type(part))
+    torch.save(nn.Sequential(nn.Linear(2, 2), *parts), "model.pt")
+    done = run("inspect", "model.pt", "--allow", "other.Net")
+    assert "give --allow nets if you wrote that" in done.err
+
+
+def test_a_note_of_the_class_s_name_is_kept(folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 3))
+    model.type = "package.Sequential"
+    torch.save(model, "model.pt")
+    assert load_model("model.pt").type == "package.Sequential"
+    model.type = nn.ReLU()
+    torch.save(model, "model.pt")
+    with pytest.raises(FileError, match="in place of its type"):
+        load_model("model.pt")
 
 
 def test_trust_unpickles_and_says_so(run: Run, net: Path) -> None:

@@ -51,6 +51,22 @@ def test_a_state_dict_is_found_wherever_it_is(
     _same(load_model(tmp_path / "weights.pth", arch=NAME), trained)
 
 
+@pytest.mark.parametrize("key", ["model", "ema"])
+def test_a_whole_model_in_a_checkpoint_is_taken_or_its_weights_alone(
+    key: str, net: Path, folder: Path
+) -> None:
+    torch.manual_seed(1)
+    model = __import__("nets").Net().eval()
+    torch.save({"model": None, key: model, "epoch": 3}, "best.pt")
+    with pytest.raises(FileError, match=r"give --allow nets\.Net"):
+        load_model("best.pt")
+    _same(load_model("best.pt", allow=["nets.Net"]), model)
+    # no class of the file is needed for its weights
+    twin = "import nets\n\n\nclass Twin(nets.Net):\n    pass\n"
+    (folder / "twins.py").write_text(twin)
+    _same(load_model("best.pt", arch="twins:Twin", ema=key == "ema"), model)
+
+
 def test_what_torch_s_own_wrappers_save_is_read(trained: nn.Module, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.11's own, of what importing its compiler does

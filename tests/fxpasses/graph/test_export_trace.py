@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -94,6 +96,23 @@ def test_a_model_in_train_mode_goes_on_training() -> None:
     buffers = dict(result.module.named_buffers())
     for name, buffer in reference.named_buffers():
         assert torch.allclose(buffers[name].to(buffer), buffer, atol=TOLERANCE), name
+
+
+class Rest(Head):
+    """Takes any number of inputs and of options, as a wrapper does."""
+
+    def forward(self, x: Tensor, *rest: Tensor, **options: Any) -> Tensor:
+        for other in rest:
+            x = x + other
+        return self.logits(x)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_batch_of_a_model_that_takes_the_rest_is_dynamic(count: int) -> None:
+    result = rewrite(made(Rest), to="conv", example_inputs=(image(2),) * count, way="export")
+    assert result.report.trace.notes == ()
+    inputs = (image(5),) * count
+    assert torch.allclose(result.module(*inputs), made(Rest)(*inputs))
 
 
 def test_without_example_inputs_the_error_says_so() -> None:

@@ -116,7 +116,8 @@ def source_options(command: _Command) -> _Command:
                 "--allow",
                 multiple=True,
                 metavar="pkg.Class",
-                help="Let a pickled module have this class of yours; may be given more than once.",
+                help="Let a pickled module have this class of yours, or a package's own; may be given more "
+                "than once.",
             ),
             click.option("--trust", is_flag=True, help="Unpickle the file as it is: runs any code in it."),
             output_options,

@@ -19,7 +19,7 @@ from fxexport.untrusted.programs import read_program
 from fxhead.loading.architectures import build, importable_here, is_weight_file
 from fxhead.loading.hub_folders import read_hub_folder
 from fxhead.loading.recognise import Container, FileKind, recognise
-from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state
+from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state, module_in
 from fxhead.loading.unpickle import listed, load_trusted, make_module
 from fxhead.source import FORMS, Source, SourceKind
 from fxpasses.errors import FileError, InputError
@@ -223,6 +223,8 @@ def _from_file(
     if loading.arch is not None and container.kind not in _WEIGHTS:
         what = f"is a {container.title}, which brings its own architecture"
         raise InputError(what, where=str(path), fix="leave --arch out")
+    if loading.arch is None and (record := module_in(container, ema=loading.ema)) is not None:
+        return _require_usable(make_module(container, _allowed(loading), record), where=str(path))
     if container.kind in _WEIGHTS:
         return _from_weights(container, _architecture(container, loading, note), loading, note)
     if container.kind is FileKind.PROGRAM:

@@ -149,6 +149,8 @@ def _require_attribute(kind: type[nn.Module], name: Any, value: Any) -> None:
         raise PickleError(f"a {where} has training = {value!r:.80}")
     if name == "_compiled_call_impl" and value is not None:
         raise PickleError(f"a {where} has a compiled call")
+    if name == "type" and type(value) is str:
+        return  # where ultralytics keeps the name of the class
     shadowed = inspect.getattr_static(kind, name, None)
     if name == "call_super_init" or callable(shadowed) or hasattr(shadowed, "__get__"):
         raise PickleError(f"a {where} has an attribute in place of its {name}")

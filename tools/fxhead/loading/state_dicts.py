@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from fxexport.untrusted.allowed import Allowed
+from fxexport.untrusted.pickle_records import Made, PlainDict
 from fxhead.loading.architectures import build, takes_num_classes
-from fxhead.loading.recognise import Container, FileKind, dict_entries, is_module, is_state_dict
+from fxhead.loading.recognise import Container, FileKind, dict_entries, is_module, is_state_dict, is_tensor
 from fxhead.loading.unpickle import make
 from fxhead.source import Source
 from fxpasses.errors import FileError, InputError, brief
@@ -95,6 +96,7 @@ def _chosen(container: Container, *, ema: bool, note: Note) -> Any:
     assert container.pickle is not None
     entries = dict_entries(container.pickle.root) or {}
     states = {name: value for name, value in entries.items() if is_state_dict(dict_entries(value) or {})}
+    states |= {name: _weights_of(value) for name, value in entries.items() if is_module(value)}
     models = [name for name in _MODEL_KEYS if name in states]
     averages = [name for name in _EMA_KEYS if name in states]
     where = str(container.path)
@@ -105,11 +107,9 @@ def _chosen(container: Container, *, ema: bool, note: Note) -> Any:
         return states[averages[0]]
     others = [name for name in states if name not in averages]
     if not models and len(others) != 1:
-        modules = [name for name, value in entries.items() if is_module(value)]
-        held = f", but whole modules under {', '.join(map(repr, modules))}" if modules else ""
         keys = ", ".join(map(repr, [*entries][:_SHOWN]))
         raise FileError(
-            f"is a training checkpoint with the keys {keys}, and no state dict under a known one{held}",
+            f"is a training checkpoint with the keys {keys}, and no state dict under a known one",
             where=where,
             fix="save the state dict of the model in a file of its own",
         )
@@ -117,6 +117,32 @@ def _chosen(container: Container, *, ema: bool, note: Note) -> Any:
     if averages:
         note(f"{where} has averaged weights, too ({averages[0]!r}); --ema takes them instead of {chosen!r}")
     return states[chosen]
+
+
+def module_in(container: Container, *, ema: bool) -> Any:
+    """The record of the whole model that a checkpoint holds in place of its weights, or None."""
+    if container.kind is not FileKind.CHECKPOINT or container.pickle is None:
+        return None
+    entries = dict_entries(container.pickle.root) or {}
+    keys = _EMA_KEYS if ema else (*_MODEL_KEYS, *_EMA_KEYS)
+    return next((entries[name] for name in keys if is_module(entries.get(name))), None)
+
+
+def _weights_of(module: Made) -> PlainDict:
+    """The state dict of a module's record; the module is not made, so no class of it is needed."""
+    found = PlainDict()
+    pending = [("", module)]
+    while pending:
+        prefix, part = pending.pop()
+        if not is_module(part):
+            continue
+        state = dict(part.states[0].pairs)
+        for registry in ("_parameters", "_buffers"):
+            named = (dict_entries(state.get(registry)) or {}).items()
+            found.pairs += [(prefix + name, tensor) for name, tensor in named if is_tensor(tensor)]
+        parts = (dict_entries(state.get("_modules")) or {}).items()
+        pending += [(f"{prefix}{name}.", inner) for name, inner in parts]
+    return found
 
 
 def _from_safetensors(container: Container) -> State:

@@ -20,6 +20,8 @@ from fxhead.loading.recognise import Container, FileKind
 from fxpasses.errors import FileError, brief
 
 _MAX_NAMES = 8
+_MOST_CLASSES = 3
+"""Of more, the packages are named."""
 
 
 def require_allowed(container: Container, allowed: Allowed, record: Any = None) -> None:
@@ -39,7 +41,9 @@ def require_allowed(container: Container, allowed: Allowed, record: Any = None) 
     if not refused:
         return
     # a class is called like one; what is none cannot be allowed
-    options = " ".join(f"--allow {name}" for name in refused if name.rpartition(".")[2][:1].isupper())
+    classes = [name for name in refused if name.rpartition(".")[2][:1].isupper()]
+    packages = sorted({name.partition(".")[0] for name in classes})
+    options = " ".join(f"--allow {name}" for name in (packages if len(classes) > _MOST_CLASSES else classes))
     fix = f"give {options} if you wrote that, or " if len(options) in range(1, 400) else ""
     fix += "save model.state_dict() and give it with --arch; --trust runs whatever the file says"
     raise FileError(
