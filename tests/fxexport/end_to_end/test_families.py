@@ -1,4 +1,4 @@
-"""A member of each torchvision family through both ONNX forms and ONNX Runtime.
+"""A member of each torchvision family through both ONNX forms, exported and derived, and ONNX Runtime.
 
 By default the smallest member that the family's own classes make; ``-m slow`` runs one of its real size.
 """
@@ -13,8 +13,10 @@ import pytest
 import torch
 import torchvision
 
+from bench.derived import up_to_names
 from fxexport import certify, export_onnx
 from fxexport.providers import Session
+from fxhead.rewriting.derive import derive
 from fxpasses import rewrite
 from tests.fxexport.mutations import families
 
@@ -58,6 +60,8 @@ def check_both_forms(model: torch.nn.Module, side: int, folder: Path) -> None:
     assert result.report.rewrites
     linear = export_onnx(model, example, folder / "linear.onnx")
     conv = export_onnx(result.module, example, folder / "conv.onnx")
+    assert derive(linear, folder / "derived.onnx", result.report)
+    assert up_to_names(folder / "derived.onnx") == up_to_names(conv)
     sessions = [Session(path, "cpu") for path in (linear, conv)]
     for batch in (1, 2, 5):
         images = torch.randn(batch, 3, side, side)

@@ -10,37 +10,13 @@ import onnx
 import pytest
 import torch
 
+from bench.derived import up_to_names
 from fxexport import export_onnx
-from fxexport.onnx_node import attributes_of, versions_of
 from fxhead.rewriting.derive import derive
 from fxpasses import rewrite
 
 Run = Callable[..., Any]
 SMALL = ("--input-shape", "1x3x16x16", "--providers", "cpu")
-
-
-def up_to_names(path: Path) -> list[Any]:
-    """The nodes of a file with all of their attributes, values by the order in which they come."""
-    model = onnx.load(path)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    names: dict[str, int] = {value.name: place for place, value in enumerate(model.graph.input)}
-
-    def known(name: str) -> Any:
-        if name in stored:
-            return (*stored[name].dims, stored[name].raw_data)
-        return names.setdefault(name, len(names))
-
-    return [
-        (
-            node.op_type,
-            [known(name) for name in node.input],
-            [known(name) for name in node.output],
-            sorted(
-                (key, str(value)) for key, value in attributes_of(node, versions_of(model)).items() if value
-            ),
-        )
-        for node in model.graph.node
-    ]
 
 
 class Head(torch.nn.Module):
