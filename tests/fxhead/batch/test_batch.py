@@ -62,7 +62,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def batch(*arguments: str, code: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "fxhead", "batch", *arguments, "--no-onnx", "--json"]
+    command = [sys.executable, "-m", "fxhead", "batch", *arguments, "--no-onnx", "--json", "--trust"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ran.returncode == code, ran.stderr + ran.stdout
     document: dict[str, Any] = json.loads(ran.stdout)
@@ -162,7 +162,19 @@ def test_a_batch_that_is_killed_goes_on_where_it_was(work: Path) -> None:
         NET + "\ndef slow():\n    open('started', 'a').write('x')\n    time.sleep(600)\n"
     )
     rows = manifest(work, "net:good", "net:slow")
-    command = [sys.executable, "-m", "fxhead", "batch", rows, "-o", "out", "--no-onnx", "--jobs", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "fxhead",
+        "batch",
+        rows,
+        "-o",
+        "out",
+        "--trust",
+        "--no-onnx",
+        "--jobs",
+        "1",
+    ]
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     waited_for(lambda: (work / "started").exists())
     running.send_signal(signal.SIGKILL)
@@ -181,7 +193,17 @@ def test_an_interruption_ends_the_rows_too(work: Path) -> None:
         NET + "\ndef slow():\n    open('pid', 'w').write(str(os.getpid()))\n    time.sleep(600)\n"
     )
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import fxhead.__main__"
-    command = [sys.executable, "-c", code, "batch", manifest(work, "net:slow"), "-o", "out", "--no-onnx"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "batch",
+        manifest(work, "net:slow"),
+        "-o",
+        "out",
+        "--trust",
+        "--no-onnx",
+    ]
     running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     waited_for(lambda: (work / "pid").exists() and (work / "pid").read_text() != "")
     running.send_signal(signal.SIGINT)
@@ -220,7 +242,7 @@ def test_a_row_s_own_options_go_before_those_of_all(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(
         '{"source": "a.pt", "to": "linear", "allow": ["p.A", "p.B"], "input-shape": "1x3x8x8"}'
     )
-    (row,) = read_rows([str(tmp_path / "m.jsonl")], {"to": "conv"}, KNOWN)
+    (row,) = read_rows([str(tmp_path / "m.jsonl")], {"to": "conv"}, KNOWN, trust=True)
     assert row.options == (
         "--to", "linear", "--allow", "p.A", "--allow", "p.B", "--input-shape", "1x3x8x8"
     )  # fmt: skip
@@ -260,6 +282,53 @@ def test_a_manifest_that_is_none_says_what_is_wrong(
     (tmp_path / name).write_bytes(text.encode("latin-1"))
     with pytest.raises(FileError, match=says or "is not UTF-8"):
         read_rows([str(tmp_path / name)], {}, KNOWN)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"source": "os:getcwd"}',
+        '{"source": "a.pt", "trust": true}',
+        '{"source": "a.pt", "trust": "yes"}',
+        '{"source": "a.pt", "allow": ["os.system"]}',
+        '{"source": "a.pth", "arch": "os:getcwd"}',
+        '{"source": "a.pth", "arch": ["torchvision:resnet18", "os:getcwd"]}',
+    ],
+)
+def test_a_manifest_names_code_only_where_it_is_trusted(row: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(row)
+    known = KNOWN | {"trust": RowOption(text="--trust", is_flag=True)}
+    with pytest.raises(FileError, match="row 1 names code to be run"):
+        read_rows([str(tmp_path / "m.jsonl")], {}, known)
+    assert read_rows([str(tmp_path / "m.jsonl")], {}, known, trust=True)
+
+
+def test_a_source_is_no_option(work: Path) -> None:
+    (work / "m.jsonl").write_text('{"source": "--trust", "to": "conv"}')
+    (work / "--trust").write_text("no model")
+    (row,) = batch("m.jsonl", "-o", "out", code=1)["rows"]
+    assert row["reason"].startswith("--trust: is ")
+
+
+def test_nothing_in_the_folder_of_outputs_is_believed(work: Path) -> None:
+    """Not lines of somebody else, no link, and no pipe."""
+    torch.save(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)), "a.pt")
+    (row,) = batch("a.pt", "--to", "conv", "-o", "out", code=0)["rows"]
+    lines = work / "out" / "batch.jsonl"
+    forged = json.loads(lines.read_text()) | {"key": "0" * 64, "seconds": 4711}
+    (work / "theirs").write_text("")
+    lines.write_text("[" * 100_000 + "\n" + json.dumps(forged) + "\n")
+    (work / "out" / ".batch.csv.new").symlink_to(work / "theirs")
+    (row,) = batch("a.pt", "--to", "conv", "-o", "out", code=0)["rows"]
+    assert row["seconds"] != 4711
+    assert (work / "theirs").read_text() == ""
+    lines.unlink()
+    lines.symlink_to(work / "theirs")
+    batch("a.pt", "--to", "conv", "-o", "out", code=2)
+    assert (work / "theirs").read_text() == ""
+    lines.unlink()
+    os.mkfifo(lines)
+    batch("a.pt", "--to", "conv", "-o", "out", code=2)
 
 
 def test_an_option_that_rewrite_does_not_have_suggests_the_nearest(tmp_path: Path) -> None:
@@ -320,7 +389,7 @@ def test_a_cluster_does_the_same_and_a_worker_may_die(
     address, processes = cluster
     (work / "net.py").write_text(NET + MARKED)
     rows = manifest(work, *(f"net:{name}" for name in "abcd"))
-    command = [sys.executable, "-m", "fxhead", "batch", rows, "-o", "out", "--no-onnx"]
+    command = [sys.executable, "-m", "fxhead", "batch", rows, "-o", "out", "--trust", "--no-onnx"]
     command += ["--scheduler", address, "--json"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     waited_for(lambda: (work / "out" / "batch.jsonl").exists())
@@ -344,6 +413,7 @@ def test_a_lost_scheduler_is_an_error_and_nothing_is_lost_with_it(
         "-m",
         "fxhead",
         "batch",
+        "--trust",
         rows,
         "-o",
         "out",
@@ -367,7 +437,18 @@ def test_a_lost_scheduler_is_an_error_and_nothing_is_lost_with_it(
 def test_no_scheduler_is_one_line(work: Path) -> None:
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     rows = manifest(work, "net:good")
-    command = [sys.executable, "-m", "fxhead", "batch", rows, "-o", "out", "--scheduler", "tcp://127.0.0.1:9"]
+    command = [
+        sys.executable,
+        "-m",
+        "fxhead",
+        "batch",
+        rows,
+        "-o",
+        "out",
+        "--trust",
+        "--scheduler",
+        "tcp://127.0.0.1:9",
+    ]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "no scheduler answers" in ran.stderr.splitlines()[-1]

@@ -96,8 +96,8 @@ def perform(row: Row, key: str, folder: str, limits: Limits) -> Done:
         limits: what it may take.
     """
     out = Path(folder) / row.name
-    command = [sys.executable, "-m", "fxhead", "rewrite", row.source, *row.options]
-    command += ["-o", f"{out}{os.sep}", "--force", "--json"]
+    command = [sys.executable, "-m", "fxhead", "rewrite", *row.options]
+    command += ["-o", f"{out}{os.sep}", "--force", "--json", "--", row.source]
     threads = str(limits.threads)
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "NO_COLOR": "1"}
     start = time.monotonic()

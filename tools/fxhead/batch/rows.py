@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fxexport.untrusted.archive import open_regular
-from fxhead.source import Source
+from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError, suggest
+from fxpasses.wall.clock import in_time
 
 MODEL_SUFFIXES = (".onnx", ".pt", ".pt2", ".pth", ".safetensors")
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".yaml", ".yml")
@@ -53,7 +54,7 @@ class Row:
 
 
 def read_rows(
-    sources: Iterable[str], common: Mapping[str, Any], known: Mapping[str, RowOption]
+    sources: Iterable[str], common: Mapping[str, Any], known: Mapping[str, RowOption], *, trust: bool = False
 ) -> tuple[Row, ...]:
     """The rows that ``sources`` (manifests, folders, globs, or anything ``fxhead rewrite`` takes) stand for.
 
@@ -61,15 +62,16 @@ def read_rows(
         sources: the arguments of the command.
         common: options of every row, by name; a row's own go before them.
         known: every option that a row can have, by name.
+        trust: whether a manifest may name code: a callable, or what ``--allow`` and ``--trust`` run.
 
     Raises:
-        FileError: a manifest cannot be read.
+        FileError: a manifest cannot be read, or names code and may not.
         InputError: a manifest has an unknown option, or there is no row.
     """
     found: list[Row] = []
     taken: set[str] = set()
     for source in sources:
-        for entry in _entries(source):
+        for entry in _entries(source, trust=trust):
             options = {**common, **{key: value for key, value in entry.items() if key not in _OWN}}
             name = _free_name(entry.get("name") or Source.parse(entry["source"]).stem, taken)
             found.append(
@@ -109,10 +111,17 @@ def _is_true(value: Any, key: str, where: str) -> bool:
     raise InputError(f"'{key}' is yes or no, not {value!r}", where=where, fix="write true or false")
 
 
-def _entries(source: str) -> Iterator[dict[str, Any]]:
+def _entries(source: str, *, trust: bool) -> Iterator[dict[str, Any]]:
     path = Path(source)
     if path.suffix.lower() in MANIFEST_SUFFIXES:
-        yield from _manifest(path)
+        for number, entry in enumerate(_manifest(path), start=1):
+            if not trust and _names_code(entry):
+                raise FileError(
+                    f"row {number} names code to be run",
+                    where=str(path),
+                    fix="give --trust if you know where the manifest comes from",
+                )
+            yield entry
     elif path.is_dir():
         files = (file for file in path.rglob("*") if file.suffix.lower() in MODEL_SUFFIXES)
         # a folder as hubs lay it out is one model
@@ -122,6 +131,14 @@ def _entries(source: str) -> Iterator[dict[str, Any]]:
         yield from ({"source": file} for file in sorted(glob.glob(source, recursive=True)))
     else:
         yield {"source": source}
+
+
+def _names_code(entry: Mapping[str, Any]) -> bool:
+    options = {key.replace("-", "_"): value for key, value in entry.items() if value not in (None, "", False)}
+    arch = options.get("arch", [])
+    built = [entry["source"], *(arch if isinstance(arch, list | tuple) else [arch])]
+    is_callable = any(Source.parse(str(text)).kind is SourceKind.CALLABLE for text in built)
+    return is_callable or not options.keys().isdisjoint(("trust", "allow"))
 
 
 def _manifest(path: Path) -> Iterator[dict[str, Any]]:
@@ -138,7 +155,9 @@ def _manifest(path: Path) -> Iterator[dict[str, Any]]:
         raise FileError("is not UTF-8", where=str(path), fix="save it as UTF-8") from error
     if len(raw) > _MOST_BYTES:
         raise FileError(f"has more than {_MOST_BYTES} bytes", where=str(path), fix="split it")
-    for number, entry in enumerate(_parsed(path, text), start=1):
+    with in_time(str(path)):
+        entries = [*_parsed(path, text)]
+    for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:
             raise FileError(f"row {number} has no source", where=str(path), fix=_SHAPE_OF_A_MANIFEST)
         if not isinstance(entry.get("name", ""), str):

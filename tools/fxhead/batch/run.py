@@ -16,7 +16,7 @@ from fxhead.batch.rows import Row
 from fxhead.batch.store import Store, key_of
 from fxhead.outcome import WrittenFile
 from fxhead.show.progress import Progress
-from fxpasses.errors import FileError, FxHeadError, InputError
+from fxpasses.errors import FxHeadError, InputError
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +48,7 @@ def run_batch(options: BatchOptions, progress: Progress) -> BatchOutcome:
         KeyboardInterrupt: the user stopped it; what is done is kept.
     """
     start = time.perf_counter()
-    try:
-        store = Store(options.folder)
-    except OSError as error:
-        raise FileError(
-            f"cannot be written to ({error.strerror or error})", where=str(options.folder), fix="name another"
-        ) from error
+    store = Store(options.folder)
     ended: dict[str, Done] = {}
     todo: list[tuple[Row, str]] = []
     for row in options.rows:

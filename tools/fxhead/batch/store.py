@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import fxhead
+from fxexport.untrusted.archive import open_regular
 from fxhead.batch.process import Done, State
 from fxhead.batch.rows import Row
 from fxhead.files.digests import digest_file
+from fxhead.files.mark import mark
 from fxhead.outcome import SCHEMA_VERSION
+from fxpasses.errors import FileError
 
 LINES, TABLE, PAGE = "batch.jsonl", "batch.csv", "batch.html"
 _VERSIONS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
@@ -36,7 +39,8 @@ def key_of(row: Row) -> str:
         "row": [row.source, *row.options],
         "files": [digest_file(path) for path in row.inputs()],
     }
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    # a folder that somebody else made has no keys of this user's: nothing in it is taken for done
+    return mark("batch", json.dumps(whole, sort_keys=True).encode())
 
 
 def _version(name: str) -> str | None:
@@ -55,7 +59,8 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._found = {done.name: done for done in self._read()}
 
     def kept(self, row: Row, key: str) -> Done | None:
@@ -72,7 +77,7 @@ class Store:
         """Keeps a row, on the disk when this returns."""
         line = json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(done)})
         path = self.folder / LINES
-        with path.open("ab") as file:
+        with _writing(path), open(path, "ab", opener=_no_link) as file:
             if file.tell() and not _ends_a_line(path):
                 file.write(b"\n")  # a process was killed while it wrote
             file.write(line.encode() + b"\n")
@@ -86,13 +91,17 @@ class Store:
         written = {LINES: "".join(f"{line}\n" for line in lines), TABLE: _table(rows), PAGE: _page(rows)}
         for name, text in written.items():
             new = self.folder / f".{name}.new"
-            new.write_text(text, encoding="utf-8", newline="")
-            new.replace(self.folder / name)
+            with _writing(self.folder):
+                new.unlink(missing_ok=True)
+                with open(new, "x", encoding="utf-8", newline="") as file:
+                    file.write(text)
+                new.replace(self.folder / name)
         return tuple(self.folder / name for name in written)
 
     def _read(self) -> Iterable[Done]:
         try:
-            text = (self.folder / LINES).read_text(encoding="utf-8")
+            with open_regular(self.folder / LINES) as file:
+                text = file.read().decode("utf-8", "replace")
         except FileNotFoundError:
             return
         for line in text.splitlines():
@@ -100,8 +109,22 @@ class Store:
                 data = json.loads(line)
                 data.pop("schema_version")
                 yield Done(**{**data, "state": State(data["state"])})
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue  # cut off, or not ours: that row is done again
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileError(
+            f"cannot be written to ({error.strerror or error})", where=str(path), fix="name another folder"
+        ) from error
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -57,6 +57,7 @@ class _Bytes(click.ParamType[int]):
     metavar="tcp://HOST:8786",
     help="Do the models on the workers of a Dask cluster that sees the same files.",
 )
+@click.option("--trust", is_flag=True, help="A manifest may name code: callables, allow and trust.")
 @output_options
 def batch_command(
     sources: tuple[str, ...],
@@ -69,14 +70,15 @@ def batch_command(
     timeout: float | None,
     memory: int | None,
     scheduler: str | None,
+    trust: bool,
     as_json: bool,
 ) -> ExitCode:
     """Rewrite many models, each in a process of its own.
 
     A manifest (.csv, .jsonl, .yaml) has a row a model: its source, and options of fxhead rewrite by their
-    long names. Each model's outputs go to OUT/NAME/; OUT/batch.jsonl, batch.csv and batch.html say what
-    became of each. What is done with the same inputs, options and versions is not done again. Exit code 1
-    where a row is not done.
+    long names. It names code, as a callable, only with --trust. Each model's outputs go to OUT/NAME/;
+    OUT/batch.jsonl, batch.csv and batch.html say what became of each. What is done with the same inputs,
+    options and versions is not done again. Exit code 1 where a row is not done.
     """
 
     def job() -> Outcome:
@@ -94,7 +96,7 @@ def batch_command(
         }
         common = {"to": to, "scope": scope, "providers": providers, "no_onnx": no_onnx}
         options = BatchOptions(
-            rows=read_rows(sources, common, known),
+            rows=read_rows(sources, common, known, trust=trust),
             folder=Path(out),
             jobs=jobs or max(1, (os.cpu_count() or 1) // 2),
             seconds=timeout,
