@@ -110,4 +110,8 @@ def run() -> NoReturn:
     """Entry point of the ``fxhead`` command."""
     # so that temporary files are removed then, too
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    sys.exit(main())
+    try:
+        code = main()
+    except KeyboardInterrupt:  # a second one, while the first is told
+        code = int(ExitCode.INTERRUPTED)
+    sys.exit(code)

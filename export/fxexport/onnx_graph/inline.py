@@ -30,8 +30,7 @@ def require_bounded(proto: onnx.ModelProto) -> None:
     Raises:
         Refused: it has none.
     """
-    if proto.functions:
-        _require_bounded(proto.graph.node, {_key(function): function.node for function in proto.functions})
+    _require_bounded(proto.graph.node, {_key(function): function.node for function in proto.functions})
 
 
 def _key(named: onnx.FunctionProto | onnx.NodeProto) -> _Key:
@@ -58,7 +57,7 @@ def _require_bounded(nodes: Iterable[onnx.NodeProto], bodies: dict[_Key, Iterabl
         else:
             sizes[key] = 1 + sum(sizes.get(called, 1) for called in calls[key])
             if sizes[key] > MAX_INLINED_NODES:
-                raise Refused(f"has functions that become more nodes than the limit of {MAX_INLINED_NODES:,}")
+                raise Refused(f"has, or becomes, more nodes than the limit of {MAX_INLINED_NODES:,}")
             pending.pop()
 
 

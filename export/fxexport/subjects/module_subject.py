@@ -16,10 +16,10 @@ from fxexport.module_graph.affine import read_affine, run_affine
 from fxexport.module_graph.outside_graph import changed_attribute, outside_graph, plain_attributes
 from fxexport.module_graph.terms import module_terms
 from fxexport.subjects.many_places import collected, run_eagerly, spread
-from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
+from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, head_of, joined, same_bits, tapped
 from fxexport.terms.arrays import nudge, numpy_of, tensor_of
 from fxexport.terms.pool_first import MapOutput, commuted
-from fxexport.terms.term import Array, Head, Term, TermGraph, affine_of, find_head, postorder
+from fxexport.terms.term import Array, Head, Term, TermGraph, affine_of, postorder
 from fxexport.to_onnx.example_call import leaf_names
 from fxexport.to_onnx.write import evaluation_mode
 from fxexport.untrusted.programs import batches_within, fixed_batch, is_program
@@ -66,7 +66,7 @@ class ModuleSubject:
         self.output_names = tuple(name for name, _ in leaves)
         self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
         graph = module_terms(self._traced, recorder.shapes, recorder.results)
-        self._take(graph, find_head(graph), ())
+        self._take(graph, head_of(graph), ())
         self._is_graph_exact = False
         self.doubt = outside_graph(module)
         self._repeats: bool | None = None

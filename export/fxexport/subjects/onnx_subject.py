@@ -28,10 +28,10 @@ from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.widened import evaluated64
 from fxexport.providers import Session
 from fxexport.subjects.many_places import collected, spread
-from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, joined, same_bits, tapped
+from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, head_of, joined, same_bits, tapped
 from fxexport.terms.arrays import nudge
 from fxexport.terms.pool_first import MapOutput, commuted
-from fxexport.terms.term import Array, Kind, Shape, Term, TermGraph, affine_of, find_head
+from fxexport.terms.term import Array, Kind, Shape, Term, TermGraph, affine_of
 from fxexport.to_onnx.write import NATIVE_SIZE
 from fxpasses.errors import CheckError, ProviderError
 
@@ -73,7 +73,7 @@ class OnnxSubject:
         self._extents = {str(value.name): static_dims(value) or () for value in self._model.graph.inputs}
         for value in self._model.graph.inputs:  # as the file declares them, from here on
             value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
-        self.head = find_head(self.graph)
+        self.head = head_of(self.graph)
         self.maps: tuple[MapOutput, ...] = ()
         self.native_size = _native_size(self._model)
         self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())

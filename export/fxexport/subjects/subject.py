@@ -11,7 +11,8 @@ import numpy as np
 from fxexport.language import Graph
 from fxexport.numerics.evaluate import has_bound
 from fxexport.terms.pool_first import MapOutput
-from fxexport.terms.term import Array, Head, Kind, Term, TermGraph
+from fxexport.terms.term import Array, Head, Kind, Term, TermGraph, find_head
+from fxexport.untrusted.limits import MAX_SITES
 from fxpasses.errors import CheckError
 
 EAGER = "eager"
@@ -128,6 +129,19 @@ class Subject(Protocol):
     def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
         """``result`` where ``source`` has these values; nothing else upstream may be needed but constants."""
         ...
+
+
+def head_of(graph: TermGraph) -> Head:
+    """The head of a model, each of whose layers is to be run alone.
+
+    Raises:
+        CheckError: it has more of them than anybody's.
+    """
+    head = find_head(graph)
+    if len(head.sites) > MAX_SITES:
+        what = f"its heads have {len(head.sites):,} layers, more than the limit of {MAX_SITES:,}"
+        raise CheckError(what, fix="check a model with fewer")
+    return head
 
 
 def tapped(head: Head) -> tuple[str, ...]:

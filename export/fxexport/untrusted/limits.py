@@ -89,5 +89,7 @@ MAX_SEQUENCE = 100_000
 
 # --- ONNX ----------------------------------------------------------------------------------------
 
-MAX_INLINED_NODES = 100_000
+MAX_INLINED_NODES = 50_000
 """Of a graph once every function is written out where it is called."""
+MAX_SITES = 1_000
+"""Layers of one model's heads: each of them is run alone."""

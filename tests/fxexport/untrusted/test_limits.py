@@ -12,12 +12,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from fxexport.onnx_graph.inline import inlined
+from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.untrusted.archive import open_regular, read_regular
 from fxexport.untrusted.limits import MAX_EXPANDED_OBJECTS
 from fxexport.untrusted.pickle_records import PickleError
 from fxexport.untrusted.pickles import read_pickle
 from fxexport.untrusted.refused import Refused
-from fxpasses.errors import FileError
+from fxpasses.errors import CheckError, FileError
 
 
 def pickled(content: bytes) -> io.BytesIO:
@@ -94,6 +95,21 @@ def test_functions_are_written_out_where_that_is_small() -> None:
 def test_functions_that_become_a_billion_nodes_are_refused(count: int, in_a_circle: bool) -> None:
     with pytest.raises(Refused, match=r"more nodes than the limit|calls itself"):
         inlined(with_functions(count, in_a_circle=in_a_circle))
+
+
+def test_more_layers_than_anybody_s_are_not_run_alone(tmp_path: Path) -> None:
+    heads = [f"y{index}" for index in range(1001)]
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["f"])]
+        + [helper.make_node("Gemm", ["f", "w"], [name]) for name in heads],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 2, 4, 4])],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3]) for name in heads],
+        [helper.make_tensor("w", onnx.TensorProto.FLOAT, [2, 3], [0.5] * 6)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "m.onnx")
+    with pytest.raises(CheckError, match=r"1,001 layers, more than the limit of 1,000"):
+        OnnxSubject(tmp_path / "m.onnx")
 
 
 # --- what is no file -------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from fxpasses.report import Form, Miss, Scope
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 Scores = NDArray[np.float32]
+_SHOWN = 8
 
 
 class HeadScores(NamedTuple):
@@ -173,7 +174,8 @@ def choose_head(names: Sequence[str], wanted: str | None) -> int:
     Raises:
         InputError: there is no such head, or there are several.
     """
-    listed = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+    listed = ", ".join(f"{number} ({name})" for number, name in enumerate(names[:_SHOWN]))
+    listed += ", …" if len(names) > _SHOWN else ""
     if not names:
         raise InputError("the model gives no scores of a head", fix="give a model that returns its logits")
     if wanted is None:
