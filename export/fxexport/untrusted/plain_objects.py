@@ -6,13 +6,16 @@ what is in the table is done by this file's own code.
 
 from __future__ import annotations
 
+import argparse
 import collections
+import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from fxexport.untrusted import names
 from fxexport.untrusted.allowed import plain_value
 from fxexport.untrusted.limits import MAX_OBJECT_DEPTH
 from fxexport.untrusted.pickle_records import Global, Made, Persistent, PickleError, PlainDict, PlainSet
@@ -114,6 +117,18 @@ class PlainObjects:
     def _slice(self, record: Made) -> Any:
         return slice(*self.args(record, 1, 3))
 
+    def _range(self, record: Made) -> Any:
+        return range(*self.args(record, 1, 3))
+
+    def _namespace(self, record: Made) -> Any:
+        states = [self.make(state) for state in record.states]
+        if record.args != () or record.items or len(states) > 1 or not all(type(s) is dict for s in states):
+            raise PickleError(f"the pickle makes a {record.function} in a way that pickle does not")
+        made = argparse.Namespace() if record.function.module == "argparse" else types.SimpleNamespace()
+        for name, value in (states[0] if states else {}).items():
+            made.__dict__[names.name(name, "a namespace with an attribute")] = value
+        return made
+
     def _encoded(self, record: Made) -> Any:
         args = self.args(record, 2, 2)
         if type(args[0]) is not str or args[1] not in ("latin1", "latin-1"):
@@ -184,6 +199,10 @@ _MAKERS: dict[str, Callable[[PlainObjects, Made], Any]] = {
     "builtins.set": PlainObjects._set,
     "builtins.frozenset": PlainObjects._set,
     "builtins.slice": PlainObjects._slice,
+    "builtins.range": PlainObjects._range,
+    "builtins.xrange": PlainObjects._range,
+    "types.SimpleNamespace": PlainObjects._namespace,
+    "argparse.Namespace": PlainObjects._namespace,
     "_codecs.encode": PlainObjects._encoded,
     "torch.Size": PlainObjects._size,
     "torch.device": PlainObjects._device,

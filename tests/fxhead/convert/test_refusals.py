@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import collections
+import importlib
 import os
 import pickle
 import pickletools
 import random
+import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +19,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torchvision import transforms
 
 from checkpoints import MOVE, PLAN, Net, build, grid_plan, leaves, load, same, save, save_plan
 from fxhead.cli import main
@@ -109,6 +114,58 @@ def test_what_the_user_says_goes(run: Run, folder: Path) -> None:
     assert after["base.fc.weight"].shape == MOVE.conv_shape
     assert after["fc.weight"].shape == (5, 8)
     assert after["x"] == collections.UserDict(a=1)
+
+
+def called(function: str) -> Any:
+    """A pickle that calls a function of no package that is known, or of one that is."""
+
+    class Calls:
+        def __reduce__(self) -> Any:
+            module, _, name = function.rpartition(".")
+            return getattr(importlib.import_module(module), name), ("x",)
+
+    return Calls()
+
+
+def test_objects_that_are_not_the_model_are_copied_unmade(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A criterion with weights of its own, transforms, an enum's value, namespaces: as in a script."""
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "losses.py").write_text("from torch import nn\n\n\nclass Own(nn.Bilinear):\n    pass\n")
+    monkeypatch.delitem(sys.modules, "losses", raising=False)
+    own = importlib.import_module("losses").Own(2, 3, 4)
+    content = {
+        "state_dict": weights(),
+        "criterion": nn.CrossEntropyLoss(label_smoothing=0.1),
+        "own": own,
+        "transform": transforms.Compose([transforms.Resize(8), transforms.ToTensor()]),
+        "cut": slice(1, 3),
+        "steps": range(3),
+        "args": types.SimpleNamespace(lr=0.1),
+    }
+    save(content, "run.pth.tar")
+    save_plan()
+    done = run("convert-weights", "run.pth.tar", "--plan", "plan.json")
+    assert done.code == 0, done.err
+    after = torch.load("run.conv.pth.tar", weights_only=False)
+    assert after["state_dict"]["fc.weight"].shape == MOVE.conv_shape
+    assert torch.equal(after["own"].weight, own.weight)
+    assert after["criterion"].label_smoothing == 0.1
+    assert repr(after["transform"]) == repr(content["transform"])
+    assert [after[key] for key in ("cut", "steps", "args")] == [slice(1, 3), range(3), content["args"]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [called("torch.hub.list"), called("torch.serialization.load"), [nn.ReLU(), nn.ReLU], [Net]],
+    ids=["function", "loader", "class beside its object", "class"],
+)
+def test_what_is_called_or_named_bare_is_no_object(run: Run, folder: Path, content: Any) -> None:
+    save(weights(x=content), "run.pt")
+    save_plan()
+    done = run("convert-weights", "run.pt", "--plan", "plan.json")
+    assert (done.code, "no plain data" in done.err) == (2, True)
 
 
 def test_what_looks_alike_is_left_and_named(run: Run, folder: Path) -> None:
@@ -264,4 +321,4 @@ def test_deep_nesting_costs_no_recursion(folder: Path) -> None:
     deep = b"\x80\x02" + b"(" * 20_000 + b"t" * 20_000 + b"."
     with zipfile.ZipFile("deep.pt", "w") as archive:
         archive.writestr("archive/data.pkl", deep)
-    assert survey(open_checkpoint(Path("deep.pt")).root, "deep.pt").mentions == ()
+    assert survey(open_checkpoint(Path("deep.pt")).root, "deep.pt", ()).mentions == ()

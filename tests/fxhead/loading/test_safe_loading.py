@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,18 @@ def test_of_many_classes_the_package_is_named(net: Path, folder: Path, run: Run)
     torch.save(nn.Sequential(nn.Linear(2, 2), *parts), "model.pt")
     done = run("inspect", "model.pt", "--allow", "other.Net")
     assert "give --allow nets if you wrote that" in done.err
+
+
+def test_plain_data_of_python_is_kept(folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 3))
+    kept = [slice(1, 3), range(2, 9, 3), types.SimpleNamespace(a=[1]), argparse.Namespace(lr=0.1)]
+    model.kept = kept
+    torch.save(model, "model.pt")
+    assert load_model("model.pt").kept == kept
+    model.kept = types.SimpleNamespace(**{"__class__": 3})
+    torch.save(model, "model.pt")
+    with pytest.raises(FileError, match="attribute called '__class__'"):
+        load_model("model.pt")
 
 
 def test_a_note_of_the_class_s_name_is_kept(folder: Path) -> None:

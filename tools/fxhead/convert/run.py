@@ -140,7 +140,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _conversion(checkpoint: Checkpoint, plan: WeightPlan, options: ConvertOptions) -> Conversion:
     where = str(options.checkpoint)
     names = None if options.optimizer_names is None else _read_names(options.optimizer_names)
-    found = survey(checkpoint.root, where)
+    found = survey(checkpoint.root, where, [move.name for move in plan.moves])
     _require_known(checkpoint, options)
     try:
         return find_edits(found, plan, options.prefixes, names)
@@ -150,8 +150,8 @@ def _conversion(checkpoint: Checkpoint, plan: WeightPlan, options: ConvertOption
 
 
 def _require_known(checkpoint: Checkpoint, options: ConvertOptions) -> None:
-    """Returns where whoever loads the result has nothing in it but data and what the user allowed."""
-    unknown = unknown_names(checkpoint.names, options.allowed)
+    """Returns where whoever loads the result calls nothing but what makes data, or what the user allowed."""
+    unknown = unknown_names(checkpoint.names, options.allowed, checkpoint.root)
     if unknown:
         raise FileError(
             f"it refers to what is no plain data: {', '.join(unknown[:20])}",

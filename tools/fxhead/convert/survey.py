@@ -6,11 +6,13 @@ Any nesting is looked through: what a training loop calls its entries does not m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from fxexport.untrusted.pickle_records import Made
 from fxhead.convert.stored_tensors import StoredTensor, is_tensor_record, pairs_of, tensor_in
+from fxhead.loading.recognise import is_module
+from fxhead.loading.state_dicts import weights_of
 from fxpasses.errors import InputError
 from fxpasses.weights.optimizer_state import Key
 
@@ -75,18 +77,23 @@ class CheckpointSurvey:
     mentions: tuple[Mention, ...]
 
 
-def survey(root: Any, where: str) -> CheckpointSurvey:
-    """What the checkpoint ``root`` holds.
+def survey(root: Any, where: str, moved: Collection[str]) -> CheckpointSurvey:
+    """What the checkpoint ``root`` holds; modules that are not the model stay as they are.
+
+    Args:
+        root: its records.
+        where: the file.
+        moved: names of the weights that a plan moves.
 
     Raises:
         FileError: a tensor's description contradicts itself.
-        InputError: it holds a pickled module, whose code would still be that of the other form.
+        InputError: it holds the model as a pickled module, whose code would still be that of the other form.
     """
     nodes = list(_containers(root))
     mentions: dict[tuple[int, Any], Mention] = {}
     every: list[Mention] = []
     for node in nodes:
-        if isinstance(node.value, Made) and _is_module(node.value):
+        if is_module(node.value) and _has_any(node.value, moved):
             raise InputError(
                 f"holds a pickled module ({node.value.function}) at {str(node.place)!r}, not its state dict",
                 where=where,
@@ -103,7 +110,7 @@ def survey(root: Any, where: str) -> CheckpointSurvey:
     states = {id(entry) for node in nodes for entry in _state_entries(node.value).values()}
     dicts = []
     for node in nodes:
-        if pairs_of(node.value) is None or id(node.value) in states:
+        if pairs_of(node.value) is None or id(node.value) in states or node.is_in_module:
             continue
         keys = [place.key for place, _ in node.content if isinstance(place.key, str)]
         tensors = {key: mentions[id(node.value), key] for key in keys if (id(node.value), key) in mentions}
@@ -114,29 +121,31 @@ def survey(root: Any, where: str) -> CheckpointSurvey:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Node:
-    """Something that holds other things, and what it holds."""
+    """Something that holds other things, what it holds, and whether a module holds it."""
 
     place: Place
     value: Any
     content: tuple[tuple[Place, Any], ...]
+    is_in_module: bool = False
 
 
 def _containers(root: Any) -> Iterator[_Node]:
     """Everything that holds something, each once, in the file's order; nesting costs no recursion."""
     top = Place(None, "")
-    waiting, seen = [(top, root)], set()
+    waiting, seen = [(top, root, False)], set()
     if tensor_in(root, "") is not None:
         yield _Node(top, None, ((Place(top, "the tensor"), root),))
         return
     while waiting:
-        place, value = waiting.pop()
+        place, value, is_in_module = waiting.pop()
         if id(value) in seen or is_tensor_record(value):
             continue
         inside = tuple((Place(place, key), content) for key, content in _content(value))
         if inside:
             seen.add(id(value))
-            yield _Node(place, value, inside)
-            waiting += reversed(inside)
+            yield _Node(place, value, inside, is_in_module)
+            is_within = is_in_module or is_module(value)
+            waiting += [(at, part, is_within) for at, part in reversed(inside)]
 
 
 def _content(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -152,12 +161,10 @@ def _content(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from (("attributes", state) for state in value.states)
 
 
-def _is_module(value: Made) -> bool:
-    """Whether it is an ``nn.Module`` by what its state holds."""
-    return any(
-        {"_parameters", "_modules"} <= {key for key, _ in pairs_of(state) or () if isinstance(key, str)}
-        for state in value.states
-    )
+def _has_any(module: Made, names: Collection[str]) -> bool:
+    """Whether a module has a weight of one of these names, in itself or in what it wraps."""
+    own = [name for name, _ in weights_of(module).pairs]
+    return any(f".{name}".endswith(f".{moved}") for name in own for moved in names)
 
 
 def _entries(value: Any) -> dict[Any, Any]:

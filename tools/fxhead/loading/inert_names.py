@@ -1,18 +1,24 @@
-"""Names that an honest checkpoint has in its pickle: data types, and what rebuilds tensors.
+"""Names that an honest checkpoint has in its pickle: data types, what rebuilds tensors, classes of objects.
 
 Nothing is ever looked up or called by these names here. They are what may be in a file without a word; for
-any other name the user has to say that it belongs there, as whoever loads the result may run it.
+any other name the user has to say that it belongs there, as whoever loads the result may run it. A criterion
+or a transform is an object of a class that is not Python's own, made without a call of anything else.
 """
 
 from __future__ import annotations
 
 import _compat_pickle
 import re
+import sys
 from collections.abc import Collection
+from typing import Any
+
+from fxhead.loading.unpickle import uses
 
 _EXACT = frozenset(
     {
         "argparse.Namespace",
+        "types.SimpleNamespace",
         "_codecs.encode",
         "datetime.date",
         "datetime.datetime",
@@ -31,7 +37,8 @@ _EXACT = frozenset(
         *(f"collections.{name}" for name in ("OrderedDict", "Counter", "defaultdict", "deque")),
         *(
             f"builtins.{name}"
-            for name in "bool bytearray bytes complex dict float frozenset int list set str tuple".split()
+            for name in "bool bytearray bytes complex dict float frozenset int list range set slice str "
+            "tuple xrange".split()  # the last as protocol 2 calls range
         ),
         *(
             f"pathlib.{name}"
@@ -66,18 +73,30 @@ _PATTERNS = tuple(
 )
 
 
-def unknown_names(names: Collection[str], allowed: Collection[str]) -> list[str]:
-    """Those of the names that are neither data types nor allowed by the user, sorted.
+def unknown_names(names: Collection[str], allowed: Collection[str], root: Any) -> list[str]:
+    """Those of the names that are no data types, classes of objects, or allowed by the user, sorted.
 
     They are given as Python 3 knows them: a pickle of protocol 2 has Python 2's names.
     """
+    objects = _classes_of_objects(root)
     return sorted(
         name
-        for name in map(_renamed, names)
+        for name in map(_renamed, {*names} - objects)
         if name not in _EXACT
         and name not in allowed
         and not any(pattern.fullmatch(name) for pattern in _PATTERNS)
     )
+
+
+def _classes_of_objects(root: Any) -> set[str]:
+    """Classes, none of Python's own, that are named for nothing but to make instances and enum values."""
+    made: set[str] = set()
+    other: set[str] = set()
+    for function, is_made in uses(root):
+        is_class = function.name.rpartition(".")[2][:1].isupper()
+        is_foreign = _renamed(str(function)).partition(".")[0] not in sys.stdlib_module_names
+        (made if is_made and is_class and is_foreign else other).add(str(function))
+    return made - other
 
 
 def _renamed(name: str) -> str:

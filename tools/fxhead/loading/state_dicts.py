@@ -96,7 +96,7 @@ def _chosen(container: Container, *, ema: bool, note: Note) -> Any:
     assert container.pickle is not None
     entries = dict_entries(container.pickle.root) or {}
     states = {name: value for name, value in entries.items() if is_state_dict(dict_entries(value) or {})}
-    states |= {name: _weights_of(value) for name, value in entries.items() if is_module(value)}
+    states |= {name: weights_of(value) for name, value in entries.items() if is_module(value)}
     models = [name for name in _MODEL_KEYS if name in states]
     averages = [name for name in _EMA_KEYS if name in states]
     where = str(container.path)
@@ -128,7 +128,7 @@ def module_in(container: Container, *, ema: bool) -> Any:
     return next((entries[name] for name in keys if is_module(entries.get(name))), None)
 
 
-def _weights_of(module: Made) -> PlainDict:
+def weights_of(module: Made) -> PlainDict:
     """The state dict of a module's record; the module is not made, so no class of it is needed."""
     found = PlainDict()
     pending = [("", module)]

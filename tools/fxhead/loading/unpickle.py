@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,26 +114,34 @@ def _storages(container: Container) -> Storages:
 
 def names_below(record: Any) -> set[Global]:
     """Every name among a record and what it is made of."""
-    names: set[Global] = set()
+    return {name for name, _ in uses(record)}
+
+
+def uses(record: Any) -> Iterator[tuple[Global, bool]]:
+    """Every name among a record and what it is made of, and whether an object of it is made there.
+
+    That is an instance by its state, or an enum's value: nothing but a class can be meant.
+    """
     seen: set[int] = set()
     pending = [record]
     while pending:
         part = pending.pop()
-        if id(part) in seen:
-            continue
         if isinstance(part, Global):
-            names.add(part)
+            yield part, False
+        if not isinstance(part, Made | PlainDict | tuple | list) or id(part) in seen:
             continue
+        seen.add(id(part))
         if isinstance(part, Made):
-            seen.add(id(part))
-            pending += [part.function, part.args, *part.states, *part.items]
+            pending += [part.args, *part.states, *part.items]
+            if isinstance(part.function, Global):
+                is_value = isinstance(part.args, tuple) and [*map(type, part.args)] in ([str], [int])
+                yield part.function, part.is_instance or (is_value and not part.states and not part.items)
+            else:
+                pending.append(part.function)
         elif isinstance(part, PlainDict):
-            seen.add(id(part))
             pending += [value for pair in part.pairs for value in pair]
-        elif isinstance(part, tuple | list):
-            seen.add(id(part))
+        else:
             pending += part
-    return names
 
 
 def load_trusted(path: Path) -> Any:
