@@ -150,9 +150,11 @@ def _matmul(call: Call) -> Value:
 # --- norms ---
 
 
-@_handles("BatchNormalization", 9, 14, 15)
+@_handles("BatchNormalization", 7, 9, 14, 15)
 def _batch_norm(call: Call) -> Value:
     call.any("momentum")  # of training only
+    if call.has("spatial") and call.integer("spatial") != 1:
+        raise Uninterpreted("statistics of each position")
     if call.has("training_mode") and call.integer("training_mode"):
         raise Uninterpreted("a batch norm in training")
     value = _float(call, "X")
@@ -241,6 +243,13 @@ for _name, _operand_name, _own, _versions in _UNARY:
 @_handles("Relu", 6, 13, 14)
 def _relu(call: Call) -> Value:
     return definitions.relu(call.terms, _float(call, "X"))
+
+
+@_handles("Clip", 6)
+def _clip_by_numbers(call: Call) -> Value:
+    value = _float(call, "input")
+    low, high = (_number(call, name, value.dtype) for name in ("min", "max"))
+    return arithmetic.clamp(call.terms, value, low, high)
 
 
 @_handles("Clip", 11, 12, 13)
@@ -493,10 +502,11 @@ def _ceil(call: Call) -> bool:
     return call.has("ceil_mode") and bool(call.integer("ceil_mode"))
 
 
-@_handles("MaxPool", 8, 10, 11, 12, 22)
+@_handles("MaxPool", 1, 8, 10, 11, 12, 22)
 def _max_pool(call: Call) -> Value:
     value, kernel = _float(call, "X"), call.integers("kernel_shape")
-    call.any("storage_order")  # of the indices, which are not given
+    if call.has("storage_order"):
+        call.any("storage_order")  # of the indices, which are not given
     ones = [1] * len(kernel)
     stride = call.optional_integers("strides") or ones
     dilation = (call.optional_integers("dilations") if call.has("dilations") else None) or ones
@@ -517,10 +527,30 @@ def _softmax(call: Call) -> Value:
     return definitions.softmax(call.terms, value, _axis(value, call.integer("axis")))
 
 
+@_handles("Softmax", 1, 11)
+def _softmax_of_rest(call: Call) -> Value:
+    value = _float(call, "input")
+    return definitions.softmax(call.terms, value, _last_axis(call, value))
+
+
 @_handles("LogSoftmax", 13)
 def _log_softmax(call: Call) -> Value:
     value = _float(call, "input")
     return definitions.log_softmax(call.terms, value, _axis(value, call.integer("axis")))
+
+
+@_handles("LogSoftmax", 1, 11)
+def _log_softmax_of_rest(call: Call) -> Value:
+    value = _float(call, "input")
+    return definitions.log_softmax(call.terms, value, _last_axis(call, value))
+
+
+def _last_axis(call: Call, value: Value) -> int:
+    """The axis from which on all are summed over as one; it has to be the only one of several cells."""
+    axis = _axis(value, call.integer("axis"))
+    if any(extent != 1 for extent in value.shape[axis + 1 :]):
+        raise Uninterpreted("a softmax over several axes")
+    return axis
 
 
 @_handles("Attention", 23, 24)
@@ -623,13 +653,13 @@ def _concat(call: Call) -> Value:
     return moves.concatenate(call.terms, values, _axis(values[0], call.integer("axis")))
 
 
-@_handles("Slice", 10, 11, 13)
+@_handles("Slice", 1, 10, 11, 13)
 def _slice(call: Call) -> Value:
     value = call.tensor("data")
-    starts, ends = (_contents(call.tensor(name)) or [] for name in ("starts", "ends"))
-    axes = _contents(call.optional_tensor("axes"))
+    starts, ends = (_given(call, name) or [] for name in ("starts", "ends"))
+    axes = _given(call, "axes")
     axes = list(range(len(starts))) if axes is None else axes
-    steps = _contents(call.optional_tensor("steps")) or [1] * len(starts)
+    steps = (_given(call, "steps") if call.has("steps") else None) or [1] * len(starts)
     if not len(starts) == len(ends) == len(axes) == len(steps):
         raise Uninterpreted("a slice of other ranks")
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
@@ -708,15 +738,16 @@ def _gather(call: Call) -> Value:
     return moves.take(call.terms, value, dim, flat[0], step, len(flat))
 
 
-@_handles("Pad", 11, 13, 18, 19, 21, 23, 24, 25)
+@_handles("Pad", 2, 11, 13, 18, 19, 21, 23, 24, 25)
 def _pad(call: Call) -> Value:
-    value, sizes_of = call.tensor("data"), _contents(call.tensor("pads")) or []
+    value, sizes_of = call.tensor("data"), _given(call, "pads") or []
     if call.text("mode") != "constant":
         raise Uninterpreted("padding by the value itself")
     axes = _contents(call.optional_tensor("axes")) if call.has("axes") else None
     dims = list(range(value.rank)) if axes is None else [_axis(value, axis) for axis in axes]
-    fill = call.optional_tensor("constant_value")
-    stored = definitions.number(call.terms, 0, value.dtype) if fill is None else fill
+    fill = call.optional_tensor("constant_value") if call.has("constant_value") else None
+    number = call.number("value") if call.has("value") else 0
+    stored = definitions.number(call.terms, number, value.dtype) if fill is None else fill
     if len(sizes_of) != 2 * len(dims) or any(not isinstance(size, int) or size < 0 for size in sizes_of):
         raise Uninterpreted("padding that cuts")
     for place, dim in reversed(list(enumerate(dims))):

@@ -1,4 +1,4 @@
-"""Every ONNX operator at every version from opset 13 on: changing one attribute changes the term.
+"""Every ONNX operator at every version from opset 7 on: changing one attribute changes the term.
 
 The nodes are made from the schemas, not from a list: an operator that a later ONNX adds is tried too.
 """
@@ -17,7 +17,7 @@ from fxexport.language import derive
 from fxexport.language.onnx_file import graph_of_onnx
 from fxexport.language.onnx_operators import OPERATORS
 
-OLDEST = 13
+OLDEST = 7
 NEWEST = onnx.defs.onnx_opset_version()
 KINDS = onnx.defs.OpSchema.AttrType
 Schema = onnx.defs.OpSchema
@@ -196,6 +196,7 @@ SILENT = {
     ("BatchNormalization", "momentum"): "of training only",
     ("MaxPool", "storage_order"): "of the indices, which are not an output",
     ("Dropout", "seed"): "of training only",
+    ("Dropout", "ratio"): "of training only",
     ("Cast", "saturate"): "of types of 8 bits only",
 }
 
@@ -221,7 +222,7 @@ def same_function(schema: Schema, name: str, first: object, second: object) -> b
         return bool(first) == bool(second)
     if name == "count_include_pad":
         return True  # nothing is padded
-    if name == "axes" and schema.name.startswith("Reduce"):
+    if name == "axes" and schema.name.startswith(("Reduce", "Unsqueeze")):
         return isinstance(first, list) and isinstance(second, list) and sorted(first) == sorted(second)
     return False
 
