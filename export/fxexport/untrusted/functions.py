@@ -37,10 +37,10 @@ _PRIVATE = frozenset(
     "_scaled_dot_product_attention_math _softmax _to_copy _unsafe_view _unsafe_index "
     "_upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
 )
-# operators that change a tensor's storage or its place in the autograd graph, which no model does
+# operators that change a tensor's storage, its place in the autograd graph or the random numbers to come
 _NOT_COMPUTATIONS = frozenset(
     "backward set_ set_data resize_ resize_as_ resize_as_sparse_ requires_grad_ retain_grad rename_ "
-    "from_blob empty_strided record_stream storage".split()
+    "from_blob empty_strided record_stream storage manual_seed seed initial_seed".split()
 )
 _FUNCTIONAL = frozenset(
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
