@@ -14,8 +14,9 @@ _marked: weakref.WeakSet[object] = weakref.WeakSet()
 
 
 def mark_unvouched(model: object) -> None:
-    """Remembers that the model came from such a file."""
-    _marked.add(model)
+    """Remembers that the model came from such a file, and each module in it, which may be used alone."""
+    modules = getattr(model, "modules", None)
+    _marked.update([model] if modules is None else modules())
 
 
 def is_unvouched(model: object) -> bool:

@@ -260,3 +260,4 @@ def test_a_model_from_a_file_is_held_in_memory_too(folder: Path) -> None:
     mark_unvouched(harmless)
     assert is_unvouched(rewrite(harmless, "conv").module)
     assert not is_unvouched(own)
+    assert is_unvouched(read[2]), "a part of it may be used alone"
