@@ -12,6 +12,7 @@ Source:
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import re
 import secrets
@@ -27,6 +28,7 @@ from fxexport.onnx_graph import wire
 from fxexport.onnx_graph.inline import require_bounded
 from fxexport.onnx_graph.wire import Field
 from fxexport.onnx_node import is_standard
+from fxexport.untrusted.limits import MAX_FIELDS
 
 GRAPH, METADATA, RAW = 7, 14, 9
 _HELD: Mapping[str, Mapping[int, str]] = {
@@ -68,6 +70,7 @@ class Content:
         self.name = name
         self.folder = folder
         self._mark = f"fxhead:{secrets.token_hex(8)}"  # the location of what was left; no file can know it
+        self._seen = 0
         self._left: list[tuple[int, Piece]] = []
         self._whole = Field(0, wire.DELIMITED, 0, 0, len(data))
         graphs = [field for field in self._fields(self._whole) if field.number == GRAPH]
@@ -92,7 +95,12 @@ class Content:
     # --- reading
 
     def _fields(self, field: Field) -> list[Field]:
-        return [*wire.fields(self.data, field.content, field.end)]
+        left = MAX_FIELDS - self._seen
+        found = [*itertools.islice(wire.fields(self.data, field.content, field.end), left + 1)]
+        self._seen += len(found)
+        if len(found) > left:
+            raise ValueError(f"it has more fields than the limit of {MAX_FIELDS:,}")
+        return found
 
     def _small(self, kind: str, field: Field) -> bytes:
         """A message without large values."""

@@ -38,6 +38,8 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[Field]:
     while position < end:
         tag, content = varint(data, position, end)
         wire = tag & 7
+        if tag < 8:
+            raise ValueError("no protobuf message: a field has no number")
         if wire == DELIMITED:
             length, content = varint(data, content, end)
             after = content + length

@@ -91,5 +91,7 @@ MAX_SEQUENCE = 100_000
 
 MAX_INLINED_NODES = 50_000
 """Of a graph once every function is written out where it is called."""
+MAX_FIELDS = 1_000_000
+"""Of the messages in a file that are looked into; two bytes can be one."""
 MAX_SITES = 1_000
 """Layers of one model's heads: each of them is run alone."""

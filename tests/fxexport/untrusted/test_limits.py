@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_graph.inline import inlined
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.untrusted.archive import open_regular, read_regular
@@ -95,6 +96,15 @@ def test_functions_are_written_out_where_that_is_small() -> None:
 def test_functions_that_become_a_billion_nodes_are_refused(count: int, in_a_circle: bool) -> None:
     with pytest.raises(Refused, match=r"more nodes than the limit|calls itself"):
         inlined(with_functions(count, in_a_circle=in_a_circle))
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"\0\0" * 9, "no number"), (b"\x08\x01" * 99, "more fields")])
+def test_small_fields_of_an_onnx_file_are_counted(
+    content: bytes, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxexport.onnx_dialect.content.MAX_FIELDS", 50)
+    with pytest.raises(ValueError, match=what):
+        Content(content)
 
 
 def test_more_layers_than_anybody_s_are_not_run_alone(tmp_path: Path) -> None:
