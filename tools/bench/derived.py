@@ -32,7 +32,10 @@ from fxpasses.report import Form
 
 
 def up_to_names(path: Path) -> list[Any]:
-    """The nodes of a file with all of their attributes, values by the order in which they come."""
+    """The nodes of a file with all of their attributes, values by the order in which they come.
+
+    What a Reshape makes of zeros counts where there is one.
+    """
     model = onnx.load(path)
     versions = versions_of(model)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -43,12 +46,18 @@ def up_to_names(path: Path) -> list[Any]:
             return (*stored[name].dims, stored[name].raw_data)
         return names.setdefault(name, len(names))
 
+    def meant(node: onnx.NodeProto) -> list[tuple[str, str]]:
+        found = attributes_of(node, versions)
+        if node.op_type == "Reshape" and node.input[1] in stored:
+            found["allowzero"] = found["allowzero"] and 0 in onnx.numpy_helper.to_array(stored[node.input[1]])
+        return sorted((key, str(value)) for key, value in found.items() if value)
+
     return [
         (
             node.op_type,
             [known(name) for name in node.input],
             [known(name) for name in node.output],
-            sorted((key, str(value)) for key, value in attributes_of(node, versions).items() if value),
+            meant(node),
         )
         for node in model.graph.node
     ]

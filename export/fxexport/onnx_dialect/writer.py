@@ -155,8 +155,9 @@ def _flatten(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
 
 def _unflatten(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:
     axis, after = given["dim"], given["self"].meta["val"].shape[given["dim"] + 1 :]
-    kept = [extent if isinstance(extent, int) else -1 for extent in after]
-    return _reshaped(writer, node, given["self"], [*([0] * axis), *given["sizes"], *kept])
+    sizes = [*given["sizes"], *(extent if isinstance(extent, int) else -1 for extent in after)]
+    before = [-1] if axis == 1 and -1 not in sizes else [0] * axis
+    return _reshaped(writer, node, given["self"], [*before, *sizes])
 
 
 def _reshape(writer: Writer, node: Node, given: Bound) -> list[onnx.NodeProto]:

@@ -23,11 +23,12 @@ class Head(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = torch.nn.Conv2d(3, 8, 3)
+        self.norm = torch.nn.LayerNorm(8)
         self.one, self.two = torch.nn.Linear(8, 6), torch.nn.Linear(6, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.flatten(torch.nn.functional.adaptive_avg_pool2d(self.stem(x).relu(), 1), 1)
-        return self.two(torch.nn.functional.hardswish(self.one(x)))
+        return self.two(torch.nn.functional.hardswish(self.one(self.norm(x))))
 
 
 def test_what_is_derived_is_what_is_exported_up_to_names(tmp_path: Path) -> None:
