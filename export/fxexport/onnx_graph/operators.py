@@ -63,7 +63,18 @@ def view_source(node: ir.Node) -> ir.Value | None:
         axes = squeezed_axes(node)
         if axes is None or 0 in axes:
             return None
+    if node.op_type == "Gather" and not _takes_only_cell(node):
+        return None
     return node.inputs[0]
+
+
+def _takes_only_cell(node: ir.Node) -> bool:
+    """Whether a Gather takes the one cell that there is along an axis, and drops it: ``x[:, :, 0]``."""
+    dims, index = static_dims(node.inputs[0]), node.inputs[1]
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    if not dims or static_dims(index) != () or constant_ints(index) not in ((0,), (-1,)):
+        return False
+    return axis % len(dims) != 0 and dims[axis] == 1
 
 
 def squeezed_axes(node: ir.Node) -> tuple[int, ...] | None:
@@ -79,7 +90,7 @@ def squeezed_axes(node: ir.Node) -> tuple[int, ...] | None:
     return tuple(axis % len(dims) for axis in axes)
 
 
-VIEW_OPERATORS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
+VIEW_OPERATORS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Gather"}
 
 
 def _is_padded(node: ir.Node) -> bool:

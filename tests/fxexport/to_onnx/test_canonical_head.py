@@ -28,7 +28,10 @@ POOLS = {
     "adaptive_view_minus": (lambda x: F.adaptive_avg_pool2d(x, 1).view(-1, 8), 2, LINEAR),
     "fixed": (lambda x: F.avg_pool2d(x, 7).squeeze(-1).squeeze(-1), 2, LINEAR),
     "fixed_squeeze": (lambda x: F.avg_pool2d(x, (7, 7)).squeeze((2, 3)), 2, LINEAR),
-    "index": (lambda x: F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0], 2, None),
+    "index": (lambda x: F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0], 2, LINEAR),
+    "index_last": (lambda x: x.mean((2, 3), keepdim=True)[..., -1, 0], 2, LINEAR),
+    "index_in_two": (lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1)[:, :, 0], 2, LINEAR),
+    "corner": (lambda x: x[:, :, 0, 0], 2, ["Relu", "Gather", "Gather", "Gemm"]),
     "one_dimension": (lambda x: x.mean(2), 1, LINEAR),
     "one_dimension_pool": (lambda x: F.adaptive_avg_pool1d(x, 1).squeeze(-1), 1, LINEAR),
     "three_dimensions": (lambda x: F.adaptive_avg_pool3d(x, 1).flatten(1), 3, LINEAR),
@@ -44,8 +47,7 @@ def test_spellings_of_a_pool(tmp_path, name):
     x = torch.randn(5, 3, *(9,) * rank)
     path = export_onnx(net, x[:1], tmp_path / "m.onnx")
     found = [node.op_type for node in onnx.load(path).graph.node]
-    if tail is not None:
-        assert found[-len(tail) :] == tail
+    assert found[-len(tail) :] == tail
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     expected = net.double()(x.double()).detach().numpy()
     error = np.abs(session.run(None, {"x": x.numpy()})[0] - expected).max()
