@@ -16,7 +16,17 @@ from fxexport.module_graph.affine import read_affine, run_affine
 from fxexport.module_graph.outside_graph import changed_attribute, outside_graph, plain_attributes
 from fxexport.module_graph.terms import module_terms
 from fxexport.subjects.many_places import collected, run_eagerly, spread
-from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, head_of, joined, same_bits, tapped
+from fxexport.subjects.subject import (
+    BatchError,
+    Feed,
+    Feeds,
+    Run,
+    head_of,
+    joined,
+    joined_taps,
+    same_bits,
+    tapped,
+)
 from fxexport.terms.arrays import nudge, numpy_of, tensor_of
 from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, Head, Term, TermGraph, affine_of, postorder
@@ -127,7 +137,7 @@ class ModuleSubject:
             first = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
             again = self._guarded(self._run_graph, feeds[first], ()).outputs
             self._repeats = same_bits(again, graph_runs[first].outputs)
-            taps = joined([[run.taps[name] for name in names] for run in graph_runs])
+            taps = joined_taps([[run.taps[name] for name in names] for run in graph_runs])
             self._runs[sizes] = Run(outputs=joined(outputs), taps=dict(zip(names, taps, strict=True)))
         return self._runs[sizes]
 

@@ -28,7 +28,17 @@ from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.widened import evaluated64
 from fxexport.providers import Session
 from fxexport.subjects.many_places import collected, spread
-from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, head_of, joined, same_bits, tapped
+from fxexport.subjects.subject import (
+    BatchError,
+    Feed,
+    Feeds,
+    Run,
+    head_of,
+    joined,
+    joined_taps,
+    same_bits,
+    tapped,
+)
 from fxexport.terms.arrays import nudge
 from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, Kind, Shape, Term, TermGraph, affine_of
@@ -164,9 +174,8 @@ class OnnxSubject:
             names = tapped(self.head)
             missing = tuple(name for name in names if name not in kept)
             if missing:
-                kept |= dict(
-                    zip(missing, joined(self._run(self._tapped(missing), cast, provider)), strict=True)
-                )
+                found = joined_taps(self._run(self._tapped(missing), cast, provider))
+                kept |= dict(zip(missing, found, strict=True))
             self._runs[key] = Run(outputs=outputs, taps={name: kept[name] for name in names})
         return self._runs[key]
 

@@ -168,6 +168,18 @@ def joined(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
     return tuple(map(np.concatenate, columns))
 
 
+def joined_taps(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
+    """The same of values inside, along whichever axis has the batch: a stack of heads has it second."""
+    columns = [[np.atleast_1d(part) for part in column] for column in zip(*parts, strict=True)]
+    return tuple(np.concatenate(column, _batch_axis(column)) for column in columns)
+
+
+def _batch_axis(column: Sequence[Array]) -> int:
+    first = column[0].shape
+    axes = [axis for axis in range(len(first)) if any(part.shape[axis] != first[axis] for part in column)]
+    return axes[0] if len(axes) == 1 else 0
+
+
 def same_bits(a: Sequence[Array], b: Sequence[Array]) -> bool:
     """True for the same arrays, bit for bit; NaN equals the same NaN."""
     pairs = zip(a, b, strict=True)

@@ -49,6 +49,13 @@ def test_operators_with_several_results_are_outputs(give: Callable[[Tensor], Any
     assert str(certify(model, made.module, inputs=(X,), plan=made.plan).verdict) == "broken"
 
 
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_an_ensemble_is_stacked_along_any_axis(dim: int) -> None:
+    model = Net(lambda y: torch.stack([y, y.flip(1)], dim).mean(dim)).eval()
+    made = rewrite(model, to="conv")
+    assert str(certify(model, made.module, inputs=(X,), plan=made.plan).verdict) in ("proved", "agrees")
+
+
 def test_axes_that_depend_on_the_batch_are_told() -> None:
     model = Net(lambda y: y.squeeze()).eval()
     made = rewrite(model, to="conv")
