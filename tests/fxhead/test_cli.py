@@ -182,6 +182,14 @@ def test_a_bug_of_ours_is_exit_code_3_and_asks_to_report(run: Run, failing: Call
     assert run("inspect", "nets:build", "--json").document["error"]["type"] == "InternalError"
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_want_of_memory_is_no_bug(run: Run, failing: Callable[..., None], error: Exception) -> None:
+    failing(error)
+    done = run("inspect", "nets:build")
+    assert done.code == 2
+    assert "error: there is not enough memory for it; give a smaller model" in done.err
+
+
 def test_debug_shows_where_it_happened(run: Run, failing: Callable[..., None]) -> None:
     failing(ZeroDivisionError("division by zero"))
     done = run("inspect", "nets:build", "--debug")

@@ -94,6 +94,10 @@ def _explain(error: Exception, *, as_json: bool) -> ExitCode:
     if isinstance(error, FxHeadError):
         _show(name, error.what, where=error.where, fix=error.fix, as_json=as_json)
         return ExitCode.USAGE
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch has no type for its own
+        what = "there is not enough memory for it"
+        _show("MemoryError", what, fix="give a smaller model, or use a machine with more", as_json=as_json)
+        return ExitCode.USAGE
     _show("InternalError", f"{name}: {error}", fix=_REPORT, as_json=as_json)
     return ExitCode.INTERNAL
 
