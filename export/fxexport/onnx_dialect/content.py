@@ -170,7 +170,11 @@ class Content:
 
     def metadata(self, key: str) -> Field | None:
         """Where the only entry of the model's metadata with this key lies."""
-        fields = [field for field in self._fields(self._whole) if field.number == METADATA]
+        fields = [
+            field
+            for field in self._fields(self._whole)
+            if (field.number, field.wire) == (METADATA, wire.DELIMITED)
+        ]
         pairs = zip(fields, self.proto.metadata_props, strict=True)
         found = [field for field, entry in pairs if entry.key == key]
         return found[0] if len(found) == 1 else None

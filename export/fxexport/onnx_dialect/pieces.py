@@ -150,7 +150,7 @@ def from_data(data: Sequence[Any], size: int) -> Iterator[Piece]:
             continue
         start, shape, order, item_bytes = entry
         numbers = (start, item_bytes, *shape, *order)
-        is_sound = len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in numbers)
+        is_sound = 0 < len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in numbers)
         if not is_sound or not item_bytes or sorted(order) != [*range(len(shape))]:
             raise ValueError("no numbers of a tensor")
         piece = Range(start, tuple(shape), tuple(order), item_bytes)

@@ -97,6 +97,7 @@ def record_of(content: Content) -> Record | None:
         ValueError,
         KeyError,
         TypeError,
+        OverflowError,
         RecursionError,
     ):  # of another version, or written by nobody we know
         return None
