@@ -97,11 +97,15 @@ Array = NDArray[Any]
 
 
 def require_onnxruntime() -> Any:
-    """The ``onnxruntime`` module.
+    """The ``onnxruntime`` module, which tells its maker nothing unless the user's environment wants it.
+
+    It reports over the network and keeps a database below ``~/.cache``, from machine code, where no wall sees
+    it: https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md.
 
     Raises:
         ProviderError: it is not installed.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -6,6 +6,7 @@ import builtins
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,3 +280,16 @@ def test_cuda_tests_fail_where_cuda_is_required(monkeypatch):
     monkeypatch.setenv(REQUIRE_CUDA_VARIABLE, "1")
     with pytest.raises(pytest.fail.Exception, match=REQUIRE_CUDA_VARIABLE):
         require_cuda()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux tells which files are open")
+def test_onnxruntime_reports_to_nobody(tmp_path: Path) -> None:
+    """It keeps what it has to report in a database in the user's cache, opened as soon as it is imported."""
+    code = "from fxexport.providers import require_onnxruntime; require_onnxruntime()"
+    for given, wanted in (({}, False), ({"ORT_DISABLE_TELEMETRY": "0"}, True)):
+        home = tmp_path / str(wanted)
+        home.mkdir()
+        places = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")} | given
+        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | places)
+        found = [path for path in home.rglob("*") if "onnxruntime" in path.name]
+        assert bool(found) is wanted, found
