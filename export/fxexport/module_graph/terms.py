@@ -288,7 +288,7 @@ class _Reader:
         constants = () if module is None else state_of(module)
         shape = self._shape(node)
         term = self._term(node, Kind.OP, self._spelling(node), seen, shape, constants)
-        if node.name in self._results:  # no tensor, which could be tapped
+        if node.name not in self._shapes:  # no tensor, which could be tapped: several, or a size
             term = dataclasses.replace(term, value="")
         return _Seen(term=dataclasses.replace(term, pointwise=self._pointwise_site(node, seen)), shape=shape)
 

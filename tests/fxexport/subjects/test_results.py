@@ -49,6 +49,21 @@ def test_operators_with_several_results_are_outputs(give: Callable[[Tensor], Any
     assert str(certify(model, made.module, inputs=(X,), plan=made.plan).verdict) == "broken"
 
 
+@pytest.mark.parametrize(
+    "kernel", [lambda x: x.size(3), lambda x: x.size()[2:], lambda x: (x.shape[2], x.shape[3])], ids="abc"
+)
+def test_a_pool_may_take_its_kernel_from_the_map(kernel: Callable[[Tensor], Any]) -> None:
+    class Sized(Net):
+        def forward(self, x: Tensor) -> Any:
+            x = self.conv(x)
+            return self.fc(nn.functional.avg_pool2d(x, kernel(x)).flatten(1))
+
+    model = Sized(lambda y: y).eval()
+    made = rewrite(model, to="conv", example_inputs=(X,))
+    assert [entry.site.name for entry in made.report.rewrites] == ["fc"]
+    assert str(certify(model, made.module, inputs=(X,), plan=made.plan).verdict) in ("proved", "agrees")
+
+
 @pytest.mark.parametrize("dim", [0, 1, 2])
 def test_an_ensemble_is_stacked_along_any_axis(dim: int) -> None:
     model = Net(lambda y: torch.stack([y, y.flip(1)], dim).mean(dim)).eval()

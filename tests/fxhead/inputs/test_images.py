@@ -294,8 +294,9 @@ def test_a_check_runs_on_every_image(run: Run, net: Path, photos: Path) -> None:
         (lambda photos: photos, ("--size", "16x0"), "sides lie between"),
         (lambda photos: photos, ("--size", "99999"), "sides lie between"),
         (lambda photos: photos, ("--mean", "0.5;0.5"), "are no numbers"),
+        (lambda photos: photos, ("--mean", "0.485,0.456,406"), "is not of pixels from 0 to 1"),
     ],
-    ids=["gone", "empty", "size", "crop", "huge", "mean"],
+    ids=["gone", "empty", "size", "crop", "huge", "mean", "unscaled"],
 )
 def test_folders_and_options_that_do_not_work_are_refused(
     run: Run, net: Path, photos: Path, folder_of: Callable[[Path], Path], options: tuple[str, ...], says: str

@@ -11,6 +11,9 @@ from fxpasses.errors import InputError
 
 _SIZES = "write it as 224, as 256,224 (shorter side, crop), or as 48x192 (height, width)"
 
+_MOST = 4.0
+"""Of a mean or deviation of pixels from 0 to 1; an image is silently white or black beyond."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DataOptions:
@@ -81,10 +84,14 @@ def parse_numbers(text: str, option: str) -> tuple[float, ...]:
     """The numbers of ``0.485,0.456,0.406``.
 
     Raises:
-        InputError: it has something else in it.
+        InputError: it has something else in it, or is of pixels that are not scaled.
     """
     try:
-        return tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         fix = "write them as 0.485,0.456,0.406"
         raise InputError(f"{text!r} are no numbers", where=option, fix=fix) from error
+    if any(abs(number) > _MOST for number in found):
+        what = f"{text!r} is not of pixels from 0 to 1, to which they are scaled first"
+        raise InputError(what, where=option, fix="divide numbers that are of 0 … 255 by 255")
+    return found
