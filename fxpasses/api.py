@@ -165,9 +165,9 @@ def rewrite(
         way: how a module becomes a graph: ``"symbolic"`` (``torch.fx.symbolic_trace``), ``"export"``
             (``torch.export`` with a dynamic batch), or ``"auto"``, which tries them in this order.
         outputs: ``("logits",)``, or with ``to="dense"`` ``("logits", "map")``: the result becomes the pair of
-            what the model gives and the map ``[N, K, *positions]`` whose mean the logits are; a dict gets the
-            map as ``"map"``. Of several heads the maps come as a tuple. Rewriting to another form takes the
-            map away again.
+            what the model gives and the map ``[N, K, *positions]`` whose mean the logits are (of a model that
+            gives a softmax of them, what that reads; the report says so); a dict gets the map as ``"map"``.
+            Of several heads the maps come as a tuple. Rewriting to another form takes the map away again.
 
     Raises:
         InputError: an argument is not of the kind that is needed.
@@ -190,12 +190,13 @@ def rewrite(
 
 def report_of(change: Change, survey: Survey, to: Form) -> RewriteReport:
     """What was done to an opened graph."""
+    info = survey.subject.info
     return RewriteReport(
         to=to,
         scope=survey.scope,
         rewrites=change.rewrites,
         misses=change.misses,
-        trace=survey.subject.info,
+        trace=dataclasses.replace(info, notes=(*info.notes, *change.notes)),
         native_size=change.native_size,
         memory=change.memory,
     )

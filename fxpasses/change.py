@@ -21,7 +21,7 @@ from fxpasses.engine import undo
 from fxpasses.engine.edit import Edit, joined, restore
 from fxpasses.engine.fake_values import recompute
 from fxpasses.engine.match import Match
-from fxpasses.engine.outputs import add_maps, drop_maps
+from fxpasses.engine.outputs import add_maps, drop_maps, reader_of_mean
 from fxpasses.fcn.edit import open_windows
 from fxpasses.fcn.find import PoolWindow, pool_of
 from fxpasses.graph.program import OpenProgram
@@ -46,6 +46,7 @@ class Change:
         records: how all that was done can be taken back.
         native_size: spatial extents of the input at which ``fcn`` gives one position.
         memory: what unfolding takes, where that is the form.
+        notes: what a user may take for granted of it and is not so.
     """
 
     rewrites: tuple[Rewrite, ...]
@@ -54,6 +55,7 @@ class Change:
     records: tuple[undo.Record, ...]
     native_size: tuple[int, ...] | None = None
     memory: Memory | None = None
+    notes: tuple[str, ...] = ()
 
 
 def carry_out(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_map: bool) -> Change:
@@ -130,6 +132,7 @@ class _Job:
         self.before = {match.node.name: match for match in matches}
         self.records = [*records]
         self.is_flat = isinstance(survey.subject, OpenProgram)
+        self.notes: list[str] = []
 
     def run(
         self,
@@ -155,6 +158,7 @@ class _Job:
             plan=WeightPlan(to=self.to.weights, moves=edit.plan.moves if edit is not None else ()),
             records=tuple(self.records),
             native_size=native_size,
+            notes=tuple(self.notes),
         )
 
     def _matches(self, *forms: Form) -> list[Match]:
@@ -253,6 +257,12 @@ class _Job:
         self._restore(restored)
         self.records = [e for e in self.records if e.to is not Form.DENSE or sites.isdisjoint(e.sites)]
         if with_map and maps:
+            vocabulary = self.look.analysis.vocabulary
+            found = (reader_of_mean(node, vocabulary) for node in maps)
+            readers = dict.fromkeys(name for name in found if name is not None)
+            self.notes += [
+                f"the mean of the map is what {name!r} reads, no output" for name in sorted(readers)
+            ]
             add_maps(self.graph, tuple(maps), is_flat=self.is_flat)
             made = [dataclasses.replace(entry, maps=len(maps)) for entry in made]
         self.records.extend(made)

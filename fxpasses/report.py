@@ -177,7 +177,8 @@ class TraceInfo:
             GraphModule or a program was given).
         mode: ``"train"`` or ``"eval"``, the model's mode while it was traced; ``"fixed"`` for a program.
         reason: why it was not traced symbolically, where it was not.
-        notes: what the trace fixed that the model decides at run time, one sentence each.
+        notes: what the trace fixed that the model decides at run time, and what else is not as one might
+            think, one sentence each.
     """
 
     method: str

@@ -48,6 +48,22 @@ def _is_map(node: Node, results: set[Node], vocabulary: Vocabulary) -> bool:
     return False
 
 
+def reader_of_mean(map_node: Node, vocabulary: Vocabulary) -> str | None:
+    """What reads the mean of a map where that is no output, or part of one, itself; else None."""
+    pending, reader = [(map_node, False)], None
+    for source, is_pooled in pending:
+        for user in source.users:
+            op = vocabulary.classify(user)
+            is_average = isinstance(op, POOLS) and op.average
+            if user.op == "output" and is_pooled:
+                return None
+            if is_average or isinstance(op, VIEWS) or (is_pooled and isinstance(op, Concat)):
+                pending.append((user, is_pooled or is_average))
+            elif is_pooled:
+                reader = reader or user.name
+    return reader
+
+
 def add_maps(graph: Graph, maps: tuple[Node, ...], *, is_flat: bool) -> None:
     """Gives ``maps`` out beside the graph's result.
 

@@ -1,11 +1,11 @@
-"""Every torchvision classification and video model: its head to the other form and back.
+"""Every torchvision classification and video model, and transformers families: heads there and back.
 
 For each model: the sites, the greatest difference to the original in float64 (relative to how much
 the logits differ between samples, with batch norms calibrated first so that they do), whether a
 deliberately damaged head shows in that measure, whether state-dict keys and storages are kept,
 whether the way back gives the same graph, and what was refused and why.
 
-    python tools/bench/zoo.py [NAME ...] [--group all|classification|video] [--json FILE]
+    python tools/bench/zoo.py [NAME ...] [--group all|classification|video|transformers] [--json FILE]
 """
 
 from __future__ import annotations
@@ -57,6 +57,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"init_weights": False},
     "inception_v3": {"init_weights": False},
 }
+TRANSFORMERS = "transformers:"
+# families of transformers whose configuration by default is an image classifier that runs on 64 x 64
+FAMILIES = (
+    "bit", "convnext", "convnextv2", "efficientnet", "focalnet", "levit", "mobilenet_v1", "mobilenet_v2",
+    "mobilevit", "mobilevitv2", "poolformer", "pvt", "pvt_v2", "regnet", "resnet", "swiftformer", "swin",
+    "swinv2",
+)  # fmt: skip
 # class tokens, and a convolution that comes before the pool
 REFUSED = {
     "mvit_v1_b": "NOT_POOLED",
@@ -120,12 +127,14 @@ class Row:
 
 
 def model_names(group: str = "all") -> list[str]:
-    """Names of torchvision's classification models, video models, or both."""
+    """Names of torchvision's classification models, video models, transformers' families, or all."""
     names = []
     if group in ("all", "classification"):
         names += models.list_models(module=models)
     if group in ("all", "video"):
         names += models.list_models(module=models.video)
+    if group in ("all", "transformers"):
+        names += [TRANSFORMERS + name for name in FAMILIES]
     return names
 
 
@@ -148,9 +157,24 @@ def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float64) ->
         # googlenet and inception_v3 announce a change of their default initialisation
         warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(0)
+        if name.startswith(TRANSFORMERS):
+            return _from_transformers(name.removeprefix(TRANSFORMERS)).to(dtype).eval()
         model: nn.Module = models.get_model(name, weights=None, **OPTIONS.get(name, {}))
         # swin_v2 has a table that is float32 whatever the default is
         return model.to(dtype).eval()
+
+
+def _from_transformers(family: str) -> nn.Module:
+    import transformers
+
+    kinds = {kind.model_type: kind for kind in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING}
+    model: nn.Module = transformers.AutoModelForImageClassification.from_config(kinds[family]())
+    return model
+
+
+def logits(output: Any) -> Tensor:
+    """The logits among what a model gives."""
+    return output if isinstance(output, Tensor) else output["logits"]
 
 
 def inputs(name: str, batch: int = BATCH, seed: int = 0) -> Tensor:
@@ -195,6 +219,8 @@ def _look(name: str) -> tuple[Sites, bool, int]:
     """Sites and misses, read without allocating weights."""
     model = build(name, "meta", torch.float32)
     parameters = sum(weight.numel() for weight in model.parameters())
+    if name.startswith(TRANSFORMERS):  # torch.fx does not trace them
+        return find_sites(build(name), example_inputs=inputs(name)), True, parameters
     found = find_sites(model)
     if found.sites or not any(miss.code.startswith("UNKNOWN") for miss in found.misses):
         return found, False, parameters
@@ -220,8 +246,9 @@ def _rewritten(row: Row, form: Form) -> Row:
     to = Form.CONV if form is Form.LINEAR else Form.LINEAR
     there = rewrite(model, to=to, example_inputs=examples)
     back = rewrite(there.module, to=form, example_inputs=examples)
-    reference = model(x)
-    measured = max(difference(reference, there.module(x)), difference(reference, back.module(x)))
+    reference = logits(model(x))
+    found = [logits(result.module(x)) for result in (there, back)]
+    measured = max(difference(reference, result) for result in found)
     places = _places(model)
     # last, because the weight is the caller's own
     weight = there.module.state_dict()[there.report.rewrites[0].site.weight]
@@ -230,10 +257,10 @@ def _rewritten(row: Row, form: Form) -> Row:
         row,
         sites=tuple(f"{done.site.name}: {done.before} -> {done.after}" for done in there.report.rewrites),
         difference=measured,
-        damage=difference(reference, there.module(x)),
+        damage=difference(reference, logits(there.module(x))),
         keys_kept=list(places) == list(_places(there.module)) == list(_places(back.module)),
         storages_shared=places == _places(there.module) == _places(back.module),
-        graph_restored=_nodes(back.module) == _nodes(rewrite(model, to=form).module),
+        graph_restored=_nodes(back.module) == _nodes(rewrite(model, to=form, example_inputs=examples).module),
     )
 
 
@@ -266,7 +293,7 @@ def main() -> int:
     """Prints the table; 1 where a model did not do what is expected of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help="models; all of the group where none is named")
-    parser.add_argument("--group", choices=("all", "classification", "video"), default="all")
+    parser.add_argument("--group", choices=("all", "classification", "video", "transformers"), default="all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON as well")
     options = parser.parse_args()
     # grouped convolutions in float64 run group by group; a second thread costs more than it gives

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -57,3 +58,27 @@ def test_scales_and_shifts_are_part_of_the_map(name: str, dialect: str) -> None:
         torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(scores.mean((2, 3)), expected, rtol=1e-12, atol=1e-12)
         assert torch.equal(runs[1](x), expected)
+
+
+@pytest.mark.parametrize(
+    ("behind", "reader"),
+    [
+        (lambda y: y * 30, None),
+        (lambda y: torch.cat([y, y], 1), None),
+        (lambda y: y.softmax(1), "softmax"),
+        (lambda y: {"shares": y.sigmoid()}, "sigmoid"),
+        (lambda y: (y, y.softmax(1)), None),
+    ],
+    ids=["scale", "joined", "softmax", "dict", "both"],
+)
+def test_the_report_says_whose_mean_the_logits_are_not(behind: Any, reader: str | None) -> None:
+    class Behind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return behind(self.fc(self.conv(x).mean((2, 3))))
+
+    notes = rewrite(Behind().eval(), to="dense", outputs=("logits", "map")).report.trace.notes
+    assert notes == (() if reader is None else (f"the mean of the map is what {reader!r} reads, no output",))
