@@ -48,7 +48,11 @@ def read_onnx(path: Path, pool: WeightPool) -> OnnxFile:
         FileError: it cannot be read.
         ValueError: it is no ONNX file, or is damaged, or its weights lie outside its folder.
     """
-    content = Content(mapped(path), str(path), path.parent)
+    return arrays_of(Content(mapped(path), str(path), path.parent), pool)
+
+
+def arrays_of(content: Content, pool: WeightPool) -> OnnxFile:
+    """A content as a session takes it; its model becomes that of the result."""
     weights: dict[str, Array] = {}
     for tensor in content.proto.graph.initializer:
         left = content.left_of(tensor)

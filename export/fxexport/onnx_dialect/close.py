@@ -38,12 +38,14 @@ class Closed:
     Attributes:
         pieces: its bytes, as pieces of the file that was opened.
         copied: bytes of weights that had to be written in another order, by the weight's name.
+        names: what the values of the graph's nodes are called.
         held_by: what holds it at the height and width of the old file, where it could be free of them.
     """
 
     pieces: list[Piece]
     copied: dict[str, int]
     held_by: str | None
+    names: Mapping[Node, str]
 
 
 def close(opened: OpenOnnx, plan: WeightPlan, to: Form, renamed: Mapping[str, str]) -> Closed:
@@ -102,7 +104,9 @@ class _Closing:
         held = self._open_sizes(edited, to) if to in (Form.DENSE, Form.FCN) else None
         self._declare(edited.graph)
         _replace(edited.metadata_props, [e for e in edited.metadata_props if e.key != KEY])
-        return Closed(pieces=self.content.pieces(edited), copied=self.layouts.copied, held_by=held)
+        return Closed(
+            pieces=self.content.pieces(edited), copied=self.layouts.copied, held_by=held, names=self.names
+        )
 
     # --- names
 
@@ -179,7 +183,7 @@ class _Closing:
         renamed: dict[str, str] = {}
         for name in onnx_node.reads_of(proto):
             node = self.opened.by_name.get(self.opened.constants.alias(name))
-            if node is None or node.op == "get_attr":
+            if node is None or (node.op == "get_attr" and node not in swaps):
                 continue
             now = self.name(swaps.get(node, node)) if swaps.get(node, node) in self.alive else name
             if now != name:

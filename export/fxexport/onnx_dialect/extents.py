@@ -43,6 +43,11 @@ def torch_type(element: int) -> torch.dtype | None:
     return _TYPES.get(element)
 
 
+def numpy_name(element: int) -> str:
+    """NumPy's name of an ONNX element type."""
+    return str(onnx.helper.tensor_dtype_to_np_dtype(element).name)
+
+
 def onnx_type(kind: torch.dtype) -> int:
     """The ONNX element type of a dtype."""
     return next(element for element, known in _TYPES.items() if known == kind)

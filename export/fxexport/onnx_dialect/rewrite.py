@@ -95,7 +95,7 @@ def sites_of_content(content: Content, to: Form | None, scope: Scope, input_shap
         FileError: the graph contradicts itself.
     """
     _require_spelled(to, scope)
-    return sites_of(Survey(_opened(content, input_shapes), scope, lambda: None), to)
+    return sites_of(Survey(opened_content(content, input_shapes), scope, lambda: None), to)
 
 
 def rewrite_content(
@@ -143,7 +143,7 @@ def _changed(
     *,
     keeps_way_back: bool = True,
 ) -> Rewritten:
-    opened = _opened(content, input_shapes)
+    opened = opened_content(content, input_shapes)
     if to is Form.FCN and not opened.has_native_size():
         raise InputError(
             "leaves height and width of its input open, and windows are of one size",
@@ -246,7 +246,12 @@ def _require_spelled(to: Form | None, scope: Scope) -> None:
         )
 
 
-def _opened(content: Content, input_shapes: Shapes) -> OpenOnnx:
+def opened_content(content: Content, input_shapes: Shapes) -> OpenOnnx:
+    """A file's graph.
+
+    Raises:
+        FileError: it contradicts itself.
+    """
     try:
         return OpenOnnx(content, input_shapes)
     except BrokenGraph as error:

@@ -334,6 +334,30 @@ def test_a_head_before_its_pool_or_on_every_window(name: str, to: str) -> None:
     assert rewrite_onnx(made.module, to="conv").module.graph == conv
 
 
+def test_numbers_for_each_channel_between_two_layers_follow_the_form() -> None:
+    body = (
+        "p = GlobalAveragePool(r) f = Flatten(p) g = Gemm<transB=1>(f, v, c) h = Mul(g, c) k = Max(h, c) "
+        "y = Gemm<transB=1>(k, w, b)"
+    )
+    model = classifier(body, {"v": weights(8, 8, seed=2), "c": weights(8), "w": W, "b": B})
+    made = rewrite_onnx(model, to="conv").module
+    onnx.checker.check_model(made, full_check=True)
+    require_same(model, made, images())
+    assert rewrite_onnx(made, to="linear").module.SerializeToString() == model.SerializeToString()
+    del made.metadata_props[:]
+    require_same(model, rewrite_onnx(made, to="linear").module, images())
+
+
+@pytest.mark.parametrize("operator", ["Add", "Mul", "Div"])
+def test_a_number_for_each_class_stands_before_the_pool_too(operator: str) -> None:
+    body = GEMM.replace("y =", "g =") + f" y = {operator}(g, v)"
+    model = classifier(body, {"w": W, "b": B, "v": weights(5, seed=4)})
+    made = rewrite_onnx(model, to="dense")
+    assert len(made.report.rewrites) == 1
+    onnx.checker.check_model(made.module, full_check=True)
+    require_same(model, made.module, images())
+
+
 @pytest.mark.parametrize("is_fixed", [True, False])
 def test_windows_on_a_larger_input(is_fixed: bool) -> None:
     model = classifier(GEMM, {"w": W, "b": B}, dims="N,3,6,6" if is_fixed else "N,3,H,Wi")

@@ -31,6 +31,7 @@ from fxhead.inputs.preset import Preset, find_preset
 from fxhead.source import Source
 from fxpasses import rewrite
 from fxpasses.errors import FxHeadError, InputError
+from onnx_files import classifier, outputs, weights
 
 Run = Callable[..., Any]
 Written = Callable[[], set[str]]
@@ -275,6 +276,27 @@ def test_a_dense_file_is_its_own_map(run: Run, net: Path, photos: Path, outputs:
             np.testing.assert_array_equal(own, [0, 1])  # the sum, and its negative
             np.testing.assert_allclose(maps, [expected[index], -expected[index]], rtol=1e-6)
     assert "leaves its shape open; give --size" in run("cam", "dense.onnx", "photos", "-o", "other").err
+
+
+@pytest.mark.parametrize("head", ["y", "z", "1"])
+def test_a_files_head_is_moved_before_its_pool(run: Run, photos: Path, folder: Path, head: str) -> None:
+    """One of two, the other with a softmax behind it; weights lie in another file, one the other way."""
+    w, v = weights(5, 8), weights(8, 4)
+    body = (
+        "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w) "
+        "d = Dropout(f) q = MatMul(d, v) z = Softmax<axis=1>(q)"
+    )
+    model = classifier(body, {"w": w, "v": v}, dims="N,3,16,16", result="float[N,5] y, float[N,4] z")
+    onnx.save(model, "net.onnx", save_as_external_data=True, location="net.data", size_threshold=64)
+    done = run("cam", "net.onnx", "photos", *SIZE, "--mean", "0", "--std", "1", "--top", "9", "--head", head)
+    assert done.code == 0, done.err
+    stem = classifier("y = Identity(r)", {}, dims="N,3,16,16", result="float[N,8,14,14] y")
+    (features,) = outputs(stem, prepared(photos, mean=(0.0,) * 3, std=(1.0,) * 3).numpy())
+    wanted = np.einsum("oc,nchw->nohw", w if head == "y" else v.T, features)
+    with np.load("fxhead-cam/maps.npz") as arrays:
+        for index, (own, maps) in enumerate(zip(arrays["classes"], arrays["maps"], strict=True)):
+            np.testing.assert_allclose(maps, wanted[index][own], rtol=1e-4, atol=1e-5)
+    assert "choose one with --head" in run("cam", "net.onnx", "photos", *SIZE, "-o", "other").err
 
 
 def write_onnx(path: str, outputs: tuple[str, ...], last: str = "Relu") -> None:

@@ -148,3 +148,12 @@ def test_a_fixed_file_that_is_not_square_says_its_own_size(run: Run, image: Path
     done = run("cam", "m.onnx", "image.png", "--force", "--size", "12,30")
     assert done.code == 2, done.out
     assert "30x12" in done.err, done.err
+
+
+def test_a_number_for_each_class_is_a_part_of_a_files_map(run: Run, image: Path) -> None:
+    assert run("rewrite", "heads:prior", "--input-shape", "1x3x12x12", "--to", "conv", "-o", "m.pt").code == 0
+    done = run("cam", "m.conv.onnx", "image.png", *OPTIONS)
+    assert done.code == 0, done.err
+    found = np.load("fxhead-cam/maps.npz")["maps"]
+    assert run("cam", "heads:prior", "image.png", *OPTIONS).code == 0
+    np.testing.assert_allclose(found, np.load("fxhead-cam/maps.npz")["maps"], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,96 @@
+"""An ONNX file that gives the map of its scores: the head before its pool, and the map beside the logits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx
+import torch
+from torch.fx import Node
+
+from fxexport.onnx_dialect.arrays import OnnxFile, arrays_of
+from fxexport.onnx_dialect.close import close
+from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.pieces import written
+from fxexport.onnx_dialect.record import Shapes
+from fxexport.onnx_dialect.rewrite import opened_content
+from fxexport.onnx_graph.weight_pool import WeightPool
+from fxpasses.api import report_of, sites_of
+from fxpasses.change import carry_out
+from fxpasses.errors import InputError
+from fxpasses.heads.score_heads import ScoreHead, find_score_heads
+from fxpasses.private_names import pytree
+from fxpasses.report import Form, Scope
+from fxpasses.survey import Survey
+from fxpasses.vocabulary.ops import Concat, Elementwise
+from fxpasses.vocabulary.vocabulary import Vocabulary
+
+_CLONE = torch.ops.aten.clone.default
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MappedFile:
+    """A file whose outputs are the logits of one head and their map.
+
+    Attributes:
+        head: what the head is called.
+        file: the file.
+    """
+
+    head: str
+    file: OnnxFile
+
+
+def mapped_file(
+    content: Content, choose: Callable[[Sequence[str]], int], input_shapes: Shapes = ()
+) -> MappedFile:
+    """The file with its head before its pool, and the logits and their map as its outputs.
+
+    Args:
+        content: the file.
+        choose: gives the place of the wanted head among names, which are those of the outputs.
+        input_shapes: the shape of each input, where the file leaves extents open.
+
+    Raises:
+        InputError: something that is not affine stands between the map and the logits.
+    """
+    opened = opened_content(content, input_shapes)
+    survey = Survey(opened, Scope.HEAD, lambda: None)
+    change = carry_out(survey, Form.DENSE, (), with_map=False)
+    missed = {miss.node for miss in report_of(change, survey, Form.DENSE).misses}
+    sites = {entry.site.node for entry in change.rewrites}
+    if not sites:  # a head that stands before its pool already is left as it is, and is no miss
+        sites = {site.node for site in sites_of(Survey(opened, Scope.HEAD, lambda: None), Form.DENSE).sites}
+    vocabulary = Vocabulary(opened.root, opened.lifted)
+    spec = pytree.tree_structure(dict.fromkeys(opened.outputs, 0))
+    heads = find_score_heads(opened.graph, vocabulary, sites | missed, spec)
+    head = heads[choose([found.name for found in heads])]
+    stranger = next((site.name for site in head.sites if site.name in missed), None)
+    map_, between = _map_of(head, vocabulary)
+    if stranger is not None or map_ is None:
+        what = f"output {head.name!r} is no affine function of a pooled map"
+        raise InputError(f"{what}: {stranger or between!r} stands between", where=content.name)
+    names: Mapping[Node, str] = {node: name for name, node in opened.by_name.items()}
+    if change.rewrites:
+        closed = close(opened, change.plan, Form.DENSE, {})
+        data, names = b"".join(written(closed.pieces, content.view)), closed.names
+        content = Content(data, content.name, content.folder)
+    file = arrays_of(content, WeightPool())
+    del file.proto.graph.output[:]
+    file.proto.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(names[node]) for node in (head.scores, map_)
+    )
+    return MappedFile(head=head.name, file=file)
+
+
+def _map_of(head: ScoreHead, vocabulary: Vocabulary) -> tuple[Node | None, str]:
+    """The map whose average the scores are, seen through views; else what stands between."""
+    if head.blocker is not None:
+        return None, head.blocker.name
+    found = dict(head.maps)
+    for node in head.tail:
+        if node.target is not _CLONE and isinstance(vocabulary.classify(node), Concat | Elementwise):
+            return None, node.name
+        found[node] = found[node.all_input_nodes[0]]
+    return found.get(head.scores), head.scores.name
