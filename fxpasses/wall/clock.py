@@ -1,4 +1,4 @@
-"""A limit in seconds for what a file makes a thread do: read it, trace it, export it.
+"""A limit in seconds for what a file makes a thread do: read it, trace, rewrite or export what is in it.
 
 Another thread looks at the processor time that the limited one has used, so that neither a slow disk nor a
 busy machine counts, and raises an exception in it. Python sees that between two of its own instructions: a

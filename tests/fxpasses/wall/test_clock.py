@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 
 import pytest
+import torch
 
+from fxpasses import find_sites, rewrite
+from fxpasses.wall import marks
 from fxpasses.wall.clock import SlowError, in_time
 from fxpasses.wall.wall import walled
 
@@ -79,3 +83,19 @@ def test_it_is_of_the_thread_that_asks_for_it() -> None:
     while thread.is_alive():
         sum(range(1000))
     assert caught == ["other"]
+
+
+class _Loops(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        while True:
+            pass
+
+
+def test_a_model_from_a_file_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "in_time", functools.partial(in_time, seconds=0.2))
+    model = torch.nn.Sequential(torch.nn.Flatten(), _Loops(4, 2))
+    marks.mark_unvouched(model)
+    with pytest.raises(SlowError, match="Sequential: takes more than the limit"):
+        find_sites(model)
+    with pytest.raises(SlowError):
+        rewrite(model, "conv", way="export", example_inputs=torch.zeros(2, 4))
