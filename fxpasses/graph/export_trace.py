@@ -37,7 +37,14 @@ def export_module(model: nn.Module, example_inputs: Sequence[Any] | None, reason
         TraceError: ``torch.export`` fails as well.
     """
     program, info = export_program(model, example_inputs, reason)
-    module = program.module()
+    try:
+        module = program.module()
+    except SyntaxError as error:
+        raise TraceError(
+            f"torch.export writes names of its modules as source text, which they are not ({error.msg})",
+            where=type(model).__name__,
+            fix="give them names that are no words of Python's own",
+        ) from error
     assert isinstance(module, GraphModule)
     return dataclasses.replace(trace(module), info=info, class_name=type(model).__name__)
 

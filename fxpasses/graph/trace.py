@@ -9,6 +9,7 @@ training=self.training)`` still asks, and the caller's modules are never touched
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import os
 import re
 import sys
@@ -252,10 +253,12 @@ def _require_plain_names(target: Any, kwargs: Mapping[str, Any]) -> None:
     """Returns where a node's strings stay what they are in source text: torch.fx puts quotes around them.
 
     Raises:
-        TraceError: one would end the quotes, or a keyword is no identifier.
+        TraceError: one would end the quotes, a keyword is no identifier, or one is a word of Python's own.
     """
-    odd = _ENDS_A_TEXT.search(target) if isinstance(target, str) else None
-    name = target if odd else next((key for key in kwargs if not key.isidentifier()), None)
+    parts = target.split(".") if isinstance(target, str) else ()
+    odd = any(_ENDS_A_TEXT.search(part) or keyword.iskeyword(part) for part in parts)
+    wrong = (key for key in kwargs if not key.isidentifier() or keyword.iskeyword(key))
+    name = target if odd else next(wrong, None)
     if name is not None:
         raise TraceError(
             f"something is called {name!a}, which cannot be written into a graph's source text",

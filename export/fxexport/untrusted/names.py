@@ -69,6 +69,8 @@ def member(value: object, what: str = "a parameter") -> Path:
     """
     found = path(value, what)
     first, *others = found.split(".")
+    if any(map(keyword.iskeyword, (first, *others))):
+        raise Refused(f"has {what} called {shown(value)}, a word of Python's own")
     of_graphs, of_modules = _attributes()
     if first in of_graphs or not of_modules.isdisjoint(others):
         raise Refused(f"has {what} called {shown(value)} in place of an attribute of torch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from fxhead import find_sites, load_model, rewrite
-from fxpasses.errors import FileError
+from fxpasses.errors import FileError, TraceError
 
 
 def net() -> nn.Sequential:
@@ -144,3 +145,16 @@ def test_numbers_that_no_layer_has_are_no_fault_of_ours(
     model = load_model(saved(tmp_path / "model.pt", having(layer, name, value)))
     find_sites(model, scope="all")
     rewrite(model, to="conv", scope="all")
+
+
+@pytest.mark.parametrize("is_deep", [False, True])
+def test_words_of_python_s_own_are_no_names_in_a_graph(is_deep: bool, tmp_path: Path) -> None:
+    """In ``heads["class"]`` it is a name like any other; torch.fx writes ``self.heads.class``."""
+    inner = nn.ModuleDict({"class": nn.Linear(4, 2)})
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model._modules["lambda"] = nn.Sequential(inner["class"]) if is_deep else inner["class"]
+    torch.save(model, tmp_path / "model.pt")
+    with pytest.raises(TraceError, match="lambda"):
+        find_sites(load_model(tmp_path / "model.pt"), way="symbolic")
+    with contextlib.suppress(TraceError):
+        find_sites(load_model(tmp_path / "model.pt"), way="export", example_inputs=torch.zeros(2, 4, 3, 3))

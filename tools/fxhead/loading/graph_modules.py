@@ -156,7 +156,7 @@ def _is_sound_spec(spec: undo.Spec) -> bool:
     if not _is_origin(spec.origin):
         return False
     if spec.op in ("call_module", "get_attr"):
-        names.path(spec.target)
+        names.member(spec.target)
     elif spec.op == "call_method":
         if not is_method(str(spec.target)):
             return False
