@@ -375,6 +375,9 @@ def _load(path: Path, pool: WeightPool) -> tuple[onnx.ModelProto, OnnxFile]:
         file = OnnxFile(proto=inlined(whole.proto), weights=whole.weights)
         for node in file.proto.graph.node:
             "".join((node.name, node.op_type, *node.input, *node.output)).encode()  # runtimes expect UTF-8
+            for item in node.attribute:
+                if item.name in ("strides", "dilations") and min(item.ints, default=1) < 1:
+                    raise ValueError(f"{node.name or node.op_type!r} has {item.name} of {min(item.ints)}")
     except Exception as error:  # protobuf's and onnx's errors share no base class but Exception
         raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
     if not file.proto.graph.output or not file.proto.graph.node:

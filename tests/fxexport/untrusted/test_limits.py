@@ -107,6 +107,20 @@ def test_small_fields_of_an_onnx_file_are_counted(
         Content(content)
 
 
+@pytest.mark.parametrize("name", ["strides", "dilations"])
+def test_windows_move_on(name: str, tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], **{name: [0, 0]})],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 2, 4, 4])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [helper.make_tensor("w", onnx.TensorProto.FLOAT, [3, 2, 1, 1], [0.5] * 6)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "m.onnx")
+    with pytest.raises(CheckError, match=f"'Conv' has {name} of 0"):
+        OnnxSubject(tmp_path / "m.onnx")
+
+
 def test_more_layers_than_anybody_s_are_not_run_alone(tmp_path: Path) -> None:
     heads = [f"y{index}" for index in range(1001)]
     graph = helper.make_graph(
