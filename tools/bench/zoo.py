@@ -51,6 +51,9 @@ INPUT_SHAPES = {
     "vit_b_16": (3, 224, 224),
     "mvit_v1_b": (3, 16, 224, 224),
     "mvit_v2_s": (3, 16, 224, 224),
+    "transformers:levit": (3, 224, 224),
+    "transformers:swin": (3, 224, 224),
+    "transformers:swinv2": (3, 224, 224),
 }
 # torchvision draws these by slow rejection sampling, and calibration replaces what it is for
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -167,8 +170,10 @@ def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float64) ->
 def _from_transformers(family: str) -> nn.Module:
     import transformers
 
-    kinds = {kind.model_type: kind for kind in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING}
-    model: nn.Module = transformers.AutoModelForImageClassification.from_config(kinds[family]())
+    known = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    config = next(kind for kind in known if kind.model_type == family)
+    kinds = known[config]
+    model: nn.Module = (kinds[0] if isinstance(kinds, tuple) else kinds)(config())
     return model
 
 

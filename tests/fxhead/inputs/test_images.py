@@ -278,7 +278,7 @@ def test_a_check_runs_on_every_image(run: Run, net: Path, photos: Path) -> None:
     (photos / "notes.txt").write_text("no image")
     done = run("check", "model.pt", "nets:build", "--input-shape", "1x3x16x16", *options)
     assert "7 images of" in done.out
-    assert "shorter side 24, centre 16x16, x 3x16x16 float32; 1 other files left out" in done.out
+    assert "shorter side 24, centre 16x16, x 3x16x16 float32; 1 other file left out" in done.out
     document = run("check", "model.pt", "model.pt", "--json", *options).document
     assert document["inputs"]["samples"] == 7
     assert document["inputs"]["preparation"]["crop"] == 16

@@ -205,7 +205,8 @@ def test_random_samples_are_as_many_as_asked_for(run: Run, net: Path) -> None:
         options = ("--samples", count, "--input-shape", "1x3x6x6", *PROVIDERS)
         done = run("check", "model.pt", "model.pt", *options)
         assert done.code == 0, done.err
-        assert f"inputs: {count} random samples (seed 0), x 3x6x6 float32" in done.out
+        samples = "1 random sample" if count == "1" else f"{count} random samples"
+        assert f"inputs: {samples} (seed 0), x 3x6x6 float32" in done.out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fxhead.check.outcome import Check, CheckOutcome
 from fxhead.show.fitting_table import FittingTable
-from fxhead.show.tables import file_table, model_line
+from fxhead.show.tables import count_text, file_table, model_line
 
 if TYPE_CHECKING:
     from fxexport.results import Certificate, Coverage, Failure, LayerResult, TargetResult
@@ -242,12 +242,12 @@ def describe_data(data: DataRecord, seed: int) -> str:
         f"{spec.name} {'x'.join(map(str, spec.shape or ()))} {spec.dtype}" for spec in data.inputs
     )
     if data.kind == "random":
-        return f"{data.samples:,} random samples (seed {seed}), {inputs}"
+        return f"{count_text(data.samples, 'random sample')} (seed {seed}), {inputs}"
     if data.preparation is None:
-        return f"{data.samples:,} samples of {data.path}, {inputs}"
+        return f"{count_text(data.samples, 'sample')} of {data.path}, {inputs}"
     how = data.preparation
-    left_out = f"; {data.left_out:,} other files left out" if data.left_out else ""
-    return f"{data.samples:,} images of {data.path}, {how}, {inputs}{left_out}"
+    left_out = f"; {count_text(data.left_out, 'other file')} left out" if data.left_out else ""
+    return f"{count_text(data.samples, 'image')} of {data.path}, {how}, {inputs}{left_out}"
 
 
 def check_lines(outcome: CheckOutcome) -> Iterator[RenderableType]:

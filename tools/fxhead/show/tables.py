@@ -77,4 +77,4 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 def count_text(number: int, singular: str, plural: str | None = None) -> str:
     """A number of things in plain English."""
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
