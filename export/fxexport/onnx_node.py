@@ -16,6 +16,10 @@ RUNTIME = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 
 
+class BrokenAttribute(ValueError):
+    """An attribute of a node says nothing."""
+
+
 def domain_of(name: str) -> str:
     """A domain as schemas spell it: the standard one is empty."""
     return "" if name == "ai.onnx" else name
@@ -38,7 +42,13 @@ def schema_of(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | N
 
 
 def value_of(attribute: onnx.AttributeProto) -> Any:
-    """An attribute's value, texts as ``str``; tensors, graphs and types as their messages."""
+    """An attribute's value, texts as ``str``; tensors, graphs and types as their messages.
+
+    Raises:
+        BrokenAttribute: it is of no type.
+    """
+    if attribute.type == onnx.AttributeProto.UNDEFINED:
+        raise BrokenAttribute(f"the attribute {attribute.name!r} is of no type")
     value = helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="surrogateescape")

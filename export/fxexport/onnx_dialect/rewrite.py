@@ -23,6 +23,7 @@ from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.pieces import Piece, written
 from fxexport.onnx_dialect.record import Shapes, record_of, with_record
 from fxexport.onnx_graph.wire import Buffer
+from fxexport.onnx_node import BrokenAttribute
 from fxpasses.api import RewriteResult, form_named, report_of, scope_named, sites_of
 from fxpasses.change import carry_out
 from fxpasses.errors import FileError, InputError
@@ -254,7 +255,7 @@ def opened_content(content: Content, input_shapes: Shapes) -> OpenOnnx:
     """
     try:
         return OpenOnnx(content, input_shapes)
-    except BrokenGraph as error:
+    except (BrokenGraph, BrokenAttribute) as error:
         raise _broken(content, str(error)) from error
     except Exception as error:
         problem = checked(content.proto)

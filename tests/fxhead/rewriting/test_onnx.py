@@ -113,6 +113,8 @@ def broken_files() -> dict[str, bytes]:
     short.graph.initializer[1].raw_data = W.tobytes()[:-4]
     sizes = {"w": W, "b": B, "s": np.array([-7, 8], np.int64)}
     negative = classifier(GEMM.replace("Flatten(p)", "Reshape(p, s)"), sizes)
+    typeless = classifier(GEMM, {"w": W, "b": B})
+    typeless.graph.node[-1].attribute[0].type = onnx.AttributeProto.UNDEFINED
     circle = classifier(GEMM, {"w": W, "b": B})
     circle.graph.node[0].input[0] = "r"
     return {
@@ -126,6 +128,7 @@ def broken_files() -> dict[str, bytes]:
         "twice": twice.SerializeToString(),
         "short weight": short.SerializeToString(),
         "negative size": negative.SerializeToString(),
+        "no type": typeless.SerializeToString(),
         "circle": circle.SerializeToString(),
     }
 
