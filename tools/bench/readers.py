@@ -73,7 +73,7 @@ def _shared(count: int) -> bytes:
 
 def _surveyed(count: int) -> Callable[[], object]:
     root = read_spanned(io.BytesIO(_pickle(count))).root
-    return lambda: survey(root, "")
+    return lambda: survey(root, "", ())
 
 
 def _archive(count: int) -> Callable[[], object]:

@@ -65,7 +65,7 @@ def _sites(path: Path) -> object:
 
 def _checkpoint(path: Path) -> object:
     recognise(path)
-    return survey(open_checkpoint(path).root, str(path))
+    return survey(open_checkpoint(path).root, str(path), ("0.weight",))
 
 
 def _arrays(path: Path) -> object:
