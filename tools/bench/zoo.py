@@ -51,9 +51,7 @@ INPUT_SHAPES = {
     "vit_b_16": (3, 224, 224),
     "mvit_v1_b": (3, 16, 224, 224),
     "mvit_v2_s": (3, 16, 224, 224),
-    "transformers:levit": (3, 224, 224),
     "transformers:swin": (3, 224, 224),
-    "transformers:swinv2": (3, 224, 224),
 }
 # torchvision draws these by slow rejection sampling, and calibration replaces what it is for
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -61,11 +59,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "inception_v3": {"init_weights": False},
 }
 TRANSFORMERS = "transformers:"
-# families of transformers whose configuration by default is an image classifier that runs on 64 x 64
+# families of transformers with a pooled head, by their default configuration
 FAMILIES = (
-    "bit", "convnext", "convnextv2", "efficientnet", "focalnet", "levit", "mobilenet_v1", "mobilenet_v2",
-    "mobilevit", "mobilevitv2", "poolformer", "pvt", "pvt_v2", "regnet", "resnet", "swiftformer", "swin",
-    "swinv2",
+    "bit", "convnext", "convnextv2", "efficientnet", "focalnet", "mobilenet_v1", "mobilenet_v2", "mobilevit",
+    "mobilevitv2", "poolformer", "pvt_v2", "regnet", "resnet", "swiftformer", "swin",
 )  # fmt: skip
 # class tokens, and a convolution that comes before the pool
 REFUSED = {
