@@ -173,7 +173,7 @@ FLOORS = {
         "untrusted", "providers",
         "precision", "witness", "results", "onnx_node", "language", "terms", "numerics", "onnx_graph",
         "onnx_dialect", "module_graph",
-        "to_onnx", "subjects", "proof/graphs", "proof/measured", "proof/wiring",
+        "to_onnx", "subjects", "proof/pairing", "proof/measured", "proof/wiring",
         "proof", "certificate",
     ),
     "fxhead": (

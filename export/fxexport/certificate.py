@@ -5,42 +5,25 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import nn
 
-from fxexport.numerics.bounds import FP32
-from fxexport.proof.derivation import UNTRIED, derived
-from fxexport.proof.differences import derived_layer, is_same_graph, is_shown, unfolded, unshown
-from fxexport.proof.graphs.compare import Comparison, compare_heads, nothing_compared
-from fxexport.proof.graphs.paired_outputs import paired_outputs, roots_of, unexplained
-from fxexport.proof.graphs.run_alone import Trials
-from fxexport.proof.graphs.strict import PairedOutputs, Strict, compare_files, compare_modules
-from fxexport.proof.layers import (
-    Prober,
-    Walks,
-    backbone_layer,
-    site_differences,
-    site_name,
-    weights_layer,
-    wiring_layer,
-)
-from fxexport.proof.measured.measure import measure
+from fxexport.proof.evidence import gathered
+from fxexport.proof.layers import Prober, backbone_layer, weights_layer, wiring_layer
 from fxexport.proof.measured.other_size import resized, size_of, why_not
-from fxexport.proof.measured.search import Found, search
-from fxexport.proof.measured.tally import Tally, joined
-from fxexport.proof.measured.windows import check_windows, is_windowed
+from fxexport.proof.measured.tally import joined
+from fxexport.proof.measured.windows import UNPAIRED, check_windows, is_windowed
+from fxexport.proof.pairing.heads import paired_heads
+from fxexport.proof.pairing.outputs import PairedOutputs, paired_outputs, roots_of
 from fxexport.proof.scope import scope_of
 from fxexport.proof.verdicts import Judge, Seen
-from fxexport.providers import is_defaults, require_known, require_provider, short_name, targets_of
+from fxexport.providers import require_known, require_provider, short_name
 from fxexport.results import Certificate, LayerResult, SizeResult, Status, Verdict
 from fxexport.subjects.models import Models, Opened, Source, opened
-from fxexport.subjects.module_subject import ModuleSubject
 from fxexport.subjects.samples import Inputs, InputSpec, Samples, given_samples
 from fxexport.subjects.subject import EAGER, Subject
 from fxexport.terms.pool_first import is_dense
-from fxexport.terms.term import affine_of
-from fxpasses.errors import CheckError, ExportError
+from fxpasses.errors import CheckError
 from fxpasses.plan import WeightPlan
 from fxpasses.wall.marks import walled_for
 
@@ -163,10 +146,6 @@ class Certifier:
         """
         self._models.give(given_samples(inputs))
 
-    def take_export(self, module: nn.Module, path: Path) -> None:
-        """Takes the file as what ``module`` exports to, which spares an export."""
-        self._models.take_export(module, path)
-
     def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
         """The certificate of ``candidate`` being the same function as ``reference``; see ``certify``."""
         reference, candidate = opened(reference), opened(candidate)
@@ -208,7 +187,7 @@ class Certifier:
         self, classifier: Subject, other: Subject, order: PairedOutputs, samples: Samples
     ) -> SizeResult:
         roots = roots_of(classifier, other, order)
-        walk = compare_heads(classifier.head, other.head, roots, Trials(classifier, other, self._providers))
+        walk = paired_heads(classifier, other, roots)
         failures, gaps = [], []
         for provider in self._providers:
             found = check_windows(classifier, other, walk, order, samples, provider)
@@ -218,7 +197,9 @@ class Certifier:
         if failures:
             return SizeResult(size=size, verdict=Verdict.BROKEN, reason=f"windows: {failures[0]}")
         if gaps:
-            return SizeResult(size=size, verdict=None, reason=gaps[0])
+            # windows that cannot be told apart are what such a head is for
+            is_lacking = any(UNPAIRED in gap for gap in gaps)
+            return SizeResult(size=size, verdict=Verdict.INCONCLUSIVE if is_lacking else None, reason=gaps[0])
         reason = "every position is the classifier on its window, within its bound"
         return SizeResult(size=size, verdict=Verdict.AGREES, reason=reason)
 
@@ -234,95 +215,17 @@ class Certifier:
             samples = dataclasses.replace(samples, names=left.input_names)
         if is_dense(left.graph) or is_dense(right.graph):
             left, right = self._models.commuted(left), self._models.commuted(right)
-        roots, outputs = paired_outputs(left, right)
-        heads = left.head, right.head
-        trials = Trials(left, right, self._providers)
-        head = compare_heads(*heads, roots, trials)
-        beside = self._strictly(left, right, outputs, head, trials)
-        walks = Walks(
-            heads=heads,
-            head=head,
-            strict=beside.head,
-            upstream=beside.upstream,
-            is_reformed=beside.is_reformed,
-            in_heads=beside.in_heads,
-        )
-        different = site_differences(walks)
-        weights = weights_layer(walks, different, _planned(reference, candidate, plan))
-        hidden = [f"{side.name}: {side.doubt}" for side in (left, right) if side.doubt is not None]
-        is_alike = is_same_graph(walks, different) and weights.status is Status.PROVED and not hidden
-
-        def seen_on(target: str) -> Tally:
-            tally = measure(
-                left,
-                right,
-                heads,
-                walks.head,
-                outputs,
-                samples,
-                target,
-                is_same_backbone=is_alike and not beside.is_exported,
-                has_same_sites=not different,
-            )
-            tally.gaps.extend(
-                f"the map {name!r} of {side.name} is not the map of its logits, as far as is known here"
-                for side, other in ((left, right), (right, left))
-                for name in unexplained(side, other)
-            )
-            repeats = [side.repeats(target) for side in (left, right)]
-            if False in repeats:
-                tally.notes.append(f"a second run on {target} gave other bits")
-            return tally
-
-        targets = [
-            *runs_on,
-            *(t for provider in runs_on for t in targets_of(provider) if is_defaults(t)),
-        ]
-        tallies = {target: seen_on(target) for target in targets}
-        first = tallies[runs_on[0]]
-        is_seen = any(tallies[target].failures for target in runs_on)
-        derivation = UNTRIED if is_seen else derived(left, right, outputs)
-        other = unfolded(walks, different, is_exported=beside.is_exported) if derivation.has_folds else None
-        derivation = derivation if other is None else derivation.without(other)
-        is_told = not (is_seen or derivation.is_proved) and is_shown(
-            walks,
-            different,
-            is_identical=all(tallies[target].is_identical for target in runs_on),
-            ulps=max(
-                (item.max_difference_ulp for t in runs_on for item in tallies[t].statistics), default=0.0
-            ),
-        )
-        found = Found()
-        is_open = not (is_seen or is_told or derivation.is_proved)
-        if is_open and (derivation.is_made or not is_alike):
-            on = tuple(EAGER if side.dialect == "module" else runs_on[0] for side in (left, right))
-            found = search(
-                (left, right), (on[0], on[1]), samples, outputs, first.precision or FP32, is_brief=is_alike
-            )
-            first.failures.extend(found.failures)
-            first.witness = first.witness or found.witness
-        is_broken = is_seen or is_told or bool(found.failures)
-        if 0 < len(weights.failures) <= len(different) and not is_broken:
-            weights = unshown(weights)
-        backbone = backbone_layer(beside.upstream, is_exported=beside.is_exported, is_shown=is_broken)
-        if derivation.is_proved:
-            weights, backbone = (derived_layer(layer, derivation.reason) for layer in (weights, backbone))
+        found = gathered(left, right, samples, runs_on)
+        weights = weights_layer(found, _planned(reference, candidate, plan))
+        backbone = backbone_layer(found)
 
         def wired(providers: tuple[str, ...]) -> LayerResult:
-            return wiring_layer(
-                (left, right),
-                walks,
-                providers,
-                self._prober,
-                is_shown=is_broken,
-                is_derived=derivation.is_proved,
-            )
+            is_here = found.is_in_heads and weights.status is not Status.FAILED
+            return wiring_layer((left, right), found, providers, self._prober, is_here=is_here)
 
-        whole = Judge(weights=weights, backbone=backbone, derived=derivation, tried=found.tried)
+        whole = Judge(weights=weights, backbone=backbone, derived=found.derived, tried=found.tried)
         wiring = wired(runs_on)
-        judged = whole.judge(wiring, joined([tallies[target] for target in runs_on]))
-        names = [affine_of(site).weight_name for site in heads[0].sites]
-        names += [site_name(affine_of(a), affine_of(b)) for a, b in walks.rewritten_sites()]
+        judged = whole.judge(wiring, joined([found.tallies[target] for target in runs_on]))
         seen = [
             Seen(
                 target=target,
@@ -330,8 +233,10 @@ class Certifier:
                 tally=tally,
                 repeats=[side.repeats(target) for side in (left, right)],
             )
-            for target, tally in tallies.items()
+            for target, tally in found.tallies.items()
         ]
+        statistics = tuple(record for tally in found.tallies.values() for record in tally.statistics)
+        batches = next((record.batches for record in statistics), ())
         return Certificate(
             reference=left.name,
             candidate=right.name,
@@ -342,44 +247,19 @@ class Certifier:
             backbone=backbone,
             rounding=judged.measured.rounding,
             decision=judged.measured.decision,
-            statistics=tuple(record for tally in tallies.values() for record in tally.statistics),
+            statistics=statistics,
             flips=judged.measured.flips,
-            heads=tuple(names),
+            heads=found.sites.names(),
             providers=runs_on,
             targets=tuple(map(whole.on_target, seen)),
             seed=self._seed,
             scope=(
-                *scope_of(left, right, outputs, next((s.batches for s in first.statistics), ())),
-                *derivation.scope,
-                *derivation.sizes,
+                *scope_of(left, right, found.outputs, batches),
+                *found.derived.scope,
+                *found.derived.sizes,
             ),
             witness=judged.measured.witness if judged.verdict is Verdict.BROKEN else None,
         )
-
-    def _strictly(
-        self, left: Subject, right: Subject, outputs: PairedOutputs, head: Comparison, trials: Trials
-    ) -> Strict:
-        """Heads and backbones side by side in one dialect: a module beside a file as what it exports to.
-
-        Two modules are compared as such, unless sites changed form between their feature maps.
-        """
-        is_exported = "module" in (left.dialect, right.dialect)
-        by_themselves = None
-        if isinstance(left, ModuleSubject) and isinstance(right, ModuleSubject):
-            by_themselves = compare_modules(left, right, head, trials)
-            if not by_themselves.is_reformed:
-                return by_themselves
-        try:
-            # between a site's forms a batch norm is part of the weights in one of them only
-            keep_norms = by_themselves is not None
-            a, b = (self._models.as_file(subject, keep_norms=keep_norms) for subject in (left, right))
-        except ExportError as error:
-            reason = f"the module cannot be written as ONNX, to be compared node by node ({error})"
-            return by_themselves or Strict(head=head, upstream=nothing_compared(reason))
-        trials = Trials(a, b, self._providers)
-        own = compare_heads(a.head, b.head, roots_of(a, b, outputs), trials) if is_exported else head
-        found = compare_files(a, b, outputs, own, trials)
-        return dataclasses.replace(found, is_exported=is_exported)
 
 
 def _with_size(found: Certificate, other: SizeResult) -> Certificate:

@@ -307,7 +307,7 @@ def test_one_weight_of_a_side_branch_is_broken():
         bad.get_parameter("features.4.block.2.fc1.weight").view(-1)[3] *= 1.01
     certificate = certify(model, bad, inputs(8))
     assert certificate.verdict is Verdict.BROKEN
-    assert certificate.weights.failures[0].name == "features.4.block.2.fc1.weight"
+    assert certificate.backbone.failures[0].name == "features.4.block.2.fc1.weight"
 
 
 def test_stochastic_depth_is_no_difference():

@@ -7,9 +7,19 @@ own schemas; ``arithmetic``, ``contraction``, ``windows``, ``moves`` and ``defin
 May import: ``onnx_node``, ``fxpasses``, torch, onnx. Start in ``compare``.
 """
 
-from fxexport.language.compare import Derivation, derive
+from fxexport.language.compare import ConstantPair, Derivation, Unrelated, derive
 from fxexport.language.graph import Graph, NotRead
 from fxexport.language.onnx_file import graph_of_onnx
 from fxexport.language.program import graph_of_module, graph_of_program
 
-__all__ = ["Derivation", "Graph", "NotRead", "derive", "graph_of_module", "graph_of_onnx", "graph_of_program"]
+__all__ = [
+    "ConstantPair",
+    "Derivation",
+    "Graph",
+    "NotRead",
+    "Unrelated",
+    "derive",
+    "graph_of_module",
+    "graph_of_onnx",
+    "graph_of_program",
+]

@@ -38,23 +38,28 @@ class MustFunctionalise(Exception):
     """An operator changes a value in place that others may see through views."""
 
 
-def read_program(terms: Terms, program: ExportedProgram, inputs: Sequence[Value]) -> list[Value]:
+def read_program(
+    terms: Terms, program: ExportedProgram, inputs: Sequence[Value], prefix: str = ""
+) -> list[Value]:
     """The user's outputs of a program over values of its tensor inputs.
+
+    ``prefix`` is left out of what its parameters are called.
 
     Raises:
         NotRead: it changes its own state, or holds what is no tensor operator.
         MustFunctionalise: it changes values in place that have views.
     """
-    reader = _Reader(terms, program, inputs)
+    reader = _Reader(terms, program, inputs, prefix)
     return reader.outputs()
 
 
 class _Reader:
     """One walk over a program's nodes."""
 
-    def __init__(self, terms: Terms, program: ExportedProgram, inputs: Sequence[Value]) -> None:
+    def __init__(self, terms: Terms, program: ExportedProgram, inputs: Sequence[Value], prefix: str) -> None:
         self._terms = terms
         self._program = program
+        self._prefix = prefix
         self._env: dict[torch.fx.Node, Tree] = {}
         self._inputs = list(inputs)
 
@@ -63,7 +68,11 @@ class _Reader:
         nodes = list(self._program.graph.nodes)
         for node in nodes:
             if node.op == "call_function":
-                self._terms.origin = Origin(operator=_name(node), node=node.name)
+                self._terms.origin = Origin(
+                    operator=_name(node),
+                    node=node.name,
+                    module=_module_of(node).removeprefix(self._prefix)[:-1],
+                )
                 self._env[node] = self._called(node)
             elif node.op == "get_attr":
                 self._env[node] = self._attribute(node)
@@ -88,7 +97,8 @@ class _Reader:
         nodes = {node.name: node for node in self._program.graph.nodes if node.op == "placeholder"}
         for spec in self._program.graph_signature.input_specs:
             node = nodes[spec.arg.name]
-            self._terms.origin = Origin(operator="parameter", node=spec.target or node.name)
+            name = (spec.target or node.name).removeprefix(self._prefix)
+            self._terms.origin = Origin(operator="parameter", node=name)
             if spec.kind is InputKind.USER_INPUT:
                 if not isinstance(node.meta.get("val"), torch.Tensor):
                     self._env[node] = getattr(spec.arg, "value", None)
@@ -212,6 +222,8 @@ def _foreign(
         kinds.append((dtype_name(item.dtype), dims))
     is_random = torch.Tag.nondeterministic_seeded in target.tags
     key = ("aten", str(target._schema), *attributes)
+    if is_random and terms.origin is not None:
+        terms.origin = dataclasses.replace(terms.origin, is_random=True)
     found = foreign(terms, key, operands, kinds, is_random=is_random, reason=reason)
     return found if isinstance(expected, tuple | list) else found[0]
 
@@ -360,6 +372,12 @@ def _require_fits(found: Any, expected: Any) -> None:
         for extent, known in zip(item.shape, tensor.shape, strict=True):
             if isinstance(extent, int) and isinstance(known, int) and extent != known:
                 raise Uninterpreted("another extent")
+
+
+def _module_of(node: torch.fx.Node) -> str:
+    """The module whose call made the node, with a dot behind it."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return f"{stack[-1][0]}." if stack else ""
 
 
 def _spelled(item: Tree, operands: list[Value | None]) -> Hashable:

@@ -7,15 +7,19 @@ numbers where both walks meet them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
-from fxexport.language.constants import UNIT, Folded, NotFolded, arranged, folded
+from fxexport.language.arithmetic import parts_of, scaled
+from fxexport.language.constants import UNIT, Folded, NotFolded, arranged, elements, folded
+from fxexport.language.contraction import scaled_weights
+from fxexport.language.difference import Difference, difference
 from fxexport.language.extents import symbol
 from fxexport.language.graph import Dims, Graph, NotRead
 from fxexport.language.layout import Layout, plain
-from fxexport.language.term import Operand, Origin, Term, Terms, Value, is_same
+from fxexport.language.term import Array, Operand, Origin, Term, Terms, Value, is_same
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +70,14 @@ class ConstantPair:
     """Constants in the same place that are not equal.
 
     Attributes:
-        left: node of the left graph.
-        right: node of the right graph.
-        largest_difference: by how much an element differs.
+        left: node of the left graph, or the name of the parameter that it holds.
+        right: the same on the right.
+        difference: in what the two differ.
     """
 
     left: str
     right: str
-    largest_difference: float
+    difference: Difference
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,7 @@ class Derivation:
         constants: constants that differ.
         sizes: for which extents of the inputs it holds.
         scope: what it is about.
+        operators: number of operators that were compared, whatever identities made of them.
     """
 
     is_proved: bool
@@ -101,6 +106,7 @@ class Derivation:
     constants: tuple[ConstantPair, ...] = ()
     sizes: tuple[str, ...] = ()
     scope: tuple[str, ...] = ()
+    operators: int = 0
 
 
 def derive(
@@ -136,6 +142,7 @@ class _Proof:
         self._folds: dict[tuple[str, str], Fold] = {}
         self._unrelated: dict[tuple[Origin, Origin], Unrelated] = {}
         self._constants: dict[tuple[str, str], ConstantPair] = {}
+        self._is_explained = False
 
     def derived(
         self, outputs: Sequence[tuple[int, int]] | None, inputs: Sequence[tuple[int, int]] | None
@@ -166,6 +173,7 @@ class _Proof:
             constants=tuple(self._constants.values()),
             sizes=tuple(sizes),
             scope=tuple(dict.fromkeys((*left.scope, *right.scope))),
+            operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
         )
 
     def _read(
@@ -218,13 +226,21 @@ class _Proof:
                 continue
             left_of, right_of = pair
             if not _is_alike(left_of, right_of):
-                self._known[pair] = False
-                self._note(left_of, right_of)
+                below, cores = self._below(left_of, right_of)
+                if below is not None and below[0] is not below[1] and below not in self._known:
+                    stack.append(below)
+                    continue
+                is_same = below is not None and (below[0] is below[1] or self._known[below])
+                self._known[pair] = is_same and cores is None
+                if below is None:
+                    self._note(left_of, right_of)
+                elif cores is not None and is_same:
+                    self._differ_by_scale(left_of, *cores)
                 stack.pop()
                 continue
             needed = [
                 (a.term, b.term)
-                for a, b in zip(left_of.operands, right_of.operands, strict=True)
+                for a, b in _operand_pairs(left_of, right_of)
                 if not _are_closed(a, b) and a.term is not b.term and (a.term, b.term) not in self._known
             ]
             if needed:
@@ -234,17 +250,51 @@ class _Proof:
             stack.pop()
         return left is right or self._known[left, right]
 
+    def _below(self, left: Term, right: Term) -> tuple[Pair | None, tuple[Scaled, Scaled] | None]:
+        """What two terms rest on that are not alike: one is the other if these are one, but for the cores."""
+        own, other = (self._absorbed(term) for term in (left, right))
+        if own is not None or other is not None:
+            return (own or left, other or right), None
+        cores = _cores(left, right)
+        return (None if cores is None else (cores[0][-1][0].term, cores[1][-1][0].term)), cores
+
+    def _absorbed(self, term: Term) -> Term | None:
+        """A site times a number as the site with its weights times that number."""
+        if term.op != "affine" or term.shape is None:
+            return None
+        value = Value(term=term, known_layout=plain(term.shape))
+        core, scale, shift = parts_of(value)
+        found = None if scale is None or not scale.is_scalar else scaled_weights(self._terms, core, scale)
+        if found is None:
+            return None
+        self._terms.use("scale-of-affine-site")
+        found = scaled(self._terms, found, shift=shift)
+        return found.term if found.known_layout == value.known_layout else None
+
+    def _differ_by_scale(self, like: Term, left: Scaled, right: Scaled) -> None:
+        """Notes by which factors and summands two values of the same core differ."""
+        neutral = self._terms.real(1.0, dtype=like.dtype), self._terms.real(0.0, dtype=like.dtype)
+        for depth in range(max(len(left), len(right)) - 1):
+            sides = [chain[-1 - depth][1:] if depth < len(chain) - 1 else neutral for chain in (left, right)]
+            for first, second, unit in zip(*sides, neutral, strict=True):
+                a, b = (
+                    Operand(item.term, item.layout or ((),) * len(like.shape or ()))
+                    for item in (first or unit, second or unit)
+                )
+                self._same_constant(a, b)
+
     def _operands_same(self, left: Term, right: Term) -> bool:
         """Whether terms that are alike read the same."""
+        self._is_explained = False
+        pairs = _operand_pairs(left, right)
         results = [
             self._same_constant(a, b)
             if _are_closed(a, b)
             else a.access == b.access and (a.term is b.term or self._known[a.term, b.term])
-            for a, b in zip(left.operands, right.operands, strict=True)
+            for a, b in pairs
         ]
-        if not all(results) and all(
-            _are_closed(a, b) or a.term is b.term or self._known[a.term, b.term]
-            for a, b in zip(left.operands, right.operands, strict=True)
+        if not (all(results) or self._is_explained) and all(
+            _are_closed(a, b) or a.term is b.term or self._known[a.term, b.term] for a, b in pairs
         ):
             self._note(left, right)  # nothing below them says why
         return all(results)
@@ -269,18 +319,25 @@ class _Proof:
             if is_same(a.value, b.value):
                 return True
         else:
+            leaves = _twins(left, right)
+            if leaves:  # neither side folded what the other computes: then no fold differs
+                for x, y in leaves:
+                    self._keep(names, x.value, y.value)
+                return False
             ulp = _apart(a, b, left.term.dtype)
             if ulp is not None:
                 self._terms.use("fold-of-constants")
                 self._folds.setdefault(names, Fold(left=names[0], right=names[1], largest_ulp=ulp))
                 return True
-        with np.errstate(all="ignore"):
-            worst = float(
-                np.max(np.abs(a.value.astype(np.float64) - b.value.astype(np.float64)), initial=0.0)
-            )
-        pair = ConstantPair(left=names[0], right=names[1], largest_difference=worst)
-        self._constants.setdefault(names, pair)
+        self._keep(names, a.value, b.value)
         return False
+
+    def _keep(self, names: tuple[str, str], left: Array, right: Array) -> None:
+        found = difference(left, right)
+        if found is not None:
+            self._is_explained = True
+            pair = ConstantPair(left=names[0], right=names[1], difference=found)
+            self._constants.setdefault(names, pair)
 
     def _note(self, left: Term, right: Term) -> None:
         pair = (self._origin(0, _cause(left)), self._origin(1, _cause(right)))
@@ -310,20 +367,132 @@ def _cause(term: Term) -> Term:
     return term
 
 
+Pair: TypeAlias = tuple[Term, Term]
+Scaled: TypeAlias = list[tuple[Value, Value | None, Value | None]]
+"""A value, what it is without its scale and shift, and so on; each with what was taken away last."""
+
+
+def _cores(left: Term, right: Term) -> tuple[Scaled, Scaled] | None:
+    """Both down to where they are alike, if but factors and summands stand above; else None."""
+    if left.dtype != right.dtype or left.shape != right.shape or left.shape is None:
+        return None
+    chains = [_peeled(Value(term=term, known_layout=plain(left.shape))) for term in (left, right)]
+    places = [
+        (i, j)
+        for i, (a, *_) in enumerate(chains[0])
+        for j, (b, *_) in enumerate(chains[1])
+        if a.known_layout == b.known_layout and (a.term is b.term or _is_alike(a.term, b.term))
+    ]
+    if not places:
+        return None
+    i, j = min(places, key=sum)
+    return chains[0][: i + 1], chains[1][: j + 1]
+
+
+def _peeled(value: Value) -> Scaled:
+    found: Scaled = [(value, None, None)]
+    while value.term.op == "affine":
+        value, scale, shift = parts_of(value)
+        found.append((value, scale, shift))
+    return found
+
+
+def _operand_pairs(left: Term, right: Term) -> list[tuple[Operand, Operand]]:
+    """The operands in pairs; summands and factors stand in any order, and pair with what they resemble."""
+    if left.op not in _UNORDERED:
+        return list(zip(left.operands, right.operands, strict=True))
+    own, other = (
+        [(_power(term, at), item) for at, item in enumerate(term.operands)] for term in (left, right)
+    )
+    pairs = []
+    for key in (_itself, _likeness, _nothing):
+        for power, item in list(own):
+            found = next((x for x in other if x[0] == power and key(x[1]) == key(item)), None)
+            if found is not None:
+                own.remove((power, item))
+                other.remove(found)
+                pairs.append((item, found[1]))
+    return pairs
+
+
+def _itself(operand: Operand) -> object:
+    return operand
+
+
+def _nothing(operand: Operand) -> object:
+    return None
+
+
+_UNORDERED = ("sum", "product")
+
+
+def _power(term: Term, place: int) -> Hashable:
+    """The exponent of a factor."""
+    return term.attributes[place] if term.op == "product" else None
+
+
+def _likeness(operand: Operand) -> object:
+    """What an operand is, whatever it is scaled by."""
+    term = operand.term
+    while term.op == "affine":
+        term = term.operands[0].term
+    return term.op, term.attributes, operand.access
+
+
 def _are_closed(left: Operand, right: Operand) -> bool:
     return left.term.is_closed and right.term.is_closed
+
+
+def _twins(left: Operand, right: Operand) -> list[tuple[Folded, Folded]] | None:
+    """Stored constants in the same places of two computed ones, that differ; None if these are not twins.
+
+    Raises:
+        NotFolded: the axes of one have no fixed extents.
+    """
+    found: list[tuple[Folded, Folded]] = []
+    stack = [tuple(Value(term=item.term, known_layout=item.access) for item in (left, right))]
+    while stack:
+        a, b = stack.pop()
+        if a == b:
+            continue
+        if _spelled(a) != _spelled(b) or a.term.error or b.term.error:
+            return None
+        if a.term.array is not None:
+            pair = _written_out(elements(a), elements(b))
+            found += [] if is_same(pair[0].value, pair[1].value) else [pair]
+            continue
+        # of sums and products the operands stand in the order in which they were met
+        sides = [[item.value(value.layout) for item in value.term.operands] for value in (a, b)]
+        own, other = (
+            sorted((item for item in x if item not in y), key=_spelled) for x, y in (sides, sides[::-1])
+        )
+        if len(own) != len(other):
+            return None
+        stack.extend(zip(own, other, strict=True))
+    return found
+
+
+def _spelled(value: Value) -> str:
+    """How a closed value is computed, and along which axes it varies, whatever its numbers."""
+    term = value.term
+    varies = [any(not part.is_repeated for part in parts) for parts in value.layout]
+    return repr((term.op, term.attributes, term.dtype, varies))
 
 
 def _is_alike(left: Term, right: Term) -> bool:
     """Whether two terms can be equal by their operands."""
     return (
         left.op == right.op
-        and left.attributes == right.attributes
+        and _in_any_order(left) == _in_any_order(right)
         and left.dtype == right.dtype
         and left.shape == right.shape
         and len(left.operands) == len(right.operands)
         and left.op not in ("input", "constant", "foreign", "foreign-extents")
     ) or (left.op == right.op == "foreign" and _is_alike_foreign(left, right))
+
+
+def _in_any_order(term: Term) -> tuple[Hashable, ...]:
+    return tuple(sorted(term.attributes, key=str)) if term.op in _UNORDERED else term.attributes
 
 
 def _is_alike_foreign(left: Term, right: Term) -> bool:

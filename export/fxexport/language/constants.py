@@ -108,11 +108,6 @@ def scalar(value: Value) -> float | None:
     return float(found.value)
 
 
-def scalar_error(value: Value) -> float:
-    """How far the number may lie from what a fold gives."""
-    return float(folded(value.term).error)
-
-
 def _arranged(array: Array, layout: tuple[Parts, ...]) -> Array:
     parts = [part for dimension in layout for part in dimension]
     places = sorted(range(len(parts)), key=lambda index: _place(parts[index]))

@@ -118,20 +118,6 @@ def size_at_sample(extent: Extent) -> int:
     )
 
 
-def at_sizes(extent: Extent, sizes: Mapping[str, int]) -> int | None:
-    """The extent where every symbol in it has a size; None where one has none."""
-    if isinstance(extent, int):
-        return extent
-    total = 0
-    for monomial, factor in extent.terms:
-        for name, power in monomial:
-            if name not in sizes:
-                return None
-            factor *= sizes[name] ** power
-        total += factor
-    return total
-
-
 def symbols_of(extents: Iterable[Extent]) -> frozenset[str]:
     """The symbols that occur in the extents."""
     return frozenset(

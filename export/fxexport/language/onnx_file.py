@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Hashable, Sequence
@@ -29,14 +30,6 @@ from fxexport.onnx_node import (
 )
 
 SCOPE = "a file is what its operators mean in the versions that it declares"
-_RANDOM = {
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-}
 _PLAIN = {
     getattr(AttributeProto, name)
     for name in ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS", "TENSOR")
@@ -213,11 +206,14 @@ class _Reader:
         if schema is not None and not domain and node.op_type in _LIKE_FIRST and first is not None:
             shape = None if first.known_layout is None else first.shape
             kinds = [(first.dtype, shape)] * len(node.output)
-        within = {node.op_type, *_operators_within(node)}
+        within = _operators_within(node)
         if is_function or has_body:
             within |= {inner.op_type for item in self._model.functions for inner in item.node}
-        is_random = not within.isdisjoint(_RANDOM)
-        return foreign(self._terms, key, operands, kinds, is_random=is_random, reason=reason)
+        is_random = schema is not None and not domain and _is_random(schema)
+        may_be = is_random or any(map(_draws, within))
+        if is_random and self._terms.origin is not None:
+            self._terms.origin = dataclasses.replace(self._terms.origin, is_random=True)
+        return foreign(self._terms, key, operands, kinds, is_random=may_be, reason=reason)
 
     def _bodies(self) -> str:
         """The file's functions and versions, which say what a body means."""
@@ -247,6 +243,21 @@ def tensor_value(terms: Terms, tensor: TensorProto) -> Value:
         stored: tuple[Hashable, ...] = ("stored", copy.SerializeToString(deterministic=True))
         return foreign(terms, stored, [], [(name, tuple(tensor.dims))], is_random=False)[0]
     return terms.constant(np.asarray(array), dtype=name)
+
+
+_Determinism = onnx.defs.OpSchema.NodeDeterminism
+
+
+def _is_random(schema: onnx.defs.OpSchema) -> bool:
+    """Whether the operator draws random numbers: it takes a seed. Others may not repeat for their bodies."""
+    is_repeated = schema.node_determinism is _Determinism.Deterministic  # type: ignore[attr-defined]
+    return not is_repeated and "seed" in schema.attributes
+
+
+@functools.cache
+def _draws(operator: str) -> bool:
+    """Whether the operator of this name may draw random numbers, by its newest schema."""
+    return onnx.defs.has(operator) and _is_random(onnx.defs.get_schema(operator))
 
 
 def _operators_within(node: NodeProto) -> set[str]:

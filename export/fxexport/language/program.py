@@ -45,13 +45,14 @@ def graph_of_module(
         NotRead: export refuses.
     """
     program = _exported(module, tuple(args), dict(kwargs or {}), free_sizes=free_sizes)
-    graph = graph_of_program(program)
+    graph = graph_of_program(program, prefix=_Called.PREFIX)
     names = _names(module, len(args))
     inputs = [dataclasses.replace(item, name=names.get(item.name, item.name)) for item in graph.inputs]
 
     def fixed(dims: Sequence[Dims]) -> Graph:
         resized, named = _at(args, kwargs or {}, dims)
-        return graph_of_program(_exported(module, resized, named, free_sizes=None))
+        program = _exported(module, resized, named, free_sizes=None)
+        return graph_of_program(program, prefix=_Called.PREFIX)
 
     return dataclasses.replace(graph, inputs=tuple(inputs), at=fixed)
 
@@ -66,8 +67,8 @@ def _names(module: nn.Module, count: int) -> dict[str, str]:
     return {f"args_{place}": name for place, name in enumerate(positional[:count])}
 
 
-def graph_of_program(program: ExportedProgram) -> Graph:
-    """The program as a graph.
+def graph_of_program(program: ExportedProgram, *, prefix: str = "") -> Graph:
+    """The program as a graph; ``prefix`` is left out of the names of its parameters.
 
     Raises:
         NotRead: it holds what is no tensor operator.
@@ -76,13 +77,13 @@ def graph_of_program(program: ExportedProgram) -> Graph:
 
     def read(terms: Terms, inputs: Sequence[Value]) -> list[Value]:
         try:
-            return read_program(terms, program, inputs)
+            return read_program(terms, program, inputs, prefix)
         except MustFunctionalise:
             with quiet("torch.fx", "torch.export"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 pure = program.run_decompositions({})
         try:
-            return read_program(terms, pure, inputs)
+            return read_program(terms, pure, inputs, prefix)
         except MustFunctionalise as error:
             raise NotRead(f"{error} changes a value in place that has views") from error
 
@@ -146,6 +147,8 @@ class _Called(nn.Module):
     What ``torch.export`` is given it takes apart: it runs the graph of a ``GraphModule`` instead of its code,
     and passes over what stands around ``forward``. What is called inside of it runs as it is.
     """
+
+    PREFIX = "inner."
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

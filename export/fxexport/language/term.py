@@ -185,14 +185,26 @@ class Origin:
     Attributes:
         operator: the operator as the graph names it.
         node: name of the node.
+        module: the module that a recorded program called it in; empty where there is none.
         is_foreign: whether it is one that the language does not interpret.
+        is_random: whether it draws random numbers, so that two runs differ.
         reason: what of a foreign one is not interpreted; empty where it has no rule at all.
     """
 
     operator: str
     node: str
+    module: str = ""
     is_foreign: bool = False
+    is_random: bool = False
     reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.operator} {(self.module or self.node)!r}"
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether it computes anything."""
+        return self.operator not in ("input", "initializer", "parameter")
 
 
 class Terms:

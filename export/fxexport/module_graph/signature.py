@@ -1,19 +1,12 @@
-"""What a node of a torch.fx graph computes, as text: equal texts and equal state are equal operators."""
+"""How a node of a torch.fx graph is told, and which of them give their operand."""
 
 from __future__ import annotations
 
-import operator
-
 from torch import fx, nn
 
-from fxexport.terms.arrays import arrays_of
-from fxexport.terms.term import Array
 from fxpasses.private_names import OpOverload, pytree
 from fxpasses.vocabulary import aten
 
-_PLAIN = (bool, int, float, str, type(None))
-_OWN_STATE = frozenset(nn.Module().__dict__)
-_NEVER_READ = "num_batches_tracked"
 _IDENTITY_FUNCTIONS = frozenset(
     (
         "identity dropout dropout1d dropout2d dropout3d alphadropout alpha_dropout feature_alpha_dropout "
@@ -37,7 +30,7 @@ def operator_name(node: fx.Node, module: nn.Module | None) -> str:
 
 def is_identity(node: fx.Node, module: nn.Module | None) -> bool:
     """True if in evaluation the node gives its operand; modules are known by their path, not imported."""
-    if module is not None and _path(type(module)) in _IDENTITY_MODULES:
+    if module is not None and path_of(type(module)) in _IDENTITY_MODULES:
         return True
     name = operator_name(node, module)
     if module is None and ("dropout" in name or name == "stochastic_depth"):
@@ -57,39 +50,6 @@ def has_hooks(module: nn.Module | None) -> bool:
     return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def state_of(module: nn.Module) -> tuple[Array, ...]:
-    """Parameters and buffers by name, without the counters that evaluation never reads."""
-    named = sorted([*module.named_parameters(), *module.named_buffers()], key=operator.itemgetter(0))
-    return arrays_of(tensor for name, tensor in named if not name.endswith(_NEVER_READ))
-
-
-def module_signature(module: nn.Module) -> str:
-    """Class, hyperparameters and hooks; equal for two modules that compute the same from equal state."""
-    kind = type(module)
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    tail = f", hooks={[id(hook) for hook in hooks]}" if hooks else ""
-    is_known = kind.__module__.startswith(("torch.nn.", "torchvision.ops."))
-    extra = module.extra_repr() if is_known else _attributes(module)
-    inner = [f"{name}={module_signature(child)}" for name, child in module.named_children()]
-    return f"{_path(kind)}({', '.join([extra, *inner])}{tail})"
-
-
-def _attributes(module: nn.Module) -> str:
-    """A module of the user's own by its class and attributes: a copy of it that shares them is the same."""
-    shown = [
-        f"{name}={value!r}" if _is_plain(value) else f"{name}=object {id(value)}"
-        for name, value in sorted(module.__dict__.items())
-        if name not in _OWN_STATE
-    ]
-    return ", ".join([f"class {id(type(module))}", *shown])
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    return type(value) in _PLAIN
-
-
 def call_signature(node: fx.Node) -> str:
     """Function or method with every argument that is no node."""
     shown = pytree.tree_map(
@@ -103,5 +63,6 @@ def call_signature(node: fx.Node) -> str:
     return f"{node.op} {getattr(target, '__module__', '')}.{name}{shown}"
 
 
-def _path(kind: type) -> str:
+def path_of(kind: type) -> str:
+    """The class by its module and name."""
     return f"{kind.__module__}.{kind.__qualname__}"

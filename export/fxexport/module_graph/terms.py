@@ -23,13 +23,12 @@ from fxexport.module_graph.signature import (
     call_signature,
     has_hooks,
     is_identity,
-    module_signature,
     operator_name,
-    state_of,
+    path_of,
 )
 from fxexport.numerics.activations import ACTIVATIONS
 from fxexport.terms.arrays import arrays_of, numpy_of
-from fxexport.terms.term import MAXIMUM, Array, Kind, Shape, SiteWeights, Term, TermGraph, at_every_position
+from fxexport.terms.term import MAXIMUM, Kind, Shape, SiteWeights, Term, TermGraph, at_every_position
 from fxpasses.private_names import pytree
 from fxpasses.vocabulary.ops import (
     AdaptivePool,
@@ -124,7 +123,6 @@ class _Reader:
                     node=node.name,
                     signature=f"result {index} of several",
                     operands=(term,),
-                    operand_shapes=(None,),
                     shape=tuple(shape[1:]),
                 )
                 for index, shape in enumerate(self._results[node.name])
@@ -238,19 +236,14 @@ class _Reader:
         seen, module = _materialized(self._seen[source]), self._called(node)
         if not isinstance(op, Elementwise) or seen.shape is None or self._shape(node) != seen.shape:
             return None
-        constants: tuple[Array, ...] = ()
-        signature, function = self._spelling(node), None
+        function = None
         if op.channels:
             if any(extent != 1 for extent in seen.shape[1:]):
                 return None
-            constants = () if module is None else state_of(module)
-            # BatchNorm1d on [N, C] and BatchNorm2d on [N, C, 1, 1] are one function
-            is_norm = isinstance(module, _BATCH_NORMS)
-            signature = f"BatchNorm({module.extra_repr()})" if is_norm and module else signature
         else:
             function = _function(node, module)
         term = self._term(
-            node, Kind.ELEMENTWISE, signature, (seen,), seen.shape, constants, function=function
+            node, Kind.ELEMENTWISE, self._spelling(node), (seen,), seen.shape, function=function
         )
         return _Seen(term=term, shape=seen.shape)
 
@@ -283,28 +276,27 @@ class _Reader:
         return _Seen(term=self._term(node, Kind.ELEMENTWISE, self._spelling(node), seen, shape), shape=shape)
 
     def _operator(self, node: fx.Node) -> _Seen:
-        module = self._called(node)
         seen = tuple(_materialized(self._seen[source]) for source in node.all_input_nodes)
-        constants = () if module is None else state_of(module)
         shape = self._shape(node)
-        term = self._term(node, Kind.OP, self._spelling(node), seen, shape, constants)
+        term = self._term(node, Kind.OP, self._spelling(node), seen, shape)
         if node.name not in self._shapes:  # no tensor, which could be tapped: several, or a size
             term = dataclasses.replace(term, value="")
         return _Seen(term=dataclasses.replace(term, pointwise=self._pointwise_site(node, seen)), shape=shape)
 
     def _pointwise_site(self, node: fx.Node, seen: Sequence[_Seen]) -> SiteWeights | None:
-        """The site that a convolution with a kernel of one cell applies at every position, or None."""
+        """The site that a Linear or a convolution of one cell applies at every place, or None."""
         found = None if has_hooks(self._called(node)) else read_affine(node, self._vocabulary)
-        if found is None or set(found.kernel_size) != {1} or {*found.op.stride} != {1} or not seen:
+        if found is None or {*found.kernel_size, *found.op.stride} - {1} or not seen:
             return None
         if seen[0].name or seen[0].order is not None:
             return None
         affine = _normalized(found, (), None, found.op.source.name, self._spelling(node))
-        return at_every_position(affine, node.name)
+        rank = len(seen[0].shape or ()) + 1
+        return at_every_position(affine, node.name, rank, 1 if found.kernel_size else rank - 1)
 
     def _spelling(self, node: fx.Node) -> str:
         module = self._called(node)
-        return call_signature(node) if module is None else module_signature(module)
+        return call_signature(node) if module is None else path_of(type(module))
 
     def _term(
         self,
@@ -313,7 +305,6 @@ class _Reader:
         signature: str,
         operands: tuple[_Seen, ...],
         shape: Shape | None,
-        constants: tuple[Array, ...] = (),
         affine: SiteWeights | None = None,
         function: str | None = None,
     ) -> Term:
@@ -323,9 +314,7 @@ class _Reader:
             node=str(node.target) if node.op == "call_module" else node.name,
             signature=signature,
             operands=tuple(seen.term for seen in operands),
-            operand_shapes=tuple(seen.shape for seen in operands),
             shape=shape,
-            constants=constants,
             affine=affine,
             function=function,
         )
@@ -341,7 +330,6 @@ def _materialized(seen: _Seen) -> _Seen:
         node=f"permuted {seen.term.node}",
         signature="permute",
         operands=(seen.term,),
-        operand_shapes=(seen.term.shape,),
         shape=seen.shape,
         constants=(seen.order,),
     )

@@ -19,6 +19,7 @@ from fxexport.onnx_dialect.external import mapped, values_elsewhere
 from fxexport.onnx_dialect.pieces import written
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.wire import Buffer
+from fxexport.onnx_node import reads_of
 from fxexport.terms.term import Array
 
 _BLOCK = 2**24
@@ -54,6 +55,7 @@ def read_onnx(path: Path, pool: WeightPool) -> OnnxFile:
 def arrays_of(content: Content, pool: WeightPool) -> OnnxFile:
     """A content as a session takes it; its model becomes that of the result."""
     weights: dict[str, Array] = {}
+    _drop_unread(content.proto.graph)
     for tensor in content.proto.graph.initializer:
         left = content.left_of(tensor)
         if left is None and uses_external_data(tensor):
@@ -66,6 +68,15 @@ def arrays_of(content: Content, pool: WeightPool) -> OnnxFile:
         if content.left_of(item.t) is not None:
             _put_back(content, item.t)
     return OnnxFile(proto=content.proto, weights=weights)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Takes out initialisers that nothing reads: a session drops them before it gets their values."""
+    read = {name for node in graph.node for name in reads_of(node)} | {item.name for item in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
 
 
 def _put_back(content: Content, tensor: onnx.TensorProto) -> None:

@@ -1,7 +1,6 @@
 """Reads an ONNX file as terms: its operators with their defaults, shapes, sites and signature.
 
-``operators`` answers questions to one operator, ``terms`` and ``placed_terms`` read the
-whole graph.
+``operators`` answers questions to one operator, ``terms`` reads the whole graph.
 
 May import: ``terms``, ``untrusted``. Start in ``operators``.
 """

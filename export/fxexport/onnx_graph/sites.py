@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import onnx_ir as ir
 
 from fxexport.onnx_graph.affine import (
     OnnxAffine,
     is_stored_transposed,
-    read_affine,
     read_constant,
     stored_name,
 )
 from fxexport.onnx_graph.operators import static_dims
-from fxexport.terms.gathers import OUTSIDE, Index
-from fxexport.terms.term import Shape, Window
+from fxexport.terms.term import Shape
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,44 +21,27 @@ class OnnxSite:
     """A site and where it works.
 
     Attributes:
-        affine: its weights; columns run over the summed dimension, then over the window.
+        affine: its weights.
+        rank: number of dimensions of what it reads.
         axis: the dimension that it sums over, in whose place the result has its outputs.
-        window: the window of a convolution.
-        ends: cells of padding behind the last one, for each axis of the window.
     """
 
     affine: OnnxAffine
+    rank: int
     axis: int
-    window: Window | None = None
-    ends: tuple[int, ...] = ()
-
-    def index(self, number: int, extent: int) -> Index:
-        """``[kernel, results]``: which cells of a spatial axis the window reads, for each result."""
-        window = self.window
-        if window is None:
-            raise ValueError("the site has no window")
-        kernel, stride = window.kernel_size[number], window.strides[number]
-        dilation, before = window.dilations[number], window.pads[number]
-        reach = extent + before + self.ends[number] - dilation * (kernel - 1) - 1
-        results = np.arange(max(reach // stride + 1, 0)) * stride - before
-        cells = results[np.newaxis, :] + dilation * np.arange(kernel)[:, np.newaxis]
-        return np.where((cells >= 0) & (cells < extent), cells, OUTSIDE)
 
 
 def read_pointwise(node: ir.Node) -> OnnxSite | None:
-    """The site that ``node`` is, at one place or at many, or None.
+    """The site that ``node`` applies at every place of what it reads, or None.
 
-    Cases: Gemm; MatMul with a constant matrix on either side; Conv with one group and explicit padding.
-    Refused: groups, ``auto_pad`` other than VALID, weights that are computed.
+    Cases: MatMul with a constant matrix on either side; Conv with a kernel of one cell, stride 1, one group
+    and no padding. Refused: weights that are computed.
 
     Source:
-        ONNX operators Gemm-13, MatMul-13, Conv-22.
+        ONNX operators MatMul-13, Conv-22.
     """
     if node.domain != "" or any(value is None for value in node.inputs[:2]):
         return None
-    if node.op_type == "Gemm":
-        found = read_affine(node)
-        return None if found is None else OnnxSite(affine=found, axis=1)
     if node.op_type == "MatMul":
         return _matmul(node)
     return _conv(node) if node.op_type == "Conv" else None
@@ -80,7 +60,7 @@ def _matmul(node: ir.Node) -> OnnxSite | None:
             bias_name=None,
             is_transposed=(number == 1) != is_stored_transposed(node.inputs[number]),
         )
-        return OnnxSite(affine=affine, axis=len(dims) - 1 if number == 1 else len(dims) - 2)
+        return OnnxSite(affine=affine, rank=len(dims), axis=len(dims) - (1 if number == 1 else 2))
     return None
 
 
@@ -95,8 +75,8 @@ def _conv(node: ir.Node) -> OnnxSite | None:
         return None
     if auto_pad is not None and auto_pad.as_string() not in ("NOTSET", "VALID"):
         return None
-    rank = weight.ndim - 2
-    pads = _ints(node, "pads", (0,) * (2 * rank))
+    if {*weight.shape[2:], *_ints(node, "strides")} - {1} or {*_ints(node, "pads")} - {0}:
+        return None
     affine = OnnxAffine(
         source=node.inputs[0],
         weight=weight.reshape(weight.shape[0], -1),
@@ -105,14 +85,8 @@ def _conv(node: ir.Node) -> OnnxSite | None:
         bias_name=None if third is None else stored_name(third),
         kernel_size=weight.shape[2:],
     )
-    window = Window(
-        kernel_size=weight.shape[2:],
-        strides=_ints(node, "strides", (1,) * rank),
-        dilations=_ints(node, "dilations", (1,) * rank),
-        pads=pads[:rank],
-    )
-    return OnnxSite(affine=affine, axis=1, window=window, ends=pads[rank:])
+    return OnnxSite(affine=affine, rank=weight.ndim, axis=1)
 
 
-def _ints(node: ir.Node, name: str, default: Shape) -> Shape:
-    return tuple(node.attributes[name].as_ints()) if name in node.attributes else default
+def _ints(node: ir.Node, name: str) -> Shape:
+    return tuple(node.attributes[name].as_ints()) if name in node.attributes else ()

@@ -226,7 +226,6 @@ class _Reader:
             node=f"permuted {base.node}",
             signature="permute",
             operands=(base,),
-            operand_shapes=(base.shape,),
             shape=seen.shape,
             constants=(seen.order,),
         )
@@ -250,7 +249,6 @@ class _Reader:
             node=str(node.name or node.outputs[0].name),
             signature=signature,
             operands=tuple(seen.term for seen in operands),
-            operand_shapes=tuple(seen.shape for seen in operands),
             shape=shape,
             constants=constants,
             affine=affine,
@@ -313,13 +311,11 @@ class _Reader:
 
 
 def _pointwise_site(node: ir.Node, seen: Sequence[_Seen]) -> SiteWeights | None:
-    """The site that a convolution with a kernel of one cell applies at every position, or None."""
-    site = read_pointwise(node) if node.op_type == "Conv" else None
-    if site is None or site.window is None or [part.name for part in seen] != [""]:
+    """The site that an operator applies at every place of what it reads, or None."""
+    site = read_pointwise(node)
+    if site is None or [part.name for part in seen] != [""]:
         return None
-    window, found = site.window, site.affine
-    if {*window.kernel_size, *window.strides} != {1} or any((*window.pads, *site.ends)):
-        return None
+    found = site.affine
     affine = SiteWeights(
         weight=found.weight,
         bias=found.bias,
@@ -327,11 +323,12 @@ def _pointwise_site(node: ir.Node, seen: Sequence[_Seen]) -> SiteWeights | None:
         bias_name=found.bias_name,
         kernel_size=found.kernel_size,
         operand=(),
-        reads=str(node.inputs[0].name if node.inputs[0] else ""),
+        reads="" if found.source is None else str(found.source.name),
         columns=None,
+        is_transposed=found.is_transposed,
         spelling=signature_of(node),
     )
-    return at_every_position(affine, str(node.outputs[0].name))
+    return at_every_position(affine, str(node.outputs[0].name), site.rank, site.axis)
 
 
 def _is_idle_pool(node: ir.Node) -> bool:

@@ -1,4 +1,4 @@
-"""The certificate's layers and its verdict; ``graphs``, ``measured`` and ``wiring`` establish them.
+"""The certificate's layers and its verdict; ``pairing``, ``measured`` and ``wiring`` establish them.
 
 May import: its own folders, ``subjects`` and below. Start in ``verdicts``.
 """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from fxexport.language import Derivation, derive
-from fxexport.language.term import Origin
-from fxexport.proof.graphs.strict import PairedOutputs
+from fxexport.language import ConstantPair, Derivation, Unrelated, derive
+from fxexport.proof.pairing.outputs import PairedOutputs
+from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
 
 
@@ -20,7 +20,9 @@ class Derived:
         sizes: for which extents it holds.
         scope: what it is about.
         is_made: whether both models could be read at all.
-        has_folds: whether constants are equal only up to the rounding of a fold.
+        operators: number of operators that were compared.
+        unrelated: operators in the same place that no identity relates, the topmost ones.
+        constants: constants in the same place that differ.
     """
 
     is_proved: bool
@@ -28,16 +30,50 @@ class Derived:
     sizes: tuple[str, ...] = ()
     scope: tuple[str, ...] = ()
     is_made: bool = True
-    has_folds: bool = False
+    operators: int = 0
+    unrelated: tuple[Unrelated, ...] = ()
+    constants: tuple[ConstantPair, ...] = ()
 
-    def without(self, constant: str) -> Derived:
-        """No proof: the graphs are the same, so that none of them folds the constants that differ."""
-        reason = f"{constant!r} is another number, and neither of the two folds anything there"
-        return Derived(is_proved=False, reason=reason)
+    def is_shown(self, *, is_identical: bool) -> bool:
+        """Whether the graphs tell by themselves that the two are not one function.
 
+        They do where one draws random numbers, and where they are the same but for constants. Several
+        constants may be one function all the same, by factors that moved from one to another, or channels in
+        another order: then what was run has to differ, too.
 
-UNTRIED = Derived(is_proved=False, reason="the two were seen to differ", is_made=False)
-"""Where a run has answered already."""
+        Args:
+            is_identical: whether the outputs were equal bit for bit.
+        """
+        if any(origin.is_random for pair in self.unrelated for origin in (pair.left, pair.right)):
+            return True
+        found = {pair.difference.digests for pair in self.constants}
+        if self.unrelated or not found:
+            return False
+        are_exchanged = sorted(first for first, _ in found) == sorted(second for _, second in found)
+        return len(found) == 1 or not (is_identical or are_exchanged)
+
+    def failures(self) -> tuple[Failure, ...]:
+        """In what the two graphs differ."""
+        constants = [
+            Failure(
+                what="the constant is another number",
+                name=pair.left or pair.right,
+                index=pair.difference.index,
+                expected=pair.difference.expected,
+                found=pair.difference.found,
+                side="candidate",
+            )
+            for pair in self.constants
+        ]
+        operators = [
+            Failure(
+                what=f"no identity relates {pair.left.operator} to {pair.right} in its place",
+                name=pair.left.module or pair.left.node,
+                side="candidate",
+            )
+            for pair in self.unrelated
+        ]
+        return (*operators[:8], *constants[:8])
 
 
 def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:
@@ -50,27 +86,29 @@ def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:
     assert not isinstance(a, str)
     assert not isinstance(b, str)
     found = derive(a, b, outputs=[(i, j) for _, i, j in outputs], inputs=_inputs(left, right))
-    if found.is_proved:
-        identities = len(found.identities)
-        reason = f"{identities} identities turn one into the other" if identities else "the graphs are one"
-        folds = _folds(found)
-        return Derived(
-            is_proved=True,
-            reason=reason + folds,
-            sizes=found.sizes,
-            scope=found.scope,
-            has_folds=bool(found.folds),
-        )
-    return Derived(is_proved=False, reason=_lacking(found))
+    return Derived(
+        is_proved=found.is_proved,
+        reason=_established(found) if found.is_proved else _lacking(found),
+        sizes=found.sizes if found.is_proved else (),
+        scope=found.scope if found.is_proved else (),
+        is_made=found.problem is None,
+        operators=found.operators,
+        unrelated=found.unrelated,
+        constants=found.constants,
+    )
 
 
-def _folds(found: Derivation) -> str:
-    """Which constants are equal up to the rounding of a fold."""
+def _established(found: Derivation) -> str:
+    """What a proof rests on."""
+    identities = len(found.identities)
+    reason = f"{identities} identities turn one into the other" if identities else "the graphs are one"
     if not found.folds:
-        return ""
+        return reason
     largest = max(fold.largest_ulp for fold in found.folds)
     nodes = {fold.left for fold in found.folds}
-    return f"; constants of {len(nodes)} nodes are folded, within {largest:.3g} units in the last place"
+    return (
+        f"{reason}; constants of {len(nodes)} nodes are folded, within {largest:.3g} units in the last place"
+    )
 
 
 def _inputs(left: Subject, right: Subject) -> list[tuple[int, int]] | None:
@@ -88,13 +126,9 @@ def _lacking(found: Derivation) -> str:
     if found.unrelated:
         first = found.unrelated[0]
         more = f", and {len(found.unrelated) - 1} more" if len(found.unrelated) > 1 else ""
-        return f"no identity relates {_told(first.left)} and {_told(first.right)}{more}"
+        return f"no identity relates {first.left} and {first.right}{more}"
     if found.constants:
         pair = found.constants[0]
-        return f"constants of {pair.left!r} and {pair.right!r} differ by up to {pair.largest_difference:.3g}"
+        return f"constants of {pair.left!r} and {pair.right!r} differ by up to {pair.difference.size:.3g}"
     apart = next(pair for pair in found.outputs if not pair.is_equal)
     return f"no identity relates the outputs {apart.left!r} and {apart.right!r}"
-
-
-def _told(origin: Origin) -> str:
-    return f"{origin.operator} {origin.node!r}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxexport.proof.graphs.paired_outputs import is_by_position
-from fxexport.proof.graphs.strict import PairedOutputs
+from fxexport.proof.pairing.outputs import PairedOutputs, is_by_position
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.subject import Subject
 

@@ -1,7 +1,6 @@
 """Features for a site that works at many places: spread over them, and its results gathered from there.
 
-Rows ``[R, K]`` fill the places of as many samples as they need; what is left over is zero. A convolution
-whose window has several cells reads each row alone, in the first window that no padding reaches.
+Rows ``[R, K]`` fill the places of as many samples as they need; what is left over is zero.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from fxexport.onnx_graph.shapes import BATCH
 from fxexport.terms.arrays import numpy_of, tensor_of
-from fxexport.terms.term import Array, Shape, SiteWeights, Spots, Window
+from fxexport.terms.term import Array, Shape, SiteWeights, Spots
 from fxpasses.errors import InternalError
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
@@ -28,8 +26,6 @@ def spread(affine: SiteWeights, features: Array) -> Array:
     """
     rows = features if affine.columns is None else features[:, affine.columns]
     spots = _spots(affine)
-    if spots.window is not None:
-        return _in_windows(rows, spots, spots.window)
     free, count = _free(spots, len(rows)), rows.shape[1]
     full = np.zeros((math.prod(free), count), rows.dtype)
     full[: len(rows)] = rows
@@ -39,10 +35,6 @@ def spread(affine: SiteWeights, features: Array) -> Array:
 def collected(affine: SiteWeights, result: Array, rows: int) -> Array:
     """``[R, O]`` of what the operator gives for ``spread`` features."""
     spots = _spots(affine)
-    if spots.window is not None:
-        for axis in range(result.ndim - 2):
-            result = result.take(_first(spots.window, axis)[0], axis=2)
-        return np.ascontiguousarray(result)
     flat = np.moveaxis(result, spots.axis, -1).reshape(-1, result.shape[spots.axis])
     return np.ascontiguousarray(flat[:rows])
 
@@ -76,12 +68,7 @@ def _applied(
     if not affine.kernel_size:
         moved = functional.linear(fed.movedim(spots.axis, -1), matrix, bias)
         return moved.movedim(-1, spots.axis)
-    kernel = matrix.reshape(len(matrix), fed.shape[1], *affine.kernel_size)
-    window = spots.window
-    if window is None:
-        return _CONVOLUTIONS[rank - 1](fed, kernel, bias)
-    pads = list(window.pads)
-    return _CONVOLUTIONS[rank - 1](fed, kernel, bias, list(window.strides), pads, list(window.dilations))
+    return _CONVOLUTIONS[rank - 1](fed, matrix.reshape(len(matrix), -1, *affine.kernel_size), bias)
 
 
 def _spots(affine: SiteWeights) -> Spots:
@@ -92,28 +79,5 @@ def _spots(affine: SiteWeights) -> Spots:
 
 def _free(spots: Spots, rows: int) -> Shape:
     """Extents of the other dimensions, with as large a batch as ``rows`` need."""
-    free = [extent for axis, extent in enumerate(spots.extents) if axis != spots.axis]
-    batch = next((axis for axis, extent in enumerate(free) if extent % BATCH == 0), 0)
-    free[batch] = free[batch] // BATCH if free[batch] % BATCH == 0 else 1
-    free[batch] *= -(-rows // math.prod(free))
-    return tuple(free)
-
-
-def _in_windows(rows: Array, spots: Spots, window: Window) -> Array:
-    channels = spots.extents[1]
-    starts = [_first(window, axis)[1] for axis in range(len(window.kernel_size))]
-    reaches = [
-        dilation * (kernel - 1) + 1
-        for kernel, dilation in zip(window.kernel_size, window.dilations, strict=True)
-    ]
-    sides = [start + reach for start, reach in zip(starts, reaches, strict=True)]
-    full = np.zeros((len(rows), channels, *sides), rows.dtype)
-    places = tuple(slice(s, None, step) for s, step in zip(starts, window.dilations, strict=True))
-    full[(slice(None), slice(None), *places)] = rows.reshape(len(rows), channels, *window.kernel_size)
-    return full
-
-
-def _first(window: Window, axis: int) -> tuple[int, int]:
-    """Number of the first result whose window lies inside the map, and the window's first cell."""
-    number = -(-window.pads[axis] // window.strides[axis])
-    return number, number * window.strides[axis] - window.pads[axis]
+    batch, *others = [extent for axis, extent in enumerate(spots.extents) if axis != spots.axis]
+    return (batch * -(-rows // (batch * math.prod(others))), *others)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.optim.swa_utils import AveragedModel
@@ -18,11 +17,9 @@ from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.samples import BATCHES, InputSpec, Samples, declared_inputs, random_samples
 from fxexport.subjects.subject import Subject
 from fxexport.terms.term import Shape
-from fxexport.to_onnx.write import export_onnx
 from fxexport.untrusted.programs import as_module, batches_within, fixed_batch, is_program_path, read_program
 from fxpasses.errors import CheckError, InternalError
 from fxpasses.fcn.native_size import native_size, require_native
-from fxpasses.wall.wall import scratch_folder
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
@@ -44,18 +41,14 @@ class Models:
         self._samples = samples
         self._seed = seed
         self._subjects: dict[object, tuple[Source, Subject]] = {}
-        self._exported: dict[tuple[int, bool], OnnxSubject] = {}
         # files that leave sizes open, read before the samples were known
         self._unsized: set[Subject] = set()
         self._moved: dict[int, tuple[Subject, Subject]] = {}
-        self._written: dict[int, tuple[nn.Module, Path]] = {}
         self._pool = WeightPool()
 
     def at(self, samples: Samples) -> Models:
         """The same models on other samples; what was written for them holds there too."""
-        other = Models(samples, self._seed)
-        other._written = self._written
-        return other
+        return Models(samples, self._seed)
 
     def declared(self, path: str | os.PathLike[str]) -> tuple[InputSpec, ...]:
         """What an ONNX file says about its inputs."""
@@ -67,41 +60,11 @@ class Models:
             raise CheckError("the certifier has inputs", fix="make another one for other inputs")
         self._samples = samples
 
-    def take_export(self, module: nn.Module, path: Path) -> None:
-        """Takes the file as what ``module`` exports to."""
-        self._written[id(module)] = (module, path)
-
     def commuted(self, subject: Subject) -> Subject:
         """The model with every pool above the sites that it commutes with."""
         if id(subject) not in self._moved:  # the entry holds the subject, so its id stays its own
             self._moved[id(subject)] = subject, subject.commuted()
         return self._moved[id(subject)][1]
-
-    def as_file(self, subject: Subject, *, keep_norms: bool) -> OnnxSubject:
-        """A file as it is; a module as what it exports to, read in the same order of pools and sites."""
-        if isinstance(subject, OnnxSubject):
-            return subject
-        if not isinstance(subject, ModuleSubject) or self._samples is None:
-            raise InternalError(f"{subject.name} is neither a module nor a file")
-        written = self._export(subject, self._samples, keep_norms=keep_norms)
-        is_moved = any(subject is moved for _, moved in self._moved.values())
-        found = self.commuted(written) if is_moved else written
-        assert isinstance(found, OnnxSubject), "a file stays one"
-        return found
-
-    def _export(self, subject: ModuleSubject, samples: Samples, *, keep_norms: bool) -> OnnxSubject:
-        if id(subject.module) in self._written:
-            return self._file(self._written[id(subject.module)][1])
-        key = id(subject.module), keep_norms  # the subject holds the module, so its id stays its own
-        if key not in self._exported:
-            batch = subject.fixed_batch
-            size = batch or subject.batches((2,))[0]
-            example = [torch.from_numpy(x) for x in samples.batch(0, size)]
-            with scratch_folder() as folder:
-                path = Path(folder) / "module.onnx"
-                export_onnx(subject.module, example, path, dynamic_batch=batch is None, keep_norms=keep_norms)
-                self._exported[key] = OnnxSubject(path)
-        return self._exported[key]
 
     def pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
         """Both models and their samples: what was given, else what the first file asks for.

@@ -41,6 +41,9 @@ from fxpasses.graph.quiet import quiet_export, quiet_failure
 from fxpasses.graph.trace import trace
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
+_RECORDED = 2.0**-8
+"""Relative difference that other kernels may leave where gradients are recorded, in any type."""
+
 
 class ModuleSubject:
     """A module in eager mode.
@@ -101,9 +104,27 @@ class ModuleSubject:
         except NotRead as unread:
             return unread.reason
         before = plain_attributes(self.module)
-        self._guarded(self._run_module, self._example)
+        found = self._guarded(self._run_module, self._example)
         changed = changed_attribute(before, plain_attributes(self.module))
-        return graph if changed is None else f"a run changes {changed}, which no graph shows"
+        if changed is not None:
+            return f"a run changes {changed}, which no graph shows"
+        return graph if self._gives_recorded(found) else "it gives other values where gradients are recorded"
+
+    def _gives_recorded(self, expected: Sequence[Array]) -> bool:
+        """Whether the module gives these values, up to rounding, where gradients are recorded too."""
+
+        def run(feed: Sequence[Array]) -> tuple[Array, ...]:
+            with torch.enable_grad():
+                return self._run_module(feed)
+
+        try:
+            found = self._guarded(run, self._example)
+        except BatchError:  # some weights are changed in place, which only inference permits
+            return True
+        return len(found) == len(expected) and all(
+            np.allclose(a.astype(np.float64), b.astype(np.float64), _RECORDED, _RECORDED, equal_nan=True)
+            for a, b in zip(found, expected, strict=True)
+        )
 
     @property
     def device(self) -> str:

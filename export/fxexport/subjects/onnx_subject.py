@@ -21,7 +21,6 @@ from fxexport.onnx_dialect.arrays import OnnxFile, read_onnx
 from fxexport.onnx_graph.inline import inlined
 from fxexport.onnx_graph.normalised import as_default_domain, refusal, with_free_batch
 from fxexport.onnx_graph.operators import numpy_type, static_dims
-from fxexport.onnx_graph.placed_terms import placed_terms
 from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.onnx_graph.terms import onnx_terms
 from fxexport.onnx_graph.weight_pool import WeightPool
@@ -106,13 +105,6 @@ class OnnxSubject:
             return graph_of_onnx(self._path)
         except NotRead as unread:
             return unread.reason
-
-    @functools.cached_property
-    def placed(self) -> TermGraph:
-        """The operators as placed terms, which do not care for layouts."""
-        known = {name: tuple(e for e in dims if e is not None) for name, dims in self._extents.items()}
-        inputs = {name: dims for name, dims in known.items() if len(dims) == len(self._extents[name])}
-        return _read(lambda: placed_terms(self._model, inputs), self._proto, self._path)[0]
 
     def commuted(self) -> Self:
         """The same file, read with its sites behind their pools."""

@@ -149,9 +149,6 @@ class _Moving:
                 source,
                 value="",
                 operands=tuple(operand if given is scaled.of else _row(given) for given in source.operands),
-                operand_shapes=tuple(
-                    shape if given is scaled.of else _row(given).shape for given in source.operands
-                ),
                 shape=shape,
                 constants=tuple(
                     number.reshape(-1) if number.size > 1 else number for number in source.constants
@@ -166,7 +163,6 @@ class _Moving:
                 node=pool.node if affine is None else source.node,
                 signature=pool.signature if affine is None else "affine",
                 operands=(operand,),
-                operand_shapes=(operand.shape,),
                 shape=shape[:1],
                 affine=affine,
             )
@@ -182,8 +178,9 @@ def _crossed(source: Term) -> SiteWeights | None:
     if source.kind is Kind.AFFINE and source.affine is not None:
         is_cell = len(source.affine.operand) > 1 and all(extent == 1 for extent in source.affine.operand[1:])
         is_kernel = set(source.affine.kernel_size) == {1} and source.affine.columns is None
-        return at_every_position(source.affine, source.value) if is_cell and is_kernel else None
-    return source.pointwise
+        rank = len(source.affine.operand) + 1
+        return at_every_position(source.affine, source.value, rank) if is_cell and is_kernel else None
+    return source.pointwise if source.pointwise is not None and source.pointwise.is_spread else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -196,7 +193,7 @@ class _Scaled:
 _SCALES = re.compile(
     r"(call_\w+ )?(_operator\.|torch\.|aten\.|aten::)?(Add|Sub|Mul|Div|add|sub|mul|div|truediv)\b.*"
 )
-_INVERSE = re.compile(r"(Div-\d+\(c)|(.*(div|truediv)\(\('\d)")
+_INVERSE = re.compile(r"(Div\(c)|(.*(div|truediv)\(\('\d)")
 
 
 def _scaled(source: Term) -> _Scaled | None:

@@ -41,45 +41,18 @@ class Kind(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """A convolution's window along its spatial axes.
-
-    Attributes:
-        kernel_size: cells that it reads.
-        strides: steps between two results.
-        dilations: steps between two cells.
-        pads: cells of padding before the first one.
-    """
-
-    kernel_size: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Spots:
     """How an operator applies a site at many places at once.
 
     Attributes:
-        extents: shape of the value that the operator reads, the batch included.
+        extents: a shape of the value that the operator may read, the batch included.
         axis: the dimension that it sums over, in whose place the result has the site's outputs.
         result: name of the value that the operator gives.
-        adds_bias: whether the bias is in it.
-        window: the window of a convolution that sums over more than the one dimension.
     """
 
     extents: Shape
     axis: int
     result: str
-    adds_bias: bool
-    window: Window | None = None
-
-    def added(self, result: str | None) -> Spots:
-        """The same behind the addition of a bias; None where what is added to is another view."""
-        if result is None:
-            return self
-        return dataclasses.replace(self, result=result, adds_bias=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,7 +72,7 @@ class SiteWeights:
         is_plain: whether the stored weight is the matrix itself, with nothing folded in.
         is_transposed: whether the stored weight is ``[K, O]``.
         is_exact: whether folding alpha and beta into the weights was free of rounding.
-        spelling: the operator as it is written; equal spellings are the same operator.
+        spelling: the operator as it is written.
         spots: where the operator applies it, if at many places of a sample; ``columns`` is None then.
     """
 
@@ -131,11 +104,10 @@ class Term:
         kind: what it is.
         value: name of the value in its graph, to be tapped.
         node: name of the node, for messages.
-        signature: operator with its attributes; equal signatures are equal operators.
+        signature: the operator, for messages and for what little is asked of its name.
         operands: the terms that it reads.
-        operand_shapes: shapes without the batch in which it reads them (a view may stand between).
         shape: its own shape without the batch; None where unknown.
-        constants: parameters and constants of the operator itself.
+        constants: of a constant its elements; of other operators those constants that a file gives them.
         affine: the weights, for ``AFFINE`` only.
         pointwise: the site that an ``OP`` applies at every position of a map.
         function: what ``evaluate`` can bound, whatever its spelling: the name under which ``activations``
@@ -147,7 +119,6 @@ class Term:
     node: str
     signature: str
     operands: tuple[Term, ...] = ()
-    operand_shapes: tuple[Shape | None, ...] = ()
     shape: Shape | None = None
     constants: tuple[Array, ...] = ()
     affine: SiteWeights | None = None
@@ -160,7 +131,7 @@ class TermGraph:
     """A model as terms.
 
     Attributes:
-        dialect: ``"module"`` or ``"onnx"``; signatures compare within one dialect only.
+        dialect: ``"module"`` or ``"onnx"``.
         outputs: name and term of each output, in order.
     """
 
@@ -183,12 +154,15 @@ class Head:
     terms: tuple[Term, ...]
 
 
-def at_every_position(affine: SiteWeights, result: str) -> SiteWeights:
-    """A site of one cell as an operator on maps of any extents; ``result`` names the operator's value."""
-    cells = _CELLS[: len(affine.kernel_size)]
-    extents = (1, affine.weight.shape[1], *cells)
+def at_every_position(affine: SiteWeights, result: str, rank: int, axis: int = 1) -> SiteWeights:
+    """A site as an operator on values of ``rank`` dimensions of any extents, summing over ``axis``.
+
+    ``result`` names the operator's value.
+    """
+    free = [1, *_CELLS, *([2] * rank)][: rank - 1]
+    extents = (*free[:axis], affine.weight.shape[1], *free[axis:])
     return dataclasses.replace(
-        affine, operand=extents[1:], spots=Spots(extents=extents, axis=1, result=result, adds_bias=True)
+        affine, operand=extents[1:], spots=Spots(extents=extents, axis=axis, result=result)
     )
 
 

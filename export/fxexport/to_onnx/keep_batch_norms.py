@@ -1,8 +1,8 @@
 """Batch norms as operators of their own in a file, as in the model, whatever stands before them.
 
-torch's exporter multiplies a batch norm into the weights of the convolution or matrix product before it. A
-head keeps its weights: there the norm stays. Where convolutions upstream and their form as a matrix product
-are to be compared, both files have to keep all norms, so that their weights are the model's.
+torch's exporter multiplies a batch norm into the weights of the convolution or matrix product before it, and
+then no weight of the file is the model's own. Where that is asked for, heads keep their weights all the same:
+behind them the norm stays.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def export_onnx(
     *,
     dynamic_batch: bool = True,
     dynamic_size: bool = False,
-    keep_norms: bool = False,
+    fold_norms: bool = False,
     opset: int | None = None,
 ) -> Path:
     """The path of the ONNX file written from ``module`` in evaluation mode.
@@ -66,9 +66,9 @@ def export_onnx(
         path: the file to write; an existing one is replaced.
         dynamic_batch: whether axis 0 of the inputs is dynamic; else the example's batch size is fixed.
         dynamic_size: whether the axes behind the channels are dynamic too; else the example's are fixed.
-        keep_norms: whether every batch norm behind a convolution stays an operator, rather than being
-            multiplied into the weights; files of a convolution and of its unfolded form can be compared
-            only so. Behind a head's own site it stays in any case: the head keeps its weights.
+        fold_norms: whether batch norms behind convolutions are multiplied into their weights, as torch's
+            exporter does by itself; else they stay operators, and every weight is the model's own. Behind a
+            head's own site they stay in any case: the head keeps its weights.
         opset: the opset of the file; None takes the exporter's default.
 
     Shapes:
@@ -108,7 +108,7 @@ def export_onnx(
                 if dynamic_size:
                     require_open(program, call, str(target))
             exported = _to_onnx(program, call, exporter_opset(opset), str(target))
-            with norms_apart(exported.model, None if keep_norms else head_norms(program)):
+            with norms_apart(exported.model, head_norms(program) if fold_norms else None):
                 exported.optimize()
             model = exported.model
             _strip(model, dynamic_batch)

@@ -135,6 +135,13 @@ def test_hooks_and_edited_code_are_seen() -> None:
     assert certify(reference, graph, images()).verdict is Verdict.BROKEN
 
 
+def test_what_asks_whether_gradients_are_recorded_is_no_graph() -> None:
+    reference, candidate = Net().eval(), Net(lambda x: x * 2 if torch.is_grad_enabled() else x).eval()
+    certificate = certify(reference, candidate, images())
+    assert certificate.verdict is Verdict.AGREES
+    assert "gradients" in certificate.reason
+
+
 def test_wrappers_are_looked_through() -> None:
     model, other = Net().eval(), Net().eval()
     for wrapped in (nn.DataParallel(other), torch.compile(other), torch.optim.swa_utils.AveragedModel(other)):

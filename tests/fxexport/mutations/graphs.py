@@ -409,7 +409,7 @@ GRAPH_DAMAGES: dict[str, tuple[Damage, frozenset[LayerName]]] = {
     "other_map": (_other_map, _ANY),
     "batch_baked": (_batch_baked, _HEAD),
     "clipped_features": (_before_pool("Clip", -1e30, 1e30), _UPSTREAM),
-    "replaced_features": (_never_replaced, _UPSTREAM),
+    "replaced_features": (_never_replaced, _ANY),
     "branched_features": (_branch, _UPSTREAM),
     "scaled_features": (_before_pool("Mul", 1 + 2.0**-20), _UPSTREAM),
     "shifted_features": (_before_pool("Add", 1e-30), _UPSTREAM),

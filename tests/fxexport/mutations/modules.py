@@ -285,7 +285,8 @@ MODULE_DAMAGES: dict[str, tuple[Damage, frozenset[LayerName]]] = {
     "output_twice": (_output_twice, _ANY),
     "other_map": (_other_map, _ANY),
     "clipped_features": (_before_pool(_never_clipped), _UPSTREAM),
-    "replaced_features": (_before_pool(_never_replaced), _UPSTREAM),
+    # features are the same, and a recording names a function's nodes otherwise than the graph does
+    "replaced_features": (_before_pool(_never_replaced), _ANY),
     "scaled_features": (_before_pool(torch.mul, 1 + 2.0**-20), _UPSTREAM),
     "flipped_input": (_behind_input(torch.flip, (1,)), _UPSTREAM),
     "normalised_input": (_behind_input(torch.mul, 1 / 255), _UPSTREAM),

@@ -18,7 +18,7 @@ from fxexport.onnx_dialect.extents import numpy_name, shape_of
 from fxexport.onnx_dialect.maps import MappedFile, mapped_file
 from fxexport.onnx_dialect.rewrite import read_content
 from fxexport.onnx_graph.weight_pool import WeightPool
-from fxexport.proof.graphs.paired_outputs import is_map_name
+from fxexport.proof.pairing.outputs import is_map_name
 from fxexport.providers import Session
 from fxexport.subjects.samples import InputSpec
 from fxhead.cam.scorer import HeadScores, choose_head, require_map_of

@@ -30,14 +30,12 @@ class Pair:
         reference: the model that is right by definition.
         candidate_name: as the user knows it.
         candidate: the model that should be the same function.
-        is_export: whether the candidate is the file that ``export_onnx`` just wrote from the reference.
     """
 
     reference_name: str
     reference: Model
     candidate_name: str
     candidate: Model
-    is_export: bool = False
 
 
 def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -64,8 +62,6 @@ def prove(
     """One certificate for each pair; stops at the first that is broken."""
     checks: list[Check] = []
     for pair in pairs:
-        if pair.is_export and isinstance(pair.reference, nn.Module) and isinstance(pair.candidate, Path):
-            certifier.take_export(pair.reference, pair.candidate)
         with progress.step(f"checking {pair.candidate_name} against {pair.reference_name}"):
             certificate = certifier.certify(pair.reference, pair.candidate, plan)
         checks.append(

@@ -46,6 +46,11 @@ from fxhead.source import Source
 @providers_option
 @require_option
 @click.option("--opset", type=click.IntRange(min=1), help="Opset of the ONNX files.")
+@click.option(
+    "--fold-norms",
+    is_flag=True,
+    help="Multiply batch norms into the weights of the convolutions before them, in the ONNX files.",
+)
 @click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
 @click.option("--no-check", is_flag=True, help="Of an ONNX file: write the other form, and check nothing.")
 @click.option(
@@ -65,6 +70,7 @@ def rewrite_command(
     providers: str | None,
     require: str,
     opset: int | None,
+    fold_norms: bool,
     no_onnx: bool,
     no_check: bool,
     link_data: bool,
@@ -101,6 +107,7 @@ def rewrite_command(
         providers=split(providers),
         input_shapes=tuple(parse_shape(text) for text in input_shapes),
         opset=opset,
+        fold_norms=fold_norms,
         with_onnx=not no_onnx,
         with_map=with_map,
         with_check=not no_check,

@@ -21,6 +21,7 @@ class RewriteOptions:
     providers: tuple[str, ...] | None = None
     input_shapes: tuple[tuple[int, ...], ...] = ()
     opset: int | None = None
+    fold_norms: bool = False
     with_onnx: bool = True
     with_map: bool = False
     with_check: bool = True

@@ -101,9 +101,10 @@ class _Job:
         if not options.with_check or options.link_data:
             option = "--link-data" if options.with_check else "--no-check"
             raise InputError("is for an ONNX file", where=option, fix="leave it out")
-        if not options.with_onnx and (options.providers is not None or options.opset is not None):
+        about_files = options.providers is not None or options.opset is not None or options.fold_norms
+        if not options.with_onnx and about_files:
             raise InputError(
-                "--providers and --opset are about ONNX files, and none are written",
+                "--providers, --opset and --fold-norms are about ONNX files, and none are written",
                 where="--no-onnx",
                 fix="leave one or the other out",
             )
@@ -230,7 +231,6 @@ class _Job:
                 reference=models[a][1],
                 candidate_name=models[b][0],
                 candidate=models[b][1],
-                is_export=models[b][0] == names.onnx[names.before] and names.before is not names.to,
             )
             for a, b in self.chain()
         )
@@ -254,7 +254,7 @@ class _Job:
         """Writes the ONNX files: with free height and width where a form is about maps, if the model can."""
         from fxexport import export_onnx
 
-        opset, keep_norms = self.options.opset, Form.UNFOLD in models
+        opset, fold_norms = self.options.opset, self.options.fold_norms
         free = {*models} if Form.DENSE in models else {*models} & {Form.FCN}
         for form, (model, path) in models.items():
             if form is self.names.to and self.derive(path, report):
@@ -266,14 +266,14 @@ class _Job:
                         examples,
                         path,
                         dynamic_size=form in free,
-                        keep_norms=keep_norms,
+                        fold_norms=fold_norms,
                         opset=opset,
                     )
                     continue
                 except SizeError as error:
                     sizes = "x".join(map(str, examples[0].shape[2:]))
                     self.progress.note(f"{path.name} takes {sizes} only: {error.what}")
-                export_onnx(model, examples, path, opset=opset)
+                export_onnx(model, examples, path, fold_norms=fold_norms, opset=opset)
 
     def derive(self, path: Path, report: RewriteReport) -> bool:
         """Whether the other form's file could be made from the first one, which is in the same folder."""

@@ -122,6 +122,7 @@ class _Job:
         loading = options.loading
         strangers = {
             "--opset": options.opset is not None,
+            "--fold-norms": options.fold_norms,
             "--with-map": options.with_map,
             "--trace": options.way != "auto",
             "--arch": loading.arch is not None,

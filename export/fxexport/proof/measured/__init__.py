@@ -1,4 +1,4 @@
 """What running the two models shows: values against rigorous bounds, features, decisions, maps.
 
-May import: ``proof.graphs``, ``subjects`` and below. Start in ``measure``.
+May import: ``proof.pairing``, ``subjects`` and below. Start in ``measure``.
 """

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from fxexport.numerics.bounds import Interval, Precision, affine_interval, exactly, mean_interval
-from fxexport.proof.graphs.compare import Comparison
 from fxexport.proof.measured.rounding import OutputCheck, Side
+from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
 from fxexport.terms.term import Array, Kind, Term
@@ -31,7 +31,7 @@ class MapChecks:
 
 
 def check_maps(
-    subject: Subject, side: Side, who: str, walk: Comparison, precision: Precision, provider: str
+    subject: Subject, side: Side, who: str, walk: PairedHeads, precision: Precision, provider: str
 ) -> MapChecks:
     """The maps that one model gives, beside the reference's sites on the features that it computed."""
     checks, failures, gaps = [], [], []

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fxexport.numerics.bounds import FP32, Precision, looser, precision_of
-from fxexport.proof.graphs.compare import Comparison
 from fxexport.proof.measured.batches import Batch, Streamed, parts_of
 from fxexport.proof.measured.far_apart import Compared, far_apart, witness_of, worst_of
 from fxexport.proof.measured.features import read_same_features
@@ -24,6 +23,7 @@ from fxexport.proof.measured.rounding import (
     sides_of,
 )
 from fxexport.proof.measured.tally import Tally, weakest
+from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.samples import BATCHES, Samples
@@ -39,8 +39,7 @@ _RunBy = tuple[Subject | Streamed, Subject | Streamed]
 def measure(
     left: Subject,
     right: Subject,
-    heads: tuple[Head, Head],
-    walk: Comparison,
+    walk: PairedHeads,
     outputs: tuple[tuple[str, int, int], ...],
     samples: Samples,
     target: str,
@@ -56,11 +55,11 @@ def measure(
     pairing = Pairing(
         reference=left.graph,
         candidate=right.graph,
-        head=heads[0],
+        head=left.head,
         outputs=outputs,
-        observed=observable(*heads, walk),
-        boundary=heads[0].boundary,
-        before_pool=spread_sites(heads[0], walk.partner),
+        observed=observable(left.head, right.head, walk),
+        boundary=left.head.boundary,
+        before_pool=spread_sites(left.head, walk.partner),
         has_same_sites=has_same_sites,
     )
     tally = Tally()
@@ -96,7 +95,7 @@ def _on_target(
     left: Subject,
     right: Subject,
     pairing: Pairing,
-    walk: Comparison,
+    walk: PairedHeads,
     samples: Samples,
     target: str,
     tally: Tally,
@@ -129,7 +128,7 @@ def _on_part(
     run_by: _RunBy,
     part: Batch,
     pairing: Pairing,
-    walk: Comparison,
+    walk: PairedHeads,
     target: str,
     tally: Tally,
     is_same_backbone: bool,
@@ -146,6 +145,7 @@ def _on_part(
     if found is None:
         names = (left.input_names, right.input_names)
         first = part.feeds[0][0], part.feeds[1][0]
+        tally.is_run = False
         tally.witness = tally.witness or witness_of(None, names, first, on, "the samples")
         return False
     sides, failures = found.sides, [part.numbered(failure) for failure in found.failures]
@@ -159,6 +159,7 @@ def _on_part(
         (tally.doubts if is_vague else tally.notes).append(note)
     is_telling, told = read_same_features(sides, pairing, found.precision)
     (tally.notes if is_telling else tally.doubts).extend([] if told is None else [told])
+    tally.has_same_features = tally.has_same_features and told is None
     # what one head makes of other features than the other's is no difference of the two models
     tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
     label = "/".join(dict.fromkeys(on))

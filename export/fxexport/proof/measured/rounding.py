@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fxexport.numerics.bounds import Float64, Interval, precision_of
 from fxexport.numerics.evaluate import PrecisionOf, evaluate_head, flat, has_bound
-from fxexport.proof.graphs.compare import Comparison
+from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.subject import Run, tapped
 from fxexport.terms.term import Array, Head, Kind, Term, TermGraph
@@ -50,7 +50,7 @@ class Side:
     intervals: Mapping[Term, Interval]
 
 
-def observable(reference: Head, candidate: Head, walk: Comparison) -> dict[Term, Term]:
+def observable(reference: Head, candidate: Head, walk: PairedHeads) -> dict[Term, Term]:
     """The reference's terms to tap and the candidate's to tap for them.
 
     Where the heads are built alike: the boundary, every site and every operator without a bound. Else the
@@ -64,7 +64,8 @@ def observable(reference: Head, candidate: Head, walk: Comparison) -> dict[Term,
         named = [term for term in wanted if term in partner and term.value and partner[term].value in theirs]
         return {term: partner[term] for term in named}
     pairs = [(a, b) for a in reference.boundary for b in candidate.boundary]
-    return dict(pairs) if len(pairs) == 1 and pairs[0][0].shape == pairs[0][1].shape else {}
+    is_one = len(pairs) == 1 and pairs[0][0].shape == pairs[0][1].shape
+    return dict(pairs) if is_one and pairs[0][0].value and pairs[0][1].value else {}
 
 
 def sides_of(runs: tuple[Run, Run], pairing: Pairing, precision: PrecisionOf) -> tuple[Side, Side]:

@@ -48,7 +48,8 @@ class Tally:
 
     ``gaps`` are values that were not compared, ``doubts`` what keeps a comparison from telling more;
     ``sites`` counts values of sites that were compared with float64; ``unbounded`` names outputs that have
-    no bound.
+    no bound; ``has_same_features`` says whether both heads read the same numbers, ``is_run`` whether the
+    candidate ran on all samples.
     """
 
     failures: list[Failure] = dataclasses.field(default_factory=list)
@@ -60,6 +61,8 @@ class Tally:
     outputs: dict[tuple[str, str], OutputTally] = dataclasses.field(default_factory=dict)
     precision: Precision | None = None
     is_identical: bool = True
+    has_same_features: bool = True
+    is_run: bool = True
     witness: Witness | None = None
 
     @property

@@ -8,8 +8,8 @@ import numpy as np
 
 from fxexport.numerics.bounds import FP32, Precision, precision_of
 from fxexport.numerics.evaluate import evaluate_head
-from fxexport.proof.graphs.compare import Comparison
-from fxexport.proof.measured.rounding import Pairing, Side, check_side
+from fxexport.proof.measured.rounding import Pairing, Side, check_side, observable
+from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.samples import Samples
@@ -17,6 +17,8 @@ from fxexport.subjects.subject import EAGER, Subject
 from fxexport.terms.term import Array, Kind, Term
 
 _SAMPLES = 2
+UNPAIRED = "the heads do not read one map, of which there are windows"
+"""A gap in which nothing is known of the windows."""
 
 
 def is_windowed(classifier: Subject, other: Subject, outputs: tuple[tuple[str, int, int], ...]) -> bool:
@@ -28,7 +30,7 @@ def is_windowed(classifier: Subject, other: Subject, outputs: tuple[tuple[str, i
 def check_windows(
     classifier: Subject,
     other: Subject,
-    walk: Comparison,
+    walk: PairedHeads,
     outputs: tuple[tuple[str, int, int], ...],
     samples: Samples,
     target: str,
@@ -44,13 +46,14 @@ def check_windows(
         target: where ``other`` runs.
     """
     boundary = [term for term in classifier.head.boundary if term.kind is not Kind.CONSTANT]
-    if walk.parting is not None or len(boundary) != 1 or boundary[0] not in walk.partner:
-        return [], ["the heads do not read one map, of which there are windows"]
+    partner = observable(classifier.head, other.head, walk)
+    if len(boundary) != 1 or boundary[0] not in partner:
+        return [], [UNPAIRED]
     (features,), native = boundary, boundary[0].shape or ()
     feed = samples.ordered(other.input_names).batch(0, other.fixed_batch or _SAMPLES)
     on = EAGER if other.dialect == "module" else target
     run = other.runner(on, is_tapped=True)(feed)
-    whole = run.taps[walk.partner[features].value]
+    whole = run.taps[partner[features].value]
     rank = whole.ndim - 2
     counts = tuple(have - window + 1 for have, window in zip(whole.shape[2:], native[1:], strict=False))
     if len(native) != rank + 1 or not rank or min(counts) < 1 or max(counts) < 2:
@@ -59,7 +62,7 @@ def check_windows(
         return [], ["it gives one position at every size, and no windows"]
     observed: dict[Term, Array] = {features: _windows(whole, native[1:])}
     for term in classifier.head.sites:
-        value = walk.partner[term].value if term in walk.partner else ""
+        value = partner[term].value if term in partner else ""
         if value in run.taps and run.taps[value].shape[2:] == counts:
             observed[term] = _positions(run.taps[value])
     for name, _, j in outputs:
@@ -71,7 +74,7 @@ def check_windows(
         candidate=other.graph,
         head=classifier.head,
         outputs=outputs,
-        observed=walk.partner,
+        observed=partner,
         boundary=(features,),
     )
     gaps: list[str] = []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
-from fxexport.proof.graphs.strict import PairedOutputs
 from fxexport.subjects.subject import Subject
 from fxexport.terms.pool_first import has_norm_before_pool
 from fxexport.terms.term import Term
 from fxpasses.errors import CheckError
 from fxpasses.graph.maps import KEY as MAP
+
+PairedOutputs = tuple[tuple[str, int, int], ...]
+"""Name of each output, its place in the reference and in the candidate."""
 
 
 def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:

@@ -1,0 +1,56 @@
+"""In what two arrays differ: ``-0`` is ``0`` and NaN is NaN, whatever their type."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from fxexport.language.term import Array, is_same
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Two arrays that hold other numbers.
+
+    Attributes:
+        index: place that is furthest off; None where shape or type differ.
+        expected: the one's value there.
+        found: the other's.
+        digests: of both arrays.
+    """
+
+    index: tuple[int, ...] | None
+    expected: float | None
+    found: float | None
+    digests: tuple[int, int]
+
+    @property
+    def size(self) -> float:
+        """How far the two are apart at most; infinite where shape or type differ."""
+        if self.expected is None or self.found is None:
+            return float("inf")
+        return abs(self.expected - self.found)
+
+
+def difference(reference: Array, candidate: Array) -> Difference | None:
+    """In what the two differ, or None where they hold the same numbers."""
+    if reference is candidate or _is_same_memory(reference, candidate) or is_same(reference, candidate):
+        return None
+    digests = (zlib.crc32(reference.tobytes()), zlib.crc32(candidate.tobytes()))
+    if reference.shape != candidate.shape or reference.dtype != candidate.dtype:
+        return Difference(index=None, expected=None, found=None, digests=digests)
+    with np.errstate(all="ignore"):
+        wide = reference.astype(np.float64), candidate.astype(np.float64)
+        apart = np.where(wide[0] == wide[1], 0.0, np.abs(wide[0] - wide[1]))
+        apart = np.where(np.isnan(apart) & ~(np.isnan(wide[0]) & np.isnan(wide[1])), np.inf, apart)
+    index = tuple(int(axis) for axis in np.unravel_index(int(np.nanargmax(apart)), apart.shape))
+    return Difference(
+        index=index, expected=float(wide[0][index]), found=float(wide[1][index]), digests=digests
+    )
+
+
+def _is_same_memory(a: Array, b: Array) -> bool:
+    same_start = a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+    return same_start and a.shape == b.shape and a.dtype == b.dtype and a.strides == b.strides

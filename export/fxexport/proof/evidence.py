@@ -1,0 +1,106 @@
+"""Everything that is known of two models before it is judged: what was derived, and what was run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from fxexport.numerics.bounds import FP32
+from fxexport.proof.derivation import Derived, derived
+from fxexport.proof.measured.measure import measure
+from fxexport.proof.measured.search import Found, search
+from fxexport.proof.measured.tally import Tally
+from fxexport.proof.pairing.heads import paired_heads
+from fxexport.proof.pairing.outputs import PairedOutputs, paired_outputs, unexplained
+from fxexport.proof.sites import Sites
+from fxexport.providers import is_defaults, targets_of
+from fxexport.results import Failure
+from fxexport.subjects.samples import Samples
+from fxexport.subjects.subject import EAGER, Subject
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evidence:
+    """What is known of two models.
+
+    Attributes:
+        outputs: positions of the outputs that belong together.
+        derived: whether identities turn one model into the other.
+        sites: the sites of both that belong together.
+        different: sites of the heads that hold other parameters.
+        tallies: what each target showed, the strict ones first.
+        tried: how many further inputs both models ran on, none of which tells them apart.
+        is_broken: whether the two are not one function.
+        is_told: whether that they differ is what the graphs are to explain.
+        is_in_heads: whether it is in their heads that they do.
+    """
+
+    outputs: PairedOutputs
+    derived: Derived
+    sites: Sites
+    different: tuple[Failure, ...]
+    tallies: dict[str, Tally]
+    tried: int
+    is_broken: bool
+    is_told: bool
+    is_in_heads: bool
+
+
+def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[str]) -> Evidence:
+    """Reads both models, runs them, and searches further where nothing proves or refutes.
+
+    Args:
+        left: the reference.
+        right: the candidate.
+        samples: what both run on.
+        runs_on: where they run.
+    """
+    roots, outputs = paired_outputs(left, right)
+    derivation = derived(left, right, outputs)
+    walk = paired_heads(left, right, roots, is_proved=derivation.is_proved)
+    sites = Sites.of(left, right, walk)
+    different = sites.differences()
+    lacking = [
+        f"the map {name!r} of {side.name} is not the map of its logits, as far as is known here"
+        for side, other in ((left, right), (right, left))
+        for name in unexplained(side, other)
+    ]
+    tallies = {}
+    defaults = [target for provider in runs_on for target in targets_of(provider) if is_defaults(target)]
+    for target in (*runs_on, *defaults):
+        tally = measure(
+            left,
+            right,
+            walk,
+            outputs,
+            samples,
+            target,
+            is_same_backbone=derivation.is_proved,
+            has_same_sites=not different,
+        )
+        tally.gaps.extend(lacking)
+        if False in (left.repeats(target), right.repeats(target)):
+            tally.notes.append(f"a second run on {target} gave other bits")
+        tallies[target] = tally
+    strict, first = [tallies[target] for target in runs_on], tallies[runs_on[0]]
+    is_identical = all(tally.is_identical for tally in strict)
+    is_broken = any(tally.failures for tally in strict) or derivation.is_shown(is_identical=is_identical)
+    found = Found()
+    if not (is_broken or derivation.is_proved):
+        left_on, right_on = (EAGER if side.dialect == "module" else runs_on[0] for side in (left, right))
+        found = search((left, right), (left_on, right_on), samples, outputs, first.precision or FP32)
+        first.failures.extend(found.failures)
+        first.witness = first.witness or found.witness
+        is_broken = bool(found.failures)
+    is_told = is_broken and first.is_run  # of a candidate that does not run that is what is wrong with it
+    return Evidence(
+        outputs=outputs,
+        derived=derivation,
+        sites=sites,
+        different=different,
+        tallies=tallies,
+        tried=found.tried,
+        is_broken=is_broken,
+        is_told=is_told,
+        is_in_heads=is_told and sites.has(derivation, has_same_features=first.has_same_features),
+    )
