@@ -40,19 +40,3 @@ def with_free_batch(model: onnx.ModelProto) -> None:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.dim_param = "batch" if axis == 0 else f"{value.name}_{axis}"
-
-
-def refusal(model: onnx.ModelProto) -> str | None:
-    """What ONNX's own checker has against the model, its weights apart; None where it has nothing."""
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    apart = [t for t in whole.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    for tensor in apart:
-        value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        whole.graph.initializer.remove(tensor)
-        whole.graph.input.append(value)
-    try:
-        onnx.checker.check_model(whole)
-    except onnx.checker.ValidationError as error:
-        return (str(error).strip().splitlines() or [""])[0]
-    return None

@@ -18,8 +18,9 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from fxexport.language import Graph, NotRead, graph_of_onnx
 from fxexport.onnx_dialect.arrays import OnnxFile, read_onnx
+from fxexport.onnx_dialect.broken import checked
 from fxexport.onnx_graph.inline import inlined
-from fxexport.onnx_graph.normalised import as_default_domain, refusal, with_free_batch
+from fxexport.onnx_graph.normalised import as_default_domain, with_free_batch
 from fxexport.onnx_graph.operators import numpy_type, static_dims
 from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.onnx_graph.terms import onnx_terms
@@ -417,7 +418,7 @@ def _read(terms: Callable[[], TermGraph], proto: onnx.ModelProto, path: Path) ->
     try:
         return terms(), None
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        wrong = refusal(proto)
+        wrong = checked(proto)
         if wrong is not None:
             fix = "export it again with another version of the exporter"
             raise CheckError(f"ONNX's checker refuses it ({wrong})", where=str(path), fix=fix) from error
