@@ -154,7 +154,7 @@ def scaled(
         return value
     core, own_scale, own_shift = parts_of(value)
     is_scalar = _is_scalar(scale, shift)
-    is_channels = scale is not None and (is_norm or not scale.is_scalar) and _is_moderate(scale)
+    is_channels = scale is not None and (is_norm or not scale.is_scalar) and is_moderate(scale)
     if core is not value and scale is not None and is_channels and _is_scalar(own_scale, None):
         from fxexport.language.contraction import scaled_weights
 
@@ -189,7 +189,7 @@ def _merged(
 ) -> tuple[Value | None, Value | None] | None:
     """Scale and shift of the second over the first; None where a fold could be seen."""
     scales = [scale for scale in (first[0], second[0]) if scale is not None]
-    if not all(_is_moderate(scale) for scale in scales):
+    if not all(is_moderate(scale) for scale in scales):
         return None
     scale = scales[0] if scales else None
     if len(scales) == 2:
@@ -205,7 +205,8 @@ def _merged(
     return scale, second[1] if shift is None else shift
 
 
-def _is_moderate(scale: Value) -> bool:
+def is_moderate(scale: Value) -> bool:
+    """Whether a fold of the scale neither overflows nor loses digits."""
     try:
         sizes = np.abs(folded(scale.term).value)
     except NotFolded:
@@ -275,7 +276,7 @@ def _factors(terms: Terms, value: Value) -> tuple[list[Factor], list[Value]]:
         return inner, [*scales, scale]
     if core is not value and _is_scalar(scale, shift) and scale is not None and shift is not None:
         number = scalar(scale)
-        if number and _is_moderate(scale):
+        if number and is_moderate(scale):
             terms.use("factor-out-of-sum")
             inverse = power(terms, scale, Fraction(-1))
             return [(scaled(terms, core, shift=_closed(terms, "mul", shift, inverse)), Fraction(1))], [scale]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fxexport.language.arithmetic import parts_of, scaled
+from fxexport.language.arithmetic import is_moderate, parts_of, scaled
 from fxexport.language.constants import UNIT, Folded, NotFolded, arranged, elements, folded
 from fxexport.language.contraction import scaled_weights
 from fxexport.language.difference import Difference, difference
@@ -70,7 +70,8 @@ class ConstantPair:
     """Constants in the same place that are not equal.
 
     Attributes:
-        left: node of the left graph, or the name of the parameter that it holds.
+        left: node of the left graph, or the name of the parameter that it holds; empty for a factor or
+            summand that it lacks.
         right: the same on the right.
         difference: in what the two differ.
     """
@@ -264,7 +265,8 @@ class _Proof:
             return None
         value = Value(term=term, known_layout=plain(term.shape))
         core, scale, shift = parts_of(value)
-        found = None if scale is None or not scale.is_scalar else scaled_weights(self._terms, core, scale)
+        is_taken = scale is not None and scale.is_scalar and is_moderate(scale)
+        found = scaled_weights(self._terms, core, scale) if is_taken and scale is not None else None
         if found is None:
             return None
         self._terms.use("scale-of-affine-site")
@@ -412,6 +414,7 @@ def _operand_pairs(left: Term, right: Term) -> list[tuple[Operand, Operand]]:
                 own.remove((power, item))
                 other.remove(found)
                 pairs.append((item, found[1]))
+    assert not own, "alike terms have the same powers"
     return pairs
 
 

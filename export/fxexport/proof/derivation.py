@@ -9,6 +9,9 @@ from fxexport.proof.pairing.outputs import PairedOutputs
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
 
+_ULPS = 2.0
+"""What two ways of running the same operators may leave."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Derived:
@@ -34,20 +37,25 @@ class Derived:
     unrelated: tuple[Unrelated, ...] = ()
     constants: tuple[ConstantPair, ...] = ()
 
-    def is_shown(self, *, is_identical: bool) -> bool:
+    def is_shown(self, *, is_identical: bool, ulps: float) -> bool:
         """Whether the graphs tell by themselves that the two are not one function.
 
         They do where one draws random numbers, and where they are the same but for constants. Several
         constants may be one function all the same, by factors that moved from one to another, or channels in
         another order: then what was run has to differ, too.
 
+        A factor or summand that only one of the two has may be taken away again further on: there the outputs
+        have to differ by more than another order of roundings explains.
+
         Args:
             is_identical: whether the outputs were equal bit for bit.
+            ulps: by how many units in the last place of each sample's largest value they differed.
         """
         if any(origin.is_random for pair in self.unrelated for origin in (pair.left, pair.right)):
             return True
         found = {pair.difference.digests for pair in self.constants}
-        if self.unrelated or not found:
+        is_inserted = not all(pair.left and pair.right for pair in self.constants)
+        if self.unrelated or not found or (is_inserted and not ulps > _ULPS):
             return False
         are_exchanged = sorted(first for first, _ in found) == sorted(second for _, second in found)
         return len(found) == 1 or not (is_identical or are_exchanged)

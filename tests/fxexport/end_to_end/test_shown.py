@@ -135,6 +135,30 @@ def test_hooks_and_edited_code_are_seen() -> None:
     assert certify(reference, graph, images()).verdict is Verdict.BROKEN
 
 
+class Scaled(nn.Module):
+    """A head whose weights are a factor smaller than the features that it reads are larger."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.fc, self.factor = nn.Conv2d(3, 6, 3), nn.Linear(6, 5), factor
+        self.fc.weight.data.div_(factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x).mean((2, 3)) * self.factor)
+
+
+def normalised(x: Tensor) -> Tensor:
+    return x / x.amax(dim=(1, 2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("factor", [2.0, 3.0, 1.0001])
+def test_a_factor_that_is_taken_away_again_is_no_difference(factor: float) -> None:
+    assert certify(Scaled(1.0).eval(), Scaled(factor).eval(), images()).verdict is Verdict.PROVED
+    pair = Net(lambda x: normalised(x.abs() + 0.1)), Net(lambda x: normalised((x.abs() + 0.1) * factor))
+    assert certify(*(module.eval() for module in pair), images()).is_accepted
+
+
 def test_what_asks_whether_gradients_are_recorded_is_no_graph() -> None:
     reference, candidate = Net().eval(), Net(lambda x: x * 2 if torch.is_grad_enabled() else x).eval()
     certificate = certify(reference, candidate, images())
