@@ -72,6 +72,8 @@ class Judge:
         names = ", ".join(map(repr, found.unbounded))
         within = f"outputs lie within their bounds, but for {names} without one" if names else _WITHIN
         within = f"{within} of TF32" if found.precision is TF32 else within
+        if self.derived.is_proved and found.loose:
+            return Verdict.AGREES, f"{within}; {found.loose[0]}"
         if self.derived.is_proved:
             return Verdict.PROVED, f"{self.derived.reason}; {within}"
         more = f", on {self.tried} further inputs too" if self.tried else ""

@@ -80,6 +80,23 @@ def test_a_norm_that_passes_the_pool_is_not_called_broken(
         assert found.verdict is not Verdict.BROKEN, found.reason
 
 
+class Times(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 30
+
+
+@pytest.mark.parametrize("head", [(Times(), nn.Linear(8, 5)), (nn.Linear(8, 5), Times())])
+def test_of_a_map_that_is_scaled_the_mean_is_told(head: tuple[nn.Module, ...]) -> None:
+    """No site of the classifier is the map at every position, but what the two give is proved the same."""
+    model = net(*head)
+    dense = rewrite(model, to="dense").module
+    assert certify(model, dense, SAMPLES).verdict is Verdict.PROVED
+    mapped = rewrite(model, to="dense", outputs=("logits", "map")).module
+    found = certify(model, mapped, SAMPLES)
+    assert found.verdict is Verdict.AGREES
+    assert "nothing but its mean" in found.reason
+
+
 def test_a_norm_that_passes_the_pool_hides_no_weight_of_the_plan() -> None:
     model, other = net(*BETWEEN), net(*BETWEEN)
     result = rewrite(model, to="dense")

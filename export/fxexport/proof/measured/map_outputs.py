@@ -23,34 +23,39 @@ class MapChecks:
         checks: the maps beside the float64 value of the reference's site at every position.
         failures: what lies further apart than rounding can take it.
         gaps: maps of which nothing can be told.
+        loose: maps that are no site of the reference at every position, so that their mean alone is told.
     """
 
     checks: tuple[OutputCheck, ...]
     failures: tuple[Failure, ...]
     gaps: tuple[str, ...]
+    loose: tuple[str, ...]
 
 
 def check_maps(
     subject: Subject, side: Side, who: str, walk: PairedHeads, precision: Precision, provider: str
 ) -> MapChecks:
     """The maps that one model gives, beside the reference's sites on the features that it computed."""
-    checks, failures, gaps = [], [], []
+    checks, failures, gaps, loose = [], [], [], []
     sites = {b: a for a, b in walk.partner.items()} if who == "candidate" else {}
     for found in subject.maps:
         name = subject.output_names[found.position]
         site = sites.get(found.site) if who == "candidate" else found.site
         due = None if site is None else _at_positions(site, side.observed, precision)
-        if due is None:
+        failure = None
+        if due is not None:
+            check = _beside(name, side.outputs[found.position], due, precision)
+            checks.append(check)
+            failure = _worst(check, "the map is not the site at every position", who, provider)
+        elif found.scores is not None:
+            loose.append(f"of the map {name!r} nothing but its mean is compared")
+        else:
             gaps.append(f"the map {name!r} belongs to no site of the reference")
-            continue
-        check = _beside(name, side.outputs[found.position], due, precision)
-        checks.append(check)
-        failure = _worst(check, "the map is not the site at every position", who, provider)
         if failure is None and found.scores is not None:
             mean = _mean(name, side.outputs[found.position], side.outputs[found.scores], precision)
             failure = _worst(mean, "the mean of the map is not the output", who, provider)
         failures.extend([] if failure is None else [failure])
-    return MapChecks(checks=tuple(checks), failures=tuple(failures), gaps=tuple(gaps))
+    return MapChecks(checks=tuple(checks), failures=tuple(failures), gaps=tuple(gaps), loose=tuple(loose))
 
 
 def _at_positions(term: Term, observed: Mapping[Term, Array], precision: Precision) -> Interval | None:

@@ -175,6 +175,7 @@ def _on_part(
         maps = check_maps(subject, side, who, walk, found.precision, name)
         tally.failures.extend(part.numbered(failure) for failure in maps.failures)
         tally.gaps.extend(maps.gaps)
+        tally.loose.extend(maps.loose)
         for check in maps.checks:
             _judge(check, name, part, found.precision, tally)
     if not tally.failures:

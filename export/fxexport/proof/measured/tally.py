@@ -28,6 +28,7 @@ class Measured:
         is_identical: whether every output was equal bit for bit.
         unbounded: outputs that have no bound.
         doubts: what keeps the bounds from telling more.
+        loose: outputs of which a proof of the others says nothing.
         witness: a batch on which the two differ, if one was run.
     """
 
@@ -39,6 +40,7 @@ class Measured:
     is_identical: bool
     unbounded: tuple[str, ...]
     doubts: tuple[str, ...]
+    loose: tuple[str, ...]
     witness: Witness | None
 
 
@@ -46,7 +48,8 @@ class Measured:
 class Tally:
     """What has been seen so far, over batches and, once joined, over targets.
 
-    ``gaps`` are values that were not compared, ``doubts`` what keeps a comparison from telling more;
+    ``gaps`` are values that were not compared, ``doubts`` what keeps a comparison from telling more,
+    ``loose`` names outputs that only one model has, and of which little is known;
     ``sites`` counts values of sites that were compared with float64; ``unbounded`` names outputs that have
     no bound; ``has_same_features`` says whether both heads read the same numbers, ``is_run`` whether the
     candidate ran on all samples.
@@ -55,6 +58,7 @@ class Tally:
     failures: list[Failure] = dataclasses.field(default_factory=list)
     gaps: list[str] = dataclasses.field(default_factory=list)
     doubts: list[str] = dataclasses.field(default_factory=list)
+    loose: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     sites: int = 0
     unbounded: list[str] = dataclasses.field(default_factory=list)
@@ -97,6 +101,7 @@ def joined(tallies: Sequence[Tally]) -> Tally:
         whole.sites += tally.sites
         whole.is_identical &= tally.is_identical
         whole.doubts += tally.doubts
+        whole.loose += tally.loose
         whole.witness = whole.witness or tally.witness
     return whole
 
@@ -131,6 +136,7 @@ def measured(tally: Tally) -> Measured:
         is_identical=tally.is_identical,
         unbounded=tuple(dict.fromkeys(tally.unbounded)),
         doubts=tuple(doubts),
+        loose=tuple(dict.fromkeys(tally.loose)),
         witness=tally.witness,
     )
 
