@@ -167,9 +167,13 @@ def mm(linear: Callable[..., Op], input: Any, other: Any) -> Op | None:
 
 
 def convolution(conv: Callable[..., Callable[..., Op]], *args: Any) -> Op:
-    """``aten.convolution``, which names no rank, as a convolution of the rank of its weight."""
+    """``aten.convolution``, which names no rank, as a convolution of the rank of its weight.
+
+    A weight that has the shape of a Linear's by now, on the way to another form, tells none.
+    """
     input, weight, bias, stride, padding, dilation, transposed, _, groups = args
     value = weight.meta.get("val") if isinstance(weight, Node) else None
-    rank = value.ndim - 2 if isinstance(value, torch.Tensor) else max(map(len, (stride, padding, dilation)))
+    own = value.ndim - 2 if isinstance(value, torch.Tensor) else 0
+    rank = own or max(map(len, (stride, padding, dilation)))
     op = conv(rank, transposed)(input, weight, bias, stride, padding, dilation, groups)
     return op if isinstance(op, Affine) else Opaque()

@@ -64,6 +64,7 @@ VALUES: dict[str, list[Any]] = {
     "List[int]": [
         [1, 1],
         [2, 2],
+        [1, 1, 1],  # too short a list is read beyond its end by pools of three axes
         [1],
         [2],
         [0],
