@@ -19,12 +19,14 @@ class Difference:
         expected: the one's value there.
         found: the other's.
         digests: of both arrays.
+        is_permuted: whether both hold the same numbers in another order.
     """
 
     index: tuple[int, ...] | None
     expected: float | None
     found: float | None
     digests: tuple[int, int]
+    is_permuted: bool = False
 
     @property
     def size(self) -> float:
@@ -47,7 +49,11 @@ def difference(reference: Array, candidate: Array) -> Difference | None:
         apart = np.where(np.isnan(apart) & ~(np.isnan(wide[0]) & np.isnan(wide[1])), np.inf, apart)
     index = tuple(int(axis) for axis in np.unravel_index(int(np.nanargmax(apart)), apart.shape))
     return Difference(
-        index=index, expected=float(wide[0][index]), found=float(wide[1][index]), digests=digests
+        index=index,
+        expected=float(wide[0][index]),
+        found=float(wide[1][index]),
+        digests=digests,
+        is_permuted=np.array_equal(np.sort(wide[0], axis=None), np.sort(wide[1], axis=None), equal_nan=True),
     )
 
 

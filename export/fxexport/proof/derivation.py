@@ -58,6 +58,7 @@ class Derived:
         if self.unrelated or not found or (is_inserted and not ulps > _ULPS):
             return False
         are_exchanged = sorted(first for first, _ in found) == sorted(second for _, second in found)
+        are_exchanged = are_exchanged or all(pair.difference.is_permuted for pair in self.constants)
         return len(found) == 1 or not (is_identical or are_exchanged)
 
     def failures(self) -> tuple[Failure, ...]:

@@ -148,6 +148,20 @@ class Scaled(nn.Module):
         return self.fc(self.body(x).mean((2, 3)) * self.factor)
 
 
+def test_channels_in_another_order_are_no_difference() -> None:
+    reference, candidate = Net().eval(), Net().eval()
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    with torch.no_grad():
+        candidate.first.weight.copy_(reference.first.weight[order])
+        candidate.first.bias.copy_(reference.first.bias[order])
+        candidate.second.weight.copy_(reference.second.weight[:, order])
+    certificate = certify(reference, candidate, images())
+    assert certificate.is_accepted, certificate.reason
+    with torch.no_grad():
+        candidate.second.weight.copy_(reference.second.weight[:, order.flip(0)])
+    assert certify(reference, candidate, images()).verdict is Verdict.BROKEN
+
+
 def normalised(x: Tensor) -> Tensor:
     return x / x.amax(dim=(1, 2, 3), keepdim=True)
 
