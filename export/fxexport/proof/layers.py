@@ -186,18 +186,15 @@ def backbone_layer(found: Evidence) -> LayerResult:
     )
     if not derived.is_made:
         return layer
-    of_heads = {name for site in sites.heads[0].sites for name in _names_of(affine_of(site))}
     if derived.is_proved or (
-        found.different and not derived.unrelated and all(pair.left in of_heads for pair in derived.constants)
+        found.different
+        and not derived.unrelated
+        and all(pair.left in sites.parameters() for pair in derived.constants)
     ):
         return dataclasses.replace(layer, status=Status.PROVED, reason=None)
     failures = derived.failures() if found.is_told and not found.is_in_heads else ()
     status = Status.FAILED if failures else Status.HELD
     return dataclasses.replace(layer, status=status, failures=failures)
-
-
-def _names_of(site: SiteWeights) -> tuple[str | None, str | None]:
-    return site.weight_name, site.bias_name
 
 
 def _not_run(layer: LayerName, reason: str) -> LayerResult:

@@ -60,6 +60,11 @@ class Sites:
         names = {name for pair in derived.unrelated for name in (pair.right.node, pair.right.module)}
         return not names or not names.isdisjoint(inside)
 
+    def parameters(self) -> frozenset[str | None]:
+        """Names of the parameters of the reference's head."""
+        sites = [affine_of(site) for site in self.heads[0].sites]
+        return frozenset(name for site in sites for name in (site.weight_name, site.bias_name))
+
     def differences(self) -> tuple[Failure, ...]:
         """The sites of the heads that hold other parameters, as the ``[O, K]`` matrix they stand for."""
         pairs = [(affine_of(a), affine_of(b)) for a, b in self.of_heads or ()]

@@ -155,7 +155,7 @@ def _on_part(
     if found.precision is not claims[0] and not failures:
         note = f"the bounds that held are those of {found.precision.name}"
         # bounds of sums in half precision are too wide to tell one operator from another
-        is_vague = walk.parting is not None and not found.precision.operand
+        is_vague = not ((walk.parting is None and walk.is_known) or found.precision.operand)
         (tally.doubts if is_vague else tally.notes).append(note)
     is_telling, told = read_same_features(sides, pairing, found.precision)
     (tally.notes if is_telling else tally.doubts).extend([] if told is None else [told])

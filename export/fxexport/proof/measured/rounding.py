@@ -56,7 +56,7 @@ def observable(reference: Head, candidate: Head, walk: PairedHeads) -> dict[Term
     Where the heads are built alike: the boundary, every site and every operator without a bound. Else the
     boundary alone, and only where it is one value of the same shape: with more, their order may differ.
     """
-    if walk.parting is None:
+    if walk.parting is None and walk.is_known:
         partner = walk.partner
         wanted = (*reference.boundary, *(t for t in reference.terms if t.affine or not has_bound(t)))
         # a value that only one of the two computes, in its order of pools and sites, has no name in the other

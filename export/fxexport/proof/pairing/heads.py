@@ -20,12 +20,14 @@ class PairedHeads:
     Attributes:
         nodes: pairs of terms.
         parting: first place where the two are built differently, as a clause; None where they never are.
+        is_known: whether all that pairs is known to be the same, and not by its name alone.
         partner: the candidate's term for each of the reference's terms.
     """
 
     nodes: int
     parting: str | None
     partner: Mapping[Term, Term]
+    is_known: bool = True
 
 
 def paired_heads(
@@ -34,20 +36,22 @@ def paired_heads(
     """The heads from paired outputs down to the boundaries; numbers are not compared.
 
     Boundaries pair one to one: the same features reach the same sites. Operators of which no more is known
-    than their name pair where the two models are one by proof.
+    than their name are known to be the same where the two models are one by proof.
     """
     reference, candidate = left.head, right.head
     ends = frozenset(reference.boundary), frozenset(candidate.boundary)
     partner: dict[Term, Term] = {}
     taken: dict[Term, Term] = {}
     parting: str | None = None
+    is_known = True
     stack = list(reversed(roots))
     while stack:
         a, b = stack.pop()
         if partner.get(a) is b:
             continue
         are_ends = a in ends[0] and b in ends[1]
-        reason = None if are_ends else _part(a, b, (left, right), is_proved=is_proved)
+        reason = None if are_ends else _part(a, b, (left, right))
+        is_known = is_known and (are_ends or is_proved or _is_known(a))
         if (a in ends[0]) != (b in ends[1]):
             reason = reason or f"the head ends at {a.node!r} in one and not at {b.node!r} in the other"
         if not (_may_share(partner.get(a, b), b) and _may_share(taken.get(b, a), a)):
@@ -56,7 +60,7 @@ def paired_heads(
         parting = parting or reason
         if reason is None and not are_ends:
             stack.extend(reversed(tuple(zip(a.operands, b.operands, strict=True))))
-    return PairedHeads(nodes=len(partner), parting=parting, partner=partner)
+    return PairedHeads(nodes=len(partner), parting=parting, partner=partner, is_known=is_known)
 
 
 def _may_share(first: Term, second: Term) -> bool:
@@ -64,12 +68,17 @@ def _may_share(first: Term, second: Term) -> bool:
     return first is second or first.kind is second.kind is Kind.CONSTANT
 
 
-def _part(a: Term, b: Term, sides: tuple[Subject, Subject], *, is_proved: bool) -> str | None:
+def _is_known(term: Term) -> bool:
+    return term.function is not None or term.kind in (Kind.AFFINE, Kind.POOL, Kind.INPUT, Kind.CONSTANT)
+
+
+def _part(a: Term, b: Term, sides: tuple[Subject, Subject]) -> str | None:
+    left, right = sides
     if a.kind is b.kind is Kind.INPUT:
-        return None if _are_same_input(a, b, *sides) else "another input"
-    is_known = a.function is not None or a.kind in (Kind.AFFINE, Kind.POOL)
+        return None if _are_same_input(a, b, left, right) else "another input"
     is_alike = (a.kind, a.function, len(a.operands)) == (b.kind, b.function, len(b.operands))
-    if not is_alike or not (is_known or is_proved):
+    has_name = _is_known(a) or left.dialect != right.dialect or a.signature == b.signature
+    if not (is_alike and has_name):
         return f"{_told(a)} in the reference, {_told(b)} in the candidate"
     if a.affine is not None and b.affine is not None and a.affine.weight.shape != b.affine.weight.shape:
         return f"{a.node!r} has weights {a.affine.weight.shape}, {b.node!r} {b.affine.weight.shape}"
