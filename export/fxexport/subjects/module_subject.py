@@ -60,7 +60,7 @@ class ModuleSubject:
         self.module = module
         self._example = feeds
         self._device, self._dtype = _home(module)
-        self._traced = _traced(module, self._tensors(feeds))
+        self._traced, self._is_recorded = _traced(module, self._tensors(feeds))
         self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         recorder = _Recorder(self._traced)
         try:
@@ -108,7 +108,35 @@ class ModuleSubject:
         changed = changed_attribute(before, plain_attributes(self.module))
         if changed is not None:
             return f"a run changes {changed}, which no graph shows"
-        return graph if self._gives_recorded(found) else "it gives other values where gradients are recorded"
+        if not self._gives_recorded(found):
+            return "it gives other values where gradients are recorded"
+        return graph if self._is_whole() else "no graph shows what it does at other sizes, at which it runs"
+
+    def _is_whole(self) -> bool:
+        """Whether the graph is the module at every size at which this one runs.
+
+        A module whose code asks for no size can be traced symbolically; of others a recording shows one call.
+        """
+        if not self._is_recorded:
+            return True
+        larger = [np.tile(rows, [1, 1, *[2] * (rows.ndim - 2)][: rows.ndim]) for rows in self._example]
+        if all(a.shape == b.shape for a, b in zip(larger, self._example, strict=True)):
+            return True
+        try:
+            self._guarded(self._run_module, larger)
+        except BatchError:
+            return True
+        try:
+            with quiet_export(), evaluation_mode(self.module):
+                whole = graph_of_module(self.module, tuple(self._tensors(self._example)), free_sizes=True)
+        except NotRead:
+            return False
+        return all(
+            extent is None and (most is None or most >= rows.shape[axis])
+            for given, rows in zip(whole.inputs, larger, strict=True)
+            for axis, (extent, most) in enumerate(zip(given.dims, given.most, strict=True))
+            if axis > 1
+        )
 
     def _gives_recorded(self, expected: Sequence[Array]) -> bool:
         """Whether the module gives these values, up to rounding, where gradients are recorded too."""
@@ -163,10 +191,12 @@ class ModuleSubject:
         return self._runs[sizes]
 
     def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
-        """Runs the traced graph, and the module itself unless both gave the same bits before."""
+        """Runs the module itself; where values are tapped the traced graph, and the module if it differs."""
         names = tapped(self.head)
 
         def run(feed: Feed) -> Run:
+            if not is_tapped:
+                return Run(outputs=self._guarded(self._run_module, feed), taps={})
             found: Run = self._guarded(self._run_graph, feed, names)
             if self._is_graph_exact:
                 return found
@@ -341,16 +371,19 @@ def _nudged(tensor: torch.Tensor, by: float, rng: np.random.Generator) -> torch.
     return (tensor.detach().double() * (1 + by * signs.to(tensor.device))).to(tensor.dtype)
 
 
-def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
-    """``module`` as a graph in evaluation mode; a GraphModule is taken as it is."""
+def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[fx.GraphModule, bool]:
+    """``module`` as a graph in evaluation mode, and whether it shows one call alone: a recording of it.
+
+    A GraphModule is taken as it is.
+    """
     if isinstance(module, fx.GraphModule):
-        return module
+        return module, False
     try:
         with evaluation_mode(module):
             try:
-                return trace(module).close(())
+                return trace(module).close(()), False
             except TraceError as error:
-                return export_module(module, inputs, error.what).close(())
+                return export_module(module, inputs, error.what).close(()), True
     except TraceError as error:
         raise CheckError(
             str(error), where=type(module).__name__, fix="compare the two models exported to ONNX instead"

@@ -180,6 +180,13 @@ def test_what_asks_whether_gradients_are_recorded_is_no_graph() -> None:
     assert "gradients" in certificate.reason
 
 
+def test_a_module_that_takes_another_way_at_another_size_is_not_proved() -> None:
+    reference, candidate = Net().eval(), Net(lambda x: x * (2 if x.shape[2] > 20 else 1)).eval()
+    certificate = certify(reference, candidate, images())
+    assert certificate.verdict is not Verdict.PROVED
+    assert "other sizes" in certificate.reason
+
+
 def test_wrappers_are_looked_through() -> None:
     model, other = Net().eval(), Net().eval()
     for wrapped in (nn.DataParallel(other), torch.compile(other), torch.optim.swa_utils.AveragedModel(other)):
