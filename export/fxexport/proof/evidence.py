@@ -60,9 +60,8 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
     walk = paired_heads(left, right, roots, is_proved=derivation.is_proved)
     sites = Sites.of(left, right, walk)
     different = sites.differences()
-    if (
-        derivation.is_proved and different
-    ):  # a factor moved: no value between their features and outputs is shared
+    if derivation.is_proved and different:
+        # a factor moved: no value between features and outputs is shared
         walk = dataclasses.replace(walk, parting="sites hold other numbers, which together are the same")
     lacking = [
         f"the map {name!r} of {side.name} is not the map of its logits, as far as is known here"

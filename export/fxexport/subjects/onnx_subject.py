@@ -189,10 +189,6 @@ class OnnxSubject:
 
         return run
 
-    def tapping(self, names: Sequence[str], provider: str) -> Session:
-        """A session of the file that gives the values of these names, all of one run."""
-        return self._session(self._tapped(tuple(names)), provider)
-
     def _cast(self, feeds: Feeds) -> list[list[Array]]:
         return [[_cast(x, value) for x, value in zip(feed, self.inputs, strict=True)] for feed in feeds]
 
