@@ -80,6 +80,17 @@ def test_a_norm_that_passes_the_pool_is_not_called_broken(
         assert found.verdict is not Verdict.BROKEN, found.reason
 
 
+@pytest.mark.parametrize("fold_norms", [False, True])
+def test_norms_are_folded_where_asked_for(fold_norms: bool, tmp_path: Path) -> None:
+    model = net(nn.Linear(8, 5))
+    path = export_onnx(model, SAMPLES[:2], tmp_path / "model.onnx", fold_norms=fold_norms)
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert kinds.count("BatchNormalization") == (0 if fold_norms else 1)
+    certificate = certify(model, path, SAMPLES)
+    assert certificate.verdict is Verdict.PROVED
+    assert ("folded" in certificate.reason) is fold_norms
+
+
 class Times(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 30

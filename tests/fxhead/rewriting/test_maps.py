@@ -124,6 +124,7 @@ def test_what_these_forms_do_not_have_is_an_error(run: Run, net: Path, written: 
         (("--to", "conv", "--with-map"), "--with-map"),
         (("--to", "dense", "--no-onnx", "--opset", "18"), "--no-onnx"),
         (("--to", "fcn", "--no-onnx", "--providers", "cpu"), "--no-onnx"),
+        (("--to", "conv", "--no-onnx", "--fold-norms"), "--no-onnx"),
     ):
         done = run("rewrite", "model.pt", *options)
         assert done.code == 2

@@ -81,6 +81,11 @@ def test_without_onnx_a_file_is_rewritten_and_not_checked(run: Run, file: Path) 
     assert (done.code, "--no-onnx: nothing is checked" in done.err) == (2, True)
 
 
+def test_norms_of_a_file_stay_as_they_are(run: Run, file: Path) -> None:
+    done = run("rewrite", "net.onnx", "--to", "conv", "--fold-norms")
+    assert (done.code, "--fold-norms: an ONNX file is rewritten as it is" in done.err) == (2, True)
+
+
 def test_to_unfold_is_refused(run: Run, file: Path) -> None:
     done = run("rewrite", "net.onnx", "--to", "unfold")
     assert (done.code, "an ONNX file is not unfolded" in done.err) == (2, True)
