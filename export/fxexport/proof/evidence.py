@@ -60,9 +60,8 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
     walk = paired_heads(left, right, roots, is_proved=derivation.is_proved)
     sites = Sites.of(left, right, walk)
     different = sites.differences()
-    if derivation.is_proved and different:
-        # a factor moved: no value between features and outputs is shared
-        walk = dataclasses.replace(walk, parting="sites hold other numbers, which together are the same")
+    if different:  # a factor may have moved: no value between features and outputs need be the same
+        walk = dataclasses.replace(walk, is_known=False)
     lacking = [
         f"the map {name!r} of {side.name} is not the map of its logits, as far as is known here"
         for side, other in ((left, right), (right, left))
@@ -79,7 +78,6 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
             samples,
             target,
             is_same_backbone=derivation.is_proved,
-            has_same_sites=not different,
         )
         tally.gaps.extend(lacking)
         if False in (left.repeats(target), right.repeats(target)):

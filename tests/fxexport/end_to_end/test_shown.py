@@ -162,6 +162,30 @@ def test_channels_in_another_order_are_no_difference() -> None:
     assert certify(reference, candidate, images()).verdict is Verdict.BROKEN
 
 
+class Twice(nn.Module):
+    """Two layers behind the pool, of which the first gives a factor more and the second takes it away."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.first, self.second = nn.Conv2d(3, 6, 3), nn.Linear(6, 7), nn.Linear(7, 5)
+        with torch.no_grad():
+            self.first.weight.mul_(factor)
+            self.first.bias.mul_(factor)
+            self.second.weight.div_(factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(self.body(x).mean((2, 3))).relu())
+
+
+def test_a_factor_that_moved_between_layers_of_a_head_is_no_difference() -> None:
+    reference, candidate = Twice(1.0).eval(), Twice(4.0).eval()
+    assert certify(reference, candidate, images()).is_accepted
+    with torch.no_grad():
+        candidate.second.weight.mul_(1.001)
+    assert certify(reference, candidate, images()).verdict is Verdict.BROKEN
+
+
 def normalised(x: Tensor) -> Tensor:
     return x / x.amax(dim=(1, 2, 3), keepdim=True)
 

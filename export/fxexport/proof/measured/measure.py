@@ -45,11 +45,9 @@ def measure(
     target: str,
     *,
     is_same_backbone: bool,
-    has_same_sites: bool,
 ) -> Tally:
     """What layers 4 and 5 see on one target, over batches of 1, 2 and 5 and then all further samples.
 
-    ``has_same_sites``: whether the sites of both heads hold the same numbers.
     ``is_same_backbone``: whether what is upstream of the heads was proved to be the same function.
     """
     pairing = Pairing(
@@ -60,7 +58,6 @@ def measure(
         observed=observable(left.head, right.head, walk),
         boundary=left.head.boundary,
         before_pool=spread_sites(left.head, walk.partner),
-        has_same_sites=has_same_sites,
     )
     tally = Tally()
     # infinite values have no bound, which is said as a failure or a gap; they are no warning

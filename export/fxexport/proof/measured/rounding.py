@@ -28,7 +28,6 @@ class Pairing:
         observed: terms of the reference whose values are tapped, with the candidate's terms.
         boundary: those of them at which the head begins.
         before_pool: sites of the reference that one of the two applies before its pool.
-        has_same_sites: whether the sites of both hold the same numbers: else only outputs can be the same.
     """
 
     reference: TermGraph
@@ -38,7 +37,6 @@ class Pairing:
     observed: Mapping[Term, Term]
     boundary: tuple[Term, ...]
     before_pool: Set[Term] = frozenset()
-    has_same_sites: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,12 +51,14 @@ class Side:
 def observable(reference: Head, candidate: Head, walk: PairedHeads) -> dict[Term, Term]:
     """The reference's terms to tap and the candidate's to tap for them.
 
-    Where the heads are built alike: the boundary, every site and every operator without a bound. Else the
-    boundary alone, and only where it is one value of the same shape: with more, their order may differ.
+    Where the heads are built alike: the boundary, and where all that pairs is known to be the same every site
+    and every operator without a bound. Else the boundary alone, and only where it is one value of the same
+    shape: with more, their order may differ.
     """
-    if walk.parting is None and walk.is_known:
+    if walk.parting is None:
         partner = walk.partner
-        wanted = (*reference.boundary, *(t for t in reference.terms if t.affine or not has_bound(t)))
+        inner = (t for t in reference.terms if walk.is_known and (t.affine or not has_bound(t)))
+        wanted = (*reference.boundary, *inner)
         # a value that only one of the two computes, in its order of pools and sites, has no name in the other
         theirs = {*tapped(candidate)}
         named = [term for term in wanted if term in partner and term.value and partner[term].value in theirs]
@@ -131,7 +131,7 @@ def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> tuple[l
         position = left if who == "reference" else right
         places.append((output, side.outputs[position], pairing.reference.outputs[left][1]))
     for term, value in side.observed.items():
-        if term.affine is not None and (who == "reference" or pairing.has_same_sites):
+        if term.affine is not None:
             places.append((term.affine.weight_name, value, term))
     for place, value, term in places:
         interval = side.intervals.get(term)

@@ -20,7 +20,7 @@ class PairedHeads:
     Attributes:
         nodes: pairs of terms.
         parting: first place where the two are built differently, as a clause; None where they never are.
-        is_known: whether all that pairs is known to be the same, and not by its name alone.
+        is_known: whether the values that pair are those of one function, and not alike by name alone.
         partner: the candidate's term for each of the reference's terms.
     """
 
