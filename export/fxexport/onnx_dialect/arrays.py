@@ -21,6 +21,7 @@ from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.wire import Buffer
 from fxexport.onnx_node import reads_of
 from fxexport.terms.term import Array
+from fxpasses.errors import FileError
 
 _BLOCK = 2**24
 """Bytes of a weight that are copied at a time."""
@@ -53,7 +54,20 @@ def read_onnx(path: Path, pool: WeightPool) -> OnnxFile:
 
 
 def arrays_of(content: Content, pool: WeightPool) -> OnnxFile:
-    """A content as a session takes it; its model becomes that of the result."""
+    """A content as a session takes it; its model becomes that of the result.
+
+    Raises:
+        FileError: weights are not where it says, or not as many.
+    """
+    try:
+        return _arrays_of(content, pool)
+    except ValueError as error:
+        raise FileError(
+            f"its weights cannot be read ({error})", where=content.name, fix="export it again"
+        ) from error
+
+
+def _arrays_of(content: Content, pool: WeightPool) -> OnnxFile:
     weights: dict[str, Array] = {}
     _drop_unread(content.proto.graph)
     for tensor in content.proto.graph.initializer:

@@ -43,7 +43,7 @@ from fxexport.terms.arrays import nudge
 from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, Kind, Shape, Term, TermGraph, affine_of
 from fxexport.to_onnx.write import NATIVE_SIZE
-from fxpasses.errors import CheckError, ProviderError
+from fxpasses.errors import CheckError, FileError, ProviderError
 
 _FREE_BATCH = "batch"
 _SUMS = frozenset(
@@ -367,6 +367,8 @@ def _load(path: Path, pool: WeightPool) -> tuple[onnx.ModelProto, OnnxFile]:
             for item in node.attribute:
                 if item.name in ("strides", "dilations") and min(item.ints, default=1) < 1:
                     raise ValueError(f"{node.name or node.op_type!r} has {item.name} of {min(item.ints)}")
+    except FileError:
+        raise
     except Exception as error:  # protobuf's and onnx's errors share no base class but Exception
         raise CheckError(f"cannot read it as ONNX ({error})", where=str(path), fix=fix) from error
     if not file.proto.graph.output or not file.proto.graph.node:

@@ -299,6 +299,26 @@ def test_a_files_head_is_moved_before_its_pool(run: Run, photos: Path, folder: P
     assert "choose one with --head" in run("cam", "net.onnx", "photos", *SIZE, "-o", "other").err
 
 
+@pytest.mark.parametrize("damage", ["elsewhere", "missing", "short"])
+def test_weights_that_are_not_there_are_one_line(damage: str, run: Run, photos: Path) -> None:
+    w = weights(5, 8)
+    body = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w)"
+    model = classifier(body, {"w": w}, dims="N,3,16,16", result="float[N,5] y")
+    tensor = max(model.graph.initializer, key=lambda item: len(item.raw_data))
+    if damage == "short":
+        tensor.raw_data = tensor.raw_data[:-4]
+    else:
+        location = "sub/../../../etc/passwd" if damage == "elsewhere" else "no.data"
+        onnx.external_data_helper.set_external_data(tensor, location)
+        tensor.ClearField("raw_data")
+    Path("net.onnx").write_bytes(model.SerializeToString())
+    cam = ("cam", "net.onnx", "photos", *SIZE, "--mean", "0", "--std", "1")
+    for command in (cam, ("check", "net.onnx", "net.onnx")):
+        done = run(*command)
+        assert (done.code, done.err.count("error:")) == (2, 1), done.err
+        assert "report it" not in done.err
+
+
 def write_onnx(path: str, outputs: tuple[str, ...], last: str = "Relu") -> None:
     """A graph whose logits are ``last`` of the mean of its map."""
     nodes = [
