@@ -179,7 +179,7 @@ FLOORS = {
     "fxhead": (
         "private_names",
         "source", "outcome", "extras", "files", "loading", "show", "inputs", "check", "rewriting", "cam",
-        "convert", "inspect", "explain", "study", "batch", "commands", "cli", "__main__", "api",
+        "convert", "inspect", "explain", "study", "batch", "schema", "commands", "cli", "__main__", "api",
     ),
 }  # fmt: skip
 # Whoever adds a spelling of an op looks into the vocabulary, and into no more files than these.

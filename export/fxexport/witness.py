@@ -30,9 +30,9 @@ class Witness:
     """
 
     made: str
-    reference: Inputs
-    candidate: Inputs
     on: tuple[str, str]
+    reference: Inputs = ()
+    candidate: Inputs = ()
     output: str | None = None
     positions: tuple[int, int] = (0, 0)
     index: tuple[int, int] = (0, 0)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,11 +86,42 @@ class Ran:
 
     @property
     def document(self) -> Any:
-        """Stdout as the one JSON document that it must be."""
-        return json.loads(self.out)
+        """Stdout as the one JSON document that it must be, and of the schema that it must have."""
+        document = json.loads(self.out)
+        if document.get("command") != "study":
+            validate("result", document)
+        return document
 
 
 Run = Callable[..., Ran]
+
+
+@functools.cache
+def _validator(name: str) -> Any:
+    if importlib.util.find_spec("jsonschema") is None:  # the environment of .ci has it
+        return None
+    import jsonschema
+
+    from fxhead.schema.documents import SCHEMAS
+
+    return jsonschema.Draft202012Validator(SCHEMAS[name]())
+
+
+def validate(name: str, document: Any) -> None:
+    """Holds a document against the schema that ``fxhead schema NAME`` prints."""
+    validator = _validator(name)
+    if validator is not None:
+        validator.validate(document)
+
+
+def validate_files(folder: Path, since_ns: int) -> None:
+    """Holds certificates, plans and rows of batches that were written since then against their schemas."""
+    kinds = {"*.certificate.json": "certificate", "*.plan.json": "plan", "batch.jsonl": "batch-row"}
+    for pattern, name in kinds.items():
+        for path in folder.glob(pattern):
+            if path.is_file() and path.stat().st_mtime_ns >= since_ns:
+                for text in path.read_text().splitlines() if name == "batch-row" else [path.read_text()]:
+                    validate(name, json.loads(text))
 
 
 def _admitted(arguments: tuple[str, ...]) -> tuple[str, ...]:
@@ -126,8 +160,10 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
     def call(*arguments: str) -> Ran:
         capsys.readouterr()
+        start = time.time_ns() - 10**8  # clocks of files are coarse
         code = cli.main(_admitted(arguments))
         captured = capsys.readouterr()
+        validate_files(Path.cwd(), start)
         return Ran(code=code, out=captured.out, err=captured.err)
 
     return call

@@ -22,6 +22,7 @@ from fxhead.commands.convert_weights import convert_command
 from fxhead.commands.explain import explain_command
 from fxhead.commands.inspect import inspect_command
 from fxhead.commands.rewrite import rewrite_command
+from fxhead.commands.schema import schema_command
 from fxhead.commands.study import study_command
 from fxhead.outcome import ExitCode
 from fxhead.show import render
@@ -52,6 +53,7 @@ for _command in (
     convert_command,
     cam_command,
     study_command,
+    schema_command,
 ):
     fxhead.add_command(_command)
 

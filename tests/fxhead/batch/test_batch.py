@@ -20,6 +20,7 @@ from torch import nn
 
 from fxhead.batch.rows import RowOption, read_rows
 from fxpasses.errors import FileError, InputError
+from tests.fxhead.conftest import validate, validate_files
 
 ROOT = Path(__file__).parents[3]
 KNOWN = {name: RowOption(text=f"--{name.replace('_', '-')}", is_flag=name == "ema") for name in
@@ -66,6 +67,9 @@ def batch(*arguments: str, code: int) -> dict[str, Any]:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ran.returncode == code, ran.stderr + ran.stdout
     document: dict[str, Any] = json.loads(ran.stdout)
+    validate("result", document)
+    if code != 2:
+        validate_files(Path("out"), 0)
     return document
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fxhead.show.visible import visible
 
@@ -64,7 +64,7 @@ class TerminalProgress:
 def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
     """Writes the result to stdout: one JSON document, or tables for a person."""
     if as_json:
-        _emit(json.dumps(outcome.to_dict(), indent=2))
+        show_document(outcome.to_dict())
         return
     target = console(sys.stdout)
     with target.capture() as capture:
@@ -73,11 +73,16 @@ def show_outcome(outcome: Outcome, *, as_json: bool) -> None:
     _emit("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
+def show_document(document: dict[str, Any]) -> None:
+    """Writes a JSON document to stdout."""
+    _emit(json.dumps(document, indent=2))
+
+
 def show_error(record: dict[str, str | None], text: str, *, as_json: bool) -> None:
     """Writes an error: one JSON document to stdout, or one line to stderr."""
     if as_json:
         try:
-            _emit(json.dumps({"error": record}, indent=2))
+            show_document({"error": record})
             return
         except OSError:  # stdout itself is what failed
             pass
