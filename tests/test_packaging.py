@@ -71,8 +71,10 @@ def test_the_wheel_brings_the_three_packages_and_nothing_else(wheel: Path) -> No
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.partition("/")[0] for name in archive.namelist()}
         typed = {name for name in archive.namelist() if name.endswith("py.typed")}
+        templates = {name for name in archive.namelist() if name.endswith(".jinja")}
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
     assert typed == {f"{package}/py.typed" for package in PACKAGES}
+    assert templates == {f"fxhead/page/{path.name}" for path in (ROOT / "tools").rglob("*.jinja")} != set()
 
 
 # --- a folder as model repositories have it -----------------------------------------------------------

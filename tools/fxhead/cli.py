@@ -21,6 +21,7 @@ from fxhead.commands.check import check_command
 from fxhead.commands.convert_weights import convert_command
 from fxhead.commands.explain import explain_command
 from fxhead.commands.inspect import inspect_command
+from fxhead.commands.report import report_command
 from fxhead.commands.rewrite import rewrite_command
 from fxhead.commands.schema import schema_command
 from fxhead.commands.study import study_command
@@ -50,6 +51,7 @@ for _command in (
     inspect_command,
     explain_command,
     check_command,
+    report_command,
     convert_command,
     cam_command,
     study_command,

@@ -4,5 +4,5 @@
 keeps what is done (so that nothing is done twice), ``executor`` says where rows are done: local and cluster
 differ in that file alone.
 
-May import: ``files``, ``show``, ``outcome``. Start in ``run``.
+May import: ``files``, ``show``, ``page``, ``outcome``. Start in ``run``.
 """

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fxhead
 from fxexport.untrusted.archive import open_regular
@@ -20,6 +21,8 @@ from fxhead.batch.rows import Row
 from fxhead.files.digests import digest_file
 from fxhead.files.mark import mark
 from fxhead.outcome import SCHEMA_VERSION
+from fxhead.page.cells import Cell, number, prose, text, word
+from fxhead.page.templates import page
 from fxpasses.errors import FileError
 
 LINES, TABLE, PAGE = "batch.jsonl", "batch.csv", "batch.html"
@@ -88,13 +91,17 @@ class Store:
         """Writes the rows of this batch as lines, table and page, each whole or not at all."""
         rows = tuple(rows)
         lines = (json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(done)}) for done in rows)
-        written = {LINES: "".join(f"{line}\n" for line in lines), TABLE: _table(rows), PAGE: _page(rows)}
-        for name, text in written.items():
+        written = {
+            LINES: "".join(f"{line}\n" for line in lines),
+            TABLE: _table(rows),
+            PAGE: _page(rows, self.folder),
+        }
+        for name, content in written.items():
             new = self.folder / f".{name}.new"
             with _writing(self.folder):
                 new.unlink(missing_ok=True)
                 with open(new, "x", encoding="utf-8", newline="") as file:
-                    file.write(text)
+                    file.write(content)
                 new.replace(self.folder / name)
         return tuple(self.folder / name for name in written)
 
@@ -151,14 +158,27 @@ def _table(rows: Iterable[Done]) -> str:
     return text.getvalue()
 
 
-def _page(rows: tuple[Done, ...]) -> str:
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(loader=PackageLoader("fxhead.batch", "."), autoescape=True)
+def _page(rows: tuple[Done, ...], folder: Path) -> str:
     counts = {str(state): sum(done.state is state for done in rows) for state in State}
-    return environment.get_template("page.html.jinja").render(
-        rows=[_cells(done) for done in rows],
-        counts={state: count for state, count in counts.items() if count},
+    return page(
+        "batch.html.jinja",
         columns=_COLUMNS,
-        version=fxhead.__version__,
+        rows=[[*_page_cells(done, folder)] for done in rows],
+        counts={state: count for state, count in counts.items() if count},
     )
+
+
+def _page_cells(done: Done, folder: Path) -> Iterator[Cell]:
+    row = _cells(done)
+    pages = (file["path"] for file in done.files if file["path"].endswith(".html"))
+    link = next((quote(Path(os.path.relpath(path, folder)).as_posix()) for path in pages), None)
+    yield dataclasses.replace(text(row["name"]), link=link)
+    yield text(row["source"])
+    yield word(row["state"])
+    yield word(row["verdict"] or "")
+    yield prose(row["reason"] or "")
+    yield number(row["seconds"], f"{row['seconds']:.1f}")
+    peak = row["peak_bytes"]
+    yield number(peak, None if peak is None else f"{peak / 2**20:,.0f} MiB")
+    yield number(row["exit_code"], str(row["exit_code"]))
+    yield text(row["files"])

@@ -64,7 +64,7 @@ def certificate_lines(certificate: Certificate) -> Iterator[RenderableType]:
     failures = [*_failure_lines(certificate)]
     yield from failures or [escape(certificate.reason)]
     if certificate.witness is not None:
-        yield escape(_witness_line(certificate.witness))
+        yield escape(witness_line(certificate.witness))
     yield from (escape(f"scope: {sentence}") for sentence in certificate.scope)
     yield from _default_lines(certificate)
     yield ""
@@ -75,7 +75,7 @@ def certificate_lines(certificate: Certificate) -> Iterator[RenderableType]:
     yield from _flip_lines(certificate)
 
 
-def _witness_line(witness: Witness) -> str:
+def witness_line(witness: Witness) -> str:
     """Which input tells the two apart, and in what."""
     if witness.output is None:
         return f"seen on {witness.made}, where the candidate does not run"
@@ -121,17 +121,22 @@ def _values(expected: float, found: float, bound: float | None) -> FittingTable:
 
 def _layer_table(certificate: Certificate) -> FittingTable:
     table = FittingTable("layer", "on", "result", "what was compared", prose="what was compared")
-    rows: list[tuple[str, LayerResult]] = [("", certificate.weights)]
-    rows += [(_target(target), target.wiring) for target in certificate.targets]
-    rows += [("", certificate.backbone)]
-    rows += [(_target(target), target.rounding) for target in certificate.targets]
-    rows += [(_target(target), target.decision) for target in certificate.targets]
-    for on, layer in rows:
+    for on, layer in layer_results(certificate):
         status = Text(str(layer.status), style=_STATUS_STYLES.get(layer.status, "green"))
         reason = None if layer.failures else layer.reason
         parts = [part for part in (covered(layer.covered), reason) if part]
         table.add(str(layer.layer), on, status, "; ".join(parts))
     return table
+
+
+def layer_results(certificate: Certificate) -> Iterator[tuple[str, LayerResult]]:
+    """The layers in their order, each on every target where it is established anew on each."""
+    targets = certificate.targets
+    yield "", certificate.weights
+    yield from ((_target(target), target.wiring) for target in targets)
+    yield "", certificate.backbone
+    yield from ((_target(target), target.rounding) for target in targets)
+    yield from ((_target(target), target.decision) for target in targets)
 
 
 def _target(target: TargetResult) -> str:
@@ -164,15 +169,15 @@ def _output_table(certificate: Certificate) -> FittingTable:
             record.provider,
             f"{record.max_difference:.2g}",
             "" if record.max_ratio is None else f"{record.max_ratio:.2g}",
-            _percent(record.top1_agreement),
-            _percent(record.top5_agreement),
-            _percent(record.top1_certified),
+            percent(record.top1_agreement),
+            percent(record.top5_agreement),
+            percent(record.top1_certified),
             f"{record.samples:,}" if record.samples else "",
         )
     return table
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
     """A share; 100% only where it is all, and 0% only where it is none."""
     if share is None:
         return ""
@@ -228,7 +233,7 @@ def _check_table(checks: Sequence[Check]) -> FittingTable:
                 record.output,
                 f"{record.max_difference:.2g}",
                 "" if record.max_ratio is None else f"{record.max_ratio:.2g}",
-                _percent(record.top1_agreement),
+                percent(record.top1_agreement),
                 Text(verdict, style=style),
             )
         if not check.certificate.statistics:  # broken before anything was measured

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FILE, FORMS, output_options, providers_option, scope_option
+from fxhead.commands.options import FILE, FORMS, html_option, output_options, providers_option, scope_option
 from fxhead.commands.rewrite import rewrite_command
 from fxhead.outcome import ExitCode
 from fxhead.show import render
@@ -43,6 +43,7 @@ class _Bytes(click.ParamType[int]):
 @scope_option
 @providers_option
 @click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
+@html_option
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -66,6 +67,7 @@ def batch_command(
     scope: str,
     providers: str | None,
     no_onnx: bool,
+    html: bool,
     jobs: int | None,
     timeout: float | None,
     memory: int | None,
@@ -94,7 +96,7 @@ def batch_command(
             for text in parameter.opts
             if text.startswith("--")
         }
-        common = {"to": to, "scope": scope, "providers": providers, "no_onnx": no_onnx}
+        common = {"to": to, "scope": scope, "providers": providers, "no_onnx": no_onnx, "html": html}
         options = BatchOptions(
             rows=read_rows(sources, common, known, trust=trust),
             folder=Path(out),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FILE, providers_option, require_option, source_options, split
+from fxhead.commands.options import FILE, html_option, providers_option, require_option, source_options, split
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 from fxhead.source import Source
@@ -48,6 +48,7 @@ from fxhead.source import Source
     metavar="CERT.json",
     help="Also write the certificate to this file.",
 )
+@html_option
 @click.option("--force", is_flag=True, help="Replace a certificate that exists.")
 @click.option(
     "--replay",
@@ -68,6 +69,7 @@ def check_command(
     mean: str | None,
     std: str | None,
     out: str | None,
+    html: bool,
     force: bool,
     replay: str | None,
     input_shapes: tuple[str, ...],
@@ -108,7 +110,7 @@ def check_command(
         ),
     )
     target = None if out is None else Path(out)
-    options = CheckOptions(question=question, out=target, force=force, require=require)
+    options = CheckOptions(question=question, out=target, force=force, html=html, require=require)
     return finish(lambda: run_check(options, render.TerminalProgress()), as_json=as_json)
 
 

@@ -62,6 +62,10 @@ require_option = click.option(
     help="The least verdict with which the command exits with 0.",
 )
 
+html_option = click.option(
+    "--html", is_flag=True, help="Also write the result as a page, beside the certificate: one file."
+)
+
 FORMS = click.Choice(["conv", "linear", "dense", "fcn", "unfold"])
 
 

@@ -10,6 +10,7 @@ from fxhead.commands.finish import finish
 from fxhead.commands.options import (
     FILE,
     FORMS,
+    html_option,
     providers_option,
     require_option,
     scope_option,
@@ -58,6 +59,7 @@ from fxhead.source import Source
     is_flag=True,
     help="Of an ONNX file with weights in other files: refer to those, and copy nothing.",
 )
+@html_option
 @click.option("--force", is_flag=True, help="Replace files that exist; never the input.")
 @source_options
 def rewrite_command(
@@ -74,6 +76,7 @@ def rewrite_command(
     no_onnx: bool,
     no_check: bool,
     link_data: bool,
+    html: bool,
     force: bool,
     input_shapes: tuple[str, ...],
     as_json: bool,
@@ -114,6 +117,7 @@ def rewrite_command(
         link_data=link_data,
         loading=Loading(**loading),
         force=force,
+        html=html,
         require=require,
     )
     run = run_rewrite_onnx if options.source.kind is SourceKind.ONNX else run_rewrite

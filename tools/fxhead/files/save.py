@@ -100,20 +100,27 @@ class OutputNames:
         suffix = PROGRAM_SUFFIX if is_program else ".pt"
         return dataclasses.replace(self, module=str(Path(self.module).with_suffix(suffix)))
 
-    def all(self, *, with_onnx: bool) -> tuple[str, ...]:
+    @property
+    def page(self) -> str:
+        """What shows all of it."""
+        return f"{Path(self.module).stem}.html"
+
+    def all(self, *, with_onnx: bool, with_page: bool) -> tuple[str, ...]:
         """Every name that will be written."""
         onnx = (*self.onnx.values(), self.certificate) if with_onnx else ()
-        return (self.module, *onnx, self.plan)
+        return (self.module, *onnx, self.plan, *((self.page,) if with_page else ()))
 
 
-def require_free(names: OutputNames, inputs: Iterable[Path], *, with_onnx: bool, force: bool) -> None:
+def require_free(
+    names: OutputNames, inputs: Iterable[Path], *, with_onnx: bool, with_page: bool, force: bool
+) -> None:
     """Returns where writing will not destroy anything that the user did not say may go.
 
     Raises:
         FileError: an output is an input or exists already, or the folder cannot be written to.
     """
     taken = tuple(inputs)
-    for name in names.all(with_onnx=with_onnx):
+    for name in names.all(with_onnx=with_onnx, with_page=with_page):
         require_free_file(names.folder / name, taken, force=force)
 
 

@@ -28,4 +28,5 @@ class RewriteOptions:
     link_data: bool = False
     loading: Loading = dataclasses.field(default_factory=Loading)
     force: bool = False
+    html: bool = False
     require: str = "agrees"

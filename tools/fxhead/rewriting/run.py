@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from fxhead.rewriting.both_forms import Graphs, take_graph
 from fxhead.rewriting.memory_lines import memory_line
 from fxhead.rewriting.options import RewriteOptions
 from fxhead.rewriting.outcome import RewriteOutcome
+from fxhead.rewriting.page import publish_page, save_page
 from fxhead.show.progress import Progress
 from fxhead.source import SourceKind
 from fxpasses import find_sites
@@ -32,6 +33,7 @@ from fxpasses.errors import InputError, SizeError
 from fxpasses.report import Form, RewriteReport, Site
 
 if TYPE_CHECKING:
+    from fxhead.check.artefact import Recipe
     from fxhead.inputs.samples import Data
 
 _TRACE_BATCH = 2
@@ -76,6 +78,9 @@ def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
                 checks = job.export_and_check(graphs, shapes, data, staging, providers)
             if worst(checks) != "broken":
                 files = job.write(graphs, module, data, checks, providers, staging)
+    if options.html and not files:
+        target = job.names.folder / job.names.page
+        files = publish_page(target, options.source.text, result.report, checks, force=options.force)
     return RewriteOutcome(
         model=describe(options.source, module, shapes, loaded.container),
         report=result.report,
@@ -114,7 +119,13 @@ class _Job:
         if options.source.kind is SourceKind.FILE:
             require_readable(Path(options.source.name))
         inputs = [path for path in (options.source.path, options.loading.weights) if path is not None]
-        require_free(self.names, map(Path, inputs), with_onnx=options.with_onnx, force=options.force)
+        require_free(
+            self.names,
+            map(Path, inputs),
+            with_onnx=options.with_onnx,
+            with_page=options.html,
+            force=options.force,
+        )
 
     def is_named(self) -> bool:
         """Whether the user named the module's file, not a folder."""
@@ -299,28 +310,28 @@ class _Job:
         with self.progress.step(f"writing {names.folder / names.module}"):
             save_module(graphs.written, staging / names.module)
             save_json(graphs.result.plan.to_dict(), staging / names.plan)
+            recipe, about = None, self.options.source.text
             if data is not None:
-                certificate = self.certificate(module, data, checks, providers, staging)
-                save_json(certificate, staging / names.certificate)
+                from fxhead.check.artefact import document
+
+                recipe, about = self.recipe(module, data, providers, staging), names.certificate
+                save_json(document(recipe, checks), staging / about)
+            if self.options.html:
+                folders = (staging, names.folder)
+                save_page(staging / names.page, about, graphs.result.report, checks, recipe, folders)
             paths = publish(staging, force=self.options.force)
-        order = names.all(with_onnx=True)  # what follows is external data of the ONNX files
+        order = names.all(with_onnx=True, with_page=True)  # what follows is external data of the ONNX files
         ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
         return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
 
-    def certificate(
-        self,
-        module: nn.Module | ExportedProgram,
-        data: Data,
-        checks: tuple[Check, ...],
-        providers: tuple[str, ...],
-        staging: Path,
-    ) -> dict[str, Any]:
-        """The certificate file's content, about what is in ``staging`` by now."""
+    def recipe(
+        self, module: nn.Module | ExportedProgram, data: Data, providers: tuple[str, ...], staging: Path
+    ) -> Recipe:
+        """How to certify again what is in ``staging`` by now."""
         from fxhead.check.artefact import (
             FileRecord,
             ModelRecord,
             Recipe,
-            document,
             kept_options,
             record_external,
             record_model,
@@ -341,7 +352,7 @@ class _Job:
             )
             for name in names.onnx.values()
         ]
-        recipe = Recipe(
+        return Recipe(
             models=(record_model(options.source, module, options.loading.weights, names.folder), *written),
             pairs=self.chain(),
             providers=providers,
@@ -350,4 +361,3 @@ class _Job:
             loading=kept_options(options.loading, (options.source,)),
             data=data.record,
         )
-        return document(recipe, checks)

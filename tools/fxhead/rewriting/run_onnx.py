@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.content import Content
@@ -30,6 +29,7 @@ from fxhead.files.settle import settle
 from fxhead.outcome import ModelInfo, WrittenFile
 from fxhead.rewriting.options import RewriteOptions
 from fxhead.rewriting.outcome import RewriteOutcome
+from fxhead.rewriting.page import publish_page, save_page
 from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError
@@ -64,6 +64,9 @@ def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     files: tuple[WrittenFile, ...] = ()
     if changed.report.rewrites:
         checks, files = job.write(changed)
+    if options.html and not files:
+        target = job.target.with_name(job.page)
+        files = publish_page(target, options.source.text, changed.report, checks, force=options.force)
     return RewriteOutcome(
         model=ModelInfo(source=options.source, class_name="ONNX", parameters=None),
         report=changed.report,
@@ -116,6 +119,11 @@ class _Job:
         """The certificate's name."""
         return f"{self.target.stem}.certificate.json"
 
+    @property
+    def page(self) -> str:
+        """The name of what shows all of it."""
+        return f"{self.target.stem}.html"
+
     def require_possible(self) -> None:
         """Refuses before the long work starts what would be refused after it."""
         options = self.options
@@ -135,7 +143,8 @@ class _Job:
             off = "--no-check" if options.with_onnx else "--no-onnx"
             raise InputError("nothing is checked", where=off, fix="leave it or --providers out")
         settle(self.target.parent)
-        names = (self.target.name, self.plan, *((self.certificate,) if options.with_check else ()))
+        names = [self.target.name, self.plan, *((self.certificate,) if options.with_check else ())]
+        names += [self.page] if options.html else []
         for name in names:
             require_free_file(self.target.parent / name, [Path(options.source.name)], force=options.force)
 
@@ -153,14 +162,20 @@ class _Job:
                 write_pieces(changed.pieces, changed.source, staging / self.target.name)
                 there = self.bring_weights(changed, staging)
             save_json(changed.plan.to_dict(), staging / self.plan)
+            recipe, about = None, self.options.source.text
             if self.options.with_check:
-                checks = self.check(staging)
+                checks, recipe = self.check(staging)
+                about = self.certificate
+                save_json(document(recipe, checks), staging / about)
+            if self.options.html:
+                folders = (staging, self.target.parent)
+                save_page(staging / self.page, about, changed.report, checks, recipe, folders)
             if worst(checks) == "broken":
                 return checks, ()
             for path in there:
                 path.unlink()
             paths = publish(staging, force=self.options.force)
-        order = (self.target.name, self.plan, self.certificate)
+        order = (self.target.name, self.plan, self.certificate, self.page)
         ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
         return checks, tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
 
@@ -195,8 +210,8 @@ class _Job:
                 shutil.copyfile(path, staging / name)
         return there
 
-    def check(self, staging: Path) -> tuple[Check, ...]:
-        """The certificate of the new file against the old one, which is then in ``staging``, too."""
+    def check(self, staging: Path) -> tuple[tuple[Check, ...], Recipe]:
+        """The certificate of the new file, which is in ``staging``, against the old one."""
         from fxhead.check.examine import Question, examine
 
         options = self.options
@@ -229,6 +244,4 @@ class _Job:
             loading=kept_options(options.loading, question.models),
             data=answer.data,
         )
-        content: dict[str, Any] = document(recipe, answer.checks)
-        save_json(content, staging / self.certificate)
-        return answer.checks
+        return answer.checks, recipe

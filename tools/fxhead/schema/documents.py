@@ -133,6 +133,14 @@ class CamResult(_Result):
     seconds: float
 
 
+class ReportResult(_Result):
+    """What ``fxhead report --json`` says."""
+
+    command: Literal["report"]
+    verdict: Verdict
+    files: tuple[WrittenFile, ...]
+
+
 class BatchResult(_Result):
     """What ``fxhead batch --json`` says."""
 
@@ -183,6 +191,7 @@ Result = (
     | ConvertResult
     | CamResult
     | BatchResult
+    | ReportResult
     | ExplainResult
     | ErrorResult
 )
