@@ -116,7 +116,8 @@ def validate(name: str, document: Any) -> None:
 
 def validate_files(folder: Path, since_ns: int) -> None:
     """Holds certificates, plans and rows of batches that were written since then against their schemas."""
-    kinds = {"*.certificate.json": "certificate", "*.plan.json": "plan", "batch.jsonl": "batch-row"}
+    kinds = {"*.certificate.json": "certificate", "*.plan.json": "plan", "*.intoto.json": "statement"}
+    kinds["batch.jsonl"] = "batch-row"
     for pattern, name in kinds.items():
         for path in folder.glob(pattern):
             if path.is_file() and path.stat().st_mtime_ns >= since_ns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,13 @@ class Recipe:
     seed: int
     loading: FileOptions
     data: DataRecord
+
+    def files(self) -> Iterator[FileRecord]:
+        """Every file that it names, but for the samples."""
+        for model in self.models:
+            yield from (file for file in (model.file, *model.data, model.weights_file) if file is not None)
+        if self.plan is not None:
+            yield self.plan
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from fxexport.witness import Witness
     from fxpasses.report import Miss, Rewrite, RewriteReport
 
-PAGE_SUFFIX = ".html"
 _TEMPLATE = "certificate.html.jinja"
 _SHOWN_FLIPS = 20
 _SENTENCES = {
@@ -104,7 +103,7 @@ def certificate_page(
         shows=_shows(name, folders),
         misses=[_miss_row(miss) for miss in (report.misses if report else ())],
         rewrites=[_rewrite_row(entry) for entry in (report.rewrites if report else ())],
-        files=[_file_row(file) for file in _files(recipe)],
+        files=[_file_row(file) for file in (recipe.files() if recipe else ())],
         environment=[[text(key), text(value)] for key, value in environment.items()],
         repeat=None if recipe is None else f"fxhead check --replay {shlex.quote(name)}",
     )
@@ -205,15 +204,6 @@ def _miss_row(miss: Miss) -> list[Cell]:
 
 def _rewrite_row(entry: Rewrite) -> list[Cell]:
     return [text(entry.site.name), text(entry.before), text(entry.after)]
-
-
-def _files(recipe: Recipe | None) -> Iterator[FileRecord]:
-    if recipe is None:
-        return
-    for model in recipe.models:
-        yield from (file for file in (model.file, *model.data, model.weights_file) if file is not None)
-    if recipe.plan is not None:
-        yield recipe.plan
 
 
 def _file_row(file: FileRecord) -> list[Cell]:

@@ -14,7 +14,7 @@ import torchvision.models
 from torch import nn
 
 from fxexport import Verdict
-from fxhead.check.artefact import SCHEMA_VERSION, Artefact, FileRecord, ModelRecord
+from fxhead.check.artefact import SCHEMA_VERSION, Artefact, ModelRecord
 from fxhead.check.changes import CertificateChange, check_changes, version_changes
 from fxhead.check.environment import describe_environment
 from fxhead.check.examine import Answer, Question, examine
@@ -63,7 +63,7 @@ def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
 
 def _replayed(artefact: Artefact, progress: Progress, start: float) -> ReplayOutcome:
     folder = artefact.path.parent
-    for file in _files(artefact):
+    for file in artefact.recipe.files():
         progress.note(f"the certificate names {folder / file.path}")
     if artefact.recipe.data.path is not None:
         progress.note(f"the certificate names {folder / artefact.recipe.data.path}")
@@ -109,14 +109,6 @@ def _is_downloaded(source: Source, name: str) -> bool:
     return Path(torch.hub.get_dir(), "checkpoints", file).is_file()
 
 
-def _files(artefact: Artefact) -> Iterator[FileRecord]:
-    for model in artefact.recipe.models:
-        yield from model.data
-        yield from (file for file in (model.file, model.weights_file) if file is not None)
-    if artefact.recipe.plan is not None:
-        yield artefact.recipe.plan
-
-
 def _question(artefact: Artefact, folder: Path) -> Question:
     recipe = artefact.recipe
     weights = [model.weights for model in recipe.models if model.weights is not None]
@@ -154,7 +146,7 @@ def _options(data: DataRecord, folder: Path) -> DataOptions:
 
 
 def _file_changes(artefact: Artefact, folder: Path) -> Iterator[CertificateChange]:
-    for file in _files(artefact):
+    for file in artefact.recipe.files():
         path = folder / file.path
         if not path.is_file():
             raise FileError(

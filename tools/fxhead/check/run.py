@@ -9,9 +9,9 @@ from pathlib import Path
 from fxexport.providers import require_provider
 from fxexport.subjects.subject import EAGER
 from fxhead.check.artefact import FileRecord, Recipe, document, kept_options, record_model, relative
+from fxhead.check.beside import Beside
 from fxhead.check.examine import Answer, Question, examine
 from fxhead.check.outcome import CheckOutcome
-from fxhead.check.page import PAGE_SUFFIX, certificate_page
 from fxhead.check.witness_script import witness_script
 from fxhead.files.publish import publish, staged
 from fxhead.files.save import require_free_file, save_json
@@ -31,14 +31,14 @@ class CheckOptions:
         question: what is compared.
         out: the certificate file to write; None writes none.
         force: whether it may replace a file.
-        html: whether to write the certificate's page beside it.
+        beside: what is written beside the certificate.
         require: the least verdict that is a yes.
     """
 
     question: Question
     out: Path | None = None
     force: bool = False
-    html: bool = False
+    beside: Beside = dataclasses.field(default_factory=Beside)
     require: str = "agrees"
 
 
@@ -49,8 +49,9 @@ def run_check(options: CheckOptions, progress: Progress) -> CheckOutcome:
         FxHeadError: the user can do something about it; nothing is written.
     """
     start = time.perf_counter()
-    if options.out is None and options.html:
-        raise InputError("there is no certificate to show", where="--html", fix="name one with -o CERT.json")
+    if options.out is None and options.beside != Beside():
+        what, where = "is written beside a certificate", "--attest" if options.beside.attest else "--html"
+        raise InputError(what, where=where, fix="name one with -o CERT.json")
     if options.out is not None:
         _require_free(options.out, options)
     question = options.question
@@ -74,8 +75,8 @@ def _require_free(out: Path, options: CheckOptions) -> None:
     question = options.question
     read = [*(source.path for source in question.models), question.plan]
     inputs = [path for path in read if path is not None]
-    page = (out.with_suffix(PAGE_SUFFIX),) if options.html else ()
-    for path in (out, *_witness_files(out), *page):
+    beside = map(out.with_name, options.beside.names(out.stem))
+    for path in (out, *_witness_files(out), *beside):
         require_free_file(path, inputs, force=options.force)
 
 
@@ -91,9 +92,7 @@ def _write(options: CheckOptions, out: Path, answer: Answer, progress: Progress)
         with staged(out.parent) as staging:
             save_json(document(recipe, answer.checks), staging / out.name)
             _write_witness(options.question, out, answer, staging)
-            if options.html:
-                page = certificate_page(out.name, answer.checks, recipe, (staging, out.parent))
-                (staging / out.with_suffix(PAGE_SUFFIX).name).write_text(page, encoding="utf-8")
+            options.beside.save(staging, out.parent, out.stem, out.name, answer.checks, recipe)
             paths = publish(staging, force=options.force)
     ranked = sorted(paths, key=lambda path: (path.name != out.name, path.name))
     return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FILE, FORMS, html_option, output_options, providers_option, scope_option
+from fxhead.commands.options import (
+    FILE,
+    FORMS,
+    beside_options,
+    output_options,
+    providers_option,
+    scope_option,
+)
 from fxhead.commands.rewrite import rewrite_command
 from fxhead.outcome import ExitCode
 from fxhead.show import render
@@ -43,7 +50,7 @@ class _Bytes(click.ParamType[int]):
 @scope_option
 @providers_option
 @click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
-@html_option
+@beside_options
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -68,6 +75,7 @@ def batch_command(
     providers: str | None,
     no_onnx: bool,
     html: bool,
+    attest: bool,
     jobs: int | None,
     timeout: float | None,
     memory: int | None,
@@ -96,7 +104,8 @@ def batch_command(
             for text in parameter.opts
             if text.startswith("--")
         }
-        common = {"to": to, "scope": scope, "providers": providers, "no_onnx": no_onnx, "html": html}
+        common = {"to": to, "scope": scope, "providers": providers, "no_onnx": no_onnx}
+        common |= {"html": html, "attest": attest}
         options = BatchOptions(
             rows=read_rows(sources, common, known, trust=trust),
             folder=Path(out),

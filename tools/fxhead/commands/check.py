@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FILE, html_option, providers_option, require_option, source_options, split
+from fxhead.commands.options import (
+    FILE,
+    beside_options,
+    providers_option,
+    require_option,
+    source_options,
+    split,
+)
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 from fxhead.source import Source
@@ -48,7 +55,7 @@ from fxhead.source import Source
     metavar="CERT.json",
     help="Also write the certificate to this file.",
 )
-@html_option
+@beside_options
 @click.option("--force", is_flag=True, help="Replace a certificate that exists.")
 @click.option(
     "--replay",
@@ -70,6 +77,7 @@ def check_command(
     std: str | None,
     out: str | None,
     html: bool,
+    attest: bool,
     force: bool,
     replay: str | None,
     input_shapes: tuple[str, ...],
@@ -89,6 +97,7 @@ def check_command(
     for name, value in (("REFERENCE", reference), ("CANDIDATE", candidate)):
         if value is None:
             raise _misuse(f"Missing argument '{name}'")
+    from fxhead.check.beside import Beside
     from fxhead.check.examine import Question
     from fxhead.check.run import CheckOptions, run_check
     from fxhead.inputs.options import DataOptions, parse_numbers, parse_size
@@ -110,7 +119,8 @@ def check_command(
         ),
     )
     target = None if out is None else Path(out)
-    options = CheckOptions(question=question, out=target, force=force, html=html, require=require)
+    beside = Beside(html=html, attest=attest)
+    options = CheckOptions(question=question, out=target, force=force, beside=beside, require=require)
     return finish(lambda: run_check(options, render.TerminalProgress()), as_json=as_json)
 
 

@@ -62,9 +62,14 @@ require_option = click.option(
     help="The least verdict with which the command exits with 0.",
 )
 
-html_option = click.option(
-    "--html", is_flag=True, help="Also write the result as a page, beside the certificate: one file."
-)
+
+def beside_options(command: _Command) -> _Command:
+    """Options of every command that writes certificates."""
+    command = click.option(
+        "--attest", is_flag=True, help="Also write an in-toto statement of the files, to be signed."
+    )(command)
+    return click.option("--html", is_flag=True, help="Also write the result as a page: one file.")(command)
+
 
 FORMS = click.Choice(["conv", "linear", "dense", "fcn", "unfold"])
 

@@ -10,7 +10,7 @@ from fxhead.commands.finish import finish
 from fxhead.commands.options import (
     FILE,
     FORMS,
-    html_option,
+    beside_options,
     providers_option,
     require_option,
     scope_option,
@@ -59,7 +59,7 @@ from fxhead.source import Source
     is_flag=True,
     help="Of an ONNX file with weights in other files: refer to those, and copy nothing.",
 )
-@html_option
+@beside_options
 @click.option("--force", is_flag=True, help="Replace files that exist; never the input.")
 @source_options
 def rewrite_command(
@@ -77,6 +77,7 @@ def rewrite_command(
     no_check: bool,
     link_data: bool,
     html: bool,
+    attest: bool,
     force: bool,
     input_shapes: tuple[str, ...],
     as_json: bool,
@@ -93,6 +94,7 @@ def rewrite_command(
     Of an ONNX file, MODEL.onnx, writes MODEL.conv.onnx, the plan and the certificate; the way back gives the
     file byte for byte.
     """
+    from fxhead.check.beside import Beside
     from fxhead.inputs.shapes import parse_shape
     from fxhead.loading.load import Loading
     from fxhead.rewriting.options import RewriteOptions
@@ -117,7 +119,7 @@ def rewrite_command(
         link_data=link_data,
         loading=Loading(**loading),
         force=force,
-        html=html,
+        beside=Beside(html=html, attest=attest),
         require=require,
     )
     run = run_rewrite_onnx if options.source.kind is SourceKind.ONNX else run_rewrite

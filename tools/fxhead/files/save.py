@@ -101,18 +101,18 @@ class OutputNames:
         return dataclasses.replace(self, module=str(Path(self.module).with_suffix(suffix)))
 
     @property
-    def page(self) -> str:
-        """What shows all of it."""
-        return f"{Path(self.module).stem}.html"
+    def stem(self) -> str:
+        """What the names of further files begin with."""
+        return Path(self.module).stem
 
-    def all(self, *, with_onnx: bool, with_page: bool) -> tuple[str, ...]:
+    def all(self, *, with_onnx: bool) -> tuple[str, ...]:
         """Every name that will be written."""
         onnx = (*self.onnx.values(), self.certificate) if with_onnx else ()
-        return (self.module, *onnx, self.plan, *((self.page,) if with_page else ()))
+        return (self.module, *onnx, self.plan)
 
 
 def require_free(
-    names: OutputNames, inputs: Iterable[Path], *, with_onnx: bool, with_page: bool, force: bool
+    names: OutputNames, inputs: Iterable[Path], *, with_onnx: bool, beside: Iterable[str], force: bool
 ) -> None:
     """Returns where writing will not destroy anything that the user did not say may go.
 
@@ -120,7 +120,7 @@ def require_free(
         FileError: an output is an input or exists already, or the folder cannot be written to.
     """
     taken = tuple(inputs)
-    for name in names.all(with_onnx=with_onnx, with_page=with_page):
+    for name in (*names.all(with_onnx=with_onnx), *beside):
         require_free_file(names.folder / name, taken, force=force)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from fxhead.check.beside import Beside
 from fxhead.loading.load import Loading
 from fxhead.source import Source
 from fxpasses.report import Form, Scope
@@ -28,5 +29,5 @@ class RewriteOptions:
     link_data: bool = False
     loading: Loading = dataclasses.field(default_factory=Loading)
     force: bool = False
-    html: bool = False
+    beside: Beside = dataclasses.field(default_factory=Beside)
     require: str = "agrees"

@@ -25,7 +25,6 @@ from fxhead.rewriting.both_forms import Graphs, take_graph
 from fxhead.rewriting.memory_lines import memory_line
 from fxhead.rewriting.options import RewriteOptions
 from fxhead.rewriting.outcome import RewriteOutcome
-from fxhead.rewriting.page import publish_page, save_page
 from fxhead.show.progress import Progress
 from fxhead.source import SourceKind
 from fxpasses import find_sites
@@ -78,9 +77,11 @@ def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
                 checks = job.export_and_check(graphs, shapes, data, staging, providers)
             if worst(checks) != "broken":
                 files = job.write(graphs, module, data, checks, providers, staging)
-    if options.html and not files:
-        target = job.names.folder / job.names.page
-        files = publish_page(target, options.source.text, result.report, checks, force=options.force)
+    if not files:
+        names = job.names
+        files = options.beside.publish_alone(
+            names.folder, names.stem, options.source.text, checks, result.report, force=options.force
+        )
     return RewriteOutcome(
         model=describe(options.source, module, shapes, loaded.container),
         report=result.report,
@@ -113,6 +114,8 @@ class _Job:
                 where="--no-onnx",
                 fix="leave one or the other out",
             )
+        if options.beside.attest and not options.with_onnx:
+            raise InputError("there is no certificate", where="--attest", fix="leave out --no-onnx")
         if options.with_map and options.to is not Form.DENSE:
             raise InputError(f"the form {options.to} has no map", where="--with-map", fix="use --to dense")
         settle(self.names.folder)
@@ -123,7 +126,7 @@ class _Job:
             self.names,
             map(Path, inputs),
             with_onnx=options.with_onnx,
-            with_page=options.html,
+            beside=options.beside.names(self.names.stem),
             force=options.force,
         )
 
@@ -316,11 +319,11 @@ class _Job:
 
                 recipe, about = self.recipe(module, data, providers, staging), names.certificate
                 save_json(document(recipe, checks), staging / about)
-            if self.options.html:
-                folders = (staging, names.folder)
-                save_page(staging / names.page, about, graphs.result.report, checks, recipe, folders)
+            report = graphs.result.report
+            self.options.beside.save(staging, names.folder, names.stem, about, checks, recipe, report)
             paths = publish(staging, force=self.options.force)
-        order = names.all(with_onnx=True, with_page=True)  # what follows is external data of the ONNX files
+        order = (*names.all(with_onnx=True), *self.options.beside.names(names.stem))
+        # what follows is external data of the ONNX files
         ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
         return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
 

@@ -29,7 +29,6 @@ from fxhead.files.settle import settle
 from fxhead.outcome import ModelInfo, WrittenFile
 from fxhead.rewriting.options import RewriteOptions
 from fxhead.rewriting.outcome import RewriteOutcome
-from fxhead.rewriting.page import publish_page, save_page
 from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError
@@ -64,9 +63,11 @@ def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     files: tuple[WrittenFile, ...] = ()
     if changed.report.rewrites:
         checks, files = job.write(changed)
-    if options.html and not files:
-        target = job.target.with_name(job.page)
-        files = publish_page(target, options.source.text, changed.report, checks, force=options.force)
+    if not files:
+        home, stem = job.target.parent, job.target.stem
+        files = options.beside.publish_alone(
+            home, stem, options.source.text, checks, changed.report, force=options.force
+        )
     return RewriteOutcome(
         model=ModelInfo(source=options.source, class_name="ONNX", parameters=None),
         report=changed.report,
@@ -119,11 +120,6 @@ class _Job:
         """The certificate's name."""
         return f"{self.target.stem}.certificate.json"
 
-    @property
-    def page(self) -> str:
-        """The name of what shows all of it."""
-        return f"{self.target.stem}.html"
-
     def require_possible(self) -> None:
         """Refuses before the long work starts what would be refused after it."""
         options = self.options
@@ -143,8 +139,10 @@ class _Job:
             off = "--no-check" if options.with_onnx else "--no-onnx"
             raise InputError("nothing is checked", where=off, fix="leave it or --providers out")
         settle(self.target.parent)
+        if options.beside.attest and not options.with_check:
+            raise InputError("there is no certificate", where="--attest", fix="have the file checked")
         names = [self.target.name, self.plan, *((self.certificate,) if options.with_check else ())]
-        names += [self.page] if options.html else []
+        names += options.beside.names(self.target.stem)
         for name in names:
             require_free_file(self.target.parent / name, [Path(options.source.name)], force=options.force)
 
@@ -167,15 +165,14 @@ class _Job:
                 checks, recipe = self.check(staging)
                 about = self.certificate
                 save_json(document(recipe, checks), staging / about)
-            if self.options.html:
-                folders = (staging, self.target.parent)
-                save_page(staging / self.page, about, changed.report, checks, recipe, folders)
+            home, stem = self.target.parent, self.target.stem
+            self.options.beside.save(staging, home, stem, about, checks, recipe, changed.report)
             if worst(checks) == "broken":
                 return checks, ()
             for path in there:
                 path.unlink()
             paths = publish(staging, force=self.options.force)
-        order = (self.target.name, self.plan, self.certificate, self.page)
+        order = (self.target.name, self.plan, self.certificate, *self.options.beside.names(self.target.stem))
         ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
         return checks, tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
 

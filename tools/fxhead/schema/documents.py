@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NotRequired, TypedDict
 
-from fxexport.results import Certificate, Verdict
+from fxexport.results import Certificate, LayerName, Status, Verdict
 from fxhead.batch.process import Done
 from fxhead.cam.outcome import ImageRecord
 from fxhead.check.artefact import Recipe
@@ -48,6 +48,47 @@ class CertificateFile(TypedDict):
     environment: dict[str, str]
     recipe: Recipe
     checks: tuple[Certificate, ...]
+
+
+class Digest(TypedDict):
+    """Of a file's bytes."""
+
+    sha256: str
+
+
+class Resource(TypedDict):
+    """A file by its content."""
+
+    name: str
+    digest: Digest
+
+
+class AttestedCheck(TypedDict):
+    """What a certificate says of one pair, in brief: each layer by its name, with its status."""
+
+    reference: str
+    candidate: str
+    verdict: Verdict
+    reason: str
+    scope: tuple[str, ...]
+    layers: dict[LayerName, Status]
+
+
+class Predicate(TypedDict):
+    """What is stated of the subjects, and the certificate that says it in full."""
+
+    verdict: Verdict
+    certificate: Resource
+    environment: dict[str, str]
+    checks: tuple[AttestedCheck, ...]
+
+
+class Statement(TypedDict):
+    """An in-toto Statement v1."""
+
+    subject: tuple[Resource, ...]
+    predicateType: Literal["urn:fxhead:predicate:certificate:v1"]
+    predicate: Predicate
 
 
 class _Result(TypedDict):
@@ -205,6 +246,7 @@ _SPELLING: dict[Any, dict[str, Any]] = WRITTEN | {
     Rewrite: {"before": str, "after": str},
     RewriteReport: {"copied_bytes": int},
     Site: {"now": NotRequired[str]},
+    Statement: {"_type": Literal["https://in-toto.io/Statement/v1"]},
     SiteMemory: {"factor": NotRequired[float]},
     WeightPlan: {"schema_version": Literal[1]},
 }
@@ -216,6 +258,7 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "certificate": lambda: schema_of(
         CertificateFile, _SPELLING, name="certificate", title="*.certificate.json, and check -o"
     ),
+    "statement": lambda: schema_of(Statement, _SPELLING, name="statement", title="*.intoto.json"),
     "batch-row": lambda: schema_of(Done, _LINE, name="batch-row", title="A line of batch.jsonl"),
 }
 """Each schema by the name that ``fxhead schema`` takes."""
