@@ -41,6 +41,7 @@ DOCUMENTS = (
             "tools/fxhead/convert",
             "tools/fxhead/cam",
             "tools/fxhead/study",
+            "tools/fxhead/batch",
         )
     ),
 )
@@ -115,9 +116,10 @@ def test_the_readme_is_short() -> None:
 
 
 @every_document
-def test_every_block_is_of_a_kind_that_a_test_here_runs(path: Path) -> None:
+def test_every_block_is_of_a_kind_that_a_test_runs(path: Path) -> None:
+    """Most of them here; a job and a rule of a Makefile in tests/fxhead/batch/test_gate.py."""
     fences = re.findall(r"^```(\w+)$", text(path), re.MULTILINE)
-    assert {*fences} <= {"console", "python", "sh", "text", "tree"}
+    assert {*fences} <= {"console", "python", "sh", "text", "tree", "yaml", "make"}
     assert len(re.findall(r"^```", text(path), re.MULTILINE)) == 2 * len(fences)
 
 

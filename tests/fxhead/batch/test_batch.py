@@ -111,7 +111,7 @@ def test_every_end_is_a_row_with_its_reason_and_the_rest_goes_on(work: Path) -> 
         assert {row["name"]: row["state"] for row in csv.DictReader(file)} == states
     page = (work / "out" / "batch.html").read_text(encoding="utf-8")
     assert cells(page)["name"] == [*names, "missing"]
-    assert "http" not in page
+    assert "://" not in page
 
 
 def cells(page: str) -> dict[str, list[str]]:

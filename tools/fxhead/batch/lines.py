@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.filesize import decimal
+from rich.markup import escape
 
 from fxhead.batch.process import State
 from fxhead.show.fitting_table import FittingTable
@@ -28,5 +29,7 @@ def batch_lines(outcome: BatchOutcome) -> Iterator[RenderableType]:
     told = ", ".join(f"{number} {state}" for state, number in ends if number)
     skipped = f" ({outcome.skipped} of them by an earlier run)" if outcome.skipped else ""
     yield f"{count_text(len(outcome.rows), 'model')}: {told}{skipped}"
+    if outcome.below:
+        yield escape(f"less than {outcome.require}: {', '.join(done.name for done in outcome.below)}")
     yield ""
     yield file_table(outcome.files)

@@ -23,17 +23,27 @@ class BatchOutcome:
         skipped: how many of them an earlier run had done.
         files: the tables that were written.
         seconds: wall-clock time.
+        require: the least verdict that is a yes.
     """
 
     rows: tuple[Done, ...]
     skipped: int
     files: tuple[WrittenFile, ...]
     seconds: float
+    require: str = "agrees"
+
+    @property
+    def below(self) -> tuple[Done, ...]:
+        """Rows that are done, with less than what is required; nothing checked proves nothing."""
+        enough = {"proved": ("proved",), "agrees": ("proved", "agrees", None)}[self.require]
+        done = (row for row in self.rows if row.state is State.DONE)
+        return tuple(row for row in done if row.verdict not in enough)
 
     @property
     def exit_code(self) -> ExitCode:
-        """DONE where every row is."""
-        return ExitCode.DONE if all(done.state is State.DONE for done in self.rows) else ExitCode.NO
+        """DONE where every row is, with what is required."""
+        is_done = all(done.state is State.DONE for done in self.rows) and not self.below
+        return ExitCode.DONE if is_done else ExitCode.NO
 
     def lines(self) -> Iterator[RenderableType]:
         """What to show, from top to bottom."""

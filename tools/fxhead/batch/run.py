@@ -29,6 +29,7 @@ class BatchOptions:
         jobs: rows side by side; on a cluster that is the workers' matter.
         seconds: limit of each row; None for none.
         bytes: limit of each row; None for none.
+        require: the least verdict that is a yes, of all rows.
         scheduler: address of a Dask scheduler; None for this machine.
     """
 
@@ -37,6 +38,7 @@ class BatchOptions:
     jobs: int
     seconds: float | None = None
     bytes: int | None = None
+    require: str = "agrees"
     scheduler: str | None = None
 
 
@@ -70,7 +72,8 @@ def run_batch(options: BatchOptions, progress: Progress) -> BatchOutcome:
         ended[done.name] = done
     rows = tuple(ended[row.name] for row in options.rows)
     files = tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in store.finish(rows))
-    return BatchOutcome(rows=rows, skipped=skipped, files=files, seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return BatchOutcome(rows=rows, skipped=skipped, files=files, seconds=seconds, require=options.require)
 
 
 def _performed(todo: list[tuple[Row, str]], options: BatchOptions, progress: Progress) -> Iterator[Done]:

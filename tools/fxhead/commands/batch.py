@@ -15,6 +15,7 @@ from fxhead.commands.options import (
     beside_options,
     output_options,
     providers_option,
+    require_option,
     scope_option,
 )
 from fxhead.commands.rewrite import rewrite_command
@@ -49,6 +50,7 @@ class _Bytes(click.ParamType[int]):
 )
 @scope_option
 @providers_option
+@require_option
 @click.option("--no-onnx", is_flag=True, help="Write no ONNX files, and check nothing.")
 @beside_options
 @click.option(
@@ -73,6 +75,7 @@ def batch_command(
     out: str,
     scope: str,
     providers: str | None,
+    require: str,
     no_onnx: bool,
     html: bool,
     attest: bool,
@@ -88,7 +91,8 @@ def batch_command(
     A manifest (.csv, .jsonl, .yaml) has a row a model: its source, and options of fxhead rewrite by their
     long names. It names code, as a callable, only with --trust. Each model's outputs go to OUT/NAME/;
     OUT/batch.jsonl, batch.csv and batch.html say what became of each. What is done with the same inputs,
-    options and versions is not done again. Exit code 1 where a row is not done.
+    options and versions is not done again. Exit code 1 where a row is not done, or its verdict is less than
+    what --require says.
     """
 
     def job() -> Outcome:
@@ -112,6 +116,7 @@ def batch_command(
             jobs=jobs or max(1, (os.cpu_count() or 1) // 2),
             seconds=timeout,
             bytes=memory,
+            require=require,
             scheduler=scheduler,
         )
         return run_batch(options, render.TerminalProgress())
