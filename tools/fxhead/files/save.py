@@ -112,7 +112,7 @@ class OutputNames:
 
 
 def require_free(
-    names: OutputNames, inputs: Iterable[Path], *, with_onnx: bool, beside: Iterable[str], force: bool
+    names: OutputNames, inputs: Iterable[Path], *, with_onnx: bool, beside: Iterable[str] = (), force: bool
 ) -> None:
     """Returns where writing will not destroy anything that the user did not say may go.
 
