@@ -11,13 +11,8 @@ from typing import Any
 
 import onnx
 import pytest
-import torch
-from torch import nn
 
-from fxexport import export_onnx
-from fxhead.check.head_drawing import draw_onnx
 from fxhead.page.plot import plot
-from fxpasses import rewrite
 from tests.fxhead.check.test_witness import written as good_and_limited
 
 Run = Callable[..., Any]
@@ -159,47 +154,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def certificate(folder: Path, made: Path) -> str:
     return made.read_text()
-
-
-def names(path: Path) -> list[str]:
-    drawing = draw_onnx(path, "m")
-    assert drawing is not None
-    return [step.name for step in drawing.steps]
-
-
-def test_a_head_goes_from_what_collapses_the_map_to_the_outputs(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    features = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model = nn.Sequential(*features, nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
-    example = (torch.randn(2, 3, 8, 8),)
-    export_onnx(model, example, tmp_path / "linear.onnx")
-    assert names(tmp_path / "linear.onnx") == ["GlobalAveragePool", "Flatten", "Gemm", "Relu", "Gemm"]
-    export_onnx(rewrite(model, to="conv").module, example, tmp_path / "conv.onnx")
-    assert names(tmp_path / "conv.onnx") == ["GlobalAveragePool", "Conv", "Relu", "Conv", "Flatten"]
-    single = nn.Sequential(*features, nn.Linear(4, 2))
-    export_onnx(rewrite(single.eval(), to="dense").module, example, tmp_path / "dense.onnx")
-    assert names(tmp_path / "dense.onnx") == ["Conv", "GlobalAveragePool", "Flatten"]
-
-
-def test_wires_are_those_of_the_graph(tmp_path: Path) -> None:
-    class Skips(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            pooled = x.mean((2, 3))
-            return self.second(self.first(pooled).relu()) + pooled
-
-    export_onnx(Skips().eval(), (torch.randn(2, 3, 8, 8),), tmp_path / "m.onnx")
-    drawing = draw_onnx(tmp_path / "m.onnx", "m")
-    assert drawing is not None
-    last = drawing.steps[-1]
-    assert last.name == "Add"
-    assert [drawing.steps[place].name for place in last.sources][-1] == "Gemm"
-    assert len(last.sources) == 2
-    assert not last.is_open
-    assert drawing.steps[0].is_open
 
 
 def test_a_plot_puts_differences_and_bounds_on_one_scale() -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fxexport.onnx_dialect.head_steps import Drawing, draw_onnx
 from fxexport.results import Certificate, Flip, OutputStatistics, Verdict
 from fxhead.check.artefact import FileRecord, Recipe
 from fxhead.check.environment import describe_environment
-from fxhead.check.head_drawing import Drawing, draw_onnx
 from fxhead.check.lines import covered, describe_data, layer_results, percent, witness_line
 from fxhead.check.outcome import Check, worst
 from fxhead.files.digests import digest_file

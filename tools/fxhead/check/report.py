@@ -13,6 +13,7 @@ from fxhead.check.read_artefact import read_artefact
 from fxhead.files.publish import publish, staged
 from fxhead.files.save import require_free_file
 from fxhead.outcome import SCHEMA_VERSION, ExitCode, WrittenFile
+from fxpasses.wall.wall import walled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,8 +57,10 @@ def run_report(path: Path, out: Path, *, force: bool) -> ReportOutcome:
     artefact = read_artefact(path)
     checks = read_checks(artefact)
     require_free_file(out, [path], force=force)
-    folders = (path.parent,)
-    text = certificate_page(path.name, checks, artefact.recipe, folders, environment=artefact.environment)
+    with walled(path.name):
+        text = certificate_page(
+            path.name, checks, artefact.recipe, (path.parent,), environment=artefact.environment
+        )
     with staged(out.parent) as staging:
         (staging / out.name).write_text(text, encoding="utf-8")
         publish(staging, force=force)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 
 from fxexport.onnx_dialect.rewrite import read_content
+from fxexport.onnx_node import BrokenAttribute, value_of
+from fxpasses.errors import FileError
 
 _MOST_STEPS = 14
 _POOLS = ("GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool", "ReduceMean", "ReduceMax")
@@ -59,12 +61,16 @@ def draw_onnx(path: Path, title: str) -> Drawing | None:
     """
     graph = read_content(path).proto.graph
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    weights |= {node.output[0]: () for node in graph.node if node.op_type == "Constant"}
-    made = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    nodes = [*graph.node]
+    weights |= {name: () for node in nodes if node.op_type == "Constant" for name in node.output}
+    made = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     roots = [(value.name, made[value.name]) for value in graph.output if value.name in made]
-    kept = sorted(_within(graph.node, made, weights, [index for _, index in roots]))
+    kept = sorted(_within(nodes, made, weights, [index for _, index in roots]))
     places = {index: place for place, index in enumerate(kept)}
-    steps = tuple(_step(graph.node[index], weights, made, places) for index in kept)
+    try:
+        steps = tuple(_step(nodes[index], weights, made, places) for index in kept)
+    except BrokenAttribute as error:
+        raise FileError(str(error), where=str(path), fix="export the model again") from error
     outputs = tuple((name, places[index]) for name, index in roots if index in places)
     return Drawing(title=title, steps=steps, outputs=outputs) if steps else None
 
@@ -76,7 +82,7 @@ def _operands(node: onnx.NodeProto, weights: Mapping[str, object]) -> list[str]:
 
 
 def _within(
-    nodes: Collection[onnx.NodeProto],
+    nodes: Sequence[onnx.NodeProto],
     made: Mapping[str, int],
     weights: Mapping[str, tuple[int, ...]],
     roots: list[int],
@@ -89,7 +95,7 @@ def _within(
         if index in kept:
             continue
         kept.add(index)
-        node = [*nodes][index]
+        node = nodes[index]
         had_pool = had_pool or node.op_type in _POOLS
         had_site = had_site or _matrix(node, weights) is not None
         if not (had_pool and had_site):
@@ -125,6 +131,6 @@ def _step(
 def _attributes(node: onnx.NodeProto) -> Iterator[str]:
     for attribute in node.attribute:
         if attribute.name in _TOLD:
-            value = onnx.helper.get_attribute_value(attribute)
+            value = value_of(attribute)
             shown = "×".join(map(str, value)) if isinstance(value, list) else str(value)
             yield f"{attribute.name.removesuffix('_shape')} {shown}"
