@@ -24,7 +24,7 @@ from fxpasses.report import Form, Memory, Miss, OutputHead, RewriteReport, Scope
 from fxpasses.survey import Survey
 from fxpasses.vocabulary.sizes import kept_shape_values
 from fxpasses.vocabulary.vocabulary import Vocabulary
-from fxpasses.wall.marks import in_time_for, is_unvouched, mark_unvouched, walled_for
+from fxpasses.wall.marks import is_unvouched, mark_unvouched, walled_for
 
 _WAYS = ("auto", "symbolic", "export")
 Model = TypeVar("Model", GraphModule, ExportedProgram)
@@ -70,7 +70,7 @@ def find_sites(
     """
     form = None if to is None else form_named(to)
     chosen = scope_named(scope, form)
-    with walled_for(model), in_time_for(model):
+    with walled_for(model):
         subject = given(model) if isinstance(model, GraphModule) else _open(model, way, example_inputs)
         return sites_of(Survey(subject, chosen, lambda: _inputs(example_inputs)), form, _records(model))
 
@@ -175,7 +175,7 @@ def rewrite(
     """
     form, with_map = form_named(to), _with_map(outputs, to)
     chosen = scope_named(scope, form)
-    with walled_for(model), in_time_for(model):
+    with walled_for(model):
         subject, records = _open(model, way, example_inputs), _records(model)
         survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
         change = carry_out(survey, form, records, with_map=with_map)

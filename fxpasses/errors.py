@@ -10,7 +10,7 @@
     │   └── SizeError           no one graph is the model at every input size
     ├── ProviderError           a provider is missing or did not run every node     (fxexport)
     ├── WallError               a file's content tried to act                       (fxpasses.wall)
-    ├── SlowError               a file's content takes too long                     (fxpasses.wall)
+    ├── SlowError               a file's content takes too long, or too much memory (fxpasses.wall)
     ├── CheckError              two things cannot be compared                       (fxexport)
     └── FileError               a file cannot be read or written                    (fxhead)
     InternalError               a bug in fxhead itself (exit code 3), outside the tree

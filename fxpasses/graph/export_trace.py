@@ -21,7 +21,7 @@ from fxpasses.graph.trace import Traced, trace
 from fxpasses.private_names import pytree
 from fxpasses.report import TraceInfo
 from fxpasses.wall.clock import SlowError
-from fxpasses.wall.marks import in_time_for
+from fxpasses.wall.marks import walled_for
 
 
 def export_module(model: nn.Module, example_inputs: Sequence[Any] | None, reason: str) -> Traced:
@@ -103,7 +103,7 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgra
     error: Exception | None = None
     for batch in (Dim("batch", min=1), Dim.AUTO, None):
         try:
-            with in_time_for(model), quiet_export():
+            with walled_for(model), quiet_export():
                 program = torch.export.export(model, inputs, dynamic_shapes=_dynamic(model, inputs, batch))
         except SlowError:
             raise

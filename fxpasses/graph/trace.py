@@ -27,7 +27,7 @@ from fxpasses.graph import kept
 from fxpasses.graph.tree import HOOKS, clone_tree, hold
 from fxpasses.report import TraceInfo
 from fxpasses.wall.clock import SlowError
-from fxpasses.wall.marks import in_time_for
+from fxpasses.wall.marks import walled_for
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OWN = os.path.dirname(__file__) + os.sep
@@ -98,7 +98,7 @@ def trace(model: nn.Module) -> Traced:
         return dataclasses.replace(given(model), graph=graph, root=root, extras=dict(model.__dict__))
     before = set(model.__dict__)
     try:
-        with in_time_for(model):
+        with walled_for(model):
             tracer, graph = _traced(model)
     except SlowError:
         raise

@@ -3,7 +3,7 @@
 The readers let nothing in that could act; were one of them wrong, what comes through still could start no
 program, reach no network, load no library and change no file. ``events`` says what is forbidden, ``wall``
 puts it up and takes it down, ``marks`` remembers which models in memory came from such a file,
-``clock`` limits the seconds.
+``clock`` limits seconds and memory.
 
 It is no sandbox: code in this process that knows of it can get around it. It stops what is not expected.
 

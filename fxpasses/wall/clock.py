@@ -1,28 +1,41 @@
-"""A limit in seconds for what a file makes a thread do: read it, trace, rewrite or export what is in it.
+"""A budget for what files make a thread do, all of it together: seconds of a processor, and memory.
 
 Another thread looks at the processor time that the limited one has used, so that neither a slow disk nor a
-busy machine counts, and raises an exception in it. Python sees that between two of its own instructions: a
-call into compiled code that never returns is not covered. Nor are model runs, which take what they take.
+busy machine counts, and at the memory of the process (on Linux), and raises an exception in it. Python sees
+that between two of its own instructions; where a call into compiled code never returns, the watching thread
+ends by the same error, on which a command ends the process.
+
+A large model honestly takes more: each file that is opened adds to both by the bytes that it has on the disk,
+of which one that is mostly holes has few. A model of that size is run some hundred times for a certificate.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
+import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from fxpasses.errors import FxHeadError
-from fxpasses.wall.wall import lowered
 
 MAX_SECONDS = 60
+MAX_BYTES = 1 << 31
+"""Beside what the process had before; never more than what the machine has left."""
+_SECONDS_PER_BYTE = 1e-6
+_BYTES_PER_BYTE = 8
+_PART = 0.95
+_LOOK_S = 0.1
 _AGAIN_S = 0.5
 """Somebody may take the exception for one of their own and go on."""
+_STUCK_S = 20
 
 
 class SlowError(FxHeadError):
-    """What a file asks for takes longer than it may."""
+    """What a file asks for takes more time or memory than it may."""
 
 
 class _TimeIsUp(BaseException):
@@ -32,13 +45,14 @@ class _TimeIsUp(BaseException):
 class _Watch:
     """Watches one thread until it is closed."""
 
-    def __init__(self, seconds: float) -> None:
-        self._ident, self._seconds = threading.get_ident(), seconds
+    def __init__(self, where: str | None, seconds: float, most: int) -> None:
+        self._ident, self._where = threading.get_ident(), where
+        self._seconds, self._bytes = seconds, most
         self._clock = _processor_clock(self._ident)
-        self._start = self._now()
+        self._start, self._before, self._left = self._now(), _resident(), _left()
+        self._files: set[tuple[int, int]] = set()
         self._lock, self._over = threading.Lock(), threading.Event()
-        with lowered():  # the thread is ours, and outside of any wall
-            threading.Thread(target=self._run, daemon=True, name="fxhead clock").start()
+        threading.Thread(target=self._run, daemon=True, name="fxhead clock").start()
 
     def close(self) -> None:
         """From now on nothing is raised any more."""
@@ -46,36 +60,91 @@ class _Watch:
         with self._lock:
             _raise_in(self._ident, None)
 
+    def add(self, size: int, file: tuple[int, int] | None = None) -> None:
+        """More for so many bytes of weights or samples; of a file once."""
+        if file is None or file not in self._files:
+            self._files.update([] if file is None else [file])
+            self._seconds += 1 + size * _SECONDS_PER_BYTE
+            self._bytes += size * _BYTES_PER_BYTE
+
+    def error(self) -> SlowError:
+        """What says which limit it was."""
+        is_time = self._now() - self._start >= self._seconds
+        seconds, memory = f"{self._seconds:.4g} s of processor time", f"{self._most() / 1e9:.3g} GB of memory"
+        return SlowError(
+            f"takes more than the limit of {seconds if is_time else memory}",
+            where=self._where,
+            fix="do not use it; if you know where it comes from, --trust has no such limit",
+        )
+
     def _now(self) -> float:
         return time.monotonic() if self._clock is None else time.clock_gettime(self._clock)
 
+    def _most(self) -> float:
+        return min(self._bytes, self._left)
+
+    def _is_beyond(self) -> bool:
+        return self._now() - self._start >= self._seconds or _resident() - self._before >= self._most()
+
     def _run(self) -> None:
-        while not self._over.wait(max(self._start + self._seconds - self._now(), _AGAIN_S)):
+        while not self._over.wait(_LOOK_S):
+            if self._is_beyond():
+                self._end()
+
+    def _end(self) -> None:
+        """Ends the other thread.
+
+        Raises:
+            SlowError: it does not end.
+        """
+        since = time.monotonic()
+        while not self._over.is_set():
             with self._lock:
-                if self._now() - self._start >= self._seconds and not self._over.is_set():
+                if not self._over.is_set():
                     _raise_in(self._ident, _TimeIsUp)
+            if self._over.wait(_AGAIN_S):
+                return
+            if time.monotonic() - since > _STUCK_S:
+                raise self.error()
+
+
+_watches: dict[int, _Watch] = {}
 
 
 @contextlib.contextmanager
-def in_time(where: str | None = None, seconds: float = MAX_SECONDS) -> Iterator[None]:
-    """Within it this thread may use so many seconds of a processor.
+def in_budget(
+    where: str | None = None, seconds: float | None = None, most: int | None = None
+) -> Iterator[None]:
+    """Within it this thread may use so many seconds of a processor, and the process so much more memory.
 
     Raises:
         SlowError: it has used more.
     """
-    watch = _Watch(seconds)
+    own = threading.get_ident()
+    watch = _Watch(where, MAX_SECONDS if seconds is None else seconds, MAX_BYTES if most is None else most)
     try:
         try:
+            _watches[own] = watch
             yield
         finally:
+            _watches.pop(own, None)
             watch.close()
     except _TimeIsUp:
+        _watches.pop(own, None)
         watch.close()
-        raise SlowError(
-            f"takes more than the limit of {seconds:g} s of processor time",
-            where=where,
-            fix="do not use it; if you know where it comes from, --trust has no such limit",
-        ) from None
+        raise watch.error() from None
+
+
+def add_file(status: os.stat_result) -> None:
+    """Adds to the budget of this thread, if it has one, for a file that is read."""
+    add_bytes(getattr(status, "st_blocks", status.st_size // 512) * 512, (status.st_dev, status.st_ino))
+
+
+def add_bytes(size: int, file: tuple[int, int] | None = None) -> None:
+    """The same for a model that comes from no file here."""
+    watch = _watches.get(threading.get_ident())
+    if watch is not None:
+        watch.add(size, file)
 
 
 def _raise_in(ident: int, error: type[BaseException] | None) -> None:
@@ -87,3 +156,21 @@ def _processor_clock(ident: int) -> int | None:
     """The clock of that thread alone, where the system has one."""
     found = getattr(time, "pthread_getcpuclockid", None)
     return None if found is None else int(found(ident))
+
+
+def _resident() -> int:
+    """Bytes of memory that the process has; zero where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _left() -> float:
+    """Bytes of memory that could be had now; infinite where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return _PART * 1024 * found[0] if found else math.inf

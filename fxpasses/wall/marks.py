@@ -7,7 +7,6 @@ import os
 import weakref
 from collections.abc import Iterator
 
-from fxpasses.wall.clock import in_time
 from fxpasses.wall.wall import walled
 
 _marked: weakref.WeakSet[object] = weakref.WeakSet()
@@ -24,11 +23,6 @@ def is_unvouched(model: object) -> bool:
     return model in _marked
 
 
-def in_time_for(model: object) -> contextlib.AbstractContextManager[None]:
-    """``in_time`` for a model that came from such a file."""
-    return in_time(type(model).__name__) if is_unvouched(model) else contextlib.nullcontext()
-
-
 @contextlib.contextmanager
 def walled_for(*models: object) -> Iterator[None]:
     """``walled`` where each of the models came from such a file, or is the path of a file.
@@ -38,7 +32,8 @@ def walled_for(*models: object) -> Iterator[None]:
     files = [model for model in models if isinstance(model, str | os.PathLike)]
     others = [model for model in models if not isinstance(model, str | os.PathLike)]
     if all(map(is_unvouched, others)):
-        with walled(" and ".join(map(os.fsdecode, files)) or None):
+        names = [*map(os.fsdecode, files), *(type(model).__name__ for model in others)]
+        with walled(" and ".join(names)):
             yield
     else:
         yield

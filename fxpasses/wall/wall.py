@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fxpasses.errors import FxHeadError
+from fxpasses.wall.clock import in_budget
 from fxpasses.wall.events import judge_of, take_note
 from fxpasses.wall.folders import Folders
 from fxpasses.wall.unannounced import STARTS, announce
@@ -59,12 +60,15 @@ _of_started: weakref.WeakKeyDictionary[threading.Thread, _Wall] = weakref.WeakKe
 def walled(where: str | None = None, *, may_download: bool = False) -> Iterator[None]:
     """Within it this thread starts no program, reaches no network, loads no library and changes no file.
 
+    It has a budget of seconds and memory, too.
+
     Args:
         where: the file that is read, for the error.
         may_download: whether ``downloading`` opens the network, for what the user has named.
 
     Raises:
         WallError: something of that was tried, even if whoever tried it went on without.
+        SlowError: it took more than the budget.
     """
     own = threading.get_ident()
     outer = _wall_here()
@@ -73,17 +77,18 @@ def walled(where: str | None = None, *, may_download: bool = False) -> Iterator[
             yield
         return
     wall = _Wall(folders=Folders(), may_download=may_download, tried=[])
-    _put_up(own, wall)
-    try:
-        yield
-    except Exception as error:
-        if wall.tried and not isinstance(error, WallError):
-            raise _error(wall, where) from error
-        raise
-    finally:
-        _take_down(own)
-    if wall.tried:
-        raise _error(wall, where)
+    with in_budget(where):
+        _put_up(own, wall)
+        try:
+            yield
+        except Exception as error:
+            if wall.tried and not isinstance(error, WallError):
+                raise _error(wall, where) from error
+            raise
+        finally:
+            _take_down(own)
+        if wall.tried:
+            raise _error(wall, where)
 
 
 @contextlib.contextmanager

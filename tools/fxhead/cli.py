@@ -7,10 +7,11 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import click
 
@@ -114,8 +115,19 @@ def _show(kind: str, what: str, *, where: str | None = None, fix: str | None = N
     render.show_error({"type": kind, "what": what, "where": where, "fix": fix}, text, as_json=as_json)
 
 
+def _end_by(failed: threading.ExceptHookArgs) -> None:
+    """Ends the process where time is up, says the clock, and the main thread is in a call that goes on."""
+    if failed.thread is None or failed.thread.name != "fxhead clock" or failed.exc_value is None:
+        threading.__excepthook__(failed)
+        return
+    sys.stdout = sys.__stdout__ or sys.stdout  # a command at work has it at stderr
+    code = _explain(cast("Exception", failed.exc_value), as_json="--json" in sys.argv)
+    os._exit(code)
+
+
 def run() -> NoReturn:
     """Entry point of the ``fxhead`` command."""
+    threading.excepthook = _end_by
     # so that temporary files are removed then, too
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

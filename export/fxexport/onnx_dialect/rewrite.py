@@ -30,7 +30,6 @@ from fxpasses.errors import FileError, InputError
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form, Rewrite, RewriteReport, Scope, Sites, TraceInfo
 from fxpasses.survey import Survey
-from fxpasses.wall.clock import in_time
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -281,8 +280,7 @@ def read_content(path: Path) -> Content:
     Raises:
         FileError: it cannot be read, or is no ONNX file.
     """
-    with in_time(str(path)):
-        return _checked(mapped(path), str(path), path.parent)
+    return _checked(mapped(path), str(path), path.parent)
 
 
 def _checked(data: Buffer, where: str, folder: Path | None = None) -> Content:

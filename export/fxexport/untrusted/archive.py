@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from fxexport.untrusted.limits import MAX_INFLATED_BYTES, MAX_INFLATION, MAX_MEMBERS
 from fxpasses.errors import FileError
+from fxpasses.wall.clock import add_file
 
 ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -110,9 +111,11 @@ def open_regular(path: Path) -> BinaryIO:
         OSError: it is missing or may not be read.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise FileError("is no regular file", where=str(path), fix="give a file, not a pipe or a device")
+    add_file(status)
     return os.fdopen(descriptor, "rb")
 
 

@@ -1,10 +1,8 @@
 """How much a file may ask for, whatever its kind: beyond these, a reader refuses it and names the limit.
 
 Each limit is at least ten times what the largest file of a public model zoo needs, and keeps a reader
-within about a minute and three gigabytes. Beside them, whoever reads a file, traces, rewrites or exports what
-is in it may use a minute of a processor for each of these (``fxpasses.wall.clock.MAX_SECONDS``). What that
-does not stop is a single call into compiled code, which the limits below keep small; and it is no limit of
-how long a model runs, is compared or is written, which the user's own large models need.
+within about a minute and three gigabytes. Beside them, all that a command does with what it reads has one
+budget of seconds and memory, which grows with the files (``fxpasses.wall.clock``).
 """
 
 from __future__ import annotations

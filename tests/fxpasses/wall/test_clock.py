@@ -1,18 +1,22 @@
-"""A limit in seconds: it ends what goes on for ever, whoever catches what, and is gone afterwards."""
+"""The budget: it ends what goes on for ever, whoever catches what, and grows with files."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import hashlib
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from fxexport.untrusted.archive import open_regular
 from fxpasses import find_sites, rewrite
-from fxpasses.wall import marks
-from fxpasses.wall.clock import SlowError, in_time
+from fxpasses.wall import clock, marks
+from fxpasses.wall.clock import SlowError, add_bytes, in_budget
 from fxpasses.wall.wall import walled
 
 
@@ -21,13 +25,74 @@ def _for_ever() -> None:
         pass
 
 
-@pytest.mark.parametrize("is_walled", [False, True])
-def test_what_goes_on_for_ever_ends(is_walled: bool) -> None:
+@pytest.mark.parametrize("is_inner", [False, True])
+def test_what_goes_on_for_ever_inside_the_wall_ends(monkeypatch: pytest.MonkeyPatch, is_inner: bool) -> None:
+    monkeypatch.setattr(clock, "MAX_SECONDS", 0.2)
     start = time.monotonic()
-    with pytest.raises(SlowError, match=r"m\.pt: takes more than the limit of 0\.2 s"):
-        with walled("m.pt") if is_walled else contextlib.nullcontext(), in_time("m.pt", 0.2):
-            _for_ever()
+    inner = walled("inner") if is_inner else contextlib.nullcontext()
+    with pytest.raises(SlowError, match=r"m\.pt: takes more than the limit of 0\.2 s"), walled("m.pt"), inner:
+        _for_ever()
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
+def test_memory_is_limited_too() -> None:
+    held: list[torch.Tensor] = []
+
+    def fill() -> None:
+        held.append(torch.ones(10_000_000).repeat(2))
+        _for_ever()
+
+    with pytest.raises(SlowError, match=r"limit of 0\.03 GB of memory"), in_budget(most=30_000_000):
+        fill()
+
+
+def test_files_that_are_read_add_to_both_once_and_by_what_is_on_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "full").write_bytes(bytes(range(256)) * 8000)
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(1 << 40)
+    with in_budget("m.pt", 60, 1000):
+        for name in ("full", "full", "holes"):
+            open_regular(tmp_path / name).close()
+        add_bytes(0)
+        watch = clock._watches[threading.get_ident()]
+    held = (tmp_path / "full").stat().st_blocks * 512
+    assert held
+    assert watch._bytes == 1000 + 8 * held
+    assert watch._seconds == pytest.approx(60 + 3 + held / 1e6)
+
+
+def test_a_call_into_compiled_code_that_goes_on_ends_the_watching_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    monkeypatch.setattr(clock, "_STUCK_S", 0.1)
+    with pytest.raises(SlowError), in_budget("m.onnx", 0.1):
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 8_000_000)
+    assert [str(args.exc_value) for args in told] == [str(told[0].exc_value)]
+    assert "m.onnx: takes more than the limit" in str(told[0].exc_value)
+
+
+_STUCK_COMMAND = """
+import hashlib, sys
+from fxhead import cli
+from fxpasses.wall import clock, wall
+
+def stuck():
+    with wall.walled("m.onnx"):
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+
+clock.MAX_SECONDS, clock._STUCK_S, cli.main = 0.1, 0.1, stuck
+cli.run()
+"""
+
+
+def test_and_with_it_a_command() -> None:
+    done = subprocess.run([sys.executable, "-c", _STUCK_COMMAND], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("fxhead: error: m.onnx: takes more than the limit of 0.1 s")
+    assert done.stderr.count("\n") == 1
 
 
 def test_no_handler_of_exceptions_takes_it_for_its_own() -> None:
@@ -35,7 +100,7 @@ def test_no_handler_of_exceptions_takes_it_for_its_own() -> None:
         with contextlib.suppress(Exception):
             _for_ever()
 
-    with pytest.raises(SlowError), in_time(seconds=0.1):
+    with pytest.raises(SlowError), in_budget(seconds=0.1):
         swallow()
 
 
@@ -48,19 +113,19 @@ def test_it_comes_again_to_who_takes_every_exception() -> None:
         while time.monotonic() < end:
             pass
 
-    with pytest.raises(SlowError), in_time(seconds=0.1):
+    with pytest.raises(SlowError), in_budget(seconds=0.1):
         goes_on()
     assert time.monotonic() < end
 
 
 def test_a_thread_that_waits_uses_no_seconds() -> None:
-    with in_time(seconds=0.2):
+    with in_budget(seconds=0.2):
         time.sleep(0.8)
 
 
 def test_afterwards_nothing_comes_any_more() -> None:
     for _ in range(20):
-        with contextlib.suppress(SlowError), in_time(seconds=0.001):
+        with contextlib.suppress(SlowError), in_budget(seconds=0.001):
             sum(range(20_000))
     end = time.monotonic() + 0.7
     while time.monotonic() < end:
@@ -73,7 +138,7 @@ def test_it_is_of_the_thread_that_asks_for_it() -> None:
 
     def other() -> None:
         try:
-            with in_time("other", 0.1):
+            with in_budget("other", 0.1):
                 _for_ever()
         except SlowError as error:
             caught.append(str(error.where))
@@ -92,7 +157,8 @@ class _Loops(torch.nn.Linear):
 
 
 def test_a_model_from_a_file_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marks, "in_time", functools.partial(in_time, seconds=0.2))
+    torch.export.export(torch.nn.Linear(4, 2), (torch.zeros(2, 4),))  # whose imports must not be cut short
+    monkeypatch.setattr(clock, "MAX_SECONDS", 0.2)
     model = torch.nn.Sequential(torch.nn.Flatten(), _Loops(4, 2))
     marks.mark_unvouched(model)
     with pytest.raises(SlowError, match="Sequential: takes more than the limit"):

@@ -15,7 +15,7 @@ from typing import Any
 from fxexport.untrusted.archive import open_regular
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError, suggest
-from fxpasses.wall.clock import in_time
+from fxpasses.wall.wall import walled
 
 MODEL_SUFFIXES = (".onnx", ".pt", ".pt2", ".pth", ".safetensors")
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".yaml", ".yml")
@@ -155,7 +155,7 @@ def _manifest(path: Path) -> Iterator[dict[str, Any]]:
         raise FileError("is not UTF-8", where=str(path), fix="save it as UTF-8") from error
     if len(raw) > _MOST_BYTES:
         raise FileError(f"has more than {_MOST_BYTES} bytes", where=str(path), fix="split it")
-    with in_time(str(path)):
+    with walled(str(path)):
         entries = [*_parsed(path, text)]
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:

@@ -24,7 +24,7 @@ from fxpasses.errors import InputError, brief
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.private_names import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from fxpasses.wall.clock import SlowError
-from fxpasses.wall.marks import in_time_for
+from fxpasses.wall.marks import walled_for
 
 _HOW = "give it, as in --input-shape 1x3x224x224"
 # torchvision's clip_len for the models that were trained there
@@ -132,7 +132,7 @@ def _refusal(module: nn.Module, shapes: InputShapes, batch: int = _TRIAL_BATCH) 
         with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             pairs = zip(shapes.shapes, shapes.dtypes, strict=True)
             inputs = [torch.empty((batch, *shape[1:]), dtype=dtype) for shape, dtype in pairs]
-            with TensorBudget(inputs), in_time_for(module):
+            with TensorBudget(inputs), walled_for(module):
                 outputs = list(_tensors(trial(*inputs)))
     except SlowError:
         raise

@@ -23,7 +23,7 @@ from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state, module_
 from fxhead.loading.unpickle import listed, load_trusted, make_module
 from fxhead.source import FORMS, Source, SourceKind
 from fxpasses.errors import FileError, InputError
-from fxpasses.wall.clock import in_time
+from fxpasses.wall.clock import add_bytes
 from fxpasses.wall.marks import mark_unvouched
 from fxpasses.wall.wall import walled
 
@@ -153,7 +153,7 @@ def _guarded(where: str, loading: Loading) -> Iterator[None]:
     if loading.trust:
         yield
     else:
-        with in_time(where), walled(where):
+        with walled(where):
             yield
 
 
@@ -208,10 +208,11 @@ def _built(source: Source, loading: Loading, note: Callable[[str], None]) -> nn.
         )
     is_file = loading.weights is not None and is_weight_file(loading.weights)
     module = build(source, None if is_file else loading.weights)
+    add_bytes(sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers())))
     if is_file:
         path = Path(loading.weights or "")
         require_readable(path)
-        with in_time(str(path)), walled(str(path)):
+        with walled(str(path)):
             load_state(module, recognise(path), _allowed(loading), note)
     return _require_usable(module, where=source.text)
 

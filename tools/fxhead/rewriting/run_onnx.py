@@ -26,6 +26,7 @@ from fxhead.check.outcome import Check, worst
 from fxhead.files.publish import publish, staged
 from fxhead.files.save import require_free_file, save_json
 from fxhead.files.settle import settle
+from fxhead.loading.held import held
 from fxhead.outcome import ModelInfo, WrittenFile
 from fxhead.rewriting.options import RewriteOptions
 from fxhead.rewriting.outcome import RewriteOutcome
@@ -33,7 +34,7 @@ from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError
 from fxpasses.report import Site
-from fxpasses.wall.wall import lowered, walled
+from fxpasses.wall.wall import lowered
 
 _SUFFIX = ".onnx"
 
@@ -44,7 +45,7 @@ def run_rewrite_onnx(options: RewriteOptions, progress: Progress) -> RewriteOutc
     Raises:
         FxHeadError: the user can do something about it; nothing is written.
     """
-    with walled(options.source.text):
+    with held((options.source,), options.loading, progress.note):
         return _run(options, progress)
 
 
