@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.fx import Node, map_arg
+from torch.fx import GraphModule, Node, map_arg
 
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import conv_extras
@@ -409,9 +409,10 @@ def find(
 
 
 def load(module: nn.Module) -> tuple[Record, ...]:
-    """The records kept on a GraphModule."""
-    meta = getattr(module, "meta", None)
-    data = (meta or {}).get(ATTRIBUTE) or getattr(module, ATTRIBUTE, None) or ()
+    """The records kept on a GraphModule; what any other module has under these names is its own."""
+    if not isinstance(module, GraphModule):
+        return ()
+    data = module.meta.get(ATTRIBUTE) or getattr(module, ATTRIBUTE, None) or ()
     return tuple(Record.from_data(entry) for entry in data)
 
 

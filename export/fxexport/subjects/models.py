@@ -136,10 +136,11 @@ def opened(source: Source) -> Opened:
 
 def _unwrapped(module: nn.Module) -> nn.Module:
     """What ``torch.compile``, data parallelism and weight averaging run; their names are no model's."""
-    inner = getattr(module, "_orig_mod", None)
-    if isinstance(module, _WRAPPERS):
-        inner = module.module
-    return module if not isinstance(inner, nn.Module) else _unwrapped(inner)
+    if type(module) in _WRAPPERS:  # a class below one may do otherwise
+        return _unwrapped(module.module)
+    # any module may have a child of that name, and runs it or not
+    is_compiled = type(module).__module__ == "torch._dynamo.eval_frame"
+    return _unwrapped(module._orig_mod) if is_compiled else module
 
 
 def _read(path: Path, pool: WeightPool, extents: Sequence[Shape]) -> OnnxSubject:

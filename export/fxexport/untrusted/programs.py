@@ -66,7 +66,7 @@ def _taking_leaves(module: GraphModule) -> nn.Module:
 
 def is_program(module: nn.Module) -> bool:
     """True for what ``as_module`` made of a program."""
-    return _RANGES in getattr(module, "meta", {})
+    return isinstance(module, GraphModule) and _RANGES in module.meta
 
 
 def is_program_path(source: object) -> bool:
@@ -178,7 +178,7 @@ def batches_within(module: nn.Module, wanted: Sequence[int]) -> tuple[int, ...]:
     if len(symbols) != 1 or environment is None:
         return tuple(wanted)
     # the program knows the range that was declared; while tracing, one sample is no batch
-    declared = getattr(module, "meta", {}).get(_RANGES, {})
+    declared = module.meta.get(_RANGES, {}) if isinstance(module, GraphModule) else {}
     found = declared.get(str(symbols[0])) or environment.var_to_range.get(symbols[0])
     if found is None:
         return tuple(wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,6 +218,19 @@ def test_wrappers_are_looked_through() -> None:
         certificate = certify(model, wrapped, images())
         assert certificate.is_accepted
         assert certificate.candidate == "Net"
+
+
+class _Doubled(nn.DataParallel):
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(*inputs)
+
+
+def test_what_only_looks_like_a_wrapper_is_none() -> None:
+    """A child of the name that torch.compile gives its own, and a wrapper's class that does more."""
+    model = Net().eval()
+    behind = nn.Sequential(OrderedDict(_orig_mod=model, more=nn.Softmax(1))).eval()
+    for other in (behind, _Doubled(model)):
+        assert certify(model, other, images()).verdict is Verdict.BROKEN
 
 
 def file(

@@ -23,9 +23,11 @@ from torch import nn
 from torchvision import transforms
 
 from checkpoints import MOVE, PLAN, Net, build, grid_plan, leaves, load, same, save, save_plan
+from fxexport.untrusted.pickle_records import Global, Made
 from fxhead.cli import main
 from fxhead.convert.run import open_checkpoint
 from fxhead.convert.survey import survey
+from fxhead.loading.inert_names import unknown_names
 from fxpasses import WeightOrder
 
 Run = Callable[..., Any]
@@ -158,14 +160,38 @@ def test_objects_that_are_not_the_model_are_copied_unmade(
 
 @pytest.mark.parametrize(
     "content",
-    [called("torch.hub.list"), called("torch.serialization.load"), [nn.ReLU(), nn.ReLU], [Net]],
-    ids=["function", "loader", "class beside its object", "class"],
+    [
+        called("torch.hub.list"),
+        called("torch.serialization.load"),
+        called("torch._C.PyTorchFileWriter"),
+        [nn.ReLU(), nn.ReLU],
+        [Net],
+    ],
+    ids=["function", "loader", "class of a file by its path", "class beside its object", "class"],
 )
 def test_what_is_called_or_named_bare_is_no_object(run: Run, folder: Path, content: Any) -> None:
     save(weights(x=content), "run.pt")
     save_plan()
     done = run("convert-weights", "run.pt", "--plan", "plan.json")
     assert (done.code, "no plain data" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "args"),
+    [
+        ("torch.utils.cpp_extension", "subprocess.Popen", ()),
+        ("torch.fx.graph_module", "GraphModule", ()),
+        ("torch.jit", "ScriptModule", ()),
+        ("some.package", "Memory", ("file",)),
+        ("some.package", "memory", ()),
+        ("subprocess", "Popen", ()),
+    ],
+)
+def test_no_such_object_is_copied_unasked(module: str, name: str, args: tuple[str, ...]) -> None:
+    record = Made(function=Global(module, name), args=args, is_instance=True)
+    assert unknown_names([f"{module}.{name}"], [], [record]) == [f"{module}.{name}"]
+    known = Made(function=Global("some.package", "Outer.Inner"), args=(), is_instance=True)
+    assert unknown_names(["some.package.Outer.Inner"], [], [known]) == []
 
 
 def test_what_looks_alike_is_left_and_named(run: Run, folder: Path) -> None:

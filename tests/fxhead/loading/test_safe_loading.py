@@ -14,10 +14,11 @@ import torch
 import torchvision
 from torch import nn
 
+from fxexport import Verdict
 from fxexport.untrusted.allowed import Allowed
 from fxexport.untrusted.functions import find_function, is_attribute, is_method
 from fxexport.untrusted.pickle_records import Global
-from fxhead import load_model, save_model
+from fxhead import certify, load_model, save_model
 from fxpasses import rewrite
 from fxpasses.errors import FileError, InputError
 from zoo import ENTRIES, SPELLINGS, Entry, build
@@ -190,6 +191,17 @@ def test_plain_data_of_python_is_kept(folder: Path) -> None:
     torch.save(model, "model.pt")
     with pytest.raises(FileError, match="attribute called '__class__'"):
         load_model("model.pt")
+
+
+@pytest.mark.parametrize("name", ["meta", "_fxhead_undo"])
+def test_what_a_module_has_under_the_names_of_a_graph_is_its_own(folder: Path, name: str) -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    setattr(model, name, [1])
+    torch.save(model, "model.pt")
+    loaded = load_model("model.pt")
+    assert getattr(loaded, name) == [1]
+    assert rewrite(loaded, to="conv").report.rewrites
+    assert certify(loaded, model, torch.rand(8, 2, 3, 3)).verdict is Verdict.PROVED
 
 
 def test_a_note_of_the_class_s_name_is_kept(folder: Path) -> None:

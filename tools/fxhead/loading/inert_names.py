@@ -2,7 +2,8 @@
 
 Nothing is ever looked up or called by these names here. They are what may be in a file without a word; for
 any other name the user has to say that it belongs there, as whoever loads the result may run it. A criterion
-or a transform is an object of a class that is not Python's own, made without a call of anything else.
+or a transform is an object that was made of its class alone, by no call and of no arguments: not one of
+Python's own, wherever else it may be found by name, and of torch's those that models are made of.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
+from fxexport.untrusted.pickle_records import Global
 from fxhead.loading.unpickle import uses
 
 _EXACT = frozenset(
@@ -34,6 +36,7 @@ _EXACT = frozenset(
         "torch.storage.UntypedStorage",
         "torch.torch_version.TorchVersion",
         "torch._tensor._rebuild_from_type_v2",
+        "torchvision.transforms.functional.InterpolationMode",
         *(f"collections.{name}" for name in ("OrderedDict", "Counter", "defaultdict", "deque")),
         *(
             f"builtins.{name}"
@@ -62,6 +65,7 @@ _EXACT = frozenset(
         ),
     }
 )
+_PART_OF_A_CLASS = re.compile(r"_*[A-Z]\w*(\._*[A-Z]\w*)*")
 _PATTERNS = tuple(
     re.compile(pattern, re.ASCII)
     for pattern in (
@@ -89,14 +93,20 @@ def unknown_names(names: Collection[str], allowed: Collection[str], root: Any) -
 
 
 def _classes_of_objects(root: Any) -> set[str]:
-    """Classes, none of Python's own, that are named for nothing but to make instances and enum values."""
+    """Classes that are named for nothing but to make instances."""
     made: set[str] = set()
     other: set[str] = set()
     for function, is_made in uses(root):
-        is_class = function.name.rpartition(".")[2][:1].isupper()
-        is_foreign = _renamed(str(function)).partition(".")[0] not in sys.stdlib_module_names
-        (made if is_made and is_class and is_foreign else other).add(str(function))
+        (made if is_made and _is_class_of_models(function) else other).add(str(function))
     return made - other
+
+
+def _is_class_of_models(name: Global) -> bool:
+    """Whether it is called like a class: none of Python's own, or of torch's that hold code or files."""
+    package = _renamed(str(name)).partition(".")[0]
+    # ``torch.utils.cpp_extension`` has ``subprocess.Popen``, as each module has what it imports
+    is_own = _PART_OF_A_CLASS.fullmatch(name.name) is not None and package not in sys.stdlib_module_names
+    return is_own and (package != "torch" or name.module.startswith(("torch.nn.modules.", "torch.optim.")))
 
 
 def _renamed(name: str) -> str:

@@ -118,10 +118,7 @@ def names_below(record: Any) -> set[Global]:
 
 
 def uses(record: Any) -> Iterator[tuple[Global, bool]]:
-    """Every name among a record and what it is made of, and whether an object of it is made there.
-
-    That is an instance by its state, or an enum's value: nothing but a class can be meant.
-    """
+    """Every name in a record and what it is made of, and whether it is a class of which one is made there."""
     seen: set[int] = set()
     pending = [record]
     while pending:
@@ -134,8 +131,7 @@ def uses(record: Any) -> Iterator[tuple[Global, bool]]:
         if isinstance(part, Made):
             pending += [part.args, *part.states, *part.items]
             if isinstance(part.function, Global):
-                is_value = isinstance(part.args, tuple) and [*map(type, part.args)] in ([str], [int])
-                yield part.function, part.is_instance or (is_value and not part.states and not part.items)
+                yield part.function, part.is_instance and part.args == ()
             else:
                 pending.append(part.function)
         elif isinstance(part, PlainDict):
