@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +195,38 @@ def written(folder: Path) -> Callable[[], set[str]]:
     """Names of what the command left in the working directory, hidden things included."""
     given = {"nets.py", "model.pt", "__pycache__"}
     return lambda: {path.name for path in folder.iterdir()} - given
+
+
+def waited_for(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+Cluster = tuple[str, list[subprocess.Popen[bytes]]]
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A Dask scheduler and two workers on loopback, which work in a folder of their own."""
+    pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
+    place = tmp_path_factory.mktemp("cluster")
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "tools")))
+
+    def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{name}", *arguments, "--no-dashboard"]
+        environment = os.environ | {"PYTHONPATH": paths}
+        silent = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=place, env=environment, **silent)
+
+    told = place / "scheduler.json"
+    processes = [start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(told))]
+    waited_for(told.exists)
+    address = json.loads(told.read_text())["address"]
+    options = ("--nthreads", "1", "--no-nanny", "--local-directory", str(place))
+    processes += [start("worker", address, *options) for _ in range(2)]
+    yield address, processes
+    for process in processes:
+        process.kill()
+        process.wait()

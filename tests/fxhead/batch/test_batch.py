@@ -8,19 +8,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
-from fxhead.batch.rows import RowOption, read_rows
+from fxexport import export_onnx
+from fxhead.batch.rows import Row, RowOption, read_rows
+from fxhead.batch.store import key_of
 from fxpasses.errors import FileError, InputError
-from tests.fxhead.conftest import validate, validate_files
+from tests.fxhead.conftest import Cluster, validate, validate_files, waited_for
 
 ROOT = Path(__file__).parents[3]
 KNOWN = {name: RowOption(text=f"--{name.replace('_', '-')}", is_flag=name == "ema") for name in
@@ -216,13 +217,6 @@ def test_an_interruption_ends_the_rows_too(work: Path) -> None:
         os.kill(int((work / "pid").read_text()), 0)
 
 
-def waited_for(is_so: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 # --- rows ---------------------------------------------------------------------------------------------
 
 
@@ -346,34 +340,6 @@ def test_an_option_that_rewrite_does_not_have_suggests_the_nearest(tmp_path: Pat
 # --- a cluster ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cluster(work: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A Dask scheduler and two workers on loopback."""
-    pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
-    port = "18786"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", port,
-             "--no-dashboard", "--scheduler-file", "scheduler.json"],
-            stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )
-    ]  # fmt: skip
-    address = f"tcp://127.0.0.1:{port}"
-    waited_for(lambda: (work / "scheduler.json").exists())
-    for _ in range(2):
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1",
-                 "--no-dashboard", "--no-nanny", "--local-directory", str(work / "dask")],
-                stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            )
-        )  # fmt: skip
-    yield address, processes
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
 MARKED = """
 def counted(name):
     def build():
@@ -387,9 +353,7 @@ for name in "abcd":
 """
 
 
-def test_a_cluster_does_the_same_and_a_worker_may_die(
-    work: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
-) -> None:
+def test_a_cluster_does_the_same_and_a_worker_may_die(work: Path, cluster: Cluster) -> None:
     address, processes = cluster
     (work / "net.py").write_text(NET + MARKED)
     rows = manifest(work, *(f"net:{name}" for name in "abcd"))
@@ -406,9 +370,7 @@ def test_a_cluster_does_the_same_and_a_worker_may_die(
     assert batch(rows, "-o", "out", "--scheduler", address, code=0)["skipped"] == 4
 
 
-def test_a_lost_scheduler_is_an_error_and_nothing_is_lost_with_it(
-    work: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
-) -> None:
+def test_a_lost_scheduler_is_an_error_and_nothing_is_lost_with_it(work: Path, cluster: Cluster) -> None:
     address, processes = cluster
     (work / "net.py").write_text(NET + MARKED)
     rows = manifest(work, *(f"net:{name}" for name in "abcd"))
@@ -436,6 +398,36 @@ def test_a_lost_scheduler_is_an_error_and_nothing_is_lost_with_it(
     found = batch(rows, "-o", "out", code=0)
     assert found["skipped"] == done
     assert len((work / "out" / "batch.jsonl").read_text().splitlines()) == 4
+
+
+def test_files_go_to_workers_that_do_not_see_them_and_outputs_come_back(work: Path, cluster: Cluster) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 200)).eval()
+    (work / "models").mkdir()
+    export_onnx(model, torch.randn(2, 3, 8, 8), "models/a.onnx")
+    onnx.save(onnx.load("models/a.onnx"), "models/a.onnx", save_as_external_data=True, location="a.data")
+    command = [sys.executable, "-m", "fxhead", "batch", "models", "--to", "conv", "-o", "out", "--json"]
+    command += ["--scheduler", cluster[0], "--send-files", str(work / "models" / "a.onnx")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    sent, refused = json.loads(ran.stdout)["rows"]
+    assert (sent["state"], sent["document"]["verdict"]) == ("done", "proved"), sent
+    assert (refused["state"], refused["exit_code"]) == ("failed", 2)
+    assert "is not below the working folder" in refused["reason"]
+    written = {Path(file["path"]) for file in sent["document"]["files"]}
+    assert written == {path for path in (work / "out" / "a").iterdir()}
+    assert {"a.conv.onnx", "a.conv.onnx.data"} <= {path.name for path in written}
+    # what the certificate names is where it says, as if it had been written here
+    replay = [sys.executable, "-m", "fxhead", "check", "--replay", "out/a/a.conv.certificate.json"]
+    assert subprocess.run(replay, capture_output=True, timeout=200).returncode == 0
+    # what lies in another file than the model is part of what it was made of
+    data = bytearray((work / "models" / "a.data").read_bytes())
+    data[-1] ^= 1
+    (work / "models" / "a.data").write_bytes(data)
+    assert key_of(Row(name="a", source="models/a.onnx", options=("--to", "conv"))) != sent["key"]
+
+
+def test_files_are_sent_to_somebody(work: Path) -> None:
+    batch("net:good", "--to", "conv", "-o", "out", "--send-files", code=2)
 
 
 def test_no_scheduler_is_one_line(work: Path) -> None:

@@ -86,7 +86,7 @@ class Done:
         return tuple((self.document or {}).get("files", ()))
 
 
-def perform(row: Row, key: str, folder: str, limits: Limits) -> Done:
+def perform(row: Row, key: str, folder: str, limits: Limits, place: str) -> Done:
     """The row's end; raises nothing that the row does.
 
     Args:
@@ -94,6 +94,7 @@ def perform(row: Row, key: str, folder: str, limits: Limits) -> Done:
         key: what it is made of.
         folder: of the batch; the row's outputs go into one of its name below.
         limits: what it may take.
+        place: the working folder, from which paths are seen.
     """
     out = Path(folder) / row.name
     command = [sys.executable, "-m", "fxhead", "rewrite", *row.options]
@@ -109,6 +110,7 @@ def perform(row: Row, key: str, folder: str, limits: Limits) -> Done:
             stdout=stdout,
             stderr=stderr,
             env=environment,
+            cwd=place,
             start_new_session=True,
         )
         with _RUNNING.entered(process):

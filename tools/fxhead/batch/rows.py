@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fxexport.untrusted.archive import open_regular
+from fxhead.check.artefact import companions
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError, suggest
 from fxpasses.wall.wall import walled
@@ -47,10 +48,15 @@ class Row:
     options: tuple[str, ...]
 
     def inputs(self) -> tuple[Path, ...]:
-        """Files that the result depends on: the source's own, and those that options name."""
-        own = Source.parse(self.source).path
+        """Files that the result depends on: the source's own, and those that options name.
+
+        Raises:
+            FileError: the source is no ONNX file, by its name one.
+        """
+        source = Source.parse(self.source)
+        own = [] if source.path is None else [source.path, *companions(source)]
         named = [Path(text) for text in self.options if not text.startswith("-") and Path(text).is_file()]
-        return (*([own] if own is not None else []), *named)
+        return (*own, *named)
 
 
 def read_rows(

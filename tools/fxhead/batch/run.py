@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fxhead.batch.executor import executor
 from fxhead.batch.outcome import BatchOutcome
-from fxhead.batch.process import Done, Limits, State, perform, stop_all
+from fxhead.batch.parcel import Contents, pack, perform_here, perform_sent, require_below, unpack
+from fxhead.batch.process import Done, Limits, State, stop_all
 from fxhead.batch.rows import Row
 from fxhead.batch.store import Store, key_of
+from fxhead.executor import executor
 from fxhead.outcome import WrittenFile
 from fxhead.show.progress import Progress
 from fxpasses.errors import FxHeadError, InputError
+
+Ending = concurrent.futures.Future[tuple[Done, Contents]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,8 @@ class BatchOptions:
         bytes: limit of each row; None for none.
         require: the least verdict that is a yes, of all rows.
         scheduler: address of a Dask scheduler; None for this machine.
+        send_files: whether workers get a row's files with it, and send theirs back; else they see the same
+            files as this process.
     """
 
     rows: tuple[Row, ...]
@@ -40,6 +46,7 @@ class BatchOptions:
     bytes: int | None = None
     require: str = "agrees"
     scheduler: str | None = None
+    send_files: bool = False
 
 
 def run_batch(options: BatchOptions, progress: Progress) -> BatchOutcome:
@@ -50,12 +57,16 @@ def run_batch(options: BatchOptions, progress: Progress) -> BatchOutcome:
         KeyboardInterrupt: the user stopped it; what is done is kept.
     """
     start = time.perf_counter()
+    if options.send_files and options.scheduler is None:
+        raise InputError("there is nobody to send to", where="--send-files", fix="give --scheduler too")
     store = Store(options.folder)
     ended: dict[str, Done] = {}
     todo: list[tuple[Row, str]] = []
     for row in options.rows:
         try:
             key = key_of(row)
+            if options.send_files:
+                require_below(row, options.folder)
         except FxHeadError as error:
             ended[row.name] = _unreadable(row, error)
             continue
@@ -82,26 +93,37 @@ def _performed(todo: list[tuple[Row, str]], options: BatchOptions, progress: Pro
         bytes=options.bytes,
         threads=max(1, (os.cpu_count() or 1) // max(1, options.jobs)),
     )
-    folder = os.path.abspath(options.folder)
-    with executor(options.jobs, options.scheduler) as pool, progress.count("models", len(todo)) as one_more:
-        futures = [pool.submit(perform, row, key, folder, limits) for row, key in todo]
+    pools = executor(options.jobs, options.scheduler)
+    with pools as (pool, workers), progress.count("models", len(todo)) as one_more:
+        waiting = iter(todo)
+        futures: set[Ending] = set()
+        # a row that waits has its files in memory
+        most = 2 * workers if options.send_files else len(todo)
         try:
-            for future in concurrent.futures.as_completed(futures):
-                done = future.result()
-                one_more()
-                progress.note(_line(done))
-                yield done
-        except BaseException as error:
+            while True:
+                for row, key in itertools.islice(waiting, most - len(futures)):
+                    futures.add(_submitted(pool, row, key, options, limits))
+                if not futures:
+                    return
+                ready, futures = concurrent.futures.wait(futures, return_when="FIRST_COMPLETED")
+                for future in ready:
+                    done = unpack(*future.result(), options.folder.absolute())
+                    one_more()
+                    progress.note(_line(done))
+                    yield done
+        except BaseException:
             for future in futures:
                 future.cancel()
             stop_all()
-            if isinstance(error, concurrent.futures.CancelledError):  # nobody here has cancelled one before
-                raise InputError(
-                    "the scheduler was lost",
-                    where=options.scheduler,
-                    fix="start it and give the same command: what is done is kept",
-                ) from error
             raise
+
+
+def _submitted(
+    pool: concurrent.futures.Executor, row: Row, key: str, options: BatchOptions, limits: Limits
+) -> Ending:
+    if options.send_files:
+        return pool.submit(perform_sent, row, key, os.path.relpath(options.folder), limits, pack(row))
+    return pool.submit(perform_here, row, key, os.path.abspath(options.folder), limits, os.getcwd())
 
 
 def _line(done: Done) -> str:

@@ -143,7 +143,7 @@ def record_model(
             name=source.text,
             kind=source.kind,
             file=FileRecord.of(source.path, folder),
-            data=_beside(source, folder),
+            data=tuple(FileRecord.of(file, folder) for file in companions(source)),
         )
     is_file = weights is not None and Path(weights).is_file()
     state = digest_weights(model) if isinstance(model, nn.Module) else None
@@ -157,14 +157,19 @@ def record_model(
     )
 
 
-def _beside(source: Source, folder: Path) -> tuple[FileRecord, ...]:
-    """What else a source is read from: the weights of an ONNX file, the texts of a folder."""
+def companions(source: Source) -> list[Path]:
+    """What else a source is read from: the weights of an ONNX file, the texts of a folder.
+
+    Raises:
+        FileError: it is no ONNX file.
+    """
     if source.kind is SourceKind.FOLDER:
-        texts = [Path(source.name, name) for name in HUB_TEXTS]
-        return tuple(FileRecord.of(text, folder) for text in texts if text.is_file())
-    if source.kind is SourceKind.ONNX and source.path is not None:
-        return record_external(source.path, folder)
-    return ()
+        return [text for name in HUB_TEXTS if (text := Path(source.name, name)).is_file()]
+    return _external(source.path) if source.kind is SourceKind.ONNX and source.path is not None else []
+
+
+def _external(path: Path) -> list[Path]:
+    return [path.parent / name for name in sorted(locations(read_content(path)))]
 
 
 def record_external(path: Path, folder: Path) -> tuple[FileRecord, ...]:
@@ -173,7 +178,7 @@ def record_external(path: Path, folder: Path) -> tuple[FileRecord, ...]:
     Raises:
         FileError: it is no ONNX file, or one of them cannot be read.
     """
-    return tuple(FileRecord.of(path.parent / name, folder) for name in sorted(locations(read_content(path))))
+    return tuple(FileRecord.of(file, folder) for file in _external(path))
 
 
 def document(recipe: Recipe, checks: Sequence[Check]) -> dict[str, Any]:

@@ -65,7 +65,12 @@ class _Bytes(click.ParamType[int]):
 @click.option(
     "--scheduler",
     metavar="tcp://HOST:8786",
-    help="Do the models on the workers of a Dask cluster that sees the same files.",
+    help="Do the models on the workers of a Dask cluster that sees the same files, or with --send-files.",
+)
+@click.option(
+    "--send-files",
+    is_flag=True,
+    help="To workers that do not see the same files: send each model with its row, and get its outputs back.",
 )
 @click.option("--trust", is_flag=True, help="A manifest may name code: callables, allow and trust.")
 @output_options
@@ -83,6 +88,7 @@ def batch_command(
     timeout: float | None,
     memory: int | None,
     scheduler: str | None,
+    send_files: bool,
     trust: bool,
     as_json: bool,
 ) -> ExitCode:
@@ -118,6 +124,7 @@ def batch_command(
             bytes=memory,
             require=require,
             scheduler=scheduler,
+            send_files=send_files,
         )
         return run_batch(options, render.TerminalProgress())
 

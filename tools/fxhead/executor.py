@@ -1,4 +1,4 @@
-"""Where rows are done: here, or on a Dask cluster. The two differ in this file alone."""
+"""Where work is done: here, or on a Dask cluster. The two differ in this file alone."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from fxpasses.errors import InputError
 
 
 @contextlib.contextmanager
-def executor(jobs: int, scheduler: str | None) -> Iterator[concurrent.futures.Executor]:
-    """What performs rows: so many processes here, or the workers of ``scheduler``.
+def executor(jobs: int, scheduler: str | None) -> Iterator[tuple[concurrent.futures.Executor, int]]:
+    """What performs tasks, and how many at a time: so many threads here, or the workers of ``scheduler``.
 
-    Queues, retries of rows whose worker died, and heartbeats are Dask's. Workers see the same paths as this
-    process: files lie on a shared file system.
+    Queues, retries of tasks whose worker died, and heartbeats are Dask's.
 
     Raises:
-        InputError: Dask is not installed, or no scheduler answers there.
+        InputError: Dask is not installed, no scheduler answers there, or it was lost.
     """
     if scheduler is None:
-        # threads that each wait for a process
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            yield pool
+            yield pool, jobs
         return
     try:
         from distributed import Client
@@ -41,4 +39,11 @@ def executor(jobs: int, scheduler: str | None) -> Iterator[concurrent.futures.Ex
             f"no scheduler answers ({error})", where=scheduler, fix="start one with dask scheduler"
         ) from error
     with client:
-        yield client.get_executor(pure=False)
+        try:
+            yield client.get_executor(pure=False), max(1, sum(client.nthreads().values()))
+        except concurrent.futures.CancelledError as error:  # nobody here has cancelled a task before
+            raise InputError(
+                "the scheduler was lost",
+                where=scheduler,
+                fix="start it and give the same command: what is done is kept",
+            ) from error
