@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fxpasses.errors import InputError
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """Who performs tasks.
+
+    Attributes:
+        pool: takes them.
+        count: how many it performs side by side, as far as is known.
+        share: of what many tasks read, what to give each of them, so that it is sent once.
+    """
+
+    pool: concurrent.futures.Executor
+    count: int
+    share: Callable[[Any], Any]
+
+
 @contextlib.contextmanager
-def executor(jobs: int, scheduler: str | None) -> Iterator[tuple[concurrent.futures.Executor, int]]:
-    """What performs tasks, and how many at a time: so many threads here, or the workers of ``scheduler``.
+def workers(jobs: int, scheduler: str | None) -> Iterator[Workers]:
+    """So many threads here, or the workers of ``scheduler``.
 
     Queues, retries of tasks whose worker died, and heartbeats are Dask's.
 
@@ -22,7 +38,7 @@ def executor(jobs: int, scheduler: str | None) -> Iterator[tuple[concurrent.futu
     """
     if scheduler is None:
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            yield pool, jobs
+            yield Workers(pool=pool, count=jobs, share=lambda value: value)
         return
     try:
         from distributed import Client
@@ -40,7 +56,11 @@ def executor(jobs: int, scheduler: str | None) -> Iterator[tuple[concurrent.futu
         ) from error
     with client:
         try:
-            yield client.get_executor(pure=False), max(1, sum(client.nthreads().values()))
+            yield Workers(
+                pool=client.get_executor(pure=False),
+                count=max(1, sum(client.nthreads().values())),
+                share=lambda value: client.scatter(value, broadcast=True),
+            )
         except concurrent.futures.CancelledError as error:  # nobody here has cancelled a task before
             raise InputError(
                 "the scheduler was lost",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,7 +17,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from fxhead.study.data import Images
 from fxhead.study.findings import StudyVerdict
+from fxhead.study.jobs import RunTask, _perform
+from fxhead.study.outcome import Environment
+from fxhead.study.settings import StudyHead, Training
+from fxpasses.errors import InputError
+from tests.fxhead.conftest import Cluster
 
 ROOT = Path(__file__).parents[3]
 SHORT = ("study", "--seeds", "2", "--epochs", "1", "--batch-size", "256")
@@ -177,3 +184,17 @@ def test_an_interrupt_keeps_what_is_finished_and_processes_give_the_same_result(
     done = run(*SHORT, "-o", "new", "--jobs", "1", "--json")
     assert done.out == (finished / "study.json").read_text()
     assert json.loads(done.out)["seeds"] == 2
+
+
+def test_a_cluster_comes_to_the_same_document(
+    finished: Path, folder: Path, cluster: Cluster, spawn: Run
+) -> None:
+    done = spawn(*SHORT, "-o", "there", "--scheduler", cluster[0])
+    assert done.code == 0, done.err
+    assert (folder / "there" / "study.json").read_text() == (finished / "study.json").read_text()
+
+
+def test_workers_that_round_otherwise_are_refused(digits: Images, short: Training) -> None:
+    other = dataclasses.replace(Environment.here(), cpu_capability="another")
+    with pytest.raises(InputError, match=r"a worker has .*take workers of one kind"):
+        _perform(RunTask(head=StudyHead.LINEAR, seed=0), digits, short, other)

@@ -15,7 +15,7 @@ from fxhead.batch.parcel import Contents, pack, perform_here, perform_sent, requ
 from fxhead.batch.process import Done, Limits, State, stop_all
 from fxhead.batch.rows import Row
 from fxhead.batch.store import Store, key_of
-from fxhead.executor import executor
+from fxhead.executor import workers
 from fxhead.outcome import WrittenFile
 from fxhead.show.progress import Progress
 from fxpasses.errors import FxHeadError, InputError
@@ -93,16 +93,16 @@ def _performed(todo: list[tuple[Row, str]], options: BatchOptions, progress: Pro
         bytes=options.bytes,
         threads=max(1, (os.cpu_count() or 1) // max(1, options.jobs)),
     )
-    pools = executor(options.jobs, options.scheduler)
-    with pools as (pool, workers), progress.count("models", len(todo)) as one_more:
+    found = workers(options.jobs, options.scheduler)
+    with found as ours, progress.count("models", len(todo)) as one_more:
         waiting = iter(todo)
         futures: set[Ending] = set()
         # a row that waits has its files in memory
-        most = 2 * workers if options.send_files else len(todo)
+        most = 2 * ours.count if options.send_files else len(todo)
         try:
             while True:
                 for row, key in itertools.islice(waiting, most - len(futures)):
-                    futures.add(_submitted(pool, row, key, options, limits))
+                    futures.add(_submitted(ours.pool, row, key, options, limits))
                 if not futures:
                     return
                 ready, futures = concurrent.futures.wait(futures, return_when="FIRST_COMPLETED")

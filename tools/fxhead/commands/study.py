@@ -72,6 +72,11 @@ if TYPE_CHECKING:
     "--jobs", type=click.IntRange(min=1), help="Processes that train side by side. Default: one a core."
 )
 @click.option(
+    "--scheduler",
+    metavar="tcp://HOST:8786",
+    help="Train on the workers of a Dask cluster, which have to be machines like this one.",
+)
+@click.option(
     "-o",
     "--output",
     "out",

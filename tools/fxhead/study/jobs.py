@@ -12,7 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
+from fxhead.executor import workers
 from fxhead.study.data import Images
+from fxhead.study.outcome import Environment
 from fxhead.study.pairing import train_pair
 from fxhead.study.records import PairRecord, RunRecord
 from fxhead.study.settings import Dtype, StudyHead, StudySubject, Training
@@ -63,16 +65,24 @@ Finished = Callable[[Task, Record], None]
 
 
 def run_tasks(
-    images: Images, training: Training, tasks: Sequence[Task], *, jobs: int, finished: Finished
+    images: Images,
+    training: Training,
+    tasks: Sequence[Task],
+    *,
+    jobs: int,
+    finished: Finished,
+    scheduler: str | None = None,
 ) -> None:
     """Performs all tasks, and calls ``finished`` with each record as soon as there is one.
 
     Raises:
-        InputError: a run diverged, or a process died.
+        InputError: a run diverged, a process died, or the cluster is lost or rounds otherwise.
         KeyboardInterrupt: the user stopped it.
     """
     try:
-        if min(jobs, len(tasks)) <= 1:
+        if scheduler is not None:
+            _run_on_cluster(images, training, tasks, scheduler, finished)
+        elif min(jobs, len(tasks)) <= 1:
             _run_here(images, training, tasks, finished)
         else:
             _run_in_processes(images, training, tasks, min(jobs, len(tasks)), finished)
@@ -121,6 +131,32 @@ def _run_in_processes(
     finally:
         stop.set()
         executor.shutdown(cancel_futures=True)
+
+
+def _run_on_cluster(
+    images: Images, training: Training, tasks: Sequence[Task], scheduler: str, finished: Finished
+) -> None:
+    with workers(1, scheduler) as theirs:
+        shared = theirs.share(images)
+        own = Environment.here()
+        futures = {theirs.pool.submit(_perform, task, shared, training, own): task for task in tasks}
+        for future in concurrent.futures.as_completed(futures):
+            with _explained(futures[future]):
+                record = future.result()
+            finished(futures[future], record)
+
+
+def _perform(task: Task, images: Images, training: Training, expected: Environment) -> Record:
+    """The record, made by a worker that rounds as the study's other runs did."""
+    here = Environment.here()
+    if here != expected:
+        raise InputError(
+            f"a worker has {here}, this machine {expected}",
+            where="--scheduler",
+            fix="take workers of one kind: other ones round otherwise",
+        )
+    torch.set_num_threads(1)
+    return task.perform(images, training, stopped=lambda: False)
 
 
 @contextlib.contextmanager

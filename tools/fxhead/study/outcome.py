@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from fxhead.outcome import SCHEMA_VERSION, ExitCode, WrittenFile
 from fxhead.study.findings import Findings
@@ -23,6 +26,15 @@ class Environment(PlainRecord):
     torch: str
     machine: str
     cpu_capability: str
+
+    @classmethod
+    def here(cls) -> Environment:
+        """That of this process."""
+        return cls(
+            torch=torch.__version__,
+            machine=platform.machine(),
+            cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

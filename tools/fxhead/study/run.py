@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections.abc import Sequence
 from typing import Any
-
-import torch
 
 from fxhead.outcome import WrittenFile
 from fxhead.show.progress import Progress
@@ -33,7 +30,7 @@ def run_study(options: StudyOptions, progress: Progress) -> StudyOutcome:
     store = Store(folder=options.out)
     store.require_own()  # before the images are read, which may take long
     images = _load(options, progress)
-    data, environment = images.describe(), _environment()
+    data, environment = images.describe(), Environment.here()
     store.open(_settings(options, data, environment))
     tasks = _tasks(options)
     _train(images, options, tasks, store, progress)
@@ -56,14 +53,6 @@ def _load(options: StudyOptions, progress: Progress) -> Images:
             return load_digits(options.seed)
     with progress.count(f"loading {options.data}", None) as advance:
         return load_folder(options.data, options.image_size, options.seed, advance)
-
-
-def _environment() -> Environment:
-    return Environment(
-        torch=torch.__version__,
-        machine=platform.machine(),
-        cpu_capability=torch.backends.cpu.get_cpu_capability(),
-    )
 
 
 def _settings(options: StudyOptions, data: DataInfo, environment: Environment) -> dict[str, Any]:
@@ -112,7 +101,14 @@ def _train(
             store.write(task.name, record.to_dict())
             advance()
 
-        run_tasks(images, options.training, missing, jobs=options.jobs, finished=finished)
+        run_tasks(
+            images,
+            options.training,
+            missing,
+            jobs=options.jobs,
+            finished=finished,
+            scheduler=options.scheduler,
+        )
 
 
 def _published(outcome: StudyOutcome, store: Store) -> StudyOutcome:

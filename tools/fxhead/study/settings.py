@@ -119,6 +119,7 @@ class StudyOptions:
         seed: from which all other seeds follow.
         jobs: processes that train side by side.
         out: folder of the finished runs, the result and the picture.
+        scheduler: address of a Dask scheduler whose workers train; None for this machine.
     """
 
     data: Path | None
@@ -129,6 +130,7 @@ class StudyOptions:
     seed: int
     jobs: int
     out: Path
+    scheduler: str | None = None
 
     @property
     def even_seeds(self) -> tuple[int, ...]:
@@ -155,6 +157,7 @@ def study_options(
     jobs: int | None,
     out: str,
     seed: int,
+    scheduler: str | None = None,
 ) -> StudyOptions:
     """The options that the command line's values stand for.
 
@@ -175,6 +178,7 @@ def study_options(
         seed=seed,
         jobs=jobs or _cores(),
         out=Path(out),
+        scheduler=scheduler,
     )
 
 
