@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from fxexport.untrusted.archive import open_regular
-from fxhead.check.artefact import companions
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError, suggest
 from fxpasses.wall.wall import walled
@@ -54,7 +53,11 @@ class Row:
             FileError: the source is no ONNX file, by its name one.
         """
         source = Source.parse(self.source)
-        own = [] if source.path is None else [source.path, *companions(source)]
+        own = [] if source.path is None else [source.path]
+        if source.kind in (SourceKind.ONNX, SourceKind.FOLDER):
+            from fxhead.check.artefact import companions  # takes two seconds, of which others need none
+
+            own += companions(source)
         named = [Path(text) for text in self.options if not text.startswith("-") and Path(text).is_file()]
         return (*own, *named)
 
