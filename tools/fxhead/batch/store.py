@@ -181,4 +181,4 @@ def _page_cells(done: Done, folder: Path) -> Iterator[Cell]:
     peak = row["peak_bytes"]
     yield number(peak, None if peak is None else f"{peak / 2**20:,.0f} MiB")
     yield number(row["exit_code"], str(row["exit_code"]))
-    yield text(row["files"])
+    yield number(len(done.files), str(len(done.files)))
