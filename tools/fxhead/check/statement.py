@@ -1,6 +1,7 @@
 """An in-toto statement: which files a certificate is about, by their digests, and what it says of them.
 
-Tools that sign and verify such statements (cosign, sigstore, witness) take it as it is.
+Whatever signs such statements takes it as it is: seen with ``sigstore.dsse.Statement`` and with
+securesystemslib, which signs it as a DSSE envelope and verifies that.
 
 Source:
     https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
