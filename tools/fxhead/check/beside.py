@@ -58,7 +58,7 @@ class Beside:
         if self.attest and recipe is not None:
             from fxhead.check.statement import statement
 
-            save_json(statement(staging / name, checks, recipe), staging / f"{stem}{_STATEMENT}")
+            save_json({**statement(staging / name, checks, recipe)}, staging / f"{stem}{_STATEMENT}")
         if self.html:
             # with it come readers of files, which a rewrite without ONNX does not need
             from fxhead.check.page import certificate_page

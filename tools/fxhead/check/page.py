@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fxexport.onnx_dialect.head_steps import Drawing, draw_onnx
-from fxexport.results import Certificate, Flip, OutputStatistics, Verdict
+from fxexport.results import Certificate, OutputStatistics, Verdict
 from fxhead.check.artefact import FileRecord, Recipe
 from fxhead.check.environment import describe_environment
 from fxhead.check.lines import covered, describe_data, layer_results, percent, witness_line
@@ -22,7 +21,6 @@ from fxhead.source import SourceKind
 from fxpasses.errors import FileError
 
 if TYPE_CHECKING:
-    from fxexport.witness import Witness
     from fxpasses.report import Miss, Rewrite, RewriteReport
 
 _TEMPLATE = "certificate.html.jinja"
@@ -35,37 +33,6 @@ _SENTENCES = {
 }
 
 Rows = list[list[Cell]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """One comparison on the page.
-
-    Attributes:
-        title: which two.
-        certificate: what is known of them.
-        colour: of the verdict.
-        sentence: what the verdict says.
-        witness: where the two were seen to differ; None where they were not.
-        values: what they gave there, and how far apart it may be.
-        layers: what each layer established.
-        outputs: how far each output lies apart, and how its decisions do.
-        distances: the differences beside their bounds.
-        decisions: each output's samples: certified, the same, another class, as shares.
-        flips: how far decisions that differ were apart.
-    """
-
-    title: str
-    certificate: Certificate
-    colour: str
-    sentence: str
-    witness: str | None
-    values: Rows
-    layers: Rows
-    outputs: Rows
-    distances: Plot | None
-    decisions: tuple[tuple[str, float, float, float], ...]
-    flips: Plot | None
 
 
 def certificate_page(
@@ -96,9 +63,10 @@ def certificate_page(
         word=verdict or ("not checked" if report and report.rewrites else "not rewritten"),
         colour=colour(verdict or "no"),
         sentence=_sentence(verdict, report),
-        summary=[[*_names(check), word(check.certificate.verdict)] for check in checks],
+        summary=[_summary_row(check) for check in checks],
         drawings=[*_drawings(recipe, folders)],
-        checks=[_shown(check) for check in checks],
+        checks=checks,
+        of=_PARTS,
         inputs=None if recipe is None else describe_data(recipe.data, recipe.seed),
         shows=_shows(name, folders),
         misses=[_miss_row(miss) for miss in (report.misses if report else ())],
@@ -132,70 +100,87 @@ def _sentence(verdict: str | None, report: RewriteReport | None) -> str:
     return "There was nothing to rewrite: the model is as it was, and nothing was written."
 
 
-def _shown(check: Check) -> Shown:
-    certificate = check.certificate
+def _summary_row(check: Check) -> list[Cell]:
+    return [text(check.candidate), text(check.reference), word(check.certificate.verdict)]
+
+
+def _values(certificate: Certificate) -> Rows:
+    """What the two gave where they were seen to differ."""
     witness = certificate.witness
-    found = certificate.statistics
-    return Shown(
-        title=f"{check.candidate} against {check.reference}",
-        certificate=certificate,
-        colour=colour(certificate.verdict),
-        sentence=_SENTENCES[certificate.verdict],
-        witness=None if witness is None else witness_line(witness),
-        values=[] if witness is None else [*_values(witness)],
-        layers=[*_layer_rows(certificate)],
-        outputs=[*_output_rows(certificate)],
-        distances=plot([(_place(each), each.max_difference, each.max_bound) for each in found]),
-        decisions=tuple(_decided(each) for each in found if each.top1_agreement is not None),
-        flips=plot([_flip(flip) for flip in certificate.flips[:_SHOWN_FLIPS]]),
-    )
+    if witness is None or witness.expected is None or witness.found is None:
+        return []
+    both = [number(value, f"{value:.9g}") for value in (witness.expected, witness.found)]
+    return [[*both, number(abs(witness.found - witness.expected)), number(witness.bound)]]
 
 
-def _names(check: Check) -> list[Cell]:
-    return [text(check.candidate), text(check.reference)]
+def _layers(certificate: Certificate) -> Rows:
+    rows = []
+    for on, layer in layer_results(certificate):
+        failures = [str(failure) for failure in layer.failures]
+        told = "; ".join([part for part in (covered(layer.covered), layer.reason, *failures) if part])
+        rows.append([text(layer.layer), text(on), word(layer.status), prose(told)])
+    return rows
 
 
-def _values(witness: Witness) -> Iterator[list[Cell]]:
-    expected, found = witness.expected, witness.found
-    if expected is not None and found is not None:
-        both = [number(value, f"{value:.9g}") for value in (expected, found)]
-        yield [*both, number(abs(found - expected)), number(witness.bound)]
+def _outputs(certificate: Certificate) -> Rows:
+    return [
+        [
+            text(each.output),
+            text(each.provider),
+            *map(number, (each.max_difference, each.max_bound, each.max_ratio)),
+            *(
+                number(share, percent(share))
+                for share in (each.top1_agreement, each.top5_agreement, each.top1_certified)
+            ),
+            number(each.samples, f"{each.samples:,}"),
+        ]
+        for each in certificate.statistics
+    ]
 
 
 def _place(each: OutputStatistics) -> str:
     return f"{each.output} on {each.provider}"
 
 
-def _decided(each: OutputStatistics) -> tuple[str, float, float, float]:
-    """The shares of samples whose class is certain, the same, another."""
-    same, certain = each.top1_agreement or 0.0, each.top1_certified or 0.0
-    return f"{_place(each)}: {each.samples:,}", certain, max(0.0, same - certain), 1 - same
+def _distances(certificate: Certificate) -> Plot | None:
+    return plot([(_place(each), each.max_difference, each.max_bound) for each in certificate.statistics])
 
 
-def _flip(flip: Flip) -> tuple[str, float, float | None]:
-    classes = f"{flip.reference_class} → {flip.candidate_class}"
-    return f"sample {flip.sample}: {classes}", flip.margin, flip.bound
-
-
-def _layer_rows(certificate: Certificate) -> Iterator[list[Cell]]:
-    for on, layer in layer_results(certificate):
-        failures = [str(failure) for failure in layer.failures]
-        told = "; ".join([part for part in (covered(layer.covered), layer.reason, *failures) if part])
-        yield [text(layer.layer), text(on), word(layer.status), prose(told)]
-
-
-def _output_rows(certificate: Certificate) -> Iterator[list[Cell]]:
+def _decisions(certificate: Certificate) -> list[tuple[str, float, float, float]]:
+    """Of each output the shares of samples whose class is certain, the same, another."""
+    found = []
     for each in certificate.statistics:
-        shares = (each.top1_agreement, each.top5_agreement, each.top1_certified)
-        yield [
-            text(each.output),
-            text(each.provider),
-            number(each.max_difference),
-            number(each.max_bound),
-            number(each.max_ratio),
-            *(number(share, percent(share)) for share in shares),
-            number(each.samples, f"{each.samples:,}"),
+        if each.top1_agreement is not None:
+            same, certain = each.top1_agreement, each.top1_certified or 0.0
+            label = f"{_place(each)}: {each.samples:,}"
+            found.append((label, certain, max(0.0, same - certain), 1 - same))
+    return found
+
+
+def _flips(certificate: Certificate) -> Plot | None:
+    return plot(
+        [
+            (
+                f"sample {flip.sample}: {flip.reference_class} → {flip.candidate_class}",
+                flip.margin,
+                flip.bound,
+            )
+            for flip in certificate.flips[:_SHOWN_FLIPS]
         ]
+    )
+
+
+_PARTS = {
+    "values": _values,
+    "layers": _layers,
+    "outputs": _outputs,
+    "distances": _distances,
+    "decisions": _decisions,
+    "flips": _flips,
+    "witness": witness_line,
+    "colour": colour,
+}
+"""What the template makes of a certificate's parts."""
 
 
 def _miss_row(miss: Miss) -> list[Cell]:

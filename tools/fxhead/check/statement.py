@@ -11,52 +11,93 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
-from fxhead.check.artefact import FileRecord, Recipe
+from fxexport.results import LayerName, Status, Verdict
+from fxhead.check.artefact import Recipe
 from fxhead.check.environment import describe_environment
 from fxhead.check.outcome import Check, worst
 from fxhead.files.digests import digest_file
 from fxpasses.errors import InputError
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:fxhead:predicate:certificate:v1"
+
+class Digest(TypedDict):
+    """Of a file's bytes."""
+
+    sha256: str
 
 
-def statement(certificate: Path, checks: Sequence[Check], recipe: Recipe) -> dict[str, Any]:
+class Resource(TypedDict):
+    """A file by its content."""
+
+    name: str
+    digest: Digest
+
+
+class AttestedCheck(TypedDict):
+    """What a certificate says of one pair, in brief: each layer by its name, with its status."""
+
+    reference: str
+    candidate: str
+    verdict: Verdict
+    reason: str
+    scope: tuple[str, ...]
+    layers: dict[LayerName, Status]
+
+
+class Predicate(TypedDict):
+    """What is stated of the subjects, and the certificate that says it in full."""
+
+    verdict: Verdict
+    certificate: Resource
+    environment: dict[str, str]
+    checks: tuple[AttestedCheck, ...]
+
+
+class Statement(TypedDict):
+    """An in-toto Statement v1 with a predicate of ours."""
+
+    _type: Literal["https://in-toto.io/Statement/v1"]
+    subject: tuple[Resource, ...]
+    predicateType: Literal["urn:fxhead:predicate:certificate:v1"]
+    predicate: Predicate
+
+
+def statement(certificate: Path, checks: Sequence[Check], recipe: Recipe) -> Statement:
     """The statement; its subjects are the files that the certificate is about.
 
     Raises:
         InputError: it is about no file.
         FileError: the certificate cannot be read.
     """
-    subjects = [_resource(file) for file in recipe.files()]
+    subjects = tuple(_resource(file.path, file.sha256) for file in recipe.files())
     if not subjects:
         raise InputError("the certificate is about no file", where="--attest", fix="compare files")
+    predicate: Predicate = {
+        "verdict": Verdict(str(worst(tuple(checks)))),
+        "certificate": _resource(certificate.name, digest_file(certificate)),
+        "environment": describe_environment(recipe.providers),
+        "checks": tuple(map(_brief, checks)),
+    }
     return {
-        "_type": STATEMENT_TYPE,
+        "_type": "https://in-toto.io/Statement/v1",
         "subject": subjects,
-        "predicateType": PREDICATE_TYPE,
-        "predicate": {
-            "verdict": worst(tuple(checks)),
-            "certificate": {"name": certificate.name, "digest": {"sha256": digest_file(certificate)}},
-            "environment": describe_environment(recipe.providers),
-            "checks": [_brief(check) for check in checks],
-        },
+        "predicateType": "urn:fxhead:predicate:certificate:v1",
+        "predicate": predicate,
     }
 
 
-def _resource(file: FileRecord) -> dict[str, Any]:
-    return {"name": file.path, "digest": {"sha256": file.sha256}}
+def _resource(name: str, sha256: str) -> Resource:
+    return {"name": name, "digest": {"sha256": sha256}}
 
 
-def _brief(check: Check) -> dict[str, Any]:
+def _brief(check: Check) -> AttestedCheck:
     certificate = check.certificate
     return {
         "reference": check.reference,
         "candidate": check.candidate,
-        "verdict": str(certificate.verdict),
+        "verdict": certificate.verdict,
         "reason": certificate.reason,
-        "scope": list(certificate.scope),
-        "layers": {str(layer.layer): str(layer.status) for layer in certificate.layers},
+        "scope": certificate.scope,
+        "layers": {layer.layer: layer.status for layer in certificate.layers},
     }

@@ -15,9 +15,9 @@ from typing import Any
 
 from fxhead.files.strict_json import Field
 
-Spelling = Mapping[Any, Mapping[str, Any]]
+Spelling = Mapping[Any, Any]
 """Of classes whose JSON has other keys than the class has fields: the type of each such key, None where a
-field is not written."""
+field is not written; or the class as which it is written."""
 
 _SCALARS = {str: "string", Path: "string", bool: "boolean", int: "integer", types.NoneType: "null"}
 _NO_NUMBERS = ("nan", "inf", "-inf")
@@ -26,16 +26,19 @@ _MOST = 1_000_000
 _ENTRY = re.compile(r"^    (\w+): (.*(?:\n      .*)*)", re.MULTILINE)
 
 
-def schema_of(kind: Any, spelling: Spelling, *, name: str, title: str) -> dict[str, Any]:
+def schema_of(
+    kind: Any, spelling: Spelling, names: Mapping[str, Any], *, name: str, title: str
+) -> dict[str, Any]:
     """The JSON Schema of documents of a type: closed, so that it names whatever there is.
 
     Args:
         kind: a dataclass, a ``TypedDict``, or what annotations make of these.
         spelling: where classes are written with other keys.
+        names: what annotations name that their files do not import when they run.
         name: the last part of its ``$id``.
         title: what such a document is.
     """
-    schemas = _Schemas(spelling)
+    schemas = _Schemas(spelling, names)
     whole = schemas.of(kind)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -71,13 +74,13 @@ def read_as(kind: Any, field: Field, spelling: Spelling) -> Any:
     if issubclass(kind, enum.Enum):
         return kind(field.text(*kind))
     own_fields = {own.name for own in dataclasses.fields(kind)}
-    named = {name: inner for name, inner in _members(kind, spelling).items() if name in own_fields}
+    named = {name: inner for name, inner in _members(kind, spelling, {}).items() if name in own_fields}
     return kind(**{name: read_as(inner, field[name], spelling) for name, inner in named.items()})
 
 
 class _Schemas:
-    def __init__(self, spelling: Spelling) -> None:
-        self.spelling = spelling
+    def __init__(self, spelling: Spelling, names: Mapping[str, Any]) -> None:
+        self.spelling, self.names = spelling, names
         self.defined: dict[str, Any] = {}
 
     def of(self, kind: Any) -> dict[str, Any]:
@@ -96,6 +99,8 @@ class _Schemas:
             return {"anyOf": [{"type": "number"}, {"enum": [*_NO_NUMBERS]}]}
         if kind is Any:
             return {}
+        if isinstance(self.spelling.get(kind), type):
+            return self.of(self.spelling[kind])
         if kind.__name__ not in self.defined:
             self.defined[kind.__name__] = {}  # a record may hold others of its kind
             self.defined[kind.__name__] = self._named(kind)
@@ -113,7 +118,7 @@ class _Schemas:
         if issubclass(kind, enum.Enum):
             return about | {"enum": [member.value for member in kind]}
         told = dict(_ENTRY.findall(doc.partition("Attributes:\n")[2]))
-        members = _members(kind, self.spelling)
+        members = _members(kind, self.spelling, self.names)
         optional = {name for name, inner in members.items() if typing.get_origin(inner) is typing.NotRequired}
         properties = {}
         for name, inner in members.items():
@@ -128,10 +133,9 @@ class _Schemas:
         }
 
 
-def _members(kind: Any, spelling: Spelling) -> dict[str, Any]:
+def _members(kind: Any, spelling: Spelling, names: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a record's JSON, with their types."""
-    # names that a file imports for its annotations alone
-    hints = typing.get_type_hints(kind, localns=dict(vars(collections.abc)), include_extras=True)
+    hints = typing.get_type_hints(kind, localns=dict(names), include_extras=True)
     own = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else [*hints]
     members = {name: hints[name] for name in own} | dict(spelling.get(kind, {}))
     return {name: inner for name, inner in members.items() if inner is not None}
