@@ -65,7 +65,7 @@ class _Bytes(click.ParamType[int]):
 @click.option(
     "--scheduler",
     metavar="tcp://HOST:8786",
-    help="Do the models on the workers of a Dask cluster that sees the same files, or with --send-files.",
+    help="Do the models on the workers of a Dask cluster, which sees the same files or is sent them.",
 )
 @click.option(
     "--send-files",
