@@ -136,11 +136,10 @@ def opened(source: Source) -> Opened:
 
 def _unwrapped(module: nn.Module) -> nn.Module:
     """What ``torch.compile``, data parallelism and weight averaging run; their names are no model's."""
-    if type(module) in _WRAPPERS:  # a class below one may do otherwise
-        return _unwrapped(module.module)
-    # any module may have a child of that name, and runs it or not
+    # by the class itself: one below it may do otherwise, and any module may have a child of that name
     is_compiled = type(module).__module__ == "torch._dynamo.eval_frame"
-    return _unwrapped(module._orig_mod) if is_compiled else module
+    inner = "_orig_mod" if is_compiled else "module" if type(module) in _WRAPPERS else None
+    return module if inner is None else _unwrapped(module.get_submodule(inner))
 
 
 def _read(path: Path, pool: WeightPool, extents: Sequence[Shape]) -> OnnxSubject:
