@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import os
 import re
 from pathlib import Path
 
@@ -59,9 +60,9 @@ class Source:
             return cls(text=text, kind=SourceKind.TORCHVISION, name=text.removeprefix(_TORCHVISION))
         if text.startswith(_TIMM):
             return cls(text=text, kind=SourceKind.TIMM, name=text.removeprefix(_TIMM))
-        if _CALLABLE.fullmatch(text) and not Path(text).exists():
+        if _CALLABLE.fullmatch(text) and not os.path.exists(text):
             return cls(text=text, kind=SourceKind.CALLABLE, name=text)
-        if Path(text).is_dir():
+        if os.path.isdir(text):  # which says no of what is no name at all
             return cls(text=text, kind=SourceKind.FOLDER, name=text)
         kind = SourceKind.ONNX if text.lower().endswith(".onnx") else SourceKind.FILE
         return cls(text=text, kind=kind, name=text)
@@ -69,7 +70,9 @@ class Source:
     @classmethod
     def parse_architecture(cls, text: str) -> Source:
         """The source that ``--arch`` names: the same, but that a bare name is torchvision's."""
-        return cls.parse(f"{_TORCHVISION}{text}" if text.isidentifier() and not Path(text).exists() else text)
+        return cls.parse(
+            f"{_TORCHVISION}{text}" if text.isidentifier() and not os.path.exists(text) else text
+        )
 
     @property
     def path(self) -> Path | None:

@@ -18,8 +18,11 @@ import torch
 from torch import nn
 
 from fxexport import export_onnx
+from fxhead.batch.parcel import unpack
+from fxhead.batch.process import Done, State
 from fxhead.batch.rows import Row, RowOption, read_rows
 from fxhead.batch.store import key_of
+from fxhead.cli import main
 from fxpasses.errors import FileError, InputError
 from tests.fxhead.conftest import Cluster, validate, validate_files, waited_for
 
@@ -261,6 +264,34 @@ def test_names_are_folders_of_their_own(tmp_path: Path) -> None:
     assert [row.name for row in read_rows([str(tmp_path / "m.jsonl")], {}, KNOWN)] == ["_.._etc_x", "model"]
 
 
+def test_no_row_takes_the_name_of_the_batch_s_own_files_and_many_of_one_name_are_quick(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "m.csv").write_text("source,name\na.pt,batch.jsonl\n" + "b.pt,x\n" * 50_000)
+    rows = read_rows([str(tmp_path / "m.csv")], {}, KNOWN)
+    assert [rows[0].name, rows[1].name, rows[-1].name] == ["batch.jsonl.2", "x", "x.50000"]
+
+
+def test_names_that_no_file_can_have_are_no_files(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"source": "' + "x" * 300 + '", "arch": "' + "y" * 300 + '"}')
+    (row,) = read_rows([str(tmp_path / "m.jsonl")], {}, KNOWN)
+    assert row.inputs() == (Path("x" * 300),)
+    assert main(["inspect", "x" * 300]) == 2
+
+
+def test_what_is_sent_back_replaces_links(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("")
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "a" / "a.onnx").symlink_to(tmp_path / "theirs")
+    done = Done(
+        name="a", source="a.pt", key="", state=State.DONE, reason=None, exit_code=0, seconds=0.0,
+        peak_bytes=None, document={"files": [{"path": "out/a/a.onnx", "size_bytes": 3}]},
+    )  # fmt: skip
+    unpack(done, (("a.onnx", b"new"),), tmp_path / "out")
+    assert (tmp_path / "theirs").read_text() == ""
+    assert (tmp_path / "out" / "a" / "a.onnx").read_bytes() == b"new"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -272,6 +303,16 @@ def test_names_are_folders_of_their_own(tmp_path: Path) -> None:
         ("m.yaml", "- !!python/object/apply:os.system [touch x]", "is no YAML"),
         ("m.yaml", "\x00", "is no YAML"),
         ("m.csv", "source\n\xff", None),
+        ("m.csv", "source\na.pt,more\n", "row 1 has a value without a name"),
+        ("m.csv", "source\n" + "a.pt\n" * 100_001, "has more than 100,000 rows"),
+        ("m.csv", "source\n" + "a" * 200_000, "cannot be read"),
+        ("m.yaml", "- {source: a.pt, 1: x}", "row 1 has an option whose name is no text"),
+        ("m.yaml", "- &a [x]\n- {source: a.pt, arch: [*a, *a]}", "row 1 has no source"),
+        ("m.yaml", "- {source: a.pt, arch: [[x]]}", "row 1 has an option 'arch' that is no text"),
+        ("m.yaml", "- {source: a.pt, seed: 0x" + "f" * 20_000 + "}", "row 1 has an option 'seed'"),
+        ("m.jsonl", '{"source": "a.pt", "arch": "' + "x" * 5000 + '"}', "row 1 has an option 'arch'"),
+        ("m.jsonl", '{"source": "' + "x" * 5000 + '"}', "row 1 has an option 'source'"),
+        ("m.jsonl", '{"source": "a.pt", "arch": "x\\u0000"}', "row 1 has an option 'arch'"),
     ],
 )  # fmt: skip
 def test_a_manifest_that_is_none_says_what_is_wrong(
@@ -320,6 +361,10 @@ def test_nothing_in_the_folder_of_outputs_is_believed(work: Path) -> None:
     (row,) = batch("a.pt", "--to", "conv", "-o", "out", code=0)["rows"]
     assert row["seconds"] != 4711
     assert (work / "theirs").read_text() == ""
+    changed = json.loads(lines.read_text()) | {"seconds": 4711}  # with the key that it has
+    lines.write_text(json.dumps(changed) + "\n")
+    (row,) = batch("a.pt", "--to", "conv", "-o", "out", code=0)["rows"]
+    assert row["seconds"] != 4711
     lines.unlink()
     lines.symlink_to(work / "theirs")
     batch("a.pt", "--to", "conv", "-o", "out", code=2)

@@ -10,6 +10,7 @@ from pathlib import Path
 from fxexport.untrusted.archive import open_regular
 from fxhead.batch.process import Done, Limits, perform
 from fxhead.batch.rows import Row
+from fxhead.files.put import put
 from fxpasses.errors import FileError, InputError
 
 Contents = tuple[tuple[str, bytes], ...]
@@ -83,7 +84,7 @@ def unpack(done: Done, written: Contents, folder: Path) -> Done:
     try:
         home.mkdir(parents=True, exist_ok=True)
         for name, content in written:
-            (home / Path(name).name).write_bytes(content)
+            put(home / Path(name).name, content)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(f"cannot be written to ({reason})", where=str(home), fix="make room") from error

@@ -56,7 +56,7 @@ class Done:
     Attributes:
         name: the row's.
         source: the row's.
-        key: what it was made of; see ``store.key_of``.
+        key: what it was made of (see ``store.key_of``); once it is kept, the mark of that and all the rest.
         state: how it ended.
         reason: why, where it is not done; else None.
         exit_code: of the process; negative where a signal ended it.

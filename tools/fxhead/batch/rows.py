@@ -7,6 +7,7 @@ import dataclasses
 import glob
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,10 @@ from fxpasses.wall.wall import walled
 
 MODEL_SUFFIXES = (".onnx", ".pt", ".pt2", ".pth", ".safetensors")
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".yaml", ".yml")
-_MOST_BYTES = 64 * 2**20
+LINES, TABLE, PAGE = "batch.jsonl", "batch.csv", "batch.html"
+"""What a batch writes of its own, beside the folders of its rows."""
+_MOST_BYTES, _MOST_ROWS = 64 * 2**20, 100_000
+_LONGEST, _MOST_VALUES = 4096, 100
 _OWN = ("source", "name")
 _SHAPE_OF_A_MANIFEST = "give a column or key 'source', and options of fxhead rewrite by their long names"
 
@@ -58,7 +62,7 @@ class Row:
             from fxhead.check.artefact import companions  # takes two seconds, of which others need none
 
             own += companions(source)
-        named = [Path(text) for text in self.options if not text.startswith("-") and Path(text).is_file()]
+        named = [Path(text) for text in self.options if not text.startswith("-") and os.path.isfile(text)]
         return (*own, *named)
 
 
@@ -78,7 +82,7 @@ def read_rows(
         InputError: a manifest has an unknown option, or there is no row.
     """
     found: list[Row] = []
-    taken: set[str] = set()
+    taken = dict.fromkeys((LINES, TABLE, PAGE), 1)
     for source in sources:
         for entry in _entries(source, trust=trust):
             options = {**common, **{key: value for key, value in entry.items() if key not in _OWN}}
@@ -166,13 +170,35 @@ def _manifest(path: Path) -> Iterator[dict[str, Any]]:
         raise FileError(f"has more than {_MOST_BYTES} bytes", where=str(path), fix="split it")
     with walled(str(path)):
         entries = [*_parsed(path, text)]
+    if len(entries) > _MOST_ROWS:
+        raise FileError(f"has more than {_MOST_ROWS:,} rows", where=str(path), fix="split it")
     for number, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:
-            raise FileError(f"row {number} has no source", where=str(path), fix=_SHAPE_OF_A_MANIFEST)
-        if not isinstance(entry.get("name", ""), str):
-            raise FileError(f"the name of row {number} is no text", where=str(path), fix=_SHAPE_OF_A_MANIFEST)
-        beside = path.parent / entry["source"]
-        yield {**entry, "source": str(beside) if beside.exists() else entry["source"]}
+        wrong = _what_is_wrong(entry)
+        if wrong is not None:
+            raise FileError(f"row {number} {wrong}", where=str(path), fix=_SHAPE_OF_A_MANIFEST)
+        beside = os.path.join(path.parent, entry["source"])
+        yield {**entry, "source": beside if os.path.exists(beside) else entry["source"]}
+
+
+def _what_is_wrong(entry: Any) -> str | None:
+    """What it lacks to be a row: a source, and options that are texts, numbers, yes or no, or some."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:
+        return "has no source"
+    if not isinstance(entry.get("name", ""), str):
+        return "has a name that is no text"
+    for key, value in entry.items():
+        if not isinstance(key, str):
+            return "has a value without a name" if key is None else "has an option whose name is no text"
+        values = value if isinstance(value, list) else [value]
+        if len(values) > _MOST_VALUES or not all(map(_is_plain, values)):
+            return f"has an option {key[:80]!r} that is no text, number, yes or no, or short list of these"
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _LONGEST and "\0" not in value
+    return value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 64)
 
 
 def _parsed(path: Path, text: str) -> Iterable[Any]:
@@ -199,11 +225,16 @@ def _parsed(path: Path, text: str) -> Iterable[Any]:
     return found
 
 
-def _free_name(wanted: str, taken: set[str]) -> str:
-    """A folder's name that no other row has, on file systems that ignore case too."""
-    plain = re.sub(r"[^\w.+-]", "_", wanted).strip(".") or "model"
-    name, number = plain, 2
+def _free_name(wanted: str, taken: dict[str, int]) -> str:
+    """A folder's name that no other row has, on file systems that ignore case too.
+
+    Args:
+        wanted: the name, if it is free.
+        taken: the names that are not, with the last number that was put behind each.
+    """
+    name = plain = re.sub(r"[^\w.+-]", "_", wanted).strip(".") or "model"
     while name.casefold() in taken:
-        name, number = f"{plain}.{number}", number + 1
-    taken.add(name.casefold())
+        taken[plain.casefold()] = number = taken.get(plain.casefold(), 1) + 1
+        name = f"{plain}.{number}"
+    taken[name.casefold()] = 1
     return name

@@ -79,8 +79,7 @@ def run_batch(options: BatchOptions, progress: Progress) -> BatchOutcome:
     if skipped:
         progress.note(f"{skipped} of {len(options.rows)} are done already")
     for done in _performed(todo, options, progress):
-        store.add(done)
-        ended[done.name] = done
+        ended[done.name] = store.add(done)
     rows = tuple(ended[row.name] for row in options.rows)
     files = tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in store.finish(rows))
     seconds = time.perf_counter() - start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -17,15 +18,17 @@ from urllib.parse import quote
 import fxhead
 from fxexport.untrusted.archive import open_regular
 from fxhead.batch.process import Done, State
-from fxhead.batch.rows import Row
+from fxhead.batch.rows import LINES, PAGE, TABLE, Row
 from fxhead.files.digests import digest_file
-from fxhead.files.mark import mark
+from fxhead.files.mark import is_marked, mark
+from fxhead.files.put import put
 from fxhead.outcome import SCHEMA_VERSION
 from fxhead.page.cells import Cell, number, prose, text, word
 from fxhead.page.templates import page
 from fxpasses.errors import FileError
+from fxpasses.wall.wall import walled
 
-LINES, TABLE, PAGE = "batch.jsonl", "batch.csv", "batch.html"
+_LONGEST = 2**26
 _VERSIONS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
 _COLUMNS = ("name", "source", "state", "verdict", "reason", "seconds", "peak_bytes", "exit_code", "files")
 
@@ -36,14 +39,19 @@ def key_of(row: Row) -> str:
     Raises:
         FileError: a file cannot be read.
     """
+    with walled(row.source):
+        files = [digest_file(path) for path in row.inputs()]
     whole = {
         "fxhead": fxhead.__version__,
         "versions": {name: _version(name) for name in _VERSIONS},
         "row": [row.source, *row.options],
-        "files": [digest_file(path) for path in row.inputs()],
+        "files": files,
     }
-    # a folder that somebody else made has no keys of this user's: nothing in it is taken for done
-    return mark("batch", json.dumps(whole, sort_keys=True).encode())
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def _whole(done: Done) -> bytes:
+    return json.dumps(dataclasses.asdict(done), sort_keys=True).encode()
 
 
 def _version(name: str) -> str | None:
@@ -72,12 +80,16 @@ class Store:
         A row with the answer no is kept: the same again has the same answer.
         """
         done = self._found.get(row.name)
-        if done is None or done.key != key or done.state not in (State.DONE, State.NO):
+        if done is None or done.state not in (State.DONE, State.NO):
+            return None
+        # in a folder that somebody else made or changed, nothing has this user's mark
+        if not is_marked("batch", _whole(dataclasses.replace(done, key=key)), done.key):
             return None
         return done if all(_is_there(file) for file in done.files) else None
 
-    def add(self, done: Done) -> None:
-        """Keeps a row, on the disk when this returns."""
+    def add(self, done: Done) -> Done:
+        """Keeps a row, on the disk when this returns; its key becomes the mark of all that it says."""
+        done = dataclasses.replace(done, key=mark("batch", _whole(done)))
         line = json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(done)})
         path = self.folder / LINES
         with _writing(path), open(path, "ab", opener=_no_link) as file:
@@ -86,6 +98,7 @@ class Store:
             file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        return done
 
     def finish(self, rows: Iterable[Done]) -> tuple[Path, ...]:
         """Writes the rows of this batch as lines, table and page, each whole or not at all."""
@@ -97,27 +110,21 @@ class Store:
             PAGE: _page(rows, self.folder),
         }
         for name, content in written.items():
-            new = self.folder / f".{name}.new"
             with _writing(self.folder):
-                new.unlink(missing_ok=True)
-                with open(new, "x", encoding="utf-8", newline="") as file:
-                    file.write(content)
-                new.replace(self.folder / name)
+                put(self.folder / name, content.encode())
         return tuple(self.folder / name for name in written)
 
-    def _read(self) -> Iterable[Done]:
-        try:
-            with open_regular(self.folder / LINES) as file:
-                text = file.read().decode("utf-8", "replace")
-        except FileNotFoundError:
-            return
-        for line in text.splitlines():
-            try:
-                data = json.loads(line)
-                data.pop("schema_version")
-                yield Done(**{**data, "state": State(data["state"])})
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                continue  # cut off, or not ours: that row is done again
+    def _read(self) -> list[Done]:
+        path = self.folder / LINES
+        found: list[Done] = []
+        with walled(str(path)), contextlib.suppress(FileNotFoundError), open_regular(path) as file:
+            while line := file.readline(_LONGEST):
+                # else it is cut off, or not ours: that row is done again
+                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                    data = json.loads(line)
+                    data.pop("schema_version")
+                    found.append(Done(**{**data, "state": State(data["state"])}))
+        return found
 
 
 @contextlib.contextmanager

@@ -1,0 +1,18 @@
+"""One file in the place of another, whole, where somebody else may have made the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def put(path: Path, content: bytes) -> None:
+    """Writes a file anew: a link that is there is replaced, and not what it leads to.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with new.open("xb") as file:
+        file.write(content)
+    new.replace(path)
