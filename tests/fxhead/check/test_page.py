@@ -69,6 +69,7 @@ def test_a_refused_model_has_a_page_that_says_why(
     done = run("rewrite", "nets:NoHead", "--to", "conv", "--html", *SMALL, "-o", "out/")
     assert done.code == 1
     assert [path.name for path in Path("out").iterdir()] == ["NoHead.conv.html"]
+    assert done.out.splitlines()[-1].startswith("out/NoHead.conv.html")
     read = words(Path("out/NoHead.conv.html"))
     assert "not rewritten There was nothing to rewrite" in read
     assert "NOT_POOLED" in read

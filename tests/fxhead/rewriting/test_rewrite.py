@@ -149,6 +149,12 @@ def test_nothing_is_written_when_the_verdict_is_broken(
     assert "verdict: broken" in done.out
     assert "nothing was written" in done.out
     assert written() == set()
+    done = run("rewrite", "model.pt", "--to", "conv", *SMALL, "-o", "new/", "--html", "--attest", "--json")
+    assert (done.code, done.document["verdict"]) == (1, "broken")
+    # but for the page that was asked for, which names no file that is not there
+    assert [Path(file["path"]).name for file in done.document["files"]] == ["model.conv.html"]
+    assert [path.name for path in Path("new").iterdir()] == ["model.conv.html"]
+    assert "SHA-256" not in Path("new/model.conv.html").read_text()
 
 
 def test_nothing_is_written_when_the_export_fails(

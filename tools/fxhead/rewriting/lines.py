@@ -32,6 +32,9 @@ def rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
     yield ""
     if not report.rewrites:
         yield _nothing_line(outcome)
+        if outcome.files:  # the page that says so
+            yield ""
+            yield file_table(outcome.files)
         return
     if report.memory is not None:
         yield from memory_lines(report.memory)

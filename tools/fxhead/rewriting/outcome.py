@@ -25,7 +25,7 @@ class RewriteOutcome:
         report: what was rewritten and what was not.
         already: sites that had the asked form before.
         checks: certificates; empty where nothing was checked.
-        files: what was written; empty where the answer is no.
+        files: what was written; where the answer is no, that is a page that was asked for, and nothing else.
         seconds: wall-clock time.
         require: the least verdict that is a yes.
     """
