@@ -49,7 +49,8 @@ class _Watch:
         self._ident, self._where = threading.get_ident(), where
         self._seconds, self._bytes = seconds, most
         self._clock = _processor_clock(self._ident)
-        self._start, self._before, self._left = self._now(), _resident(), _left()
+        self._start, self._before, self._left = self._now(), _memory(), _left()
+        self._limit: str | None = None
         self._files: set[tuple[int, int]] = set()
         self._lock, self._over = threading.Lock(), threading.Event()
         threading.Thread(target=self._run, daemon=True, name="fxhead clock").start()
@@ -69,10 +70,8 @@ class _Watch:
 
     def error(self) -> SlowError:
         """What says which limit it was."""
-        is_time = self._now() - self._start >= self._seconds
-        seconds, memory = f"{self._seconds:.4g} s of processor time", f"{self._most() / 1e9:.3g} GB of memory"
         return SlowError(
-            f"takes more than the limit of {seconds if is_time else memory}",
+            f"takes more than the limit of {self._limit}",
             where=self._where,
             fix="do not use it; if you know where it comes from, --trust has no such limit",
         )
@@ -80,15 +79,19 @@ class _Watch:
     def _now(self) -> float:
         return time.monotonic() if self._clock is None else time.clock_gettime(self._clock)
 
-    def _most(self) -> float:
-        return min(self._bytes, self._left)
-
-    def _is_beyond(self) -> bool:
-        return self._now() - self._start >= self._seconds or _resident() - self._before >= self._most()
+    def _beyond(self) -> str | None:
+        """The limit that was passed, if one was."""
+        if self._now() - self._start >= self._seconds:
+            return f"{self._seconds:.4g} s of processor time"
+        pairs = zip(_memory(), self._before, (self._bytes, self._left), strict=True)
+        return next(
+            (f"{most / 1e9:.3g} GB of memory" for now, then, most in pairs if now - then >= most), None
+        )
 
     def _run(self) -> None:
         while not self._over.wait(_LOOK_S):
-            if self._is_beyond():
+            self._limit = self._beyond()
+            if self._limit is not None:
                 self._end()
 
     def _end(self) -> None:
@@ -158,12 +161,14 @@ def _processor_clock(ident: int) -> int | None:
     return None if found is None else int(found(ident))
 
 
-def _resident() -> int:
-    """Bytes of memory that the process has; zero where the system does not tell."""
+def _memory() -> tuple[int, int]:
+    """Bytes of memory that the process has, and how many of them are no file's; none where nobody tells."""
     try:
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_bytes().split())
     except OSError:
-        return 0
+        return 0, 0
+    page = os.sysconf("SC_PAGE_SIZE")
+    return resident * page, (resident - shared) * page
 
 
 def _left() -> float:

@@ -36,14 +36,16 @@ def test_what_goes_on_for_ever_inside_the_wall_ends(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
-def test_memory_is_limited_too() -> None:
+@pytest.mark.parametrize(("most", "left"), [(3e7, 1e12), (1e12, 3e7)], ids=["limit", "machine"])
+def test_memory_is_limited_too(monkeypatch: pytest.MonkeyPatch, most: float, left: float) -> None:
+    monkeypatch.setattr(clock, "_left", lambda: left)
     held: list[torch.Tensor] = []
 
     def fill() -> None:
         held.append(torch.ones(10_000_000).repeat(2))
         _for_ever()
 
-    with pytest.raises(SlowError, match=r"limit of 0\.03 GB of memory"), in_budget(most=30_000_000):
+    with pytest.raises(SlowError, match=r"limit of 0\.03 GB of memory"), in_budget(most=int(most)):
         fill()
 
 
