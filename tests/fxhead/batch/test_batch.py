@@ -264,6 +264,15 @@ def test_names_are_folders_of_their_own(tmp_path: Path) -> None:
     assert [row.name for row in read_rows([str(tmp_path / "m.jsonl")], {}, KNOWN)] == ["_.._etc_x", "model"]
 
 
+def test_outputs_in_the_folder_of_the_models_are_no_models(tmp_path: Path) -> None:
+    for name in ("a.pt", "out/a/a.conv.pt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    out = tmp_path / "out"
+    assert [row.name for row in read_rows([str(tmp_path)], {}, KNOWN, out=out)] == ["a"]
+    assert [row.name for row in read_rows([str(out)], {}, KNOWN, out=out)] == ["a.conv"]
+
+
 def test_no_row_takes_the_name_of_the_batch_s_own_files_and_many_of_one_name_are_quick(
     tmp_path: Path,
 ) -> None:

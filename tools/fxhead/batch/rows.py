@@ -67,7 +67,12 @@ class Row:
 
 
 def read_rows(
-    sources: Iterable[str], common: Mapping[str, Any], known: Mapping[str, RowOption], *, trust: bool = False
+    sources: Iterable[str],
+    common: Mapping[str, Any],
+    known: Mapping[str, RowOption],
+    *,
+    trust: bool = False,
+    out: Path | None = None,
 ) -> tuple[Row, ...]:
     """The rows that ``sources`` (manifests, folders, globs, or anything ``fxhead rewrite`` takes) stand for.
 
@@ -76,6 +81,7 @@ def read_rows(
         common: options of every row, by name; a row's own go before them.
         known: every option that a row can have, by name.
         trust: whether a manifest may name code: a callable, or what ``--allow`` and ``--trust`` run.
+        out: the folder of all outputs: what lies in it is found in no folder around it.
 
     Raises:
         FileError: a manifest cannot be read, or names code and may not.
@@ -84,7 +90,7 @@ def read_rows(
     found: list[Row] = []
     taken = dict.fromkeys((LINES, TABLE, PAGE), 1)
     for source in sources:
-        for entry in _entries(source, trust=trust):
+        for entry in _entries(source, trust=trust, out=out):
             options = {**common, **{key: value for key, value in entry.items() if key not in _OWN}}
             name = _free_name(entry.get("name") or Source.parse(entry["source"]).stem, taken)
             found.append(
@@ -124,8 +130,8 @@ def _is_true(value: Any, key: str, where: str) -> bool:
     raise InputError(f"'{key}' is yes or no, not {value!r}", where=where, fix="write true or false")
 
 
-def _entries(source: str, *, trust: bool) -> Iterator[dict[str, Any]]:
-    path = Path(source)
+def _entries(source: str, *, trust: bool, out: Path | None) -> Iterator[dict[str, Any]]:
+    path, made = Path(source), None if out is None else out.resolve()
     if path.suffix.lower() in MANIFEST_SUFFIXES:
         for number, entry in enumerate(_manifest(path), start=1):
             if not trust and _names_code(entry):
@@ -139,7 +145,9 @@ def _entries(source: str, *, trust: bool) -> Iterator[dict[str, Any]]:
         files = (file for file in path.rglob("*") if file.suffix.lower() in MODEL_SUFFIXES)
         # a folder as hubs lay it out is one model
         models = {file.parent if file.with_name("config.json").is_file() else file for file in files}
-        yield from ({"source": str(model)} for model in sorted(models))
+        is_around = made is not None and path.resolve() in made.parents
+        found = (model for model in models if not (is_around and made in model.resolve().parents))
+        yield from ({"source": str(model)} for model in sorted(found))
     elif glob.has_magic(source):
         yield from ({"source": file} for file in sorted(glob.glob(source, recursive=True)))
     else:

@@ -117,7 +117,7 @@ def batch_command(
         common = {"to": to, "scope": scope, "providers": providers, "no_onnx": no_onnx}
         common |= {"html": html, "attest": attest}
         options = BatchOptions(
-            rows=read_rows(sources, common, known, trust=trust),
+            rows=read_rows(sources, common, known, trust=trust, out=Path(out)),
             folder=Path(out),
             jobs=jobs or max(1, (os.cpu_count() or 1) // 2),
             seconds=timeout,
