@@ -255,8 +255,8 @@ class Certifier:
             seed=self._seed,
             scope=(
                 *scope_of(left, right, found.outputs, batches),
-                *found.derived.scope,
-                *found.derived.sizes,
+                *(found.derived.scope if judged.verdict is Verdict.PROVED else ()),
+                *(found.derived.sizes if judged.verdict is Verdict.PROVED else ()),
             ),
             witness=judged.measured.witness if judged.verdict is Verdict.BROKEN else None,
         )

@@ -7,7 +7,7 @@ numbers where both walks meet them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -94,6 +94,7 @@ class Derivation:
         unrelated: the topmost operators that no identity relates.
         constants: constants that differ.
         sizes: for which extents of the inputs it holds.
+        outside: extents of the left inputs at which one of the models may be another function.
         scope: what it is about.
         operators: number of operators that were compared, whatever identities made of them.
     """
@@ -106,6 +107,7 @@ class Derivation:
     unrelated: tuple[Unrelated, ...] = ()
     constants: tuple[ConstantPair, ...] = ()
     sizes: tuple[str, ...] = ()
+    outside: tuple[tuple[Dims, ...], ...] = ()
     scope: tuple[str, ...] = ()
     operators: int = 0
 
@@ -133,6 +135,10 @@ def derive(
         folded.cache_clear()
 
 
+_ROUNDS = 3
+"""A graph that is recorded anew may fix an extent that was free."""
+
+
 class _Proof:
     """Both graphs in one table, and what the walk has found."""
 
@@ -151,9 +157,15 @@ class _Proof:
         left, right = self._graphs
         pairs = _paired(len(left.inputs), len(right.inputs), inputs, "inputs")
         dims, sizes = _agreed(left, right, pairs)
-        wanted = [[dims[k] for k, _ in _by(pairs, side)] for side in (0, 1)]
-        graphs = [_fitting(graph, own) for graph, own in zip(self._graphs, wanted, strict=True)]
-        found = [self._read(side, graph, pairs, dims) for side, graph in enumerate(graphs)]
+        for _ in range(_ROUNDS):
+            wanted = [[dims[k] for k, _ in _by(pairs, side)] for side in (0, 1)]
+            self._graphs = [_fitting(graph, own) for graph, own in zip(self._graphs, wanted, strict=True)]
+            before, (dims, sizes) = dims, _agreed(self._graphs[0], self._graphs[1], pairs)
+            if dims == before:
+                break
+        else:
+            raise NotRead("no extents suit both")
+        found = [self._read(side, graph, pairs, dims) for side, graph in enumerate(self._graphs)]
         both = _paired(len(found[0]), len(found[1]), outputs, "outputs")
         if not both:
             raise NotRead("there is no output to compare")
@@ -173,6 +185,7 @@ class _Proof:
             unrelated=tuple(self._unrelated.values()),
             constants=tuple(self._constants.values()),
             sizes=tuple(sizes),
+            outside=(*left.outside, *(_in_order(extents, pairs) for extents in right.outside)),
             scope=tuple(dict.fromkeys((*left.scope, *right.scope))),
             operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
         )
@@ -566,10 +579,29 @@ def _agreed(left: Graph, right: Graph, pairs: Sequence[tuple[int, int]]) -> tupl
             else:
                 least = max(a.least[axis], b.least[axis])
                 bounds = [item for item in (a.most[axis], b.most[axis]) if item is not None]
-                end = f"to {min(bounds)}" if bounds else "on"
-                sizes.append(f"{a.name} axis {axis}: every extent from {least} {end}")
+                most = min(bounds, default=None)
+                end = f"every extent from {least} {'on' if most is None else f'to {most}'}"
+                sizes.append(f"{a.name} axis {axis}: {least if least == most else end}")
         found.append(tuple(dims))
-    return found, sizes
+    told = (_told(graph) for graph in (left, right))
+    return found, list(dict.fromkeys((*sizes, *(text for texts in told for text in texts))))
+
+
+def _told(graph: Graph) -> Iterator[str]:
+    """What a graph asks of several extents together."""
+    first: dict[str, str] = {}
+    for item in graph.inputs:
+        for axis, key in enumerate(item.same):
+            if key is not None and axis:
+                other = first.setdefault(key, f"{item.name} axis {axis}")
+                if other != f"{item.name} axis {axis}":
+                    yield f"{item.name} axis {axis}: as {other}"
+    yield from (f"where {text}" for text in graph.conditions)
+
+
+def _in_order(extents: tuple[Dims, ...], pairs: Sequence[tuple[int, int]]) -> tuple[Dims, ...]:
+    """Extents of the right inputs in the order of the left ones."""
+    return tuple(extents[right] for _, right in sorted(pairs))
 
 
 def _names(graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]], number: int) -> list[str]:
@@ -599,13 +631,8 @@ def _names(graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]], number: in
 
 def _fitting(graph: Graph, wanted: Sequence[Dims]) -> Graph:
     """The graph, recorded anew where it does not take these extents."""
-    for own, dims in zip(graph.inputs, wanted, strict=True):
-        for axis, extent in enumerate(dims):
-            most = own.most[axis]
-            if extent is not None and own.dims[axis] is None:
-                if own.least[axis] <= extent and (most is None or extent <= most):
-                    continue
-                if graph.at is None:
-                    raise NotRead(f"{own.name} takes no extent {extent} along axis {axis}")
-                return graph.at(wanted)
-    return graph
+    if graph.takes is None or graph.takes(wanted):
+        return graph
+    if graph.at is None:
+        raise NotRead(f"it takes no inputs of {', '.join(map(str, wanted))}")
+    return graph.at(wanted)

@@ -59,7 +59,10 @@ class Graph:
         outputs: names of what it gives.
         scope: what a claim about it covers, and what not.
         read: its outputs as values over values of its inputs.
-        at: the graph for inputs of fixed extents outside of what it takes, where there is one.
+        conditions: what extents have to be besides, for the graph to be the model, in Python.
+        outside: extents of all inputs at which the model may be another function.
+        takes: whether the graph is the model where inputs have these extents; None if it always is.
+        at: the graph for inputs of these extents where it does not take them.
     """
 
     dialect: str
@@ -67,4 +70,7 @@ class Graph:
     outputs: tuple[str, ...]
     scope: tuple[str, ...]
     read: Read
+    conditions: tuple[str, ...] = ()
+    outside: tuple[tuple[Dims, ...], ...] = ()
+    takes: Callable[[Sequence[Dims]], bool] | None = None
     at: Callable[[Sequence[Dims]], Graph] | None = None

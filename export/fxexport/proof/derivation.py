@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from fxexport.language import ConstantPair, Derivation, Unrelated, derive
+from fxexport.language import ConstantPair, Derivation, Dims, Graph, Unrelated, derive
 from fxexport.proof.pairing.outputs import PairedOutputs
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
@@ -21,6 +21,7 @@ class Derived:
         is_proved: whether every output of the one was derived from the same inputs as that of the other.
         reason: on what the proof rests, or what stands in its way, as a clause.
         sizes: for which extents it holds.
+        outside: extents of the reference's inputs at which one of the two may be another function.
         scope: what it is about.
         is_made: whether both models could be read at all.
         operators: number of operators that were compared.
@@ -31,6 +32,7 @@ class Derived:
     is_proved: bool
     reason: str
     sizes: tuple[str, ...] = ()
+    outside: tuple[tuple[Dims, ...], ...] = ()
     scope: tuple[str, ...] = ()
     is_made: bool = True
     operators: int = 0
@@ -87,7 +89,9 @@ class Derived:
 
 def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:
     """The derivation of one model from the other, if there is one."""
-    graphs = left.language, right.language
+    graphs, narrow = _at_all_sizes(left, right)
+    if graphs is None:
+        graphs = left.language, right.language
     for side, graph in zip((left, right), graphs, strict=True):
         if isinstance(graph, str):
             return Derived(is_proved=False, reason=f"{side.name} is not read: {graph}", is_made=False)
@@ -95,9 +99,12 @@ def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:
     assert not isinstance(a, str)
     assert not isinstance(b, str)
     found = derive(a, b, outputs=[(i, j) for _, i, j in outputs], inputs=_inputs(left, right))
+    if found.is_proved and narrow is not None:
+        return Derived(is_proved=False, reason=narrow, outside=found.outside, operators=found.operators)
     return Derived(
         is_proved=found.is_proved,
         reason=_established(found) if found.is_proved else _lacking(found),
+        outside=found.outside,
         sizes=found.sizes if found.is_proved else (),
         scope=found.scope if found.is_proved else (),
         is_made=found.problem is None,
@@ -105,6 +112,22 @@ def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:
         unrelated=found.unrelated,
         constants=found.constants,
     )
+
+
+def _at_all_sizes(left: Subject, right: Subject) -> tuple[tuple[Graph | str, Graph | str] | None, str | None]:
+    """The graphs where sizes are free, if both models take other sizes; else why no proof covers those."""
+    sides = sorted((left, right), key=lambda side: side.dialect == "module")  # a file says so by itself
+    if not all(side.has_sizes for side in sides):
+        return None, None
+    for side in sides:
+        graph = side.language_at_all_sizes
+        if isinstance(graph, str):
+            both = all(item.runs_at_other_sizes for item in sides)
+            return (
+                None,
+                f"{side.name} is not read at other sizes, at which both run: {graph}" if both else None,
+            )
+    return (left.language_at_all_sizes, right.language_at_all_sizes), None
 
 
 def _established(found: Derivation) -> str:

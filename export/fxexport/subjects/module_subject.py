@@ -40,6 +40,11 @@ from fxpasses.graph.export_trace import export_module
 from fxpasses.graph.quiet import quiet_export, quiet_failure
 from fxpasses.graph.trace import trace
 from fxpasses.vocabulary.vocabulary import Vocabulary
+from fxpasses.wall.clock import SlowError, in_time
+
+_FIRST_SIZE = 2
+_RECORDING_S = 30
+"""Processor time: torch takes minutes for some models that pad what they window, whatever comes of it."""
 
 _RECORDED = 2.0**-8
 """Relative difference that other kernels may leave where gradients are recorded, in any type."""
@@ -60,7 +65,7 @@ class ModuleSubject:
         self.module = module
         self._example = feeds
         self._device, self._dtype = _home(module)
-        self._traced, self._is_recorded = _traced(module, self._tensors(feeds))
+        self._traced = _traced(module, self._tensors(feeds))
         self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         recorder = _Recorder(self._traced)
         try:
@@ -98,11 +103,31 @@ class ModuleSubject:
     @functools.cached_property
     def language(self) -> Graph | str:
         """The module in the closed language, as ``torch.export`` records it, or why it is not."""
+        return self._recorded(free_sizes=False)
+
+    @functools.cached_property
+    def language_at_all_sizes(self) -> Graph | str:
+        """The same with height and width free, or why that cannot be recorded."""
+        try:
+            with in_time(self.name, _RECORDING_S):
+                return self._recorded(free_sizes=True)
+        except SlowError:
+            return f"torch.export takes more than {_RECORDING_S} s where sizes are free"
+
+    def _recorded(self, *, free_sizes: bool) -> Graph | str:
+        if self._unseen is not None:
+            return self._unseen
         try:
             with quiet_export(), evaluation_mode(self.module):
-                graph = graph_of_module(self.module, tuple(self._tensors(self._example)))
+                return graph_of_module(
+                    self.module, tuple(self._tensors(self._example)), free_sizes=free_sizes
+                )
         except NotRead as unread:
             return unread.reason
+
+    @functools.cached_property
+    def _unseen(self) -> str | None:
+        """What a run does that no recording of one shows."""
         before = plain_attributes(self.module)
         found = self._guarded(self._run_module, self._example)
         changed = changed_attribute(before, plain_attributes(self.module))
@@ -110,33 +135,30 @@ class ModuleSubject:
             return f"a run changes {changed}, which no graph shows"
         if not self._gives_recorded(found):
             return "it gives other values where gradients are recorded"
-        return graph if self._is_whole() else "no graph shows what it does at other sizes, at which it runs"
+        return None
 
-    def _is_whole(self) -> bool:
-        """Whether the graph is the module at every size at which this one runs.
+    @property
+    def has_sizes(self) -> bool:
+        """Whether it may take inputs of other sizes."""
+        return any(rows.ndim > _FIRST_SIZE for rows in self._example)
 
-        A module whose code asks for no size can be traced symbolically; of others a recording shows one call.
-        """
-        if not self._is_recorded:
-            return True
-        larger = [np.tile(rows, [1, 1, *[2] * (rows.ndim - 2)][: rows.ndim]) for rows in self._example]
-        if all(a.shape == b.shape for a, b in zip(larger, self._example, strict=True)):
-            return True
+    @functools.cached_property
+    def runs_at_other_sizes(self) -> bool:
+        """Whether it does."""
+        return any(map(self._runs_at, ((2, 1), (1, 2), (5, 4))))
+
+    def _runs_at(self, factor: tuple[int, int]) -> bool:
+        def resized(rows: Array) -> Array:
+            for axis in range(_FIRST_SIZE, rows.ndim):
+                extent = rows.shape[axis]
+                rows = rows.take(np.arange(max(1, extent * factor[0] // factor[1])) % extent, axis)
+            return rows
+
         try:
-            self._guarded(self._run_module, larger)
+            self._guarded(self._run_module, tuple(map(resized, self._example)))
         except BatchError:
-            return True
-        try:
-            with quiet_export(), evaluation_mode(self.module):
-                whole = graph_of_module(self.module, tuple(self._tensors(self._example)), free_sizes=True)
-        except NotRead:
             return False
-        return all(
-            extent is None and (most is None or most >= rows.shape[axis])
-            for given, rows in zip(whole.inputs, larger, strict=True)
-            for axis, (extent, most) in enumerate(zip(given.dims, given.most, strict=True))
-            if axis > 1
-        )
+        return True
 
     def _gives_recorded(self, expected: Sequence[Array]) -> bool:
         """Whether the module gives these values, up to rounding, where gradients are recorded too."""
@@ -371,19 +393,16 @@ def _nudged(tensor: torch.Tensor, by: float, rng: np.random.Generator) -> torch.
     return (tensor.detach().double() * (1 + by * signs.to(tensor.device))).to(tensor.dtype)
 
 
-def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[fx.GraphModule, bool]:
-    """``module`` as a graph in evaluation mode, and whether it shows one call alone: a recording of it.
-
-    A GraphModule is taken as it is.
-    """
+def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
+    """``module`` as a graph in evaluation mode; a GraphModule is taken as it is."""
     if isinstance(module, fx.GraphModule):
-        return module, False
+        return module
     try:
         with evaluation_mode(module):
             try:
-                return trace(module).close(()), False
+                return trace(module).close(())
             except TraceError as error:
-                return export_module(module, inputs, error.what).close(()), True
+                return export_module(module, inputs, error.what).close(())
     except TraceError as error:
         raise CheckError(
             str(error), where=type(module).__name__, fix="compare the two models exported to ONNX instead"

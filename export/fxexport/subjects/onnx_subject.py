@@ -107,6 +107,21 @@ class OnnxSubject:
         except NotRead as unread:
             return unread.reason
 
+    @property
+    def language_at_all_sizes(self) -> Graph | str:
+        """The same: what a file declares as free is."""
+        return self.language
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether an axis behind the channels is free."""
+        return any(None in shape[1:] for shape in self.input_shapes)
+
+    @property
+    def runs_at_other_sizes(self) -> bool:
+        """Whether it takes them."""
+        return self.has_sizes
+
     def commuted(self) -> Self:
         """The same file, read with its sites behind their pools."""
         other, found = copy.copy(self), commuted(self.graph)

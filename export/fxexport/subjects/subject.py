@@ -52,7 +52,25 @@ class Subject(Protocol):
 
     @property
     def language(self) -> Graph | str:
-        """The model in the closed language, or why it is not."""
+        """The model in the closed language, at the size of its samples or wherever it is defined.
+
+        Or why it is not in it.
+        """
+        ...
+
+    @property
+    def language_at_all_sizes(self) -> Graph | str:
+        """The same wherever it is defined."""
+        ...
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether it may take inputs of other sizes."""
+        ...
+
+    @property
+    def runs_at_other_sizes(self) -> bool:
+        """Whether it does."""
         ...
 
     def commuted(self) -> Self:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from fxexport import Certificate, Verdict, certify
+from fxexport.subjects.module_subject import ModuleSubject
 
 Tensor = torch.Tensor
 
@@ -65,6 +66,20 @@ DIFFERENT: dict[str, tuple[nn.Module, nn.Module]] = {
         Net(lambda x: x * (torch.arange(x.shape[0]) < 5).view(-1, 1, 1, 1)),
     ),
     "beyond every sample": (Net(), Net(lambda x: x.clamp(max=1e4))),
+} | {
+    f"at other sizes alone: {name}": (Net(), Net(between))
+    for name, between in {
+        "above": lambda x: x * (2 if x.shape[2] > 20 else 1),
+        "above, by arithmetic": lambda x: x * (1 + (x.shape[2] > 100)),
+        "equal": lambda x: x if x.shape[2] == 10 else x * 2,
+        "odd": lambda x: x * 2 if x.shape[3] % 2 else x,
+        "the size as a number": lambda x: x * (x.shape[2] / 10),
+        "not more than": lambda x: x * (min(x.shape[2], 40) // 10),
+        "not square": lambda x: x * 2 if x.shape[2] > x.shape[3] else x,
+        "a large area": lambda x: x * 2 if x.shape[2] * x.shape[3] > 10_000 else x,
+        "a larger batch": lambda x: x * (2 if x.shape[0] > 40 else 1),
+        "many numbers": lambda x: x * (2 if x.numel() > 100_000 else 1),
+    }.items()
 }
 
 
@@ -205,11 +220,21 @@ def test_what_asks_whether_gradients_are_recorded_is_no_graph() -> None:
     assert "gradients" in certificate.reason
 
 
-def test_a_module_that_takes_another_way_at_another_size_is_not_proved() -> None:
-    reference, candidate = Net().eval(), Net(lambda x: x * (2 if x.shape[2] > 20 else 1)).eval()
+def test_the_same_question_about_sizes_is_proved_for_its_range() -> None:
+    reference, candidate = (Net(lambda x: x * (2 if x.shape[2] > 20 else 1)).eval() for _ in range(2))
     certificate = certify(reference, candidate, images())
-    assert certificate.verdict is not Verdict.PROVED
-    assert "other sizes" in certificate.reason
+    assert certificate.verdict is Verdict.PROVED
+    assert "x axis 2: every extent from 6 to 22" in certificate.scope
+
+
+def test_sizes_that_cannot_be_recorded_are_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ModuleSubject, "language_at_all_sizes", "torch.export refuses")
+    reference, candidate = Net().eval(), Net().eval()
+    certificate = certify(reference, candidate, images())
+    assert certificate.verdict is Verdict.AGREES
+    assert "at other sizes, at which both run: torch.export refuses" in certificate.reason
+    monkeypatch.setattr(ModuleSubject, "runs_at_other_sizes", False)
+    assert certify(reference, candidate, images()).verdict is Verdict.PROVED
 
 
 def test_wrappers_are_looked_through() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,16 @@ _FIRST_SIZE = 2
 
 def resized(samples: Samples) -> Samples:
     """The samples repeated beyond their edges: a quarter more of the first axis, an eighth of the others."""
-    return dataclasses.replace(samples, rows=tuple(_resized(rows) for rows in samples.rows))
+    return at_sizes(samples, [_larger(rows.shape) for rows in samples.rows])
+
+
+def at_sizes(samples: Samples, shapes: Sequence[Sequence[int]]) -> Samples:
+    """The samples cut off, or repeated beyond their edges, to be of these shapes but for their number."""
+    rows = (
+        own if tuple(shape[1:]) == own.shape[1:] else _Wrapped(rows=own, shape=(own.shape[0], *shape[1:]))
+        for own, shape in zip(samples.rows, shapes, strict=True)
+    )
+    return dataclasses.replace(samples, rows=tuple(rows))
 
 
 def why_not(subject: Subject, samples: Samples) -> str | None:
@@ -55,13 +65,12 @@ class _Wrapped:
 
     def __getitem__(self, rows: slice, /) -> Array:
         array = np.asarray(self.rows[rows])
-        more = [new - old for new, old in zip(self.shape[1:], array.shape[1:], strict=True)]
-        return np.pad(array, ((0, 0), *((0, by) for by in more)), mode="wrap")
+        for axis, extent in enumerate(self.shape[1:], 1):
+            if extent != array.shape[axis]:
+                array = array.take(np.arange(extent) % array.shape[axis], axis)
+        return array
 
 
-def _resized(rows: Rows) -> Rows:
-    if len(rows.shape) <= _FIRST_SIZE:
-        return rows
-    extents = enumerate(rows.shape[_FIRST_SIZE:])
-    sizes = [extent + -(-extent // (4 if axis == 0 else 8)) for axis, extent in extents]
-    return _Wrapped(rows=rows, shape=(*rows.shape[:_FIRST_SIZE], *sizes))
+def _larger(shape: Shape) -> Shape:
+    sizes = enumerate(shape[_FIRST_SIZE:])
+    return (*shape[:_FIRST_SIZE], *(extent + -(-extent // (4 if axis == 0 else 8)) for axis, extent in sizes))

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from fxexport.language import Dims
 from fxexport.numerics.bounds import Precision
 from fxexport.numerics.evaluate import flat
 from fxexport.proof.measured.batches import Streamed
 from fxexport.proof.measured.far_apart import Compared, Place, far_apart, witness_of
-from fxexport.proof.measured.other_size import resized, why_not
+from fxexport.proof.measured.other_size import at_sizes, resized, why_not
 from fxexport.results import Failure
+from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.samples import Samples
 from fxexport.subjects.subject import BatchError, Feeds, Subject
 from fxexport.terms.term import Array
@@ -33,8 +35,8 @@ _ORDINARY = (-16, -8, -4, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24)
 _EXTREME = (-100, -64, -32, 32, 40, 48, 64, 80, 100, 110, 120)
 """Powers of two; the extreme ones may overflow inside the models."""
 
-_SKIPPED = 7
-"""Of as many inputs a brief search takes one."""
+_CELLS = 2**24
+"""Of all inputs of one try together."""
 
 Change = Callable[[Array], Array]
 
@@ -60,6 +62,7 @@ class _Try:
     samples: Samples
     rows: int
     is_extreme: bool = False
+    is_outside: bool = False
 
 
 def search(
@@ -69,7 +72,8 @@ def search(
     outputs: tuple[tuple[str, int, int], ...],
     precision: Precision,
     *,
-    is_brief: bool = False,
+    outside: Sequence[Sequence[Dims]] = (),
+    is_proved: bool = False,
 ) -> Found:
     """The first input on which the two models differ by more than rounding, or how many do not tell.
 
@@ -79,21 +83,24 @@ def search(
         samples: the samples to start from.
         outputs: positions of the outputs that belong together.
         precision: what the models compute in.
-        is_brief: whether a few inputs will do, since nothing in the graphs says that the two differ.
+        outside: extents of the first model's inputs at which one of the two may be another function.
+        is_proved: whether the two are one function at all other extents.
     """
     streamed = Streamed(subjects[0], on[0]), Streamed(subjects[1], on[1])
     tried = 0
     is_sized = all(
         subjects[0].output_ranks[i] == subjects[1].output_ranks[j] for _, i, j in outputs
     )  # a head on windows gives more positions of a larger map, and that is what it is for
-    attempts = _tries(subjects, samples, is_sized=is_sized)
-    for attempt in itertools.islice(attempts, 0, None, _SKIPPED if is_brief else 1):
+    attempts = _outside(subjects, samples, outside, is_sized=is_sized)
+    if not is_proved:
+        attempts = itertools.chain(attempts, _tries(subjects, samples, is_sized=is_sized))
+    for attempt in attempts:
         batches = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in subjects]
         run = _Run(feeds=([batches[0]], [batches[1]]), on=on, made=attempt.made)
         with np.errstate(all="ignore"):
             failures, place = _differences(subjects, streamed, run, outputs, precision, attempt.is_extreme)
-        if failures is None:
-            continue
+        if failures is None or (attempt.is_outside and place is None and failures):
+            continue  # where one of them does not run, none of them promises to
         tried += 1
         if failures:
             told = tuple(dataclasses.replace(item, what=f"{item.what}, on {run.made}") for item in failures)
@@ -152,6 +159,42 @@ def _place(failure: Failure, outputs: Sequence[Compared]) -> Place | None:
         found=failure.found,
         bound=failure.bound,
     )
+
+
+def _outside(
+    subjects: tuple[Subject, Subject], samples: Samples, outside: Sequence[Sequence[Dims]], *, is_sized: bool
+) -> Iterator[_Try]:
+    """The samples at extents next to those for which a recording stands."""
+    given = samples.ordered(subjects[0].input_names)
+    given = dataclasses.replace(given, names=tuple(subjects[0].input_names))
+    own = [tuple(rows.shape) for rows in given.rows]
+    for dims in outside:
+        shapes = [tuple(extent or 1 for extent in extents) for extents in dims]
+        is_resized = [shape[1:] for shape in shapes] != [shape[1:] for shape in own]
+        if (is_resized and not is_sized) or sum(map(math.prod, shapes)) > _CELLS:
+            continue
+        rows = next((shape[0] for shape in shapes if shape), 1)
+        if all(_is_taken(side, shapes, subjects[0].input_names) for side in subjects):
+            made = " and ".join("x".join(map(str, shape)) for shape in shapes)
+            yield _Try(
+                made=f"the samples as {made}", samples=at_sizes(given, shapes), rows=rows, is_outside=True
+            )
+
+
+def _is_taken(side: Subject, shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> bool:
+    """Whether a file permits inputs of these extents; a module is tried."""
+    if not isinstance(side, OnnxSubject):
+        return True
+    own = (
+        shapes
+        if set(names) != set(side.input_names)
+        else [shapes[list(names).index(n)] for n in side.input_names]
+    )
+    fits = (
+        all(b in (None, a) for a, b in zip(shape[1:], declared, strict=True))
+        for shape, declared in zip(own, side.input_shapes, strict=True)
+    )
+    return side.fixed_batch in (None, own[0][0]) and all(fits)
 
 
 def _tries(subjects: tuple[Subject, Subject], samples: Samples, *, is_sized: bool) -> Iterator[_Try]:

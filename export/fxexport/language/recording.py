@@ -1,0 +1,128 @@
+"""A module recorded by ``torch.export``, called as it is called by its users."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from fxexport.language.graph import Dims, NotRead
+from fxpasses.graph.quiet import quiet
+
+
+class Called(nn.Module):
+    """A module as it is called: with its hooks, its own ``__call__``, and the code that its graph became.
+
+    What ``torch.export`` is given it takes apart: it runs the graph of a ``GraphModule`` instead of its code,
+    and passes over what stands around ``forward``. What is called inside of it runs as it is.
+    """
+
+    PREFIX = "inner."
+
+    def __init__(self, inner: nn.Module) -> None:
+        """Wraps the module."""
+        super().__init__()
+        self.inner = inner
+        self.training = inner.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it."""
+        return self.inner(*args, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """The arguments of a call.
+
+    Attributes:
+        args: by position.
+        kwargs: by name.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The arguments that are tensors, in their order."""
+        return [item for item in (*self.args, *self.kwargs.values()) if isinstance(item, torch.Tensor)]
+
+    def freed(self, *, batch: bool, sizes: bool) -> list[Dims]:
+        """The extents of the tensors, None for those that are to be free."""
+        rows = next((item.shape[0] for item in self.tensors if item.dim()), None)
+
+        def is_free(axis: int, extent: int) -> bool:
+            return sizes if axis > 1 else batch and axis == 0 and extent == rows
+
+        return [
+            tuple(None if is_free(axis, extent) else extent for axis, extent in enumerate(item.shape))
+            for item in self.tensors
+        ]
+
+    def at(self, dims: Sequence[Dims]) -> Call:
+        """The same with tensors of these extents; None leaves one as it is."""
+        left = iter(dims)
+
+        def resized(item: torch.Tensor) -> torch.Tensor:
+            for axis, (extent, wanted) in enumerate(zip(item.shape, next(left), strict=True)):
+                if wanted is not None and wanted != extent:
+                    item = item.index_select(axis, torch.arange(wanted, device=item.device) % max(1, extent))
+            return item
+
+        return self._each(resized)
+
+    def doubled(self) -> Call:
+        """The same with a batch of two where it is one: an extent of 1 would be fixed."""
+        first = next((item for item in self.tensors if item.dim()), None)
+        if first is None or first.shape[0] != 1:
+            return self
+        return self._each(lambda item: torch.cat([item, item]) if item.dim() and item.shape[0] == 1 else item)
+
+    def recorded(self, module: nn.Module, dims: Sequence[Dims]) -> ExportedProgram:
+        """The module as ``torch.export`` records this call; extents that are None in ``dims`` are free.
+
+        Raises:
+            NotRead: it refuses.
+        """
+        left = iter(dims)
+        auto = torch.export.Dim.AUTO
+
+        def free(item: Any) -> dict[int, Any] | None:
+            if not isinstance(item, torch.Tensor):
+                return None
+            return {axis: auto for axis, extent in enumerate(next(left)) if extent is None}
+
+        shapes: dict[str, Any] = {"args": tuple(map(free, self.args))}
+        if self.kwargs:
+            shapes["kwargs"] = {name: free(item) for name, item in self.kwargs.items()}
+        has_free = any(extent is None for own in dims for extent in own)
+        try:
+            with (
+                quiet("torch.export", "torch.fx", "torch._subclasses"),
+                warnings.catch_warnings(),
+                torch.no_grad(),
+            ):
+                warnings.simplefilter("ignore")
+                return torch.export.export(
+                    Called(module),
+                    self.args,
+                    self.kwargs,
+                    dynamic_shapes=shapes if has_free else None,
+                    strict=False,
+                )
+        except Exception as error:  # whatever the module's own code raises
+            lines = str(error).strip().splitlines() or [""]
+            raise NotRead(f"torch.export refuses the module ({type(error).__name__}: {lines[0]})") from error
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Call:
+        def changed(item: Any) -> Any:
+            return change(item) if isinstance(item, torch.Tensor) else item
+
+        return Call(
+            tuple(map(changed, self.args)), {name: changed(item) for name, item in self.kwargs.items()}
+        )
