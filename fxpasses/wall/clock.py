@@ -124,18 +124,26 @@ def in_budget(
         SlowError: it has used more.
     """
     own = threading.get_ident()
+    outer = _watches.get(own)
     watch = _Watch(where, MAX_SECONDS if seconds is None else seconds, MAX_BYTES if most is None else most)
     try:
         try:
             _watches[own] = watch
             yield
         finally:
-            _watches.pop(own, None)
+            _restore(own, outer)
             watch.close()
     except _TimeIsUp:
-        _watches.pop(own, None)
+        _restore(own, outer)
         watch.close()
         raise watch.error() from None
+
+
+def _restore(own: int, outer: _Watch | None) -> None:
+    if outer is None:
+        _watches.pop(own, None)
+    else:
+        _watches[own] = outer
 
 
 def add_file(status: os.stat_result) -> None:

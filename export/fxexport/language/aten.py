@@ -62,6 +62,7 @@ class _Reader:
         self._prefix = prefix
         self._env: dict[torch.fx.Node, Tree] = {}
         self._inputs = list(inputs)
+        terms.sizes.clear()
 
     def outputs(self) -> list[Value]:
         self._bind_placeholders()
@@ -103,7 +104,12 @@ class _Reader:
                 if not isinstance(node.meta.get("val"), torch.Tensor):
                     self._env[node] = getattr(spec.arg, "value", None)
                     continue
-                self._env[node] = next(left)
+                value = next(left)
+                sizes = zip(node.meta["val"].shape, value.shape, strict=True)
+                self._terms.sizes.update(
+                    {str(own): extent for own, extent in sizes if isinstance(own, torch.SymInt)}
+                )
+                self._env[node] = value
                 continue
             if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
                 self._env[node] = tensor_value(self._terms, self._stored(spec))
@@ -158,7 +164,10 @@ class _Reader:
         if pure is None or written != [first] or not isinstance(changed, torch.fx.Node):
             raise MustFunctionalise(str(target))
         before = self._env[changed]
-        found = interpreted(self._terms, pure, arguments, node.meta.get("val"))
+        named = {
+            pure._schema.arguments[0].name if name == first else name: own for name, own in arguments.items()
+        }
+        found = interpreted(self._terms, pure, named, node.meta.get("val"))
         if isinstance(before, Value) and isinstance(found, Value):
             if found.term is before.term and found.known_layout == before.known_layout:
                 return found
@@ -218,7 +227,7 @@ def _foreign(
     for item in results:
         if not isinstance(item, torch.Tensor):
             raise NotRead(f"{target} gives what is no tensor")
-        dims = tuple(extent if isinstance(extent, int) else None for extent in item.shape)
+        dims = tuple(e if isinstance(e, int) else terms.sizes.get(str(e)) for e in item.shape)
         kinds.append((dtype_name(item.dtype), dims))
     is_random = torch.Tag.nondeterministic_seeded in target.tags
     key = ("aten", str(target._schema), *attributes)
@@ -295,8 +304,9 @@ def _pure(target: OpOverload) -> OpOverload | None:
     found = getattr(packet, target._overloadname, None) if packet is not None else None
     if found is None:
         return None
-    same = [(a.name, str(a.type)) for a in found._schema.arguments]
-    return found if same == [(a.name, str(a.type)) for a in target._schema.arguments] else None
+    sides = [[(a.name, str(a.type)) for a in op._schema.arguments] for op in (found, target)]
+    (first, *own), (second, *other) = sides  # what is written may go by another name: dropout, dropout_
+    return found if own == other and first[1] == second[1] else None
 
 
 _GIVES_NEW = {

@@ -73,8 +73,8 @@ class Condition:
         return None
 
 
-def condition(guard: str, axes: Axes, names: Mapping[str, str]) -> Condition:
-    """Reads a guard, ``L['x'].size()[2] > 7``.
+def conditions(guard: str, axes: Axes, names: Mapping[str, str]) -> Iterator[Condition]:
+    """Reads a guard, ``L['x'].size()[2] > 7``; each part of a conjunction is a condition.
 
     Args:
         guard: as torch writes it.
@@ -88,8 +88,15 @@ def condition(guard: str, axes: Axes, names: Mapping[str, str]) -> Condition:
         text, _ = read_guard(guard)
     except Refused as error:
         raise NotUnderstood(f"its guard {error}") from error
-    test, told = (_Extents(axes, words).visit(ast.parse(text, mode="eval").body) for words in (None, names))
-    return Condition(text=ast.unparse(told), test=test, symbols=_symbols(test))
+    tests, told = (
+        _parts(_Extents(axes, words).visit(ast.parse(text, mode="eval").body)) for words in (None, names)
+    )
+    for test, words in zip(tests, told, strict=True):
+        yield Condition(text=ast.unparse(words), test=test, symbols=_symbols(test))
+
+
+def _parts(node: ast.expr) -> list[ast.expr]:
+    return node.values if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And) else [node]
 
 
 class _Extents(ast.NodeTransformer):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fxexport.language.graph import Dims, GraphInput
-from fxexport.language.guards import Condition, NotUnderstood, Symbol, condition
+from fxexport.language.guards import Condition, NotUnderstood, Symbol, conditions
 
 MOST = 2**14
 """The largest extent at which guards are tried."""
@@ -95,7 +95,7 @@ def granted(
         for item, own in zip(inputs, symbols, strict=True)
         for place, axis in enumerate(own)
     }
-    found = [condition(guard, axes, names) for guard in dict.fromkeys(guards)]
+    found = [item for guard in dict.fromkeys(guards) for item in conditions(guard, axes, names)]
     false = next((item.text for item in found if not item.holds(recorded)), None)
     if false is not None:
         raise NotUnderstood(f"its guard {false} does not hold")

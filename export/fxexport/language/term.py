@@ -215,12 +215,14 @@ class Terms:
         origin: where the terms that are made come from; None for what no node wrote.
         origins: for each side and term the first place.
         side: 0 while the left graph is read, 1 for the right one.
+        sizes: what torch's symbols are, while a recording is read.
     """
 
     def __init__(self) -> None:
         """An empty table."""
         self.used: set[str] = set()
         self.side = 0
+        self.sizes: dict[str, Extent] = {}
         self.origin: Origin | None = None
         self.origins: dict[tuple[int, Term], Origin] = {}
         self._known: dict[Hashable, Term] = {}

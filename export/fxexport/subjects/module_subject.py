@@ -40,7 +40,7 @@ from fxpasses.graph.export_trace import export_module
 from fxpasses.graph.quiet import quiet_export, quiet_failure
 from fxpasses.graph.trace import trace
 from fxpasses.vocabulary.vocabulary import Vocabulary
-from fxpasses.wall.clock import SlowError, in_time
+from fxpasses.wall.clock import SlowError, in_budget
 
 _FIRST_SIZE = 2
 _RECORDING_S = 30
@@ -109,7 +109,7 @@ class ModuleSubject:
     def language_at_all_sizes(self) -> Graph | str:
         """The same with height and width free, or why that cannot be recorded."""
         try:
-            with in_time(self.name, _RECORDING_S):
+            with in_budget(self.name, _RECORDING_S):
                 return self._recorded(free_sizes=True)
         except SlowError:
             return f"torch.export takes more than {_RECORDING_S} s where sizes are free"
