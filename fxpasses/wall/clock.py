@@ -146,6 +146,11 @@ def _restore(own: int, outer: _Watch | None) -> None:
         _watches[own] = outer
 
 
+def is_limited() -> bool:
+    """Whether this thread has a budget."""
+    return threading.get_ident() in _watches
+
+
 def add_file(status: os.stat_result) -> None:
     """Adds to the budget of this thread, if it has one, for a file that is read."""
     add_bytes(getattr(status, "st_blocks", status.st_size // 512) * 512, (status.st_dev, status.st_ino))

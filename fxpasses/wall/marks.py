@@ -6,7 +6,9 @@ import contextlib
 import os
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
+from fxpasses.wall.clock import add_bytes, is_limited
 from fxpasses.wall.wall import walled
 
 _marked: weakref.WeakSet[object] = weakref.WeakSet()
@@ -23,6 +25,12 @@ def is_unvouched(model: object) -> bool:
     return model in _marked
 
 
+def tensors_of(model: Any) -> Iterator[Any]:
+    """The parameters and buffers of a module or program."""
+    yield from model.parameters()
+    yield from model.buffers()
+
+
 @contextlib.contextmanager
 def walled_for(*models: object) -> Iterator[None]:
     """``walled`` where each of the models came from such a file, or is the path of a file.
@@ -33,7 +41,11 @@ def walled_for(*models: object) -> Iterator[None]:
     others = [model for model in models if not isinstance(model, str | os.PathLike)]
     if all(map(is_unvouched, others)):
         names = [*map(os.fsdecode, files), *(type(model).__name__ for model in others)]
+        # a wall that is up already has seen the files
+        given = [] if is_limited() else [tensor for model in others for tensor in tensors_of(model)]
         with walled(" and ".join(names)):
+            if given:
+                add_bytes(sum(tensor.nbytes for tensor in given))
             yield
     else:
         yield

@@ -64,6 +64,20 @@ def test_files_that_are_read_add_to_both_once_and_by_what_is_on_the_disk(tmp_pat
     assert watch._seconds == pytest.approx(60 + 3 + held / 1e6)
 
 
+def test_a_model_in_memory_adds_by_its_size_where_no_wall_has_seen_its_file() -> None:
+    def seconds() -> float:
+        return clock._watches[threading.get_ident()]._seconds
+
+    model = torch.nn.Linear(1000, 1000)
+    marks.mark_unvouched(model)
+    with marks.walled_for(model):
+        assert seconds() == pytest.approx(61 + 4.004)
+        with marks.walled_for(model):
+            assert seconds() == pytest.approx(61 + 4.004)
+    with walled("m.pt"), marks.walled_for(model):
+        assert seconds() == 60
+
+
 def test_a_call_into_compiled_code_that_goes_on_ends_the_watching_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

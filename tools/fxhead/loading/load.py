@@ -24,7 +24,7 @@ from fxhead.loading.unpickle import listed, load_trusted, make_module
 from fxhead.source import FORMS, Source, SourceKind
 from fxpasses.errors import FileError, InputError
 from fxpasses.wall.clock import add_bytes
-from fxpasses.wall.marks import mark_unvouched
+from fxpasses.wall.marks import mark_unvouched, tensors_of
 from fxpasses.wall.wall import walled
 
 _WEIGHTS = (FileKind.STATE_DICT, FileKind.CHECKPOINT, FileKind.SAFETENSORS)
@@ -208,7 +208,7 @@ def _built(source: Source, loading: Loading, note: Callable[[str], None]) -> nn.
         )
     is_file = loading.weights is not None and is_weight_file(loading.weights)
     module = build(source, None if is_file else loading.weights)
-    add_bytes(sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers())))
+    add_bytes(sum(tensor.nbytes for tensor in tensors_of(module)))
     if is_file:
         path = Path(loading.weights or "")
         require_readable(path)
