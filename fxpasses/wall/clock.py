@@ -136,6 +136,8 @@ def in_budget(
     except _TimeIsUp:
         _restore(own, outer)
         watch.close()
+        if watch._limit is None:  # that of a budget around this one
+            raise
         raise watch.error() from None
 
 

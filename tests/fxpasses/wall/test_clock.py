@@ -134,6 +134,15 @@ def test_it_comes_again_to_who_takes_every_exception() -> None:
     assert time.monotonic() < end
 
 
+def test_a_budget_inside_of_another_does_not_tell_for_it() -> None:
+    with (
+        pytest.raises(SlowError, match=r"outer: takes more than the limit of 0\.1 s"),
+        in_budget("outer", 0.1),
+    ):
+        with contextlib.suppress(SlowError), in_budget("inner"):
+            _for_ever()
+
+
 def test_a_thread_that_waits_uses_no_seconds() -> None:
     with in_budget(seconds=0.2):
         time.sleep(0.8)
