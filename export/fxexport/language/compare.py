@@ -95,6 +95,7 @@ class Derivation:
         constants: constants that differ.
         sizes: for which extents of the inputs it holds.
         outside: extents of the left inputs at which one of the models may be another function.
+        fixed: those at which one of them may run, though its graph shows one call alone.
         scope: what it is about.
         operators: number of operators that were compared, whatever identities made of them.
     """
@@ -108,6 +109,7 @@ class Derivation:
     constants: tuple[ConstantPair, ...] = ()
     sizes: tuple[str, ...] = ()
     outside: tuple[tuple[Dims, ...], ...] = ()
+    fixed: tuple[tuple[Dims, ...], ...] = ()
     scope: tuple[str, ...] = ()
     operators: int = 0
 
@@ -186,6 +188,7 @@ class _Proof:
             constants=tuple(self._constants.values()),
             sizes=tuple(sizes),
             outside=(*left.outside, *(_in_order(extents, pairs) for extents in right.outside)),
+            fixed=(*left.fixed, *(_in_order(extents, pairs) for extents in right.fixed)),
             scope=tuple(dict.fromkeys((*left.scope, *right.scope))),
             operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
         )

@@ -61,6 +61,7 @@ class Graph:
         read: its outputs as values over values of its inputs.
         conditions: what extents have to be besides, for the graph to be the model, in Python.
         outside: extents of all inputs at which the model may be another function.
+        fixed: extents at which the model may run too, though the graph shows those of one call alone.
         takes: whether the graph is the model where inputs have these extents; None if it always is.
         at: the graph for inputs of these extents where it does not take them.
     """
@@ -72,5 +73,6 @@ class Graph:
     read: Read
     conditions: tuple[str, ...] = ()
     outside: tuple[tuple[Dims, ...], ...] = ()
+    fixed: tuple[tuple[Dims, ...], ...] = ()
     takes: Callable[[Sequence[Dims]], bool] | None = None
     at: Callable[[Sequence[Dims]], Graph] | None = None

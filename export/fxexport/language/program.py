@@ -84,6 +84,7 @@ def _recorded(module: nn.Module, call: Call, dims: Sequence[Dims]) -> Graph:
         inputs=tuple(inputs),
         conditions=tuple(item.text for item in found.conditions),
         outside=found.outside,
+        fixed=found.fixed,
         takes=found.takes,
         at=lambda wanted: _recorded(module, call.at(wanted), wanted),
     )

@@ -27,13 +27,15 @@ class Granted:
         symbols: of each input what its axes have as extents.
         ranges: for each symbol the smallest and the largest extent; None where there is no largest.
         conditions: what has to hold besides.
-        outside: extents of all inputs, next to the recorded ones, at which something else may be true.
+        outside: extents of all inputs, next to the recorded ones, at which something does not hold.
+        fixed: extents beside those that were to be free, and that torch fixed or tied to others.
     """
 
     symbols: tuple[tuple[Symbol, ...], ...]
     ranges: dict[str, tuple[int, int | None]]
     conditions: tuple[Condition, ...]
     outside: tuple[tuple[Dims, ...], ...]
+    fixed: tuple[tuple[Dims, ...], ...]
 
     def ranged(self, inputs: Sequence[GraphInput]) -> tuple[GraphInput, ...]:
         """The inputs with the ranges of their axes."""
@@ -116,7 +118,8 @@ def granted(
         symbols=symbols,
         ranges={name: (low, ends[name]) for name, (low, _) in runs.items()},
         conditions=tuple(left),
-        outside=tuple(dict.fromkeys((*outside, *_not_free(symbols, shapes, free)))),
+        outside=tuple(dict.fromkeys(outside)),
+        fixed=tuple(dict.fromkeys(_not_free(symbols, shapes, free))),
     )
 
 
@@ -184,7 +187,11 @@ def _not_free(
                 for other in (extent - 1, extent + 1, 2 * extent):
                     if other > 0:
                         yield _with(shapes, number, place, other)
-    if any(None in dims[2:] for dims in free):
+    if any(
+        extent is None and isinstance(axis, int)
+        for own, dims in zip(symbols, free, strict=True)
+        for axis, extent in zip(own[2:], dims[2:], strict=True)
+    ):
         yield tuple((*shape[:2], *(2 * extent for extent in shape[2:])) for shape in shapes)
 
 

@@ -22,6 +22,7 @@ class Derived:
         reason: on what the proof rests, or what stands in its way, as a clause.
         sizes: for which extents it holds.
         outside: extents of the reference's inputs at which one of the two may be another function.
+        fixed: those at which no graph shows what one of the two does, if it runs there.
         scope: what it is about.
         is_made: whether both models could be read at all.
         operators: number of operators that were compared.
@@ -33,6 +34,7 @@ class Derived:
     reason: str
     sizes: tuple[str, ...] = ()
     outside: tuple[tuple[Dims, ...], ...] = ()
+    fixed: tuple[tuple[Dims, ...], ...] = ()
     scope: tuple[str, ...] = ()
     is_made: bool = True
     operators: int = 0
@@ -105,6 +107,7 @@ def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:
         is_proved=found.is_proved,
         reason=_established(found) if found.is_proved else _lacking(found),
         outside=found.outside,
+        fixed=found.fixed,
         sizes=found.sizes if found.is_proved else (),
         scope=found.scope if found.is_proved else (),
         is_made=found.problem is None,

@@ -46,6 +46,9 @@ class Evidence:
     is_in_heads: bool
 
 
+_NARROW = "no graph shows what they do at other extents, at which both run"
+
+
 def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[str]) -> Evidence:
     """Reads both models, runs them, and searches further where nothing proves or refutes.
 
@@ -89,7 +92,7 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
     is_broken = any(tally.failures for tally in strict)
     is_broken = is_broken or derivation.is_shown(is_identical=is_identical, ulps=ulps)
     found = Found()
-    if not is_broken and (derivation.outside or not derivation.is_proved):
+    if not is_broken and (derivation.outside or derivation.fixed or not derivation.is_proved):
         left_on, right_on = (EAGER if side.dialect == "module" else runs_on[0] for side in (left, right))
         found = search(
             (left, right),
@@ -98,11 +101,14 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
             outputs,
             first.precision or FP32,
             outside=derivation.outside,
+            fixed=derivation.fixed,
             is_proved=derivation.is_proved,
         )
         first.failures.extend(found.failures)
         first.witness = first.witness or found.witness
         is_broken = bool(found.failures)
+        if found.is_narrow and derivation.is_proved:
+            derivation = dataclasses.replace(derivation, is_proved=False, reason=_NARROW)
     is_told = is_broken and first.is_run  # of a candidate that does not run that is what is wrong with it
     return Evidence(
         outputs=outputs,

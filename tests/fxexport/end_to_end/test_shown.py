@@ -227,6 +227,18 @@ def test_the_same_question_about_sizes_is_proved_for_its_range() -> None:
     assert "x axis 2: every extent from 6 to 22" in certificate.scope
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [lambda x: int(x.shape[2]) > 100, lambda x: len(range(x.shape[2])) > 100],
+    ids=["a number", "a range"],
+)
+def test_sizes_that_torch_fixes_are_not_proved_for_others(asked: Callable[[Tensor], bool]) -> None:
+    reference, candidate = (Net(lambda x: x * (2 if asked(x) else 1)).eval() for _ in range(2))
+    certificate = certify(reference, candidate, images())
+    assert certificate.verdict is Verdict.AGREES, certificate.reason
+    assert "at other extents, at which both run" in certificate.reason
+
+
 def test_sizes_that_cannot_be_recorded_are_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModuleSubject, "language_at_all_sizes", "torch.export refuses")
     reference, candidate = Net().eval(), Net().eval()

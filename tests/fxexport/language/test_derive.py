@@ -232,7 +232,7 @@ def test_a_branch_on_the_batch_is_not_taken_for_all_batches(is_taken: Callable[[
         found.sizes[0].removeprefix("x axis 0: ").removeprefix("every extent from ").partition(" to ")
     )
     assert all(is_taken(batch) for batch in range(int(least), int(most or least) + 1))
-    assert any(not is_taken(dims[0][0] or 0) for dims in found.outside)
+    assert any(not is_taken(dims[0][0] or 0) for dims in (*found.outside, *found.fixed))
 
 
 def test_what_is_proved_of_a_batch_of_one_is_recorded_at_one() -> None:

@@ -49,11 +49,13 @@ class Found:
         failures: in what the two models differ, on ``witness``; empty where no input tells them apart.
         witness: the inputs that tell them apart.
         tried: how many inputs both models ran on.
+        is_narrow: whether that were extents, too, of which no graph shows what one of the two does there.
     """
 
     failures: tuple[Failure, ...] = ()
     witness: Witness | None = None
     tried: int = 0
+    is_narrow: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,6 +65,7 @@ class _Try:
     rows: int
     is_extreme: bool = False
     is_outside: bool = False
+    is_unseen: bool = False
 
 
 def search(
@@ -73,6 +76,7 @@ def search(
     precision: Precision,
     *,
     outside: Sequence[Sequence[Dims]] = (),
+    fixed: Sequence[Sequence[Dims]] = (),
     is_proved: bool = False,
 ) -> Found:
     """The first input on which the two models differ by more than rounding, or how many do not tell.
@@ -84,14 +88,18 @@ def search(
         outputs: positions of the outputs that belong together.
         precision: what the models compute in.
         outside: extents of the first model's inputs at which one of the two may be another function.
+        fixed: those at which no graph shows what one of the two does, if it runs there.
         is_proved: whether the two are one function at all other extents.
     """
     streamed = Streamed(subjects[0], on[0]), Streamed(subjects[1], on[1])
-    tried = 0
+    tried, is_narrow = 0, False
     is_sized = all(
         subjects[0].output_ranks[i] == subjects[1].output_ranks[j] for _, i, j in outputs
     )  # a head on windows gives more positions of a larger map, and that is what it is for
-    attempts = _outside(subjects, samples, outside, is_sized=is_sized)
+    attempts = itertools.chain(
+        _outside(subjects, samples, outside, is_sized=is_sized),
+        _outside(subjects, samples, fixed, is_sized=is_sized, is_unseen=True),
+    )
     if not is_proved:
         attempts = itertools.chain(attempts, _tries(subjects, samples, is_sized=is_sized))
     for attempt in attempts:
@@ -102,12 +110,13 @@ def search(
         if failures is None or (attempt.is_outside and place is None and failures):
             continue  # where one of them does not run, none of them promises to
         tried += 1
+        is_narrow |= attempt.is_unseen
         if failures:
             told = tuple(dataclasses.replace(item, what=f"{item.what}, on {run.made}") for item in failures)
             names = subjects[0].input_names, subjects[1].input_names
             witness = witness_of(place, names, (batches[0], batches[1]), on, run.made)
             return Found(failures=told, witness=witness, tried=tried)
-    return Found(tried=tried)
+    return Found(tried=tried, is_narrow=is_narrow)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -162,7 +171,12 @@ def _place(failure: Failure, outputs: Sequence[Compared]) -> Place | None:
 
 
 def _outside(
-    subjects: tuple[Subject, Subject], samples: Samples, outside: Sequence[Sequence[Dims]], *, is_sized: bool
+    subjects: tuple[Subject, Subject],
+    samples: Samples,
+    outside: Sequence[Sequence[Dims]],
+    *,
+    is_sized: bool,
+    is_unseen: bool = False,
 ) -> Iterator[_Try]:
     """The samples at extents next to those for which a recording stands."""
     given = samples.ordered(subjects[0].input_names)
@@ -177,7 +191,11 @@ def _outside(
         if all(_is_taken(side, shapes, subjects[0].input_names) for side in subjects):
             made = " and ".join("x".join(map(str, shape)) for shape in shapes)
             yield _Try(
-                made=f"the samples as {made}", samples=at_sizes(given, shapes), rows=rows, is_outside=True
+                made=f"the samples as {made}",
+                samples=at_sizes(given, shapes),
+                rows=rows,
+                is_outside=True,
+                is_unseen=is_unseen,
             )
 
 
