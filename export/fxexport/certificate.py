@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 
@@ -99,7 +100,9 @@ def certify(
     with walled_for(reference, candidate):
         given = None if inputs is None else given_samples(inputs)
         # what the caller has in memory takes the time that it takes
-        add_bytes(0 if given is None else sum(rows.shape[0] * rows[:1].nbytes for rows in given.rows))
+        add_bytes(
+            0 if given is None else sum(math.prod(rows.shape) * rows.dtype.itemsize for rows in given.rows)
+        )
         return Certifier(given, providers, seed=seed).certify(reference, candidate, plan)
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.export import ExportedProgram
+from torch.overrides import TorchFunctionMode
 
 from fxexport.language.graph import Dims, NotRead
 from fxpasses.graph.quiet import quiet
@@ -32,7 +34,38 @@ class Called(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it."""
-        return self.inner(*args, **kwargs)
+        with _WholePools():
+            return self.inner(*args, **kwargs)
+
+
+_POOLS: dict[Callable[..., Any], int] = {F.avg_pool1d: 1, F.avg_pool2d: 2, F.avg_pool3d: 3}
+
+
+class _WholePools(TorchFunctionMode):
+    """A pool whose window is all of its input is recorded as the mean: torch fixes the extents of windows."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = dict(zip(("input", "kernel_size"), args, strict=False)) | (kwargs or {})
+        rank = _POOLS.get(func, 0)
+        if rank and len(args) <= 2 and set(given) == {"input", "kernel_size"}:
+            pooled, window = given["input"], given["kernel_size"]
+            if isinstance(window, tuple | list) and _are_same(tuple(window), tuple(pooled.shape[-rank:])):
+                return pooled.mean(tuple(range(-rank, 0)), keepdim=True)
+        return func(*args, **(kwargs or {}))
+
+
+def _are_same(window: tuple[Any, ...], extents: tuple[Any, ...]) -> bool:
+    """Whether they are free extents and the same ones, without asking for their numbers."""
+    return len(window) == len(extents) and all(
+        isinstance(a, torch.SymInt) and isinstance(b, torch.SymInt) and a.node.expr == b.node.expr
+        for a, b in zip(window, extents, strict=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -237,6 +238,16 @@ def test_sizes_that_torch_fixes_are_not_proved_for_others(asked: Callable[[Tenso
     certificate = certify(reference, candidate, images())
     assert certificate.verdict is Verdict.AGREES, certificate.reason
     assert "at other extents, at which both run" in certificate.reason
+
+
+def test_a_pool_over_its_own_extents_is_a_mean_at_all_sizes() -> None:
+    mean = Net(lambda x: x * x.mean((2, 3), keepdim=True)).eval()
+    pool = Net(lambda x: x * F.avg_pool2d(x, x.shape[2:])).eval()
+    certificate = certify(mean, pool, images())
+    assert certificate.verdict is Verdict.PROVED
+    assert "x axis 2: every extent from 6 to 16384" in certificate.scope
+    turned = Net(lambda x: x * F.avg_pool2d(x, (x.shape[3], x.shape[2]))).eval()
+    assert certify(mean, turned, images()).verdict is not Verdict.PROVED
 
 
 def test_sizes_that_cannot_be_recorded_are_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
