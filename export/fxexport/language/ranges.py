@@ -51,14 +51,13 @@ class Granted:
         fixed: dict[str, int] = {}
         for axes, own in zip(self.symbols, wanted, strict=True):
             for axis, extent in zip(axes, own, strict=True):
-                known = axis if isinstance(axis, int) else fixed.setdefault(axis, extent or 0)
-                if extent is not None and extent != known:
+                if extent is None:
+                    continue
+                if extent != (axis if isinstance(axis, int) else fixed.setdefault(axis, extent)):
                     return False
-        for name, extent in list(fixed.items()):
+        for name, extent in fixed.items():
             low, high = self.ranges[name]
-            if not extent:
-                del fixed[name]
-            elif extent < low or (high is not None and extent > high):
+            if extent < low or (high is not None and extent > high):
                 return False
         return all(bool(item.holds(fixed)) for item in self.conditions if item.symbols <= set(fixed))
 
