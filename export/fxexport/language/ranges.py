@@ -27,8 +27,8 @@ class Granted:
         symbols: of each input what its axes have as extents.
         ranges: for each symbol the smallest and the largest extent; None where there is no largest.
         conditions: what has to hold besides.
-        outside: extents of all inputs, next to the recorded ones, at which something does not hold.
-        fixed: extents beside those that were to be free, and that torch fixed or tied to others.
+        outside: extents of all inputs, below the recorded ones, at which something does not hold.
+        fixed: the same above them, and beside those that were to be free and that torch fixed or tied.
     """
 
     symbols: tuple[tuple[Symbol, ...], ...]
@@ -109,16 +109,21 @@ def granted(
             left.append(item)
         else:
             ends[name] = runs[name][1]
-    outside: list[tuple[Dims, ...]] = [
-        tuple(tuple(extents[axis] if isinstance(axis, str) else axis for axis in own) for own in symbols)
-        for extents in _failing(runs, left, recorded)
-    ]
+    outside: list[tuple[Dims, ...]] = []
+    fixed = list(_not_free(symbols, shapes, free))
+    for extents in _failing(runs, left, recorded):
+        dims = tuple(
+            tuple(extents[axis] if isinstance(axis, str) else axis for axis in own) for own in symbols
+        )
+        # below an end are few extents, and where maps vanish; above one lies what nobody has recorded
+        is_above = any(extents[name] > extent for name, extent in recorded.items())
+        (fixed if is_above else outside).append(dims)
     return Granted(
         symbols=symbols,
         ranges={name: (low, ends[name]) for name, (low, _) in runs.items()},
         conditions=tuple(left),
         outside=tuple(dict.fromkeys(outside)),
-        fixed=tuple(dict.fromkeys(_not_free(symbols, shapes, free))),
+        fixed=tuple(dict.fromkeys(fixed)),
     )
 
 

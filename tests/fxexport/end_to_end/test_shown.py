@@ -221,11 +221,15 @@ def test_what_asks_whether_gradients_are_recorded_is_no_graph() -> None:
     assert "gradients" in certificate.reason
 
 
-def test_the_same_question_about_sizes_is_proved_for_its_range() -> None:
-    reference, candidate = (Net(lambda x: x * (2 if x.shape[2] > 20 else 1)).eval() for _ in range(2))
-    certificate = certify(reference, candidate, images())
-    assert certificate.verdict is Verdict.PROVED
-    assert "x axis 2: every extent from 6 to 22" in certificate.scope
+@pytest.mark.parametrize(
+    "asked",
+    [lambda x: x.shape[2] > 20, lambda x: x.shape[2] > 50 and x.shape[2] % 2 == 0],
+    ids=["once", "twice"],
+)
+def test_what_lies_past_the_end_of_a_range_is_not_proved(asked: Callable[[Tensor], bool]) -> None:
+    candidate = Net(lambda x: x * (2 if asked(x) else 1)).eval()
+    for reference in (copy.deepcopy(candidate), Net().eval()):
+        assert certify(reference, candidate, images()).verdict is not Verdict.PROVED
 
 
 @pytest.mark.parametrize(

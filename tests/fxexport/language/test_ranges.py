@@ -42,7 +42,7 @@ def test_what_is_asked_of_one_extent_is_a_range(guard: str, taken: tuple[int, in
     assert found.ranges["h"] == taken
     assert found.ranges["w"] == (2, None)
     assert found.conditions == ()
-    ends = {dims[0][2] for dims in found.outside if dims[0][3] == 48}
+    ends = {dims[0][2] for dims in (*found.outside, *found.fixed) if dims[0][3] == 48}
     assert ends >= {end for end in (taken[0] - 1, (taken[1] or MOST) + 1) if 0 < end < MOST}
 
 
@@ -57,7 +57,7 @@ def test_what_is_asked_of_several_is_a_condition() -> None:
     assert not found.takes([(None, 3, 49, 48)])
     assert not found.takes([(None, 3, 200, 300)])
     assert not found.takes([(None, 4, 32, 48)])
-    seen = {dims[0][2:] for dims in found.outside}
+    seen = {dims[0][2:] for dims in (*found.outside, *found.fixed)}
     assert {(49, 48), (32, 31), (209, 48), (32, 313), (100, 100)} <= seen
 
 
