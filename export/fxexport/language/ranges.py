@@ -172,6 +172,9 @@ def _failing(
     for item in conditions:
         for names in (*({name} for name in sorted(item.symbols)), item.symbols):
             fails: Any = np.flatnonzero(~item.holds(dict(recorded) | dict.fromkeys(names, every)))
+            # past the end of a range, the range says so
+            fails = fails[fails >= max(runs[name][0] for name in names)]
+            fails = fails[fails <= min(runs[name][1] for name in names)]
             start = max(recorded[name] for name in names)
             for extent in (*fails[(fails < start) & (fails > 0)][-1:], *fails[fails > start][:1]):
                 yield dict(recorded) | dict.fromkeys(names, int(extent))
