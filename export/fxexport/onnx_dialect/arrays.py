@@ -7,7 +7,6 @@ bytes again. Here they are copied once, straight from the file, and the graph re
 from __future__ import annotations
 
 import dataclasses
-import mmap
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,13 @@ from onnx.external_data_helper import uses_external_data
 
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.external import mapped, values_elsewhere
-from fxexport.onnx_dialect.pieces import written
+from fxexport.onnx_dialect.pieces import between, written
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.wire import Buffer
 from fxexport.onnx_node import reads_of
 from fxexport.terms.term import Array
 from fxpasses.errors import FileError
 
-_BLOCK = 2**24
-"""Bytes of a weight that are copied at a time."""
 _TYPES = frozenset(
     getattr(onnx.TensorProto, name) for name in "FLOAT DOUBLE FLOAT16 INT8 UINT8 INT32 INT64".split()
 )
@@ -101,18 +98,8 @@ def _put_back(content: Content, tensor: onnx.TensorProto) -> None:
 def _array(data: Buffer, start: int, tensor: onnx.TensorProto) -> Array:
     """A copy of a tensor's values: in a file they lie at any address, and kernels may want aligned ones."""
     values = np.empty(tuple(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    flat = values.reshape(-1).view(np.uint8)
-    for done in range(0, len(flat), _BLOCK):
-        part = flat[done : done + _BLOCK]
-        part[:] = np.frombuffer(data, np.uint8, len(part), start + done)
-        _let_go(data, start + done, len(part))
+    flat, done = values.reshape(-1).view(np.uint8), 0
+    for block in written([between(start, start + values.nbytes)], memoryview(data)):
+        flat[done : done + len(block)] = np.frombuffer(block, np.uint8)
+        done += len(block)
     return values
-
-
-def _let_go(data: Buffer, start: int, size: int) -> None:
-    """Tells the system that this part of the file will not be read again, so that it takes no memory."""
-    if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        whole = (start + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
-        if whole > 0:
-            data.madvise(mmap.MADV_DONTNEED, first, whole)

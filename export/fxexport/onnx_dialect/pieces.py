@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -118,7 +119,7 @@ def around(pieces: Iterable[Piece], start: int, end: int) -> Iterator[Piece]:
 
 
 def written(pieces: Iterable[Piece], old: memoryview) -> Iterator[bytes]:
-    """The new file, block by block."""
+    """The new file, block by block; of an old one that is mapped, what was read takes no memory."""
     for piece in pieces:
         if isinstance(piece, bytes):
             yield piece
@@ -126,7 +127,16 @@ def written(pieces: Iterable[Piece], old: memoryview) -> Iterator[bytes]:
         kind = np.dtype((np.void, piece.item_bytes))
         turned = np.frombuffer(old[piece.start : piece.end], kind).reshape(piece.shape).transpose(piece.order)
         rows = max(1, _BLOCK // max(1, turned[:1].nbytes))
-        yield from (turned[start : start + rows].tobytes() for start in range(0, len(turned), rows))
+        for start in range(0, len(turned), rows):
+            yield turned[start : start + rows].tobytes()
+            if len(piece.shape) == 1 or start + rows >= len(turned):
+                _let_go(old.obj)
+
+
+def _let_go(data: object) -> None:
+    """Tells the system that what was read of a mapped file need not be kept in memory."""
+    if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        data.madvise(mmap.MADV_DONTNEED)
 
 
 def to_data(pieces: Iterable[Piece]) -> list[object]:

@@ -9,6 +9,7 @@ were left.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -86,12 +87,13 @@ def record_of(content: Content) -> Record | None:
         rest = around([between(0, size)], field.start, field.end)
         if data["version"] != _VERSION or data["digest"] != content.digest(rest, values):
             return None
-        before = b"".join(written(here(data["pieces"]), content.view))
+        before = io.BytesIO()  # joined at once, it would be in memory twice
+        before.writelines(written(here(data["pieces"]), content.view))
         return Record(
             to=Form(data["to"]),
             scope=Scope(data["scope"]),
             input_shapes=[[int(extent) for extent in shape] for shape in data["input_shapes"]],
-            before=Content(before, content.name, content.folder),
+            before=Content(before.getvalue(), content.name, content.folder),
         )
     except (
         ValueError,

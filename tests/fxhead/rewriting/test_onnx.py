@@ -77,6 +77,9 @@ def test_without_onnx_a_file_is_rewritten_and_not_checked(run: Run, file: Path) 
     code, document = shown(run, "rewrite", "net.onnx", "--to", "conv", "--no-onnx")
     assert (code, document["verdict"]) == (0, None)
     assert {path.name for path in Path().glob("net.*")} == {"net.onnx", "net.conv.onnx", "net.conv.plan.json"}
+    for option in ("--no-onnx", "--no-check"):
+        told = run("rewrite", "net.onnx", "--to", "conv", option, "--force").out
+        assert f"not checked: {option}" in told
     done = run("rewrite", "net.onnx", "--to", "conv", "--no-onnx", "--providers", "cpu", "--force")
     assert (done.code, "--no-onnx: nothing is checked" in done.err) == (2, True)
 

@@ -13,7 +13,6 @@ from fxhead.check.lines import rewrite_verdict
 from fxhead.rewriting.memory_lines import memory_lines
 from fxhead.show.fitting_table import FittingTable
 from fxhead.show.tables import file_table, miss_lines, model_line, shape_text, trace_lines
-from fxhead.source import SourceKind
 
 if TYPE_CHECKING:
     from fxhead.rewriting.outcome import RewriteOutcome
@@ -43,8 +42,8 @@ def rewrite_lines(outcome: RewriteOutcome) -> Iterator[RenderableType]:
         native = shape_text(report.native_size)
         yield f"native size {native}: one position, more on a larger input, an error on a smaller one"
     if outcome.verdict is None:
-        asked = "--no-check" if outcome.model.source.kind is SourceKind.ONNX else "--no-onnx"
-        yield f"[bold]not checked[/]: {asked}; fxhead check REFERENCE CANDIDATE gives the certificate"
+        how = "fxhead check REFERENCE CANDIDATE gives the certificate"
+        yield f"[bold]not checked[/]: {outcome.unchecked}; {how}"
     else:
         yield from rewrite_verdict(outcome.verdict, outcome.checks)
     if outcome.files:

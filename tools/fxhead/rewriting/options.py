@@ -31,3 +31,8 @@ class RewriteOptions:
     force: bool = False
     beside: Beside = dataclasses.field(default_factory=Beside)
     require: str = "agrees"
+
+    @property
+    def unchecked(self) -> str:
+        """The option by which nothing is checked."""
+        return "--no-check" if self.with_onnx else "--no-onnx"

@@ -28,6 +28,7 @@ class RewriteOutcome:
         files: what was written; where the answer is no, that is a page that was asked for, and nothing else.
         seconds: wall-clock time.
         require: the least verdict that is a yes.
+        unchecked: the option by which nothing is checked.
     """
 
     model: ModelInfo
@@ -37,6 +38,7 @@ class RewriteOutcome:
     files: tuple[WrittenFile, ...]
     seconds: float
     require: str = "agrees"
+    unchecked: str = "--no-onnx"
 
     @property
     def verdict(self) -> str | None:

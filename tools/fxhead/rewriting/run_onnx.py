@@ -77,6 +77,7 @@ def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
         files=files,
         seconds=time.perf_counter() - start,
         require=options.require,
+        unchecked=options.unchecked,
     )
 
 
@@ -137,8 +138,7 @@ class _Job:
         if given is not None:
             raise InputError("an ONNX file is rewritten as it is", where=given, fix="leave it out")
         if not options.with_check and options.providers is not None:
-            off = "--no-check" if options.with_onnx else "--no-onnx"
-            raise InputError("nothing is checked", where=off, fix="leave it or --providers out")
+            raise InputError("nothing is checked", where=options.unchecked, fix="leave it or --providers out")
         settle(self.target.parent)
         if options.beside.attest and not options.with_check:
             raise InputError("there is no certificate", where="--attest", fix="have the file checked")
