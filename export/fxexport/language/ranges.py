@@ -18,6 +18,9 @@ from fxexport.language.guards import Condition, NotUnderstood, Symbol, condition
 MOST = 2**14
 """The largest extent at which guards are tried."""
 
+_BELOW = 16
+"""About so many extents below all ranges are tried, of all axes together."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
@@ -165,9 +168,11 @@ def _failing(
 ) -> Iterator[dict[str, int]]:
     """Extents nearest to the recorded ones at which something does not hold."""
     for name, (low, high) in runs.items():
-        for extent in (low - 1, high + 1):
+        for extent in (low - 1, low - 2, high + 1):
             if 0 < extent < MOST:
                 yield dict(recorded) | {name: extent}
+    for extent in _spread(max((low for low, _ in runs.values()), default=0)):
+        yield {name: min(extent, start) for name, start in recorded.items()}
     every = np.arange(MOST, dtype=np.float64)
     for item in conditions:
         for names in (*({name} for name in sorted(item.symbols)), item.symbols):
@@ -178,6 +183,12 @@ def _failing(
             start = max(recorded[name] for name in names)
             for extent in (*fails[(fails < start) & (fails > 0)][-1:], *fails[fails > start][:1]):
                 yield dict(recorded) | dict.fromkeys(names, int(extent))
+
+
+def _spread(end: int) -> list[int]:
+    """Extents below ``end``, the largest first: all of a few, of many some, even and odd ones."""
+    step = max(1, end // _BELOW) | 1
+    return list(range(end - 1, 0, -step))
 
 
 def _not_free(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +38,32 @@ class Called(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it."""
-        with _WholePools():
+        with _told_as_when_run(), _WholePools():
             return self.inner(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _told_as_when_run() -> Iterator[None]:
+    """Code that asks whether it is recorded hears what it hears in a run; torch's own code hears the truth.
+
+    Else a module could do one thing when it runs and another when it is recorded, which no guard tells.
+    """
+    functions = "is_compiling", "is_exporting"
+
+    def answer() -> bool:
+        caller: FrameType | None = sys._getframe(1)
+        while caller is not None and caller.f_code.co_name in functions:  # older names of the same question
+            caller = caller.f_back
+        module = "" if caller is None else str(caller.f_globals.get("__name__"))
+        return module == "torch" or module.startswith("torch.")
+
+    answers = dict.fromkeys(functions, answer)
+    flags = dict.fromkeys(("_is_compiling_flag", "_is_exporting_flag"), False)
+    if not torch.compiler.is_exporting():
+        yield
+        return
+    with mock.patch.multiple(torch.compiler, **flags, **answers):
+        yield
 
 
 _POOLS: dict[Callable[..., Any], int] = {F.avg_pool1d: 1, F.avg_pool2d: 2, F.avg_pool3d: 3}

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
+from torch.compiler import is_exporting as is_recorded
 
 from fxexport import Certificate, Verdict, certify
 from fxexport.subjects.module_subject import ModuleSubject
@@ -80,6 +81,10 @@ DIFFERENT: dict[str, tuple[nn.Module, nn.Module]] = {
         "a large area": lambda x: x * 2 if x.shape[2] * x.shape[3] > 10_000 else x,
         "a larger batch": lambda x: x * (2 if x.shape[0] > 40 else 1),
         "many numbers": lambda x: x * (2 if x.numel() > 100_000 else 1),
+        "well below": lambda x: x * 2 if x.shape[2] < 9 and x.shape[3] < 5 else x,
+        "where nothing is recorded": lambda x: (
+            x if is_recorded() or torch._dynamo.is_compiling() or x.shape[2] < 50 else x * 2
+        ),
     }.items()
 }
 
