@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from fxpasses.errors import InputError, TraceError
+from fxpasses.graph.counting import counting
 from fxpasses.graph.quiet import quiet_export
 from fxpasses.graph.shapes import static_extent
 from fxpasses.graph.trace import Traced, trace
@@ -77,7 +78,7 @@ def export_program(
         program, is_dynamic = _exported(model, inputs)
     signature = program.module_call_graph[0].signature
     signature.out_spec = _of_dicts(signature.out_spec)
-    notes = () if is_dynamic else ("torch.export fixed the batch size: the model does not take others",)
+    notes = () if is_dynamic else ("torch.export fixed the batch size: the graph does not take others",)
     mode = "train" if model.training else "eval"
     return program, TraceInfo(method="export", mode=mode, reason=reason, notes=notes)
 
@@ -103,7 +104,7 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgra
     error: Exception | None = None
     for batch in (Dim("batch", min=1), Dim.AUTO, None):
         try:
-            with walled_for(model), quiet_export():
+            with walled_for(model), quiet_export(), counting(model):
                 program = torch.export.export(model, inputs, dynamic_shapes=_dynamic(model, inputs, batch))
         except SlowError:
             raise

@@ -24,6 +24,7 @@ from torch.fx import Graph, GraphModule, Node, Tracer
 
 from fxpasses.errors import TraceError
 from fxpasses.graph import kept
+from fxpasses.graph.counting import counting
 from fxpasses.graph.tree import HOOKS, clone_tree, hold
 from fxpasses.report import TraceInfo
 from fxpasses.wall.clock import SlowError
@@ -138,7 +139,7 @@ def _traced(model: nn.Module) -> tuple[HeadTracer, Graph]:
     whole: set[str] = set()
     while True:
         tracer = HeadTracer(whole)
-        with _asking_for_training(model, tracer):
+        with _asking_for_training(model, tracer), counting(model):
             graph = tracer.trace(model)
         if not tracer.undecided:
             return tracer, graph

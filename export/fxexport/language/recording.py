@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from fxexport.language.graph import Dims, NotRead
+from fxpasses.graph.counting import counting
 from fxpasses.graph.quiet import quiet
 
 
@@ -167,6 +168,7 @@ class Call:
                 quiet("torch.export", "torch.fx", "torch._subclasses"),
                 warnings.catch_warnings(),
                 torch.no_grad(),
+                counting(module),
             ):
                 warnings.simplefilter("ignore")
                 return torch.export.export(

@@ -80,6 +80,7 @@ DIFFERENT: dict[str, tuple[nn.Module, nn.Module]] = {
         "not square": lambda x: x * 2 if x.shape[2] > x.shape[3] else x,
         "a large area": lambda x: x * 2 if x.shape[2] * x.shape[3] > 10_000 else x,
         "a larger batch": lambda x: x * (2 if x.shape[0] > 40 else 1),
+        "a larger batch, counted": lambda x: x * (2 if len(x) > 40 else 1),
         "many numbers": lambda x: x * (2 if x.numel() > 100_000 else 1),
         "well below": lambda x: x * 2 if x.shape[2] < 9 and x.shape[3] < 5 else x,
         "where nothing is recorded": lambda x: (

@@ -1,0 +1,53 @@
+"""``len(x)`` while a model is traced."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Proxy
+
+
+@contextmanager
+def counting(model: nn.Module) -> Iterator[None]:
+    """Within it ``len(x)`` of a traced tensor is ``x.size(0)`` in the code of ``model``.
+
+    Python makes a number of whatever ``__len__`` gives, so that neither tracer could keep the batch free.
+    """
+    spaces = [space for space in _spaces(model).values() if "len" not in space]
+    try:
+        for space in spaces:
+            space["len"] = _len
+        yield
+    finally:
+        for space in spaces:
+            space.pop("len", None)
+
+
+def _len(value: Any) -> Any:
+    is_free = isinstance(value, torch.Tensor) and value.ndim and isinstance(value.shape[0], torch.SymInt)
+    return value.size(0) if is_free or isinstance(value, Proxy) else builtins.len(value)
+
+
+def _spaces(model: nn.Module) -> dict[int, dict[str, Any]]:
+    """The globals of the model's classes, and of the functions that they import, by identity."""
+    classes = {base for module in model.modules() for base in type(module).__mro__}
+    found: dict[int, dict[str, Any]] = {}
+    for own in (value for base in classes for value in vars(base).values() if _is_own(value)):
+        space = own.__globals__
+        if id(space) not in found:
+            found[id(space)] = space
+            others = (value.__globals__ for value in space.values() if _is_own(value))
+            found.update((id(other), other) for other in others)
+    return found
+
+
+def _is_own(value: object) -> bool:
+    """Whether it is a function of somebody other than torch or Python."""
+    module = value.__module__ if isinstance(value, FunctionType) else None
+    return module is not None and not f"{module}.".startswith(("torch.", "builtins.", "typing."))
