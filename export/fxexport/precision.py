@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fxexport.providers import Session
+from fxexport.subjects.subject import EAGER
+from fxpasses.errors import ProviderError
 
 _SIZE = 64
 """Of the matrix: large enough that a provider takes its usual kernel."""
@@ -48,6 +50,16 @@ def measured_precision(target: str) -> Precision:
     model = _probe()
     found = [_precision_of(output.reshape(8, _SIZE)) for output in Session(model, target).run((values,))]
     return max(found, key=list(Precision).index)
+
+
+def precision_on(target: str) -> Precision | None:
+    """``measured_precision``; None in eager mode, and where the provider does not run the probe."""
+    if target == EAGER:
+        return None
+    try:
+        return measured_precision(target)
+    except ProviderError:
+        return None
 
 
 def _precision_of(result: NDArray[np.float32]) -> Precision:

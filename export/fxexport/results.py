@@ -138,6 +138,10 @@ class TargetResult:
         decision: layer 5.
         is_repeatable: whether a second run gave the same bits; None where none was made.
         same_bits: whether every output is equal, bit for bit, in both models.
+        asked_precision: what its sessions were asked to take products of fp32 values in; None where they
+            were asked for nothing.
+        measured_precision: what they really take them in, as products with the identity show; None where no
+            such product was run.
     """
 
     provider: str
@@ -149,6 +153,17 @@ class TargetResult:
     decision: LayerResult
     is_repeatable: bool | None
     same_bits: bool
+    asked_precision: str | None = None
+    measured_precision: str | None = None
+
+    @property
+    def coarser(self) -> str | None:
+        """That products are taken in less than fp32, as a sentence; None where they are not."""
+        if self.measured_precision in (None, "fp32"):
+            return None
+        asked = self.asked_precision
+        who = f"was asked for {asked}, and takes" if asked else "takes, with its defaults,"
+        return f"{self.provider} {who} products in {self.measured_precision} (measured)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

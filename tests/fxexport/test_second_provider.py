@@ -16,6 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+import fxexport.providers
 from fxexport import certify, export_onnx
 from fxexport.precision import Precision, measured_precision
 from fxexport.providers import Session, is_defaults, placements, require_provider, targets_of
@@ -137,6 +138,7 @@ def test_a_good_pair_is_accepted(name, pairs):
     strict = by_target[PROVIDER, "strict"]
     assert strict.wiring.covered.probes > 0
     assert strict.is_repeatable
+    assert (strict.asked_precision, strict.measured_precision) == ("fp32", "fp32")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -147,6 +149,15 @@ def test_a_damaged_pair_is_broken(name, pairs):
 
 def test_a_strict_session_computes_in_fp32():
     assert measured_precision(PROVIDER) is Precision.FP32
+
+
+@pytest.mark.skipif(PROVIDER != "openvino", reason="OpenVINO's hints")
+@pytest.mark.parametrize("hint", ["FP16", "FP32"])
+def test_what_a_session_was_asked_for_says_nothing_of_what_it_does(hint, monkeypatch):
+    """OpenVINO takes the hint FP16 on a CPU, says nothing, and computes in fp32 where that CPU lacks fp16."""
+    monkeypatch.setitem(fxexport.providers._STRICT, PROVIDER, {"precision": hint})
+    found = measured_precision.__wrapped__(PROVIDER)
+    assert found is Precision.FP32 or (hint == "FP16" and found is Precision.FP16)
 
 
 def test_a_product_is_exact_where_the_sum_is_exact_in_any_order():

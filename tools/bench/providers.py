@@ -9,7 +9,7 @@ For each model, in its forms linear, convolution and dense, all three against on
 
 With ``--provider cuda`` also eager PyTorch on the GPU, ``cudnn.allow_tf32`` on and off. Every part is printed
 as soon as it is there, one that fails is told and the rest goes on, and no part begins after ``--seconds``.
-The last line on stdout is one JSON document.
+At the end, or where it is ended before, come a table and, as the last line, one JSON document.
 
     python tools/bench/providers.py --provider openvino [--models NAME ...] [--seconds N] [--json FILE]
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -38,7 +39,8 @@ from torch import nn
 
 from fxexport import certify, export_onnx
 from fxexport.precision import measured_precision
-from fxexport.providers import Session, placements, targets_of
+from fxexport.providers import Session, is_defaults, placements, targets_of
+from fxexport.results import Mode, Status
 from fxpasses import rewrite
 
 MODELS = ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "vgg11")
@@ -91,16 +93,26 @@ def judged(reference: Path, candidate: Path, provider: str) -> dict[str, Any]:
         FIXED_BATCH.get(provider, 8), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)
     )
     found = certify(reference, candidate, samples, providers=(provider,))
-    ratios = [item.max_ratio for item in found.statistics if item.max_ratio is not None]
+
+    def ratio(mode: Mode) -> tuple[float | None, str]:
+        """The largest difference over its bound, and the arithmetic that the bound is of."""
+        own = [item for item in found.statistics if is_defaults(item.provider) == (mode is Mode.DEFAULTS)]
+        ratios = [item.max_ratio for item in own if item.max_ratio is not None]
+        return max(ratios, default=None), ", ".join(sorted({item.precision for item in own}))
+
     return {
         "verdict": str(found.verdict),
         "reason": found.reason,
-        "largest_ratio": max(ratios, default=None),
         "targets": [
             {
                 "mode": str(target.mode),
                 "verdict": str(target.verdict),
                 "probes": target.wiring.covered.probes,
+                "probes_hold": target.wiring.status is not Status.FAILED,
+                "largest_ratio": ratio(target.mode)[0],
+                "bounds": ratio(target.mode)[1],
+                "asked": target.asked_precision,
+                "measured": target.measured_precision,
                 "is_repeatable": target.is_repeatable,
             }
             for target in found.targets
@@ -161,6 +173,20 @@ def parts(name: str, provider: str, folder: Path) -> Iterator[tuple[str, Callabl
         yield "eager PyTorch on the GPU", lambda: eager(forms)
 
 
+def table(models: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """A line for each pair and mode; the latencies of a model stand beside its first."""
+    columns = f"{'model':20} {'forms':19} {'mode':9} {'verdict':13} {'probes':>7} {'of bound':>9}"
+    yield f"{columns}  precision  latency"
+    for model, row in models.items():
+        times = "  ".join(f"{part.rpartition(' ')[2]}: {row[part]}" for part in row if "batch" in part)
+        for pair, found in row.items():
+            for target in found["targets"] if isinstance(found, dict) and "targets" in found else ():
+                of_bound = "" if target["largest_ratio"] is None else f"{target['largest_ratio']:.2g}"
+                cells = f"{target['mode']:9} {target['verdict']:13} {target['probes']:7} {of_bound:>9}"
+                yield f"{model:20} {pair:19} {cells}  {target['measured']!s:9}  {times}"
+                times = ""
+
+
 def main() -> int:
     """Prints each part, then the document; 1 where a part failed or a verdict is not what it must be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -186,17 +212,24 @@ def main() -> int:
             shown = document["failed"][-1]
         print(f"{time.monotonic() - start:6.0f} s  {model:20} {part:32} {shown}", flush=True)
 
-    for target in targets_of(options.provider):
-        take(document["precision"], "", target, lambda target=target: str(measured_precision(target)))
-    with tempfile.TemporaryDirectory() as folder:
-        for name in options.models:
-            row: dict[str, Any] = {}
-            document["models"][name] = row
-            try:
-                for part, work in parts(name, options.provider, Path(folder)):
-                    take(row, name, part, work)
-            except Exception as error:  # noqa: BLE001 - the next model may do
-                document["failed"].append(f"{name}: {type(error).__name__}: {error}")
+    def ended(number: int, _: object) -> None:
+        raise KeyboardInterrupt(f"ended by signal {number}")
+
+    signal.signal(signal.SIGTERM, ended)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for target in targets_of(options.provider):
+                take(document["precision"], "", target, lambda target=target: str(measured_precision(target)))
+            for name in options.models:
+                row: dict[str, Any] = {}
+                document["models"][name] = row
+                try:
+                    for part, work in parts(name, options.provider, Path(folder)):
+                        take(row, name, part, work)
+                except Exception as error:  # noqa: BLE001 - the next model may do
+                    document["failed"].append(f"{name}: {type(error).__name__}: {error}")
+    except KeyboardInterrupt as error:  # what is there is worth having
+        document["failed"].append(str(error) or "interrupted")
     document["wrong"] = [
         f"{name}, {part}: {found['verdict']}"
         for name, row in document["models"].items()
@@ -204,6 +237,7 @@ def main() -> int:
         if isinstance(found, dict) and "verdict" in found
         if (found["verdict"] == "broken") != part.endswith("damaged")
     ]
+    print(*table(document["models"]), sep="\n")
     text = json.dumps(document)
     if options.json is not None:
         options.json.write_text(text)

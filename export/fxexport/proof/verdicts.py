@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from fxexport.numerics.bounds import TF32
+from fxexport.precision import Precision, precision_on
 from fxexport.proof.derivation import Derived
 from fxexport.proof.measured.tally import Measured, Tally, measured
 from fxexport.providers import is_defaults, provider_of
@@ -83,6 +84,7 @@ class Judge:
     def on_target(self, seen: Seen) -> TargetResult:
         """The result of one target."""
         judged = self.judge(seen.wiring, seen.tally)
+        found = precision_on(seen.target)
         made = [repeat for repeat in seen.repeats if repeat is not None]
         return TargetResult(
             provider=provider_of(seen.target),
@@ -94,6 +96,8 @@ class Judge:
             decision=judged.measured.decision,
             is_repeatable=all(made) if made else None,
             same_bits=judged.measured.is_identical,
+            asked_precision=None if found is None or is_defaults(seen.target) else Precision.FP32,
+            measured_precision=found,
         )
 
 

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+SINCE = ("asked_precision", "measured_precision")
+"""What certificates of the same schema lack that were written before it was told."""
 # what rounding decides, and with it the version of a kernel or the machine
 _FIGURES = frozenset(
     (
@@ -23,6 +25,7 @@ _FIGURES = frozenset(
         "index",
         "what",
         "reason",
+        *SINCE,
     )
 )
 _ABSENT = "nothing"
@@ -94,7 +97,8 @@ def check_changes(
 def _differences(then: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(then, dict) and isinstance(now, dict):
         for key in dict.fromkeys((*then, *now)):
-            yield from _differences(then.get(key, _ABSENT), now.get(key, _ABSENT), f"{path}.{key}")
+            if key in then or key not in SINCE:
+                yield from _differences(then.get(key, _ABSENT), now.get(key, _ABSENT), f"{path}.{key}")
     elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
         for index, (a, b) in enumerate(zip(then, now, strict=True)):
             yield from _differences(a, b, f"{path}[{index}]")

@@ -66,7 +66,7 @@ def certificate_lines(certificate: Certificate) -> Iterator[RenderableType]:
     if certificate.witness is not None:
         yield escape(witness_line(certificate.witness))
     yield from (escape(f"scope: {sentence}") for sentence in certificate.scope)
-    yield from _default_lines(certificate)
+    yield from _target_lines(certificate)
     yield ""
     yield _layer_table(certificate)
     if certificate.statistics:
@@ -143,11 +143,13 @@ def _target(target: TargetResult) -> str:
     return target.provider if target.mode == "strict" else f"{target.provider} {target.mode}"
 
 
-def _default_lines(certificate: Certificate) -> Iterator[RenderableType]:
-    """What holds with a provider's own defaults, on which the verdict does not rest."""
+def _target_lines(certificate: Certificate) -> Iterator[RenderableType]:
+    """What holds with a provider's own defaults, on which the verdict does not rest, and who is not exact."""
     for target in certificate.targets:
         if target.mode == "defaults":
             yield escape(f"with the defaults of {target.provider}: {target.verdict}: {target.reason}")
+        if target.coarser is not None:
+            yield escape(f"precision: {target.coarser}")
 
 
 def covered(coverage: Coverage) -> str:

@@ -56,6 +56,8 @@ def read_as(kind: Any, field: Field, spelling: Spelling) -> Any:
         FileError: the document is no such record.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.NotRequired:
+        return read_as(arguments[0], field, spelling)
     if origin in (typing.Union, types.UnionType):
         (inner,) = (argument for argument in arguments if argument is not types.NoneType)
         return field.optional(lambda found: read_as(inner, found, spelling))
@@ -75,7 +77,13 @@ def read_as(kind: Any, field: Field, spelling: Spelling) -> Any:
         return kind(field.text(*kind))
     own_fields = {own.name for own in dataclasses.fields(kind)}
     named = {name: inner for name, inner in _members(kind, spelling, {}).items() if name in own_fields}
-    return kind(**{name: read_as(inner, field[name], spelling) for name, inner in named.items()})
+    return kind(
+        **{
+            name: read_as(inner, field[name], spelling)
+            for name, inner in named.items()
+            if typing.get_origin(inner) is not typing.NotRequired or name in field.value
+        }
+    )
 
 
 class _Schemas:
