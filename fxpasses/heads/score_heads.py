@@ -61,7 +61,7 @@ class ScoreHead:
 def find_score_heads(
     graph: Graph, vocabulary: Vocabulary, sites: Container[str], spec: pytree.TreeSpec | None = None
 ) -> tuple[ScoreHead, ...]:
-    """The heads of a graph in the order of its outputs.
+    """The heads of a graph in the order of its outputs, each once.
 
     Args:
         graph: in any form.
@@ -70,14 +70,23 @@ def find_score_heads(
         spec: the tree of outputs, where they are flat and nothing else says it.
     """
     found: list[ScoreHead] = []
-    for keys, leaf in _leaves(graph, spec):
-        for more, scores in _unstacked(leaf, vocabulary):
+    values = [
+        ((*keys, *more), scores, leaf is scores)
+        for keys, leaf in _leaves(graph, spec)
+        for more, scores in _unstacked(leaf, vocabulary)
+    ]
+    bare = {scores for _, scores, is_bare in values if is_bare}
+    taken: set[Node] = set()
+    for keys, scores, is_bare in values:
+        # probabilities beside their logits are no further head
+        if scores not in taken and (is_bare or scores not in bare):
+            taken.add(scores)
             head = _head(scores, vocabulary, sites)
             if not head.sites:
                 continue
             names = dict.fromkeys(name_of_site(site, vocabulary) for site in head.sites)
             is_named = any(isinstance(key, str) for key in keys)
-            name = ".".join(map(str, (*keys, *more))) if is_named else "+".join(names)
+            name = ".".join(map(str, keys)) if is_named else "+".join(names)
             found.append(dataclasses.replace(head, name=name))
     averaged = {source for head in found for source in head.maps.values()}
     found = [head for head in found if head.scores not in averaged]  # a map that is given out is no head

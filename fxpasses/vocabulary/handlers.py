@@ -75,9 +75,7 @@ ARITHMETIC = (
     "detach clone where gt lt ge le eq ne masked_fill dropout alpha_dropout threshold maximum minimum "
     "selu celu rrelu subtract multiply divide"
 ).split()
-INPLACE_ONLY = (
-    "relu_ sigmoid_ tanh_ elu_ selu_ celu_ leaky_relu_ hardtanh_ threshold_ rrelu_ dropout_".split()
-)
+INPLACE_ONLY = "relu_ sigmoid_ tanh_ elu_ selu_ celu_ leaky_relu_ hardtanh_ threshold_ rrelu_".split()
 ROLES: dict[Role, tuple[str, ...]] = {
     Role.SUM: ("add", "sub", "subtract", "rsub", "iadd", "isub"),
     Role.PRODUCT: ("mul", "multiply", "imul"),
@@ -295,6 +293,10 @@ def _is_whole(value: Any) -> bool:
 def dropout(input: Node, p: Any = 0.5, training: Any = True, inplace: bool = False, **kwargs: Any) -> Op:
     trains = kwargs.get("train", training) is not False and p != 0
     return Elementwise((input,), inplace=inplace is True, role=Role.DROPOUT, trains=trains)
+
+
+def dropout_in_place(self: Node, p: Any = 0.5, train: Any = True) -> Op:
+    return dropout(self, p, train, inplace=True)
 
 
 def batch_norm(*args: Any, training: Any = None, **kwargs: Any) -> Op:

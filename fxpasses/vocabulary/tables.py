@@ -40,6 +40,7 @@ def _function_table() -> dict[Any, handlers.Handler]:
             target: handlers.in_role(role, inplace=target in handlers.INPLACE_OPERATORS) for target in known
         }
     table |= dict.fromkeys((F.dropout, torch.dropout, F.alpha_dropout, torch.alpha_dropout), handlers.dropout)
+    table |= dict.fromkeys((torch.dropout_, torch.alpha_dropout_), handlers.dropout_in_place)
     for rank in range(1, MAX_RANK + 1):
         table[getattr(F, f"adaptive_avg_pool{rank}d")] = handlers.adaptive_pool(rank, average=True)
         table[getattr(torch.nn.functional, f"adaptive_max_pool{rank}d")] = handlers.adaptive_pool(
@@ -153,6 +154,7 @@ def aten_handlers() -> dict[str, handlers.Handler]:
             f"{name}_": handlers.in_role(role, inplace=True) for name in names if name in aten.ELEMENTWISE
         }
     table |= dict.fromkeys(("dropout", "native_dropout", "alpha_dropout"), handlers.dropout)
+    table |= dict.fromkeys(("dropout_", "alpha_dropout_"), handlers.dropout_in_place)
     table |= dict.fromkeys(("batch_norm", "native_batch_norm"), handlers.batch_norm)
     shaped = ("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm")
     table |= dict.fromkeys(shaped, handlers.shaped_norm)

@@ -16,7 +16,10 @@ import torch
 from onnx import numpy_helper
 
 from fxexport import Verdict
-from fxhead.check.changes import check_changes
+from fxhead.check.certificates import read_checks
+from fxhead.check.changes import SINCE, check_changes
+from fxhead.check.lines import certificate_lines
+from fxhead.check.read_artefact import read_artefact
 
 Run = Callable[..., Any]
 SMALL = ("--input-shape", "1x3x16x16", "--providers", "cpu")
@@ -106,6 +109,28 @@ def test_it_can_be_repeated(run: Run, work: Path, name: str) -> None:
     assert done.document["changes"] == []
     assert done.document["verdict"] == read(name)["verdict"]
     assert "reproduced: " in run("check", "--replay", name).out
+
+
+def test_precision_is_told_compared_and_no_matter_of_older_certificates(run: Run, work: Path) -> None:
+    def spoil(data: Any) -> None:
+        data["checks"][0]["targets"][0]["measured_precision"] = "bf16"
+
+    def forget(data: Any) -> None:
+        for name in SINCE:
+            del data["checks"][0]["targets"][0][name]
+
+    edited("check.json", spoil)
+    sentence = "cpu was asked for fp32, and takes products in bf16 (measured)"
+    (check,) = read_checks(read_artefact(Path("check.json")))
+    assert f"precision: {sentence}" in [*certificate_lines(check.certificate)]
+    assert run("report", "check.json").code == 0
+    assert f"Precision: {sentence}." in Path("check.html").read_text()
+    done = run("check", "--replay", "check.json", "--json")
+    (change,) = done.document["changes"]
+    assert (done.code, change["kind"], change["then"], change["now"]) == (1, "figure", "bf16", "fp32")
+    edited("check.json", forget)
+    done = run("check", "--replay", "check.json", "--json")
+    assert (done.code, done.document["changes"]) == (0, [])
 
 
 def test_the_same_check_gives_the_same_bytes(run: Run, work: Path) -> None:
@@ -359,6 +384,8 @@ def test_images_are_part_of_it(run: Run, work: Path) -> None:
         "crop": 16,
         "mean": [0.5],
         "std": [0.25],
+        "is_bgr": False,
+        "is_truncated": False,
     }
     assert run("check", "--replay", "photos.json").code == 0
     shutil.copy("photos/0.png", "photos/3.png")

@@ -90,6 +90,7 @@ def test_a_folder_of_transformers_is_rewritten_proved_and_drawn(run: Run, transf
     done = run("cam", "net", "photo.png", "--json", "--top", "1")
     assert done.code == 0, done.err
     how = {"resize": 36, "crop": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    how |= {"is_bgr": False, "is_truncated": True}
     assert done.document["preparation"] == how
     assert done.document["images"][0]["classes"][0]["label"] in LABELS
     Path("photos").mkdir()
@@ -115,8 +116,25 @@ def test_a_folder_of_transformers_is_rewritten_proved_and_drawn(run: Run, transf
         ("EfficientNet", {"rescale_offset": True, "rescale_factor": 1 / 127.5, "include_top": False}),
         ("MobileNetV2", {}),
         ("ViT", {}),
-        ("MobileViT", {}),  # channels reversed
+        ("MobileViT", {}),  # channels reversed, and larger than the image
+        ("MobileViT", {"size": {"shortest_edge": 48}, "crop_size": {"height": 32, "width": 32}}),
+        ("MobileViT", {"do_flip_channel_order": False, "do_normalize": True}),  # which it does not do
+        ("DeiT", {}),
         ("Beit", {"size": {"height": 256, "width": 256}, "do_center_crop": True}),
+        (
+            "Beit",
+            {
+                "size": {"height": 64, "width": 48},
+                "crop_size": {"height": 32, "width": 40},
+                "do_center_crop": True,
+            },
+        ),
+        ("PoolFormer", {}),
+        (
+            "PoolFormer",
+            {"size": {"shortest_edge": 40}, "crop_pct": 0.95, "crop_size": {"height": 40, "width": 40}},
+        ),
+        ("PoolFormer", {"size": {"height": 40, "width": 40}}),
         ("TextNet", {}),
     ],
 )
@@ -131,7 +149,7 @@ def test_images_are_prepared_as_the_processor_does(
     image = photograph("photo.png")
     wanted = processor(image, return_tensors="np")["pixel_values"][0]
     spec = InputSpec(name="x", shape=wanted.shape, dtype="float32")
-    if kind in ("MobileViT", "TextNet", "Beit"):
+    if kind == "TextNet" or (kind, "height" in settings.get("size", {})) == ("PoolFormer", True):
         with pytest.raises(FileError.__base__, match="prepared by the processor"):
             preset.prepared(spec)
         return

@@ -42,10 +42,7 @@ def cam_lines(outcome: CamOutcome) -> Iterator[RenderableType]:
 
 
 def _preparation(how: Preparation, interpolation: str) -> str:
-    height, width = how.extents
-    text = f"shorter side {how.resize} ({interpolation}), centre {height}x{width}"
-    if not how.resize:
-        text = f"whole, resized to {height}x{width} ({interpolation})"
+    text = how.told(interpolation)
     for name, values in (("mean", how.mean), ("deviation", how.std)):
         text += f", {name} {' '.join(f'{value:g}' for value in values)}" if values else ""
     return text

@@ -92,8 +92,7 @@ def _run(options: CamOptions, progress: Progress) -> CamOutcome:
     files = find_images(options.images)
     labels = () if options.labels is None else read_labels(options.labels)
     _require_free(options, files)
-    preset = _preset(options)
-    model, found = _open(options, preset, progress)
+    model, found, preset = _open(options, progress)
     if found.scorer is None:
         return CamOutcome(model=model, misses=found.misses, seconds=time.perf_counter() - start)
     how = preset.prepared(found.scorer.spec)
@@ -130,9 +129,9 @@ def _require_free(options: CamOptions, files: Sequence[ImageFile]) -> None:
         require_free_file(options.out / name, inputs, force=options.force)
 
 
-def _preset(options: CamOptions) -> Preset:
+def _preset(options: CamOptions, model: nn.Module | ExportedProgram | None = None) -> Preset:
     """The model's own preparation, where it is known, with what was asked for in its place."""
-    own = find_preset(options.loading.built(options.source), options.loading.weights)
+    own = find_preset(options.loading.built(options.source), options.loading.weights, model)
     if options.input_shapes:
         own = dataclasses.replace(own, size=None)
     return dataclasses.replace(
@@ -140,8 +139,8 @@ def _preset(options: CamOptions) -> Preset:
     )
 
 
-def _open(options: CamOptions, preset: Preset, progress: Progress) -> tuple[ModelInfo, FoundHead]:
-    """The model with its map, or why it has none."""
+def _open(options: CamOptions, progress: Progress) -> tuple[ModelInfo, FoundHead, Preset]:
+    """The model with its map, or why it has none, and how its images are prepared."""
     source = options.source
     if source.kind is SourceKind.ONNX:
         with progress.step(f"loading {source.text}"):
@@ -149,9 +148,10 @@ def _open(options: CamOptions, preset: Preset, progress: Progress) -> tuple[Mode
             scorer = OnnxScorer(source, options.input_shapes, options.size, options.head)
         shape = tuple(extent for extent in scorer.spec.shape or () if extent is not None)
         info = ModelInfo(source=source, class_name="ONNX", parameters=None, input_shapes=((1, *shape),))
-        return info, FoundHead(scorer=scorer)
+        return info, FoundHead(scorer=scorer), _preset(options)
     with progress.step(f"loading {source.text}"):
         loaded = load(source, options.loading, progress.note)
+        preset = _preset(options, loaded.model)
     with progress.step("finding the input shape"):
         shapes = _shapes(loaded.model, options, preset)
     note_guess(shapes, progress)
@@ -159,7 +159,7 @@ def _open(options: CamOptions, preset: Preset, progress: Progress) -> tuple[Mode
         progress.note("the weights are fresh, so the maps say nothing; --weights gives trained ones")
     with progress.step("moving the pool behind the head"):
         found = find_scorer(loaded.model, shapes, options.way, options.head)
-    return describe(source, loaded.model, shapes, loaded.container), found
+    return describe(source, loaded.model, shapes, loaded.container), found, preset
 
 
 def _shapes(model: nn.Module | ExportedProgram, options: CamOptions, preset: Preset) -> InputShapes:

@@ -69,20 +69,11 @@ def run_images(
 
 
 def box_of(width: int, height: int, how: Preparation) -> tuple[float, float, float, float]:
-    """The crop in the pixels of the image; all of it where that is taken whole.
-
-    Source:
-        ``torchvision.transforms.functional``: ``_compute_resized_output_size``, ``center_crop``.
-    """
-    if not how.resize:
-        return (0.0, 0.0, float(width), float(height))
-    high, wide = how.extents
-    short, long = sorted((width, height))
-    longer = int(how.resize * long / short)
-    across, down = (how.resize, longer) if width <= height else (longer, how.resize)
-    left, top = round((across - wide) / 2.0), round((down - high) / 2.0)
+    """The crop in the pixels of the image; all of it where that is taken whole."""
+    down, across = how.resized(width, height)
+    left, top, right, low = how.box(across, down)
     x, y = width / across, height / down
-    return (left * x, top * y, (left + wide) * x, (top + high) * y)
+    return (left * x, top * y, right * x, low * y)
 
 
 def _require_finite(maps: NDArray[Any], file: ImageFile) -> None:

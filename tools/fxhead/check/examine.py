@@ -165,14 +165,18 @@ def _take(
         heads,
         seed=question.loading.seed,
         fixed_batch=fixed,
-        preset=_preset(question) if files is not None and files.images is not None else None,
+        preset=_preset(question, models) if files is not None and files.images is not None else None,
     )
     return shapes, data
 
 
-def _preset(question: Question) -> Preset:
+def _preset(question: Question, models: Sequence[Opened]) -> Preset:
     """How images are prepared for the first of the models of which that is known."""
-    found = (find_preset(_built(source, question), question.loading.weights) for source in question.models)
+    weights = question.loading.weights
+    found = (
+        find_preset(_built(source, question), weights, None if isinstance(model, Path) else model)
+        for source, model in zip(question.models, models, strict=True)
+    )
     return next((preset for preset in found if preset != Preset()), Preset())
 
 

@@ -182,15 +182,16 @@ def _input(field: Field) -> InputSpec:
 
 def _preparation(field: Field) -> Preparation:
     return Preparation(
-        resize=field["resize"].integer(0, LARGEST),
-        crop=_crop(field["crop"]),
+        resize=_sides(field["resize"], 0),
+        crop=_sides(field["crop"], 1),
         mean=tuple(item.number() for item in field["mean"].items(3)),
         std=tuple(item.number() for item in field["std"].items(3)),
+        **{name: field[name].flag() for name in ("is_bgr", "is_truncated") if name in field.value},
     )
 
 
-def _crop(field: Field) -> int | tuple[int, int]:
+def _sides(field: Field, least: int) -> int | tuple[int, int]:
     if not isinstance(field.value, list):
-        return field.integer(1, LARGEST)
+        return field.integer(least, LARGEST)
     sides = [item.integer(1, LARGEST) for item in field.items(2)]
     return (sides[0], sides[1]) if len(sides) == 2 else field.refuse("is no height and width")

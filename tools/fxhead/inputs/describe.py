@@ -6,7 +6,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
-from fxhead.inputs.preset import find_preset
+from fxhead.inputs.preset import Preset, find_preset
 from fxhead.outcome import ModelInfo
 from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
@@ -19,6 +19,8 @@ def describe(
     container: str | None = None,
 ) -> ModelInfo:
     """What was loaded, for the result."""
+    is_told = source.kind in (SourceKind.FOLDER, SourceKind.FILE)
+    preset = find_preset(source, None, module) if is_told else Preset()
     return ModelInfo(
         source=source,
         class_name=type(module).__name__,
@@ -26,7 +28,7 @@ def describe(
         input_shapes=shapes.shapes if shapes else None,
         input_origin=str(shapes.origin) if shapes else None,
         container=container,
-        images=find_preset(source, None).to_dict() if source.kind is SourceKind.FOLDER else None,
+        images=None if preset == Preset() else preset.to_dict(),
     )
 
 

@@ -15,14 +15,13 @@ from fxhead.loading.timm_models import import_timm
 from fxpasses.errors import FileError, brief
 from fxpasses.wall.wall import lowered
 
-_NO_NAME = re.compile(r"LABEL_\d+")
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """As Pillow numbers them."""
 _WARPED_FROM = 384
 """ConvNeXt's processor cuts nothing off from this size on."""
 
-_PLAIN = ("EfficientNet", "Beit", "MobileNetV2")
-"""Processors with a ``_preprocess`` of their own that resizes and cuts as all do."""
+_PLAIN = ("EfficientNet", "Beit", "MobileNetV2", "MobileViT")
+"""Processors with a ``resize`` or ``_preprocess`` of their own that resizes and cuts as all do."""
 
 
 def folder_preset(folder: HubFolder) -> Preset:
@@ -33,24 +32,22 @@ def folder_preset(folder: HubFolder) -> Preset:
     """
     try:
         if folder.is_timm:
-            return _with_labels(timm_preset(folder.timm_config), _timm_labels(folder))
-        labels = _names(folder.config.get("id2label"))
+            labels = tuple(_timm_labels(folder))
+            return dataclasses.replace(timm_preset(folder.timm_config), labels=labels)
         own = Preset() if not folder.images else _transformers_preset(folder.images)
-        return _with_labels(own, () if all(map(_NO_NAME.fullmatch, labels)) else labels)
+        return dataclasses.replace(own, labels=class_names(folder.config.get("id2label")))
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         what = f"says what is no way to prepare images ({brief(error)})"
         raise FileError(what, where=str(folder.path), fix="fetch the folder again, whole") from error
 
 
-def _with_labels(preset: Preset, labels: Sequence[str]) -> Preset:
-    return dataclasses.replace(preset, labels=tuple(labels))
-
-
-def _names(found: Any) -> tuple[str, ...]:
-    """Names of classes from a list, or from a dict by number."""
+def class_names(found: Any) -> tuple[str, ...]:
+    """Names of classes from a list, or from a dict by number; none where they say only the number."""
     if isinstance(found, dict):
-        found = [found[str(number)] for number in range(len(found))]
-    return tuple(" ".join(str(name).split()) for name in found or ())
+        found = [found[number] if number in found else found[str(number)] for number in range(len(found))]
+    names = tuple(" ".join(str(name).split()) for name in found or ())
+    is_counted = all(name in (f"LABEL_{i}", f"class{i}", str(i)) for i, name in enumerate(names))
+    return () if is_counted else names
 
 
 def timm_preset(config: Mapping[str, Any]) -> Preset:
@@ -80,7 +77,7 @@ def timm_preset(config: Mapping[str, Any]) -> Preset:
 def _timm_labels(folder: HubFolder) -> Sequence[str]:
     """The folder's own names, else ImageNet's where there are as many classes."""
     own = {**folder.timm_config, **folder.config}
-    names, told = _names(own.get("label_names")), own.get("label_descriptions") or {}
+    names, told = class_names(own.get("label_names")), own.get("label_descriptions") or {}
     if names:
         return [" ".join(str(told.get(name, name)).split()) for name in names]
     data = import_timm(str(folder.path)).data
@@ -99,17 +96,19 @@ def _transformers_preset(images: Mapping[str, Any]) -> Preset:
         return Preset(unknown=f"the processor {name!r}")
     how = found.from_dict(dict(images))
     size = _size(kind, how)
-    odd = size is None or getattr(how, "do_flip_channel_order", False)
     factor = 255.0 * (how.rescale_factor if how.do_rescale else 1.0)
     offset = 1.0 if how.do_rescale and getattr(how, "rescale_offset", False) else 0.0
-    mean, std = (how.image_mean, how.image_std) if how.do_normalize else ([0.0], [1.0])
+    is_plain = kind == "MobileViT" or not how.do_normalize  # which standardises nothing
+    mean, std = ([0.0], [1.0]) if is_plain else (how.image_mean, how.image_std)
     twice = kind == "EfficientNet" and how.include_top
     return Preset(
         size=size,
         mean=tuple((float(value) + offset) / factor for value in mean),
         std=tuple(float(value) * (float(value) if twice else 1.0) / factor for value in std),
         interpolation=_RESAMPLING[int(how.resample)],
-        unknown=f"the processor {name!r} as it is set" if odd else None,
+        is_truncated=True,
+        is_bgr=bool(getattr(how, "do_flip_channel_order", False)),
+        unknown=f"the processor {name!r} as it is set" if size is None else None,
     )
 
 
@@ -136,4 +135,4 @@ def _size(kind: str, how: Any) -> ImageSize | None:
         return None
     if edge:
         return None if cut is None else ImageSize(resize=edge, crop=cut if cut[0] != cut[1] else cut[0])
-    return ImageSize(resize=0, crop=whole) if cut in (None, whole) else None
+    return ImageSize(resize=0, crop=whole) if cut in (None, whole) else ImageSize(resize=whole, crop=cut)

@@ -42,16 +42,22 @@ class Preparation:
     """How an image becomes a sample.
 
     Attributes:
-        resize: the shorter side after resizing; 0 where the whole image is resized to ``crop``.
-        crop: both sides after cropping, or height and width of the whole image.
+        resize: the shorter side after resizing, or height and width to which the whole image is resized; 0
+            where these are those of ``crop``.
+        crop: both sides after cropping, or height and width.
         mean: subtracted from each channel, after scaling to 0 … 1.
         std: divided by.
+        is_bgr: whether the channels are blue, green and red, of which mean and deviation are, too.
+        is_truncated: whether a cut that cannot be central begins before the middle, as transformers does it,
+            and not at the even pixel, as torchvision does.
     """
 
-    resize: int
+    resize: int | tuple[int, int]
     crop: int | tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    is_bgr: bool = False
+    is_truncated: bool = False
 
     @property
     def extents(self) -> tuple[int, int]:
@@ -59,17 +65,52 @@ class Preparation:
         return _extents(self.crop)
 
     def __str__(self) -> str:
+        return self.told()
+
+    def told(self, interpolation: str = "") -> str:
+        """The sizes in words."""
+        how = f" ({interpolation})" if interpolation else ""
         height, width = self.extents
         if not self.resize:
-            return f"whole, resized to {height}x{width}"
-        return f"shorter side {self.resize}, centre {height}x{width}"
+            text = f"whole, resized to {height}x{width}{how}"
+        elif isinstance(self.resize, int):
+            text = f"shorter side {self.resize}{how}, centre {height}x{width}"
+        else:
+            text = f"whole, resized to {self.resize[0]}x{self.resize[1]}{how}, centre {height}x{width}"
+        return f"{text}, blue first" if self.is_bgr else text
+
+    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Left, top, right and lower edge of what is cut from a resized image.
+
+        Source:
+            ``center_crop`` of ``torchvision.transforms.functional`` and of ``transformers``.
+        """
+        high, wide = self.extents
+        left, top = (
+            int(spare / 2) if self.is_truncated or spare < 0 else round(spare / 2)
+            for spare in (width - wide, height - high)
+        )
+        return left, top, left + wide, top + high
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Height and width of an image before it is cut.
+
+        Source:
+            ``torchvision.transforms.functional._compute_resized_output_size``.
+        """
+        if not isinstance(self.resize, int):
+            return self.resize
+        if not self.resize:
+            return self.extents
+        longer = int(self.resize * max(width, height) / min(width, height))
+        return (longer, self.resize) if width <= height else (self.resize, longer)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSize:
     """How large images are made: see ``Preparation``."""
 
-    resize: int
+    resize: int | tuple[int, int]
     crop: int | tuple[int, int]
 
     @property
@@ -80,7 +121,7 @@ class ImageSize:
     def of_input(self, height: int | None, width: int | None) -> ImageSize:
         """The same for an input: ``256,128`` are height and width where a model takes 256x128."""
         is_input = (height, width) == (self.resize, self.crop) and height != width
-        return ImageSize(resize=0, crop=(self.resize, self.extents[1])) if is_input else self
+        return ImageSize(resize=0, crop=(height or 0, width or 0)) if is_input else self
 
 
 def _extents(crop: int | tuple[int, int]) -> tuple[int, int]:
@@ -219,11 +260,8 @@ def cropped(image: Image.Image, how: Preparation, interpolation: str = "bilinear
     """The image resized, and cut square from its centre where it is not taken whole."""
     from torchvision.transforms import InterpolationMode, functional
 
-    if not how.resize:
-        whole: Image.Image = functional.resize(image, list(how.extents), InterpolationMode(interpolation))
-        return whole
-    resized = functional.resize(image, how.resize, InterpolationMode(interpolation))
-    crop: Image.Image = functional.center_crop(resized, list(how.extents))
+    resized = functional.resize(image, [*how.resized(*image.size)], InterpolationMode(interpolation))
+    crop: Image.Image = resized.crop(how.box(*resized.size))  # black beyond its edges
     return crop
 
 
@@ -232,6 +270,7 @@ def standardised(crop: Image.Image, how: Preparation, dtype: np.dtype[Any]) -> A
     from torchvision.transforms import functional
 
     pixels = functional.pil_to_tensor(crop)
+    pixels = pixels.flip(0) if how.is_bgr else pixels
     if dtype == np.uint8:
         return np.asarray(pixels.numpy())
     scaled = functional.convert_image_dtype(pixels)
@@ -255,7 +294,7 @@ def decoded(path: Path, mode: str, how: Preparation) -> Image.Image:
     try:
         # Pillow on its own would look for any format it knows, and start Ghostscript for one of them
         with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
-            _require_moderate(image.size, how.resize, path)
+            _require_moderate(image.size, how.resize if isinstance(how.resize, int) else 0, path)
             is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
             upright = ImageOps.exif_transpose(image)
             if is_16_bit:

@@ -76,7 +76,10 @@ def require_size(size: ImageSize) -> None:
     Raises:
         InputError: a side is none, or too long.
     """
-    if not all(0 < side <= LARGEST for side in size.extents) or size.resize > LARGEST:
+    if (
+        min(size.extents) < 1
+        or max(*size.extents, size.resize if isinstance(size.resize, int) else 0) > LARGEST
+    ):
         raise InputError(f"sides lie between 1 and {LARGEST}", where="--size", fix=_SIZES)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from torch import nn
+from torch.export import ExportedProgram
+
 from fxexport.subjects.samples import InputSpec
 from fxhead.inputs.images import ImageSize, Preparation, preparation
 from fxhead.loading.hub_folders import read_hub_folder
@@ -22,6 +25,8 @@ class Preset:
         mean: subtracted from each channel.
         std: divided by.
         interpolation: of the resizing.
+        is_bgr: see ``Preparation``.
+        is_truncated: see ``Preparation``.
         labels: names of the classes.
         unknown: by what they are prepared, where that is none of the ways that are known here.
     """
@@ -30,6 +35,8 @@ class Preset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     interpolation: str = "bilinear"
+    is_bgr: bool = False
+    is_truncated: bool = False
     labels: tuple[str, ...] = ()
     unknown: str | None = None
 
@@ -46,7 +53,8 @@ class Preset:
         if len(shape) != 3:
             takes = "x".join(["N", *map(str, shape)])
             raise InputError(f"input {spec.name!r} takes {takes}, not images", fix="give a model of images")
-        return preparation(spec, size=self.size, mean=self.mean, std=self.std)
+        how = preparation(spec, size=self.size, mean=self.mean, std=self.std)
+        return dataclasses.replace(how, is_bgr=self.is_bgr, is_truncated=self.is_truncated)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -54,18 +62,24 @@ class Preset:
         return {**(plain.pop("size") or {}), **plain}
 
 
-def find_preset(source: Source, weights: str | None) -> Preset:
-    """What torchvision or timm says of its own model, or the folder that it is in, or nothing.
+def find_preset(
+    source: Source, weights: str | None, model: nn.Module | ExportedProgram | None = None
+) -> Preset:
+    """What torchvision or timm says of its own model, the folder or the module itself, or nothing.
 
     The transform is that of the named weights, else that of the default ones; labels only of weights that
     are named, as fresh weights and those in a file know no classes by these names.
     """
-    from fxhead.inputs.hub_images import folder_preset, timm_preset  # it builds on this file
+    # they build on this file
+    from fxhead.inputs.hub_images import folder_preset, timm_preset
+    from fxhead.inputs.own_images import own_preset
 
     if source.kind is SourceKind.TIMM:
         return timm_preset(timm_config(source.name))
     if source.kind is SourceKind.FOLDER:
         return folder_preset(read_hub_folder(source))
+    if source.kind is SourceKind.FILE:
+        return own_preset(model) if isinstance(model, nn.Module) else Preset()
     if source.kind is not SourceKind.TORCHVISION:
         return Preset()
     from torchvision.models import get_model_weights, list_models

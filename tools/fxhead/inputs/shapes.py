@@ -79,7 +79,7 @@ def find_shapes(
         tokens = _as_tokens(module, shapes) if dtypes is None else None
         return tokens or _checked(module, shapes)
     # the model first: torchvision's default weights may be of another size than a fresh model
-    known = _from_folder(module, source) or _from_attributes(module) or _from_torchvision(source, weights)
+    known = _from_images(module, source) or _from_attributes(module) or _from_torchvision(source, weights)
     if known is not None:
         return _checked(module, InputShapes(shapes=(known,), dtypes=(dtype,), origin=ShapeOrigin.METADATA))
     for shape in _candidates(module):
@@ -192,9 +192,10 @@ def _input_dtype(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _from_folder(module: nn.Module, source: Source) -> tuple[int, ...] | None:
-    """The shape that images have which are prepared as the folder of a hub says."""
-    size = find_preset(source, None).size if source.kind is SourceKind.FOLDER else None
+def _from_images(module: nn.Module, source: Source) -> tuple[int, ...] | None:
+    """The shape that images have which are prepared as the folder of a hub, or the module itself, says."""
+    is_told = source.kind in (SourceKind.FOLDER, SourceKind.FILE)
+    size = find_preset(source, None, module).size if is_told else None
     first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
     return None if size is None or first is None else (1, first.in_channels, *size.extents)
 
