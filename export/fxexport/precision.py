@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fxexport.providers import Session
-from fxexport.subjects.subject import EAGER
 from fxpasses.errors import ProviderError
 
 _SIZE = 64
@@ -53,9 +52,7 @@ def measured_precision(target: str) -> Precision:
 
 
 def precision_on(target: str) -> Precision | None:
-    """``measured_precision``; None in eager mode, and where the provider does not run the probe."""
-    if target == EAGER:
-        return None
+    """``measured_precision``; None where the provider does not run the probe."""
     try:
         return measured_precision(target)
     except ProviderError:

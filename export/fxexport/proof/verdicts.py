@@ -11,6 +11,7 @@ from fxexport.proof.derivation import Derived
 from fxexport.proof.measured.tally import Measured, Tally, measured
 from fxexport.providers import is_defaults, provider_of
 from fxexport.results import LayerResult, Mode, Status, TargetResult, Verdict
+from fxexport.subjects.subject import EAGER
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ class Judge:
     def on_target(self, seen: Seen) -> TargetResult:
         """The result of one target."""
         judged = self.judge(seen.wiring, seen.tally)
-        found = precision_on(seen.target)
+        found = None if seen.target == EAGER else precision_on(seen.target)
         made = [repeat for repeat in seen.repeats if repeat is not None]
         return TargetResult(
             provider=provider_of(seen.target),
