@@ -128,8 +128,9 @@ def test_inspect_lists_the_heads(run: Run, image: Path) -> None:
 def test_images_need_not_be_square(run: Run, image: Path, options: tuple[str, ...]) -> None:
     done = run("cam", "heads:prior", "image.png", "--mean", "0", "--std", "1", "--json", *options)
     assert done.code == 0, done.err
-    assert done.document["preparation"] | {"mean": 0, "std": 0} == {
+    assert done.document["preparation"] | {"mean": 0, "std": 0, "is_bgr": 0, "is_truncated": 0} == {
         "resize": 0, "crop": [12, 30], "mean": 0, "std": 0, "interpolation": "bilinear",
+        "is_bgr": 0, "is_truncated": 0,
     }  # fmt: skip
     found = np.load("fxhead-cam/maps.npz")
     assert found["maps"].shape[-2:] == (10, 28)
