@@ -46,6 +46,11 @@ class RewriteResult(Generic[Model]):
     plan: WeightPlan
 
 
+def model_of(given: Any) -> Any:
+    """The model of a result of ``rewrite``; anything else as it is."""
+    return given.module if isinstance(given, RewriteResult) else given
+
+
 @kept_shape_values()
 def find_sites(
     model: nn.Module | ExportedProgram,
@@ -149,8 +154,8 @@ def rewrite(
     True
 
     Args:
-        model: a module, a GraphModule, or an ExportedProgram; the result is of the same kind (a
-            GraphModule for a module).
+        model: a module, a GraphModule, an ExportedProgram, or the result of another rewrite; the result is of
+            the same kind (a GraphModule for a module).
         to: ``"conv"``, ``"linear"``, ``"dense"`` (the convolution before the pool: the same function, by
             way of a map of scores), ``"fcn"`` (at the native size the same logits, on a larger input a
             map of those of every window) or ``"unfold"`` (every ``Conv2d`` as a product with its patches).
@@ -173,6 +178,7 @@ def rewrite(
         InputError: an argument is not of the kind that is needed.
         TraceError: the model cannot be traced.
     """
+    model = model_of(model)
     form, with_map = form_named(to), _with_map(outputs, to)
     chosen = scope_named(scope, form)
     with walled_for(model):

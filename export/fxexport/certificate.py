@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -20,10 +22,12 @@ from fxexport.proof.scope import scope_of
 from fxexport.proof.verdicts import Judge, Seen
 from fxexport.providers import require_known, require_provider, short_name
 from fxexport.results import Certificate, LayerResult, SizeResult, Status, Verdict
+from fxexport.subjects.arguments import on_disk, plan_of, require_names, require_seed
 from fxexport.subjects.models import Models, Opened, Source, opened
 from fxexport.subjects.samples import Inputs, InputSpec, Samples, given_samples
 from fxexport.subjects.subject import EAGER, Subject
 from fxexport.terms.pool_first import is_dense
+from fxpasses.api import RewriteResult
 from fxpasses.errors import CheckError
 from fxpasses.plan import WeightPlan
 from fxpasses.wall.clock import add_bytes
@@ -31,8 +35,8 @@ from fxpasses.wall.marks import walled_for
 
 
 def certify(
-    reference: Source,
-    candidate: Source,
+    reference: Source | RewriteResult[Any],
+    candidate: Source | RewriteResult[Any],
     inputs: Inputs | None = None,
     providers: Sequence[str] = ("cpu",),
     plan: WeightPlan | None = None,
@@ -42,8 +46,9 @@ def certify(
     """The certificate of ``candidate`` being the same function as ``reference``.
 
     Each of the two is a module or a program (run in eager mode, evaluation mode, where it lies), the path of
-    a ``.pt2`` file (a program; no code in the file is run) or the path of an ONNX file (run on every
-    provider). What wraps a module (``torch.compile``, data parallelism) is looked through.
+    a ``.pt2`` file (a program; no code in the file is run), the path of an ONNX file (run on every
+    provider), an ``onnx.ModelProto`` or ``onnx_ir.Model``, or the result of a rewrite, whose plan is then
+    checked too. What wraps a module (``torch.compile``, data parallelism) is looked through.
 
     The verdict:
 
@@ -93,17 +98,24 @@ def certify(
         seed: seed of every random number used.
 
     Raises:
-        InputError: the inputs are below the native size of a fully convolutional head.
+        InputError: an argument is of another kind, or the inputs are below the native size of a fully
+            convolutional head.
         CheckError: the two cannot be compared, or there is nothing to compare.
         ProviderError: a provider is missing or did not run every node.
     """
-    with walled_for(reference, candidate):
+    plan = plan_of(plan, reference, candidate)
+    with contextlib.ExitStack() as until:
+        left, right = (
+            on_disk(model, name, until)
+            for name, model in (("reference", reference), ("candidate", candidate))
+        )
         given = None if inputs is None else given_samples(inputs)
+        until.enter_context(walled_for(left, right))
         # what the caller has in memory takes the time that it takes
         add_bytes(
             0 if given is None else sum(math.prod(rows.shape) * rows.dtype.itemsize for rows in given.rows)
         )
-        return Certifier(given, providers, seed=seed).certify(reference, candidate, plan)
+        return Certifier(given, providers, seed=seed).certify(left, right, plan)
 
 
 class Certifier:
@@ -129,9 +141,12 @@ class Certifier:
         *,
         seed: int = 0,
     ) -> None:
+        providers = (providers,) if isinstance(providers, str) else providers
         if not providers:
             raise CheckError("no provider to run on", fix="name at least one, e.g. providers=('cpu',)")
+        require_names(providers)
         require_known(providers)
+        require_seed(seed)
         self._providers = tuple(dict.fromkeys(map(short_name, providers)))
         self._seed = seed
         self._prober = Prober(seed)

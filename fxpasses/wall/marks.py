@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 from fxpasses.wall.clock import add_bytes, is_limited
@@ -22,7 +22,7 @@ def mark_unvouched(model: object) -> None:
 
 def is_unvouched(model: object) -> bool:
     """Whether it did, or was made of one that did."""
-    return model in _marked
+    return isinstance(model, Hashable) and model in _marked
 
 
 def tensors_of(model: Any) -> Iterator[Any]:

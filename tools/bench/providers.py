@@ -205,8 +205,12 @@ def main() -> int:
             document["failed"].append(f"{model}, {part}: no time was left")
             return
         try:
-            into[part] = work()
-            shown = into[part]
+            shown = into[part] = work()
+            shown = (
+                f"{shown['verdict']}: {shown['reason']}"
+                if isinstance(shown, dict) and "verdict" in shown
+                else shown
+            )
         except Exception as error:  # noqa: BLE001 - one part that fails must not cost the others
             document["failed"].append(f"{model}, {part}: {type(error).__name__}: {error}")
             shown = document["failed"][-1]

@@ -51,6 +51,7 @@ INPUT_SHAPES = {
     "vit_b_16": (3, 224, 224),
     "mvit_v1_b": (3, 16, 224, 224),
     "mvit_v2_s": (3, 16, 224, 224),
+    "transformers:levit": (3, 224, 224),
     "transformers:swin": (3, 224, 224),
 }
 # torchvision draws these by slow rejection sampling, and calibration replaces what it is for

@@ -17,6 +17,7 @@ from fxhead.files.save import save_module
 from fxhead.loading.load import Loading, load
 from fxhead.source import Source
 from fxpasses import RewriteResult, Sites
+from fxpasses.api import model_of
 from fxpasses.errors import FileError, InputError
 from fxpasses.wall.marks import walled_for
 
@@ -34,8 +35,9 @@ def rewrite(
     """The model with its head in another form; see ``fxpasses.rewrite``.
 
     Args:
-        model: a module, a GraphModule, an ExportedProgram, an ``onnx.ModelProto``, an ``onnx_ir.Model``, or
-            the path of an ONNX file; the result is of the same kind (an ``onnx.ModelProto`` for a path).
+        model: a module, a GraphModule, an ExportedProgram, an ``onnx.ModelProto``, an ``onnx_ir.Model``, the
+            path of an ONNX file, or the result of another rewrite; the result is of the same kind (an
+            ``onnx.ModelProto`` for a path).
         to: ``"conv"``, ``"linear"``, ``"dense"``, ``"fcn"``, or for PyTorch models ``"unfold"``.
         scope: see ``fxpasses.rewrite``.
         example_inputs: see there; for ONNX models they say the extents that the model leaves open.
@@ -47,6 +49,7 @@ def rewrite(
         FileError: an ONNX model is damaged.
         TraceError: the model cannot be traced.
     """
+    model = model_of(model)
     if not _is_onnx(model):
         return fxpasses.rewrite(model, to, scope, example_inputs, way, outputs)
     from fxexport.onnx_dialect.rewrite import rewrite_onnx
@@ -61,6 +64,7 @@ def find_sites(
     model: Any, scope: str = "head", example_inputs: Any = None, way: str = "auto", to: str | None = None
 ) -> Sites:
     """Every site of a model, and every miss; see ``fxpasses.find_sites``, and ``rewrite`` for the kinds."""
+    model = model_of(model)
     if not _is_onnx(model):
         return fxpasses.find_sites(model, scope, example_inputs, way, to)
     from fxexport.onnx_dialect.rewrite import find_onnx_sites

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from fxexport.onnx_graph.operators import numpy_type, static_dims
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.terms.arrays import numpy_of
 from fxexport.terms.term import Array
-from fxpasses.errors import CheckError
+from fxpasses.errors import CheckError, InputError
 
 BATCHES = (1, 2, 5)
 
@@ -104,6 +104,7 @@ def given_samples(inputs: Inputs | Samples) -> Samples:
 
     Raises:
         CheckError: there are none, or the inputs hold different numbers of them.
+        InputError: they are no samples at all.
     """
     if isinstance(inputs, Samples):
         return inputs
@@ -112,8 +113,14 @@ def given_samples(inputs: Inputs | Samples) -> Samples:
         names, values = tuple(inputs), tuple(inputs.values())
     elif isinstance(inputs, torch.Tensor | np.ndarray):
         values = (inputs,)
-    else:
+    elif isinstance(inputs, Iterable) and not isinstance(inputs, str | bytes):
         values = tuple(inputs)
+    else:
+        raise InputError(
+            f"is of class {type(inputs).__name__}",
+            where="inputs",
+            fix="give a tensor [N, …], a sequence of them, or a mapping by input name",
+        )
     arrays = tuple(numpy_of(v) if isinstance(v, torch.Tensor) else np.asarray(v) for v in values)
     sizes = {len(array) if array.ndim else 0 for array in arrays}
     if not arrays or len(sizes) != 1 or 0 in sizes:

@@ -19,6 +19,7 @@ from fxexport.to_onnx.dynamic_size import GlobalPools, require_one_graph, requir
 from fxexport.to_onnx.example_call import ExampleCall, example_call
 from fxexport.to_onnx.private_names import UserError
 from fxexport.untrusted.programs import as_module, read_program
+from fxpasses.api import model_of
 from fxpasses.errors import ExportError
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.graph.quiet import quiet
@@ -60,8 +61,8 @@ def export_onnx(
     whole or not at all; weights beyond 2 GB lie beside it in ``<name>.data``.
 
     Args:
-        module: the model; its parameters, buffers and training flags are left as they are. A program
-            or the path of a ``.pt2`` file keeps its own dynamic and static axes.
+        module: the model, or the result of a rewrite; parameters, buffers and training flags are left as they
+            are. A program or the path of a ``.pt2`` file keeps its own dynamic and static axes.
         example_inputs: one tensor, a sequence of positional arguments, or a mapping by argument name.
         path: the file to write; an existing one is replaced.
         dynamic_batch: whether axis 0 of the inputs is dynamic; else the example's batch size is fixed.
@@ -92,7 +93,7 @@ def export_onnx(
     from fxexport.to_onnx.canonical_head import canonicalize_head
     from fxexport.to_onnx.keep_batch_norms import head_norms, norms_apart
 
-    target = Path(path)
+    module, target = model_of(module), Path(path)
     check_opset(opset)
     with walled_for(module):
         given = module if isinstance(module, nn.Module | ExportedProgram) else read_program(module)
