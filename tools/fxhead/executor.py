@@ -20,11 +20,13 @@ class Workers:
         pool: takes them.
         count: how many it performs side by side, as far as is known.
         share: of what many tasks read, what to give each of them, so that it is sent once.
+        killed: what a task raises where those that had it died, one after the other.
     """
 
     pool: concurrent.futures.Executor
     count: int
     share: Callable[[Any], Any]
+    killed: tuple[type[Exception], ...] = ()
 
 
 @contextlib.contextmanager
@@ -42,6 +44,7 @@ def workers(jobs: int, scheduler: str | None) -> Iterator[Workers]:
         return
     try:
         from distributed import Client
+        from distributed.scheduler import KilledWorker
     except ImportError as error:
         raise InputError(
             "dask.distributed is not installed", where="--scheduler", fix="run pip install 'fxhead[cluster]'"
@@ -60,6 +63,7 @@ def workers(jobs: int, scheduler: str | None) -> Iterator[Workers]:
                 pool=client.get_executor(pure=False),
                 count=max(1, sum(client.nthreads().values())),
                 share=lambda value: client.scatter(value, broadcast=True),
+                killed=(KilledWorker,),
             )
         except concurrent.futures.CancelledError as error:  # nobody here has cancelled a task before
             raise InputError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import signal
@@ -67,10 +69,11 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def batch(*arguments: str, code: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "fxhead", "batch", *arguments, "--no-onnx", "--json", "--trust"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == code, ran.stderr + ran.stdout
-    document: dict[str, Any] = json.loads(ran.stdout)
+    """The document of the command, in this process; its rows are in others anyway."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        ended = main(["batch", *arguments, "--no-onnx", "--json", "--trust"])
+    assert ended == code, out.getvalue()
+    document: dict[str, Any] = json.loads(out.getvalue())
     validate("result", document)
     if code != 2:
         validate_files(Path("out"), 0)
@@ -165,59 +168,65 @@ def test_what_is_done_is_not_done_again_but_where_something_changed(work: Path) 
     assert batch("*.pt", "--to", "conv", "--scope", "pooled", "-o", "out", code=0)["skipped"] == 0
 
 
-def test_a_batch_that_is_killed_goes_on_where_it_was(work: Path) -> None:
-    (work / "net.py").write_text(
-        NET + "\ndef slow():\n    open('started', 'a').write('x')\n    time.sleep(600)\n"
-    )
-    rows = manifest(work, "net:good", "net:slow")
-    command = [
-        sys.executable,
-        "-m",
-        "fxhead",
-        "batch",
-        rows,
-        "-o",
-        "out",
-        "--trust",
-        "--no-onnx",
-        "--jobs",
-        "1",
-    ]
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    waited_for(lambda: (work / "started").exists())
+SLOW = """
+import json, os, subprocess, time
+
+def slow():
+    keeper = os.getppid()
+    with open(f"/proc/{keeper}/stat") as file:
+        server = int(file.read().rpartition(")")[2].split()[1])
+    child = subprocess.Popen(["sleep", "600"])
+    with open("pids.new", "w") as file:
+        json.dump([os.getpid(), child.pid, keeper, server], file)
+    os.rename("pids.new", "pids")
+    time.sleep(600)
+"""
+
+
+def started(*arguments: str, before: str = "") -> subprocess.Popen[bytes]:
+    """``fxhead batch`` in an interpreter of its own."""
+    code = f"{before}import fxhead.__main__"
+    command = [sys.executable, "-c", code, "batch", *arguments, "-o", "out", "--trust", "--no-onnx"]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def require_gone(pids: list[int]) -> None:
+    """Returns when all of these processes have ended, which they do at once; zombies have."""
+
+    def is_gone(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    waited_for(lambda: all(map(is_gone, pids)), seconds=20)
+
+
+def test_a_batch_that_is_killed_goes_on_where_it_was_and_nothing_of_it_stays(work: Path) -> None:
+    (work / "late.py").write_text(SLOW)
+    rows = manifest(work, "net:good", "late:slow")
+    running = started(rows, "--jobs", "1")
+    waited_for((work / "pids").exists)
     running.send_signal(signal.SIGKILL)
     running.wait()
+    require_gone(json.loads((work / "pids").read_text()))
     kept = (work / "out" / "batch.jsonl").read_bytes()
     assert [json.loads(line)["name"] for line in kept.splitlines()] == ["good"]
     (work / "out" / "batch.jsonl").write_bytes(kept + b'{"name": "slow", "sta')  # killed while it wrote
-    (work / "net.py").write_text(NET + "\nslow = good\n")
+    (work / "late.py").write_text("from net import good as slow\n")
     found = batch(rows, "-o", "out", code=0)
     assert (found["skipped"], [row["state"] for row in found["rows"]]) == (1, ["done", "done"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interruption_ends_the_rows_too(work: Path) -> None:
-    (work / "net.py").write_text(
-        NET + "\ndef slow():\n    open('pid', 'w').write(str(os.getpid()))\n    time.sleep(600)\n"
-    )
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import fxhead.__main__"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "batch",
-        manifest(work, "net:slow"),
-        "-o",
-        "out",
-        "--trust",
-        "--no-onnx",
-    ]
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    waited_for(lambda: (work / "pid").exists() and (work / "pid").read_text() != "")
+    (work / "late.py").write_text(SLOW)
+    before = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    running = started(manifest(work, "late:slow"), before=before)
+    waited_for((work / "pids").exists)
     running.send_signal(signal.SIGINT)
     assert running.wait(60) == 130
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((work / "pid").read_text()), 0)
+    require_gone(json.loads((work / "pids").read_text()))
 
 
 # --- rows ---------------------------------------------------------------------------------------------
@@ -462,7 +471,7 @@ def test_files_go_to_workers_that_do_not_see_them_and_outputs_come_back(work: Pa
     data = bytearray((work / "models" / "a.data").read_bytes())
     data[-1] ^= 1
     (work / "models" / "a.data").write_bytes(data)
-    assert key_of(Row(name="a", source="models/a.onnx", options=("--to", "conv"))) != sent["key"]
+    assert key_of(Row(name="a", source="models/a.onnx", options=("--to", "conv")))[0] != sent["key"]
 
 
 def test_files_are_sent_to_somebody(work: Path) -> None:

@@ -13,13 +13,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
+from fxhead.batch.fork_server import ForkServer, is_possible
+from fxhead.batch.held import held
 from fxhead.batch.rows import Row
+from fxpasses.errors import FileError, FxHeadError, InputError
 
 _LOOK_S = 0.1
+_ORPHAN_S = 30
 _SHOWN = 300
 
 
@@ -96,31 +100,33 @@ def perform(row: Row, key: str, folder: str, limits: Limits, place: str) -> Done
         limits: what it may take.
         place: the working folder, from which paths are seen.
     """
-    out = Path(folder) / row.name
-    command = [sys.executable, "-m", "fxhead", "rewrite", *row.options]
-    command += ["-o", f"{out}{os.sep}", "--force", "--json", "--", row.source]
-    threads = str(limits.threads)
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "NO_COLOR": "1"}
-    start = time.monotonic()
-    # files, not pipes: a row that writes much must not wait for a reader
-    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            env=environment,
-            cwd=place,
-            start_new_session=True,
-        )
-        with _RUNNING.entered(process):
+    try:
+        return _end(row, key, folder, limits, place)
+    except OSError as error:
+        what = f"it cannot be started ({error.strerror or error})"
+        return not_begun(row, FileError(what, where=place, fix="make room"))
+    except InputError as error:
+        return not_begun(row, error)
+
+
+def _end(row: Row, key: str, folder: str, limits: Limits, place: str) -> Done:
+    out = os.path.join(folder, row.name, "")
+    arguments = ["rewrite", *row.options, "-o", out, "--force", "--json", "--", row.source]
+    with contextlib.ExitStack() as open_:
+        # files, not pipes: a row that writes much must not wait for a reader
+        files = [open_.enter_context(tempfile.TemporaryFile()) for _ in ("stdout", "stderr")]
+        locks = open_.enter_context(held(Path(place, out), seconds=_ORPHAN_S))
+        process = _AT_WORK.started(arguments, files, limits.threads, place, locks)
+        start = time.monotonic()
+        with _AT_WORK.entered(process):
             state, peak = _watched(process, start, limits)
-        written, said = _text(stdout), _text(stderr)
+        written, said = map(_text, files)
     document = _document(written)
-    code = process.returncode
+    code = process.wait()
     if state is None:
-        state = State.DONE if code == 0 else State.NO if code == 1 else State.FAILED
-        state = State.KILLED if code < 0 else state
+        # an answer is a document: whatever else ends with its code has given none
+        answers = {0: State.DONE, 1: State.NO} if document and "error" not in document else {}
+        state = State.KILLED if code < 0 else answers.get(code, State.FAILED)
     return Done(
         name=row.name,
         source=row.source,
@@ -134,72 +140,124 @@ def perform(row: Row, key: str, folder: str, limits: Limits, place: str) -> Done
     )
 
 
-class _Running:
-    """Processes that are at work, so that an interruption ends them too."""
+class _Started(Protocol):
+    """A command at work."""
+
+    pid: int
+    peak_bytes: int | None
+    """Known once it has ended, if at all."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, or TimeoutExpired."""
+
+    def kill(self) -> None:
+        """Ends it and what it started."""
+
+
+class _Spawned(subprocess.Popen[bytes]):
+    """One in a new interpreter, where none can be forked."""
+
+    peak_bytes: int | None = None
+
+    def kill(self) -> None:
+        if not hasattr(os, "killpg"):
+            super().kill()
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.poll() is None:
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+class _AtWork:
+    """Commands that are at work, so that an interruption ends them too."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._servers: dict[int, ForkServer] = {}
+        self._commands: set[_Started] = set()
         self._is_stopped = False
 
+    def started(
+        self, arguments: list[str], files: Sequence[IO[bytes]], threads: int, place: str, locks: list[int]
+    ) -> _Started:
+        number = str(threads)
+        environment = os.environ | {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "NO_COLOR": "1"}
+        if is_possible():
+            with self._lock:
+                # libraries read the number of threads when they are imported
+                server = self._servers.setdefault(threads, ForkServer(environment))
+            return server.start(arguments, files, environment, place, locks)
+        return _Spawned(
+            [sys.executable, "-m", "fxhead", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=files[0],
+            stderr=files[1],
+            env=environment,
+            cwd=place,
+            start_new_session=True,
+            pass_fds=locks,
+        )
+
     @contextlib.contextmanager
-    def entered(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    def entered(self, command: _Started) -> Iterator[None]:
         with self._lock:
-            self._processes.add(process)
+            self._commands.add(command)
             if self._is_stopped:
-                _kill(process)
+                command.kill()
         try:
             yield
         finally:
-            if process.poll() is None:
-                _kill(process)
+            command.kill()
+            command.wait()
             with self._lock:
-                self._processes.discard(process)
+                self._commands.discard(command)
 
     def stop(self) -> None:
         with self._lock:
             self._is_stopped = True
-            for process in self._processes:
-                _kill(process)
+            for command in self._commands:
+                command.kill()
+            for server in self._servers.values():
+                server.close()
+
+    def go_on(self) -> None:
+        with self._lock:
+            self._is_stopped = False
 
 
-_RUNNING = _Running()
+_AT_WORK = _AtWork()
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within it, ``stop_all`` ends every row in this process, and those that would begin."""
+    try:
+        yield
+    finally:
+        _AT_WORK.go_on()
 
 
 def stop_all() -> None:
     """Ends every row that is at work in this process."""
-    _RUNNING.stop()
+    _AT_WORK.stop()
 
 
-def _watched(
-    process: subprocess.Popen[bytes], start: float, limits: Limits
-) -> tuple[State | None, int | None]:
+def _watched(process: _Started, start: float, limits: Limits) -> tuple[State | None, int | None]:
     """The limit that the process went beyond, if any, and its peak; it has ended then."""
-    peak: int | None = None
+    seen: list[int] = []
+    state = None
     while True:
         try:
-            process.wait(_LOOK_S)
-            return None, peak
+            process.wait(None if state else _LOOK_S)
+            return state, max([*seen, process.peak_bytes or 0]) or None
         except subprocess.TimeoutExpired:
-            peak = max(filter(None, (peak, _resident_peak(process.pid))), default=None)
-        state = None
-        if limits.bytes is not None and peak is not None and peak > limits.bytes:
+            seen += filter(None, [_resident_peak(process.pid)])
+        if limits.bytes is not None and max(seen, default=0) > limits.bytes:
             state = State.MEMORY
         elif limits.seconds is not None and time.monotonic() - start > limits.seconds:
             state = State.TIMEOUT
         if state is not None:
-            _kill(process)
-            return state, peak
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and what it started; it cannot refuse."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
             process.kill()
-    process.wait()
 
 
 def _resident_peak(pid: int) -> int | None:
@@ -244,4 +302,21 @@ def _reason(
         misses = (document.get("report") or {}).get("misses") or [{}]
         verdict = document.get("verdict")
         return f"verdict {verdict}" if verdict else str(misses[0].get("code", "nothing to rewrite"))
+    if code == 0:
+        return "it ended without an answer"
     return (said.strip().splitlines() or [f"exit code {code}"])[-1][:_SHOWN]
+
+
+def not_begun(row: Row, error: FxHeadError, state: State = State.FAILED) -> Done:
+    """The end of a row that could not be started, or of which nothing is known but that."""
+    return Done(
+        name=row.name,
+        source=row.source,
+        key="",
+        state=state,
+        reason=f"{error.where}: {error.what}" if error.where else error.what,
+        exit_code=2,
+        seconds=0.0,
+        peak_bytes=None,
+        document=None,
+    )

@@ -25,6 +25,7 @@ LINES, TABLE, PAGE = "batch.jsonl", "batch.csv", "batch.html"
 _MOST_BYTES, _MOST_ROWS = 64 * 2**20, 100_000
 _LONGEST, _MOST_VALUES = 4096, 100
 _OWN = ("source", "name")
+_DOTTED = re.compile(r"[\w.]{1,200}(:[\w.]*)?")
 _SHAPE_OF_A_MANIFEST = "give a column or key 'source', and options of fxhead rewrite by their long names"
 
 
@@ -51,7 +52,7 @@ class Row:
     options: tuple[str, ...]
 
     def inputs(self) -> tuple[Path, ...]:
-        """Files that the result depends on: the source's own, and those that options name.
+        """Files that the result depends on: the source's own, those that options name, and code of both.
 
         Raises:
             FileError: the source is no ONNX file, by its name one.
@@ -63,7 +64,19 @@ class Row:
 
             own += companions(source)
         named = [Path(text) for text in self.options if not text.startswith("-") and os.path.isfile(text)]
-        return (*own, *named)
+        code = [file for text in (self.source, *self.options) for file in _code(text)]
+        return (*own, *named, *code)
+
+
+def _code(text: str) -> Iterator[Path]:
+    """Files of Python in the working folder that a dotted name leads to."""
+    if _DOTTED.fullmatch(text):
+        parts = text.partition(":")[0].split(".")
+        for end in range(1, len(parts) + 1):
+            module = Path(*parts[:end])
+            yield from (
+                file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file()
+            )
 
 
 def read_rows(

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import fxhead
 from fxexport.untrusted.archive import open_regular
+from fxhead.batch.held import held
 from fxhead.batch.process import Done, State
 from fxhead.batch.rows import LINES, PAGE, TABLE, Row
 from fxhead.files.digests import digest_file
@@ -33,21 +34,40 @@ _VERSIONS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
 _COLUMNS = ("name", "source", "state", "verdict", "reason", "seconds", "peak_bytes", "exit_code", "files")
 
 
-def key_of(row: Row) -> str:
+Stamps = tuple[tuple[str, tuple[int, int, int] | None], ...]
+"""Files with inode, size and time of change: what tells, without reading them, whether they are the same."""
+
+
+def stamps_of(paths: Iterable[Path | str]) -> Stamps:
+    """How the files are now; None for one that is not there."""
+    found: list[tuple[str, tuple[int, int, int] | None]] = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            found.append((str(path), None))
+        else:
+            found.append((str(path), (status.st_ino, status.st_size, status.st_mtime_ns)))
+    return tuple(found)
+
+
+def key_of(row: Row) -> tuple[str, Stamps]:
     """What a row's result depends on: its arguments, the bytes of its files, and the versions at work.
 
     Raises:
         FileError: a file cannot be read.
     """
     with walled(row.source):
-        files = [digest_file(path) for path in row.inputs()]
+        paths = row.inputs()
+        stamps = stamps_of(paths)
+        files = [digest_file(path) for path in paths]
     whole = {
         "fxhead": fxhead.__version__,
         "versions": {name: _version(name) for name in _VERSIONS},
         "row": [row.source, *row.options],
         "files": files,
     }
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest(), stamps
 
 
 def _whole(done: Done) -> bytes:
@@ -61,17 +81,25 @@ def _version(name: str) -> str | None:
         return None
 
 
-class Store:
-    """The rows of a batch's folder.
+@contextlib.contextmanager
+def opened_store(folder: Path) -> Iterator[Store]:
+    """The store of a folder, which is made where it is missing, and no other process's meanwhile.
 
-    Args:
-        folder: of the batch; it is made where it is missing.
+    Raises:
+        FileError: it cannot be written to.
+        InputError: another batch is at work there.
     """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
+        yield Store(folder)
+
+
+class Store:
+    """The rows of a batch's folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         self._found = {done.name: done for done in self._read()}
 
     def kept(self, row: Row, key: str) -> Done | None:
