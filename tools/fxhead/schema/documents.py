@@ -91,7 +91,8 @@ Result = (
 _FIRST = {"schema_version": Literal[1]}
 # Where to_dict writes other keys than the record has fields; None: it does not write that field.
 _SPELLING: dict[Any, Any] = WRITTEN | {
-    RewriteOutcome: _FIRST | {"command": Literal["rewrite"], "verdict": Verdict | None, "require": None},
+    RewriteOutcome: _FIRST
+    | {"command": Literal["rewrite"], "verdict": Verdict | None, "require": None, "unchecked": None},
     CheckOutcome: _FIRST
     | {"command": Literal["check"], "verdict": Verdict, "inputs": DataRecord, "data": None, "require": None},
     ReplayOutcome: _FIRST
