@@ -96,6 +96,18 @@ _BFLOAT16 = 16
 Array = NDArray[Any]
 
 
+def runtime_domains() -> frozenset[str] | None:
+    """Domains in which ONNX Runtime has operators of its own; None where it does not tell.
+
+    It runs those, whatever a function of the same name in a file says.
+    """
+    try:
+        from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+    except ImportError:
+        return None
+    return frozenset(str(schema.domain) for schema in get_all_operator_schema())
+
+
 def require_onnxruntime() -> Any:
     """The ``onnxruntime`` module, which tells its maker nothing unless the user's environment wants it.
 

@@ -30,9 +30,9 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from fxexport.onnx_graph.inline import inlined
 from fxexport.untrusted.archive import open_archive
 from fxexport.untrusted.expressions import read_guard, read_size
+from fxexport.untrusted.inline import inlined
 from fxexport.untrusted.limits import MAX_PICKLE_INSTRUCTIONS
 from fxexport.untrusted.pickles import read_pickle
 from fxexport.untrusted.program_schema import read_program

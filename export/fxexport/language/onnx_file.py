@@ -28,6 +28,9 @@ from fxexport.onnx_node import (
     schema_of,
     versions_of,
 )
+from fxexport.providers import runtime_domains
+from fxexport.untrusted.inline import inlined
+from fxexport.untrusted.refused import Refused
 
 SCOPE = "a file is what its operators mean in the versions that it declares"
 _PLAIN = {
@@ -53,7 +56,7 @@ def graph_of_onnx(model: ModelProto | str | os.PathLike[str]) -> Graph:
             raise NotRead(f"the file cannot be read ({error})") from error
         except Exception as error:
             raise NotRead(f"the file cannot be read ({type(error).__name__})") from error
-    kept = model
+    kept = _written_out(model)
     stored = {tensor.name for tensor in kept.graph.initializer}
     stored |= {tensor.values.name for tensor in kept.graph.sparse_initializer}
     inputs = [item for item in kept.graph.input if item.name not in stored]
@@ -69,6 +72,21 @@ def graph_of_onnx(model: ModelProto | str | os.PathLike[str]) -> Graph:
         scope=(SCOPE,),
         read=read,
     )
+
+
+def _written_out(model: ModelProto) -> ModelProto:
+    """The model with its functions as what they hold, but where a runtime may run something else.
+
+    Raises:
+        NotRead: they have no bound.
+    """
+    known = runtime_domains() if model.functions else None
+    if known is None:
+        return model
+    try:
+        return inlined(model, known)
+    except Refused as error:
+        raise NotRead(f"its functions cannot be written out ({error})") from error
 
 
 def _graph_input(item: onnx.ValueInfoProto) -> GraphInput:

@@ -58,12 +58,12 @@ def _told_as_when_run() -> Iterator[None]:
         module = "" if caller is None else str(caller.f_globals.get("__name__"))
         return module == "torch" or module.startswith("torch.")
 
-    answers = dict.fromkeys(functions, answer)
-    flags = dict.fromkeys(("_is_compiling_flag", "_is_exporting_flag"), False)
+    flags = "_is_compiling_flag", "_is_exporting_flag"
+    told: dict[str, Any] = dict.fromkeys(functions, answer) | dict.fromkeys(flags, False)
     if not torch.compiler.is_exporting():
         yield
         return
-    with mock.patch.multiple(torch.compiler, **flags, **answers):
+    with mock.patch.multiple(torch.compiler, **told):
         yield
 
 

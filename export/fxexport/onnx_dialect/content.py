@@ -25,9 +25,9 @@ from onnx import numpy_helper
 
 from fxexport.onnx_dialect.pieces import Piece, Range, Values, between, framed, size_of
 from fxexport.onnx_graph import wire
-from fxexport.onnx_graph.inline import require_bounded
 from fxexport.onnx_graph.wire import Field
 from fxexport.onnx_node import is_standard
+from fxexport.untrusted.inline import require_bounded
 from fxexport.untrusted.limits import MAX_FIELDS
 
 GRAPH, METADATA, RAW = 7, 14, 9

@@ -19,14 +19,13 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from fxexport.language import Graph, NotRead, graph_of_onnx
 from fxexport.onnx_dialect.arrays import OnnxFile, read_onnx
 from fxexport.onnx_dialect.broken import checked
-from fxexport.onnx_graph.inline import inlined
 from fxexport.onnx_graph.normalised import as_default_domain, with_free_batch
 from fxexport.onnx_graph.operators import numpy_type, static_dims
 from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.onnx_graph.terms import onnx_terms
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.widened import evaluated64
-from fxexport.providers import Session
+from fxexport.providers import Session, runtime_domains
 from fxexport.subjects.many_places import collected, spread
 from fxexport.subjects.subject import (
     BatchError,
@@ -43,6 +42,7 @@ from fxexport.terms.arrays import nudge
 from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, Kind, Shape, Term, TermGraph, affine_of
 from fxexport.to_onnx.write import NATIVE_SIZE
+from fxexport.untrusted.inline import inlined
 from fxpasses.errors import CheckError, FileError, ProviderError
 
 _FREE_BATCH = "batch"
@@ -370,13 +370,13 @@ def _shape_of(term: Term) -> Shape:
 
 
 def _load(path: Path, pool: WeightPool) -> tuple[onnx.ModelProto, OnnxFile]:
-    """The file as it is run, and without functions of its own, which are read by what they hold."""
+    """The file as it is run, and without those functions that are sure to be run as what they hold."""
     fix = "give a file that export_onnx or another exporter wrote"
     try:
         whole = read_onnx(path, pool)
         as_default_domain(whole.proto)
         with_free_batch(whole.proto)
-        file = OnnxFile(proto=inlined(whole.proto), weights=whole.weights)
+        file = OnnxFile(proto=inlined(whole.proto, runtime_domains() or ()), weights=whole.weights)
         for node in file.proto.graph.node:
             "".join((node.name, node.op_type, *node.input, *node.output)).encode()  # runtimes expect UTF-8
             for item in node.attribute:

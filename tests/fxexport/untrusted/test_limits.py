@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from fxexport.onnx_dialect.content import Content
-from fxexport.onnx_graph.inline import inlined
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.untrusted.archive import open_regular, read_regular
+from fxexport.untrusted.inline import inlined
 from fxexport.untrusted.limits import MAX_EXPANDED_OBJECTS
 from fxexport.untrusted.pickle_records import PickleError
 from fxexport.untrusted.pickles import read_pickle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import onnx
 import onnx.inliner
@@ -13,15 +13,25 @@ from fxexport.untrusted.refused import Refused
 _Key = tuple[str, str, str]
 
 
-def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without functions of its own.
+def inlined(proto: onnx.ModelProto, known: Collection[str] = ()) -> onnx.ModelProto:
+    """The model without its functions in other domains than ``known``, in which a runtime has operators.
+
+    There, and in ONNX's own domains, a runtime runs its operator, whatever the function says. What a function
+    of another opset holds may mean something else in the model. Such functions are left.
 
     Raises:
         Refused: the functions call themselves, or become more nodes than the limit: thirty functions that
             each call the next one twice are a billion.
     """
     require_bounded(proto)
-    return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+    versions = {item.domain: item.version for item in proto.opset_import}
+    called = [
+        (item.domain, item.name)
+        for item in proto.functions
+        if not (item.domain in ("", *known) or item.domain.startswith("ai.onnx"))
+        and all(versions.get(own.domain, own.version) == own.version for own in item.opset_import)
+    ]
+    return onnx.inliner.inline_selected_functions(proto, called) if called else proto
 
 
 def require_bounded(proto: onnx.ModelProto) -> None:
