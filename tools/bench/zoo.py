@@ -62,8 +62,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 TRANSFORMERS = "transformers:"
 # families of transformers with a pooled head, by their default configuration
 FAMILIES = (
-    "bit", "convnext", "convnextv2", "efficientnet", "focalnet", "mobilenet_v1", "mobilenet_v2", "mobilevit",
-    "mobilevitv2", "poolformer", "pvt_v2", "regnet", "resnet", "swiftformer", "swin",
+    "bit", "convnext", "convnextv2", "efficientnet", "focalnet", "levit", "mobilenet_v1", "mobilenet_v2",
+    "mobilevit", "mobilevitv2", "poolformer", "pvt_v2", "regnet", "resnet", "swiftformer", "swin",
 )  # fmt: skip
 # class tokens, and a convolution that comes before the pool
 REFUSED = {

@@ -9,6 +9,8 @@ from fxexport.proof.pairing.outputs import PairedOutputs
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
 
+_TIES = ("topk", "sort", "argsort", "kthvalue", "median", "mode", "TopK")
+"""Operators that give places, and promise nothing of the order of equal values."""
 _ULPS = 2.0
 """What two ways of running the same operators may leave."""
 
@@ -40,6 +42,15 @@ class Derived:
     operators: int = 0
     unrelated: tuple[Unrelated, ...] = ()
     constants: tuple[ConstantPair, ...] = ()
+
+    @property
+    def leaves_ties(self) -> bool:
+        """Whether places are compared of which nothing says which one is taken where values are equal."""
+        return any(
+            str(side.operator).split(".")[-2 if "." in side.operator else -1] in _TIES
+            for pair in self.unrelated
+            for side in (pair.left, pair.right)
+        )
 
     def is_shown(self, *, is_identical: bool, ulps: float) -> bool:
         """Whether the graphs tell by themselves that the two are not one function.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from fxexport.to_onnx.example_call import ExampleCall, example_call
 from fxexport.to_onnx.private_names import UserError
 from fxexport.untrusted.programs import as_module, read_program
 from fxpasses.api import model_of
-from fxpasses.errors import ExportError
+from fxpasses.errors import ExportError, brief
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.graph.quiet import quiet
 from fxpasses.wall.marks import walled_for
@@ -34,6 +35,8 @@ _SIZE_AXES = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "wi
 """Names of the axes behind batch and channels, by rank."""
 NATIVE_SIZE = "native_size"
 """Key of the file's metadata under which a fully convolutional head has its smallest input."""
+_NO_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>")
+"""How torch's exporter says it, deep below the error that it raises."""
 _INLINE_LIMIT_BYTES = 2_000_000_000
 
 ExampleInputs = torch.Tensor | Sequence[object] | Mapping[str, object]
@@ -100,15 +103,15 @@ def export_onnx(
         runnable = as_module(given)
         native = native_size(given.graph_module if isinstance(given, ExportedProgram) else given)
         call = example_call(runnable, example_inputs, double=dynamic_batch and runnable is given)
-        require_native(native, call.shapes(), str(target))
+        require_native(native, call.shapes(), target.name)
         with evaluation_mode(runnable), torch.no_grad(), _silent():
             if not isinstance(given, ExportedProgram):
                 program = _trace(given, call, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
             else:
                 program = given
                 if dynamic_size:
-                    require_open(program, call, str(target))
-            exported = _to_onnx(program, call, exporter_opset(opset), str(target))
+                    require_open(program, call, target.name)
+            exported = _to_onnx(program, call, exporter_opset(opset), target.name)
             with norms_apart(exported.model, head_norms(program) if fold_norms else None):
                 exported.optimize()
             model = exported.model
@@ -209,15 +212,22 @@ def _to_onnx(
             },
         )
     except torch.onnx.errors.OnnxExporterError as error:
-        first = str(error).strip().splitlines()[0]
         raise ExportError(
-            f"torch.onnx cannot convert the model ({first})",
+            f"torch.onnx cannot convert the model ({_reason(error)})",
             where=where,
             fix="replace the operator that it names by one that ONNX has",
         ) from error
     if onnx_program is None:
         raise ExportError("torch.onnx.export returned no program", where=where, fix="update torch")
     return onnx_program
+
+
+def _reason(error: BaseException) -> str:
+    """The operator that has no counterpart, or the first line of what went wrong at first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lacking = _NO_FUNCTION.search(str(error))
+    return f"ONNX has no {lacking[1]}.{lacking[2]}" if lacking else brief(error)
 
 
 def _strip(model: ir.Model, dynamic_batch: bool) -> None:
@@ -271,7 +281,7 @@ def _require_inference(model: ir.Model, target: Path) -> None:
         if training is not None and (training.const_value is None or training.const_value.numpy().any()):
             raise ExportError(
                 f"dropout stays active in node {node.name!r}",
-                where=str(target),
+                where=target.name,
                 fix="trace or rewrite the model in evaluation mode (model.eval()) before exporting it",
             )
 
