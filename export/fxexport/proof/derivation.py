@@ -21,6 +21,7 @@ class Derived:
 
     Attributes:
         is_proved: whether every output of the one was derived from the same inputs as that of the other.
+        is_narrow: whether that is so at the extents of the samples alone, and both models run at others.
         reason: on what the proof rests, or what stands in its way, as a clause.
         sizes: for which extents it holds.
         outside: extents of the reference's inputs at which one of the two may be another function.
@@ -34,6 +35,7 @@ class Derived:
 
     is_proved: bool
     reason: str
+    is_narrow: bool = False
     sizes: tuple[str, ...] = ()
     outside: tuple[tuple[Dims, ...], ...] = ()
     fixed: tuple[tuple[Dims, ...], ...] = ()
@@ -113,7 +115,13 @@ def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:
     assert not isinstance(b, str)
     found = derive(a, b, outputs=[(i, j) for _, i, j in outputs], inputs=_inputs(left, right))
     if found.is_proved and narrow is not None:
-        return Derived(is_proved=False, reason=narrow, outside=found.outside, operators=found.operators)
+        return Derived(
+            is_proved=False,
+            is_narrow=True,
+            reason=narrow,
+            outside=found.outside,
+            operators=found.operators,
+        )
     return Derived(
         is_proved=found.is_proved,
         reason=_established(found) if found.is_proved else _lacking(found),

@@ -103,6 +103,7 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
             outside=derivation.outside,
             fixed=derivation.fixed,
             is_proved=derivation.is_proved,
+            is_narrow=derivation.is_narrow,
             leaves_ties=derivation.leaves_ties,
         )
         first.failures.extend(found.failures)

@@ -78,7 +78,7 @@ class Judge:
             return Verdict.AGREES, f"{within}; {found.loose[0]}"
         if self.derived.is_proved:
             return Verdict.PROVED, f"{self.derived.reason}; {within}"
-        more = f", on {self.tried} further inputs too" if self.tried else ""
+        more = f", on {self.tried} further input{'s' * (self.tried > 1)} too" if self.tried else ""
         doubt = next(iter(found.doubts), None)
         return Verdict.AGREES, f"{within}{more}; {'; '.join(filter(None, (self.derived.reason, doubt)))}"
 

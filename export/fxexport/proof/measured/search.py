@@ -78,6 +78,7 @@ def search(
     outside: Sequence[Sequence[Dims]] = (),
     fixed: Sequence[Sequence[Dims]] = (),
     is_proved: bool = False,
+    is_narrow: bool = False,
     leaves_ties: bool = False,
 ) -> Found:
     """The first input on which the two models differ by more than rounding, or how many do not tell.
@@ -91,11 +92,12 @@ def search(
         outside: extents of the first model's inputs at which one of the two may be another function.
         fixed: those at which no graph shows what one of the two does, if it runs there.
         is_proved: whether the two are one function at all other extents.
+        is_narrow: whether they are at the extents of the samples.
         leaves_ties: whether integers are places of values, among which equal ones may be in any order: a
             constant, or a softmax of large values, has many. Then only other outputs tell a difference.
     """
     streamed = Streamed(subjects[0], on[0]), Streamed(subjects[1], on[1])
-    tried, is_narrow = 0, False
+    tried, has_unseen = 0, False
     is_sized = all(
         subjects[0].output_ranks[i] == subjects[1].output_ranks[j] for _, i, j in outputs
     )  # a head on windows gives more positions of a larger map, and that is what it is for
@@ -104,7 +106,9 @@ def search(
         _outside(subjects, samples, fixed, is_sized=is_sized, is_unseen=True),
     )
     if not is_proved:
-        attempts = itertools.chain(attempts, _tries(subjects, samples, is_sized=is_sized))
+        if not is_narrow:
+            attempts = itertools.chain(attempts, _tries(subjects, samples))
+        attempts = itertools.chain(attempts, _larger(subjects, samples) if is_sized else ())
     for attempt in attempts:
         batches = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in subjects]
         run = _Run(feeds=([batches[0]], [batches[1]]), on=on, made=attempt.made)
@@ -115,13 +119,13 @@ def search(
         if failures is None or (attempt.is_outside and place is None and failures):
             continue  # where one of them does not run, none of them promises to
         tried += 1
-        is_narrow |= attempt.is_unseen
+        has_unseen |= attempt.is_unseen
         if failures:
             told = tuple(dataclasses.replace(item, what=f"{item.what}, on {run.made}") for item in failures)
             names = subjects[0].input_names, subjects[1].input_names
             witness = witness_of(place, names, (batches[0], batches[1]), on, run.made)
             return Found(failures=told, witness=witness, tried=tried)
-    return Found(tried=tried, is_narrow=is_narrow)
+    return Found(tried=tried, is_narrow=has_unseen)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -222,11 +226,21 @@ def _is_taken(side: Subject, shapes: Sequence[tuple[int, ...]], names: Sequence[
     return side.fixed_batch in (None, own[0][0]) and all(fits)
 
 
-def _tries(subjects: tuple[Subject, Subject], samples: Samples, *, is_sized: bool) -> Iterator[_Try]:
+def _rows(subjects: tuple[Subject, Subject]) -> int:
     fixed = next((side.fixed_batch for side in subjects if side.fixed_batch is not None), None)
-    rows = fixed or subjects[1].batches(subjects[0].batches((_ROWS,)))[0]
+    return fixed or subjects[1].batches(subjects[0].batches((_ROWS,)))[0]
+
+
+def _larger(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[_Try]:
+    larger = resized(samples)
+    if all(why_not(side, larger) is None for side in subjects):
+        yield _Try(made="the samples at a larger size", samples=larger, rows=_rows(subjects))
+
+
+def _tries(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[_Try]:
+    rows = _rows(subjects)
     start = samples.batch(0, rows)
-    if fixed is None:
+    if all(side.fixed_batch is None for side in subjects):
         for size in subjects[1].batches(subjects[0].batches(tuple(range(1, _MOST_ROWS + 1)))):
             yield _Try(made=f"a batch of {size} samples", samples=samples, rows=size)
     for made, change, is_extreme in _changes(start):
@@ -234,9 +248,6 @@ def _tries(subjects: tuple[Subject, Subject], samples: Samples, *, is_sized: boo
         if not all(np.array_equal(a, b) for a, b in zip(changed, start, strict=True)):
             arrays = dataclasses.replace(samples, rows=changed)
             yield _Try(made=made, samples=arrays, rows=rows, is_extreme=is_extreme)
-    larger = resized(samples)
-    if is_sized and all(why_not(side, larger) is None for side in subjects):
-        yield _Try(made="the samples at a larger size", samples=larger, rows=rows)
 
 
 def _changes(start: Sequence[Array]) -> Iterator[tuple[str, Change, bool]]:
