@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FILE, PATH, source_options, trace_option
+from fxhead.commands.options import FILE, PATH, images_given, source_options, sources_given, trace_option
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 from fxhead.source import Source
@@ -73,24 +72,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace files that exist; never the input.")
 @trace_option
 @source_options
-def cam_command(
-    source: str,
-    images: tuple[str, ...],
-    out: Path,
-    top: int,
-    classes: tuple[str, ...],
-    labels: Path | None,
-    head: str | None,
-    size: str | None,
-    mean: str | None,
-    std: str | None,
-    batch: int,
-    force: bool,
-    way: str,
-    input_shapes: tuple[str, ...],
-    as_json: bool,
-    **loading: Any,
-) -> ExitCode:
+def cam_command(source: str, as_json: bool, **given: Any) -> ExitCode:
     """Draw where in each IMAGE the classes get their score.
 
     That is a class activation map of SOURCE. The head moves before its pool, so that one forward pass gives
@@ -104,27 +86,9 @@ def cam_command(
 
         require_extra("cam")
         from fxhead.cam.run import CamOptions, run_cam
-        from fxhead.inputs.options import parse_numbers, parse_size
-        from fxhead.inputs.shapes import parse_shape
-        from fxhead.loading.load import Loading
 
-        options = CamOptions(
-            source=Source.parse(source),
-            images=images,
-            out=out,
-            top=top,
-            classes=classes,
-            labels=labels,
-            head=head,
-            size=None if size is None else parse_size(size),
-            mean=() if mean is None else parse_numbers(mean, "--mean"),
-            std=() if std is None else parse_numbers(std, "--std"),
-            batch=batch,
-            way=way,
-            input_shapes=tuple(parse_shape(text) for text in input_shapes),
-            loading=Loading(**loading),
-            force=force,
-        )
+        images = images_given(given)
+        options = CamOptions(source=Source.parse(source), **images, **sources_given(given), **given)
         return run_cam(options, render.TerminalProgress())
 
     return finish(job, as_json=as_json)

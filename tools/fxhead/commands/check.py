@@ -10,10 +10,13 @@ import click
 from fxhead.commands.finish import finish
 from fxhead.commands.options import (
     FILE,
+    PATH,
     beside_options,
+    images_given,
     providers_option,
     require_option,
     source_options,
+    sources_given,
     split,
 )
 from fxhead.outcome import ExitCode
@@ -26,7 +29,7 @@ from fxhead.source import Source
 @click.argument("candidate", required=False, type=FILE)
 @providers_option
 @require_option
-@click.option("--plan", type=FILE, metavar="PLAN.json", help="The weight plan that rewrite wrote.")
+@click.option("--plan", type=PATH, metavar="PLAN.json", help="The weight plan that rewrite wrote.")
 @click.option(
     "--inputs",
     type=FILE,
@@ -51,7 +54,7 @@ from fxhead.source import Source
     "-o",
     "--output",
     "out",
-    type=FILE,
+    type=PATH,
     metavar="CERT.json",
     help="Also write the certificate to this file.",
 )
@@ -65,24 +68,7 @@ from fxhead.source import Source
 )
 @source_options
 def check_command(
-    reference: str | None,
-    candidate: str | None,
-    providers: str | None,
-    require: str,
-    plan: str | None,
-    inputs: str | None,
-    samples: int | None,
-    size: str | None,
-    mean: str | None,
-    std: str | None,
-    out: str | None,
-    html: bool,
-    attest: bool,
-    force: bool,
-    replay: str | None,
-    input_shapes: tuple[str, ...],
-    as_json: bool,
-    **loading: Any,
+    reference: str | None, candidate: str | None, replay: str | None, as_json: bool, **given: Any
 ) -> ExitCode:
     """Prove or refute that two models are one function.
 
@@ -93,34 +79,30 @@ def check_command(
     """
     if replay is not None:
         _require_alone()
-        return _replay(Path(replay), trust=loading["trust"], as_json=as_json)
+        return _replay(Path(replay), trust=given["trust"], as_json=as_json)
     for name, value in (("REFERENCE", reference), ("CANDIDATE", candidate)):
         if value is None:
             raise _misuse(f"Missing argument '{name}'")
     from fxhead.check.beside import Beside
     from fxhead.check.examine import Question
     from fxhead.check.run import CheckOptions, run_check
-    from fxhead.inputs.options import DataOptions, parse_numbers, parse_size
-    from fxhead.inputs.shapes import parse_shape
-    from fxhead.loading.load import Loading
+    from fxhead.inputs.options import DataOptions
 
+    data = DataOptions(path=given["inputs"], samples=given["samples"], **images_given(given))
     question = Question(
         models=(Source.parse(str(reference)), Source.parse(str(candidate))),
-        providers=split(providers),
-        plan=None if plan is None else Path(plan),
-        input_shapes=tuple(parse_shape(text) for text in input_shapes),
-        loading=Loading(**loading),
-        data=DataOptions(
-            path=inputs,
-            samples=samples,
-            size=None if size is None else parse_size(size),
-            mean=() if mean is None else parse_numbers(mean, "--mean"),
-            std=() if std is None else parse_numbers(std, "--std"),
-        ),
+        providers=split(given["providers"]),
+        plan=given["plan"],
+        data=data,
+        **sources_given(given),
     )
-    target = None if out is None else Path(out)
-    beside = Beside(html=html, attest=attest)
-    options = CheckOptions(question=question, out=target, force=force, beside=beside, require=require)
+    options = CheckOptions(
+        question=question,
+        out=given["out"],
+        force=given["force"],
+        beside=Beside(html=given["html"], attest=given["attest"]),
+        require=given["require"],
+    )
     return finish(lambda: run_check(options, render.TerminalProgress()), as_json=as_json)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -53,17 +53,7 @@ from fxhead.show import render
 )
 @click.option("--force", is_flag=True, help="Replace a file that exists; never the input.")
 @output_options
-def convert_command(
-    checkpoint: Path,
-    plan: Path,
-    reverse: bool,
-    out: str | None,
-    prefixes: tuple[str, ...],
-    optimizer_names: Path | None,
-    allowed: tuple[str, ...],
-    force: bool,
-    as_json: bool,
-) -> ExitCode:
+def convert_command(as_json: bool, **given: Any) -> ExitCode:
     """Take a checkpoint to the other form, without the model.
 
     CHECKPOINT is a state dict or a whole training checkpoint, as torch.save or safetensors wrote it.
@@ -72,14 +62,5 @@ def convert_command(
     """
     from fxhead.convert.run import ConvertOptions, run_convert
 
-    options = ConvertOptions(
-        checkpoint=checkpoint,
-        plan=plan,
-        reverse=reverse,
-        out=out,
-        prefixes=prefixes,
-        optimizer_names=optimizer_names,
-        allowed=allowed,
-        force=force,
-    )
+    options = ConvertOptions(**given)
     return finish(lambda: run_convert(options, render.TerminalProgress()), as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fxhead.commands.finish import finish
-from fxhead.commands.options import FILE, FORMS, scope_option, source_options, trace_option
+from fxhead.commands.options import FILE, FORMS, scope_option, source_options, sources_given, trace_option
 from fxhead.outcome import ExitCode
 from fxhead.show import render
 from fxhead.source import Source
@@ -24,32 +24,21 @@ from fxhead.source import Source
 @scope_option
 @trace_option
 @source_options
-def inspect_command(
-    source: str,
-    to: str | None,
-    scope: str,
-    way: str,
-    input_shapes: tuple[str, ...],
-    as_json: bool,
-    **loading: Any,
-) -> ExitCode:
+def inspect_command(source: str, to: str | None, scope: str, as_json: bool, **given: Any) -> ExitCode:
     """List what can be rewritten, and why the rest cannot.
 
     That is every site of SOURCE, and every miss with its code: fxhead explain CODE says more of it.
     """
-    from fxhead.inputs.shapes import parse_shape
     from fxhead.inspect.run import run_inspect
-    from fxhead.loading.load import Loading
     from fxpasses.report import Form, Scope
 
     return finish(
         lambda: run_inspect(
             Source.parse(source),
             scope=Scope(scope),
-            way=way,
             to=Form(to) if to else None,
-            input_shapes=tuple(parse_shape(text) for text in input_shapes),
-            loading=Loading(**loading),
+            **sources_given(given),
+            **given,
             progress=render.TerminalProgress(),
         ),
         as_json=as_json,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -134,3 +135,25 @@ def source_options(command: _Command) -> _Command:
     ):
         command = option(command)
     return command
+
+
+def sources_given(given: dict[str, Any]) -> dict[str, Any]:
+    """What ``source_options`` gave, taken from a command's arguments: shapes of inputs, and how to load."""
+    from fxhead.inputs.shapes import parse_shape
+    from fxhead.loading.load import Loading
+
+    loading = {field.name: given.pop(field.name) for field in dataclasses.fields(Loading)}
+    shapes = tuple(parse_shape(text) for text in given.pop("input_shapes"))
+    return {"input_shapes": shapes, "loading": Loading(**loading)}
+
+
+def images_given(given: dict[str, Any]) -> dict[str, Any]:
+    """How images are prepared, taken from a command's arguments."""
+    from fxhead.inputs.options import parse_numbers, parse_size
+
+    size, mean, std = (given.pop(name) for name in ("size", "mean", "std"))
+    return {
+        "size": None if size is None else parse_size(size),
+        "mean": () if mean is None else parse_numbers(mean, "--mean"),
+        "std": () if std is None else parse_numbers(std, "--std"),
+    }

@@ -15,6 +15,7 @@ from fxhead.commands.options import (
     require_option,
     scope_option,
     source_options,
+    sources_given,
     split,
     trace_option,
 )
@@ -65,23 +66,14 @@ from fxhead.source import Source
 def rewrite_command(
     source: str,
     to: str,
-    with_map: bool,
-    out: str | None,
     scope: str,
-    way: str,
     providers: str | None,
-    require: str,
-    opset: int | None,
-    fold_norms: bool,
     no_onnx: bool,
     no_check: bool,
-    link_data: bool,
     html: bool,
     attest: bool,
-    force: bool,
-    input_shapes: tuple[str, ...],
     as_json: bool,
-    **loading: Any,
+    **given: Any,
 ) -> ExitCode:
     """Rewrite the head, export both forms, and check them.
 
@@ -95,8 +87,6 @@ def rewrite_command(
     file byte for byte.
     """
     from fxhead.check.beside import Beside
-    from fxhead.inputs.shapes import parse_shape
-    from fxhead.loading.load import Loading
     from fxhead.rewriting.options import RewriteOptions
     from fxhead.rewriting.run import run_rewrite
     from fxhead.rewriting.run_onnx import run_rewrite_onnx
@@ -106,21 +96,13 @@ def rewrite_command(
     options = RewriteOptions(
         source=Source.parse(source),
         to=Form(to),
-        out=out,
         scope=Scope(scope),
-        way=way,
         providers=split(providers),
-        input_shapes=tuple(parse_shape(text) for text in input_shapes),
-        opset=opset,
-        fold_norms=fold_norms,
         with_onnx=not no_onnx,
-        with_map=with_map,
         with_check=not no_check,
-        link_data=link_data,
-        loading=Loading(**loading),
-        force=force,
         beside=Beside(html=html, attest=attest),
-        require=require,
+        **sources_given(given),
+        **given,
     )
     run = run_rewrite_onnx if options.source.kind is SourceKind.ONNX else run_rewrite
     return finish(lambda: run(options, render.TerminalProgress()), as_json=as_json)
