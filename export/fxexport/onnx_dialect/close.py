@@ -25,6 +25,7 @@ from fxexport.onnx_dialect.record import KEY
 from fxexport.onnx_dialect.weights import Layouts
 from fxexport.onnx_dialect.writer import Writer
 from fxpasses.plan import WeightPlan
+from fxpasses.private_names import pytree
 from fxpasses.report import Form
 
 _CLONE = torch.ops.aten.clone.default
@@ -327,17 +328,13 @@ def _replace(field: Any, messages: Sequence[Any]) -> None:
 
 def _is_alike(before: Any, after: Any, swaps: dict[Node, Node]) -> bool:
     """Whether arguments are the same but for the nodes among them, which are noted."""
-    if isinstance(before, Node) and isinstance(after, Node):
-        return swaps.setdefault(before, after) is after
-    if isinstance(before, (tuple, list)) and isinstance(after, (tuple, list)):
-        return len(before) == len(after) and all(
-            _is_alike(one, other, swaps) for one, other in zip(before, after, strict=True)
-        )
-    if isinstance(before, dict) and isinstance(after, dict):
-        return before.keys() == after.keys() and all(
-            _is_alike(one, after[name], swaps) for name, one in before.items()
-        )
-    return type(before) is type(after) and bool(before == after)
+    (ours, shape), (theirs, other) = map(pytree.tree_flatten, (before, after))
+    return shape == other and all(
+        swaps.setdefault(one, now) is now
+        if isinstance(one, Node) and isinstance(now, Node)
+        else type(one) is type(now) and bool(one == now)
+        for one, now in zip(ours, theirs, strict=True)
+    )
 
 
 def _read(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto) -> set[str]:

@@ -19,22 +19,11 @@ Shape: TypeAlias = tuple[int, tuple[Extent, ...]]
 
 _HINT = 7919
 """What a named extent is taken for where a number is needed; a prime that no extent is."""
+_ALIKE = "float16 bfloat16 int8 uint8 int16 uint16 int32 uint32 int64 uint64 bool complex64 complex128"
 _TYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.DOUBLE: torch.float64,
-    onnx.TensorProto.FLOAT16: torch.float16,
-    onnx.TensorProto.BFLOAT16: torch.bfloat16,
-    onnx.TensorProto.INT8: torch.int8,
-    onnx.TensorProto.UINT8: torch.uint8,
-    onnx.TensorProto.INT16: torch.int16,
-    onnx.TensorProto.UINT16: torch.uint16,
-    onnx.TensorProto.INT32: torch.int32,
-    onnx.TensorProto.UINT32: torch.uint32,
-    onnx.TensorProto.INT64: torch.int64,
-    onnx.TensorProto.UINT64: torch.uint64,
-    onnx.TensorProto.BOOL: torch.bool,
-    onnx.TensorProto.COMPLEX64: torch.complex64,
-    onnx.TensorProto.COMPLEX128: torch.complex128,
+    **{onnx.TensorProto.DataType.Value(name.upper()): getattr(torch, name) for name in _ALIKE.split()},
 }
 
 

@@ -45,7 +45,7 @@ def write_all(
             raise then
         if racing:
             (folder / racing).write_text("theirs")
-        return publish(staging, force=force)
+        return tuple(file.path for file in publish(staging, force=force))
 
 
 def test_all_files_appear_and_nothing_else(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from fxhead.inputs.preset import Preset, find_preset
 from fxhead.inputs.shapes import find_shapes
 from fxhead.loading.held import held
 from fxhead.loading.load import Loading, load, require_readable
-from fxhead.outcome import ModelInfo, WrittenFile
+from fxhead.outcome import ModelInfo
 from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError
@@ -106,14 +106,14 @@ def _run(options: CamOptions, progress: Progress) -> CamOutcome:
                 advance()
         with progress.step(f"writing {options.out}"):
             gallery.finish()
-            paths = publish(staging, force=options.force)
+            written = publish(staging, force=options.force)
     return CamOutcome(
         model=model,
         head=found.scorer.head,
         preparation=how,
         interpolation=preset.interpolation,
         images=tuple(gallery.records),
-        files=tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in paths),
+        files=written,
         seconds=time.perf_counter() - start,
     )
 

@@ -85,5 +85,4 @@ class Beside:
             return ()
         with staged(home) as staging:
             self.save(staging, home, stem, name, checks, None, report)
-            paths = publish(staging, force=force)
-        return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in paths)
+            return publish(staging, force=force)

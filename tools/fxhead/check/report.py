@@ -63,6 +63,5 @@ def run_report(path: Path, out: Path, *, force: bool) -> ReportOutcome:
         )
     with staged(out.parent) as staging:
         (staging / out.name).write_text(text, encoding="utf-8")
-        publish(staging, force=force)
-    written = WrittenFile(path=out, size_bytes=out.stat().st_size)
-    return ReportOutcome(verdict=artefact.verdict, files=(written,))
+        files = publish(staging, force=force)
+    return ReportOutcome(verdict=artefact.verdict, files=files)

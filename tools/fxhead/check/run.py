@@ -93,9 +93,7 @@ def _write(options: CheckOptions, out: Path, answer: Answer, progress: Progress)
             save_json(document(recipe, answer.checks), staging / out.name)
             _write_witness(options.question, out, answer, staging)
             options.beside.save(staging, out.parent, out.stem, out.name, answer.checks, recipe)
-            paths = publish(staging, force=options.force)
-    ranked = sorted(paths, key=lambda path: (path.name != out.name, path.name))
-    return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
+            return publish(staging, force=options.force, first=(out.name,))
 
 
 def _write_witness(question: Question, out: Path, answer: Answer, staging: Path) -> None:

@@ -107,10 +107,7 @@ def _convert(options: ConvertOptions, progress: Progress) -> ConvertOutcome:
         with progress.step(f"writing {out}"), staged(out.parent) as staging:
             with open_regular(options.checkpoint) as source, (staging / out.name).open("wb") as target:
                 checkpoint.write(source, target, conversion.edits)
-            files = tuple(
-                WrittenFile(path=path, size_bytes=path.stat().st_size)
-                for path in publish(staging, force=options.force)
-            )
+            files = publish(staging, force=options.force)
     return ConvertOutcome(
         checkpoint=where,
         container=checkpoint.kind,

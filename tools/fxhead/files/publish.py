@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fxhead.files.settle import settle
@@ -32,6 +32,7 @@ from fxhead.files.staging import (
     take_back,
     write_manifest,
 )
+from fxhead.outcome import WrittenFile
 from fxpasses.errors import FileError
 from fxpasses.wall.wall import lowered, writing
 
@@ -72,14 +73,22 @@ def staged(folder: Path) -> Iterator[Path]:
                     path.rmdir()
 
 
-def publish(new: Path, *, force: bool) -> tuple[Path, ...]:
+def publish(new: Path, *, force: bool, first: Sequence[str] = ()) -> tuple[WrittenFile, ...]:
     """Moves all files of what ``staged`` gave into the folder around it: every one of them, or none.
+
+    Args:
+        new: what ``staged`` gave.
+        force: whether files that are there may be replaced.
+        first: names in the order in which to tell them; the others follow.
 
     Raises:
         OSError: one cannot be moved, or there is one of that name and not ``force``; nothing has changed.
     """
     with lowered():
-        return _publish(new, force=force)
+        paths = _publish(new, force=force)
+    ranks = {name: rank for rank, name in enumerate(first)}
+    ranked = sorted(paths, key=lambda path: ranks.get(path.name, len(ranks)))
+    return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
 
 
 def _publish(new: Path, *, force: bool) -> tuple[Path, ...]:

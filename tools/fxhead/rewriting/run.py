@@ -321,11 +321,9 @@ class _Job:
                 save_json(document(recipe, checks), staging / about)
             report = graphs.result.report
             self.options.beside.save(staging, names.folder, names.stem, about, checks, recipe, report)
-            paths = publish(staging, force=self.options.force)
-        order = (*names.all(with_onnx=True), *self.options.beside.names(names.stem))
-        # what follows is external data of the ONNX files
-        ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
-        return tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
+            # what follows is external data of the ONNX files
+            first = (*names.all(with_onnx=True), *self.options.beside.names(names.stem))
+            return publish(staging, force=self.options.force, first=first)
 
     def recipe(
         self, module: nn.Module | ExportedProgram, data: Data, providers: tuple[str, ...], staging: Path

@@ -172,10 +172,8 @@ class _Job:
                 return checks, ()
             for path in there:
                 path.unlink()
-            paths = publish(staging, force=self.options.force)
-        order = (self.target.name, self.plan, self.certificate, *self.options.beside.names(self.target.stem))
-        ranked = sorted(paths, key=lambda path: order.index(path.name) if path.name in order else len(order))
-        return checks, tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in ranked)
+            first = (self.target.name, self.plan, self.certificate, *self.options.beside.names(stem))
+            return checks, publish(staging, force=self.options.force, first=first)
 
     def bring_weights(self, changed: Rewritten, staging: Path) -> list[Path]:
         """Puts copies of other files that the new one reads beside it; gives those that are there already.
