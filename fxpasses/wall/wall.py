@@ -57,7 +57,9 @@ _of_started: weakref.WeakKeyDictionary[threading.Thread, _Wall] = weakref.WeakKe
 
 
 @contextlib.contextmanager
-def walled(where: str | None = None, *, may_download: bool = False) -> Iterator[None]:
+def walled(
+    where: str | None = None, *, may_download: bool = False, seconds: float | None = None
+) -> Iterator[None]:
     """Within it this thread starts no program, reaches no network, loads no library and changes no file.
 
     It has a budget of seconds and memory, too.
@@ -65,6 +67,7 @@ def walled(where: str | None = None, *, may_download: bool = False) -> Iterator[
     Args:
         where: the file that is read, for the error.
         may_download: whether ``downloading`` opens the network, for what the user has named.
+        seconds: of a processor; None for those of files.
 
     Raises:
         WallError: something of that was tried, even if whoever tried it went on without.
@@ -77,7 +80,7 @@ def walled(where: str | None = None, *, may_download: bool = False) -> Iterator[
             yield
         return
     wall = _Wall(folders=Folders(), may_download=may_download, tried=[])
-    with in_budget(where):
+    with in_budget(where, seconds):
         _put_up(own, wall)
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -17,7 +18,12 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from fxhead.convert.safetensors_stream import open_safetensors
+from fxhead.loading.held import held
+from fxhead.loading.load import FileOptions
+from fxhead.source import Source
 from fxpasses.errors import FxHeadError
+from fxpasses.wall import clock
+from fxpasses.wall.clock import SlowError
 from hostile import edited_program, graph_module, program
 
 Run = Callable[..., Any]
@@ -200,3 +206,17 @@ def test_a_damaged_program_is_one_error(name: str, run: Run, folder: Path) -> No
     assert done.code == 2, done.err
     assert all(shown.startswith("fxhead: ") for shown in done.err.splitlines()), done.err
     assert sum("error" in shown for shown in done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("source", ["torchvision:resnet18", "model.pt"])
+@pytest.mark.parametrize("has_files", [False, True])
+def test_a_packages_own_model_takes_what_it_takes(
+    source: str, has_files: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "MAX_SECONDS", 0.1)
+    is_limited = has_files or source == "model.pt"
+    with pytest.raises(SlowError) if is_limited else contextlib.nullcontext():
+        with held((Source.parse(source),), FileOptions(), print, has_files=has_files):
+            end = time.process_time() + 1.0
+            while time.process_time() < end:
+                pass

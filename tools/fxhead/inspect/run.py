@@ -34,7 +34,7 @@ def run_inspect(
     Raises:
         FxHeadError: the user can do something about it.
     """
-    with held((source,), loading, progress.note):
+    with held((source,), loading, progress.note, has_files=False):
         if source.kind is SourceKind.ONNX:
             return _inspect_onnx(source, scope, to, input_shapes, progress)
         return _inspect(source, scope, way, to, input_shapes, loading, progress)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 from fxhead.loading.load import FileOptions
@@ -17,6 +19,7 @@ def held(
     note: Callable[[str], None],
     *,
     may_download: bool = True,
+    has_files: bool = True,
 ) -> Iterator[None]:
     """Within it nothing that is read starts a program, reaches the network or writes elsewhere.
 
@@ -27,6 +30,8 @@ def held(
         loading: how they are loaded.
         note: receives what the user should know.
         may_download: whether the user named the weights that torchvision fetches.
+        has_files: whether files may be read beside the sources. Without any, what a package's own model takes
+            is not limited.
     """
     named = [*sources, *([] if loading.arch is None else [Source.parse_architecture(loading.arch)])]
     own = [source.text for source in named if source.kind is SourceKind.CALLABLE]
@@ -35,5 +40,9 @@ def held(
         note(f"{what}: what the models run is not held back, and may start programs and write files")
         yield
         return
-    with walled(" and ".join(dict.fromkeys(source.text for source in sources)), may_download=may_download):
+    weights = getattr(loading, "weights", None)
+    is_packaged = all(source.kind in (SourceKind.TORCHVISION, SourceKind.TIMM) for source in sources)
+    is_limited = has_files or not is_packaged or (weights is not None and os.path.exists(weights))
+    where = " and ".join(dict.fromkeys(source.text for source in sources))
+    with walled(where, may_download=may_download, seconds=None if is_limited else math.inf):
         yield

@@ -47,7 +47,7 @@ def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     Raises:
         FxHeadError: the user can do something about it; nothing is written.
     """
-    with held((options.source,), options.loading, progress.note):
+    with held((options.source,), options.loading, progress.note, has_files=False):
         return _run(options, progress)
 
 
