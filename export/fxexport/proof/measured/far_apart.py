@@ -13,7 +13,9 @@ the other does not. There both models have to lie near their own values in float
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -98,15 +100,17 @@ def far_apart(
     if not suspects:
         return []
     sides = zip((0, 1), subjects, on, feeds, strict=True)
-    moved = [_movement(side, subject, where, part, suspects, scale) for side, subject, where, part in sides]
-    failures = []
-    for number, item in enumerate(suspects):
-        if any(found is None for found in moved):
+    moving = [_movements(side, subject, where, part, suspects, scale) for side, subject, where, part in sides]
+    moved = [[np.zeros(item.reference.shape[1]) for item in suspects]] * 2
+    failures = _beyond(suspects, moved, scale)
+    # more movement allows more: as soon as all is explained, no further run can change that
+    for found in itertools.zip_longest(*moving, fillvalue=[]):
+        if any(item is None for item in found):
             return []
-        allowed = _floor(item, scale) + _FACTOR * sum(found[number] for found in moved if found)
-        index = _excess(item, allowed)
-        if index is not None:
-            failures.append(_failure(item, index, allowed))
+        moved = [new or old for new, old in zip(found, moved, strict=True)]
+        failures = _beyond(suspects, moved, scale)
+        if not failures:
+            return []
     if (
         failures
         and is_extreme
@@ -206,27 +210,45 @@ def _failure(item: Compared, index: tuple[int, ...], allowed: Float64) -> Failur
     )
 
 
-def _movement(
-    side: int, subject: Subject, on: str, feeds: Feeds, outputs: Sequence[Compared], scale: Scale
-) -> list[Float64] | None:
-    """How far each place of each output moves when everything is nudged, over samples and nudges.
+def _beyond(suspects: Sequence[Compared], moved: Sequence[Sequence[Float64]], scale: Scale) -> list[Failure]:
+    failures = []
+    for item, *own in zip(suspects, *moved, strict=True):
+        allowed = _floor(item, scale) + _FACTOR * sum(own)
+        index = _excess(item, allowed)
+        if index is not None:
+            failures.append(_failure(item, index, allowed))
+    return failures
 
-    Zero for a model that draws random numbers, which no rounding explains; None where it does not run.
+
+def _movements(
+    side: int, subject: Subject, on: str, feeds: Feeds, outputs: Sequence[Compared], scale: Scale
+) -> Iterator[list[Float64] | None]:
+    """How far each place of each output moves when everything is nudged, over samples and ever more nudges.
+
+    Nothing for a model that draws random numbers, which no rounding explains; None where it does not run.
 
     Shapes:
         each: [K]
     """
     by = scale.nudge * scale.unit
+    largest = [np.zeros(item.reference.shape[1]) for item in outputs]
     try:
         still = subject.rerun(feeds, on)
         if not all(_repeats(item, side, still, scale) for item in outputs):
-            return [np.zeros(item.reference.shape[1]) for item in outputs]
-        moved = [subject.nudged(feeds, on, by, seed) for seed in _SEEDS]
+            return
+        runs: list[Callable[[], tuple[Array, ...] | None]] = [
+            functools.partial(subject.nudged, feeds, on, by, seed) for seed in _SEEDS
+        ]
+        if subject.dialect == "module":
+            runs.append(functools.partial(subject.outputs64, feeds))
+        for run in runs:
+            found = run()
+            if found is not None:
+                moves = [_largest(still, found, item.positions[side]) for item in outputs]
+                largest = [np.maximum(old, new) for old, new in zip(largest, moves, strict=True)]
+            yield largest
     except BatchError:
-        return None
-    wide = subject.outputs64(feeds) if subject.dialect == "module" else None
-    moved += [] if wide is None else [wide]
-    return [_largest(still, moved, item.positions[side]) for item in outputs]
+        yield None
 
 
 def _repeats(item: Compared, side: int, again: Sequence[Array], scale: Scale) -> bool:
@@ -236,12 +258,10 @@ def _repeats(item: Compared, side: int, again: Sequence[Array], scale: Scale) ->
     return not (off > scale.floor * scale.unit * np.abs(own).max(initial=0.0)).any()
 
 
-def _largest(still: Sequence[Array], moved: Sequence[Sequence[Array]], position: int) -> Float64:
+def _largest(still: Sequence[Array], moved: Sequence[Array], position: int) -> Float64:
     """Infinite where a value left the range."""
-    start = _flat(still[position])
     with np.errstate(invalid="ignore", over="ignore"):
-        moves = [np.abs(_flat(outputs[position]) - start) for outputs in moved]
-    largest: Float64 = np.stack(moves).max(axis=(0, 1), initial=0.0)
+        largest: Float64 = np.abs(_flat(moved[position]) - _flat(still[position])).max(axis=0, initial=0.0)
     return np.where(np.isnan(largest), np.inf, largest)
 
 
