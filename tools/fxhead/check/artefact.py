@@ -46,11 +46,18 @@ class FileRecord:
     size_bytes: int
 
     @classmethod
-    def of(cls, path: Path, folder: Path, *, written_as: str | None = None) -> FileRecord:
-        """The record of a file; of one that is not where it will be, ``written_as`` is its name there."""
-        digest = digest_file(path)
-        name = relative(path, folder) if written_as is None else written_as
-        return cls(path=name, sha256=digest, size_bytes=path.stat().st_size)
+    def of(cls, path: Path, folder: Path) -> FileRecord:
+        """The record of a file, as seen from a folder."""
+        return cls._named(path, relative(path, folder))
+
+    @classmethod
+    def staged(cls, path: Path) -> FileRecord:
+        """The record of a file that will lie beside the certificate, under the name that it has."""
+        return cls._named(path, path.name)
+
+    @classmethod
+    def _named(cls, path: Path, name: str) -> FileRecord:
+        return cls(path=name, sha256=digest_file(path), size_bytes=path.stat().st_size)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,13 +179,19 @@ def _external(path: Path) -> list[Path]:
     return [path.parent / name for name in sorted(locations(read_content(path)))]
 
 
-def record_external(path: Path, folder: Path) -> tuple[FileRecord, ...]:
-    """The files beside an ONNX file that hold its weights.
+def record_staged(path: Path, kind: SourceKind) -> ModelRecord:
+    """The record of a model that was written, and will lie beside the certificate.
 
     Raises:
-        FileError: it is no ONNX file, or one of them cannot be read.
+        FileError: it is to be an ONNX file and is none, or weights beside it cannot be read.
     """
-    return tuple(FileRecord.of(file, folder) for file in _external(path))
+    data = _external(path) if kind is SourceKind.ONNX else []
+    return ModelRecord(
+        name=path.name,
+        kind=kind,
+        file=FileRecord.staged(path),
+        data=tuple(FileRecord.of(file, path.parent) for file in data),
+    )
 
 
 def document(recipe: Recipe, checks: Sequence[Check]) -> dict[str, Any]:

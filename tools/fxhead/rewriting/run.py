@@ -329,35 +329,16 @@ class _Job:
         self, module: nn.Module | ExportedProgram, data: Data, providers: tuple[str, ...], staging: Path
     ) -> Recipe:
         """How to certify again what is in ``staging`` by now."""
-        from fxhead.check.artefact import (
-            FileRecord,
-            ModelRecord,
-            Recipe,
-            kept_options,
-            record_external,
-            record_model,
-        )
+        from fxhead.check.artefact import FileRecord, Recipe, kept_options, record_model, record_staged
 
         options, names = self.options, self.names
-
-        def staged_file(name: str) -> FileRecord:
-            return FileRecord.of(staging / name, names.folder, written_as=name)
-
-        written = [ModelRecord(name=names.module, kind=SourceKind.FILE, file=staged_file(names.module))]
-        written += [
-            ModelRecord(
-                name=name,
-                kind=SourceKind.ONNX,
-                file=staged_file(name),
-                data=record_external(staging / name, staging),
-            )
-            for name in names.onnx.values()
-        ]
+        written = [record_staged(staging / names.module, SourceKind.FILE)]
+        written += [record_staged(staging / name, SourceKind.ONNX) for name in names.onnx.values()]
         return Recipe(
             models=(record_model(options.source, module, options.loading.weights, names.folder), *written),
             pairs=self.chain(),
             providers=providers,
-            plan=staged_file(names.plan),
+            plan=FileRecord.staged(staging / names.plan),
             seed=options.loading.seed,
             loading=kept_options(options.loading, (options.source,)),
             data=data.record,

@@ -15,12 +15,11 @@ from fxexport.onnx_dialect.external import path_of, write_pieces
 from fxexport.onnx_dialect.rewrite import Rewritten, read_content, rewrite_content, sites_of_content
 from fxhead.check.artefact import (
     FileRecord,
-    ModelRecord,
     Recipe,
     document,
     kept_options,
-    record_external,
     record_model,
+    record_staged,
 )
 from fxhead.check.outcome import Check, worst
 from fxhead.files.publish import publish, staged
@@ -224,18 +223,13 @@ class _Job:
         folder = self.target.parent
         models = (
             record_model(options.source, Path(options.source.name), None, folder),
-            ModelRecord(
-                name=self.target.name,
-                kind=SourceKind.ONNX,
-                file=FileRecord.of(staged_path, folder, written_as=self.target.name),
-                data=record_external(staged_path, staging),
-            ),
+            record_staged(staged_path, SourceKind.ONNX),
         )
         recipe = Recipe(
             models=models,
             pairs=question.pairs,
             providers=answer.providers,
-            plan=FileRecord.of(staging / self.plan, folder, written_as=self.plan),
+            plan=FileRecord.staged(staging / self.plan),
             seed=options.loading.seed,
             loading=kept_options(options.loading, question.models),
             data=answer.data,
