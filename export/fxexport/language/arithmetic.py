@@ -16,6 +16,7 @@ from fxexport.language.constants import UNIT, NotFolded, elements, folded, scala
 from fxexport.language.extents import size_at_sample
 from fxexport.language.layout import Part, Parts
 from fxexport.language.maps import broadcast, elementwise, mapped
+from fxexport.language.moves import widened
 from fxexport.language.term import Terms, Uninterpreted, Value
 
 _LARGEST = {"float16": 2.0**10}
@@ -35,7 +36,7 @@ def multiply(terms: Terms, first: Value, second: Value) -> Value:
         value, factor = (second, first) if first.is_closed else (first, second)
         return scaled(terms, value, scale=factor)
     left, right = _factors(terms, first), _factors(terms, second)
-    return _product(terms, [*left[0], *right[0]], [*left[1], *right[1]])
+    return widened(_product(terms, [*left[0], *right[0]], [*left[1], *right[1]]), first, second)
 
 
 def add(terms: Terms, first: Value, second: Value) -> Value:
@@ -147,6 +148,7 @@ def scaled(
         is_norm: whether the scale is one of each channel by its meaning, even where all are equal: a site
             before it takes it into its weights, as it does any other norm.
     """
+    value = widened(value, *(item for item in (scale, shift) if item is not None))
     scale = None if scale is None or _is_all(scale, 1.0) else scale
     shift = None if shift is None or _is_all(shift, 0.0) else shift
     if scale is None and shift is None:
@@ -322,6 +324,7 @@ def _is_same_value(first: Value, second: Value) -> bool:
 
 def clamp(terms: Terms, value: Value, low: Value | None, high: Value | None) -> Value:
     """The value held between two closed scalars, one of which may be missing."""
+    value = widened(value, *(item for item in (low, high) if item is not None))
     bounds = tuple(None if item is None else scalar(item) for item in (low, high))
     is_defined = all(bound is None or bound == bound for bound in bounds)
     if (

@@ -38,6 +38,12 @@ class MustFunctionalise(Exception):
     """An operator changes a value in place that others may see through views."""
 
 
+def loses_writes(node: torch.fx.Node) -> bool:
+    """Whether it gives a view that torch takes for a copy: what is written to it is lost."""
+    name = str(node.target)
+    return name in _LOST or (name == "aten.einsum.default" and len(node.args[1]) == 1)  # type: ignore[arg-type]
+
+
 def read_program(
     terms: Terms, program: ExportedProgram, inputs: Sequence[Value], prefix: str = ""
 ) -> list[Value]:
@@ -149,7 +155,7 @@ class _Reader:
         written = [item.name for item in target._schema.arguments if _is_written(item)]
         if written:
             return self._in_place(node, target, arguments, written)
-        return interpreted(self._terms, target, arguments, node.meta.get("val"))
+        return interpreted(self._terms, target, arguments, node.meta.get("val"), _read_places(node))
 
     def _in_place(
         self,
@@ -190,7 +196,18 @@ class _Reader:
         return item
 
 
-def interpreted(terms: Terms, target: OpOverload, arguments: Mapping[str, Tree], expected: Any) -> Tree:
+def _read_places(node: torch.fx.Node) -> frozenset[int]:
+    """Which results of a node with several are read."""
+    return frozenset(user.args[1] for user in node.users if user.target is operator.getitem)  # type: ignore[misc]
+
+
+def interpreted(
+    terms: Terms,
+    target: OpOverload,
+    arguments: Mapping[str, Tree],
+    expected: Any,
+    read: frozenset[int] = frozenset(),
+) -> Tree:
     """What an operator gives: a term of the language, or a foreign one.
 
     Args:
@@ -198,6 +215,7 @@ def interpreted(terms: Terms, target: OpOverload, arguments: Mapping[str, Tree],
         target: the operator.
         arguments: every argument of its schema by name.
         expected: what torch says that it gives: tensors of the right types and shapes.
+        read: places of the results that are read, where there are several.
     """
     handler = OPERATORS.get(str(target))
     reason = ""
@@ -207,7 +225,7 @@ def interpreted(terms: Terms, target: OpOverload, arguments: Mapping[str, Tree],
         try:
             found = handler(call)
             call.require_read()
-            _require_fits(found, expected)
+            _require_fits(found, expected, read)
         except Uninterpreted as error:
             reason = str(error)
         else:
@@ -315,12 +333,15 @@ _GIVES_NEW = {
     "batch_norm",
     "layer_norm",
     "group_norm",
-    "einsum",
     "conv1d",
     "conv2d",
     "conv3d",
 }
 """Composite operators that never give what they are given."""
+_GIVES_GIVEN = {"_unsafe_view", "lift"}
+"""Others that do, whatever their schema says."""
+_LOST = {"aten.unsafe_chunk.default", "aten.unsafe_split.Tensor", "aten.unsafe_split_with_sizes.default"}
+"""What is written to views that these give is lost where torch makes a program functional."""
 
 
 def _is_new(node: torch.fx.Node) -> bool:
@@ -333,7 +354,7 @@ def _is_new(node: torch.fx.Node) -> bool:
     name = schema.name.removeprefix("aten::")
     full = schema.name if not schema.overload_name else f"{schema.name}.{schema.overload_name}"
     composite = has_kernel_for_dispatch_key(full, "CompositeImplicitAutograd")
-    return not composite or name in _GIVES_NEW
+    return name in _GIVES_NEW or not (composite or name in _GIVES_GIVEN)
 
 
 def _is_alone(changed: torch.fx.Node, writer: torch.fx.Node) -> bool:
@@ -362,8 +383,8 @@ def _types(expected: Any) -> list[str | None]:
     return [dtype_name(item.dtype) if isinstance(item, torch.Tensor) else None for item in items]
 
 
-def _require_fits(found: Any, expected: Any) -> None:
-    """Nothing, if what was read has the types, ranks and fixed extents that torch says.
+def _require_fits(found: Any, expected: Any, read: frozenset[int]) -> None:
+    """Nothing, if each result that is read has the type, rank and fixed extents that torch says.
 
     Raises:
         Uninterpreted: it has not.
@@ -372,8 +393,8 @@ def _require_fits(found: Any, expected: Any) -> None:
     wanted = expected if isinstance(expected, tuple | list) else (expected,)
     if len(items) != len(wanted):
         raise Uninterpreted("another number of results")
-    for item, tensor in zip(items, wanted, strict=True):
-        if item is None:
+    for place, (item, tensor) in enumerate(zip(items, wanted, strict=True)):
+        if item is None and place not in read:
             continue
         if not isinstance(item, Value) or not isinstance(tensor, torch.Tensor):
             raise Uninterpreted("no tensor")

@@ -10,6 +10,7 @@ import torch
 
 from fxexport.language import arithmetic, definitions, moves, windows
 from fxexport.language.call import Call
+from fxexport.language.constants import UNIT, exact_array
 from fxexport.language.contraction import convolution, einsum, linear, matmul
 from fxexport.language.extents import Extent, Polynomial, plus
 from fxexport.language.graph import NotRead
@@ -50,6 +51,11 @@ def _result(call: Call) -> str:
 def _operand(call: Call, name: str, dtype: str) -> Value:
     """A tensor, or a number, as a tensor of this type."""
     found = call.any(name)
+    if isinstance(found, Value) and UNIT.get(found.dtype, 1) < UNIT.get(dtype, 0):
+        stored = exact_array(found)
+        if stored is None or stored.ndim:  # what is written in place is computed before it is rounded
+            raise Uninterpreted("a type that loses digits")
+        found = float(stored)  # a tensor without dimensions takes part as a number
     if isinstance(found, Value):
         return cast(call.terms, found, dtype)
     if isinstance(found, int | float):

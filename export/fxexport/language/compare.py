@@ -352,7 +352,7 @@ class _Proof:
 
     def _keep(self, names: tuple[str, str], left: Array, right: Array) -> None:
         found = difference(left, right)
-        if found is not None:
+        if found is not None and left.dtype != np.int64:  # an axis or a place may be counted from behind
             self._is_explained = True
             pair = ConstantPair(left=names[0], right=names[1], difference=found)
             self._constants.setdefault(names, pair)

@@ -20,6 +20,9 @@ from fxexport.language.term import Array, Operand, Term, Value
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Unit roundoffs."""
 
+_VISIBLE = 2.0**-10
+"""A fold that may lie further off than this over its largest element is none: nobody knows what it gives."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Folded:
@@ -43,9 +46,11 @@ def folded(term: Term) -> Folded:
     """The elements of a closed term, in the order of its axes.
 
     Raises:
-        NotFolded: it holds an operator that is not evaluated.
+        NotFolded: it holds an operator that is not evaluated, or loses its digits.
     """
     if term.array is not None:
+        if term.array.dtype.kind == "c":
+            raise NotFolded("complex numbers")
         value = term.array if term.array.dtype.kind in "iub" else term.array.astype(np.float64)
         return Folded(value=value, error=np.broadcast_to(np.float64(term.error), value.shape))
     if term.op != "map" or term.attributes[0] not in _RULES:
@@ -55,8 +60,12 @@ def folded(term: Term) -> Folded:
     with np.errstate(all="ignore"):
         rule, roundings = _RULES[str(name)]
         found = rule(read, parameters)
-        unit = roundings * UNIT[term.dtype]
-        return Folded(value=found.value, error=found.error + unit * np.abs(found.value))
+        size = np.abs(found.value)
+        error = found.error + roundings * UNIT[term.dtype] * size
+        largest = max(_VISIBLE, 16 * UNIT[term.dtype]) * size.max(initial=0.0)
+    if np.any(error > largest):
+        raise NotFolded("a sum that loses its digits")
+    return Folded(value=found.value, error=error)
 
 
 def arranged(operand: Operand) -> Folded:

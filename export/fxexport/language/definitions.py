@@ -17,10 +17,18 @@ from fxexport.language.windows import reduce
 
 
 def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
-    """A number of a schema beside elements of this type; kernels of 16 bits compute with 32."""
+    """A number of a schema beside elements of this type; kernels of 16 bits compute with 32.
+
+    Raises:
+        Uninterpreted: the type does not hold it.
+    """
     if dtype in ("float16", "bfloat16"):
         return terms.real(float(np.float32(stored)), dtype=dtype)
-    return terms.constant(np.asarray(stored).astype(numpy_type(dtype)))
+    with np.errstate(all="ignore"):
+        array = np.asarray(stored).astype(numpy_type(dtype))
+    if array.dtype.kind in "iub" and array != stored:
+        raise Uninterpreted(f"the number {stored} as {dtype}")
+    return terms.constant(array)
 
 
 def defined(terms: Terms, value: float, dtype: str) -> Value:

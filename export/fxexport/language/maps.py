@@ -100,7 +100,7 @@ def cast(terms: Terms, value: Value, dtype: str) -> Value:
     if value.dtype == dtype:
         terms.use("cast-to-own-type")
         return value
-    if value.contents is not None and dtype in ("int64", "int32"):
+    if value.contents is not None and dtype in ("int64", "int32") and fits(value.contents, dtype):
         return terms_of_contents(terms, value.contents, value.rank, dtype)
     array = exact_array(value) if value.term.array is not None and not value.term.error else None
     if array is not None and _is_exact_cast(array, dtype):
@@ -115,6 +115,12 @@ def _is_exact_cast(array: Array, dtype: str) -> bool:
         return array.dtype.kind in "iubfV" and dtype != "string"
     values = array.astype(np.float64)
     return dtype in ("int64", "int32", "bool") and bool(np.all(np.abs(values) < 2.0**31))
+
+
+def fits(contents: Sequence[Extent], dtype: str) -> bool:
+    """Whether the type of integers holds the numbers among extents."""
+    ends = np.iinfo(dtype)
+    return all(ends.min <= item <= ends.max for item in contents if isinstance(item, int))
 
 
 def terms_of_contents(terms: Terms, contents: Sequence[Extent], rank: int, dtype: str = "int64") -> Value:

@@ -10,7 +10,7 @@ import numpy as np
 from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent, ceiling_divided, divided, minus, plus, times
 from fxexport.language.layout import Part, Parts, Slot, aligned, extent_of, joined, repeated, reshaped
-from fxexport.language.maps import terms_of_contents
+from fxexport.language.maps import dimensions, terms_of_contents
 from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
 
 
@@ -80,6 +80,21 @@ def expand(value: Value, shape: Sequence[Extent]) -> Value:
         else:
             raise Uninterpreted(f"an expansion of {own} to {extent}")
     return value.seen(tuple(found))
+
+
+def widened(value: Value, *others: Value) -> Value:
+    """The value repeated to the shape that it has with the others, broadcast against each other.
+
+    Raises:
+        Uninterpreted: extents may differ.
+    """
+    shape: list[Extent] = []
+    for dimension in dimensions([value, *others]):
+        extents = {extent_of(parts) for parts in dimension if parts}
+        if len(extents) > 1:
+            raise Uninterpreted(f"extents {sorted(map(str, extents))} that may differ")
+        shape.append(extents.pop() if extents else 1)
+    return value if tuple(shape) == value.shape else expand(value, shape)
 
 
 def take(terms: Terms, value: Value, dim: int, start: Extent, step: int, count: Extent) -> Value:

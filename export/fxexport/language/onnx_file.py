@@ -215,7 +215,8 @@ class _Reader:
         operands.extend(self._value(name) for name in outside)
         attributes = sorted(item.SerializeToString(deterministic=True) for item in node.attribute)
         since = version if schema is None else schema.since_version
-        key: tuple[Hashable, ...] = ("onnx", domain, node.op_type, since, *attributes, tuple(outside))
+        name = (domain, node.op_type, node.overload)
+        key: tuple[Hashable, ...] = ("onnx", *name, since, *attributes, tuple(outside))
         has_body = is_function or bool(outside) or any(item.g.node or item.graphs for item in node.attribute)
         if has_body or schema is None:
             key += (self._bodies(),)

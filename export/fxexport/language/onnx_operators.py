@@ -325,7 +325,7 @@ def _pow(call: Call) -> Value:
     value, exponent = _float(call, "X"), call.tensor("Y")
     own = arithmetic.exponent_of(exponent)
     if own is not None:
-        return arithmetic.power(call.terms, value, own)
+        return arithmetic.power(call.terms, moves.widened(value, exponent), own)
     if exponent.dtype != value.dtype:
         raise Uninterpreted("an exponent of another type")
     return elementwise(call.terms, "pow", [value, exponent], value.dtype)
@@ -813,6 +813,6 @@ def _constant_of_shape(call: Call) -> Value:
 def _range(call: Call) -> Value:
     ends = [_contents(call.tensor(name)) or [] for name in ("start", "limit", "delta")]
     (start,), (limit,), (step,) = ends
-    if not (isinstance(start, int) and isinstance(limit, int) and isinstance(step, int)):
+    if not (isinstance(start, int) and isinstance(limit, int) and isinstance(step, int) and step):
         raise Uninterpreted("a range of free extent")
     return call.terms.constant(np.arange(start, limit, step, dtype=call.tensor("start").dtype))

@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from fxexport.language.aten import MustFunctionalise, dtype_name, read_program
+from fxexport.language.aten import MustFunctionalise, dtype_name, loses_writes, read_program
 from fxexport.language.graph import Dims, Graph, GraphInput, NotRead
 from fxexport.language.guards import NotUnderstood
 from fxexport.language.ranges import granted
@@ -106,7 +106,9 @@ def _graph_of_program(program: ExportedProgram) -> Graph:
     def read(terms: Terms, inputs: Sequence[Value]) -> list[Value]:
         try:
             return read_program(terms, program, inputs, Called.PREFIX)
-        except MustFunctionalise:
+        except MustFunctionalise as error:
+            if any(map(loses_writes, program.graph.nodes)):
+                raise NotRead(f"{error} changes a value in place that may have views") from error
             with quiet("torch.fx", "torch.export"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 pure = program.run_decompositions({})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fxexport.language.extents import Extent, divided, floor_divided, minus, plus, times
-from fxexport.language.maps import terms_of_contents
+from fxexport.language.maps import fits, terms_of_contents
 from fxexport.language.term import Terms, Value
 
 
@@ -26,7 +26,7 @@ def combined(terms: Terms, name: str, first: Value, second: Value) -> Value | No
     right = right * (count if len(right) == 1 else 1)
     both = zip(left, right, strict=True)
     found = [item for a, b in both if (item := _OPERATORS[name](a, b)) is not None]
-    if len(found) != count:
+    if len(found) != count or not fits(found, first.dtype):
         return None
     return terms_of_contents(terms, found, max(first.rank, second.rank), first.dtype)
 

@@ -26,7 +26,7 @@ def reduce(terms: Terms, name: str, value: Value, dims: Sequence[int], *, keep: 
 
 
 def _reduced(terms: Terms, name: str, value: Value, dims: Sequence[int]) -> Value:
-    if value.term.op == "reduce" and value.term.attributes[0] == name:
+    if value.term.op == "reduce" and value.term.attributes[0] == name and (name != "mean" or value.is_float):
         opened = _opened(value)
         if opened is not None:
             terms.use("reduction-of-reduction")

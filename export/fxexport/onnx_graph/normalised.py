@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 import onnx
 
+from fxexport.onnx_node import domain_of
+
 _DEFAULT = "ai.onnx"
 
 
 def as_default_domain(model: onnx.ModelProto) -> None:
     """Writes the default domain as the empty one everywhere in ``model``."""
     for container in (model, *model.functions):
-        kept = [entry for entry in container.opset_import if entry.domain != _DEFAULT]
-        named = [entry.version for entry in container.opset_import if entry.domain == _DEFAULT]
-        if named and not any(entry.domain == "" for entry in kept):
-            kept.append(onnx.helper.make_opsetid("", named[0]))
-        if named:
+        if any(entry.domain == _DEFAULT for entry in container.opset_import):
+            # of a domain that is declared twice the last version counts, as it does in ONNX Runtime
+            versions = {domain_of(entry.domain): entry.version for entry in container.opset_import}
             del container.opset_import[:]
-            container.opset_import.extend(kept)
+            container.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions.items())
     for node in _nodes([*model.graph.node, *(node for item in model.functions for node in item.node)]):
         if node.domain == _DEFAULT:
             node.domain = ""

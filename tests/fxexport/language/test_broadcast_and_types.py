@@ -1,0 +1,167 @@
+"""What constants do beside their value: they repeat what they meet, and their types wrap and lose digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import parser
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from fxexport.language import derive, graph_of_module, graph_of_onnx
+
+Tensor = torch.Tensor
+X = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+HEADER = '<ir_version: 8, opset_import: ["" : 17, "my" : 1]>'
+
+
+def model(text: str, functions: str = "") -> onnx.ModelProto:
+    """A model of these nodes from x to y."""
+    return parser.parse_model(f"{HEADER} g (float[n,4,3,3] x) => (float[m] y) {{ {text} }} {functions}")
+
+
+ONES = "c = Constant <value = float[1,1,2,2] {1,1,1,1}> ()"
+ZEROS = "c = Constant <value = float[1,1,1,1,1] {0}> ()"
+TWOS = "t = Constant <value_float = 2.0> () s = Constant <value_ints = [1,1,2,2]> () c = Expand(t, s)"
+ALL = "y = ReduceSum <keepdims = 0> (q)"
+MEAN = "p = GlobalAveragePool(x)"
+AXES = "a = Constant <value_ints = [0]> () b = Constant <value_ints = [1]> ()"
+TOO_LARGE = "k = Constant <value = int32 {100000}> () q = Mul(k, k) r = Cast <to = 1> (q) y = Mul(x, r)"
+WHOLE = "h = Constant <value_float = 10.0> () z = Mul(x, h) i = Cast <to = 6> (z)"
+
+DIFFERENT = {
+    "ones that repeat": (f"{MEAN} {ONES} q = Mul(p, c) {ALL}", f"{MEAN} q = Identity(p) {ALL}"),
+    "a zero of more axes": (f"{ZEROS} y = Add(x, c)", "y = Identity(x)"),
+    "an exponent that repeats": (
+        f"{MEAN} {TWOS} q = Pow(p, c) {ALL}",
+        f"{MEAN} {TWOS} q = Pow(p, t) {ALL}",
+    ),
+    "a bound that repeats": (
+        f"{MEAN} {TWOS} q = Max(p, c) {ALL}",
+        f"{MEAN} {TWOS} q = Max(p, t) {ALL}",
+    ),
+    "a factor with an axis before it": (
+        f"f = Flatten(x) {AXES} u = Unsqueeze(f, a) q = Mul(f, u) y = ReduceSum(q, b)",
+        f"f = Flatten(x) {AXES} q = Mul(f, f) y = ReduceSum(q, b)",
+    ),
+    "means of whole numbers": (
+        f"{WHOLE} j = ReduceMean <axes = [3]> (i) q = ReduceMean <axes = [2]> (j) y = Cast <to = 1> (q)",
+        f"{WHOLE} q = ReduceMean <axes = [2, 3]> (i) y = Cast <to = 1> (q)",
+    ),
+    "a product past the end of its type": (TOO_LARGE, "y = Identity(x)"),
+    "a sum without digits": (
+        "a = Constant <value_float = 1e8> () b = Constant <value_float = 3.0> () s = Add(a, b) n = Neg(a) "
+        "k = Add(s, n) y = Mul(x, k)",
+        "y = Identity(x)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_files_that_differ_are_not_proved(name: str) -> None:
+    models = [model(text) for text in DIFFERENT[name]]
+    results = [next(iter(ReferenceEvaluator(item).run(None, {"x": X.numpy()}))) for item in models]
+    assert results[0].shape != results[1].shape or not np.allclose(*results)
+    assert not derive(*map(graph_of_onnx, models)).is_proved
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("int32 {100000}", 1410065408.0), ("uint8 {200}", 64.0), ("int64 {7}", 49.0)]
+)
+def test_products_of_integers_wrap_as_their_type_does(text: str, number: float) -> None:
+    wrapped = f"k = Constant <value = {text}> () q = Mul(k, k) r = Cast <to = 1> (q) y = Mul(x, r)"
+    plain = f"r = Constant <value_float = {number}> () y = Mul(x, r)"
+    assert derive(*(graph_of_onnx(model(item)) for item in (wrapped, plain))).is_proved
+
+
+def test_an_axis_that_is_counted_from_behind_is_no_other_constant() -> None:
+    texts = [f"a = Constant <value = int64 {{{axis}}}> () y = CumSum(x, a)" for axis in (3, -1)]
+    found = derive(*(graph_of_onnx(model(text)) for text in texts))
+    assert not found.is_proved
+    assert not found.constants
+    assert found.unrelated
+
+
+def test_overloads_of_a_function_are_told_apart() -> None:
+    files = []
+    for overload in ("p", "q"):
+        file = model(
+            "y = my.Act(x)",
+            "".join(
+                f'<opset_import: ["" : 17], domain: "my"> Act (a) => (b) {{ b = {op}(a) }}'
+                for op in ("Relu", "Neg")
+            ),
+        )
+        for function, name in zip(file.functions, ("p", "q"), strict=True):
+            function.overload = name
+        file.graph.node[0].overload = overload
+        files.append(file)
+    assert not derive(*map(graph_of_onnx, files)).is_proved
+
+
+class Plain(nn.Module):
+    """One function."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def imaginary(part: float) -> Callable[[Tensor], Tensor]:
+    """A product with a complex constant."""
+    return lambda x: (x * torch.complex(torch.ones(3), torch.full((3,), part))).abs()
+
+
+def places(sign: float) -> Callable[[Tensor], Tensor]:
+    """The places of maxima."""
+    return lambda x: nn.functional.max_pool2d(sign * x, 2, return_indices=True)[1].float()
+
+
+def written_through(view: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What is written to a view is seen in what it is a view of."""
+
+    def function(x: Tensor) -> Tensor:
+        whole = x + 0.5
+        view(whole).mul_(2)
+        return whole
+
+    return function
+
+
+MODULES = {
+    "imaginary parts": (imaginary(0.5), imaginary(2.0)),
+    "places of other maxima": (places(1), places(-1)),
+    "no truth is two": (lambda x: x * ((x > 0) < 2), lambda x: x * ((x > 0) < 1)),
+    "a number that halves do not hold": (
+        lambda x: (x * 1e-3).half() * torch.tensor(1e5),
+        lambda x: (x * 1e-3).half() * torch.tensor(2e5),
+    ),
+    "ones as many as samples": (
+        lambda x: (x.mean(0, keepdim=True) * torch.full((x.shape[0], 1, 1, 1), 1.0)).sum(0),
+        lambda x: x.mean(0, keepdim=True).sum(0),
+    ),
+    "a view of a sum": (written_through(lambda x: torch.einsum("bchw->bcwh", x)), lambda x: x + 0.5),
+    "pieces": (written_through(lambda x: x.unsafe_chunk(2, 1)[0]), lambda x: x + 0.5),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_that_differ_are_not_proved(name: str) -> None:
+    modules = [Plain(function) for function in MODULES[name]]
+    results = [module(X).double() for module in modules]
+    assert not torch.allclose(*results)
+    assert not derive(*(graph_of_module(module, (X,)) for module in modules)).is_proved
+
+
+def test_all_results_of_an_operator_are_read() -> None:
+    both = [Plain(lambda x: nn.functional.max_pool2d(x, 2, return_indices=True)) for _ in range(2)]  # type: ignore[arg-type, return-value]
+    found = derive(*(graph_of_module(module, (X,)) for module in both))
+    assert found.is_proved
+    assert len(found.outputs) == 2
