@@ -62,8 +62,9 @@ def folded(term: Term) -> Folded:
         found = rule(read, parameters)
         size = np.abs(found.value)
         error = found.error + roundings * UNIT[term.dtype] * size
-        largest = max(_VISIBLE, 16 * UNIT[term.dtype]) * size.max(initial=0.0)
-    if np.any(error > largest):
+        known = np.isfinite(size)
+        largest = max(_VISIBLE, 16 * UNIT[term.dtype]) * size[known].max(initial=0.0)
+    if np.any(error[known] > largest):
         raise NotFolded("a sum that loses its digits")
     return Folded(value=found.value, error=error)
 

@@ -14,6 +14,7 @@ from torch import fx, nn
 from fxexport.language import Graph, NotRead, graph_of_module
 from fxexport.module_graph.affine import read_affine, run_affine
 from fxexport.module_graph.outside_graph import changed_attribute, outside_graph, plain_attributes
+from fxexport.module_graph.reads_values import ReadsValues
 from fxexport.module_graph.terms import module_terms
 from fxexport.subjects.many_places import collected, run_eagerly, spread
 from fxexport.subjects.subject import (
@@ -43,6 +44,7 @@ from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.wall.clock import SlowError, in_budget
 
 _FIRST_SIZE = 2
+_IMAGE = 4
 _RECORDING_S = 30
 """Processor time: torch takes minutes for some models that pad what they window, whatever comes of it."""
 
@@ -132,12 +134,19 @@ class ModuleSubject:
     def _unseen(self) -> str | None:
         """What a run does that no recording of one shows."""
         before = plain_attributes(self.module)
-        found = self._guarded(self._run_module, self._example)
+        reads = ReadsValues()
+        found = self._guarded(self._run_reading, self._example, reads)
         changed = changed_attribute(before, plain_attributes(self.module))
         if changed is not None:
             return f"a run changes {changed}, which no graph shows"
-        if not self._gives_recorded(found):
-            return "it gives other values where gradients are recorded"
+        if reads.by is not None:
+            return f"a run asks for values of tensors ({reads.by}), and no graph shows what for"
+        for run, where in (
+            (self._run_recorded, "where gradients are recorded"),
+            (self._run_strided, "of inputs that lie otherwise in memory"),
+        ):
+            if not self._gives(found, run):
+                return f"it gives other values {where}"
         return None
 
     @property
@@ -163,16 +172,22 @@ class ModuleSubject:
             return False
         return True
 
-    def _gives_recorded(self, expected: Sequence[Array]) -> bool:
-        """Whether the module gives these values, up to rounding, where gradients are recorded too."""
+    def _run_recorded(self, feed: Sequence[Array]) -> tuple[Array, ...]:
+        with torch.enable_grad():
+            return self._run_module(feed)
 
-        def run(feed: Sequence[Array]) -> tuple[Array, ...]:
-            with torch.enable_grad():
-                return self._run_module(feed)
+    def _run_strided(self, feed: Sequence[Array]) -> tuple[Array, ...]:
+        tensors = (item.mT.contiguous().mT if item.dim() > 1 else item for item in self._tensors(feed))
+        images = (
+            item.to(memory_format=torch.channels_last) if item.dim() == _IMAGE else item for item in tensors
+        )
+        return _arrays(self.module(*images))
 
+    def _gives(self, expected: Sequence[Array], run: Callable[..., tuple[Array, ...]]) -> bool:
+        """Whether the module gives these values, up to rounding, in another run too."""
         try:
             found = self._guarded(run, self._example)
-        except BatchError:  # some weights are changed in place, which only inference permits
+        except BatchError:  # weights changed in place, which only inference permits, or views of what lies so
             return True
         return len(found) == len(expected) and all(
             np.allclose(a.astype(np.float64), b.astype(np.float64), _RECORDED, _RECORDED, equal_nan=True)
@@ -266,6 +281,12 @@ class ModuleSubject:
 
     def _run_module(self, feed: Sequence[Array]) -> tuple[Array, ...]:
         return _arrays(self.module(*self._tensors(feed)))
+
+    def _run_reading(self, feed: Sequence[Array], reads: ReadsValues) -> tuple[Array, ...]:
+        tensors = self._tensors(feed)
+        with reads:
+            result = self.module(*tensors)
+        return _arrays(result)
 
     def run_site(
         self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True

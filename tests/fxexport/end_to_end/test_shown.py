@@ -396,3 +396,37 @@ def test_one_unit_in_the_last_place_is_no_fold_where_nothing_is_folded() -> None
     with torch.no_grad():
         other[0].weight.copy_(torch.nextafter(model[0].weight, torch.tensor(9.0)))
     assert certify(model, other, images()).verdict is not Verdict.PROVED
+
+
+def quiet_question(x: Tensor) -> Tensor:
+    """Asks, and hides that it was refused."""
+    try:
+        return x * 2 if float(x.max()) > 30 else x
+    except RuntimeError:
+        return x
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        quiet_question,
+        lambda x: x * 2 if type(x) is Tensor and x.max() > 30 else x,
+        lambda x: x * 2 if type(x.shape[0]) is int and max(x.flatten().tolist()) > 30 else x,
+    ],
+)
+def test_code_that_asks_for_values_is_not_taken_for_its_recording(
+    between: Callable[[Tensor], Tensor],
+) -> None:
+    subject = ModuleSubject(Net(between).eval(), [images().numpy()])
+    assert isinstance(subject.language, str)
+    assert "asks for values" in subject.language
+    assert not isinstance(ModuleSubject(Net().eval(), [images().numpy()]).language, str)
+
+
+def test_a_module_that_minds_how_its_input_lies_in_memory_is_not_taken_for_its_recording() -> None:
+    class Minding(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1 if x.is_contiguous() else 2)
+
+    subject = ModuleSubject(Minding().eval(), [images().numpy()])
+    assert subject.language == "it gives other values of inputs that lie otherwise in memory"
