@@ -30,6 +30,9 @@ def _sentences(
                     yield f"{who} takes {name!r} of {'x'.join(map(str, sizes))} alone"
     if batches == (1,) and all(side.fixed_batch is None for _, side in sides):
         yield "the reference runs on batches of 1 alone, whatever it declares"
+    names = left.input_names, right.input_names
+    if names[0] != names[1] and {*names[0]} == {*names[1]}:
+        yield f"inputs are paired by their names, though they stand in another order: {', '.join(names[1])}"
     if is_by_position(left, outputs, right):
         pairs = (f"{name!r} with {right.output_names[j]!r}" for name, _, j in outputs)
         yield f"outputs are paired by their positions: {', '.join(pairs)}"
