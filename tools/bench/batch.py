@@ -4,9 +4,10 @@
   command takes where nothing is left to do, for each model; and processor time of the command alone, which
   is what a larger cluster has to wait for.
 - **throughput**: models a minute with one worker and with two.
-- **on paper**: from these figures, 100,000 models on 1,000 cores.
+- **on paper**: from these figures, 100,000 models on 1,000 cores, and where it would break: one process
+  hashes every model before its row and writes a line after it, so that more workers than it keeps busy idle.
 
-No budget: a row is a process that imports torch, and nothing else is large beside that.
+No budget: what a row takes is the model's, and the machine's.
 
     python tools/bench/batch.py [--models N] [--json FILE]
 """
@@ -132,11 +133,13 @@ def main() -> int:
             f"beside it {one.overhead_s * 1e3:.0f} ms{cpu}"
         )
     last = found[-1]
+    command_s = last.command_cpu_s or 0.0
     rows_h = FLEET_MODELS * last.row_s / FLEET_CORES / 3600
-    command_h = FLEET_MODELS * (last.command_cpu_s or 0) / 3600
     print(
         f"on paper, {FLEET_MODELS:,} models on {FLEET_CORES:,} cores: {rows_h:.2f} h of rows, "
-        f"{command_h:.2f} h of the command that asks for them"
+        f"{FLEET_MODELS * command_s / 3600:.2f} h of the command that asks for them, which keeps "
+        f"{last.row_s / command_s:,.0f} workers busy with rows like these, "
+        f"{60 / command_s:,.0f} with rows of a minute"
     )
     if options.json is not None:
         options.json.write_text(json.dumps([dataclasses.asdict(one) for one in found], indent=2))

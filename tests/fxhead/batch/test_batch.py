@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,13 @@ import torch
 from torch import nn
 
 from fxexport import export_onnx
-from fxhead.batch.parcel import unpack
-from fxhead.batch.process import Done, State
+from fxhead.batch.parcel import perform_here, perform_sent, unpack
+from fxhead.batch.process import Done, Limits, State
 from fxhead.batch.rows import Row, RowOption, read_rows
 from fxhead.batch.store import key_of
 from fxhead.cli import main
 from fxpasses.errors import FileError, InputError
-from tests.fxhead.conftest import Cluster, validate, validate_files, waited_for
+from tests.fxhead.conftest import Cluster, commanded, started, validate, validate_files, waited_for
 
 ROOT = Path(__file__).parents[3]
 KNOWN = {name: RowOption(text=f"--{name.replace('_', '-')}", is_flag=name == "ema") for name in
@@ -91,7 +92,7 @@ def manifest(folder: Path, *sources: str) -> str:
 def test_every_end_is_a_row_with_its_reason_and_the_rest_goes_on(work: Path) -> None:
     names = ("good", "headless", "hangs", "eats", "dies", "raises")
     rows = manifest(work, *(f"net:{name}" for name in names), "missing.pt")
-    found = batch(rows, "-o", "out", "--timeout", "40", "--memory", "3GiB", "--jobs", "2", code=1)
+    found = batch(rows, "-o", "out", "--timeout", "20", "--memory", "1GiB", "--jobs", "2", code=1)
     states = {row["name"]: row["state"] for row in found["rows"]}
     assert states == {
         "good": "done",
@@ -105,8 +106,8 @@ def test_every_end_is_a_row_with_its_reason_and_the_rest_goes_on(work: Path) -> 
     reasons = {row["name"]: row["reason"] for row in found["rows"]}
     assert reasons["good"] is None
     assert reasons["headless"] == "NOT_POOLED"
-    assert reasons["hangs"] == "it took more than 40 s"
-    assert "3,221,225,472 bytes" in reasons["eats"]
+    assert reasons["hangs"] == "it took more than 20 s"
+    assert "1,073,741,824 bytes" in reasons["eats"]
     assert "signal 9" in reasons["dies"]
     assert "no such model" in reasons["raises"]
     assert "missing.pt" in reasons["missing"]
@@ -183,7 +184,7 @@ def slow():
 """
 
 
-def started(*arguments: str, before: str = "") -> subprocess.Popen[bytes]:
+def launched(*arguments: str, before: str = "") -> subprocess.Popen[bytes]:
     """``fxhead batch`` in an interpreter of its own."""
     code = f"{before}import fxhead.__main__"
     command = [sys.executable, "-c", code, "batch", *arguments, "-o", "out", "--trust", "--no-onnx"]
@@ -205,7 +206,7 @@ def require_gone(pids: list[int]) -> None:
 def test_a_batch_that_is_killed_goes_on_where_it_was_and_nothing_of_it_stays(work: Path) -> None:
     (work / "late.py").write_text(SLOW)
     rows = manifest(work, "net:good", "late:slow")
-    running = started(rows, "--jobs", "1")
+    running = launched(rows, "--jobs", "1")
     waited_for((work / "pids").exists)
     running.send_signal(signal.SIGKILL)
     running.wait()
@@ -222,7 +223,7 @@ def test_a_batch_that_is_killed_goes_on_where_it_was_and_nothing_of_it_stays(wor
 def test_an_interruption_ends_the_rows_too(work: Path) -> None:
     (work / "late.py").write_text(SLOW)
     before = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    running = started(manifest(work, "late:slow"), before=before)
+    running = launched(manifest(work, "late:slow"), before=before)
     waited_for((work / "pids").exists)
     running.send_signal(signal.SIGINT)
     assert running.wait(60) == 130
@@ -310,6 +311,14 @@ def test_what_is_sent_back_replaces_links(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a" / "a.onnx").read_bytes() == b"new"
 
 
+def test_a_worker_that_cannot_keep_the_files_is_a_row(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(work / "missing"))
+    limits = Limits(seconds=None, bytes=None, threads=1)
+    row = Row(name="a", source="a.pt", options=())
+    for done, _ in (perform_sent(row, "", "out", limits, ()), perform_here(row, "", "out", limits, ".")):
+        assert (done.state, "No such file" in str(done.reason)) == (State.FAILED, True)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -379,6 +388,9 @@ def test_nothing_in_the_folder_of_outputs_is_believed(work: Path) -> None:
     (row,) = batch("a.pt", "--to", "conv", "-o", "out", code=0)["rows"]
     assert row["seconds"] != 4711
     assert (work / "theirs").read_text() == ""
+    (work / "copy").mkdir()
+    (work / "copy" / "batch.jsonl").write_text(lines.read_text())  # without its files
+    assert batch("a.pt", "--to", "conv", "-o", "copy", code=0)["skipped"] == 0
     changed = json.loads(lines.read_text()) | {"seconds": 4711}  # with the key that it has
     lines.write_text(json.dumps(changed) + "\n")
     (row,) = batch("a.pt", "--to", "conv", "-o", "out", code=0)["rows"]
@@ -428,17 +440,15 @@ def test_a_worker_dies_and_the_scheduler_is_lost_and_every_result_is_there_once(
         text = lines.read_text() if lines.exists() else ""
         return [json.loads(line)["name"] for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    command = [sys.executable, "-m", "fxhead", "batch", rows, "-o", "out", "--trust", "--no-onnx"]
-    running = subprocess.Popen(
-        [*command, "--scheduler", address], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    waited_for(lambda: len(done()) >= 1)
-    worker.kill()
-    waited_for(lambda: len(done()) >= 3)  # the other one goes on, with what the first one had too
-    scheduler.kill()
-    said = running.communicate(timeout=200)[1]
-    assert running.returncode == 2, said
-    assert "the scheduler was lost" in said
+    command = ("batch", rows, "-o", "out", "--trust", "--no-onnx", "--scheduler", address)
+    with started(*command) as ended:
+        waited_for(lambda: len(done()) >= 1)
+        worker.kill()
+        waited_for(lambda: len(done()) >= 3)  # the other one goes on, with what the first one had too
+        scheduler.kill()
+        ran = ended()
+    assert ran.code == 2, ran.err
+    assert "the scheduler was lost" in ran.err
     kept = done()
     assert 3 <= len(kept) < 5
     before = (work / "log").read_text()
@@ -454,10 +464,9 @@ def test_files_go_to_workers_that_do_not_see_them_and_outputs_come_back(work: Pa
     (work / "models").mkdir()
     export_onnx(model, torch.randn(2, 3, 8, 8), "models/a.onnx")
     onnx.save(onnx.load("models/a.onnx"), "models/a.onnx", save_as_external_data=True, location="a.data")
-    command = [sys.executable, "-m", "fxhead", "batch", "models", "--to", "conv", "-o", "out", "--json"]
-    command += ["--scheduler", cluster[0], "--send-files", str(work / "models" / "a.onnx")]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    sent, refused = json.loads(ran.stdout)["rows"]
+    command = ["batch", "models", "--to", "conv", "-o", "out", "--json", "--scheduler", cluster[0]]
+    ran = commanded(*command, "--send-files", str(work / "models" / "a.onnx"))
+    sent, refused = ran.document["rows"]
     assert (sent["state"], sent["document"]["verdict"]) == ("done", "proved"), sent
     assert (refused["state"], refused["exit_code"]) == ("failed", 2)
     assert "is not below the working folder" in refused["reason"]
@@ -465,13 +474,14 @@ def test_files_go_to_workers_that_do_not_see_them_and_outputs_come_back(work: Pa
     assert written == {path for path in (work / "out" / "a").iterdir()}
     assert {"a.conv.onnx", "a.conv.onnx.data"} <= {path.name for path in written}
     # what the certificate names is where it says, as if it had been written here
-    replay = [sys.executable, "-m", "fxhead", "check", "--replay", "out/a/a.conv.certificate.json"]
-    assert subprocess.run(replay, capture_output=True, timeout=200).returncode == 0
+    assert commanded("check", "--replay", "out/a/a.conv.certificate.json").code == 0
     # what lies in another file than the model is part of what it was made of
+    row = Row(name="a", source="models/a.onnx", options=("--to", "conv"))
+    key, _ = key_of(row)
     data = bytearray((work / "models" / "a.data").read_bytes())
     data[-1] ^= 1
     (work / "models" / "a.data").write_bytes(data)
-    assert key_of(Row(name="a", source="models/a.onnx", options=("--to", "conv")))[0] != sent["key"]
+    assert key_of(row)[0] != key
 
 
 def test_files_are_sent_to_somebody(work: Path) -> None:
@@ -481,18 +491,6 @@ def test_files_are_sent_to_somebody(work: Path) -> None:
 def test_no_scheduler_is_one_line(work: Path) -> None:
     pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     rows = manifest(work, "net:good")
-    command = [
-        sys.executable,
-        "-m",
-        "fxhead",
-        "batch",
-        rows,
-        "-o",
-        "out",
-        "--trust",
-        "--scheduler",
-        "tcp://127.0.0.1:9",
-    ]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert "no scheduler answers" in ran.stderr.splitlines()[-1]
+    ran = commanded("batch", rows, "-o", "out", "--trust", "--scheduler", "tcp://127.0.0.1:9")
+    assert (ran.code, ran.out) == (2, "")
+    assert "no scheduler answers" in ran.err.splitlines()[-1]

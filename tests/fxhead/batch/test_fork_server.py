@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import importlib
 import json
 import sys
@@ -12,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from fxhead.batch import process
+from fxhead.batch import process, run
 from fxhead.batch.fork_server import is_possible
 from fxhead.batch.held import held
 from fxhead.batch.rows import Row
 from fxhead.batch.store import key_of
+from fxhead.executor import Workers
 from tests.fxhead.batch.test_batch import batch, manifest, require_gone, work
 
 __all__ = ["work"]
@@ -211,3 +214,27 @@ def test_code_is_what_a_row_is_made_of(work: Path) -> None:
     before = [key_of(row)[0] for row in rows]
     (work / "net.py").write_text("")
     assert not {*before} & {key_of(row)[0] for row in rows}
+
+
+class _KilledError(Exception):
+    pass
+
+
+def test_a_row_whose_workers_all_died_is_one_and_the_rest_goes_on(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pool(concurrent.futures.ThreadPoolExecutor):
+        """Whoever takes the first row dies."""
+
+        def submit(self, call: Any, row: Row, *arguments: Any) -> Any:
+            if row.name != "good":
+                return super().submit(call, row, *arguments)
+            future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+            future.set_exception(_KilledError("4 workers"))
+            return future
+
+    theirs = Workers(pool=Pool(1), count=1, share=lambda value: value, killed=(_KilledError,))
+    monkeypatch.setattr(run, "workers", lambda jobs, scheduler: contextlib.nullcontext(theirs))
+    rows = batch(manifest(work, "net:good", "net:headless"), "-o", "out", code=1)["rows"]
+    assert [row["state"] for row in rows] == ["killed", "no"]
+    assert rows[0]["reason"] == "the workers that had it died (4 workers)"

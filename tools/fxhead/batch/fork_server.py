@@ -22,7 +22,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
@@ -39,6 +38,7 @@ _IMPORTED = (
     # not onnxruntime, which starts threads
 )
 _MOST_FILES = 8
+_IMPORTING_S = 0.5
 _NUMBERS = struct.Struct("iq")  # process and 0, then exit code and peak of resident bytes
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -118,7 +118,7 @@ class ForkServer:
             locks: descriptors that stay open as long as it runs.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with tempfile.TemporaryFile() as request, theirs:
+        with os.fdopen(os.memfd_create("fxhead"), "w+b") as request, theirs:
             request.write(json.dumps([*arguments]).encode())
             request.write(b"\n" + json.dumps([folder, dict(environment)]).encode())
             request.seek(0)
@@ -135,6 +135,8 @@ class ForkServer:
         with self._lock:
             if self._process is not None and self._control is not None:
                 self._control.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_IMPORTING_S)
                 self._process.kill()
                 self._process.wait()
                 self._process = None
@@ -160,17 +162,18 @@ class ForkServer:
 
 def _asked(control: socket.socket) -> list[int]:
     """Returns in a child, with the files of a request; the server goes on, and exits when nobody is left."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for a keeper
     while True:
         _, files, *_ = socket.recv_fds(control, 1, _MOST_FILES, socket.MSG_CMSG_CLOEXEC)
-        if not files:
-            sys.exit()
-        if os.fork() == 0:
+        if files and os.fork() == 0:
             control.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return list(files)
         for file in files:
             os.close(file)
+        with contextlib.suppress(ChildProcessError):  # waited for, so that their time is part of the server's
+            while os.waitpid(-1, os.WNOHANG if files else 0)[0]:
+                pass
+        if not files:
+            sys.exit()
 
 
 def _kept(channel: socket.socket) -> None:
@@ -208,7 +211,8 @@ def _become(request: int, stdout: int, stderr: int, *locks: int) -> None:
     os.environ.update(environment)
     os.chdir(folder)
     sys.path.insert(0, folder)  # as python -m has it, and fxhead takes it away
-    sys.modules["numpy"].random.seed()  # Python seeds its own anew
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # Python seeds its own anew
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ def held(folder: Path, *, seconds: float = 0) -> Iterator[list[int]]:
     Raises:
         InputError: another process has it, for longer than so many seconds.
     """
-    locks: list[int] = []
+    is_made, locks = not folder.exists(), list[int]()
     try:
         with contextlib.suppress(OSError):  # whoever writes there says so
             folder.mkdir(parents=True, exist_ok=True)
@@ -38,8 +38,9 @@ def held(folder: Path, *, seconds: float = 0) -> Iterator[list[int]]:
     finally:
         for lock in locks:
             os.close(lock)
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # not empty
+            if is_made:
+                folder.rmdir()
 
 
 def _take(lock: int, folder: Path, end: float) -> None:

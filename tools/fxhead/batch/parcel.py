@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from fxexport.untrusted.archive import open_regular
-from fxhead.batch.process import Done, Limits, perform
+from fxhead.batch.process import Done, Limits, not_begun, perform
 from fxhead.batch.rows import Row
 from fxhead.files.put import put
 from fxpasses.errors import FileError, InputError
@@ -62,14 +62,18 @@ def perform_here(row: Row, key: str, folder: str, limits: Limits, place: str) ->
 
 def perform_sent(row: Row, key: str, folder: str, limits: Limits, files: Contents) -> tuple[Done, Contents]:
     """The row's end and the files that it wrote, done in a folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="fxhead-") as place:
-        for name, content in files:
-            path = Path(place, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        done = perform(row, key, folder, limits, place)
-        written = [Path(place, file["path"]) for file in done.files]
-        return done, tuple((path.name, path.read_bytes()) for path in written)
+    try:
+        with tempfile.TemporaryDirectory(prefix="fxhead-") as place:
+            for name, content in files:
+                path = Path(place, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            done = perform(row, key, folder, limits, place)
+            written = [Path(place, file["path"]) for file in done.files]
+            return done, tuple((path.name, path.read_bytes()) for path in written)
+    except OSError as error:
+        what = f"a worker cannot keep its files ({error.strerror or error})"
+        return not_begun(row, FileError(what, fix="make room there")), ()
 
 
 def unpack(done: Done, written: Contents, folder: Path) -> Done:

@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import os
+import queue
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,19 +107,23 @@ def _performed(todo: list[_Todo], options: BatchOptions, progress: Progress) -> 
     with stoppable(), found as ours, progress.count("models", len(todo)) as one_more:
         waiting = iter(todo)
         futures: dict[Ending, _Todo] = {}
+        # not concurrent.futures.wait, which looks at each of a hundred thousand for every one that ends
+        ready: queue.SimpleQueue[Ending] = queue.SimpleQueue()
         # a row that waits has its files in memory
         most = 2 * ours.count if options.send_files else len(todo)
         try:
             while True:
                 for one in itertools.islice(waiting, most - len(futures)):
-                    futures[_submitted(ours.pool, one, options, limits)] = one
+                    future = _submitted(ours.pool, one, options, limits)
+                    futures[future] = one
+                    future.add_done_callback(ready.put)
                 if not futures:
                     return
-                for future in concurrent.futures.wait(futures, return_when="FIRST_COMPLETED").done:
-                    done = _end_of(future, futures.pop(future), options, ours.killed)
-                    one_more()
-                    progress.note(_line(done))
-                    yield done
+                future = ready.get()
+                done = _end_of(future, futures.pop(future), options, ours.killed)
+                one_more()
+                progress.note(_line(done))
+                yield done
         except BaseException:
             for future in futures:
                 future.cancel()

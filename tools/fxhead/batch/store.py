@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -74,6 +75,7 @@ def _whole(done: Done) -> bytes:
     return json.dumps(dataclasses.asdict(done), sort_keys=True).encode()
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
@@ -108,12 +110,13 @@ class Store:
         A row with the answer no is kept: the same again has the same answer.
         """
         done = self._found.get(row.name)
-        if done is None or done.state not in (State.DONE, State.NO):
+        if done is None or done.document is None or done.state not in (State.DONE, State.NO):
             return None
         # in a folder that somebody else made or changed, nothing has this user's mark
         if not is_marked("batch", _whole(dataclasses.replace(done, key=key)), done.key):
             return None
-        return done if all(_is_there(file) for file in done.files) else None
+        home = os.path.abspath(self.folder / done.name)  # a copy of the lines alone has no files
+        return done if all(_is_there(file, home) for file in done.files) else None
 
     def add(self, done: Done) -> Done:
         """Keeps a row, on the disk when this returns; its key becomes the mark of all that it says."""
@@ -175,9 +178,10 @@ def _ends_a_line(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def _is_there(file: dict[str, Any]) -> bool:
+def _is_there(file: dict[str, Any], home: str) -> bool:
     path = Path(file["path"])
-    return path.is_file() and path.stat().st_size == file["size_bytes"]
+    is_at_home = os.path.dirname(os.path.abspath(path)) == home
+    return is_at_home and path.is_file() and path.stat().st_size == file["size_bytes"]
 
 
 def _cells(done: Done) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -15,4 +16,6 @@ def put(path: Path, content: bytes) -> None:
     new.unlink(missing_ok=True)
     with new.open("xb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
