@@ -546,6 +546,38 @@ def _amin(call: Call) -> Value:
     return _reduction(call, "min")
 
 
+@_handles("max.dim")
+def _max_along(call: Call) -> list[Value]:
+    return _extreme_along(call, "max")
+
+
+@_handles("min.dim")
+def _min_along(call: Call) -> list[Value]:
+    return _extreme_along(call, "min")
+
+
+def _extreme_along(call: Call, name: str) -> list[Value]:
+    value, keep = call.tensor("self"), call.flag("keepdim")
+    dim = _dim(value, call.integer("dim"))
+    places = windows.place(call.terms, name, value, dim, keep=keep)
+    return [windows.reduce(call.terms, name, value, [dim], keep=keep), places]
+
+
+@_handles("argmax.default")
+def _argmax(call: Call) -> Value:
+    return _place(call, "max")
+
+
+@_handles("argmin.default")
+def _argmin(call: Call) -> Value:
+    return _place(call, "min")
+
+
+def _place(call: Call, name: str) -> Value:
+    value = call.tensor("self")
+    return windows.place(call.terms, name, value, _dim(value, call.integer("dim")), keep=call.flag("keepdim"))
+
+
 def _reduction(call: Call, name: str) -> Value:
     value = cast(call.terms, call.tensor("self"), _result(call))
     if call.has("dtype"):

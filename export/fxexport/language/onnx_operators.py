@@ -480,6 +480,21 @@ for _name, _own, _versions in _REDUCTIONS:
     OPERATORS.update({(_name, version): _reduction(_own) for version in _versions})
 
 
+def _place(name: str) -> Handler:
+    def placed(call: Call) -> Value:
+        value = call.tensor("data")
+        if call.has("select_last_index") and call.integer("select_last_index"):
+            raise Uninterpreted("the last of equal values")
+        axis = _axis(value, call.integer("axis"))
+        return windows.place(call.terms, name, value, axis, keep=bool(call.integer("keepdims")))
+
+    return placed
+
+
+for _name, _own in (("ArgMax", "max"), ("ArgMin", "min")):
+    OPERATORS.update({(_name, version): _place(_own) for version in (1, 11, 12, 13)})
+
+
 @_handles("AveragePool", 7, 10, 11, 19, 22)
 def _average_pool(call: Call) -> Value:
     value, kernel = _float(call, "X"), call.integers("kernel_shape")

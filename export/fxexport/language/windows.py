@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from fxexport.language.contraction import Pairs, before_sites, windows_along
 from fxexport.language.extents import Extent, ceiling_divided, minus, plus, times
+from fxexport.language.foreign import foreign
 from fxexport.language.layout import Parts, Slot, extent_of, joined
 from fxexport.language.maps import slots_of
 from fxexport.language.moves import squeeze
@@ -23,6 +24,19 @@ def reduce(terms: Terms, name: str, value: Value, dims: Sequence[int], *, keep: 
     else:
         found = _reduced(terms, name, value, own)
     return found if keep else squeeze(found, own)
+
+
+def place(terms: Terms, name: str, value: Value, dim: int, *, keep: bool) -> Value:
+    """Where along a dimension the extreme is, the first of equal ones; the dimension stays if ``keep``.
+
+    Source:
+        ``torch.max`` with a dimension, ``torch.argmax``; ONNX ``ArgMax`` without ``select_last_index``.
+    """
+    if not value.is_float:
+        raise Uninterpreted("the place of an extreme among integers")
+    dims = tuple(1 if axis == dim else extent for axis, extent in enumerate(value.shape))
+    (found,) = foreign(terms, ("place", name, dim), [value], [("int64", dims)], is_random=False)
+    return found if keep else squeeze(found, [dim])
 
 
 def _reduced(terms: Terms, name: str, value: Value, dims: Sequence[int]) -> Value:

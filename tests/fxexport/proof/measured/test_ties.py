@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from onnx import helper
 from torch import nn
 
 from fxexport import Verdict, certify, export_onnx
@@ -38,6 +40,33 @@ def test_a_module_that_ranks_its_classes_agrees_with_its_file(file: Path) -> Non
 
 def test_the_worst_classes_are_not_the_best(file: Path) -> None:
     assert certify(Ranked(largest=False).eval(), file, IMAGES).verdict is Verdict.BROKEN
+
+
+class Best(Ranked):
+    """The best class and its score."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        scores = self.fc(self.conv(x).relu().mean((2, 3)))
+        score, place = scores.max(1, keepdim=True) if self.largest else scores.min(1, keepdim=True)
+        return score, place, scores.argmax(1) if self.largest else scores.argmin(-1)
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_the_first_of_equal_values_is_one_place_in_both(largest: bool, tmp_path: Path) -> None:
+    model = Best(largest).eval()
+    file = export_onnx(model, IMAGES, tmp_path / "best.onnx")
+    found = certify(model, file, IMAGES)
+    assert found.verdict is Verdict.PROVED, found.reason
+    stored = onnx.load(file)
+    (node,) = (
+        node for node in stored.graph.node if node.op_type.startswith("Arg") and node.output[0] == "output_2"
+    )
+    node.attribute.append(helper.make_attribute("select_last_index", 1))
+    onnx.save(stored, file)
+    found = certify(model, file, IMAGES)
+    assert found.verdict is Verdict.BROKEN or found.verdict is Verdict.AGREES
+    assert "no identity relates" in found.reason or found.verdict is Verdict.BROKEN
+    assert certify(Best(not largest).eval(), file, IMAGES).verdict is Verdict.BROKEN
 
 
 def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
