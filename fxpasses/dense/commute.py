@@ -37,6 +37,8 @@ def problem_of(
         return None
     if isinstance(op, Affine):
         return None if node in sites else _nonlinear(node, "is no site")
+    if isinstance(op, POOLS):
+        return _nonlinear(node, "averages another map")
     if not isinstance(op, Elementwise | FeatureNorm) or op.role is Role.OTHER:
         return _nonlinear(node, "is not affine")
     if op.trains:

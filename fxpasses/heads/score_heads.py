@@ -31,6 +31,7 @@ from fxpasses.vocabulary.ops import (
     Unsqueeze,
     View,
 )
+from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _KEEPS_ORDER = (Flatten, Unflatten, View, Squeeze, Unsqueeze)
@@ -201,8 +202,8 @@ def _sites_above(scores: Node, vocabulary: Vocabulary, sites: Container[str]) ->
             if node.name not in sites:
                 return ()
             found[node] = None
-        else:
-            pending += reversed(node.all_input_nodes)
+        else:  # a size is none of the values that scores come from
+            pending += (source for source in reversed(node.all_input_nodes) if not is_shape_value(source))
     return tuple(found)
 
 

@@ -29,7 +29,15 @@ class Net(nn.Module):
         f = self.conv(x).relu().mean((2, 3))
         return self.give(self, self.old(f), self.new(f))
 
+class Viewed(Net):
+    def forward(self, x):
+        f = nn.functional.adaptive_avg_pool2d(self.conv(x).relu(), 1)
+        return self.new(f.view(f.size(0), -1))
+
+viewed = lambda: Viewed(None).eval()
+
 OUTPUTS = {
+    "both": lambda m, old, new: {"probabilities": new.softmax(1), "logits": new},
     "plain": lambda m, old, new: new,
     "prior": lambda m, old, new: new + m.prior,
     "heated": lambda m, old, new: (new / m.heat * 30).softmax(1),
@@ -70,6 +78,8 @@ def given(name: str) -> Any:
     ("name", "head", "is_called", "own"),
     [
         ("prior", None, "new", lambda out: out),
+        ("viewed", None, "new", lambda out: out),
+        ("both", None, "logits", lambda out: out["logits"]),
         ("heated", None, "new", lambda out: out),
         ("joined", None, "old+new", lambda out: out),
         ("two", "1", "new", lambda out: out[1]),
