@@ -121,6 +121,8 @@ def test_options_of_strict_targets_and_of_defaults():
     assert strict["use_tf32"] == "0"
     assert strict["cudnn_conv_algo_search"] == "DEFAULT"
     assert strict["enable_cuda_graph"] == "0"
+    assert strict["arena_extend_strategy"] == "kSameAsRequested"
+    assert strict["cudnn_conv_use_max_workspace"] == "0"
     assert provider_options("cuda:defaults") == {}
     assert provider_options("cpu") == {}
     assert provider_options("tensorrt")["trt_fp16_enable"] == "0"
@@ -159,6 +161,7 @@ def test_a_session_asks_for_what_its_target_says(target, monkeypatch):
     assert full.lower().startswith(provider_of(target))
     assert chosen == provider_options(target)
     assert options.use_deterministic_compute is not is_defaults(target)
+    assert options.enable_cpu_mem_arena is False
 
 
 def test_where_placements_are_not_told_the_runtime_itself_refuses_a_fall_back(monkeypatch):
