@@ -19,13 +19,19 @@ from fxexport.language.windows import reduce
 def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
     """A number of a schema beside elements of this type; kernels of 16 bits compute with 32.
 
+    A file holds it as an element, so what 16 bits do not hold stands for its rounding, too.
+
     Raises:
         Uninterpreted: the type does not hold it.
     """
-    if dtype in ("float16", "bfloat16"):
-        return terms.real(float(np.float32(stored)), dtype=dtype)
     with np.errstate(all="ignore"):
         array = np.asarray(stored).astype(numpy_type(dtype))
+        wide = float(np.float32(stored))
+    if dtype in ("float16", "bfloat16"):
+        from fxexport.language.constants import UNIT
+
+        is_held = float(array) == wide or not math.isfinite(wide)
+        return terms.real(wide, 0.0 if is_held else abs(wide) * UNIT[dtype], dtype)
     if array.dtype.kind in "iub" and array != stored:
         raise Uninterpreted(f"the number {stored} as {dtype}")
     return terms.constant(array)
