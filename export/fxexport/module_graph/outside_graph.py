@@ -44,13 +44,16 @@ def is_stale(module: fx.GraphModule) -> bool:
     return code is not None and module.graph.python_code("self").src != code
 
 
-def plain_attributes(module: nn.Module) -> dict[tuple[str, str], str]:
-    """What the parts of a module hold beside tensors and modules: plain data as text, by path and name."""
+def plain_attributes(module: nn.Module, *, is_private: bool = False) -> dict[tuple[str, str], str]:
+    """What the parts of a module hold beside tensors and modules: plain data as text, by path and name.
+
+    Names that begin with ``_``, where caches are held, are left out unless ``is_private``.
+    """
     return {
         (path, name): repr(value)
         for path, part in module.named_modules()
         for name, value in vars(part).items()
-        if not name.startswith("_") and _is_plain(value)
+        if (is_private or not name.startswith("_")) and _is_plain(value)
     }
 
 

@@ -141,13 +141,16 @@ class ModuleSubject:
             return f"a run changes {changed}, which no graph shows"
         if reads.by is not None:
             return f"a run asks for values of tensors ({reads.by}), and no graph shows what for"
+        cached = plain_attributes(self.module, is_private=True)
         for run, where in (
             (self._run_recorded, "where gradients are recorded"),
             (self._run_strided, "of inputs that lie otherwise in memory"),
         ):
             if not self._gives(found, run):
                 return f"it gives other values {where}"
-        return None
+        # a cache is filled by the first run; what goes on changing is none
+        changed = changed_attribute(cached, plain_attributes(self.module, is_private=True))
+        return None if changed is None else f"a run changes {changed}, which no graph shows"
 
     @property
     def has_sizes(self) -> bool:

@@ -430,3 +430,41 @@ def test_a_module_that_minds_how_its_input_lies_in_memory_is_not_taken_for_its_r
 
     subject = ModuleSubject(Minding().eval(), [images().numpy()])
     assert subject.language == "it gives other values of inputs that lie otherwise in memory"
+
+
+def test_a_module_that_counts_its_calls_behind_a_private_name_is_not_taken_for_its_recording() -> None:
+    class Counting(Net):
+        def __init__(self, *, is_cache: bool) -> None:
+            super().__init__()
+            self._calls, self._is_cache = 0, is_cache
+
+        def forward(self, x: Tensor) -> Tensor:
+            self._calls = 1 if self._is_cache else self._calls + 1
+            return super().forward(x) * (1 if self._calls < 5000 else 2)
+
+    counting, caching = (
+        ModuleSubject(Counting(is_cache=is_cache).eval(), [images().numpy()]).language
+        for is_cache in (False, True)
+    )
+    assert counting == "a run changes _calls, which no graph shows"
+    assert not isinstance(caching, str)
+
+
+def test_inputs_that_stand_in_another_order_are_paired_by_name_and_the_certificate_says_so() -> None:
+    class Fusing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.fc = nn.Linear(4, 5)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.fc(a) - 2 * self.fc(b)
+
+    class Exchanged(Fusing):
+        def forward(self, b: Tensor, a: Tensor) -> Tensor:
+            return super().forward(a, b)
+
+    rows = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    found = certify(Fusing().eval(), Exchanged().eval(), tuple(rows))
+    assert found.verdict is Verdict.PROVED
+    assert "inputs are paired by their names, though they stand in another order: b, a" in found.scope
