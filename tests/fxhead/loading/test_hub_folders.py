@@ -105,6 +105,20 @@ def test_a_folder_of_transformers_is_rewritten_proved_and_drawn(run: Run, transf
     assert (done.code, "net/config.json" in done.out) == (1, True)
 
 
+def test_weights_are_found_under_the_names_by_which_transformers_stores_them(run: Run, folder: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1}
+    config = transformers.BeitConfig(**sizes, num_attention_heads=2, intermediate_size=16, num_labels=3)
+    model = transformers.BeitForImageClassification(config).eval()
+    model.save_pretrained("net")
+    loaded = load(Source.parse("net")).model
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+    done = run("inspect", "net")
+    assert done.code == 0, done.err
+    assert "Linear(16, 3)" in done.out
+
+
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [

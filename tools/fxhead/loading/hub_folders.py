@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,19 @@ def _from_transformers(folder: HubFolder, where: str) -> nn.Module:
     kind = next((kind for kind in kinds if kind.__name__ in asked), kinds[0])
     module: nn.Module = kind(config)
     return module
+
+
+def named_as_built(module: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """What transformers calls weights today, by the names under which it stores them."""
+    with lowered():
+        try:
+            from transformers.conversion_mapping import get_model_conversion_mapping
+            from transformers.core_model_loading import WeightRenaming, apply_renamings
+        except ImportError:  # older ones store them under the model's own names
+            return {name: name for name in names}
+        found = get_model_conversion_mapping(module)
+    renamings = [rule for rule in found if isinstance(rule, WeightRenaming)]
+    return {name: apply_renamings(name, renamings) for name in names}
 
 
 def import_transformers(where: str) -> Any:

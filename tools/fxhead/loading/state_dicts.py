@@ -12,9 +12,10 @@ from torch import nn
 from fxexport.untrusted.allowed import Allowed
 from fxexport.untrusted.pickle_records import Made, PlainDict
 from fxhead.loading.architectures import build, takes_num_classes
+from fxhead.loading.hub_folders import named_as_built
 from fxhead.loading.recognise import Container, FileKind, dict_entries, is_module, is_state_dict, is_tensor
 from fxhead.loading.unpickle import make
-from fxhead.source import Source
+from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError, brief
 
 Note = Callable[[str], None]
@@ -169,6 +170,10 @@ def _fitted(state: State, fit: Fit, where: str) -> nn.Module:
     if fit.prefix is not None:
         state = _without(state, fit.prefix, where)
     state = _unwrapped(state, set(wanted))
+    is_library = type(module).__module__.startswith("transformers.")
+    if is_library and fit.architecture.kind is SourceKind.FOLDER and not set(state) <= set(wanted):
+        names = named_as_built(module, state)
+        state = {names[name]: tensor for name, tensor in state.items()}
     classes = _num_classes(wanted, state)
     if classes is not None and takes_num_classes(fit.architecture):
         module = build(fit.architecture, num_classes=classes)
