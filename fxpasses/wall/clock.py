@@ -32,6 +32,8 @@ _LOOK_S = 0.1
 _AGAIN_S = 0.5
 """Somebody may take the exception for one of their own and go on."""
 _STUCK_S = 20
+_FAR_BYTES = 1 << 28
+"""So much above the limit, nobody waits for a call that fills memory."""
 
 
 class SlowError(FxHeadError):
@@ -83,10 +85,13 @@ class _Watch:
         """The limit that was passed, if one was."""
         if self._now() - self._start >= self._seconds:
             return f"{self._seconds:.4g} s of processor time"
+        most = self._grown()
+        return None if most is None else f"{most / 1e9:.3g} GB of memory"
+
+    def _grown(self, further: int = 0) -> float | None:
+        """The limit of memory that was passed, by so much; None where none was."""
         pairs = zip(_memory(), self._before, (self._bytes, self._left), strict=True)
-        return next(
-            (f"{most / 1e9:.3g} GB of memory" for now, then, most in pairs if now - then >= most), None
-        )
+        return next((most for now, then, most in pairs if now - then >= most + further), None)
 
     def _run(self) -> None:
         while not self._over.wait(_LOOK_S):
@@ -100,14 +105,14 @@ class _Watch:
         Raises:
             SlowError: it does not end.
         """
-        since = time.monotonic()
-        while not self._over.is_set():
+        since = again = time.monotonic()
+        while not self._over.wait(_LOOK_S):
+            now = time.monotonic()
             with self._lock:
-                if not self._over.is_set():
+                if now >= again and not self._over.is_set():
                     _raise_in(self._ident, _TimeIsUp)
-            if self._over.wait(_AGAIN_S):
-                return
-            if time.monotonic() - since > _STUCK_S:
+                    again = now + _AGAIN_S
+            if now - since > _STUCK_S or self._grown(_FAR_BYTES):
                 raise self.error()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from pathlib import Path
 
 from fxpasses.errors import InputError
 
@@ -17,7 +19,9 @@ def require_extra(command: str) -> None:
     """
     for name in _NEEDS[command]:
         try:
-            importlib.import_module(name)
+            # matplotlib takes settings from the working directory, where a stranger's model may lie
+            with contextlib.chdir(Path(__file__).parent):
+                importlib.import_module(name)
         except ImportError as error:
             raise InputError(
                 f"{name} is not installed",

@@ -10,6 +10,7 @@ import torch
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from fxexport.onnx_dialect.private_names import ConstantSource
+from fxexport.onnx_graph.inference import infer_shapes
 from fxexport.onnx_graph.shapes import BATCH, with_shapes
 from fxpasses.private_names import FakeTensor, FakeTensorMode
 
@@ -89,7 +90,7 @@ def inferred(model: onnx.ModelProto, input_shapes: Sequence[Sequence[int]] = ())
 
 def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
     try:
-        return _shapes_in(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+        return _shapes_in(infer_shapes(model).graph)
     except (RuntimeError, OverflowError, onnx.shape_inference.InferenceError):
         return {}  # what the file says remains
 

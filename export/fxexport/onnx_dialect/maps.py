@@ -12,9 +12,10 @@ from torch.fx import Node
 from fxexport.onnx_dialect.arrays import OnnxFile, arrays_of
 from fxexport.onnx_dialect.close import close
 from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.pieces import written
 from fxexport.onnx_dialect.record import Shapes
-from fxexport.onnx_dialect.rewrite import opened_content
+from fxexport.onnx_dialect.rewrite import explained
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxpasses.api import report_of, sites_of
 from fxpasses.change import carry_out
@@ -55,7 +56,14 @@ def mapped_file(
     Raises:
         InputError: something that is not affine stands between the map and the logits.
     """
-    opened = opened_content(content, input_shapes)
+    with explained(content):
+        return _mapped_file(content, choose, input_shapes)
+
+
+def _mapped_file(
+    content: Content, choose: Callable[[Sequence[str]], int], input_shapes: Shapes
+) -> MappedFile:
+    opened = OpenOnnx(content, input_shapes)
     survey = Survey(opened, Scope.HEAD, lambda: None)
     change = carry_out(survey, Form.DENSE, (), with_map=False)
     missed = {miss.node for miss in report_of(change, survey, Form.DENSE).misses}

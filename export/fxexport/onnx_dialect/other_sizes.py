@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import onnx
 
 from fxexport.onnx_dialect.extents import shape_of
+from fxexport.onnx_graph.inference import infer_shapes
 from fxexport.onnx_graph.shapes import BATCH
 
 _FACTORS = (1, 2, 3)
@@ -48,7 +49,7 @@ def _outputs_at(model: onnx.ModelProto, inputs: set[str], factor: int) -> dict[s
         for dim in dims[2:]:
             dim.dim_value *= factor
     try:
-        found = onnx.shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True).graph
+        found = infer_shapes(copy, strict_mode=True).graph
     except onnx.shape_inference.InferenceError as error:
         raise _OneSize(str(error).rpartition("error(s): ")[2].strip().splitlines()[0]) from error
     counts = {value.name: _count(value) for value in (*found.input, *found.value_info, *found.output)}

@@ -28,6 +28,7 @@ from fxexport.onnx_dialect.pieces import (
     to_data,
     written,
 )
+from fxexport.untrusted.plain_json import read_plain_json
 from fxpasses.report import Form, Scope
 
 KEY = "fxhead.before"
@@ -82,7 +83,7 @@ def record_of(content: Content) -> Record | None:
         return [*around(from_data(pieces, size), field.start, field.end)]
 
     try:
-        data = json.loads(entry.value)
+        data = read_plain_json(entry.value)
         values = [piece for piece in here(data["values"]) if not isinstance(piece, bytes)]
         rest = around([between(0, size)], field.start, field.end)
         if data["version"] != _VERSION or data["digest"] != content.digest(rest, values):
@@ -95,11 +96,5 @@ def record_of(content: Content) -> Record | None:
             input_shapes=[[int(extent) for extent in shape] for shape in data["input_shapes"]],
             before=Content(before.getvalue(), content.name, content.folder),
         )
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        RecursionError,
-    ):  # of another version, or written by nobody we know
+    except (ValueError, KeyError, TypeError, OverflowError):  # of another version, or by nobody we know
         return None

@@ -6,9 +6,10 @@ way to a third form starts from it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from fxexport.onnx_graph.wire import Buffer
 from fxexport.onnx_node import BrokenAttribute
 from fxpasses.api import RewriteResult, form_named, report_of, scope_named, sites_of
 from fxpasses.change import carry_out
-from fxpasses.errors import FileError, InputError
+from fxpasses.errors import FileError, FxHeadError, InputError, InternalError, brief
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form, Rewrite, RewriteReport, Scope, Sites, TraceInfo
 from fxpasses.survey import Survey
@@ -95,7 +96,8 @@ def sites_of_content(content: Content, to: Form | None, scope: Scope, input_shap
         FileError: the graph contradicts itself.
     """
     _require_spelled(to, scope)
-    return sites_of(Survey(opened_content(content, input_shapes), scope, lambda: None), to)
+    with explained(content):
+        return sites_of(Survey(OpenOnnx(content, input_shapes), scope, lambda: None), to)
 
 
 def rewrite_content(
@@ -123,6 +125,19 @@ def rewrite_content(
         FileError: the graph contradicts itself.
     """
     _require_spelled(to, scope)
+    with explained(content):
+        return _rewritten(content, to, scope, input_shapes, data_name, keeps_way_back=keeps_way_back)
+
+
+def _rewritten(
+    content: Content,
+    to: Form,
+    scope: Scope,
+    input_shapes: Shapes,
+    data_name: str | None,
+    *,
+    keeps_way_back: bool,
+) -> Rewritten:
     record = record_of(content)
     if record is None or record.scope is not scope or record.to is to:
         return _changed(content, to, scope, input_shapes, data_name, keeps_way_back=keeps_way_back)
@@ -143,7 +158,7 @@ def _changed(
     *,
     keeps_way_back: bool = True,
 ) -> Rewritten:
-    opened = opened_content(content, input_shapes)
+    opened = OpenOnnx(content, input_shapes)
     if to is Form.FCN and not opened.has_native_size():
         raise InputError(
             "leaves height and width of its input open, and windows are of one size",
@@ -162,10 +177,7 @@ def _changed(
             plan=change.plan,
         )
     renamed = _renamed(content, data_name)
-    try:
-        closed = close(opened, change.plan, to, renamed)
-    except BrokenGraph as error:  # weights in another file are looked for here
-        raise _broken(content, str(error)) from error
+    closed = close(opened, change.plan, to, renamed)
     plan = WeightPlan(
         to=change.plan.to,
         moves=tuple(
@@ -246,25 +258,22 @@ def _require_spelled(to: Form | None, scope: Scope) -> None:
         )
 
 
-def opened_content(content: Content, input_shapes: Shapes) -> OpenOnnx:
-    """A file's graph.
+@contextlib.contextmanager
+def explained(content: Content) -> Iterator[None]:
+    """Within it whatever a file's graph fails with is an error of the file: anybody may have written it.
 
     Raises:
         FileError: it contradicts itself.
     """
     try:
-        return OpenOnnx(content, input_shapes)
-    except (BrokenGraph, BrokenAttribute) as error:
-        raise _broken(content, str(error)) from error
+        yield
+    except (FxHeadError, InternalError):
+        raise
     except Exception as error:
-        problem = checked(content.proto)
-        if problem is None:
-            raise
-        raise _broken(content, problem) from error
-
-
-def _broken(content: Content, problem: str) -> FileError:
-    return FileError(f"its graph is broken ({problem})", where=content.name, fix="export it again")
+        told = isinstance(error, BrokenGraph | BrokenAttribute)
+        problem = str(error) if told else checked(content.proto) or brief(error)
+        what = f"its graph is broken ({problem})"
+        raise FileError(what, where=content.name, fix="export it again") from error
 
 
 def _content(model: Any) -> Content:

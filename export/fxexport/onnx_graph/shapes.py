@@ -17,6 +17,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from fxexport.onnx_graph.inference import infer_shapes
 from fxexport.terms.term import Array
 
 BATCH = 7919
@@ -53,7 +54,7 @@ def with_shapes(model: onnx.ModelProto, extents: Sequence[Extents] = ()) -> onnx
         if value.name not in own:
             value.type.tensor_type.ClearField("shape")
     while True:
-        inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+        inferred = infer_shapes(copy)
         if not _fold(inferred, copy):
             return inferred
 
@@ -64,9 +65,9 @@ def _fold(inferred: onnx.ModelProto, copy: onnx.ModelProto) -> bool:
     values = (*graph.input, *graph.output, *graph.value_info)
     shapes = {value.name: _extents(value) for value in values if value.type.HasField("tensor_type")}
     known = {t.name: t for t in copy.graph.initializer if t.data_type in _INTEGERS and _size(t) <= _SMALL}
-    kept, is_changed = [], False
+    kept, is_changed, wanted = [], False, {value.name for value in graph.output}
     for node in copy.graph.node:
-        result = _computed(node, shapes, known, inferred)
+        result = None if wanted.intersection(node.output) else _computed(node, shapes, known, inferred)
         if result is None:
             kept.append(node)
             continue
@@ -87,8 +88,6 @@ def _computed(
     """The node's result, if it is one of the operators of shape chains on known operands."""
     if node.domain not in ("", "ai.onnx") or len(node.output) != 1:
         return None
-    if node.output[0] in {value.name for value in model.graph.output}:
-        return None
     if node.op_type == "Constant":
         held = next((item.t for item in node.attribute if item.name == "value"), None)
         if held is None or held.data_type not in _INTEGERS or _size(held) > _SMALL:
@@ -106,8 +105,10 @@ def _computed(
     graph = onnx.helper.make_graph([node], "shape", [value(name) for name in feeds], [value(node.output[0])])
     alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import))
     try:
+        if node.op_type == "Range" and len(range(*(int(feeds[name]) for name in node.input))) > _SMALL:
+            return None
         result = np.asarray(next(iter(ReferenceEvaluator(alone).run(None, feeds))))
-    except (ValueError, IndexError, TypeError, RuntimeError):
+    except Exception:  # noqa: BLE001 - of operands that make no sense, NumPy raises anything
         return None  # an invalid chain: the runtime says so in its own words
     return result if result.size <= _SMALL else None
 

@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -46,6 +47,7 @@ from fxexport.untrusted.inline import inlined
 from fxpasses.errors import CheckError, FileError, ProviderError
 
 _FREE_BATCH = "batch"
+_SIZES = re.compile(r"[0-9]{1,6}(x[0-9]{1,6})*")
 _SUMS = frozenset(
     "Conv ConvTranspose Gemm MatMul Add Sub Mul BatchNormalization LayerNormalization FusedConv".split()
 )
@@ -355,8 +357,8 @@ class OnnxSubject:
 
 def _native_size(model: ir.Model) -> tuple[int, ...] | None:
     """What ``export_onnx`` wrote of a fully convolutional head."""
-    parts = model.metadata_props.get(NATIVE_SIZE, "").split("x")
-    return tuple(map(int, parts)) if all(part.isascii() and part.isdigit() for part in parts) else None
+    found = model.metadata_props.get(NATIVE_SIZE, "")
+    return tuple(map(int, found.split("x"))) if _SIZES.fullmatch(found) else None
 
 
 def _shape_of(term: Term) -> Shape:

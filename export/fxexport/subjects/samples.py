@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from fxexport.onnx_graph.operators import numpy_type, static_dims
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.terms.arrays import numpy_of
 from fxexport.terms.term import Array
+from fxexport.untrusted.limits import MAX_SAMPLE_BYTES
 from fxpasses.errors import CheckError, InputError
 
 BATCHES = (1, 2, 5)
@@ -180,6 +182,9 @@ def _random_rows(spec: InputSpec, index: int, count: int, seed: int) -> Rows:
             where=f"input {spec.name!r}",
             fix="give inputs, or a shape",
         )
+    if math.prod(shape) * 8 > MAX_SAMPLE_BYTES:
+        what = f"one sample takes more than {MAX_SAMPLE_BYTES // 2**30} GiB"
+        raise CheckError(what, where=f"input {spec.name!r}", fix="give a model of smaller inputs")
     kind = None if spec.dtype is None else np.dtype(spec.dtype)
     is_small = kind is not None and kind.kind in "biu" and (kind.itemsize == 1 or spec.limit is not None)
     if kind is None or not (is_small or _is_float(kind)):

@@ -16,9 +16,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from fxexport.untrusted.limits import MAX_INFLATED_BYTES, MAX_INFLATION, MAX_MEMBERS
+from fxexport.untrusted.limits import MAX_DIRECTORY_BYTES, MAX_INFLATED_BYTES, MAX_INFLATION, MAX_MEMBERS
 from fxpasses.errors import FileError
 from fxpasses.wall.clock import add_file
 
@@ -134,6 +134,29 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
     return content
 
 
+class _Directory:
+    """A file for ``zipfile``, which reads an archive's directory at once and makes 20 times that of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(
+                f"its directory has more than the limit of {MAX_DIRECTORY_BYTES:,} bytes"
+            )
+        return self._file.read(size)
+
+
+def zip_file(file: BinaryIO) -> zipfile.ZipFile:
+    """The archive by its directory alone, which has a limit.
+
+    Raises:
+        BadZipFile: it is none, or beyond the limit.
+    """
+    return zipfile.ZipFile(cast(BinaryIO, _Directory(file)))
+
+
 def open_archive(source: Path | bytes, where: str) -> Archive:
     """The archive, with its directory checked; ``require_whole`` checks the content.
 
@@ -142,7 +165,7 @@ def open_archive(source: Path | bytes, where: str) -> Archive:
     """
     file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
     try:
-        with file, zipfile.ZipFile(file) as archive:
+        with file, zip_file(file) as archive:
             size = file.seek(0, os.SEEK_END)
             members = _checked(archive, file, size, where)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, EOFError) as error:

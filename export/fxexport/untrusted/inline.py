@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Iterator
 import onnx
 import onnx.inliner
 
-from fxexport.untrusted.limits import MAX_INLINED_NODES
+from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_INLINED_NODES
 from fxexport.untrusted.refused import Refused
 
 _Key = tuple[str, str, str]
+_LEAST = {"axis": -MAX_DIMENSIONS, "batch_dims": 0}
 
 
 def inlined(proto: onnx.ModelProto, known: Collection[str] = ()) -> onnx.ModelProto:
@@ -40,7 +41,29 @@ def require_bounded(proto: onnx.ModelProto) -> None:
     Raises:
         Refused: it has none.
     """
+    _require_places(proto)
     _require_bounded(proto.graph.node, {_key(function): function.node for function in proto.functions})
+
+
+def _require_places(proto: onnx.ModelProto) -> None:
+    """Returns where every axis can be one: ONNX's inference writes to memory by them without a look.
+
+    LayerNormalization of axis 2**31 and GatherND of -9 batch axes end the process.
+    """
+    bodies = [node for function in proto.functions for node in _every(function.node)]
+    given = [item for node in _every(proto.graph.node) for item in node.attribute]
+    given += [item for node in bodies for item in node.attribute]
+    given += [item for function in proto.functions for item in function.attribute_proto]
+    least = dict(_LEAST)
+    for _ in range(1 + len(proto.functions)):  # an argument of a function may be handed on as an axis
+        for item in given:
+            if item.ref_attr_name and item.name in least:
+                least[item.ref_attr_name] = max(
+                    least[item.name], least.get(item.ref_attr_name, -MAX_DIMENSIONS)
+                )
+    for item in given:
+        if not least.get(item.name, item.i) <= item.i <= (MAX_DIMENSIONS if item.name in least else item.i):
+            raise Refused(f"has an attribute {item.name} of {item.i}, and no tensor has such an axis")
 
 
 def _key(named: onnx.FunctionProto | onnx.NodeProto) -> _Key:

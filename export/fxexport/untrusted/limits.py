@@ -10,6 +10,8 @@ from __future__ import annotations
 # --- archives ------------------------------------------------------------------------------------
 
 MAX_MEMBERS = 200_000
+MAX_DIRECTORY_BYTES = 1 << 25
+"""Of all members' names and sizes, which are read before they can be counted."""
 MAX_INFLATION = 200
 """Above it a compressed member is a bomb; weights hardly compress, JSON compresses 10 to 50 times."""
 MAX_INFLATED_BYTES = 1 << 30
@@ -46,10 +48,17 @@ MAX_CONFIG_INTEGER = 1 << 20
 MAX_LIST_BYTES = 1 << 24
 """Of a list of names that is written by hand."""
 
+MAX_SAMPLE_BYTES = 1 << 30
+"""Of one random sample for all that a model says of its inputs, with eight bytes a number."""
+
 MAX_TENSOR_BYTES = 1 << 31
 """Of a tensor that a graph makes,"""
 MAX_TENSOR_GROWTH = 256
 """or so many times the bytes of its inputs, if that is more."""
+
+# --- texts -------------------------------------------------------------------------------------------
+
+MAX_JSON_VALUES = 10_000_000
 
 # --- programs ------------------------------------------------------------------------------------
 
@@ -78,7 +87,8 @@ MAX_PROGRAM_EXPRESSION_NODES = 5_000_000
 
 # --- source texts of GraphModules ----------------------------------------------------------------
 
-MAX_CODE = 20_000_000
+MAX_CODE = 3_000_000
+"""Python takes up to 730 bytes for a character of source text, in a call that nothing stops."""
 MAX_CODE_NESTING = 60
 MAX_INTEGER_BITS = 4_096
 """Of an integer that a graph computes from sizes."""
@@ -91,5 +101,7 @@ MAX_INLINED_NODES = 50_000
 """Of a graph once every function is written out where it is called."""
 MAX_FIELDS = 1_000_000
 """Of the messages in a file that are looked into; two bytes can be one."""
+MAX_INFERENCE_BYTES = 1 << 29
+"""Of memory for the shapes of a graph's values."""
 MAX_SITES = 1_000
 """Layers of one model's heads: each of them is run alone."""

@@ -8,7 +8,6 @@ lie in the file; and torch is handed the objects. So what else is in the archive
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 from fxexport.untrusted.archive import ZIP_MAGIC, Archive, open_archive
 from fxexport.untrusted.limits import MAX_PROGRAM_BYTES
 from fxexport.untrusted.names import shown, variable
+from fxexport.untrusted.plain_json import read_plain_json
 from fxexport.untrusted.plain_objects import PlainObjects
 from fxexport.untrusted.private_names import TORCH_DTYPES, deserialize_device, schema
 from fxexport.untrusted.program_schema import read_payloads, read_program
@@ -80,10 +80,10 @@ def _json(archive: Archive, name: str) -> Any:
     if size > MAX_PROGRAM_BYTES:
         raise Refused(f"has {size:,} bytes in {name}, more than the limit of {MAX_PROGRAM_BYTES:,}")
     try:
-        return json.loads(archive.read(name))
-    except (ValueError, RecursionError) as error:
+        return read_plain_json(archive.read(name).decode())
+    except ValueError as error:
         raise FileError(
-            f"is not a file that torch.export.save wrote, or is damaged ({name} is no JSON)",
+            f"is not a file that torch.export.save wrote, or is damaged ({name} is no JSON: {error})",
             where=archive.where,
             fix="save it again with torch.export.save(program, path)",
         ) from error

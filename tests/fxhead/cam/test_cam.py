@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -399,6 +400,16 @@ def test_weights_in_a_file_get_the_preparation_of_their_architecture(run: Run, p
     assert done.code == 0, done.err
     assert done.document["preparation"]["resize"] == 232
     assert done.document["preparation"]["crop"] == 224
+
+
+def test_settings_beside_the_model_are_none_of_matplotlib_s(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("font.size: 77\n")
+    code = "from fxhead.extras import require_extra; require_extra('cam')\n"
+    code += "import matplotlib; print(matplotlib.rcParams['font.size'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() != "77.0"
 
 
 def test_matplotlib_that_is_not_installed_is_named(

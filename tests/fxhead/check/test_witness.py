@@ -15,6 +15,8 @@ from torch import nn
 from fxexport import export_onnx
 from tests.fxhead.conftest import Run
 
+OUTPUT = '{1/0}"); open("canary", "w"); ("'
+
 
 def written(folder: Path) -> None:
     """``good.onnx``, and ``limited.onnx`` with a limit that no ordinary image reaches."""
@@ -24,6 +26,8 @@ def written(folder: Path) -> None:
     ).eval()
     export_onnx(model, torch.randn(2, 3, 8, 8), folder / "good.onnx")
     proto = onnx.load(folder / "good.onnx")
+    proto.graph.node[-1].output[0] = proto.graph.output[0].name = OUTPUT
+    onnx.save(proto, folder / "good.onnx")
     relu = next(node for node in proto.graph.node if node.op_type == "Relu")
     name = relu.output[0]
     relu.output[0] = "free"
@@ -47,6 +51,8 @@ def test_a_witness_can_be_run_alone(run: Run, folder: Path) -> None:
     assert "fx" not in script.replace("fxhead", "")
     shown = subprocess.run([sys.executable, "c.witness.py"], capture_output=True, text=True, check=True)
     numbers = [float(word.strip(";,:")) for word in shown.stdout.split() if word[:1] in "-0123456789"]
+    assert repr(OUTPUT) in shown.stdout
+    assert not Path("canary").exists()
     place, expected, found, bound = numbers[-4:]
     assert abs(expected - found) > bound
     assert place >= 0

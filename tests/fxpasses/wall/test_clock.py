@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import subprocess
 import sys
 import threading
@@ -156,6 +157,18 @@ def test_afterwards_nothing_comes_any_more() -> None:
     while time.monotonic() < end:
         pass
     assert not [thread for thread in threading.enumerate() if thread.name == "fxhead clock"]
+
+
+def test_nobody_waits_for_a_call_that_fills_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[float] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: ended.append(time.monotonic()))
+    numbers = itertools.count()
+    monkeypatch.setattr(clock, "_memory", lambda: (next(numbers) << 40,) * 2)
+    start = time.monotonic()
+    with pytest.raises(SlowError, match="of memory"), in_budget(most=1 << 20):
+        time.sleep(3)
+    assert ended
+    assert ended[0] - start < 2.5
 
 
 def test_it_is_of_the_thread_that_asks_for_it() -> None:

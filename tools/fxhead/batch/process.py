@@ -188,7 +188,8 @@ class _AtWork:
                 server = self._servers.setdefault(threads, ForkServer(environment))
             return server.start(arguments, files, environment, place, locks)
         return _Spawned(
-            [sys.executable, "-m", "fxhead", *arguments],
+            # -P: a file in the working folder that is called like a library is not one
+            [sys.executable, "-P", "-m", "fxhead", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=files[0],
             stderr=files[1],

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import glob
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fxexport.untrusted.archive import open_regular
+from fxexport.untrusted.plain_json import read_plain_json
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError, suggest
 from fxpasses.wall.wall import walled
@@ -229,7 +229,7 @@ def _parsed(path: Path, text: str) -> Iterable[Any]:
             rows = csv.DictReader(io.StringIO(text), strict=True)
             return [{key: value for key, value in row.items() if value} for row in rows]
         if suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [read_plain_json(line) for line in text.splitlines() if line.strip()]
         import yaml
 
         found = yaml.safe_load(text)

@@ -32,6 +32,8 @@ from fxpasses.wall.wall import walled
 
 _LONGEST = 2**26
 _VERSIONS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""A spreadsheet runs a cell of a table that begins with one of these."""
 _COLUMNS = ("name", "source", "state", "verdict", "reason", "seconds", "peak_bytes", "exit_code", "files")
 
 
@@ -193,8 +195,13 @@ def _table(rows: Iterable[Done]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_cells(done) for done in rows)
+    writer.writerows({name: _inert(value) for name, value in _cells(done).items()} for done in rows)
     return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """A cell that is text to a spreadsheet too; batch.jsonl has it as it is."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _page(rows: tuple[Done, ...], folder: Path) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fxexport.untrusted.archive import open_regular
+from fxexport.untrusted.plain_json import read_plain_json
 from fxpasses.errors import FileError, InputError, suggest
 
 _FORMS = "give one name a line, or JSON: a list, or a dict from a class's number to its name"
@@ -40,8 +40,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
         names = [" ".join(line.split()) for line in text.rstrip().splitlines()]
     else:
         try:
-            names = _named(json.loads(text))
-        except (ValueError, TypeError, RecursionError) as error:
+            names = _named(read_plain_json(text))
+        except (ValueError, TypeError) as error:
             raise FileError(f"is no list of labels ({error})", where=str(path), fix=_FORMS) from error
     if not names or not all(names):
         raise FileError("has a class without a name", where=str(path), fix=_FORMS)

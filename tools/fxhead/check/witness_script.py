@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fxhead.show.visible import visible
 from fxhead.source import Source, SourceKind
 
 if TYPE_CHECKING:
@@ -45,15 +46,20 @@ def witness_script(
     lines = [*imports, f"given = numpy.load({npz!r})", *(str(run) for run in runs)]
     if witness.output is None:
         lines.append('print("both ran")')
-        return "\n".join([f"# {sources[1].text} does not run on what {sources[0].text} runs on", *lines, ""])
+        return _text(f"{sources[1].text} does not run on what {sources[0].text} runs on", lines)
     (i, j), (row, column) = witness.positions, witness.index
     picked = f"numpy.asarray({{}}).reshape(len({{}}), -1)[{row}, {column}]"
     for side, position in (("reference", i), ("candidate", j)):
         lines.append(f"{side} = {picked.format(f'{side}[{position}]', f'{side}[{position}]')}")
     bound = "" if witness.bound is None else f"; rounding explains {witness.bound:.3g}"
-    told = f"output {witness.output!r}, sample {row}, place {column}"
-    lines.append(f'print(f"{told}: {{reference}} and {{candidate}}{bound}")')
-    return "\n".join([f"# {sources[0].text} and {sources[1].text} on {witness.made}", *lines, ""])
+    told = f"output {witness.output!r}, sample {row}, place {column}:"
+    lines.append(f"print({told!r}, reference, 'and', f'{{candidate}}{bound}')")
+    return _text(f"{sources[0].text} and {sources[1].text} on {witness.made}", lines)
+
+
+def _text(about: str, lines: Sequence[str]) -> str:
+    """The lines below a comment: names of files and of outputs are text there, whatever is in them."""
+    return "\n".join([f"# {visible(about)}", *lines, ""])
 
 
 _TORCH = "import torch\ntorch.set_grad_enabled(False)"

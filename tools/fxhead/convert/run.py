@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 from fxexport.untrusted.archive import ZIP_MAGIC, open_regular, read_regular
 from fxexport.untrusted.limits import MAX_LIST_BYTES
+from fxexport.untrusted.plain_json import read_plain_json
 from fxhead.convert.edits import Conversion, find_edits
 from fxhead.convert.legacy_stream import open_legacy
 from fxhead.convert.outcome import Converted, ConvertOutcome
@@ -175,8 +175,8 @@ def _read_names(path: Path) -> list[str]:
     require_readable(path)
     try:
         text = read_regular(path, MAX_LIST_BYTES).decode("utf-8")
-        names = json.loads(text) if text.lstrip().startswith("[") else text.split()
-    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
+        names = read_plain_json(text) if text.lstrip().startswith("[") else text.split()
+    except ValueError as error:  # also UnicodeDecodeError
         raise _not_names(path) from error
     if not names or not all(isinstance(name, str) for name in names):
         raise _not_names(path)

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from fxexport.untrusted.archive import open_regular
 from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_SAFETENSORS_HEADER_BYTES
 from fxexport.untrusted.pickle_records import PlainDict
+from fxexport.untrusted.plain_json import read_plain_json
 from fxhead.convert.stored_tensors import Storage, StoredTensor, TensorEdit
 from fxhead.convert.streams import ByteRange, Copier, copy_with
 from fxpasses.errors import FileError
@@ -79,11 +80,11 @@ def open_safetensors(path: Path) -> SafetensorsCheckpoint:
     start = _LENGTH.size + length
     root = PlainDict()
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        header = read_plain_json(text.decode("utf-8"), object_pairs_hook=_unique)
         for name, entry in header.items():
             if name != _METADATA:
                 root.pairs.append((name, _tensor(name, entry, size - start)))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(f"its header is wrong ({error})", path) from error
     return SafetensorsCheckpoint(header=header, root=root, start=start, size=size)
 

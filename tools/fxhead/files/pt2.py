@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from fxexport.untrusted.archive import open_regular
+from fxexport.untrusted.archive import open_regular, zip_file
 from fxexport.untrusted.programs import quiet_archive
 from fxexport.untrusted.torch_archives import PROGRAM_MARKS
 from fxpasses.errors import FileError
@@ -19,7 +19,7 @@ from fxpasses.errors import FileError
 def is_program_file(path: str | os.PathLike[str]) -> bool:
     """True for a file with the layout that ``torch.export.save`` writes, whatever its name; a quick look."""
     try:
-        with open_regular(Path(path)) as file, zipfile.ZipFile(file) as archive:
+        with open_regular(Path(path)) as file, zip_file(file) as archive:
             return any(name.rpartition("/")[2] in PROGRAM_MARKS for name in archive.namelist())
     except (OSError, ValueError, zipfile.BadZipFile, FileError):
         return False

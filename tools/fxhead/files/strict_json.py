@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from fxexport.untrusted.archive import read_regular
+from fxexport.untrusted.plain_json import read_plain_json
 from fxpasses.errors import FileError
 
 _T = TypeVar("_T")
@@ -98,9 +98,7 @@ def read_json(path: Path, fix: str) -> Field:
         reason = getattr(error, "strerror", None) or str(error)
         raise FileError(f"cannot be read ({reason})", where=str(path), fix=fix) from error
     try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except RecursionError as error:
-        raise FileError("is nested too deep", where=str(path), fix=fix) from error
+        value = read_plain_json(text, parse_constant=_no_constant)
     except ValueError as error:  # also an integer of too many digits
         raise FileError(f"is no JSON ({error})", where=str(path), fix=fix) from error
     return Field(value, "", path, fix)

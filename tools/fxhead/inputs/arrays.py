@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxexport.subjects.samples import InputSpec, Rows
-from fxexport.untrusted.archive import open_regular
+from fxexport.untrusted.archive import open_regular, zip_file
 from fxpasses.errors import FileError, FxHeadError, InputError, brief
 
 Array = NDArray[Any]
@@ -49,6 +49,7 @@ def open_arrays(path: Path, until: contextlib.ExitStack) -> tuple[StoredArray, .
     with _explained(path):
         with open_regular(path) as file:
             if zipfile.is_zipfile(file):
+                zip_file(file).close()
                 return _members(path, until)
             file.seek(0)
             header = _header(file, str(path))

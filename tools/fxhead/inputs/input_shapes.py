@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 
 import torch
+
+from fxexport.untrusted.limits import MAX_SAMPLE_BYTES
+from fxpasses.errors import InputError
 
 
 class ShapeOrigin(enum.StrEnum):
@@ -43,6 +47,9 @@ class InputShapes:
 
     def samples(self, batch: int, *, seed: int = 0) -> tuple[torch.Tensor, ...]:
         """Standard normal inputs of these shapes, or tokens; any number, the same in every run."""
+        if sum(math.prod(shape[1:]) for shape in self.shapes) * 8 > MAX_SAMPLE_BYTES:
+            what = f"one sample of {self} takes more than {MAX_SAMPLE_BYTES // 2**30} GiB"
+            raise InputError(what, fix="give a smaller --input-shape")
         generator = torch.Generator().manual_seed(seed)
         return tuple(
             self._drawn((batch, *shape[1:]), dtype, generator)

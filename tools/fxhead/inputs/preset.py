@@ -9,7 +9,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxexport.subjects.samples import InputSpec
-from fxhead.inputs.images import ImageSize, Preparation, preparation
+from fxhead.inputs.images import LARGEST, ImageSize, Preparation, preparation
 from fxhead.loading.hub_folders import read_hub_folder
 from fxhead.loading.timm_models import timm_config
 from fxhead.source import Source, SourceKind
@@ -39,6 +39,13 @@ class Preset:
     is_truncated: bool = False
     labels: tuple[str, ...] = ()
     unknown: str | None = None
+
+    def __post_init__(self) -> None:
+        size = self.size
+        resize = 0 if size is None else size.resize
+        sides = () if size is None else (*size.extents, *(resize if isinstance(resize, tuple) else (resize,)))
+        if not all(0 <= side <= LARGEST for side in sides):
+            raise ValueError(f"sides of images lie between 1 and {LARGEST}")
 
     def prepared(self, spec: InputSpec) -> Preparation:
         """The preparation for an input.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from fxhead.loading.load import require_readable
 from fxpasses.errors import InputError
 
 MOST_SAMPLES = 1_000_000
-_MOST_SAMPLE_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,9 +113,6 @@ def take_data(
         FileError: an image cannot be read.
         InputError: the samples are not what the models take.
     """
-    for spec in specs:
-        if math.prod(extent or 1 for extent in spec.shape or ()) * 8 > _MOST_SAMPLE_BYTES:
-            raise InputError("one sample takes more than 1 GiB", where=f"input {spec.name!r}")
     if files is None:
         count = options.samples or max(sum(BATCHES), fixed_batch or 0)
         samples = random_samples(specs, count, seed)

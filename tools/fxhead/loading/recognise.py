@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 import io
-import json
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fxexport.onnx_graph.wire import varint
 from fxexport.untrusted.archive import ZIP_MAGIC, Archive, open_archive, open_regular
-from fxexport.untrusted.limits import MAX_HEADER_INSTRUCTIONS, MAX_SAFETENSORS_HEADER_BYTES
+from fxexport.untrusted.limits import MAX_FIELDS, MAX_HEADER_INSTRUCTIONS, MAX_SAFETENSORS_HEADER_BYTES
 from fxexport.untrusted.pickle_records import Global, Made, Pickled, PlainDict
+from fxexport.untrusted.plain_json import read_plain_json
 from fxexport.untrusted.torch_archives import is_compiled, is_program, pickle_of, read_torch_pickle
 from fxpasses.errors import FileError
 
@@ -233,8 +233,8 @@ def _is_safetensors(file: BinaryIO, path: Path) -> bool:
         )
     file.seek(8)
     try:
-        header = json.loads(file.read(length))
-    except (ValueError, RecursionError) as error:
+        header = read_plain_json(file.read(length).decode())
+    except ValueError as error:
         what = "is a safetensors file, but is damaged: its header is no JSON"
         raise FileError(what, where=str(path), fix="copy or save the file again") from error
     finally:
@@ -254,7 +254,7 @@ def _is_onnx(file: BinaryIO) -> bool:
         Protocol Buffers, *Encoding*; ``onnx.proto``: ir_version = 1, graph = 7, opset_import = 8.
     """
     seen: set[int] = set()
-    while True:
+    for _ in range(MAX_FIELDS):
         tag = _varint(file)
         if tag is None:
             return _GRAPH in seen and bool({_IR_VERSION, _OPSET} & seen)
@@ -268,6 +268,7 @@ def _is_onnx(file: BinaryIO) -> bool:
         seen.add(number)
         if wire == 2:
             file.seek(value, io.SEEK_CUR)
+    return False
 
 
 def _varint(file: BinaryIO) -> int | None:

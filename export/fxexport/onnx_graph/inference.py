@@ -1,0 +1,54 @@
+"""ONNX's inference of shapes, with a limit: it writes down every number of what it takes for a shape.
+
+A vector of 2**45 numbers, which a hundred bytes describe, is one to it as soon as something adds or casts it;
+and nothing in Python sees the memory that it takes, or ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from onnx.shape_inference import InferenceError
+
+from fxexport.untrusted.limits import MAX_INFERENCE_BYTES
+
+if sys.platform != "win32":
+    import resource
+
+_COPIES = 8
+"""Of the model, as it is written for the library, read there, and given back."""
+
+
+def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.ModelProto:
+    """A copy of the model with the shapes that follow, data propagation included.
+
+    Raises:
+        InferenceError: the shapes contradict each other, or it takes more memory than the limit.
+    """
+    try:
+        with _in_memory(MAX_INFERENCE_BYTES + _COPIES * model.ByteSize()):
+            return onnx.shape_inference.infer_shapes(model, strict_mode=strict_mode, data_prop=True)
+    except MemoryError as error:
+        raise InferenceError("its shapes take more memory to infer than the limit") from error
+
+
+@contextlib.contextmanager
+def _in_memory(most: int) -> Iterator[None]:
+    """Within it the process gets so many bytes of addresses more, where the system can say so (Linux)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[0])
+    except OSError:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = pages * resource.getpagesize() + most
+    if soft == resource.RLIM_INFINITY or wanted < soft:
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

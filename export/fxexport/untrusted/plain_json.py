@@ -1,0 +1,25 @@
+"""JSON that anybody may have written: one call parses it, which nothing stops, so it is measured before."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fxexport.untrusted.limits import MAX_JSON_VALUES
+
+_MARKS = "[{,:"
+"""One of these stands before every value but the first: megabytes of ``{},`` become gigabytes of dicts."""
+
+
+def read_plain_json(text: str, **options: Any) -> Any:
+    """What ``json.loads`` makes of it, with its options.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deep, or may have more values than the limit.
+    """
+    if sum(map(text.count, _MARKS)) > MAX_JSON_VALUES:
+        raise ValueError(f"it has more than the limit of {MAX_JSON_VALUES:,} values")
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error

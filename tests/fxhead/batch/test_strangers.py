@@ -1,0 +1,40 @@
+"""Of what strangers wrote, in a table and in the working folder, nothing is run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from fxhead.batch import process
+from fxhead.batch.process import Done, State
+from fxhead.batch.store import Store
+
+
+def test_no_file_of_the_working_folder_is_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rows are not forked, an interpreter is started in that folder."""
+    (tmp_path / "runpy.py").write_text("open('canary', 'w').close()")
+    monkeypatch.setattr(process, "is_possible", lambda: False)
+    with (tmp_path / "said").open("w+b") as said:
+        assert process._AT_WORK.started(["--version"], [said, said], 1, str(tmp_path), []).wait(60) == 0
+    assert not (tmp_path / "canary").exists()
+
+
+def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
+    evil = '=HYPERLINK("http://x.test")'
+    row = Done(
+        name="+m", source=evil, key="", state=State.FAILED, reason="@SUM(1)", exit_code=-9, seconds=1.0,
+        peak_bytes=None, document=None,
+    )  # fmt: skip
+    Store(tmp_path).finish([row])
+    with (tmp_path / "batch.csv").open(newline="") as file:
+        (found,) = csv.DictReader(file)
+    assert [found[key] for key in ("name", "source", "reason", "exit_code")] == [
+        "'+m",
+        f"'{evil}",
+        "'@SUM(1)",
+        "-9",
+    ]
+    assert json.loads((tmp_path / "batch.jsonl").read_text())["source"] == evil

@@ -1,0 +1,141 @@
+"""Small files of which one call of a library would make gigabytes, or end the process: measured before it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.rewrite import rewrite_content
+from fxexport.onnx_graph.shapes import with_shapes
+from fxexport.subjects.samples import InputSpec, random_samples
+from fxexport.untrusted.archive import open_archive
+from fxexport.untrusted.inline import require_bounded
+from fxexport.untrusted.limits import MAX_DIRECTORY_BYTES, MAX_FIELDS
+from fxexport.untrusted.plain_json import read_plain_json
+from fxhead.inputs.hub_images import timm_preset
+from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
+from fxhead.loading.recognise import recognise
+from fxpasses.errors import FxHeadError
+from fxpasses.report import Form, Scope
+from hostile import edited_program, graph_module
+
+Run = Callable[..., Any]
+
+
+@pytest.mark.parametrize("name", ["evil.pt2", "evil.safetensors"])
+def test_json_is_measured_before_it_is_parsed(name: str, run: Run, folder: Path) -> None:
+    """A megabyte that unpacks to 250 of ``{},`` would be six gigabytes, in a call that nothing ends."""
+    text = b'{"a": [' + b"{}," * 5_100_000 + b"0]}"
+    Path(name).write_bytes(struct.pack("<Q", len(text)) + text)
+    if name == "evil.pt2":
+
+        def change(members: dict[str, bytes]) -> None:
+            members[next(path for path in members if path.endswith("models/model.json"))] = text
+
+        edited_program(folder, change).replace(name)
+    done = run("inspect", name, "--arch" if name != "evil.pt2" else "--scope", "all")
+    assert done.code == 2, done.err
+    with pytest.raises(ValueError, match="more than the limit of 10,000,000 values"):
+        read_plain_json(text.decode())
+
+
+def test_source_text_has_a_limit(run: Run, folder: Path) -> None:
+    done = run("inspect", str(graph_module(folder, "y = x\n" + "    y = x\n" * 350_000)))
+    assert done.code == 2, done.err
+    assert "longer than the limit" in done.err
+
+
+def test_a_zip_s_directory_has_a_limit(tmp_path: Path) -> None:
+    entry = b"PK\1\2" + struct.pack("<6H3I5H2I", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    count = MAX_DIRECTORY_BYTES // len(entry) + 1
+    path, size = tmp_path / "evil.pt", count * len(entry)
+    end = struct.pack("<4H2IH", 0, 0, count & 0xFFFF, count & 0xFFFF, size, 30, 0)
+    path.write_bytes(b"PK\3\4" + bytes(26) + entry * count + b"PK\5\6" + end)
+    with pytest.raises(FxHeadError, match="directory has more than the limit"):
+        open_archive(path, "evil.pt")
+
+
+def test_a_file_has_few_fields(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(b"\x08\x01" * (MAX_FIELDS + 1) + b"\x3a\x00")
+    with pytest.raises(FxHeadError, match="not a file that"):
+        recognise(path)
+
+
+def test_samples_are_no_larger_than_a_limit() -> None:
+    shape = (1, 3, 30_000, 30_000)
+    shapes = InputShapes(shapes=(shape,), dtypes=(torch.float32,), origin=ShapeOrigin.METADATA)
+    with pytest.raises(FxHeadError, match="more than 1 GiB"):
+        shapes.examples(2)
+    with pytest.raises(FxHeadError, match="more than 1 GiB"):
+        random_samples([InputSpec(name="x", shape=shape[1:], dtype="float32")], 1, 0)
+    with pytest.raises(ValueError, match="lie between"):  # which readers of folders and modules explain
+        timm_preset({"input_size": shape[1:]})
+
+
+def _one_node(
+    node: onnx.NodeProto, *constants: int, dims: tuple[int | str, ...] = ("n", 3)
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor(f"c{at}", TensorProto.INT64, [], [value]) for at, value in enumerate(constants)],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+@pytest.mark.parametrize("bounds", [(0, 1 << 45, 1), (0, 9, 0)], ids=str)
+def test_a_range_is_not_written_out(bounds: tuple[int, ...]) -> None:
+    model = _one_node(helper.make_node("Range", ["c0", "c1", "c2"], ["t"]), *bounds)
+    model.graph.node.append(helper.make_node("Reshape", ["x", "t"], ["y"]))
+    assert with_shapes(model).graph.node[0].op_type == "Range"
+
+
+def test_shapes_have_a_limit_of_memory() -> None:
+    """ONNX would write down 2**45 numbers, 1.5 s of which are the limit."""
+    model = _one_node(helper.make_node("ConstantOfShape", ["s"], ["t"]))
+    model.graph.initializer.append(helper.make_tensor("s", TensorProto.INT64, [1], [1 << 45]))
+    model.graph.node.append(helper.make_node("Cast", ["t"], ["y"], to=TensorProto.FLOAT))
+    with pytest.raises(onnx.shape_inference.InferenceError, match="more memory"):
+        with_shapes(model)
+
+
+@pytest.mark.parametrize("is_handed_on", [False, True])
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("LayerNormalization", ["x", "x"], ["y"], axis=1 << 31),
+        helper.make_node("GatherND", ["x", "x"], ["y"], batch_dims=-9),
+    ],
+    ids=lambda node: node.op_type,
+)
+def test_an_axis_is_one(node: onnx.NodeProto, is_handed_on: bool) -> None:
+    """ONNX's inference of shapes would write outside of its memory."""
+    model = _one_node(node)
+    if is_handed_on:
+        inner, (given,) = onnx.NodeProto(), node.attribute
+        inner.CopyFrom(node)
+        inner.attribute[0].ClearField("i")
+        inner.attribute[0].ref_attr_name = "k"
+        function = helper.make_function("own", "f", ["x"], ["y"], [inner], list(model.opset_import), ["k"])
+        model = _one_node(helper.make_node("f", ["x"], ["y"], domain="own", k=given.i))
+        model.functions.append(function)
+    with pytest.raises(ValueError, match="no tensor has such an axis"):
+        require_bounded(model)
+
+
+def test_whatever_a_graph_fails_with_is_an_error_of_the_file() -> None:
+    model = _one_node(helper.make_node("GlobalAveragePool", ["x"], ["y"]), dims=("n", 3, "h", "w"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 1, 1]))
+    content = Content(model.SerializeToString(), "evil.onnx")
+    with pytest.raises(FxHeadError, match=r"evil.onnx: its graph is broken \(ValueError"):
+        rewrite_content(content, Form.CONV, Scope.HEAD, [[1, 3, 10**30, 5]])  # as a file's way back may say
