@@ -191,7 +191,7 @@ def _from_transformers(folder: HubFolder, where: str) -> nn.Module:
     return module
 
 
-def named_as_built(module: nn.Module, names: Iterable[str]) -> dict[str, str]:
+def named_as_built(module: Any, names: Iterable[str]) -> dict[str, str]:
     """What transformers calls weights today, by the names under which it stores them."""
     with lowered():
         try:
