@@ -21,6 +21,7 @@ from torch import nn
 
 from fxexport.untrusted.pickle_records import Global
 from fxpasses.errors import InputError, brief
+from fxpasses.wall.wall import lowered
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _CLASS = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -201,7 +202,8 @@ def _installed(module: str, name: str) -> type | None:
     if not inside or module in _NOT_MODELS:
         return None
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        with lowered():  # packages look around as they are imported
+            found = getattr(importlib.import_module(module), name, None)
     except Exception:  # noqa: BLE001 - what cannot be imported cannot be allowed
         return None
     is_itself = isinstance(found, type) and (found.__module__, found.__qualname__) == (module, name)

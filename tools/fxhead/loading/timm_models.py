@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from fxpasses.errors import InputError, suggest
+from fxpasses.wall.wall import lowered
 
 
 def build_timm(name: str, num_classes: int | None) -> nn.Module:
@@ -52,7 +53,8 @@ def import_timm(where: str) -> Any:
         InputError: it is not installed.
     """
     try:
-        import timm
+        with lowered():  # it looks around as it is imported
+            import timm
     except ImportError as error:
         raise InputError(
             "timm is not installed", where=where, fix="run pip install 'fxhead[timm]'"
