@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fxexport.numerics.bounds import FP32
 from fxexport.proof.derivation import Derived, derived
-from fxexport.proof.measured.measure import measure
+from fxexport.proof.measured.measure import batch_sizes, measure
 from fxexport.proof.measured.search import Found, search
 from fxexport.proof.measured.tally import Tally
 from fxexport.proof.pairing.heads import paired_heads
@@ -92,7 +92,10 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
     is_broken = any(tally.failures for tally in strict)
     is_broken = is_broken or derivation.is_shown(is_identical=is_identical, ulps=ulps)
     found = Found()
-    if not is_broken and (derivation.outside or derivation.fixed or not derivation.is_proved):
+    own = samples.ordered(left.input_names).rows
+    run = [tuple((size, *rows.shape[1:]) for rows in own) for size in batch_sizes(left, right)]
+    outside = tuple(dims for dims in derivation.outside if dims not in run)
+    if not is_broken and (outside or derivation.fixed or not derivation.is_proved):
         left_on, right_on = (EAGER if side.dialect == "module" else runs_on[0] for side in (left, right))
         found = search(
             (left, right),
@@ -100,7 +103,7 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
             samples,
             outputs,
             first.precision or FP32,
-            outside=derivation.outside,
+            outside=outside,
             fixed=derivation.fixed,
             is_proved=derivation.is_proved,
             is_narrow=derivation.is_narrow,
