@@ -39,7 +39,7 @@ class Called(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it."""
-        with _told_as_when_run(), _WholePools():
+        with _told_as_when_run(), WholePools():
             return self.inner(*args, **kwargs)
 
 
@@ -70,8 +70,11 @@ def _told_as_when_run() -> Iterator[None]:
 _POOLS: dict[Callable[..., Any], int] = {F.avg_pool1d: 1, F.avg_pool2d: 2, F.avg_pool3d: 3}
 
 
-class _WholePools(TorchFunctionMode):
-    """A pool whose window is all of its input is recorded as the mean: torch fixes the extents of windows."""
+class WholePools(TorchFunctionMode):
+    """Within it an average pool whose window is all of its input is the mean, at every size.
+
+    ``F.avg_pool2d(x, x.shape[2:])`` is one, but the operator takes numbers only, so that torch fixes them.
+    """
 
     def __torch_function__(
         self,
@@ -80,20 +83,32 @@ class _WholePools(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        given = dict(zip(("input", "kernel_size"), args, strict=False)) | (kwargs or {})
+        """The mean in the place of such a pool."""
+        given = kwargs or {}
         rank = _POOLS.get(func, 0)
-        if rank and len(args) <= 2 and set(given) == {"input", "kernel_size"}:
-            pooled, window = given["input"], given["kernel_size"]
-            if isinstance(window, tuple | list) and _are_same(tuple(window), tuple(pooled.shape[-rank:])):
-                return pooled.mean(tuple(range(-rank, 0)), keepdim=True)
-        return func(*args, **(kwargs or {}))
+        if rank and _is_whole(rank, *args, **given):
+            pooled: torch.Tensor = args[0] if args else given["input"]
+            return pooled.mean(tuple(range(-rank, 0)), keepdim=True)
+        return func(*args, **given)
 
 
-def _are_same(window: tuple[Any, ...], extents: tuple[Any, ...]) -> bool:
-    """Whether they are free extents and the same ones, without asking for their numbers."""
-    return len(window) == len(extents) and all(
+def _is_whole(
+    rank: int,
+    input: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> bool:
+    """Whether the window is made of the map's free extents; they are compared without their numbers."""
+    extents, pads = input.shape[-rank:], padding if isinstance(padding, Sequence) else (padding,)
+    if divisor_override is not None or any(pads) or not isinstance(kernel_size, Sequence):
+        return False  # one number for several axes is the map where that is square alone
+    return len(kernel_size) == rank and all(
         isinstance(a, torch.SymInt) and isinstance(b, torch.SymInt) and a.node.expr == b.node.expr
-        for a, b in zip(window, extents, strict=True)
+        for a, b in zip(kernel_size, extents, strict=True)
     )
 
 

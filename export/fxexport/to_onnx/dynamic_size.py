@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.export import ExportedProgram
-from torch.overrides import TorchFunctionMode
 
 from fxexport.private_names import TorchDispatchMode
 from fxexport.to_onnx.example_call import ExampleCall
@@ -163,45 +161,6 @@ def _require_same(module: nn.Module, call: ExampleCall, other: ExampleCall) -> N
             where=type(module).__name__,
             fix=_FIX,
         )
-
-
-class GlobalPools(TorchFunctionMode):
-    """Within it an average pool over a map's own extent is a mean.
-
-    ``F.avg_pool2d(x, x.shape[2:])`` is a global pool at every size, but the operator takes numbers only.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The mean in the place of such a pool."""
-        given = kwargs or {}
-        if func in _AVERAGE_POOLS and _covers(*args, **given):
-            source = args[0] if args else given["input"]
-            return source.mean(tuple(range(-_AVERAGE_POOLS[func], 0)), keepdim=True)
-        return func(*args, **given)
-
-
-_AVERAGE_POOLS = {F.avg_pool1d: 1, F.avg_pool2d: 2, F.avg_pool3d: 3}
-
-
-def _covers(
-    input: torch.Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> bool:
-    """Whether the one window is the map; extents that are numbers are left to the operator."""
-    kernel = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,)
-    pads = padding if isinstance(padding, Sequence) else (padding,)
-    if divisor_override is not None or any(pads) or not all(isinstance(k, torch.SymInt) for k in kernel):
-        return False
-    extents = input.shape[-len(kernel) :]
-    return all(
-        isinstance(extent, torch.SymInt) and extent.node.expr == size.node.expr
-        for extent, size in zip(extents, kernel, strict=True)
-    )
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_subclass__

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fxexport.to_onnx.dynamic_size import GlobalPools, require_one_graph, require_open, require_same_below
+from fxexport.language.recording import WholePools
+from fxexport.to_onnx.dynamic_size import require_one_graph, require_open, require_same_below
 from fxexport.to_onnx.example_call import ExampleCall, example_call
 from fxexport.to_onnx.private_names import UserError
 from fxexport.untrusted.programs import as_module, read_program
@@ -165,7 +166,7 @@ def _trace(
     shapes = call.dynamic_shapes(batch, torch.export.Dim.AUTO if dynamic_size else None)
     traced = require_one_graph(module, call) if dynamic_size else call
     try:
-        with GlobalPools() if dynamic_size else contextlib.nullcontext():
+        with WholePools() if dynamic_size else contextlib.nullcontext():
             program = torch.export.export(
                 module, traced.args, traced.kwargs, dynamic_shapes=shapes, strict=False
             )
