@@ -40,7 +40,9 @@ _PRIVATE = frozenset(
 # operators that change a tensor's storage, its place in the autograd graph or the random numbers to come
 _NOT_COMPUTATIONS = frozenset(
     "backward set_ set_data resize_ resize_as_ resize_as_sparse_ requires_grad_ retain_grad rename_ "
-    "from_blob empty_strided record_stream storage manual_seed seed initial_seed".split()
+    "from_blob empty_strided record_stream storage manual_seed seed initial_seed "
+    # or its layout
+    "to_mkldnn to_sparse to_sparse_bsc to_sparse_bsr to_sparse_csc to_sparse_csr".split()
 )
 _FUNCTIONAL = frozenset(
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "

@@ -165,3 +165,7 @@ def test_a_plot_puts_differences_and_bounds_on_one_scale() -> None:
     assert [None if bar.mark is None else round(bar.mark, 3) for bar in found.bars] == [0.6, 0.8, None, 0.8]
     assert [bar.is_over for bar in found.bars] == [False, True, False, True]
     assert plot([]) is None
+
+
+def test_a_folder_is_no_certificate(run: Run) -> None:
+    assert [run("report", name).code for name in (".", "//")] == [2, 2]

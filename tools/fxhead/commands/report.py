@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,6 @@ def report_command(certificate: Path, out: Path | None, force: bool, as_json: bo
     def job() -> Outcome:
         from fxhead.check.report import run_report
 
-        return run_report(certificate, out or certificate.with_suffix(".html"), force=force)
+        return run_report(certificate, out or Path(f"{os.path.splitext(certificate)[0]}.html"), force=force)
 
     return finish(job, as_json=as_json)
