@@ -18,7 +18,7 @@ from fxexport.language.guards import Condition, NotUnderstood, Symbol, condition
 MOST = 2**14
 """The largest extent at which guards are tried."""
 
-_BELOW = 16
+_BELOW = 6
 """About so many extents below all ranges are tried, of all axes together."""
 
 

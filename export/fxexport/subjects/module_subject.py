@@ -414,10 +414,8 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _nudged(tensor: torch.Tensor, by: float, rng: np.random.Generator) -> torch.Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    signs = torch.from_numpy(rng.choice((-1.0, 1.0), tuple(tensor.shape)))
-    return (tensor.detach().double() * (1 + by * signs.to(tensor.device))).to(tensor.dtype)
+    is_known = tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    return tensor_of(nudge(numpy_of(tensor), by, rng)).to(tensor.device) if is_known else tensor
 
 
 def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> fx.GraphModule:
