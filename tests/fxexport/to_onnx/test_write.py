@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -206,3 +207,16 @@ def test_heads_of_torchvision(tmp_path, name, tail):
     model, (example,) = build(name, is_calibrated=False), FAMILIES[name].example(1)
     path = export_onnx(model, example, tmp_path / "m.onnx")
     assert ops(path)[-len(tail) :] == tail
+
+
+class Counting(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)).view(len(x), -1)
+
+
+def test_len_of_the_input_is_the_free_batch(tmp_path: Path) -> None:
+    path = export_onnx(Counting().eval(), (torch.randn(2, 3, 5, 5),), tmp_path / "m.onnx")
+    x = torch.rand(5, 3, 5, 5)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(found, Counting()(x).numpy(), rtol=1e-6)
