@@ -40,9 +40,6 @@ class Change:
     """What ``carry_out`` did.
 
     Attributes:
-        rewrites: the sites that changed.
-        misses: those that did not.
-        plan: how weights changed shape.
         records: how all that was done can be taken back.
         native_size: spatial extents of the input at which ``fcn`` gives one position.
         memory: what unfolding takes, where that is the form.
@@ -61,11 +58,8 @@ class Change:
 def carry_out(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_map: bool) -> Change:
     """Takes every site that can have it to the form ``to``, in place.
 
-    Args:
-        survey: looks at the graph.
-        to: the form.
-        records: how earlier edits of this graph can be taken back.
-        with_map: whether the map of a dense head becomes an output.
+    ``records`` say how earlier edits of this graph can be taken back; with ``with_map`` a dense head's map
+    becomes an output.
     """
     change = _im2col(survey, to, records) if to in (Form.CONV, Form.UNFOLD) else None
     if change is None:

@@ -41,13 +41,8 @@ def analyse(
 ) -> Analysis:
     """Sites and misses of ``graph`` within ``scope``; edits nothing.
 
-    Args:
-        graph: the graph to read.
-        root: the module that holds its parameters.
-        scope: which sites.
-        shapes: shapes of the graph's values, where they are known.
-        extents: extents of pools by node name, where an earlier rewrite knew them.
-        lifted: names of parameters that are inputs of the graph, by placeholder name.
+    ``extents`` are those of pools by node name, where an earlier rewrite knew them; ``lifted`` names the
+    parameters that are inputs of the graph, by placeholder name.
     """
     vocabulary = Vocabulary(root, lifted)
     region = scan(graph, vocabulary, shapes, extents)

@@ -54,8 +54,6 @@ class Survey:
     """Looks at one graph, as often as it changes.
 
     Args:
-        subject: the graph and the tree that holds its parameters.
-        scope: which sites.
         inputs: gives example inputs or None; called only if they are needed.
     """
 

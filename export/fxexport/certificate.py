@@ -124,11 +124,6 @@ class Certifier:
     A module is traced, and a file read and run, the first time that it occurs, and both are taken to
     stay as they are.
 
-    Args:
-        inputs: see ``certify``.
-        providers: see ``certify``.
-        seed: seed of every random number used.
-
     Raises:
         CheckError: there is no provider or no sample.
         ProviderError: a provider is unknown, or the installed build lacks it.

@@ -39,8 +39,7 @@ class Precision(enum.StrEnum):
 def measured_precision(target: str) -> Precision:
     """The coarsest precision that a target takes in a matrix product and in a convolution of fp32 values.
 
-    Args:
-        target: a provider, or one with ``:defaults``; see ``fxexport.providers``.
+    ``target`` is a provider, or one with ``:defaults``; see ``fxexport.providers``.
 
     Raises:
         ProviderError: the provider is missing or does not run the probe.

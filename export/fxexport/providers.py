@@ -72,7 +72,6 @@ class _Plugin:
     """A provider that comes in a package of its own, which is loaded into any onnxruntime.
 
     Attributes:
-        package: the package, as it is imported.
         options: the function of the package that gives the value, by option that every session needs.
     """
 

@@ -25,7 +25,6 @@ class Witness:
         positions: place of the output among those of each model.
         index: sample, and place in the sample when it is laid out flat.
         expected: the reference's value there.
-        found: the candidate's.
         bound: how far apart rounding may take the two.
     """
 

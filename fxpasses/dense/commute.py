@@ -26,11 +26,7 @@ def problem_of(
 ) -> Problem | None:
     """Why a pooled value is no pointwise affine function of the pooled values that it reads, or None.
 
-    Args:
-        value: the value.
-        values: the pooled values of the graph.
-        sites: the affine ops that are pointwise convolutions, or can become some.
-        vocabulary: of the graph.
+    ``sites`` are the affine ops that are pointwise convolutions, or can become some.
     """
     node, op = value.node, value.op
     if isinstance(op, VIEWS):

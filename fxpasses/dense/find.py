@@ -51,9 +51,7 @@ class Dense:
     """A head that stands before its pool.
 
     Attributes:
-        matches: its sites, in graph order.
         crossed: the nodes from the first site down to the pool.
-        pool: the node that pools.
     """
 
     matches: tuple[Match, ...]

@@ -106,8 +106,7 @@ def _place(graph: Graph, nodes: undo.Nodes, spec: undo.Spec) -> None:
 def redirect(changes: Mapping[Node, tuple[Node, Iterable[Node]]]) -> None:
     """Makes readers read another node instead of one; each is edited once, however many of its inputs change.
 
-    Args:
-        changes: by node, what is read in its place and by whom.
+    ``changes`` has by node what is read in its place, and by whom.
     """
     inputs: dict[Node, dict[Node, Node]] = {}
     for node, (new, readers) in changes.items():
@@ -130,11 +129,8 @@ def _exchange(reader: Node, by: Mapping[Node, Node]) -> None:
 def turn_constants(node: Node, shapes: Mapping[Node, Shape], writer: Writer, rank: int) -> None:
     """Lays the constants of an op along the channels of the form that it now has.
 
-    Args:
-        node: the op.
-        shapes: of the constants among its operands, each with one number for a channel or one for all.
-        writer: writes their views.
-        rank: spatial axes of the form; 0 for ``[N, C]``.
+    Each of ``shapes``, of the constants among its operands, has one number for a channel or one for all;
+    ``rank`` counts spatial axes, 0 for ``[N, C]``.
     """
     for source, shape in shapes.items():
         extents = [extent for extent in shape if extent != 1]

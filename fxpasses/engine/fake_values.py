@@ -30,10 +30,6 @@ _aten = torch.ops.aten
 def refresh(node: Node, classify: Callable[[Node], Op]) -> bool:
     """Gives a node the ``val`` that it now computes, where its operands have one.
 
-    Args:
-        node: a node that was edited, or reads one that was.
-        classify: says what it now does.
-
     Returns:
         Whether the ``val`` is another one than before.
     """

@@ -67,10 +67,7 @@ def reader_of_mean(map_node: Node, vocabulary: Vocabulary) -> str | None:
 def add_maps(graph: Graph, maps: tuple[Node, ...], *, is_flat: bool) -> None:
     """Gives ``maps`` out beside the graph's result.
 
-    Args:
-        graph: the graph to edit.
-        maps: the values to give out.
-        is_flat: whether the outputs are a flat tuple whose structure is kept elsewhere (a program's).
+    The outputs of a program are flat (``is_flat``): a tuple whose structure is kept elsewhere.
     """
     output = _output(graph)
     spec = _spec(graph)

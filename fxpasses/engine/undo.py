@@ -95,14 +95,11 @@ class Spec:
     """One node, written down.
 
     Attributes:
-        name: the node's name.
-        op: its opcode.
         target: its target; a function by its name in the table above, or None where it is not there.
         args: encoded positional arguments and keyword arguments, or None where they do not encode.
         inputs: names of the nodes among its arguments, in order, repeats included.
         previous: the node before it, "" at the start.
         is_moved: whether the edit moved it to another place.
-        origin: where it came from.
     """
 
     name: str
@@ -189,8 +186,6 @@ class Record:
     """One edit, before and after.
 
     Attributes:
-        origin: the form that the sites had before.
-        to: the form that the edit made.
         sites: names of the sites' nodes.
         before: the nodes that the edit changed or erased, as they were.
         after: the nodes that the edit changed or inserted, as it left them.
@@ -267,10 +262,6 @@ class Before:
     Attributes:
         nodes: the component's own nodes, and the sizes around them, by name.
         readers: by node outside, which of its inputs are nodes of the component, by position.
-        orders: see ``Record``.
-        kernels: see ``Record``.
-        extents: see ``Record``.
-        conv_extras: see ``Record``.
         batch_norms: rank of every batch norm of the component, by path.
     """
 
@@ -327,14 +318,8 @@ def record(
 ) -> Record | None:
     """The edit written down, or None where it could not be taken back from this alone.
 
-    Args:
-        before: what ``write_down`` gave before the edit.
-        root: the module that holds the parameters.
-        nodes: the nodes of ``before`` that are still in the graph, and the readers, by name.
-        new: the nodes that the edit inserted.
-        origin: the form that the sites had before.
-        to: the form that the edit made.
-        moved: names of nodes that it moved, also where their neighbours moved with them.
+    ``nodes`` are those of ``before`` that are still in the graph, and the readers; ``new`` were inserted,
+    ``moved`` names what stands elsewhere now.
     """
     inserted = tuple(node.name for node in sorted(new))
     kept = before.nodes

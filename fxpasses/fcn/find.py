@@ -60,10 +60,7 @@ def choose(
 ) -> tuple[Choice, dict[str, PoolWindow]]:
     """The sites that can work on windows, the misses of the others, and what each pool becomes.
 
-    Args:
-        analysis: of the graph.
-        root: the module that holds its parameters.
-        extents: the spatial extents of a value at the native size, or None where they are not known.
+    ``extents`` gives the spatial extents of a value at the native size, or None where they are not known.
     """
     return _Chooser(analysis, root, extents).run()
 

@@ -20,10 +20,7 @@ def native_size(module: nn.Module | None) -> tuple[int, ...] | None:
 def require_native(native: Sequence[int] | None, shapes: Sequence[Sequence[int]], where: str) -> None:
     """Returns where no input is smaller than the native size.
 
-    Args:
-        native: its spatial extents; None where there is no such head.
-        shapes: shape of each input, batch and channels first.
-        where: the model, for the message.
+    ``native`` is None where there is no such head; ``shapes`` have batch and channels first.
 
     Raises:
         InputError: the first input with as many spatial axes is smaller along one of them.

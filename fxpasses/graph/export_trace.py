@@ -28,10 +28,7 @@ from fxpasses.wall.marks import walled_for
 def export_module(model: nn.Module, example_inputs: Sequence[Any] | None, reason: str) -> Traced:
     """The model as an ATen graph with a dynamic batch, over a tree of its own.
 
-    Args:
-        model: the module; its mode is part of the graph.
-        example_inputs: its inputs; tensors have the batch as their first axis.
-        reason: why it was not traced symbolically.
+    Tensors of ``example_inputs`` have the batch as their first axis; the module's mode is part of the graph.
 
     Raises:
         InputError: no example inputs.
@@ -54,11 +51,6 @@ def export_program(
     model: nn.Module, example_inputs: Sequence[Any] | None, reason: str
 ) -> tuple[ExportedProgram, TraceInfo]:
     """The model as a program with a dynamic batch where it takes one, and how that went.
-
-    Args:
-        model: see ``export_module``.
-        example_inputs: see ``export_module``.
-        reason: see ``export_module``.
 
     Raises:
         InputError: no example inputs.

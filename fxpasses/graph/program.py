@@ -36,10 +36,8 @@ class OpenProgram:
 
     Attributes:
         program: the program, which stays as it is.
-        graph: a copy of its graph.
         root: a tree that holds its parameters, buffers and constants, sharing their storage.
         lifted: their names by the graph's placeholders.
-        info: how the graph was obtained.
     """
 
     program: ExportedProgram

@@ -26,11 +26,8 @@ _LINEARS = (F.linear, C_LINEAR)
 def inherit(new: Node, like: Node, *, is_part: bool) -> None:
     """Gives an inserted node the origin of another one.
 
-    Args:
-        new: the inserted node.
-        like: the node that it is inserted for.
-        is_part: whether it computes a part of what ``like`` does, as a transposed weight; else it stands
-            beside it, in the module around.
+    ``new`` computes a part of what ``like`` does where ``is_part``, as a transposed weight; else it stands
+    beside it, in the module around.
     """
     for key in _KEPT:
         if key in like.meta:

@@ -65,12 +65,7 @@ def run_on_fakes(
 ) -> None:
     """Runs a graph on tensors that have sizes and no data.
 
-    Args:
-        recorder: runs it.
-        graph: the graph.
-        root: the module that holds its parameters.
-        lifted: names of parameters that are inputs of the graph, by placeholder name.
-        example_inputs: its other inputs.
+    ``lifted`` names the parameters that are inputs of the graph, by placeholder name.
 
     Raises:
         InputError: the example inputs do not run through the model.

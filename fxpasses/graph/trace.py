@@ -50,10 +50,7 @@ class Traced:
     """A graph and the module tree that it refers to.
 
     Attributes:
-        graph: the graph.
         root: a tree with every parameter and buffer of the model, sharing their storage.
-        info: how it was obtained.
-        class_name: name of the model's class.
         extras: what a GraphModule that was given has beside a graph and a tree; its hooks may read it.
     """
 

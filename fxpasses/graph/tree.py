@@ -97,10 +97,6 @@ def holders(root: nn.Module, objects: Mapping[str, object]) -> list[tuple[str, n
 
     Nearly always each is held once, by the module that its name says; then no other names are put together.
 
-    Args:
-        root: the top of the tree.
-        objects: the objects by a name that each has below ``root``.
-
     Returns:
         The modules with the prefix of the names below them.
     """

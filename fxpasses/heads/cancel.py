@@ -33,7 +33,6 @@ class Moves:
     """What a rewrite moves.
 
     Attributes:
-        to: the form that the sites get.
         moved: sites, elementwise ops and reductions that will compute the wanted form.
         free: values that can be had in the wanted form without a new view.
         bypassed: views whose result is a moved value as it is (the cancellations).

@@ -47,13 +47,7 @@ def apply(
 ) -> Edit:
     """Rewrites every match of the other form in ``graph`` and ``root``, in place.
 
-    Args:
-        graph: the graph to edit.
-        root: the module that holds its parameters.
-        analysis: what ``sites.analyse`` found in exactly this graph.
-        to: the form that the sites get.
-        records: how earlier rewrites of this graph can be taken back.
-        nodes: the graph's nodes by name, where there are records; kept true.
+    ``analysis`` has to be that of exactly this graph; ``nodes`` are kept true.
 
     Returns:
         The rewrites, the weight plan, and the records for the way back.

@@ -27,7 +27,6 @@ class LastAffine:
     """An op from which the output is reached without meeting another affine op.
 
     Attributes:
-        node: its node.
         op: its typed op; None for a matrix product that is no Linear, and for a subgraph.
         crossed: the nodes from it down to the pool that follows it, the pool last; empty without one.
     """

@@ -63,8 +63,6 @@ class PooledValue:
     """One pooled value.
 
     Attributes:
-        node: the node that computes it.
-        op: its typed op.
         layout: what its axes mean, or None where that is not known.
         problem: why the layout is not known, where a reason was found on the way.
         pool: the pool that it comes from; the first one, where there are several.
@@ -82,7 +80,6 @@ class Region:
     """The pooled values of a graph, in graph order.
 
     Attributes:
-        values: pooled values by node.
         is_presumed: whether a layout was presumed that example inputs would settle.
     """
 

@@ -38,8 +38,6 @@ class MapSizes:
 
     Attributes:
         unfold: the node that makes the columns.
-        op: what it does.
-        vocabulary: the graph's.
         known: what is known of the map that it reads.
         is_batched: whether the columns have a batch axis.
     """

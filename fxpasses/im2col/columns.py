@@ -54,7 +54,6 @@ class Chain:
 
     Attributes:
         unfold: the node that makes the columns.
-        op: what it does.
         site: the node that multiplies.
         weight: the weight; None for a module's, and for one that is an input of the graph.
         bias: the bias, where it is added apart or read by a function.

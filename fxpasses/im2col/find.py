@@ -69,12 +69,7 @@ def find(
 ) -> UnfoldSites:
     """The convolutions that are or can be unfolded; edits nothing.
 
-    Args:
-        graph: the graph to read.
-        root: the module that holds its parameters.
-        vocabulary: the graph's.
-        to: the form that is wanted: those in another form have to be found with what forbids it.
-        sizes: what is known of the map that an unfold reads.
+    Sites in another form than ``to`` have to be found with what forbids it.
     """
     finder = _Finder(graph, root, vocabulary, sizes)
     return finder.run(with_convolutions=to is not Form.CONV)

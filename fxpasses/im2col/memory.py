@@ -56,12 +56,7 @@ def memory_of(
 ) -> Memory:
     """The columns of every site, and the most that is alive at once before and after they are unfolded.
 
-    Args:
-        graph: the graph, before the rewrite.
-        root: the module that holds its parameters.
-        lifted: names of parameters that are inputs of the graph, by placeholder name.
-        sites: the convolutions, and products of unfolded patches that are there already.
-        inputs: example inputs; without them only the factors of large maps are known.
+    Without ``inputs`` only the factors of large maps are known.
 
     Raises:
         InputError: the example inputs do not run through the model.

@@ -28,9 +28,6 @@ class Patches:
     """The patches of one convolution; every pair is (height, width).
 
     Attributes:
-        kernel: extents of a patch.
-        stride: steps from patch to patch.
-        dilation: steps within a patch.
         pads: padding before and after each axis.
         mode: what is padded with, as ``nn.Conv2d`` names it.
     """

@@ -26,8 +26,6 @@ class ColumnWriter(Writer):
     """Writes one convolution as a product of its patches, or the product as a convolution.
 
     Args:
-        graph: the graph to write to.
-        dialect: how to spell.
         site: the node that convolves or multiplies; what is written stands next to it.
     """
 

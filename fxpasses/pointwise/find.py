@@ -39,9 +39,7 @@ class Hidden:
     """A candidate that the graph does not show as an op of its own.
 
     Attributes:
-        node: the node that computes it.
         name: module path of the layer, or name of the node.
-        form: the form that it has.
         problem: why it is no site.
     """
 

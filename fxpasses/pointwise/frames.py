@@ -94,8 +94,6 @@ class Frames:
     """The frames of one graph, joined node by node in its order.
 
     Args:
-        ranks: numbers of axes and typed ops.
-        vocabulary: of the graph.
         matches: the sites that change form.
     """
 

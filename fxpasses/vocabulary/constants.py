@@ -31,9 +31,6 @@ class Constant:
     """A parameter as a graph views it.
 
     Attributes:
-        name: its state-dict name.
-        reader: the node that reads it.
-        parameter: the parameter as it is.
         view: the same memory as the graph views it.
         views: the nodes that view it, in graph order.
     """

@@ -46,8 +46,6 @@ class Writer:
     """Writes views after nodes of a graph, and keeps what it wrote.
 
     Args:
-        graph: the graph to write to.
-        dialect: how to spell.
         batch: the batch size where the program fixes it, else None.
     """
 
@@ -174,11 +172,7 @@ class Writer:
     def wrap(self, node: Node, source: Node, shape: Sequence[Any], features: int) -> None:
         """Gives a matrix product of more than two axes a matrix to read, and its result those axes back.
 
-        Args:
-            node: the product.
-            source: what it reads now.
-            shape: the shape of ``source``.
-            features: how many the product gives.
+        It reads ``source`` now, of that ``shape``, and gives so many ``features``.
         """
         copy = self._after(source, torch.ops.aten.clone.default, (source,), part_of=node)
         copy.kwargs = {"memory_format": torch.contiguous_format}

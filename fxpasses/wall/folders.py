@@ -25,9 +25,8 @@ class Folders:
     def hold(self, path: Any, descriptor: int | None = None) -> bool:
         """Whether what the path names lies in one of them, whatever links lead there.
 
-        Args:
-            path: a path, or the descriptor of an open file.
-            descriptor: of the folder that the path starts in.
+        ``path`` may be the descriptor of an open file; ``descriptor`` is that of the folder where the path
+        starts.
         """
         if not self.places:
             return False

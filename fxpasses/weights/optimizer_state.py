@@ -95,10 +95,7 @@ def moves_by_name(
 ) -> dict[Key, WeightMove]:
     """The moves of an optimiser's parameters, by what its groups call them.
 
-    Args:
-        keys: the parameters in the order of the groups.
-        names: their names in the same order; wrappers' prefixes are looked through.
-        moves: by name.
+    ``keys`` and ``names`` are in the order of the groups; wrappers' prefixes are looked through.
 
     Raises:
         PlanError: names and parameters differ in number.

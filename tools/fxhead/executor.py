@@ -17,7 +17,6 @@ class Workers:
     """Who performs tasks.
 
     Attributes:
-        pool: takes them.
         count: how many it performs side by side, as far as is known.
         share: of what many tasks read, what to give each of them, so that it is sent once.
         killed: what a task raises where those that had it died, one after the other.

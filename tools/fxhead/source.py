@@ -44,8 +44,6 @@ class Source:
     """A SOURCE argument.
 
     Attributes:
-        text: the argument as it was given.
-        kind: where the model comes from.
         name: the path, torchvision's or timm's name of the model, or ``package.module:callable``.
     """
 

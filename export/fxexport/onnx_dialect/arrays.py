@@ -33,7 +33,6 @@ class OnnxFile:
 
     Attributes:
         proto: the model; initialisers named in ``weights`` are marked as external data.
-        weights: the large initialisers by name.
     """
 
     proto: onnx.ModelProto

@@ -37,9 +37,7 @@ class Closed:
     """A rewritten file.
 
     Attributes:
-        pieces: its bytes, as pieces of the file that was opened.
         copied: bytes of weights that had to be written in another order, by the weight's name.
-        names: what the values of the graph's nodes are called.
         held_by: what holds it at the height and width of the old file, where it could be free of them.
     """
 
@@ -55,11 +53,7 @@ def close(opened: OpenOnnx, plan: WeightPlan, to: Form, renamed: Mapping[str, st
     A head before its pool, or on every window, takes inputs of other heights and widths; so does the file
     then, if all that stands before it can.
 
-    Args:
-        opened: the file's graph after the edit.
-        plan: how weights moved.
-        to: the form that the edit made.
-        renamed: the new names of other files that hold weights, by the old ones.
+    ``renamed`` has the new names of other files that hold weights, by the old ones.
     """
     return _Closing(opened, plan, renamed).run(to)
 

@@ -40,7 +40,6 @@ class Constants:
     """What the file's constants are, by name.
 
     Args:
-        content: the file.
         root: the tree that gets them as parameters.
 
     Attributes:

@@ -53,8 +53,6 @@ class Content:
     """What an ONNX file holds.
 
     Args:
-        data: the file.
-        name: what to call it in errors.
         folder: where its other files lie, if it has any.
 
     Attributes:

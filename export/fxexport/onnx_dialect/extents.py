@@ -65,9 +65,7 @@ def _named(name: str) -> str | None:
 def inferred(model: onnx.ModelProto, input_shapes: Sequence[Sequence[int]] = ()) -> dict[str, Shape]:
     """The shapes of a model's values: what ONNX infers, and where it cannot tell, what the file declares.
 
-    Args:
-        model: the model.
-        input_shapes: the shape of each input, for extents that the model leaves open; the batch stays open.
+    ``input_shapes`` fills extents that the model leaves open; the batch stays open.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

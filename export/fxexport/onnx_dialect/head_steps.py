@@ -24,7 +24,6 @@ class Step:
     """One operator of a head.
 
     Attributes:
-        name: the operator.
         detail: its weights and attributes, briefly.
         is_site: whether it has a matrix of weights.
         sources: positions of the steps that it reads.
@@ -43,8 +42,6 @@ class Drawing:
     """The head of one model, from what collapses the map to the outputs.
 
     Attributes:
-        title: the model's name.
-        steps: its operators, in the order in which they run.
         outputs: each output of the model, and the position of the step that gives it.
     """
 

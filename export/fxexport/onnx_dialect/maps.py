@@ -32,12 +32,7 @@ _CLONE = torch.ops.aten.clone.default
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MappedFile:
-    """A file whose outputs are the logits of one head and their map.
-
-    Attributes:
-        head: what the head is called.
-        file: the file.
-    """
+    """A file whose outputs are the logits of one head and their map."""
 
     head: str
     file: OnnxFile
@@ -48,10 +43,7 @@ def mapped_file(
 ) -> MappedFile:
     """The file with its head before its pool, and the logits and their map as its outputs.
 
-    Args:
-        content: the file.
-        choose: gives the place of the wanted head among names, which are those of the outputs.
-        input_shapes: the shape of each input, where the file leaves extents open.
+    ``choose`` gives the place of the wanted head among the names of the outputs.
 
     Raises:
         InputError: something that is not affine stands between the map and the logits.

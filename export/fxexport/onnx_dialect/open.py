@@ -57,9 +57,6 @@ class OpenOnnx:
     """An ONNX file's graph with its parameters looked up by name; the subject of the passes.
 
     Attributes:
-        content: the file.
-        graph: the graph.
-        root: a tree that holds its parameters.
         units: what each of the file's nodes became.
         absorbers: for a node of the file that was put together with a later one, that one's unit.
         by_name: the graph's node of each of the file's values.

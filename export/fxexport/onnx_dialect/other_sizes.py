@@ -23,10 +23,7 @@ def held_by(model: onnx.ModelProto, inputs: Iterable[str], *, keeps_outputs: boo
 
     ONNX's inference says so for two of them, and that every Reshape keeps as many numbers as it reads.
 
-    Args:
-        model: the model; large weights may be marked as external data.
-        inputs: the names of the inputs that could be larger.
-        keeps_outputs: whether the outputs have to have the same shapes at every size.
+    With ``keeps_outputs`` the outputs have to have the same shapes at every size.
     """
     try:
         shapes = [_outputs_at(model, {*inputs}, factor) for factor in _FACTORS]

@@ -41,8 +41,6 @@ class Record:
     """The way back.
 
     Attributes:
-        to: the form that the rewrite made.
-        scope: the sites that it was asked for.
         input_shapes: the shapes that it was told.
         before: the old file.
     """

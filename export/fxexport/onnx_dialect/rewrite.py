@@ -39,10 +39,7 @@ class Rewritten:
 
     Attributes:
         source: the file that the pieces are of.
-        pieces: the new file.
         files: the other files that it reads weights from: as it names them, and as the old file does.
-        report: what was rewritten, and what not.
-        plan: how weights moved.
     """
 
     source: Buffer
@@ -111,14 +108,8 @@ def rewrite_content(
 ) -> Rewritten:
     """A file's content in another form.
 
-    Args:
-        content: the file.
-        to: the form.
-        scope: which sites.
-        input_shapes: the shape of each input, where the file leaves extents open.
-        data_name: what to call a file of weights beside it, if it has one; None keeps its name. A file that
-            is as it was before a rewrite names the files that it named.
-        keeps_way_back: whether the new file holds the way back to the old one.
+    ``data_name`` calls a file of weights beside it, if it has one; None keeps its name. With
+    ``keeps_way_back`` the new file holds the way back to the old one.
 
     Raises:
         InputError: no ONNX file has the form.

@@ -35,11 +35,7 @@ def sizes_given(
 ) -> list[Size] | None:
     """The sizes that a node of ONNX's own operators gives, or None where it gives others.
 
-    Args:
-        node: the node.
-        attributes: its attributes.
-        read: the sizes that each of its operands holds, or None.
-        shape: of its first operand, where that is known.
+    ``read`` has the sizes that each operand holds, or None; ``shape`` is the first one's, where it is known.
     """
     kind, first = node.op_type, next(iter(read), None)
     if kind == "Shape" and shape is not None:

@@ -24,10 +24,6 @@ _LINEAR = torch.ops.aten.linear.default
 class Layouts:
     """The dimensions and order of every weight that moved.
 
-    Args:
-        opened: the file's graph after its edit.
-        plan: which weights moved, and how.
-
     Attributes:
         dims: the new dimensions of the weights that moved, by name.
         copied: bytes of weights that are written in another order, by the weight's name.

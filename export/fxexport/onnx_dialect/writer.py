@@ -26,7 +26,6 @@ class Writer:
     """Writes nodes, and the small constants that they need.
 
     Attributes:
-        opset: the version of ONNX's operators.
         names: gives the file's name of a node's value.
         unused: gives a name that nothing in the file has, like the one asked for.
         is_turned: whether the file holds a weight as ``[K, O]``.
@@ -44,9 +43,7 @@ class Writer:
     def write(self, node: Node, like: onnx.NodeProto | None) -> list[onnx.NodeProto]:
         """The ONNX nodes for a node of the graph; the last one gives its value.
 
-        Args:
-            node: the node.
-            like: the file's node that it was before, whose name and documentation it keeps.
+        It keeps the name and documentation of ``like``, the file's node that it was before.
         """
         if isinstance(node.target, Operator):  # one that was fused with another
             return [self.node(node.target.op_type, node.all_input_nodes, node, name=self.unused(node.name))]

@@ -58,7 +58,6 @@ class OnnxSubject:
     """An ONNX file on ONNX Runtime.
 
     Args:
-        path: the file.
         pool: weights of files read before, which this one may share.
         extents: for each input its shape without the batch, where the file may leave it open.
 

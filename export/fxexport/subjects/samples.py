@@ -46,7 +46,6 @@ class InputSpec:
     """What a model says about one of its inputs.
 
     Attributes:
-        name: its name.
         shape: extents after the batch axis, None where one is open; None where nothing is declared.
         dtype: NumPy's name of the type, None where it has none.
         limit: integers below it are valid (the number of embeddings); None where nobody says.
@@ -202,7 +201,6 @@ class RandomRows:
 
     Attributes:
         shape: ``[N, …]``.
-        dtype: type of the scalars.
         limit: integers lie below it; None lets them take every value.
         seed: with the number of the sample, seeds the generator that draws it.
     """

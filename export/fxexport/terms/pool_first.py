@@ -50,7 +50,6 @@ class Commuted:
     """A model with its sites behind their pools.
 
     Attributes:
-        graph: its terms.
         head: of the outputs that are no maps.
         maps: the others.
     """

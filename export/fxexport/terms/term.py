@@ -63,8 +63,6 @@ class SiteWeights:
         weight: ``[O, K]``, columns in the row-major order of the value that the site reads before any
             view or permutation.
         bias: ``[O]`` or None.
-        weight_name: name of the parameter or initialiser.
-        bias_name: name of the bias, or None.
         kernel_size: kernel of a convolution; empty for a linear.
         operand: shape, without the batch, of the value that the operator itself reads.
         reads: name of the value that the operator itself reads, behind any view.
@@ -101,11 +99,8 @@ class Term:
     """One value of a model.
 
     Attributes:
-        kind: what it is.
         value: name of the value in its graph, to be tapped.
-        node: name of the node, for messages.
         signature: the operator, for messages and for what little is asked of its name.
-        operands: the terms that it reads.
         shape: its own shape without the batch; None where unknown.
         constants: of a constant its elements; of other operators those constants that a file gives them.
         affine: the weights, for ``AFFINE`` only.

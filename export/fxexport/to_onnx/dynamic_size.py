@@ -40,7 +40,6 @@ class Bound:
     """The smallest extent of an axis that torch traced a model for.
 
     Attributes:
-        axis: the axis of an input.
         traced: its extent in the call that was traced.
         lowest: the smallest one.
     """

@@ -26,8 +26,6 @@ class ExampleCall:
     """One call of a module.
 
     Attributes:
-        args: positional arguments.
-        kwargs: keyword arguments.
         names: one name for each tensor, in the order of the arguments.
         batch: extent of axis 0 of the tensors that have the batch axis.
     """
@@ -157,9 +155,7 @@ def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
 def leaf_names(tree: object, maps: int = 0) -> tuple[tuple[str, Any], ...]:
     """Name and value of every leaf of a module's output, named as ``export_onnx`` documents.
 
-    Args:
-        tree: the output.
-        maps: how many of the last leaves are maps of the others; see ``fxpasses.engine.outputs``.
+    The last ``maps`` leaves are maps of the others; see ``fxpasses.engine.outputs``.
     """
     if maps and type(tree) is tuple and len(tree) == 2 and len(pytree.tree_leaves(tree[1])) <= maps:
         paths, _ = pytree.tree_flatten_with_path(tree[1])

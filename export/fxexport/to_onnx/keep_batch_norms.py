@@ -31,9 +31,7 @@ _POOLS = (
 def norms_apart(model: ir.Model, means: Collection[str] | None = None) -> Iterator[None]:
     """Within it no rule of an optimiser knows these batch norms: they are operators of a domain of their own.
 
-    Args:
-        model: as the exporter writes it, not optimised yet.
-        means: names of the running means of the norms that stay; None are all.
+    ``means`` names the running means of the norms that stay; None are all.
     """
     norms = [
         node

@@ -48,10 +48,8 @@ class Archive:
     """An archive whose members were checked.
 
     Attributes:
-        where: the file's name, for messages.
         path: the file, or None where the archive was in memory.
         data: the bytes, or None where the archive is a file.
-        members: by full name.
         prefix: the folder that holds every member, with its slash, or "".
     """
 

@@ -37,10 +37,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def name(value: object, what: str = "something") -> Name:
     """The name, if it is one.
 
-    Args:
-        value: what the file has.
-        what: what it names, for the message.
-
     Raises:
         Refused: it has other characters, or two underscores at both ends, as Python's own names have.
     """

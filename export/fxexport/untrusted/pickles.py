@@ -73,7 +73,6 @@ class PickleMachine:
 
     Attributes:
         stack: values, and ``MARK`` where a group of them begins.
-        names: every name that was met, in order.
         references: every reference to something outside the pickle, in order.
     """
 
@@ -87,10 +86,8 @@ class PickleMachine:
     def read(self, file: BinaryIO, watched: Watched = iter) -> Any:
         """What the pickle that begins where ``file`` stands describes; the file is left behind it.
 
-        Args:
-            file: the file.
-            watched: gives on the instructions that it is given; the machine has run each of them when it
-                asks for the next.
+        ``watched`` gives on the instructions that it is given; the machine has run each of them when it asks
+        for the next.
 
         Raises:
             PickleError: it is damaged, or has an instruction that no model needs.

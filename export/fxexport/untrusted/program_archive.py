@@ -40,7 +40,6 @@ class ProgramParts:
     """What a program is made of.
 
     Attributes:
-        program: graph, signature and sizes.
         weights: parameters and persistent buffers by name.
         constants: other tensors by name.
         samples: the arguments that it was exported with, or None.

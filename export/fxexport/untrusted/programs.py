@@ -79,10 +79,8 @@ def read_program(
 ) -> ExportedProgram:
     """The program that ``torch.export.save`` wrote; nothing in the file is run.
 
-    Args:
-        path: the file.
-        archive: the same file, opened and found whole already.
-        trust: whether to let torch read it unchecked, which runs whatever the file says.
+    ``archive`` is the same file, opened and found whole already; ``trust`` lets torch read it unchecked,
+    which runs whatever it says.
 
     Raises:
         FileError: there is no such file, it holds no program, is damaged, or holds what could run code.

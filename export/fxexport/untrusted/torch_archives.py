@@ -55,11 +55,6 @@ def pickle_of(archive: Archive) -> Pickled:
 def read_torch_pickle(file: BinaryIO, where: str, most: int = MAX_PICKLE_INSTRUCTIONS) -> Pickled:
     """The pickle that begins where ``file`` stands, as records; the file is left behind it.
 
-    Args:
-        file: the file.
-        where: its name, for messages.
-        most: how many instructions it may have.
-
     Raises:
         FileError: it is damaged, or has an instruction that no model needs.
     """

@@ -17,7 +17,6 @@ class ImageFile:
     """An image to draw.
 
     Attributes:
-        path: where it is.
         picture: file name of the picture that is drawn of it.
     """
 

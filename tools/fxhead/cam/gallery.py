@@ -49,9 +49,7 @@ class Gallery:
     """Pictures in a folder, and what is written beside them at the end.
 
     Args:
-        folder: where it draws.
         out: where the pictures lie at last.
-        choice: which classes.
     """
 
     def __init__(self, folder: Path, out: Path, choice: PictureChoice) -> None:

@@ -70,10 +70,7 @@ def _named(found: Any) -> list[str]:
 def choose_classes(given: Sequence[str], labels: Sequence[str], count: int) -> tuple[int, ...]:
     """The numbers of the classes that ``--classes`` names, in its order, each once.
 
-    Args:
-        given: each a number or a label, or several with commas between; a label may have commas itself.
-        labels: names of all classes; empty where there are none.
-        count: how many classes the model has.
+    Each of ``given`` is a number or a label, or several with commas between; a label may have commas itself.
 
     Raises:
         InputError: there is no such class.

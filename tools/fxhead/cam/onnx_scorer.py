@@ -35,7 +35,6 @@ class OnnxScorer:
     """An ONNX file on ONNX Runtime's CPU provider.
 
     Args:
-        source: the file.
         given: shapes of its inputs, batch first, where the user says them.
         size: of the images, where the user says that.
         wanted: which output, by name or number; None where it has one.

@@ -36,8 +36,6 @@ class Scored:
     """A class's map over an image.
 
     Attributes:
-        label: the class.
-        logit: its logit.
         scores: [h, w].
     """
 
@@ -51,7 +49,6 @@ class Drawn:
     """An image, as the model has seen it, and what it scored.
 
     Attributes:
-        name: what to call it.
         pixels: [H, W, 3] or [H, W].
         classes: in the order in which they are shown.
     """

@@ -41,21 +41,12 @@ class CamOptions:
     """What ``fxhead cam`` was asked for.
 
     Attributes:
-        source: the model.
-        images: files, and folders of them.
-        out: the folder to write to.
         top: how many classes of each image are drawn, those of the highest logits first.
         classes: which ones instead, by number or label.
         labels: the file with the names of the classes.
         size: how large they are made; None for the model's own.
         head: which head, by name or number; None where the model has one.
-        mean: subtracted from each channel; empty for the model's own.
-        std: divided by; empty for the model's own.
-        batch: how many images run at once.
         way: how a module becomes a graph.
-        input_shapes: shape of the input, batch first.
-        loading: how the model is loaded.
-        force: whether files that exist are replaced.
     """
 
     source: Source

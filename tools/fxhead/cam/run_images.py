@@ -23,7 +23,6 @@ class SeenImage:
     """An image and what the model made of it.
 
     Attributes:
-        file: the image.
         size: height and width in pixels, turned upright.
         box: the part that the model has seen: left, top, right and bottom in these pixels.
         crop: that part, as it was resized for the model.

@@ -44,9 +44,7 @@ class Scorer(Protocol):
     """What gives logits and maps of one head.
 
     Attributes:
-        spec: its one input.
         fixed_batch: the only batch size that it takes, or None.
-        head: what the head is called.
     """
 
     spec: InputSpec

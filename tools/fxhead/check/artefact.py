@@ -211,12 +211,7 @@ class Artefact:
     """A certificate file that was read.
 
     Attributes:
-        path: the file.
-        verdict: as it says.
-        environment: versions and machine.
-        recipe: how to do it again.
         checks: its certificates, as plain data.
-        schema_version: that of the file.
     """
 
     path: Path

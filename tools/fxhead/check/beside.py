@@ -46,14 +46,8 @@ class Beside:
     ) -> None:
         """Writes all of it.
 
-        Args:
-            staging: where it is written, and where files lie that were written before.
-            home: the folder in which they will be.
-            stem: what their names begin with.
-            name: of the certificate, which is there; of the model where there is none.
-            checks: what was compared.
-            recipe: how; None where there is no certificate.
-            report: what was rewritten.
+        They are written in ``staging`` and will be in ``home``; ``name`` is the certificate's, or the model's
+        where there is none.
         """
         if self.attest and recipe is not None:
             from fxhead.check.statement import statement

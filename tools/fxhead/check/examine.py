@@ -45,13 +45,11 @@ class Question:
     """What is compared, and how.
 
     Attributes:
-        models: the models.
         pairs: which of them are compared: positions of a reference and a candidate.
         providers: where ONNX files are run; None takes every one available of cpu and cuda.
         plan: file of the weight plan by which the candidates were rewritten.
         input_shapes: shapes of the inputs, batch first; empty where the models or the samples say them.
         loading: how; its seed is that of the random samples, too.
-        data: which samples.
     """
 
     models: tuple[Source, ...]
@@ -71,8 +69,6 @@ class Answer:
         models: what was loaded, in the question's order.
         infos: the same, for the result.
         checks: certificates; the last one is broken or they are all there.
-        data: the samples that were run.
-        providers: where.
     """
 
     models: tuple[Opened, ...]

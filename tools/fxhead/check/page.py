@@ -46,13 +46,8 @@ def certificate_page(
 ) -> str:
     """The page.
 
-    Args:
-        name: of the certificate; of the model where there is none.
-        checks: the certificates; empty where nothing was checked.
-        recipe: files and models; None where there is no certificate.
-        folders: where the recipe's files lie, for now or for good; a file with another content is not drawn.
-        environment: versions and machine, as the certificate says; None takes this one.
-        report: what was rewritten, and what not.
+    A file of the recipe that has another content in ``folders`` than it had is not drawn; ``environment``
+    None is this one.
     """
     verdict = worst(tuple(checks))
     if environment is None:

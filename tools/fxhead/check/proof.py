@@ -23,14 +23,7 @@ Model = nn.Module | Path
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pair:
-    """Two models to compare, with the names that the user knows them by.
-
-    Attributes:
-        reference_name: as the user knows it.
-        reference: the model that is right by definition.
-        candidate_name: as the user knows it.
-        candidate: the model that should be the same function.
-    """
+    """Two models to compare, with the names that the user knows them by."""
 
     reference_name: str
     reference: Model

@@ -28,10 +28,7 @@ class CheckOptions:
     """What ``fxhead check`` was asked for.
 
     Attributes:
-        question: what is compared.
         out: the certificate file to write; None writes none.
-        force: whether it may replace a file.
-        beside: what is written beside the certificate.
         require: the least verdict that is a yes.
     """
 

@@ -27,12 +27,8 @@ def witness_script(
 ) -> str | None:
     """The script's text; None for a model that no two lines load.
 
-    Args:
-        witness: the witness.
-        sources: the reference and the candidate.
-        paths: their files as seen from the script; None where they are no files.
-        npz: the file of the inputs.
-        provider: ONNX Runtime's name of the provider that files ran on.
+    ``paths`` are their files as seen from the script, None where they are no files; ``provider`` is ONNX
+    Runtime's name.
     """
     sides = ("reference", "candidate")
     runs = [

@@ -35,11 +35,8 @@ def find_edits(
 ) -> Conversion:
     """The edits that take the checkpoint to the form ``plan.to``.
 
-    Args:
-        found: what the checkpoint holds.
-        plan: the plan, in the direction that is wanted.
-        prefixes: where the user says that the model is; empty to find it.
-        names: the names of an optimiser's parameters in its order, where the user gave them.
+    ``prefixes`` and ``names`` (of an optimiser's parameters, in its order) are the user's; without them both
+    are found.
 
     Raises:
         PlanError: the plan does not fit, or it cannot be told for certain what belongs to what.

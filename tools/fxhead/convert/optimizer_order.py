@@ -42,11 +42,8 @@ def find_moves(
 ) -> dict[Key, WeightMove]:
     """The moves of an optimiser's parameters, by number.
 
-    Args:
-        groups: the state of every parameter, group by group, in the optimiser's order.
-        models: the state dicts in the file that the plan fits, each in its order.
-        elsewhere: shapes of named tensors in the file that are in none of these.
-        where: the optimiser, for messages.
+    ``models`` are the state dicts that the plan fits, each in its order; ``elsewhere`` has shapes of named
+    tensors in none of these.
 
     Raises:
         PlanError: it cannot be told for certain.

@@ -33,9 +33,6 @@ class SpannedPickle:
     """A pickle's content, and where in the file its tuples stand.
 
     Attributes:
-        root: what it describes.
-        start: where it begins in the file.
-        end: where it ends.
         elements: by identity of a tuple, the tuple and the places of its elements.
         mentions: by identity of a tuple, the places that refer back to it.
         frames: places of frame headers, which hold lengths.

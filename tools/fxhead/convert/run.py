@@ -37,14 +37,11 @@ class ConvertOptions:
     """What ``fxhead convert-weights`` was asked for.
 
     Attributes:
-        checkpoint: the file to convert.
-        plan: the plan that ``rewrite`` wrote.
         reverse: whether to go the plan's way backwards.
         out: the file to write, or a folder; None writes beside the checkpoint.
         prefixes: what stands before the plan's names in it; empty to find out.
         optimizer_names: a file with the names of an optimiser's parameters, or None.
         allowed: names in its pickle that may stay though they are no plain data.
-        force: whether a file that exists may be replaced.
     """
 
     checkpoint: Path

@@ -52,10 +52,7 @@ class StoredTensor:
     """A tensor in a file.
 
     Attributes:
-        shape: its extents.
         stride: elements from one index to the next, by axis.
-        offset: its first element, counted from the start of the storage.
-        item_bytes: size of an element.
         storage: where its elements are.
         arguments: what identifies its description in the file: two mentions of one tensor have the same.
     """
@@ -103,9 +100,6 @@ class TensorEdit:
 
     Attributes:
         place: where it is in the checkpoint, for people.
-        tensor: the tensor.
-        move: what happens to it.
-        to: the form that it gets.
         shape: its extents afterwards.
         stride: its strides afterwards.
         is_copy: whether its elements get another order, so that they have to be written anew.

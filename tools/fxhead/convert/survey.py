@@ -56,7 +56,6 @@ class OptimizerDict:
     """The state dict of an optimiser.
 
     Attributes:
-        place: where it is.
         state: by parameter, the tensors of its state by name.
         groups: what the groups call their parameters, group by group.
         names: the parameters' names in the order of the groups, where the groups have them.
@@ -80,10 +79,7 @@ class CheckpointSurvey:
 def survey(root: Any, where: str, moved: Collection[str]) -> CheckpointSurvey:
     """What the checkpoint ``root`` holds; modules that are not the model stay as they are.
 
-    Args:
-        root: its records.
-        where: the file.
-        moved: names of the weights that a plan moves.
+    ``moved`` names the weights that a plan moves.
 
     Raises:
         FileError: a tensor's description contradicts itself.

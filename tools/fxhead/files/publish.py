@@ -76,10 +76,7 @@ def staged(folder: Path) -> Iterator[Path]:
 def publish(new: Path, *, force: bool, first: Sequence[str] = ()) -> tuple[WrittenFile, ...]:
     """Moves all files of what ``staged`` gave into the folder around it: every one of them, or none.
 
-    Args:
-        new: what ``staged`` gave.
-        force: whether files that are there may be replaced.
-        first: names in the order in which to tell them; the others follow.
+    Names in ``first`` are told first, in that order.
 
     Raises:
         OSError: one cannot be moved, or there is one of that name and not ``force``; nothing has changed.

@@ -28,13 +28,7 @@ class OutputNames:
     """Where ``rewrite`` writes: names in one folder.
 
     Attributes:
-        folder: the folder.
-        module: the rewritten model.
-        plan: the weight plan.
-        certificate: what was checked.
         base: what the names of the ONNX files begin with.
-        before: the form that the model has.
-        to: the form that it gets.
     """
 
     folder: Path

@@ -37,7 +37,6 @@ class Place:
     """A folder; names in it are not followed where they are links.
 
     Attributes:
-        path: where it is.
         descriptor: the folder held open, so that nobody can put another one in its place; None where the
             process made it itself a moment ago.
     """
@@ -91,7 +90,6 @@ class Entry:
     """A file that a run writes.
 
     Attributes:
-        new: the one that was written.
         before: the one of its name that it replaces, or None.
     """
 

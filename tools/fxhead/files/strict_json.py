@@ -18,9 +18,7 @@ class Field:
     """A value in a document, with the path to it.
 
     Args:
-        value: what ``json`` read.
         path: where it stands, as in ``recipe.models[0]``.
-        file: the document.
         fix: what to do about a document that is not as it should be.
     """
 

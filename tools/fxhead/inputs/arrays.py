@@ -32,7 +32,6 @@ class StoredArray:
     Attributes:
         name: its name in an ``.npz`` file; empty in an ``.npy`` file.
         where: what to call it in messages.
-        rows: its samples.
     """
 
     name: str

@@ -133,7 +133,6 @@ class ImageFiles:
     """What lies in a folder, subfolders included, in sorted order.
 
     Attributes:
-        folder: the folder.
         images: files with the suffix of an image, relative to it.
         others: all other files.
     """
@@ -233,13 +232,7 @@ def _own_size(height: int | None, width: int | None) -> ImageSize | None:
 
 
 class ImageRows:
-    """The images of a folder as samples, each decoded when it is read.
-
-    Args:
-        files: which images.
-        spec: the input that they are for.
-        how: how they are prepared.
-    """
+    """The images of a folder as samples, each decoded when it is read."""
 
     def __init__(self, files: ImageFiles, spec: InputSpec, how: Preparation) -> None:
         channels = (spec.shape or (3,))[0] or 3
@@ -280,11 +273,6 @@ def standardised(crop: Image.Image, how: Preparation, dtype: np.dtype[Any]) -> A
 
 def decoded(path: Path, mode: str, how: Preparation) -> Image.Image:
     """The image upright and in ``mode`` (``"RGB"`` or ``"L"``), transparency left out.
-
-    Args:
-        path: the file.
-        mode: of the result.
-        how: how it will be prepared.
 
     Raises:
         FileError: it is damaged, no image, of more than 16 bits a channel, or too large.

@@ -25,8 +25,6 @@ class InputShapes:
     """The shapes of a model's inputs, batch first, and their dtypes.
 
     Attributes:
-        shapes: one shape for each input.
-        dtypes: dtype of each.
         origin: how they are known.
         limit: number of embeddings that integers select from; None where there are none.
         fixed_batch: the only batch size that the model takes, where an exported program fixes one.

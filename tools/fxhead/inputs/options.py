@@ -22,9 +22,6 @@ class DataOptions:
     Attributes:
         path: an ``.npz`` or ``.npy`` file, or a folder of images; None draws random samples.
         samples: how many random ones; None takes as many as the batches of a proof need.
-        size: of images.
-        mean: for images.
-        std: for images.
     """
 
     path: str | None = None

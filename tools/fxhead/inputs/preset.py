@@ -21,13 +21,6 @@ class Preset:
     """What is known of a model's images; None and empty where nothing is.
 
     Attributes:
-        size: how large images are made.
-        mean: subtracted from each channel.
-        std: divided by.
-        interpolation: of the resizing.
-        is_bgr: see ``Preparation``.
-        is_truncated: see ``Preparation``.
-        labels: names of the classes.
         unknown: by what they are prepared, where that is none of the ways that are known here.
     """
 

@@ -25,7 +25,6 @@ class DataFiles:
     """What ``--inputs`` names, looked into but not read.
 
     Attributes:
-        path: the file or folder.
         arrays: the arrays of a file.
         images: the files of a folder.
     """
@@ -100,14 +99,8 @@ def take_data(
 ) -> Data:
     """The samples for models with these inputs.
 
-    Args:
-        files: what ``open_data`` gave.
-        options: what the user said.
-        specs: inputs of one of the models.
-        names: input names of each model; arrays have the names of either.
-        seed: of random samples.
-        preset: what is known of a model's images.
-        fixed_batch: the only batch size of a model, which random samples fill.
+    ``names`` are those of each model's inputs, and arrays have either's; random samples fill a
+    ``fixed_batch``.
 
     Raises:
         FileError: an image cannot be read.

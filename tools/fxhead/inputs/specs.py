@@ -29,7 +29,6 @@ class Hint:
     """Shapes of inputs, batch first, and where they are from.
 
     Attributes:
-        shapes: one for each input.
         origin: what to name in an error.
         dtypes: their types, where those are known.
     """

@@ -25,10 +25,7 @@ _WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar")
 def build(source: Source, weights: str | None = None, num_classes: int | None = None) -> nn.Module:
     """The freshly built model, with torchvision's own weights if they are named.
 
-    Args:
-        source: a name of torchvision or timm, a folder of a hub, or a callable.
-        weights: torchvision's name of pretrained weights; the name of a file is left to the caller.
-        num_classes: how many outputs, or None for the model's default.
+    The name of a file in ``weights`` is left to the caller.
 
     Raises:
         InputError: the name is unknown, or what it names makes no module.

@@ -25,13 +25,8 @@ def held(
 
     ``--trust`` and callables of the user's own switch that off, and a note says so.
 
-    Args:
-        sources: the models of the command.
-        loading: how they are loaded.
-        note: receives what the user should know.
-        may_download: whether the user named the weights that torchvision fetches.
-        has_files: whether files may be read beside the sources. Without any, what a package's own model takes
-            is not limited.
+    Where no files may be read beside the sources (``has_files``), what a package's own model takes is not
+    limited.
     """
     named = [*sources, *([] if loading.arch is None else [Source.parse_architecture(loading.arch)])]
     own = [source.text for source in named if source.kind is SourceKind.CALLABLE]

@@ -41,9 +41,7 @@ class HubFolder:
     """What the texts of a folder say.
 
     Attributes:
-        path: the folder.
         weights_bytes: length of the file of weights.
-        config: ``config.json``.
         images: ``preprocessor_config.json``; empty where there is none.
     """
 

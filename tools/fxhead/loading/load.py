@@ -112,10 +112,7 @@ class Loaded:
 def load(source: Source, loading: Loading | None = None, note: Callable[[str], None] = _warn) -> Loaded:
     """The model that ``source`` names, and what it came in.
 
-    Args:
-        source: what to load.
-        loading: how.
-        note: receives what the user should know, as that code of the file is run.
+    ``note`` receives what the user should know, as that code of the file is run.
 
     Raises:
         FileError: a file cannot be read, is damaged, holds no model, or needs code that is not allowed.

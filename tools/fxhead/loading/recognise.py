@@ -61,8 +61,6 @@ class Container:
     """A file, recognised.
 
     Attributes:
-        path: the file.
-        kind: what it holds.
         archive: the zip archive, checked, if it is one.
         pickle: the main pickle as records, if it has one.
         legacy: where the storages are, in the format before torch 1.6.

@@ -36,7 +36,6 @@ class Fit:
     """How to get a model from a file of weights.
 
     Attributes:
-        architecture: what builds the model.
         ema: whether to take the averaged weights.
         prefix: what stands before every name in the file and is not the model's.
     """

@@ -28,10 +28,7 @@ _MOST_CLASSES = 3
 def require_allowed(container: Container, allowed: Allowed, record: Any = None) -> None:
     """Returns where every name in the file may become real.
 
-    Args:
-        container: the file.
-        allowed: what may.
-        record: the part of its pickle that is wanted; None takes the whole, used or not.
+    ``record`` is the part of its pickle that is wanted; None takes the whole, used or not.
 
     Raises:
         FileError: the names that may not, and what can be done about it.

@@ -16,10 +16,7 @@ class Cell:
     """One cell.
 
     Attributes:
-        text: what is shown.
-        kind: class of its style.
         value: what it is sorted by, where that is not its text.
-        link: where it leads.
     """
 
     text: str

@@ -12,8 +12,6 @@ class Bar:
     """A difference and what it may be.
 
     Attributes:
-        label: what differs.
-        value: the difference.
         bound: the most that rounding explains; None where there is no bound.
         length: share of the plot's width that the bar takes.
         mark: where the bound is, as a share of the width.

@@ -12,11 +12,6 @@ from fxpasses.report import Form, RewriteReport, Scope
 def derive(exported: Path, target: Path, report: RewriteReport) -> bool:
     """Writes the file of the form that a model got, from the file of the form that it had.
 
-    Args:
-        exported: the model's file before its rewrite.
-        target: the file to write.
-        report: what the rewrite of the model did.
-
     Returns:
         Whether exactly the sites of the model changed in its file, too; else nothing is written.
     """

@@ -20,7 +20,6 @@ class FittingTable:
     """A table where its columns fit the width, else a block of ``column  value`` lines for each row.
 
     Args:
-        columns: their headings.
         prose: heading of the one column whose text may wrap inside the table.
         right: headings of columns of numbers that are aligned to the right.
     """

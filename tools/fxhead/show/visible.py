@@ -9,9 +9,7 @@ def visible(text: str, keep: str = "") -> str:
     That is control characters, line breaks, the marks that turn the direction of writing, and bytes that
     are no text.
 
-    Args:
-        text: what a file or its name may have had a say in.
-        keep: characters that stay as they are.
+    Characters in ``keep`` stay as they are.
     """
     if text.isprintable():
         return text

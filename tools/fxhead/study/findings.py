@@ -22,8 +22,6 @@ class Scheme(PlainRecord):
     """How torch fills a parameter by default.
 
     Attributes:
-        function: of ``torch.nn.init``, as it was called.
-        name: in words.
         bound: the values lie in ±bound; None where the function draws from no interval.
         source: where the layer calls it, in the installed torch.
     """
@@ -39,9 +37,7 @@ class InitialisationRecord(PlainRecord):
     """One parameter of two layers of the same size.
 
     Attributes:
-        linear, conv: the layers as Python writes them.
         parameter: ``weight`` or ``bias``.
-        linear_scheme, conv_scheme: how each is filled.
         draws: values drawn from each layer, under different seeds.
         fills_bound: whether both layers' values lie in the bound and reach up to it.
         ks_statistic: the largest distance between the two samples' distribution functions.
@@ -70,10 +66,6 @@ class GrowthRecord(PlainRecord):
     """How far the paired runs of one kind came apart; the largest over the seeds.
 
     Attributes:
-        subject: what the convolution got from the Linear.
-        dtype: what both computed in.
-        seeds: pairs that were trained.
-        epsilon: machine epsilon of ``dtype``.
         logits_of_bound: first logits' difference over its rounding bound; at most 1 if it is rounding.
         loss_difference: absolute, at each step.
         weight_difference: absolute, after each step.
@@ -97,7 +89,6 @@ class PairingRecord(PlainRecord):
     """Whether what one kind of pair differs by is rounding.
 
     Attributes:
-        subject: what the convolution got from the Linear.
         within_bound: whether the first logits differ by no more than rounding can make them differ.
         shrinkage: early difference in float64 over that in float32; epsilon's is 1.9e-9.
         is_rounding: both of these say so.
@@ -114,9 +105,6 @@ class GroupRecord(PlainRecord):
     """The runs of one head over one group of seeds.
 
     Attributes:
-        name: of the group, for tables and legends.
-        head: what followed the backbone.
-        seeds: one a run.
         held_out: images that each run was measured on.
         correct: of those, read right by each run in the end.
         fit_loss, held_out_accuracy_pp: after each epoch, the 10th, 50th and 90th percentile over the runs.
@@ -141,16 +129,12 @@ class HeadComparison(PlainRecord):
     """Two groups' accuracies compared.
 
     Attributes:
-        first, second: names of the groups.
-        purpose: what the comparison is for.
         paired: whether runs of one seed are compared with each other.
-        first_mean_pp, second_mean_pp: means in percent.
         difference_pp: second minus first, in percentage points.
         interval_pp: bootstrap interval of the difference (BCa), of confidence ``1 - alpha``.
         p_value: of the permutation test, two-sided.
         smallest_effect_pp: difference that these seeds would have shown with 80 % power, or None where
             no difference could have: there are too few permutations for a p-value below alpha.
-        verdict: what follows by the study's rules.
     """
 
     first: str
@@ -174,8 +158,6 @@ class StudyAnswer(PlainRecord):
         same_initialisation: nothing tells the two layers' first weights apart.
         same_function: with the same weights they differ by rounding, and a wrong weight by more.
         typical_gap_pp: median difference of two single runs of one head under different seeds.
-        verdict: on the accuracies.
-        reason: what the verdict rests on.
     """
 
     same_initialisation: bool
@@ -187,16 +169,7 @@ class StudyAnswer(PlainRecord):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Findings(PlainRecord):
-    """All that follows from the runs.
-
-    Attributes:
-        answer: to the question that the study is for.
-        initialisation: one record a parameter and pair of shapes.
-        pairing: whether what the paired runs differ by is rounding.
-        growth: how they came apart.
-        groups: accuracies and curves.
-        comparisons: of the groups.
-    """
+    """All that follows from the runs."""
 
     answer: StudyAnswer
     initialisation: tuple[InitialisationRecord, ...]

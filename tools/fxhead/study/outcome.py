@@ -39,15 +39,7 @@ class Environment(PlainRecord):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOutcome:
-    """Result of ``fxhead study``; the same options give the same document on the same machine.
-
-    Attributes:
-        options: what was asked for.
-        data: the images.
-        environment: where it ran.
-        findings: what follows from the runs.
-        files: what was written, besides the runs.
-    """
+    """Result of ``fxhead study``; the same options give the same document on the same machine."""
 
     options: StudyOptions
     data: DataInfo

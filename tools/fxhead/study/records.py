@@ -35,8 +35,6 @@ class RunRecord(PlainRecord):
     """One finished run.
 
     Attributes:
-        head: what followed the backbone.
-        seed: of the weights and of the order of the images.
         held_out: how many images it was measured on.
         correct: of those, read right after each epoch.
         fit_loss: mean loss of the steps of each epoch.
@@ -68,10 +66,6 @@ class PairRecord(PlainRecord):
     """Two runs in lockstep.
 
     Attributes:
-        subject: what the convolution got from the Linear.
-        dtype: what both computed in.
-        seed: of the weights and of the order of the images.
-        epsilon: machine epsilon of ``dtype``.
         logits_of_bound: largest difference of the first batch's logits over its rounding bound.
         largest_weight: the largest weight in the end, against which differences are read.
         loss: the Linear's, at each step.

@@ -60,10 +60,7 @@ class Training:
     """How every run of a study is trained.
 
     Attributes:
-        optimizer: SGD with momentum, or Adam.
         learning_rate: at the first step; it falls along a cosine to 0 at the last.
-        epochs: passes over the training images.
-        batch_size: images a step.
     """
 
     optimizer: Optimizer
@@ -113,11 +110,8 @@ class StudyOptions:
     Attributes:
         data: folder of images, one folder a class inside; None for scikit-learn's digits.
         image_size: edge in pixels to which a folder's images are resized and cropped.
-        training: how every run is trained.
-        rules: what counts as evidence.
         seeds: runs a head.
         seed: from which all other seeds follow.
-        jobs: processes that train side by side.
         out: folder of the finished runs, the result and the picture.
         scheduler: address of a Dask scheduler whose workers train; None for this machine.
     """

@@ -21,9 +21,6 @@ class Evidence:
     """What two samples say of the difference of their means, second minus first.
 
     Attributes:
-        difference: of the means.
-        interval: bootstrap interval of the difference.
-        p_value: of the permutation test, two-sided.
         smallest_effect: difference that would have been shown with the power asked for, or None where
             no difference can have a p-value below alpha.
     """
