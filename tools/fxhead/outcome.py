@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fxhead.source import Source
 
@@ -70,20 +70,42 @@ class WrittenFile:
     path: Path
     size_bytes: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {"path": str(self.path), "size_bytes": self.size_bytes}
 
+class Outcome:
+    """What a command returns: a frozen record, whose fields are its JSON.
 
-class Outcome(Protocol):
-    """What a command returns."""
+    ``told`` names properties that are written too, ``unwritten`` fields that are not.
+    """
+
+    __slots__ = ()
+    command: ClassVar[str]
+    told: ClassVar[tuple[str, ...]] = ()
+    unwritten: ClassVar[tuple[str, ...]] = ()
 
     @property
     def exit_code(self) -> ExitCode:
-        """Whether the answer is yes."""
+        """Whether the answer is yes; to look is never wrong."""
+        return ExitCode.DONE
 
     def lines(self) -> Iterator[RenderableType]:
         """What to show a person, from top to bottom."""
+        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """The one JSON document."""
+        names = (*(field.name for field in dataclasses.fields(self)), *self.told)  # type: ignore[arg-type]
+        written = {name: plain(getattr(self, name)) for name in names if name not in self.unwritten}
+        if "seconds" in written:
+            written["seconds"] = round(written["seconds"], 3)
+        return {"schema_version": SCHEMA_VERSION, "command": self.command, **written}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: records by their fields, unless they say otherwise."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return str(value) if isinstance(value, Path) else value

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fxhead.batch.process import Done, State
-from fxhead.outcome import SCHEMA_VERSION, ExitCode, WrittenFile
+from fxhead.outcome import ExitCode, Outcome, WrittenFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class BatchOutcome:
+class BatchOutcome(Outcome):
     """Result of ``fxhead batch``.
 
     Attributes:
@@ -25,6 +25,9 @@ class BatchOutcome:
         seconds: wall-clock time.
         require: the least verdict that is a yes.
     """
+
+    command = "batch"
+    unwritten = ("require",)
 
     rows: tuple[Done, ...]
     skipped: int
@@ -50,14 +53,3 @@ class BatchOutcome:
         from fxhead.batch.lines import batch_lines  # with it comes rich, which JSON does not need
 
         return batch_lines(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The one JSON document."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "command": "batch",
-            "rows": [dataclasses.asdict(done) for done in self.rows],
-            "skipped": self.skipped,
-            "files": [file.to_dict() for file in self.files],
-            "seconds": round(self.seconds, 3),
-        }

@@ -1,20 +1,19 @@
-"""What ``fxhead cam`` found and drew: frozen records that the tables show and JSON holds."""
+"""What ``fxhead cam`` found and drew, as records and for a person."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fxhead.outcome import SCHEMA_VERSION, ExitCode, ModelInfo, WrittenFile
+from rich.console import RenderableType
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import RenderableType
-
-    from fxhead.inputs.images import Preparation
-    from fxpasses.report import Miss
+from fxhead.inputs.images import Preparation
+from fxhead.outcome import ExitCode, ModelInfo, Outcome, WrittenFile
+from fxhead.show.fitting_table import FittingTable
+from fxhead.show.tables import file_table, miss_lines, model_line
+from fxpasses.report import Miss
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +58,9 @@ class ImageRecord:
     box: tuple[float, float, float, float]
     classes: tuple[ClassRecord, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self) | {"path": str(self.path), "picture": str(self.picture)}
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CamOutcome:
+class CamOutcome(Outcome):
     """Result of ``fxhead cam``.
 
     Attributes:
@@ -78,6 +73,9 @@ class CamOutcome:
         files: what was written: the pictures, the sheet, the arrays.
         seconds: wall-clock time.
     """
+
+    command = "cam"
+    unwritten = ("interpolation",)
 
     model: ModelInfo
     head: str | None = None
@@ -95,21 +93,39 @@ class CamOutcome:
 
     def lines(self) -> Iterator[RenderableType]:
         """What to show, from top to bottom."""
-        from fxhead.cam.lines import cam_lines  # with it comes rich, which JSON does not need
-
-        return cam_lines(self)
+        yield model_line(self.model)
+        if not self.images:
+            yield from miss_lines(self.misses)
+            yield ""
+            reason = "its head cannot stand before a pool" if self.misses else "it has no head behind a pool"
+            yield f"[bold]no maps[/]: {reason}; nothing was written"
+            return
+        yield ""
+        table = FittingTable(
+            "image", "class", "logit", "highest score", "at x, y", right=("logit", "highest score")
+        )
+        for image in self.images:
+            for record in image.classes:
+                x, y = record.peak_at
+                name = str(image.path) if record is image.classes[0] else ""
+                table.add(name, record.name, f"{record.logit:.3f}", f"{record.peak:.3f}", f"{x:.0f}, {y:.0f}")
+        yield table
+        yield ""
+        if self.preparation is not None:
+            yield f"images: {_preparation(self.preparation, self.interpolation or '')}"
+            yield ""
+        yield file_table(self.files)
 
     def to_dict(self) -> dict[str, Any]:
         """The one JSON document."""
-        how = None if self.preparation is None else dataclasses.asdict(self.preparation)
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "command": "cam",
-            "model": self.model.to_dict(),
-            "head": self.head,
-            "preparation": how if how is None else how | {"interpolation": self.interpolation},
-            "images": [image.to_dict() for image in self.images],
-            "misses": [miss.to_dict() for miss in self.misses],
-            "files": [file.to_dict() for file in self.files],
-            "seconds": round(self.seconds, 3),
-        }
+        written = Outcome.to_dict(self)
+        if self.preparation is not None:
+            written["preparation"]["interpolation"] = self.interpolation
+        return written
+
+
+def _preparation(how: Preparation, interpolation: str) -> str:
+    text = how.told(interpolation)
+    for name, values in (("mean", how.mean), ("deviation", how.std)):
+        text += f", {name} {' '.join(f'{value:g}' for value in values)}" if values else ""
+    return text

@@ -49,10 +49,6 @@ class CertificateChange:
     now: str
     counts: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
-
 
 def version_changes(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[CertificateChange, ...]:
     """Versions and machines that differ: they explain other figures, and change no result by themselves."""

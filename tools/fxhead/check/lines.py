@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.text import Text
 
-from fxhead.check.outcome import Check, CheckOutcome
+from fxhead.check.outcome import Check
 from fxhead.show.fitting_table import FittingTable
-from fxhead.show.tables import count_text, file_table, model_line
+from fxhead.show.tables import count_text
 
 if TYPE_CHECKING:
     from fxexport.results import Certificate, Coverage, Failure, LayerResult, TargetResult
@@ -47,16 +47,6 @@ def rewrite_verdict(verdict: str, checks: tuple[Check, ...]) -> Iterator[Rendera
         yield escape(f"{check.candidate}: {check.certificate.reason}")
     yield ""
     yield _check_table(checks)
-
-
-def check_verdict(outcome: CheckOutcome) -> Iterator[RenderableType]:
-    """All that one certificate says."""
-    certificate = outcome.check.certificate
-    yield verdict_line(str(certificate.verdict))
-    yield from certificate_lines(certificate)
-    yield ""
-    yield escape(f"inputs: {describe_data(outcome.data, certificate.seed)}")
-    yield escape(f"heads compared: {', '.join(certificate.heads) or 'none was found'}")
 
 
 def certificate_lines(certificate: Certificate) -> Iterator[RenderableType]:
@@ -255,14 +245,3 @@ def describe_data(data: DataRecord, seed: int) -> str:
     how = data.preparation
     left_out = f"; {count_text(data.left_out, 'other file')} left out" if data.left_out else ""
     return f"{count_text(data.samples, 'image')} of {data.path}, {how}, {inputs}{left_out}"
-
-
-def check_lines(outcome: CheckOutcome) -> Iterator[RenderableType]:
-    """The result, from top to bottom."""
-    yield "reference  " + model_line(outcome.reference)
-    yield "candidate  " + model_line(outcome.candidate)
-    yield ""
-    yield from check_verdict(outcome)
-    if outcome.files:
-        yield ""
-        yield file_table(outcome.files)

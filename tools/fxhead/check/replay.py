@@ -18,8 +18,8 @@ from fxhead.check.artefact import SCHEMA_VERSION, Artefact, ModelRecord
 from fxhead.check.changes import CertificateChange, check_changes, version_changes
 from fxhead.check.environment import describe_environment
 from fxhead.check.examine import Answer, Question, examine
-from fxhead.check.outcome import ReplayOutcome
 from fxhead.check.read_artefact import read_artefact
+from fxhead.check.replay_outcome import ReplayOutcome
 from fxhead.files.digests import digest_file, digest_files, digest_weights
 from fxhead.inputs.images import ImageSize, list_images
 from fxhead.inputs.options import DataOptions

@@ -5,45 +5,33 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
 
 from fxhead.check.certificates import read_checks
+from fxhead.check.lines import verdict_line
 from fxhead.check.page import certificate_page
 from fxhead.check.read_artefact import read_artefact
 from fxhead.files.publish import publish, staged
 from fxhead.files.save import require_free_file
-from fxhead.outcome import SCHEMA_VERSION, ExitCode, WrittenFile
+from fxhead.outcome import Outcome, WrittenFile
+from fxhead.show.tables import file_table
 from fxpasses.wall.wall import walled
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ReportOutcome:
+class ReportOutcome(Outcome):
     """Result of ``fxhead report``."""
+
+    command = "report"
 
     verdict: str
     files: tuple[WrittenFile, ...]
 
-    @property
-    def exit_code(self) -> ExitCode:
-        """DONE: to tell what is written is never wrong."""
-        return ExitCode.DONE
-
     def lines(self) -> Iterator[RenderableType]:
         """What to show, from top to bottom."""
-        from fxhead.check.lines import verdict_line
-        from fxhead.show.tables import file_table
-
         yield verdict_line(self.verdict)
         yield file_table(self.files)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The one JSON document."""
-        files = [file.to_dict() for file in self.files]
-        version = {"schema_version": SCHEMA_VERSION, "command": "report"}
-        return version | {"verdict": self.verdict, "files": files}
 
 
 def run_report(path: Path, out: Path, *, force: bool) -> ReportOutcome:

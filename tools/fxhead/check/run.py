@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from rich.console import RenderableType
+from rich.markup import escape
 
 from fxexport.providers import require_provider
 from fxexport.subjects.subject import EAGER
 from fxhead.check.artefact import FileRecord, Recipe, document, kept_options, record_model, relative
 from fxhead.check.beside import Beside
 from fxhead.check.examine import Answer, Question, examine
-from fxhead.check.outcome import CheckOutcome
+from fxhead.check.lines import certificate_lines, describe_data, verdict_line
+from fxhead.check.outcome import Check, is_enough
 from fxhead.check.witness_script import witness_script
 from fxhead.files.publish import publish, staged
 from fxhead.files.save import require_free_file, save_json
+from fxhead.inputs.samples import DataRecord
 from fxhead.loading.held import held
-from fxhead.outcome import WrittenFile
+from fxhead.outcome import ExitCode, ModelInfo, Outcome, WrittenFile
 from fxhead.show.progress import Progress
+from fxhead.show.tables import file_table, model_line
 from fxpasses.errors import InputError
 
 _SUFFIX = ".json"
@@ -37,6 +44,55 @@ class CheckOptions:
     force: bool = False
     beside: Beside = dataclasses.field(default_factory=Beside)
     require: str = "agrees"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOutcome(Outcome):
+    """Result of ``fxhead check``.
+
+    Attributes:
+        inputs: the samples that were run.
+        files: the certificate file where one was asked for, and what shows that the two differ.
+        seconds: wall-clock time.
+        require: the least verdict that is a yes.
+    """
+
+    command = "check"
+    told = ("verdict",)
+    unwritten = ("require",)
+
+    reference: ModelInfo
+    candidate: ModelInfo
+    check: Check
+    inputs: DataRecord
+    files: tuple[WrittenFile, ...]
+    seconds: float
+    require: str = "agrees"
+
+    @property
+    def verdict(self) -> str:
+        """The certificate's."""
+        return str(self.check.certificate.verdict)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """NO where the verdict is less than what is required."""
+        return ExitCode.DONE if is_enough((self.check,), self.require) else ExitCode.NO
+
+    def lines(self) -> Iterator[RenderableType]:
+        """What to show, from top to bottom."""
+        certificate = self.check.certificate
+        yield "reference  " + model_line(self.reference)
+        yield "candidate  " + model_line(self.candidate)
+        yield ""
+        yield verdict_line(self.verdict)
+        yield from certificate_lines(certificate)
+        yield ""
+        yield escape(f"inputs: {describe_data(self.inputs, certificate.seed)}")
+        yield escape(f"heads compared: {', '.join(certificate.heads) or 'none was found'}")
+        if self.files:
+            yield ""
+            yield file_table(self.files)
 
 
 def run_check(options: CheckOptions, progress: Progress) -> CheckOutcome:
@@ -59,7 +115,7 @@ def run_check(options: CheckOptions, progress: Progress) -> CheckOutcome:
         reference=answer.infos[0],
         candidate=answer.infos[1],
         check=answer.checks[0],
-        data=answer.data,
+        inputs=answer.data,
         files=files,
         seconds=time.perf_counter() - start,
         require=options.require,

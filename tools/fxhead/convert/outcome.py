@@ -1,16 +1,17 @@
-"""What ``fxhead convert-weights`` did."""
+"""What ``fxhead convert-weights`` did, as records and for a person."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
 
-from fxhead.outcome import SCHEMA_VERSION, ExitCode, WrittenFile
+from rich.console import RenderableType
+from rich.filesize import decimal
+from rich.markup import escape
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import RenderableType
+from fxhead.outcome import ExitCode, Outcome, WrittenFile
+from fxhead.show.fitting_table import FittingTable
+from fxhead.show.tables import file_table, shape_text
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class Converted:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertOutcome:
+class ConvertOutcome(Outcome):
     """Result of ``fxhead convert-weights``.
 
     Attributes:
@@ -43,6 +44,8 @@ class ConvertOutcome:
         files: what was written; empty where nothing had to be.
         seconds: wall-clock time.
     """
+
+    command = "convert-weights"
 
     checkpoint: str
     container: str
@@ -59,20 +62,15 @@ class ConvertOutcome:
 
     def lines(self) -> Iterator[RenderableType]:
         """What to show, from top to bottom."""
-        from fxhead.convert.lines import convert_lines  # with it comes rich, which JSON does not need
-
-        return convert_lines(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The one JSON document."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "command": "convert-weights",
-            "checkpoint": self.checkpoint,
-            "container": self.container,
-            "to": self.to,
-            "converted": [dataclasses.asdict(tensor) for tensor in self.converted],
-            "left": list(self.left),
-            "files": [file.to_dict() for file in self.files],
-            "seconds": round(self.seconds, 3),
-        }
+        yield f"[bold]{escape(self.checkpoint)}[/]  {self.container} checkpoint"
+        yield ""
+        if not self.converted:
+            yield f"[bold]nothing to convert[/]: it has the {self.to} form already; nothing was written"
+            return
+        table = FittingTable("tensor", "shape")
+        for tensor in self.converted:
+            copied = f" ({decimal(tensor.copied_bytes)} reordered)" if tensor.copied_bytes else ""
+            table.add(tensor.place, f"{shape_text(tensor.before)} → {shape_text(tensor.after)}{copied}")
+        yield table
+        yield ""
+        yield file_table(self.files)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections.abc
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -15,16 +17,18 @@ from fxhead.cam.outcome import CamOutcome
 from fxhead.check.artefact import Recipe
 from fxhead.check.certificates import WRITTEN
 from fxhead.check.changes import CertificateChange
-from fxhead.check.outcome import Check, CheckOutcome, ReplayOutcome
+from fxhead.check.outcome import Check
+from fxhead.check.replay_outcome import ReplayOutcome
 from fxhead.check.report import ReportOutcome
+from fxhead.check.run import CheckOutcome
 from fxhead.check.statement import Statement
 from fxhead.convert.outcome import ConvertOutcome
-from fxhead.explain.outcome import ExplainOutcome
+from fxhead.explain.run import ExplainOutcome
 from fxhead.files.typed_json import schema_of
 from fxhead.inputs.images import Preparation
 from fxhead.inputs.samples import DataRecord
 from fxhead.inspect.outcome import InspectOutcome
-from fxhead.outcome import ModelInfo
+from fxhead.outcome import ModelInfo, Outcome
 from fxhead.rewriting.outcome import RewriteOutcome
 from fxhead.source import SourceKind
 from fxpasses.miss_codes import MissCode
@@ -75,37 +79,27 @@ class ErrorResult(TypedDict):
     error: Error
 
 
-Result = (
-    RewriteOutcome
-    | CheckOutcome
-    | ReplayOutcome
-    | InspectOutcome
-    | ConvertOutcome
-    | CamOutcome
-    | BatchOutcome
-    | ReportOutcome
-    | ExplainOutcome
-    | ErrorResult
-)
+_OUTCOMES: dict[type[Outcome], dict[str, Any]] = {
+    RewriteOutcome: {"verdict": Verdict | None},
+    CheckOutcome: {"verdict": Verdict},
+    ReplayOutcome: {"is_reproduced": bool, "was": Verdict, "verdict": Verdict | None},
+    InspectOutcome: {"sites": tuple[Site, ...], "misses": tuple[Miss, ...], "trace": TraceInfo}
+    | {"memory": Memory | None, "heads": tuple[OutputHead, ...]},
+    ConvertOutcome: {},
+    CamOutcome: {},
+    BatchOutcome: {},
+    ReportOutcome: {},
+    ExplainOutcome: {"codes": tuple[Explained, ...]},
+}
+Result = functools.reduce(operator.or_, (*_OUTCOMES, ErrorResult))
 
 _FIRST = {"schema_version": Literal[1]}
 # Where to_dict writes other keys than the record has fields; None: it does not write that field.
 _SPELLING: dict[Any, Any] = WRITTEN | {
-    RewriteOutcome: _FIRST
-    | {"command": Literal["rewrite"], "verdict": Verdict | None, "require": None, "unchecked": None},
-    CheckOutcome: _FIRST
-    | {"command": Literal["check"], "verdict": Verdict, "inputs": DataRecord, "data": None, "require": None},
-    ReplayOutcome: _FIRST
-    | {"command": Literal["check"], "is_reproduced": bool, "was": Verdict, "verdict": Verdict | None},
-    InspectOutcome: _FIRST
-    | {"command": Literal["inspect"], "sites": tuple[Site, ...], "misses": tuple[Miss, ...]}
-    | {"trace": TraceInfo, "memory": Memory | None, "heads": tuple[OutputHead, ...]},
-    ConvertOutcome: _FIRST | {"command": Literal["convert-weights"]},
-    CamOutcome: _FIRST | {"command": Literal["cam"], "interpolation": None},
-    BatchOutcome: _FIRST | {"command": Literal["batch"], "require": None},
-    ReportOutcome: _FIRST | {"command": Literal["report"]},
-    ExplainOutcome: _FIRST
-    | {"command": Literal["explain"], "codes": tuple[Explained, ...], "is_listing": None},
+    **{
+        kind: _FIRST | {"command": Literal[kind.command]} | dict.fromkeys(kind.unwritten) | own
+        for kind, own in _OUTCOMES.items()
+    },
     Check: Certificate,
     Done: {"document": RewriteOutcome | ErrorResult | None},
     ModelInfo: {"source": str, "kind": SourceKind, "class": str, "class_name": None},
