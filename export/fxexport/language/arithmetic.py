@@ -12,12 +12,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from fxexport.language.constants import UNIT, NotFolded, elements, folded, scalar
+from fxexport.language.constants import UNIT, NotFolded, elements, folded, scalar, stored
 from fxexport.language.extents import size_at_sample
 from fxexport.language.layout import Part, Parts
 from fxexport.language.maps import broadcast, elementwise, mapped
 from fxexport.language.moves import widened
-from fxexport.language.term import Terms, Uninterpreted, Value
+from fxexport.language.term import Rounded, Terms, Uninterpreted, Value
 
 _LARGEST = {"float16": 2.0**10}
 _LARGEST_OTHERWISE = 2.0**40
@@ -59,7 +59,7 @@ def negate(terms: Terms, value: Value) -> Value:
         return elementwise(terms, "neg", [value], value.dtype)
     if value.is_closed:
         return _evaluated(terms, elementwise(terms, "neg", [value], value.dtype))
-    return scaled(terms, value, scale=terms.real(-1.0, dtype=value.dtype))
+    return scaled(terms, value, scale=terms.real(-1.0, value.dtype))
 
 
 def subtract(terms: Terms, first: Value, second: Value) -> Value:
@@ -228,14 +228,14 @@ def _is_clear(whole: Value, *shifts: Value) -> bool:
 
 
 def _is_all(value: Value, number: float) -> bool:
-    """Whether a closed value is this number everywhere, up to the rounding of the fold that made it."""
+    """Whether a closed value is this number everywhere, up to what float64 makes of it."""
     if not value.is_closed:
         return False
     try:
         found = folded(value.term)
     except NotFolded:
         return False
-    return bool(np.all(np.abs(found.value - number) <= found.error))
+    return bool(np.all(np.abs(found.value - number) <= found.noise(value.dtype)))
 
 
 def _closed(terms: Terms, name: str, first: Value, second: Value) -> Value:
@@ -251,8 +251,12 @@ def _evaluated(terms: Terms, value: Value) -> Value:
         found = folded(value.term)
     except NotFolded:
         return value
-    real = terms.real(float(found.value), float(found.error), value.dtype)
-    return real.seen(value.layout)
+    if found.is_exact:
+        rounded = None
+    else:
+        made_of = stored(value.term)
+        rounded = Rounded(folded=float(found.error), defined=float(found.defined), made_of=made_of)
+    return terms.real(float(found.value), value.dtype, rounded).seen(value.layout)
 
 
 def _commuted(terms: Terms, name: str, first: Value, second: Value) -> Value:

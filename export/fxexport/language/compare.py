@@ -13,12 +13,13 @@ from typing import TypeAlias
 import numpy as np
 
 from fxexport.language.arithmetic import is_moderate, parts_of, scaled
-from fxexport.language.constants import UNIT, Folded, NotFolded, arranged, elements, folded
+from fxexport.language.constants import UNIT, Folded, NotFolded, arranged, elements, folded, stored
 from fxexport.language.contraction import scaled_weights
 from fxexport.language.difference import Difference, difference
 from fxexport.language.extents import symbol
 from fxexport.language.graph import Dims, Graph, NotRead
 from fxexport.language.layout import Layout, plain
+from fxexport.language.maps import numpy_type
 from fxexport.language.term import Array, Operand, Origin, Term, Terms, Value, is_same
 
 
@@ -291,7 +292,7 @@ class _Proof:
 
     def _differ_by_scale(self, like: Term, left: Scaled, right: Scaled) -> None:
         """Notes by which factors and summands two values of the same core differ."""
-        neutral = self._terms.real(1.0, dtype=like.dtype), self._terms.real(0.0, dtype=like.dtype)
+        neutral = self._terms.real(1.0, like.dtype), self._terms.real(0.0, like.dtype)
         for depth in range(max(len(left), len(right)) - 1):
             sides = [chain[-1 - depth][1:] if depth < len(chain) - 1 else neutral for chain in (left, right)]
             for first, second, unit in zip(*sides, neutral, strict=True):
@@ -342,7 +343,7 @@ class _Proof:
                 for x, y in leaves:
                     self._keep(names, x.value, y.value)
                 return False
-            ulp = _apart(a, b, left.term.dtype)
+            ulp = _apart(a, b, left.term, right.term)
             if ulp is not None:
                 self._terms.use("fold-of-constants")
                 self._folds.setdefault(names, Fold(left=names[0], right=names[1], largest_ulp=ulp))
@@ -474,7 +475,7 @@ def _twins(left: Operand, right: Operand) -> list[tuple[Folded, Folded]] | None:
         a, b = stack.pop()
         if a == b:
             continue
-        if _spelled(a) != _spelled(b) or a.term.error or b.term.error:
+        if _spelled(a) != _spelled(b) or a.term.rounded or b.term.rounded:
             return None
         if a.term.array is not None:
             pair = _written_out(elements(a), elements(b))
@@ -527,23 +528,37 @@ def _is_alike_foreign(left: Term, right: Term) -> bool:
 def _written_out(left: Folded, right: Folded) -> tuple[Folded, Folded]:
     """Both with every element that either of them has; as they are where their extents do not fit."""
     try:
-        values = np.broadcast_arrays(left.value, left.error, right.value, right.error)
+        shape = np.broadcast_shapes(left.value.shape, right.value.shape)
     except ValueError:
         return left, right
-    return Folded(value=values[0], error=values[1]), Folded(value=values[2], error=values[3])
+    first, second = (side.as_given(lambda array: np.broadcast_to(array, shape)) for side in (left, right))
+    return first, second
 
 
-def _apart(left: Folded, right: Folded, dtype: str) -> float | None:
-    """How far two folds lie apart in units of the last place; None where rounding cannot take them so far."""
+def _apart(left: Folded, right: Folded, first: Term, second: Term) -> float | None:
+    """How far two folds lie apart in units of the last place; None where rounding cannot take them so far.
+
+    What both compute is folded by neither: granted is what the one rounds more often than the other, if the
+    other holds a constant that it lacks and that may be the fold; and whatever is rightly rounded.
+    """
+    dtype, own, other = first.dtype, stored(first), stored(second)
     with np.errstate(all="ignore"):
         difference = np.abs(left.value - right.value)
-        both = (np.isnan(left.value) & np.isnan(right.value)) | (left.value == right.value)
-        near = difference <= left.error + right.error
-        if not np.all(near | both):
+        granted = left.noise(dtype) + right.noise(dtype) + np.abs(left.defined - right.defined)
+        if not other <= own:
+            granted = granted + np.maximum(left.error - right.error, 0)
+        if not own <= other:
+            granted = granted + np.maximum(right.error - left.error, 0)
+        near = difference <= granted
+        near |= (np.isnan(left.value) & np.isnan(right.value)) | (left.value == right.value)
+        if left.is_exact or right.is_exact:
+            kind = numpy_type(dtype)
+            near |= left.value.astype(kind) == right.value.astype(kind)
+        if not np.all(near):
             return None
         size = np.maximum(np.abs(left.value), np.finfo(np.float32).tiny)
         ulp = 2 * UNIT[dtype] * np.exp2(np.floor(np.log2(size)))
-        return float(np.max(np.where(both, 0.0, difference / ulp), initial=0.0))
+        return float(np.max(np.where(np.isfinite(difference), difference / ulp, 0.0), initial=0.0))
 
 
 def _by(pairs: Sequence[tuple[int, int]], side: int) -> list[tuple[int, int]]:

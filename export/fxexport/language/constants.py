@@ -1,8 +1,7 @@
 """What closed terms are: their elements in float64, with a bound of what rounding may have made of them.
 
 A tool that folds constants rounds after each operation, in the type of the constants. A closed term is
-evaluated in float64 together with the running error that such a fold may have (Higham, §3.3); a stored
-constant is that fold if it lies no further away.
+evaluated in float64 together with the running error that such a fold may have (Higham, §3.3).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 from fxexport.language.extents import Extent
 from fxexport.language.layout import Part, Parts, plain
-from fxexport.language.term import Array, Operand, Term, Value
+from fxexport.language.term import Array, Operand, Rounded, Term, Value
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Unit roundoffs."""
@@ -26,19 +25,49 @@ _VISIBLE = 2.0**-10
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Folded:
-    """Elements and how far each may lie from what a fold gives; zero for what is stored."""
+    """Elements of a closed term.
+
+    Attributes:
+        value: the elements as float64 computes them.
+        error: how far each may lie from what a fold gives.
+        defined: how far each may lie from a spelling of the definition whose number it holds.
+    """
 
     value: Array
     error: Array
+    defined: Array
 
     @property
     def is_exact(self) -> bool:
         """Whether nothing was computed."""
-        return not self.error.any()
+        return not (self.error.any() or self.defined.any())
+
+    def noise(self, dtype: str) -> Array:
+        """How far float64 itself may be off, which rounds wherever a fold does."""
+        return np.asarray((self.error + self.defined) * (UNIT["float64"] / UNIT.get(dtype, 1.0)))
+
+    def as_given(self, arranged: Callable[[Array], Array]) -> Folded:
+        """The same elements, arranged in another way."""
+        return Folded(value=arranged(self.value), error=arranged(self.error), defined=arranged(self.defined))
 
 
 class NotFolded(Exception):
     """The closed term holds an operator that is not evaluated."""
+
+
+def stored(term: Term) -> frozenset[Term]:
+    """The constants that a closed term is computed from; of a stored one itself."""
+    found: set[Term] = set()
+    seen: set[Term] = set()
+    stack = [term]
+    while stack:
+        item = stack.pop()
+        if item not in seen:
+            seen.add(item)
+            stack.extend(operand.term for operand in item.operands)
+            if item.array is not None:
+                found |= (item.rounded and item.rounded.made_of) or {item}
+    return frozenset(found)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -52,7 +81,9 @@ def folded(term: Term) -> Folded:
         if term.array.dtype.kind == "c":
             raise NotFolded("complex numbers")
         value = term.array if term.array.dtype.kind in "iub" else term.array.astype(np.float64)
-        return Folded(value=value, error=np.broadcast_to(np.float64(term.error), value.shape))
+        rounded = term.rounded or Rounded()
+        error, defined = (np.broadcast_to(item, value.shape) for item in (rounded.folded, rounded.defined))
+        return Folded(value=value, error=error, defined=defined)
     if term.op != "map" or term.attributes[0] not in _RULES:
         raise NotFolded(term.op)
     name, *parameters = term.attributes
@@ -64,9 +95,9 @@ def folded(term: Term) -> Folded:
         error = found.error + roundings * UNIT[term.dtype] * size
         known = np.isfinite(size)
         largest = max(_VISIBLE, 16 * UNIT[term.dtype]) * size[known].max(initial=0.0)
-    if np.any(error[known] > largest):
+    if np.any((error + found.defined)[known] > largest):
         raise NotFolded("a sum that loses its digits")
-    return Folded(value=found.value, error=error)
+    return dataclasses.replace(found, error=error)
 
 
 def arranged(operand: Operand) -> Folded:
@@ -79,7 +110,7 @@ def arranged(operand: Operand) -> Folded:
     if operand.access is None:
         raise NotFolded("unknown rank")
     layout = along(operand.access)
-    return Folded(value=_arranged(inner.value, layout), error=_arranged(inner.error, layout))
+    return inner.as_given(lambda array: _arranged(array, layout))
 
 
 def along(layout: tuple[Parts, ...]) -> tuple[Parts, ...]:
@@ -98,7 +129,7 @@ def elements(value: Value) -> Folded:
 
 def exact_array(value: Value) -> Array | None:
     """The elements of a stored constant as the value's dimensions see them; None if it is computed."""
-    if value.term.array is None or value.term.error or value.known_layout is None:
+    if value.term.array is None or value.term.rounded or value.known_layout is None:
         return None
     cells = _arranged(value.term.array, along(value.layout))
     shape = value.shape
@@ -154,26 +185,30 @@ def fresh(array: Array) -> tuple[Parts, ...]:
 
 
 def _add(read: list[Folded], _: list[object]) -> Folded:
-    value = functools.reduce(np.add, (item.value for item in read))
-    return Folded(value=value, error=functools.reduce(np.add, (item.error for item in read)))
+    fields = ("value", "error", "defined")
+    return Folded(**{name: functools.reduce(np.add, (getattr(x, name) for x in read)) for name in fields})
 
 
 def _multiply(read: list[Folded], _: list[object]) -> Folded:
     a, b = read
-    error = np.abs(a.value) * b.error + np.abs(b.value) * a.error + a.error * b.error
-    return Folded(value=a.value * b.value, error=error)
+
+    def wider(one: Array, two: Array) -> Array:
+        return np.asarray(np.abs(a.value) * two + np.abs(b.value) * one + one * two)
+
+    error, defined = wider(a.error, b.error), wider(a.defined, b.defined)
+    return Folded(value=a.value * b.value, error=error, defined=defined)
 
 
 def _negate(read: list[Folded], _: list[object]) -> Folded:
-    return Folded(value=-read[0].value, error=read[0].error)
+    return dataclasses.replace(read[0], value=-read[0].value)
 
 
 def _power(read: list[Folded], parameters: list[object]) -> Folded:
     (base,) = read
     exponent = float(str(parameters[0]))
     value = base.value**exponent
-    slope = np.abs(exponent * base.value ** (exponent - 1))
-    return Folded(value=value, error=slope * base.error * 1.01)
+    slope = 1.01 * np.abs(exponent * base.value ** (exponent - 1))
+    return Folded(value=value, error=slope * base.error, defined=slope * base.defined)
 
 
 _RULES: dict[str, tuple[Callable[[list[Folded], list[object]], Folded], int]] = {

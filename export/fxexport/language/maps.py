@@ -102,7 +102,7 @@ def cast(terms: Terms, value: Value, dtype: str) -> Value:
         return value
     if value.contents is not None and dtype in ("int64", "int32") and fits(value.contents, dtype):
         return terms_of_contents(terms, value.contents, value.rank, dtype)
-    array = exact_array(value) if value.term.array is not None and not value.term.error else None
+    array = exact_array(value) if value.term.array is not None and not value.term.rounded else None
     if array is not None and _is_exact_cast(array, dtype):
         with np.errstate(all="ignore"):
             return terms.constant(value.term.array.astype(numpy_type(dtype))).seen(value.layout)  # type: ignore[union-attr]

@@ -214,7 +214,7 @@ def without_zeros(value: Value, dim: int) -> tuple[Value, Extent, Extent] | None
         mode != "constant"
         or zero is None
         or zero.any()
-        or fill.term.error
+        or fill.term.rounded
         or len(access) != len(term.shape)
         or value.layout[dim] != plain_axis(axis, term.shape[axis])
         or any(part.axis == axis for parts in others for part in parts)

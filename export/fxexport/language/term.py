@@ -40,6 +40,21 @@ class Uninterpreted(Exception):
     """
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rounded:
+    """How far a real number may lie from what stands for it in a graph.
+
+    Attributes:
+        folded: by the roundings of a fold that computes it from constants.
+        defined: since every spelling of a definition's number is a rounding of it.
+        made_of: the constants that it is computed from; none of a definition's.
+    """
+
+    folded: float = 0.0
+    defined: float = 0.0
+    made_of: frozenset[Term] = frozenset()
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Term:
     """One value, up to views of it.
@@ -54,7 +69,7 @@ class Term:
         skeleton: a hash in which no constant's value counts, the same in every process.
         serial: its number in the table.
         array: the elements of a constant, in the order of its axes.
-        error: of a constant that is a real number: how far it may lie from the value that rounding gives.
+        rounded: of a constant that no graph stores as it is.
     """
 
     op: str
@@ -66,7 +81,7 @@ class Term:
     skeleton: str
     serial: int
     array: Array | None = None
-    error: float = 0.0
+    rounded: Rounded | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -254,27 +269,27 @@ class Terms:
             self._known[key] = found
         return self._noted(found)
 
-    def constant(self, array: Array, *, error: float = 0.0, dtype: str | None = None) -> Value:
+    def constant(self, array: Array, *, rounded: Rounded | None = None, dtype: str | None = None) -> Value:
         """The constant with these elements; equal ones are one term, ``-0`` as ``0`` and NaN as NaN."""
         kept = array.reshape([extent for extent in array.shape if extent != 1])
         name = dtype or str(array.dtype)
-        key = (name, kept.shape, error, _sample(kept))
+        key = (name, kept.shape, rounded, _sample(kept))
         for term in self._constants.setdefault(key, []):
             if term.array is not None and is_same(term.array, kept):
                 found = term
                 break
         else:
             skeleton = digest("constant", name, kept.shape)
-            found = Term("constant", (), (), name, kept.shape, True, skeleton, self._next(), kept, error)
+            found = Term("constant", (), (), name, kept.shape, True, skeleton, self._next(), kept, rounded)
             self._constants[key].append(found)
         axes = iter(range(kept.ndim))
         layout = tuple(() if e == 1 else plain_axis(next(axes), e) for e in array.shape)
         value = Value(term=self._noted(found), known_layout=layout)
         return with_contents(value)
 
-    def real(self, number: float, error: float = 0.0, dtype: str = "float32") -> Value:
+    def real(self, number: float, dtype: str, rounded: Rounded | None = None) -> Value:
         """A real number that stands for what arithmetic in ``dtype`` makes of it."""
-        return self.constant(np.asarray(number, np.float64), error=error, dtype=dtype)
+        return self.constant(np.asarray(number, np.float64), rounded=rounded, dtype=dtype)
 
     def _noted(self, term: Term) -> Term:
         if self.origin is not None:

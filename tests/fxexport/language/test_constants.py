@@ -148,3 +148,55 @@ def test_a_fold_that_is_off_by_more_than_rounding_is_none(part: int, factor: flo
     found = derived(with_norm(), folded(*weights))
     assert not found.is_proved
     assert found.constants
+
+
+def chain(factor: float | None, sixth: str = "HardSwish", weight: Array = W) -> onnx.ModelProto:
+    """Three activations that divide by six and a convolution, then times a factor."""
+    nodes, value = [], "x"
+    stored = {"w": weight, "six": np.float32(6), "three": np.float32(3), "zero": np.float32(0)}
+    stored["sixth"] = np.float32(1) / np.float32(6)
+    for step in range(3):
+        if sixth == "HardSwish":
+            nodes.append(helper.make_node("HardSwish", [value], [f"a{step}"]))
+        else:
+            by = "six" if sixth == "Div" else "sixth"
+            nodes += [
+                helper.make_node("Add", [value, "three"], [f"p{step}"]),
+                helper.make_node("Clip", [f"p{step}", "zero", "six"], [f"c{step}"]),
+                helper.make_node("Mul", [value, f"c{step}"], [f"m{step}"]),
+                helper.make_node(sixth, [f"m{step}", by], [f"a{step}"]),
+            ]
+        value = f"a{step}"
+    nodes.append(helper.make_node("Conv", [value, "w"], ["z"]))
+    if factor is not None:
+        stored["factor"] = np.float32(factor)
+        nodes.append(helper.make_node("Mul", ["z", "factor"], ["y"]))
+    else:
+        nodes[-1].output[0] = "y"
+    return model(nodes, stored)
+
+
+@pytest.mark.parametrize("sixth", ["HardSwish", "Div", "Mul"])
+@pytest.mark.parametrize("factor", [1 + 2.0**-20, 1 + 2.0**-23, 1 - 2.0**-24, 1.5])
+def test_roundings_that_no_fold_made_excuse_nothing(sixth: str, factor: float) -> None:
+    assert derived(chain(None, sixth), chain(None, sixth)).is_proved
+    for pair in ((None, factor), (factor, None)):
+        found = derived(*(chain(item, sixth) for item in pair))
+        assert not found.is_proved
+        assert found.constants
+
+
+@pytest.mark.parametrize("first", ["HardSwish", "Div", "Mul"])
+@pytest.mark.parametrize("second", ["HardSwish", "Div", "Mul"])
+def test_every_spelling_of_a_sixth_is_one(first: str, second: str) -> None:
+    assert derived(chain(None, first), chain(None, second)).is_proved
+    assert not derived(chain(None, first), chain(1 + 2.0**-18, second)).is_proved
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.3, 1 / 3])
+def test_a_factor_that_is_folded_rounds_once(factor: float) -> None:
+    left, right = chain(factor), chain(None, weight=W * np.float32(factor))
+    assert derived(left, right).is_proved
+    assert not derived(
+        left, chain(None, weight=np.nextafter(np.nextafter(W * np.float32(factor), 9), 9))
+    ).is_proved
