@@ -240,11 +240,11 @@ def _open(model: Any, way: str, example_inputs: Any) -> Traced | OpenProgram:
             fix="give an nn.Module, a GraphModule or an ExportedProgram",
         )
     if isinstance(model, GraphModule) or way == "symbolic":
-        return trace(model)
+        return trace(model, lambda: _inputs(example_inputs))
     if way == "export":
         return export_module(model, _inputs(example_inputs), reason="asked for")
     try:
-        return trace(model)
+        return trace(model, lambda: _inputs(example_inputs))
     except TraceError as error:
         inputs = _inputs(example_inputs)
         if inputs is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from fxpasses.errors import InputError, TraceError
+from fxpasses.graph.arguments import packed
 from fxpasses.graph.counting import counting
 from fxpasses.graph.quiet import quiet_export
 from fxpasses.graph.shapes import static_extent
@@ -147,7 +147,4 @@ def _dynamic(model: nn.Module, inputs: tuple[Any, ...], batch: Any) -> Any:
     def shape(value: Any) -> Any:
         return {0: batch} if isinstance(value, torch.Tensor) and value.ndim else None
 
-    shapes = tuple(pytree.tree_map(shape, value) for value in inputs)
-    kinds = [parameter.kind.name for parameter in inspect.signature(model.forward).parameters.values()]
-    named = kinds.index("VAR_POSITIONAL") if "VAR_POSITIONAL" in kinds else len(shapes)
-    return (*shapes[:named], shapes[named:]) if len(shapes) > named else shapes
+    return packed(model.forward, [pytree.tree_map(shape, value) for value in inputs])

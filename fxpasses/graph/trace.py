@@ -13,7 +13,7 @@ import keyword
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.fx import Graph, GraphModule, Node, Tracer
 
 from fxpasses.errors import TraceError
 from fxpasses.graph import kept
+from fxpasses.graph.arguments import bound
 from fxpasses.graph.counting import counting
 from fxpasses.graph.tree import HOOKS, clone_tree, hold
 from fxpasses.report import TraceInfo
@@ -43,6 +44,10 @@ _DROPOUTS: dict[Any, type[nn.Module]] = {
     F.alpha_dropout: nn.AlphaDropout,
     F.feature_alpha_dropout: nn.FeatureAlphaDropout,
 }
+
+
+def no_inputs() -> None:
+    """Stands for example inputs that nobody gave."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +89,12 @@ class Traced:
         return module
 
 
-def trace(model: nn.Module) -> Traced:
+def trace(model: nn.Module, example_inputs: Callable[[], Sequence[Any] | None] = no_inputs) -> Traced:
     """The model as a graph over a tree of its own.
+
+    Args:
+        model: the module; the parameters of its ``forward`` that are not given keep their defaults.
+        example_inputs: those that are given, by position; None: those that have no default.
 
     Raises:
         TraceError: symbolic tracing fails, as on control flow that depends on values.
@@ -97,7 +106,7 @@ def trace(model: nn.Module) -> Traced:
     before = set(model.__dict__)
     try:
         with walled_for(model):
-            tracer, graph = _traced(model)
+            tracer, graph = _traced(model, example_inputs)
     except SlowError:
         raise
     except Exception as error:
@@ -108,9 +117,6 @@ def trace(model: nn.Module) -> Traced:
         ) from error
     finally:
         constants = {name: model.__dict__.pop(name) for name in set(model.__dict__) - before}
-    for node in (*graph.find_nodes(op="placeholder"), *graph.find_nodes(op="output")):
-        if isinstance(node.type, str):  # of a module with postponed annotations; names what only it imports
-            node.type = None
     graph._tracer_cls = None  # a pickled GraphModule names its tracer; plain torch must be able to load it
     root = clone_tree(model, keep=_called(graph), path="")
     for name, tensor in constants.items():
@@ -131,11 +137,11 @@ def _mode(model: nn.Module) -> str:
     return "train" if model.training else "eval"
 
 
-def _traced(model: nn.Module) -> tuple[HeadTracer, Graph]:
+def _traced(model: nn.Module, example_inputs: Callable[[], Sequence[Any] | None]) -> tuple[HeadTracer, Graph]:
     """The graph; small modules that decide by ``training`` are kept whole, which may take a second trace."""
     whole: set[str] = set()
     while True:
-        tracer = HeadTracer(whole)
+        tracer = HeadTracer(whole, example_inputs)
         with _asking_for_training(model, tracer), counting(model):
             graph = tracer.trace(model)
         if not tracer.undecided:
@@ -186,13 +192,21 @@ class _Training(int):
 class HeadTracer(Tracer):
     """``torch.fx.Tracer`` that records source lines and keeps ``self.training`` a question."""
 
-    def __init__(self, whole: Collection[str] = ()) -> None:
-        """Traces with the modules at the paths ``whole`` kept whole."""
+    def __init__(self, whole: Collection[str], example_inputs: Callable[[], Sequence[Any] | None]) -> None:
+        """Traces with the modules at the paths ``whole`` kept whole; for ``example_inputs`` see ``trace``."""
         super().__init__()
         self.whole = whole
+        self.example_inputs = example_inputs
         self.undecided: set[str] = set()
         self.notes: list[str] = []
         self.dropouts: dict[str, nn.Module] = {}
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """An input for each parameter that is given; the others keep their defaults."""
+        function, values, kept = bound(self, root_fn, self.example_inputs)
+        if kept:
+            self.notes.append(f"inputs that keep their defaults in the graph: {', '.join(kept)}")
+        return function, values
 
     def asked(self, path: str, answer: bool) -> None:
         """Notes that the traced code branched on ``training``, so that the graph has one branch only."""

@@ -45,14 +45,6 @@ class BranchesOnValue(Head):
         return self.logits(x)
 
 
-class TakesAnyNumber(Head):
-    def forward(self, *images: Tensor) -> Tensor:
-        total = images[0]
-        for image in images[1:]:
-            total = total + image
-        return self.logits(total)
-
-
 class TakesDict(Head):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {f"{name}_logits": self.logits(value) for name, value in batch.items()}
@@ -135,8 +127,6 @@ def inputs(model: nn.Module, batch: int) -> tuple[Any, ...]:
     match model:
         case BranchesOnValue():
             return image(batch), True
-        case TakesAnyNumber():
-            return image(batch), image(batch) * 2, image(batch) - 1
         case TakesDict():
             return ({"left": image(batch), "right": image(batch) + 1},)
         case TakesSeveral():
@@ -152,7 +142,7 @@ def leaves(value: Any) -> list[Tensor]:
 
 
 MODELS = (
-    BranchesOnShape, LoopsOverRank, BranchesOnValue, TakesAnyNumber, TakesDict, TakesSeveral, GivesDataclass,
+    BranchesOnShape, LoopsOverRank, BranchesOnValue, TakesDict, TakesSeveral, GivesDataclass,
     BranchesOnData, LoopsOverBatch, AsksForType, HoldsMuch, GivesNamedTuple,
 )  # fmt: skip
 

@@ -233,6 +233,10 @@ def interpreted(
     return _foreign(terms, target, arguments, expected, reason)
 
 
+_DRAWS_BY = ("train", "training", "dropout", "dropout_p")
+"""Arguments of operators that draw random numbers (GRU, RReLU, attention): with any of them 0, none draws."""
+
+
 def _foreign(
     terms: Terms, target: OpOverload, arguments: Mapping[str, Tree], expected: Any, reason: str
 ) -> Tree:
@@ -247,7 +251,8 @@ def _foreign(
             raise NotRead(f"{target} gives what is no tensor")
         dims = tuple(e if isinstance(e, int) else terms.sizes.get(str(e)) for e in item.shape)
         kinds.append((dtype_name(item.dtype), dims))
-    is_random = torch.Tag.nondeterministic_seeded in target.tags
+    is_off = any(isinstance(arguments.get(name), int | float) and not arguments[name] for name in _DRAWS_BY)
+    is_random = torch.Tag.nondeterministic_seeded in target.tags and not is_off
     key = ("aten", str(target._schema), *attributes)
     if is_random and terms.origin is not None:
         terms.origin = dataclasses.replace(terms.origin, is_random=True)

@@ -425,7 +425,7 @@ def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> fx.GraphModule
     try:
         with evaluation_mode(module):
             try:
-                return trace(module).close(())
+                return trace(module, lambda: inputs).close(())
             except TraceError as error:
                 return export_module(module, inputs, error.what).close(())
     except TraceError as error:

@@ -12,6 +12,7 @@ from torch import nn
 
 from fxpasses.engine.outputs import count_maps
 from fxpasses.errors import InputError
+from fxpasses.graph.arguments import packed
 from fxpasses.graph.maps import KEY as MAP
 from fxpasses.private_names import pytree
 from fxpasses.vocabulary.vocabulary import Vocabulary
@@ -35,10 +36,13 @@ class ExampleCall:
     names: tuple[str, ...]
     batch: int
 
-    def dynamic_shapes(self, batch: object, size: object) -> dict[str, Any] | tuple[Any, ...]:
+    def dynamic_shapes(
+        self, module: nn.Module, batch: object, size: object
+    ) -> dict[str, Any] | tuple[Any, ...]:
         """The ``dynamic_shapes`` argument of torch.export.
 
         Args:
+            module: what is called.
             batch: what axis 0 of every batched tensor is; None fixes it.
             size: what the axes behind the channels are; None fixes them.
         """
@@ -50,7 +54,7 @@ class ExampleCall:
             return {axis: dim for axis, dim in ({0: batch} | sizes).items() if dim is not None} or None
 
         if not self.kwargs:
-            return tuple(pytree.tree_map(axes, self.args))
+            return packed(module.forward, pytree.tree_map(axes, self.args))
         return {name: pytree.tree_map(axes, value) for name, value in self.kwargs.items()}
 
     def resized(self, size: Callable[[int, int], int]) -> ExampleCall:

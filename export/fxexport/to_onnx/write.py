@@ -164,7 +164,7 @@ def _trace(
     where = type(module).__name__
     batch = torch.export.Dim(BATCH_AXIS) if dynamic_batch else None
     # AUTO lets inputs share an extent; what it lets the model fix is told afterwards
-    shapes = call.dynamic_shapes(batch, torch.export.Dim.AUTO if dynamic_size else None)
+    shapes = call.dynamic_shapes(module, batch, torch.export.Dim.AUTO if dynamic_size else None)
     traced = require_one_graph(module, call) if dynamic_size else call
     try:
         with counting(module), WholePools() if dynamic_size else contextlib.nullcontext():

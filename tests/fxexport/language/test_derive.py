@@ -61,6 +61,20 @@ class Dropout(nn.Module):
         return x * 0.5
 
 
+class Scanned(nn.Module):
+    """A recurrent layer over the rows of a map."""
+
+    def __init__(self, *, draws: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.scan, self.draws = nn.GRU(24, 6, num_layers=2, dropout=0.5, batch_first=True), draws
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.scan.train(self.draws)
+        rows = self.scan(x.permute(0, 2, 1, 3).flatten(2))[0]
+        return rows.reshape(-1, 4, 3, 3)
+
+
 IDENTITY = nn.Identity()
 DIFFERENT = {
     "in-place statement": (IDENTITY, in_place),
@@ -86,6 +100,7 @@ DIFFERENT = {
     "overflows between": (IDENTITY, lambda x: x * 1e30 * 1e-30),
     "cancels between": (IDENTITY, lambda x: x + 1e8 - 1e8),
     "random": (lambda x: x + torch.rand_like(x), lambda x: x + torch.rand_like(x)),
+    "random in a recurrent layer": (Scanned(draws=True), Scanned(draws=True)),
     "half precision": (IDENTITY, lambda x: x.half().float()),
     "integers between": (IDENTITY, lambda x: x.int().float()),
     "the square of a root": (IDENTITY, lambda x: x.sqrt() ** 2),
@@ -136,6 +151,7 @@ SAME = {
     ),
     "a view and back": (IDENTITY, lambda x: x.flatten(1).unflatten(1, x.shape[1:])),
     "a permute past a relu": (nn.ReLU(), lambda x: x.permute(0, 2, 3, 1).relu().permute(0, 3, 1, 2)),
+    "a recurrent layer that draws nothing": (Scanned(draws=False), Scanned(draws=False)),
     "no-ops": (
         IDENTITY,
         lambda x: nn.functional.dropout(x.float().contiguous().clone(), training=False) * 1.0,
