@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxhead.study.schemes import is_same_scheme, read_schemes
+from fxhead.study.initialisation import is_same_scheme, read_schemes
 
 
 class Normal(nn.Linear):

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fxhead.study.findings import Findings, GroupRecord, HeadComparison
+from fxhead.study.findings import Findings, GroupRecord, GrowthRecord, HeadComparison
 from fxhead.study.initialisation import compare_initialisation, shapes_under_study
 from fxhead.study.network import SCALE
 from fxhead.study.records import PairRecord, RunRecord
 from fxhead.study.settings import QUESTION, Dtype, StudyHead, StudyOptions, StudySubject
 from fxhead.study.statistics import compare
-from fxhead.study.summary import group, growth
 from fxhead.study.verdict import conclude, judge, judge_pairs
 
+_PERCENTILES = (10, 50, 90)
 _NEGATIVE, _POSITIVE = "negative control", "positive control"
 
 
@@ -27,13 +27,13 @@ def analyse(
     """The findings; they depend on the records and the options alone, not on how they came about."""
     even, odd = options.even_seeds, options.odd_seeds
     linear, other, conv, scaled = groups = (
-        group("Linear", [runs[StudyHead.LINEAR, seed] for seed in even]),
-        group("Linear, other seeds", [runs[StudyHead.LINEAR, seed] for seed in odd]),
-        group("Conv2d 1×1", [runs[StudyHead.CONV, seed] for seed in even]),
-        group(f"Linear, weights ×{SCALE:g}", [runs[StudyHead.SCALED, seed] for seed in even]),
+        _group("Linear", [runs[StudyHead.LINEAR, seed] for seed in even]),
+        _group("Linear, other seeds", [runs[StudyHead.LINEAR, seed] for seed in odd]),
+        _group("Conv2d 1×1", [runs[StudyHead.CONV, seed] for seed in even]),
+        _group(f"Linear, weights ×{SCALE:g}", [runs[StudyHead.SCALED, seed] for seed in even]),
     )
     grown = tuple(
-        growth([pair for pair in pairs if pair.subject is subject and pair.dtype is dtype])
+        _growth([pair for pair in pairs if pair.subject is subject and pair.dtype is dtype])
         for subject in StudySubject
         for dtype in Dtype
     )
@@ -91,3 +91,45 @@ def _typical_gap(first: GroupRecord, second: GroupRecord) -> float:
     """The median difference of two single runs, one of each group."""
     gaps = np.subtract.outer(np.asarray(first.accuracy_pp), np.asarray(second.accuracy_pp))
     return float(np.median(np.abs(gaps)))
+
+
+def _group(name: str, runs: Sequence[RunRecord]) -> GroupRecord:
+    """The runs of one head as a group."""
+    accuracy = [[100 * count / run.held_out for count in run.correct] for run in runs]
+    return GroupRecord(
+        name=name,
+        head=runs[0].head,
+        seeds=tuple(run.seed for run in runs),
+        held_out=runs[0].held_out,
+        correct=tuple(run.correct[-1] for run in runs),
+        fit_loss=_bands([run.fit_loss for run in runs]),
+        held_out_accuracy_pp=_bands(accuracy),
+    )
+
+
+def _growth(pairs: Sequence[PairRecord]) -> GrowthRecord:
+    """The largest differences over pairs of one kind."""
+    return GrowthRecord(
+        subject=pairs[0].subject,
+        dtype=pairs[0].dtype,
+        seeds=tuple(pair.seed for pair in pairs),
+        epsilon=pairs[0].epsilon,
+        logits_of_bound=max(pair.logits_of_bound for pair in pairs),
+        loss_difference=_largest([pair.loss_difference for pair in pairs]),
+        weight_difference=_largest([pair.weight_difference for pair in pairs]),
+        typical_weight_difference=_median([pair.weight_difference for pair in pairs]),
+        largest_weight=max(pair.largest_weight for pair in pairs),
+    )
+
+
+def _bands(curves: Sequence[Sequence[float]]) -> tuple[tuple[float, float, float], ...]:
+    low, middle, high = np.percentile(np.asarray(curves, np.float64), _PERCENTILES, axis=0).tolist()
+    return tuple(zip(low, middle, high, strict=True))
+
+
+def _largest(curves: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(np.max(np.asarray(curves, np.float64), axis=0).tolist())
+
+
+def _median(curves: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(np.median(np.asarray(curves, np.float64), axis=0).tolist())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from fxhead.study.records import PlainRecord
 from fxhead.study.settings import Dtype, StudyHead, StudySubject
 
 
@@ -18,7 +17,7 @@ class StudyVerdict(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Scheme(PlainRecord):
+class Scheme:
     """How torch fills a parameter by default.
 
     Attributes:
@@ -33,7 +32,7 @@ class Scheme(PlainRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class InitialisationRecord(PlainRecord):
+class InitialisationRecord:
     """One parameter of two layers of the same size.
 
     Attributes:
@@ -62,7 +61,7 @@ class InitialisationRecord(PlainRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class GrowthRecord(PlainRecord):
+class GrowthRecord:
     """How far the paired runs of one kind came apart; the largest over the seeds.
 
     Attributes:
@@ -85,7 +84,7 @@ class GrowthRecord(PlainRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PairingRecord(PlainRecord):
+class PairingRecord:
     """Whether what one kind of pair differs by is rounding.
 
     Attributes:
@@ -101,7 +100,7 @@ class PairingRecord(PlainRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class GroupRecord(PlainRecord):
+class GroupRecord:
     """The runs of one head over one group of seeds.
 
     Attributes:
@@ -125,7 +124,7 @@ class GroupRecord(PlainRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class HeadComparison(PlainRecord):
+class HeadComparison:
     """Two groups' accuracies compared.
 
     Attributes:
@@ -151,7 +150,7 @@ class HeadComparison(PlainRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class StudyAnswer(PlainRecord):
+class StudyAnswer:
     """The verdict of the whole study, and why.
 
     Attributes:
@@ -168,7 +167,7 @@ class StudyAnswer(PlainRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Findings(PlainRecord):
+class Findings:
     """All that follows from the runs."""
 
     answer: StudyAnswer

@@ -11,17 +11,17 @@ import torch
 from rich.console import RenderableType
 from rich.markup import escape
 
-from fxhead.outcome import SCHEMA_VERSION, Outcome, WrittenFile
+from fxhead.outcome import SCHEMA_VERSION, Outcome, WrittenFile, plain
 from fxhead.show.fitting_table import FittingTable
 from fxhead.study.findings import Findings, GrowthRecord, HeadComparison, InitialisationRecord
-from fxhead.study.records import DataInfo, PlainRecord
+from fxhead.study.records import DataInfo
 from fxhead.study.settings import StudyOptions, StudySubject
 
 _STYLES = {"chance": "bold green", "systematic": "bold red"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Environment(PlainRecord):
+class Environment:
     """What rounding depends on: other versions or processors give other last digits."""
 
     torch: str
@@ -78,13 +78,13 @@ class StudyOutcome(Outcome):
         return {
             "schema_version": SCHEMA_VERSION,
             "command": self.command,
-            "data": self.data.to_dict(),
+            "data": plain(self.data),
             "training": self.options.training.to_dict(),
             "rules": self.options.rules.to_dict(),
             "seeds": self.options.seeds,
             "seed": self.options.seed,
-            "environment": self.environment.to_dict(),
-            **self.findings.to_dict(),
+            "environment": plain(self.environment),
+            **plain(self.findings),
             # by name: the same study in another folder is the same document
             "files": [{"path": file.path.name, "size_bytes": file.size_bytes} for file in self.files],
         }

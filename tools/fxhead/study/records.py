@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from fxhead.study.settings import Dtype, StudyHead, StudySubject
 
 
-class PlainRecord:
-    """A record whose fields are plain data, enums or records of that kind."""
-
-    __slots__ = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DataInfo(PlainRecord):
+class DataInfo:
     """The images. Attributes: ``fit`` and ``held_out`` count images, ``sha256`` is of all values."""
 
     name: str
@@ -31,7 +20,7 @@ class DataInfo(PlainRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord(PlainRecord):
+class RunRecord:
     """One finished run.
 
     Attributes:
@@ -48,21 +37,9 @@ class RunRecord(PlainRecord):
     fit_loss: tuple[float, ...]
     held_out_loss: tuple[float, ...]
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> RunRecord:
-        """The record that ``to_dict`` wrote."""
-        return cls(
-            head=StudyHead(data["head"]),
-            seed=int(data["seed"]),
-            held_out=int(data["held_out"]),
-            correct=tuple(map(int, data["correct"])),
-            fit_loss=tuple(map(float, data["fit_loss"])),
-            held_out_loss=tuple(map(float, data["held_out_loss"])),
-        )
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PairRecord(PlainRecord):
+class PairRecord:
     """Two runs in lockstep.
 
     Attributes:
@@ -82,18 +59,3 @@ class PairRecord(PlainRecord):
     loss: tuple[float, ...]
     loss_difference: tuple[float, ...]
     weight_difference: tuple[float, ...]
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PairRecord:
-        """The record that ``to_dict`` wrote."""
-        return cls(
-            subject=StudySubject(data["subject"]),
-            dtype=Dtype(data["dtype"]),
-            seed=int(data["seed"]),
-            epsilon=float(data["epsilon"]),
-            logits_of_bound=float(data["logits_of_bound"]),
-            largest_weight=float(data["largest_weight"]),
-            loss=tuple(map(float, data["loss"])),
-            loss_difference=tuple(map(float, data["loss_difference"])),
-            weight_difference=tuple(map(float, data["weight_difference"])),
-        )

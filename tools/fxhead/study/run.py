@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from fxhead.outcome import WrittenFile
+from fxhead.files.strict_json import Field
+from fxhead.files.typed_json import read_as
+from fxhead.outcome import WrittenFile, plain
 from fxhead.show.progress import Progress
 from fxhead.study.analysis import analyse
 from fxhead.study.data import Images, load_digits, load_folder
@@ -18,6 +20,7 @@ from fxhead.study.records import DataInfo, PairRecord, RunRecord
 from fxhead.study.settings import PAIRED_SEEDS, Dtype, StudyHead, StudyOptions, StudySubject
 from fxhead.study.store import Store, write_whole
 
+_Made = TypeVar("_Made")
 PICTURE, DOCUMENT = "study.png", "study.json"
 
 
@@ -36,15 +39,21 @@ def run_study(options: StudyOptions, progress: Progress) -> StudyOutcome:
     _train(images, options, tasks, store, progress)
     with progress.step("judging"):
         runs = {
-            (task.head, task.seed): RunRecord.from_dict(store.read(task.name))
+            (task.head, task.seed): _stored(RunRecord, task, store)
             for task in tasks
             if isinstance(task, RunTask)
         }
-        pairs = [PairRecord.from_dict(store.read(task.name)) for task in tasks if isinstance(task, PairTask)]
+        pairs = [_stored(PairRecord, task, store) for task in tasks if isinstance(task, PairTask)]
         findings = analyse(runs, pairs, options, len(data.classes))
     outcome = StudyOutcome(options=options, data=data, environment=environment, findings=findings)
     with progress.step("drawing"):
         return _published(outcome, store)
+
+
+def _stored(kind: type[_Made], task: Task, store: Store) -> _Made:
+    """The record of a finished run."""
+    found: _Made = read_as(kind, Field(store.read(task.name), task.name, store.folder, "remove it"), {})
+    return found
 
 
 def _load(options: StudyOptions, progress: Progress) -> Images:
@@ -58,10 +67,10 @@ def _load(options: StudyOptions, progress: Progress) -> Images:
 def _settings(options: StudyOptions, data: DataInfo, environment: Environment) -> dict[str, Any]:
     """What a run depends on; not how many there are, nor how they are judged, so both may change."""
     facts = {
-        "data": data.to_dict(),
+        "data": plain(data),
         "training": options.training.to_dict(),
         "seed": options.seed,
-        "environment": environment.to_dict(),
+        "environment": plain(environment),
     }
     settings: dict[str, Any] = json.loads(json.dumps(facts))  # as it is read back
     return settings
@@ -98,7 +107,7 @@ def _train(
     with progress.count(f"training {len(missing)} runs", len(missing)) as advance:
 
         def finished(task: Task, record: Record) -> None:
-            store.write(task.name, record.to_dict())
+            store.write(task.name, plain(record))
             advance()
 
         run_tasks(

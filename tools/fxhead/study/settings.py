@@ -138,21 +138,9 @@ class StudyOptions:
 
 
 def study_options(
-    *,
-    data: str | None,
-    image_size: int,
-    seeds: int,
-    epochs: int,
-    optimizer: str,
-    learning_rate: float,
-    batch_size: int,
-    alpha: float,
-    margin: float,
-    jobs: int | None,
-    out: str,
-    seed: int,
-    scheduler: str | None = None,
-) -> StudyOptions:
+    *, epochs: int, optimizer: str, learning_rate: float, batch_size: int, alpha: float, margin: float,
+    data: str | None, jobs: int | None, out: str, **others: Any,
+) -> StudyOptions:  # fmt: skip
     """The options that the command line's values stand for.
 
     Raises:
@@ -163,16 +151,13 @@ def study_options(
             raise InputError(f"{value} is not a finite number", where=name, fix="give one, or leave it out")
     return StudyOptions(
         data=None if data is None else Path(data),
-        image_size=image_size,
         training=Training(
             optimizer=Optimizer(optimizer), learning_rate=learning_rate, epochs=epochs, batch_size=batch_size
         ),
         rules=Rules(alpha=alpha, margin_pp=margin),
-        seeds=seeds,
-        seed=seed,
         jobs=jobs or _cores(),
         out=Path(out),
-        scheduler=scheduler,
+        **others,
     )
 
 
