@@ -283,6 +283,12 @@ def test_a_check_runs_on_every_image(run: Run, net: Path, photos: Path) -> None:
     assert document["inputs"]["samples"] == 7
     assert document["inputs"]["preparation"]["crop"] == 16
     assert {item["samples"] for item in document["check"]["statistics"]} == {7}
+    one = photos / "b.png"
+    told = ("--inputs", str(one), *options[2:], "-o", "one.json")
+    assert "1 image of" in run("check", "model.pt", "model.pt", *told).out
+    assert "reproduced: " in run("check", "--replay", "one.json", "--trust").out
+    Image.fromarray(pixels(20, 300)).save(one)
+    assert run("check", "--replay", "one.json", "--trust").code == 1
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fxhead.check.examine import Answer, Question, examine
 from fxhead.check.read_artefact import read_artefact
 from fxhead.check.replay_outcome import ReplayOutcome
 from fxhead.files.digests import digest_file, digest_files, digest_weights
-from fxhead.inputs.images import ImageSize, list_images
+from fxhead.inputs.images import ImageSize, holds_images, list_images
 from fxhead.inputs.options import DataOptions
 from fxhead.inputs.samples import DataRecord
 from fxhead.loading.held import held
@@ -163,7 +163,8 @@ def _data_changes(data: DataRecord, folder: Path) -> Iterator[CertificateChange]
     if data.path is None or data.sha256 is None:
         return
     path = folder / data.path
-    now = digest_files(path, list_images(path).images) if path.is_dir() else digest_file(path)
+    images = list_images(path) if holds_images(path) else None
+    now = digest_file(path) if images is None else digest_files(images.folder, images.images)
     if now != data.sha256:
         yield CertificateChange(
             kind="file", where=data.path.as_posix(), then=data.sha256, now=now, counts=True

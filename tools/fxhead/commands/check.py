@@ -34,7 +34,7 @@ from fxhead.source import Source
     "--inputs",
     type=FILE,
     metavar="DATA",
-    help="Samples to run: an .npz or .npy file, or a folder of images. Default: random ones.",
+    help="Samples to run: an .npz or .npy file, an image, or a folder of images. Default: random ones.",
 )
 @click.option(
     "--samples",

@@ -142,8 +142,13 @@ class ImageFiles:
     others: tuple[str, ...]
 
 
+def holds_images(path: Path) -> bool:
+    """Whether it is a folder, or one file with the suffix of an image."""
+    return path.is_dir() or path.suffix.lower() in SUFFIXES
+
+
 def list_images(folder: Path) -> ImageFiles:
-    """The files of a folder.
+    """The files of a folder, or one alone.
 
     Raises:
         FileError: it cannot be read, holds no image, or holds a pipe or device under the name of one.
@@ -154,6 +159,8 @@ def list_images(folder: Path) -> ImageFiles:
         where = str(error.filename or folder)
         raise FileError(f"cannot be read ({reason})", where=where, fix="check its permissions") from error
 
+    if folder.is_file():
+        return ImageFiles(folder=folder.parent, images=(folder.name,), others=())
     paths = [
         Path(place, name).relative_to(folder).as_posix()
         for place, _, names in os.walk(folder, onerror=refuse)

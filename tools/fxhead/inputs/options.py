@@ -6,7 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from fxhead.inputs.images import LARGEST, ImageSize, resized_from
+from fxhead.inputs.images import LARGEST, ImageSize, holds_images, resized_from
 from fxpasses.errors import InputError
 
 _SIZES = "write it as 224, as 256,224 (shorter side, crop), or as 48x192 (height, width)"
@@ -20,7 +20,7 @@ class DataOptions:
     """What the user said about samples.
 
     Attributes:
-        path: an ``.npz`` or ``.npy`` file, or a folder of images; None draws random samples.
+        path: an ``.npz`` or ``.npy`` file, an image or a folder of them; None draws random samples.
         samples: how many random ones; None takes as many as the batches of a proof need.
     """
 
@@ -41,10 +41,10 @@ class DataOptions:
             raise InputError(what, where="--samples", fix="leave one or the other out")
         if self.size is not None:
             require_size(self.size)
-        is_folder = self.path is not None and Path(self.path).is_dir()
+        are_images = self.path is not None and holds_images(Path(self.path))
         for option, value in (("--size", self.size), ("--mean", self.mean), ("--std", self.std)):
-            if value and not is_folder:
-                raise InputError("is for a folder of images", where=option, fix="leave it out")
+            if value and not are_images:
+                raise InputError("is for images", where=option, fix="leave it out")
 
 
 def parse_size(text: str) -> ImageSize:

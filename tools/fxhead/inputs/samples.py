@@ -11,7 +11,7 @@ from typing import Any
 from fxexport.subjects.samples import BATCHES, InputSpec, Rows, Samples, random_samples
 from fxhead.files.digests import digest_file, digest_files
 from fxhead.inputs.arrays import StoredArray, fitted, open_arrays
-from fxhead.inputs.images import ImageFiles, ImageRows, Preparation, list_images
+from fxhead.inputs.images import ImageFiles, ImageRows, Preparation, holds_images, list_images
 from fxhead.inputs.options import DataOptions
 from fxhead.inputs.preset import Preset
 from fxhead.loading.load import require_readable
@@ -81,9 +81,10 @@ def open_data(options: DataOptions, until: contextlib.ExitStack) -> DataFiles | 
     if options.path is None:
         return None
     path = Path(options.path)
-    if path.is_dir():
+    if not path.is_dir():
+        require_readable(path)
+    if holds_images(path):
         return DataFiles(path=path, images=list_images(path))
-    require_readable(path)
     return DataFiles(path=path, arrays=open_arrays(path, until))
 
 
@@ -139,7 +140,7 @@ def _from_images(
     record = dataclasses.replace(
         _record("images", samples, specs),
         path=path,
-        sha256=digest_files(path, files.images),
+        sha256=digest_files(files.folder, files.images),
         left_out=len(files.others),
         preparation=how,
     )
