@@ -83,7 +83,6 @@ def write(folder: Path, name: str, content: object) -> None:
         ({"epoch": 3, "model": {}}, InputError, "training checkpoint.*--arch"),
         ([1, 2], FileError, "pickled object"),
         (torch.zeros(3), FileError, "pickled object"),
-        (nn.DataParallel(nn.Linear(2, 2)), InputError, "save model.module"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str | type) else None,
 )
@@ -95,6 +94,32 @@ def test_what_is_no_module_is_refused(
         load("model.pt")
     assert caught.value.fix
     assert "model.pt" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:--trust")
+@pytest.mark.parametrize("is_trusted", [False, True])
+@pytest.mark.parametrize("kept", ["alone", "in parallel", "in a checkpoint", "in parallel, in a checkpoint"])
+def test_a_module_is_found_in_what_holds_it(folder: Path, kept: str, is_trusted: bool) -> None:
+    model: nn.Module = nn.Linear(2, 2)
+    held: object = nn.DataParallel(model) if "parallel" in kept else model
+    torch.save({"model": held, "epoch": 3} if "checkpoint" in kept else held, folder / "model.pt")
+    found = load("model.pt", trust=is_trusted)
+    assert type(found) is nn.Linear
+    assert torch.equal(found.weight, model.weight)
+
+
+def test_a_class_of_a_script_cannot_be_allowed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nets := sys.modules["__main__"], "Net", type("Net", (nn.Linear,), {}), raising=False)
+    monkeypatch.setattr(nets.Net, "__module__", "__main__")
+    torch.save(nets.Net(2, 2), folder / "model.pt")
+    with pytest.raises(FileError, match=r"needs __main__\.Net; save model\.state_dict\(\)"):
+        load("model.pt")
+
+
+def test_a_list_is_no_model_whatever_builds_one(folder: Path) -> None:
+    torch.save([nn.Linear(2, 2).state_dict(), 3], folder / "model.pt")
+    with pytest.raises(FileError, match=r"is a pickled object, not a module; .*or its state dict"):
+        load("model.pt", arch="torchvision:resnet18")
 
 
 def test_a_truncated_file_is_refused(net: Path) -> None:

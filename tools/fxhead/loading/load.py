@@ -19,7 +19,7 @@ from fxexport.untrusted.programs import read_program
 from fxhead.loading.architectures import build, importable_here, is_weight_file
 from fxhead.loading.hub_folders import read_hub_folder
 from fxhead.loading.recognise import Container, FileKind, recognise
-from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state, module_in
+from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state, model_keys, module_in
 from fxhead.loading.unpickle import listed, load_trusted, make_module
 from fxhead.source import FORMS, Source, SourceKind
 from fxpasses.errors import FileError, InputError
@@ -218,12 +218,11 @@ def _from_file(
     container: Container, loading: Loading, note: Callable[[str], None]
 ) -> nn.Module | ExportedProgram:
     path = container.path
-    if loading.arch is not None and container.kind not in _WEIGHTS:
+    if loading.arch is not None and container.kind not in (*_WEIGHTS, FileKind.OBJECT):
         what = f"is a {container.title}, which brings its own architecture"
         raise InputError(what, where=str(path), fix="leave --arch out")
-    if loading.arch is None and (record := module_in(container, ema=loading.ema)) is not None:
-        return _require_usable(make_module(container, _allowed(loading), record), where=str(path))
-    if container.kind in _WEIGHTS:
+    record = module_in(container, ema=loading.ema) if loading.arch is None else None
+    if container.kind in _WEIGHTS and record is None:
         return _from_weights(container, _architecture(container, loading, note), loading, note)
     if container.kind is FileKind.PROGRAM:
         if not loading.trust:
@@ -231,13 +230,16 @@ def _from_file(
         note(f"--trust: {path} is loaded unchecked, and may run any code")
         with importable_here():  # a program may hold operators and dataclasses of the user's own
             return read_program(path, trust=True)
-    if (wrapper := _wrapper(container)) is not None:
-        raise InputError(f"is wrapped in {wrapper}", where=str(path), fix="save model.module")
-    if container.kind in _MODELS or (loading.trust and container.kind is FileKind.OBJECT):
-        if loading.trust:
-            note(f"--trust: {path} is unpickled, and runs whatever code is in it")
-            return _require_module(load_trusted(path), where=str(path))
-        return _require_usable(make_module(container, _allowed(loading)), where=str(path))
+    is_model = container.kind in _MODELS or record is not None
+    if loading.trust and (is_model or container.kind is FileKind.OBJECT):
+        note(f"--trust: {path} is unpickled, and runs whatever code is in it")
+        loaded = load_trusted(path)
+        if isinstance(loaded, dict):
+            parts = (loaded.get(key) for key in model_keys(ema=loading.ema))
+            loaded = next((part for part in parts if isinstance(part, nn.Module)), loaded)
+        return _require_module(loaded, where=str(path))
+    if is_model:
+        return _require_usable(make_module(container, _allowed(loading), record), where=str(path))
     raise _refusal(container)
 
 
@@ -275,18 +277,11 @@ def _allowed(loading: Loading) -> Allowed:
     return Allowed(extra=frozenset(loading.allow), here=importable_here)
 
 
-def _wrapper(container: Container) -> str | None:
-    """The class of torch that only runs another module in parallel, or None."""
-    function = str(getattr(container.pickle and container.pickle.root, "function", ""))
-    wrappers = ("torch.nn.parallel.data_parallel.", "torch.nn.parallel.distributed.")
-    return function.rpartition(".")[2] if function.startswith(wrappers) else None
-
-
 _FIXES = {
     FileKind.TORCHSCRIPT: "loading it runs the code in it; give the nn.Module that it was made from",
     FileKind.COMPILED: "give the program that it was compiled from",
     FileKind.ONNX: ("end its name in .onnx, by which ONNX files are known"),
-    FileKind.OBJECT: "save the module itself with torch.save(model, path)",
+    FileKind.OBJECT: "save the module itself, or its state dict, with torch.save",
 }
 
 
@@ -317,5 +312,5 @@ def _require_usable(module: nn.Module, *, where: str) -> nn.Module:
     if isinstance(module, torch.jit.ScriptModule):
         raise InputError("is TorchScript", where=where, fix="give the nn.Module that it was made from")
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise InputError(f"is wrapped in {type(module).__name__}", where=where, fix="save model.module")
+        return _require_usable(module.module, where=where)
     return module

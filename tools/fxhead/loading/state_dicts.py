@@ -27,6 +27,7 @@ _EMA_KEYS = (
 )  # fmt: skip
 # what torch itself wraps a model in; other prefixes are the user's to name
 _WRAPPERS = ("module.", "_orig_mod.")
+_PARALLEL = ("torch.nn.parallel.data_parallel.", "torch.nn.parallel.distributed.")
 _COUNTERS = ("n_averaged",)
 _SHOWN = 4
 
@@ -119,13 +120,25 @@ def _chosen(container: Container, *, ema: bool, note: Note) -> Any:
     return states[chosen]
 
 
+def model_keys(*, ema: bool) -> tuple[str, ...]:
+    """What checkpoints call a model or its weights, the likeliest first."""
+    return _EMA_KEYS if ema else (*_MODEL_KEYS, *_EMA_KEYS)
+
+
 def module_in(container: Container, *, ema: bool) -> Any:
-    """The record of the whole model that a checkpoint holds in place of its weights, or None."""
-    if container.kind is not FileKind.CHECKPOINT or container.pickle is None:
-        return None
-    entries = dict_entries(container.pickle.root) or {}
-    keys = _EMA_KEYS if ema else (*_MODEL_KEYS, *_EMA_KEYS)
-    return next((entries[name] for name in keys if is_module(entries.get(name))), None)
+    """The record of a whole model that is a part of the file, or None.
+
+    A checkpoint holds it in place of its weights, and ``DataParallel`` only runs it.
+    """
+    root: Any = None if container.pickle is None else container.pickle.root
+    record = root
+    if container.kind is FileKind.CHECKPOINT:
+        entries = dict_entries(root) or {}
+        record = next((entries[name] for name in model_keys(ema=ema) if is_module(entries.get(name))), None)
+    if is_module(record) and str(record.function).startswith(_PARALLEL):
+        parts = dict(record.states[0].pairs)["_modules"]
+        record = (dict_entries(parts) or {}).get("module")
+    return None if record is root else record
 
 
 def weights_of(module: Made) -> PlainDict:

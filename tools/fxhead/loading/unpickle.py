@@ -42,7 +42,8 @@ def require_allowed(container: Container, allowed: Allowed, record: Any = None) 
     classes = [name for name in refused if name.rpartition(".")[2][:1].isupper()]
     packages = sorted({name.partition(".")[0] for name in classes})
     options = " ".join(f"--allow {name}" for name in (packages if len(classes) > _MOST_CLASSES else classes))
-    fix = f"give {options} if you wrote that, or " if len(options) in range(1, 400) else ""
+    is_importable = not any(name.startswith("__main__.") for name in classes)  # a script's or notebook's own
+    fix = f"give {options} if you wrote that, or " if is_importable and len(options) in range(1, 400) else ""
     fix += "save model.state_dict() and give it with --arch; --trust runs whatever the file says"
     raise FileError(
         f"is a {container.title} that needs {listed(refused)}", where=str(container.path), fix=fix
