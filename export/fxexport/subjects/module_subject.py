@@ -107,8 +107,12 @@ class ModuleSubject:
 
     @functools.cached_property
     def language(self) -> Graph | str:
-        """The module in the closed language, as ``torch.export`` records it, or why it is not."""
-        return self._recorded(free_sizes=False)
+        """The module in the closed language, as ``torch.export`` records it, or why it is not.
+
+        Recorded with sizes that are free it is so at its own, too.
+        """
+        wide = vars(self).get("language_at_all_sizes")
+        return wide if isinstance(wide, Graph) else self._recorded(free_sizes=False)
 
     @functools.cached_property
     def language_at_all_sizes(self) -> Graph | str:

@@ -142,7 +142,7 @@ class OnnxSubject:
         """Outputs of the file as it is."""
         key = (provider, *(len(feed[0]) for feed in feeds))
         if key not in self._outputs:
-            self._outputs[key] = joined(self._run(self._whole, self._cast(feeds), provider))
+            self._outputs[key] = joined(self._run_twice(self._cast(feeds), provider))
         return self._outputs[key]
 
     def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
@@ -177,16 +177,35 @@ class OnnxSubject:
         """Outputs of the file as it is, and values tapped in a copy with further outputs."""
         key = (provider, *(len(feed[0]) for feed in feeds))
         if key not in self._runs:
-            outputs, cast = self.outputs(feeds, provider), self._cast(feeds)
-            kept = dict(zip(self.output_names, outputs, strict=True))
-            kept |= dict(zip(self.input_names, joined(cast), strict=True))
-            names = tapped(self.head)
-            missing = tuple(name for name in names if name not in kept)
-            if missing:
-                found = joined_taps(self._run(self._tapped(missing), cast, provider))
-                kept |= dict(zip(missing, found, strict=True))
+            names, cast = tapped(self.head), self._cast(feeds)
+            known = (*self.output_names, *self.input_names)
+            missing = tuple(name for name in names if name not in known)
+            inner = self._run(self._tapped(missing), cast, provider) if missing else []
+            if key not in self._outputs:
+                copies = [found[: len(self.output_names)] for found in inner]
+                self._outputs[key] = joined(self._own_outputs(cast, copies, provider))
+            outputs = self._outputs[key]
+            kept = dict(zip(known, (*outputs, *joined(cast)), strict=True))
+            taps = joined_taps([found[len(self.output_names) :] for found in inner])
+            kept |= dict(zip(missing, taps, strict=True))
             self._runs[key] = Run(outputs=outputs, taps={name: kept[name] for name in names})
         return self._runs[key]
+
+    def _own_outputs(
+        self, feeds: Sequence[Sequence[Array]], copies: Sequence[tuple[Array, ...]], provider: str
+    ) -> list[tuple[Array, ...]]:
+        """Outputs of the file itself.
+
+        The largest batch is left to the copy where on all others the two gave the same bits.
+        """
+        largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+        others = [index for index in range(len(feeds)) if index != largest]
+        if others and copies:
+            found = self._run_twice([feeds[index] for index in others], provider)
+            if all(same_bits(own, copies[index]) for index, own in zip(others, found, strict=True)):
+                found.insert(largest, copies[largest])
+                return found
+        return self._run_twice(feeds, provider)
 
     def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
         """Runs the file as it is, and a copy with further outputs; the sessions live as long as it does."""
@@ -200,7 +219,7 @@ class OnnxSubject:
             (cast,) = self._cast([feed])
             outputs = _on(whole, cast)
             kept = dict(zip(known, (*outputs, *cast), strict=True))
-            kept |= {} if inner is None else dict(zip(missing, _on(inner, cast), strict=True))
+            kept |= {} if inner is None else dict(zip(missing, _on(inner, cast)[len(outputs) :], strict=True))
             return Run(outputs=outputs, taps={name: kept[name] for name in names})
 
         return run
@@ -214,6 +233,12 @@ class OnnxSubject:
         """Outputs for each batch; the session, with its copies of the weights, does not outlive the call."""
         self._cut = None
         session = self._session(proto, provider)
+        return [_on(session, feed) for feed in feeds]
+
+    def _run_twice(self, feeds: Sequence[Sequence[Array]], provider: str) -> list[tuple[Array, ...]]:
+        """Outputs of the file itself; the smallest batch is run again."""
+        self._cut = None
+        session = self._session(self._whole, provider)
         results = [_on(session, feed) for feed in feeds]
         smallest = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
         is_same = same_bits(session.run(feeds[smallest]), results[smallest])
@@ -347,9 +372,9 @@ class OnnxSubject:
         return {name: array for name, array in self._weights.items() if name in names}
 
     def _tapped(self, taps: tuple[str, ...]) -> onnx.ModelProto:
+        """The file with further outputs behind its own."""
         tapped = onnx.ModelProto()
         tapped.CopyFrom(self._proto)
-        del tapped.graph.output[:]
         tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in taps)
         return tapped
 

@@ -19,7 +19,6 @@ from torch.export import ExportedProgram
 from fxexport.language.recording import WholePools
 from fxexport.to_onnx.dynamic_size import require_one_graph, require_open, require_same_below
 from fxexport.to_onnx.example_call import ExampleCall, example_call
-from fxexport.to_onnx.private_names import UserError
 from fxexport.untrusted.programs import as_module, read_program
 from fxpasses.api import model_of
 from fxpasses.errors import ExportError, brief
@@ -161,6 +160,8 @@ def _silent() -> Iterator[None]:
 def _trace(
     module: nn.Module, call: ExampleCall, *, dynamic_batch: bool, dynamic_size: bool
 ) -> torch.export.ExportedProgram:
+    from fxexport.to_onnx.private_names import UserError  # brings all of torch's compiler
+
     where = type(module).__name__
     batch = torch.export.Dim(BATCH_AXIS) if dynamic_batch else None
     # AUTO lets inputs share an extent; what it lets the model fix is told afterwards

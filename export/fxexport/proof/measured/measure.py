@@ -111,7 +111,7 @@ def _parts(left: Subject, right: Subject, samples: Samples, target: str) -> Iter
     parts = parts_of(samples, left, right, sizes)
     first = next(parts)
     try:
-        left.outputs(first.feeds[0], _names(left, right, target)[0])
+        left.observe(first.feeds[0], _names(left, right, target)[0])
     except BatchError:
         if sizes == BATCHES:
             yield from parts_of(samples, left, right, (1,))
