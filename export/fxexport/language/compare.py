@@ -188,8 +188,8 @@ class _Proof:
             unrelated=tuple(self._unrelated.values()),
             constants=tuple(self._constants.values()),
             sizes=tuple(sizes),
-            outside=(*left.outside, *(_in_order(extents, pairs) for extents in right.outside)),
-            fixed=(*left.fixed, *(_in_order(extents, pairs) for extents in right.fixed)),
+            outside=_joined(left.outside, right.outside, pairs),
+            fixed=_joined(left.fixed, right.fixed, pairs),
             scope=tuple(dict.fromkeys((*left.scope, *right.scope))),
             operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
         )
@@ -617,9 +617,12 @@ def _told(graph: Graph) -> Iterator[str]:
     yield from (f"where {text}" for text in graph.conditions)
 
 
-def _in_order(extents: tuple[Dims, ...], pairs: Sequence[tuple[int, int]]) -> tuple[Dims, ...]:
-    """Extents of the right inputs in the order of the left ones."""
-    return tuple(extents[right] for _, right in sorted(pairs))
+def _joined(
+    left: Sequence[tuple[Dims, ...]], right: Sequence[tuple[Dims, ...]], pairs: Sequence[tuple[int, int]]
+) -> tuple[tuple[Dims, ...], ...]:
+    """Extents of both, each once, in the order of the left inputs."""
+    ordered = (tuple(extents[other] for _, other in sorted(pairs)) for extents in right)
+    return tuple(dict.fromkeys((*left, *ordered)))
 
 
 def _names(graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]], number: int) -> list[str]:

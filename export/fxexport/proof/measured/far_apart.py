@@ -12,9 +12,9 @@ the other does not. There both models have to lie near their own values in float
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -104,13 +104,19 @@ def far_apart(
     moved = [[np.zeros(item.reference.shape[1]) for item in suspects]] * 2
     failures = _beyond(suspects, moved, scale)
     # more movement allows more: as soon as all is explained, no further run can change that
-    for found in itertools.zip_longest(*moving, fillvalue=[]):
-        if any(item is None for item in found):
+    turns = collections.deque(enumerate(moving))
+    while turns:
+        side, runs = turns.popleft()
+        found = next(runs, [])
+        if found is None:
             return []
-        moved = [new or old for new, old in zip(found, moved, strict=True)]
+        if not found:  # all of its runs are done
+            continue
+        moved[side] = found
         failures = _beyond(suspects, moved, scale)
         if not failures:
             return []
+        turns.append((side, runs))
     if (
         failures
         and is_extreme

@@ -1,0 +1,61 @@
+"""Movement of weights and inputs is asked for until it explains how far two models lie apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fxexport.numerics.bounds import FP32
+from fxexport.proof.measured.far_apart import Compared, far_apart
+from fxexport.terms.term import Array
+
+FEEDS = [(np.ones((2, 3), np.float32),)]
+
+
+class Moving:
+    """A model whose only output moves by so much when it is nudged, the second time by the next number."""
+
+    dialect = "onnx"
+
+    def __init__(self, value: float, *moves: float) -> None:
+        self.value, self.moves, self.asked = value, list(moves), 0
+
+    def rerun(self, feeds: object, on: str) -> tuple[Array, ...]:
+        return (np.full((2, 1), self.value),)
+
+    def nudged(self, feeds: object, on: str, by: float, seed: int) -> tuple[Array, ...]:
+        self.asked += 1
+        return (np.full((2, 1), self.value + self.moves[seed]),)
+
+
+def apart(*sides: Any) -> bool:
+    """Whether the two lie further apart than they move."""
+    arrays = [np.full((2, 1), side.value) for side in sides]
+    output = Compared(name="y", positions=(0, 0), reference=arrays[0], candidate=arrays[1])
+    return bool(far_apart(sides, ("cpu", "cpu"), (FEEDS, FEEDS), [output], FP32))
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "is_apart", "asked"),
+    [
+        ((0, 0, 0), (0, 0, 0), True, (3, 3)),
+        ((1, 0, 0), (0, 0, 0), False, (1, 0)),
+        ((0, 0, 0), (1, 0, 0), False, (1, 1)),
+        ((0, 0, 0), (0, 0, 1), False, (3, 3)),
+        ((0.02, 0, 0), (0.02, 0, 0), True, (3, 3)),
+    ],
+)
+def test_no_more_is_asked_than_explains_the_difference(
+    left: tuple[float, ...], right: tuple[float, ...], is_apart: bool, asked: tuple[int, int]
+) -> None:
+    sides = Moving(1.0, *left), Moving(2.0, *right)
+    assert apart(*sides) is is_apart
+    assert (sides[0].asked, sides[1].asked) == asked
+
+
+def test_equal_outputs_ask_for_nothing() -> None:
+    sides = Moving(1.0), Moving(1.0)
+    assert not apart(*sides)
+    assert sides[0].asked == sides[1].asked == 0
