@@ -34,7 +34,7 @@ def problem_of(
     if isinstance(op, Affine):
         return None if node in sites else _nonlinear(node, "is no site")
     if isinstance(op, POOLS):
-        return _nonlinear(node, "averages another map")
+        return _nonlinear(node, "is a pool itself")
     if not isinstance(op, Elementwise | FeatureNorm) or op.role is Role.OTHER:
         return _nonlinear(node, "is not affine")
     if op.trains:

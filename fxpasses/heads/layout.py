@@ -100,6 +100,11 @@ class Layout:
             return self.batch
         return self.channels if atom == CHANNELS else self.extents[int(atom)]
 
+    def extent(self, axis: Axis) -> int | None:
+        """Extent of an axis, or None where it is not known."""
+        sizes = [self.size(atom) for atom in axis]
+        return None if None in sizes else math.prod(size or 0 for size in sizes)
+
 
 @functools.cache
 def map_axes(extents: tuple[int | None, ...]) -> tuple[Axis, ...]:
@@ -255,7 +260,8 @@ def _take(layout: Layout, rest: list[Atom], size: Any, text: str, *, from_end: b
         if extent > size:
             return _unfollowed(f"{text} splits an axis of extent {extent}")
     if extent != size:
-        return _unfollowed(f"{text} asks for {size} features where there are {extent}")
+        there = f"asks for {size} features where there are {extent}"
+        return _unfollowed(f"{text} {there if taken else f'has an axis of {size} beside those of the map'}")
     return tuple(reversed(taken)) if from_end else tuple(taken)
 
 

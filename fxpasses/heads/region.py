@@ -20,6 +20,7 @@ from fxpasses.graph.shapes import Shape, Shapes, static_extent
 from fxpasses.graph.tree import is_uninitialized
 from fxpasses.heads import layout as layouts
 from fxpasses.heads.layout import Axis, Layout, flat_layout, map_layout
+from fxpasses.miss_codes import MissCode
 from fxpasses.private_names import ConvNd
 from fxpasses.report import Form, Problem
 from fxpasses.vocabulary import aten
@@ -312,7 +313,8 @@ class _Scanner:
             layout = self._layout(node, op, pooled, others)
         if isinstance(layout, Problem):
             layout, problem = None, layout
-        if layout is None and problem is None:
+        is_view_of_other = isinstance(op, VIEWS) and pooled[0].layout is not None
+        if layout is None and problem is None and not is_view_of_other:
             layout = self._from_shape(node, pooled[0])
         if problem is not None or layout is None:
             region.is_presumed = True
@@ -376,7 +378,8 @@ class _Scanner:
         assert first is not None
         match op:
             case Flatten() | Unflatten() | View() | Squeeze() | Unsqueeze() | Permute() | Index():
-                return self._disguised(first, op, pooled[0]) or layouts.view(first, op)
+                found = self._disguised(first, op, pooled[0]) or layouts.view(first, op)
+                return None if self._is_other(first, found, node) else found
             case FeatureNorm():
                 return first
             case Elementwise():
@@ -395,6 +398,24 @@ class _Scanner:
                 WindowPool() | Expand() | Unfold() | Fold() | Product() | Opaque() | ShapeValue() | Subgraph()
             ):
                 return None
+
+    def _is_other(self, first: Layout, found: Layout | Problem, node: Node) -> bool:
+        """Whether a view is known to be of another shape than its sizes say if they are the map's.
+
+        Those that unfold views of an object from the batch look like the map's own.
+        """
+        shape = self.shape_of(node)
+        if shape is None:
+            return False
+        if isinstance(found, Problem):
+            is_unfolded = len(shape) > 2 and shape[-1] == first.features
+            return found.code is MissCode.UNKNOWN_LAYOUT or (
+                is_unfolded and found.code is MissCode.BATCH_FLATTENED
+            )
+        return len(shape) != len(found.axes) or any(
+            None not in (said, extent) and said != extent
+            for said, extent in zip(map(found.extent, found.axes), shape, strict=True)
+        )
 
     def _disguised(self, first: Layout, op: Op, value: PooledValue) -> Layout | None:
         """The map of rank 1 after the squeeze that takes back the unsqueeze before its pool.
