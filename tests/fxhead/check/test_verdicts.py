@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from fxhead import cli
+from fxhead.show import render
 from fxhead.show.fitting_table import FittingTable
+from tests.fxhead.conftest import NET
 
 Run = Callable[..., Any]
 SMALL = ("--input-shape", "1x3x16x16", "--providers", "cpu")
@@ -56,7 +61,10 @@ def test_columns_that_do_not_fit_become_blocks() -> None:
 @pytest.fixture
 def pairs(run: Run, net: Path) -> None:
     """``tie1.pt`` and ``tie2.pt``, which decide between two nearly tied classes in other ways."""
-    module = torch.load("model.pt", weights_only=False)
+    save_pairs(torch.load("model.pt", weights_only=False))
+
+
+def save_pairs(module: Any) -> None:
     with torch.no_grad():
         module.fc.weight[1] = module.fc.weight[0]
         module.fc.bias[:2] = 10
@@ -97,24 +105,36 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a check of the two and a rewrite have to say, worked out once for all widths."""
+    found: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("outcomes")
+        (folder / "nets.py").write_text(NET)
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [str(folder), *sys.path])
+        patch.delitem(sys.modules, "nets", raising=False)
+        torch.manual_seed(0)
+        save_pairs(__import__("nets").Net().eval())
+        patch.setattr(render, "show_outcome", lambda outcome, as_json: found.append(outcome))
+        for command in (("check", "tie1.pt", "tie2.pt"), ("rewrite", "tie1.pt", "--to", "conv")):
+            cli.main((*command, *SMALL, "--allow", "nets.Net"))
+    return dict(zip(("check", "rewrite"), found, strict=True))
+
+
 @pytest.mark.parametrize("colour", [True, False], ids=["colour", "plain"])
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("command", ["check", "rewrite"])
 def test_no_line_is_wider_than_the_terminal_and_no_figure_is_broken(
-    run: Run, pairs: None, monkeypatch: pytest.MonkeyPatch, command: str, width: int, colour: bool
+    outcomes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, command: str, width: int, colour: bool
 ) -> None:
-    import re
-    import sys
-
-    from fxhead import cli
-
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "" if colour else "1")
     target = Terminal()
     monkeypatch.setattr(sys, "stdout", target)
-    both = {"check": ("check", "tie1.pt", "tie2.pt"), "rewrite": ("rewrite", "tie1.pt", "--to", "conv")}
-    cli.main((*both[command], *SMALL, "--allow", "nets.Net"))
+    render.show_outcome(outcomes[command], as_json=False)
     text = target.getvalue()
     assert ("\x1b[" in text) is colour
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
