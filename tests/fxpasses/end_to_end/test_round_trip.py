@@ -25,7 +25,7 @@ def turned(entry: Entry, model: nn.Module, to: str) -> Any:
 
 
 @every_head
-def test_back_is_the_same_graph(entry: Entry) -> None:
+def test_back_and_there_again_is_the_same_graph(entry: Entry) -> None:
     model = build(entry)
     there = turned(entry, model, entry.other_form)
     back = turned(entry, there.module, entry.form)
@@ -37,12 +37,6 @@ def test_back_is_the_same_graph(entry: Entry) -> None:
     assert facts(back.module) == facts(model)
     inputs = entry.inputs(2)
     assert difference(model(*inputs), back.module(*inputs)) == 0
-
-
-@every_head
-def test_there_again_is_the_same_graph(entry: Entry) -> None:
-    there = turned(entry, build(entry), entry.other_form)
-    back = turned(entry, there.module, entry.form)
     again = turned(entry, back.module, entry.other_form)
     assert written(again.module) == written(there.module)
     if not entry.copies:
