@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, ClassVar
 
 from fxpasses.miss_codes import MissCode
 
@@ -40,8 +40,26 @@ class Scope(enum.StrEnum):
     UNFOLDED = "unfolded"
 
 
+class _Record:
+    """A record that JSON holds by its fields, and by the properties that it tells."""
+
+    __slots__ = ()
+    told: ClassVar[tuple[str, ...]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        names = (*(field.name for field in dataclasses.fields(self)), *self.told)  # type: ignore[arg-type]
+        return {name: _plain(getattr(self, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.to_dict() if isinstance(value, _Record) else value
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
+class Site(_Record):
     """One affine op that can change form.
 
     Attributes:
@@ -56,6 +74,8 @@ class Site:
         kernel_size: kernel of the convolution form, one extent per spatial axis.
         source: ``"file.py:line"`` of the call, or None where tracing did not record it.
     """
+
+    told = ("now",)
 
     name: str
     node: str
@@ -99,13 +119,14 @@ class Site:
         places = {Form.DENSE: " before the pool", Form.FCN: " on every window"}
         return self.conv + places.get(form, "")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self) | {"now": self.written(self.form)}
+    @property
+    def now(self) -> str:
+        """The site as PyTorch would print it."""
+        return self.written(self.form)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Miss:
+class Miss(_Record):
     """A candidate that was not rewritten, and why.
 
     Attributes:
@@ -130,13 +151,9 @@ class Miss:
         where = f"{self.node}, {self.source}" if self.source else self.node
         return f"skipped {self.name!r} ({where}): {self.code}, {self.reason}; {self.fix}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Rewrite:
+class Rewrite(_Record):
     """One site that was rewritten.
 
     Attributes:
@@ -147,6 +164,8 @@ class Rewrite:
         copied_bytes: bytes of weight that had to be copied; 0 where the new weight is a view.
     """
 
+    told = ("before", "after")
+
     site: Site
     to: Form
     weight_shape_before: tuple[int, ...]
@@ -156,20 +175,16 @@ class Rewrite:
     @property
     def before(self) -> str:
         """The site before, as PyTorch would print it."""
-        return self.site.written(self.site.form)
+        return self.site.now
 
     @property
     def after(self) -> str:
         """The site after, as PyTorch would print it."""
         return self.site.written(self.to)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self) | {"before": self.before, "after": self.after}
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TraceInfo:
+class TraceInfo(_Record):
     """How the graph was obtained.
 
     Attributes:
@@ -186,13 +201,9 @@ class TraceInfo:
     reason: str | None = None
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SiteMemory:
+class SiteMemory(_Record):
     """The unfolded patches of one convolution.
 
     Attributes:
@@ -201,6 +212,8 @@ class SiteMemory:
         map_bytes: bytes of the map that it reads, or None without example inputs.
         columns_bytes: bytes of its unfolded patches, or None without example inputs.
     """
+
+    told = ("factor",)
 
     name: str
     per_pixel: float
@@ -214,13 +227,9 @@ class SiteMemory:
             return self.per_pixel
         return self.columns_bytes / self.map_bytes
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self) | {"factor": self.factor}
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class Memory(_Record):
     """What unfolding takes, known before anything runs; weights are not counted.
 
     Attributes:
@@ -235,13 +244,9 @@ class Memory:
     peak_before_bytes: int | None = None
     peak_bytes: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self) | {"sites": [site.to_dict() for site in self.sites]}
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OutputHead:
+class OutputHead(_Record):
     """An output that is scores of classes: what it is called, and the sites that it comes from."""
 
     name: str
@@ -249,7 +254,7 @@ class OutputHead:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Sites:
+class Sites(_Record):
     """What ``find_sites`` found: sites and misses, in graph order; to ``unfold`` also the memory it takes.
 
     ``heads`` are the outputs that come from them, in the order in which the model gives them.
@@ -261,24 +266,16 @@ class Sites:
     memory: Memory | None = None
     heads: tuple[OutputHead, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "sites": [site.to_dict() for site in self.sites],
-            "misses": [miss.to_dict() for miss in self.misses],
-            "trace": self.trace.to_dict(),
-            "memory": None if self.memory is None else self.memory.to_dict(),
-            "heads": [{"name": head.name, "sites": list(head.sites)} for head in self.heads],
-        }
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RewriteReport:
+class RewriteReport(_Record):
     """What a rewrite did: rewritten sites, misses, and how the graph was obtained.
 
     ``native_size`` is set by the form ``fcn``: the spatial extents of the first input for which the result
     gives one position; it takes none that is smaller. ``memory`` is set by the form ``unfold``.
     """
+
+    told = ("copied_bytes",)
 
     to: Form
     scope: Scope
@@ -292,19 +289,6 @@ class RewriteReport:
     def copied_bytes(self) -> int:
         """Bytes of weight copied over all rewrites; 0 where every new weight is a view."""
         return sum(rewrite.copied_bytes for rewrite in self.rewrites)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "to": self.to,
-            "scope": self.scope,
-            "rewrites": [rewrite.to_dict() for rewrite in self.rewrites],
-            "misses": [miss.to_dict() for miss in self.misses],
-            "trace": self.trace.to_dict(),
-            "copied_bytes": self.copied_bytes,
-            "native_size": self.native_size,
-            "memory": None if self.memory is None else self.memory.to_dict(),
-        }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

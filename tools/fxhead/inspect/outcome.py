@@ -57,6 +57,5 @@ def _site_table(sites: Iterable[Site]) -> FittingTable:
         other = site.linear if site.form == "conv" else site.conv
         if site.scope == "unfolded" and site.form == "conv":
             other = site.unfolded
-        written = site.written(site.form)
-        table.add(site.name, site.scope, written, other, site.node, site.source or "")
+        table.add(site.name, site.scope, site.now, other, site.node, site.source or "")
     return table

@@ -37,35 +37,23 @@ def run_inspect(
     with held((source,), loading, progress.note, has_files=False):
         if source.kind is SourceKind.ONNX:
             return _inspect_onnx(source, scope, to, input_shapes, progress)
-        return _inspect(source, scope, way, to, input_shapes, loading, progress)
-
-
-def _inspect(
-    source: Source,
-    scope: Scope,
-    way: str,
-    to: Form | None,
-    input_shapes: tuple[tuple[int, ...], ...],
-    loading: Loading,
-    progress: Progress,
-) -> InspectOutcome:
-    with progress.step(f"loading {source.text}"):
-        loaded = load(source, loading, progress.note)
-    module = loaded.model
-    shapes: InputShapes | None = None
-    try:
-        with progress.step("finding the input shape"):
-            shapes = find_shapes(module, loading.built(source), input_shapes, loading.weights)
-        note_guess(shapes, progress)
-    except InputError as error:
-        if input_shapes:
-            raise
-        progress.note(f"looking without an example input: {error}")
-    with progress.step("finding sites"):
-        examples = shapes.examples(2) if shapes else None
-        sites = find_sites(module, scope=scope, example_inputs=examples, way=way, to=to)
-    model = describe(source, module, shapes, loaded.container)
-    return InspectOutcome(model=model, scope=str(scope), sites=sites)
+        with progress.step(f"loading {source.text}"):
+            loaded = load(source, loading, progress.note)
+        module = loaded.model
+        shapes: InputShapes | None = None
+        try:
+            with progress.step("finding the input shape"):
+                shapes = find_shapes(module, loading.built(source), input_shapes, loading.weights)
+            note_guess(shapes, progress)
+        except InputError as error:
+            if input_shapes:
+                raise
+            progress.note(f"looking without an example input: {error}")
+        with progress.step("finding sites"):
+            examples = shapes.examples(2) if shapes else None
+            sites = find_sites(module, scope=scope, example_inputs=examples, way=way, to=to)
+        model = describe(source, module, shapes, loaded.container)
+        return InspectOutcome(model=model, scope=str(scope), sites=sites)
 
 
 def _inspect_onnx(
