@@ -17,7 +17,7 @@ from fxpasses.engine.refusals import module_problem, weight_problem
 from fxpasses.errors import InputError
 from fxpasses.fcn import find as fcn
 from fxpasses.graph.shapes import propagate, static_extent
-from fxpasses.graph.subject import Subject
+from fxpasses.graph.subject import EditableModel
 from fxpasses.heads.analysis import Analysis
 from fxpasses.im2col import find as im2col
 from fxpasses.im2col.column_sizes import Sizes
@@ -57,7 +57,9 @@ class Survey:
         inputs: gives example inputs or None; called only if they are needed.
     """
 
-    def __init__(self, subject: Subject, scope: Scope, inputs: Callable[[], tuple[Any, ...] | None]) -> None:
+    def __init__(
+        self, subject: EditableModel, scope: Scope, inputs: Callable[[], tuple[Any, ...] | None]
+    ) -> None:
         self.subject = subject
         self.scope = scope
         self.inputs = inputs

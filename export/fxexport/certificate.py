@@ -23,7 +23,7 @@ from fxexport.proof.verdicts import Judge, Seen
 from fxexport.providers import require_known, require_provider, short_name
 from fxexport.results import Certificate, LayerResult, SizeResult, Status, Verdict
 from fxexport.subjects.arguments import on_disk, plan_of, require_names, require_seed
-from fxexport.subjects.models import Models, Opened, Source, opened
+from fxexport.subjects.models import Models, ModelSource, Opened, opened
 from fxexport.subjects.samples import Inputs, InputSpec, Samples, given_samples
 from fxexport.subjects.subject import EAGER, Subject
 from fxexport.terms.pool_first import is_dense
@@ -35,8 +35,8 @@ from fxpasses.wall.marks import walled_for
 
 
 def certify(
-    reference: Source | RewriteResult[Any],
-    candidate: Source | RewriteResult[Any],
+    reference: ModelSource | RewriteResult[Any],
+    candidate: ModelSource | RewriteResult[Any],
     inputs: Inputs | None = None,
     providers: Sequence[str] = ("cpu",),
     plan: WeightPlan | None = None,
@@ -163,7 +163,9 @@ class Certifier:
         """
         self._models.give(given_samples(inputs))
 
-    def certify(self, reference: Source, candidate: Source, plan: WeightPlan | None = None) -> Certificate:
+    def certify(
+        self, reference: ModelSource, candidate: ModelSource, plan: WeightPlan | None = None
+    ) -> Certificate:
         """The certificate of ``candidate`` being the same function as ``reference``; see ``certify``."""
         reference, candidate = opened(reference), opened(candidate)
         found = self._at_one_size(reference, candidate, plan)
@@ -294,7 +296,7 @@ def _with_size(found: Certificate, other: SizeResult) -> Certificate:
 
 
 def _planned(
-    reference: Source, candidate: Source, plan: WeightPlan | None
+    reference: ModelSource, candidate: ModelSource, plan: WeightPlan | None
 ) -> tuple[nn.Module, nn.Module, WeightPlan] | None:
     if plan is None or not isinstance(reference, nn.Module) or not isinstance(candidate, nn.Module):
         return None

@@ -11,7 +11,7 @@ from torch.fx import Graph
 from fxpasses.report import TraceInfo
 
 
-class Subject(Protocol):
+class EditableModel(Protocol):
     """A graph that may be edited, and the tree that holds its parameters."""
 
     @property

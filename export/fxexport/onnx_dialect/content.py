@@ -23,7 +23,7 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from fxexport.onnx_dialect.pieces import Piece, Range, Values, between, framed, size_of
+from fxexport.onnx_dialect.pieces import MovedValues, Piece, Range, between, framed, size_of
 from fxexport.onnx_graph import wire
 from fxexport.onnx_graph.wire import Field
 from fxexport.onnx_node import is_standard
@@ -268,7 +268,7 @@ def values_in(pieces: Iterable[Piece]) -> Iterator[Range]:
     """Where numbers that a rewrite brought lie in the file that pieces give."""
     position = 0
     for piece in pieces:
-        if isinstance(piece, Values):
+        if isinstance(piece, MovedValues):
             yield between(position, position + len(piece))
         position += size_of([piece])
 

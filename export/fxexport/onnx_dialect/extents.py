@@ -136,7 +136,7 @@ def _merged(found: Shape | None, declared: Shape | None) -> Shape | None:
     return found[0], tuple(ours if ours is not None else theirs for ours, theirs in pairs)
 
 
-class Values:
+class FakeValues:
     """Makes the ``val`` of nodes: tensors without data, in which an extent of one name is one symbol."""
 
     def __init__(self) -> None:

@@ -20,10 +20,10 @@ from fxexport import onnx_node
 from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.constants import Constants
 from fxexport.onnx_dialect.content import Content
-from fxexport.onnx_dialect.extents import Extent, Values, inferred, shape_of
+from fxexport.onnx_dialect.extents import Extent, FakeValues, inferred, shape_of
 from fxexport.onnx_dialect.operators import Operator, operator
 from fxexport.onnx_dialect.reading import READERS
-from fxexport.onnx_dialect.sizes import Axis, Size, sizes_given
+from fxexport.onnx_dialect.sizes import ExtentOf, Size, sizes_given
 from fxpasses.graph.quiet import quiet
 from fxpasses.report import TraceInfo
 
@@ -72,7 +72,7 @@ class OpenOnnx:
         self.opsets = onnx_node.versions_of(content.proto)
         self.graph = Graph()
         self.root = nn.Module()
-        self.values = Values()
+        self.values = FakeValues()
         self.shapes = inferred(content.proto, input_shapes)
         self.is_settled = any(self._is_settled(value) for value in self.file.input)
         self.constants = Constants(content, self.root)
@@ -94,7 +94,7 @@ class OpenOnnx:
                 self.by_name[value.name] = node
         for index, proto in enumerate(self.file.node):
             self.units.append(Unit(index=index))
-            Call(self, self.units[-1], proto).open()
+            NodeOpening(self, self.units[-1], proto).open()
         self.graph.output(tuple(self.value(name) for name in self.outputs))
         self._let_go()
         for unit in self.units:
@@ -172,7 +172,7 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[int]]:
     return found
 
 
-class Call:
+class NodeOpening:
     """One node of the file while it is opened."""
 
     def __init__(self, opened: OpenOnnx, unit: Unit, proto: onnx.NodeProto) -> None:
@@ -305,7 +305,7 @@ class Call:
         if found is None:
             return None
         return [
-            self.size(self.opened.value(size.value), size.axis) if isinstance(size, Axis) else size
+            self.size(self.opened.value(size.value), size.axis) if isinstance(size, ExtentOf) else size
             for size in found
         ]
 

@@ -47,7 +47,7 @@ class Range:
         return Range(start, shape, order, self.item_bytes)
 
 
-class Values(bytes):
+class MovedValues(bytes):
     """Numbers of a tensor that lay elsewhere, or otherwise, in the old file."""
 
 

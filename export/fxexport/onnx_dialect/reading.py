@@ -15,9 +15,9 @@ from fxexport.onnx_dialect.extents import torch_type
 from fxexport.onnx_dialect.operators import ELEMENTWISE, QUANTIZED, operator
 
 if TYPE_CHECKING:
-    from fxexport.onnx_dialect.open import Call
+    from fxexport.onnx_dialect.open import NodeOpening
 
-Reader = Callable[["Call"], bool]
+Reader = Callable[["NodeOpening"], bool]
 
 _aten = torch.ops.aten
 _ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh"})
@@ -26,7 +26,7 @@ _CROSSED = ELEMENTWISE | {"Dropout", "Identity", "Cast", "Transpose"}
 """What may stand between a pool and what reads its positions."""
 
 
-def _gemm(call: Call) -> bool:
+def _gemm(call: NodeOpening) -> bool:
     alpha, beta = call.attribute("alpha"), call.attribute("beta")
     shape = call.shape()
     if shape is not None and len(shape) != 2:
@@ -56,7 +56,7 @@ def _gemm(call: Call) -> bool:
 def _fused(read: Reader) -> Reader:
     """A reader of operators with an activation behind them, as ONNX Runtime's optimiser writes them."""
 
-    def read_both(call: Call) -> bool:
+    def read_both(call: NodeOpening) -> bool:
         name = call.attribute("activation")
         if name not in _ACTIVATIONS or call.has(3):
             return False
@@ -66,7 +66,7 @@ def _fused(read: Reader) -> Reader:
     return read_both
 
 
-def _computed_gemm(call: Call) -> bool:
+def _computed_gemm(call: NodeOpening) -> bool:
     """One whose weight is no parameter: a Linear all the same, for its miss to be told."""
     is_plain = (call.attribute("alpha"), call.attribute("beta"), call.attribute("transA")) == (1, 1, 0)
     if not is_plain:
@@ -79,7 +79,7 @@ def _computed_gemm(call: Call) -> bool:
     return call.give(_aten.linear.default, call.input(0), weight, *([call.input(2)] if call.has(2) else []))
 
 
-def _matmul(call: Call) -> bool:
+def _matmul(call: NodeOpening) -> bool:
     shape = call.shape(1)
     weight = call.weight(1, transposed=True) if shape is not None and len(shape) == 2 else None
     if weight is None and call.quantized(1):
@@ -94,7 +94,7 @@ def _matmul(call: Call) -> bool:
     return call.give(_aten.linear.default, call.input(0), weight)
 
 
-def _add(call: Call) -> bool:
+def _add(call: NodeOpening) -> bool:
     product = call.deferred()
     if product is not None:
         source, weight, bias = product
@@ -103,13 +103,13 @@ def _add(call: Call) -> bool:
 
 
 def _binary(target: Any) -> Reader:
-    def read(call: Call) -> bool:
+    def read(call: NodeOpening) -> bool:
         return call.give(target, call.input(0), call.input(1))
 
     return read
 
 
-def _padding(call: Call, rank: int) -> list[int] | str | None:
+def _padding(call: NodeOpening, rank: int) -> list[int] | str | None:
     """The padding of each axis, ``"same"``, or None where the two ends of an axis differ."""
     mode = call.attribute("auto_pad") or "NOTSET"
     if mode in ("SAME_UPPER", "SAME_LOWER"):
@@ -119,7 +119,7 @@ def _padding(call: Call, rank: int) -> list[int] | str | None:
     return [*pads[:rank]] if pads[:rank] == pads[rank:] else None
 
 
-def _conv(call: Call) -> bool:
+def _conv(call: NodeOpening) -> bool:
     shape, weight = call.shape(1), call.weight(1)
     if shape is None or weight is None or not 3 <= len(shape) <= 5:
         return False
@@ -140,7 +140,7 @@ def _conv(call: Call) -> bool:
 
 
 def _global_pool(name: str) -> Reader:
-    def read(call: Call) -> bool:
+    def read(call: NodeOpening) -> bool:
         shape = call.shape()
         rank = len(shape) - 2 if shape is not None else 0
         if not 1 <= rank <= 3:
@@ -153,7 +153,7 @@ def _global_pool(name: str) -> Reader:
     return read
 
 
-def _quantized_pool(call: Call) -> bool:
+def _quantized_pool(call: NodeOpening) -> bool:
     """A pool of integers: of what they stand for, which is quantised again."""
     shape, scales = call.shape(), [call.input(place) if call.has(place) else None for place in range(1, 5)]
     if shape is None or len(shape) != 4 or call.attribute("channels_last"):
@@ -163,7 +163,7 @@ def _quantized_pool(call: Call) -> bool:
     return call.give(operator("", "QuantizeLinear"), pooled, *scales[2:])
 
 
-def _average_pool(call: Call) -> bool:
+def _average_pool(call: NodeOpening) -> bool:
     kernel = call.ints("kernel_shape")
     rank = 0 if kernel is None else len(kernel)
     padding = _padding(call, rank)
@@ -179,7 +179,7 @@ def _average_pool(call: Call) -> bool:
 
 
 def _grid(
-    call: Call, kernel: tuple[int, ...], strides: tuple[int, ...], padding: list[int]
+    call: NodeOpening, kernel: tuple[int, ...], strides: tuple[int, ...], padding: list[int]
 ) -> list[int] | None:
     """The positions that a pool leaves for a head, as an adaptive pool says it; None for another pool."""
     extents = (call.shape() or ())[2:]
@@ -199,7 +199,7 @@ def _grid(
 
 
 def _reduce(target: Any) -> Reader:
-    def read(call: Call) -> bool:
+    def read(call: NodeOpening) -> bool:
         axes = call.ints("axes", 1)
         if not axes:
             return False
@@ -208,7 +208,7 @@ def _reduce(target: Any) -> Reader:
     return read
 
 
-def _flatten(call: Call) -> bool:
+def _flatten(call: NodeOpening) -> bool:
     shape, axis = call.shape(), call.attribute("axis")
     axis = axis + len(shape) if axis < 0 and shape is not None else axis
     if axis == 1:
@@ -216,7 +216,7 @@ def _flatten(call: Call) -> bool:
     return axis == 0 and call.give(_aten.reshape.default, call.input(), [1, -1])
 
 
-def _reshape(call: Call) -> bool:
+def _reshape(call: NodeOpening) -> bool:
     sizes = call.sizes_at(1) if call.attribute("shape") is None else [*call.attribute("shape")]
     source = call.shape()
     if sizes is None or (0 in sizes and (call.attribute("allowzero") or source is None)):
@@ -229,7 +229,7 @@ def _reshape(call: Call) -> bool:
     return call.give(_aten.reshape.default, call.input(), given)
 
 
-def _squeeze(call: Call) -> bool:
+def _squeeze(call: NodeOpening) -> bool:
     axes = call.ints("axes", 1)
     if axes is None and call.has(1):
         return False
@@ -238,7 +238,7 @@ def _squeeze(call: Call) -> bool:
     return call.give(_aten.squeeze.dims, call.input(), [*axes])
 
 
-def _unsqueeze(call: Call) -> bool:
+def _unsqueeze(call: NodeOpening) -> bool:
     axes = call.ints("axes", 1)
     if axes is None:
         return False
@@ -253,30 +253,30 @@ def _unsqueeze(call: Call) -> bool:
     return call.give(_aten.reshape.default, call.input(), sizes)
 
 
-def _transpose(call: Call) -> bool:
+def _transpose(call: NodeOpening) -> bool:
     shape, order = call.shape(), call.ints("perm")
     if order is None and shape is not None:
         order = tuple(reversed(range(len(shape))))
     return order is not None and call.give(_aten.permute.default, call.input(), [*order])
 
 
-def _identity(call: Call) -> bool:
+def _identity(call: NodeOpening) -> bool:
     return call.give(_aten.clone.default, call.input())
 
 
-def _dropout(call: Call) -> bool:
+def _dropout(call: NodeOpening) -> bool:
     if call.has(2) and not call.opened.constants.is_false(call.proto.input[2]):  # it may train
         return False
     return call.give(_aten.dropout.default, call.input(), 0.5, False)
 
 
-def _cast(call: Call) -> bool:
+def _cast(call: NodeOpening) -> bool:
     kind = torch_type(call.attribute("to"))
     return kind is not None and call.give(_aten.to.dtype, call.input(), kind)
 
 
 def _softmax(target: Any) -> Reader:
-    def read(call: Call) -> bool:
+    def read(call: NodeOpening) -> bool:
         shape, axis = call.shape(), call.attribute("axis")
         if call.opset < 13 and (shape is None or len(shape) != 2 or axis not in (1, -1)):
             return False  # before, it was one of all axes from this one on
@@ -288,7 +288,7 @@ def _softmax(target: Any) -> Reader:
 def _quantized(place: int, *, is_conv: bool = False) -> Reader:
     """A reader of products of integers: a Linear or convolution whose weight has scales of its own."""
 
-    def read(call: Call) -> bool:
+    def read(call: NodeOpening) -> bool:
         shape = call.shape(place) or ()
         if is_conv and not 3 <= len(shape) <= 5:
             return False
@@ -298,7 +298,7 @@ def _quantized(place: int, *, is_conv: bool = False) -> Reader:
     return read
 
 
-def _batch_norm(call: Call) -> bool:
+def _batch_norm(call: NodeOpening) -> bool:
     if call.attribute("training_mode"):
         return False
     statistics = [call.input(place) for place in range(1, 5)]
@@ -306,7 +306,7 @@ def _batch_norm(call: Call) -> bool:
     return call.give(_aten.batch_norm.default, call.input(), *statistics, False, momentum, epsilon, False)
 
 
-def _layer_norm(call: Call) -> bool:
+def _layer_norm(call: NodeOpening) -> bool:
     shape, axis = call.shape(), call.attribute("axis")
     normed = () if shape is None else shape[axis:]
     if (
@@ -320,12 +320,12 @@ def _layer_norm(call: Call) -> bool:
     return call.give(_aten.layer_norm.default, call.input(), [*normed], call.input(1), bias, epsilon)
 
 
-def _concat(call: Call) -> bool:
+def _concat(call: NodeOpening) -> bool:
     read = [call.input(place) for place in range(len(call.proto.input))]
     return call.give(_aten.cat.default, read, call.attribute("axis"))
 
 
-def _gather(call: Call) -> bool:
+def _gather(call: NodeOpening) -> bool:
     places = call.ints("indices", 1) if call.shape(1) == () else None
     return places is not None and call.give(_aten.select.int, call.input(), call.attribute("axis"), places[0])
 

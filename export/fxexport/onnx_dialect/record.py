@@ -37,7 +37,7 @@ Shapes = Sequence[Sequence[int]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class WayBack:
     """The way back.
 
     Attributes:
@@ -69,7 +69,7 @@ def with_record(
     return [*pieces, *framed(METADATA, [bytes(entry.SerializeToString())])]
 
 
-def record_of(content: Content) -> Record | None:
+def record_of(content: Content) -> WayBack | None:
     """The way back that a file holds, or None where it holds none or is not as it was left."""
     field = content.metadata(KEY)
     if field is None:
@@ -88,7 +88,7 @@ def record_of(content: Content) -> Record | None:
             return None
         before = io.BytesIO()  # joined at once, it would be in memory twice
         before.writelines(written(here(data["pieces"]), content.view))
-        return Record(
+        return WayBack(
             to=Form(data["to"]),
             scope=Scope(data["scope"]),
             input_shapes=[[int(extent) for extent in shape] for shape in data["input_shapes"]],

@@ -15,14 +15,14 @@ from fxexport.onnx_dialect.extents import Shape
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Axis:
+class ExtentOf:
     """The extent of a value along an axis."""
 
     value: str
     axis: int
 
 
-Size: TypeAlias = int | Axis
+Size: TypeAlias = int | ExtentOf
 
 _SAME = frozenset({"Identity", "Unsqueeze", "Squeeze", "Cast"})
 
@@ -39,7 +39,9 @@ def sizes_given(
     """
     kind, first = node.op_type, next(iter(read), None)
     if kind == "Shape" and shape is not None:
-        extents = [e if isinstance(e, int) else Axis(node.input[0], axis) for axis, e in enumerate(shape[1])]
+        extents = [
+            e if isinstance(e, int) else ExtentOf(node.input[0], axis) for axis, e in enumerate(shape[1])
+        ]
         return extents[attributes.get("start") or 0 : attributes.get("end")]
     if kind == "Concat":
         return None if None in read else [size for part in read for size in part or ()]

@@ -12,7 +12,7 @@ from torch.fx import Node
 from fxexport.onnx_dialect.content import Content, bits_of, bytes_of
 from fxexport.onnx_dialect.external import is_elsewhere, values_elsewhere
 from fxexport.onnx_dialect.open import OpenOnnx
-from fxexport.onnx_dialect.pieces import Piece, Range, Values, written
+from fxexport.onnx_dialect.pieces import MovedValues, Piece, Range, written
 from fxexport.onnx_dialect.writer import rank_of
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form
@@ -100,11 +100,13 @@ class Layouts:
         data, start = place(content, tensor)
         if bits % 8 == 0:
             moved = Range(start, shape, order, bits // 8)
-            return moved if data is content.data else Values(b"".join(written([moved], memoryview(data))))
+            return (
+                moved if data is content.data else MovedValues(b"".join(written([moved], memoryview(data))))
+            )
         packed = onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type)  # several numbers in a byte
         packed.raw_data = bytes(data[start : start + bytes_of(tensor)])
         values = numpy_helper.to_array(packed).reshape(shape).transpose(order)
-        return Values(numpy_helper.from_array(values).raw_data)
+        return MovedValues(numpy_helper.from_array(values).raw_data)
 
 
 def _order(weight: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -24,7 +24,7 @@ from fxpasses.fcn.native_size import native_size, require_native
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 Opened: TypeAlias = nn.Module | str | os.PathLike[str]
-Source: TypeAlias = Opened | ExportedProgram
+ModelSource: TypeAlias = Opened | ExportedProgram
 
 
 class Models:
@@ -40,7 +40,7 @@ class Models:
     def __init__(self, samples: Samples | None, seed: int) -> None:
         self._samples = samples
         self._seed = seed
-        self._subjects: dict[object, tuple[Source, Subject]] = {}
+        self._subjects: dict[object, tuple[ModelSource, Subject]] = {}
         # files that leave sizes open, read before the samples were known
         self._unsized: set[Subject] = set()
         self._moved: dict[int, tuple[Subject, Subject]] = {}
@@ -123,7 +123,7 @@ class Models:
         return subject
 
 
-def opened(source: Source) -> Opened:
+def opened(source: ModelSource) -> Opened:
     """A program, or a ``.pt2`` file, as a module; a module without what wraps it; anything else as it is."""
     if isinstance(source, ExportedProgram):
         return as_module(source)

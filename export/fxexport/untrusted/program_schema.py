@@ -44,7 +44,7 @@ _HIGHER_ORDER = frozenset(
 _NODE_SOURCE = frozenset({"name", "target", "graph_id", "pass_name", "action", "from_node"})
 _STACK_DELIMITER = ";"
 
-Check = Callable[[Any], Any]
+TextCheck = Callable[[Any], Any]
 """Gives back the text, perhaps spelled anew, or raises ``Refused``."""
 
 
@@ -158,7 +158,7 @@ class _Field:
     name: str
     kind: Any
     is_required: bool
-    check: Check | None
+    check: TextCheck | None
 
 
 @functools.cache
@@ -238,11 +238,11 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
-def _all(check: Check) -> Check:
+def _all(check: TextCheck) -> TextCheck:
     return lambda values: [check(value) for value in values]
 
 
-def _keys(check: Check) -> Check:
+def _keys(check: TextCheck) -> TextCheck:
     return lambda values: {check(key): value for key, value in values.items()}
 
 
@@ -376,7 +376,7 @@ def _device(value: str) -> str:
     return names.name(value, "a device")
 
 
-TEXTS: dict[str, Check] = {
+TEXTS: dict[str, TextCheck] = {
     "Device.type": _device,
     "SymExpr.expr_str": _unchanged,  # a size or a condition, by what it stands in
     "SymIntArgument.as_name": names.variable,

@@ -25,7 +25,7 @@ from torchvision.transforms._presets import ImageClassification
 from fxexport import export_onnx
 from fxhead.cam.find_images import find_images
 from fxhead.cam.labels import choose_classes, read_labels
-from fxhead.cam.overlay import Scale, overlay
+from fxhead.cam.overlay import ColourScale, overlay
 from fxhead.cam.run_images import box_of
 from fxhead.inputs.images import ImageSize, Preparation, cropped
 from fxhead.inputs.preset import Preset, find_preset
@@ -446,7 +446,7 @@ def test_an_overlay_is_as_bright_as_its_image_and_coloured_by_its_score() -> Non
     image = np.zeros((40, 40, 3), np.uint8)
     image[:, 20:] = 255
     scores = np.array([[0.0, 0.0], [1.0, 1.0]], np.float32)
-    drawn = overlay(image, scores, Scale.of(scores)).astype(int)
+    drawn = overlay(image, scores, ColourScale.of(scores)).astype(int)
     (dark_low, light_low), (dark_high, light_high) = drawn[0, [0, -1]], drawn[-1, [0, -1]]
     # viridis goes from violet to yellow
     assert dark_low[2] > dark_low[1]
@@ -455,4 +455,4 @@ def test_an_overlay_is_as_bright_as_its_image_and_coloured_by_its_score() -> Non
         assert (light > dark).all()
     assert drawn.max() < 256
     flat = np.full((2, 2), 3.0, np.float32)
-    assert overlay(image, flat, Scale.of(flat)).shape == (40, 40, 3)
+    assert overlay(image, flat, ColourScale.of(flat)).shape == (40, 40, 3)

@@ -11,13 +11,13 @@ import torch
 from scipy import stats
 from torch import nn
 
-from fxhead.study.initialisation import Shapes, compare_initialisation, fills_bound, shapes_under_study
+from fxhead.study.initialisation import LayerShapes, compare_initialisation, fills_bound, shapes_under_study
 
-SMALL = Shapes(channels=24, classes=10)
+SMALL = LayerShapes(channels=24, classes=10)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Changed(Shapes):
+class Changed(LayerShapes):
     """A convolution whose weights are changed, though it was filled as ever."""
 
     change: Callable[[torch.Tensor], object]
@@ -45,7 +45,7 @@ def exceed(weight: torch.Tensor) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Later(Shapes):
+class Later(LayerShapes):
     """A convolution that is filled alike, but after something else was drawn."""
 
     def conv(self) -> nn.Conv2d:
@@ -54,7 +54,7 @@ class Later(Shapes):
 
 
 def test_the_two_layers_are_filled_alike() -> None:
-    pairs = (SMALL, Shapes(channels=8, classes=10, kernel=3))
+    pairs = (SMALL, LayerShapes(channels=8, classes=10, kernel=3))
     records = compare_initialisation(pairs, seed=0, alpha=0.01)
     assert [record.parameter for record in records] == ["weight", "bias"] * 2
     for record in records:
@@ -65,7 +65,7 @@ def test_the_two_layers_are_filled_alike() -> None:
 
 
 def test_the_head_that_is_trained_is_among_them() -> None:
-    assert shapes_under_study(7)[0] == Shapes(channels=64, classes=7)
+    assert shapes_under_study(7)[0] == LayerShapes(channels=64, classes=7)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from fxhead.study.findings import GrowthRecord, HeadComparison, PairingRecord, StudyVerdict
 from fxhead.study.outcome import StudyOutcome
 from fxhead.study.settings import Dtype, Rules, StudySubject
-from fxhead.study.statistics import Evidence
+from fxhead.study.statistics import SeedEvidence
 from fxhead.study.verdict import EARLY_STEPS, conclude, judge, judge_pairs
 
 CHANCE, SYSTEMATIC, TOO_FEW = StudyVerdict.CHANCE, StudyVerdict.SYSTEMATIC, StudyVerdict.TOO_FEW
@@ -31,7 +31,7 @@ CHANCE, SYSTEMATIC, TOO_FEW = StudyVerdict.CHANCE, StudyVerdict.SYSTEMATIC, Stud
 def test_a_verdict(
     p_value: float, interval: tuple[float, float], smallest_effect: float | None, verdict: StudyVerdict
 ) -> None:
-    evidence = Evidence(
+    evidence = SeedEvidence(
         difference=sum(interval) / 2, interval=interval, p_value=p_value, smallest_effect=smallest_effect
     )
     assert judge(evidence, Rules(alpha=0.01, margin_pp=1.0)) is verdict

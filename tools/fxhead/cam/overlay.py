@@ -22,14 +22,14 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class ColourScale:
     """The scores that the colours span."""
 
     low: float
     high: float
 
     @classmethod
-    def of(cls, *maps: Map) -> Scale:
+    def of(cls, *maps: Map) -> ColourScale:
         """From the lowest score to the highest; around it where there is only one."""
         low, high = min(float(m.min()) for m in maps), max(float(m.max()) for m in maps)
         margin = 0.0 if high > low else max(abs(low), 1.0) * 1e-3
@@ -41,7 +41,7 @@ class Scale:
         return ScalarMappable(Normalize(self.low, self.high), ListedColormap(colours))
 
 
-def overlay(image: Pixels, scores: Map, scale: Scale) -> Pixels:
+def overlay(image: Pixels, scores: Map, scale: ColourScale) -> Pixels:
     """The image in grey under the colours of its scores.
 
     Each score is drawn in the middle of its cell of an even grid over the image, and bilinearly between.

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fxhead.cam.overlay import Map, Pixels, Scale, overlay
+from fxhead.cam.overlay import ColourScale, Map, Pixels, overlay
 
 PER_SHEET, THUMBNAIL = 100, 180
 """Images on a sheet at most, and the longer side in pixels in which each is shown there."""
@@ -69,7 +69,7 @@ def draw_image(drawn: Drawn, path: Path) -> None:
     count = 1 + len(drawn.classes)
     rows = math.ceil(count / _COLUMNS)
     grid = _Grid(columns=math.ceil(count / rows), count=count, panel=_PANEL, panels=1)
-    scale = Scale.of(*(scored.scores for scored in drawn.classes))
+    scale = ColourScale.of(*(scored.scores for scored in drawn.classes))
     with mpl.rc_context(_STYLE):
         figure = grid.figure()
         _show(grid.place(figure, 0), drawn.pixels)
@@ -90,7 +90,7 @@ def draw_sheet(images: Sequence[Drawn], path: Path) -> None:
     # pairs are wider than they are high: about as many rows as columns make a page
     columns = min(math.ceil(math.sqrt(len(images) * 0.8)), _PAIRS)
     grid = _Grid(columns=columns, count=len(images), panel=_SHEET_PANEL, panels=2)
-    scale = Scale.of(*(drawn.classes[0].scores for drawn in images))
+    scale = ColourScale.of(*(drawn.classes[0].scores for drawn in images))
     with mpl.rc_context(_STYLE | {"font.size": 12.0}):
         figure = grid.figure()
         for index, drawn in enumerate(images):
@@ -171,7 +171,7 @@ class _Grid:
             x, y = left / width, (bottom + self.panel + rise) / height
             figure.text(x, y, line, weight="bold" if rise > 0.1 else "normal", parse_math=False)
 
-    def bar(self, figure: Figure, scale: Scale) -> None:
+    def bar(self, figure: Figure, scale: ColourScale) -> None:
         """The colours and what they mean."""
         left, bottom = self._corner(figure, 0)
         axes = _axes(figure, left + self.columns * self._step, bottom, 0.22, self.panel)

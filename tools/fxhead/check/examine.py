@@ -14,7 +14,7 @@ from fxexport.certificate import Certifier
 from fxexport.subjects.samples import InputSpec
 from fxexport.untrusted.programs import as_module
 from fxhead.check.outcome import Check
-from fxhead.check.proof import Model, Pair, choose_providers, prove
+from fxhead.check.proof import Model, ModelPair, choose_providers, prove
 from fxhead.inputs.describe import describe, note_guess
 from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.options import DataOptions
@@ -107,7 +107,9 @@ def _examined(
     runnable: list[Model] = [m if isinstance(m, Path) else as_module(m) for m in models]
     names = [source.text for source in question.models]
     pairs = [
-        Pair(reference_name=names[a], reference=runnable[a], candidate_name=names[b], candidate=runnable[b])
+        ModelPair(
+            reference_name=names[a], reference=runnable[a], candidate_name=names[b], candidate=runnable[b]
+        )
         for a, b in question.pairs
     ]
     checks = prove(certifier, pairs, plan=plan, progress=progress)

@@ -22,7 +22,7 @@ Model = nn.Module | Path
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Pair:
+class ModelPair:
     """Two models to compare, with the names that the user knows them by."""
 
     reference_name: str
@@ -50,7 +50,7 @@ def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def prove(
-    certifier: Certifier, pairs: Iterable[Pair], *, plan: WeightPlan | None, progress: Progress
+    certifier: Certifier, pairs: Iterable[ModelPair], *, plan: WeightPlan | None, progress: Progress
 ) -> tuple[Check, ...]:
     """One certificate for each pair; stops at the first that is broken."""
     checks: list[Check] = []

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from fxhead.convert.optimizer_order import NamedState, find_moves
 from fxhead.convert.stored_tensors import TensorEdit, edit_of
-from fxhead.convert.survey import CheckpointSurvey, Mention, OptimizerDict, Place
+from fxhead.convert.survey import CheckpointPlace, CheckpointSurvey, Mention, OptimizerDict
 from fxhead.convert.weights import Weights, find_weights
 from fxpasses import WeightMove, WeightPlan
 from fxpasses.errors import PlanError
@@ -77,7 +77,7 @@ def _optimizer_moves(
             where="--optimizer-names",
             fix="give one name for each parameter of the optimiser, in its order, one a line",
         )
-    claims: dict[tuple[int, str], Place] = {}
+    claims: dict[tuple[int, str], CheckpointPlace] = {}
     for optimizer, count in zip(found.optimizers, counts, strict=True):
         states = {key: _state(key, tensors) for key, tensors in optimizer.state.items()}
         given = names if names is not None and len(names) == count else None
@@ -207,7 +207,7 @@ def _alike(
     shapes: Collection[tuple[int, ...]],
     moved: Mapping[int, tuple[Mention, WeightMove]],
     weights: Weights,
-) -> Iterator[Place]:
+) -> Iterator[CheckpointPlace]:
     """Places outside the models and optimisers of tensors that are shaped like a converted one."""
     known = {id(mention.place) for group in weights.groups for mention in group.holder.tensors.values()}
     for optimizer in found.optimizers:

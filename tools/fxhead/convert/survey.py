@@ -20,15 +20,15 @@ _SHOWN_PARTS = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class CheckpointPlace:
     """Where something is: in what, and by which key."""
 
-    parent: Place | None
+    parent: CheckpointPlace | None
     key: Any
 
     def __str__(self) -> str:
         parts: list[str] = []
-        place: Place | None = self
+        place: CheckpointPlace | None = self
         while place is not None and place.parent is not None and len(parts) < _SHOWN_PARTS:
             parts.append(str(place.key)[:200])
             place = place.parent
@@ -39,7 +39,7 @@ class Place:
 class Mention:
     """One place that has a tensor; ``tensor`` is None where it is of a kind that is not read."""
 
-    place: Place
+    place: CheckpointPlace
     tensor: StoredTensor | None
 
 
@@ -47,7 +47,7 @@ class Mention:
 class TensorDict:
     """A dict in which names stand for tensors, among other things perhaps."""
 
-    place: Place
+    place: CheckpointPlace
     tensors: Mapping[str, Mention]
 
 
@@ -61,7 +61,7 @@ class OptimizerDict:
         names: the parameters' names in the order of the groups, where the groups have them.
     """
 
-    place: Place
+    place: CheckpointPlace
     state: Mapping[Key, Mapping[str, Mention]]
     groups: tuple[tuple[Key, ...], ...]
     names: tuple[str, ...] | None
@@ -119,24 +119,24 @@ def survey(root: Any, where: str, moved: Collection[str]) -> CheckpointSurvey:
 class _Node:
     """Something that holds other things, what it holds, and whether a module holds it."""
 
-    place: Place
+    place: CheckpointPlace
     value: Any
-    content: tuple[tuple[Place, Any], ...]
+    content: tuple[tuple[CheckpointPlace, Any], ...]
     is_in_module: bool = False
 
 
 def _containers(root: Any) -> Iterator[_Node]:
     """Everything that holds something, each once, in the file's order; nesting costs no recursion."""
-    top = Place(None, "")
+    top = CheckpointPlace(None, "")
     waiting, seen = [(top, root, False)], set()
     if tensor_in(root, "") is not None:
-        yield _Node(top, None, ((Place(top, "the tensor"), root),))
+        yield _Node(top, None, ((CheckpointPlace(top, "the tensor"), root),))
         return
     while waiting:
         place, value, is_in_module = waiting.pop()
         if id(value) in seen or is_tensor_record(value):
             continue
-        inside = tuple((Place(place, key), content) for key, content in _content(value))
+        inside = tuple((CheckpointPlace(place, key), content) for key, content in _content(value))
         if inside:
             seen.add(id(value))
             yield _Node(place, value, inside, is_in_module)

@@ -10,7 +10,7 @@ import dataclasses
 import enum
 from collections.abc import Sequence
 
-from fxhead.convert.survey import CheckpointSurvey, Mention, Place, TensorDict
+from fxhead.convert.survey import CheckpointPlace, CheckpointSurvey, Mention, TensorDict
 from fxpasses import WeightMove, WeightPlan
 from fxpasses.errors import PlanError
 from fxpasses.weights.wrappers import is_wrapping
@@ -55,7 +55,7 @@ class Weights:
     """
 
     groups: tuple[Group, ...]
-    strangers: tuple[Place, ...]
+    strangers: tuple[CheckpointPlace, ...]
 
 
 def find_weights(found: CheckpointSurvey, plan: WeightPlan, prefixes: Sequence[str]) -> Weights:

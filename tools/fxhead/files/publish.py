@@ -23,8 +23,8 @@ from fxhead.files.staging import (
     MANIFEST,
     NEW,
     OLD,
-    Entry,
     Place,
+    StagedFile,
     committed,
     flush,
     lock_staging,
@@ -94,7 +94,9 @@ def _publish(new: Path, *, force: bool) -> tuple[Path, ...]:
     for name in names:
         flush(new / name)
     written, target = Place(path=new), Place(path=folder)
-    manifest = {name: Entry(new=written.identity(name) or [], before=target.identity(name)) for name in names}
+    manifest = {
+        name: StagedFile(new=written.identity(name) or [], before=target.identity(name)) for name in names
+    }
     for name, entry in manifest.items():
         if entry.before is not None and not force:
             raise FileExistsError(None, "it appeared meanwhile", str(folder / name))

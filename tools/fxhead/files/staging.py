@@ -28,7 +28,7 @@ _NAME = re.compile(r"\.fxhead-(?P<done>done-)?(?P<token>[0-9a-f]{16})-(?P<code>[
 _MOST_BYTES = 2**24
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
-Identity = list[int]
+FileIdentity = list[int]
 """Device, inode, size and time of change: what tells a file from another one of its name."""
 
 
@@ -52,7 +52,7 @@ class Place:
         """Of the folder itself."""
         return os.stat(self.path if self.descriptor is None else self.descriptor)
 
-    def identity(self, name: str) -> Identity | None:
+    def identity(self, name: str) -> FileIdentity | None:
         """Of the file of that name, or None where there is none."""
         try:
             found = os.stat(self.at(name), dir_fd=self.descriptor, follow_symlinks=False)
@@ -86,18 +86,18 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class StagedFile:
     """A file that a run writes.
 
     Attributes:
         before: the one of its name that it replaces, or None.
     """
 
-    new: Identity
-    before: Identity | None
+    new: FileIdentity
+    before: FileIdentity | None
 
 
-Manifest = dict[str, Entry]
+Manifest = dict[str, StagedFile]
 
 
 def make_staging(folder: Path) -> Path:
@@ -140,7 +140,7 @@ def read_manifest(staging: Place) -> Manifest:
             return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
-    return {name: Entry(new=new, before=before) for name, (new, before) in files.items()}
+    return {name: StagedFile(new=new, before=before) for name, (new, before) in files.items()}
 
 
 def _code(files: Any, place: os.stat_result) -> str:

@@ -226,7 +226,7 @@ class _Job:
         """The certificates of the rewritten module and of both ONNX files, which are then in ``staging``."""
         from fxexport.certificate import Certifier
         from fxexport.untrusted.programs import as_module
-        from fxhead.check.proof import Pair, prove
+        from fxhead.check.proof import ModelPair, prove
 
         options, names = self.options, self.names
         examples = shapes.examples(_TRACE_BATCH)
@@ -240,7 +240,7 @@ class _Job:
             *((name, staging / name) for name in names.onnx.values()),
         )
         pairs = (
-            Pair(
+            ModelPair(
                 reference_name=models[a][0],
                 reference=models[a][1],
                 candidate_name=models[b][0],

@@ -28,7 +28,7 @@ Layer = nn.Linear | nn.Conv2d
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Shapes:
+class LayerShapes:
     """A Linear and the convolution that it equals on a map of ``kernel`` × ``kernel``."""
 
     channels: int
@@ -44,18 +44,18 @@ class Shapes:
         return nn.Conv2d(self.channels, self.classes, kernel_size=self.kernel)
 
 
-def shapes_under_study(classes: int) -> tuple[Shapes, ...]:
+def shapes_under_study(classes: int) -> tuple[LayerShapes, ...]:
     """The head that is trained, the forum's, ImageNet's on it, and VGG's 7×7 grid."""
     return (
-        Shapes(channels=WIDTH, classes=classes),
-        Shapes(channels=512, classes=10),
-        Shapes(channels=512, classes=1000),
-        Shapes(channels=512, classes=10, kernel=7),
+        LayerShapes(channels=WIDTH, classes=classes),
+        LayerShapes(channels=512, classes=10),
+        LayerShapes(channels=512, classes=1000),
+        LayerShapes(channels=512, classes=10, kernel=7),
     )
 
 
 def compare_initialisation(
-    pairs: tuple[Shapes, ...], *, seed: int, alpha: float
+    pairs: tuple[LayerShapes, ...], *, seed: int, alpha: float
 ) -> tuple[InitialisationRecord, ...]:
     """One record for each parameter of each pair; alpha is shared among their tests (Bonferroni)."""
     tests = 2 * len(pairs)
@@ -66,7 +66,7 @@ def compare_initialisation(
     )
 
 
-def _compare(shapes: Shapes, *, seed: int, alpha: float, tests: int) -> Iterator[InitialisationRecord]:
+def _compare(shapes: LayerShapes, *, seed: int, alpha: float, tests: int) -> Iterator[InitialisationRecord]:
     size = shapes.channels * shapes.kernel**2 * shapes.classes
     seeds = max(10, min(_MOST_SEEDS, _VALUES // size))
     first = 2 * _MOST_SEEDS * seed

@@ -18,7 +18,7 @@ from fxhead.study.outcome import Environment, StudyOutcome
 from fxhead.study.picture import draw
 from fxhead.study.records import DataInfo, PairRecord, RunRecord
 from fxhead.study.settings import PAIRED_SEEDS, Dtype, StudyHead, StudyOptions, StudySubject
-from fxhead.study.store import Store, write_whole
+from fxhead.study.store import StudyStore, write_whole
 
 _Made = TypeVar("_Made")
 PICTURE, DOCUMENT = "study.png", "study.json"
@@ -30,7 +30,7 @@ def run_study(options: StudyOptions, progress: Progress) -> StudyOutcome:
     Raises:
         FxHeadError: the user can do something about it.
     """
-    store = Store(folder=options.out)
+    store = StudyStore(folder=options.out)
     store.require_own()  # before the images are read, which may take long
     images = _load(options, progress)
     data, environment = images.describe(), Environment.here()
@@ -50,7 +50,7 @@ def run_study(options: StudyOptions, progress: Progress) -> StudyOutcome:
         return _published(outcome, store)
 
 
-def _stored(kind: type[_Made], task: Task, store: Store) -> _Made:
+def _stored(kind: type[_Made], task: Task, store: StudyStore) -> _Made:
     """The record of a finished run."""
     found: _Made = read_as(kind, Field(store.read(task.name), task.name, store.folder, "remove it"), {})
     return found
@@ -97,7 +97,7 @@ def _tasks(options: StudyOptions) -> list[Task]:
 
 
 def _train(
-    images: Images, options: StudyOptions, tasks: Sequence[Task], store: Store, progress: Progress
+    images: Images, options: StudyOptions, tasks: Sequence[Task], store: StudyStore, progress: Progress
 ) -> None:
     missing = [task for task in tasks if not store.has(task.name)]
     if len(missing) < len(tasks):
@@ -120,7 +120,7 @@ def _train(
         )
 
 
-def _published(outcome: StudyOutcome, store: Store) -> StudyOutcome:
+def _published(outcome: StudyOutcome, store: StudyStore) -> StudyOutcome:
     """The outcome with its files: the picture, and the document that --json prints."""
     picture, document = store.folder / PICTURE, store.folder / DOCUMENT
     with store.writing():

@@ -17,7 +17,7 @@ Sample = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class SeedEvidence:
     """What two samples say of the difference of their means, second minus first.
 
     Attributes:
@@ -30,10 +30,10 @@ class Evidence:
     p_value: float
     smallest_effect: float | None
 
-    def times(self, factor: float) -> Evidence:
+    def times(self, factor: float) -> SeedEvidence:
         """The same evidence in another unit."""
         low, high = self.interval
-        return Evidence(
+        return SeedEvidence(
             difference=self.difference * factor,
             interval=(low * factor, high * factor),
             p_value=self.p_value,
@@ -43,7 +43,7 @@ class Evidence:
 
 def compare(
     first: Sequence[int], second: Sequence[int], *, paired: bool, rules: Rules, seed: int
-) -> Evidence:
+) -> SeedEvidence:
     """The evidence; paired samples have one value a seed, in the same order.
 
     The values are counts, as permutations are often tied, and only sums of whole numbers show it.
@@ -53,7 +53,7 @@ def compare(
     """
     ours, theirs = np.asarray(first, np.float64), np.asarray(second, np.float64)
     difference = float(_difference(theirs, ours))
-    return Evidence(
+    return SeedEvidence(
         difference=difference,
         interval=_interval(ours, theirs, difference, paired, rules, seed),
         p_value=_p_value(ours, theirs, paired, rules, seed),

@@ -16,7 +16,7 @@ SETTINGS = "settings.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Store:
+class StudyStore:
     """Finished runs on disk."""
 
     folder: Path

@@ -13,13 +13,13 @@ from fxhead.study.findings import (
     StudyVerdict,
 )
 from fxhead.study.settings import Dtype, Rules, StudySubject
-from fxhead.study.statistics import Evidence
+from fxhead.study.statistics import SeedEvidence
 
 EARLY_STEPS = 10
 """Steps in which rounding has not grown yet to where it no longer depends on the precision."""
 
 
-def judge(evidence: Evidence, rules: Rules) -> StudyVerdict:
+def judge(evidence: SeedEvidence, rules: Rules) -> StudyVerdict:
     """What one comparison says.
 
     ``systematic``: the p-value is below alpha. ``chance``: it is not, these seeds would have shown a
