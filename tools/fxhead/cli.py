@@ -32,7 +32,7 @@ from fxhead.show import render
 _REPORT = "this is a bug in fxhead: please report it with the output of the same command under --debug"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, message="fxhead %(version)s")
 def fxhead() -> None:
     """Rewrite a classifier's head between Linear and 1×1 convolution, and check both forms.

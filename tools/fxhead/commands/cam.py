@@ -26,14 +26,12 @@ if TYPE_CHECKING:
     type=PATH,
     metavar="OUT",
     default="fxhead-cam",
-    show_default=True,
     help="Folder for the pictures, the sheet and maps.npz.",
 )
 @click.option(
     "--top",
     type=click.IntRange(1, 20),
     default=3,
-    show_default=True,
     help="Draw so many classes of each image, those of the highest logits.",
 )
 @click.option(
@@ -66,9 +64,7 @@ if TYPE_CHECKING:
     "--mean", metavar="R,G,B", help="Subtracted, of 0 … 1. Default: torchvision's own, else ImageNet's."
 )
 @click.option("--std", metavar="R,G,B", help="Divided by. Default: torchvision's own, else ImageNet's.")
-@click.option(
-    "--batch", type=click.IntRange(1, 4096), default=8, show_default=True, help="Images that run at once."
-)
+@click.option("--batch", type=click.IntRange(1, 4096), default=8, help="Images that run at once.")
 @click.option("--force", is_flag=True, help="Replace files that exist; never the input.")
 @trace_option
 @source_options

@@ -35,7 +35,6 @@ scope_option = click.option(
     "--scope",
     type=click.Choice(["head", "pooled", "all", "unfolded"]),
     default="head",
-    show_default=True,
     help="head: what leads from the pool to the output; pooled: also squeeze-excite and other side branches; "
     "all: also every Linear and 1×1 convolution on whole maps and tokens; unfolded: to conv, only what --to "
     "unfold wrote, or what is written like it.",
@@ -52,14 +51,12 @@ trace_option = click.option(
     "way",
     type=click.Choice(["auto", "symbolic", "export"]),
     default="auto",
-    show_default=True,
     help="How a module becomes a graph: torch.fx, torch.export, or the second where the first cannot.",
 )
 require_option = click.option(
     "--require",
     type=click.Choice(["agrees", "proved"]),
     default="agrees",
-    show_default=True,
     help="The least verdict with which the command exits with 0.",
 )
 
@@ -109,7 +106,7 @@ def source_options(command: _Command) -> _Command:
                 help="torchvision's weights by name (DEFAULT, …), or a state dict to load. "
                 "Default: freshly initialised weights.",
             ),
-            click.option("--seed", default=0, show_default=True, help="Seeds fresh weights and inputs."),
+            click.option("--seed", default=0, help="Seeds fresh weights and inputs."),
             click.option(
                 "--arch",
                 metavar="NAME",

@@ -26,46 +26,38 @@ if TYPE_CHECKING:
     "--image-size",
     type=click.IntRange(8, 512),
     default=32,
-    show_default=True,
     help="Edge in pixels to which the images of --data are resized and cropped.",
 )
 @click.option(
     "--seeds",
     type=click.IntRange(2, 10_000),
     default=50,
-    show_default=True,
     help="Runs a head; more can be added to a study later.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True, help="Of each run.")
+@click.option("--epochs", type=click.IntRange(min=1), default=10, help="Of each run.")
 @click.option(
     "--optimizer",
     type=click.Choice(["sgd", "adam"]),
     default="sgd",
-    show_default=True,
     help="sgd has a momentum of 0.9.",
 )
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
     default=0.05,
-    show_default=True,
     help="Of the first step; it falls along a cosine to 0.",
 )
-@click.option(
-    "--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Images a step."
-)
+@click.option("--batch-size", type=click.IntRange(min=2), default=64, help="Images a step.")
 @click.option(
     "--alpha",
     type=click.FloatRange(0, 0.5, min_open=True),
     default=0.01,
-    show_default=True,
     help="A p-value below it is systematic; intervals have the confidence 1 - alpha.",
 )
 @click.option(
     "--margin",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
-    show_default=True,
     help="Largest difference in accuracy that does not matter, in percentage points.",
 )
 @click.option(
@@ -83,10 +75,9 @@ if TYPE_CHECKING:
     type=FILE,
     metavar="OUT",
     default="fxhead-study",
-    show_default=True,
     help="Folder of the finished runs, study.json and study.png; a study that is there already goes on.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="All seeds follow it.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="All seeds follow it.")
 @output_options
 def study_command(as_json: bool, **given: Any) -> ExitCode:
     """Train both forms over many seeds, and compare them.
