@@ -14,7 +14,7 @@ from fxexport.certificate import Certifier
 from fxexport.subjects.samples import InputSpec
 from fxexport.untrusted.programs import as_module
 from fxhead.check.outcome import Check
-from fxhead.check.proof import Model, ModelPair, choose_providers, prove
+from fxhead.check.proof import choose_providers, prove
 from fxhead.inputs.describe import describe, note_guess
 from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.options import DataOptions
@@ -104,14 +104,9 @@ def _examined(
     certifier = Certifier(None, providers, seed=question.loading.seed)
     shapes, data = _take(question, models, files, certifier, progress)
     certifier.give(data.samples)
-    runnable: list[Model] = [m if isinstance(m, Path) else as_module(m) for m in models]
-    names = [source.text for source in question.models]
-    pairs = [
-        ModelPair(
-            reference_name=names[a], reference=runnable[a], candidate_name=names[b], candidate=runnable[b]
-        )
-        for a, b in question.pairs
-    ]
+    runnable = (model if isinstance(model, Path) else as_module(model) for model in models)
+    named = [*zip((source.text for source in question.models), runnable, strict=True)]
+    pairs = ((named[a], named[b]) for a, b in question.pairs)
     checks = prove(certifier, pairs, plan=plan, progress=progress)
     infos = zip(question.models, loaded, shapes, strict=True)
     return Answer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,17 +17,8 @@ from fxpasses.errors import ProviderError
 
 _CUDA = "cuda"
 
-Model = nn.Module | Path
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ModelPair:
-    """Two models to compare, with the names that the user knows them by."""
-
-    reference_name: str
-    reference: Model
-    candidate_name: str
-    candidate: Model
+NamedModel = tuple[str, nn.Module | Path]
+"""A model by the name that the user knows it by."""
 
 
 def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -50,16 +40,18 @@ def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def prove(
-    certifier: Certifier, pairs: Iterable[ModelPair], *, plan: WeightPlan | None, progress: Progress
+    certifier: Certifier,
+    pairs: Iterable[tuple[NamedModel, NamedModel]],
+    *,
+    plan: WeightPlan | None,
+    progress: Progress,
 ) -> tuple[Check, ...]:
-    """One certificate for each pair; stops at the first that is broken."""
+    """One certificate for each pair of reference and candidate; stops at the first that is broken."""
     checks: list[Check] = []
-    for pair in pairs:
-        with progress.step(f"checking {pair.candidate_name} against {pair.reference_name}"):
-            certificate = certifier.certify(pair.reference, pair.candidate, plan)
-        checks.append(
-            Check(reference=pair.reference_name, candidate=pair.candidate_name, certificate=certificate)
-        )
+    for (known, reference), (name, candidate) in pairs:
+        with progress.step(f"checking {name} against {known}"):
+            certificate = certifier.certify(reference, candidate, plan)
+        checks.append(Check(reference=known, candidate=name, certificate=certificate))
         if certificate.verdict is Verdict.BROKEN:
             break
     return tuple(checks)

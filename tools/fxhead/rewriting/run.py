@@ -226,7 +226,7 @@ class _Job:
         """The certificates of the rewritten module and of both ONNX files, which are then in ``staging``."""
         from fxexport.certificate import Certifier
         from fxexport.untrusted.programs import as_module
-        from fxhead.check.proof import ModelPair, prove
+        from fxhead.check.proof import NamedModel, prove
 
         options, names = self.options, self.names
         examples = shapes.examples(_TRACE_BATCH)
@@ -234,20 +234,12 @@ class _Job:
         models_to_export = {form: (model, staging / names.onnx[form]) for form, model in sources.items()}
         self.export(models_to_export, examples, graphs.result.report)
         original, written = as_module(graphs.original), as_module(graphs.written)
-        models: tuple[tuple[str, nn.Module | Path], ...] = (
+        models: tuple[NamedModel, ...] = (
             (options.source.text, original),
             (names.module, written),
             *((name, staging / name) for name in names.onnx.values()),
         )
-        pairs = (
-            ModelPair(
-                reference_name=models[a][0],
-                reference=models[a][1],
-                candidate_name=models[b][0],
-                candidate=models[b][1],
-            )
-            for a, b in self.chain()
-        )
+        pairs = ((models[a], models[b]) for a, b in self.chain())
         return prove(
             Certifier(data.samples, providers, seed=options.loading.seed),
             pairs,
