@@ -254,8 +254,9 @@ def _evaluated(terms: Terms, value: Value) -> Value:
     if found.is_exact:
         rounded = None
     else:
-        made_of = stored(value.term)
-        rounded = Rounded(folded=float(found.error), defined=float(found.defined), made_of=made_of)
+        error, defined, step = (float(item) for item in (found.error, found.defined, found.step))
+        made_of = frozenset(stored(value.term).items())
+        rounded = Rounded(folded=error, defined=defined, step=step, made_of=made_of)
     return terms.real(float(found.value), value.dtype, rounded).seen(value.layout)
 
 

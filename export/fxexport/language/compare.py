@@ -7,6 +7,7 @@ numbers where both walks meet them.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -19,8 +20,7 @@ from fxexport.language.difference import Difference, difference
 from fxexport.language.extents import symbol
 from fxexport.language.graph import Dims, Graph, NotRead
 from fxexport.language.layout import Layout, plain
-from fxexport.language.maps import numpy_type
-from fxexport.language.term import Array, Operand, Origin, Term, Terms, Value, is_same
+from fxexport.language.term import Array, Operand, Origin, Term, Terms, Value, is_same, numpy_type
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +138,8 @@ def derive(
         folded.cache_clear()
 
 
+_STEPS = 4
+"""So many of its largest roundings a fold of constants may be off."""
 _ROUNDS = 3
 """A graph that is recorded anew may fix an extent that was free."""
 
@@ -535,20 +537,25 @@ def _written_out(left: Folded, right: Folded) -> tuple[Folded, Folded]:
     return first, second
 
 
+def _granted(computed: Folded, folds: Folded, has: Counter[Term], holds: Counter[Term]) -> Array:
+    """How far what one side computes may lie from the folds of it that the other may hold."""
+    count = sum(number for term, number in holds.items() if term not in has)
+    more = np.maximum(computed.error - folds.error, 0) + np.maximum(computed.defined - folds.defined, 0)
+    return np.asarray(np.minimum(more, _STEPS * count * computed.step))
+
+
 def _apart(left: Folded, right: Folded, first: Term, second: Term) -> float | None:
     """How far two folds lie apart in units of the last place; None where rounding cannot take them so far.
 
     What both compute is folded by neither: granted is what the one rounds more often than the other, if the
-    other holds a constant that it lacks and that may be the fold; and whatever is rightly rounded.
+    other holds constants that it lacks and that may be the folds, a few roundings for each; and whatever is
+    rightly rounded.
     """
     dtype, own, other = first.dtype, stored(first), stored(second)
     with np.errstate(all="ignore"):
         difference = np.abs(left.value - right.value)
-        granted = left.noise(dtype) + right.noise(dtype) + np.abs(left.defined - right.defined)
-        if not other <= own:
-            granted = granted + np.maximum(left.error - right.error, 0)
-        if not own <= other:
-            granted = granted + np.maximum(right.error - left.error, 0)
+        granted = left.noise(dtype) + right.noise(dtype)
+        granted = granted + _granted(left, right, own, other) + _granted(right, left, other, own)
         near = difference <= granted
         near |= (np.isnan(left.value) & np.isnan(right.value)) | (left.value == right.value)
         if left.is_exact or right.is_exact:

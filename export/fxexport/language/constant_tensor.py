@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from fxexport.language.graph import NotRead
-from fxexport.language.maps import numpy_type
-from fxexport.language.term import Terms, Value
+from fxexport.language.term import Terms, Value, numpy_type
 
 _BITS = {1: torch.uint8, 2: torch.int16}
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 
 from fxexport.language.extents import Extent
 from fxexport.language.layout import Part, Parts, plain
-from fxexport.language.term import Array, Operand, Rounded, Term, Value
+from fxexport.language.term import Array, Operand, Rounded, Term, Value, numpy_type
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Unit roundoffs."""
@@ -31,11 +32,13 @@ class Folded:
         value: the elements as float64 computes them.
         error: how far each may lie from what a fold gives.
         defined: how far each may lie from a spelling of the definition whose number it holds.
+        step: the largest share that a single rounding has in these.
     """
 
     value: Array
     error: Array
     defined: Array
+    step: Array
 
     @property
     def is_exact(self) -> bool:
@@ -44,30 +47,38 @@ class Folded:
 
     def noise(self, dtype: str) -> Array:
         """How far float64 itself may be off, which rounds wherever a fold does."""
-        return np.asarray((self.error + self.defined) * (UNIT["float64"] / UNIT.get(dtype, 1.0)))
+        share = (self.error + self.defined) * (UNIT["float64"] / UNIT.get(dtype, 1.0))
+        return np.asarray(share if self.is_exact else share + 4 * UNIT["float64"] * np.abs(self.value))
 
     def as_given(self, arranged: Callable[[Array], Array]) -> Folded:
         """The same elements, arranged in another way."""
-        return Folded(value=arranged(self.value), error=arranged(self.error), defined=arranged(self.defined))
+        fields = (field.name for field in dataclasses.fields(self))
+        return Folded(**{name: arranged(getattr(self, name)) for name in fields})
 
 
 class NotFolded(Exception):
     """The closed term holds an operator that is not evaluated."""
 
 
-def stored(term: Term) -> frozenset[Term]:
-    """The constants that a closed term is computed from; of a stored one itself."""
-    found: set[Term] = set()
-    seen: set[Term] = set()
+def stored(term: Term) -> Counter[Term]:
+    """The constants that a closed term is computed from, and how often; of a stored one itself."""
+    known: dict[Term, Counter[Term]] = {}
     stack = [term]
     while stack:
-        item = stack.pop()
-        if item not in seen:
-            seen.add(item)
-            stack.extend(operand.term for operand in item.operands)
-            if item.array is not None:
-                found |= (item.rounded and item.rounded.made_of) or {item}
-    return frozenset(found)
+        item = stack[-1]
+        below = [operand.term for operand in item.operands]
+        left = [other for other in below if other not in known]
+        stack.extend(left)
+        if left:
+            continue
+        stack.pop()
+        found: Counter[Term] = Counter()
+        if item.array is not None:
+            found.update(dict(item.rounded.made_of) if item.rounded and item.rounded.made_of else [item])
+        for other in below:
+            found.update(known[other])
+        known[item] = found
+    return known[term]
 
 
 @functools.lru_cache(maxsize=65536)
@@ -82,8 +93,10 @@ def folded(term: Term) -> Folded:
             raise NotFolded("complex numbers")
         value = term.array if term.array.dtype.kind in "iub" else term.array.astype(np.float64)
         rounded = term.rounded or Rounded()
-        error, defined = (np.broadcast_to(item, value.shape) for item in (rounded.folded, rounded.defined))
-        return Folded(value=value, error=error, defined=defined)
+        error, defined, step = (
+            np.broadcast_to(item, value.shape) for item in (rounded.folded, rounded.defined, rounded.step)
+        )
+        return Folded(value=value, error=error, defined=defined, step=step)
     if term.op != "map" or term.attributes[0] not in _RULES:
         raise NotFolded(term.op)
     name, *parameters = term.attributes
@@ -92,12 +105,20 @@ def folded(term: Term) -> Folded:
         rule, roundings = _RULES[str(name)]
         found = rule(read, parameters)
         size = np.abs(found.value)
-        error = found.error + roundings * UNIT[term.dtype] * size
+        share = roundings * UNIT[term.dtype] * np.where(_is_held(found.value, term.dtype), 0.0, size)
+        error = found.error + share
         known = np.isfinite(size)
         largest = max(_VISIBLE, 16 * UNIT[term.dtype]) * size[known].max(initial=0.0)
     if np.any((error + found.defined)[known] > largest):
         raise NotFolded("a sum that loses its digits")
-    return dataclasses.replace(found, error=error)
+    return dataclasses.replace(found, error=error, step=np.maximum(found.step, share))
+
+
+def _is_held(value: Array, dtype: str) -> Array:
+    """Which elements no rounding to the type changes, where float64 can tell."""
+    if UNIT[dtype] <= UNIT["float64"]:
+        return np.zeros(value.shape, bool)
+    return np.asarray(value.astype(numpy_type(dtype)).astype(np.float64) == value)
 
 
 def arranged(operand: Operand) -> Folded:
@@ -185,8 +206,11 @@ def fresh(array: Array) -> tuple[Parts, ...]:
 
 
 def _add(read: list[Folded], _: list[object]) -> Folded:
-    fields = ("value", "error", "defined")
-    return Folded(**{name: functools.reduce(np.add, (getattr(x, name) for x in read)) for name in fields})
+    def over(join: Callable[[Array, Array], Array], name: str) -> Array:
+        return functools.reduce(join, (getattr(item, name) for item in read))
+
+    sums = {name: over(np.add, name) for name in ("value", "error", "defined")}
+    return Folded(**sums, step=over(np.maximum, "step"))
 
 
 def _multiply(read: list[Folded], _: list[object]) -> Folded:
@@ -195,8 +219,12 @@ def _multiply(read: list[Folded], _: list[object]) -> Folded:
     def wider(one: Array, two: Array) -> Array:
         return np.asarray(np.abs(a.value) * two + np.abs(b.value) * one + one * two)
 
-    error, defined = wider(a.error, b.error), wider(a.defined, b.defined)
-    return Folded(value=a.value * b.value, error=error, defined=defined)
+    return Folded(
+        value=a.value * b.value,
+        error=wider(a.error, b.error),
+        defined=wider(a.defined, b.defined),
+        step=np.maximum(np.abs(a.value) * b.step, np.abs(b.value) * a.step),
+    )
 
 
 def _negate(read: list[Folded], _: list[object]) -> Folded:
@@ -208,7 +236,7 @@ def _power(read: list[Folded], parameters: list[object]) -> Folded:
     exponent = float(str(parameters[0]))
     value = base.value**exponent
     slope = 1.01 * np.abs(exponent * base.value ** (exponent - 1))
-    return Folded(value=value, error=slope * base.error, defined=slope * base.defined)
+    return Folded(value=value, error=slope * base.error, defined=slope * base.defined, step=slope * base.step)
 
 
 _RULES: dict[str, tuple[Callable[[list[Folded], list[object]], Folded], int]] = {

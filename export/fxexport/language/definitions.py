@@ -10,9 +10,9 @@ import numpy as np
 
 from fxexport.language.arithmetic import add, clamp, divide, multiply, negate, power, scaled, subtract
 from fxexport.language.contraction import matmul
-from fxexport.language.maps import elementwise, numpy_type
+from fxexport.language.maps import elementwise
 from fxexport.language.moves import unsqueeze
-from fxexport.language.term import Rounded, Terms, Uninterpreted, Value
+from fxexport.language.term import Rounded, Terms, Uninterpreted, Value, numpy_type
 from fxexport.language.windows import reduce
 
 
@@ -31,7 +31,8 @@ def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
         from fxexport.language.constants import UNIT
 
         is_held = float(array) == wide or not math.isfinite(wide)
-        return terms.real(wide, dtype, None if is_held else Rounded(defined=abs(wide) * UNIT[dtype]))
+        off = abs(wide) * UNIT[dtype]
+        return terms.real(wide, dtype, None if is_held else Rounded(defined=off, step=off))
     if array.dtype.kind in "iub" and array != stored:
         raise Uninterpreted(f"the number {stored} as {dtype}")
     return terms.constant(array)
@@ -41,7 +42,8 @@ def defined(terms: Terms, value: float, dtype: str) -> Value:
     """A number of a definition: every spelling of it is a rounding of it."""
     from fxexport.language.constants import UNIT
 
-    return terms.real(value, dtype, Rounded(defined=abs(value) * UNIT[dtype] * 2))
+    off = abs(value) * UNIT[dtype] * 2
+    return terms.real(value, dtype, Rounded(defined=off, step=off))
 
 
 def unary(terms: Terms, name: str, value: Value) -> Value:

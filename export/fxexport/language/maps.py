@@ -13,7 +13,7 @@ import numpy as np
 from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent
 from fxexport.language.layout import Joined, Layout, Parts, Slot, aligned, extent_of, joined
-from fxexport.language.term import FLOATS, Array, Operand, Terms, Uninterpreted, Value
+from fxexport.language.term import FLOATS, Array, Operand, Terms, Uninterpreted, Value, numpy_type
 
 
 def mapped(
@@ -135,18 +135,3 @@ def terms_of_contents(terms: Terms, contents: Sequence[Extent], rank: int, dtype
 
     layout = plain((len(kept),)) if rank else ()
     return Value(term=term, known_layout=layout, contents=kept)
-
-
-def numpy_type(name: str) -> np.dtype:
-    """The numpy type of this name, those of ml_dtypes included.
-
-    Raises:
-        Uninterpreted: there is none.
-    """
-    import ml_dtypes
-
-    own = getattr(ml_dtypes, name, None)
-    try:
-        return np.dtype(own if own is not None else name)
-    except TypeError as error:
-        raise Uninterpreted(f"type {name}") from error

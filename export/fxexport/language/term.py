@@ -47,12 +47,14 @@ class Rounded:
     Attributes:
         folded: by the roundings of a fold that computes it from constants.
         defined: since every spelling of a definition's number is a rounding of it.
-        made_of: the constants that it is computed from; none of a definition's.
+        step: the largest share that a single one of these has.
+        made_of: the constants that it is computed from, and how often; none of a definition's.
     """
 
     folded: float = 0.0
     defined: float = 0.0
-    made_of: frozenset[Term] = frozenset()
+    step: float = 0.0
+    made_of: frozenset[tuple[Term, int]] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -299,6 +301,21 @@ class Terms:
     def _next(self) -> int:
         self._count += 1
         return self._count
+
+
+def numpy_type(name: str) -> np.dtype:
+    """The numpy type of this name, those of ml_dtypes included.
+
+    Raises:
+        Uninterpreted: there is none.
+    """
+    import ml_dtypes
+
+    own = getattr(ml_dtypes, name, None)
+    try:
+        return np.dtype(own if own is not None else name)
+    except TypeError as error:
+        raise Uninterpreted(f"type {name}") from error
 
 
 def plain_axis(axis: int, extent: Extent) -> Parts:

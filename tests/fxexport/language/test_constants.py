@@ -200,3 +200,27 @@ def test_a_factor_that_is_folded_rounds_once(factor: float) -> None:
     assert not derived(
         left, chain(None, weight=np.nextafter(np.nextafter(W * np.float32(factor), 9), 9))
     ).is_proved
+
+
+def times(*factors: float) -> onnx.ModelProto:
+    """X times factors, one after the other."""
+    nodes = [
+        helper.make_node("Mul", [f"v{place}" if place else "x", f"f{place}"], [f"v{place + 1}"])
+        for place in range(len(factors))
+    ]
+    nodes[-1].output[0] = "y"
+    return model(nodes, {f"f{place}": np.float32(factor) for place, factor in enumerate(factors)})
+
+
+def test_products_that_are_exact_round_nothing() -> None:
+    many = (2.0, 0.5) * 1000
+    assert derived(times(*many, 3.0), times(3.0)).is_proved
+    for factor in (3.0003, float(np.nextafter(np.float32(3), np.float32(4)))):
+        assert not derived(times(*many, 3.0), times(factor)).is_proved
+
+
+def test_a_fold_may_be_off_by_a_few_roundings_whatever_it_folds() -> None:
+    many = tuple(RNG.uniform(0.9, 1.1, 200).astype(np.float32))
+    fold = np.prod(np.float64(many))
+    assert derived(times(*many), times(float(fold))).is_proved
+    assert not derived(times(*many), times(float(fold * (1 + 2.0**-21)))).is_proved
