@@ -58,16 +58,16 @@ _of_started: weakref.WeakKeyDictionary[threading.Thread, _Wall] = weakref.WeakKe
 
 @contextlib.contextmanager
 def walled(
-    where: str | None = None, *, may_download: bool = False, seconds: float | None = None
+    where: str | None = None, *, may_download: bool = False, is_limited: bool = True
 ) -> Iterator[None]:
     """Within it this thread starts no program, reaches no network, loads no library and changes no file.
 
-    It has a budget of seconds and memory, too.
+    It has a budget of processor time and memory, too.
 
     Args:
         where: the file that is read, for the error.
         may_download: whether ``downloading`` opens the network, for what the user has named.
-        seconds: of a processor; None for those of files.
+        is_limited: whether it has a budget, as what comes out of files has.
 
     Raises:
         WallError: something of that was tried, even if whoever tried it went on without.
@@ -80,7 +80,7 @@ def walled(
             yield
         return
     wall = _Wall(folders=Folders(), may_download=may_download, tried=[])
-    with in_budget(where, seconds):
+    with in_budget(where) if is_limited else contextlib.nullcontext():
         _put_up(own, wall)
         try:
             yield

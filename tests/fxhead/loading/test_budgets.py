@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -210,13 +211,14 @@ def test_a_damaged_program_is_one_error(name: str, run: Run, folder: Path) -> No
 
 @pytest.mark.parametrize("source", ["torchvision:resnet18", "model.pt"])
 @pytest.mark.parametrize("has_files", [False, True])
+@pytest.mark.parametrize(("limit", "most"), [("MAX_SECONDS", 0.1), ("MAX_BYTES", 2**20)])
 def test_a_packages_own_model_takes_what_it_takes(
-    source: str, has_files: bool, monkeypatch: pytest.MonkeyPatch
+    source: str, has_files: bool, limit: str, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(clock, limit, most)
     is_limited = has_files or source == "model.pt"
     with pytest.raises(SlowError) if is_limited else contextlib.nullcontext():
         with held((Source.parse(source),), FileOptions(), print, has_files=has_files):
-            end = time.process_time() + 1.0
+            end, kept = time.process_time() + 1.0, np.ones(2**22)
             while time.process_time() < end:
-                pass
+                assert kept.size

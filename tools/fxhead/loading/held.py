@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -39,5 +38,5 @@ def held(
     is_packaged = all(source.kind in (SourceKind.TORCHVISION, SourceKind.TIMM) for source in sources)
     is_limited = has_files or not is_packaged or (weights is not None and os.path.exists(weights))
     where = " and ".join(dict.fromkeys(source.text for source in sources))
-    with walled(where, may_download=may_download, seconds=None if is_limited else math.inf):
+    with walled(where, may_download=may_download, is_limited=is_limited):
         yield
