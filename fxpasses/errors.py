@@ -89,7 +89,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def brief(error: BaseException) -> str:
     """The error's class and the first line of its message."""
-    first = next(iter(str(error).strip().splitlines()), "")
+    first, kind = first_line(error), type(error).__name__
     if len(first) > 160:
         first = first[:159] + "…"
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return first if first == kind else f"{kind}: {first}"
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of the error's message, or its class where there is none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from fxpasses.errors import ProviderError, suggest
+from fxpasses.errors import ProviderError, first_line, suggest
 from fxpasses.wall.wall import lowered
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ class Session:
             session = _session(runtime, source, options, target)
         except Exception as error:  # onnxruntime's errors share no base class but Exception
             raise ProviderError(
-                f"no session ({_first_line(error)})", where=self._where, fix=_fix_for(provider, error)
+                f"no session ({first_line(error)})", where=self._where, fix=_fix_for(provider, error)
             ) from error
         self._session: onnxruntime.InferenceSession = session
         self._weights = weights  # the session reads them in place
@@ -305,7 +305,7 @@ class Session:
             outputs = self._session.run(None, dict(zip(self.input_names, inputs, strict=True)))
         except Exception as error:  # onnxruntime's errors share no base class but Exception
             raise ProviderError(
-                f"the run failed ({_first_line(error)})",
+                f"the run failed ({first_line(error)})",
                 where=self._where,
                 fix="check that the inputs have the shapes and types that the graph declares",
             ) from error
@@ -420,10 +420,6 @@ def _array(value: Any) -> Array:
     bits: Array = np.ctypeslib.as_array(buffer).copy()
     values: Array = bits.view(ml_dtypes.bfloat16)
     return values.reshape(value.shape())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 _NO_KERNEL = ("NOT_IMPLEMENTED", "Could not find an implementation", "Type Error: Type")

@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from fxpasses.errors import InputError, TraceError
+from fxpasses.errors import InputError, TraceError, first_line
 from fxpasses.graph.arguments import packed
 from fxpasses.graph.counting import counting
 from fxpasses.graph.quiet import quiet_export
@@ -106,9 +106,8 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgra
                 break  # no batch size makes it static
             continue
         return program, _takes_any_batch(program)
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     raise TraceError(
-        f"neither torch.fx nor torch.export can trace it ({lines[0]})",
+        f"neither torch.fx nor torch.export can trace it ({first_line(error)})",
         where=type(model).__name__,
         fix="trace the part that can be traced, or give a GraphModule or an ExportedProgram",
     ) from error

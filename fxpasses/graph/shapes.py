@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.fx import Graph, Interpreter, Node
 
-from fxpasses.errors import InputError
+from fxpasses.errors import InputError, first_line
 from fxpasses.graph.tree import attribute
 from fxpasses.private_names import FakeTensorMode
 
@@ -82,9 +82,8 @@ def run_on_fakes(
                     fakes.insert(position, attribute(root, lifted[node.name]))
             recorder.run(*fakes)  # inputs that are left out have defaults
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"the example inputs do not run through the model ({lines[0]})",
+            f"the example inputs do not run through the model ({first_line(error)})",
             where="example_inputs",
             fix="give inputs of the shapes that the model takes",
         ) from error

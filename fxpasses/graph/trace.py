@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 
-from fxpasses.errors import TraceError
+from fxpasses.errors import TraceError, first_line
 from fxpasses.graph import kept
 from fxpasses.graph.arguments import bound
 from fxpasses.graph.counting import counting
@@ -111,7 +111,7 @@ def trace(model: nn.Module, example_inputs: Callable[[], Sequence[Any] | None] =
         raise
     except Exception as error:
         raise TraceError(
-            f"torch.fx cannot trace it symbolically ({_first_line(error)})",
+            f"torch.fx cannot trace it symbolically ({first_line(error)})",
             where=type(model).__name__,
             fix="remove the control flow that depends on values, or trace the part that can be traced",
         ) from error
@@ -147,11 +147,6 @@ def _traced(model: nn.Module, example_inputs: Callable[[], Sequence[Any] | None]
         if not tracer.undecided:
             return tracer, graph
         whole |= tracer.undecided
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _called(graph: Graph) -> set[str]:

@@ -36,7 +36,7 @@ from fxexport.to_onnx.write import evaluation_mode
 from fxexport.untrusted.programs import batches_within, fixed_batch, is_program
 from fxexport.untrusted.tensor_budget import require_small_tensors
 from fxpasses.engine.outputs import count_maps
-from fxpasses.errors import CheckError, InternalError, TraceError
+from fxpasses.errors import CheckError, InternalError, TraceError, brief
 from fxpasses.graph.export_trace import export_module
 from fxpasses.graph.quiet import quiet_export, quiet_failure
 from fxpasses.graph.trace import trace
@@ -80,7 +80,7 @@ class ModuleSubject:
                 result = recorder.run(*self._tensors(feeds))
         except Exception as error:  # a model runs code of its own, and fails with anything
             raise CheckError(
-                f"it does not run on its samples ({_first_line(error)})",
+                f"it does not run on its samples ({brief(error)})",
                 where=self.name,
                 fix="give a model that runs, or samples that it takes",
             ) from error
@@ -436,11 +436,6 @@ def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> fx.GraphModule
         raise CheckError(
             str(error), where=type(module).__name__, fix="compare the two models exported to ONNX instead"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def _are_equal(a: Sequence[Array], b: Sequence[Array]) -> bool:

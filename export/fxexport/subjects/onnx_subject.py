@@ -44,7 +44,7 @@ from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, Kind, Shape, Term, TermGraph, affine_of
 from fxexport.to_onnx.write import NATIVE_SIZE
 from fxexport.untrusted.inline import inlined
-from fxpasses.errors import CheckError, FileError, ProviderError
+from fxpasses.errors import CheckError, FileError, ProviderError, first_line
 
 _FREE_BATCH = "batch"
 _SIZES = re.compile(r"[0-9]{1,6}(x[0-9]{1,6})*")
@@ -442,9 +442,8 @@ def _model(file: OnnxFile, extents: Sequence[Shape], path: Path) -> tuple[onnx.M
     except CheckError:
         raise
     except Exception as error:  # onnx-ir's errors share no base class but Exception
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         fix = "check the file with onnx.checker.check_model"
-        raise CheckError(f"is no ONNX graph ({first})", where=str(path), fix=fix) from error
+        raise CheckError(f"is no ONNX graph ({first_line(error)})", where=str(path), fix=fix) from error
     return proto, model
 
 

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 
 from fxexport.private_names import TorchDispatchMode
 from fxexport.to_onnx.example_call import ExampleCall
-from fxpasses.errors import SizeError
+from fxpasses.errors import SizeError, brief
 from fxpasses.graph.shapes import static_extent
 from fxpasses.private_names import FakeTensorMode, OpOverload, pytree
 from fxpasses.vocabulary.ops import AdaptivePool
@@ -68,10 +68,8 @@ def require_one_graph(module: nn.Module, call: ExampleCall) -> ExampleCall:
     except SizeError:
         raise
     except Exception as error:  # a forward is the user's code
-        first = next(iter(str(error).strip().splitlines()), "")
         raise SizeError(
-            f"the model takes no input of {larger.sizes()} beside {call.sizes()}"
-            f" ({type(error).__name__}: {first[:200]})",
+            f"the model takes no input of {larger.sizes()} beside {call.sizes()} ({brief(error)})",
             where=type(module).__name__,
             fix=_FIX,
         ) from error

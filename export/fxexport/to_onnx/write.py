@@ -21,7 +21,7 @@ from fxexport.to_onnx.dynamic_size import require_one_graph, require_open, requi
 from fxexport.to_onnx.example_call import ExampleCall, example_call
 from fxexport.untrusted.programs import as_module, read_program
 from fxpasses.api import model_of
-from fxpasses.errors import ExportError, brief
+from fxpasses.errors import ExportError, brief, first_line
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.graph.counting import counting
 from fxpasses.graph.quiet import quiet
@@ -173,16 +173,14 @@ def _trace(
                 module, traced.args, traced.kwargs, dynamic_shapes=shapes, strict=False
             )
     except UserError as error:
-        first = str(error).strip().splitlines()[0]
         raise ExportError(
-            f"the model cannot be traced with a dynamic batch ({first})",
+            f"the model cannot be traced with a dynamic batch ({first_line(error)})",
             where=where,
             fix="make forward take the batch size from x.size(0), or export with dynamic_batch=False",
         ) from error
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
         raise ExportError(
-            f"torch.export cannot trace the model ({type(error).__name__}: {lines[0]})",
+            f"torch.export cannot trace the model ({brief(error)})",
             where=where,
             fix="call the model on the example inputs first, to see whether they fit it",
         ) from error

@@ -19,7 +19,7 @@ from fxexport.untrusted.arithmetic import require_small_numbers
 from fxexport.untrusted.refused import Refused
 from fxexport.untrusted.torch_archives import is_compiled
 from fxexport.untrusted.torch_archives import is_program as is_program_archive
-from fxpasses.errors import FileError, InputError
+from fxpasses.errors import FileError, InputError, brief
 from fxpasses.graph.quiet import quiet
 from fxpasses.graph.shapes import static_extent
 from fxpasses.private_names import PyTreeCodeGen, pytree
@@ -44,7 +44,7 @@ def as_module(source: nn.Module | ExportedProgram) -> nn.Module:
             module = source.module()
     except Exception as error:  # a program that anybody may have written, or edited
         raise InputError(
-            f"the program cannot be made a module again ({type(error).__name__}: {_first_line(error)})",
+            f"the program cannot be made a module again ({brief(error)})",
             fix="export the model again",
         ) from error
     assert isinstance(module, GraphModule)
@@ -99,9 +99,8 @@ def read_program(
             "loads it and runs whatever it says",
         ) from error
     except Exception as error:  # a program of any age can fail with anything
-        what = f"{type(error).__name__}: {_first_line(error)}"
         raise FileError(
-            f"is not a file that torch.export.save wrote, or is damaged ({what})",
+            f"is not a file that torch.export.save wrote, or is damaged ({brief(error)})",
             where=where,
             fix="save it again with torch.export.save(program, path)",
         ) from error
@@ -132,10 +131,6 @@ def _made(archive: Archive) -> ExportedProgram:
     assert isinstance(program, ExportedProgram)
     require_small_numbers(program.graph)
     return program
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:160]
 
 
 def _opened(path: Path) -> Archive:
