@@ -15,7 +15,7 @@ from fxpasses.fcn.find import PoolWindow, is_view
 from fxpasses.heads.analysis import Analysis
 from fxpasses.report import Form
 from fxpasses.vocabulary.ops import POOLS, Elementwise, FeatureNorm, Role, Unsqueeze
-from fxpasses.vocabulary.sizes import is_shape_value
+from fxpasses.vocabulary.sizes import is_shape_value, with_sizes
 from fxpasses.vocabulary.writer import Writer, dialect_of
 
 
@@ -57,7 +57,7 @@ class _Opening:
         self.turned: dict[Node, Node] = {}
 
     def run(self, origin: Form) -> undo.Record | None:
-        own = self._own()
+        own = sorted({*with_sizes(self.values), *self.window.pools, *self.matches})
         readers = sorted({user for node in own for user in node.users} - set(own))
         names = [node.name for node in self.window.pools]
         before = undo.write_down(self.root, own, readers, self.matches, names)
@@ -74,18 +74,6 @@ class _Opening:
         left = {node.name: node for node in (*own, *readers) if node not in erased}
         recompute({*self.values, *self.writer.written} - erased)
         return undo.record(before, self.root, left, self.writer.written, origin, Form.FCN)
-
-    def _own(self) -> list[Node]:
-        """The head's nodes and the sizes that its views use."""
-        own = {*self.window.pools, *self.values, *self.matches}
-        pending = list(self.values)
-        while pending:
-            node = pending.pop()
-            for other in (*node.users, *node.all_input_nodes):
-                if other not in own and is_shape_value(other):
-                    own.add(other)
-                    pending.append(other)
-        return sorted(own)
 
     def _pool(self) -> None:
         """The average over every window in the place of the pools; nothing for cells of one position."""

@@ -31,7 +31,7 @@ from fxpasses.plan import WeightPlan
 from fxpasses.report import Form
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import Elementwise, Flatten, Reduce, View, WeightSource
-from fxpasses.vocabulary.sizes import is_shape_value, reads_only_batch, size_of
+from fxpasses.vocabulary.sizes import is_shape_value, reads_only_batch, size_of, with_sizes
 from fxpasses.vocabulary.strides import needs_strides
 from fxpasses.vocabulary.writer import Dialect, Writer, dialect_of
 from fxpasses.weights.move import WeightOrder
@@ -203,20 +203,8 @@ class _ComponentEdit:
 
     def _touched(self) -> tuple[list[Node], list[Node]]:
         """The nodes that the edit may change, in graph order: its own and sizes; and other readers."""
-        own: set[Node] = set(self.values) | set(self.transposes)
-        outside: set[Node] = set()
-        pending = list(self.values)
-        while pending:
-            node = pending.pop()
-            for other in (*node.users, *node.all_input_nodes):
-                if other in own:
-                    continue
-                if is_shape_value(other):
-                    own.add(other)
-                    pending.append(other)
-                elif other in node.users and node in self.values:
-                    outside.add(other)
-        return sorted(own), sorted(outside)
+        own = {*with_sizes(self.values), *self.transposes}
+        return sorted(own), sorted({user for node in self.values for user in node.users} - own)
 
     # --- the sites themselves
 

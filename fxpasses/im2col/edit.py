@@ -23,7 +23,7 @@ from fxpasses.im2col.find import Im2col, UnfoldSites
 from fxpasses.im2col.writer import ColumnWriter
 from fxpasses.report import Form, Rewrite
 from fxpasses.vocabulary.ops import Affine, WeightSource
-from fxpasses.vocabulary.sizes import is_shape_value
+from fxpasses.vocabulary.sizes import with_sizes
 from fxpasses.vocabulary.writer import Dialect, dialect_of
 from fxpasses.weights.move import WeightMove
 
@@ -117,7 +117,7 @@ class _Job:
 
     def _fold(self, site: Im2col) -> undo.Record | None:
         node, match = site.match.node, site.match
-        own = self._with_sizes({node, *site.chain})
+        own = with_sizes({node, *site.chain})
         readers = sorted({user for part in own for user in part.users} - {*own})
         before = undo.write_down(self.root, own, readers, {node: match}, [])
         writer = ColumnWriter(self.graph, dialect_of(node), node)
@@ -142,17 +142,6 @@ class _Job:
         if value is not None:
             node.meta["val"] = value
             node.meta.pop("tensor_meta", None)
-
-    def _with_sizes(self, nodes: set[Node]) -> list[Node]:
-        """The nodes and the sizes that they use and have, in graph order."""
-        own, pending = set(nodes), [*nodes]
-        while pending:
-            node = pending.pop()
-            for other in (*node.users, *node.all_input_nodes):
-                if other not in own and is_shape_value(other):
-                    own.add(other)
-                    pending.append(other)
-        return sorted(own)
 
     def _bury(self, own: Sequence[Node], site: Node) -> set[Node]:
         erased: set[Node] = set()

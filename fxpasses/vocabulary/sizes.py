@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -53,6 +53,18 @@ def is_shape_value(node: Node) -> bool:
                 continue
         pending.pop()
     return known[node]
+
+
+def with_sizes(nodes: Iterable[Node]) -> list[Node]:
+    """The nodes and the sizes that they use and have, in graph order."""
+    pending = [*nodes]
+    own = {*pending}
+    while pending:
+        node = pending.pop()
+        found = {other for other in (*node.users, *node.all_input_nodes) if is_shape_value(other)} - own
+        own |= found
+        pending += found
+    return sorted(own)
 
 
 def _settle(node: Node, known: dict[Node, bool]) -> Node | None:
