@@ -334,8 +334,8 @@ def test_nothing_moves_without_a_cancellation() -> None:
     model = Net(
         lambda m, x: (m.drop(m.a(F.layer_norm(x, (6,)))) + x, m.b(x)),
         drop=nn.Dropout(), a=nn.Linear(6, 6), b=nn.Linear(6, 4),
-    ).eval()  # fmt: skip
-    x = torch.randn(2, 5, 6)
+    ).double().eval()  # fmt: skip
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
     there = all_of(model, "conv", x).module
     order = [getattr(n.target, "__name__", n.target) for n in there.graph.nodes if n.op.startswith("call")]
     assert order == ["permute", "layer_norm", "permute", "a", "permute", "drop", "add", "b", "permute"]
