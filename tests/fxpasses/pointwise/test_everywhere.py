@@ -389,8 +389,8 @@ def test_scopes_can_be_mixed() -> None:
 
 
 def test_as_a_pass() -> None:
-    module = fx.symbolic_trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5)))
-    x = torch.randn(2, 7, 3)
+    module = fx.symbolic_trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5)).double())
+    x = torch.randn(2, 7, 3, dtype=torch.float64)
     expected = module(x)
     assert LinearToConv(scope="all", example_inputs=x)(module).modified
     assert isinstance(module.get_submodule("0"), nn.Conv1d)
