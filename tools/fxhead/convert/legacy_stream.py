@@ -85,7 +85,7 @@ def open_legacy(path: Path) -> LegacyCheckpoint:
     starts: dict[str, int] = {}
     try:
         lengths = {storage.key: storage.size_bytes for storage, _ in map(storage_of, content.storages)}
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError) as error:
         raise _not_torch(f"it refers to what is no storage: {error}", path) from error
     for key in map(str, keys.root):
         if key not in lengths:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fxexport.untrusted.pickle_records import Global, Made, Persistent, PlainDict
+from fxexport.untrusted.tensors import described
 from fxpasses.errors import FileError
 from fxpasses.report import Form
 from fxpasses.weights.move import WeightMove
@@ -22,21 +23,6 @@ SIZE, STRIDE = 2, 3
 _REBUILDS = {f"torch._utils._rebuild_tensor{suffix}" for suffix in ("", "_v2", "_v3")}
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
 _WITH_ATTRIBUTES = "torch._tensor._rebuild_from_type_v2"
-_ITEM_BYTES = {
-    "DoubleStorage": 8,
-    "FloatStorage": 4,
-    "HalfStorage": 2,
-    "BFloat16Storage": 2,
-    "LongStorage": 8,
-    "IntStorage": 4,
-    "ShortStorage": 2,
-    "CharStorage": 1,
-    "ByteStorage": 1,
-    "BoolStorage": 1,
-    "ComplexDoubleStorage": 16,
-    "ComplexFloatStorage": 8,
-    "UntypedStorage": 1,
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,15 +176,14 @@ def storage_of(persistent: Any) -> tuple[Storage, int]:
     """The storage that a pickle refers to, and the size of its elements.
 
     Raises:
-        TypeError, ValueError, KeyError: it is none that ``torch.save`` writes.
+        TypeError, ValueError: it is none that ``torch.save`` writes.
     """
-    if not isinstance(persistent, Persistent) or not isinstance(persistent.key, tuple):
+    if not isinstance(persistent, Persistent):
         raise TypeError("no storage")
-    kind, type_, key, _, numel, *view = persistent.key
-    if kind != "storage" or not isinstance(type_, Global) or any(part is not None for part in view):
+    key, dtype, size = described(persistent)
+    if any(part is not None for part in persistent.key[5:]):
         raise ValueError("a storage of a kind that torch no longer writes")
-    item_bytes = _ITEM_BYTES[type_.name]
-    return Storage(key=str(key), size_bytes=_extents((numel,))[0] * item_bytes), item_bytes
+    return Storage(key=key, size_bytes=size), 1 if dtype is None else dtype.itemsize
 
 
 def _dtype_bytes(name: Any) -> int:
