@@ -198,7 +198,7 @@ class _Reader:
 
 def _read_places(node: torch.fx.Node) -> frozenset[int]:
     """Which results of a node with several are read."""
-    return frozenset(user.args[1] for user in node.users if user.target is operator.getitem)  # type: ignore[misc]
+    return frozenset(user.args[1] for user in node.users if user.target is operator.getitem and user.users)  # type: ignore[misc]
 
 
 def interpreted(

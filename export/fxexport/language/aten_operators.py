@@ -526,6 +526,15 @@ def _adaptive(call: Call) -> Value:
     return windows.adaptive_average_pool(call.terms, _float(call), call.extents("output_size"))
 
 
+@_handles("adaptive_max_pool1d.default", "adaptive_max_pool2d.default", "adaptive_max_pool3d.default")
+def _adaptive_max(call: Call) -> tuple[Value | None, ...]:
+    value, output = call.tensor("self"), call.integers("output_size")
+    if {*output} != {1}:
+        raise Uninterpreted("a maximum of more than one window")
+    spatial = [*range(value.rank - len(output), value.rank)]
+    return windows.reduce(call.terms, "max", value, spatial, keep=True), None
+
+
 @_handles("mean.dim", "mean.default")
 def _mean(call: Call) -> Value:
     return _reduction(call, "mean")
@@ -631,6 +640,26 @@ def _transpose(call: Call) -> Value:
 def _t(call: Call) -> Value:
     value = call.tensor("self")
     return value.permuted([1, 0]) if value.rank == 2 else value
+
+
+@_handles("numpy_T.default")
+def _reversed(call: Call) -> Value:
+    value = call.tensor("self")
+    return value.permuted([*reversed(range(value.rank))])
+
+
+@_handles("mT.default")
+def _matrix_t(call: Call) -> Value:
+    value = call.tensor("self")
+    return value.permuted([*range(value.rank - 2), value.rank - 1, value.rank - 2])
+
+
+@_handles("flip.default")
+def _flip(call: Call) -> Value:
+    value = call.tensor("self")
+    for given in call.integers("dims"):
+        value = moves.flip(call.terms, value, _dim(value, given))
+    return value
 
 
 @_handles("movedim.int")

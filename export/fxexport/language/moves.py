@@ -134,6 +134,16 @@ def take(terms: Terms, value: Value, dim: int, start: Extent, step: int, count: 
     return _along(terms, "take", (start, step, count), [value], dim, count)
 
 
+def flip(terms: Terms, value: Value, dim: int) -> Value:
+    """The cells of one dimension from the last to the first."""
+    array = exact_array(value)
+    if array is not None:
+        return terms.constant(np.ascontiguousarray(np.flip(array, dim)))
+    if all(part.is_repeated for part in value.layout[dim]):
+        return value
+    return _along(terms, "flip", (), [value], dim, extent_of(value.layout[dim]))
+
+
 def _whole_steps(parts: Parts, start: Extent, count: Extent) -> tuple[Part, Parts, Extent, Extent] | None:
     """The outermost part, the rest, and what is taken of the outermost, where whole rests are taken."""
     if len(parts) < 2:

@@ -678,10 +678,13 @@ def _slice(call: Call) -> Value:
     if not len(starts) == len(ends) == len(axes) == len(steps):
         raise Uninterpreted("a slice of other ranks")
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if not isinstance(step, int) or step < 1:
-            raise Uninterpreted("a slice backwards")
         dim = _axis(value, axis)
         extent = extent_of(value.layout[dim])
+        if step == -1 and start == -1 and isinstance(end, int) and end <= -(2**31):
+            value = moves.flip(call.terms, value, dim)
+            continue
+        if not isinstance(step, int) or step < 1:
+            raise Uninterpreted("a slice backwards")
         first, last = _within(start, extent), _within(end, extent)
         count = moves.slice_count(first, last, step)
         count = max(count, 0) if isinstance(count, int) else count

@@ -120,6 +120,13 @@ DIFFERENT = {
             .expand(-1, -1, 3, 3)
         ),
     ),
+    "transposed by T": (lambda x: x.mT, IDENTITY),
+    "flipped": (lambda x: x.flip(3), IDENTITY),
+    "flipped along another axis": (lambda x: x.flip(3), lambda x: x.flip(2)),
+    "the largest of four windows": (
+        lambda x: x - nn.AdaptiveMaxPool2d(2)(x).repeat(1, 1, 3, 3),
+        lambda x: x - nn.AdaptiveMaxPool2d(1)(x),
+    ),
     "halves lost": (lambda x: x, lambda x: (x.int() // 2 * 2).float()),
 }
 
@@ -156,6 +163,15 @@ SAME = {
         IDENTITY,
         lambda x: nn.functional.dropout(x.float().contiguous().clone(), training=False) * 1.0,
     ),
+    "transposes": (
+        lambda x: x.flatten(0, 2).T.T.mT.mT.unflatten(0, x.shape[:3]),
+        lambda x: x.permute(0, 1, 3, 2).mT,
+    ),
+    "the largest of a map": (
+        lambda x: x - nn.AdaptiveMaxPool2d(1)(x),
+        lambda x: x - x.amax((2, 3), keepdim=True),
+    ),
+    "a flip of both axes": (lambda x: x.flip((2, 3)), lambda x: x.flip(-2).flip(-1)),
     "halved and doubled": (IDENTITY, lambda x: x * 0.5 * 2),
     "branches": (lambda x: x.sin() + x.cos(), lambda x: x.cos() + x.sin()),
 }
