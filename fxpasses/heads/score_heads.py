@@ -20,16 +20,19 @@ from fxpasses.private_names import PyTreeCodeGen, pytree
 from fxpasses.vocabulary.endings import is_share, stacked_by
 from fxpasses.vocabulary.ops import (
     POOLS,
+    AdaptivePool,
     Affine,
     Concat,
     Elementwise,
     FeatureNorm,
     Flatten,
+    Reduce,
     Role,
     Squeeze,
     Unflatten,
     Unsqueeze,
     View,
+    WindowPool,
 )
 from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
@@ -121,13 +124,25 @@ def _unstacked(leaf: Node, vocabulary: Vocabulary) -> Iterator[tuple[tuple[int, 
     pending: list[tuple[tuple[int, ...], Node]] = [((), leaf)]
     while pending:
         place, node = pending.pop(0)
-        while is_share(node, vocabulary):
-            node = node.all_input_nodes[0]
+        while is_share(inner := _before_views(node, vocabulary), vocabulary):
+            node = inner.all_input_nodes[0]
         stacked = stacked_by(node)
         if stacked:
             pending = [((*place, index), source) for index, source in enumerate(stacked)] + pending
         else:
             yield place, node
+
+
+def _averages_heads(op: AdaptivePool | WindowPool | Reduce) -> bool:
+    """Whether an average is one of stacked values, and of no map."""
+    return (isinstance(op, Reduce) and 0 in op.dims) or bool(stacked_by(op.source))
+
+
+def _before_views(node: Node, vocabulary: Vocabulary) -> Node:
+    """What a value is a view of: a single sigmoid is often squeezed."""
+    while isinstance(op := vocabulary.classify(node), _KEEPS_ORDER):
+        node = op.source
+    return node
 
 
 def _head(scores: Node, vocabulary: Vocabulary, sites: Container[str]) -> ScoreHead:
@@ -145,7 +160,7 @@ def _head(scores: Node, vocabulary: Vocabulary, sites: Container[str]) -> ScoreH
         if sources is not None:
             tail.add(node)
             pending += reversed(sources)
-        elif isinstance(op, POOLS) and op.average:
+        elif isinstance(op, POOLS) and op.average and not _averages_heads(op):
             maps[node] = _before_pools(node, vocabulary)
         elif blocker is None and node.name not in sites:
             blocker = node

@@ -34,7 +34,12 @@ class Viewed(Net):
         f = nn.functional.adaptive_avg_pool2d(self.conv(x).relu(), 1)
         return self.new(f.view(f.size(0), -1))
 
+class Turned(Net):
+    def forward(self, x):
+        return (super().forward(x) + super().forward(x.flip(3))) / 2
+
 viewed = lambda: Viewed(None).eval()
+turned = lambda: Turned(OUTPUTS["plain"]).eval()
 
 OUTPUTS = {
     "both": lambda m, old, new: {"probabilities": new.softmax(1), "logits": new},
@@ -47,6 +52,8 @@ OUTPUTS = {
     "stacked": lambda m, old, new: torch.stack([new, new * m.prior], 1),
     "mean": lambda m, old, new: (new + new.detach() * 3) / 4,
     "clamped": lambda m, old, new: new.clamp(-1, 1),
+    "squeezed": lambda m, old, new: new.sigmoid().unsqueeze(1).squeeze(1),
+    "ensemble": lambda m, old, new: torch.stack([new, new * 2]).mean(0),
 }
 
 def __getattr__(name):
@@ -55,7 +62,7 @@ def __getattr__(name):
     return lambda: Net(OUTPUTS[name]).eval()
 """
 OPTIONS = ("--size", "12,12", "--mean", "0", "--std", "1", "--top", "20", "--force")
-BEFORE_SHARES = {"heated": torch.log, "named": torch.logit}
+BEFORE_SHARES = {"heated": torch.log, "named": torch.logit, "squeezed": torch.logit}
 
 
 @pytest.fixture
@@ -87,6 +94,7 @@ def given(name: str) -> Any:
         ("named", "more.kind", "more.kind", lambda out: out["more"]["kind"]),
         ("stacked", "1", "new#2", lambda out: out[:, 1]),
         ("mean", None, "new", lambda out: out),
+        ("squeezed", None, "new", lambda out: out),
     ],
 )
 def test_logits_are_the_models_own_and_the_mean_of_the_map(
@@ -115,6 +123,8 @@ def test_logits_are_the_models_own_and_the_mean_of_the_map(
         ("heads:two", ("--head", "gone"), "there is no head 'gone'; the model has 0 (old), 1 (new)"),
         ("heads:named", (), "0 (age), 1 (more.kind)"),
         ("heads:clamped", (), "'clamp' stands between the average and the output"),
+        ("heads:ensemble", (), "'mean_1' stands between the average and the output"),
+        ("heads:turned", (), "'flip' turns the image over before it"),
     ],
 )
 def test_what_is_no_choice_of_a_head_is_refused(
