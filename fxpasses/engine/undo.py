@@ -231,23 +231,16 @@ class Record:
     def from_data(cls, data: Mapping[str, Any]) -> Record:
         """The record that ``to_data`` wrote."""
         to = Form(data["to"])
-        return cls(
-            origin=Form(data.get("origin", Form.CONV if to is Form.LINEAR else Form.LINEAR)),
-            to=to,
-            maps=data.get("maps", 0),
-            native=tuple(data.get("native", ())),
-            is_pointwise=data.get("is_pointwise", False),
-            sites=tuple(data["sites"]),
-            before=tuple(Spec(**spec) for spec in data["before"]),
-            after=tuple(Spec(**spec) for spec in data["after"]),
-            inserted=tuple(data["inserted"]),
-            readers=tuple(Reader(**reader) for reader in data["readers"]),
-            orders=data["orders"],
-            kernels=data["kernels"],
-            extents=data["extents"],
-            conv_extras=data["conv_extras"],
-            batch_norms=data["batch_norms"],
-        )
+        origin = Form(data.get("origin", Form.CONV if to is Form.LINEAR else Form.LINEAR))
+        own = {
+            "sites": tuple(data["sites"]),
+            "before": tuple(Spec(**spec) for spec in data["before"]),
+            "after": tuple(Spec(**spec) for spec in data["after"]),
+            "inserted": tuple(data["inserted"]),
+            "readers": tuple(Reader(**reader) for reader in data["readers"]),
+            "native": tuple(data.get("native", ())),
+        }
+        return cls(**{**data, **own, "origin": origin, "to": to})
 
 
 def _plain(entry: Spec | Reader | Record) -> dict[str, Any]:

@@ -12,11 +12,7 @@ _NEEDS = {"study": ("matplotlib", "scipy", "sklearn"), "cam": ("matplotlib",)}
 
 
 def require_extra(command: str) -> None:
-    """Returns where all that a command needs, and others do not, is installed.
-
-    Raises:
-        InputError: something is missing.
-    """
+    """Returns where all that a command needs, and others do not, is installed; else raises InputError."""
     for name in _NEEDS[command]:
         try:
             # matplotlib takes settings from the working directory, where a stranger's model may lie

@@ -156,11 +156,7 @@ class Content:
         return bytes(raw), 0
 
     def _require_whole(self, tensor: onnx.TensorProto) -> None:
-        """Returns where its values are as many as the tensor's shape says.
-
-        Raises:
-            ValueError: they are not.
-        """
+        """Returns where its values are as many as the tensor's shape says; else raises ValueError."""
         left = self.left_of(tensor)
         size = len(tensor.raw_data) if left is None else size_of([left[1]])
         if size and bits_of(tensor.data_type) and bytes_of(tensor) != size:

@@ -60,20 +60,12 @@ def plan_of(plan: Any, reference: Any, candidate: Any) -> WeightPlan | None:
 
 
 def require_names(providers: Any) -> None:
-    """Returns where providers are names.
-
-    Raises:
-        InputError: they are not.
-    """
+    """Returns where providers are names; else raises InputError."""
     if not isinstance(providers, Iterable) or not all(isinstance(name, str) for name in providers):
         raise InputError("are no names", where="providers", fix="name them, e.g. providers=('cpu',)")
 
 
 def require_seed(seed: Any) -> None:
-    """Returns where the seed is an integer.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Returns where the seed is an integer; else raises InputError."""
     if not isinstance(seed, int):
         raise InputError(f"is of class {type(seed).__name__}", where="seed", fix="give an integer")

@@ -31,11 +31,7 @@ class DataOptions:
     std: tuple[float, ...] = ()
 
     def require_sound(self) -> None:
-        """Returns where the options go together.
-
-        Raises:
-            InputError: they do not.
-        """
+        """Returns where the options go together; else raises InputError."""
         if self.path is not None and self.samples is not None:
             what = "all samples of --inputs are run, no random ones"
             raise InputError(what, where="--samples", fix="leave one or the other out")
@@ -68,11 +64,7 @@ def parse_size(text: str) -> ImageSize:
 
 
 def require_size(size: ImageSize) -> None:
-    """Returns where images can be resized and cropped so.
-
-    Raises:
-        InputError: a side is none, or too long.
-    """
+    """Returns where images can be resized and cropped so; else raises InputError."""
     if (
         min(size.extents) < 1
         or max(*size.extents, size.resize if isinstance(size.resize, int) else 0) > LARGEST

@@ -148,11 +148,7 @@ def _filled(spec: InputSpec, shape: tuple[int, ...], hint: Hint, source: Source)
 
 
 def require_known(specs: Sequence[InputSpec], source: Source) -> None:
-    """Returns where random samples can be drawn for all inputs.
-
-    Raises:
-        InputError: a shape or a range is open.
-    """
+    """Returns where random samples can be drawn for all inputs; else raises InputError."""
     for spec in specs:
         if spec.shape is None or None in spec.shape:
             raise InputError(f"input {spec.name!r} leaves its shape open", where=source.text, fix=_HOW)

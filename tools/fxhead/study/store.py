@@ -22,11 +22,7 @@ class StudyStore:
     folder: Path
 
     def require_own(self) -> None:
-        """Returns where the folder is a study's, or empty, or not there yet.
-
-        Raises:
-            FileError: it holds other things.
-        """
+        """Returns where the folder is a study's, or empty, or not there yet; else raises FileError."""
         if (self.folder / SETTINGS).exists() or not self.folder.exists():
             return
         if not self.folder.is_dir() or any(self.folder.iterdir()):
