@@ -18,11 +18,11 @@ from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.subjects.samples import InputSpec, random_samples
 from fxexport.untrusted.archive import open_archive
 from fxexport.untrusted.inline import require_bounded
-from fxexport.untrusted.limits import MAX_DIRECTORY_BYTES, MAX_FIELDS
+from fxexport.untrusted.limits import MAX_DIRECTORY_BYTES
 from fxexport.untrusted.plain_json import read_plain_json
 from fxhead.inputs.hub_images import timm_preset
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
-from fxhead.loading.recognise import recognise
+from fxhead.loading.recognise import FileKind, recognise
 from fxpasses.errors import FxHeadError
 from fxpasses.report import Form, Scope
 from hostile import edited_program, graph_module
@@ -63,9 +63,12 @@ def test_a_zip_s_directory_has_a_limit(tmp_path: Path) -> None:
         open_archive(path, "evil.pt")
 
 
-def test_a_file_has_few_fields(tmp_path: Path) -> None:
+def test_a_file_has_few_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m"
-    path.write_bytes(b"\x08\x01" * (MAX_FIELDS + 1) + b"\x3a\x00")
+    monkeypatch.setattr("fxhead.loading.recognise.MAX_FIELDS", 1000)
+    path.write_bytes(b"\x08\x01" * 998 + b"\x3a\x00")
+    assert recognise(path).kind is FileKind.ONNX
+    path.write_bytes(b"\x08\x01" * 1001 + b"\x3a\x00")
     with pytest.raises(FxHeadError, match="not a file that"):
         recognise(path)
 
