@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from fxexport.language.arithmetic import is_moderate, parts_of, scaled
-from fxexport.language.constants import UNIT, Folded, NotFolded, arranged, elements, folded, stored
+from fxexport.language.constants import UNIT, Folded, NotFolded, arranged, folded, stored
 from fxexport.language.contraction import scaled_weights
 from fxexport.language.difference import Difference, difference
 from fxexport.language.extents import symbol
@@ -340,11 +340,6 @@ class _Proof:
             if is_same(a.value, b.value):
                 return True
         else:
-            leaves = _twins(left, right)
-            if leaves:  # neither side folded what the other computes: then no fold differs
-                for x, y in leaves:
-                    self._keep(names, x.value, y.value)
-                return False
             ulp = _apart(a, b, left.term, right.term)
             if ulp is not None:
                 self._terms.use("fold-of-constants")
@@ -463,42 +458,6 @@ def _likeness(operand: Operand) -> object:
 
 def _are_closed(left: Operand, right: Operand) -> bool:
     return left.term.is_closed and right.term.is_closed
-
-
-def _twins(left: Operand, right: Operand) -> list[tuple[Folded, Folded]] | None:
-    """Stored constants in the same places of two computed ones, that differ; None if these are not twins.
-
-    Raises:
-        NotFolded: the axes of one have no fixed extents.
-    """
-    found: list[tuple[Folded, Folded]] = []
-    stack = [tuple(Value(term=item.term, known_layout=item.access) for item in (left, right))]
-    while stack:
-        a, b = stack.pop()
-        if a == b:
-            continue
-        if _spelled(a) != _spelled(b) or a.term.rounded or b.term.rounded:
-            return None
-        if a.term.array is not None:
-            pair = _written_out(elements(a), elements(b))
-            found += [] if is_same(pair[0].value, pair[1].value) else [pair]
-            continue
-        # of sums and products the operands stand in the order in which they were met
-        sides = [[item.value(value.layout) for item in value.term.operands] for value in (a, b)]
-        own, other = (
-            sorted((item for item in x if item not in y), key=_spelled) for x, y in (sides, sides[::-1])
-        )
-        if len(own) != len(other):
-            return None
-        stack.extend(zip(own, other, strict=True))
-    return found
-
-
-def _spelled(value: Value) -> str:
-    """How a closed value is computed, and along which axes it varies, whatever its numbers."""
-    term = value.term
-    varies = [any(not part.is_repeated for part in parts) for parts in value.layout]
-    return repr((term.op, term.attributes, term.dtype, varies))
 
 
 def _is_alike(left: Term, right: Term) -> bool:
