@@ -147,7 +147,7 @@ IDENTITIES: dict[str, Identity] = {
         _reals(
             "fold-of-constants",
             "a stored constant is an expression of constants",
-            "it lies no further from it than rounding after each of its operators may take it",
+            "no further from it than the roundings of the folded operators, or four of the largest, take it",
         ),
     )
 }  # fmt: skip
