@@ -283,7 +283,8 @@ def _require_inference(model: ir.Model, target: Path) -> None:
             raise ExportError(
                 f"dropout stays active in node {node.name!r}",
                 where=target.name,
-                fix="trace or rewrite the model in evaluation mode (model.eval()) before exporting it",
+                fix="trace or rewrite the model in evaluation mode (model.eval()) before exporting it; what "
+                "drops in evaluation, too (Monte Carlo dropout), is no function of its input",
             )
 
 

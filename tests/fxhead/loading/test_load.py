@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import shutil
@@ -106,6 +107,18 @@ def test_a_module_is_found_in_what_holds_it(folder: Path, kept: str, is_trusted:
     found = load("model.pt", trust=is_trusted)
     assert type(found) is nn.Linear
     assert torch.equal(found.weight, model.weight)
+
+
+def test_what_is_computed_while_a_model_is_built_can_be_copied(folder: Path) -> None:
+    lines = ("import torch", "from torch import nn", "class Halved(nn.Linear):")
+    body = (
+        "    def __init__(self):",
+        "        super().__init__(2, 2)",
+        "        self.half = self.weight / 2",
+    )
+    (folder / "halved.py").write_text("\n".join((*lines, *body)))
+    found = load("halved:Halved")
+    assert torch.equal(copy.deepcopy(found).half, found.weight / 2)
 
 
 def test_a_class_of_a_script_cannot_be_allowed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

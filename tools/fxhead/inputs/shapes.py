@@ -121,7 +121,7 @@ def _checked(module: nn.Module, shapes: InputShapes) -> InputShapes:
     raise InputError(
         f"the model does not take an input of {shapes} ({brief(refusal)})",
         where="--input-shape" if shapes.origin is ShapeOrigin.GIVEN else None,
-        fix=_HOW.replace("it", "another", 1),
+        fix=f"{_HOW.replace('it', 'another', 1)}, once for each tensor that forward takes by position",
     ) from refusal
 
 

@@ -313,4 +313,8 @@ def _require_usable(module: nn.Module, *, where: str) -> nn.Module:
         raise InputError("is TorchScript", where=where, fix="give the nn.Module that it was made from")
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return _require_usable(module.module, where=where)
+    for part in module.modules():
+        # what the older weight_norm computes while the model is built cannot be copied with its history
+        computed = {key: value for key, value in vars(part).items() if isinstance(value, torch.Tensor)}
+        vars(part).update((key, value.detach()) for key, value in computed.items() if not value.is_leaf)
     return module
