@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +22,11 @@ import torch
 from torch import nn
 
 from fxexport import export_onnx
-from fxhead.batch.parcel import perform_here, perform_sent, unpack
-from fxhead.batch.process import Done, Limits, State
+from fxhead.batch import run
+from fxhead.batch.parcel import Contents, perform_here, perform_sent, unpack
+from fxhead.batch.process import Done, Limits, State, not_begun
 from fxhead.batch.rows import Row, RowOption, read_rows
-from fxhead.batch.store import key_of
+from fxhead.batch.store import Stamps, key_of
 from fxhead.cli import main
 from fxpasses.errors import FileError, InputError
 from tests.fxhead.conftest import Cluster, commanded, started, validate, validate_files, waited_for
@@ -164,9 +166,44 @@ def test_what_is_done_is_not_done_again_but_where_something_changed(work: Path) 
     assert {path: path.stat().st_mtime_ns for path in before} == before
     torch.save(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), work / "a.pt")
     assert batch("*.pt", "--to", "conv", "-o", "out", code=0)["skipped"] == 1
-    (work / "out" / "b" / "b.conv.pt").unlink()
+    written = work / "out" / "b" / "b.conv.pt"
+    content = bytearray(written.read_bytes())
+    content[len(content) // 2] ^= 1  # as long as before
+    written.write_bytes(content)
     assert batch("*.pt", "--to", "conv", "-o", "out", code=0)["skipped"] == 1
+    written.unlink()
+    assert batch("*.pt", "--to", "conv", "-o", "out", code=0)["skipped"] == 1
+    # other models in the same folder, one of which has no outputs, are as they were
+    told = batch("net:headless", "--to", "conv", "-o", "out", code=1)
+    assert [row["name"] for row in told["rows"]] == ["headless"]
+    lines = [json.loads(line) for line in (work / "out" / "batch.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["headless", "a", "b"]
+    assert batch("*.pt", "net:headless", "--to", "conv", "-o", "out", code=1)["skipped"] == 3
     assert batch("*.pt", "--to", "conv", "--scope", "pooled", "-o", "out", code=0)["skipped"] == 0
+    shutil.rmtree(work / "out" / "b")
+    batch("a.pt", "--to", "conv", "-o", "out", code=0)
+    assert [line["name"] for line in map(json.loads, (work / "out" / "batch.jsonl").open())] == [
+        "a",
+        "headless",
+    ]
+
+
+def test_rows_are_read_when_their_turn_comes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def read(row: Row) -> tuple[str, Stamps]:
+        told.append(f"read {row.name}")
+        return row.name, ()
+
+    def perform(row: Row, *_: Any) -> tuple[Done, Contents]:
+        told.append(f"perform {row.name}")
+        return not_begun(row, InputError("it is not done here")), ()
+
+    monkeypatch.setattr(run, "key_of", read)
+    monkeypatch.setattr(run, "perform_here", perform)
+    batch(*(f"{name}.pt" for name in "abcd"), "--to", "conv", "-o", "out", "--jobs", "1", code=1)
+    assert told.index("perform a") < told.index("read c")
+    assert told.index("perform b") < told.index("read d")
 
 
 SLOW = """
@@ -381,17 +418,19 @@ def test_nothing_in_the_folder_of_outputs_is_believed(work: Path) -> None:
     torch.save(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)), "a.pt")
     (row,) = batch("a.pt", "--to", "conv", "-o", "out", code=0)["rows"]
     lines = work / "out" / "batch.jsonl"
-    forged = json.loads(lines.read_text()) | {"key": "0" * 64, "seconds": 4711}
+    forged = json.loads(lines.read_text()) | {"mark": "0" * 64, "seconds": 4711}
+    other = forged | {"name": "b", "document": None}
     (work / "theirs").write_text("")
-    lines.write_text("[" * 100_000 + "\n" + json.dumps(forged) + "\n")
+    lines.write_text("[" * 100_000 + "\n" + json.dumps(forged) + "\n" + json.dumps(other) + "\n")
     (work / "out" / ".batch.csv.new").symlink_to(work / "theirs")
     (row,) = batch("a.pt", "--to", "conv", "-o", "out", code=0)["rows"]
     assert row["seconds"] != 4711
+    assert [json.loads(line)["name"] for line in lines.read_text().splitlines()] == ["a"]
     assert (work / "theirs").read_text() == ""
     (work / "copy").mkdir()
     (work / "copy" / "batch.jsonl").write_text(lines.read_text())  # without its files
     assert batch("a.pt", "--to", "conv", "-o", "copy", code=0)["skipped"] == 0
-    changed = json.loads(lines.read_text()) | {"seconds": 4711}  # with the key that it has
+    changed = json.loads(lines.read_text()) | {"seconds": 4711}  # with the mark that it has
     lines.write_text(json.dumps(changed) + "\n")
     (row,) = batch("a.pt", "--to", "conv", "-o", "out", code=0)["rows"]
     assert row["seconds"] != 4711

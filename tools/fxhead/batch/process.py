@@ -20,7 +20,8 @@ from typing import IO, Any, Protocol
 from fxhead.batch.fork_server import ForkServer, is_possible
 from fxhead.batch.held import held
 from fxhead.batch.rows import Row
-from fxpasses.errors import FileError, FxHeadError, InputError
+from fxhead.files.digests import digest_file
+from fxpasses.errors import FileError, FxHeadError
 
 _LOOK_S = 0.1
 _ORPHAN_S = 30
@@ -60,13 +61,15 @@ class Done:
     Attributes:
         name: the row's.
         source: the row's.
-        key: what it was made of (see ``store.key_of``); once it is kept, the mark of that and all the rest.
+        key: what it was made of (see ``store.key_of``).
         state: how it ended.
         reason: why, where it is not done; else None.
         exit_code: of the process; negative where a signal ended it.
         seconds: wall-clock time.
         peak_bytes: peak of its resident memory; None where that is not told.
         document: what ``fxhead rewrite --json`` wrote; None where it wrote none.
+        digests: SHA-256 of each file that it wrote, by its name.
+        mark: what says that this user's own batch has kept it; empty until then.
     """
 
     name: str
@@ -78,6 +81,8 @@ class Done:
     seconds: float
     peak_bytes: int | None
     document: dict[str, Any] | None
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
+    mark: str = ""
 
     @property
     def verdict(self) -> str | None:
@@ -105,7 +110,7 @@ def perform(row: Row, key: str, folder: str, limits: Limits, place: str) -> Done
     except OSError as error:
         what = f"it cannot be started ({error.strerror or error})"
         return not_begun(row, FileError(what, where=place, fix="make room"))
-    except InputError as error:
+    except FxHeadError as error:
         return not_begun(row, error)
 
 
@@ -127,7 +132,7 @@ def _end(row: Row, key: str, folder: str, limits: Limits, place: str) -> Done:
         # an answer is a document: whatever else ends with its code has given none
         answers = {0: State.DONE, 1: State.NO} if document and "error" not in document else {}
         state = State.KILLED if code < 0 else answers.get(code, State.FAILED)
-    return Done(
+    done = Done(
         name=row.name,
         source=row.source,
         key=key,
@@ -138,6 +143,8 @@ def _end(row: Row, key: str, folder: str, limits: Limits, place: str) -> Done:
         peak_bytes=peak,
         document=document,
     )
+    made = [Path(place, file["path"]) for file in done.files] if state in (State.DONE, State.NO) else []
+    return dataclasses.replace(done, digests={path.name: digest_file(path) for path in made})
 
 
 class _Started(Protocol):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
-import itertools
 import os
 import queue
 import time
@@ -15,7 +15,7 @@ from fxhead.batch.outcome import BatchOutcome
 from fxhead.batch.parcel import Contents, pack, perform_here, perform_sent, require_below, unpack
 from fxhead.batch.process import Done, Limits, State, not_begun, stop_all, stoppable
 from fxhead.batch.rows import Row
-from fxhead.batch.store import Stamps, key_of, opened_store, stamps_of
+from fxhead.batch.store import Stamps, Store, key_of, opened_store, stamps_of
 from fxhead.executor import workers
 from fxhead.outcome import WrittenFile
 from fxhead.show.progress import Progress
@@ -61,31 +61,14 @@ def run_batch(options: BatchOptions, progress: Progress) -> BatchOutcome:
     if options.send_files and options.scheduler is None:
         raise InputError("there is nobody to send to", where="--send-files", fix="give --scheduler too")
     with opened_store(options.folder) as store:
-        ended: dict[str, Done] = {}
-        todo: list[_Todo] = []
-        for row in options.rows:
-            try:
-                key, stamps = key_of(row)
-                if options.send_files:
-                    require_below(row, options.folder)
-            except FxHeadError as error:
-                ended[row.name] = not_begun(row, error)
-                continue
-            kept = store.kept(row, key)
-            if kept is not None:
-                ended[row.name] = kept
-            else:
-                todo.append(_Todo(row=row, key=key, stamps=stamps))
-        skipped = sum(done.state in (State.DONE, State.NO) for done in ended.values())
-        if skipped:
-            progress.note(f"{skipped} of {len(options.rows)} are done already")
-        for done in _performed(todo, options, progress):
-            ended[done.name] = store.add(done)
+        ended = {done.name: done for done in _performed(store, options, progress)}
         rows = tuple(ended[row.name] for row in options.rows)
         written = store.finish(rows)
     files = tuple(WrittenFile(path=path, size_bytes=path.stat().st_size) for path in written)
     seconds = time.perf_counter() - start
-    return BatchOutcome(rows=rows, skipped=skipped, files=files, seconds=seconds, require=options.require)
+    return BatchOutcome(
+        rows=rows, skipped=store.skipped, files=files, seconds=seconds, require=options.require
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,33 +80,52 @@ class _Todo:
     stamps: Stamps
 
 
-def _performed(todo: list[_Todo], options: BatchOptions, progress: Progress) -> Iterator[Done]:
+def _asked(row: Row, store: Store, options: BatchOptions) -> _Todo | Done:
+    """What there is to do for a row, or its end."""
+    try:
+        key, stamps = key_of(row)
+        if options.send_files:
+            require_below(row, options.folder)
+        return store.kept(row, key) or _Todo(row=row, key=key, stamps=stamps)
+    except FxHeadError as error:
+        return store.add(not_begun(row, error))
+
+
+def _performed(store: Store, options: BatchOptions, progress: Progress) -> Iterator[Done]:
     limits = Limits(
         seconds=options.seconds,
         bytes=options.bytes,
         threads=max(1, (os.cpu_count() or 1) // max(1, options.jobs)),
     )
     found = workers(options.jobs, options.scheduler)
-    with stoppable(), found as ours, progress.count("models", len(todo)) as one_more:
-        waiting = iter(todo)
+    with stoppable(), found as ours, progress.count("models", len(options.rows)) as one_more:
+        waiting = iter(options.rows)
         futures: dict[Ending, _Todo] = {}
         # not concurrent.futures.wait, which looks at each of a hundred thousand for every one that ends
         ready: queue.SimpleQueue[Ending] = queue.SimpleQueue()
-        # a row that waits has its files in memory
-        most = 2 * ours.count if options.send_files else len(todo)
+        # a cluster may grow; but a row that is sent has its files in memory while it waits
+        is_open = options.scheduler is not None and not options.send_files
+        most = len(options.rows) if is_open else 2 * ours.count
         try:
             while True:
-                for one in itertools.islice(waiting, most - len(futures)):
+                row = next(waiting, None) if len(futures) < most else None
+                one = None if row is None else _asked(row, store, options)
+                if isinstance(one, Done):
+                    one_more()
+                    yield one
+                elif one is not None:
                     future = _submitted(ours.pool, one, options, limits)
                     futures[future] = one
                     future.add_done_callback(ready.put)
-                if not futures:
+                elif not futures:
                     return
-                future = ready.get()
-                done = _end_of(future, futures.pop(future), options, ours.killed)
-                one_more()
-                progress.note(_line(done))
-                yield done
+                # rows are read while others are at work, and those that have ended do not wait for that
+                with contextlib.suppress(queue.Empty):
+                    future = ready.get(block=row is None)
+                    done = store.add(_end_of(future, futures.pop(future), options, ours.killed))
+                    one_more()
+                    progress.note(_line(done))
+                    yield done
         except BaseException:
             for future in futures:
                 future.cancel()

@@ -73,8 +73,8 @@ def key_of(row: Row) -> tuple[str, Stamps]:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest(), stamps
 
 
-def _whole(done: Done) -> bytes:
-    return json.dumps(dataclasses.asdict(done), sort_keys=True).encode()
+def _unmarked(done: Done) -> bytes:
+    return json.dumps(dataclasses.asdict(dataclasses.replace(done, mark="")), sort_keys=True).encode()
 
 
 @functools.cache
@@ -100,10 +100,15 @@ def opened_store(folder: Path) -> Iterator[Store]:
 
 
 class Store:
-    """The rows of a batch's folder."""
+    """The rows of a batch's folder.
+
+    Attributes:
+        skipped: how many rows it was asked for and had.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.skipped = 0
         self._found = {done.name: done for done in self._read()}
 
     def kept(self, row: Row, key: str) -> Done | None:
@@ -112,17 +117,16 @@ class Store:
         A row with the answer no is kept: the same again has the same answer.
         """
         done = self._found.get(row.name)
-        if done is None or done.document is None or done.state not in (State.DONE, State.NO):
+        if done is None or done.key != key or done.state not in (State.DONE, State.NO):
             return None
-        # in a folder that somebody else made or changed, nothing has this user's mark
-        if not is_marked("batch", _whole(dataclasses.replace(done, key=key)), done.key):
+        if not self._has_files(done) or _digests(done) != done.digests:
             return None
-        home = os.path.abspath(self.folder / done.name)  # a copy of the lines alone has no files
-        return done if all(_is_there(file, home) for file in done.files) else None
+        self.skipped += 1
+        return done
 
     def add(self, done: Done) -> Done:
-        """Keeps a row, on the disk when this returns; its key becomes the mark of all that it says."""
-        done = dataclasses.replace(done, key=mark("batch", _whole(done)))
+        """Keeps a row, on the disk when this returns."""
+        done = dataclasses.replace(done, mark=mark("batch", _unmarked(done)))
         line = json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(done)})
         path = self.folder / LINES
         with _writing(path), open(path, "ab", opener=_no_link) as file:
@@ -134,8 +138,15 @@ class Store:
         return done
 
     def finish(self, rows: Iterable[Done]) -> tuple[Path, ...]:
-        """Writes the rows of this batch as lines, table and page, each whole or not at all."""
-        rows = tuple(rows)
+        """Writes lines, table and page, each whole or not at all.
+
+        Rows of earlier batches in the folder come after those of this one, as long as their files are there.
+        """
+        own = {done.name: done for done in rows}
+        rows = (
+            *own.values(),
+            *(row for row in self._found.values() if row.name not in own and self._has_files(row)),
+        )
         lines = (json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(done)}) for done in rows)
         written = {
             LINES: "".join(f"{line}\n" for line in lines),
@@ -156,8 +167,19 @@ class Store:
                 with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
                     data = json.loads(line)
                     data.pop("schema_version")
-                    found.append(Done(**{**data, "state": State(data["state"])}))
+                    done = Done(**{**data, "state": State(data["state"])})
+                    # in a folder that somebody else made or changed, nothing has this user's mark
+                    found += [done] if is_marked("batch", _unmarked(done), done.mark) else []
         return found
+
+    def _has_files(self, done: Done) -> bool:
+        home = os.path.abspath(self.folder / done.name)  # a copy of the lines alone has no files
+        paths = [Path(file["path"]) for file in done.files]
+        return all(os.path.dirname(os.path.abspath(path)) == home and path.is_file() for path in paths)
+
+
+def _digests(done: Done) -> dict[str, str]:
+    return {path.name: digest_file(path) for path in (Path(file["path"]) for file in done.files)}
 
 
 @contextlib.contextmanager
@@ -178,12 +200,6 @@ def _ends_a_line(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def _is_there(file: dict[str, Any], home: str) -> bool:
-    path = Path(file["path"])
-    is_at_home = os.path.dirname(os.path.abspath(path)) == home
-    return is_at_home and path.is_file() and path.stat().st_size == file["size_bytes"]
 
 
 def _cells(done: Done) -> dict[str, Any]:
