@@ -457,6 +457,15 @@ def _where(call: Call) -> Value:
     return elementwise(call.terms, "where", [call.tensor("condition"), first, second], first.dtype)
 
 
+@_handles("masked_fill.Scalar")
+def _masked_fill(call: Call) -> Value:
+    value, mask = call.tensor("self"), call.tensor("mask")
+    if not value.is_float or mask.dtype != "bool":
+        raise Uninterpreted("a fill of what is no fraction, or by what is no mask")
+    fill = _operand(call, "value", value.dtype)
+    return elementwise(call.terms, "where", [mask, fill, value], value.dtype)
+
+
 @_handles("maximum.default")
 def _maximum(call: Call) -> Value:
     first, second = _both(call, "self", "other", _promoted(call, "self", "other"))
@@ -543,6 +552,16 @@ def _mean(call: Call) -> Value:
 @_handles("sum.dim_IntList", "sum.default")
 def _sum(call: Call) -> Value:
     return _reduction(call, "sum")
+
+
+@_handles("linalg_vector_norm.default")
+def _vector_norm(call: Call) -> Value:
+    if call.number("ord") != 2:
+        raise Uninterpreted("a norm of another order")
+    value = cast(call.terms, call.tensor("self"), _result(call))
+    call.any("dtype")  # the result's own
+    dims = _dims(value, call.optional_integers("dim"))
+    return definitions.euclidean_norm(call.terms, value, dims, keep=call.flag("keepdim"))
 
 
 @_handles("amax.default")
@@ -636,10 +655,10 @@ def _transpose(call: Call) -> Value:
     return value.permuted(order)
 
 
-@_handles("t.default")
+@_handles("t.default", "numpy_T.default")
 def _t(call: Call) -> Value:
     value = call.tensor("self")
-    return value.permuted([1, 0]) if value.rank == 2 else value
+    return value.permuted(list(reversed(range(value.rank))))
 
 
 @_handles("numpy_T.default")
@@ -691,6 +710,11 @@ def _expand(call: Call) -> Value:
     return moves.expand(call.tensor("self"), call.extents("size"))
 
 
+@_handles("expand_as.default")
+def _expand_as(call: Call) -> Value:
+    return moves.expand(call.tensor("self"), call.tensor("other").shape)
+
+
 @_handles("slice.Tensor")
 def _slice(call: Call) -> Value:
     value = call.tensor("self")
@@ -724,6 +748,26 @@ def _select(call: Call) -> Value:
     dim = _dim(value, call.integer("dim"))
     place: Extent = plus(extent_of(value.layout[dim]), index) if index < 0 else index
     return moves.select(call.terms, value, dim, place)
+
+
+@_handles("index.Tensor")
+def _index(call: Call) -> Value:
+    value, given = call.tensor("self"), list(call.any("indices"))
+    dims = [dim for dim, index in enumerate(given) if index is not None]
+    index = given[dims[0]] if len(dims) == 1 else None
+    if not isinstance(index, Value) or index.dtype not in ("int32", "int64"):
+        raise Uninterpreted("several indices, or a mask")
+    return moves.gather(call.terms, value, dims[0], index)
+
+
+@_handles("slice_scatter.default")
+def _slice_scatter(call: Call) -> Value:
+    value, start, end = call.tensor("self"), call.any("start"), call.any("end")
+    if isinstance(start, Polynomial) or isinstance(end, Polynomial):
+        raise Uninterpreted("a slice of a free extent")
+    places = [slice(None)] * value.rank
+    places[_dim(value, call.integer("dim"))] = slice(start, end, call.integer("step"))
+    return moves.overwritten(call.terms, value, tuple(places), call.tensor("src"))
 
 
 @_handles("split_with_sizes.default", "split.sizes")
@@ -926,11 +970,26 @@ def _to(call: Call) -> Value:
     return cast(call.terms, call.tensor("self"), _result(call))
 
 
-@_handles("full.default")
-def _full(call: Call) -> Value:
-    call.any("dtype"), call.any("device")  # the result's own; where it lies
-    if call.any("layout") not in (None, torch.strided) or call.any("pin_memory"):
-        raise Uninterpreted("another layout")
-    stored = definitions.number(call.terms, call.number("fill_value"), _result(call))
-    size = call.extents("size")
-    return moves.expand(moves.unsqueeze(stored, list(range(len(size)))), size)
+def _filled(number: float | None = None, name: str = "fill_value") -> Handler:
+    """One number everywhere: this one, or the argument of this name."""
+
+    def filled(call: Call) -> Value:
+        for told in ("dtype", "device", "memory_format"):
+            if call.has(told):
+                call.any(told)  # the result's own; where it lies, and how
+        if call.has("layout") and (call.any("layout") not in (None, torch.strided) or call.any("pin_memory")):
+            raise Uninterpreted("another layout")
+        size = call.extents("size") if call.has("size") else call.tensor("self").shape
+        given = call.number(name) if number is None else number
+        stored = definitions.number(call.terms, given, _result(call))
+        if call.has("self"):
+            call.tensor("self")  # its type is the result's
+        return moves.expand(moves.unsqueeze(stored, list(range(len(size)))), size)
+
+    return filled
+
+
+for _name, _number in (("full", None), ("zeros", 0), ("ones", 1)):
+    for _overload in (_name, f"new_{_name}", f"{_name}_like"):
+        OPERATORS[f"aten.{_overload}.default"] = _filled(_number)
+OPERATORS["aten.fill.Scalar"], OPERATORS["aten.zero.default"] = _filled(name="value"), _filled(0)

@@ -329,7 +329,7 @@ class _Proof:
         try:
             a, b = arranged(left), arranged(right)
         except NotFolded:
-            return False
+            return self._same_expression(left, right)
         if a.value.ndim != b.value.ndim:
             return False
         # one side may repeat what the other has written out: the readers' axes are the same
@@ -347,6 +347,11 @@ class _Proof:
                 return True
         self._keep(names, a.value, b.value)
         return False
+
+    def _same_expression(self, left: Operand, right: Operand) -> bool:
+        """Whether two constants that nobody evaluates are computed alike, from equal constants."""
+        is_alike = left.access == right.access and _is_alike(left.term, right.term)
+        return is_alike and all(self._same_constant(a, b) for a, b in _operand_pairs(left.term, right.term))
 
     def _keep(self, names: tuple[str, str], left: Array, right: Array) -> None:
         found = difference(left, right)

@@ -104,11 +104,11 @@ def folded(term: Term) -> Folded:
     with np.errstate(all="ignore"):
         rule, roundings = _RULES[str(name)]
         found = rule(read, parameters)
-        size = np.abs(found.value)
-        share = roundings * UNIT[term.dtype] * np.where(_is_held(found.value, term.dtype), 0.0, size)
+        size, unit = np.abs(found.value), UNIT.get(term.dtype, 0.0)
+        share = roundings * unit * np.where(_is_held(found.value, term.dtype), 0.0, size)
         error = found.error + share
         known = np.isfinite(size)
-        largest = max(_VISIBLE, 16 * UNIT[term.dtype]) * size[known].max(initial=0.0)
+        largest = max(_VISIBLE, 16 * unit) * size[known].max(initial=0.0)
     if np.any((error + found.defined)[known] > largest):
         raise NotFolded("a sum that loses its digits")
     return dataclasses.replace(found, error=error, step=np.maximum(found.step, share))
@@ -116,7 +116,7 @@ def folded(term: Term) -> Folded:
 
 def _is_held(value: Array, dtype: str) -> Array:
     """Which elements no rounding to the type changes, where float64 can tell."""
-    if UNIT[dtype] <= UNIT["float64"]:
+    if UNIT.get(dtype, 0.0) <= UNIT["float64"]:
         return np.zeros(value.shape, bool)
     return np.asarray(value.astype(numpy_type(dtype)).astype(np.float64) == value)
 
@@ -239,10 +239,55 @@ def _power(read: list[Folded], parameters: list[object]) -> Folded:
     return Folded(value=value, error=slope * base.error, defined=slope * base.defined, step=slope * base.step)
 
 
+def _exp(read: list[Folded], _: list[object]) -> Folded:
+    (power,) = read
+    value = np.exp(power.value)
+    slope = 1.01 * value
+    return Folded(
+        value=value, error=slope * power.error, defined=slope * power.defined, step=slope * power.step
+    )
+
+
+def _clamp(read: list[Folded], parameters: list[object]) -> Folded:
+    ends = iter(read[1:])
+    value = read[0].value
+    for has_end, hold in zip(parameters, (np.maximum, np.minimum), strict=True):
+        value = hold(value, next(ends).value) if has_end else value
+    return dataclasses.replace(_add(read, []), value=value)
+
+
+def _chosen(function: Callable[..., Array]) -> Callable[[list[Folded], list[object]], Folded]:
+    """What compares and chooses tells nothing of values that rounding may have moved."""
+
+    def rule(read: list[Folded], _: list[object]) -> Folded:
+        if not all(item.is_exact for item in read):
+            raise NotFolded("a choice among computed numbers")
+        value = np.asarray(function(*(item.value for item in read)))
+        none = np.zeros(value.shape)
+        return Folded(value=value, error=none, defined=none, step=none)
+
+    return rule
+
+
+CHOICES: dict[str, Callable[..., Array]] = {
+    "eq": np.equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "ne": np.not_equal,
+    "and": np.logical_and,
+    "or": np.logical_or,
+    "not": np.logical_not,
+    "where": np.where,
+}
 _RULES: dict[str, tuple[Callable[[list[Folded], list[object]], Folded], int]] = {
     "add": (_add, 1),
     "mul": (_multiply, 1),
     "neg": (_negate, 0),
     "pow": (_power, 2),
+    "exp": (_exp, 5),
+    "clamp": (_clamp, 0),
+    **{name: (_chosen(function), 0) for name, function in CHOICES.items()},
 }
-"""What a fold computes, and how often it rounds: a root and a division for a power."""
+"""What a fold computes, and how often it rounds: a root and a division for a power, numpy's exp."""

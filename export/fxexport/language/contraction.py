@@ -39,13 +39,18 @@ def einsum(
             value = core
         values.append(value)
     first, second = values
-    if (first.is_closed, first.term.skeleton) > (second.is_closed, second.term.skeleton):
+    if _order(first) > _order(second):
         terms.use("product-commutes")
         first, labels, second, others = second, others, first, labels
     product = _contracted(terms, first, labels, second, others, result)
     for factor in factors:
         product = scaled(terms, product, scale=factor)
     return product
+
+
+def _order(value: Value) -> tuple[bool, bool, str]:
+    """What is stored stands behind what is computed; two constants as they were written."""
+    return value.is_closed, value.term.array is not None, "" if value.is_closed else value.term.skeleton
 
 
 def _contracted(

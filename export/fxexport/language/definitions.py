@@ -138,6 +138,13 @@ def normalised(terms: Terms, value: Value, dims: Sequence[int], epsilon: Value) 
     return multiply(terms, centred, power(terms, add(terms, variance, epsilon), Fraction(-1, 2)))
 
 
+def euclidean_norm(terms: Terms, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
+    """``(Σ x²)^1/2`` over dimensions, which stay with extent 1 if ``keep``."""
+    terms.use("euclidean-norm")
+    total = reduce(terms, "sum", power(terms, value, Fraction(2)), dims, keep=keep)
+    return power(terms, total, Fraction(1, 2))
+
+
 def batch_norm(
     terms: Terms,
     value: Value,

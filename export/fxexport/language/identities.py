@@ -135,6 +135,7 @@ IDENTITIES: dict[str, Identity] = {
         # definitions
         _reals("batch-norm", "bn(x) = x·(w/√(v + ε)) + (b - m·w/√(v + ε))", "in evaluation, all constant"),
         _reals("normalisation", "norm(x) = (x - mean(x)) · (mean((x - mean(x))²) + ε)^-1/2"),
+        _reals("euclidean-norm", "‖x‖ = (Σ x²)^1/2"),
         _reals("silu", "silu(x) = x·sigmoid(x)"),
         _reals("hard-sigmoid", "hard_sigmoid(x) = clamp(a·x + b, 0, 1); torch's: a = 1/6, b = 1/2"),
         _reals("hard-swish", "hard_swish(x) = x·hard_sigmoid(x)"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fxexport.language.constants import exact_array
+from fxexport.language.constants import CHOICES, exact_array
 from fxexport.language.extents import Extent
 from fxexport.language.layout import Joined, Layout, Parts, Slot, aligned, extent_of, joined
 from fxexport.language.term import FLOATS, Array, Operand, Terms, Uninterpreted, Value, numpy_type
@@ -79,16 +79,7 @@ _EXACT: dict[str, Callable[..., Any]] = {
     "sub": np.subtract,
     "mul": np.multiply,
     "neg": np.negative,
-    "eq": np.equal,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-    "ne": np.not_equal,
-    "and": np.logical_and,
-    "or": np.logical_or,
-    "not": np.logical_not,
-    "where": np.where,
+    **CHOICES,
     "minimum": np.minimum,
     "maximum": np.maximum,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -180,6 +181,52 @@ def _source_of_take(value: Value, dim: int) -> Value:
 def select(terms: Terms, value: Value, dim: int, index: Extent) -> Value:
     """One cell of a dimension, the dimension dropped."""
     return squeeze(take(terms, value, dim, index, 1, 1), [dim])
+
+
+def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
+    """The cells of a dimension that stored integers name, which stand in the dimension's place.
+
+    Raises:
+        Uninterpreted: the integers are computed, or name cells that are none.
+    """
+    stored = exact_array(index)
+    if stored is None:
+        raise Uninterpreted("computed indices")
+    extent = extent_of(value.layout[dim])
+    flat = [int(item) for item in stored.reshape(-1)]
+    if not flat or (isinstance(extent, int) and not all(-extent <= item < extent for item in flat)):
+        raise Uninterpreted("a cell that is none")
+    if value.contents is not None and value.rank == 1 and stored.ndim <= 1:
+        return terms_of_contents(terms, [value.contents[i] for i in flat], stored.ndim, value.dtype)
+    if stored.ndim == 0:
+        return select(terms, value, dim, plus(extent, flat[0]) if flat[0] < 0 else flat[0])
+    array = exact_array(value)
+    if array is not None:
+        return terms.constant(np.take(array, stored, dim))
+    step = flat[1] - flat[0] if len(flat) > 1 else 1
+    if stored.ndim == 1 and flat[0] >= 0 < step and flat == list(range(flat[0], flat[-1] + 1, step)):
+        return take(terms, value, dim, flat[0], step, len(flat))
+    if not isinstance(extent, int):
+        raise Uninterpreted("cells of a free extent in another order")
+    places = tuple(place % extent for place in flat)
+    found = _along(terms, "gather", places, [value], dim, len(places))
+    return reshape(found, [*found.shape[:dim], *stored.shape, *found.shape[dim + 1 :]])
+
+
+def overwritten(terms: Terms, value: Value, places: tuple[Any, ...], cells: Value) -> Value:
+    """The stored value with other cells at these places, each of which is named once.
+
+    Raises:
+        Uninterpreted: something of it is computed, or does not fit.
+    """
+    array, new = exact_array(value), exact_array(cells)
+    if array is None or new is None:
+        raise Uninterpreted("a computed value that is written to in part")
+    found = array.copy()
+    if found[places].shape != new.shape:
+        raise Uninterpreted("cells that do not fit")
+    found[places] = new
+    return terms.constant(found)
 
 
 def concatenate(terms: Terms, values: Sequence[Value], dim: int) -> Value:

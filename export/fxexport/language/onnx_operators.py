@@ -465,6 +465,8 @@ def _reduction(name: str) -> Handler:
         if not axes and is_noop:
             return value
         dims = [_axis(value, axis) for axis in axes] if axes else list(range(value.rank))
+        if name == "norm":
+            return definitions.euclidean_norm(call.terms, value, dims, keep=keep)
         return windows.reduce(call.terms, name, value, dims, keep=keep)
 
     return reduced
@@ -473,6 +475,7 @@ def _reduction(name: str) -> Handler:
 _REDUCTIONS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("ReduceMean", "mean", (1, 11, 13, 18)),
     ("ReduceSum", "sum", (1, 11, 13)),
+    ("ReduceL2", "norm", (1, 11, 13, 18)),
     ("ReduceMax", "max", (1, 11, 12, 13, 18, 20)),
     ("ReduceMin", "min", (1, 11, 12, 13, 18, 20)),
 )
@@ -731,29 +734,30 @@ def _split(call: Call) -> list[Value]:
 def _gather(call: Call) -> Value:
     value, index = call.tensor("data"), call.tensor("indices")
     dim = _axis(value, call.integer("axis"))
-    stored = exact_array(index)
-    if stored is None:
-        raise Uninterpreted("computed indices")
-    extent = extent_of(value.layout[dim])
-    if stored.ndim == 0:
-        place = int(stored)
-        if isinstance(extent, int) and not -extent <= place < extent:
-            raise Uninterpreted("a cell that is none")
-        if value.contents is not None and value.rank == 1:
-            return terms_of_contents(call.terms, [value.contents[place]], 0, value.dtype)
-        return moves.select(call.terms, value, dim, plus(extent, place) if place < 0 else place)
-    flat = [int(item) for item in stored.reshape(-1)]
-    if not flat or (isinstance(extent, int) and not all(-extent <= item < extent for item in flat)):
+    return moves.gather(call.terms, value, dim, index)
+
+
+@_handles("GatherND", 11, 12, 13)
+def _gather_nd(call: Call) -> Value:
+    value, index = call.tensor("data"), call.tensor("indices")
+    if index.shape[-1:] != (1,) or (call.has("batch_dims") and call.integer("batch_dims")):
+        raise Uninterpreted("places along several dimensions")
+    return moves.gather(call.terms, value, 0, moves.squeeze(index, [index.rank - 1]))
+
+
+@_handles("ScatterND", 11, 13, 16, 18)
+def _scatter(call: Call) -> Value:
+    value, index = call.tensor("data"), exact_array(call.tensor("indices"))
+    if index is None or (call.has("reduction") and call.text("reduction") != "none"):
+        raise Uninterpreted("computed indices, or cells that are added up")
+    depth = index.shape[-1]
+    extents = [extent for extent in value.shape[:depth] if isinstance(extent, int)]
+    if not 0 < depth == len(extents) or not np.all((-np.array(extents) <= index) & (index < extents)):
         raise Uninterpreted("a cell that is none")
-    if value.contents is not None and value.rank == 1 and stored.ndim == 1:
-        return terms_of_contents(call.terms, [value.contents[i] for i in flat], 1, value.dtype)
-    array = exact_array(value)
-    if array is not None:
-        return call.terms.constant(np.take(array, stored, dim))
-    step = flat[1] - flat[0] if len(flat) > 1 else 1
-    if stored.ndim != 1 or flat[0] < 0 or step < 1 or flat != list(range(flat[0], flat[-1] + 1, step)):
-        raise Uninterpreted("cells in another order")
-    return moves.take(call.terms, value, dim, flat[0], step, len(flat))
+    places = index % extents
+    if len(np.unique(places.reshape(-1, depth), axis=0)) != places[..., 0].size:
+        raise Uninterpreted("a cell that is written twice")
+    return moves.overwritten(call.terms, value, tuple(np.moveaxis(places, -1, 0)), call.tensor("updates"))
 
 
 @_handles("Pad", 2, 11, 13, 18, 19, 21, 23, 24, 25)

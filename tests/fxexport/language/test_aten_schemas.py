@@ -53,6 +53,7 @@ TENSORS = {
     "sequence": random(2, 4, 8, seed=6),
     "volume": random(1, 2, 4, 4, 4, seed=7),
 }
+PLACES = torch.tensor([1, 0, 0])
 # first values are what a call starts from; None is tried where the schema permits it
 VALUES: dict[str, list[Any]] = {
     "number": [1, 2, 0.5, 3],
@@ -78,6 +79,13 @@ VALUES: dict[str, list[Any]] = {
     ],
     "List[float]": [[2.0, 2.0], [1.5, 2.0]],
     "List[bool]": [[True, True, True]],
+    "List[Optional[Tensor]]": [
+        [PLACES],
+        [None, PLACES],
+        [PLACES + 1],
+        [None, None, PLACES],
+        [PLACES.flip(0)],
+    ],
     "dtype": [torch.float32, torch.float64],
 }
 

@@ -433,6 +433,14 @@ def _normalised(c: Case) -> Iterator[Check]:
     yield definitions.normalised(c.terms, c.open(a), [1], c.number(0.0)), centred / root
 
 
+@case("euclidean-norm")
+def _norm(c: Case) -> Iterator[Check]:
+    a = np.asarray([[Fraction(3), Fraction(-4)], [Fraction(5), Fraction(12)]], dtype=object)
+    for keep in (True, False):
+        expected = powered((a**2).sum(axis=1, keepdims=keep), Fraction(1, 2))
+        yield definitions.euclidean_norm(c.terms, c.open(a), [1], keep=keep), expected
+
+
 def gate(x: Array) -> Array:
     """Torch's hard sigmoid."""
     return held(x / 6 + Fraction(1, 2), 0.0, 1.0)

@@ -1,0 +1,133 @@
+"""Tables that are looked up and masks that are written in parts, as windowed attention computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from fxexport.language import derive, graph_of_onnx
+from tests.fxexport.language.test_broadcast_and_types import X, model
+from tests.fxexport.language.test_derive import derived
+
+Tensor = torch.Tensor
+Middle = Callable[[Tensor], Tensor]
+TABLE, PLACES = torch.arange(6.0).square() / 7, torch.tensor([[5, 0], [0, 3]])
+RAISED = torch.tensor(np.exp(np.minimum(TABLE[:4].numpy(), 2.0)))
+CELLS = TABLE[PLACES.view(-1)]
+SIDE, OTHER = torch.linspace(-1, 1, 12).view(4, 3), torch.linspace(0, 2, 18).view(3, 6)
+
+
+def looked_up(places: Tensor) -> Middle:
+    """A bias of a table's cells."""
+    return lambda x: x + TABLE[places.reshape(-1)].view(4, 1, 1)
+
+
+def masked(last: int, filled: float = -100.0) -> Middle:
+    """A mask between the regions of a map."""
+
+    def function(x: Tensor) -> Tensor:
+        regions = x.new_zeros(6)
+        regions[2:4] = 1
+        regions[last:].fill_(2)
+        apart = regions.view(6, 1) - regions.view(1, 6)
+        return x + apart.masked_fill(apart != 0, filled).masked_fill(apart == 0, 0.0)
+
+    return function
+
+
+def filled_in(last: int) -> Middle:
+    """The same mask, from regions that are stored."""
+    regions = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    regions[last:] = 2
+    mask = torch.where(regions.view(6, 1) == regions, 0.0, -100.0)
+    return lambda x: x + mask
+
+
+def scaled_by(product: Callable[[], Tensor]) -> Middle:
+    """A factor that nobody evaluates."""
+    return lambda x: x * torch.sigmoid(product()).view(4, 6, 1)
+
+
+def normal(power: int) -> Middle:
+    """Each sample over its norm."""
+    return lambda x: nn.functional.normalize(x, p=power)
+
+
+SAME = {
+    "a table": (looked_up(PLACES), lambda x: x + CELLS.view(4, 1, 1)),
+    "cells in another order": (
+        lambda x: x[:, [2, 0, 3, 1]],
+        lambda x: x.transpose(1, 2)[:, :, [2, 0, 3, 1]].transpose(1, 2),
+    ),
+    "a mask": (masked(4), filled_in(4)),
+    "a mask of what is computed": (
+        lambda x: x.masked_fill(x > 0, 2.0),
+        lambda x: torch.where(x > 0, torch.full_like(x, 2.0), x),
+    ),
+    "a product of constants": (
+        scaled_by(lambda: SIDE @ OTHER),
+        scaled_by(lambda: nn.functional.linear(SIDE, OTHER.T.contiguous())),
+    ),
+    "a norm": (normal(2), lambda x: x / (x * x).sum(1, keepdim=True).sqrt().clamp_min(1e-12)),
+    "a held exponential": (
+        lambda x: x * torch.clamp(TABLE[:4].view(4, 1, 1), max=2.0).exp(),
+        lambda x: x * RAISED.view(4, 1, 1),
+    ),
+}
+DIFFERENT = {
+    "a table": (looked_up(PLACES), looked_up(PLACES.flip(0))),
+    "cells in another order": (lambda x: x[:, [3, 0, 1, 2]], lambda x: x[:, [3, 1, 0, 2]]),
+    "a mask": (masked(4), masked(5)),
+    "a number in the mask": (masked(4), masked(4, -101.0)),
+    "a mask of what is computed": (lambda x: x.masked_fill(x > 0, 2.0), lambda x: x.masked_fill(x > 0, 3.0)),
+    "a product of constants": (scaled_by(lambda: SIDE @ OTHER), scaled_by(lambda: SIDE @ (OTHER + 1e-6))),
+    "another product of the same": (
+        scaled_by(lambda: SIDE @ OTHER),
+        scaled_by(lambda: SIDE.flip(0) @ OTHER),
+    ),
+    "a norm": (normal(2), normal(1)),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_is_the_same_is_proved(name: str) -> None:
+    found = derived(*SAME[name])
+    assert (found.is_proved, found.unrelated, found.constants) == (True, (), ())
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_differs_is_not_proved(name: str) -> None:
+    assert not derived(*DIFFERENT[name]).is_proved
+
+
+INDEX = "i = Constant <value = int64[2,1] {3, 0}> ()"
+UPDATE = "z = Constant <value = float[4,1,1] {0,0,0,0}> () u = Constant <value = float[2,1,1] {5, 7}> ()"
+FILES = {
+    "GatherND": (f"{INDEX} t = Transpose <perm = [1,0,2,3]> (x) y = GatherND(t, i)",
+                 "j = Constant <value = int64[2] {3, 0}> () g = Gather <axis = 1> (x, j) "
+                 "y = Transpose <perm = [1,0,2,3]> (g)"),
+    "ScatterND": (f"{INDEX} {UPDATE} s = ScatterND(z, i, u) y = Add(x, s)",
+                  "s = Constant <value = float[4,1,1] {7,0,0,5}> () y = Add(x, s)"),
+    "ReduceL2": ("y = ReduceL2 <axes = [2, 3]> (x)",
+                 "s = Mul(x, x) a = Constant <value_ints = [2, 3]> () r = ReduceSum(s, a) y = Sqrt(r)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_operators_of_files_mean_the_same(name: str) -> None:
+    models = [model(text) for text in FILES[name]]
+    first, second = (ReferenceEvaluator(item).run(None, {"x": X.numpy()})[0] for item in models)
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+    assert derive(*map(graph_of_onnx, models)).is_proved
+
+
+@pytest.mark.parametrize("index", ["int64[2,1] {3, 3}", "int64[2,1] {3, -1}", "int64[2,1] {3, 4}"])
+def test_a_cell_that_is_written_twice_or_is_none_is_not_read(index: str) -> None:
+    text = f"i = Constant <value = {index}> () {UPDATE} s = ScatterND(z, i, u) y = Add(x, s)"
+    plain = "s = Constant <value = float[4,1,1] {0,0,0,7}> () y = Add(x, s)"
+    assert not derive(graph_of_onnx(model(text)), graph_of_onnx(model(plain))).is_proved
