@@ -360,3 +360,20 @@ def test_json_is_ascii_so_that_no_locale_breaks_it(run: Run) -> None:
     done = run("inspect", "mödel.pt", "--json")
     assert done.out.isascii()
     assert json.loads(done.out)["error"]["where"] == "mödel.pt"
+
+
+def test_a_stop_that_another_error_hides_is_one_all_the_same() -> None:
+    script = """
+import os, signal, fxhead.cli
+
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit:
+        return 2
+
+fxhead.cli.main = main
+fxhead.cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 143, done.stderr

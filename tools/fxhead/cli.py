@@ -129,9 +129,16 @@ def run() -> NoReturn:
     """Entry point of the ``fxhead`` command."""
     threading.excepthook = _end_by
     # so that temporary files are removed then, too
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    ended: list[int] = []
+
+    def end(number: int, _: object) -> NoReturn:
+        ended.append(128 + number)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
     try:
         code = main()
+        code = next(iter(ended), code)  # torch makes a TypeError of its own of what is raised in its C++ code
     except KeyboardInterrupt:  # a second one, while the first is told
         code = int(ExitCode.INTERRUPTED)
     sys.exit(code)
