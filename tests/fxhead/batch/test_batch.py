@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -196,14 +197,15 @@ def test_rows_are_read_when_their_turn_comes(work: Path, monkeypatch: pytest.Mon
         return row.name, ()
 
     def perform(row: Row, *_: Any) -> tuple[Done, Contents]:
-        told.append(f"perform {row.name}")
+        time.sleep(0.1)
+        told.append(f"performed {row.name}")
         return not_begun(row, InputError("it is not done here")), ()
 
     monkeypatch.setattr(run, "key_of", read)
     monkeypatch.setattr(run, "perform_here", perform)
     batch(*(f"{name}.pt" for name in "abcd"), "--to", "conv", "-o", "out", "--jobs", "1", code=1)
-    assert told.index("perform a") < told.index("read c")
-    assert told.index("perform b") < told.index("read d")
+    assert told.index("performed a") < told.index("read c")
+    assert told.index("performed b") < told.index("read d")
 
 
 SLOW = """
