@@ -11,7 +11,7 @@ import torch
 from fxexport.language import arithmetic, definitions, moves, windows
 from fxexport.language.call import Call
 from fxexport.language.constants import UNIT, exact_array
-from fxexport.language.contraction import convolution, einsum, linear, matmul
+from fxexport.language.contraction import convolution, linear, matmul, spelled_sum
 from fxexport.language.extents import Extent, Polynomial, plus
 from fxexport.language.graph import NotRead
 from fxexport.language.layout import extent_of
@@ -175,15 +175,7 @@ def _matmul(call: Call) -> Value:
 def _einsum(call: Call) -> Value:
     if call.any("path") is not None:
         raise Uninterpreted("a path")
-    tensors = call.tensors("tensors")
-    left, arrow, right = call.text("equation").replace(" ", "").partition("->")
-    names = left.split(",")
-    if len(tensors) != 2 or not arrow or "." in left or any(len(set(n)) != len(n) for n in (*names, right)):
-        raise Uninterpreted("another sum")
-    first, second = ([ord(c) for c in name] for name in names)
-    if [len(first), len(second)] != [value.rank for value in tensors]:
-        raise Uninterpreted("another rank")
-    return einsum(call.terms, tensors[0], first, tensors[1], second, [ord(c) for c in right])
+    return spelled_sum(call.terms, call.text("equation"), call.tensors("tensors"))
 
 
 @_handles("batch_norm.default")

@@ -78,6 +78,22 @@ def _contracted(
     return Value(term=term, known_layout=out.layout)
 
 
+def spelled_sum(terms: Terms, equation: str, values: Sequence[Value]) -> Value:
+    """The sum that an equation such as ``bk,ok->bo`` spells.
+
+    Raises:
+        Uninterpreted: it is not one of two values that names each dimension once.
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    names = left.split(",")
+    if len(values) != 2 or not arrow or "." in left or any(len(set(n)) != len(n) for n in (*names, right)):
+        raise Uninterpreted("another sum")
+    first, second = ([ord(c) for c in name] for name in names)
+    if [len(first), len(second)] != [value.rank for value in values]:
+        raise Uninterpreted("another rank")
+    return einsum(terms, values[0], first, values[1], second, [ord(c) for c in right])
+
+
 def linear(terms: Terms, value: Value, weight: Value, bias: Value | None) -> Value:
     """``value[..., K]`` times ``weight[O, K]`` transposed, plus the bias."""
     batch = list(range(value.rank - 1))

@@ -11,7 +11,7 @@ import numpy as np
 from fxexport.language import arithmetic, definitions, moves, sizes, windows
 from fxexport.language.call import Call
 from fxexport.language.constants import exact_array
-from fxexport.language.contraction import convolution, matmul
+from fxexport.language.contraction import convolution, matmul, spelled_sum
 from fxexport.language.extents import Extent, plus, times
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise, terms_of_contents
@@ -145,6 +145,11 @@ def _gemm(call: Call) -> Value:
 @_handles("MatMul", 1, 9, 13)
 def _matmul(call: Call) -> Value:
     return matmul(call.terms, _float(call, "A"), call.tensor("B"))
+
+
+@_handles("Einsum", 12)
+def _einsum(call: Call) -> Value:
+    return spelled_sum(call.terms, call.text("equation"), call.tensors("Inputs"))
 
 
 # --- norms ---

@@ -113,6 +113,11 @@ FILES = {
                  "y = Transpose <perm = [1,0,2,3]> (g)"),
     "ScatterND": (f"{INDEX} {UPDATE} s = ScatterND(z, i, u) y = Add(x, s)",
                   "s = Constant <value = float[4,1,1] {7,0,0,5}> () y = Add(x, s)"),
+    "Einsum": (
+        "w = Constant <value = float[2,3] {1, 2, 3, 4, 5, 6}> () "
+        'y = Einsum <equation = "nchw, kw -> nchk"> (x, w)',
+        "v = Constant <value = float[3,2] {1, 4, 2, 5, 3, 6}> () y = MatMul(x, v)",
+    ),
     "ReduceL2": ("y = ReduceL2 <axes = [2, 3]> (x)",
                  "s = Mul(x, x) a = Constant <value_ints = [2, 3]> () r = ReduceSum(s, a) y = Sqrt(r)"),
 }  # fmt: skip
