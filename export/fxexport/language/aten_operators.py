@@ -638,10 +638,10 @@ def _permute(call: Call) -> Value:
     return value.permuted([_dim(value, dim) for dim in call.integers("dims")])
 
 
-@_handles("transpose.int")
+@_handles("transpose.int", "swapaxes.default")
 def _transpose(call: Call) -> Value:
-    value = call.tensor("self")
-    first, second = (_dim(value, call.integer(name)) for name in ("dim0", "dim1"))
+    value, kind = call.tensor("self"), "dim" if call.has("dim0") else "axis"
+    first, second = (_dim(value, call.integer(f"{kind}{place}")) for place in (0, 1))
     order = list(range(value.rank))
     order[first], order[second] = order[second], order[first]
     return value.permuted(order)

@@ -64,6 +64,7 @@ SAME = {
         lambda x: x[:, [2, 0, 3, 1]],
         lambda x: x.transpose(1, 2)[:, :, [2, 0, 3, 1]].transpose(1, 2),
     ),
+    "axes by their other name": (lambda x: x.swapaxes(-2, 3), lambda x: x.transpose(2, 3)),
     "a mask": (masked(4), filled_in(4)),
     "a mask of what is computed": (
         lambda x: x.masked_fill(x > 0, 2.0),
