@@ -203,3 +203,21 @@ def test_a_model_from_a_file_has_its_time(monkeypatch: pytest.MonkeyPatch) -> No
         find_sites(model)
     with pytest.raises(SlowError):
         rewrite(model, "conv", way="export", example_inputs=torch.zeros(2, 4))
+
+
+def test_a_budget_leaves_nothing_behind_that_profilers_trip_over() -> None:
+    script = (
+        "import cProfile, time\n"
+        "from fxpasses.wall import clock\n"
+        "def ended():\n"
+        "    try:\n"
+        "        with clock.in_budget('m.pt', 0.1):\n"
+        "            while True: pass\n"
+        "    except clock.SlowError: return True\n"
+        "with clock.in_budget('m.pt'): pass\n"
+        "assert ended()\n"
+        "cProfile.runctx('[abs(i) for i in range(9)]; (lambda: 1)()', {}, {})\n"
+        "print('done')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("done\n"), done.stderr
