@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from fxexport.language.arithmetic import is_moderate, parts_of, scaled
-from fxexport.language.constants import UNIT, Folded, NotFolded, arranged, folded, stored
+from fxexport.language.constants import UNIT, Folded, NotFolded, arranged, forget, is_folded, stored
 from fxexport.language.contraction import scaled_weights
 from fxexport.language.difference import Difference, difference
 from fxexport.language.extents import symbol
@@ -135,7 +135,7 @@ def derive(
     except NotRead as error:
         return Derivation(is_proved=False, problem=error.reason, scope=(*left.scope, *right.scope))
     finally:
-        folded.cache_clear()
+        forget()
 
 
 _STEPS = 4
@@ -227,8 +227,9 @@ class _Proof:
                 return True
             self._note(left.term, right.term)
             return False
-        if left.is_closed and right.is_closed:
-            return self._same_constant(Operand(left.term, left.layout), Operand(right.term, right.layout))
+        first, second = Operand(left.term, left.layout), Operand(right.term, right.layout)
+        if _are_closed(first, second):
+            return self._same_constant(first, second)
         if not self._same(left.term, right.term):
             return False
         if left.layout != right.layout:
@@ -329,7 +330,7 @@ class _Proof:
         try:
             a, b = arranged(left), arranged(right)
         except NotFolded:
-            return self._same_expression(left, right)
+            return False
         if a.value.ndim != b.value.ndim:
             return False
         # one side may repeat what the other has written out: the readers' axes are the same
@@ -347,11 +348,6 @@ class _Proof:
                 return True
         self._keep(names, a.value, b.value)
         return False
-
-    def _same_expression(self, left: Operand, right: Operand) -> bool:
-        """Whether two constants that nobody evaluates are computed alike, from equal constants."""
-        is_alike = left.access == right.access and _is_alike(left.term, right.term)
-        return is_alike and all(self._same_constant(a, b) for a, b in _operand_pairs(left.term, right.term))
 
     def _keep(self, names: tuple[str, str], left: Array, right: Array) -> None:
         found = difference(left, right)
@@ -462,7 +458,8 @@ def _likeness(operand: Operand) -> object:
 
 
 def _are_closed(left: Operand, right: Operand) -> bool:
-    return left.term.is_closed and right.term.is_closed
+    """Whether two constants are compared as numbers; others are compared by how they are computed."""
+    return is_folded(left.term) and is_folded(right.term)
 
 
 def _is_alike(left: Term, right: Term) -> bool:

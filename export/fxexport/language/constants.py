@@ -81,13 +81,50 @@ def stored(term: Term) -> Counter[Term]:
     return known[term]
 
 
-@functools.lru_cache(maxsize=65536)
+_known: dict[Term, Folded | NotFolded] = {}
+
+
 def folded(term: Term) -> Folded:
-    """The elements of a closed term, in the order of its axes.
+    """The elements of a closed term, in the order of its axes; without recursion, since graphs are deep.
 
     Raises:
         NotFolded: it holds an operator that is not evaluated, or loses its digits.
     """
+    stack = [term]
+    while stack:
+        left = [operand.term for operand in stack[-1].operands if operand.term not in _known]
+        stack.extend(left)
+        if left:
+            continue
+        item = stack.pop()
+        if item not in _known:
+            try:
+                _known[item] = _folded(item)
+            except NotFolded as error:
+                _known[item] = error
+    found = _known[term]
+    if isinstance(found, NotFolded):
+        raise NotFolded(*found.args)
+    return found
+
+
+def is_folded(term: Term) -> bool:
+    """Whether a term is closed, and all of it evaluated."""
+    if not term.is_closed:
+        return False
+    try:
+        folded(term)
+    except NotFolded:
+        return False
+    return True
+
+
+def forget() -> None:
+    """Drops what is known of the terms of a table that is done with."""
+    _known.clear()
+
+
+def _folded(term: Term) -> Folded:
     if term.array is not None:
         if term.array.dtype.kind == "c":
             raise NotFolded("complex numbers")

@@ -224,3 +224,24 @@ def test_a_fold_may_be_off_by_a_few_roundings_whatever_it_folds() -> None:
     fold = np.prod(np.float64(many))
     assert derived(times(*many), times(float(fold))).is_proved
     assert not derived(times(*many), times(float(fold * (1 + 2.0**-21)))).is_proved
+
+
+def chained(base: dict[str, Array], steps: int, *, is_joined: bool) -> onnx.ModelProto:
+    """X times a constant that nobody evaluates: sines of sines, and the larger one of each two."""
+    nodes = [helper.make_node("Mul", ["a", "b"], ["v0"])] if "a" in base else []
+    for step in range(steps):
+        value, result = f"v{step}", f"v{step + 1}"
+        nodes.append(helper.make_node("Sin", [value], ["s" + value if is_joined else result]))
+        if is_joined:
+            nodes.append(helper.make_node("Max", [value, "s" + value], [result]))
+    return model([*nodes, helper.make_node("Mul", ["x", f"v{steps}"], ["y"])], base)
+
+
+@pytest.mark.parametrize(("steps", "is_joined"), [(1_500, False), (100, True)])
+def test_constants_that_nobody_evaluates_are_walked_once_and_without_recursion(
+    steps: int, is_joined: bool
+) -> None:
+    a, b = np.float32([1.1, 1.2, 1.3, 1.4, 1.5]), np.float32([0.3, 0.7, 0.9, 0.1, 0.2])
+    left = chained({"a": a, "b": b}, steps, is_joined=is_joined)
+    assert derived(left, chained({"v0": a * b}, steps, is_joined=is_joined)).is_proved
+    assert not derived(left, chained({"v0": a * b * 2}, steps, is_joined=is_joined)).is_proved
