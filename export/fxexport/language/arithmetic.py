@@ -12,8 +12,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from fxexport.language.constants import UNIT, NotFolded, elements, folded, scalar, stored
+from fxexport.language.constants import elements, folded, scalar, stored
 from fxexport.language.extents import size_at_sample
+from fxexport.language.fold_rules import UNIT, NotFolded
 from fxexport.language.layout import Part, Parts
 from fxexport.language.maps import broadcast, elementwise, mapped
 from fxexport.language.moves import widened

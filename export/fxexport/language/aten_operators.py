@@ -10,9 +10,10 @@ import torch
 
 from fxexport.language import arithmetic, definitions, moves, windows
 from fxexport.language.call import Call
-from fxexport.language.constants import UNIT, exact_array
+from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, linear, matmul, spelled_sum
 from fxexport.language.extents import Extent, Polynomial, plus
+from fxexport.language.fold_rules import UNIT
 from fxexport.language.graph import NotRead
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise
@@ -237,7 +238,7 @@ def _weighted(call: Call, value: Value) -> Value:
 def _group_norm(call: Call) -> Value:
     call.any("cudnn_enabled")
     value, groups = call.tensor("input"), call.integer("num_groups")
-    split = moves.reshape(value, [value.shape[0], groups, -1, *value.shape[2:]])
+    split = moves.reshape(call.terms, value, [value.shape[0], groups, -1, *value.shape[2:]])
     epsilon = definitions.number(call.terms, call.number("eps"), value.dtype)
     found = definitions.normalised(call.terms, split, list(range(2, split.rank)), epsilon)
     return _along_channels(call, moves.flatten(found, 1, 2))
@@ -618,18 +619,18 @@ def _flatten(call: Call) -> Value:
 def _unflatten(call: Call) -> Value:
     value, sizes = call.tensor("self"), call.extents("sizes")
     dim = _dim(value, call.integer("dim"))
-    inner = moves.reshape(value.seen((value.layout[dim],)), sizes)
+    inner = moves.reshape(call.terms, value.seen((value.layout[dim],)), sizes)
     return value.seen((*value.layout[:dim], *inner.layout, *value.layout[dim + 1 :]))
 
 
 @_handles("view.default", "_unsafe_view.default")
 def _view(call: Call) -> Value:
-    return moves.reshape(call.tensor("self"), call.extents("size"))
+    return moves.reshape(call.terms, call.tensor("self"), call.extents("size"))
 
 
 @_handles("reshape.default")
 def _reshape(call: Call) -> Value:
-    return moves.reshape(call.tensor("self"), call.extents("shape"))
+    return moves.reshape(call.terms, call.tensor("self"), call.extents("shape"))
 
 
 @_handles("permute.default")

@@ -14,10 +14,11 @@ from typing import TypeAlias
 import numpy as np
 
 from fxexport.language.arithmetic import is_moderate, parts_of, scaled
-from fxexport.language.constants import UNIT, Folded, NotFolded, arranged, forget, is_folded, stored
+from fxexport.language.constants import arranged, forget, is_folded, stored
 from fxexport.language.contraction import scaled_weights
 from fxexport.language.difference import Difference, difference
 from fxexport.language.extents import symbol
+from fxexport.language.fold_rules import UNIT, Folded, NotFolded
 from fxexport.language.graph import Dims, Graph, NotRead
 from fxexport.language.layout import Layout, plain
 from fxexport.language.term import Array, Operand, Origin, Term, Terms, Value, is_same, numpy_type

@@ -7,57 +7,17 @@ evaluated in float64 together with the running error that such a fold may have (
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 
 from fxexport.language.extents import Extent
+from fxexport.language.fold_rules import RULES, UNIT, Folded, NotFolded
 from fxexport.language.layout import Part, Parts, plain
 from fxexport.language.term import Array, Operand, Rounded, Term, Value, numpy_type
 
-UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
-"""Unit roundoffs."""
-
 _VISIBLE = 2.0**-10
 """A fold that may lie further off than this over its largest element is none: nobody knows what it gives."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Folded:
-    """Elements of a closed term.
-
-    Attributes:
-        value: the elements as float64 computes them.
-        error: how far each may lie from what a fold gives.
-        defined: how far each may lie from a spelling of the definition whose number it holds.
-        step: the largest share that a single rounding has in these.
-    """
-
-    value: Array
-    error: Array
-    defined: Array
-    step: Array
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether nothing was computed."""
-        return not (self.error.any() or self.defined.any())
-
-    def noise(self, dtype: str) -> Array:
-        """How far float64 itself may be off, which rounds wherever a fold does."""
-        share = (self.error + self.defined) * (UNIT["float64"] / UNIT.get(dtype, 1.0))
-        return np.asarray(share if self.is_exact else share + 4 * UNIT["float64"] * np.abs(self.value))
-
-    def as_given(self, arranged: Callable[[Array], Array]) -> Folded:
-        """The same elements, arranged in another way."""
-        fields = (field.name for field in dataclasses.fields(self))
-        return Folded(**{name: arranged(getattr(self, name)) for name in fields})
-
-
-class NotFolded(Exception):
-    """The closed term holds an operator that is not evaluated."""
 
 
 def stored(term: Term) -> Counter[Term]:
@@ -134,14 +94,15 @@ def _folded(term: Term) -> Folded:
             np.broadcast_to(item, value.shape) for item in (rounded.folded, rounded.defined, rounded.step)
         )
         return Folded(value=value, error=error, defined=defined, step=step)
-    if term.op != "map" or term.attributes[0] not in _RULES:
+    name, *parameters = term.attributes if term.op == "map" else (term.op, *term.attributes)
+    if name not in RULES or any(_repeats(operand) for operand in term.operands):
         raise NotFolded(term.op)
-    name, *parameters = term.attributes
     read = [arranged(operand) for operand in term.operands]
+    unit = UNIT.get(term.dtype, 0.0)
     with np.errstate(all="ignore"):
-        rule, roundings = _RULES[str(name)]
-        found = rule(read, parameters)
-        size, unit = np.abs(found.value), UNIT.get(term.dtype, 0.0)
+        rule, roundings = RULES[str(name)]
+        found = rule(read, parameters, unit)
+        size = np.abs(found.value)
         share = roundings * unit * np.where(_is_held(found.value, term.dtype), 0.0, size)
         error = found.error + share
         known = np.isfinite(size)
@@ -149,6 +110,11 @@ def _folded(term: Term) -> Folded:
     if np.any((error + found.defined)[known] > largest):
         raise NotFolded("a sum that loses its digits")
     return dataclasses.replace(found, error=error, step=np.maximum(found.step, share))
+
+
+def _repeats(operand: Operand) -> bool:
+    """Whether cells that are taken along an axis are repeated ones, which :func:`along` leaves out."""
+    return any(part.is_repeated for parts in operand.access or () for part in parts)
 
 
 def _is_held(value: Array, dtype: str) -> Array:
@@ -240,91 +206,3 @@ def fresh(array: Array) -> tuple[Parts, ...]:
         tuple(dataclasses.replace(part, axis=axis) for part in parts for axis in (next(axes),))
         for parts in kept
     )
-
-
-def _add(read: list[Folded], _: list[object]) -> Folded:
-    def over(join: Callable[[Array, Array], Array], name: str) -> Array:
-        return functools.reduce(join, (getattr(item, name) for item in read))
-
-    sums = {name: over(np.add, name) for name in ("value", "error", "defined")}
-    return Folded(**sums, step=over(np.maximum, "step"))
-
-
-def _multiply(read: list[Folded], _: list[object]) -> Folded:
-    a, b = read
-
-    def wider(one: Array, two: Array) -> Array:
-        return np.asarray(np.abs(a.value) * two + np.abs(b.value) * one + one * two)
-
-    return Folded(
-        value=a.value * b.value,
-        error=wider(a.error, b.error),
-        defined=wider(a.defined, b.defined),
-        step=np.maximum(np.abs(a.value) * b.step, np.abs(b.value) * a.step),
-    )
-
-
-def _negate(read: list[Folded], _: list[object]) -> Folded:
-    return dataclasses.replace(read[0], value=-read[0].value)
-
-
-def _power(read: list[Folded], parameters: list[object]) -> Folded:
-    (base,) = read
-    exponent = float(str(parameters[0]))
-    value = base.value**exponent
-    slope = 1.01 * np.abs(exponent * base.value ** (exponent - 1))
-    return Folded(value=value, error=slope * base.error, defined=slope * base.defined, step=slope * base.step)
-
-
-def _exp(read: list[Folded], _: list[object]) -> Folded:
-    (power,) = read
-    value = np.exp(power.value)
-    slope = 1.01 * value
-    return Folded(
-        value=value, error=slope * power.error, defined=slope * power.defined, step=slope * power.step
-    )
-
-
-def _clamp(read: list[Folded], parameters: list[object]) -> Folded:
-    ends = iter(read[1:])
-    value = read[0].value
-    for has_end, hold in zip(parameters, (np.maximum, np.minimum), strict=True):
-        value = hold(value, next(ends).value) if has_end else value
-    return dataclasses.replace(_add(read, []), value=value)
-
-
-def _chosen(function: Callable[..., Array]) -> Callable[[list[Folded], list[object]], Folded]:
-    """What compares and chooses tells nothing of values that rounding may have moved."""
-
-    def rule(read: list[Folded], _: list[object]) -> Folded:
-        if not all(item.is_exact for item in read):
-            raise NotFolded("a choice among computed numbers")
-        value = np.asarray(function(*(item.value for item in read)))
-        none = np.zeros(value.shape)
-        return Folded(value=value, error=none, defined=none, step=none)
-
-    return rule
-
-
-CHOICES: dict[str, Callable[..., Array]] = {
-    "eq": np.equal,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-    "ne": np.not_equal,
-    "and": np.logical_and,
-    "or": np.logical_or,
-    "not": np.logical_not,
-    "where": np.where,
-}
-_RULES: dict[str, tuple[Callable[[list[Folded], list[object]], Folded], int]] = {
-    "add": (_add, 1),
-    "mul": (_multiply, 1),
-    "neg": (_negate, 0),
-    "pow": (_power, 2),
-    "exp": (_exp, 5),
-    "clamp": (_clamp, 0),
-    **{name: (_chosen(function), 0) for name, function in CHOICES.items()},
-}
-"""What a fold computes, and how often it rounds: a root and a division for a power, numpy's exp."""

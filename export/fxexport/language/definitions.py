@@ -28,7 +28,7 @@ def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
         array = np.asarray(stored).astype(numpy_type(dtype))
         wide = float(np.float32(stored))
     if dtype in ("float16", "bfloat16"):
-        from fxexport.language.constants import UNIT
+        from fxexport.language.fold_rules import UNIT
 
         is_held = float(array) == wide or not math.isfinite(wide)
         off = abs(wide) * UNIT[dtype]
@@ -40,7 +40,7 @@ def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
 
 def defined(terms: Terms, value: float, dtype: str) -> Value:
     """A number of a definition: every spelling of it is a rounding of it."""
-    from fxexport.language.constants import UNIT
+    from fxexport.language.fold_rules import UNIT
 
     off = abs(value) * UNIT[dtype] * 2
     return terms.real(value, dtype, Rounded(defined=off, step=off))

@@ -60,6 +60,7 @@ IDENTITIES: dict[str, Identity] = {
         _bits("dropout-in-evaluation", "dropout(x) = x", "not in training"),
         _bits("whole-slice", "x[0:n] = x", "n is the extent"),
         _bits("slice-of-slice", "x[a::s][b::t] = x[a + s·b :: s·t]"),
+        _bits("view-of-view", "reshape(reshape(x, s), t) = reshape(x, t)"),
         _bits("single-concatenation", "cat([x]) = x"),
         _bits("pool-of-one-cell", "pool_1(x) = x", "kernel and stride 1, or as many cells as there are"),
         _bits("reduction-of-one-cell", "mean(x) = max(x) = min(x) = sum(x) = x", "over extents of 1"),

@@ -134,6 +134,25 @@ def _cut(part: Part, inner: Extent, outer: Extent) -> tuple[Part, Part]:
     return Part(part.axis, part.stride, inner), Part(part.axis, times(part.stride, inner), outer)
 
 
+def cut_at(parts: Sequence[Part], products: Sequence[Extent]) -> Parts:
+    """The parts, cut where what lies behind comes to one of these products, the largest of them first."""
+    pieces: list[Part] = []
+    behind: Extent = 1
+    for whole in reversed(parts):
+        part = whole
+        for product in reversed(products):
+            inner = divided(product, behind)
+            outer = None if inner in (None, 1) else divided(part.extent, inner)
+            if inner is None or outer in (None, 1):
+                continue
+            piece, part = _cut(part, inner, outer)
+            pieces.append(piece)
+            behind = product
+        pieces.append(part)
+        behind = times(behind, part.extent)
+    return tuple(reversed(pieces))
+
+
 def aligned(dimension: Sequence[Parts | None]) -> tuple[Slot, ...] | None:
     """One dimension of several operands cut where any of them changes parts.
 

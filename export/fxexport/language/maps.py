@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fxexport.language.constants import CHOICES, exact_array
+from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent
+from fxexport.language.fold_rules import CHOICES
 from fxexport.language.layout import Joined, Layout, Parts, Slot, aligned, extent_of, joined
 from fxexport.language.term import FLOATS, Array, Operand, Terms, Uninterpreted, Value, numpy_type
 

@@ -10,16 +10,29 @@ import numpy as np
 
 from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent, ceiling_divided, divided, minus, plus, times
-from fxexport.language.layout import Part, Parts, Slot, aligned, extent_of, joined, repeated, reshaped
+from fxexport.language.layout import (
+    Part,
+    Parts,
+    Slot,
+    aligned,
+    behind,
+    cut_at,
+    extent_of,
+    joined,
+    merged,
+    repeated,
+    reshaped,
+    within,
+)
 from fxexport.language.maps import dimensions, terms_of_contents
 from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
 
 
-def reshape(value: Value, shape: Sequence[Extent]) -> Value:
+def reshape(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
     """The value in another shape, one of whose extents may be -1.
 
     Raises:
-        Uninterpreted: an axis would be cut at no multiple.
+        Uninterpreted: it need not come out.
     """
     wanted = list(shape)
     if -1 in wanted:
@@ -31,8 +44,60 @@ def reshape(value: Value, shape: Sequence[Extent]) -> Value:
         wanted[place] = missing
     layout = reshaped(value.layout, wanted)
     if layout is None:
+        value = _merged_where_torn(terms, value, wanted)
+        layout = reshaped(value.layout, wanted)
+    if layout is None:
         raise Uninterpreted("a reshape that cuts an axis at no multiple")
-    return dataclasses.replace(value, known_layout=layout) if len(layout) <= 1 else value.seen(layout)
+    found = dataclasses.replace(value, known_layout=layout) if len(layout) <= 1 else value.seen(layout)
+    return _unmerged(terms, found)
+
+
+def _merged_where_torn(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
+    """The value with dimensions that are cut otherwise joined to one axis of a term of its own."""
+    array = exact_array(value)
+    if array is not None and all(isinstance(extent, int) for extent in shape):
+        return terms.constant(array.reshape([int(str(extent)) for extent in shape]))
+    other = _products_behind(shape)
+    pieces = cut_at([part for parts in value.layout for part in parts], other)
+    value = value.seen(tuple((piece,) for piece in pieces))
+    own, end, last = _products_behind(value.shape), value.rank, len(shape)
+    for start in reversed(range(value.rank)):
+        if own[start] not in other:
+            continue
+        first = other.index(own[start])
+        if reshaped(value.layout[start:end], shape[first:last]) is None:
+            whole = flatten(value, start, end - 1)
+            value = _along(terms, "merge", (), [whole], start, extent_of(whole.layout[start]))
+        end, last = start, first
+    return value
+
+
+def _products_behind(shape: Sequence[Extent]) -> list[Extent]:
+    """For each dimension the product of its extent and of all behind it."""
+    return [times(*shape[number:]) for number in range(len(shape))]
+
+
+def _unmerged(terms: Terms, value: Value) -> Value:
+    """What was joined to one axis, where each dimension walks whole parts of that again."""
+    term = value.term
+    if term.op != "merge" or term.shape is None or value.known_layout is None:
+        return value
+    (operand,) = term.operands
+    *access, own = operand.access or ()
+    slots = [parts[0] if parts else None for parts in access]
+    layout: list[Parts] = []
+    for parts in value.layout:
+        found: list[Part] = []
+        for part in parts:
+            inner = (
+                within(own, part.stride, part.extent) if part.axis == len(access) else behind((part,), slots)
+            )
+            if inner is None:
+                return value
+            found.extend(inner)
+        layout.append(merged(found))
+    terms.use("view-of-view")
+    return _unmerged(terms, dataclasses.replace(value, term=operand.term, known_layout=tuple(layout)))
 
 
 def squeeze(value: Value, dims: Sequence[int]) -> Value:
@@ -59,8 +124,6 @@ def unsqueeze(value: Value, dims: Sequence[int]) -> Value:
 def flatten(value: Value, start: int, end: int) -> Value:
     """The value with dimensions ``start`` to ``end`` as one."""
     merged_parts = tuple(part for parts in value.layout[start : end + 1] for part in parts)
-    from fxexport.language.layout import merged
-
     return value.seen((*value.layout[:start], merged(merged_parts), *value.layout[end + 1 :]))
 
 
@@ -169,8 +232,6 @@ def _source_of_take(value: Value, dim: int) -> Value:
     (operand,) = value.term.operands
     access = operand.access or ()
     free = [parts[0] if parts else None for parts in access[:-1]]
-    from fxexport.language.layout import behind
-
     layout = [
         access[-1] if number == dim else behind(parts, [*free, None])
         for number, parts in enumerate(value.layout)
@@ -210,7 +271,7 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
         raise Uninterpreted("cells of a free extent in another order")
     places = tuple(place % extent for place in flat)
     found = _along(terms, "gather", places, [value], dim, len(places))
-    return reshape(found, [*found.shape[:dim], *stored.shape, *found.shape[dim + 1 :]])
+    return reshape(terms, found, [*found.shape[:dim], *stored.shape, *found.shape[dim + 1 :]])
 
 
 def overwritten(terms: Terms, value: Value, places: tuple[Any, ...], cells: Value) -> Value:

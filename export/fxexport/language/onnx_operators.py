@@ -201,7 +201,7 @@ def _group_norm(call: Call) -> Value:
     value, groups = _float(call, "X"), call.integer("num_groups")
     if call.integer("stash_type") != 1 or value.dtype != "float32":
         raise Uninterpreted("a norm in another type")
-    split = moves.reshape(value, [value.shape[0], groups, -1, *value.shape[2:]])
+    split = moves.reshape(call.terms, value, [value.shape[0], groups, -1, *value.shape[2:]])
     epsilon = _number(call, "epsilon", value.dtype)
     found = definitions.normalised(call.terms, split, list(range(2, split.rank)), epsilon)
     whole = moves.flatten(found, 1, 2)
@@ -616,7 +616,7 @@ def _flatten(call: Call) -> Value:
     if not 0 <= axis <= value.rank:
         raise Uninterpreted("an axis that is none")
     before, behind = times(*value.shape[:axis]), times(*value.shape[axis:])
-    return moves.reshape(value, [before, behind])
+    return moves.reshape(call.terms, value, [before, behind])
 
 
 @_handles("Reshape", 5, 13, 14, 19, 21, 23, 24, 25)
@@ -628,7 +628,7 @@ def _reshape(call: Call) -> Value:
     if any(extent == 0 and axis >= value.rank for axis, extent in enumerate(wanted)):
         raise Uninterpreted("an axis that is none")
     shape = [value.shape[axis] if extent == 0 else extent for axis, extent in enumerate(wanted)]
-    return moves.reshape(value, shape)
+    return moves.reshape(call.terms, value, shape)
 
 
 @_handles("Transpose", 1, 13, 21, 23, 24, 25)

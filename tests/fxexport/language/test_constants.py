@@ -227,11 +227,11 @@ def test_a_fold_may_be_off_by_a_few_roundings_whatever_it_folds() -> None:
 
 
 def chained(base: dict[str, Array], steps: int, *, is_joined: bool) -> onnx.ModelProto:
-    """X times a constant that nobody evaluates: sines of sines, and the larger one of each two."""
+    """X times a constant that nobody evaluates: ``erf`` of ``erf``, and the larger one of each two."""
     nodes = [helper.make_node("Mul", ["a", "b"], ["v0"])] if "a" in base else []
     for step in range(steps):
         value, result = f"v{step}", f"v{step + 1}"
-        nodes.append(helper.make_node("Sin", [value], ["s" + value if is_joined else result]))
+        nodes.append(helper.make_node("Erf", [value], ["s" + value if is_joined else result]))
         if is_joined:
             nodes.append(helper.make_node("Max", [value, "s" + value], [result]))
     return model([*nodes, helper.make_node("Mul", ["x", f"v{steps}"], ["y"])], base)
@@ -245,3 +245,49 @@ def test_constants_that_nobody_evaluates_are_walked_once_and_without_recursion(
     left = chained({"a": a, "b": b}, steps, is_joined=is_joined)
     assert derived(left, chained({"v0": a * b}, steps, is_joined=is_joined)).is_proved
     assert not derived(left, chained({"v0": a * b * 2}, steps, is_joined=is_joined)).is_proved
+
+
+TABLE, FIRST, SECOND = (RNG.standard_normal(shape).astype(np.float32) for shape in ((9, 2), (2, 64), (64, 3)))
+PLACES = RNG.integers(0, 9, 25)
+
+
+def with_bias(stored: dict[str, Array], names: tuple[str, ...]) -> onnx.ModelProto:
+    """What is added to every map: a small network of constants, as position biases are, or what it gave."""
+    steps = {
+        "first": helper.make_node("MatMul", ["table", "f"], ["first"]),
+        "relu": helper.make_node("Relu", ["first"], ["relu"]),
+        "second": helper.make_node("MatMul", ["relu", "s"], ["second"]),
+        "moved": helper.make_node("Transpose", ["second"], ["moved"], perm=[1, 0]),
+        "taken": helper.make_node("Gather", ["moved", "places"], ["taken"], axis=1),
+        "bias": helper.make_node("Sigmoid", ["taken"], ["bias"]),
+    }
+    nodes = [steps[name] for name in names]
+    nodes += [
+        helper.make_node("Reshape", ["bias", "shape"], ["map"]),
+        helper.make_node("Add", ["x", "map"], ["y"]),
+    ]
+    return model(nodes, {**stored, "places": PLACES, "shape": np.int64([3, 5, 5])})
+
+
+def given(precision: type) -> dict[str, Array]:
+    """What each step of the network gives, computed in this precision."""
+    table, first, second = (item.astype(precision) for item in (TABLE, FIRST, SECOND))
+    found = {"first": table @ first}
+    found["relu"] = np.maximum(found["first"], 0)
+    found["second"] = found["relu"] @ second
+    found["moved"] = found["second"].T
+    found["taken"] = np.ascontiguousarray(found["moved"][:, PLACES])
+    found["bias"] = (1 / (1 + np.exp(-found["taken"]))).astype(precision)
+    return {name: np.float32(item) for name, item in found.items()}
+
+
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+@pytest.mark.parametrize("last", ["first", "relu", "second", "taken", "bias"])
+def test_a_network_of_constants_is_a_fold_wherever_it_was_cut(last: str, precision: type) -> None:
+    names = ("first", "relu", "second", "moved", "taken", "bias")
+    left = with_bias({"table": TABLE, "f": FIRST, "s": SECOND}, names)
+    rest = names[names.index(last) + 1 :]
+    result = given(precision)[last]
+    assert derived(left, with_bias({last: result, "s": SECOND}, rest)).is_proved
+    for damaged in (result * np.float32(1 + 2.0**-16), result[::-1], np.roll(result, 1, axis=-1)):
+        assert not derived(left, with_bias({last: damaged, "s": SECOND}, rest)).is_proved

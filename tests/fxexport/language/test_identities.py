@@ -42,7 +42,7 @@ class Case:
         kept = tuple(extent for extent in array.shape if extent != 1)
         term = self.terms.term("input", (len(self.inputs),), (), "float32", kept, is_closed=False)
         self.inputs[term] = array.reshape(kept)
-        return moves.reshape(Value(term=term, known_layout=plain(kept)), array.shape)
+        return moves.reshape(self.terms, Value(term=term, known_layout=plain(kept)), array.shape)
 
     def closed(self, array: Array) -> Value:
         """A constant with these elements."""
@@ -104,6 +104,20 @@ def _slice(c: Case) -> Iterator[Check]:
         first = moves.take(c.terms, c.open(array), 1, start, step, 4)
         expected = array[:, start : start + 4 * step : step][:, inner : inner + 2 * skip : skip]
         yield moves.take(c.terms, first, 1, inner, skip, expected.shape[1]), expected
+
+
+@case("view-of-view")
+def _views(c: Case) -> Iterator[Check]:
+    array = c.numbers(2, 4, 6)
+    x, torn = c.open(array), [(2, 3, 8), (3, 16), (3, 2, 2, 4), (8, 6), (16, 3), (2, 2, 12)]
+    for first, second in itertools.product(torn, repeat=2):
+        for order in itertools.permutations(range(len(first))):
+            moved = moves.reshape(c.terms, x, first).permuted(order)
+            found = moves.reshape(c.terms, moved, second)
+            yield found, array.reshape(first).transpose(order).reshape(second)
+            back = moves.reshape(c.terms, found, [first[axis] for axis in order])
+            assert back == moved, "what was cut otherwise and put together again is as it was"
+            yield moves.reshape(c.terms, back, (48,)), array.reshape(first).transpose(order).reshape(48)
 
 
 @case("single-concatenation")
@@ -304,7 +318,7 @@ def _one_cell(c: Case) -> Iterator[Check]:
 def _over_map(c: Case) -> Iterator[Check]:
     for shape in MAPS:
         a = c.numbers(*shape)
-        flat = moves.reshape(c.open(a.reshape(shape[0], -1)), shape)
+        flat = moves.reshape(c.terms, c.open(a.reshape(shape[0], -1)), shape)
         yield convolved(c, a, c.numbers(2, *shape[1:]), c.open(a))
         yield convolved(c, a, c.numbers(2, *shape[1:]), flat, stride=(2, 2))
         yield convolved(c, a, c.numbers(2, *shape[1:]), flat, padding=((1, 1), (0, 1)))
@@ -330,7 +344,9 @@ def _zeros(c: Case) -> Iterator[Check]:
     ones = moves.pad(c.terms, c.open(a), 2, 1, 1, "constant", c.number(1))
     channel = moves.pad(c.terms, c.open(a), 1, 0, 1, "constant", c.number(0))
     edges = moves.pad(c.terms, c.open(a), 3, 1, 0, "replicate", c.number(0))
-    merged = moves.reshape(moves.pad(c.terms, c.open(a), 3, 1, 0, "constant", c.number(0)), (1, 1, 12, 1))
+    merged = moves.reshape(
+        c.terms, moves.pad(c.terms, c.open(a), 3, 1, 0, "constant", c.number(0)), (1, 1, 12, 1)
+    )
     flat = np.pad(a, [(0, 0), (0, 0), (0, 0), (1, 0)], constant_values=Fraction(0)).reshape(1, 1, 12, 1)
     yield convolved(c, flat, w[:, :1, :, :1], merged)
     wide = [(0, 0), (0, 0), (1, 1), (0, 0)]
