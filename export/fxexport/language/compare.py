@@ -14,13 +14,13 @@ from typing import TypeAlias
 import numpy as np
 
 from fxexport.language.arithmetic import is_moderate, parts_of, scaled
-from fxexport.language.constants import arranged, forget, is_folded, stored
+from fxexport.language.constants import FOLDS, STEPS, arranged, forget, is_folded, stored
 from fxexport.language.contraction import scaled_weights
 from fxexport.language.difference import Difference, difference
-from fxexport.language.extents import symbol
+from fxexport.language.extents import Extent, symbol
 from fxexport.language.fold_rules import UNIT, Folded, NotFolded
 from fxexport.language.graph import Dims, Graph, NotRead
-from fxexport.language.layout import Layout, plain
+from fxexport.language.layout import Layout, extent_of, plain
 from fxexport.language.term import Array, Operand, Origin, Term, Terms, Value, is_same, numpy_type
 
 
@@ -139,8 +139,6 @@ def derive(
         forget()
 
 
-_STEPS = 4
-"""So many of its largest roundings a fold of constants may be off."""
 _ROUNDS = 3
 """A graph that is recorded anew may fix an extent that was free."""
 
@@ -229,7 +227,7 @@ class _Proof:
             self._note(left.term, right.term)
             return False
         first, second = Operand(left.term, left.layout), Operand(right.term, right.layout)
-        if _are_closed(first, second):
+        if _are_closed(first, second) and left.shape == right.shape:
             return self._same_constant(first, second)
         if not self._same(left.term, right.term):
             return False
@@ -484,9 +482,14 @@ def _is_alike_foreign(left: Term, right: Term) -> bool:
         left.attributes == right.attributes
         and left.dtype == right.dtype
         and left.shape == right.shape
-        and len(left.operands) == len(right.operands)
         and bool(left.operands)
+        and list(map(_extents, left.operands)) == list(map(_extents, right.operands))
     )
+
+
+def _extents(operand: Operand) -> list[Extent] | None:
+    """The shape in which a foreign operator reads a value: it may count what only repeats."""
+    return None if operand.access is None else [extent_of(parts) for parts in operand.access]
 
 
 def _written_out(left: Folded, right: Folded) -> tuple[Folded, Folded]:
@@ -501,9 +504,9 @@ def _written_out(left: Folded, right: Folded) -> tuple[Folded, Folded]:
 
 def _granted(computed: Folded, folds: Folded, has: Counter[Term], holds: Counter[Term]) -> Array:
     """How far what one side computes may lie from the folds of it that the other may hold."""
-    count = sum(number for term, number in holds.items() if term not in has)
+    count = min(FOLDS, sum(number for term, number in holds.items() if term not in has))
     more = np.maximum(computed.error - folds.error, 0) + np.maximum(computed.defined - folds.defined, 0)
-    return np.asarray(np.minimum(more, _STEPS * count * computed.step))
+    return np.asarray(np.minimum(more, STEPS * count * computed.step))
 
 
 def _apart(left: Folded, right: Folded, first: Term, second: Term) -> float | None:
@@ -518,7 +521,7 @@ def _apart(left: Folded, right: Folded, first: Term, second: Term) -> float | No
         difference = np.abs(left.value - right.value)
         granted = left.noise(dtype) + right.noise(dtype)
         granted = granted + _granted(left, right, own, other) + _granted(right, left, other, own)
-        near = difference <= granted
+        near = np.isfinite(difference) & (difference <= granted)
         near |= (np.isnan(left.value) & np.isnan(right.value)) | (left.value == right.value)
         if left.is_exact or right.is_exact:
             kind = numpy_type(dtype)

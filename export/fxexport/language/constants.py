@@ -7,6 +7,7 @@ evaluated in float64 together with the running error that such a fold may have (
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 
 import numpy as np
@@ -16,8 +17,16 @@ from fxexport.language.fold_rules import RULES, UNIT, Folded, NotFolded
 from fxexport.language.layout import Part, Parts, plain
 from fxexport.language.term import Array, Operand, Rounded, Term, Value, numpy_type
 
+_MOST = 2**27
+"""No constant is written out to more cells."""
+STEPS = 4
+"""So many of its largest roundings a fold of constants may be off."""
+FOLDS = 2
+"""So many folds one constant is made of at most, however many others stand beside it."""
 _VISIBLE = 2.0**-10
-"""A fold that may lie further off than this over its largest element is none: nobody knows what it gives."""
+"""A fold that may lie further off than this share of an element is none: nobody knows what it gives."""
+_HIDDEN = 2.0**8
+"""It is one, though, where it lies no further off than so many units of the largest element."""
 
 
 def stored(term: Term) -> Counter[Term]:
@@ -104,12 +113,14 @@ def _folded(term: Term) -> Folded:
         found = rule(read, parameters, unit)
         size = np.abs(found.value)
         share = roundings * unit * np.where(_is_held(found.value, term.dtype), 0.0, size)
-        error = found.error + share
+        error, step = found.error + share, np.maximum(found.step, share)
+        apart = np.minimum(error, STEPS * FOLDS * step) + found.defined
         known = np.isfinite(size)
-        largest = max(_VISIBLE, 16 * unit) * size[known].max(initial=0.0)
-    if np.any((error + found.defined)[known] > largest):
+        seen = max(_VISIBLE, 16 * unit)
+        least = min(seen, _HIDDEN * unit) * size[known].max(initial=0.0)
+    if np.any(apart[known] > np.maximum(seen * size[known], least)):
         raise NotFolded("a sum that loses its digits")
-    return dataclasses.replace(found, error=error, step=np.maximum(found.step, share))
+    return dataclasses.replace(found, error=error, step=step)
 
 
 def _repeats(operand: Operand) -> bool:
@@ -138,8 +149,8 @@ def arranged(operand: Operand) -> Folded:
 
 
 def along(layout: tuple[Parts, ...]) -> tuple[Parts, ...]:
-    """The layout without the parts along which a value only repeats itself."""
-    return tuple(tuple(part for part in parts if not part.is_repeated) for parts in layout)
+    """The layout without the dimensions along all of which a value only repeats itself."""
+    return tuple(() if all(part.is_repeated for part in parts) else parts for parts in layout)
 
 
 def elements(value: Value) -> Folded:
@@ -152,14 +163,14 @@ def elements(value: Value) -> Folded:
 
 
 def exact_array(value: Value) -> Array | None:
-    """The elements of a stored constant as the value's dimensions see them; None if it is computed."""
+    """The elements of a stored constant as the value's dimensions see them; None if computed, or too many."""
     if value.term.array is None or value.term.rounded or value.known_layout is None:
         return None
-    cells = _arranged(value.term.array, along(value.layout))
-    shape = value.shape
-    if not all(isinstance(extent, int) for extent in shape):
+    try:
+        cells = _arranged(value.term.array, along(value.layout))
+        return np.broadcast_to(cells, [_number(extent) for extent in value.shape])
+    except NotFolded:
         return None
-    return np.broadcast_to(cells, [_number(extent) for extent in shape])
 
 
 def scalar(value: Value) -> float | None:
@@ -174,11 +185,16 @@ def scalar(value: Value) -> float | None:
 
 
 def _arranged(array: Array, layout: tuple[Parts, ...]) -> Array:
-    parts = [part for dimension in layout for part in dimension]
+    every = [part for dimension in layout for part in dimension]
+    extents = [_number(part.extent) for part in every]
+    if math.prod(extents) > max(_MOST, array.size):
+        raise NotFolded("too many cells that repeat")
+    parts = [part for part in every if not part.is_repeated]
     places = sorted(range(len(parts)), key=lambda index: _place(parts[index]))
     cells = array.reshape([_number(parts[index].extent) for index in places])
     cells = cells.transpose(np.argsort(places)) if parts else cells
-    return cells.reshape([_count(dimension) for dimension in layout])
+    cells = cells.reshape([1 if part.is_repeated else _number(part.extent) for part in every])
+    return np.broadcast_to(cells, extents).reshape([_count(dimension) for dimension in layout])
 
 
 def _place(part: Part) -> tuple[int, int]:

@@ -16,6 +16,14 @@ from fxexport.language import derive, graph_of_module, graph_of_onnx
 
 Tensor = torch.Tensor
 X = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+TENTHS = "e = Constant <value_floats = [0.1, 0.2]> () f = Constant <value_float = 0.3> () k = Mul(e, f)"
+STORED = "k = Constant <value_floats = [0.1, 0.2]> ()"
+EACH = "r = Constant <value_ints = [2, 1]> () o = Constant <value_ints = [2, 2]> ()"
+FOUR = "i = Constant <value_ints = [4, 1, 1]> ()"
+BACK = (
+    "s = Constant <value_ints = [-1]> () t = Constant <value_ints = [-2147483648]> () "
+    "a = Constant <value_ints = [0]> () l = Slice(h, s, t, a, s) y = Add(x, l)"
+)
 HEADER = '<ir_version: 8, opset_import: ["" : 17, "my" : 1]>'
 
 
@@ -31,6 +39,14 @@ ALL = "y = ReduceSum <keepdims = 0> (q)"
 MEAN = "p = GlobalAveragePool(x)"
 AXES = "a = Constant <value_ints = [0]> () b = Constant <value_ints = [1]> ()"
 TOO_LARGE = "k = Constant <value = int32 {100000}> () q = Mul(k, k) r = Cast <to = 1> (q) y = Mul(x, r)"
+
+
+def doubled(stored: str, *, is_each: bool) -> str:
+    """X plus four cells from behind: two, each of them twice or both of them twice."""
+    column = "j = Reshape(k, r)" if is_each else "j = Identity(k)"
+    return f"{stored} {EACH} {FOUR} {column} g = Expand(j, o) h = Reshape(g, i) {BACK}"
+
+
 WHOLE = "h = Constant <value_float = 10.0> () z = Mul(x, h) i = Cast <to = 6> (z)"
 
 DIFFERENT = {
@@ -53,6 +69,14 @@ DIFFERENT = {
         f"{WHOLE} q = ReduceMean <axes = [2, 3]> (i) y = Cast <to = 1> (q)",
     ),
     "a product past the end of its type": (TOO_LARGE, "y = Identity(x)"),
+    "computed cells that repeat in another order": (
+        doubled(TENTHS, is_each=True),
+        doubled(TENTHS, is_each=False),
+    ),
+    "stored cells that repeat in another order": (
+        doubled(STORED, is_each=True),
+        doubled(STORED, is_each=False),
+    ),
     "a sum without digits": (
         "a = Constant <value_float = 1e8> () b = Constant <value_float = 3.0> () s = Add(a, b) n = Neg(a) "
         "k = Add(s, n) y = Mul(x, k)",
@@ -136,6 +160,10 @@ def written_through(view: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
 
 
 MODULES = {
+    "cells that repeat more often, summed": (
+        lambda x: x * torch.full((3,), 2.0).sum(),
+        lambda x: x * torch.full((4,), 2.0).sum(),
+    ),
     "imaginary parts": (imaginary(0.5), imaginary(2.0)),
     "places of other maxima": (places(1), places(-1)),
     "no truth is two": (lambda x: x * ((x > 0) < 2), lambda x: x * ((x > 0) < 1)),
@@ -165,3 +193,9 @@ def test_all_results_of_an_operator_are_read() -> None:
     found = derive(*(graph_of_module(module, (X,)) for module in both))
     assert found.is_proved
     assert len(found.outputs) == 2
+
+
+def test_cells_that_repeat_are_those_that_are_written_out() -> None:
+    stored = f"k = Constant <value_floats = [0.1, 0.1, 0.2, 0.2]> () {FOUR} h = Reshape(k, i) {BACK}"
+    models = [model(text) for text in (doubled(STORED, is_each=True), stored)]
+    assert derive(*map(graph_of_onnx, models)).is_proved

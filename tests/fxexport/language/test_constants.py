@@ -226,6 +226,40 @@ def test_a_fold_may_be_off_by_a_few_roundings_whatever_it_folds() -> None:
     assert not derived(times(*many), times(float(fold * (1 + 2.0**-21)))).is_proved
 
 
+def joined(kind: str, *constants: Array) -> onnx.ModelProto:
+    """X plus constants, which are added or multiplied with each other first."""
+    nodes = [
+        helper.make_node(kind, [f"s{place}" if place else "c0", f"c{place + 1}"], [f"s{place + 1}"])
+        for place in range(len(constants) - 1)
+    ]
+    last = f"s{len(nodes)}" if nodes else "c0"
+    stored = {f"c{place}": item.reshape(-1, 1, 1) for place, item in enumerate(constants)}
+    return model([*nodes, helper.make_node("Add", ["x", last], ["y"])], stored)
+
+
+def test_constants_beside_a_fold_excuse_no_more_of_it() -> None:
+    many = tuple(RNG.uniform(0.9, 1.1, (50, 3)).astype(np.float32))
+    fold = np.prod(np.float64(many), 0)
+    beside = (np.full(3, 2, np.float32), np.full(3, 0.5, np.float32)) * 25
+    left = joined("Mul", *many)
+    assert derived(left, joined("Mul", np.float32(fold), *beside)).is_proved
+    assert not derived(left, joined("Mul", np.float32(fold * (1 + 2.0**-20)), *beside)).is_proved
+
+
+@pytest.mark.parametrize(("found", "is_fold"), [(-np.inf, True), (np.inf, False), (-1e30, False)])
+def test_no_rounding_takes_a_number_to_infinity(found: float, is_fold: bool) -> None:
+    left = joined("Add", np.float32([-np.inf, 0.1, 0.2]), np.float32([0.1, 0.1, 0.1]))
+    right = joined("Add", np.float32([found, 0.2, np.float32(0.2) + np.float32(0.1)]))
+    assert derived(left, right).is_proved is is_fold
+
+
+@pytest.mark.parametrize("found", [0.003, 0.05, 0.0])
+def test_a_large_element_hides_no_other_that_loses_its_digits(found: float) -> None:
+    large = np.float32([0, 1e7, 0])
+    left = joined("Add", np.float32([1e4, 0.003, 1]), large, -large)
+    assert not derived(left, joined("Add", np.float32([1e4, found, 1]))).is_proved
+
+
 def chained(base: dict[str, Array], steps: int, *, is_joined: bool) -> onnx.ModelProto:
     """X times a constant that nobody evaluates: ``erf`` of ``erf``, and the larger one of each two."""
     nodes = [helper.make_node("Mul", ["a", "b"], ["v0"])] if "a" in base else []
