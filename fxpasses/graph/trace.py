@@ -181,6 +181,10 @@ class _Training(int):
         self.tracer.asked(self.path, bool(int(self)))
         return int(self) != 0
 
+    def __deepcopy__(self, memo: object) -> bool:
+        """A copy of the module that is made meanwhile, to try an input, is not traced."""
+        return int(self) != 0
+
     __hash__ = int.__hash__
 
 

@@ -133,9 +133,14 @@ def _unstacked(leaf: Node, vocabulary: Vocabulary) -> Iterator[tuple[tuple[int, 
             yield place, node
 
 
-def _averages_heads(op: AdaptivePool | WindowPool | Reduce) -> bool:
-    """Whether an average is one of stacked values, and of no map."""
-    return (isinstance(op, Reduce) and 0 in op.dims) or bool(stacked_by(op.source))
+def _averages_heads(op: AdaptivePool | WindowPool | Reduce, vocabulary: Vocabulary) -> bool:
+    """Whether an average is one of stacked values, or of the classes of pooled ones, and of no map."""
+    if (isinstance(op, Reduce) and 0 in op.dims) or stacked_by(op.source):
+        return True
+    above = _before_views(op.source, vocabulary)
+    pool = vocabulary.classify(above)
+    is_right_after = above is op.source and not (isinstance(pool, Reduce) and len(pool.dims) > 1)
+    return isinstance(pool, POOLS) and not (is_right_after and not (isinstance(op, Reduce) and 1 in op.dims))
 
 
 def _before_views(node: Node, vocabulary: Vocabulary) -> Node:
@@ -160,7 +165,7 @@ def _head(scores: Node, vocabulary: Vocabulary, sites: Container[str]) -> ScoreH
         if sources is not None:
             tail.add(node)
             pending += reversed(sources)
-        elif isinstance(op, POOLS) and op.average and not _averages_heads(op):
+        elif isinstance(op, POOLS) and op.average and not _averages_heads(op, vocabulary):
             maps[node] = _before_pools(node, vocabulary)
         elif blocker is None and node.name not in sites:
             blocker = node

@@ -8,7 +8,8 @@ For each model, in its forms linear, convolution and dense, all three against on
 - nodes placed on the provider, and the convolution's latency over the linear form's at batch 1 and 32.
 
 With ``--provider cuda`` also eager PyTorch on the GPU, ``cudnn.allow_tf32`` on and off. Every part is printed
-as soon as it is there, one that fails is told and the rest goes on, and no part begins after ``--seconds``.
+as soon as it is there, and one that fails is told and the rest goes on. Each model is measured in a process
+of its own: one that a provider crashes costs no other, and what still runs after ``--seconds`` is ended.
 At the end, or where it is ended before, come a table and, as the last line, one JSON document.
 
     python tools/bench/providers.py --provider openvino [--models NAME ...] [--seconds N] [--json FILE]
@@ -18,13 +19,16 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
+import multiprocessing
 import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,6 @@ if __name__ == "__main__":  # a benchmark runs from a checkout, installed or not
     root = Path(__file__).resolve().parents[2]
     sys.path[:0] = [str(root / folder) for folder in ("", "export", "tools")]
 
-import numpy as np
 import torch
 import torchvision
 from torch import nn
@@ -44,20 +47,25 @@ from fxexport.results import Mode, Status
 from fxpasses import rewrite
 
 MODELS = ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "vgg11")
-PAIRS = (("linear", "conv"), ("linear", "dense"))
+PAIRS = (("linear", "conv"), ("linear", "damaged"), ("linear", "dense"))
 BATCHES = (1, 32)
 SIZE = 224
 FIXED_BATCH = {"qnn": 2}
 """Providers without free axes, and the batch that their files get."""
+SMALL = {"qnn": 64}
+"""Providers that are emulated, at some 30 s a run of ResNet-18 at 224, and the size that their files get."""
 
 
-def calibrated(name: str) -> nn.Module:
+def calibrated(name: str, size: int) -> nn.Module:
     """A torchvision model whose batch norms have seen data: at their initial values some give no signal."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None)
+    if name.startswith("vgg") and size != SIZE:  # its head reads a whole map: that of this size
+        edge = size // 32
+        model.avgpool, model.classifier[0] = nn.AdaptiveAvgPool2d(edge), nn.Linear(512 * edge**2, 4096)
     with torch.no_grad():
         for _ in range(2):
-            model.train()(torch.randn(4, 3, SIZE, SIZE))
+            model.train()(torch.randn(4, 3, size, size))
     return model.eval()
 
 
@@ -74,9 +82,15 @@ def forms_of(model: nn.Module) -> dict[str, nn.Module]:
     return forms
 
 
+def images(provider: str, count: int = 8) -> torch.Tensor:
+    """The same images at every call, as many as the provider's files take."""
+    size, generator = SMALL.get(provider, SIZE), torch.Generator().manual_seed(1)
+    return torch.randn(FIXED_BATCH.get(provider, count), 3, size, size, generator=generator)
+
+
 def write(module: nn.Module, path: Path, provider: str) -> Path:
     """The form's file, as the provider takes it."""
-    export_onnx(module, torch.randn(2, 3, SIZE, SIZE), path)
+    export_onnx(module, images(provider, 2), path)
     if provider in FIXED_BATCH:
         import onnx
 
@@ -89,10 +103,7 @@ def write(module: nn.Module, path: Path, provider: str) -> Path:
 
 def judged(reference: Path, candidate: Path, provider: str) -> dict[str, Any]:
     """What the certificate says on each target."""
-    samples = torch.randn(
-        FIXED_BATCH.get(provider, 8), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)
-    )
-    found = certify(reference, candidate, samples, providers=(provider,))
+    found = certify(reference, candidate, images(provider), providers=(provider,))
 
     def ratio(mode: Mode) -> tuple[float | None, str]:
         """The largest difference over its bound, and the arithmetic that the bound is of."""
@@ -123,7 +134,7 @@ def judged(reference: Path, candidate: Path, provider: str) -> dict[str, Any]:
 def latency(files: dict[str, Path], provider: str, batch: int) -> float:
     """Median time of the convolution form over that of the linear one, the two taking turns."""
     sessions = {form: Session(files[form], provider) for form in ("linear", "conv")}
-    values = (np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE)).astype(np.float32),)
+    values = (images(provider, batch).numpy(),)
     times: dict[str, list[float]] = {form: [] for form in sessions}
     for turn in range(8):
         for form, session in sessions.items():
@@ -136,7 +147,7 @@ def latency(files: dict[str, Path], provider: str, batch: int) -> float:
 
 def eager(forms: dict[str, nn.Module]) -> dict[str, float]:
     """Largest difference to float64 of each form on the GPU, over the largest logit, by TF32 setting."""
-    values = torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    values = images("cuda")
     found = {}
     with torch.no_grad():
         exact = copy.deepcopy(forms["linear"]).double()(values.double())
@@ -150,27 +161,69 @@ def eager(forms: dict[str, nn.Module]) -> dict[str, float]:
 
 
 def parts(name: str, provider: str, folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """What is measured of one model, by name."""
-    forms = forms_of(calibrated(name))
-    files = {form: write(module, folder / f"{name}.{form}.onnx", provider) for form, module in forms.items()}
-    for pair in (*PAIRS, ("linear", "damaged")):
-        if pair[1] in files:
-            yield (
-                " and ".join(pair),
-                lambda pair=pair: judged(*(files[form] for form in pair), provider),
-            )
+    """What is measured of one model, by name; of none, what sessions compute in."""
+    if not name:
+        for target in targets_of(provider):
+            yield target, lambda target=target: str(measured_precision(target))
+        return
+    forms = forms_of(calibrated(name, SMALL.get(provider, SIZE)))
+
+    @functools.cache
+    def file(form: str) -> Path:
+        return write(forms[form], folder / f"{form}.onnx", provider)
+
+    for pair in PAIRS:
+        if pair[1] in forms:
+            yield " and ".join(pair), lambda pair=pair: judged(*map(file, pair), provider)
 
     def placed() -> dict[str, int]:
-        return {form: len(placements(Session(file, provider)._session)) for form, file in files.items()}
+        return {form: len(placements(Session(file(form), provider)._session)) for form in forms}
 
     yield "nodes placed", placed
     for batch in BATCHES if provider not in FIXED_BATCH else (FIXED_BATCH[provider],):
         yield (
             f"conv over linear, batch {batch}",
-            lambda batch=batch: round(latency(files, provider, batch), 3),
+            lambda batch=batch: round(latency({form: file(form) for form in PAIRS[0]}, provider, batch), 3),
         )
     if provider == "cuda":
         yield "eager PyTorch on the GPU", lambda: eager(forms)
+
+
+def measure(name: str, provider: str, folder: Path, told: Connection) -> None:
+    """A model's parts, in a process of its own: each is told when it begins, and what came of it."""
+    for part, work in parts(name, provider, folder):
+        told.send((part, None, None))
+        try:
+            told.send((part, work(), None))
+        except Exception as error:  # noqa: BLE001 - one part that fails must not cost the others
+            told.send((part, None, f"{type(error).__name__}: {error}"))
+
+
+def measured(name: str, provider: str, deadline: float) -> Iterator[tuple[str, Any, str | None]]:
+    """Each part of a model, with what came of it or why nothing did, until the time is over."""
+    if time.monotonic() > deadline:
+        yield "all parts", None, "no time was left"
+        return
+    context = multiprocessing.get_context("fork")  # nothing ran on the provider in this process
+    told, end = context.Pipe(duplex=False)
+    part = "its forms"
+    with tempfile.TemporaryDirectory() as folder:
+        process = context.Process(target=measure, args=(name, provider, Path(folder), end), daemon=True)
+        process.start()
+        end.close()
+        try:
+            while told.poll(max(deadline - time.monotonic(), 0)):
+                part, found, problem = told.recv()
+                if found is not None or problem is not None:
+                    yield part, found, problem
+            yield part, None, "no time was left"
+        except EOFError:
+            process.join()
+            if process.exitcode:
+                yield part, None, f"its process ended with {process.exitcode}"
+        finally:
+            process.kill()
+            process.join()
 
 
 def table(models: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -192,46 +245,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--provider", default="cuda")
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME")
-    parser.add_argument("--seconds", type=float, default=300, help="no part begins after this long")
+    parser.add_argument("--seconds", type=float, default=1800, help="what has not ended by then is left out")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    start, document = (
-        time.monotonic(),
-        {"provider": options.provider, "precision": {}, "models": {}, "failed": []},
-    )
-
-    def take(into: dict[str, Any], model: str, part: str, work: Callable[[], Any]) -> None:
-        if time.monotonic() - start > options.seconds:
-            document["failed"].append(f"{model}, {part}: no time was left")
-            return
-        try:
-            shown = into[part] = work()
-            shown = (
-                f"{shown['verdict']}: {shown['reason']}"
-                if isinstance(shown, dict) and "verdict" in shown
-                else shown
-            )
-        except Exception as error:  # noqa: BLE001 - one part that fails must not cost the others
-            document["failed"].append(f"{model}, {part}: {type(error).__name__}: {error}")
-            shown = document["failed"][-1]
-        print(f"{time.monotonic() - start:6.0f} s  {model:20} {part:32} {shown}", flush=True)
+    start = time.monotonic()
+    document: dict[str, Any] = {"provider": options.provider, "precision": {}, "models": {}, "failed": []}
 
     def ended(number: int, _: object) -> None:
         raise KeyboardInterrupt(f"ended by signal {number}")
 
     signal.signal(signal.SIGTERM, ended)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            for target in targets_of(options.provider):
-                take(document["precision"], "", target, lambda target=target: str(measured_precision(target)))
-            for name in options.models:
-                row: dict[str, Any] = {}
-                document["models"][name] = row
-                try:
-                    for part, work in parts(name, options.provider, Path(folder)):
-                        take(row, name, part, work)
-                except Exception as error:  # noqa: BLE001 - the next model may do
-                    document["failed"].append(f"{name}: {type(error).__name__}: {error}")
+        for name in ("", *options.models):
+            row = document["models"].setdefault(name, {}) if name else document["precision"]
+            for part, found, problem in measured(name, options.provider, start + options.seconds):
+                if problem is not None:
+                    document["failed"].append(f"{name}, {part}: {problem}")
+                    shown = problem
+                else:
+                    row[part] = found
+                    is_verdict = isinstance(found, dict) and "verdict" in found
+                    shown = f"{found['verdict']}: {found['reason']}" if is_verdict else found
+                print(f"{time.monotonic() - start:6.0f} s  {name:20} {part:32} {shown}", flush=True)
     except KeyboardInterrupt as error:  # what is there is worth having
         document["failed"].append(str(error) or "interrupted")
     document["wrong"] = [

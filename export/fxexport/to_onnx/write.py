@@ -216,7 +216,7 @@ def _to_onnx(
         raise ExportError(
             f"torch.onnx cannot convert the model ({_reason(error)})",
             where=where,
-            fix="replace the operator that it names by one that ONNX has",
+            fix="replace the operator that it names by one that ONNX has, or give --no-onnx",
         ) from error
     if onnx_program is None:
         raise ExportError("torch.onnx.export returned no program", where=where, fix="update torch")

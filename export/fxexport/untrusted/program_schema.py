@@ -20,6 +20,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch.return_types import all_return_types
+
 from fxexport.untrusted import names
 from fxexport.untrusted.allowed import is_model_name
 from fxexport.untrusted.expressions import read_condition, read_guard, read_number, read_size
@@ -37,6 +39,9 @@ from fxexport.untrusted.refused import Refused
 _MAX_INTEGER = 1 << 63
 _FLOATS = ("Infinity", "-Infinity", "NaN")
 _TREES = frozenset({"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", None})
+_results: list[Any] = all_return_types
+_RESULTS = {f"{kind.__module__}.{kind.__qualname__}": kind.n_sequence_fields for kind in _results}
+"""How many values ``torch.return_types.max`` and its like have: what ``x.max(1)`` gives."""
 _HIGHER_ORDER = frozenset(
     f"torch.ops.higher_order.{name}"
     for name in ("wrap_with_set_grad_enabled", "wrap_with_autocast", "cond", "wrap")
@@ -338,7 +343,7 @@ def _graph_metadata(values: dict[str, str]) -> dict[str, str]:
 
 
 def _tree(value: str) -> str:
-    """A description of nested arguments: tuples, lists and dicts, with names as keys."""
+    """A description of nested arguments: tuples, lists, torch's results, and dicts with names as keys."""
     described = _json(value)
     if not isinstance(described, list) or len(described) != 2 or described[0] != schema.TREESPEC_VERSION:
         raise Refused("describes its arguments in a way of its own")
@@ -350,9 +355,9 @@ def _tree(value: str) -> str:
         if not isinstance(part, dict) or part.keys() != {"type", "context", "children_spec"}:
             raise Refused("describes its arguments in a way of its own")
         kind, children = part["type"], part["children_spec"]
-        if not (kind is None or isinstance(kind, str)) or kind not in _TREES:
+        if not (kind is None or isinstance(kind, str)) or kind not in _TREES | _RESULTS.keys():
             raise Refused(f"takes or returns a {shown(kind)}")
-        if not isinstance(children, list):
+        if not isinstance(children, list) or len(children) != _RESULTS.get(kind or "", len(children)):
             raise Refused("describes its arguments in a way of its own")
         _require_context(kind, part["context"], len(children), depth)
         pending += [(child, depth + 1) for child in children]

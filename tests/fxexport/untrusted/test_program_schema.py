@@ -135,6 +135,16 @@ def _deep_tree(data: Json) -> None:
     data["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = json.dumps([1, tree])
 
 
+@pytest.mark.parametrize(("kind", "children"), [("max", 3), ("max", 0), ("nothing", 2), ("__all__", 2)])
+def test_results_of_torch_have_their_number_of_values(kind: str, children: int) -> None:
+    leaf = {"type": None, "context": None, "children_spec": []}
+    tree = {"type": f"torch.return_types.{kind}", "context": "null", "children_spec": [leaf] * children}
+    data = model()
+    data["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = json.dumps([1, tree])
+    with pytest.raises(Refused, match=r"takes or returns|a way of its own"):
+        read_program(data)
+
+
 def _long_note(data: Json) -> None:
     data["graph_module"]["graph"]["nodes"][0]["metadata"]["stack_trace"] = "x" * 1_000_000
 

@@ -69,6 +69,12 @@ class Steps(nn.Module):
         return y * 2
 
 
+class Best(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What torch calls ``torch.return_types.max``."""
+        return x.max(1)
+
+
 X = torch.randn(2, 3, 16, 12)
 AUTO = Dim.AUTO
 PROGRAMS: dict[str, Callable[[], ExportedProgram]] = {
@@ -80,6 +86,7 @@ PROGRAMS: dict[str, Callable[[], ExportedProgram]] = {
     "training": lambda: torch.export.export(Net(), (X,), dynamic_shapes=({0: Dim("b", min=2)},)),
     "strict": lambda: torch.export.export(Net().eval(), (X,), strict=True),
     "core operators": lambda: torch.export.export(Net().eval(), (X,)).run_decompositions(),
+    "torch's own results": lambda: torch.export.export(Best(), (torch.ones(2, 3),)),
     "sizes that running tells": lambda: torch.export.export(Counts(), (torch.ones(3),)),
     "a buffer that changes": lambda: torch.export.export(Steps(), (torch.ones(2),)),
     "bfloat16, channels last": lambda: torch.export.export(

@@ -54,6 +54,7 @@ OUTPUTS = {
     "clamped": lambda m, old, new: new.clamp(-1, 1),
     "squeezed": lambda m, old, new: new.sigmoid().unsqueeze(1).squeeze(1),
     "ensemble": lambda m, old, new: torch.stack([new, new * 2]).mean(0),
+    "centred": lambda m, old, new: new - new.mean(1, keepdim=True),
 }
 
 def __getattr__(name):
@@ -124,6 +125,7 @@ def test_logits_are_the_models_own_and_the_mean_of_the_map(
         ("heads:named", (), "0 (age), 1 (more.kind)"),
         ("heads:clamped", (), "'clamp' stands between the average and the output"),
         ("heads:ensemble", (), "'mean_1' stands between the average and the output"),
+        ("heads:centred", (), "'mean_1' stands between the average and the output"),
         ("heads:turned", (), "'flip' turns the image over before it"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxexport.certificate import Verdict
 from fxhead import certify, export_onnx
@@ -63,6 +64,22 @@ def test_what_is_not_given_keeps_its_default(kind: type[Head], kept: str | None,
     assert (result.report.trace.method, [*result.report.trace.notes]) == ("symbolic", notes)
     assert len(result.report.rewrites) == 1
     torch.testing.assert_close(leaf(result.module(image(3))), leaf(model(image(3))))
+
+
+def test_a_model_may_be_copied_and_tried_while_it_is_traced() -> None:
+    """As the command line does where a parameter can do without an input, to find the input's shape."""
+    model = MayWeigh().double().eval()
+    model.norm = nn.BatchNorm2d(3).double().eval()  # asks for its mode
+    tried: list[Tensor] = []
+
+    def examples() -> Tensor:
+        twin = copy.deepcopy(model)
+        tried.append(twin(twin.norm(image(2))))
+        return image(2)
+
+    report = rewrite(model, to="conv", example_inputs=examples).report
+    assert (report.trace.method, len(report.rewrites)) == ("symbolic", 1)
+    assert tried
 
 
 def test_what_is_given_is_an_input() -> None:

@@ -19,6 +19,8 @@ from fxpasses.errors import FileError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
+_SAFETENSORS = b"\0\0\0\0{"
+"""The upper half of its header's length, and the header: the lower half may begin as a pickle does."""
 _FOREIGN = {
     b"\x89HDF": "an HDF5 file, as Keras writes",
     b"GGUF": "a GGUF file",
@@ -90,7 +92,7 @@ def recognise(path: Path) -> Container:
             raise FileError("the file is empty", where=str(path), fix="save the model again")
         if start.startswith(ZIP_MAGIC):
             return _from_archive(path)
-        if start.startswith(b"\x80"):
+        if start.startswith(b"\x80") and start[4:9] != _SAFETENSORS:
             return _from_pickle(path, file)
         file.seek(0)
         if _is_safetensors(file, path):
