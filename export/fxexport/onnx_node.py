@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
-from onnx import helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 RUNTIME = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
@@ -39,6 +40,22 @@ def schema_of(op_type: str, version: int, domain: str) -> onnx.defs.OpSchema | N
         return onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return None
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor names a file that has its values."""
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def array_of(tensor: onnx.TensorProto) -> NDArray[Any]:
+    """A tensor's values; no file is opened for it, whatever it names.
+
+    Raises:
+        ValueError: they lie in a file.
+    """
+    if is_external(tensor):
+        raise ValueError(f"the values of {tensor.name!r} lie in another file")
+    return numpy_helper.to_array(tensor)
 
 
 def value_of(attribute: onnx.AttributeProto) -> Any:

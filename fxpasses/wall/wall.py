@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fxpasses.errors import FxHeadError
+from fxpasses.errors import FileError, FxHeadError
 from fxpasses.wall.clock import in_budget
 from fxpasses.wall.events import judge_of, take_note
 from fxpasses.wall.folders import Folders
@@ -42,11 +43,13 @@ class _Wall:
         folders: what may be written to; None while our own code is at work.
         may_download: whether the user named what our own code may fetch.
         tried: what was stopped.
+        opened: device, inode, size and time of change of each file that was opened, by its path.
     """
 
     folders: Folders | None
     may_download: bool
     tried: list[str]
+    opened: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 _lock = threading.Lock()
@@ -135,6 +138,23 @@ def scratch_folder() -> Iterator[str]:
     finally:
         with lowered():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_same_file(path: Path, status: os.stat_result) -> None:
+    """Returns where that is the file that was opened by this name before, if one was inside of this wall.
+
+    What was checked of one file says nothing of another one that somebody has put in its place.
+
+    Raises:
+        FileError: it is another one, or was changed.
+    """
+    wall = _wall_here()
+    if wall is None or (wall.folders is not None and wall.folders.hold(path)):
+        return  # what is written to here changes
+    found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if wall.opened.setdefault(os.path.abspath(path), found) != found:
+        fix = "run again when nobody writes to it"
+        raise FileError("was changed or replaced while it was read", where=str(path), fix=fix)
 
 
 @contextlib.contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-from collections.abc import Hashable, Sequence
-from pathlib import Path
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +16,15 @@ from fxexport.language.extents import Extent
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import Graph, GraphInput, NotRead
 from fxexport.language.onnx_operators import OPERATORS
-from fxexport.language.term import Origin, Terms, Uninterpreted, Value, digest
+from fxexport.language.term import Array, Origin, Terms, Uninterpreted, Value, digest
 from fxexport.onnx_node import (
+    array_of,
     attributes_of,
     captured,
     defaults_of,
     domain_of,
     graphs_of,
+    is_external,
     schema_of,
     versions_of,
 )
@@ -43,19 +43,16 @@ _LIKE_FIRST = {"CumSum", "LRN", "ScatterElements", "ScatterND", "Trilu"}
 """Operators without a rule whose one result has the type and shape of the first operand, by their schema."""
 
 
-def graph_of_onnx(model: ModelProto | str | os.PathLike[str]) -> Graph:
-    """The file as a graph.
+def graph_of_onnx(model: ModelProto, weights: Mapping[str, Array] | None = None) -> Graph:
+    """The model as a graph.
+
+    Args:
+        model: what a file holds.
+        weights: values of initialisers that lie outside of it, by name.
 
     Raises:
         NotRead: it cannot be read, or an input is no tensor.
     """
-    if not isinstance(model, ModelProto):
-        try:
-            model = onnx.load(Path(model))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            raise NotRead(f"the file cannot be read ({error})") from error
-        except Exception as error:
-            raise NotRead(f"the file cannot be read ({type(error).__name__})") from error
     kept = _written_out(model)
     stored = {tensor.name for tensor in kept.graph.initializer}
     stored |= {tensor.values.name for tensor in kept.graph.sparse_initializer}
@@ -63,7 +60,7 @@ def graph_of_onnx(model: ModelProto | str | os.PathLike[str]) -> Graph:
     names = [item.name for item in inputs]
 
     def read(terms: Terms, values: Sequence[Value]) -> list[Value]:
-        return _Reader(terms, kept, dict(zip(names, values, strict=True))).outputs()
+        return _Reader(terms, kept, dict(zip(names, values, strict=True))).outputs(weights or {})
 
     return Graph(
         dialect="onnx",
@@ -127,11 +124,11 @@ class _Reader:
         self._versions = versions_of(model)
         self._functions = {(domain_of(item.domain), item.name) for item in model.functions}
 
-    def outputs(self) -> list[Value]:
+    def outputs(self, weights: Mapping[str, Array]) -> list[Value]:
         graph = self._model.graph
         for tensor in graph.initializer:
             self._terms.origin = Origin(operator="initializer", node=tensor.name)
-            self._bind(tensor.name, tensor_value(self._terms, tensor))
+            self._bind(tensor.name, tensor_value(self._terms, tensor, weights.get(tensor.name)))
         for sparse in graph.sparse_initializer:
             key = ("sparse", sparse.SerializeToString(deterministic=True))
             kinds = [(type_name(sparse.values.data_type), tuple(sparse.dims))]
@@ -244,16 +241,21 @@ def _label(node: NodeProto) -> str:
     return f"{node.domain}::{node.op_type}" if domain_of(node.domain) else node.op_type
 
 
-def tensor_value(terms: Terms, tensor: TensorProto) -> Value:
-    """A stored tensor as a constant; one of no known elements equals its twin's bytes only."""
+def tensor_value(terms: Terms, tensor: TensorProto, values: Array | None = None) -> Value:
+    """A stored tensor as a constant; one of no known elements equals its twin's bytes only.
+
+    ``values``: those of a tensor that does not hold its own.
+    """
     name = type_name(tensor.data_type)
-    if tensor.data_location == TensorProto.EXTERNAL:
+    if values is not None:
+        return terms.constant(values, dtype=name)
+    if is_external(tensor):
         raise NotRead(f"the data of {tensor.name} lie outside of the model that was given")
     if name == "string":
         key = ("strings", tuple(tensor.dims), tuple(tensor.string_data))
         return foreign(terms, key, [], [(name, tuple(tensor.dims))], is_random=False)[0]
     try:
-        array = onnx.numpy_helper.to_array(tensor)
+        array = array_of(tensor)
     except (TypeError, ValueError, KeyError):
         copy = TensorProto()
         copy.CopyFrom(tensor)

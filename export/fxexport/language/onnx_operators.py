@@ -16,6 +16,7 @@ from fxexport.language.extents import Extent, plus, times
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise, terms_of_contents
 from fxexport.language.term import FLOATS, Uninterpreted, Value
+from fxexport.untrusted.limits import MAX_SEQUENCE
 
 Handler: TypeAlias = Callable[[Call], Any]
 
@@ -826,12 +827,8 @@ def _constant_of_shape(call: Call) -> Value:
         fill = fill.seen(()) if fill.term.shape == () else fill
     if fill.rank:
         raise Uninterpreted("a fill of several cells")
-    if (
-        size
-        and all(isinstance(item, int) for item in size)
-        and len(size) == 1
-        and fill.term.array is not None
-    ):
+    is_vector = len(size) == 1 and isinstance(size[0], int) and 0 <= size[0] <= MAX_SEQUENCE
+    if is_vector and fill.term.array is not None:
         return call.terms.constant(np.full([int(str(item)) for item in size], fill.term.array))
     return moves.expand(moves.unsqueeze(fill, list(range(len(size)))), size)
 
@@ -842,4 +839,6 @@ def _range(call: Call) -> Value:
     (start,), (limit,), (step,) = ends
     if not (isinstance(start, int) and isinstance(limit, int) and isinstance(step, int) and step):
         raise Uninterpreted("a range of free extent")
+    if len(range(start, limit, step)) > MAX_SEQUENCE:
+        raise Uninterpreted("a range beyond the limit")
     return call.terms.constant(np.arange(start, limit, step, dtype=call.tensor("start").dtype))

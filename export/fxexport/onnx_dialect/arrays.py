@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx.external_data_helper import uses_external_data
 
-from fxexport.onnx_dialect.content import Content
-from fxexport.onnx_dialect.external import mapped, values_elsewhere
+from fxexport.onnx_dialect.content import Content, bytes_of
+from fxexport.onnx_dialect.external import mapped, others_elsewhere, values_elsewhere
 from fxexport.onnx_dialect.pieces import between, written
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.wire import Buffer
@@ -74,6 +74,12 @@ def _arrays_of(content: Content, pool: WeightPool) -> OnnxFile:
             weights[tensor.name] = pool.shared(_array(*content.place_of(tensor), tensor))
         elif left is not None:
             _put_back(content, tensor)
+    for tensor in others_elsewhere(content):  # whoever reads them later would open what they name
+        data, start = values_elsewhere(content, tensor)
+        values = data[start : start + bytes_of(tensor)]
+        for name in ("data_location", "external_data"):
+            tensor.ClearField(name)
+        tensor.raw_data = values
     for item in (item for node in content.proto.graph.node for item in node.attribute):
         if content.left_of(item.t) is not None:
             _put_back(content, item.t)

@@ -9,13 +9,12 @@ from collections import Counter
 
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import nn
 
 from fxexport.onnx_dialect.content import Content, bits_of
 from fxexport.onnx_dialect.extents import torch_type
 from fxexport.onnx_dialect.external import is_elsewhere
-from fxexport.onnx_node import attributes_of, is_standard, reads_of, versions_of
+from fxexport.onnx_node import array_of, attributes_of, is_external, is_standard, reads_of, versions_of
 
 _SMALL = 64
 _TAKEN = frozenset({*dir(nn.Module), *nn.Module().__dict__})
@@ -114,15 +113,16 @@ class Constants:
         kinds = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
         if stored is None or stored.data_type not in kinds or math.prod(stored.dims) > _SMALL:
             return self._small.get(self.alias(name))
-        if stored.data_location == onnx.TensorProto.EXTERNAL:
+        if is_external(stored):
             return None
-        return tuple(int(number) for number in numpy_helper.to_array(stored).reshape(-1))
+        return tuple(int(number) for number in array_of(stored).reshape(-1))
 
     def is_false(self, name: str) -> bool:
         """Whether a value is a constant that says no."""
         stored = self.stored.get(self.alias(name))
-        is_flag = stored is not None and stored.data_type == onnx.TensorProto.BOOL
-        return is_flag and stored is not None and not numpy_helper.to_array(stored).any()
+        if stored is None or stored.data_type != onnx.TensorProto.BOOL:
+            return False
+        return not is_external(stored) and not array_of(stored).any()
 
     def is_weight(self, name: str) -> bool:
         """Whether a constant can be a parameter of an affine operator."""

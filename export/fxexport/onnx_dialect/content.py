@@ -26,7 +26,7 @@ from onnx import numpy_helper
 from fxexport.onnx_dialect.pieces import MovedValues, Piece, Range, between, framed, size_of
 from fxexport.onnx_graph import wire
 from fxexport.onnx_graph.wire import Field
-from fxexport.onnx_node import is_standard
+from fxexport.onnx_node import array_of, is_standard
 from fxexport.untrusted.inline import require_bounded
 from fxexport.untrusted.limits import MAX_FIELDS
 
@@ -152,7 +152,7 @@ class Content:
         found = self.left_of(tensor)
         if found is not None and isinstance(found[1], Range):
             return self.data, found[1].start
-        raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
+        raw = tensor.raw_data or numpy_helper.from_array(array_of(tensor)).raw_data
         return bytes(raw), 0
 
     def _require_whole(self, tensor: onnx.TensorProto) -> None:

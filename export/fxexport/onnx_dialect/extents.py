@@ -12,6 +12,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from fxexport.onnx_dialect.private_names import ConstantSource
 from fxexport.onnx_graph.inference import infer_shapes
 from fxexport.onnx_graph.shapes import BATCH, with_shapes
+from fxpasses.errors import FileError
 from fxpasses.private_names import FakeTensor, FakeTensorMode
 
 Extent: TypeAlias = int | str | None
@@ -34,8 +35,15 @@ def torch_type(element: int) -> torch.dtype | None:
 
 
 def numpy_name(element: int) -> str:
-    """NumPy's name of an ONNX element type."""
-    return str(onnx.helper.tensor_dtype_to_np_dtype(element).name)
+    """NumPy's name of an ONNX element type.
+
+    Raises:
+        FileError: there is no such type.
+    """
+    try:
+        return str(onnx.helper.tensor_dtype_to_np_dtype(element).name)
+    except KeyError as error:
+        raise FileError(f"a value is of the type {element}, which ONNX has not") from error
 
 
 def onnx_type(kind: torch.dtype) -> int:

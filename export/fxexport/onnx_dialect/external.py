@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -16,6 +16,8 @@ from fxexport.onnx_graph.wire import Buffer
 from fxexport.onnx_node import graphs_of
 from fxexport.untrusted.archive import open_regular
 from fxpasses.errors import FileError
+
+_LONGEST_NAME = 4096
 
 
 def mapped(path: Path) -> Buffer:
@@ -51,22 +53,52 @@ def is_elsewhere(content: Content, tensor: onnx.TensorProto) -> bool:
 
 
 def locations(content: Content) -> tuple[str, ...]:
-    """The other files of a model's initialisers, in the order in which they are named."""
+    """The other files of a model's initialisers, in the order in which they are named.
+
+    Raises:
+        FileError: what it names is no file's name.
+    """
     held = [tensor for tensor in content.initializers.values() if is_elsewhere(content, tensor)]
-    return tuple(dict.fromkeys(str(ExternalDataInfo(tensor).location) for tensor in held))
+    try:
+        return tuple(dict.fromkeys(_info(tensor).location for tensor in held))
+    except ValueError as error:
+        raise FileError(f"is damaged ({error})", where=content.name, fix="export it again") from error
+
+
+def _info(tensor: onnx.TensorProto) -> ExternalDataInfo:
+    """Where a tensor's values lie.
+
+    Raises:
+        BrokenGraph: it says so in a way that nobody can read.
+    """
+    try:
+        info = ExternalDataInfo(tensor)
+    except ValueError as error:
+        raise BrokenGraph(f"the weights of {tensor.name!r} lie at no number ({error})") from error
+    if not 0 < len(str(info.location or "").encode()) < _LONGEST_NAME or "\0" in info.location:
+        raise BrokenGraph(f"the weights of {tensor.name!r} lie in no file")
+    return info
+
+
+def others_elsewhere(content: Content) -> Iterator[onnx.TensorProto]:
+    """What lies elsewhere and is no initialiser of the model: attributes, and what graphs in nodes hold."""
+    nodes = [*content.proto.graph.node, *(node for item in content.proto.functions for node in item.node)]
+    sparse = [*content.proto.graph.sparse_initializer]
+    for node in nodes:  # grows while it is read
+        held = [tensor for item in node.attribute for tensor in (item.t, *item.tensors)]
+        sparse += [part for item in node.attribute for part in (item.sparse_tensor, *item.sparse_tensors)]
+        for graph in graphs_of(node):
+            held += graph.initializer
+            sparse += graph.sparse_initializer
+            nodes += graph.node
+        yield from (tensor for tensor in held if is_elsewhere(content, tensor))
+    parts = (tensor for item in sparse for tensor in (item.values, item.indices))
+    yield from (tensor for tensor in parts if is_elsewhere(content, tensor))
 
 
 def can_move(content: Content) -> bool:
     """Whether initialisers are all that lies elsewhere, so that the other files can get other names."""
-    nodes = [*content.proto.graph.node, *(node for item in content.proto.functions for node in item.node)]
-    for node in nodes:  # grows while it is read
-        held = [tensor for item in node.attribute for tensor in (item.t, *item.tensors)]
-        for graph in graphs_of(node):
-            held += graph.initializer
-            nodes += graph.node
-        if any(is_elsewhere(content, tensor) for tensor in held):
-            return False
-    return True
+    return not any(True for _ in others_elsewhere(content))
 
 
 def path_of(folder: Path, location: str) -> Path:
@@ -91,7 +123,7 @@ def values_elsewhere(content: Content, tensor: onnx.TensorProto) -> tuple[Buffer
     """
     if content.folder is None:
         raise BrokenGraph(f"the weights of {tensor.name!r} lie in a file, and the model says not where")
-    info, size = ExternalDataInfo(tensor), bytes_of(tensor)
+    info, size = _info(tensor), bytes_of(tensor)
     data, start = mapped(path_of(content.folder, info.location)), info.offset or 0
     if min(size, start) < 0 or start + size > len(data) or info.length not in (None, 0, size):
         raise BrokenGraph(

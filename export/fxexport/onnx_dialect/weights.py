@@ -14,6 +14,7 @@ from fxexport.onnx_dialect.external import is_elsewhere, values_elsewhere
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.pieces import MovedValues, Piece, Range, written
 from fxexport.onnx_dialect.writer import rank_of
+from fxexport.onnx_node import array_of
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form
 from fxpasses.weights.move import WeightMove, WeightOrder
@@ -105,7 +106,7 @@ class Layouts:
             )
         packed = onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type)  # several numbers in a byte
         packed.raw_data = bytes(data[start : start + bytes_of(tensor)])
-        values = numpy_helper.to_array(packed).reshape(shape).transpose(order)
+        values = array_of(packed).reshape(shape).transpose(order)
         return MovedValues(numpy_helper.from_array(values).raw_data)
 
 

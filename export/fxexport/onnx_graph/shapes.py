@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from fxexport.onnx_graph.inference import infer_shapes
+from fxexport.onnx_node import array_of, is_external
 from fxexport.terms.term import Array
 
 BATCH = 7919
@@ -64,7 +65,11 @@ def _fold(inferred: onnx.ModelProto, copy: onnx.ModelProto) -> bool:
     graph = inferred.graph
     values = (*graph.input, *graph.output, *graph.value_info)
     shapes = {value.name: _extents(value) for value in values if value.type.HasField("tensor_type")}
-    known = {t.name: t for t in copy.graph.initializer if t.data_type in _INTEGERS and _size(t) <= _SMALL}
+    known = {
+        tensor.name: tensor
+        for tensor in copy.graph.initializer
+        if tensor.data_type in _INTEGERS and _size(tensor) <= _SMALL and not is_external(tensor)
+    }
     kept, is_changed, wanted = [], False, {value.name for value in graph.output}
     for node in copy.graph.node:
         result = None if wanted.intersection(node.output) else _computed(node, shapes, known, inferred)
@@ -90,9 +95,9 @@ def _computed(
         return None
     if node.op_type == "Constant":
         held = next((item.t for item in node.attribute if item.name == "value"), None)
-        if held is None or held.data_type not in _INTEGERS or _size(held) > _SMALL:
+        if held is None or held.data_type not in _INTEGERS or _size(held) > _SMALL or is_external(held):
             return None
-        return numpy_helper.to_array(held)
+        return array_of(held)
     if node.op_type == "Shape":
         extents = shapes.get(node.input[0])
         given = {item.name: item.i for item in node.attribute}
@@ -100,7 +105,7 @@ def _computed(
         return None if extents is None else np.array(extents[part], np.int64)
     if node.op_type not in _CHAIN or not all(name in known for name in node.input if name):
         return None
-    feeds = {name: numpy_helper.to_array(known[name]) for name in node.input if name}
+    feeds = {name: array_of(known[name]) for name in node.input if name}
     value = onnx.helper.make_empty_tensor_value_info
     graph = onnx.helper.make_graph([node], "shape", [value(name) for name in feeds], [value(node.output[0])])
     alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import))

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from fxexport.onnx_node import array_of
 from fxexport.terms.term import Array
 
 _MOST_VALUES = 2**22
@@ -72,5 +73,5 @@ def _widen(graph: onnx.GraphProto) -> None:
 
 def _widen_tensor(tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.FLOAT:
-        array = numpy_helper.to_array(tensor).astype(np.float64)
+        array = array_of(tensor).astype(np.float64)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

@@ -26,6 +26,7 @@ from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.onnx_graph.terms import onnx_terms
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.widened import evaluated64
+from fxexport.onnx_node import array_of
 from fxexport.providers import Session, runtime_domains
 from fxexport.subjects.many_places import collected, spread
 from fxexport.subjects.subject import (
@@ -75,7 +76,8 @@ class OnnxSubject:
     ) -> None:
         self._path = Path(path)
         self.name = self._path.name
-        self._whole, file = _load(self._path, WeightPool() if pool is None else pool)
+        self._pool = WeightPool() if pool is None else pool
+        self._whole, file = _load(self._path, self._pool)
         self._weights = file.weights
         self._proto, self._model = _model(file, extents, self._path)
         declared = {value.name: value for value in self._proto.graph.input}
@@ -103,8 +105,9 @@ class OnnxSubject:
     @functools.cached_property
     def language(self) -> Graph | str:
         """The file in the closed language, or why it is not."""
+        file = read_onnx(self._path, self._pool)
         try:
-            return graph_of_onnx(self._path)
+            return graph_of_onnx(file.proto, file.weights)
         except NotRead as unread:
             return unread.reason
 
@@ -157,7 +160,7 @@ class OnnxSubject:
         proto.CopyFrom(self._proto)
         for tensor in proto.graph.initializer:
             if tensor.name not in weights and tensor.name in self._summed and math.prod(tensor.dims) > 1:
-                array = nudge(numpy_helper.to_array(tensor), by, rng)
+                array = nudge(array_of(tensor), by, rng)
                 tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         session = Session(bytes(proto.SerializeToString()), provider, weights, name=self.name)
         return joined([_on(session, [nudge(x, by, rng) for x in feed]) for feed in self._cast(feeds)])

@@ -7,6 +7,7 @@ archives in one file, and the part of torch that reads weights is another progra
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -21,6 +22,7 @@ from typing import BinaryIO, cast
 from fxexport.untrusted.limits import MAX_DIRECTORY_BYTES, MAX_INFLATED_BYTES, MAX_INFLATION, MAX_MEMBERS
 from fxpasses.errors import FileError
 from fxpasses.wall.clock import add_file
+from fxpasses.wall.wall import require_same_file
 
 ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -105,7 +107,7 @@ def open_regular(path: Path) -> BinaryIO:
     """The file, opened for reading; a pipe or a device is refused before it can block.
 
     Raises:
-        FileError: it is something else than a file.
+        FileError: it is something else than a file, or another one than when it was opened before.
         OSError: it is missing or may not be read.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -113,8 +115,33 @@ def open_regular(path: Path) -> BinaryIO:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise FileError("is no regular file", where=str(path), fix="give a file, not a pipe or a device")
+    file = os.fdopen(descriptor, "rb")
+    try:
+        require_same_file(path, status)
+    except FileError:
+        file.close()
+        raise
     add_file(status)
-    return os.fdopen(descriptor, "rb")
+    return file
+
+
+@contextlib.contextmanager
+def held_open(path: Path) -> Iterator[str]:
+    """A name by which a library opens the very file that is open here, whatever takes its place meanwhile.
+
+    A system without such names gives it the file's own; it has to be the same file afterwards.
+
+    Raises:
+        FileError: see ``open_regular``.
+        OSError: it is missing or may not be read.
+    """
+    with open_regular(path) as file:
+        name = f"/proc/self/fd/{file.fileno()}"
+        if os.path.exists(name):
+            yield name
+        else:
+            yield str(path)
+            open_regular(path).close()
 
 
 def read_regular(path: Path, most_bytes: int) -> bytes:

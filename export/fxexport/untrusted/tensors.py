@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from fxexport.untrusted.allowed import STORAGES, UNTYPED
-from fxexport.untrusted.archive import Archive, open_regular
+from fxexport.untrusted.archive import Archive, held_open, open_regular
 from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_EXPANDED_ELEMENTS
 from fxexport.untrusted.pickle_records import Global, Persistent, PickleError
 
@@ -138,7 +139,8 @@ class LegacyStorages:
 
 
 def _mapped(path: Path) -> torch.UntypedStorage:
-    whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    with held_open(path) as name:
+        whole = torch.UntypedStorage.from_file(name, False, os.stat(name).st_size)
     assert isinstance(whole, torch.UntypedStorage)
     return whole
 

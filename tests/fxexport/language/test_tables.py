@@ -137,3 +137,14 @@ def test_a_cell_that_is_written_twice_or_is_none_is_not_read(index: str) -> None
     text = f"i = Constant <value = {index}> () {UPDATE} s = ScatterND(z, i, u) y = Add(x, s)"
     plain = "s = Constant <value = float[4,1,1] {0,0,0,7}> () y = Add(x, s)"
     assert not derive(graph_of_onnx(model(text)), graph_of_onnx(model(plain))).is_proved
+
+
+def test_a_range_and_a_fill_have_limits() -> None:
+    """A hundred bytes that ask for eight terabytes are no reason to make them."""
+    numbers = " ".join(
+        f"{name} = Constant <value_int = {n}> ()" for name, n in (("b", 0), ("e", 2**40), ("d", 1))
+    )
+    fill = "e = Constant <value_ints = [1099511627776]> () r = ConstantOfShape(e)"
+    for made in (f"{numbers} r = Range(b, e, d)", fill):
+        text = f"{made} s = ReduceMax <keepdims = 0> (r) c = Cast <to = 1> (s) y = Add(x, c)"
+        assert derive(graph_of_onnx(model(text)), graph_of_onnx(model(text))).is_proved

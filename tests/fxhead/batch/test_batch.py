@@ -34,7 +34,7 @@ from tests.fxhead.conftest import Cluster, commanded, started, validate, validat
 
 ROOT = Path(__file__).parents[3]
 KNOWN = {name: RowOption(text=f"--{name.replace('_', '-')}", is_flag=name == "ema") for name in
-         ("to", "scope", "arch", "ema", "allow", "input_shape")}  # fmt: skip
+         ("to", "scope", "arch", "ema", "allow", "input_shape", "weights")}  # fmt: skip
 NET = """
 import os, time
 import torch
@@ -379,6 +379,7 @@ def test_a_worker_that_cannot_keep_the_files_is_a_row(work: Path, monkeypatch: p
         ("m.jsonl", '{"source": "a.pt", "arch": "' + "x" * 5000 + '"}', "row 1 has an option 'arch'"),
         ("m.jsonl", '{"source": "' + "x" * 5000 + '"}', "row 1 has an option 'source'"),
         ("m.jsonl", '{"source": "a.pt", "arch": "x\\u0000"}', "row 1 has an option 'arch'"),
+        ("m.jsonl", '{"source": "\\ud800"}', "row 1 has an option 'source'"),
     ],
 )  # fmt: skip
 def test_a_manifest_that_is_none_says_what_is_wrong(
@@ -406,6 +407,17 @@ def test_a_manifest_names_code_only_where_it_is_trusted(row: str, tmp_path: Path
     with pytest.raises(FileError, match="row 1 names code to be run"):
         read_rows([str(tmp_path / "m.jsonl")], {}, known)
     assert read_rows([str(tmp_path / "m.jsonl")], {}, known, trust=True)
+
+
+@pytest.mark.parametrize("weights", ['"DEFAULT"', '["own.pth", "IMAGENET1K_V1"]'])
+def test_a_manifest_reaches_the_network_only_where_it_is_trusted(weights: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(f'{{"source": "torchvision:squeezenet1_1", "weights": {weights}}}')
+    with pytest.raises(FileError, match="row 1 names weights to be downloaded; give --trust"):
+        read_rows([str(path)], {}, KNOWN)
+    assert read_rows([str(path)], {}, KNOWN, trust=True)
+    path.write_text('{"source": "torchvision:squeezenet1_1", "weights": "own.pth"}')
+    assert read_rows([str(path)], {}, KNOWN)
 
 
 def test_a_source_is_no_option(work: Path) -> None:

@@ -300,7 +300,7 @@ def test_a_files_head_is_moved_before_its_pool(run: Run, photos: Path, folder: P
     assert "choose one with --head" in run("cam", "net.onnx", "photos", *SIZE, "-o", "other").err
 
 
-@pytest.mark.parametrize("damage", ["elsewhere", "missing", "short"])
+@pytest.mark.parametrize("damage", ["elsewhere", "missing", "short", "no type"])
 def test_weights_that_are_not_there_are_one_line(damage: str, run: Run, photos: Path) -> None:
     w = weights(5, 8)
     body = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w)"
@@ -308,6 +308,8 @@ def test_weights_that_are_not_there_are_one_line(damage: str, run: Run, photos: 
     tensor = max(model.graph.initializer, key=lambda item: len(item.raw_data))
     if damage == "short":
         tensor.raw_data = tensor.raw_data[:-4]
+    elif damage == "no type":
+        model.graph.input[0].type.tensor_type.elem_type = 0
     else:
         location = "sub/../../../etc/passwd" if damage == "elsewhere" else "no.data"
         onnx.external_data_helper.set_external_data(tensor, location)

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from hostile_names import PAYLOADS
 from onnx import TensorProto, helper
 
+from fxexport.onnx_dialect.external import locations
+from fxexport.onnx_dialect.rewrite import read_content
 from fxhead import load_model
 from fxhead.cli import main
-from fxpasses.errors import FxHeadError
+from fxpasses.errors import FileError, FxHeadError
 from hostile import CANARY
 
 Run = Callable[..., Any]
@@ -96,23 +99,39 @@ def test_the_payloads_do_run_where_they_are_trusted(tmp_path: Path) -> None:
 # --- ONNX ------------------------------------------------------------------------------------------
 
 
-def external_model(path: Path, location: str, **info: str) -> None:
-    """A model whose one weight lies in another file."""
+def external_model(path: Path, location: str, place: str = "initializer", **info: str) -> None:
+    """A model whose one weight, in some place of it, lies in another file."""
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 3])
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in {"location": location, **info}.items():
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value
     node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    held, functions = [], []
+    stored = [tensor] if place == "initializer" else []
+    if place == "attribute":
+        held = [helper.make_node("Constant", [], ["w"], value=tensor)]
+    elif place == "graph":
+        output = helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 3])
+        branch = helper.make_graph([], "branch", [], [output], [tensor])
+        yes = helper.make_tensor("yes", TensorProto.BOOL, [], [True])
+        held = [
+            helper.make_node("Constant", [], ["c"], value=yes),
+            helper.make_node("If", ["c"], ["w"], then_branch=branch, else_branch=branch),
+        ]
+    elif place == "function":
+        held = [helper.make_node("f", [], ["w"], domain="own")]
+        body = [helper.make_node("Constant", [], ["w"], value=tensor)]
+        functions = [helper.make_function("own", "f", [], ["w"], body, opsets[:1])]
     graph = helper.make_graph(
-        [node], "g",
+        [*held, node], "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
-        [tensor],
+        stored,
     )  # fmt: skip
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
-    )
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+    path.write_bytes(model.SerializeToString())
 
 
 @pytest.mark.parametrize("kind", ["parent", "absolute", "symlink", "fifo", "proc", "huge", "negative", "far"])
@@ -150,10 +169,41 @@ def test_weights_of_an_onnx_file_stay_in_its_folder(
         assert "Traceback" not in done.err
 
 
-def test_a_good_external_file_is_read(run: Run, folder: Path) -> None:
-    """Else the test above would prove nothing."""
-    Path("weights.bin").write_bytes(bytes(48))
-    external_model(Path("good.onnx"), "weights.bin")
-    done = run("check", "good.onnx", "good.onnx", "--providers", "cpu")
-    assert "outside" not in done.err, done.err
-    assert isinstance(onnx.load("good.onnx"), onnx.ModelProto)
+_PLACES = ("initializer", "attribute", "graph", "function")
+
+
+@pytest.mark.parametrize("place", _PLACES)
+def test_no_place_of_a_file_opens_another_file(run: Run, folder: Path, place: str) -> None:
+    """Python's own readers of tensors open what these name, from the working directory on."""
+    Path("inside").mkdir()
+    Path("secret.bin").write_bytes(bytes(48))
+    os.mkfifo("pipe.bin")
+    for location in (str(folder / "secret.bin"), "pipe.bin", ""):
+        external_model(Path("inside/evil.onnx"), location, place)
+        done = run("check", "inside/evil.onnx", "inside/evil.onnx", "--providers", "cpu")
+        assert done.code == 2, done.out + done.err
+        assert "fxhead: error: inside/evil.onnx: " in done.err.splitlines()[-1]
+        assert run("inspect", "inside/evil.onnx").code in (0, 2)  # which reads no weights
+
+
+@pytest.mark.parametrize(
+    ("location", "info"),
+    [("a\0b", {}), ("", {}), ("a" * 5000, {}), ("a", {"offset": "x"}), ("a", {"length": "9" * 9999})],
+    ids=range(5),
+)
+def test_a_location_that_is_none_is_damage(location: str, info: dict[str, str], tmp_path: Path) -> None:
+    external_model(tmp_path / "evil.onnx", location, **info)
+    with pytest.raises(FileError, match=r"evil.onnx: is damaged \(the weights of 'w' lie "):
+        locations(read_content(tmp_path / "evil.onnx"))
+
+
+@pytest.mark.parametrize("place", _PLACES)
+def test_a_good_external_file_is_read(run: Run, folder: Path, place: str) -> None:
+    """Else the tests above would prove nothing."""
+    Path("weights.bin").write_bytes(np.arange(12, dtype=np.float32).tobytes())
+    external_model(Path("good.onnx"), "weights.bin", place)
+    onnx.save(onnx.load("good.onnx"), "whole.onnx")
+    done = run("check", "good.onnx", "whole.onnx", "--providers", "cpu")
+    assert done.code == 0, done.out + done.err
+    Path("weights.bin").write_bytes(np.ones(12, dtype=np.float32).tobytes())
+    assert run("check", "good.onnx", "whole.onnx", "--providers", "cpu").code == 1

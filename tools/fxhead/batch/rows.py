@@ -93,11 +93,12 @@ def read_rows(
         sources: the arguments of the command.
         common: options of every row, by name; a row's own go before them.
         known: every option that a row can have, by name.
-        trust: whether a manifest may name code: a callable, or what ``--allow`` and ``--trust`` run.
+        trust: whether a manifest may name code (a callable, or what ``--allow`` and ``--trust`` run), or
+            weights to be downloaded.
         out: the folder of all outputs: what lies in it is found in no folder around it.
 
     Raises:
-        FileError: a manifest cannot be read, or names code and may not.
+        FileError: a manifest cannot be read, or names what it may not.
         InputError: a manifest has an unknown option, or there is no row.
     """
     found: list[Row] = []
@@ -147,9 +148,10 @@ def _entries(source: str, *, trust: bool, out: Path | None) -> Iterator[dict[str
     path, made = Path(source), None if out is None else out.resolve()
     if path.suffix.lower() in MANIFEST_SUFFIXES:
         for number, entry in enumerate(_manifest(path), start=1):
-            if not trust and _names_code(entry):
+            wish = None if trust else _wish(entry)
+            if wish is not None:
                 raise FileError(
-                    f"row {number} names code to be run",
+                    f"row {number} names {wish}",
                     where=str(path),
                     fix="give --trust if you know where the manifest comes from",
                 )
@@ -167,12 +169,21 @@ def _entries(source: str, *, trust: bool, out: Path | None) -> Iterator[dict[str
         yield {"source": source}
 
 
-def _names_code(entry: Mapping[str, Any]) -> bool:
+def _wish(entry: Mapping[str, Any]) -> str | None:
+    """What somebody who wrote a manifest cannot ask for, of a user who only names it."""
     options = {key.replace("-", "_"): value for key, value in entry.items() if value not in (None, "", False)}
     arch = options.get("arch", [])
     built = [entry["source"], *(arch if isinstance(arch, list | tuple) else [arch])]
     is_callable = any(Source.parse(str(text)).kind is SourceKind.CALLABLE for text in built)
-    return is_callable or not options.keys().isdisjoint(("trust", "allow"))
+    if is_callable or not options.keys().isdisjoint(("trust", "allow")):
+        return "code to be run"
+    if "weights" in options:
+        from fxhead.loading.architectures import is_weight_file  # imports torch, which others do without
+
+        found = options["weights"]
+        if not all(is_weight_file(str(text)) for text in (found if isinstance(found, list) else [found])):
+            return "weights to be downloaded"
+    return None
 
 
 def _manifest(path: Path) -> Iterator[dict[str, Any]]:
@@ -218,7 +229,8 @@ def _what_is_wrong(entry: Any) -> str | None:
 
 def _is_plain(value: Any) -> bool:
     if isinstance(value, str):
-        return len(value) <= _LONGEST and "\0" not in value
+        is_text = value.isascii() or value == value.encode(errors="replace").decode()  # no half characters
+        return is_text and len(value) <= _LONGEST and "\0" not in value
     return value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 64)
 
 

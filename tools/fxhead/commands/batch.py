@@ -72,7 +72,11 @@ class _Bytes(click.ParamType[int]):
     is_flag=True,
     help="To workers that do not see the same files: send each model with its row, and get its outputs back.",
 )
-@click.option("--trust", is_flag=True, help="A manifest may name code: callables, allow and trust.")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="A manifest may name code (callables, allow, trust) and weights to be downloaded.",
+)
 @output_options
 def batch_command(
     sources: tuple[str, ...],
@@ -95,10 +99,10 @@ def batch_command(
     """Rewrite many models, each in a process of its own.
 
     A manifest (.csv, .jsonl, .yaml) has a row a model: its source, and options of fxhead rewrite by their
-    long names. It names code, as a callable, only with --trust. Each model's outputs go to OUT/NAME/;
-    OUT/batch.jsonl, batch.csv and batch.html say what became of each. What is done with the same inputs,
-    options and versions is not done again. Exit code 1 where a row is not done, or its verdict is less than
-    what --require says.
+    long names. It names code, as a callable, and weights to be downloaded only with --trust. Each model's
+    outputs go to OUT/NAME/; OUT/batch.jsonl, batch.csv and batch.html say what became of each. What is done
+    with the same inputs, options and versions is not done again. Exit code 1 where a row is not done, or its
+    verdict is less than what --require says.
     """
 
     def job() -> Outcome:

@@ -8,13 +8,13 @@ import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fxexport.subjects.samples import InputSpec, Rows
-from fxexport.untrusted.archive import open_regular, zip_file
+from fxexport.untrusted.archive import held_open, open_regular, zip_file
 from fxpasses.errors import FileError, FxHeadError, InputError, brief
 
 Array = NDArray[Any]
@@ -46,16 +46,17 @@ def open_arrays(path: Path, until: contextlib.ExitStack) -> tuple[StoredArray, .
         FileError: it is no such file, is damaged, or holds an array of objects.
     """
     with _explained(path):
-        with open_regular(path) as file:
-            if zipfile.is_zipfile(file):
-                zip_file(file).close()
-                return _members(path, until)
-            file.seek(0)
-            header = _header(file, str(path))
+        file = until.enter_context(open_regular(path))
+        if zipfile.is_zipfile(file):
+            zip_file(file).close()
+            return _members(path, file, until)
+        file.seek(0)
+        header = _header(file, str(path))
         _require_numbers(header.dtype, str(path))
         # an empty file cannot be mapped
         mode: Literal["r"] | None = "r" if math.prod(header.shape) else None
-        array: Array = np.load(path, mmap_mode=mode, allow_pickle=False)
+        with held_open(path) as name:
+            array: Array = np.load(name, mmap_mode=mode, allow_pickle=False)
         return (StoredArray(name="", where=str(path), rows=array),)
 
 
@@ -70,8 +71,8 @@ def _explained(path: Path) -> Iterator[None]:
         raise FileError(what, where=str(path), fix=_SAVE) from error
 
 
-def _members(path: Path, until: contextlib.ExitStack) -> tuple[StoredArray, ...]:
-    archive = until.enter_context(zipfile.ZipFile(path))
+def _members(path: Path, file: BinaryIO, until: contextlib.ExitStack) -> tuple[StoredArray, ...]:
+    archive = until.enter_context(zipfile.ZipFile(file))
     names = sorted(name for name in archive.namelist() if name.endswith(_NPY))
     if not names:
         raise FileError("holds no arrays", where=str(path), fix=_SAVE)
@@ -87,7 +88,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path, until: contextlib.E
     expected = header.offset + math.prod(header.shape) * header.dtype.itemsize
     if archive.getinfo(name).file_size != expected:
         raise FileError("has another size than its header says", where=where, fix=_SAVE)
-    rows: Rows = _ZippedRows(archive, name, header, until)
+    rows: Rows = _ZippedRows(archive, name, header, path, until)
     if header.is_fortran and len(header.shape) > 1:
         # a sample's values lie all over the file, so it cannot be read in parts
         if expected > _MOST_TURNED_BYTES:
@@ -127,9 +128,10 @@ class _ZippedRows:
     """Samples of one member of an ``.npz`` file; reading on is cheap, going back may not be."""
 
     def __init__(
-        self, archive: zipfile.ZipFile, name: str, header: _Header, until: contextlib.ExitStack
+        self, archive: zipfile.ZipFile, name: str, header: _Header, path: Path, until: contextlib.ExitStack
     ) -> None:
-        self._archive, self._name, self._header, self._until = archive, name, header, until
+        self._archive, self._name, self._header = archive, name, header
+        self._path, self._until = path, until
         self._file: IO[bytes] | None = None
         self.shape, self.dtype = header.shape, header.dtype
 
@@ -138,7 +140,7 @@ class _ZippedRows:
             self._file = self._until.enter_context(self._archive.open(self._name))
         count = rows.stop - rows.start
         sample_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-        with _explained(Path(str(self._archive.filename))):
+        with _explained(self._path):
             self._file.seek(self._header.offset + rows.start * sample_bytes)
             data = self._file.read(count * sample_bytes)
             return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])

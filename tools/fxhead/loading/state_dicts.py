@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fxexport.untrusted.allowed import Allowed
+from fxexport.untrusted.archive import held_open
 from fxexport.untrusted.pickle_records import Made, PlainDict
 from fxhead.loading.architectures import build, takes_num_classes
 from fxhead.loading.hub_folders import named_as_built
@@ -163,8 +164,14 @@ def _from_safetensors(container: Container) -> State:
 
     where = str(container.path)
     try:
-        with safetensors.safe_open(where, framework="pt", device="cpu") as file:  # maps the file
+        # maps the file
+        with (
+            held_open(container.path) as name,
+            safetensors.safe_open(name, framework="pt", device="cpu") as file,
+        ):
             return {name: file.get_tensor(name) for name in file.keys()}
+    except FileError:
+        raise
     except Exception as error:  # the library has one error for all
         raise FileError(
             f"is a safetensors file, but is damaged ({brief(error)})",
