@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -418,6 +419,33 @@ def test_a_manifest_reaches_the_network_only_where_it_is_trusted(weights: str, t
     assert read_rows([str(path)], {}, KNOWN, trust=True)
     path.write_text('{"source": "torchvision:squeezenet1_1", "weights": "own.pth"}')
     assert read_rows([str(path)], {}, KNOWN)
+
+
+def test_models_of_one_name_never_share_a_folder(work: Path) -> None:
+    """Not in one command, nor in another one, nor where they come in another order."""
+    for folder, outputs in (("a", 2), ("b", 3), ("c", 4)):
+        Path(folder).mkdir()
+        model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, outputs))
+        torch.save(model, f"{folder}/model.pt")
+
+    def folders(*names: str) -> dict[str, str]:
+        done = batch(*(f"{name}/model.pt" for name in names), "--to", "conv", "-o", "out", code=0)
+        return {row["source"][0]: row["name"] for row in done["rows"]}
+
+    def digest_of(name: str) -> str:
+        return hashlib.sha256(Path(f"out/{name}/model.conv.pt").read_bytes()).hexdigest()
+
+    assert folders("a") == {"a": "model"}
+    first = digest_of("model")
+    assert folders("b") == {"b": "model.2"}
+    assert folders("b", "a") == {"a": "model", "b": "model.2"}
+    assert folders("c", "b", "a") == {"a": "model", "b": "model.2", "c": "model.3"}
+    assert digest_of("model") == first
+    lines = [json.loads(line) for line in Path("out/batch.jsonl").read_text().splitlines()]
+    assert sorted(line["name"] for line in lines) == ["model", "model.2", "model.3"]
+    shutil.rmtree("out/model")
+    assert folders("c") == {"c": "model.3"}
+    assert folders("b") == {"b": "model.2"}
 
 
 def test_a_source_is_no_option(work: Path) -> None:

@@ -43,6 +43,7 @@ class Row:
 
     Attributes:
         name: folder of its outputs below the batch's; no other row has it.
+        wanted: the same before a number was put behind it, if one was.
         source: what the user named, as ``fxhead rewrite`` takes it.
         options: further arguments of ``fxhead rewrite``.
     """
@@ -50,6 +51,7 @@ class Row:
     name: str
     source: str
     options: tuple[str, ...]
+    wanted: str = ""
 
     def inputs(self) -> tuple[Path, ...]:
         """Files that the result depends on: the source's own, those that options name, and code of both.
@@ -106,10 +108,9 @@ def read_rows(
     for source in sources:
         for entry in _entries(source, trust=trust, out=out):
             options = {**common, **{key: value for key, value in entry.items() if key not in _OWN}}
-            name = _free_name(entry.get("name") or Source.parse(entry["source"]).stem, taken)
-            found.append(
-                Row(name=name, source=entry["source"], options=arguments(options, known, where=source))
-            )
+            wanted = _plain_name(entry.get("name") or Source.parse(entry["source"]).stem)
+            own, name = arguments(options, known, where=source), _free_name(wanted, taken)
+            found.append(Row(name=name, source=entry["source"], options=own, wanted=wanted))
     if not found:
         raise InputError("there is no model", where=" ".join(sources), fix="name a manifest, folder or glob")
     return tuple(found)
@@ -258,14 +259,40 @@ def _parsed(path: Path, text: str) -> Iterable[Any]:
     return found
 
 
-def _free_name(wanted: str, taken: dict[str, int]) -> str:
+def beside(rows: Iterable[Row], found: Mapping[str, str]) -> tuple[Row, ...]:
+    """The rows with names that leave alone what earlier batches made of other models.
+
+    Args:
+        rows: those of this batch.
+        found: the source of each folder that is there, by its name.
+    """
+    left: dict[str, list[str]] = {}
+    for name, source in found.items():
+        left.setdefault(source, []).append(name)
+    taken = dict.fromkeys((LINES, TABLE, PAGE, *map(str.casefold, found)), 1)
+    named = []
+    for row in rows:
+        plain, own = row.wanted or row.name, left.get(row.source, [])
+        numbered = re.compile(re.escape(plain) + r"(\.[0-9]+)?")
+        kept = next((name for name in own if numbered.fullmatch(name)), None)
+        if kept is not None:
+            own.remove(kept)
+        named.append(dataclasses.replace(row, name=kept or _free_name(plain, taken)))
+    return tuple(named)
+
+
+def _plain_name(wanted: str) -> str:
+    return re.sub(r"[^\w.+-]", "_", wanted).strip(".") or "model"
+
+
+def _free_name(plain: str, taken: dict[str, int]) -> str:
     """A folder's name that no other row has, on file systems that ignore case too.
 
     Args:
-        wanted: the name, if it is free.
+        plain: the name, if it is free.
         taken: the names that are not, with the last number that was put behind each.
     """
-    name = plain = re.sub(r"[^\w.+-]", "_", wanted).strip(".") or "model"
+    name = plain
     while name.casefold() in taken:
         taken[plain.casefold()] = number = taken.get(plain.casefold(), 1) + 1
         name = f"{plain}.{number}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from fxhead.batch.outcome import BatchOutcome
 from fxhead.batch.parcel import Contents, pack, perform_here, perform_sent, require_below, unpack
 from fxhead.batch.process import Done, Limits, State, not_begun, stop_all, stoppable
-from fxhead.batch.rows import Row
+from fxhead.batch.rows import Row, beside
 from fxhead.batch.store import Stamps, Store, key_of, opened_store, stamps_of
 from fxhead.executor import workers
 from fxhead.outcome import WrittenFile
@@ -61,6 +61,7 @@ def run_batch(options: BatchOptions, progress: Progress) -> BatchOutcome:
     if options.send_files and options.scheduler is None:
         raise InputError("there is nobody to send to", where="--send-files", fix="give --scheduler too")
     with opened_store(options.folder) as store:
+        options = dataclasses.replace(options, rows=beside(options.rows, store.sources()))
         ended = {done.name: done for done in _performed(store, options, progress)}
         rows = tuple(ended[row.name] for row in options.rows)
         written = store.finish(rows)

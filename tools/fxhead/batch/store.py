@@ -111,6 +111,12 @@ class Store:
         self.skipped = 0
         self._found = {done.name: done for done in self._read()}
 
+    def sources(self) -> dict[str, str]:
+        """The source of each folder that is there, by its name."""
+        return {
+            name: done.source for name, done in self._found.items() if done.files and self._has_files(done)
+        }
+
     def kept(self, row: Row, key: str) -> Done | None:
         """What an earlier run of the same made, if its files are as it left them; None for what failed.
 
