@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import random
@@ -238,6 +239,53 @@ def test_a_process_that_is_still_at_it_is_left_alone(tmp_path: Path) -> None:
         assert new.is_dir()
         publish(new, force=False)
     assert entries(tmp_path) == {"a": "new"}
+
+
+@POSIX
+@pytest.mark.parametrize("gap", [0, 3])
+def test_a_signal_leaves_old_files_or_new_ones(
+    tmp_path: Path, gap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever call it comes, and a second one three calls later: nothing is lost, mixed or left."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a disk takes seconds for a thousand of them
+
+    def interrupted(first: int) -> None:
+        count = 0
+
+        def stopping(call: Callable[..., Any]) -> Callable[..., Any]:
+            def calling(*arguments: Any, **options: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count in (first, first + gap):
+                    raise SystemExit(143)
+                return call(*arguments, **options)
+
+            return calling
+
+        for owner, names in ((os, ("replace", "rename", "link", "fsync", "unlink")), (shutil, ("rmtree",))):
+            for name in names:
+                setattr(owner, name, stopping(getattr(owner, name)))
+        try:
+            _write_set(tmp_path, "n")
+        except SystemExit:
+            os._exit(3)
+        os._exit(4)
+
+    seen, left, first = set(), 0, 0
+    status = 3
+    while status == 3:
+        first += 1
+        _write_set(tmp_path, "o")
+        status = os.waitstatus_to_exitcode(os.waitpid(_child(functools.partial(interrupted, first)), 0)[1])
+        left += any(path.is_dir() for path in tmp_path.iterdir())
+        assert gap or len(_content(tmp_path)) == 1, first
+        settle(tmp_path)
+        seen |= _content(tmp_path)
+        assert len(_content(tmp_path)) == 1, first
+        assert {entry.name for entry in tmp_path.iterdir()} - _young(tmp_path) == {*NAMES}, first
+    assert (status, seen) == (4, {"o", "n"})
+    assert first > 25
+    assert gap or left <= 2
 
 
 # --- what lies beside a model is not believed ------------------------------------------------------

@@ -64,8 +64,10 @@ def staged(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         with lowered():
-            if staging is not None:
-                shutil.rmtree(staging, ignore_errors=True)
+            for path in [] if staging is None else [staging, committed(staging)]:
+                # else what was there before is still in it: settle.py puts it back
+                if not (path / MANIFEST).exists():
+                    shutil.rmtree(path, ignore_errors=True)
             if lock >= 0:
                 os.close(lock)
             for path in made:
@@ -105,20 +107,23 @@ def _publish(new: Path, *, force: bool) -> tuple[Path, ...]:
     for name, entry in manifest.items():
         if entry.before is not None:
             _keep_old(folder / name, old.path / name)
-    write_manifest(staging, manifest)
-    for path in (staging / MANIFEST, new, staging):
-        flush(path)
     done = committed(staging)
-    staging.rename(done)  # from here on it is done
-    flush(folder)
     try:
+        write_manifest(staging, manifest)
+        for path in (staging / MANIFEST, new, staging):
+            flush(path)
+        staging.rename(done)  # from here on it is done
+        flush(folder)
         for name, entry in manifest.items():
             _move(done / NEW / name, folder / name, replace=entry.before is not None)
     except BaseException:
-        done.rename(staging)  # from here on it was never begun
+        with contextlib.suppress(FileNotFoundError):
+            done.rename(staging)  # from here on it was never begun
         take_back(target, old, manifest)
+        (staging / MANIFEST).unlink(missing_ok=True)
         raise
     flush(folder)
+    (done / MANIFEST).unlink()
     shutil.rmtree(done, ignore_errors=True)
     return tuple(folder / name for name in names)
 
