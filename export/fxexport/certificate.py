@@ -13,6 +13,7 @@ from torch import nn
 
 from fxexport.proof.evidence import gathered
 from fxexport.proof.layers import Prober, backbone_layer, weights_layer, wiring_layer
+from fxexport.proof.measured.optimiser import changed_by_optimiser
 from fxexport.proof.measured.other_size import resized, size_of, why_not
 from fxexport.proof.measured.tally import joined
 from fxexport.proof.measured.windows import UNPAIRED, check_windows, is_windowed
@@ -256,11 +257,13 @@ class Certifier:
         ]
         statistics = tuple(record for tally in found.tallies.values() for record in tally.statistics)
         batches = next((record.batches for record in statistics), ())
+        witness = judged.measured.witness if judged.verdict is Verdict.BROKEN else None
+        blamed = None if witness is None else changed_by_optimiser(left, right, witness)
         return Certificate(
             reference=left.name,
             candidate=right.name,
             verdict=judged.verdict,
-            reason=judged.reason,
+            reason=judged.reason if blamed is None else f"{judged.reason}; {blamed}",
             weights=weights,
             wiring=wiring,
             backbone=backbone,
@@ -277,7 +280,7 @@ class Certifier:
                 *(found.derived.scope if judged.verdict is Verdict.PROVED else ()),
                 *(found.derived.sizes if judged.verdict is Verdict.PROVED else ()),
             ),
-            witness=judged.measured.witness if judged.verdict is Verdict.BROKEN else None,
+            witness=witness,
         )
 
 

@@ -225,6 +225,7 @@ class Session:
         target: ``cpu``, ``cuda``, another name that the installed build has, or one with ``:defaults``.
         weights: values of the initialisers that bytes mark as external data; they are not copied.
         name: what to call the model in messages.
+        is_optimised: whether ONNX Runtime may fuse and fold operators, as it does by default.
 
     Raises:
         ProviderError: the provider is missing, does not load, or would leave a node to another one.
@@ -241,6 +242,7 @@ class Session:
         weights: Mapping[str, Array] | None = None,
         *,
         name: str | None = None,
+        is_optimised: bool = True,
     ) -> None:
         runtime = require_onnxruntime()
         provider = provider_of(target)
@@ -249,6 +251,8 @@ class Session:
             with lowered():  # the libraries that it loads are the user's
                 runtime.preload_dlls()
         options = _session_options(runtime, target)
+        if not is_optimised:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if weights:
             values = [ort_value(array) for array in weights.values()]
             options.add_external_initializers(list(weights), values)

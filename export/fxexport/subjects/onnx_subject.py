@@ -152,6 +152,13 @@ class OnnxSubject:
         """Outputs on other samples than before."""
         return joined(self._run(self._whole, self._cast(feeds), provider))
 
+    def as_written(self, feed: Feed, provider: str) -> tuple[Array, ...]:
+        """Outputs where ONNX Runtime fuses and folds nothing."""
+        data = bytes(self._whole.SerializeToString())
+        session = Session(data, provider, self._weights, name=self.name, is_optimised=False)
+        (cast,) = self._cast([feed])
+        return _on(session, cast)
+
     def nudged(self, feeds: Feeds, provider: str, by: float, seed: int) -> tuple[Array, ...]:
         """Outputs with the weights of sums and products, and the inputs, changed by a relative ``by``."""
         rng = np.random.Generator(np.random.PCG64(seed))
