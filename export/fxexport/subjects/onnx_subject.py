@@ -76,8 +76,7 @@ class OnnxSubject:
     ) -> None:
         self._path = Path(path)
         self.name = self._path.name
-        self._pool = WeightPool() if pool is None else pool
-        self._whole, file = _load(self._path, self._pool)
+        self._whole, file = _load(self._path, WeightPool() if pool is None else pool)
         self._weights = file.weights
         self._proto, self._model = _model(file, extents, self._path)
         declared = {value.name: value for value in self._proto.graph.input}
@@ -105,9 +104,8 @@ class OnnxSubject:
     @functools.cached_property
     def language(self) -> Graph | str:
         """The file in the closed language, or why it is not."""
-        file = read_onnx(self._path, self._pool)
         try:
-            return graph_of_onnx(file.proto, file.weights)
+            return graph_of_onnx(self._whole, self._weights)
         except NotRead as unread:
             return unread.reason
 
