@@ -56,6 +56,8 @@ def add(terms: Terms, first: Value, second: Value) -> Value:
 
 def negate(terms: Terms, value: Value) -> Value:
     """Minus the value."""
+    if value.dtype == "bool":
+        raise Uninterpreted("less than a truth")
     if not value.is_float:
         return elementwise(terms, "neg", [value], value.dtype)
     if value.is_closed:
@@ -65,6 +67,8 @@ def negate(terms: Terms, value: Value) -> Value:
 
 def subtract(terms: Terms, first: Value, second: Value) -> Value:
     """The difference."""
+    if "bool" in (first.dtype, second.dtype):
+        raise Uninterpreted("a difference of truths")
     if not (first.is_float and second.is_float):
         return elementwise(terms, "sub", [first, second], first.dtype)
     terms.use("difference")

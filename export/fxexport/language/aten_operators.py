@@ -131,8 +131,8 @@ def _spread(numbers: Sequence[int], count: int) -> list[int]:
 
 
 def _fixed(extent: Extent) -> int:
-    if not isinstance(extent, int):
-        raise Uninterpreted("a free extent")
+    if not isinstance(extent, int) or extent < 1:
+        raise Uninterpreted("a free extent, or none")
     return extent
 
 

@@ -85,6 +85,8 @@ def _negate(read: list[Folded], *_: object) -> Folded:
 
 
 def _power(read: list[Folded], parameters: Sequence[object], *_: object) -> Folded:
+    if not parameters:
+        raise NotFolded("an exponent that is an operand")
     (base,) = read
     exponent = float(str(parameters[0]))
     value = base.value**exponent

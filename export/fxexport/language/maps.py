@@ -68,6 +68,7 @@ def slots_of(dimension: Sequence[Parts]) -> tuple[Slot, ...]:
 def elementwise(terms: Terms, name: str, values: Sequence[Value], dtype: str, *parameters: Hashable) -> Value:
     """A map that no identity takes apart; constants of integers and booleans are computed."""
     if all(value.term.array is not None for value in values) and name in _EXACT:
+        broadcast(values)
         arrays = [exact_array(value) for value in values]
         if all(array is not None and array.dtype.kind in "iub" for array in arrays):
             with np.errstate(all="ignore"):

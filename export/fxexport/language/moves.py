@@ -55,6 +55,8 @@ def reshape(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
 def _merged_where_torn(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
     """The value with dimensions that are cut otherwise joined to one axis of a term of its own."""
     array = exact_array(value)
+    if times(*shape) != extent_of([part for parts in value.layout for part in parts]):
+        raise Uninterpreted("a reshape that need not come out")
     if array is not None and all(isinstance(extent, int) for extent in shape):
         return terms.constant(array.reshape([int(str(extent)) for extent in shape]))
     other = _products_behind(shape)
@@ -162,13 +164,19 @@ def widened(value: Value, *others: Value) -> Value:
 
 
 def take(terms: Terms, value: Value, dim: int, start: Extent, step: int, count: Extent) -> Value:
-    """``count`` cells of one dimension, from ``start`` on, every ``step``-th one."""
+    """``count`` cells of one dimension, from ``start`` on, every ``step``-th one.
+
+    Raises:
+        Uninterpreted: there are none.
+    """
     extent = extent_of(value.layout[dim])
     if start == 0 and step == 1 and count == extent:
         terms.use("whole-slice")
         return value
     if value.contents is not None and value.rank == 1 and isinstance(start, int) and isinstance(count, int):
         return terms_of_contents(terms, value.contents[start : start + step * count : step], 1, value.dtype)
+    if count == 0:
+        raise Uninterpreted("a slice of no cells")
     parts = value.layout[dim]
     inner = _whole_steps(parts, start, count) if step == 1 else None
     if inner is not None:
@@ -251,8 +259,8 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
         Uninterpreted: the integers are computed, or name cells that are none.
     """
     stored = exact_array(index)
-    if stored is None:
-        raise Uninterpreted("computed indices")
+    if stored is None or stored.dtype.kind != "i":
+        raise Uninterpreted("computed indices, or no integers")
     extent = extent_of(value.layout[dim])
     flat = [int(item) for item in stored.reshape(-1)]
     if not flat or (isinstance(extent, int) and not all(-extent <= item < extent for item in flat)):

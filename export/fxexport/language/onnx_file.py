@@ -112,6 +112,8 @@ def type_name(code: int) -> str:
     """The element type's name: ``float32``."""
     if code == TensorProto.STRING:
         return "string"
+    if code not in TensorProto.DataType.values():
+        raise NotRead(f"there is no element type {code}")
     names: dict[str, str] = {"FLOAT": "float32", "DOUBLE": "float64"}
     name = str(TensorProto.DataType.Name(code))
     return names.get(name, name.lower())

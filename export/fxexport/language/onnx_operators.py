@@ -467,10 +467,9 @@ def _global_maximum(call: Call) -> Value:
 def _reduction(name: str) -> Handler:
     def reduced(call: Call) -> Value:
         value, axes, keep = call.tensor("data"), _given(call, "axes"), bool(call.integer("keepdims"))
-        is_noop = call.has("noop_with_empty_axes") and bool(call.integer("noop_with_empty_axes"))
-        if not axes and is_noop:
-            return value
-        dims = [_axis(value, axis) for axis in axes] if axes else list(range(value.rank))
+        is_over_none = call.has("noop_with_empty_axes") and bool(call.integer("noop_with_empty_axes"))
+        every = [] if is_over_none else list(range(value.rank))  # a norm over no axis is still |x|
+        dims = [_axis(value, axis) for axis in axes] if axes else every
         if name == "norm":
             return definitions.euclidean_norm(call.terms, value, dims, keep=keep)
         return windows.reduce(call.terms, name, value, dims, keep=keep)
@@ -720,7 +719,7 @@ def _split(call: Call) -> list[Value]:
     extent = extent_of(value.layout[dim])
     if given is None:
         count = call.any("num_outputs") if call.has("num_outputs") else None
-        if not isinstance(count, int) or not isinstance(extent, int):
+        if not isinstance(count, int) or not isinstance(extent, int) or min(count, extent) < 1:
             raise Uninterpreted("pieces of unknown number")
         size = -(-extent // count)
         given = [min(size, extent - start) for start in range(0, extent, size)]
@@ -754,8 +753,10 @@ def _gather_nd(call: Call) -> Value:
 @_handles("ScatterND", 11, 13, 16, 18)
 def _scatter(call: Call) -> Value:
     value, index = call.tensor("data"), exact_array(call.tensor("indices"))
-    if index is None or (call.has("reduction") and call.text("reduction") != "none"):
-        raise Uninterpreted("computed indices, or cells that are added up")
+    if index is None or index.dtype.kind != "i" or not index.ndim:
+        raise Uninterpreted("computed indices, or none")
+    if call.has("reduction") and call.text("reduction") != "none":
+        raise Uninterpreted("cells that are added up")
     depth = index.shape[-1]
     extents = [extent for extent in value.shape[:depth] if isinstance(extent, int)]
     if not 0 < depth == len(extents) or not np.all((-np.array(extents) <= index) & (index < extents)):
@@ -827,7 +828,9 @@ def _constant_of_shape(call: Call) -> Value:
         fill = fill.seen(()) if fill.term.shape == () else fill
     if fill.rank:
         raise Uninterpreted("a fill of several cells")
-    is_vector = len(size) == 1 and isinstance(size[0], int) and 0 <= size[0] <= MAX_SEQUENCE
+    if any(isinstance(item, int) and item < 0 for item in size):
+        raise Uninterpreted("a size below nothing")
+    is_vector = len(size) == 1 and isinstance(size[0], int) and size[0] <= MAX_SEQUENCE
     if is_vector and fill.term.array is not None:
         return call.terms.constant(np.full([int(str(item)) for item in size], fill.term.array))
     return moves.expand(moves.unsqueeze(fill, list(range(len(size)))), size)
@@ -836,7 +839,7 @@ def _constant_of_shape(call: Call) -> Value:
 @_handles("Range", 11)
 def _range(call: Call) -> Value:
     ends = [_contents(call.tensor(name)) or [] for name in ("start", "limit", "delta")]
-    (start,), (limit,), (step,) = ends
+    start, limit, step = (end[0] if len(end) == 1 else None for end in ends)
     if not (isinstance(start, int) and isinstance(limit, int) and isinstance(step, int) and step):
         raise Uninterpreted("a range of free extent")
     if len(range(start, limit, step)) > MAX_SEQUENCE:

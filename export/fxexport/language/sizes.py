@@ -19,7 +19,7 @@ def combined(terms: Terms, name: str, first: Value, second: Value) -> Value | No
     if first.contents is None or second.contents is None or name not in _OPERATORS:
         return None
     left, right = first.contents, second.contents
-    if len(left) != len(right) and 1 not in (len(left), len(right)):
+    if not left or not right or (len(left) != len(right) and 1 not in (len(left), len(right))):
         return None
     count = max(len(left), len(right))
     left = left * (count if len(left) == 1 else 1)

@@ -41,6 +41,15 @@ AXES = "a = Constant <value_ints = [0]> () b = Constant <value_ints = [1]> ()"
 TOO_LARGE = "k = Constant <value = int32 {100000}> () q = Mul(k, k) r = Cast <to = 1> (q) y = Mul(x, r)"
 
 
+def sum_of_every_second(end: int) -> str:
+    """X plus the sum of every second stored cell before an end."""
+    return (
+        f"k = Constant <value = float[1,1,1,4] {{1, 2, 3, 4}}> () e = Constant <value_ints = [{end}]> () "
+        "z = Constant <value_ints = [0]> () a = Constant <value_ints = [3]> () "
+        "t = Constant <value_ints = [2]> () l = Slice(k, z, e, a, t) s = ReduceSum(l, a) y = Add(x, s)"
+    )
+
+
 def doubled(stored: str, *, is_each: bool) -> str:
     """X plus four cells from behind: two, each of them twice or both of them twice."""
     column = "j = Reshape(k, r)" if is_each else "j = Identity(k)"
@@ -77,6 +86,7 @@ DIFFERENT = {
         doubled(STORED, is_each=True),
         doubled(STORED, is_each=False),
     ),
+    "no cells at all": (sum_of_every_second(0), sum_of_every_second(-1)),
     "a sum without digits": (
         "a = Constant <value_float = 1e8> () b = Constant <value_float = 3.0> () s = Add(a, b) n = Neg(a) "
         "k = Add(s, n) y = Mul(x, k)",
@@ -91,6 +101,52 @@ def test_files_that_differ_are_not_proved(name: str) -> None:
     results = [next(iter(ReferenceEvaluator(item).run(None, {"x": X.numpy()}))) for item in models]
     assert results[0].shape != results[1].shape or not np.allclose(*results)
     assert not derive(*map(graph_of_onnx, models)).is_proved
+
+
+def of_opset_18(text: str) -> onnx.ModelProto:
+    """A model of these nodes from x to y, where reductions take their axes as operands."""
+    return parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> g (float[n,4,3,3] x) => (float[m] y) {{ {text} }}'
+    )
+
+
+def test_a_norm_over_no_axis_drops_the_sign() -> None:
+    norm = "a = Constant <value = int64[0] {}> () y = ReduceL2 <noop_with_empty_axes = 1> (x, a)"
+    absolute, same, over_none = map(of_opset_18, ("y = Abs(x)", "y = Identity(x)", norm))
+    found = ReferenceEvaluator(over_none).run(None, {"x": X.numpy()})[0]
+    assert np.allclose(found, ReferenceEvaluator(absolute).run(None, {"x": X.numpy()})[0])
+    assert not derive(*map(graph_of_onnx, (over_none, same))).is_proved
+
+
+REFUSED = {
+    "a range between vectors": "k = Constant <value_ints = [0, 1]> () r = Range(k, k, k)",
+    "a range of too many": (
+        "k = Constant <value_int = 0> () l = Constant <value_int = 1099511627776> () "
+        "d = Constant <value_int = 1> () r = Range(k, l, d)"
+    ),
+    "too many zeros": "k = Constant <value_ints = [1099511627776]> () r = ConstantOfShape(k)",
+    "fewer zeros than none": "k = Constant <value_ints = [-3]> () r = ConstantOfShape(k)",
+    "minus a truth": "k = Constant <value = bool[1] {1}> () r = Neg(k)",
+    "a truth less another": "k = Constant <value = bool[1] {1}> () r = Sub(k, k)",
+    "integers of other extents": (
+        "k = Constant <value_ints = [1, 2]> () l = Constant <value_ints = [1, 2, 3]> () r = Add(k, l)"
+    ),
+    "more cells than there are": (
+        "k = Constant <value_ints = [1, 2]> () s = Constant <value_ints = [3]> () r = Reshape(k, s)"
+    ),
+    "an index that is a fraction": "k = Constant <value_floats = [nan]> () r = Gather(x, k)",
+    "places without an axis": "k = Constant <value_int = 0> () r = ScatterND(x, k, x)",
+    "no pieces": "r, o = Split <axis = 1, num_outputs = 0> (x)",
+    "a type that is none": "r = Cast <to = -2> (x)",
+    "powers of each other": ("k = Constant <value_floats = [1.5, 2.5, 3.5]> () l = Pow(k, k) r = Mul(x, l)"),
+}
+"""Most are refused by runtimes; the last is not."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_nodes_that_nobody_runs_are_no_errors_of_the_reader(name: str) -> None:
+    found = derive(*(graph_of_onnx(of_opset_18(f"{REFUSED[name]} y = Identity(x)")) for _ in range(2)))
+    assert found.is_proved is (name != "a type that is none")
 
 
 @pytest.mark.parametrize(
