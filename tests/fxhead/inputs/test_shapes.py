@@ -8,6 +8,7 @@ from torch import nn
 from fxhead.inputs.input_shapes import ShapeOrigin
 from fxhead.inputs.shapes import find_shapes, parse_shape
 from fxhead.source import Source
+from fxpasses import rewrite
 from fxpasses.errors import InputError
 
 CALLABLE = Source.parse("nets:build")
@@ -95,6 +96,21 @@ class Cifar(nn.Module):
 def test_the_first_layer_gives_a_guess(module: nn.Module, shape: tuple[int, ...]) -> None:
     found = find_shapes(module.eval(), CALLABLE)
     assert (found.shapes, found.origin) == ((shape,), ShapeOrigin.GUESSED)
+
+
+class HeadFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.conv = nn.Linear(8, 5), nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_the_first_layer_of_a_graph_is_the_one_that_is_called_first() -> None:
+    module = rewrite(HeadFirst().eval(), to="conv").module
+    assert isinstance(next(iter(module.children())), nn.Conv2d)  # the head's
+    assert find_shapes(module, CALLABLE).shapes == ((1, 3, 224, 224),)
 
 
 def test_a_model_that_says_nothing_needs_the_option() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
 from fxexport.untrusted.tensor_budget import TensorBudget
@@ -232,10 +233,18 @@ def _from_attributes(module: nn.Module) -> tuple[int, ...] | None:
     return None
 
 
+def _in_order(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules in the order of their calls, where a graph tells it; else as they were made."""
+    if isinstance(module, GraphModule):
+        calls = (str(node.target) for node in module.graph.nodes if node.op == "call_module")
+        yield from map(module.get_submodule, calls)
+    yield from module.modules()
+
+
 def _candidates(module: nn.Module) -> Iterator[tuple[int, ...]]:
     """Shapes to try, by the first layer with weights; the customary ones first."""
     layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    first = next((m for m in module.modules() if isinstance(m, layers)), None)
+    first = next((m for m in _in_order(module) if isinstance(m, layers)), None)
     if isinstance(first, nn.Linear):
         yield (1, first.in_features)
     elif isinstance(first, nn.Conv3d):
