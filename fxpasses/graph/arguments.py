@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from inspect import Parameter
 from typing import Any
 
-from torch.fx import Tracer
+from torch.fx import Graph, GraphModule, Node, Tracer
 
 
 def bound(
@@ -59,3 +59,16 @@ def packed(forward: Callable[..., Any], values: Sequence[Any]) -> tuple[Any, ...
     kinds = [entry.kind for entry in inspect.signature(forward).parameters.values()]
     named = kinds.index(Parameter.VAR_POSITIONAL) if Parameter.VAR_POSITIONAL in kinds else len(values)
     return (*values[:named], tuple(values[named:])) if len(values) > named else tuple(values)
+
+
+def with_defaults(module: GraphModule, count: int) -> GraphModule:
+    """A GraphModule over the same modules; its inputs from ``count`` on keep the defaults that they have."""
+    inputs = module.graph.find_nodes(op="placeholder")
+    behind = inputs[count:]
+    if not behind or not all(node.args for node in behind):
+        return module
+    graph, copies = Graph(), dict[Node, Any]({node: node.args[0] for node in behind})
+    for node in module.graph.nodes:
+        if node not in copies:
+            copies[node] = graph.node_copy(node, lambda source: copies[source])
+    return GraphModule(module, graph, type(module).__name__)

@@ -13,7 +13,12 @@ from torch import fx, nn
 
 from fxexport.language import Graph, NotRead, graph_of_module
 from fxexport.module_graph.affine import read_affine, run_affine
-from fxexport.module_graph.outside_graph import changed_attribute, outside_graph, plain_attributes
+from fxexport.module_graph.outside_graph import (
+    changed_attribute,
+    is_stale,
+    outside_graph,
+    plain_attributes,
+)
 from fxexport.module_graph.reads_values import ReadsValues
 from fxexport.module_graph.terms import module_terms
 from fxexport.subjects.many_places import collected, run_eagerly, spread
@@ -37,6 +42,7 @@ from fxexport.untrusted.programs import batches_within, fixed_batch, is_program
 from fxexport.untrusted.tensor_budget import require_small_tensors
 from fxpasses.engine.outputs import count_maps
 from fxpasses.errors import CheckError, InternalError, TraceError, brief
+from fxpasses.graph.arguments import with_defaults
 from fxpasses.graph.export_trace import export_module
 from fxpasses.graph.quiet import quiet_export, quiet_failure
 from fxpasses.graph.trace import trace
@@ -67,6 +73,8 @@ class ModuleSubject:
 
     def __init__(self, module: nn.Module, feeds: Sequence[Array]) -> None:
         self.name = type(module).__name__
+        if isinstance(module, fx.GraphModule) and not is_stale(module):
+            module = with_defaults(module, len(feeds))
         self.module = module
         self._example = feeds
         self._device, self._dtype = _home(module)

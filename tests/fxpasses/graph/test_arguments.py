@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import symbolic_trace
 
 from fxexport.certificate import Verdict
 from fxhead import certify, export_onnx
@@ -27,6 +28,11 @@ class MayWeigh(Head):
 class MayScale(Head):
     def forward(self, x: Tensor, *, scale: float = 0.5, mode: str = "logits") -> Any:
         return self.logits(x) * scale if mode == "logits" else x
+
+
+class MayDouble(Head):
+    def forward(self, x: Tensor, scale: float = 2.0, mask: Tensor | None = None) -> Tensor:
+        return self.logits(x) * scale
 
 
 class LikeTransformers(Head):
@@ -64,6 +70,18 @@ def test_what_is_not_given_keeps_its_default(kind: type[Head], kept: str | None,
     assert (result.report.trace.method, [*result.report.trace.notes]) == ("symbolic", notes)
     assert len(result.report.rewrites) == 1
     torch.testing.assert_close(leaf(result.module(image(3))), leaf(model(image(3))))
+
+
+def test_a_graph_is_certified_with_the_inputs_that_are_given() -> None:
+    """torch.fx makes an input of every parameter; the others keep their defaults, as in a call."""
+    model = MayDouble().eval()
+    graph, changed = (symbolic_trace(model) for _ in range(2))
+    next(node for node in changed.graph.nodes if node.target == "scale").args = (3.0,)
+    changed.recompile()
+    images = image(2).float()
+    assert certify(model, graph, images).verdict is Verdict.PROVED
+    assert certify(graph, graph, images).verdict is Verdict.PROVED
+    assert certify(model, changed, images).verdict is Verdict.BROKEN
 
 
 def test_a_model_may_be_copied_and_tried_while_it_is_traced() -> None:
