@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from fxexport.language import arithmetic, definitions, moves, windows
@@ -17,7 +18,7 @@ from fxexport.language.fold_rules import UNIT
 from fxexport.language.graph import NotRead
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise
-from fxexport.language.term import FLOATS, Uninterpreted, Value
+from fxexport.language.term import FLOATS, Uninterpreted, Value, numpy_type
 
 Handler: TypeAlias = Callable[[Call], Any]
 
@@ -294,11 +295,14 @@ def _clamp_max(call: Call) -> Value:
 
 def _clamped(call: Call, low: str | None, high: str | None) -> Value:
     value = _float(call)
-    bounds = [
-        None if name is None or call.any(name) is None else _operand(call, name, value.dtype)
-        for name in (low, high)
-    ]
-    return arithmetic.clamp(call.terms, value, *bounds)
+
+    def bound(name: str | None) -> Value | None:
+        found = None if name is None else call.any(name)
+        if isinstance(found, int | float):  # held by the elements' type before anything is compared
+            return call.terms.constant(np.asarray(found).astype(numpy_type(value.dtype)))
+        return None if name is None or found is None else _operand(call, name, value.dtype)
+
+    return arithmetic.clamp(call.terms, value, bound(low), bound(high))
 
 
 def _unary(name: str) -> Handler:

@@ -19,7 +19,7 @@ from fxexport.language.windows import reduce
 def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
     """A number of a schema beside elements of this type; kernels of 16 bits compute with 32.
 
-    A file holds it as an element, so what 16 bits do not hold stands for its rounding, too.
+    A file holds it as an element, so what 16 bits only round stands for its rounding, too.
 
     Raises:
         Uninterpreted: the type does not hold it.
@@ -30,9 +30,9 @@ def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
     if dtype in ("float16", "bfloat16"):
         from fxexport.language.fold_rules import UNIT
 
-        is_held = float(array) == wide or not math.isfinite(wide)
         off = abs(wide) * UNIT[dtype]
-        return terms.real(wide, dtype, None if is_held else Rounded(defined=off, step=off))
+        is_rounded = 0 < abs(float(array) - wide) <= off  # else it is held, or vanishes, or has no end
+        return terms.real(wide, dtype, Rounded(defined=off, step=off) if is_rounded else None)
     if array.dtype.kind in "iub" and array != stored:
         raise Uninterpreted(f"the number {stored} as {dtype}")
     return terms.constant(array)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
 
 from fxexport import Verdict, certify, export_onnx
+from fxexport.language import derive, graph_of_module
 
 
 class Attention(nn.Module):
@@ -39,3 +41,26 @@ def test_a_number_that_half_precision_does_not_hold_is_its_rounding_and_no_other
     scale.CopyFrom(numpy_helper.from_array(np.nextafter(value, np.float16(1)), scale.name))
     onnx.save(stored, file)
     assert certify(model, file, images).verdict is Verdict.BROKEN
+
+
+class Scaled(nn.Module):
+    """Elements times a number, or held above one."""
+
+    def __init__(self, factor: float | torch.Tensor, *, is_bound: bool = False) -> None:
+        super().__init__()
+        self.factor, self.is_bound = factor, is_bound
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.clamp(min=self.factor) if self.is_bound else x * self.factor
+
+
+@pytest.mark.parametrize(("factor", "other"), [(1e-9, 0.0), (1e6, float("inf")), (1e-7, 1.2e-7)])
+def test_a_number_that_vanishes_or_has_no_end_in_half_precision_is_itself(
+    factor: float, other: float
+) -> None:
+    x = torch.tensor([[3e4, 2e-3]]).repeat(2, 1).half()
+    models = Scaled(factor), Scaled(torch.tensor(other, dtype=torch.float16))
+    assert not torch.equal(*(model(x) for model in models))
+    assert not derive(*(graph_of_module(model, (x,)) for model in models)).is_proved
+    bounds = (Scaled(item, is_bound=True) for item in (1e-12, 0.0))  # which is held by its elements' type
+    assert derive(*(graph_of_module(model, (x,)) for model in bounds)).is_proved
