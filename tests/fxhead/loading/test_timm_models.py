@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
 from safetensors.torch import save_file
@@ -19,8 +20,9 @@ Run = Callable[..., Any]
 NAME = "test_resnet.r160_in1k"
 
 
-def test_weights_come_from_a_file(folder: Path) -> None:
-    model = timm.create_model(NAME).eval()
+@pytest.mark.parametrize("classes", [1000, 7])
+def test_weights_and_the_number_of_classes_come_from_a_file(classes: int, folder: Path) -> None:
+    model = timm.create_model(NAME, num_classes=classes).eval()
     save_file(model.state_dict(), "model.safetensors")
     loaded = load(Source.parse(f"timm:{NAME}"), Loading(weights="model.safetensors", seed=1)).model
     x = torch.randn(1, 3, 64, 64)

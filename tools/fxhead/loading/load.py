@@ -19,7 +19,7 @@ from fxexport.untrusted.programs import read_program
 from fxhead.loading.architectures import build, importable_here, is_weight_file
 from fxhead.loading.hub_folders import read_hub_folder
 from fxhead.loading.recognise import Container, FileKind, recognise
-from fxhead.loading.state_dicts import Fit, load_checkpoint, load_state, model_keys, module_in
+from fxhead.loading.state_dicts import Fit, load_checkpoint, model_keys, module_in
 from fxhead.loading.unpickle import listed, load_trusted, make_module
 from fxhead.source import FORMS, Source, SourceKind
 from fxpasses.errors import FileError, InputError
@@ -203,14 +203,13 @@ def _built(source: Source, loading: Loading, note: Callable[[str], None]) -> nn.
         raise InputError(
             "--arch, --ema and --prefix are about files of weights", where=source.text, fix="leave them out"
         )
-    is_file = loading.weights is not None and is_weight_file(loading.weights)
-    module = build(source, None if is_file else loading.weights)
-    add_bytes(sum(tensor.nbytes for tensor in tensors_of(module)))
-    if is_file:
-        path = Path(loading.weights or "")
+    if loading.weights is not None and is_weight_file(loading.weights):
+        path = Path(loading.weights)
         require_readable(path)
         with walled(str(path)):
-            load_state(module, recognise(path), _allowed(loading), note)
+            return _from_weights(recognise(path), source, loading, note)
+    module = build(source, loading.weights)
+    add_bytes(sum(tensor.nbytes for tensor in tensors_of(module)))
     return _require_usable(module, where=source.text)
 
 

@@ -58,16 +58,6 @@ def load_checkpoint(container: Container, fit: Fit, allowed: Allowed, note: Note
     return _fitted(state, fit, str(container.path))
 
 
-def load_state(module: nn.Module, container: Container, allowed: Allowed, note: Note) -> None:
-    """Loads the weights in the file into ``module``.
-
-    Raises:
-        FileError: the file holds no weights, or others than the model has.
-    """
-    state = read_state(container, allowed, ema=False, note=note)
-    _load(module, _unwrapped(state, set(module.state_dict())), str(container.path))
-
-
 def read_state(container: Container, allowed: Allowed, *, ema: bool, note: Note) -> State:
     """The state dict in a file, or in the checkpoint that it is.
 
