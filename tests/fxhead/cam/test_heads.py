@@ -38,6 +38,11 @@ class Turned(Net):
     def forward(self, x):
         return (super().forward(x) + super().forward(x.flip(3))) / 2
 
+class PoolsLast(Net):
+    def forward(self, x):
+        return nn.functional.adaptive_avg_pool2d(self.conv(x).relu(), 1).flatten(1)
+
+pools_last = lambda: PoolsLast(None).eval()
 viewed = lambda: Viewed(None).eval()
 turned = lambda: Turned(OUTPUTS["plain"]).eval()
 
@@ -135,6 +140,17 @@ def test_what_is_no_choice_of_a_head_is_refused(
     done = run("cam", source, "image.png", *OPTIONS, *options)
     assert (done.code, done.out) == (2, "")
     assert says in done.err
+
+
+def test_a_pool_that_comes_last_averages_the_map(run: Run, image: Path) -> None:
+    """As SqueezeNet's, behind an activation: nothing has to be moved."""
+    done = run("cam", "heads:pools_last", "image.png", *OPTIONS)
+    assert done.code == 0, done.err
+    found = np.load("fxhead-cam/maps.npz")
+    np.testing.assert_allclose(found["logits"], given("pools_last"), rtol=1e-5)
+    order = found["classes"][0]
+    np.testing.assert_allclose(found["maps"][0].mean((1, 2)), found["logits"][0][order], rtol=1e-5)
+    assert found["maps"].min() == 0
 
 
 def test_inspect_lists_the_heads(run: Run, image: Path) -> None:

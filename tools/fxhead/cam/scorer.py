@@ -22,6 +22,7 @@ from fxpasses import find_sites
 from fxpasses.engine.outputs import give_scores
 from fxpasses.errors import InputError, brief
 from fxpasses.heads.score_heads import find_score_heads
+from fxpasses.miss_codes import MissCode
 from fxpasses.report import Form, Miss, Scope
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -138,13 +139,15 @@ def find_scorer(
     examples = shapes.examples(2)
     graphs = take_graph(model, to=Form.DENSE, scope=Scope.HEAD, way=way, examples=examples, as_program=None)
     report = graphs.result.report
+    # a head whose pool comes last, as SqueezeNet's, has its map there, whatever is behind the convolution
+    misses = tuple(miss for miss in report.misses if miss.code is not MissCode.BEFORE_POOL)
     sites = {entry.site.node for entry in report.rewrites}
-    if not sites:
-        # a head that stands before its pool already is left as it is, and is no miss
-        standing = find_sites(model, example_inputs=examples, way=way, to=Form.DENSE).sites
-        if report.misses or not standing:
-            return FoundHead(scorer=None, misses=report.misses)
-        sites = {site.node for site in standing}
+    if not sites and not report.misses:  # one that stands before its pool already is left as it is
+        sites = {
+            site.node for site in find_sites(model, example_inputs=examples, way=way, to=Form.DENSE).sites
+        }
+    if not sites and len(misses) == len(report.misses):
+        return FoundHead(scorer=None, misses=misses)
     specs = module_specs(graphs.original, shapes)
     if len(specs) != 1:
         raise InputError(f"the model has {len(specs)} inputs, an image is one", fix="give a model of images")
@@ -153,7 +156,7 @@ def find_scorer(
     vocabulary = Vocabulary(module)
     heads = find_score_heads(module.graph, vocabulary, {*sites, *(miss.node for miss in report.misses)})
     head = heads[choose_head([head.name for head in heads], wanted)]
-    missed = tuple(miss for miss in report.misses if miss.node in {site.name for site in head.sites})
+    missed = tuple(miss for miss in misses if miss.node in {site.name for site in head.sites})
     if missed:
         return FoundHead(scorer=None, misses=missed)
     if head.blocker is not None:
