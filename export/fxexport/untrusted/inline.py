@@ -42,6 +42,7 @@ def require_bounded(proto: onnx.ModelProto) -> None:
         Refused: it has none.
     """
     _require_places(proto)
+    _require_distributions(proto)
     _require_bounded(proto.graph.node, {_key(function): function.node for function in proto.functions})
 
 
@@ -64,6 +65,19 @@ def _require_places(proto: onnx.ModelProto) -> None:
     for item in given:
         if not least.get(item.name, item.i) <= item.i <= (MAX_DIMENSIONS if item.name in least else item.i):
             raise Refused(f"has an attribute {item.name} of {item.i}, and no tensor has such an axis")
+
+
+def _require_distributions(proto: onnx.ModelProto) -> None:
+    """Returns where random numbers can be drawn as asked: ONNX Runtime ends the process where not."""
+    bodies = [node for function in proto.functions for node in function.node]
+    for node in _every([*proto.graph.node, *bodies]):
+        if not node.op_type.startswith("Random"):
+            continue
+        given = {"low": 0.0, "high": 1.0, "scale": 1.0}
+        is_told = any(item.ref_attr_name and item.name in given for item in node.attribute)  # by any call
+        given |= {item.name: item.f for item in node.attribute}
+        if is_told or not (given["scale"] > 0 and given["low"] <= given["high"]):
+            raise Refused(f"draws from no distribution in {node.name or node.op_type!r}")
 
 
 def _key(named: onnx.FunctionProto | onnx.NodeProto) -> _Key:

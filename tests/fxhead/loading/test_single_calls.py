@@ -136,6 +136,21 @@ def test_an_axis_is_one(node: onnx.NodeProto, is_handed_on: bool) -> None:
         require_bounded(model)
 
 
+@pytest.mark.parametrize("is_inner", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "given"), [("Normal", {"scale": 0.0}), ("Normal", {"scale": -1.0}), ("Uniform", {"low": 2.0})]
+)
+def test_numbers_are_drawn_from_a_distribution(kind: str, given: dict[str, float], is_inner: bool) -> None:
+    """ONNX Runtime would end the process."""
+    node = helper.make_node(f"Random{kind}Like", ["x"], ["y"], **given)
+    model = _one_node(node)
+    if is_inner:
+        model = _one_node(helper.make_node("f", ["x"], ["y"], domain="own"))
+        model.functions.append(helper.make_function("own", "f", ["x"], ["y"], [node], model.opset_import))
+    with pytest.raises(ValueError, match="draws from no distribution"):
+        require_bounded(model)
+
+
 def test_whatever_a_graph_fails_with_is_an_error_of_the_file() -> None:
     model = _one_node(helper.make_node("GlobalAveragePool", ["x"], ["y"]), dims=("n", 3, "h", "w"))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 1, 1]))
