@@ -106,6 +106,8 @@ class Archive:
 def open_regular(path: Path) -> BinaryIO:
     """The file, opened for reading; a pipe or a device is refused before it can block.
 
+    It has the bytes that its size says: of files that a system makes up while they are read, some never end.
+
     Raises:
         FileError: it is something else than a file, or another one than when it was opened before.
         OSError: it is missing or may not be read.
@@ -115,6 +117,9 @@ def open_regular(path: Path) -> BinaryIO:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise FileError("is no regular file", where=str(path), fix="give a file, not a pipe or a device")
+    if not status.st_size:
+        os.close(descriptor)
+        return open(os.devnull, "rb")
     file = os.fdopen(descriptor, "rb")
     try:
         require_same_file(path, status)

@@ -99,6 +99,19 @@ def test_a_photo_is_turned_upright(tmp_path: Path, orientation: int) -> None:
     np.testing.assert_array_equal(found, upright.transpose(2, 0, 1))
 
 
+def test_a_photo_gets_finer_and_not_for_ever(tmp_path: Path) -> None:
+    """A scan of a hundred bytes goes over all pixels again, inside of one call."""
+    path = tmp_path / "photo.jpg"
+    Image.new("RGB", (2000, 2000), "blue").save(path, progressive=True)
+    content = path.read_bytes()
+    how = Preparation(resize=8, crop=(8, 8), mean=(), std=())
+    assert decoded(path, "RGB", how).size == (2000, 2000)
+    scan = content[content.rfind(b"\xff\xda") : -2]
+    path.write_bytes(content[:-2] + scan * 600 + content[-2:])
+    with pytest.raises(FxHeadError, match="goes over its 2000x2000 pixels 61[0-9] times"):
+        decoded(path, "RGB", how)
+
+
 def test_sixteen_bits_are_those_of_eight(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 8

@@ -19,12 +19,14 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from fxhead.convert.safetensors_stream import open_safetensors
+from fxhead.files.digests import digest_file
 from fxhead.loading.held import held
-from fxhead.loading.load import FileOptions
+from fxhead.loading.load import FileOptions, require_readable
+from fxhead.loading.recognise import recognise
 from fxhead.source import Source
 from fxpasses.errors import FxHeadError
 from fxpasses.wall import clock
-from fxpasses.wall.clock import SlowError
+from fxpasses.wall.clock import SlowError, in_budget
 from hostile import edited_program, graph_module, program
 
 Run = Callable[..., Any]
@@ -55,6 +57,18 @@ def test_a_file_of_such_functions_is_one_error(run: Run, tmp_path: Path) -> None
     done = run("check", str(path), str(path), "--providers", "cpu")
     assert done.code == 2, done.err
     assert "more nodes than the limit" in done.err.splitlines()[-1]
+
+
+@pytest.mark.skipif(not os.access("/proc/kmsg", os.R_OK), reason="no such file, or not readable here")
+@pytest.mark.parametrize("read", [digest_file, recognise, require_readable])
+def test_a_file_that_never_ends_is_an_empty_one(read: Callable[[Path], object], tmp_path: Path) -> None:
+    """By its kind it is a regular one, and reading it gives nothing and does not end."""
+    (tmp_path / "m.pt").symlink_to("/proc/kmsg")
+    try:
+        with in_budget(seconds=5):
+            read(tmp_path / "m.pt")
+    except FxHeadError as error:
+        assert not isinstance(error, SlowError)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")

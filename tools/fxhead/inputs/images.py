@@ -14,7 +14,7 @@ import dataclasses
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,10 @@ LARGEST = 4096
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What the suffixes stand for, as Pillow calls it."""
 _MOST_PIXELS = 2**27
+_MOST_SCANNED = 2**31
+"""Pixels that are decoded, those that come again in a finer scan counted again; one call decodes all."""
+_JPEG_SCAN = b"\xff\xda"
+_BLOCK_BYTES = 2**20
 _PRESET_CROP, _PRESET_RESIZE = 224, 256
 
 
@@ -290,6 +294,8 @@ def decoded(path: Path, mode: str, how: Preparation) -> Image.Image:
         # Pillow on its own would look for any format it knows, and start Ghostscript for one of them
         with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
             _require_moderate(image.size, how.resize if isinstance(how.resize, int) else 0, path)
+            if image.format in ("JPEG", "MPO"):
+                _require_few_scans(file, image.size, path)
             is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
             upright = ImageOps.exif_transpose(image)
             if is_16_bit:
@@ -310,6 +316,19 @@ def decoded(path: Path, mode: str, how: Preparation) -> Image.Image:
             where=str(path),
             fix="repair it or take it out of the folder",
         ) from error
+
+
+def _require_few_scans(file: BinaryIO, size: tuple[int, int], path: Path) -> None:
+    """Returns where a JPEG goes over its pixels as often as one does that gets finer, and not for ever."""
+    start, scans, last = file.tell(), 0, b""
+    file.seek(0)
+    while block := file.read(_BLOCK_BYTES):
+        scans += (last + block).count(_JPEG_SCAN)
+        last = block[-1:]
+    file.seek(start)
+    if scans * size[0] * size[1] > _MOST_SCANNED:
+        what = f"goes over its {size[0]}x{size[1]} pixels {scans:,} times, more than the limit"
+        raise FileError(what, where=str(path), fix="save it again")
 
 
 def _require_moderate(size: tuple[int, int], resize: int, path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fxexport.untrusted.allowed import Allowed
+from fxexport.untrusted.archive import open_regular
 from fxexport.untrusted.programs import read_program
 from fxhead.loading.architectures import build, importable_here, is_weight_file
 from fxhead.loading.hub_folders import read_hub_folder
@@ -175,9 +176,7 @@ def require_readable(path: Path) -> None:
     try:
         if path.is_dir():
             raise FileError("is a folder", where=str(path), fix="give a file in it")
-        if path.exists() and not path.is_file():
-            raise FileError("is no regular file", where=str(path), fix="give a file, not a pipe or a device")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if not file.read(1):
                 raise FileError("the file is empty", where=str(path), fix="save the model again")
     except FileNotFoundError as error:
