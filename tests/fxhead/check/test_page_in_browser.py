@@ -46,7 +46,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cli.main(("check", "good.onnx", "limited.onnx", "-o", "broken.json", "--html"))
     ends = [(State.DONE, 10.5), (State.FAILED, 9.25), (State.DONE, 100.0)]
     rows = [
-        Done(name=f"<b>m{number}</b>", source=f"m{number}.pt", key="", state=state, reason=None, exit_code=0,
+        Done(name=f"<b>m{number}</b>", source=f"{'long_' * 20}m{number}.pt", key="", state=state, reason=None, exit_code=0,
              seconds=seconds, peak_bytes=None, document=None)
         for number, (state, seconds) in enumerate(ends)
     ]  # fmt: skip
@@ -96,6 +96,14 @@ def test_a_page_fits_a_telephone(browser: Any, pages: Path, name: str) -> None:
     opened(browser, pages / f"{name}.html", width=400)
     wide = "return [...document.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > 400)"
     assert browser.execute_script(f"{wide}.map(e => e.outerHTML.slice(0, 80))") == []
+    cut = "return [...document.querySelectorAll('td, p, li')].filter(e => e.scrollWidth > e.clientWidth)"
+    assert browser.execute_script(f"{cut}.map(e => e.outerHTML.slice(0, 80))") == []
+
+
+def test_a_long_name_leaves_room_for_the_rest(browser: Any, pages: Path) -> None:
+    opened(browser, pages / "batch.html")
+    cut = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert browser.execute_script(cut) == 0
 
 
 def test_colours_follow_the_reader_s_choice(browser: Any, pages: Path) -> None:
