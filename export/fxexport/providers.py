@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxpasses.errors import ProviderError, first_line, suggest
+from fxpasses.wall.clock import stopped_by
 from fxpasses.wall.wall import lowered
 
 if TYPE_CHECKING:
@@ -260,7 +261,8 @@ class Session:
         called = name if isinstance(source, bytes) else Path(source).name
         self._where = target if called is None else f"{called} on {target}"
         try:
-            session = _session(runtime, source, options, target)
+            with stopped_by(lambda: options.set_load_cancellation_flag(True)):
+                session = _session(runtime, source, options, target)
         except Exception as error:  # onnxruntime's errors share no base class but Exception
             raise ProviderError(
                 f"no session ({first_line(error)})", where=self._where, fix=_fix_for(provider, error)
@@ -302,11 +304,15 @@ class Session:
         Raises:
             ProviderError: the run failed.
         """
+        options = require_onnxruntime().RunOptions()
         try:
-            if any(array.dtype.name == "bfloat16" for array in inputs):
-                values = dict(zip(self.input_names, map(ort_value, inputs), strict=True))
-                return tuple(_array(value) for value in self._session.run_with_ort_values(None, values))
-            outputs = self._session.run(None, dict(zip(self.input_names, inputs, strict=True)))
+            with stopped_by(lambda: setattr(options, "terminate", True)):
+                if any(array.dtype.name == "bfloat16" for array in inputs):
+                    values = dict(zip(self.input_names, map(ort_value, inputs), strict=True))
+                    found = self._session.run_with_ort_values(None, values, options)
+                    return tuple(_array(value) for value in found)
+                given = dict(zip(self.input_names, inputs, strict=True))
+                outputs = self._session.run(None, given, options)
         except Exception as error:  # onnxruntime's errors share no base class but Exception
             raise ProviderError(
                 f"the run failed ({first_line(error)})",

@@ -2,8 +2,8 @@
 
 Another thread looks at the processor time that the limited one has used, so that neither a slow disk nor a
 busy machine counts, and at the memory of the process (on Linux), and raises an exception in it. Python sees
-that between two of its own instructions; where a call into compiled code never returns, the watching thread
-ends by the same error, on which a command ends the process.
+that between two of its own instructions; a call into compiled code is told to stop, where that can be, and
+where it never returns, the watching thread ends by the same error, on which a command ends the process.
 
 A large model honestly takes more: each file that is opened adds to both by the bytes that it has on the disk,
 of which one that is mostly holes has few. A model of that size is run some hundred times for a certificate.
@@ -17,7 +17,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fxpasses.errors import FxHeadError
@@ -114,13 +114,30 @@ class _Watch:
             with self._lock:
                 if now >= again and not self._over.is_set():
                     self._has_raised = True
-                    _raise_in(self._ident, _TimeIsUp)
+                    _raise_in(self._ident, _TimeIsUp)  # before a call returns, or the next one may begin
+                    for stop in tuple(_stops.get(self._ident, ())):
+                        stop()
                     again = now + _AGAIN_S
             if now - since > _STUCK_S or self._grown(_FAR_BYTES):
                 raise self.error()
 
 
 _watches: dict[int, _Watch] = {}
+_stops: dict[int, list[Callable[[], object]]] = {}
+
+
+@contextlib.contextmanager
+def stopped_by(stop: Callable[[], object]) -> Iterator[None]:
+    """Within it ``stop`` is called when a budget of this thread ends: a call into machine code returns."""
+    own = threading.get_ident()
+    stops = _stops.setdefault(own, [])
+    stops.append(stop)
+    try:
+        yield
+    finally:
+        stops.remove(stop)
+        if not stops:
+            _stops.pop(own, None)
 
 
 @contextlib.contextmanager
@@ -142,6 +159,10 @@ def in_budget(
         finally:
             _restore(own, outer)
             watch.close()
+    except Exception:
+        if watch._limit is not None:  # what was stopped says so in its own words
+            raise watch.error() from None
+        raise
     except _TimeIsUp:
         _restore(own, outer)
         watch.close()

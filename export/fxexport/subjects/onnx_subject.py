@@ -45,6 +45,7 @@ from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, Kind, Shape, Term, TermGraph, affine_of
 from fxexport.to_onnx.write import NATIVE_SIZE
 from fxexport.untrusted.inline import inlined
+from fxexport.untrusted.limits import MAX_WINDOW
 from fxpasses.errors import CheckError, FileError, ProviderError, first_line
 
 _FREE_BATCH = "batch"
@@ -418,6 +419,9 @@ def _load(path: Path, pool: WeightPool) -> tuple[onnx.ModelProto, OnnxFile]:
             for item in node.attribute:
                 if item.name in ("strides", "dilations") and min(item.ints, default=1) < 1:
                     raise ValueError(f"{node.name or node.op_type!r} has {item.name} of {min(item.ints)}")
+                if item.name in ("pads", "kernel_shape") and max(item.ints, default=0) > MAX_WINDOW:
+                    what = f"{item.name} of {max(item.ints)}, more than the limit of {MAX_WINDOW:,}"
+                    raise ValueError(f"{node.name or node.op_type!r} has {what}")
     except FileError:
         raise
     except Exception as error:  # protobuf's and onnx's errors share no base class but Exception

@@ -103,5 +103,7 @@ MAX_FIELDS = 1_000_000
 """Of the messages in a file that are looked into; two bytes can be one."""
 MAX_INFERENCE_BYTES = 1 << 29
 """Of memory for the shapes of a graph's values."""
+MAX_WINDOW = 1 << 13
+"""Along one axis: a kernel goes over all of it for each of its outputs, in a call that nothing stops."""
 MAX_SITES = 1_000
 """Layers of one model's heads: each of them is run alone."""

@@ -45,9 +45,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cli.main(("rewrite", model, "--to", form, "-o", f"{name}.{form}.pt", "--html", *SMALL))
         cli.main(("check", "good.onnx", "limited.onnx", "-o", "broken.json", "--html"))
     ends = [(State.DONE, 10.5), (State.FAILED, 9.25), (State.DONE, 100.0)]
+    long = "long_" * 20 + "m"
     rows = [
-        Done(name=f"<b>m{number}</b>", source=f"{'long_' * 20}m{number}.pt", key="", state=state, reason=None, exit_code=0,
-             seconds=seconds, peak_bytes=None, document=None)
+        Done(name=f"<b>m{number}</b>", source=f"{long}{number}.pt", key="", state=state, reason=None,
+             exit_code=0, seconds=seconds, peak_bytes=None, document=None)
         for number, (state, seconds) in enumerate(ends)
     ]  # fmt: skip
     Store(folder).finish(rows)

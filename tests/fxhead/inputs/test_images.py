@@ -108,7 +108,7 @@ def test_a_photo_gets_finer_and_not_for_ever(tmp_path: Path) -> None:
     assert decoded(path, "RGB", how).size == (2000, 2000)
     scan = content[content.rfind(b"\xff\xda") : -2]
     path.write_bytes(content[:-2] + scan * 600 + content[-2:])
-    with pytest.raises(FxHeadError, match="goes over its 2000x2000 pixels 61[0-9] times"):
+    with pytest.raises(FxHeadError, match="goes over its 2000x2000 pixels"):
         decoded(path, "RGB", how)
 
 
