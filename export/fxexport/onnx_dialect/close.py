@@ -326,7 +326,7 @@ def _is_alike(before: Any, after: Any, swaps: dict[Node, Node]) -> bool:
     return shape == other and all(
         swaps.setdefault(one, now) is now
         if isinstance(one, Node) and isinstance(now, Node)
-        else type(one) is type(now) and bool(one == now)
+        else type(one) is type(now) and bool(one == now or (one != one and now != now))  # NaN is as it was
         for one, now in zip(ours, theirs, strict=True)
     )
 

@@ -604,3 +604,13 @@ def test_an_open_extent_may_be_written_as_minus_one() -> None:
     assert len(made.report.rewrites) == 1
     require_same(model, made.module, images())
     assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+
+
+def test_an_attribute_that_is_no_number_is_as_it_was() -> None:
+    """NaN equals nothing: its node was taken for one that had to be written anew."""
+    head = "p = GlobalAveragePool(b) f = Flatten(p) y = Gemm<transB=1>(f, w)"
+    body = f"b = BatchNormalization(r, s, s, s, s) {head}"
+    model = classifier(body, {"s": np.ones(8, np.float32), "w": weights(5, 8)})
+    (norm,) = (node for node in model.graph.node if node.op_type == "BatchNormalization")
+    norm.attribute.append(onnx.helper.make_attribute("epsilon", float("nan")))
+    assert "Conv" in operators(rewrite_onnx(model, "conv").module)
