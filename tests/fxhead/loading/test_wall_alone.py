@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hostile_names import injected
+from hostile_names import PAYLOADS, injected
 from PIL import Image
 from torch import nn
 
@@ -23,7 +23,7 @@ from fxhead.loading import load
 from fxpasses.graph import trace
 from fxpasses.wall.marks import walled_for
 from fxpasses.wall.wall import WallError
-from hostile import CANARY, PAYLOADS, saved
+from hostile import CANARY, saved
 
 Run = Callable[..., Any]
 
@@ -37,6 +37,7 @@ _RUN_WHEN_LOADED = (
     "graph_from_import",
     "graph_fstring",
 )
+_RUN_IN_A_PROGRAM = ("program_input_name", "program_guard", "program_size_is_code", "program_sample_inputs")
 
 
 @pytest.fixture
@@ -56,6 +57,28 @@ def test_what_runs_when_it_is_loaded_is_stopped(unguarded: None, tmp_path: Path,
     torch.load(path, weights_only=False, map_location="cpu")
     assert (tmp_path / CANARY).exists(), "it acts where nothing stops it"
     (tmp_path / CANARY).unlink()
+    with pytest.raises(WallError, match="was stopped"):
+        load_model(path)
+    assert not (tmp_path / CANARY).exists()
+
+
+@pytest.mark.parametrize("name", _RUN_IN_A_PROGRAM)
+def test_what_a_program_would_run_is_stopped(
+    unguarded: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Torch's own reader runs names, guards, sizes and sample inputs."""
+    path = PAYLOADS[name](tmp_path)
+
+    def read(container: Any, *_: object) -> Any:
+        module = torch.export.load(container.path).module()
+        module(torch.zeros(2, 3, 8, 8))  # guards are run with it
+        return module
+
+    with contextlib.suppress(Exception):
+        read(types.SimpleNamespace(path=path))
+    assert (tmp_path / CANARY).exists(), "it acts where nothing stops it"
+    (tmp_path / CANARY).unlink()
+    monkeypatch.setattr(load, "_from_file", read)
     with pytest.raises(WallError, match="was stopped"):
         load_model(path)
     assert not (tmp_path / CANARY).exists()
