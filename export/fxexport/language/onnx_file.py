@@ -109,9 +109,15 @@ def _graph_input(item: onnx.ValueInfoProto) -> GraphInput:
 
 @functools.cache
 def type_name(code: int) -> str:
-    """The element type's name: ``float32``."""
+    """The element type's name: ``float32``.
+
+    Raises:
+        NotRead: there is no such type.
+    """
     if code == TensorProto.STRING:
         return "string"
+    if code not in TensorProto.DataType.values():
+        raise NotRead(f"a value is of the type {code}, which ONNX has not")
     if code not in TensorProto.DataType.values():
         raise NotRead(f"there is no element type {code}")
     names: dict[str, str] = {"FLOAT": "float32", "DOUBLE": "float64"}

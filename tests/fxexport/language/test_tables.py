@@ -148,3 +148,8 @@ def test_a_range_and_a_fill_have_limits() -> None:
     for made in (f"{numbers} r = Range(b, e, d)", fill):
         text = f"{made} s = ReduceMax <keepdims = 0> (r) c = Cast <to = 1> (s) y = Add(x, c)"
         assert derive(graph_of_onnx(model(text)), graph_of_onnx(model(text))).is_proved
+
+
+def test_a_type_that_onnx_has_not_is_not_read() -> None:
+    text = "c = Cast <to = 1000000> (x) y = Cast <to = 1> (c)"
+    assert not derive(graph_of_onnx(model(text)), graph_of_onnx(model(text))).is_proved

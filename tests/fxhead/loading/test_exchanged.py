@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from fxhead import certify, export_onnx, load_model, save_model
+from fxhead import load_model, save_model
 from fxpasses.errors import FileError
 from fxpasses.wall.wall import lowered
 
@@ -43,21 +43,13 @@ def write_program(path: Path, fill: float) -> None:
     save_model(torch.export.export(net(fill), (IMAGE,)), path)
 
 
-def write_onnx(path: Path, fill: float) -> None:
-    export_onnx(net(fill), (IMAGE,), path)
-
-
 def write_weights(path: Path, fill: float) -> None:
     safetensors.torch.save_file(net(fill).state_dict(), path)
 
 
 def load_weights(path: Path) -> Any:
-    with patch("fxhead.loading.load.build", lambda *_: net(0.0)):
+    with patch("fxhead.loading.state_dicts.build", lambda *_, **__: net(0.0)):
         return load_model("torchvision:resnet18", weights=str(path))
-
-
-def certify_twice(path: Path) -> Any:
-    return certify(path, path, providers=("cpu",))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +58,6 @@ def certify_twice(path: Path) -> Any:
         ("a.pt", write_module, load_model),
         ("a.pth", write_legacy, load_model),
         ("a.pt2", write_program, load_model),
-        ("a.onnx", write_onnx, certify_twice),
         ("a.safetensors", write_weights, load_weights),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -82,7 +73,7 @@ def test_another_file_of_its_name_is_an_error(
 
     def exchange(what: Any, *arguments: Any, **options: Any) -> int:
         opened.extend([what] if what == path else [])
-        if what == path and len(opened) == 2:
+        if what == path and len(opened) == 3:  # first it is looked at outside of the wall
             with lowered():  # it is another process that does so
                 other.replace(path)
         return open_file(what, *arguments, **options)
@@ -90,7 +81,6 @@ def test_another_file_of_its_name_is_an_error(
     monkeypatch.setattr(os, "open", exchange)
     with pytest.raises(FileError, match="was changed or replaced while it was read"):
         read(path)
-    assert len(opened) >= 2
 
 
 @pytest.mark.skipif(not _HAS_NAMES_OF_OPEN_FILES, reason="this system has no names of open files")
