@@ -43,6 +43,11 @@ class PoolsLast(Net):
         return nn.functional.adaptive_avg_pool2d(self.conv(x).relu(), 1).flatten(1)
 
 pools_last = lambda: PoolsLast(None).eval()
+class Wide(Net):
+    def forward(self, x):
+        return self.new(nn.functional.avg_pool2d(self.conv(x).relu(), (10, 28)).flatten(1))
+
+wide = lambda: Wide(None, (12, 30)).eval()
 viewed = lambda: Viewed(None).eval()
 turned = lambda: Turned(OUTPUTS["plain"]).eval()
 
@@ -173,6 +178,18 @@ def test_images_need_not_be_square(run: Run, image: Path, options: tuple[str, ..
     found = np.load("fxhead-cam/maps.npz")
     assert found["maps"].shape[-2:] == (10, 28)
     np.testing.assert_array_equal(found["boxes"], [[0, 0, 12, 12]])
+
+
+@pytest.mark.parametrize("size", ["12,30", "12x30"])
+def test_the_size_is_the_input_s_where_nothing_else_says_it(run: Run, image: Path, size: str) -> None:
+    done = run("cam", "heads:wide", "image.png", "--json", "--size", size)
+    assert done.code == 0, done.err
+    assert done.document["model"]["input_shapes"] == [[1, 3, 12, 30]]
+    done = run("check", "heads:wide", "heads:wide", "--inputs", "image.png", "--json", "--size", size)
+    assert done.code == 0, done.err
+    done = run("cam", "heads:wide", "image.png", "--size", "30,12", "--force")
+    assert done.code == 2
+    assert "--input-shape" in done.err
 
 
 def test_a_fixed_file_that_is_not_square_says_its_own_size(run: Run, image: Path) -> None:

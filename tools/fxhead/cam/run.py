@@ -160,7 +160,7 @@ def _shapes(model: nn.Module | ExportedProgram, options: CamOptions, preset: Pre
         InputError: it is not known, or the model does not take it.
     """
     built, weights = options.loading.built(options.source), options.loading.weights
-    own = find_shapes(model, built, options.input_shapes, weights)
+    own = find_shapes(model, built, options.input_shapes, weights, size=preset.size)
     first = own.shapes[0]
     if preset.size is None or options.input_shapes or len(first) != 4:
         return own

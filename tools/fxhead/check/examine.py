@@ -20,6 +20,7 @@ from fxhead.inputs.input_shapes import InputShapes
 from fxhead.inputs.options import DataOptions
 from fxhead.inputs.preset import Preset, find_preset
 from fxhead.inputs.samples import Data, DataFiles, DataRecord, open_data, take_data
+from fxhead.inputs.shapes import find_shapes
 from fxhead.inputs.specs import (
     Hint,
     argument_names,
@@ -186,9 +187,9 @@ def _own_hint(
         if isinstance(model, Path):
             continue
         with progress.step(f"finding the input shape of {source.text}"):
-            own = shapes_of(model, _built(source, question), None, question.loading.weights)
+            size, built = question.data.size, _built(source, question)
+            own = find_shapes(model, built, (), question.loading.weights, size=size)
         note_guess(own, progress)
-        size = question.data.size
         if size is not None and len(own.shapes) == 1 and len(own.shapes[0]) == 4:
             shape = (*own.shapes[0][:2], *size.of_input(*own.shapes[0][2:]).extents)
             return Hint(shapes=(shape,), origin="--size"), {}

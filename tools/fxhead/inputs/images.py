@@ -122,6 +122,13 @@ class ImageSize:
         """Height and width of the sample."""
         return _extents(self.crop)
 
+    @property
+    def meant(self) -> tuple[tuple[int, int], ...]:
+        """Heights and widths that it may stand for: ``256,128`` is a crop, or both."""
+        if isinstance(self.resize, int) and isinstance(self.crop, int):
+            return self.extents, (self.resize, self.crop)
+        return (self.extents,)
+
     def of_input(self, height: int | None, width: int | None) -> ImageSize:
         """The same for an input: ``256,128`` are height and width where a model takes 256x128."""
         is_input = (height, width) == (self.resize, self.crop) and height != width

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 from torch.nn.parameter import is_lazy
 
 from fxexport.untrusted.tensor_budget import TensorBudget
+from fxhead.inputs.images import ImageSize
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.inputs.preset import find_preset
 from fxhead.source import Source, SourceKind
@@ -58,11 +59,12 @@ def find_shapes(
     weights: str | None = None,
     *,
     dtypes: Sequence[torch.dtype] | None = None,
+    size: ImageSize | None = None,
 ) -> InputShapes:
     """The shapes of the model's inputs: a program's own, or checked by a forward on fake tensors.
 
     Shapes that are given go with ``dtypes``; by default with the weights' own, or with integers where the
-    model has embeddings and takes no floats.
+    model has embeddings and takes no floats. ``size`` is tried where nothing customary fits.
 
     Raises:
         InputError: the model does not take the shape that was given, or none was found.
@@ -83,7 +85,7 @@ def find_shapes(
     known = _from_images(module, source) or _from_attributes(module) or _from_torchvision(source, weights)
     if known is not None:
         return _checked(module, InputShapes(shapes=(known,), dtypes=(dtype,), origin=ShapeOrigin.METADATA))
-    for shape in _candidates(module):
+    for shape in _candidates(module, () if size is None else size.meant):
         guess = InputShapes(shapes=(shape,), dtypes=(dtype,), origin=ShapeOrigin.GUESSED)
         if _refusal(module, guess) is None:
             return guess
@@ -241,8 +243,8 @@ def _in_order(module: nn.Module) -> Iterator[nn.Module]:
     yield from module.modules()
 
 
-def _candidates(module: nn.Module) -> Iterator[tuple[int, ...]]:
-    """Shapes to try, by the first layer with weights; the customary ones first."""
+def _candidates(module: nn.Module, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, ...]]:
+    """Shapes to try, by the first layer with weights; the customary ones first, then those of ``sizes``."""
     layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     first = next((m for m in _in_order(module) if isinstance(m, layers)), None)
     if isinstance(first, nn.Linear):
@@ -252,3 +254,5 @@ def _candidates(module: nn.Module) -> Iterator[tuple[int, ...]]:
     elif isinstance(first, nn.Conv1d | nn.Conv2d):
         rank = 1 if isinstance(first, nn.Conv1d) else 2
         yield from ((1, first.in_channels, *(extent,) * rank) for extent in _EXTENTS)
+        if isinstance(first, nn.Conv2d):
+            yield from ((1, first.in_channels, *size) for size in sizes)
