@@ -300,6 +300,14 @@ def test_a_files_head_is_moved_before_its_pool(run: Run, photos: Path, folder: P
     assert "choose one with --head" in run("cam", "net.onnx", "photos", *SIZE, "-o", "other").err
 
 
+def test_a_layer_that_does_not_run_is_one_line(run: Run, photos: Path) -> None:
+    model = nn.Sequential(nn.Softmax(2**40), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    torch.save(model, "odd.pt")
+    done = run("cam", "odd.pt", "photos", *SIZE, "--input-shape", "1x3x16x16")
+    assert done.code == 2
+    assert "does not run on a batch of" in done.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("damage", ["elsewhere", "missing", "short", "no type"])
 def test_weights_that_are_not_there_are_one_line(damage: str, run: Run, photos: Path) -> None:
     w = weights(5, 8)

@@ -89,7 +89,7 @@ class ModuleScorer:
         try:
             with torch.inference_mode():
                 logits, maps = self._module(self._cast(torch.from_numpy(batch)))
-        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        except Exception as error:  # whatever its layers make of what they have
             shape = "x".join(map(str, batch.shape))
             what = f"the model does not run on a batch of {shape} ({brief(error)})"
             raise InputError(what, fix="give another --size") from error
