@@ -259,6 +259,7 @@ class Certifier:
         batches = next((record.batches for record in statistics), ())
         witness = judged.measured.witness if judged.verdict is Verdict.BROKEN else None
         blamed = None if witness is None else changed_by_optimiser(left, right, witness)
+        rounding = judged.measured.rounding if blamed is None else _told(judged.measured.rounding, blamed)
         return Certificate(
             reference=left.name,
             candidate=right.name,
@@ -267,7 +268,7 @@ class Certifier:
             weights=weights,
             wiring=wiring,
             backbone=backbone,
-            rounding=judged.measured.rounding,
+            rounding=rounding,
             decision=judged.measured.decision,
             statistics=statistics,
             flips=judged.measured.flips,
@@ -282,6 +283,12 @@ class Certifier:
             ),
             witness=witness,
         )
+
+
+def _told(layer: LayerResult, why: str) -> LayerResult:
+    """The layer with what its failures come of."""
+    told = (dataclasses.replace(failure, what=f"{failure.what}: {why}") for failure in layer.failures)
+    return dataclasses.replace(layer, failures=tuple(told))
 
 
 def _with_size(found: Certificate, other: SizeResult) -> Certificate:

@@ -37,3 +37,4 @@ def test_a_file_that_the_optimiser_changes(is_damaged: bool, tmp_path: Path) -> 
     certificate = certify(model, path, images)
     assert certificate.verdict is Verdict.BROKEN
     assert (SAYS in certificate.reason) is not is_damaged
+    assert (SAYS in certificate.rounding.failures[0].what) is not is_damaged  # as the command shows it
