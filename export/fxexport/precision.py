@@ -26,7 +26,7 @@ _NEAR = 2.0**-21
 """Relative: a further rounding to fp32 on the way does not count."""
 
 
-class Precision(enum.StrEnum):
+class ProductFormat(enum.StrEnum):
     """The format in which products are taken, by what it can hold."""
 
     FP32 = "fp32"
@@ -36,7 +36,7 @@ class Precision(enum.StrEnum):
 
 
 @functools.cache
-def measured_precision(target: str) -> Precision:
+def measured_precision(target: str) -> ProductFormat:
     """The coarsest precision that a target takes in a matrix product and in a convolution of fp32 values.
 
     ``target`` is a provider, or one with ``:defaults``; see ``fxexport.providers``.
@@ -47,10 +47,10 @@ def measured_precision(target: str) -> Precision:
     values = np.tile(np.array([_FINE, _COARSE, _LARGE, 1.0], np.float32), (8, _SIZE // 4))
     model = _probe()
     found = [_precision_of(output.reshape(8, _SIZE)) for output in Session(model, target).run((values,))]
-    return max(found, key=list(Precision).index)
+    return max(found, key=list(ProductFormat).index)
 
 
-def precision_on(target: str) -> Precision | None:
+def precision_on(target: str) -> ProductFormat | None:
     """``measured_precision``; None where the provider does not run the probe."""
     try:
         return measured_precision(target)
@@ -58,13 +58,15 @@ def precision_on(target: str) -> Precision | None:
         return None
 
 
-def _precision_of(result: NDArray[np.float32]) -> Precision:
+def _precision_of(result: NDArray[np.float32]) -> ProductFormat:
     fine, coarse, large = (result[:, column].astype(np.float64) for column in range(3))
     if np.all(np.abs(fine - _FINE) < _NEAR):
-        return Precision.FP32
+        return ProductFormat.FP32
     if not np.all(np.abs(coarse - _COARSE) < _NEAR):
-        return Precision.BF16
-    return Precision.TF32 if np.all(np.isfinite(large)) and np.all(large == _LARGE) else Precision.FP16
+        return ProductFormat.BF16
+    return (
+        ProductFormat.TF32 if np.all(np.isfinite(large)) and np.all(large == _LARGE) else ProductFormat.FP16
+    )
 
 
 def _probe() -> bytes:

@@ -11,7 +11,7 @@ import torch
 
 import fxexport.precision
 from fxexport import Mode, certify, export_onnx
-from fxexport.precision import Precision, measured_precision
+from fxexport.precision import ProductFormat, measured_precision
 from fxexport.providers import Session
 from fxpasses.errors import ProviderError
 from tests.fxexport.pairs import small_pair
@@ -32,7 +32,7 @@ CASTS = {
 
 
 def test_the_cpu_provider_takes_fp32_for_fp32():
-    assert measured_precision("cpu") is Precision.FP32
+    assert measured_precision("cpu") is ProductFormat.FP32
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")
@@ -93,4 +93,4 @@ def test_one_further_rounding_to_fp32_does_not_count(monkeypatch):
     monkeypatch.setattr(
         Session, "run", lambda self, inputs: [np.nextafter(y, np.float32(9e9)) for y in real(self, inputs)]
     )
-    assert measured_precision.__wrapped__("cpu") is Precision.FP32
+    assert measured_precision.__wrapped__("cpu") is ProductFormat.FP32

@@ -18,7 +18,7 @@ from torch import nn
 
 import fxexport.providers
 from fxexport import certify, export_onnx
-from fxexport.precision import Precision, measured_precision
+from fxexport.precision import ProductFormat, measured_precision
 from fxexport.providers import Session, is_defaults, placements, require_provider, targets_of
 from fxpasses import rewrite
 from fxpasses.errors import ProviderError
@@ -148,7 +148,7 @@ def test_a_damaged_pair_is_broken(name, pairs):
 
 
 def test_a_strict_session_computes_in_fp32():
-    assert measured_precision(PROVIDER) is Precision.FP32
+    assert measured_precision(PROVIDER) is ProductFormat.FP32
 
 
 if PROVIDER == "openvino":
@@ -162,7 +162,7 @@ if PROVIDER == "openvino":
         except ProviderError:
             assert hint == "FP16"
         else:
-            assert found is Precision.FP32 or (hint == "FP16" and found is Precision.FP16)
+            assert found is ProductFormat.FP32 or (hint == "FP16" and found is ProductFormat.FP16)
 
 
 def test_a_product_is_exact_where_the_sum_is_exact_in_any_order():

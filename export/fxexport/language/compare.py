@@ -40,7 +40,7 @@ class OutputPair:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Fold:
+class FoldedConstant:
     """A constant of one side that is a fold of constants of the other.
 
     Attributes:
@@ -106,7 +106,7 @@ class Derivation:
     problem: str | None = None
     outputs: tuple[OutputPair, ...] = ()
     identities: tuple[str, ...] = ()
-    folds: tuple[Fold, ...] = ()
+    folds: tuple[FoldedConstant, ...] = ()
     unrelated: tuple[Unrelated, ...] = ()
     constants: tuple[ConstantPair, ...] = ()
     sizes: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ class _Proof:
         self._graphs = [left, right]
         self._terms = Terms()
         self._known: dict[tuple[Term, Term], bool] = {}
-        self._folds: dict[tuple[str, str], Fold] = {}
+        self._folds: dict[tuple[str, str], FoldedConstant] = {}
         self._unrelated: dict[tuple[Origin, Origin], Unrelated] = {}
         self._constants: dict[tuple[str, str], ConstantPair] = {}
         self._is_explained = False
@@ -343,7 +343,7 @@ class _Proof:
             ulp = _apart(a, b, left.term, right.term)
             if ulp is not None:
                 self._terms.use("fold-of-constants")
-                self._folds.setdefault(names, Fold(left=names[0], right=names[1], largest_ulp=ulp))
+                self._folds.setdefault(names, FoldedConstant(left=names[0], right=names[1], largest_ulp=ulp))
                 return True
         self._keep(names, a.value, b.value)
         return False

@@ -25,7 +25,7 @@ from onnx import numpy_helper
 
 from fxexport.onnx_dialect.pieces import MovedValues, Piece, Range, between, framed, size_of
 from fxexport.onnx_graph import wire
-from fxexport.onnx_graph.wire import Field
+from fxexport.onnx_graph.wire import WireField
 from fxexport.onnx_node import array_of, is_standard
 from fxexport.untrusted.inline import require_bounded
 from fxexport.untrusted.limits import MAX_FIELDS
@@ -70,7 +70,7 @@ class Content:
         self._mark = f"fxhead:{secrets.token_hex(8)}"  # the location of what was left; no file can know it
         self._seen = 0
         self._left: list[tuple[int, Piece]] = []
-        self._whole = Field(0, wire.DELIMITED, 0, 0, len(data))
+        self._whole = WireField(0, wire.DELIMITED, 0, 0, len(data))
         graphs = [field for field in self._fields(self._whole) if field.number == GRAPH]
         if len(graphs) != 1 or graphs[0].wire != wire.DELIMITED:
             raise ValueError("it holds no graph" if not graphs else "it holds several graphs")
@@ -92,7 +92,7 @@ class Content:
 
     # --- reading
 
-    def _fields(self, field: Field) -> list[Field]:
+    def _fields(self, field: WireField) -> list[WireField]:
         left = MAX_FIELDS - self._seen
         found = [*itertools.islice(wire.fields(self.data, field.content, field.end), left + 1)]
         self._seen += len(found)
@@ -100,7 +100,7 @@ class Content:
             raise ValueError(f"it has more fields than the limit of {MAX_FIELDS:,}")
         return found
 
-    def _small(self, kind: str, field: Field) -> bytes:
+    def _small(self, kind: str, field: WireField) -> bytes:
         """A message without large values."""
         if kind == "tensor":
             return self._small_tensor(field)
@@ -114,7 +114,7 @@ class Content:
                 parts.append(wire.head(part.number, len(message)) + message)
         return b"".join(parts)
 
-    def _small_tensor(self, field: Field) -> bytes:
+    def _small_tensor(self, field: WireField) -> bytes:
         parts = self._fields(field)
         held = [part for part in parts if part.wire == wire.DELIMITED and part.number in _PACKED]
         if len(held) == 1 and held[0].end - held[0].content > LARGE_BYTES:
@@ -162,7 +162,7 @@ class Content:
         if size and bits_of(tensor.data_type) and bytes_of(tensor) != size:
             raise ValueError(f"{tensor.name!r} has another number of values than its shape says")
 
-    def metadata(self, key: str) -> Field | None:
+    def metadata(self, key: str) -> WireField | None:
         """Where the only entry of the model's metadata with this key lies."""
         fields = [
             field
@@ -200,7 +200,7 @@ class Content:
         """The file of an edited model: its graph's nodes, values and initialisers, and metadata."""
         return [*self._written("model", self._whole, self.proto, edited)]
 
-    def _written(self, kind: str, place: Field, before: Any, after: Any) -> Iterator[Piece]:
+    def _written(self, kind: str, place: WireField, before: Any, after: Any) -> Iterator[Piece]:
         """A message in its new form; what it holds of one kind stands where the first of them stood."""
         fields = self._fields(place)
         done: set[str] = set()
@@ -218,9 +218,9 @@ class Content:
             if name not in done:
                 yield from self._repeated(number, [], [], getattr(after, name))
 
-    def _repeated(self, number: int, fields: list[Field], before: Any, after: Any) -> Iterator[Piece]:
+    def _repeated(self, number: int, fields: list[WireField], before: Any, after: Any) -> Iterator[Piece]:
         """The messages of one kind: those that were there before as they are in the file."""
-        known: dict[bytes, list[Field]] = {}
+        known: dict[bytes, list[WireField]] = {}
         for field, message in zip(fields, before, strict=True):
             known.setdefault(message.SerializeToString(), []).append(field)
         for message in after:

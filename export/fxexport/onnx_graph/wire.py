@@ -18,7 +18,7 @@ _VARINT, _EIGHT_BYTES, _FOUR_BYTES = 0, 1, 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Field:
+class WireField:
     """Where one field of a message lies: its tag, its content, its end."""
 
     number: int
@@ -28,7 +28,7 @@ class Field:
     end: int
 
 
-def fields(data: Buffer, start: int, end: int) -> Iterator[Field]:
+def fields(data: Buffer, start: int, end: int) -> Iterator[WireField]:
     """The fields of the message that lies from ``start`` to ``end``.
 
     Raises:
@@ -51,7 +51,7 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[Field]:
             raise ValueError(f"no protobuf message: wire type {wire}")
         if after > end:
             raise ValueError("the file ends in the middle of a field")
-        yield Field(tag >> 3, wire, position, content, after)
+        yield WireField(tag >> 3, wire, position, content, after)
         position = after
 
 

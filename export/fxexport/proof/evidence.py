@@ -12,7 +12,7 @@ from fxexport.proof.measured.search import Found, search
 from fxexport.proof.measured.tally import Tally
 from fxexport.proof.pairing.heads import paired_heads
 from fxexport.proof.pairing.outputs import PairedOutputs, paired_outputs, unexplained
-from fxexport.proof.sites import Sites
+from fxexport.proof.sites import PairedSites
 from fxexport.providers import is_defaults, targets_of
 from fxexport.results import Failure
 from fxexport.subjects.samples import Samples
@@ -37,7 +37,7 @@ class Evidence:
 
     outputs: PairedOutputs
     derived: Derived
-    sites: Sites
+    sites: PairedSites
     different: tuple[Failure, ...]
     tallies: dict[str, Tally]
     tried: int
@@ -61,7 +61,7 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
     roots, outputs = paired_outputs(left, right)
     derivation = derived(left, right, outputs)
     walk = paired_heads(left, right, roots, is_proved=derivation.is_proved)
-    sites = Sites.of(left, right, walk)
+    sites = PairedSites.of(left, right, walk)
     different = sites.differences()
     if different:  # a factor may have moved: no value between features and outputs need be the same
         walk = dataclasses.replace(walk, is_known=False)

@@ -18,7 +18,7 @@ SitePairs = tuple[tuple[Term, Term], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sites:
+class PairedSites:
     """The sites of two models that belong together.
 
     Attributes:
@@ -36,7 +36,7 @@ class Sites:
     rewritten: SitePairs
 
     @classmethod
-    def of(cls, left: Subject, right: Subject, paired: PairedHeads) -> Sites:
+    def of(cls, left: Subject, right: Subject, paired: PairedHeads) -> PairedSites:
         """Those of two models whose heads were paired."""
         heads = left.head, right.head
         return cls(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from fxexport.numerics.bounds import TF32
-from fxexport.precision import Precision, precision_on
+from fxexport.precision import ProductFormat, precision_on
 from fxexport.proof.derivation import Derived
 from fxexport.proof.measured.tally import Measured, Tally, measured
 from fxexport.providers import is_defaults, provider_of
@@ -97,7 +97,7 @@ class Judge:
             decision=judged.measured.decision,
             is_repeatable=all(made) if made else None,
             same_bits=judged.measured.is_identical,
-            asked_precision=None if found is None or is_defaults(seen.target) else Precision.FP32,
+            asked_precision=None if found is None or is_defaults(seen.target) else ProductFormat.FP32,
             measured_precision=found,
         )
 
