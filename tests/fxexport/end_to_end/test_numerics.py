@@ -292,9 +292,9 @@ class Simulated(Session):
 
     loose = False
 
-    def __init__(self, model, target, weights=None, *, name=None):
+    def __init__(self, model, target, weights=None, **options):
         is_loose = is_defaults(target) or (self.loose and target != "cpu")
-        super().__init__(tf32_model(model) if is_loose else model, "cpu", weights, name=name)
+        super().__init__(tf32_model(model) if is_loose else model, "cpu", weights, **options)
 
 
 @pytest.fixture
