@@ -307,7 +307,10 @@ def test_one_weight_of_a_side_branch_is_broken():
         bad.get_parameter("features.4.block.2.fc1.weight").view(-1)[3] *= 1.01
     certificate = certify(model, bad, inputs(8))
     assert certificate.verdict is Verdict.BROKEN
-    assert certificate.backbone.failures[0].name == "features.4.block.2.fc1.weight"
+    # which layer sees it first depends on how the processor rounds; that it is named does not
+    failures = (*certificate.backbone.failures, *certificate.wiring.failures)
+    assert failures[0].name == "features.4.block.2.fc1.weight"
+    assert "'features.4.block.2.fc1.weight'[" in certificate.reason
 
 
 def test_stochastic_depth_is_no_difference():
