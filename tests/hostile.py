@@ -751,6 +751,48 @@ def torchscript(folder: Path) -> Path:
     return write_zip(folder / "evil.pt", members)
 
 
+# --- what lies beside a model ------------------------------------------------------------------------
+
+
+def tree(folder: Path) -> dict[str, str | None]:
+    """Everything in a folder, links and pipes not followed."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        if path.is_file() and not path.is_symlink()
+        else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def identity(path: Path) -> list[int]:
+    """What a manifest says of a file."""
+    found = path.stat()
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+
+
+def planted(folder: Path, kind: str) -> None:
+    """Puts there what somebody may have packed with a model: thesis.txt is to go, or be what is elsewhere."""
+    names = {"well named": f".fxhead-done-{'0' * 16}-{'0' * 64}", "link": ".fxhead-done-x"}
+    staging = folder / names.get(kind, ".fxhead-x")
+    staging.mkdir()
+    (staging / "lock").touch()
+    (folder / "thesis.txt").write_text("years of work")
+    before = thesis = identity(folder / "thesis.txt")
+    if kind == "link":
+        (folder.parent / "elsewhere").mkdir()
+        (folder.parent / "elsewhere" / "thesis.txt").write_text("evil")
+        thesis = identity(folder.parent / "elsewhere" / "thesis.txt")
+        (staging / "new").symlink_to(folder.parent / "elsewhere")
+    else:
+        (staging / "old").mkdir()
+    files = {"thesis.txt": [thesis, before if kind == "link" else None]}
+    if kind == "pipe":
+        os.mkfifo(staging / "manifest.json")
+    else:
+        text = json.dumps({"thesis.txt": None, "files": files, "code": "0" * 64})
+        (staging / "manifest.json").write_text(text)
+
+
 # --- safetensors -------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import stat
 import sys
 import sysconfig
 import tempfile
@@ -19,6 +20,7 @@ from fxpasses.wall.folders import Folders
 
 _ANY_FOLDER = -1
 """How an event says that no folder was given with a name."""
+_DEVICES = (os.devnull, "/dev/urandom")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 Judge = Callable[[tuple[Any, ...], Folders], str | None]
@@ -39,9 +41,22 @@ def _forbidden(what: str) -> Judge:
 
 def _opened(args: tuple[Any, ...], folders: Folders) -> str | None:
     path, _, flags = args
-    if not isinstance(flags, int) or not flags & _WRITES or isinstance(path, int) or path == os.devnull:
+    if not isinstance(flags, int) or isinstance(path, int) or path in _DEVICES:
         return None
+    if not flags & _WRITES:
+        return f"wait for what {_brief(path)} gives" if _may_never_end(path, flags) else None
     return None if folders.hold(path) else f"write {_brief(path)}"
+
+
+def _may_never_end(path: Any, flags: int) -> bool:
+    """Whether it is a pipe or a device, and the caller did not take care that it does not block."""
+    if flags & getattr(os, "O_NONBLOCK", 0):
+        return False
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # which opening it will tell
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def _changed(verb: str, *places: tuple[int, int | None]) -> Judge:

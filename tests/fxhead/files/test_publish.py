@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import json
 import os
 import random
 import shutil
@@ -26,6 +25,7 @@ from fxhead.files.mark import _secret, mark
 from fxhead.files.publish import publish, staged
 from fxhead.files.settle import settle
 from fxpasses.errors import FileError
+from hostile import planted, tree
 
 NAMES = ("model.conv.pt", "model.linear.onnx", "model.conv.onnx", "model.certificate.json", "model.plan.json")
 POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a child process")
@@ -301,36 +301,6 @@ def left_over(folder: Path) -> Path:
     os.waitpid(_child(job), 0)
     (left,) = folder.glob(".fxhead-done-*")
     return left
-
-
-def tree(folder: Path) -> dict[str, str | None]:
-    """Everything in a folder, links and pipes not followed."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_text()
-        if path.is_file() and not path.is_symlink()
-        else None
-        for path in sorted(folder.rglob("*"))
-    }
-
-
-def planted(folder: Path, kind: str) -> None:
-    """Puts there what somebody may have packed with a model."""
-    code = "0" * 64
-    staging = folder / (f".fxhead-done-{'0' * 16}-{code}" if kind == "well named" else ".fxhead-x")
-    staging.mkdir()
-    (staging / "lock").touch()
-    (folder / "thesis.txt").write_text("years of work")
-    found = (folder / "thesis.txt").stat()
-    identity = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
-    manifest = json.dumps({"thesis.txt": None, "files": {"thesis.txt": [identity, None]}, "code": code})
-    if kind == "pipe":
-        os.mkfifo(staging / "manifest.json")
-    else:
-        (staging / "manifest.json").write_text(manifest)
-    if kind == "link":
-        (folder.parent / "elsewhere").mkdir()
-        (folder.parent / "elsewhere" / "thesis.txt").write_text("evil")
-        (staging / "new").symlink_to(folder.parent / "elsewhere")
 
 
 @POSIX

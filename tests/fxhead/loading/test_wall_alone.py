@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import socket
 import types
 from collections.abc import Callable
@@ -18,12 +20,13 @@ from torch import nn
 
 from fxhead import load_model, rewrite
 from fxhead.check import replay
+from fxhead.files import settle, staging
 from fxhead.inputs import images
 from fxhead.loading import load
 from fxpasses.graph import trace
 from fxpasses.wall.marks import walled_for
-from fxpasses.wall.wall import WallError
-from hostile import CANARY, saved
+from fxpasses.wall.wall import WallError, walled, writing
+from hostile import CANARY, planted, saved, tree
 
 Run = Callable[..., Any]
 
@@ -130,6 +133,40 @@ def test_what_a_certificate_would_fetch_is_stopped(
     assert done.code == 2
     assert "something in it tried to " in done.err.splitlines()[-1], done.err
     assert asked == []
+
+
+@pytest.fixture
+def credulous(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever lies beside a model is believed, and settled as soon as the model is read."""
+
+    def believed(place: staging.Place) -> staging.Manifest:
+        files = json.loads((tmp_path / "inside" / place.path / staging.MANIFEST).read_text())["files"]
+        return {name: staging.StagedFile(new=new, before=before) for name, (new, before) in files.items()}
+
+    monkeypatch.setattr(settle, "is_staging", lambda name: name.startswith(".fxhead-"))
+    monkeypatch.setattr(settle, "read_manifest", believed)
+    monkeypatch.setattr(settle._opened, "__defaults__", (os.O_RDONLY,))
+    monkeypatch.setattr(load, "recognise", lambda path: settle.settle(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("kind", "tried"), [("old", "delete 'thesis"), ("link", "move 'thesis"), ("pipe", "wait for what ")]
+)
+def test_what_is_planted_would_do_is_stopped(credulous: None, tmp_path: Path, kind: str, tried: str) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    planted(inside, kind)
+    (inside / "model.pt").write_bytes(b"model")
+    before = tree(tmp_path)
+    with pytest.raises(WallError, match=f"something in it tried to {tried}"):
+        load_model(inside / "model.pt")
+    if kind != "old":  # a command that writes there may change what is in that folder, and no other
+        with pytest.raises(WallError, match=f"something in it tried to {tried}"), walled(), writing(inside):
+            settle.settle(inside)
+    assert tree(tmp_path) == before
+    if kind != "pipe":
+        settle.settle(inside)
+        assert tree(tmp_path) != before, "it acts where nothing stops it"
 
 
 def test_the_user_is_told_where_there_is_no_wall(run: Run, folder: Path) -> None:

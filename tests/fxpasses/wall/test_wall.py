@@ -94,6 +94,7 @@ TRIES: dict[str, Callable[[], Any]] = {
     "rights": lambda: os.chmod("kept", 0o777),
     "times": lambda: os.utime("kept", (0, 0)),
     "temporary": lambda: tempfile.mkdtemp(),
+    "endless": lambda: Path("/dev/zero").open("rb"),
     "database": lambda: sqlite3.connect("ran"),
     "directory": lambda: os.chdir("/"),
     "thread": lambda: in_a_thread(lambda: Path("ran").write_text("")),

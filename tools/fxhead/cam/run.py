@@ -30,6 +30,7 @@ from fxhead.outcome import ModelInfo
 from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError
+from fxpasses.wall.wall import writing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,7 +112,8 @@ def _run(options: CamOptions, progress: Progress) -> CamOutcome:
 
 def _require_free(options: CamOptions, files: Sequence[ImageFile]) -> None:
     """Refuses before the long work starts what would be refused after it."""
-    settle(options.out)
+    with writing(options.out):
+        settle(options.out)
     if options.out.exists() and not options.out.is_dir():
         raise FileError("is no folder", where=f"-o {options.out}", fix="name a folder, or a new one")
     taken = [*(file.path for file in files), options.source.path, options.labels]

@@ -50,7 +50,9 @@ def staged(folder: Path) -> Iterator[Path]:
     try:
         with lowered():
             folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):  # and nowhere else, whatever lies there
             settle(folder)
+        with lowered():
             staging = make_staging(folder)
             lock = lock_staging(Place(path=staging))
             (staging / NEW).mkdir()

@@ -36,12 +36,13 @@ def settle(folder: Path) -> None:
     """Finishes what a killed process had done all but moving, and removes what it had not done.
 
     A folder of a process that is still at it is left alone, and so is an output that somebody else has
-    changed since.
+    changed since. Inside the wall the caller has to open it, for this folder alone (``writing``).
     """
     if not _CAN_SETTLE:
         return
-    with contextlib.suppress(OSError), lowered(), contextlib.ExitStack() as until:
-        names = sorted(name for name in os.listdir(folder) if is_staging(name))
+    with contextlib.suppress(OSError), contextlib.ExitStack() as until:
+        with lowered():  # the user's secret may have to be made
+            names = sorted(name for name in os.listdir(folder) if is_staging(name))
         # the folder itself may be named by a link; what is in it may not
         place = _opened(folder, None, until, os.O_RDONLY)
         for name in names:

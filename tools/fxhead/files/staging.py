@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fxhead.files.mark import is_marked, mark
+from fxpasses.wall.wall import lowered
 
 try:
     import fcntl
@@ -178,7 +179,8 @@ def lock_staging(staging: Place) -> int:
         return -1
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(staging.at(LOCK), flags, 0o600, dir_fd=staging.descriptor)
+        with lowered():  # which is not told in which folder this is
+            descriptor = os.open(staging.at(LOCK), flags, 0o600, dir_fd=staging.descriptor)
     except OSError:
         return -1
     try:

@@ -30,6 +30,7 @@ from fxhead.source import SourceKind
 from fxpasses import find_sites
 from fxpasses.errors import InputError, SizeError
 from fxpasses.report import Form, RewriteReport, Site
+from fxpasses.wall.wall import writing
 
 if TYPE_CHECKING:
     from fxhead.check.artefact import Recipe
@@ -118,7 +119,8 @@ class _Job:
             raise InputError("there is no certificate", where="--attest", fix="leave out --no-onnx")
         if options.with_map and options.to is not Form.DENSE:
             raise InputError(f"the form {options.to} has no map", where="--with-map", fix="use --to dense")
-        settle(self.names.folder)
+        with writing(self.names.folder):
+            settle(self.names.folder)
         if options.source.kind is SourceKind.FILE:
             require_readable(Path(options.source.name))
         inputs = [path for path in (options.source.path, options.loading.weights) if path is not None]

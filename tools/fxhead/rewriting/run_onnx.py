@@ -33,7 +33,7 @@ from fxhead.show.progress import Progress
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError
 from fxpasses.report import Site
-from fxpasses.wall.wall import lowered
+from fxpasses.wall.wall import lowered, writing
 
 _SUFFIX = ".onnx"
 
@@ -138,7 +138,8 @@ class _Job:
             raise InputError("an ONNX file is rewritten as it is", where=given, fix="leave it out")
         if not options.with_check and options.providers is not None:
             raise InputError("nothing is checked", where=options.unchecked, fix="leave it or --providers out")
-        settle(self.target.parent)
+        with writing(self.target.parent):
+            settle(self.target.parent)
         if options.beside.attest and not options.with_check:
             raise InputError("there is no certificate", where="--attest", fix="have the file checked")
         names = [self.target.name, self.plan, *((self.certificate,) if options.with_check else ())]
