@@ -17,17 +17,21 @@ Shape: TypeAlias = tuple[int | None, ...]
 Shapes: TypeAlias = Mapping[Node, Shape]
 
 
-class Recorder(Interpreter):
+class Runner(Interpreter):
+    """Runs a graph node by node as its code does, which passes lists that a function may write to."""
+
+    def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
+        """The arguments of a node."""
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return _mutable(tuple(args)), _mutable(dict(kwargs))
+
+
+class Recorder(Runner):
     """Runs a graph and keeps the shape of every tensor; a value is dropped after its last reader."""
 
     def __init__(self, root: nn.Module, graph: Graph) -> None:
         super().__init__(root, garbage_collect_values=True, graph=graph)
         self.shapes: dict[Node, tuple[int, ...]] = {}
-
-    def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
-        """The arguments as generated code passes them: lists that a function may write to."""
-        args, kwargs = super().fetch_args_kwargs_from_env(n)
-        return _mutable(tuple(args)), _mutable(dict(kwargs))
 
     def run_node(self, n: Node) -> Any:
         """One node."""

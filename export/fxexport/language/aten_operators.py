@@ -13,12 +13,13 @@ from fxexport.language import arithmetic, definitions, moves, windows
 from fxexport.language.call import Call
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, linear, matmul, spelled_sum
-from fxexport.language.extents import Extent, Polynomial, plus
+from fxexport.language.extents import Extent, Polynomial, divided, plus
 from fxexport.language.fold_rules import UNIT
 from fxexport.language.graph import NotRead
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise
-from fxexport.language.term import FLOATS, Uninterpreted, Value, numpy_type
+from fxexport.language.term import FLOATS, Terms, Uninterpreted, Value, numpy_type
+from fxexport.untrusted.limits import MAX_SEQUENCE
 
 Handler: TypeAlias = Callable[[Call], Any]
 
@@ -155,12 +156,12 @@ def _matrix(call: Call, name: str) -> Value:
     return found
 
 
-@_handles("addmm.default")
+@_handles("addmm.default", "baddbmm.default")
 def _addmm(call: Call) -> Value:
     if call.number("beta") != 1 or call.number("alpha") != 1:
         raise Uninterpreted("a scaled product")
-    product = matmul(call.terms, _matrix(call, "mat1"), _matrix(call, "mat2"))
-    return arithmetic.add(call.terms, product, call.tensor("self"))
+    first, second = (call.tensor(f"{'mat' if call.has('mat1') else 'batch'}{place}") for place in (1, 2))
+    return arithmetic.add(call.terms, matmul(call.terms, first, second), call.tensor("self"))
 
 
 @_handles("mm.default", "bmm.default")
@@ -388,14 +389,112 @@ def _elu(call: Call) -> Value:
     value = _float(call)
     if call.number("scale") != 1 or call.number("input_scale") != 1:
         raise Uninterpreted("a scaled elu")
-    return elementwise(call.terms, "elu", [value, _operand(call, "alpha", value.dtype)], value.dtype)
+    return definitions.elu(call.terms, value, _operand(call, "alpha", value.dtype))
+
+
+@_handles("selu.default")
+def _selu(call: Call) -> Value:
+    value = _float(call)
+    alpha, scale = (
+        definitions.number(call.terms, item, value.dtype) for item in (1.6732632423543772, 1.0507009873554805)
+    )
+    return definitions.elu(call.terms, value, alpha, scale)
+
+
+@_handles("celu.default")
+def _celu(call: Call) -> Value:
+    value = _float(call)
+    return definitions.celu(call.terms, value, _operand(call, "alpha", value.dtype))
 
 
 @_handles("softplus.default")
 def _softplus(call: Call) -> Value:
-    if call.number("beta") != 1 or call.number("threshold") != 20:
+    if call.number("beta") != 1:
         raise Uninterpreted("a scaled softplus")
-    return definitions.softplus(call.terms, _float(call))
+    value = _float(call)
+    limit = definitions.number(call.terms, call.number("threshold"), value.dtype)
+    is_large = elementwise(call.terms, "gt", [value, limit], "bool")
+    return definitions.choose(call.terms, is_large, value, definitions.softplus(call.terms, value))
+
+
+@_handles("glu.default")
+def _glu(call: Call) -> Value:
+    value = _float(call)
+    dim = _dim(value, call.integer("dim"))
+    half, rest = divmod(_fixed(extent_of(value.layout[dim])), 2)
+    if rest:
+        raise Uninterpreted("halves of an odd number of cells")
+    first, gate = _pieces(call, value, dim, [half, half])
+    return arithmetic.multiply(call.terms, first, definitions.sigmoid(call.terms, gate))
+
+
+@_handles("threshold.default")
+def _threshold(call: Call) -> Value:
+    value = _float(call)
+    limit, instead = (_operand(call, name, value.dtype) for name in ("threshold", "value"))
+    is_small = elementwise(call.terms, "le", [value, limit], "bool")
+    return definitions.choose(call.terms, is_small, instead, value)
+
+
+@_handles("hardshrink.default")
+def _hardshrink(call: Call) -> Value:
+    value = _float(call)
+    size = definitions.unary(call.terms, "abs", value)
+    is_small = elementwise(call.terms, "le", [size, _operand(call, "lambd", value.dtype)], "bool")
+    return definitions.choose(call.terms, is_small, definitions.number(call.terms, 0, value.dtype), value)
+
+
+def _plus_combined(combine: Callable[[Terms, Value, Value], Value]) -> Handler:
+    """``self + value · combine(tensor1, tensor2)``."""
+
+    def combined(call: Call) -> Value:
+        dtype = _result(call)
+        if dtype not in FLOATS:
+            raise Uninterpreted("a product of integers")
+        own, first, second = (_operand(call, name, dtype) for name in ("self", "tensor1", "tensor2"))
+        found, factor = combine(call.terms, first, second), call.number("value")
+        if factor != 1:
+            found = arithmetic.multiply(call.terms, found, definitions.number(call.terms, factor, dtype))
+        return arithmetic.add(call.terms, own, found)
+
+    return combined
+
+
+OPERATORS["aten.addcmul.default"] = _plus_combined(arithmetic.multiply)
+OPERATORS["aten.addcdiv.default"] = _plus_combined(arithmetic.divide)
+
+
+@_handles("lerp.Scalar")
+def _lerp(call: Call) -> Value:
+    value, end = _both(call, "self", "end", _float(call).dtype)
+    weight = definitions.number(call.terms, call.number("weight"), value.dtype)
+    gap = arithmetic.subtract(call.terms, end, value)
+    return arithmetic.add(call.terms, value, arithmetic.multiply(call.terms, gap, weight))
+
+
+@_handles("fmod.Scalar", "fmod.Tensor")
+def _fmod(call: Call) -> Value:
+    value = _float(call)
+    return elementwise(call.terms, "fmod", [value, _operand(call, "other", value.dtype)], value.dtype)
+
+
+def _logical(name: str, *operands: str) -> Handler:
+    def combined(call: Call) -> Value:
+        values = [call.tensor(operand) for operand in operands]
+        if any(value.dtype != "bool" for value in values):
+            raise Uninterpreted("bits of integers")
+        return elementwise(call.terms, name, values, "bool")
+
+    return combined
+
+
+for _name, _spellings in (
+    ("and", ("__and__.Tensor", "bitwise_and.Tensor", "logical_and.default")),
+    ("or", ("__or__.Tensor", "bitwise_or.Tensor", "logical_or.default")),
+):
+    OPERATORS.update({f"aten.{spelling}": _logical(_name, "self", "other") for spelling in _spellings})
+for _spelling in ("bitwise_not.default", "logical_not.default"):
+    OPERATORS[f"aten.{_spelling}"] = _logical("not", "self")
 
 
 @_handles("add.Tensor", "add.Scalar")
@@ -451,7 +550,7 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
 @_handles("where.self")
 def _where(call: Call) -> Value:
     first, second = _both(call, "self", "other", _result(call))
-    return elementwise(call.terms, "where", [call.tensor("condition"), first, second], first.dtype)
+    return definitions.choose(call.terms, call.tensor("condition"), first, second)
 
 
 @_handles("masked_fill.Scalar")
@@ -460,7 +559,7 @@ def _masked_fill(call: Call) -> Value:
     if not value.is_float or mask.dtype != "bool":
         raise Uninterpreted("a fill of what is no fraction, or by what is no mask")
     fill = _operand(call, "value", value.dtype)
-    return elementwise(call.terms, "where", [mask, fill, value], value.dtype)
+    return definitions.choose(call.terms, mask, fill, value)
 
 
 @_handles("maximum.default")
@@ -534,11 +633,7 @@ def _adaptive(call: Call) -> Value:
 
 @_handles("adaptive_max_pool1d.default", "adaptive_max_pool2d.default", "adaptive_max_pool3d.default")
 def _adaptive_max(call: Call) -> tuple[Value | None, ...]:
-    value, output = call.tensor("self"), call.integers("output_size")
-    if {*output} != {1}:
-        raise Uninterpreted("a maximum of more than one window")
-    spatial = [*range(value.rank - len(output), value.rank)]
-    return windows.reduce(call.terms, "max", value, spatial, keep=True), None
+    return windows.adaptive_maximum_pool(call.terms, _float(call), call.extents("output_size")), None
 
 
 @_handles("mean.dim", "mean.default")
@@ -549,6 +644,72 @@ def _mean(call: Call) -> Value:
 @_handles("sum.dim_IntList", "sum.default")
 def _sum(call: Call) -> Value:
     return _reduction(call, "sum")
+
+
+@_handles("prod.dim_int")
+def _prod(call: Call) -> Value:
+    value = _float(call)
+    call.any("dtype")  # the result's own
+    dim = _dim(value, call.integer("dim"))
+    found = cast(call.terms, value, _result(call))
+    return windows.reduce(call.terms, "prod", found, [dim], keep=call.flag("keepdim"))
+
+
+def _deviation(power: Fraction | None) -> Handler:
+    """A variance, or its power."""
+
+    def deviated(call: Call) -> Value:
+        value = _float(call)
+        dims = _dims(value, call.optional_integers("dim") if call.has("dim") else None)
+        given = call.any("correction") if call.has("correction") else int(call.flag("unbiased"))
+        keep = call.flag("keepdim") if call.has("keepdim") else False
+        correction = 1 if given is None else given
+        if not isinstance(correction, int | float):
+            raise Uninterpreted("a correction that is no number")
+        found = definitions.variance(call.terms, value, dims, correction, keep=keep)
+        return found if power is None else arithmetic.power(call.terms, found, power)
+
+    return deviated
+
+
+for _overload in ("dim", "correction", "default"):
+    OPERATORS[f"aten.var.{_overload}"] = _deviation(None)
+    OPERATORS[f"aten.std.{_overload}"] = _deviation(Fraction(1, 2))
+
+
+@_handles("logsumexp.default")
+def _logsumexp(call: Call) -> Value:
+    value = _float(call)
+    dims = _dims(value, call.integers("dim"))
+    return definitions.log_sum_exp(call.terms, value, dims, keep=call.flag("keepdim"))
+
+
+@_handles("topk.default")
+def _topk(call: Call) -> tuple[Value, ...]:
+    value = call.tensor("self")
+    if not call.flag("sorted"):
+        raise Uninterpreted("cells in any order")
+    dim, is_largest = _dim(value, call.integer("dim")), call.flag("largest")
+    return windows.sorted_along(
+        call.terms, value, dim, call.extent("k"), is_largest=is_largest, by="aten.topk"
+    )
+
+
+@_handles("sort.default", "sort.stable")
+def _sort(call: Call) -> tuple[Value, ...]:
+    value = call.tensor("self")
+    is_stable = bool(call.any("stable")) if call.has("stable") else False
+    dim, is_largest = _dim(value, call.integer("dim")), call.flag("descending")
+    by = f"aten.sort, stable: {is_stable}"
+    extent = extent_of(value.layout[dim])
+    return windows.sorted_along(call.terms, value, dim, extent, is_largest=is_largest, by=by)
+
+
+@_handles("cumsum.default")
+def _cumsum(call: Call) -> Value:
+    value = cast(call.terms, call.tensor("self"), _result(call))
+    call.any("dtype")  # the result's own
+    return windows.summed_up(call.terms, value, _dim(value, call.integer("dim")))
 
 
 @_handles("linalg_vector_norm.default")
@@ -632,6 +793,57 @@ def _view(call: Call) -> Value:
     return moves.reshape(call.terms, call.tensor("self"), call.extents("size"))
 
 
+@_handles("view_as.default", "reshape_as.default")
+def _view_as(call: Call) -> Value:
+    return moves.reshape(call.terms, call.tensor("self"), call.tensor("other").shape)
+
+
+@_handles("repeat.default", "tile.default")
+def _repeat(call: Call) -> Value:
+    return moves.tile(call.tensor("self"), call.extents("repeats" if call.has("repeats") else "dims"))
+
+
+@_handles("pixel_shuffle.default")
+def _pixel_shuffle(call: Call) -> Value:
+    return moves.depth_to_space(call.terms, call.tensor("self"), call.integer("upscale_factor"))
+
+
+@_handles("pixel_unshuffle.default")
+def _pixel_unshuffle(call: Call) -> Value:
+    return moves.space_to_depth(call.terms, call.tensor("self"), call.integer("downscale_factor"))
+
+
+@_handles("upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec")
+def _upsample_nearest(call: Call) -> Value:
+    value, factors = call.tensor("input"), call.any("scale_factors")
+    if factors is None or call.any("output_size") is not None:
+        sizes = call.extents("output_size")
+        extents = value.shape[value.rank - len(sizes) :]
+        factors = [divided(size, extent) for size, extent in zip(sizes, extents, strict=True)]
+    if not all(isinstance(factor, int | float) for factor in factors):
+        raise Uninterpreted("cells that are repeated unevenly")
+    return windows.nearest(call.terms, value, factors)
+
+
+def _upsample(mode: str) -> Handler:
+    def upsampled(call: Call) -> Value:
+        factors = call.any("scale_factors")
+        return windows.resized(
+            call.terms,
+            call.tensor("input"),
+            mode,
+            None if call.any("output_size") is None else call.extents("output_size"),
+            factors,
+            aligns_corners=call.flag("align_corners"),
+        )
+
+    return upsampled
+
+
+for _name in ("linear1d", "bilinear2d", "trilinear3d", "bicubic2d"):
+    OPERATORS[f"aten.upsample_{_name}.vec"] = _upsample("cubic" if "cubic" in _name else "linear")
+
+
 @_handles("reshape.default")
 def _reshape(call: Call) -> Value:
     return moves.reshape(call.terms, call.tensor("self"), call.extents("shape"))
@@ -676,6 +888,19 @@ def _flip(call: Call) -> Value:
     for given in call.integers("dims"):
         value = moves.flip(call.terms, value, _dim(value, given))
     return value
+
+
+@_handles("rot90.default")
+def _rot90(call: Call) -> Value:
+    value = call.tensor("self")
+    dims = [_dim(value, dim) for dim in call.integers("dims")]
+    turns = call.integer("k") % 4
+    for dim in ([], dims[1:], dims, dims[:1])[turns]:
+        value = moves.flip(call.terms, value, dim)
+    order = list(range(value.rank))
+    if turns % 2:
+        order[dims[0]], order[dims[1]] = order[dims[1]], order[dims[0]]
+    return value.permuted(order)
 
 
 @_handles("movedim.int")
@@ -755,6 +980,25 @@ def _index(call: Call) -> Value:
     if not isinstance(index, Value) or index.dtype not in ("int32", "int64"):
         raise Uninterpreted("several indices, or a mask")
     return moves.gather(call.terms, value, dims[0], index)
+
+
+@_handles("index_select.default")
+def _index_select(call: Call) -> Value:
+    value, index = call.tensor("self"), call.tensor("index")
+    if index.rank != 1:
+        raise Uninterpreted("one cell that keeps its dimension")
+    return moves.gather(call.terms, value, _dim(value, call.integer("dim")), index)
+
+
+@_handles("diff.default")
+def _diff(call: Call) -> Value:
+    value = _float(call)
+    if call.integer("n") != 1:
+        raise Uninterpreted("differences of differences")
+    dim = _dim(value, call.integer("dim"))
+    count = _fixed(extent_of(value.layout[dim])) - 1
+    first, second = (moves.take(call.terms, value, dim, start, 1, count) for start in (0, 1))
+    return arithmetic.subtract(call.terms, second, first)
 
 
 @_handles("slice_scatter.default")
@@ -862,16 +1106,14 @@ def _constant_pad(call: Call) -> Value:
 @_handles("pad.default")
 def _pad(call: Call) -> Value:
     mode, fill = call.text("mode"), call.any("value")
-    if mode != "constant":
-        raise Uninterpreted("padding by the value itself")
     return _padded(call, mode, 0 if fill is None else fill)
 
 
 def _padded(call: Call, mode: str, fill: Any) -> Value:
     value, sizes = call.tensor("self"), call.extents("pad")
-    if any(isinstance(size, Polynomial) or size < 0 for size in sizes):
-        raise Uninterpreted("padding that cuts")
-    stored = definitions.number(call.terms, fill, value.dtype)
+    if any(isinstance(size, Polynomial) for size in sizes):
+        raise Uninterpreted("padding by a free extent")
+    stored = definitions.number(call.terms, fill, value.dtype) if mode == "constant" else None
     for place in range(len(sizes) // 2):
         dim = value.rank - 1 - place
         value = moves.pad(call.terms, value, dim, sizes[2 * place], sizes[2 * place + 1], mode, stored)
@@ -965,6 +1207,17 @@ def _to(call: Call) -> Value:
         if given not in (None, False, torch.strided) and not isinstance(given, torch.device):
             raise Uninterpreted(name)
     return cast(call.terms, call.tensor("self"), _result(call))
+
+
+@_handles("arange.default", "arange.start", "arange.start_step")
+def _arange(call: Call) -> Value:
+    for told in ("dtype", "device", "layout", "pin_memory"):
+        call.any(told)  # the result's own; where it lies, and how
+    start, step = (call.integer(n) if call.has(n) else d for n, d in (("start", 0), ("step", 1)))
+    dtype, numbers = _result(call), range(start, call.integer("end"), step or 1)
+    if not step or len(numbers) > MAX_SEQUENCE or dtype not in ("int64", "int32", "float32", "float64"):
+        raise Uninterpreted("a range beyond the limit, or of another type")
+    return call.terms.constant(np.asarray(numbers, dtype=numpy_type(dtype)))
 
 
 def _filled(number: float | None = None, name: str = "fill_value") -> Handler:

@@ -114,7 +114,9 @@ def _folded(term: Term) -> Folded:
         rule, roundings = RULES[str(name)]
         found = rule(read, parameters, unit)
         size = np.abs(found.value)
-        share = roundings * unit * np.where(_is_held(found.value, term.dtype), 0.0, size)
+        # what is exact to the type is rounded all the same where a fold computes it of what it rounded
+        is_exact = _is_held(found.value, term.dtype) & (found.error == 0) & (found.defined == 0)
+        share = roundings * unit * np.where(is_exact, 0.0, size)
         error, step = found.error + share, np.maximum(found.step, share)
         apart = np.minimum(error, STEPS * FOLDS * step) + found.defined
         known = np.isfinite(size)

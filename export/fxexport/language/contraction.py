@@ -78,15 +78,30 @@ def _contracted(
     return Value(term=term, known_layout=out.layout)
 
 
+_ELLIPSIS = 0xE000
+"""Letters that no equation has, for the dimensions that three dots stand for."""
+
+
 def spelled_sum(terms: Terms, equation: str, values: Sequence[Value]) -> Value:
-    """The sum that an equation such as ``bk,ok->bo`` spells.
+    """The sum that an equation such as ``bk,ok->bo`` or ``...k,ok->...o`` spells.
 
     Raises:
         Uninterpreted: it is not one of two values that names each dimension once.
     """
     left, arrow, right = equation.replace(" ", "").partition("->")
     names = left.split(",")
-    if len(values) != 2 or not arrow or "." in left or any(len(set(n)) != len(n) for n in (*names, right)):
+    rest = {
+        value.rank - len(n.replace("...", "")) for n, value in zip(names, values, strict=False) if "." in n
+    }
+    if len(rest) == 1 and "..." in right:
+        letters = "".join(map(chr, range(_ELLIPSIS, _ELLIPSIS + max(rest.pop(), 0))))
+        names, right = [n.replace("...", letters, 1) for n in names], right.replace("...", letters, 1)
+    if (
+        len(values) != 2
+        or not arrow
+        or "." in "".join((*names, right))
+        or any(len(set(n)) != len(n) for n in (*names, right))
+    ):
         raise Uninterpreted("another sum")
     first, second = ([ord(c) for c in name] for name in names)
     if [len(first), len(second)] != [value.rank for value in values]:

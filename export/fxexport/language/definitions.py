@@ -9,9 +9,11 @@ from fractions import Fraction
 import numpy as np
 
 from fxexport.language.arithmetic import add, clamp, divide, multiply, negate, power, scaled, subtract
+from fxexport.language.constants import exact_array
 from fxexport.language.contraction import matmul
+from fxexport.language.extents import times
 from fxexport.language.maps import elementwise
-from fxexport.language.moves import unsqueeze
+from fxexport.language.moves import squeeze, unsqueeze, widened
 from fxexport.language.term import Rounded, Terms, Uninterpreted, Value, numpy_type
 from fxexport.language.windows import reduce
 
@@ -138,6 +140,33 @@ def normalised(terms: Terms, value: Value, dims: Sequence[int], epsilon: Value) 
     return multiply(terms, centred, power(terms, add(terms, variance, epsilon), Fraction(-1, 2)))
 
 
+def variance(terms: Terms, value: Value, dims: Sequence[int], correction: float, *, keep: bool) -> Value:
+    """``Σ (x - mean)² / (n - correction)`` over dimensions of n cells, which stay with extent 1 if ``keep``.
+
+    Raises:
+        Uninterpreted: the number of cells is free, or no more than the correction.
+    """
+    terms.use("variance")
+    centred = subtract(terms, value, reduce(terms, "mean", value, dims, keep=True))
+    found = reduce(terms, "mean", power(terms, centred, Fraction(2)), dims, keep=keep)
+    if not correction:
+        return found
+    count = times(*(value.shape[dim] for dim in dims))
+    if not isinstance(count, int) or not 0 <= correction < count:
+        raise Uninterpreted("a variance of an unknown number of cells, or of too few")
+    cells, rest = (number(terms, item, value.dtype) for item in (count, count - correction))
+    return divide(terms, multiply(terms, found, cells), rest)
+
+
+def log_sum_exp(terms: Terms, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
+    """``max(x) + log Σ exp(x - max(x))`` over dimensions, which stay with extent 1 if ``keep``."""
+    terms.use("log-sum-exp")
+    largest = reduce(terms, "max", value, dims, keep=True)
+    total = reduce(terms, "sum", unary(terms, "exp", subtract(terms, value, largest)), dims, keep=True)
+    found = add(terms, largest, unary(terms, "log", total))
+    return found if keep else squeeze(found, dims)
+
+
 def euclidean_norm(terms: Terms, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
     """``(Σ x²)^1/2`` over dimensions, which stay with extent 1 if ``keep``."""
     terms.use("euclidean-norm")
@@ -193,6 +222,42 @@ def attention(
     if mask is not None:
         scores = add(terms, scores, mask)
     return matmul(terms, softmax(terms, scores, scores.rank - 1), value)
+
+
+def choose(terms: Terms, condition: Value, first: Value, second: Value) -> Value:
+    """``first`` where the condition holds, else ``second``."""
+    stored = exact_array(condition)
+    if stored is not None and stored.all():
+        return widened(first, condition, second)
+    if (
+        first.dtype in ("float32", "float16", "bfloat16")
+        and _is_above(terms, condition, first, 20)
+        and second == softplus(terms, first)
+    ):
+        terms.use("softplus-of-large")
+        return second
+    return elementwise(terms, "where", [condition, first, second], first.dtype)
+
+
+def _is_above(terms: Terms, condition: Value, value: Value, least: float) -> bool:
+    """Whether the condition is that the value is larger than a number, and that no smaller than this."""
+    term = condition.term
+    limit = term.operands[-1].term if term.op == "map" and term.attributes == ("gt",) else None
+    if limit is None or limit.array is None or limit.rounded or limit.shape != ():
+        return False
+    seen = elementwise(terms, "gt", [value, Value(term=limit, known_layout=())], "bool")
+    return seen == condition and float(limit.array) >= least
+
+
+def elu(terms: Terms, value: Value, alpha: Value, scale: Value | None = None) -> Value:
+    """``scale · (x where positive, else alpha · (exp(x) - 1))``."""
+    found = elementwise(terms, "elu", [value, alpha], value.dtype)
+    return found if scale is None else multiply(terms, found, scale)
+
+
+def celu(terms: Terms, value: Value, alpha: Value) -> Value:
+    """``max(x, 0) + min(0, alpha · (exp(x / alpha) - 1))``."""
+    return elementwise(terms, "celu", [value, alpha], value.dtype)
 
 
 def leaky_relu(terms: Terms, value: Value, slope: Value) -> Value:

@@ -58,6 +58,8 @@ IDENTITIES: dict[str, Identity] = {
         _bits("copy", "copy(x) = x"),
         _bits("cast-to-own-type", "cast(x, T) = x", "x is of type T"),
         _bits("dropout-in-evaluation", "dropout(x) = x", "not in training"),
+        _bits("nearest-as-repeat", "nearest_2^k(x) = x with each cell 2^k times", "k is a whole number"),
+        _bits("resize-to-own-size", "resize(x) = x", "by a line, to the extents that it has"),
         _bits("whole-slice", "x[0:n] = x", "n is the extent"),
         _bits("slice-of-slice", "x[a::s][b::t] = x[a + s·b :: s·t]"),
         _bits("view-of-view", "reshape(reshape(x, s), t) = reshape(x, t)"),
@@ -136,6 +138,7 @@ IDENTITIES: dict[str, Identity] = {
         # definitions
         _reals("batch-norm", "bn(x) = x·(w/√(v + ε)) + (b - m·w/√(v + ε))", "in evaluation, all constant"),
         _reals("normalisation", "norm(x) = (x - mean(x)) · (mean((x - mean(x))²) + ε)^-1/2"),
+        _reals("variance", "var(x) = mean((x - mean(x))²)·n / (n - c)", "n is known"),
         _reals("euclidean-norm", "‖x‖ = (Σ x²)^1/2"),
         _reals("silu", "silu(x) = x·sigmoid(x)"),
         _reals("hard-sigmoid", "hard_sigmoid(x) = clamp(a·x + b, 0, 1); torch's: a = 1/6, b = 1/2"),
@@ -144,6 +147,13 @@ IDENTITIES: dict[str, Identity] = {
         _reals("mish", "mish(x) = x·tanh(softplus(x))"),
         _reals("softmax", "softmax(x) = exp(x - max(x)) / Σ exp(x - max(x))", special=True),
         _reals("log-softmax", "log_softmax(x) = x - max(x) - log Σ exp(x - max(x))"),
+        _reals("log-sum-exp", "log_sum_exp(x) = max(x) + log Σ exp(x - max(x))"),
+        _reals(
+            "softplus-of-large",
+            "(x where x > t, else softplus(x)) = softplus(x)",
+            "t is 20 or more, and the type has 24 bits or fewer: log(1 + exp(-20)) is less than they tell",
+            special=True,
+        ),
         _reals("attention", "sdpa(q, k, v) = softmax(q·kᵀ·s + mask)·v, s = 1/√width unless given"),
         # constants
         _reals(

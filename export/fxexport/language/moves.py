@@ -69,7 +69,7 @@ def _merged_where_torn(terms: Terms, value: Value, shape: Sequence[Extent]) -> V
         first = other.index(own[start])
         if reshaped(value.layout[start:end], shape[first:last]) is None:
             whole = flatten(value, start, end - 1)
-            value = _along(terms, "merge", (), [whole], start, extent_of(whole.layout[start]))
+            value = along(terms, "merge", (), [whole], start, extent_of(whole.layout[start]))
         end, last = start, first
     return value
 
@@ -203,7 +203,49 @@ def take(terms: Terms, value: Value, dim: int, start: Extent, step: int, count: 
             own_step * step,  # type: ignore[operator]
             count,
         )
-    return _along(terms, "take", (start, step, count), [value], dim, count)
+    return along(terms, "take", (start, step, count), [value], dim, count)
+
+
+def tile(value: Value, repeats: Sequence[Extent], *, each: bool = False) -> Value:
+    """The value so many times along each of its last dimensions; ``each`` cell at once, or all of them."""
+    missing = len(repeats) - value.rank
+    value = unsqueeze(value, list(range(missing))) if missing > 0 else value
+    layout = list(value.layout)
+    for place, count in enumerate(repeats, value.rank - len(repeats)):
+        if count == 0:
+            raise Uninterpreted("a value of no cells")
+        parts = layout[place]
+        layout[place] = merged((*parts, *repeated(count)) if each else (*repeated(count), *parts))
+    return value.seen(tuple(layout))
+
+
+def depth_to_space(terms: Terms, value: Value, block: int, *, is_depth_first: bool = False) -> Value:
+    """``[N, C, H, W]`` as ``[N, C / block², H · block, W · block]``: channels of a block become its cells.
+
+    ``is_depth_first``: whether neighbouring channels are of several blocks' depths (ONNX's DCR).
+    """
+    if value.rank != 4 or block < 1:
+        raise Uninterpreted("blocks of another rank")
+    rows, channels, height, width = value.shape
+    depth = divided(channels, block * block)
+    if depth is None:
+        raise Uninterpreted("channels that make no blocks")
+    split = [block, block, depth] if is_depth_first else [depth, block, block]
+    cells = reshape(terms, value, [rows, *split, height, width])
+    order = [0, 3, 4, 1, 5, 2] if is_depth_first else [0, 1, 4, 2, 5, 3]
+    return flatten(flatten(cells.permuted(order), 4, 5), 2, 3)
+
+
+def space_to_depth(terms: Terms, value: Value, block: int, *, is_depth_first: bool = False) -> Value:
+    """``[N, C, H, W]`` as ``[N, C · block², H / block, W / block]``: the way back."""
+    if value.rank != 4 or block < 1:
+        raise Uninterpreted("blocks of another rank")
+    height, width = (divided(extent, block) for extent in value.shape[-2:])
+    if height is None or width is None:
+        raise Uninterpreted("cells that make no blocks")
+    cells = reshape(terms, value, [*value.shape[:2], height, block, width, block])
+    order = [0, 3, 5, 1, 2, 4] if is_depth_first else [0, 1, 3, 5, 2, 4]
+    return flatten(cells.permuted(order), 1, 3)
 
 
 def flip(terms: Terms, value: Value, dim: int) -> Value:
@@ -213,7 +255,7 @@ def flip(terms: Terms, value: Value, dim: int) -> Value:
         return terms.constant(np.ascontiguousarray(np.flip(array, dim)))
     if all(part.is_repeated for part in value.layout[dim]):
         return value
-    return _along(terms, "flip", (), [value], dim, extent_of(value.layout[dim]))
+    return along(terms, "flip", (), [value], dim, extent_of(value.layout[dim]))
 
 
 def _whole_steps(parts: Parts, start: Extent, count: Extent) -> tuple[Part, Parts, Extent, Extent] | None:
@@ -277,8 +319,10 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
         return take(terms, value, dim, flat[0], step, len(flat))
     if not isinstance(extent, int):
         raise Uninterpreted("cells of a free extent in another order")
+    if stored.ndim == 1 and [place % extent for place in flat] == list(reversed(range(extent))):
+        return flip(terms, value, dim)
     places = tuple(place % extent for place in flat)
-    found = _along(terms, "gather", places, [value], dim, len(places))
+    found = along(terms, "gather", places, [value], dim, len(places))
     return reshape(terms, found, [*found.shape[:dim], *stored.shape, *found.shape[dim + 1 :]])
 
 
@@ -311,20 +355,38 @@ def concatenate(terms: Terms, values: Sequence[Value], dim: int) -> Value:
         return terms.constant(np.concatenate([array for array in arrays if array is not None], dim))
     total = plus(*(extent_of(value.layout[dim]) for value in values))
     extents = tuple(extent_of(value.layout[dim]) for value in values)
-    return _along(terms, "concatenate", extents, values, dim, total)
+    return along(terms, "concatenate", extents, values, dim, total)
 
 
 def pad(
     terms: Terms, value: Value, dim: int, before: Extent, after: Extent, mode: str, fill: Value | None
 ) -> Value:
     """The value with cells added at both ends of a dimension."""
+    if mode == "constant":
+        cut, before, after = _cut_off(before, after)
+        count = minus(extent_of(value.layout[dim]), plus(*cut))
+        if isinstance(count, int) and count < 1:
+            raise Uninterpreted("padding that leaves no cells")
+        value = take(terms, value, dim, cut[0], 1, count)
+    elif any(not isinstance(size, int) or size < 0 for size in (before, after)):
+        raise Uninterpreted("padding that cuts")
     if before == 0 and after == 0:
         return value
     total = plus(extent_of(value.layout[dim]), before, after)
     if fill is not None and (not fill.is_closed or fill.term.shape != ()):
         raise Uninterpreted("a computed padding value")
     extra = [] if fill is None else [Operand(fill.term, ())]
-    return _along(terms, "pad", (before, after, mode), [value], dim, total, extra)
+    return along(terms, "pad", (before, after, mode), [value], dim, total, extra)
+
+
+def _cut_off(before: Extent, after: Extent) -> tuple[tuple[int, int], Extent, Extent]:
+    """What padding below nothing cuts off at both ends, and the padding that is left."""
+    sizes = [before, after]
+    cut = [0, 0]
+    for place, size in enumerate(sizes):
+        if isinstance(size, int) and size < 0:
+            cut[place], sizes[place] = -size, 0
+    return (cut[0], cut[1]), sizes[0], sizes[1]
 
 
 def without_zeros(value: Value, dim: int) -> tuple[Value, Extent, Extent] | None:
@@ -351,7 +413,7 @@ def without_zeros(value: Value, dim: int) -> tuple[Value, Extent, Extent] | None
     return Value(term=read.term, known_layout=tuple(layout)), before, after  # type: ignore[return-value]
 
 
-def _along(
+def along(
     terms: Terms,
     op: str,
     attributes: tuple[Hashable, ...],

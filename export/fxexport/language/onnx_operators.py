@@ -12,10 +12,10 @@ from fxexport.language import arithmetic, definitions, moves, sizes, windows
 from fxexport.language.call import Call
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, matmul, spelled_sum
-from fxexport.language.extents import Extent, plus, times
+from fxexport.language.extents import Extent, divided, plus, times
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise, terms_of_contents
-from fxexport.language.term import FLOATS, Uninterpreted, Value
+from fxexport.language.term import FLOATS, Terms, Uninterpreted, Value
 from fxexport.untrusted.limits import MAX_SEQUENCE
 
 Handler: TypeAlias = Callable[[Call], Any]
@@ -279,7 +279,20 @@ def _prelu(call: Call) -> Value:
 @_handles("Elu", 6, 22)
 def _elu(call: Call) -> Value:
     value = _float(call, "X")
-    return elementwise(call.terms, "elu", [value, _number(call, "alpha", value.dtype)], value.dtype)
+    return definitions.elu(call.terms, value, _number(call, "alpha", value.dtype))
+
+
+@_handles("Selu", 6, 22)
+def _selu(call: Call) -> Value:
+    value = _float(call, "X")
+    factors = (_number(call, name, value.dtype) for name in ("alpha", "gamma"))
+    return definitions.elu(call.terms, value, *factors)
+
+
+@_handles("Celu", 12)
+def _celu(call: Call) -> Value:
+    value = _float(call, "X")
+    return definitions.celu(call.terms, value, _number(call, "alpha", value.dtype))
 
 
 @_handles("HardSigmoid", 6, 22)
@@ -372,6 +385,14 @@ def _div(call: Call) -> Value:
     return arithmetic.divide(call.terms, first, second)
 
 
+@_handles("Mod", 10, 13)
+def _mod(call: Call) -> Value:
+    first, second = _both(call)
+    if call.integer("fmod") != 1 or first.dtype not in FLOATS:
+        raise Uninterpreted("a rest of integers")
+    return elementwise(call.terms, "fmod", [first, second], first.dtype)
+
+
 @_handles("Sum", 6, 8, 13)
 def _sum(call: Call) -> Value:
     return _folded_left(call, arithmetic.add)
@@ -422,7 +443,7 @@ def _not(call: Call) -> Value:
 @_handles("Where", 9, 16)
 def _where(call: Call) -> Value:
     first, second = _both(call, "X", "Y")
-    return elementwise(call.terms, "where", [call.tensor("condition"), first, second], first.dtype)
+    return definitions.choose(call.terms, call.tensor("condition"), first, second)
 
 
 _CAST = {*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
@@ -470,17 +491,42 @@ def _reduction(name: str) -> Handler:
         is_over_none = call.has("noop_with_empty_axes") and bool(call.integer("noop_with_empty_axes"))
         every = [] if is_over_none else list(range(value.rank))  # a norm over no axis is still |x|
         dims = [_axis(value, axis) for axis in axes] if axes else every
-        if name == "norm":
-            return definitions.euclidean_norm(call.terms, value, dims, keep=keep)
+        if name in _NORMS:
+            return _NORMS[name](call.terms, value, dims, keep=keep)
+        if name == "prod" and not value.is_float:
+            raise Uninterpreted("a product of integers")
         return windows.reduce(call.terms, name, value, dims, keep=keep)
 
     return reduced
 
 
+def _summed(before: Callable[[Terms, Value], Value]) -> Callable[..., Value]:
+    """The sum of what is made of each element."""
+
+    def summed(terms: Terms, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
+        if not value.is_float:
+            raise Uninterpreted("a norm of integers")
+        return windows.reduce(terms, "sum", before(terms, value), dims, keep=keep)
+
+    return summed
+
+
+_NORMS: dict[str, Callable[..., Value]] = {
+    "norm": definitions.euclidean_norm,
+    "log-sum-exp": definitions.log_sum_exp,
+    "sizes": _summed(lambda terms, value: definitions.unary(terms, "abs", value)),
+    "squares": _summed(lambda terms, value: arithmetic.power(terms, value, Fraction(2))),
+}
+
+
 _REDUCTIONS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("ReduceMean", "mean", (1, 11, 13, 18)),
     ("ReduceSum", "sum", (1, 11, 13)),
+    ("ReduceL1", "sizes", (1, 11, 13, 18)),
     ("ReduceL2", "norm", (1, 11, 13, 18)),
+    ("ReduceLogSumExp", "log-sum-exp", (1, 11, 13, 18)),
+    ("ReduceProd", "prod", (1, 11, 13, 18)),
+    ("ReduceSumSquare", "squares", (1, 11, 13, 18)),
     ("ReduceMax", "max", (1, 11, 12, 13, 18, 20)),
     ("ReduceMin", "min", (1, 11, 12, 13, 18, 20)),
 )
@@ -501,6 +547,24 @@ def _place(name: str) -> Handler:
 
 for _name, _own in (("ArgMax", "max"), ("ArgMin", "min")):
     OPERATORS.update({(_name, version): _place(_own) for version in (1, 11, 12, 13)})
+
+
+@_handles("TopK", 10, 11, 24)
+def _top(call: Call) -> tuple[Value, Value]:
+    value, count = _float(call, "X"), _contents(call.tensor("K"))
+    if count is None or len(count) != 1 or (call.has("sorted") and call.integer("sorted") != 1):
+        raise Uninterpreted("cells in any order, or of unknown number")
+    is_largest = not call.has("largest") or bool(call.integer("largest"))
+    axis = _axis(value, call.integer("axis"))
+    return windows.sorted_along(call.terms, value, axis, count[0], is_largest=is_largest, by="TopK")
+
+
+@_handles("CumSum", 11, 14)
+def _cumulative(call: Call) -> Value:
+    value, axis = _float(call, "x"), exact_array(call.tensor("axis"))
+    if axis is None or axis.size != 1 or call.integer("exclusive") or call.integer("reverse"):
+        raise Uninterpreted("sums in another order")
+    return windows.summed_up(call.terms, value, _axis(value, int(axis.item())))
 
 
 @_handles("AveragePool", 7, 10, 11, 19, 22)
@@ -668,6 +732,75 @@ def _expand(call: Call) -> Value:
     return moves.expand(value, shape)
 
 
+@_handles("Tile", 6, 13)
+def _tile(call: Call) -> Value:
+    value, repeats = call.tensor("input"), _contents(call.tensor("repeats"))
+    if repeats is None or len(repeats) != value.rank:
+        raise Uninterpreted("repeats of another rank")
+    return moves.tile(value, repeats)
+
+
+@_handles("DepthToSpace", 1, 11, 13)
+def _depth_to_space(call: Call) -> Value:
+    mode = call.text("mode") if call.has("mode") else "DCR"
+    if mode not in ("DCR", "CRD"):
+        raise Uninterpreted("blocks in another order")
+    value, block = call.tensor("input"), call.integer("blocksize")
+    return moves.depth_to_space(call.terms, value, block, is_depth_first=mode == "DCR")
+
+
+@_handles("SpaceToDepth", 1, 13)
+def _space_to_depth(call: Call) -> Value:
+    return moves.space_to_depth(
+        call.terms, call.tensor("input"), call.integer("blocksize"), is_depth_first=True
+    )
+
+
+@_handles("Resize", 11, 13, 18, 19)
+def _resize(call: Call) -> Value:
+    value, mode = call.tensor("X"), call.text("mode")
+    for name in ("roi", "extrapolation_value"):
+        call.any(name)  # of cut-outs only
+    for name, plain in (("antialias", 0), ("keep_aspect_ratio_policy", "stretch"), ("axes", None)):
+        if call.has(name) and call.any(name) != plain:
+            raise Uninterpreted(name)
+    stored, sizes = call.optional_tensor("scales"), _contents(call.optional_tensor("sizes"))
+    array = None if stored is None else exact_array(stored)
+    factors = [] if array is None else [float(factor) for factor in array.reshape(-1)]
+    is_inner = tuple(sizes[:2]) == value.shape[:2] if sizes else factors[:2] == [1, 1]
+    if value.rank < 3 or len(sizes or factors) != value.rank or not is_inner:
+        raise Uninterpreted("an interpolation of other axes")
+    coordinates, is_even = call.text("coordinate_transformation_mode"), call.integer("exclude_outside") == 0
+    rounding, curve = call.text("nearest_mode"), call.number("cubic_coeff_a")
+    if mode == "nearest":
+        if (coordinates, rounding) not in _REPEATS:
+            raise Uninterpreted("other neighbours")
+        if sizes:
+            each = [divided(size, extent) for size, extent in zip(sizes, value.shape, strict=True)]
+            factors = [item if isinstance(item, int) else 0 for item in each]
+        return windows.nearest(call.terms, value, factors[2:])
+    if coordinates not in ("half_pixel", "align_corners") or mode not in ("linear", "cubic"):
+        raise Uninterpreted("other places between cells")
+    if mode == "cubic" and (curve != -0.75 or not is_even):
+        raise Uninterpreted("another curve")
+    return windows.resized(
+        call.terms,
+        value,
+        mode,
+        sizes[2:] if sizes else None,
+        None if sizes else factors[2:],
+        aligns_corners=coordinates == "align_corners",
+    )
+
+
+_REPEATS = {
+    ("asymmetric", "floor"),
+    ("half_pixel", "round_prefer_floor"),
+    ("half_pixel", "round_prefer_ceil"),
+}
+"""Ways to the nearest cell that repeat each as often, where the factor is a power of two: there is no tie."""
+
+
 @_handles("Concat", 4, 11, 13)
 def _concat(call: Call) -> Value:
     values = call.tensors("inputs")
@@ -770,19 +903,23 @@ def _scatter(call: Call) -> Value:
 @_handles("Pad", 2, 11, 13, 18, 19, 21, 23, 24, 25)
 def _pad(call: Call) -> Value:
     value, sizes_of = call.tensor("data"), _given(call, "pads") or []
-    if call.text("mode") != "constant":
-        raise Uninterpreted("padding by the value itself")
+    mode = _PADDING.get(call.text("mode"))
     axes = _contents(call.optional_tensor("axes")) if call.has("axes") else None
     dims = list(range(value.rank)) if axes is None else [_axis(value, axis) for axis in axes]
     fill = call.optional_tensor("constant_value") if call.has("constant_value") else None
     number = call.number("value") if call.has("value") else 0
     stored = definitions.number(call.terms, number, value.dtype) if fill is None else fill
-    if len(sizes_of) != 2 * len(dims) or any(not isinstance(size, int) or size < 0 for size in sizes_of):
-        raise Uninterpreted("padding that cuts")
+    if mode is None or len(sizes_of) != 2 * len(dims) or any(not isinstance(size, int) for size in sizes_of):
+        raise Uninterpreted("padding by a free extent, or of another kind")
     for place, dim in reversed(list(enumerate(dims))):
         before, after = sizes_of[place], sizes_of[place + len(dims)]
-        value = moves.pad(call.terms, value, dim, before, after, "constant", stored)
+        filled = stored if mode == "constant" else None
+        value = moves.pad(call.terms, value, dim, before, after, mode, filled)
     return value
+
+
+_PADDING = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+"""By ONNX's names, as torch calls them."""
 
 
 # --- shapes, constants ---

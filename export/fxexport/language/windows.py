@@ -9,7 +9,7 @@ from fxexport.language.extents import Extent, ceiling_divided, minus, plus, time
 from fxexport.language.foreign import foreign
 from fxexport.language.layout import Parts, Slot, extent_of, joined
 from fxexport.language.maps import slots_of
-from fxexport.language.moves import squeeze
+from fxexport.language.moves import along, squeeze, tile
 from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
 
 _OF_ONE = ("mean", "max", "min")
@@ -138,6 +138,99 @@ def maximum_pool(
     return _pooled(terms, "maximum-pool", value, attributes, padding, ceil=ceil)
 
 
+def sorted_along(
+    terms: Terms, value: Value, dim: int, count: Extent, *, is_largest: bool, by: str
+) -> tuple[Value, Value]:
+    """The ``count`` largest or smallest cells of a dimension, in order, and where they were.
+
+    Of equal cells any may come first, as ``by`` has it: places are equal by the same operator only.
+    """
+    extent = extent_of(value.layout[dim])
+    if not value.is_float or (count != extent and not (isinstance(count, int) and count > 0)):
+        raise Uninterpreted("some cells of integers, or of unknown number")
+    if isinstance(count, int) and isinstance(extent, int) and count > extent:
+        raise Uninterpreted("more cells than there are")
+    dims = tuple(count if axis == dim else extent for axis, extent in enumerate(value.shape))
+    key = ("sorted", by, dim, count, is_largest)
+    (places,) = foreign(terms, key, [value], [("int64", dims)], is_random=False)
+    return along(terms, "sorted", (count, is_largest), [value], dim, count), places
+
+
+def summed_up(terms: Terms, value: Value, dim: int) -> Value:
+    """For each cell of a dimension the sum of it and of all before it."""
+    if not value.is_float:
+        raise Uninterpreted("sums of integers")
+    return along(terms, "cumulative-sum", (), [value], dim, extent_of(value.layout[dim]))
+
+
+def nearest(terms: Terms, value: Value, factors: Sequence[float]) -> Value:
+    """The value with each cell of its last dimensions repeated.
+
+    Raises:
+        Uninterpreted: a factor is no power of two: libraries round the places of others differently.
+    """
+    whole = _whole(factors)
+    if any(count & (count - 1) or not count for count in whole):
+        raise Uninterpreted("cells that are repeated unevenly")
+    terms.use("nearest-as-repeat")
+    return tile(value, whole, each=True)
+
+
+def _whole(factors: Sequence[float]) -> list[int]:
+    """The factors as whole numbers, 0 for what is none."""
+    return [int(factor) if 1 <= factor < 2**31 and factor == int(factor) else 0 for factor in factors]
+
+
+def resized(
+    terms: Terms,
+    value: Value,
+    mode: str,
+    sizes: Sequence[Extent] | None,
+    factors: Sequence[float] | None,
+    *,
+    aligns_corners: bool,
+) -> Value:
+    """The value interpolated to other extents of its last dimensions.
+
+    Args:
+        terms: the table.
+        value: what is interpolated.
+        mode: ``linear`` between neighbours, or ``cubic`` with a = -3/4; beyond the border lie its cells.
+        sizes: the extents, by which the steps are found.
+        factors: by how much the steps shrink, in the place of sizes; the extents are rounded down.
+        aligns_corners: whether the outermost centres of both grids fall together, else their borders do.
+
+    Source:
+        ``aten.upsample_bilinear2d``; ONNX ``Resize`` with ``half_pixel`` or ``align_corners``.
+
+    Raises:
+        Uninterpreted: extents are free, or steps would be rounded.
+    """
+    extents = value.shape[2:]
+    if not value.is_float or not extents or len(sizes or factors or ()) != len(extents):
+        raise Uninterpreted("an interpolation of other axes")
+    wanted = list(sizes or (_stretched(*pair) for pair in zip(extents, factors or (), strict=True)))
+    is_known = all(isinstance(extent, int) for extent in (*extents, *wanted))
+    if tuple(wanted) == extents and mode == "linear":
+        terms.use("resize-to-own-size")
+        return value
+    if not is_known and (sizes or aligns_corners):
+        raise Uninterpreted("steps that free extents tell")
+    if any(isinstance(size, int) and size < 1 + aligns_corners for size in (*wanted, *extents)):
+        raise Uninterpreted("an extent that is none, or one cell between corners")
+    return _cells(terms, "resize", (mode, aligns_corners), value, tuple(wanted))
+
+
+def _stretched(extent: Extent, factor: float) -> Extent:
+    """The extent times the factor, where that comes out, so that the steps are those of the extents."""
+    if isinstance(extent, int) and 0 < factor < 2**31 and extent * factor == int(extent * factor):
+        return int(extent * factor)
+    (count,) = _whole([factor])
+    if not count:
+        raise Uninterpreted("steps of another size than the extents'")
+    return times(extent, count)
+
+
 def adaptive_average_pool(terms: Terms, value: Value, sizes: Sequence[Extent]) -> Value:
     """The mean over as many even stretches as there are to be cells."""
     extents = value.shape[value.rank - len(sizes) :]
@@ -148,12 +241,7 @@ def adaptive_average_pool(terms: Terms, value: Value, sizes: Sequence[Extent]) -
     if tuple(sizes) == extents:
         terms.use("pool-of-one-cell")
         return value
-    kernel: list[int] = []
-    for size, extent in zip(sizes, extents, strict=True):
-        if not isinstance(size, int) or not isinstance(extent, int) or size < 1 or extent % size:
-            kernel = []
-            break
-        kernel.append(extent // size)
+    kernel = _even(sizes, extents)
     if kernel:
         terms.use("even-adaptive-pool")
         return average_pool(
@@ -166,6 +254,32 @@ def adaptive_average_pool(terms: Terms, value: Value, sizes: Sequence[Extent]) -
             counts_padding=False,
         )
     return _cells(terms, "adaptive-average-pool", (tuple(sizes),), value, tuple(sizes))
+
+
+def adaptive_maximum_pool(terms: Terms, value: Value, sizes: Sequence[Extent]) -> Value:
+    """The maximum over as many even stretches as there are to be cells.
+
+    Raises:
+        Uninterpreted: the stretches are not of one length.
+    """
+    if all(size == 1 for size in sizes):
+        return reduce(terms, "max", value, range(value.rank - len(sizes), value.rank), keep=True)
+    kernel = _even(sizes, value.shape[value.rank - len(sizes) :])
+    if not kernel:
+        raise Uninterpreted("a maximum over uneven windows")
+    terms.use("even-adaptive-pool")
+    none, ones = [(0, 0)] * len(kernel), [1] * len(kernel)
+    return maximum_pool(terms, value, kernel=kernel, stride=kernel, padding=none, dilation=ones, ceil=False)
+
+
+def _even(sizes: Sequence[Extent], extents: Sequence[Extent]) -> list[int]:
+    """How many cells come to each, along every dimension; nothing where they are not as many."""
+    kernel: list[int] = []
+    for size, extent in zip(sizes, extents, strict=True):
+        if not isinstance(size, int) or not isinstance(extent, int) or size < 1 or extent % size:
+            return []
+        kernel.append(extent // size)
+    return kernel
 
 
 def _comes_out(

@@ -11,6 +11,7 @@ from torch import fx
 from fxexport.private_names import TorchDispatchMode
 from fxexport.untrusted.limits import MAX_TENSOR_BYTES, MAX_TENSOR_GROWTH
 from fxexport.untrusted.refused import Refused
+from fxpasses.graph.shapes import Runner
 from fxpasses.private_names import FakeTensorMode, pytree
 
 
@@ -51,7 +52,7 @@ def require_small_tensors(module: fx.GraphModule, inputs: Sequence[torch.Tensor]
         fakes = [mode.from_tensor(tensor) for tensor in inputs]
         try:
             with TensorBudget(inputs):
-                fx.Interpreter(module).run(*fakes)
+                Runner(module).run(*fakes)
         except Refused:
             raise
         except Exception:  # noqa: BLE001 - what fails here is told by the run that follows

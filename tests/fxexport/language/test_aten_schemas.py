@@ -112,6 +112,8 @@ def values_of(kind: str, name: str = "") -> list[Any]:
     inner = kind.removeprefix("Optional[").removesuffix("]") if optional else kind
     if inner == "List[int" or (optional and inner.startswith("List[")):
         inner = inner if inner.endswith("]") else inner + "]"
+    if inner == "Tensor" and name == "index":
+        return [PLACES]
     if inner == "Tensor":
         return [*([None] if optional else []), *TENSORS.values()]
     if inner == "List[Tensor]":

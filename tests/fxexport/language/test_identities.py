@@ -14,7 +14,7 @@ from fxexport.language import arithmetic, definitions, moves, windows
 from fxexport.language.contraction import convolution, linear, matmul
 from fxexport.language.identities import IDENTITIES
 from fxexport.language.layout import plain
-from fxexport.language.maps import cast
+from fxexport.language.maps import cast, elementwise
 from fxexport.language.term import Term, Terms, Value
 from tests.fxexport.language.exact import FUNCTIONS, Array, powered, result
 
@@ -513,6 +513,53 @@ def _log_softmax(c: Case) -> Iterator[Check]:
         moved = a - a.max(axis=dim, keepdims=True)
         total = FUNCTIONS["exp"](moved).sum(axis=dim, keepdims=True)
         yield definitions.log_softmax(c.terms, c.open(a), dim), moved - FUNCTIONS["log"](total)
+
+
+@case("variance")
+def _variance(c: Case) -> Iterator[Check]:
+    for correction, keep, (a, x) in itertools.product(
+        (0, 1, 2), (True, False), list(pairs(c, [(2, 4), (3, 3)]))
+    ):
+        squares = ((a - mean(a, (1,))) ** 2).sum(axis=1, keepdims=keep)
+        if a.shape[1] > correction:
+            found = definitions.variance(c.terms, x, [1], correction, keep=keep)
+            yield found, squares / Fraction(a.shape[1] - correction)
+
+
+@case("log-sum-exp")
+def _log_sum_exp(c: Case) -> Iterator[Check]:
+    for dim, keep in itertools.product((0, 1), (True, False)):
+        a = c.numbers(2, 3)
+        largest = a.max(axis=dim, keepdims=True)
+        found = largest + FUNCTIONS["log"](FUNCTIONS["exp"](a - largest).sum(axis=dim, keepdims=True))
+        yield (
+            definitions.log_sum_exp(c.terms, c.open(a), [dim], keep=keep),
+            found if keep else found.squeeze(axis=dim),
+        )
+
+
+@case("softplus-of-large")
+def _softplus_of_large(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        is_large = elementwise(c.terms, "gt", [x, c.number(20.0)], "bool")
+        yield (
+            definitions.choose(c.terms, is_large, x, definitions.softplus(c.terms, x)),
+            FUNCTIONS["softplus"](a),
+        )
+
+
+@case("nearest-as-repeat")
+def _nearest(c: Case) -> Iterator[Check]:
+    for rows, columns in itertools.product((1, 2, 4), repeat=2):
+        for a, x in pairs(c, [(1, 2, 2, 3), (2, 1, 1, 2)]):
+            yield windows.nearest(c.terms, x, [rows, columns]), a.repeat(rows, axis=2).repeat(columns, axis=3)
+
+
+@case("resize-to-own-size")
+def _resize(c: Case) -> Iterator[Check]:
+    for (a, x), corners in itertools.product(pairs(c, [(1, 2, 2, 3), (2, 1, 1, 2)]), (True, False)):
+        yield windows.resized(c.terms, x, "linear", a.shape[2:], None, aligns_corners=corners), a
+        yield windows.resized(c.terms, x, "linear", None, [1.0, 1.0], aligns_corners=corners), a
 
 
 ELSEWHERE = {

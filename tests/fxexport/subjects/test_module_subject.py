@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import fx, nn
 
 from fxexport import Verdict, certify
+from fxexport.subjects.module_subject import ModuleSubject
 from tests.fxexport.pairs import small_pair
 
 
@@ -45,6 +47,26 @@ class Wrapped(nn.Module):
         return logits if self.factor is None else logits * self.factor
 
 
+def shifted(x: torch.Tensor, by: list[int]) -> torch.Tensor:
+    """A function that writes to the list that it is given, as torchvision's shifted windows do."""
+    by[0] += 1
+    return x.roll(by, [2, 3])
+
+
+fx.wrap("shifted")
+
+
+class Shifting(nn.Module):
+    """A classifier of shifted maps, where the shift is a list of the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, _ = small_pair()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(shifted(x, [1, 2]))
+
+
 def images(count: int = 8) -> torch.Tensor:
     return torch.randn(count, 3, 9, 9, generator=torch.Generator().manual_seed(0))
 
@@ -67,3 +89,16 @@ def test_code_that_is_not_the_graph_s_is_judged_by_what_it_gives() -> None:
     x = images()
     assert not torch.equal(stale(x), Wrapped(3.0)(x))
     assert certify(Wrapped(3.0).eval(), stale.eval(), x).verdict is Verdict.BROKEN
+
+
+def test_a_graph_hands_out_lists_that_a_function_may_write_to() -> None:
+    certificate = certify(Shifting().eval(), fx.symbolic_trace(Shifting()).eval(), images())
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+
+
+def test_how_inputs_lie_in_memory_may_round_as_large_values_do() -> None:
+    subject = ModuleSubject(Wrapped().eval(), [images().numpy()])
+    values = np.array([1e9, -3e8, 2.0], np.float32)
+    assert subject._gives([values], lambda _: (values + np.array([64, -64, 1000], np.float32),))
+    assert not subject._gives([values], lambda _: (values * np.array([1, 0.9, 1], np.float32),))
+    assert not subject._gives([values / 1e9], lambda _: (values / 1e9 + np.array([0, 0, 0.01], np.float32),))

@@ -1,0 +1,280 @@
+"""Operators of torch beside the nodes that mean the same, and beside those that almost do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fxexport.language import derive, graph_of_module, graph_of_onnx
+from tests.fxexport.language.test_broadcast_and_types import X, model
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+BACKWARDS = torch.arange(3, -1, -1)
+
+
+class Applied(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def ints(name: str, *values: int) -> str:
+    """A stored vector of integers."""
+    return f"{name} = Constant <value_ints = {list(values)}> ()"
+
+
+def number(name: str, value: float) -> str:
+    """A stored number."""
+    return f"{name} = Constant <value_float = {float(value)}> ()"
+
+
+def resize(attributes: str, *factors: float) -> str:
+    """An interpolation by these factors."""
+    scales = f"s = Constant <value_floats = {[float(factor) for factor in factors]}> ()"
+    return f"{scales} y = Resize <{attributes}> (x, , s)"
+
+
+def sized(attributes: str, *extents: int) -> str:
+    """An interpolation to these extents."""
+    return (
+        f"{ints('s', *extents)} {ints('a', 0)} {ints('b', 2)} h = Shape(x) l = Slice(h, a, b) "
+        f"c = Concat <axis = 0> (l, s) y = Resize <{attributes}> (x, , , c)"
+    )
+
+
+def padded(mode: str, *sizes: int) -> str:
+    """Padding of these sizes."""
+    return f'{ints("p", *sizes)} y = Pad <mode = "{mode}"> (x, p)'
+
+
+HALF = 'coordinate_transformation_mode = "half_pixel"'
+CORNERS = 'coordinate_transformation_mode = "align_corners"'
+LINEAR, CUBIC, NEAREST = ('mode = "linear"', 'mode = "cubic"', 'mode = "nearest"')
+FLOOR = f'{NEAREST}, nearest_mode = "floor", coordinate_transformation_mode = "asymmetric"'
+PLUS = f"l = Softplus(x) {number('t', 20)} g = Greater(x, t) y = Where(g, x, l)"
+
+SAME: dict[str, tuple[Function, str]] = {
+    "repeat": (lambda x: x.repeat(1, 2, 1, 3), f"{ints('r', 1, 2, 1, 3)} y = Tile(x, r)"),
+    "tile": (lambda x: torch.tile(x, (2, 3)), f"{ints('r', 1, 1, 2, 3)} y = Tile(x, r)"),
+    "index_select": (
+        lambda x: x.index_select(1, BACKWARDS),
+        f"{ints('i', 3, 2, 1, 0)} y = Gather <axis = 1> (x, i)",
+    ),
+    "flip": (
+        lambda x: x[:, BACKWARDS],
+        f"{ints('s', -1)} {ints('e', -(2**31))} {ints('a', 1)} y = Slice(x, s, e, a, s)",
+    ),
+    "rot90": (
+        lambda x: torch.rot90(x, 1, (2, 3)),
+        f"{ints('s', -1)} {ints('e', -(2**31))} {ints('a', 3)} "
+        "f = Slice(x, s, e, a, s) y = Transpose <perm = [0, 1, 3, 2]> (f)",
+    ),
+    "rot270": (
+        lambda x: torch.rot90(x, 3, (2, 3)),
+        f"{ints('s', -1)} {ints('e', -(2**31))} {ints('a', 2)} "
+        "f = Slice(x, s, e, a, s) y = Transpose <perm = [0, 1, 3, 2]> (f)",
+    ),
+    "einsum": (
+        lambda x: torch.einsum("...hw,...vw->...hv", x, x),
+        "t = Transpose <perm = [0, 1, 3, 2]> (x) y = MatMul(x, t)",
+    ),
+    "einsum's dots": (
+        lambda x: torch.matmul(x, x.mT),
+        'y = Einsum <equation = "...hw, ...vw -> ...hv"> (x, x)',
+    ),
+    "pixel_shuffle": (lambda x: F.pixel_shuffle(x, 2), 'y = DepthToSpace <blocksize = 2, mode = "CRD"> (x)'),
+    "pixel_unshuffle": (
+        lambda x: F.pixel_unshuffle(x.repeat(1, 1, 2, 2), 2),
+        f"{ints('r', 1, 1, 2, 2)} t = Tile(x, r) {ints('s', 0, 4, 3, 2, 3, 2)} c = Reshape(t, s) "
+        f"p = Transpose <perm = [0, 1, 3, 5, 2, 4]> (c) {ints('e', 0, 16, 3, 3)} y = Reshape(p, e)",
+    ),
+    "space to depth": (
+        lambda x: x.repeat(1, 1, 2, 2).view(-1, 4, 3, 2, 3, 2).permute(0, 3, 5, 1, 2, 4).flatten(1, 3),
+        f"{ints('r', 1, 1, 2, 2)} t = Tile(x, r) y = SpaceToDepth <blocksize = 2> (t)",
+    ),
+    "depth first": (
+        lambda x: x.view(-1, 2, 2, 1, 3, 3).permute(0, 3, 4, 1, 5, 2).reshape(-1, 1, 6, 6),
+        "y = DepthToSpace <blocksize = 2> (x)",
+    ),
+    "nearest": (lambda x: F.interpolate(x, scale_factor=4), resize(FLOOR, 1, 1, 4, 4)),
+    "nearest by size": (
+        lambda x: F.interpolate(x, size=(6, 12)),
+        sized(FLOOR, 6, 12),
+    ),
+    "nearest of halves": (
+        lambda x: F.interpolate(x, scale_factor=2),
+        resize(f"{NEAREST}, {HALF}", 1, 1, 2, 2),
+    ),
+    "linear": (
+        lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+        resize(f"{LINEAR}, {HALF}", 1, 1, 2, 2),
+    ),
+    "linear, smaller": (
+        lambda x: F.interpolate(x, size=(2, 5), mode="bilinear"),
+        sized(f"{LINEAR}, {HALF}", 2, 5),
+    ),
+    "linear to corners": (
+        lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True),
+        resize(f"{LINEAR}, {CORNERS}", 1, 1, 2, 2),
+    ),
+    "cubic": (
+        lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"),
+        resize(f"{CUBIC}, {HALF}", 1, 1, 2, 2),
+    ),
+    "reflected": (lambda x: F.pad(x, (1, 2, 0, 1), "reflect"), padded("reflect", 0, 0, 0, 1, 0, 0, 1, 2)),
+    "edges": (lambda x: F.pad(x, (1, 2, 0, 1), "replicate"), padded("edge", 0, 0, 0, 1, 0, 0, 1, 2)),
+    "cut and padded": (lambda x: F.pad(x, (-1, 2, 0, -1)), padded("constant", 0, 0, 0, -1, 0, 0, -1, 2)),
+    "even maxima": (
+        lambda x: F.adaptive_max_pool2d(x, (3, 1)),
+        "y = MaxPool <kernel_shape = [1, 3], strides = [1, 3]> (x)",
+    ),
+    "largest": (lambda x: x.topk(2, 1).values, f"{ints('k', 2)} y, i = TopK <axis = 1> (x, k)"),
+    "sorted": (lambda x: x.sort(-1).values, f"{ints('k', 3)} y, i = TopK <axis = -1, largest = 0> (x, k)"),
+    "cumsum": (lambda x: x.cumsum(2), "a = Constant <value_int = 2> () y = CumSum(x, a)"),
+    "logsumexp": (lambda x: x.logsumexp((2, 3)), "y = ReduceLogSumExp <axes = [2, 3], keepdims = 0> (x)"),
+    "norm of sizes": (lambda x: x.abs().sum(1), "y = ReduceL1 <axes = [1], keepdims = 0> (x)"),
+    "squares": (lambda x: x.square().sum(1), "y = ReduceSumSquare <axes = [1], keepdims = 0> (x)"),
+    "prod": (lambda x: x.prod(1), "y = ReduceProd <axes = [1], keepdims = 0> (x)"),
+    "std": (
+        lambda x: x.std((2, 3)),
+        "m = ReduceMean <axes = [2, 3]> (x) d = Sub(x, m) q = Mul(d, d) "
+        f"v = ReduceMean <axes = [2, 3], keepdims = 0> (q) {number('a', 9)} {number('b', 8)} "
+        "w = Mul(v, a) u = Div(w, b) y = Sqrt(u)",
+    ),
+    "softplus": (F.softplus, PLUS),
+    "softplus alone": (F.softplus, "y = Softplus(x)"),
+    "selu": (F.selu, "y = Selu(x)"),
+    "celu": (lambda x: F.celu(x, 0.5), "y = Celu <alpha = 0.5> (x)"),
+    "glu": (
+        lambda x: F.glu(x, 1),
+        f"{ints('h', 2, 2)} a, b = Split <axis = 1> (x, h) g = Sigmoid(b) y = Mul(a, g)",
+    ),
+    "threshold": (
+        lambda x: F.threshold(x, 0.5, -1.0),
+        f"{number('t', 0.5)} {number('v', -1)} l = LessOrEqual(x, t) y = Where(l, v, x)",
+    ),
+    "hardshrink": (
+        lambda x: F.hardshrink(x, 0.5),
+        f"a = Abs(x) {number('t', 0.5)} {number('v', 0)} l = LessOrEqual(a, t) y = Where(l, v, x)",
+    ),
+    "addcmul": (
+        lambda x: torch.addcmul(x, x, x, value=0.5),
+        f"{number('h', 0.5)} a = Mul(h, x) b = Mul(a, x) y = Add(x, b)",
+    ),
+    "addcdiv": (
+        lambda x: torch.addcdiv(x, x, x.exp(), value=3),
+        f"e = Exp(x) {number('h', 3)} d = Div(x, e) m = Mul(d, h) y = Add(x, m)",
+    ),
+    "lerp": (
+        lambda x: torch.lerp(x, x.exp(), 0.25),
+        f"e = Exp(x) d = Sub(e, x) {number('w', 0.25)} m = Mul(d, w) y = Add(x, m)",
+    ),
+    "fmod": (lambda x: x.fmod(0.7), f"{number('m', 0.7)} y = Mod <fmod = 1> (x, m)"),
+    "and": (
+        lambda x: x * ((x > 0) & (x < 1)).float(),
+        f"{number('a', 0)} {number('b', 1)} g = Greater(x, a) l = Less(x, b) t = And(g, l) "
+        "c = Cast <to = 1> (t) y = Mul(x, c)",
+    ),
+    "diff": (
+        lambda x: x.diff(dim=3),
+        f"{ints('o', 1)} {ints('t', 3)} {ints('z', 0)} {ints('b', 2)} u = Slice(x, o, t, t) "
+        "l = Slice(x, z, b, t) y = Sub(u, l)",
+    ),
+    "places": (
+        lambda x: x + torch.arange(3) * 0.1,
+        "p = Constant <value_floats = [0.0, 0.1, 0.2]> () y = Add(x, p)",
+    ),
+    "baddbmm": (
+        lambda x: torch.baddbmm(x.flatten(0, 1), x.flatten(0, 1), x.flatten(0, 1)).view_as(x),
+        "m = MatMul(x, x) y = Add(m, x)",
+    ),
+}
+
+OTHER: dict[str, tuple[Function, str]] = {
+    "repeats elsewhere": (lambda x: x.repeat(1, 2, 1, 3), f"{ints('r', 1, 2, 3, 1)} y = Tile(x, r)"),
+    "each cell at once": (lambda x: x.repeat(1, 1, 2, 2), resize(FLOOR, 1, 1, 2, 2)),
+    "turned the other way": (lambda x: torch.rot90(x, 3, (2, 3)), SAME["rot90"][1]),
+    "depth first": (
+        lambda x: F.pixel_shuffle(x.repeat(1, 2, 1, 1) * torch.arange(8.0).view(8, 1, 1), 2),
+        f"{ints('r', 1, 2, 1, 1)} t = Tile(x, r) f = Constant <value = float[8,1,1] {{0,1,2,3,4,5,6,7}}> () "
+        "m = Mul(t, f) y = DepthToSpace <blocksize = 2> (m)",
+    ),
+    "to halves by the floor": (
+        lambda x: F.interpolate(x, scale_factor=2),
+        resize(f'{NEAREST}, nearest_mode = "floor", {HALF}', 1, 1, 2, 2),
+    ),
+    "borders, not corners": (SAME["linear to corners"][0], SAME["linear"][1]),
+    "corners, not borders": (SAME["linear"][0], SAME["linear to corners"][1]),
+    "no halves": (
+        SAME["linear"][0],
+        resize(f'{LINEAR}, coordinate_transformation_mode = "asymmetric"', 1, 1, 2, 2),
+    ),
+    "another curve": (SAME["cubic"][0], resize(f"{CUBIC}, {HALF}, cubic_coeff_a = -0.5", 1, 1, 2, 2)),
+    "a curve without its border": (
+        SAME["cubic"][0],
+        resize(f"{CUBIC}, {HALF}, exclude_outside = 1", 1, 1, 2, 2),
+    ),
+    "a line, not a curve": (SAME["cubic"][0], SAME["linear"][1]),
+    "edges": (SAME["reflected"][0], padded("edge", 0, 0, 0, 1, 0, 0, 1, 2)),
+    "padding before, not behind": (SAME["edges"][0], padded("edge", 0, 0, 1, 2, 0, 0, 0, 1)),
+    "the smallest": (SAME["largest"][0], f"{ints('k', 2)} y, i = TopK <axis = 1, largest = 0> (x, k)"),
+    "one more": (
+        lambda x: x.topk(2, 1).values.sum(1),
+        f"{ints('k', 3)} v, i = TopK <axis = 1> (x, k) y = ReduceSum <keepdims = 0> (v)",
+    ),
+    "without the own cell": (
+        SAME["cumsum"][0],
+        "a = Constant <value_int = 2> () y = CumSum <exclusive = 1> (x, a)",
+    ),
+    "from behind": (SAME["cumsum"][0], "a = Constant <value_int = 2> () y = CumSum <reverse = 1> (x, a)"),
+    "along another axis": (SAME["cumsum"][0], "a = Constant <value_int = 3> () y = CumSum(x, a)"),
+    "of all cells": (lambda x: x.std((2, 3), correction=0), SAME["std"][1]),
+    "a lower limit": (F.softplus, PLUS.replace("20.0", "2.0")),
+    "the limit on the other side": (F.softplus, PLUS.replace("Greater", "Less")),
+    "the other half": (SAME["glu"][0], SAME["glu"][1].replace("a, b =", "b, a =")),
+    "a steeper celu": (lambda x: F.celu(x, 0.25), SAME["celu"][1]),
+    "the limit itself": (SAME["threshold"][0], SAME["threshold"][1].replace("LessOrEqual", "Less")),
+    "or": (SAME["and"][0], SAME["and"][1].replace("And", "Or")),
+    "differences the other way": (SAME["diff"][0], SAME["diff"][1].replace("Sub(u, l)", "Sub(l, u)")),
+    "other places": (SAME["places"][0], SAME["places"][1].replace("0.2", "0.2001")),
+    "dots for other axes": (
+        SAME["einsum's dots"][0],
+        'y = Einsum <equation = "...hw, ...wv -> ...hv"> (x, x)',
+    ),
+}
+
+
+def run(text: str) -> np.ndarray:
+    """What ONNX Runtime gives."""
+    file = model(text)
+    file.graph.output[0].type.tensor_type.ClearField("shape")
+    (result,) = ort.InferenceSession(file.SerializeToString()).run(None, {"x": X.numpy()})
+    return np.asarray(result)
+
+
+def is_proved(function: Function, text: str) -> bool:
+    """Whether the function as torch.export records it is the nodes."""
+    return derive(graph_of_module(Applied(function), (X,)), graph_of_onnx(model(text))).is_proved
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_means_the_same_is_proved(name: str) -> None:
+    function, text = SAME[name]
+    np.testing.assert_allclose(run(text), function(X).numpy(), rtol=1e-5, atol=1e-6)
+    assert is_proved(function, text)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_means_something_else_is_not_proved(name: str) -> None:
+    assert not is_proved(*OTHER[name])
