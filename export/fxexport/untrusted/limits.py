@@ -22,6 +22,8 @@ MAX_PICKLE_INSTRUCTIONS = 2_000_000
 MAX_HEADER_INSTRUCTIONS = 100_000
 """Of the small pickles before and behind the content, in the format before zip."""
 MAX_PICKLE_BYTES = 1 << 30
+MAX_ARGUMENT_BYTES = 1 << 28
+"""Of one text or number, which Python may make four times as large, in a call that nothing stops."""
 MAX_LINE_BYTES = 1 << 16
 """Of a name or number that is written as a line of text."""
 MAX_EXPANDED_OBJECTS = 20_000_000

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
 from fxexport.untrusted.expansion import require_bounded
-from fxexport.untrusted.limits import MAX_LINE_BYTES, MAX_PICKLE_INSTRUCTIONS
+from fxexport.untrusted.limits import MAX_ARGUMENT_BYTES, MAX_LINE_BYTES, MAX_PICKLE_INSTRUCTIONS
 from fxexport.untrusted.pickle_records import (
     Global,
     Made,
@@ -268,6 +268,8 @@ class _BoundedFile:
         self.tell = file.tell
 
     def read(self, count: int) -> bytes:
+        if count > MAX_ARGUMENT_BYTES:
+            raise PickleError(f"it has a text or number above the limit of {MAX_ARGUMENT_BYTES:,} bytes")
         return self._file.read(min(count, self._end - self._file.tell()))
 
     def readline(self) -> bytes:

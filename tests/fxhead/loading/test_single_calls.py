@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,9 @@ from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.subjects.samples import InputSpec, random_samples
 from fxexport.untrusted.archive import open_archive
 from fxexport.untrusted.inline import require_bounded
-from fxexport.untrusted.limits import MAX_DIRECTORY_BYTES
+from fxexport.untrusted.limits import MAX_ARGUMENT_BYTES, MAX_DIRECTORY_BYTES
 from fxexport.untrusted.plain_json import read_plain_json
+from fxhead import load_model
 from fxhead.inputs.hub_images import timm_preset
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.loading.recognise import FileKind, recognise
@@ -51,6 +53,15 @@ def test_source_text_has_a_limit(run: Run, folder: Path) -> None:
     done = run("inspect", str(graph_module(folder, "y = x\n" + "    y = x\n" * 350_000)))
     assert done.code == 2, done.err
     assert "longer than the limit" in done.err
+
+
+def test_one_text_of_a_pickle_has_a_limit(tmp_path: Path) -> None:
+    """A file that is a hole would be read as a text of three gigabytes."""
+    path = tmp_path / "evil.pt"
+    path.write_bytes(b"\x80\x02}X" + struct.pack("<I", MAX_ARGUMENT_BYTES + 1))
+    os.truncate(path, MAX_ARGUMENT_BYTES + 100)
+    with pytest.raises(FxHeadError, match="above the limit of 268,435,456 bytes"):
+        load_model(path)
 
 
 def test_a_zip_s_directory_has_a_limit(tmp_path: Path) -> None:
