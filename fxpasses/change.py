@@ -178,9 +178,10 @@ class _Job:
         return True
 
     def _restore(self, entries: Sequence[undo.Record]) -> None:
-        for entry in entries:
-            restore(self.graph, self.root, entry, self.look.nodes)
-            recompute(node for spec in entry.before if (node := self.look.nodes.get(spec.name)) is not None)
+        nodes = self.look.nodes
+        restore(self.graph, self.root, entries, nodes)
+        names = {spec.name for entry in entries for spec in entry.before}
+        recompute(nodes[name] for name in names if name in nodes)
         gone = {id(entry) for entry in entries}
         self.records = [entry for entry in self.records if id(entry) not in gone]
 

@@ -101,7 +101,8 @@ class _Sinking:
                 chosen.add(node)
         self.idle = sorted(node for node in chosen if isinstance(self.head.crossed[node].op, VIEWS))
         chosen.difference_update(self.idle)
-        layouts = [self.head.crossed[node].layout for node in self.idle]
+        read = [view for view in self.idle if not chosen.isdisjoint(view.users)]
+        layouts = [self.head.crossed[view].layout for view in read]
         if not chosen or not all(layout is not None and layout.is_map for layout in layouts):
             raise InternalError(f"views between a pool and its convolution: {self.idle}")
         for node, value in self.head.crossed.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from torch import nn
 from torch.fx import Node
@@ -131,14 +131,14 @@ class _Chooser:
         sites = frozenset(wanted)
         starts = dict.fromkeys(self.values[node].pool for node in wanted)
         way = _Way(self.analysis, {start: head_of(start, self.analysis, sites) for start in starts})
-        linear: dict[Node, Match] = {}
+        passing: dict[Node, Match] = {}
         for node in wanted:
             problem = self._problem(node, way)
             if problem is not None:
                 yield node, problem
-            elif wanted[node].site.form is Form.LINEAR:
-                linear[node] = wanted[node]
-        yield from self._tied(linear)
+            else:
+                passing[node] = wanted[node]
+        yield from self._tied(passing)
 
     def _problem(self, node: Node, way: _Way) -> Problem | None:
         problem = commute.pool_problem(way.heads[self.values[node].pool].pools, self.values)
@@ -161,20 +161,36 @@ class _Chooser:
         )
 
     def _tied(self, wanted: Mapping[Node, Match]) -> Iterator[tuple[Node, Problem]]:
-        """Linears whose weight another use needs as it is, or whose input has no map form."""
-        moves = decide(self.analysis.region, self.analysis.vocabulary, frozenset(wanted), Form.CONV)
-        tied = refusals.sharing_problems(wanted, self.root, self.analysis.uses)
+        """Linears whose weight another use needs as it is, and sites whose input has no map form."""
+        linear = {node: match for node, match in wanted.items() if match.site.form is Form.LINEAR}
+        moves = decide(self.analysis.region, self.analysis.vocabulary, frozenset(linear), Form.CONV)
+        tied = refusals.sharing_problems(linear, self.root, self.analysis.uses)
         yield from tied.items()
+        turned = {self.values[node].pool for node in linear}
+        flat = self._flat({node for node in moves.moved if self.values[node].pool in turned})
         for node, match in wanted.items():
-            if node not in tied and match.op.source not in moves.free:
-                yield (
-                    node,
-                    Problem(
-                        MissCode.UNKNOWN_LAYOUT,
-                        f"{match.op.source.name!r}, which it reads, cannot be computed on the map",
-                        "call the modules between pool and logits once, without hooks",
-                    ),
-                )
+            if node in tied or ((source := flat.get(node)) is None and match.op.source in moves.free):
+                continue
+            yield (
+                node,
+                Problem(
+                    MissCode.UNKNOWN_LAYOUT,
+                    f"{(source or match.op.source).name!r}, which it reads, cannot be computed on the map",
+                    "call the modules between pool and logits once, without hooks or views between them",
+                ),
+            )
+
+    def _flat(self, turned: Collection[Node]) -> dict[Node, Node]:
+        """What stays flat above each value: an elementwise op before a view that makes a map of it again."""
+        flat: dict[Node, Node] = {}
+        for node, value in self.values.items():
+            stays = value.layout is not None and not value.layout.is_map and node not in turned
+            above = [flat[source] for source in node.all_input_nodes if source in flat]
+            if stays and isinstance(value.op, Elementwise):
+                flat[node] = node
+            elif above:
+                flat[node] = above[0]
+        return flat
 
 
 class _Way:

@@ -66,8 +66,21 @@ def as_rewrites(matches: Iterable[Match], to: Form, copied: dict[str, int]) -> t
     )
 
 
-def restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: undo.Nodes) -> None:
-    """Takes a recorded edit back: node for node, names and order included."""
+def restore(graph: Graph, root: nn.Module, records: Sequence[undo.Record], nodes: undo.Nodes) -> None:
+    """Takes recorded edits that all stand back: node for node, names and order included."""
+    for record in records:
+        _restore_nodes(graph, record, nodes)
+    undo.restore_readers((reader for record in records for reader in record.readers), nodes)
+    for record in records:
+        for name in reversed(record.inserted):
+            graph.erase_node(nodes.pop(name))
+        for path, extras in record.conv_extras.items():
+            set_conv_extras(root.get_submodule(path), extras)
+        for path, rank in record.batch_norms.items():
+            swap_batch_norm(root, path, rank)
+
+
+def _restore_nodes(graph: Graph, record: undo.Record, nodes: undo.Nodes) -> None:
     for spec in record.before:
         if spec.name not in nodes:
             nodes[spec.name] = _reborn(graph, nodes, spec)
@@ -79,13 +92,6 @@ def restore(graph: Graph, root: nn.Module, record: undo.Record, nodes: undo.Node
             form = Form.LINEAR if record.to is Form.CONV else Form.CONV
             provenance.retype(nodes[spec.name], form, len(record.kernels[spec.name]))
         provenance.restore(nodes[spec.name], spec.origin)
-    undo.restore_readers(record.readers, nodes)
-    for name in reversed(record.inserted):
-        graph.erase_node(nodes.pop(name))
-    for path, extras in record.conv_extras.items():
-        set_conv_extras(root.get_submodule(path), extras)
-    for path, rank in record.batch_norms.items():
-        swap_batch_norm(root, path, rank)
 
 
 def _reborn(graph: Graph, nodes: undo.Nodes, spec: undo.Spec) -> Node:

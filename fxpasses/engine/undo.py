@@ -31,35 +31,30 @@ _FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
 
 
 class Nodes(dict[str, Node]):
-    """A graph's nodes by name, and what each reads: every record asks, and an output may read thousands."""
+    """A graph's nodes by name, and what each reads: every edit asks, and an output may read thousands."""
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:
         super().__init__((node.name, node) for node in nodes)
-        self._inputs: dict[str, tuple[Any, Any, tuple[str, ...]]] = {}
+        self._inputs: dict[Node, tuple[Any, Any, tuple[str, ...]]] = {}
+        self._places: dict[Node, tuple[tuple[str, ...], dict[str, list[int]]]] = {}
 
-    def inputs(self, name: str) -> tuple[str, ...]:
+    def inputs(self, node: Node) -> tuple[str, ...]:
         """The names of the nodes among a node's arguments, in order, repeats included."""
-        node = self[name]
-        args, kwargs, names = self._inputs.get(name, (None, None, ()))
+        args, kwargs, names = self._inputs.get(node, (None, None, ()))
         if args is not node.args or kwargs is not node.kwargs:
             names = _inputs(node)
-            self._inputs[name] = (node.args, node.kwargs, names)
+            self._inputs[node] = (node.args, node.kwargs, names)
         return names
 
-
-class Places:
-    """Where nodes read what; each is looked through once for all the components that one edit writes down."""
-
-    def __init__(self) -> None:
-        self._by_reader: dict[Node, dict[str, list[int]]] = {}
-
-    def of(self, reader: Node, names: Collection[str]) -> dict[int, str]:
+    def places(self, reader: Node, names: Collection[str]) -> dict[int, str]:
         """Which of a reader's inputs are among nodes, by position."""
-        known = self._by_reader.get(reader)
-        if known is None:
-            known = self._by_reader[reader] = {}
-            for at, name in enumerate(_inputs(reader)):
+        inputs = self.inputs(reader)
+        seen, known = self._places.get(reader, (None, {}))
+        if seen is not inputs:
+            known = {}
+            for at, name in enumerate(inputs):
                 known.setdefault(name, []).append(at)
+            self._places[reader] = (inputs, known)
         asked = names if len(names) < len(known) else known
         return {at: name for name in asked if name in names for at in known.get(name, ())}
 
@@ -166,7 +161,7 @@ class Reader:
 
     def is_as_left(self, nodes: Nodes) -> bool:
         """Whether the node still reads what the edit made it read."""
-        inputs = nodes.inputs(self.name) if self.name in nodes else ()
+        inputs = nodes.inputs(nodes[self.name]) if self.name in nodes else ()
         return self.position < len(inputs) and inputs[self.position] == self.after
 
 
@@ -175,7 +170,7 @@ def restore_readers(readers: Iterable[Reader], nodes: Nodes) -> None:
     inputs: dict[str, list[str]] = {}
     for reader in readers:
         if reader.name not in inputs:
-            inputs[reader.name] = list(nodes.inputs(reader.name))
+            inputs[reader.name] = list(nodes.inputs(nodes[reader.name]))
         inputs[reader.name][reader.position] = reader.before
     for name, names in inputs.items():
         _set_inputs(nodes[name], names, nodes)
@@ -273,10 +268,10 @@ def write_down(
     readers: Iterable[Node],
     matches: Mapping[Node, Match],
     pools: Iterable[str],
-    places: Places | None = None,
+    graph: Nodes | None = None,
 ) -> Before:
-    """The nodes that an edit may touch, as they are now."""
-    places = places or Places()
+    """The nodes that an edit may touch, as they are now; ``graph`` has what was looked at before."""
+    graph = Nodes() if graph is None else graph
     extras: dict[str, dict[str, Any]] = {}
     norms: dict[str, int] = {}
     for node in own:
@@ -291,7 +286,7 @@ def write_down(
     nodes = {node.name: Snapshot.of(node) for node in own}
     return Before(
         nodes=nodes,
-        readers={reader.name: places.of(reader, nodes.keys()) for reader in readers},
+        readers={reader.name: graph.places(reader, nodes.keys()) for reader in readers},
         orders={node.name: str(match.order) for node, match in matches.items()},
         kernels={node.name: list(match.site.kernel_size) for node, match in matches.items()},
         extents={name: list(kernel) for name in pools for kernel in kernels if len(kernels) == 1},
@@ -308,6 +303,7 @@ def record(
     origin: Form,
     to: Form,
     moved: Container[str] = (),
+    graph: Nodes | None = None,
 ) -> Record | None:
     """The edit written down, or None where it could not be taken back from this alone.
 
@@ -334,7 +330,7 @@ def record(
         before=tuple(changed.values()),
         after=tuple(left.values()),
         inserted=inserted,
-        readers=tuple(_readers(before, nodes)),
+        readers=tuple(_readers(before, nodes, Nodes() if graph is None else graph)),
         orders=before.orders,
         kernels=before.kernels,
         extents=before.extents,
@@ -345,15 +341,12 @@ def record(
     )
 
 
-def _readers(before: Before, nodes: Mapping[str, Node]) -> Iterable[Reader]:
+def _readers(before: Before, nodes: Mapping[str, Node], graph: Nodes) -> Iterable[Reader]:
     for name, old in before.readers.items():
-        reader = nodes[name]
-        sources = _flat_inputs((reader.args, reader.kwargs))
-        inputs = _inputs(reader) if sources is None else ()
+        inputs = graph.inputs(nodes[name])
         for position, was in old.items():
-            now = inputs[position] if sources is None else sources[position].name
-            if was != now:
-                yield Reader(name=name, position=position, before=was, after=now)
+            if was != inputs[position]:
+                yield Reader(name=name, position=position, before=was, after=inputs[position])
 
 
 def _rank(module: nn.Module) -> int:

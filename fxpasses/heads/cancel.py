@@ -98,7 +98,8 @@ class _Decision:
         for node, value in reversed(values.items()):
             if view_source(value, self.region) is None or node not in self.free:
                 continue
-            gone = all(user in moved or user in dead for user in node.users)
+            is_read = node in self.wanted  # what moves reads it, by way of dead views too
+            gone = not is_read and all(user in moved or user in dead for user in node.users)
             if node in bypassed or (node.users and gone):
                 dead.add(node)
         return Moves(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -54,7 +54,7 @@ def apply(
     """
     matches = {match.node: match for match in analysis.matches if match.site.form is not to}
     pending = dict(matches)
-    known, places = undo.by_sites(records), undo.Places()
+    known = undo.by_sites(records)
     edits: list[_ComponentEdit] = []
     while pending:
         members = component(analysis.region, next(iter(pending)))
@@ -62,22 +62,22 @@ def apply(
         edit = _ComponentEdit(graph, root, analysis, members, chosen, to)
         edit.record = undo.find(known, edit.names, nodes, to)
         edits.append(edit)
-        edit.prepare(places)
+        edit.prepare(nodes)
         matches |= edit.matches
     owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
     reshaped = reshape(root, analysis.uses, owned, to)
     for old, move in reshaped.moved.items():
         for node in analysis.uses.reads.get(old, ()):
             refresh_weight(node, functools.partial(move.convert, to=to))
-    made: list[undo.Record] = []
+    restore(graph, root, [edit.record for edit in edits if edit.record is not None], nodes)
+    new = [edit for edit in edits if edit.record is None]
+    redirect(dict(change for edit in new for change in edit.respell()))
+    made = [record for edit in new if (record := edit.finish(nodes)) is not None]
     for edit in edits:
         if edit.record is not None:
-            restore(graph, root, edit.record, nodes)
             restored = {nodes[spec.name] for spec in edit.record.before}
             kept_values = {node for node in edit.values if nodes.get(node.name) is node}
             edit.refresh(restored | kept_values, edited=restored)
-        elif (fresh := edit.run()) is not None:
-            made.append(fresh)
     names = {name for edit in edits for name in edit.names}
     return Edit(
         rewrites=as_rewrites(matches.values(), to, reshaped.copied),
@@ -125,7 +125,7 @@ class _ComponentEdit:
         self.before: undo.Before | None = None
         self.record: undo.Record | None = None
 
-    def prepare(self, places: undo.Places) -> None:
+    def prepare(self, nodes: undo.Nodes) -> None:
         """Decides what moves and writes the component down; edits nothing."""
         if self.record is not None:
             self.matches = {node: _recorded(match, self.record) for node, match in self.matches.items()}
@@ -134,26 +134,34 @@ class _ComponentEdit:
         self.transposes = self._transposes()
         self.own, self.outside = self._touched()
         pools = dict.fromkeys(value.pool.name for value in self.values.values())
-        self.before = undo.write_down(self.root, self.own, self.outside, self.matches, pools, places)
+        self.before = undo.write_down(self.root, self.own, self.outside, self.matches, pools, nodes)
 
-    def run(self) -> undo.Record | None:
-        """Carries the decision out, and gives what takes it back."""
+    def respell(self) -> Iterator[tuple[Node, tuple[Node, list[Node]]]]:
+        """Gives the sites their form, and says what has to be read instead of what."""
         assert self.moves is not None
-        assert self.before is not None
         self.spares = [node for node in self.values if node in self.moves.dead and self._is_spare(node)]
         self._respell_sites()
         readers = {node: self._staying_readers(node) for node in self.values if node in self.moves.moved}
-        bypassed = [node for node in self.values if node in self.moves.bypassed]
-        redirect({node: (self._want(node, None), [*node.users]) for node in bypassed})
-        redirect({node: (self._original(node), staying) for node, staying in readers.items() if staying})
-        for node in readers:
-            self._feed(node)
+        for node in self.values:
+            if node in self.moves.bypassed:
+                yield node, (self._want(node, None), [*node.users])
+        for node, staying in readers.items():
+            if staying:
+                yield node, (self._original(node), staying)
+
+    def finish(self, nodes: undo.Nodes) -> undo.Record | None:
+        """Feeds what moved and erases what nobody reads any more, and gives what takes it all back."""
+        assert self.moves is not None
+        assert self.before is not None
+        for node in self.values:
+            if node in self.moves.moved:
+                self._feed(node)
         erased = self._bury(self.own)
         edited = {*self.moves.moved, *self.reused, *self.writer.written} - erased
         self.refresh(edited, edited=edited)
         left = {node.name: node for node in (*self.own, *self.outside) if node not in erased}
         origin = Form.LINEAR if self.to is Form.CONV else Form.CONV
-        return undo.record(self.before, self.root, left, self.writer.written, origin, self.to)
+        return undo.record(self.before, self.root, left, self.writer.written, origin, self.to, graph=nodes)
 
     def _transposes(self) -> list[Node]:
         """The nodes that transpose a site's weight for a matrix product."""

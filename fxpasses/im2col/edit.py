@@ -90,7 +90,7 @@ class _Job:
         forms = {Form.CONV, Form.UNFOLD}
         self.stale.update(id(entry) for entry in own if {entry.origin, entry.to} == forms)
         if earlier is not None:
-            restore(self.graph, self.root, earlier, self.nodes)
+            restore(self.graph, self.root, [earlier], self.nodes)
             if dialect_of(site.match.node) is not Dialect.TORCH:
                 compute(self.nodes[spec.name] for spec in earlier.before)
             return

@@ -124,7 +124,7 @@ def _take_back(
     for entry in reversed(ours):
         if not (entry.sites or is_all) or not undo.stands(entry, nodes):
             continue
-        restore(graph, root, entry, nodes)
+        restore(graph, root, [entry], nodes)
         kept.remove(entry)
         back.sites.update(entry.sites)
         back.nodes.update(nodes[spec.name] for spec in entry.before)

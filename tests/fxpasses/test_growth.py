@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from bench._growth import blocks, heads, layers, pooled_heads
 from fxpasses import rewrite
-from fxpasses.report import MissCode
+from fxpasses.miss_codes import MissCode
 
 DEEP = 1_500  # more than Python's own limit of calls
 
@@ -103,3 +103,21 @@ def _calls(model: fx.GraphModule, to: str) -> float:
     profile.disable()
     assert len(back.report.rewrites) == len(there.report.rewrites) > 1
     return float(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]  # typeshed lacks it
+
+
+def test_an_output_is_written_as_often_for_forty_heads_as_for_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    for name in ("__setattr__", "replace_input_with"):
+        method = getattr(fx.Node, name)
+
+        def counted(node: fx.Node, *arguments: object, method: Callable[..., None] = method) -> None:
+            written.extend([node.op] if node.op == "output" else ())
+            method(node, *arguments)
+
+        monkeypatch.setattr(fx.Node, name, counted)
+    counts = []
+    for size in (4, 40):
+        written.clear()
+        _calls(pooled_heads(size), "conv")
+        counts.append(len(written))
+    assert 0 < counts[0] == counts[1]
