@@ -152,7 +152,7 @@ def save_model(
             where=str(target),
             fix="name a .pt2 file" if is_program else "name a .pt file, or export the module for a .pt2 file",
         )
-    if target.is_dir() or (os.path.lexists(target) and not force):
+    if os.path.isdir(target) or (os.path.lexists(target) and not force):
         raise FileError("exists already", where=str(target), fix="give force=True to replace it")
     with staged(target.parent) as staging:
         save_module(model, staging / target.name)

@@ -21,7 +21,7 @@ from fxexport.to_onnx.dynamic_size import require_one_graph, require_open, requi
 from fxexport.to_onnx.example_call import ExampleCall, example_call
 from fxexport.untrusted.programs import as_module, read_program
 from fxpasses.api import model_of
-from fxpasses.errors import ExportError, brief, first_line
+from fxpasses.errors import ExportError, FileError, brief, first_line
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.graph.counting import counting
 from fxpasses.graph.quiet import quiet
@@ -84,6 +84,7 @@ def export_onnx(
         SizeError: with ``dynamic_size``, no one graph is the model at every input size.
         ExportError: the model cannot be exported, its batch would be fixed, dropout would stay active, or
             the opset cannot be had.
+        FileError: the file cannot be written.
 
     Source:
         ``torch.onnx.export(..., dynamo=True)``; rewriting with onnx-ir.
@@ -123,7 +124,11 @@ def export_onnx(
             _require_inference(model, target)
             model = require_opset(model, opset)
             with lowered():
-                _write(model, target)
+                try:
+                    _write(model, target)
+                except OSError as error:
+                    what = f"cannot be written ({error.strerror or error})"
+                    raise FileError(what, where=str(target), fix="make room, or name another file") from error
     return target
 
 

@@ -18,9 +18,12 @@ from fxexport.untrusted.limits import MAX_TEXT
 from fxexport.untrusted.refused import Refused
 
 Name = NewType("Name", str)
-"""Letters, digits and underscores: a child of a module, a key of arguments."""
+"""Letters, digits and underscores: an attribute, a key of arguments."""
 Path = NewType("Path", str)
-"""Names with dots between: a module, parameter or buffer below the root."""
+"""Names with dots between: a module, parameter or buffer below the root.
+
+They may have hyphens, as torchvision's RegNet has; torch writes them between quotation marks.
+"""
 Variable = NewType("Variable", str)
 """A name that can be a variable in source text: no digit first, and no word of Python's own."""
 Word = NewType("Word", str)
@@ -29,6 +32,7 @@ Text = NewType("Text", str)
 """What only people read: anything printable, in lines."""
 
 _NAME = re.compile(r"[A-Za-z0-9_]{1,1000}")
+_PART = re.compile(r"[A-Za-z0-9_-]{1,1000}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}")
 _WORD = re.compile(r"[A-Za-z0-9_.,:+ -]{0,200}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -45,6 +49,18 @@ def name(value: object, what: str = "something") -> Name:
     return Name(value)
 
 
+def part(value: object, what: str = "a module") -> Path:
+    """A path of one name, which may have hyphens.
+
+    Raises:
+        Refused: it is another.
+    """
+    found = path(value, what)
+    if "." in found:
+        raise Refused(f"has {what} called {shown(value)}")
+    return found
+
+
 def path(value: object, what: str = "a module") -> Path:
     """The names with dots between.
 
@@ -52,7 +68,7 @@ def path(value: object, what: str = "a module") -> Path:
         Refused: a part of it is no name.
     """
     parts = value.split(".") if isinstance(value, str) else ()
-    if not parts or not all(_NAME.fullmatch(part) and not _is_dunder(part) for part in parts):
+    if not parts or not all(_PART.fullmatch(part) and not _is_dunder(part) for part in parts):
         raise Refused(f"has {what} called {shown(value)}")
     return Path(str(value))
 

@@ -14,7 +14,7 @@ EVIL = ['x"); y = 1', "x'", "x y", "x\n", "x\r", "x\\", "x\0", "x=1", "x,y", "é
         "(x)", "x#", "x;y", "__class__", "__init__", "", 5, None, b"x", ["x"], "x" * 1001]  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [names.name, names.path, names.member, names.variable])
+@pytest.mark.parametrize("make", [names.name, names.part, names.path, names.member, names.variable])
 @pytest.mark.parametrize("value", EVIL, ids=ascii)
 def test_what_would_be_more_than_a_name_in_source_text_is_none(make: Make, value: object) -> None:
     with pytest.raises(Refused) as caught:
@@ -27,8 +27,9 @@ def test_what_would_be_more_than_a_name_in_source_text_is_none(make: Make, value
     ("make", "values"),
     [
         (names.name, ["fc", "0", "3x3", "_a", "_Net__x", "lambda", "x" * 1000]),
-        (names.path, ["fc.weight", "layers.0.3x3.bias", "a"]),
-        (names.member, ["fc.weight", "0.weight", "block.graph.weight", "_tensor_constant0"]),
+        (names.part, ["fc", "0", "block1-0"]),
+        (names.path, ["fc.weight", "layers.0.3x3.bias", "a", "block1.block1-0.proj"]),
+        (names.member, ["fc.weight", "0.weight", "block.graph.weight", "_tensor_constant0", "a-0.b"]),
         (names.variable, ["x", "args_0", "_x", "None_"]),
         (names.word, ["", "bilinear", "mean", "cpu:0", "a b-c"]),
         (names.text, ["File \"net.py\", line 3\n\tx = 1", "é"]),
@@ -41,10 +42,11 @@ def test_what_models_have_is_one(make: Make, values: list[str]) -> None:
 @pytest.mark.parametrize(
     ("make", "values"),
     [
-        (names.name, ["a.b"]),
+        (names.name, ["a.b", "a-b"]),
+        (names.part, ["a.b"]),
         (names.path, ["a..b", ".a", "a.", "a.__class__", "a.b c"]),
         (names.member, ["forward", "graph.weight", "code", "block.forward", "training"]),
-        (names.variable, ["0", "3x3", "lambda", "None", "class", "a.b"]),
+        (names.variable, ["0", "3x3", "lambda", "None", "class", "a.b", "a-b"]),
         (names.word, ["'", '"', "a\nb", "(", "{x}", "\\", "x" * 201]),
         (names.text, ["\x1b[2J", "\r", "\0", "\u2028", "x" * 100_001]),
     ],

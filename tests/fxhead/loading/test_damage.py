@@ -22,7 +22,7 @@ from fxhead import load_model, save_model
 from fxhead.cli import main
 from fxhead.outcome import ExitCode
 from fxpasses import rewrite
-from fxpasses.errors import FxHeadError
+from fxpasses.errors import FileError, FxHeadError
 from hostile import Net, program
 
 Run = Callable[..., Any]
@@ -200,6 +200,21 @@ def test_what_is_no_file_is_refused_at_once(run: Run, folder: Path, kind: str) -
         done = run(*command)
         assert (done.code, done.out) == (2, "")
         assert "Traceback" not in done.err
+
+
+def test_a_path_that_no_system_has_is_refused(run: Run, folder: Path) -> None:
+    model = small()
+    save_model(model, "model.pt")
+    long = "/".join(["a" * 200] * 21) + "/"
+    for command in (("rewrite", "model.pt", "--to", "conv", "--no-onnx", "-o"), ("report", "c.json", "-o")):
+        done = run(*command, long)
+        assert (done.code, done.out) == (2, "")
+        assert "a path has at most 3,800 bytes" in done.err
+    for path in (long + "model.pt", "a" * 300 + ".pt"):
+        with pytest.raises(FileError, match="File name too long"):
+            save_model(model, path)
+        with pytest.raises(FileError, match="File name too long"):
+            export_onnx(model, torch.zeros(1, 3, 8, 8), path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -13,6 +13,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision.models import regnet
 
 from fxexport import Verdict
 from fxexport.untrusted.allowed import Allowed
@@ -32,6 +33,7 @@ LIBRARY: dict[str, Callable[[], nn.Module]] = {
 } | {
     "vision transformer": lambda: torchvision.models.VisionTransformer(32, 16, 1, 2, 16, 32),
     "swin": lambda: torchvision.models.SwinTransformer([4, 4], 16, [1, 1], [2, 2], [4, 4]),
+    "regnet": lambda: regnet.RegNet(regnet.BlockParams([1, 2], [8, 16], [8, 8], [1.0, 1.0], [2, 2]), 5),
     "densenet": lambda: torchvision.models.DenseNet(8, (1, 1), 8),
     "googlenet": lambda: torchvision.models.GoogLeNet(num_classes=5, init_weights=False),
     **{

@@ -51,6 +51,12 @@ def test_a_state_dict_is_found_wherever_it_is(
     _same(load_model(tmp_path / "weights.pth", arch=NAME), trained)
 
 
+def test_a_model_that_asks_for_the_version_of_its_weights_gets_them(tmp_path: Path) -> None:
+    model = torchvision.models.mnasnet0_5(num_classes=7).eval()
+    torch.save(_prefixed(model, "module."), tmp_path / "weights.pth")
+    _same(load_model(tmp_path / "weights.pth", arch="torchvision:mnasnet0_5"), model)
+
+
 @pytest.mark.parametrize("key", ["model", "ema"])
 def test_a_whole_model_in_a_checkpoint_is_taken_or_its_weights_alone(
     key: str, net: Path, folder: Path

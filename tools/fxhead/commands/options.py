@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import click
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_LONGEST_NAME_BYTES = 255
-"""No file system has longer ones."""
+_LONGEST_NAME_BYTES, _LONGEST_PATH_BYTES = 255, 3_800
+"""No file system has longer names; Linux has paths of 4,095, of which those of our own take a part."""
 
 
 class FilePath(click.Path):
@@ -25,6 +25,8 @@ class FilePath(click.Path):
             self.fail("a name of a file has no null byte", param, ctx)
         if any(len(os.fsencode(part)) > _LONGEST_NAME_BYTES for part in text.split("/")):
             self.fail(f"a name of a file has at most {_LONGEST_NAME_BYTES} bytes", param, ctx)
+        if len(os.fsencode(os.path.abspath(text))) > _LONGEST_PATH_BYTES:
+            self.fail(f"a path has at most {_LONGEST_PATH_BYTES:,} bytes", param, ctx)
         return super().convert(value, param, ctx)
 
 

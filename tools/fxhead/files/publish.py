@@ -44,10 +44,11 @@ def staged(folder: Path) -> Iterator[Path]:
     Raises:
         FileError: writing failed, for want of space or of permission; nothing is left behind.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made: list[Path] = []
     staging: Path | None = None
     lock = -1
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         with lowered():
             folder.mkdir(parents=True, exist_ok=True)
         with writing(folder):  # and nowhere else, whatever lies there

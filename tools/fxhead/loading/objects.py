@@ -164,7 +164,7 @@ def _require_entries(state: dict[str, Any], where: str) -> None:
     }
     for registry, allowed in kinds.items():
         for name, value in state[registry].items():
-            names.name(name, f"a {where} with a part")
+            names.part(name, f"a {where} with a part")
             if not isinstance(value, allowed):
                 raise PickleError(f"a {where} has a {type(value).__name__} in {registry}")
             if name in state or hasattr(nn.Module, name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -228,13 +229,15 @@ def _num_classes(wanted: Mapping[str, Any], state: State) -> int | None:
 
 
 def _load(module: nn.Module, state: State, where: str) -> None:
-    wanted = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    own = module.state_dict()
+    wanted = {name: value for name, value in own.items() if isinstance(value, torch.Tensor)}
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}
     missing = [name for name in wanted if name not in state and name not in optional]
     unknown = [name for name in state if name not in wanted]
     shapes = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
     if not (missing or unknown or shapes):
-        full = {**{name: wanted[name] for name in optional}, **state}
+        full = collections.OrderedDict({**{name: wanted[name] for name in optional}, **state})
+        full._metadata = own._metadata  # type: ignore[attr-defined] # MNASNet asks for the version
         try:
             module.load_state_dict(full)
         except Exception as error:  # a module's own hooks on loading
