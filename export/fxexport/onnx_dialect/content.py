@@ -28,7 +28,7 @@ from fxexport.onnx_graph import wire
 from fxexport.onnx_graph.wire import WireField
 from fxexport.onnx_node import array_of, is_standard
 from fxexport.untrusted.inline import require_bounded
-from fxexport.untrusted.limits import MAX_FIELDS
+from fxexport.untrusted.limits import MAX_DECODED_BYTES, MAX_FIELDS, MAX_MESSAGE_BYTES
 
 GRAPH, METADATA, RAW = 7, 14, 9
 _HELD: Mapping[str, Mapping[int, str]] = {
@@ -68,8 +68,10 @@ class Content:
         self.name = name
         self.folder = folder
         self._mark = f"fxhead:{secrets.token_hex(8)}"  # the location of what was left; no file can know it
-        self._seen = 0
+        self._seen = self._decoded = 0
         self._left: list[tuple[int, Piece]] = []
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise ValueError("it has more than 2 GiB, the limit of ONNX: larger weights lie in another file")
         self._whole = WireField(0, wire.DELIMITED, 0, 0, len(data))
         graphs = [field for field in self._fields(self._whole) if field.number == GRAPH]
         if len(graphs) != 1 or graphs[0].wire != wire.DELIMITED:
@@ -108,7 +110,7 @@ class Content:
         for part in self._fields(field):
             inner = _HELD[kind].get(part.number)
             if inner is None or part.wire != wire.DELIMITED or part.end - part.content <= LARGE_BYTES:
-                parts.append(self.data[part.start : part.end])
+                parts.append(self._bytes(part.start, part.end))
             else:
                 message = self._small(inner, part)
                 parts.append(wire.head(part.number, len(message)) + message)
@@ -120,11 +122,17 @@ class Content:
         if len(held) == 1 and held[0].end - held[0].content > LARGE_BYTES:
             (values,) = held
             tensor = onnx.TensorProto()
-            _parse(tensor, b"".join(self.data[part.start : part.end] for part in parts if part != values))
+            _parse(tensor, b"".join(self._bytes(part.start, part.end) for part in parts if part != values))
             if _PACKED[values.number] in (None, tensor.data_type):
                 self.leave(tensor, between(values.content, values.end), values.number)
                 return bytes(tensor.SerializeToString())
-        return self.data[field.content : field.end]
+        return self._bytes(field.content, field.end)
+
+    def _bytes(self, start: int, end: int) -> bytes:
+        self._decoded += end - start
+        if self._decoded > MAX_DECODED_BYTES:
+            raise ValueError(f"it has more than the limit of {MAX_DECODED_BYTES:,} bytes beside its weights")
+        return self.data[start:end]
 
     def leave(self, tensor: onnx.TensorProto, values: Piece, number: int | None = None) -> None:
         """Gives a tensor of an edited graph its numbers, to be written in a field of this number."""

@@ -101,6 +101,10 @@ MAX_SEQUENCE = 100_000
 
 MAX_INLINED_NODES = 50_000
 """Of a graph once every function is written out where it is called."""
+MAX_MESSAGE_BYTES = (1 << 31) - 1
+"""The limit of protobuf itself."""
+MAX_DECODED_BYTES = 1 << 29
+"""Of a file, what is not numbers as the machine has them: it is copied several times."""
 MAX_FIELDS = 1_000_000
 """Of the messages in a file that are looked into; two bytes can be one."""
 MAX_INFERENCE_BYTES = 1 << 29

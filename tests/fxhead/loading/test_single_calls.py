@@ -15,13 +15,19 @@ from onnx import TensorProto, helper
 
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.rewrite import rewrite_content
+from fxexport.onnx_graph import wire
 from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.subjects.samples import InputSpec, random_samples
 from fxexport.untrusted.archive import open_archive
 from fxexport.untrusted.inline import require_bounded
-from fxexport.untrusted.limits import MAX_ARGUMENT_BYTES, MAX_DIRECTORY_BYTES
+from fxexport.untrusted.limits import (
+    MAX_ARGUMENT_BYTES,
+    MAX_DECODED_BYTES,
+    MAX_DIRECTORY_BYTES,
+    MAX_MESSAGE_BYTES,
+)
 from fxexport.untrusted.plain_json import read_plain_json
-from fxhead import load_model
+from fxhead import find_sites, load_model
 from fxhead.inputs.hub_images import timm_preset
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.loading.recognise import FileKind, recognise
@@ -82,6 +88,18 @@ def test_a_file_has_few_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_bytes(b"\x08\x01" * 1001 + b"\x3a\x00")
     with pytest.raises(FxHeadError, match="not a file that"):
         recognise(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "what"), [(MAX_MESSAGE_BYTES, "more than 2 GiB"), (MAX_DECODED_BYTES, "beside its weights")]
+)
+def test_an_onnx_file_has_a_limit_with_its_weights_and_without(tmp_path: Path, size: int, what: str) -> None:
+    """A field that nobody knows, and which is a hole, was copied several times."""
+    graph = _one_node(helper.make_node("Relu", ["x"], ["y"])).SerializeToString()
+    (tmp_path / "evil.onnx").write_bytes(graph + wire.head(15, size))
+    os.truncate(tmp_path / "evil.onnx", len(graph + wire.head(15, size)) + size)
+    with pytest.raises(FxHeadError, match=what):
+        find_sites(tmp_path / "evil.onnx")
 
 
 def test_samples_are_no_larger_than_a_limit() -> None:
