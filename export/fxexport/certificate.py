@@ -58,8 +58,9 @@ def certify(
       function for every input, up to rounding; ``scope`` says for which batches and sizes. What ran lies
       within its bounds (layer 4).
     - ``broken``: an input on which outputs lie further apart than rounding can take them; ``witness`` has
-      it, and layers 1 to 3 say what in the models differs. Or one constant is another number, by more than
-      the folding of a batch norm allows, in graphs that are the same but for it.
+      it, and layers 1 to 3 say what in the models differs. Or one weight is another number, by more than
+      the folding of a batch norm allows, in graphs that are the same but for it; what limits, slopes and
+      moduli of functions do, an input has to show.
     - ``agrees``: neither. ``reason`` names what no identity relates; where that is something, a search ran
       both models on some sixty further inputs.
     - ``inconclusive``: something that is needed could not be run; ``reason`` says what.

@@ -803,6 +803,24 @@ def _repeat(call: Call) -> Value:
     return moves.tile(call.tensor("self"), call.extents("repeats" if call.has("repeats") else "dims"))
 
 
+@_handles("repeat_interleave.self_int")
+def _repeat_each(call: Call) -> Value:
+    value, dim = call.tensor("self"), call.any("dim")
+    call.any("output_size")  # says what comes of it
+    value = moves.flatten(value, 0, value.rank - 1) if dim is None else value
+    place = 0 if dim is None else _dim(value, call.integer("dim"))
+    repeats: list[Extent] = [1] * value.rank
+    repeats[place] = call.extent("repeats")
+    return moves.tile(value, repeats, each=True)
+
+
+@_handles("channel_shuffle.default")
+def _channel_shuffle(call: Call) -> Value:
+    value, groups = call.tensor("self"), call.integer("groups")
+    split = moves.reshape(call.terms, value, [value.shape[0], groups, -1, *value.shape[2:]])
+    return moves.flatten(split.permuted([0, 2, 1, *range(3, split.rank)]), 1, 2)
+
+
 @_handles("pixel_shuffle.default")
 def _pixel_shuffle(call: Call) -> Value:
     return moves.depth_to_space(call.terms, call.tensor("self"), call.integer("upscale_factor"))

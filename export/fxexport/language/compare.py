@@ -309,7 +309,7 @@ class _Proof:
         self._is_explained = False
         pairs = _operand_pairs(left, right)
         results = [
-            self._same_constant(a, b)
+            self._same_constant(a, b, is_told=left.op != "map")
             if _are_closed(a, b)
             else a.access == b.access and (a.term is b.term or self._known[a.term, b.term])
             for a, b in pairs
@@ -320,7 +320,11 @@ class _Proof:
             self._note(left, right)  # nothing below them says why
         return all(results)
 
-    def _same_constant(self, left: Operand, right: Operand) -> bool:
+    def _same_constant(self, left: Operand, right: Operand, *, is_told: bool = True) -> bool:
+        """Whether two constants are one; if ``is_told`` another number is another function.
+
+        A limit, a slope or a modulus may be another number and never matter: there an input has to show it.
+        """
         if left == right:
             return True
         if left.term.dtype != right.term.dtype or left.access is None or right.access is None:
@@ -345,7 +349,8 @@ class _Proof:
                 self._terms.use("fold-of-constants")
                 self._folds.setdefault(names, FoldedConstant(left=names[0], right=names[1], largest_ulp=ulp))
                 return True
-        self._keep(names, a.value, b.value)
+        if is_told:
+            self._keep(names, a.value, b.value)
         return False
 
     def _keep(self, names: tuple[str, str], left: Array, right: Array) -> None:

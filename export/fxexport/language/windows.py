@@ -153,6 +153,8 @@ def sorted_along(
     dims = tuple(count if axis == dim else extent for axis, extent in enumerate(value.shape))
     key = ("sorted", by, dim, count, is_largest)
     (places,) = foreign(terms, key, [value], [("int64", dims)], is_random=False)
+    if count == 1:
+        return reduce(terms, "max" if is_largest else "min", value, [dim], keep=True), places
     return along(terms, "sorted", (count, is_largest), [value], dim, count), places
 
 

@@ -66,6 +66,16 @@ PLUS = f"l = Softplus(x) {number('t', 20)} g = Greater(x, t) y = Where(g, x, l)"
 
 SAME: dict[str, tuple[Function, str]] = {
     "repeat": (lambda x: x.repeat(1, 2, 1, 3), f"{ints('r', 1, 2, 1, 3)} y = Tile(x, r)"),
+    "each cell at once": (
+        lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3),
+        resize(FLOOR, 1, 1, 2, 2),
+    ),
+    "shuffled channels": (
+        lambda x: F.channel_shuffle(x, 2),
+        f"{ints('s', 0, 2, 2, 3, 3)} r = Reshape(x, s) t = Transpose <perm = [0, 2, 1, 3, 4]> (r) "
+        f"{ints('e', 0, 4, 3, 3)} y = Reshape(t, e)",
+    ),
+    "the largest one": (lambda x: x.topk(1, 1).values, "y = ReduceMax <axes = [1]> (x)"),
     "tile": (lambda x: torch.tile(x, (2, 3)), f"{ints('r', 1, 1, 2, 3)} y = Tile(x, r)"),
     "index_select": (
         lambda x: x.index_select(1, BACKWARDS),
@@ -273,6 +283,22 @@ def test_what_means_the_same_is_proved(name: str) -> None:
     function, text = SAME[name]
     np.testing.assert_allclose(run(text), function(X).numpy(), rtol=1e-5, atol=1e-6)
     assert is_proved(function, text)
+
+
+MAY_NOT_MATTER: dict[str, tuple[Function, Function]] = {
+    "a modulus": (lambda x: x.fmod(0.7), lambda x: x.fmod(-0.7)),
+    "a slope": (lambda x: F.leaky_relu(x.abs(), 0.1), lambda x: F.leaky_relu(x.abs(), 0.2)),
+    "a limit": (lambda x: (x.abs() > -1).float(), lambda x: (x.abs() > -2).float()),
+    "a bound": (lambda x: x.sigmoid().clamp(-1, 1), lambda x: x.sigmoid().clamp(-2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", MAY_NOT_MATTER)
+def test_a_number_that_may_never_matter_is_no_broken_one(name: str) -> None:
+    found = derive(*(graph_of_module(Applied(function), (X,)) for function in MAY_NOT_MATTER[name]))
+    assert not found.is_proved
+    assert found.unrelated
+    assert not found.constants
 
 
 @pytest.mark.parametrize("name", OTHER)
