@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +30,8 @@ _SECONDS_PER_BYTE = 1e-6
 _BYTES_PER_BYTE = 8
 _PART = 0.95
 _LOOK_S = 0.1
-_AGAIN_S = 0.5
-"""Somebody may take the exception for one of their own and go on."""
+_AGAIN_S = 1.0
+"""Somebody may take the exception for one of their own and go on, or be slow to give memory back."""
 _STUCK_S = 20
 _FAR_BYTES = 1 << 28
 """So much above the limit, nobody waits for a call that fills memory."""
@@ -112,7 +113,7 @@ class _Watch:
         while not self._over.wait(_LOOK_S):
             now = time.monotonic()
             with self._lock:
-                if now >= again and not self._over.is_set():
+                if now >= again and not self._over.is_set() and not _is_on_its_way(self._ident):
                     self._has_raised = True
                     _raise_in(self._ident, _TimeIsUp)  # before a call returns, or the next one may begin
                     for stop in tuple(_stops.get(self._ident, ())):
@@ -197,6 +198,15 @@ def add_bytes(size: int, file: tuple[int, int] | None = None) -> None:
 
 def _raise_in(ident: int, error: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
+
+
+def _is_on_its_way(ident: int) -> bool:
+    """Whether that thread cleans up after the exception: a second one would skip what takes the first."""
+    found = sys._current_exceptions().get(ident)
+    error = found[1] if isinstance(found, tuple) else found  # from Python 3.12 on
+    while error is not None and not isinstance(error, _TimeIsUp):
+        error = error.__context__
+    return error is not None
 
 
 def _take(ident: int) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -121,8 +122,30 @@ def test_no_handler_of_exceptions_takes_it_for_its_own() -> None:
         swallow()
 
 
+def test_it_does_not_come_again_to_who_cleans_up_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would skip what makes an error of the first, and leave the caller one that nothing takes."""
+    monkeypatch.setattr(clock, "_AGAIN_S", 0.05)
+    ends = []
+
+    @contextlib.contextmanager
+    def slow_to_leave() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(KeyError):
+                end = time.monotonic() + 0.5
+                while time.monotonic() < end:
+                    with contextlib.suppress(KeyError):
+                        raise KeyError
+            ends.append(end)
+
+    with pytest.raises(SlowError), in_budget(seconds=0.1), slow_to_leave():
+        _for_ever()
+    assert len(ends) == 1
+
+
 def test_it_comes_again_to_who_takes_every_exception() -> None:
-    end = time.monotonic() + 3
+    end = time.monotonic() + 10
 
     def goes_on() -> None:
         with contextlib.suppress(BaseException):
