@@ -56,6 +56,7 @@ class _Watch:
         self._limit: str | None = None
         self._has_raised = False
         self._files: set[tuple[int, int]] = set()
+        self._given = 0
         self._lock, self._over = threading.Lock(), threading.Event()
         threading.Thread(target=self._run, daemon=True, name="fxhead clock").start()
 
@@ -67,9 +68,11 @@ class _Watch:
         if may_be_raised:
             _take(self._ident)
 
-    def add(self, size: int, file: tuple[int, int] | None = None) -> None:
+    def add(self, size: int, file: tuple[int, int] | None = None, *, is_own: bool = False) -> None:
         """More for so many bytes of weights or samples; of a file once."""
         if file is None or file not in self._files:
+            size = min(size, self._given) if is_own else size
+            self._given += 0 if is_own else size
             self._files.update([] if file is None else [file])
             self._seconds += 1 + size * _SECONDS_PER_BYTE
             self._bytes += size * _BYTES_PER_BYTE
@@ -184,16 +187,20 @@ def is_limited() -> bool:
     return threading.get_ident() in _watches
 
 
-def add_file(status: os.stat_result) -> None:
-    """Adds to the budget of this thread, if it has one, for a file that is read."""
-    add_bytes(getattr(status, "st_blocks", status.st_size // 512) * 512, (status.st_dev, status.st_ino))
+def add_file(status: os.stat_result, *, is_own: bool) -> None:
+    """Adds to the budget of this thread, if it has one, for a file that is read.
+
+    One that was written here (``is_own``) adds no more than all others: of a hole, zeros are written.
+    """
+    size = getattr(status, "st_blocks", status.st_size // 512) * 512
+    add_bytes(size, (status.st_dev, status.st_ino), is_own=is_own)
 
 
-def add_bytes(size: int, file: tuple[int, int] | None = None) -> None:
+def add_bytes(size: int, file: tuple[int, int] | None = None, *, is_own: bool = False) -> None:
     """The same for a model that comes from no file here."""
     watch = _watches.get(threading.get_ident())
     if watch is not None:
-        watch.add(size, file)
+        watch.add(size, file, is_own=is_own)
 
 
 def _raise_in(ident: int, error: type[BaseException]) -> None:

@@ -140,6 +140,12 @@ def scratch_folder() -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_written_to(path: Path) -> bool:
+    """Whether the file lies where this thread may write, inside of the wall."""
+    wall = _wall_here()
+    return wall is not None and wall.folders is not None and wall.folders.hold(path)
+
+
 def require_same_file(path: Path, status: os.stat_result) -> None:
     """Returns where that is the file that was opened by this name before, if one was inside of this wall.
 
@@ -149,8 +155,8 @@ def require_same_file(path: Path, status: os.stat_result) -> None:
         FileError: it is another one, or was changed.
     """
     wall = _wall_here()
-    if wall is None or (wall.folders is not None and wall.folders.hold(path)):
-        return  # what is written to here changes
+    if wall is None or is_written_to(path):
+        return  # it changes
     found = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     if wall.opened.setdefault(os.path.abspath(path), found) != found:
         fix = "run again when nobody writes to it"

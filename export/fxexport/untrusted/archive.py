@@ -22,7 +22,7 @@ from typing import BinaryIO, cast
 from fxexport.untrusted.limits import MAX_DIRECTORY_BYTES, MAX_INFLATED_BYTES, MAX_INFLATION, MAX_MEMBERS
 from fxpasses.errors import FileError
 from fxpasses.wall.clock import add_file
-from fxpasses.wall.wall import require_same_file
+from fxpasses.wall.wall import is_written_to, require_same_file
 
 ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -126,7 +126,7 @@ def open_regular(path: Path) -> BinaryIO:
     except FileError:
         file.close()
         raise
-    add_file(status)
+    add_file(status, is_own=is_written_to(path))
     return file
 
 

@@ -19,7 +19,7 @@ from fxexport.untrusted.archive import open_regular
 from fxpasses import find_sites, rewrite
 from fxpasses.wall import clock, marks
 from fxpasses.wall.clock import SlowError, add_bytes, in_budget
-from fxpasses.wall.wall import walled
+from fxpasses.wall.wall import walled, writing
 
 
 def _for_ever() -> None:
@@ -64,6 +64,19 @@ def test_files_that_are_read_add_to_both_once_and_by_what_is_on_the_disk(tmp_pat
     assert held
     assert watch._bytes == 1000 + 8 * held
     assert watch._seconds == pytest.approx(60 + 3 + held / 1e6)
+
+
+def test_what_is_written_here_adds_no_more_than_what_was_read(tmp_path: Path) -> None:
+    """A copy of a file that is a hole is none, and would ask for eight times its zeros."""
+    (tmp_path / "given").write_bytes(b"x" * 8192)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "copy").write_bytes(bytes(1 << 20))
+    with walled("m.pt"), writing(tmp_path / "out"):
+        watch = clock._watches[threading.get_ident()]
+        before = watch._bytes
+        for name in ("given", "out/copy"):
+            open_regular(tmp_path / name).close()
+    assert watch._bytes == before + 2 * 8 * 8192
 
 
 def test_a_model_in_memory_adds_by_its_size_where_no_wall_has_seen_its_file() -> None:
