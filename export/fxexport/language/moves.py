@@ -212,7 +212,7 @@ def tile(value: Value, repeats: Sequence[Extent], *, each: bool = False) -> Valu
     value = unsqueeze(value, list(range(missing))) if missing > 0 else value
     layout = list(value.layout)
     for place, count in enumerate(repeats, value.rank - len(repeats)):
-        if count == 0:
+        if isinstance(count, int) and count < 1:
             raise Uninterpreted("a value of no cells")
         parts = layout[place]
         layout[place] = merged((*parts, *repeated(count)) if each else (*repeated(count), *parts))

@@ -562,7 +562,13 @@ def _top(call: Call) -> tuple[Value, Value]:
 @_handles("CumSum", 11, 14)
 def _cumulative(call: Call) -> Value:
     value, axis = _float(call, "x"), exact_array(call.tensor("axis"))
-    if axis is None or axis.size != 1 or call.integer("exclusive") or call.integer("reverse"):
+    if (
+        axis is None
+        or axis.dtype.kind != "i"
+        or axis.size != 1
+        or call.integer("exclusive")
+        or call.integer("reverse")
+    ):
         raise Uninterpreted("sums in another order")
     return windows.summed_up(call.terms, value, _axis(value, int(axis.item())))
 

@@ -138,6 +138,41 @@ REFUSED = {
     "places without an axis": "k = Constant <value_int = 0> () r = ScatterND(x, k, x)",
     "no pieces": "r, o = Split <axis = 1, num_outputs = 0> (x)",
     "a type that is none": "r = Cast <to = -2> (x)",
+    "an axis that is no number": "k = Constant <value_float = nan> () r = CumSum(x, k)",
+    "repeats below nothing": "k = Constant <value_ints = [1, -1, 1, 1]> () r = Tile(x, k)",
+    "repeats of another rank": "k = Constant <value_ints = [2]> () r = Tile(x, k)",
+    "blocks of nothing": "r = DepthToSpace <blocksize = 0> (x)",
+    "blocks that do not fit": "r = DepthToSpace <blocksize = 3> (x)",
+    "cells of no blocks": "r = SpaceToDepth <blocksize = -2> (x)",
+    **{
+        f"scales of {scale}": (
+            f"k = Constant <value_floats = [1.0, 1.0, {scale}, {scale}]> () "
+            f'r = Resize <mode = "{mode}"> (x, , k)'
+        )
+        for scale in ("nan", "inf", "-2.0", "0.0", "1e30", "1.3")
+        for mode in ("nearest", "linear")
+    },
+    "scales of one axis": "k = Constant <value_floats = [2.0]> () r = Resize (x, , k)",
+    "sizes of nothing": "k = Constant <value_ints = [0, 0, 0, 0]> () r = Resize (x, , , k)",
+    "sizes below nothing": (
+        'k = Constant <value_ints = [2, 4, -3, -3]> () r = Resize <mode = "linear"> (x, , , k)'
+    ),
+    "more than there are": "k = Constant <value_ints = [9]> () r, o = TopK (x, k)",
+    "fewer than none": "k = Constant <value_ints = [-1]> () r, o = TopK (x, k)",
+    "several numbers of cells": "k = Constant <value_ints = [1, 2]> () r, o = TopK (x, k)",
+    "padding that leaves nothing": "k = Constant <value_ints = [0, 0, -9, 0, 0, 0, 0, 0]> () r = Pad (x, k)",
+    "mirrors that are too wide": (
+        'k = Constant <value_ints = [0, 0, 99, 0, 0, 0, 0, 0]> () r = Pad <mode = "reflect"> (x, k)'
+    ),
+    "mirrors that cut": (
+        'k = Constant <value_ints = [0, 0, -1, 0, 0, 0, 0, 0]> () r = Pad <mode = "reflect"> (x, k)'
+    ),
+    **{
+        f"the sum {number}": f'r = Einsum <equation = "{equation}"> (x, x)'
+        for number, equation in enumerate(
+            ("...->", "..,..->", "....,...->...", "...a,...->...ab", "...,...->", "...")
+        )
+    },
     "powers of each other": ("k = Constant <value_floats = [1.5, 2.5, 3.5]> () l = Pow(k, k) r = Mul(x, l)"),
 }
 """Most are refused by runtimes; the last is not."""
