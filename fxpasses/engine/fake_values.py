@@ -76,8 +76,10 @@ def _is_kept(node: Node) -> bool:
 def _is_changed(node: Node) -> bool:
     """Gives a node the ``val`` that it now computes; whether its sizes are others than before."""
     operands = [source.meta.get("val") for source in node.all_input_nodes]
-    if _is_kept(node) or not operands or any(value is None for value in operands):
+    if _is_kept(node) or not operands:
         return False
+    if any(value is None for value in operands):  # nor is it known what it computes now
+        return node.meta.pop("val", None) is not None
     before = node.meta.get("val")
     put(node, _computed(node, operands))
     return _sizes(before) != _sizes(node.meta["val"])

@@ -136,7 +136,7 @@ def test_logits_are_the_models_own_and_the_mean_of_the_map(
         ("heads:clamped", (), "'clamp' stands between the average and the output"),
         ("heads:ensemble", (), "'mean_1' stands between the average and the output"),
         ("heads:centred", (), "'mean_1' stands between the average and the output"),
-        ("heads:turned", (), "'flip' turns the image over before it"),
+        ("heads:turned", (), "its places are others than the image's"),
     ],
 )
 def test_what_is_no_choice_of_a_head_is_refused(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxhead.cam.find_images import ImageFile
+from fxhead.cam.places import require_places
 from fxhead.cam.scorer import Scorer, Scores
 from fxhead.inputs.images import Preparation, cropped, decoded, standardised
 from fxpasses.errors import InputError
@@ -59,12 +60,22 @@ def run_images(
         rows = [standardised(crop, how, np.dtype(scorer.spec.dtype)) for crop in crops]
         if scorer.fixed_batch is not None:
             rows += [rows[-1]] * (step - len(rows))
+        if not start:
+            require_places(lambda images: _maps(scorer, images, step), rows[0], f"head {scorer.head!r}")
         scores = scorer(np.stack(rows))
         for file, size, crop, logits, maps in zip(part, sizes, crops, *scores, strict=False):
             _require_finite(maps, file)
             width, height = size
             box = box_of(width, height, how)
             yield SeenImage(file=file, size=(height, width), box=box, crop=crop, logits=logits, maps=maps)
+
+
+def _maps(scorer: Scorer, images: NDArray[Any], step: int) -> NDArray[Any]:
+    """The maps of images, as many at a time as the model takes."""
+    parts = [images[start : start + step] for start in range(0, len(images), step)]
+    if scorer.fixed_batch is not None:
+        parts = [np.resize(part, (step, *part.shape[1:])) for part in parts]
+    return np.concatenate([scorer(part).maps for part in parts])[: len(images)]
 
 
 def box_of(width: int, height: int, how: Preparation) -> tuple[float, float, float, float]:

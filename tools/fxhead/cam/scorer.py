@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from fxexport.subjects.samples import InputSpec
 from fxexport.untrusted.programs import as_module
@@ -28,7 +28,6 @@ from fxpasses.vocabulary.vocabulary import Vocabulary
 
 Scores = NDArray[np.float32]
 _SHOWN = 8
-_TURNS = frozenset({"flip", "fliplr", "flipud", "rot90"})
 
 
 class HeadScores(NamedTuple):
@@ -165,32 +164,9 @@ def find_scorer(
             where="cam",
             fix="give the model without it",
         )
-    turn = _turn_before(head.maps.values())
-    if turn is not None:
-        raise InputError(
-            f"head {head.name!r} has no map: {turn.name!r} turns the image over before it, so its places "
-            "are others than the image's",
-            where="cam",
-            fix="give the model without it",
-        )
     give_scores(module.graph, vocabulary, head.scores, head.tail, head.maps)
     module.recompile()
     return FoundHead(scorer=ModuleScorer(module, specs[0], graphs.fixed_batch, head.name))
-
-
-def _turn_before(maps: Iterable[Node]) -> Node | None:
-    """A flip on the way from the image to a map, or None."""
-    pending, seen = list(maps), set[Node]()
-    while pending:
-        node = pending.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        words = str(getattr(node.target, "__name__", node.target)).split(".")
-        if node.op in ("call_function", "call_method") and not _TURNS.isdisjoint(words):
-            return node
-        pending += node.all_input_nodes
-    return None
 
 
 def choose_head(names: Sequence[str], wanted: str | None) -> int:
