@@ -117,6 +117,8 @@ def load_model(
 
     Raises:
         FileError: the file cannot be read, is damaged, or needs code that is not allowed.
+        SlowError: reading it takes more time or memory than files may; a call into compiled code is waited
+            for, here and wherever such a model is run.
         InputError: the file is of a kind that holds no model, or an argument does not fit it.
     """
     loading = Loading(

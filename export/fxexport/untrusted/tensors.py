@@ -16,6 +16,7 @@ from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_EXPANDED
 from fxexport.untrusted.pickle_records import Global, Persistent, PickleError
 
 _KEY = re.compile(r"\w+", re.ASCII)
+_BLOCK_BYTES = 1 << 26
 
 
 class Storages(Protocol):
@@ -131,11 +132,20 @@ class LegacyStorages:
         """See ``Storages``."""
         name, dtype, _ = described(reference)
         if name not in self._known:
-            offset, size = self._places[name]
-            with open_regular(self._path) as file:
-                file.seek(offset)
-                self._known[name] = storage_of(file.read(size))
+            self._known[name] = self._read(*self._places[name])
         return self._known[name], dtype
+
+    def _read(self, offset: int, size: int) -> torch.UntypedStorage:
+        """Block by block: no call takes gigabytes, and nothing is copied."""
+        found = torch.empty(size, dtype=torch.uint8)
+        left = found.numpy().data
+        with open_regular(self._path) as file:
+            file.seek(offset)
+            while left and (count := file.readinto(left[:_BLOCK_BYTES])):  # type: ignore[attr-defined]
+                left = left[count:]
+        if left:
+            raise PickleError("the file is cut short")
+        return found.untyped_storage()
 
 
 def _mapped(path: Path) -> torch.UntypedStorage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fxexport.onnx_dialect.rewrite import rewrite_content
 from fxexport.onnx_graph import wire
 from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.subjects.samples import InputSpec, random_samples
+from fxexport.untrusted.allowed import Allowed
 from fxexport.untrusted.archive import open_archive
 from fxexport.untrusted.inline import require_bounded
 from fxexport.untrusted.limits import (
@@ -31,6 +33,7 @@ from fxhead import find_sites, load_model
 from fxhead.inputs.hub_images import timm_preset
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.loading.recognise import FileKind, recognise
+from fxhead.loading.state_dicts import read_state
 from fxpasses.errors import FxHeadError
 from fxpasses.report import Form, Scope
 from hostile import edited_program, graph_module
@@ -68,6 +71,23 @@ def test_one_text_of_a_pickle_has_a_limit(tmp_path: Path) -> None:
     os.truncate(path, MAX_ARGUMENT_BYTES + 100)
     with pytest.raises(FxHeadError, match="above the limit of 268,435,456 bytes"):
         load_model(path)
+
+
+def test_weights_of_the_old_format_are_read_block_by_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call that reads three gigabytes is past every limit before anybody can end it."""
+    weights = {"a": torch.arange(1 << 20, dtype=torch.float32), "b": torch.zeros(0), "c": torch.ones(3)}
+    torch.save(weights, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    monkeypatch.setattr("fxexport.untrusted.tensors._BLOCK_BYTES", 1_000_001)
+    tracemalloc.start()
+    try:
+        state = read_state(recognise(tmp_path / "w.pth"), Allowed(), ema=False, note=print)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights.items())
+    assert most < 1 << 20, "a copy was made outside of torch"
 
 
 def test_a_zip_s_directory_has_a_limit(tmp_path: Path) -> None:
