@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import torch
 from torch.fx import Graph, Node
 
 from fxpasses.miss_codes import MissCode
@@ -14,6 +15,8 @@ from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, Index, Op
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _MAX_PATH = 16
+_SCORES = 2
+"""Axes of ``[N, O]``."""
 
 MATRIX_PRODUCT = Problem(
     MissCode.MATRIX_PRODUCT,
@@ -62,16 +65,22 @@ def last_affines(graph: Graph, vocabulary: Vocabulary) -> Iterator[LastAffine]:
             yield LastAffine(node=node, op=op if isinstance(op, Affine) else None, crossed=crossed)
             continue
         step = (*path, node) if len(path) < _MAX_PATH else path
-        pools = has_pool or isinstance(op, POOLS)
+        pools = has_pool or _pools_map(op)
         pending.extend((source, step, pools) for source in node.all_input_nodes)
 
 
 def _to_pool(path: tuple[Node, ...], vocabulary: Vocabulary) -> tuple[Node, ...]:
     """The part of a path from the output back to an op that follows the op, up to the first pool."""
     for index in range(len(path) - 1, -1, -1):
-        if isinstance(vocabulary.classify(path[index]), POOLS):
+        if _pools_map(vocabulary.classify(path[index])):
             return tuple(reversed(path[index:]))
     return ()
+
+
+def _pools_map(op: Op) -> bool:
+    """Whether it pools a map; the largest of all scores, as softmax is written out, is no pool."""
+    value = op.source.meta.get("val") if isinstance(op, POOLS) else None
+    return isinstance(op, POOLS) and not (isinstance(value, torch.Tensor) and value.dim() <= _SCORES)
 
 
 def _before_pool(op: Affine, crossed: tuple[Node, ...]) -> Problem:
@@ -86,9 +95,10 @@ def _before_pool(op: Affine, crossed: tuple[Node, ...]) -> Problem:
 
 def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
     """What an affine op reads that no pool collapses, seen through views and elementwise ops."""
-    node = op.source
+    node, joint = op.source, None
     passing = vocabulary.classify(node)
     while isinstance(passing, (Elementwise, *VIEWS)) and not _selects(passing):
+        joint = node if isinstance(passing, Elementwise) and len(passing.sources) > 1 else joint
         source = passing.sources[:1] if isinstance(passing, Elementwise) else (passing.source,)
         if not source:
             break
@@ -101,6 +111,18 @@ def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
             MissCode.NOT_POOLED,
             f"it reads {pool.name!r}, which gives values together with their places and is not followed",
             "write a maximum as amax(dim) or nn.AdaptiveMaxPool2d(1)",
+        )
+    if joint is not None and isinstance(passing, POOLS):
+        return Problem(
+            MissCode.UNKNOWN_LAYOUT,
+            f"{joint.name!r} joins what the pool {node.name!r} gives with values that are not followed",
+            "give a normalisation as one operator, or leave it out of the head",
+        )
+    if getattr(node.target, "domain", ""):
+        return Problem(
+            MissCode.UNKNOWN_LAYOUT,
+            f"it reads {node.name!r}, an operator of one runtime ({node.target!r}) that is not followed",
+            "give the file from before that runtime optimised it",
         )
     fix = "no pool, so nothing to rewrite in this scope"
     if isinstance(passing, Index) and _selects(passing):

@@ -524,6 +524,20 @@ MISSES = {
         "p = GlobalAveragePool(r) f = Reshape(p, one) y = Gemm<transB=1>(f, w, b)",
         "BAKED_BATCH",
     ),
+    "softmax behind no pool": (
+        "f = Flatten(r) g = Gemm<transB=1>(f, wide, b) top = ReduceMax<axes=[1]>(g) y = Sub(g, top)",
+        "NOT_POOLED",
+    ),
+    "what is not followed joins": (
+        "p = GlobalMaxPool(r) f = Flatten(p) k = com.microsoft.nchwc.Own(r) "
+        "mid = ReduceMean<axes=[1], keepdims=0>(f) u = Reshape(mid, k) e = Expand(u, k) h = Sub(f, e) "
+        "y = Gemm<transB=1>(h, w, b)",
+        "UNKNOWN_LAYOUT",
+    ),
+    "a runtime's pool": (
+        "p = com.microsoft.nchwc.GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)",
+        "UNKNOWN_LAYOUT",
+    ),
 }
 
 
@@ -536,7 +550,7 @@ def test_a_miss_says_the_node_and_leaves_the_model(name: str) -> None:
         for key, value in constants.items()
         if key in body.replace("(", " ").replace(",", " ").replace(")", " ").split()
     }
-    model = classifier(body, used)
+    model = classifier(body, used, also=', "com.microsoft.nchwc" : 1' if "nchwc" in body else "")
     for node in model.graph.node:
         node.name = f"the {node.op_type}"
     missed = rewrite_onnx(model, to="conv")
