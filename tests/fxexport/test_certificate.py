@@ -442,3 +442,25 @@ def test_batches_are_those_that_a_program_takes(batch: object, sizes: tuple[int,
     found = certify(program, rewrite(program, to="conv").module, torch.randn(8, 3, 6, 6))
     assert found.verdict is Verdict.PROVED
     assert found.statistics[0].batches == sizes
+
+
+ROWS: list[int] = []
+
+
+class Told(Small):
+    """Tells of every run at the size of its samples."""
+
+    def forward(self, x):
+        if type(x) is torch.Tensor and x.shape[2:] == (64, 64):
+            ROWS.append(len(x))
+        return super().forward(x)
+
+
+def test_no_module_runs_twice_on_the_same_samples_but_to_see_whether_it_repeats():
+    pair = [Told(lambda x: x.mean((2, 3))).eval() for _ in range(2)]
+    pair[1].load_state_dict(pair[0].state_dict())
+    ROWS.clear()
+    assert certify(pair[0], pair[1], inputs()).verdict is Verdict.PROVED
+    # each: 1 that is read, 1 with gradients, 1 in another layout; the batch of 2; the candidate, of which no
+    # graph runs, also that of 5 and its smallest once more
+    assert sorted(ROWS) == [1] * 7 + [2] * 2 + [5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -30,6 +31,9 @@ from fxhead.outcome import ExitCode
 from fxhead.show import render
 
 _REPORT = "this is a bug in fxhead: please report it with the output of the same command under --debug"
+
+_ALLOCATIONS = 200_000
+"""Objects made between two looks for cycles: a recording makes millions that stay, and none that cycle."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -127,6 +131,7 @@ def _end_by(failed: threading.ExceptHookArgs) -> None:
 
 def run() -> NoReturn:
     """Entry point of the ``fxhead`` command."""
+    gc.set_threshold(_ALLOCATIONS, 20, 100)
     threading.excepthook = _end_by
     # so that temporary files are removed then, too
     ended: list[int] = []

@@ -7,8 +7,9 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 from unittest import mock
 
 import torch
@@ -112,6 +113,33 @@ def _is_whole(
     )
 
 
+RECORDING_S = 30
+"""Processor time: torch takes minutes for some models that pad what they window, whatever comes of it."""
+
+ANY_MEMORY = 1 << 62
+"""Recording takes what the model is large."""
+
+TOO_SLOW = f"torch.export takes more than {RECORDING_S} s where sizes are free"
+
+_Kept: TypeAlias = dict[tuple[object, ...], tuple[nn.Module, ExportedProgram | NotRead]]
+_shared: ContextVar[_Kept | None] = ContextVar("recordings", default=None)
+
+
+@contextlib.contextmanager
+def shared_recordings() -> Iterator[None]:
+    """Within it a module is recorded once for all calls that are alike; it has to stay as it is."""
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def are_shared() -> bool:
+    """Whether what is recorded now is kept."""
+    return _shared.get() is not None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
     """The arguments of a call.
@@ -166,6 +194,22 @@ class Call:
         Raises:
             NotRead: it refuses.
         """
+        kept = _shared.get()
+        if kept is None or self.kwargs or len(self.tensors) != len(self.args):
+            return self._recorded(module, dims)
+        key = id(module), str(dims), *((item.shape, item.dtype, item.device) for item in self.args)
+        if key not in kept:
+            kept[key] = module, NotRead(TOO_SLOW)  # which nobody tells who stops it
+            try:
+                kept[key] = module, self._recorded(module, dims)
+            except NotRead as refused:
+                kept[key] = module, refused
+        found = kept[key][1]
+        if isinstance(found, NotRead):
+            raise found
+        return found
+
+    def _recorded(self, module: nn.Module, dims: Sequence[Dims]) -> ExportedProgram:
         left = iter(dims)
         auto = torch.export.Dim.AUTO
 

@@ -97,6 +97,7 @@ def export_onnx(
         ) from error
     from fxexport.to_onnx.canonical_head import canonicalize_head
     from fxexport.to_onnx.keep_batch_norms import head_norms, norms_apart
+    from fxexport.to_onnx.recorded import at_sizes, shared_program, with_own_names
 
     module, target = model_of(module), Path(path)
     check_opset(opset)
@@ -107,13 +108,20 @@ def export_onnx(
         call = example_call(runnable, example_inputs, double=dynamic_batch and runnable is given)
         require_native(native, call.shapes(), target.name)
         with evaluation_mode(runnable), torch.no_grad(), _silent():
-            if not isinstance(given, ExportedProgram):
-                program = _trace(given, call, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
-            else:
+            is_plain = dynamic_batch and not (dynamic_size or fold_norms)
+            shared = shared_program(runnable, call) if is_plain and runnable is given else None
+            if isinstance(given, ExportedProgram):
                 program = given
                 if dynamic_size:
                     require_open(program, call, target.name)
-            exported = _to_onnx(program, call, exporter_opset(opset), target.name)
+            else:
+                program = shared or _trace(
+                    given, call, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size
+                )
+            with contextlib.nullcontext() if shared is None else at_sizes(shared, call):
+                exported = _to_onnx(program, call, exporter_opset(opset), target.name)
+            if shared is not None:
+                with_own_names(exported.model)
             with norms_apart(exported.model, head_norms(program) if fold_norms else None):
                 exported.optimize()
             model = exported.model

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxexport import export_onnx
+from fxexport import Verdict, export_onnx
+from fxexport.certificate import Certifier
+from fxexport.language.recording import shared_recordings
 from fxpasses.errors import ExportError, InputError
 from tests.fxexport.mutations.families import FAMILIES, build
 from tests.fxexport.pairs import Small, small_pair
@@ -166,7 +168,9 @@ def test_an_opset_that_cannot_be_had_is_an_error(tmp_path):
 
 SCRIPT = """
 import sys, torch
-from fxexport import export_onnx
+from fxexport import Verdict, export_onnx
+from fxexport.certificate import Certifier
+from fxexport.language.recording import shared_recordings
 from tests.fxexport.pairs import small_pair
 export_onnx(small_pair()[0], torch.randn(1, 3, 9, 9), sys.argv[1])
 """
@@ -220,3 +224,42 @@ def test_len_of_the_input_is_the_free_batch(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     np.testing.assert_allclose(found, Counting()(x).numpy(), rtol=1e-6)
+
+
+@pytest.fixture
+def recorded(monkeypatch) -> list[nn.Module]:
+    """What torch.export was asked to record."""
+    modules: list[nn.Module] = []
+    export = torch.export.export
+
+    def counted(module, *args, **kwargs):
+        modules.append(module)
+        return export(module, *args, **kwargs)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    return modules
+
+
+def test_a_file_and_its_proof_share_the_recording(tmp_path, recorded):
+    (net, other), x = small_pair(), torch.randn(8, 3, 9, 9)
+    alone = export_onnx(net, x, tmp_path / "alone.onnx").read_bytes()
+    recorded.clear()
+    with shared_recordings():
+        shared = export_onnx(net, x[:2], tmp_path / "m.onnx").read_bytes()
+        certificate = Certifier(x).certify(net, other)
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+    assert len(recorded) == 2  # one of each
+    assert shared == alone
+
+
+class Halves(nn.Module):
+    """Takes even batches only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)).view(x.size(0) // 2, 2, -1).flatten(0, 1)
+
+
+def test_a_recording_that_asks_something_of_the_batch_is_not_the_file(tmp_path, recorded):
+    with shared_recordings(), pytest.raises(ExportError, match="dynamic batch"):
+        export_onnx(Halves().eval(), torch.randn(4, 3, 5, 5), tmp_path / "m.onnx")
+    assert len(recorded) == 2

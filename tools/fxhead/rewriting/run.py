@@ -74,8 +74,11 @@ def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
         with staged(job.names.folder) as staging:
             data = None
             if options.with_onnx and shapes is not None:
+                from fxexport.language.recording import shared_recordings
+
                 data = job.samples(graphs, shapes)
-                checks = job.export_and_check(graphs, shapes, data, staging, providers)
+                with shared_recordings():
+                    checks = job.export_and_check(graphs, shapes, data, staging, providers)
             if worst(checks) != "broken":
                 files = job.write(graphs, module, data, checks, providers, staging)
     if not files:

@@ -134,7 +134,7 @@ def _on_part(
     left, right = subjects
     on = _names(left, right, target)
     claims = _claims(subjects, pairing.head, on)
-    can_borrow = is_same_backbone and left.dialect == right.dialect == "onnx"
+    can_borrow = is_same_backbone and left.dialect == right.dialect
     found = _borrowed(run_by, part.feeds, pairing, target, claims[:1]) if can_borrow else None
     if found is None:
         runs = _runs(run_by, part.feeds, target, tally)

@@ -220,6 +220,8 @@ class _Probing:
             what = f"the site gives {found.shape}, not {expected.shape}"
             self._failure = Failure(what=what, name=name)
             return
+        if np.array_equal(found, expected):
+            return
         different = ~(found == expected) & _is_normal(product, self._claims[0])
         different &= _is_normal(expected, self._claims[0])
         if not different.any():
