@@ -377,3 +377,20 @@ fxhead.cli.run()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 143, done.stderr
+
+
+def test_a_command_ends_at_once_after_what_is_to_be_done_at_its_end() -> None:
+    script = """
+import atexit, os, fxhead.cli
+
+def main():
+    atexit.register(print, "done")
+    return 2
+
+leave = os._exit
+os._exit = lambda code: leave(print("left", flush=True) or code)
+fxhead.cli.main = main
+fxhead.cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "done\nleft\n", "")

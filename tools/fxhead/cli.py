@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
@@ -132,9 +133,10 @@ def _end_by(failed: threading.ExceptHookArgs) -> None:
 def run() -> NoReturn:
     """Entry point of the ``fxhead`` command."""
     gc.set_threshold(_ALLOCATIONS, 20, 100)
-    threading.excepthook = _end_by
-    # so that temporary files are removed then, too
+    # so that temporary files are removed by a signal, too
     ended: list[int] = []
+    atexit.register(_leave, ended)
+    threading.excepthook = _end_by
 
     def end(number: int, _: object) -> NoReturn:
         ended.append(128 + number)
@@ -142,8 +144,18 @@ def run() -> NoReturn:
 
     signal.signal(signal.SIGTERM, end)
     try:
-        code = main()
-        code = next(iter(ended), code)  # torch makes a TypeError of its own of what is raised in its C++ code
+        ended.append(main())  # torch makes a TypeError of its own of what is raised in its C++ code
     except KeyboardInterrupt:  # a second one, while the first is told
-        code = int(ExitCode.INTERRUPTED)
-    sys.exit(code)
+        ended[:] = [int(ExitCode.INTERRUPTED)]
+    sys.exit(ended[0])
+
+
+def _leave(ended: list[int]) -> None:
+    """Ends the process, after all else that is to be done at its end: to take torch apart takes a second."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # nobody reads any more, which Python tells
+        return
+    if ended:
+        os._exit(ended[0])
