@@ -162,7 +162,7 @@ class ModuleSubject:
             (self._run_recorded, "where gradients are recorded"),
             (self._run_strided, "of inputs that lie otherwise in memory"),
         ):
-            if not self._gives(feed, found, run):
+            if not self._gives(found, run, feed):
                 return f"it gives other values {where}"
         # a cache is filled by the first run; what goes on changing is none
         changed = changed_attribute(cached, plain_attributes(self.module, is_private=True))
@@ -202,10 +202,15 @@ class ModuleSubject:
         )
         return _arrays(self.module(*images))
 
-    def _gives(self, feed: Feed, expected: Sequence[Array], run: Callable[..., tuple[Array, ...]]) -> bool:
+    def _gives(
+        self,
+        expected: Sequence[Array],
+        run: Callable[..., tuple[Array, ...]],
+        feed: Sequence[Array] | None = None,
+    ) -> bool:
         """Whether the module gives these values, up to rounding, in another run too."""
         try:
-            found = self._guarded(run, feed)
+            found = self._guarded(run, self._example if feed is None else feed)
         except BatchError:  # weights changed in place, which only inference permits, or views of what lies so
             return True
         return len(found) == len(expected) and all(map(_is_about, found, expected))
