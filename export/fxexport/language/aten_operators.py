@@ -353,6 +353,18 @@ def _pow(call: Call) -> Value:
     return elementwise(call.terms, "pow", [value, stored], value.dtype)
 
 
+@_handles("pow.Scalar", "pow.Tensor_Tensor")
+def _pow_of(call: Call) -> Value:
+    dtype = _result(call)
+    if dtype not in FLOATS:
+        raise Uninterpreted("a power of integers")
+    value, exponent = _both(call, "self", "exponent", dtype)
+    own = arithmetic.exponent_of(exponent)
+    if own is not None:
+        return arithmetic.power(call.terms, moves.widened(value, exponent), own)
+    return elementwise(call.terms, "pow", [value, exponent], dtype)
+
+
 @_handles("silu.default")
 def _silu(call: Call) -> Value:
     return definitions.silu(call.terms, _float(call))
@@ -533,6 +545,22 @@ def _div(call: Call) -> Value:
     if dtype not in FLOATS:
         raise Uninterpreted("a quotient of integers")
     return arithmetic.divide(call.terms, *_both(call, "self", "other", dtype))
+
+
+@_handles("div.Tensor_mode", "div.Scalar_mode")
+def _div_rounded(call: Call) -> Value:
+    mode, dtype = call.any("rounding_mode"), _result(call)
+    first, second = _both(call, "self", "other", dtype)
+    if mode is None and dtype in FLOATS:
+        return arithmetic.divide(call.terms, first, second)
+    left, right = exact_array(first), exact_array(second)
+    if mode != "floor" or left is None or right is None or not right.all() or dtype not in _FLOORED:
+        raise Uninterpreted("a quotient that is rounded")
+    return call.terms.constant(np.asarray(np.floor_divide(left, right)).astype(numpy_type(dtype)))
+
+
+_FLOORED = ("float32", "float64", "int64", "int32")
+"""Types in which numpy divides and rounds down as torch does."""
 
 
 def _comparison(name: str) -> Handler:
@@ -1231,9 +1259,12 @@ def _to(call: Call) -> Value:
 def _arange(call: Call) -> Value:
     for told in ("dtype", "device", "layout", "pin_memory"):
         call.any(told)  # the result's own; where it lies, and how
-    start, step = (call.integer(n) if call.has(n) else d for n, d in (("start", 0), ("step", 1)))
-    dtype, numbers = _result(call), range(start, call.integer("end"), step or 1)
-    if not step or len(numbers) > MAX_SEQUENCE or dtype not in ("int64", "int32", "float32", "float64"):
+    given = [call.number(name) if call.has(name) else 0 for name in ("start", "end")]
+    step = call.number("step") if call.has("step") else 1
+    if any(not abs(item) < 2**53 or item != int(item) for item in (*given, step)) or not step:
+        raise Uninterpreted("a range of fractions, or without end")
+    dtype, numbers = _result(call), range(int(given[0]), int(given[1]), int(step))
+    if len(numbers) > MAX_SEQUENCE or dtype not in _FLOORED:
         raise Uninterpreted("a range beyond the limit, or of another type")
     return call.terms.constant(np.asarray(numbers, dtype=numpy_type(dtype)))
 

@@ -86,12 +86,27 @@ def _negate(read: list[Folded], *_: object) -> Folded:
 
 def _power(read: list[Folded], parameters: Sequence[object], *_: object) -> Folded:
     if not parameters:
-        raise NotFolded("an exponent that is an operand")
+        return _raised(*read)
     (base,) = read
     exponent = float(str(parameters[0]))
     value = base.value**exponent
     slope = 1.01 * np.abs(exponent * base.value ** (exponent - 1))
     return Folded(value=value, error=slope * base.error, defined=slope * base.defined, step=slope * base.step)
+
+
+def _raised(base: Folded, exponent: Folded) -> Folded:
+    """A power whose exponent is an operand."""
+    if not np.all(base.value > 0):
+        raise NotFolded("a power of what is not positive")
+    value = base.value**exponent.value
+    by_base, by_exponent = (
+        1.01 * value * np.abs(item) for item in (exponent.value / base.value, np.log(base.value))
+    )
+
+    def wider(name: str) -> Array:
+        return np.asarray(by_base * getattr(base, name) + by_exponent * getattr(exponent, name))
+
+    return Folded(value=value, **{name: wider(name) for name in ("error", "defined", "step")})
 
 
 def _exp(read: list[Folded], *_: object) -> Folded:
@@ -158,6 +173,17 @@ def _moved(change: Callable[..., Array]) -> Rule:
     return rule
 
 
+def _concatenated(read: list[Folded], parameters: Sequence[Any], *_: object) -> Folded:
+    """What is joined along the last axis, each operand repeated to as many cells as it has there."""
+    rest = np.broadcast_shapes(*(item.value.shape[:-1] for item in read))
+    parts = [
+        item.as_given(functools.partial(np.broadcast_to, shape=(*rest, extent)))
+        for item, extent in zip(read, parameters, strict=True)
+    ]
+    fields = (field.name for field in dataclasses.fields(Folded))
+    return Folded(**{name: np.concatenate([getattr(part, name) for part in parts], -1) for name in fields})
+
+
 def _clamp(read: list[Folded], parameters: Sequence[object], *_: object) -> Folded:
     ends = iter(read[1:])
     value = read[0].value
@@ -205,6 +231,7 @@ RULES: dict[str, tuple[Rule, int]] = {
     "dot": (_dot, 0),
     "take": (_moved(lambda x, start, step, count: x[..., start : start + step * (count - 1) + 1 : step]), 0),
     "gather": (_moved(lambda x, *places: x[..., list(places)]), 0),
+    "concatenate": (_concatenated, 0),
     "flip": (_moved(lambda x: x[..., ::-1]), 0),
     "merge": (_moved(lambda x: x), 0),
     **{name: (_chosen(function), 0) for name, function in CHOICES.items()},

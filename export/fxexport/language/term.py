@@ -266,7 +266,7 @@ class Terms:
         found = self._known.get(key)
         if found is None:
             closed = all(o.term.is_closed for o in read) if is_closed is None else is_closed
-            skeleton = digest(op, attributes, [_skeleton(o) for o in read], dtype, shape)
+            skeleton = _skeleton(op, attributes, read, dtype, shape)
             found = Term(op, attributes, read, dtype, shape, closed, skeleton, self._next())
             self._known[key] = found
         return self._noted(found)
@@ -355,8 +355,17 @@ def _sample(array: Array) -> str:
     return digest([str(item) for item in few.tolist()]).replace("-0.0", "0.0")
 
 
-def _skeleton(operand: Operand) -> object:
-    if operand.term.is_closed:
-        extents = None if operand.access is None else [extent_of(parts) for parts in operand.access]
-        return ("closed", operand.term.dtype, extents)
-    return (operand.term.skeleton, operand.access)
+def _skeleton(op: str, attributes: object, read: Sequence[Operand], dtype: str, shape: object) -> str:
+    """First what does not depend on where a constant was folded, then how far constants are written out."""
+    first = [
+        ("closed", o.term.dtype) if o.term.is_closed else (o.term.skeleton[:_FIRST], o.access) for o in read
+    ]
+    second = [
+        o.access and [extent_of(parts) for parts in o.access] if o.term.is_closed else o.term.skeleton
+        for o in read
+    ]
+    return digest(op, attributes, first, dtype, shape) + digest(second)
+
+
+_FIRST = 20
+"""Digits of a digest."""

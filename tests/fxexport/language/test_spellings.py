@@ -58,6 +58,14 @@ def padded(mode: str, *sizes: int) -> str:
     return f'{ints("p", *sizes)} y = Pad <mode = "{mode}"> (x, p)'
 
 
+def waves(slowest: float) -> torch.Tensor:
+    """Places as sines and cosines, as transformers have them."""
+    rates = slowest ** (2 * torch.div(torch.arange(4.0), 2, rounding_mode="floor") / 4)
+    angles = (torch.arange(3.0)[:, None] + 1) / rates
+    return torch.cat([angles[:, 0::2].sin(), angles[:, 1::2].cos()], 1).T[None, :, :, None]
+
+
+WAVES = waves(100.0).flatten().tolist()
 HALF = 'coordinate_transformation_mode = "half_pixel"'
 CORNERS = 'coordinate_transformation_mode = "align_corners"'
 LINEAR, CUBIC, NEAREST = ('mode = "linear"', 'mode = "cubic"', 'mode = "nearest"')
@@ -205,6 +213,10 @@ SAME: dict[str, tuple[Function, str]] = {
         lambda x: x + torch.arange(3) * 0.1,
         "p = Constant <value_floats = [0.0, 0.1, 0.2]> () y = Add(x, p)",
     ),
+    "waves": (
+        lambda x: x + waves(100.0),
+        f"p = Constant <value = float[1,4,3,1] {{{', '.join(map(repr, WAVES))}}}> () y = Add(x, p)",
+    ),
     "baddbmm": (
         lambda x: torch.baddbmm(x.flatten(0, 1), x.flatten(0, 1), x.flatten(0, 1)).view_as(x),
         "m = MatMul(x, x) y = Add(m, x)",
@@ -258,6 +270,7 @@ OTHER: dict[str, tuple[Function, str]] = {
     "or": (SAME["and"][0], SAME["and"][1].replace("And", "Or")),
     "differences the other way": (SAME["diff"][0], SAME["diff"][1].replace("Sub(u, l)", "Sub(l, u)")),
     "other places": (SAME["places"][0], SAME["places"][1].replace("0.2", "0.2001")),
+    "slower waves": (lambda x: x + waves(100.001), SAME["waves"][1]),
     "dots for other axes": (
         SAME["einsum's dots"][0],
         'y = Einsum <equation = "...hw, ...wv -> ...hv"> (x, x)',
