@@ -1047,14 +1047,36 @@ def _diff(call: Call) -> Value:
     return arithmetic.subtract(call.terms, second, first)
 
 
+@_handles("copy.default")
+def _copy(call: Call) -> Value:
+    value, cells = call.tensor("self"), call.tensor("src")
+    call.any("non_blocking")  # when, not what
+    return moves.expand(cast(call.terms, cells, value.dtype), value.shape)
+
+
 @_handles("slice_scatter.default")
 def _slice_scatter(call: Call) -> Value:
     value, start, end = call.tensor("self"), call.any("start"), call.any("end")
+    dim, cells, step = _dim(value, call.integer("dim")), call.tensor("src"), call.integer("step")
+    extent = extent_of(value.layout[dim])
+    if (start in (0, None), step) == (True, 1) and (end is None or _within(end, extent) == extent):
+        return moves.expand(cells, value.shape)
     if isinstance(start, Polynomial) or isinstance(end, Polynomial):
         raise Uninterpreted("a slice of a free extent")
-    places = [slice(None)] * value.rank
-    places[_dim(value, call.integer("dim"))] = slice(start, end, call.integer("step"))
-    return moves.overwritten(call.terms, value, tuple(places), call.tensor("src"))
+    if step != 1 or exact_array(value) is not None or not isinstance(extent, int):
+        places = [slice(None)] * value.rank
+        places[dim] = slice(start, end, step)
+        return moves.overwritten(call.terms, value, tuple(places), cells)
+    first, last, _ = slice(start, end).indices(extent)
+    if cells.dtype != value.dtype or extent_of(cells.layout[dim]) != last - first:
+        raise Uninterpreted("cells that do not fit")
+    ends = [
+        moves.take(call.terms, value, dim, at, 1, count)
+        for at, count in ((0, first), (last, extent - last))
+        if count
+    ]
+    pieces = [*ends[: first > 0], cells, *ends[first > 0 :]]
+    return moves.concatenate(call.terms, pieces, dim)
 
 
 @_handles("split_with_sizes.default", "split.sizes")

@@ -62,6 +62,7 @@ IDENTITIES: dict[str, Identity] = {
         _bits("resize-to-own-size", "resize(x) = x", "by a line, to the extents that it has"),
         _bits("whole-slice", "x[0:n] = x", "n is the extent"),
         _bits("slice-of-slice", "x[a::s][b::t] = x[a + s·b :: s·t]"),
+        _bits("slice-of-concatenation", "cat(x, y)[a:b] = y[a-n : b-n]", "n is the extent of x, n ≤ a"),
         _bits("view-of-view", "reshape(reshape(x, s), t) = reshape(x, t)"),
         _bits("single-concatenation", "cat([x]) = x"),
         _bits("pool-of-one-cell", "pool_1(x) = x", "kernel and stride 1, or as many cells as there are"),

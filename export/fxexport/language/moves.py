@@ -194,7 +194,7 @@ def take(terms: Terms, value: Value, dim: int, start: Extent, step: int, count: 
     if value.term.op == "take" and len(parts) == 1 and parts[0] == _taken_axis(value):
         own_start, own_step = value.term.attributes[:2]
         terms.use("slice-of-slice")
-        source = _source_of_take(value, dim)
+        source = _source_along(value, dim, value.term.operands[0])
         return take(
             terms,
             source,
@@ -203,6 +203,10 @@ def take(terms: Terms, value: Value, dim: int, start: Extent, step: int, count: 
             own_step * step,  # type: ignore[operator]
             count,
         )
+    piece = _piece_of_concatenation(value, dim, start, step, count)
+    if piece is not None:
+        terms.use("slice-of-concatenation")
+        return take(terms, piece[0], dim, piece[1], step, count)
     return along(terms, "take", (start, step, count), [value], dim, count)
 
 
@@ -277,9 +281,28 @@ def _taken_axis(value: Value) -> Part | None:
     return Part(len(value.term.shape or ()) - 1, 1, count)  # type: ignore[arg-type]
 
 
-def _source_of_take(value: Value, dim: int) -> Value:
-    """What a slice reads, with the taken dimension whole."""
-    (operand,) = value.term.operands
+def _piece_of_concatenation(
+    value: Value, dim: int, start: Extent, step: int, count: Extent
+) -> tuple[Value, int] | None:
+    """Which of joined values has all cells of a slice, and where it starts in it; None where none has."""
+    term = value.term
+    if term.op != "concatenate" or not isinstance(start, int) or not isinstance(count, int):
+        return None
+    axis = len(term.shape or ()) - 1
+    if value.layout[dim] != plain_axis(axis, (term.shape or ())[axis]):
+        return None
+    end = start + step * (count - 1) + 1
+    for operand, extent in zip(term.operands, term.attributes, strict=True):
+        if not isinstance(extent, int):
+            return None
+        if 0 <= start and end <= extent:
+            return _source_along(value, dim, operand), start
+        start, end = start - extent, end - extent
+    return None
+
+
+def _source_along(value: Value, dim: int, operand: Operand) -> Value:
+    """What an operator along a dimension reads, with that dimension whole."""
     access = operand.access or ()
     free = [parts[0] if parts else None for parts in access[:-1]]
     layout = [

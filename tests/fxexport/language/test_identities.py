@@ -106,6 +106,18 @@ def _slice(c: Case) -> Iterator[Check]:
         yield moves.take(c.terms, first, 1, inner, skip, expected.shape[1]), expected
 
 
+@case("slice-of-concatenation")
+def _slice_of_joined(c: Case) -> Iterator[Check]:
+    a, b = c.numbers(2, 3), c.numbers(2, 4)
+    for order in ((0, 1), (1, 0)):
+        first, second = (c.open(item.transpose(order)).permuted(order) for item in (a, b))
+        joined = moves.concatenate(c.terms, [first, second], 1)
+        for start, step, end in itertools.product(range(7), (1, 2), range(1, 8)):
+            cells = np.concatenate([a, b], 1)[:, start:end:step]
+            if cells.size:
+                yield moves.take(c.terms, joined, 1, start, step, cells.shape[1]), cells
+
+
 @case("view-of-view")
 def _views(c: Case) -> Iterator[Check]:
     array = c.numbers(2, 4, 6)

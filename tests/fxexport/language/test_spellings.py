@@ -58,6 +58,12 @@ def padded(mode: str, *sizes: int) -> str:
     return f'{ints("p", *sizes)} y = Pad <mode = "{mode}"> (x, p)'
 
 
+def written(x: torch.Tensor, places: slice) -> torch.Tensor:
+    """Some channels of a value raised in place."""
+    x[:, places] = x[:, places].exp()
+    return x
+
+
 def waves(slowest: float) -> torch.Tensor:
     """Places as sines and cosines, as transformers have them."""
     rates = slowest ** (2 * torch.div(torch.arange(4.0), 2, rounding_mode="floor") / 4)
@@ -217,6 +223,16 @@ SAME: dict[str, tuple[Function, str]] = {
         lambda x: x + waves(100.0),
         f"p = Constant <value = float[1,4,3,1] {{{', '.join(map(repr, WAVES))}}}> () y = Add(x, p)",
     ),
+    "written to a part": (
+        lambda x: written(x * 1.5, slice(1, 3)),
+        f"{number('f', 1.5)} m = Mul(x, f) {ints('h', 1, 2, 1)} a, b, c = Split <axis = 1> (m, h) "
+        "e = Exp(b) y = Concat <axis = 1> (a, e, c)",
+    ),
+    "written to the first": (
+        lambda x: written(x * 1.5, slice(0, 2))[:, :2] + 1,
+        f"{number('f', 1.5)} m = Mul(x, f) {ints('h', 2, 2)} a, b = Split <axis = 1> (m, h) "
+        f"e = Exp(a) {number('o', 1)} y = Add(e, o)",
+    ),
     "baddbmm": (
         lambda x: torch.baddbmm(x.flatten(0, 1), x.flatten(0, 1), x.flatten(0, 1)).view_as(x),
         "m = MatMul(x, x) y = Add(m, x)",
@@ -270,6 +286,7 @@ OTHER: dict[str, tuple[Function, str]] = {
     "or": (SAME["and"][0], SAME["and"][1].replace("And", "Or")),
     "differences the other way": (SAME["diff"][0], SAME["diff"][1].replace("Sub(u, l)", "Sub(l, u)")),
     "other places": (SAME["places"][0], SAME["places"][1].replace("0.2", "0.2001")),
+    "written to another part": (lambda x: written(x * 1.5, slice(2, 4)), SAME["written to a part"][1]),
     "slower waves": (lambda x: x + waves(100.001), SAME["waves"][1]),
     "dots for other axes": (
         SAME["einsum's dots"][0],
