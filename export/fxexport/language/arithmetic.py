@@ -159,6 +159,9 @@ def scaled(
     if scale is None and shift is None:
         terms.use("neutral-element")
         return value
+    if value.is_closed:
+        value = value if scale is None else _closed(terms, "mul", value, scale)
+        return value if shift is None else _closed(terms, "add", value, shift)
     core, own_scale, own_shift = parts_of(value)
     is_scalar = _is_scalar(scale, shift)
     is_channels = scale is not None and (is_norm or not scale.is_scalar) and is_moderate(scale)

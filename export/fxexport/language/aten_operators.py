@@ -184,9 +184,25 @@ def _einsum(call: Call) -> Value:
 @_handles("batch_norm.default")
 def _batch_norm(call: Call) -> Value:
     call.any("cudnn_enabled"), call.any("momentum")  # another way to the same; of training only
-    if call.flag("training"):
+    if not call.flag("training"):
+        return _norm(call, "running_mean", "running_var", "eps")
+    if call.any("running_mean") is not None or call.any("running_var") is not None:
         raise NotRead("a batch norm in training changes its own state")
-    return _norm(call, "running_mean", "running_var", "eps")
+    value = call.tensor("input")
+    dims = [dim for dim in range(value.rank) if dim != 1]  # of what it reads: standardised weights
+    centred = arithmetic.subtract(
+        call.terms, value, windows.reduce(call.terms, "mean", value, dims, keep=True)
+    )
+    squares = arithmetic.power(call.terms, centred, Fraction(2))
+    return definitions.batch_norm(
+        call.terms,
+        value,
+        call.optional_tensor("weight"),
+        call.optional_tensor("bias"),
+        windows.reduce(call.terms, "mean", value, dims, keep=False),
+        windows.reduce(call.terms, "mean", squares, dims, keep=False),
+        definitions.number(call.terms, call.number("eps"), value.dtype),
+    )
 
 
 @_handles("_native_batch_norm_legit_no_training.default")

@@ -49,6 +49,10 @@ class Folded:
         fields = (field.name for field in dataclasses.fields(self))
         return Folded(**{name: arranged(getattr(self, name)) for name in fields})
 
+    def with_value(self, value: Array) -> Folded:
+        """Another value, as far off."""
+        return dataclasses.replace(self, value=value)
+
 
 class NotFolded(Exception):
     """The closed term holds an operator that is not evaluated."""
@@ -160,6 +164,28 @@ def _dot(read: list[Folded], parameters: Sequence[object], unit: float) -> Folde
     )
 
 
+def _reduced(read: list[Folded], parameters: Sequence[object], unit: float) -> Folded:
+    """A reduction over all axes behind those of the result."""
+    name, outputs = str(parameters[0]), int(str(parameters[1]))
+    (item,) = read
+    axes = tuple(range(outputs, item.value.ndim))
+    if name in ("max", "min"):
+        return item.as_given(functools.partial(np.max, axis=axes)).with_value(
+            getattr(np, name)(item.value, axes)
+        )
+    if name not in ("mean", "sum"):
+        raise NotFolded(f"a reduction by {name}")
+    count = math.prod(item.value.shape[outputs:])
+    rounding = unit * np.abs(item.value).sum(axes)
+    share = 1 / count if name == "mean" else 1.0
+    return Folded(
+        value=item.value.sum(axes) * share,
+        error=(item.error.sum(axes) + (1 + count) * rounding) * share,
+        defined=item.defined.sum(axes) * share,
+        step=(item.step.sum(axes) + rounding) * share,
+    )
+
+
 def _moved(change: Callable[..., Array]) -> Rule:
     """What takes cells along the last axis; a last axis of one cell is none."""
 
@@ -229,6 +255,7 @@ RULES: dict[str, tuple[Rule, int]] = {
     "cos": (_curved(np.cos, lambda x, _: np.sin(x)), 5),
     "clamp": (_clamp, 0),
     "dot": (_dot, 0),
+    "reduce": (_reduced, 1),
     "take": (_moved(lambda x, start, step, count: x[..., start : start + step * (count - 1) + 1 : step]), 0),
     "gather": (_moved(lambda x, *places: x[..., list(places)]), 0),
     "concatenate": (_concatenated, 0),

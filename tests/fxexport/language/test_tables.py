@@ -58,7 +58,25 @@ def normal(power: int) -> Middle:
     return lambda x: nn.functional.normalize(x, p=power)
 
 
+KERNEL = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(1))
+
+
+def standardised(kernel: Tensor) -> Tensor:
+    """Weights of mean 0 and deviation 1 for each output, as NFNets and BiT have them."""
+    rows = kernel.reshape(1, len(kernel), -1)
+    return nn.functional.batch_norm(rows, None, None, training=True, momentum=0.0).reshape_as(kernel)
+
+
+STANDARDISED = standardised(KERNEL)
+
+
+def convolved(kernel: Callable[[], Tensor]) -> Middle:
+    """A convolution with weights that a function gives."""
+    return lambda x: nn.functional.conv2d(x, kernel(), padding=1)
+
+
 SAME = {
+    "standardised weights": (convolved(lambda: standardised(KERNEL)), convolved(lambda: STANDARDISED)),
     "a table": (looked_up(PLACES), lambda x: x + CELLS.view(4, 1, 1)),
     "cells in another order": (
         lambda x: x[:, [2, 0, 3, 1]],
@@ -81,6 +99,14 @@ SAME = {
     ),
 }
 DIFFERENT = {
+    "standardised weights": (
+        convolved(lambda: standardised(KERNEL)),
+        convolved(lambda: STANDARDISED * 1.0001),
+    ),
+    "weights standardised otherwise": (
+        convolved(lambda: standardised(KERNEL)),
+        convolved(lambda: standardised(KERNEL.transpose(0, 1))),
+    ),
     "a table": (looked_up(PLACES), looked_up(PLACES.flip(0))),
     "cells in another order": (lambda x: x[:, [3, 0, 1, 2]], lambda x: x[:, [3, 1, 0, 2]]),
     "a mask": (masked(4), masked(5)),
