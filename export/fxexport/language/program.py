@@ -17,7 +17,7 @@ from fxexport.language.aten import MustFunctionalise, dtype_name, loses_writes, 
 from fxexport.language.graph import Dims, Graph, GraphInput, NotRead
 from fxexport.language.guards import NotUnderstood
 from fxexport.language.ranges import granted
-from fxexport.language.recording import Call, Called
+from fxexport.language.recording import Called, ModuleCall
 from fxexport.language.term import Terms, Value
 from fxpasses.graph.quiet import quiet
 
@@ -47,7 +47,7 @@ def graph_of_module(
     Raises:
         NotRead: export refuses.
     """
-    call = Call(tuple(args), dict(kwargs or {}))
+    call = ModuleCall(tuple(args), dict(kwargs or {}))
 
     def recorded(*, is_free: bool) -> Graph:
         whole = call.doubled() if is_free else call
@@ -61,7 +61,7 @@ def graph_of_module(
         return recorded(is_free=False)
 
 
-def _recorded(module: nn.Module, call: Call, dims: Sequence[Dims]) -> Graph:
+def _recorded(module: nn.Module, call: ModuleCall, dims: Sequence[Dims]) -> Graph:
     """The module recorded at the extents of a call's tensors; those that are None in ``dims`` are free."""
     program = call.recorded(module, dims)
     graph = _graph_of_program(program)

@@ -141,7 +141,7 @@ def are_shared() -> bool:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Call:
+class ModuleCall:
     """The arguments of a call.
 
     Attributes:
@@ -169,7 +169,7 @@ class Call:
             for item in self.tensors
         ]
 
-    def at(self, dims: Sequence[Dims]) -> Call:
+    def at(self, dims: Sequence[Dims]) -> ModuleCall:
         """The same with tensors of these extents; None leaves one as it is."""
         left = iter(dims)
 
@@ -181,7 +181,7 @@ class Call:
 
         return self._each(resized)
 
-    def doubled(self) -> Call:
+    def doubled(self) -> ModuleCall:
         """The same with a batch of two where it is one: an extent of 1 would be fixed."""
         first = next((item for item in self.tensors if item.dim()), None)
         if first is None or first.shape[0] != 1:
@@ -241,10 +241,10 @@ class Call:
             lines = str(error).strip().splitlines() or [""]
             raise NotRead(f"torch.export refuses the module ({type(error).__name__}: {lines[0]})") from error
 
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Call:
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModuleCall:
         def changed(item: Any) -> Any:
             return change(item) if isinstance(item, torch.Tensor) else item
 
-        return Call(
+        return ModuleCall(
             tuple(map(changed, self.args)), {name: changed(item) for name, item in self.kwargs.items()}
         )

@@ -28,7 +28,7 @@ from fxexport.module_graph.signature import (
 )
 from fxexport.numerics.activations import ACTIVATIONS
 from fxexport.terms.arrays import arrays_of, numpy_of
-from fxexport.terms.term import MAXIMUM, Kind, Shape, SiteWeights, Term, TermGraph, at_every_position
+from fxexport.terms.term import MAXIMUM, HeadTerm, Kind, Shape, SiteWeights, TermGraph, at_every_position
 from fxpasses.private_names import pytree
 from fxpasses.vocabulary.ops import (
     AdaptivePool,
@@ -58,7 +58,7 @@ class _Seen:
     ``name`` is that of the value itself, where the order is not the same.
     """
 
-    term: Term
+    term: HeadTerm
     shape: Shape | None
     order: NDArray[np.int64] | None = None
     name: str = ""
@@ -79,7 +79,7 @@ def module_terms(
         results: the shapes of every node that gives several.
     """
     reader = _Reader(graph_module, shapes, results)
-    outputs: list[Term] = []
+    outputs: list[HeadTerm] = []
     for node in graph_module.graph.nodes:
         if node.op == "output":
             for leaf in pytree.tree_leaves(node.args[0]):
@@ -110,14 +110,14 @@ class _Reader:
     def read(self, node: fx.Node) -> _Seen:
         return self._seen[node]
 
-    def given(self, node: fx.Node) -> list[Term]:
+    def given(self, node: fx.Node) -> list[HeadTerm]:
         """What an output gives: one value, or all those of an operator that gives several."""
         term = self.read(node).term
         return (
             [term]
             if node.name not in self._results
             else [
-                Term(
+                HeadTerm(
                     kind=Kind.OP,
                     value="",
                     node=node.name,
@@ -168,11 +168,13 @@ class _Reader:
             signature = f"input {self._inputs}"
             self._inputs += 1
             shape = self._shape(node)
-            term = Term(kind=Kind.INPUT, value=node.name, node=node.name, signature=signature, shape=shape)
+            term = HeadTerm(
+                kind=Kind.INPUT, value=node.name, node=node.name, signature=signature, shape=shape
+            )
             return _Seen(term=term, shape=shape)
         if node.op == "get_attr":
             constants = arrays_of([operator.attrgetter(str(node.target))(self._module)])
-            term = Term(
+            term = HeadTerm(
                 kind=Kind.CONSTANT,
                 value=node.name,
                 node=str(node.target),
@@ -307,8 +309,8 @@ class _Reader:
         shape: Shape | None,
         affine: SiteWeights | None = None,
         function: str | None = None,
-    ) -> Term:
-        return Term(
+    ) -> HeadTerm:
+        return HeadTerm(
             kind=kind,
             value=node.name,
             node=str(node.target) if node.op == "call_module" else node.name,
@@ -324,7 +326,7 @@ def _materialized(seen: _Seen) -> _Seen:
     """A permuted value as a term of its own, for operators that care for the order."""
     if seen.order is None:
         return seen
-    term = Term(
+    term = HeadTerm(
         kind=Kind.OP,
         value=seen.name,
         node=f"permuted {seen.term.node}",

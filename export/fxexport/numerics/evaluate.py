@@ -25,7 +25,7 @@ from fxexport.numerics.bounds import (
     spread_error,
     spread_map,
 )
-from fxexport.terms.term import CONCAT, MAXIMUM, SOFTMAX, Array, Head, Kind, Term
+from fxexport.terms.term import CONCAT, MAXIMUM, SOFTMAX, Array, Head, HeadTerm, Kind
 
 PrecisionOf = Callable[[str], Precision]
 """The precision that a provider is claimed to have for a storage type."""
@@ -33,10 +33,10 @@ PrecisionOf = Callable[[str], Precision]
 
 def evaluate_head(
     head: Head,
-    observed: Mapping[Term, Array],
+    observed: Mapping[HeadTerm, Array],
     precision_of: PrecisionOf,
-    before_pool: Set[Term] = frozenset(),
-) -> Mapping[Term, Interval]:
+    before_pool: Set[HeadTerm] = frozenset(),
+) -> Mapping[HeadTerm, Interval]:
     """Interval of every term of the head that can be bounded.
 
     A term's interval is computed from the observed values of its operands where there are some, else from
@@ -53,8 +53,8 @@ def evaluate_head(
     Shapes:
         observed: [N, …]; affine results: [N, O]; pools: [N, C]; others as their operand.
     """
-    known: dict[Term, Interval] = {}
-    maps: dict[Term, Spread] = {}
+    known: dict[HeadTerm, Interval] = {}
+    maps: dict[HeadTerm, Spread] = {}
     start = {term: exactly(value) for term, value in observed.items()}
     kinds = {term: value.dtype.name for term, value in observed.items()}
     # values that are infinite or NaN are told apart afterwards, by who compares
@@ -72,11 +72,11 @@ def evaluate_head(
 
 
 def _in_both_orders(
-    term: Term,
+    term: HeadTerm,
     interval: Interval | None,
-    start: Mapping[Term, Interval],
-    maps: dict[Term, Spread],
-    before_pool: Set[Term],
+    start: Mapping[HeadTerm, Interval],
+    maps: dict[HeadTerm, Spread],
+    before_pool: Set[HeadTerm],
     precision: Precision,
 ) -> Interval | None:
     """The interval widened to what a site before its pool may give; ``maps`` has the maps so far."""
@@ -92,14 +92,14 @@ def _in_both_orders(
     return interval
 
 
-def _kind(term: Term, kinds: Mapping[Term, str]) -> str:
+def _kind(term: HeadTerm, kinds: Mapping[HeadTerm, str]) -> str:
     """The storage type in which the term is computed: that of its weights, else of what it reads."""
     if term.affine is not None:
         return str(term.affine.weight.dtype.name)
     return next((kinds[operand] for operand in term.operands if operand in kinds), "float32")
 
 
-def has_bound(term: Term) -> bool:
+def has_bound(term: HeadTerm) -> bool:
     """True if ``evaluate_head`` knows the operator."""
     if term.kind in (Kind.AFFINE, Kind.POOL):
         return True
@@ -108,7 +108,7 @@ def has_bound(term: Term) -> bool:
     return term.kind is Kind.ELEMENTWISE and term.function in ACTIVATIONS
 
 
-def _apply(term: Term, operands: list[Interval], precision: Precision) -> Interval | None:
+def _apply(term: HeadTerm, operands: list[Interval], precision: Precision) -> Interval | None:
     x = operands[0]
     rows = len(x.value)
     if term.affine is not None:

@@ -23,7 +23,7 @@ from fxexport.onnx_dialect.other_sizes import held_by
 from fxexport.onnx_dialect.pieces import Piece
 from fxexport.onnx_dialect.record import KEY
 from fxexport.onnx_dialect.weights import Layouts
-from fxexport.onnx_dialect.writer import Writer
+from fxexport.onnx_dialect.writer import NodeWriter
 from fxpasses.plan import WeightPlan
 from fxpasses.private_names import pytree
 from fxpasses.report import Form
@@ -71,7 +71,7 @@ class _Closing:
         self.taken = _names_in(self.file)
         self.names: dict[Node, str] = {}
         self.layouts = Layouts(opened, plan)
-        self.writer = Writer(
+        self.writer = NodeWriter(
             opset=opened.opsets.get("", 1),
             names=self.name,
             unused=self.unused,

@@ -22,7 +22,7 @@ Arguments: TypeAlias = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Writer:
+class NodeWriter:
     """Writes nodes, and the small constants that they need.
 
     Attributes:
@@ -92,7 +92,7 @@ class Writer:
         return [self.node(op_type, [source, given], output, **attributes)]
 
 
-Write = Callable[[Writer, Node, Arguments], list[onnx.NodeProto]]
+Write = Callable[[NodeWriter, Node, Arguments], list[onnx.NodeProto]]
 
 
 def rank_of(node: Node) -> int | None:
@@ -112,7 +112,7 @@ def _numbers(value: Any, rank: int) -> tuple[int, ...]:
     return numbers * rank if len(numbers) == 1 else numbers
 
 
-def _linear(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _linear(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     source, weight, bias = given["input"], given["weight"], given["bias"]
     output, turned = writer.names(node), writer.is_turned(weight)
     added = [] if bias is None else [bias]
@@ -131,7 +131,7 @@ def _linear(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto
     ]
 
 
-def _conv(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _conv(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     kernel = [int(extent) for extent in given["weight"].meta["val"].shape[2:]]
     attributes: dict[str, Any] = {  # some compilers know no defaults
         "kernel_shape": kernel,
@@ -144,20 +144,20 @@ def _conv(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     return [writer.node("Conv", [item for item in operands if item is not None], node, **attributes)]
 
 
-def _flatten(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _flatten(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     if (given["start_dim"], given["end_dim"]) != (1, -1):
         raise InternalError(f"{node.name} flattens axes that Flatten does not")
     return [writer.node("Flatten", [given["self"]], node, axis=1)]
 
 
-def _unflatten(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _unflatten(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     axis, after = given["dim"], given["self"].meta["val"].shape[given["dim"] + 1 :]
     sizes = [*given["sizes"], *(extent if isinstance(extent, int) else -1 for extent in after)]
     before = [-1] if axis == 1 and -1 not in sizes else [0] * axis
     return _reshaped(writer, node, given["self"], [*before, *sizes])
 
 
-def _reshape(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _reshape(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     source, sizes = given["self"], given.get("shape", given.get("size"))
     known = [_copied(size, source, axis, writer.extents) for axis, size in enumerate(sizes)]
     return _reshaped(writer, node, source, known)
@@ -175,7 +175,7 @@ def _copied(size: Any, source: Node, axis: int, names: Container[str]) -> Any:
     return 0 if str(value) == str(own.shape[axis]) else size
 
 
-def _reshaped(writer: Writer, node: Node, source: Node, sizes: list[Any]) -> list[onnx.NodeProto]:
+def _reshaped(writer: NodeWriter, node: Node, source: Node, sizes: list[Any]) -> list[onnx.NodeProto]:
     output = writer.names(node)
     open_ = [place for place, size in enumerate(sizes) if isinstance(size, Node)]
     if len(open_) == 1 and -1 not in sizes:
@@ -197,41 +197,41 @@ def _reshaped(writer: Writer, node: Node, source: Node, sizes: list[Any]) -> lis
     return [*made, writer.node("Reshape", [source, shape], node)]
 
 
-def _permute(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _permute(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     perm = [axis % len(given["dims"]) for axis in given["dims"]]
     return [writer.node("Transpose", [given["self"]], node, perm=perm)]
 
 
-def _squeeze(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _squeeze(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     return writer.with_axes("Squeeze", given["self"], given["dim"], node)
 
 
-def _unsqueeze(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _unsqueeze(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     return writer.with_axes("Unsqueeze", given["self"], given["dim"], node)
 
 
 def _reduce(op_type: str, since: int = 18) -> Write:
-    def write(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+    def write(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
         keeps = int(given["keepdim"])
         return writer.with_axes(op_type, given["self"], given["dim"], node, since, keepdims=keeps)
 
     return write
 
 
-def _global_max(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _global_max(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     """A maximum over the map as the operator that the file had for it, which some compilers ask for."""
     pooled = writer.names(node) if given["keepdim"] else writer.unused(f"{writer.names(node)}_map")
     flat = [] if given["keepdim"] else [writer.node("Flatten", [pooled], node, axis=1)]
     return [writer.node("GlobalMaxPool", [given["self"]], pooled), *flat]
 
 
-def _global_pool(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _global_pool(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     if {*_numbers(given["output_size"], 1)} != {1}:
         raise InternalError(f"{node.name} pools to more than one position")
     return [writer.node("GlobalAveragePool", [given["self"]], node)]
 
 
-def _average_pool(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+def _average_pool(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
     if len(node.args) > 3 or node.kwargs:
         raise InternalError(f"{node.name} pools in a way that is not written yet")
     kernel = _numbers(given["kernel_size"], 1)
@@ -240,7 +240,7 @@ def _average_pool(writer: Writer, node: Node, given: Arguments) -> list[onnx.Nod
 
 
 def _binary(op_type: str) -> Write:
-    def write(writer: Writer, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+    def write(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
         first, by = node.all_input_nodes[0], f"{writer.names(node)}_by"
         operands: list[Any] = [*node.args[:2]]
         read = [item if isinstance(item, Node) else writer.number(item, first, by) for item in operands]

@@ -15,7 +15,16 @@ from fxexport.onnx_graph.functions import joint_function
 from fxexport.onnx_graph.operators import averages_map, reduced_axes, squeezed_axes, static_dims
 from fxexport.onnx_graph.signature import ELEMENTWISE, captured, function_of, signature_of
 from fxexport.onnx_graph.sites import read_pointwise
-from fxexport.terms.term import MAXIMUM, Array, Kind, Shape, SiteWeights, Term, TermGraph, at_every_position
+from fxexport.terms.term import (
+    MAXIMUM,
+    Array,
+    HeadTerm,
+    Kind,
+    Shape,
+    SiteWeights,
+    TermGraph,
+    at_every_position,
+)
 
 _VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
@@ -28,7 +37,7 @@ class _Seen:
     ``name`` is that of the value itself, where the order is not the same.
     """
 
-    term: Term
+    term: HeadTerm
     shape: Shape | None
     order: NDArray[np.int64] | None = None
     name: str = ""
@@ -75,7 +84,7 @@ class _Reader:
         name, shape = str(value.name), _per_sample(value)
         signature = f"input {self._inputs}"
         self._inputs += 1
-        term = Term(kind=Kind.INPUT, value=name, node=name, signature=signature, shape=shape)
+        term = HeadTerm(kind=Kind.INPUT, value=name, node=name, signature=signature, shape=shape)
         self._seen[value] = _Seen(term=term, shape=shape)
 
     def read(self, value: ir.Value) -> _Seen:
@@ -84,7 +93,9 @@ class _Reader:
             name = str(value.name)
             constants = () if array is None else (array,)
             signature = "constant" if array is not None else f"unknown {name}"
-            term = Term(kind=Kind.CONSTANT, value=name, node=name, signature=signature, constants=constants)
+            term = HeadTerm(
+                kind=Kind.CONSTANT, value=name, node=name, signature=signature, constants=constants
+            )
             self._seen[value] = _Seen(term=term, shape=None)
         return self._seen[value]
 
@@ -220,7 +231,7 @@ class _Reader:
         if seen.order is None:
             return seen
         base = seen.term
-        term = Term(
+        term = HeadTerm(
             kind=Kind.OP,
             value=seen.name,
             node=f"permuted {base.node}",
@@ -242,8 +253,8 @@ class _Reader:
         function: str | None = None,
         value: str | None = None,
         affine: SiteWeights | None = None,
-    ) -> Term:
-        return Term(
+    ) -> HeadTerm:
+        return HeadTerm(
             kind=kind,
             value=str(node.outputs[0].name) if value is None else value,
             node=str(node.name or node.outputs[0].name),

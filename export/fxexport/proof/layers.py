@@ -17,7 +17,7 @@ from fxexport.results import Coverage, Failure, LayerName, LayerResult, Status
 from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.subject import EAGER, Subject
 from fxexport.terms.arrays import numpy_of
-from fxexport.terms.term import SiteWeights, Term, affine_of
+from fxexport.terms.term import HeadTerm, SiteWeights, affine_of
 from fxpasses.errors import CheckError, PlanError, ProviderError
 from fxpasses.plan import WeightPlan
 
@@ -130,18 +130,18 @@ class Prober:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._results: dict[tuple[Term, str], ProbeResult] = {}
-        self._pools: dict[tuple[Term, str], tuple[int, Failure | None]] = {}
+        self._results: dict[tuple[HeadTerm, str], ProbeResult] = {}
+        self._pools: dict[tuple[HeadTerm, str], tuple[int, Failure | None]] = {}
         self._known: set[tuple[object, ...]] = set()
 
-    def probe_pool(self, subject: Subject, site: Term, provider: str) -> tuple[int, Failure | None]:
+    def probe_pool(self, subject: Subject, site: HeadTerm, provider: str) -> tuple[int, Failure | None]:
         """What running the pool behind a site alone showed."""
         key = (site, provider)
         if key not in self._pools:
             self._pools[key] = probe_pool(subject, site, provider, seeded(self._seed))
         return self._pools[key]
 
-    def probe(self, subject: Subject, site: Term, provider: str) -> ProbeResult:
+    def probe(self, subject: Subject, site: HeadTerm, provider: str) -> ProbeResult:
         """What probing the site alone showed."""
         key = (site, provider)
         if key not in self._results:

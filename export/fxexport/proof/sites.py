@@ -12,9 +12,9 @@ from fxexport.proof.derivation import Derived
 from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
-from fxexport.terms.term import Array, Head, SiteWeights, Term, TermGraph, affine_of, postorder
+from fxexport.terms.term import Array, Head, HeadTerm, SiteWeights, TermGraph, affine_of, postorder
 
-SitePairs = tuple[tuple[Term, Term], ...]
+SitePairs = tuple[tuple[HeadTerm, HeadTerm], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -87,7 +87,7 @@ def _rewritten(graphs: tuple[TermGraph, TermGraph], heads: tuple[Head, Head]) ->
     left, right = (_upstream(graph, head) for graph, head in zip(graphs, heads, strict=True))
     if {_spelling(affine_of(a)) for a in left} == {_spelling(affine_of(b)) for b in right}:
         return ()
-    places: dict[tuple[object, ...], list[Term]] = {}
+    places: dict[tuple[object, ...], list[HeadTerm]] = {}
     for term in right:
         places.setdefault(_numbers(affine_of(term)), []).append(term)
     pairs = [
@@ -98,7 +98,7 @@ def _rewritten(graphs: tuple[TermGraph, TermGraph], heads: tuple[Head, Head]) ->
     return tuple((a, b) for a, b in pairs if _spelling(affine_of(a)) != _spelling(affine_of(b)))
 
 
-def _upstream(graph: TermGraph, head: Head) -> list[Term]:
+def _upstream(graph: TermGraph, head: Head) -> list[HeadTerm]:
     inside = {affine_of(site).weight_name for site in head.sites}
     sites = []
     for term in postorder([root for _, root in graph.outputs], stop=lambda _: False):
@@ -117,7 +117,7 @@ def _numbers(affine: SiteWeights) -> tuple[object, ...]:
     return affine.weight.shape, affine.weight.dtype, zlib.crc32(affine.weight.tobytes())
 
 
-def _shape(site: Term) -> tuple[int, ...]:
+def _shape(site: HeadTerm) -> tuple[int, ...]:
     return affine_of(site).weight.shape
 
 

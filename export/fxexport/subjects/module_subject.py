@@ -36,7 +36,7 @@ from fxexport.subjects.subject import (
 )
 from fxexport.terms.arrays import nudge, numpy_of, tensor_of
 from fxexport.terms.pool_first import MapOutput, commuted
-from fxexport.terms.term import Array, Head, Term, TermGraph, affine_of, postorder
+from fxexport.terms.term import Array, Head, HeadTerm, TermGraph, affine_of, postorder
 from fxexport.to_onnx.example_call import leaf_names
 from fxexport.to_onnx.write import evaluation_mode
 from fxexport.untrusted.programs import batches_within, fixed_batch, is_program
@@ -328,7 +328,7 @@ class ModuleSubject:
         return _arrays(result)
 
     def run_site(
-        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+        self, site: HeadTerm, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
     ) -> Array:
         """``[N, O]`` of the site's own operator on features that are put into its operand's shape.
 
@@ -357,7 +357,7 @@ class ModuleSubject:
             return collected(affine, result, len(features))
         return result.reshape(len(features), -1)
 
-    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+    def run_part(self, result: HeadTerm, source: HeadTerm, values: Array, provider: str) -> Array:
         """``result`` where ``source`` has these values."""
         nodes = {node.name: node for node in self._traced.graph.nodes}
         if result.value not in nodes or source.value not in nodes:

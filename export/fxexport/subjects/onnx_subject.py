@@ -42,7 +42,7 @@ from fxexport.subjects.subject import (
 )
 from fxexport.terms.arrays import nudge
 from fxexport.terms.pool_first import MapOutput, commuted
-from fxexport.terms.term import Array, Kind, Shape, Term, TermGraph, affine_of
+from fxexport.terms.term import Array, HeadTerm, Kind, Shape, TermGraph, affine_of
 from fxexport.to_onnx.write import NATIVE_SIZE
 from fxexport.untrusted.inline import inlined
 from fxexport.untrusted.limits import MAX_WINDOW
@@ -264,7 +264,7 @@ class OnnxSubject:
         return self._repeats.get(provider)
 
     def run_site(
-        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+        self, site: HeadTerm, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
     ) -> Array:
         """``[N, O]`` of the site and the views before it, cut out of the file as a model of their own."""
         affine = affine_of(site)
@@ -285,14 +285,16 @@ class OnnxSubject:
             return collected(affine, result, len(features))
         return result.reshape(len(features), -1)
 
-    def _stored_weight(self, site: Term, weight: Array) -> Array:
+    def _stored_weight(self, site: HeadTerm, weight: Array) -> Array:
         """``[O, K]`` in the layout in which the file stores the site's weight."""
         affine = affine_of(site)
         stored = next(t for t in self._proto.graph.initializer if t.name == affine.weight_name)
         raw = weight if affine.columns is None else weight[:, affine.columns]
         return np.ascontiguousarray(raw.T if affine.is_transposed else raw).reshape(tuple(stored.dims))
 
-    def cut_site(self, site: Term, *, is_weight_fed: bool = False, has_bias: bool = True) -> onnx.ModelProto:
+    def cut_site(
+        self, site: HeadTerm, *, is_weight_fed: bool = False, has_bias: bool = True
+    ) -> onnx.ModelProto:
         """A model of the site alone, from the value before any view to its result.
 
         Shapes:
@@ -326,7 +328,7 @@ class OnnxSubject:
             model.graph.initializer.extend(kept)
         return model
 
-    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+    def run_part(self, result: HeadTerm, source: HeadTerm, values: Array, provider: str) -> Array:
         """``result`` where ``source`` has these values, in a model cut out of the file."""
         if not result.value or not source.value:
             raise ProviderError("a permuted value has no name to be tapped by", where=result.node)
@@ -396,7 +398,7 @@ def _native_size(model: ir.Model) -> tuple[int, ...] | None:
     return tuple(map(int, found.split("x"))) if _SIZES.fullmatch(found) else None
 
 
-def _shape_of(term: Term) -> Shape:
+def _shape_of(term: HeadTerm) -> Shape:
     if term.shape is None:
         raise CheckError(
             f"the shape of {term.node!r} is unknown, and yet a site reads it",
@@ -475,7 +477,10 @@ def _read(terms: Callable[[], TermGraph], proto: onnx.ModelProto, path: Path) ->
             fix = "export it again with another version of the exporter"
             raise CheckError(f"ONNX's checker refuses it ({wrong})", where=str(path), fix=fix) from error
         outputs = tuple(
-            (value.name, Term(kind=Kind.OP, value=value.name, node=value.name, signature=f"unread {path}"))
+            (
+                value.name,
+                HeadTerm(kind=Kind.OP, value=value.name, node=value.name, signature=f"unread {path}"),
+            )
             for value in proto.graph.output
         )
         told = f"its graph was not read ({type(error).__name__}: {error})"

@@ -11,7 +11,7 @@ import numpy as np
 from fxexport.language import Graph
 from fxexport.numerics.evaluate import has_bound
 from fxexport.terms.pool_first import MapOutput
-from fxexport.terms.term import Array, Head, Kind, Term, TermGraph, find_head
+from fxexport.terms.term import Array, Head, HeadTerm, Kind, TermGraph, find_head
 from fxexport.untrusted.limits import MAX_SITES
 from fxpasses.errors import CheckError
 
@@ -136,7 +136,7 @@ class Subject(Protocol):
         ...
 
     def run_site(
-        self, site: Term, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
+        self, site: HeadTerm, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
     ) -> Array:
         """``[N, O]`` of the site alone on ``[N, K]``; without ``has_bias`` its bias is zero.
 
@@ -144,7 +144,7 @@ class Subject(Protocol):
         """
         ...
 
-    def run_part(self, result: Term, source: Term, values: Array, provider: str) -> Array:
+    def run_part(self, result: HeadTerm, source: HeadTerm, values: Array, provider: str) -> Array:
         """``result`` where ``source`` has these values; nothing else upstream may be needed but constants."""
         ...
 

@@ -20,9 +20,9 @@ from fxexport.terms.term import (
     MAXIMUM,
     Array,
     Head,
+    HeadTerm,
     Kind,
     SiteWeights,
-    Term,
     TermGraph,
     at_every_position,
     find_head,
@@ -41,7 +41,7 @@ class MapOutput:
     """
 
     position: int
-    site: Term
+    site: HeadTerm
     scores: int | None
 
 
@@ -65,7 +65,7 @@ def is_dense(graph: TermGraph) -> bool:
     return any(_is_average(term) and _has_site(term.operands[0]) for term in terms)
 
 
-def _has_site(source: Term) -> bool:
+def _has_site(source: HeadTerm) -> bool:
     """Whether a value is made of what a site gives at every position, by scales and shifts."""
     while _crossed(source) is None:
         scaled = _scaled(source)
@@ -81,7 +81,7 @@ def has_norm_before_pool(graph: TermGraph) -> bool:
     return any(_is_average(term) and _is_of_norm(term.operands[0]) for term in terms)
 
 
-def _is_of_norm(source: Term) -> bool:
+def _is_of_norm(source: HeadTerm) -> bool:
     while (scaled := _scaled(source)) is not None or _crossed(source) is not None:
         source = source.operands[0] if scaled is None else scaled.of
     return any(name in source.signature for name in ("BatchNorm", "batch_norm"))
@@ -109,7 +109,7 @@ def commuted(graph: TermGraph) -> Commuted:
     )
 
 
-def spread_sites(head: Head, partner: Mapping[Term, Term]) -> frozenset[Term]:
+def spread_sites(head: Head, partner: Mapping[HeadTerm, HeadTerm]) -> frozenset[HeadTerm]:
     """The sites of a head that it, or the other head, applies before the pool."""
     return frozenset(
         site
@@ -122,14 +122,14 @@ class _Moving:
     """Writes terms anew, operands first; ``averaged`` has the sites that stand for the average of a map."""
 
     def __init__(self) -> None:
-        self._new: dict[Term, Term] = {}
-        self._means: dict[Term, Term] = {}
-        self.averaged: dict[Term, Term] = {}
+        self._new: dict[HeadTerm, HeadTerm] = {}
+        self._means: dict[HeadTerm, HeadTerm] = {}
+        self.averaged: dict[HeadTerm, HeadTerm] = {}
 
-    def of(self, term: Term) -> Term:
+    def of(self, term: HeadTerm) -> HeadTerm:
         return self._new[term]
 
-    def take(self, term: Term) -> None:
+    def take(self, term: HeadTerm) -> None:
         """Notes what stands for a term whose operands were taken before."""
         if _is_average(term) and (_crossed(term.operands[0]) or _scaled(term.operands[0])) is not None:
             source = term.operands[0]
@@ -140,7 +140,7 @@ class _Moving:
         is_same = all(a is b for a, b in zip(operands, term.operands, strict=True))
         self._new[term] = term if is_same else dataclasses.replace(term, operands=operands)
 
-    def _mean(self, source: Term, pool: Term) -> Term:
+    def _mean(self, source: HeadTerm, pool: HeadTerm) -> HeadTerm:
         """The average of a map, as far down as it goes; without a name, as nobody computes it."""
         if source not in self._means and (scaled := _scaled(source)) is not None:
             operand, shape = self._mean(scaled.of, pool), (source.shape or ())[:1]
@@ -156,7 +156,7 @@ class _Moving:
         elif source not in self._means:
             affine, shape = _crossed(source), source.shape or ()
             operand = self._new[source] if affine is None else self._mean(source.operands[0], pool)
-            self._means[source] = Term(
+            self._means[source] = HeadTerm(
                 kind=Kind.POOL if affine is None else Kind.AFFINE,
                 value="",
                 node=pool.node if affine is None else source.node,
@@ -168,11 +168,11 @@ class _Moving:
         return self._means[source]
 
 
-def _is_average(term: Term) -> bool:
+def _is_average(term: HeadTerm) -> bool:
     return term.kind is Kind.POOL and term.function != MAXIMUM
 
 
-def _crossed(source: Term) -> SiteWeights | None:
+def _crossed(source: HeadTerm) -> SiteWeights | None:
     """What a value is at every position, if that is a site; a map of one cell is a map too."""
     if source.kind is Kind.AFFINE and source.affine is not None:
         is_cell = len(source.affine.operand) > 1 and all(extent == 1 for extent in source.affine.operand[1:])
@@ -186,7 +186,7 @@ def _crossed(source: Term) -> SiteWeights | None:
 class _Scaled:
     """What a scale or shift is one of."""
 
-    of: Term
+    of: HeadTerm
 
 
 _SCALES = re.compile(
@@ -195,7 +195,7 @@ _SCALES = re.compile(
 _INVERSE = re.compile(r"(Div\(c)|(.*(div|truediv)\(\('\d)")
 
 
-def _scaled(source: Term) -> _Scaled | None:
+def _scaled(source: HeadTerm) -> _Scaled | None:
     """A sum, difference, product or quotient of a value and a constant along its channels; else None."""
     if source.kind not in (Kind.OP, Kind.ELEMENTWISE) or source.pointwise or len(source.shape or ()) < 2:
         return None
@@ -215,7 +215,7 @@ def _scaled(source: Term) -> _Scaled | None:
     return _Scaled(of=values[0])
 
 
-def _constant_of(term: Term) -> Array | None:
+def _constant_of(term: HeadTerm) -> Array | None:
     """The numbers of a constant, seen through views of it."""
     shape = term.shape
     while (
@@ -231,12 +231,12 @@ def _constant_of(term: Term) -> Array | None:
     return number if shape is None or not shape else number.reshape(-1, *shape)
 
 
-def _row(term: Term) -> Term:
+def _row(term: HeadTerm) -> HeadTerm:
     """A constant of one number for each channel as the vector that a head behind the pool reads."""
     while term.kind is Kind.OP and len(term.operands) == 1:
         term = term.operands[0]
     return term
 
 
-def _is_above(term: Term, root: Term) -> bool:
+def _is_above(term: HeadTerm, root: HeadTerm) -> bool:
     return term in postorder([root], stop=lambda _: False)

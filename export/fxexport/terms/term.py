@@ -22,11 +22,11 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 CONCAT = "concat"
-"""``Term.function`` of several values of one cell per channel, joined along the channels."""
+"""``HeadTerm.function`` of several values of one cell per channel, joined along the channels."""
 MAXIMUM = "maximum"
-"""``Term.function`` of the maximum over all cells of each channel."""
+"""``HeadTerm.function`` of the maximum over all cells of each channel."""
 SOFTMAX = "softmax"
-"""``Term.function`` of the softmax over the only axis of a sample."""
+"""``HeadTerm.function`` of the softmax over the only axis of a sample."""
 
 
 class Kind(enum.StrEnum):
@@ -95,7 +95,7 @@ class SiteWeights:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Term:
+class HeadTerm:
     """One value of a model.
 
     Attributes:
@@ -113,7 +113,7 @@ class Term:
     value: str
     node: str
     signature: str
-    operands: tuple[Term, ...] = ()
+    operands: tuple[HeadTerm, ...] = ()
     shape: Shape | None = None
     constants: tuple[Array, ...] = ()
     affine: SiteWeights | None = None
@@ -131,7 +131,7 @@ class TermGraph:
     """
 
     dialect: str
-    outputs: tuple[tuple[str, Term], ...]
+    outputs: tuple[tuple[str, HeadTerm], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -144,9 +144,9 @@ class Head:
         terms: every term of the head, operands before users.
     """
 
-    sites: tuple[Term, ...]
-    boundary: tuple[Term, ...]
-    terms: tuple[Term, ...]
+    sites: tuple[HeadTerm, ...]
+    boundary: tuple[HeadTerm, ...]
+    terms: tuple[HeadTerm, ...]
 
 
 def at_every_position(affine: SiteWeights, result: str, rank: int, axis: int = 1) -> SiteWeights:
@@ -165,7 +165,7 @@ _CELLS = (2, 3, 2)
 """Extents of the maps on which such sites are run alone: not square, so that exchanged axes show."""
 
 
-def affine_of(term: Term) -> SiteWeights:
+def affine_of(term: HeadTerm) -> SiteWeights:
     """The weights of an affine term.
 
     Raises:
@@ -176,7 +176,7 @@ def affine_of(term: Term) -> SiteWeights:
     return term.affine
 
 
-def is_inside_head(term: Term) -> bool:
+def is_inside_head(term: HeadTerm) -> bool:
     """True for affine sites, pools, and operators whose result has one cell per channel."""
     if term.kind in (Kind.AFFINE, Kind.POOL):
         return True
@@ -205,10 +205,10 @@ def find_head(graph: TermGraph) -> Head:
     )
 
 
-def postorder(roots: Sequence[Term], stop: Callable[[Term], bool]) -> tuple[Term, ...]:
+def postorder(roots: Sequence[HeadTerm], stop: Callable[[HeadTerm], bool]) -> tuple[HeadTerm, ...]:
     """Every term that the roots need, operands before users, not going past where ``stop`` holds."""
-    seen: set[Term] = set()
-    left: list[Term] = []
+    seen: set[HeadTerm] = set()
+    left: list[HeadTerm] = []
     stack = [(term, False) for term in reversed(roots)]
     while stack:
         term, is_left = stack.pop()

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from fxexport.language.graph import NotRead
 from fxexport.language.guards import NotUnderstood, Symbol, conditions
 from fxexport.language.ranges import MOST
-from fxexport.language.recording import ANY_MEMORY, RECORDING_S, Call, Called, are_shared
+from fxexport.language.recording import ANY_MEMORY, RECORDING_S, Called, ModuleCall, are_shared
 from fxexport.to_onnx.example_call import ExampleCall
 from fxpasses.wall.clock import SlowError, in_budget
 
@@ -30,7 +30,7 @@ def shared_program(module: nn.Module, call: ExampleCall) -> ExportedProgram | No
     """
     if not are_shared() or call.kwargs or len(call.args) != 1 or not isinstance(call.args[0], torch.Tensor):
         return None
-    recorded = Call(call.args, {})
+    recorded = ModuleCall(call.args, {})
     try:
         with in_budget(type(module).__name__, RECORDING_S, ANY_MEMORY):
             program = recorded.recorded(module, recorded.freed(batch=True, sizes=True))

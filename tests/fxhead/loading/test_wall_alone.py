@@ -139,7 +139,7 @@ def test_what_a_certificate_would_fetch_is_stopped(
 def credulous(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever lies beside a model is believed, and settled as soon as the model is read."""
 
-    def believed(place: staging.Place) -> staging.Manifest:
+    def believed(place: staging.HeldFolder) -> staging.Manifest:
         files = json.loads((tmp_path / "inside" / place.path / staging.MANIFEST).read_text())["files"]
         return {name: staging.StagedFile(new=new, before=before) for name, (new, before) in files.items()}
 

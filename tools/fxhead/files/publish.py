@@ -23,7 +23,7 @@ from fxhead.files.staging import (
     MANIFEST,
     NEW,
     OLD,
-    Place,
+    HeldFolder,
     StagedFile,
     committed,
     flush,
@@ -55,7 +55,7 @@ def staged(folder: Path) -> Iterator[Path]:
             settle(folder)
         with lowered():
             staging = make_staging(folder)
-            lock = lock_staging(Place(path=staging))
+            lock = lock_staging(HeldFolder(path=staging))
             (staging / NEW).mkdir()
         with writing(staging / NEW):
             yield staging / NEW
@@ -98,14 +98,14 @@ def _publish(new: Path, *, force: bool) -> tuple[Path, ...]:
     names = sorted(path.name for path in new.iterdir() if path.is_file())
     for name in names:
         flush(new / name)
-    written, target = Place(path=new), Place(path=folder)
+    written, target = HeldFolder(path=new), HeldFolder(path=folder)
     manifest = {
         name: StagedFile(new=written.identity(name) or [], before=target.identity(name)) for name in names
     }
     for name, entry in manifest.items():
         if entry.before is not None and not force:
             raise FileExistsError(None, "it appeared meanwhile", str(folder / name))
-    old = Place(path=staging / OLD)
+    old = HeldFolder(path=staging / OLD)
     old.path.mkdir()
     for name, entry in manifest.items():
         if entry.before is not None:

@@ -17,8 +17,8 @@ from fxhead.files.staging import (
     LOCK,
     NEW,
     OLD,
+    HeldFolder,
     Manifest,
-    Place,
     is_committed,
     is_staging,
     lock_staging,
@@ -50,7 +50,7 @@ def settle(folder: Path) -> None:
                 _settle(place, name)
 
 
-def _settle(folder: Place, name: str) -> None:
+def _settle(folder: HeldFolder, name: str) -> None:
     with contextlib.ExitStack() as until:
         staging = _opened(Path(name), folder, until)
         if not _is_left_over(staging):
@@ -68,20 +68,22 @@ def _settle(folder: Place, name: str) -> None:
         shutil.rmtree(name, ignore_errors=True, dir_fd=folder.descriptor)
 
 
-def _opened(path: Path, inside: Place | None, until: contextlib.ExitStack, flags: int = _FOLDER) -> Place:
+def _opened(
+    path: Path, inside: HeldFolder | None, until: contextlib.ExitStack, flags: int = _FOLDER
+) -> HeldFolder:
     descriptor = os.open(path, flags, dir_fd=None if inside is None else inside.descriptor)
     until.callback(os.close, descriptor)
-    return Place(path=path, descriptor=descriptor)
+    return HeldFolder(path=path, descriptor=descriptor)
 
 
-def _is_left_over(staging: Place) -> bool:
+def _is_left_over(staging: HeldFolder) -> bool:
     """Whether it is this user's, and no process has only just made and not yet locked it."""
     found = staging.status()
     is_old = time.time() - found.st_mtime > _GRACE_S
     return found.st_uid == os.geteuid() and (staging.identity(LOCK) is not None or is_old)
 
 
-def _finish(folder: Place, new: Place, manifest: Manifest) -> None:
+def _finish(folder: HeldFolder, new: HeldFolder, manifest: Manifest) -> None:
     for name, entry in manifest.items():
         if new.is_file(name) and new.identity(name) == entry.new and folder.identity(name) == entry.before:
             new.move(name, folder)

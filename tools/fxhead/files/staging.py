@@ -34,7 +34,7 @@ FileIdentity = list[int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class HeldFolder:
     """A folder; names in it are not followed where they are links.
 
     Attributes:
@@ -68,7 +68,7 @@ class Place:
             return stat.S_ISREG(mode)
         return False
 
-    def move(self, name: str, to: Place) -> None:
+    def move(self, name: str, to: HeldFolder) -> None:
         """Renames a file into another folder, over one of that name."""
         source, target = self.at(name), to.at(name)
         os.replace(source, target, src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor)
@@ -132,7 +132,7 @@ def write_manifest(staging: Path, manifest: Manifest) -> None:
     (staging / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def read_manifest(staging: Place) -> Manifest:
+def read_manifest(staging: HeldFolder) -> Manifest:
     """What was there before, by name; nothing where the process was killed before it wrote that down."""
     try:
         whole = json.loads(_read_regular(staging, MANIFEST))
@@ -153,7 +153,7 @@ def _signed(files: Any, place: os.stat_result) -> bytes:
     return json.dumps([place.st_dev, place.st_ino, files], sort_keys=True).encode()
 
 
-def _read_regular(place: Place, name: str) -> bytes:
+def _read_regular(place: HeldFolder, name: str) -> bytes:
     descriptor = os.open(place.at(name), _READ, dir_fd=place.descriptor)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -161,7 +161,7 @@ def _read_regular(place: Place, name: str) -> bytes:
         return file.read(_MOST_BYTES)
 
 
-def take_back(folder: Place, old: Place, manifest: Manifest) -> None:
+def take_back(folder: HeldFolder, old: HeldFolder, manifest: Manifest) -> None:
     """Puts the files back that were there before a run that is not to count."""
     for name, entry in manifest.items():
         if folder.identity(name) != entry.new:
@@ -173,7 +173,7 @@ def take_back(folder: Place, old: Place, manifest: Manifest) -> None:
     folder.flush()
 
 
-def lock_staging(staging: Place) -> int:
+def lock_staging(staging: HeldFolder) -> int:
     """A descriptor that locks the folder as long as the process lives, or -1 where another has it."""
     if fcntl is None:
         return -1

@@ -130,7 +130,7 @@ def far_apart(
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class FurthestApart:
     """Where an output of both models is furthest apart.
 
     Attributes:
@@ -150,7 +150,7 @@ class Place:
     bound: float | None
 
 
-def worst_of(outputs: Sequence[Compared]) -> Place | None:
+def worst_of(outputs: Sequence[Compared]) -> FurthestApart | None:
     """The place that lies furthest apart beyond the bound of the last layers; None where none does."""
     places = []
     for item in outputs:
@@ -160,7 +160,7 @@ def worst_of(outputs: Sequence[Compared]) -> Place | None:
         excess = np.where(np.isfinite(item.reference) != np.isfinite(item.candidate), np.inf, excess)
         if excess.size and float(np.nanmax(excess)) > 0:
             row, column = np.unravel_index(int(np.nanargmax(excess)), excess.shape)
-            place = Place(
+            place = FurthestApart(
                 output=item.name,
                 positions=item.positions,
                 index=(int(row), int(column)),
@@ -173,7 +173,7 @@ def worst_of(outputs: Sequence[Compared]) -> Place | None:
 
 
 def witness_of(
-    place: Place | None,
+    place: FurthestApart | None,
     names: tuple[tuple[str, ...], tuple[str, ...]],
     batch: tuple[Feed, Feed],
     on: tuple[str, str],

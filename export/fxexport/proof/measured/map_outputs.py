@@ -12,7 +12,7 @@ from fxexport.proof.measured.rounding import OutputCheck, Side
 from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
-from fxexport.terms.term import Array, Kind, Term
+from fxexport.terms.term import Array, HeadTerm, Kind
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,7 +58,9 @@ def check_maps(
     return MapChecks(checks=tuple(checks), failures=tuple(failures), gaps=tuple(gaps), loose=tuple(loose))
 
 
-def _at_positions(term: Term, observed: Mapping[Term, Array], precision: Precision) -> Interval | None:
+def _at_positions(
+    term: HeadTerm, observed: Mapping[HeadTerm, Array], precision: Precision
+) -> Interval | None:
     """A site, or the chain of sites below it, on every position of the map that was observed.
 
     Shapes:

@@ -13,7 +13,7 @@ from fxexport.numerics.evaluate import PrecisionOf, evaluate_head, flat, has_bou
 from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.subject import Run, tapped
-from fxexport.terms.term import Array, Head, Kind, Term, TermGraph
+from fxexport.terms.term import Array, Head, HeadTerm, Kind, TermGraph
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,9 +34,9 @@ class Pairing:
     candidate: TermGraph
     head: Head
     outputs: tuple[tuple[str, int, int], ...]
-    observed: Mapping[Term, Term]
-    boundary: tuple[Term, ...]
-    before_pool: Set[Term] = frozenset()
+    observed: Mapping[HeadTerm, HeadTerm]
+    boundary: tuple[HeadTerm, ...]
+    before_pool: Set[HeadTerm] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,11 +44,11 @@ class Side:
     """One model's run of all batches: outputs, and the float64 reference with its bound for each."""
 
     outputs: tuple[Array, ...]
-    observed: Mapping[Term, Array]
-    intervals: Mapping[Term, Interval]
+    observed: Mapping[HeadTerm, Array]
+    intervals: Mapping[HeadTerm, Interval]
 
 
-def observable(reference: Head, candidate: Head, walk: PairedHeads) -> dict[Term, Term]:
+def observable(reference: Head, candidate: Head, walk: PairedHeads) -> dict[HeadTerm, HeadTerm]:
     """The reference's terms to tap and the candidate's to tap for them.
 
     Where the heads are built alike: the boundary, and where all that pairs is known to be the same every site
@@ -126,7 +126,7 @@ def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> tuple[l
     Also why a site shows nothing: it holds NaN or infinities, or its bound is not finite.
     """
     failures, gaps = [], []
-    places: list[tuple[str, Array, Term]] = []
+    places: list[tuple[str, Array, HeadTerm]] = []
     for output, left, right in pairing.outputs:
         position = left if who == "reference" else right
         places.append((output, side.outputs[position], pairing.reference.outputs[left][1]))

@@ -20,7 +20,7 @@ from fxexport.language import Dims
 from fxexport.numerics.bounds import Precision
 from fxexport.numerics.evaluate import flat
 from fxexport.proof.measured.batches import Streamed
-from fxexport.proof.measured.far_apart import Compared, Place, far_apart, witness_of
+from fxexport.proof.measured.far_apart import Compared, FurthestApart, far_apart, witness_of
 from fxexport.proof.measured.other_size import at_sizes, resized, why_not
 from fxexport.results import Failure
 from fxexport.subjects.onnx_subject import OnnxSubject
@@ -143,7 +143,7 @@ def _differences(
     precision: Precision,
     is_extreme: bool,
     leaves_ties: bool,
-) -> tuple[list[Failure] | None, Place | None]:
+) -> tuple[list[Failure] | None, FurthestApart | None]:
     """In what the two differ, and where; None where the reference does not run."""
     try:
         left = streamed[0].outputs(run.feeds[0], run.on[0])
@@ -167,11 +167,11 @@ def _differences(
     return failures, place
 
 
-def _place(failure: Failure, outputs: Sequence[Compared]) -> Place | None:
+def _place(failure: Failure, outputs: Sequence[Compared]) -> FurthestApart | None:
     item = next(item for item in outputs if item.name == failure.name)
     if failure.index is None or failure.expected is None or failure.found is None:
         return None
-    return Place(
+    return FurthestApart(
         output=item.name,
         positions=item.positions,
         index=(failure.index[0], failure.index[1]),

@@ -14,7 +14,7 @@ from fxexport.results import Failure
 from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.samples import Samples
 from fxexport.subjects.subject import EAGER, Subject
-from fxexport.terms.term import Array, Kind, Term
+from fxexport.terms.term import Array, HeadTerm, Kind
 
 _SAMPLES = 2
 UNPAIRED = "the heads do not read one map, of which there are windows"
@@ -60,7 +60,7 @@ def check_windows(
         return [], [f"a map of {whole.shape[2:]} has no several windows of {native[1:]}"]
     if all({*run.outputs[j].shape[2:]} == {1} for _, _, j in outputs):
         return [], ["it gives one position at every size, and no windows"]
-    observed: dict[Term, Array] = {features: _windows(whole, native[1:])}
+    observed: dict[HeadTerm, Array] = {features: _windows(whole, native[1:])}
     for term in classifier.head.sites:
         value = partner[term].value if term in partner else ""
         if value in run.taps and run.taps[value].shape[2:] == counts:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from fxexport.subjects.subject import Subject
-from fxexport.terms.term import Kind, Term
+from fxexport.terms.term import HeadTerm, Kind
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,12 +26,12 @@ class PairedHeads:
 
     nodes: int
     parting: str | None
-    partner: Mapping[Term, Term]
+    partner: Mapping[HeadTerm, HeadTerm]
     is_known: bool = True
 
 
 def paired_heads(
-    left: Subject, right: Subject, roots: tuple[tuple[Term, Term], ...], *, is_proved: bool = False
+    left: Subject, right: Subject, roots: tuple[tuple[HeadTerm, HeadTerm], ...], *, is_proved: bool = False
 ) -> PairedHeads:
     """The heads from paired outputs down to the boundaries; numbers are not compared.
 
@@ -40,8 +40,8 @@ def paired_heads(
     """
     reference, candidate = left.head, right.head
     ends = frozenset(reference.boundary), frozenset(candidate.boundary)
-    partner: dict[Term, Term] = {}
-    taken: dict[Term, Term] = {}
+    partner: dict[HeadTerm, HeadTerm] = {}
+    taken: dict[HeadTerm, HeadTerm] = {}
     parting: str | None = None
     is_known = True
     stack = list(reversed(roots))
@@ -63,16 +63,16 @@ def paired_heads(
     return PairedHeads(nodes=len(partner), parting=parting, partner=partner, is_known=is_known)
 
 
-def _may_share(first: Term, second: Term) -> bool:
+def _may_share(first: HeadTerm, second: HeadTerm) -> bool:
     """True for one value, and for constants: which of two equal ones an operator reads is no difference."""
     return first is second or first.kind is second.kind is Kind.CONSTANT
 
 
-def _is_known(term: Term) -> bool:
+def _is_known(term: HeadTerm) -> bool:
     return term.function is not None or term.kind in (Kind.AFFINE, Kind.POOL, Kind.INPUT, Kind.CONSTANT)
 
 
-def _part(a: Term, b: Term, sides: tuple[Subject, Subject]) -> str | None:
+def _part(a: HeadTerm, b: HeadTerm, sides: tuple[Subject, Subject]) -> str | None:
     left, right = sides
     if a.kind is b.kind is Kind.INPUT:
         return None if _are_same_input(a, b, left, right) else "another input"
@@ -87,19 +87,19 @@ def _part(a: Term, b: Term, sides: tuple[Subject, Subject]) -> str | None:
     return None
 
 
-def _are_same_input(a: Term, b: Term, left: Subject, right: Subject) -> bool:
+def _are_same_input(a: HeadTerm, b: HeadTerm, left: Subject, right: Subject) -> bool:
     """True if the two models get the same samples by these inputs: by name, else by position."""
     if {*left.input_names} == {*right.input_names}:
         return a.value == b.value
     return a.signature == b.signature
 
 
-def _cells(term: Term) -> tuple[int, ...] | None:
+def _cells(term: HeadTerm) -> tuple[int, ...] | None:
     """The term's shape up to extents of 1, which a view adds and takes away."""
     return None if term.shape is None else tuple(extent for extent in term.shape if extent != 1)
 
 
-def _told(term: Term) -> str:
+def _told(term: HeadTerm) -> str:
     """The term with its operator as a person knows it: ``Clip``, ``ReLU``, ``mul``."""
     if term.kind in (Kind.AFFINE, Kind.POOL, Kind.INPUT, Kind.CONSTANT):
         what = {Kind.AFFINE: "the site", Kind.POOL: "the average pool"}.get(term.kind, f"the {term.kind}")

@@ -6,7 +6,7 @@ import re
 
 from fxexport.subjects.subject import Subject
 from fxexport.terms.pool_first import has_norm_before_pool
-from fxexport.terms.term import Term
+from fxexport.terms.term import HeadTerm
 from fxpasses.errors import CheckError
 from fxpasses.graph.maps import KEY as MAP
 
@@ -14,7 +14,9 @@ PairedOutputs = tuple[tuple[str, int, int], ...]
 """Name of each output, its place in the reference and in the candidate."""
 
 
-def paired_outputs(left: Subject, right: Subject) -> tuple[tuple[tuple[Term, Term], ...], PairedOutputs]:
+def paired_outputs(
+    left: Subject, right: Subject
+) -> tuple[tuple[tuple[HeadTerm, HeadTerm], ...], PairedOutputs]:
     """Pairs of output terms and of output positions: by name where names are equal, else by position.
 
     Raises:
@@ -49,7 +51,7 @@ def is_by_position(left: Subject, outputs: PairedOutputs, right: Subject) -> boo
     return both_files and any(right.output_names[j] != name for name, _, j in outputs)
 
 
-def roots_of(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[Term, Term], ...]:
+def roots_of(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[HeadTerm, HeadTerm], ...]:
     """The output terms of both models, in pairs."""
     return tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in outputs)
 

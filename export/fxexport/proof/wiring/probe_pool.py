@@ -14,7 +14,7 @@ import numpy as np
 
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
-from fxexport.terms.term import Term, affine_of
+from fxexport.terms.term import HeadTerm, affine_of
 from fxpasses.errors import FxHeadError
 
 _EXTENTS = {1: (8,), 2: (2, 4), 3: (2, 2, 2)}
@@ -24,7 +24,7 @@ _ROWS = 4
 
 
 def probe_pool(
-    subject: Subject, site: Term, provider: str, rng: np.random.Generator
+    subject: Subject, site: HeadTerm, provider: str, rng: np.random.Generator
 ) -> tuple[int, Failure | None]:
     """How many averages were exact, and the first that was not.
 
