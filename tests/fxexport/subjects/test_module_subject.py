@@ -47,6 +47,14 @@ class Wrapped(nn.Module):
         return logits if self.factor is None else logits * self.factor
 
 
+class Peeking(Wrapped):
+    """A classifier that looks at its values where it runs, and at batches alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.inner(x)
+        return -logits if len(x) > 1 and type(x) is torch.Tensor and x.max().item() == 0.1234 else logits
+
+
 def shifted(x: torch.Tensor, by: list[int]) -> torch.Tensor:
     """A function that writes to the list that it is given, as torchvision's shifted windows do."""
     by[0] += 1
@@ -76,6 +84,12 @@ def test_a_module_that_counts_its_runs_has_no_derivation() -> None:
         certificate = certify(Wrapped(), kind().eval(), images())
         assert certificate.verdict is Verdict.AGREES, certificate.reason
         assert f"a run changes {name}" in certificate.reason
+
+
+def test_values_that_are_read_of_batches_alone_are_seen() -> None:
+    certificate = certify(Wrapped(), Peeking().eval(), images())
+    assert certificate.verdict is Verdict.AGREES, certificate.reason
+    assert "asks for values" in certificate.reason
 
 
 def test_code_that_is_not_the_graph_s_is_judged_by_what_it_gives() -> None:
