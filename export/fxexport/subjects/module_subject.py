@@ -97,7 +97,6 @@ class ModuleSubject:
         self._is_graph_exact = False
         self.doubt = outside_graph(module)
         self._repeats: bool | None = None
-        self._first: tuple[Feed, tuple[Array, ...]] = (), ()
 
     def _take(self, graph: TermGraph, head: Head, maps: tuple[MapOutput, ...]) -> None:
         self.graph, self.head, self.maps = graph, head, maps
@@ -147,7 +146,6 @@ class ModuleSubject:
         reads = ReadsValues()
         # of the batch that is recorded: what is asked of another one no recording grants
         found = self._guarded(self._run_reading, self._example, reads)
-        self._first = tuple(self._example), found
         changed = changed_attribute(before, plain_attributes(self.module))
         if changed is not None:
             return f"a run changes {changed}, which no graph shows"
@@ -226,7 +224,7 @@ class ModuleSubject:
         if sizes in self._runs:
             return self._runs[sizes].outputs
         if sizes not in self._outputs:
-            found = [self._run_own(feed) for feed in feeds]
+            found = [self._guarded(self._run_module, feed) for feed in feeds]
             first = _smallest(feeds)
             self._repeats = same_bits(self._guarded(self._run_module, feeds[first]), found[first])
             self._outputs[sizes] = joined(found)
@@ -276,21 +274,13 @@ class ModuleSubject:
         The largest batch is left to the graph where on all others the two gave the same bits.
         """
         largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
-        own = {i: self._run_own(feed) for i, feed in enumerate(feeds) if i != largest}
+        own = {i: self._guarded(self._run_module, feed) for i, feed in enumerate(feeds) if i != largest}
         is_same = bool(own) and all(_are_equal(outputs, traced[i]) for i, outputs in own.items())
         self._is_graph_exact = is_same and self.doubt is None
         own[largest] = (
             traced[largest] if self._is_graph_exact else self._guarded(self._run_module, feeds[largest])
         )
         return [own[index] for index in range(len(feeds))]
-
-    def _run_own(self, feed: Feed) -> tuple[Array, ...]:
-        """Outputs of the module itself, which on the first sample are known where it was recorded."""
-        known, found = self._first
-        if len(known) == len(feed) and all(map(np.array_equal, known, feed)):
-            return found
-        outputs: tuple[Array, ...] = self._guarded(self._run_module, feed)
-        return outputs
 
     def _guarded(self, run: Callable[..., Any], feed: Sequence[Array], *rest: Any) -> Any:
         try:
