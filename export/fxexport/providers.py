@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxpasses.errors import ProviderError, first_line, suggest
-from fxpasses.wall.clock import stopped_by
+from fxpasses.wall.clock import require_room, stopped_by
 from fxpasses.wall.wall import lowered
 
 if TYPE_CHECKING:
@@ -255,6 +255,7 @@ class Session:
         if not is_optimised:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if weights:
+            require_room(sum(array.nbytes for array in weights.values()))  # it packs them anew
             values = [ort_value(array) for array in weights.values()]
             options.add_external_initializers(list(weights), values)
         source = model if isinstance(model, bytes) else os.fspath(model)

@@ -77,6 +77,17 @@ class _Watch:
             self._seconds += 1 + size * _SECONDS_PER_BYTE
             self._bytes += size * _BYTES_PER_BYTE
 
+    def require_room(self, size: int) -> None:
+        """Returns where so many bytes more are within the limit.
+
+        Raises:
+            SlowError: they are not.
+        """
+        most = self._grown(-size)
+        if most is not None:
+            self._limit = _told(most)
+            raise self.error()
+
     def error(self) -> SlowError:
         """What says which limit it was."""
         return SlowError(
@@ -93,7 +104,7 @@ class _Watch:
         if self._now() - self._start >= self._seconds:
             return f"{self._seconds:.4g} s of processor time"
         most = self._grown()
-        return None if most is None else f"{most / 1e9:.3g} GB of memory"
+        return None if most is None else _told(most)
 
     def _grown(self, further: int = 0) -> float | None:
         """The limit of memory that was passed, by so much; None where none was."""
@@ -102,8 +113,9 @@ class _Watch:
 
     def _run(self) -> None:
         while not self._over.wait(_LOOK_S):
-            self._limit = self._beyond()
-            if self._limit is not None:
+            limit = self._beyond()
+            if limit is not None:
+                self._limit = limit
                 self._end()
 
     def _end(self) -> None:
@@ -175,6 +187,10 @@ def in_budget(
         raise watch.error() from None
 
 
+def _told(most: float) -> str:
+    return f"{most / 1e9:.3g} GB of memory"
+
+
 def _restore(own: int, outer: _Watch | None) -> None:
     if outer is None:
         _watches.pop(own, None)
@@ -201,6 +217,17 @@ def add_bytes(size: int, file: tuple[int, int] | None = None, *, is_own: bool = 
     watch = _watches.get(threading.get_ident())
     if watch is not None:
         watch.add(size, file, is_own=is_own)
+
+
+def require_room(size: int) -> None:
+    """Returns where this thread has no budget, or may take so many bytes: one call that does is not stopped.
+
+    Raises:
+        SlowError: they are beyond it.
+    """
+    watch = _watches.get(threading.get_ident())
+    if watch is not None:
+        watch.require_room(size)
 
 
 def _raise_in(ident: int, error: type[BaseException]) -> None:

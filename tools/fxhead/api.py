@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 import fxpasses
+from fxexport.untrusted.archive import path_of_file
 from fxexport.untrusted.programs import PROGRAM_SUFFIX
 from fxhead.files.publish import publish, staged
 from fxhead.files.save import save_module
@@ -144,7 +145,7 @@ def save_model(
         InputError: the suffix does not fit the model, or something in it cannot be pickled.
         FileError: there is such a file already, or it cannot be written.
     """
-    target = Path(path)
+    target = path_of_file(path)
     suffix = target.suffix.lower()
     is_program = isinstance(model, ExportedProgram)
     if suffix not in _SUFFIXES or is_program != (suffix == PROGRAM_SUFFIX):

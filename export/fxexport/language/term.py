@@ -340,13 +340,24 @@ def is_same(first: Array, second: Array) -> bool:
     """Whether two arrays hold the same elements, ``-0`` taken for ``0`` and NaN for NaN."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
-    if first is second or np.array_equal(first, second):
+    if first.ctypes.data == second.ctypes.data and first.strides == second.strides:
+        return True  # weights of several files are held once
+    left, right = np.atleast_1d(first, second)
+    rows = max(1, _BLOCK // max(1, left[:1].size))  # a comparison of all at once takes as much memory
+    starts = range(0, len(left), rows)
+    return all(_is_same(left[start : start + rows], right[start : start + rows]) for start in starts)
+
+
+_BLOCK = 1 << 22
+
+
+def _is_same(first: Array, second: Array) -> bool:
+    if np.array_equal(first, second):
         return True
     if first.dtype.kind not in "fcV":
         return False
     with np.errstate(all="ignore"):
-        both = np.isnan(first) & np.isnan(second)
-        return bool(np.all((first == second) | both))
+        return bool(np.all((first == second) | (np.isnan(first) & np.isnan(second))))
 
 
 def _sample(array: Array) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from fxexport.onnx_dialect.close import close
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.external import can_move, locations, mapped
 from fxexport.onnx_dialect.open import OpenOnnx
-from fxexport.onnx_dialect.pieces import Piece, written
+from fxexport.onnx_dialect.pieces import Piece, size_of, written
 from fxexport.onnx_dialect.record import Shapes, record_of, with_record
 from fxexport.onnx_graph.wire import Buffer
 from fxexport.onnx_node import BrokenAttribute
@@ -31,6 +32,7 @@ from fxpasses.errors import FileError, FxHeadError, InputError, InternalError, b
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form, Rewrite, RewriteReport, Scope, Sites, TraceInfo
 from fxpasses.survey import Survey
+from fxpasses.wall.clock import require_room
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +52,9 @@ class Rewritten:
 
     def data(self) -> bytes:
         """The new file's bytes."""
-        return b"".join(written(self.pieces, memoryview(self.source)))
+        found = io.BytesIO()  # joined at once, they would be in memory twice
+        found.writelines(written(self.pieces, memoryview(self.source)))
+        return found.getvalue()
 
 
 def rewrite_onnx(model: Any, to: str, scope: str = "head", input_shapes: Shapes = ()) -> RewriteResult[Any]:
@@ -72,6 +76,7 @@ def rewrite_onnx(model: Any, to: str, scope: str = "head", input_shapes: Shapes 
     """
     form = form_named(to)
     changed = rewrite_content(_content(model), form, scope_named(scope, form), input_shapes)
+    require_room(2 * size_of(changed.pieces))  # as bytes, and as what is read of them
     proto = onnx.ModelProto.FromString(changed.data())
     module: Any = ir.from_proto(proto) if isinstance(model, ir.Model) else proto
     return RewriteResult(module=module, report=changed.report, plan=changed.plan)

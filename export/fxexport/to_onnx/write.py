@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from fxexport.language.recording import WholePools
 from fxexport.to_onnx.dynamic_size import require_one_graph, require_open, require_same_below
 from fxexport.to_onnx.example_call import ExampleCall, example_call
+from fxexport.untrusted.archive import path_of_file
 from fxexport.untrusted.programs import as_module, read_program
 from fxpasses.api import model_of
 from fxpasses.errors import ExportError, FileError, brief, first_line
@@ -99,7 +100,7 @@ def export_onnx(
     from fxexport.to_onnx.keep_batch_norms import head_norms, norms_apart
     from fxexport.to_onnx.recorded import at_sizes, shared_program, with_own_names
 
-    module, target = model_of(module), Path(path)
+    module, target = model_of(module), path_of_file(path)
     check_opset(opset)
     with walled_for(module):
         given = module if isinstance(module, nn.Module | ExportedProgram) else read_program(module)

@@ -103,6 +103,22 @@ class Archive:
         return io.BytesIO(self.data) if self.data is not None else open_regular(self.path or Path())
 
 
+def path_of_file(path: str | os.PathLike[str]) -> Path:
+    """The path, if any file can have it.
+
+    Raises:
+        FileError: it has a null byte, or what names of this system cannot have.
+    """
+    try:
+        os.lstat(path)
+    except OSError:  # which reading or writing it will tell
+        pass
+    except ValueError as error:
+        where = ascii(os.fspath(path))
+        raise FileError(f"is no name of a file ({error})", where=where, fix="give another one") from error
+    return Path(path)
+
+
 def open_regular(path: Path) -> BinaryIO:
     """The file, opened for reading; a pipe or a device is refused before it can block.
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fxexport.language import Derivation, derive, graph_of_onnx
+from fxexport.language import Derivation, derive, graph_of_onnx, term
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 RNG = np.random.default_rng(0)
@@ -325,3 +325,19 @@ def test_a_network_of_constants_is_a_fold_wherever_it_was_cut(last: str, precisi
     assert derived(left, with_bias({last: result, "s": SECOND}, rest)).is_proved
     for damaged in (result * np.float32(1 + 2.0**-16), result[::-1], np.roll(result, 1, axis=-1)):
         assert not derived(left, with_bias({last: damaged, "s": SECOND}, rest)).is_proved
+
+
+def test_constants_are_compared_in_blocks_and_never_with_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison of two gigabytes at once took another half, and both forms of a model hold theirs once."""
+    monkeypatch.setattr(term, "_BLOCK", 8)
+    first = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    first[2, 3, 4], first[0, 0, 0] = np.nan, -0.0
+    second = np.asfortranarray(np.where(first == 0, 0, first).astype(np.float32))
+    assert term.is_same(first, second)
+    assert term.is_same(first[0, 0, 0], second[0, 0, 0])
+    second[2, 0, 0] += 1
+    assert not term.is_same(first, second)
+    assert not term.is_same(first, second.T)
+    assert not term.is_same(first[:, :, 0], first[:, :, 1])
+    monkeypatch.setattr(term, "_is_same", None)
+    assert term.is_same(first[1:], first[1:])

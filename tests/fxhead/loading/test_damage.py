@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fxexport import export_onnx
+import fxhead
+from fxexport import certify, export_onnx
 from fxexport.untrusted.pickles import read_pickle
-from fxhead import load_model, save_model
+from fxhead import find_sites, load_model, save_model
 from fxhead.cli import main
 from fxhead.outcome import ExitCode
 from fxpasses import rewrite
@@ -200,6 +201,30 @@ def test_what_is_no_file_is_refused_at_once(run: Run, folder: Path, kind: str) -
         done = run(*command)
         assert (done.code, done.out) == (2, "")
         assert "Traceback" not in done.err
+
+
+LIBRARY: dict[str, Callable[..., Any]] = {
+    "load": load_model,
+    "weights": lambda path: load_model("torchvision:resnet18", weights=path),
+    "save": lambda path: save_model(small(), path),
+    "export": lambda path: export_onnx(small(), torch.zeros(2, 3, 8, 8), path),
+    "export a program": lambda path: export_onnx(path, torch.zeros(2, 3, 8, 8), "out.onnx"),
+    "find": find_sites,
+    "rewrite": lambda path: fxhead.rewrite(path, "conv"),
+    "certify": lambda path: certify(path, path),
+}
+
+
+@pytest.mark.parametrize("function", LIBRARY)
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_a_name_that_no_file_has_is_refused_by_the_library(folder: Path, function: str, name: str) -> None:
+    for suffix in (".pt", ".pt2", ".onnx"):
+        if function == "save" and suffix != ".pt":
+            continue
+        with pytest.raises(FxHeadError) as caught:
+            LIBRARY[function](name + suffix)
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in folder.iterdir()] == ["nets.py"]
 
 
 def test_a_path_that_no_system_has_is_refused(run: Run, folder: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -18,6 +19,7 @@ from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.rewrite import rewrite_content
 from fxexport.onnx_graph import wire
 from fxexport.onnx_graph.shapes import with_shapes
+from fxexport.providers import Session
 from fxexport.subjects.samples import InputSpec, random_samples
 from fxexport.untrusted.allowed import Allowed
 from fxexport.untrusted.archive import open_archive
@@ -29,13 +31,15 @@ from fxexport.untrusted.limits import (
     MAX_MESSAGE_BYTES,
 )
 from fxexport.untrusted.plain_json import read_plain_json
-from fxhead import find_sites, load_model
+from fxhead import find_sites, load_model, rewrite
 from fxhead.inputs.hub_images import timm_preset
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
 from fxhead.loading.recognise import FileKind, recognise
 from fxhead.loading.state_dicts import read_state
 from fxpasses.errors import FxHeadError
 from fxpasses.report import Form, Scope
+from fxpasses.wall import clock
+from fxpasses.wall.clock import SlowError, in_budget
 from hostile import edited_program, graph_module
 
 Run = Callable[..., Any]
@@ -120,6 +124,32 @@ def test_an_onnx_file_has_a_limit_with_its_weights_and_without(tmp_path: Path, s
     os.truncate(tmp_path / "evil.onnx", len(graph + wire.head(15, size)) + size)
     with pytest.raises(FxHeadError, match=what):
         find_sites(tmp_path / "evil.onnx")
+
+
+def test_what_a_rewrite_gives_is_asked_for_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a hole, gigabytes were joined, and read again, in calls that nothing ends."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1 << 21, 4], bytes(1 << 25), raw=True)
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "w"], ["y"], transB=1)]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", None]) for name in "xy")
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y], [weight])), tmp_path / "e.onnx")
+    monkeypatch.setattr(clock, "_BYTES_PER_BYTE", 0)  # as a hole has none
+    monkeypatch.setattr(clock, "MAX_BYTES", 1 << 26)
+    tracemalloc.start()
+    try:
+        with pytest.raises(SlowError, match=r"limit of 0\.0671 GB of memory"):
+            rewrite(tmp_path / "e.onnx", "conv")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 25
+
+
+def test_weights_are_asked_for_before_a_session_packs_them() -> None:
+    weights = {"w": np.broadcast_to(np.zeros(1, np.float32), (1 << 30,))}
+    with pytest.raises(SlowError, match="GB of memory"), in_budget():
+        Session(b"", "cpu", weights)
 
 
 def test_samples_are_no_larger_than_a_limit() -> None:

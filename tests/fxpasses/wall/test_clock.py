@@ -18,7 +18,7 @@ import torch
 from fxexport.untrusted.archive import open_regular
 from fxpasses import find_sites, rewrite
 from fxpasses.wall import clock, marks
-from fxpasses.wall.clock import SlowError, add_bytes, in_budget
+from fxpasses.wall.clock import SlowError, add_bytes, in_budget, require_room
 from fxpasses.wall.wall import walled, writing
 
 
@@ -49,6 +49,21 @@ def test_memory_is_limited_too(monkeypatch: pytest.MonkeyPatch, most: float, lef
 
     with pytest.raises(SlowError, match=r"limit of 0\.03 GB of memory"), in_budget(most=int(most)):
         fill()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
+def test_what_one_call_would_take_is_asked_before_it() -> None:
+    def read() -> None:
+        require_room(1 << 20)
+        try:
+            require_room(1 << 31)
+        except Exception as error:
+            raise ValueError("no file of ours") from error
+
+    require_room(1 << 60)
+    told = r"m\.onnx: takes more than the limit of 1\.07 GB"
+    with pytest.raises(SlowError, match=told), in_budget("m.onnx", most=1 << 30):
+        read()
 
 
 def test_files_that_are_read_add_to_both_once_and_by_what_is_on_the_disk(tmp_path: Path) -> None:
