@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 
 from fxexport.language.term import Array, is_same
+from fxpasses.wall.clock import require_room
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +39,9 @@ class Difference:
 
 def difference(reference: Array, candidate: Array) -> Difference | None:
     """In what the two differ, or None where they hold the same numbers."""
-    if reference is candidate or _is_same_memory(reference, candidate) or is_same(reference, candidate):
+    if is_same(reference, candidate):
         return None
+    require_room(3 * 8 * reference.size)
     digests = (zlib.crc32(reference.tobytes()), zlib.crc32(candidate.tobytes()))
     if reference.shape != candidate.shape or reference.dtype != candidate.dtype:
         return Difference(index=None, expected=None, found=None, digests=digests)
@@ -55,8 +57,3 @@ def difference(reference: Array, candidate: Array) -> Difference | None:
         digests=digests,
         is_permuted=np.array_equal(np.sort(wide[0], axis=None), np.sort(wide[1], axis=None), equal_nan=True),
     )
-
-
-def _is_same_memory(a: Array, b: Array) -> bool:
-    same_start = a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
-    return same_start and a.shape == b.shape and a.dtype == b.dtype and a.strides == b.strides

@@ -340,9 +340,9 @@ def is_same(first: Array, second: Array) -> bool:
     """Whether two arrays hold the same elements, ``-0`` taken for ``0`` and NaN for NaN."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
-    if first.ctypes.data == second.ctypes.data and first.strides == second.strides:
-        return True  # weights of several files are held once
     left, right = np.atleast_1d(first, second)
+    if left.ctypes.data == right.ctypes.data and left.strides == right.strides:
+        return True  # weights of several files are held once
     rows = max(1, _BLOCK // max(1, left[:1].size))  # a comparison of all at once takes as much memory
     starts = range(0, len(left), rows)
     return all(_is_same(left[start : start + rows], right[start : start + rows]) for start in starts)
