@@ -201,11 +201,12 @@ class _Proof:
         terms = self._terms
         terms.side = side
         values: list[Value] = []
+        names = _names(self._graphs, pairs)
         for number, _ in _by(pairs, side):
             own = graph.inputs[len(values)]
-            names = _names(self._graphs, pairs, number)
             shape = tuple(
-                symbol(names[axis]) if extent is None else extent for axis, extent in enumerate(dims[number])
+                symbol(names[number][axis]) if extent is None else extent
+                for axis, extent in enumerate(dims[number])
             )
             terms.origin = Origin(operator="input", node=own.name)
             kept = tuple(extent for extent in shape if extent != 1)
@@ -602,8 +603,8 @@ def _joined(
     return tuple(dict.fromkeys((*left, *ordered)))
 
 
-def _names(graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]], number: int) -> list[str]:
-    """Names of the symbols of an input's axes; axes that either graph wants equal have one name."""
+def _names(graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]]) -> list[list[str]]:
+    """Names of the symbols of each input's axes; axes that either graph wants equal have one name."""
     places = [
         (k, axis) for k, pair in enumerate(pairs) for axis in range(len(graphs[0].inputs[pair[0]].dims))
     ]
@@ -623,7 +624,8 @@ def _names(graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]], number: in
                 low, high = sorted([root(other), root(place)])
                 parent[high] = low
     return [
-        "n{}.{}".format(*root((number, axis))) for axis in range(len(graphs[0].inputs[pairs[number][0]].dims))
+        ["n{}.{}".format(*root((number, axis))) for axis in range(len(graphs[0].inputs[place].dims))]
+        for number, (place, _) in enumerate(pairs)
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 import onnx
 import onnx.inliner
 
-from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_INLINED_NODES
+from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_FAN, MAX_INLINED_NODES
 from fxexport.untrusted.refused import Refused
 
 _Key = tuple[str, str, str]
@@ -41,9 +41,23 @@ def require_bounded(proto: onnx.ModelProto) -> None:
     Raises:
         Refused: it has none.
     """
+    _require_narrow(proto)
     _require_places(proto)
     _require_distributions(proto)
     _require_bounded(proto.graph.node, {_key(function): function.node for function in proto.functions})
+
+
+def _require_narrow(proto: onnx.ModelProto) -> None:
+    """Returns where no operator has many operands or results, and the graph neither."""
+    bodies = [node for function in proto.functions for node in function.node]
+    most = max(
+        len(proto.graph.input) - len(proto.graph.initializer),  # which older files declare, too
+        len(proto.graph.output),
+        *(max(len(node.input), len(node.output)) for node in _every([*proto.graph.node, *bodies])),
+        *(max(len(function.input), len(function.output)) for function in proto.functions),
+    )
+    if most > MAX_FAN:
+        raise Refused(f"has {most:,} inputs or outputs in one place, more than the limit of {MAX_FAN:,}")
 
 
 def _require_places(proto: onnx.ModelProto) -> None:

@@ -101,6 +101,9 @@ MAX_SEQUENCE = 100_000
 
 MAX_INLINED_NODES = 50_000
 """Of a graph once every function is written out where it is called."""
+MAX_FAN = 10_000
+"""Values that one operator reads or gives, or a graph: runtimes look at each for each, in calls that nothing
+stops."""
 MAX_MESSAGE_BYTES = (1 << 31) - 1
 """The limit of protobuf itself."""
 MAX_DECODED_BYTES = 1 << 29

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import tracemalloc
@@ -28,6 +29,7 @@ from fxexport.untrusted.limits import (
     MAX_ARGUMENT_BYTES,
     MAX_DECODED_BYTES,
     MAX_DIRECTORY_BYTES,
+    MAX_FAN,
     MAX_MESSAGE_BYTES,
 )
 from fxexport.untrusted.plain_json import read_plain_json
@@ -228,6 +230,29 @@ def test_numbers_are_drawn_from_a_distribution(kind: str, given: dict[str, float
         model.functions.append(helper.make_function("own", "f", ["x"], ["y"], [node], model.opset_import))
     with pytest.raises(ValueError, match="draws from no distribution"):
         require_bounded(model)
+
+
+@pytest.mark.parametrize("place", ["operands", "results", "inputs", "outputs", "arguments"])
+def test_values_in_one_place_have_a_limit(place: str) -> None:
+    """ONNX Runtime takes a minute for the session of a Split into a hundred thousand."""
+    names = [f"v{k}" for k in range(MAX_FAN + 1)]
+    for few in (True, False):
+        model = _one_node(helper.make_node("Relu", ["x"], ["y"]))
+        given = names[1:] if few else names
+        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in given]
+        graph = model.graph
+        if place == "operands":
+            graph.node.append(helper.make_node("Sum", given, ["z"]))
+        elif place == "results":
+            graph.node.append(helper.make_node("Split", ["x"], given))
+        elif place == "arguments":
+            model.functions.append(helper.make_function("own", "f", given, [], [], []))
+        else:
+            repeated = graph.input if place == "inputs" else graph.output
+            del repeated[:]
+            repeated.extend(values)
+        with contextlib.nullcontext() if few else pytest.raises(ValueError, match="in one place, more than"):
+            require_bounded(model)
 
 
 def test_whatever_a_graph_fails_with_is_an_error_of_the_file() -> None:
