@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
@@ -103,17 +104,20 @@ def _names(module: nn.Module, count: int) -> dict[str, str]:
 def _graph_of_program(program: ExportedProgram) -> Graph:
     tensors = _user_tensors(program)
 
+    @functools.cache  # a graph is read once for each file beside it
+    def pure() -> ExportedProgram:
+        with quiet("torch.fx", "torch.export"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return program.run_decompositions({})
+
     def read(terms: Terms, inputs: Sequence[Value]) -> list[Value]:
         try:
             return read_program(terms, program, inputs, Called.PREFIX)
         except MustFunctionalise as error:
             if any(map(loses_writes, program.graph.nodes)):
                 raise NotRead(f"{error} changes a value in place that may have views") from error
-            with quiet("torch.fx", "torch.export"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                pure = program.run_decompositions({})
         try:
-            return read_program(terms, pure, inputs, Called.PREFIX)
+            return read_program(terms, pure(), inputs, Called.PREFIX)
         except MustFunctionalise as error:
             raise NotRead(f"{error} changes a value in place that has views") from error
 
