@@ -108,7 +108,8 @@ def _graph_of_program(program: ExportedProgram) -> Graph:
     def pure() -> ExportedProgram:
         with quiet("torch.fx", "torch.export"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return program.run_decompositions({})
+            found: ExportedProgram = program.run_decompositions({})
+            return found
 
     def read(terms: Terms, inputs: Sequence[Value]) -> list[Value]:
         try:

@@ -1,4 +1,7 @@
-"""Reads a module's graph as terms: its operators, pools, sites and signature.
+"""Reads a graph as terms: a module's as it was traced, or an ONNX file's as the passes open it.
 
-May import: ``terms``, ``onnx_graph``'s records, ``fxpasses``. Start in ``terms``.
+``terms`` reads any graph, ``of_file`` opens a file for it; what a module does beside its graph is found by
+``outside_graph`` and ``reads_values``.
+
+May import: ``terms``, ``numerics``, ``onnx_dialect``, ``fxpasses``. Start in ``terms``.
 """

@@ -73,3 +73,15 @@ def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
 def _per_axis(value: Any, rank: int) -> tuple[Any, ...]:
     extents = tuple(value) if isinstance(value, Sequence) else (value,)
     return extents if len(extents) == rank else extents * rank
+
+
+def is_of_one_cell(op: WindowPool) -> bool:
+    """Whether its windows are single cells, which it gives as they are."""
+    return op.average and op.plain and op.kernel is not None and set(op.kernel) == {1}
+
+
+def takes_all(first: Reduce, second: Reduce, rank: int) -> bool:
+    """Whether two reductions in a row are together one of all axes behind the channels, each once."""
+    taken = {dim % rank for dim in first.dims}
+    left = [axis for axis in range(rank) if first.keepdim or axis not in taken]
+    return taken | {left[dim % len(left)] for dim in second.dims} == set(range(2, rank))

@@ -1,7 +1,8 @@
 """torch.fx graph → terms: views dropped, Linear and covering convolutions read as one affine site.
 
-What a node does is asked of the vocabulary, so modules, functions, methods and ATen operators are read
-alike; what the vocabulary does not know is compared by its signature.
+What a node does is asked of the vocabulary, so modules, functions, methods, ATen operators and the operators
+of an ONNX file that was opened as a graph are read alike; what the vocabulary does not know is compared by
+its signature. What the dialects name in ways of their own they say by a ``Naming``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from torch import fx, nn
 
 from fxexport.module_graph.affine import FxAffine, covers_map, read_affine
 from fxexport.module_graph.functions import joint_function
-from fxexport.module_graph.pools import averages_map
+from fxexport.module_graph.pools import averages_map, is_of_one_cell, takes_all
 from fxexport.module_graph.signature import (
     call_signature,
     has_hooks,
@@ -28,7 +30,16 @@ from fxexport.module_graph.signature import (
 )
 from fxexport.numerics.activations import ACTIVATIONS
 from fxexport.terms.arrays import arrays_of, numpy_of
-from fxexport.terms.term import MAXIMUM, HeadTerm, Kind, Shape, SiteWeights, TermGraph, at_every_position
+from fxexport.terms.term import (
+    MAXIMUM,
+    Array,
+    HeadTerm,
+    Kind,
+    Shape,
+    SiteWeights,
+    TermGraph,
+    at_every_position,
+)
 from fxpasses.private_names import pytree
 from fxpasses.vocabulary.ops import (
     AdaptivePool,
@@ -39,10 +50,14 @@ from fxpasses.vocabulary.ops import (
     Op,
     Opaque,
     Permute,
+    Plain,
+    Reduce,
+    Role,
     Squeeze,
     Unflatten,
     Unsqueeze,
     View,
+    WindowPool,
 )
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -64,9 +79,52 @@ class _Seen:
     name: str = ""
 
 
-def module_terms(
-    graph_module: fx.GraphModule,
-    shapes: dict[str, tuple[int, ...]],
+class Naming(Protocol):
+    """How the dialect of a graph names its values and spells its operators."""
+
+    @property
+    def dialect(self) -> str:
+        """The name of the dialect."""
+        ...
+
+    def value(self, node: fx.Node) -> str:
+        """The name by which the node's value can be tapped; empty where the model has no such value."""
+        ...
+
+    def told(self, node: fx.Node) -> str:
+        """The node, for messages."""
+        ...
+
+    def signature(self, node: fx.Node) -> str:
+        """The operator with what it is given."""
+        ...
+
+    def function(self, node: fx.Node) -> str | None:
+        """Name under which ``activations`` knows the function with these arguments, or None."""
+        ...
+
+    def is_identity(self, node: fx.Node) -> bool:
+        """Whether in evaluation the node gives its operand."""
+        ...
+
+    def is_view(self, node: fx.Node) -> bool:
+        """Whether it is known to change nothing but the shape, whatever the vocabulary says."""
+        ...
+
+    def parameter(self, path: str) -> tuple[str, bool]:
+        """The name of a parameter in the model, and whether it is stored transposed."""
+        ...
+
+    def unit(self, node: fx.Node) -> Sequence[fx.Node]:
+        """The nodes that stand for one operator of the model, this one the last of them; none for others."""
+        ...
+
+
+def graph_terms(
+    graph: fx.Graph,
+    vocabulary: Vocabulary,
+    naming: Naming,
+    shapes: Mapping[str, tuple[int, ...]],
     results: Mapping[str, Sequence[tuple[int, ...]]] = MappingProxyType({}),
 ) -> TermGraph:
     """The graph as terms, given the shape of every tensor node at some batch size.
@@ -74,20 +132,22 @@ def module_terms(
     The output terms are named by their position; the caller knows their names.
 
     Args:
-        graph_module: the graph.
+        graph: the graph.
+        vocabulary: of its dialect.
+        naming: of its dialect.
         shapes: of every node that gives a tensor.
         results: the shapes of every node that gives several.
     """
-    reader = _Reader(graph_module, shapes, results)
+    reader = _Reader(vocabulary, naming, shapes, results)
     outputs: list[HeadTerm] = []
-    for node in graph_module.graph.nodes:
+    for node in graph.nodes:
         if node.op == "output":
             for leaf in pytree.tree_leaves(node.args[0]):
                 outputs += reader.given(leaf) if isinstance(leaf, fx.Node) else []
         else:
             reader.add(node)
     return TermGraph(
-        dialect="module", outputs=tuple((str(index), term) for index, term in enumerate(outputs))
+        dialect=naming.dialect, outputs=tuple((str(index), term) for index, term in enumerate(outputs))
     )
 
 
@@ -96,15 +156,17 @@ class _Reader:
 
     def __init__(
         self,
-        module: fx.GraphModule,
-        shapes: dict[str, tuple[int, ...]],
+        vocabulary: Vocabulary,
+        naming: Naming,
+        shapes: Mapping[str, tuple[int, ...]],
         results: Mapping[str, Sequence[tuple[int, ...]]],
     ) -> None:
-        self._module = module
+        self._naming = naming
         self._shapes = shapes
         self._results = results
-        self._vocabulary = Vocabulary(module)
+        self._vocabulary = vocabulary
         self._seen: dict[fx.Node, _Seen] = {}
+        self._swapped: dict[fx.Node, tuple[fx.Node, tuple[int, ...]]] = {}
         self._inputs = 0
 
     def read(self, node: fx.Node) -> _Seen:
@@ -144,40 +206,55 @@ class _Reader:
             seen = seen or self._joint(node, op) or self._elementwise(node, op, source)
         elif not has_hooks(module):
             seen = self._joint(node, op)
-        self._seen[node] = seen or self._pointwise(node, op) or self._operator(node)
+        seen = seen or self._biased(node, op) or self._pointwise(node, op) or self._operator(node)
+        self._seen[node] = self._of_unit(node, seen)
+
+    def _of_unit(self, node: fx.Node, seen: _Seen) -> _Seen:
+        """The same, unless it reads a value that only the graph has: then the operator as one term."""
+        unit = self._naming.unit(node)
+        inner = {self._seen[part].term for part in unit if part is not node}
+        if inner.isdisjoint((seen.term, *seen.term.operands)):
+            return seen
+        given = (source for part in unit for source in part.all_input_nodes if source not in unit)
+        return self._operator(node, tuple(dict.fromkeys(given)))
 
     def _shape(self, node: object) -> Shape | None:
         full = self._shapes.get(node.name) if isinstance(node, fx.Node) else None
         return None if full is None or not full else tuple(full[1:])
 
     def _called(self, node: fx.Node) -> nn.Module | None:
-        return self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return self._vocabulary.module(str(node.target)) if node.op == "call_module" else None
 
     def _source(self, node: fx.Node, op: Op) -> fx.Node | None:
         """The one value that the node is a function of, or None."""
         source = getattr(op, "source", None)
         if source is None:
             sources = op.sources if isinstance(op, Elementwise) else tuple(node.all_input_nodes)
+            sources = tuple(given for given in sources if self._number(given) is None)
             source = sources[0] if len(sources) == 1 else None
         if not isinstance(source, fx.Node) or self._shape(source) is None:
             return None
         return None if self._seen[source].term.kind is Kind.CONSTANT else source
+
+    def _number(self, node: fx.Node) -> Array | None:
+        """A constant of one number; a limit, say."""
+        found = self._seen[node].term.constants if node in self._seen and node.op == "get_attr" else ()
+        return found[0] if found and found[0].size == 1 else None
 
     def _leaf(self, node: fx.Node) -> _Seen | None:
         if node.op == "placeholder":
             signature = f"input {self._inputs}"
             self._inputs += 1
             shape = self._shape(node)
-            term = HeadTerm(
-                kind=Kind.INPUT, value=node.name, node=node.name, signature=signature, shape=shape
-            )
+            name = self._naming.value(node)
+            term = HeadTerm(kind=Kind.INPUT, value=name, node=name, signature=signature, shape=shape)
             return _Seen(term=term, shape=shape)
         if node.op == "get_attr":
-            constants = arrays_of([operator.attrgetter(str(node.target))(self._module)])
+            constants = arrays_of([operator.attrgetter(str(node.target))(self._vocabulary.root)])
             term = HeadTerm(
                 kind=Kind.CONSTANT,
-                value=node.name,
-                node=str(node.target),
+                value=self._naming.value(node),
+                node=self._naming.parameter(str(node.target))[0],
                 signature="constant",
                 constants=constants,
             )
@@ -185,19 +262,21 @@ class _Reader:
         return None
 
     def _view(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
-        if is_identity(node, self._called(node)):
+        if self._naming.is_identity(node):
             return self._seen[source]
         before, after = self._shapes[source.name], self._shapes.get(node.name)
         # a pool to the extents that the map has; one of one cell is a pool, which at other sizes has several
-        if isinstance(op, AdaptivePool) and before == after and set(before[2:]) != {1}:
+        is_idle = isinstance(op, AdaptivePool) or (isinstance(op, WindowPool) and is_of_one_cell(op))
+        if is_idle and before == after and set(before[2:]) != {1}:
             return self._seen[source]
-        if not isinstance(op, _VIEWS) or after is None or len(after) < 2:
+        is_view = isinstance(op, _VIEWS) or self._naming.is_view(node)
+        if not is_view or after is None or len(after) < 2:
             return None
         if isinstance(op, Index) and not _keeps_batch(op):
             return None
         if before[0] != after[0] or math.prod(before) != math.prod(after):
             return None
-        return dataclasses.replace(self._seen[source], shape=tuple(after[1:]), name=node.name)
+        return dataclasses.replace(self._seen[source], shape=tuple(after[1:]), name=self._naming.value(node))
 
     def _permutation(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
         before = self._shape(source)
@@ -205,13 +284,25 @@ class _Reader:
             return None
         axes = _axes(op, len(before) + 1)
         if axes is None or axes[0] != 0:
-            return None
+            return None if axes is None else self._swapped_back(node, source, axes)
         seen = self._seen[source]
         grid = np.arange(math.prod(before)) if seen.order is None else seen.order
         moved = grid.reshape(before).transpose([axis - 1 for axis in axes[1:]])
         order = np.ascontiguousarray(moved).reshape(-1)
         is_same = bool((order == np.arange(order.size)).all())
-        return _Seen(term=seen.term, shape=moved.shape, order=None if is_same else order, name=node.name)
+        return _Seen(
+            term=seen.term,
+            shape=moved.shape,
+            order=None if is_same else order,
+            name=self._naming.value(node),
+        )
+
+    def _swapped_back(self, node: fx.Node, source: fx.Node, axes: tuple[int, ...]) -> _Seen | None:
+        """What two permutations in a row that move the batch give, if the second undoes the first."""
+        self._swapped[node] = (source, axes)
+        first, before = self._swapped.get(source, (None, ()))
+        is_same = len(before) == len(axes) and [before[axis] for axis in axes] == [*range(len(axes))]
+        return self._seen[first] if first is not None and is_same else None
 
     def _affine(self, node: fx.Node, source: fx.Node) -> _Seen | None:
         found = read_affine(node, self._vocabulary)
@@ -219,7 +310,7 @@ class _Reader:
         if found is None or before is None or not covers_map(found, before):
             return None
         seen, shape = self._seen[source], self._shape(node)
-        affine = _normalized(found, before, seen.order, source.name, self._spelling(node))
+        affine = self._weights(node, found, before, seen.order)
         return _Seen(term=self._term(node, Kind.AFFINE, "affine", (seen,), shape, affine=affine), shape=shape)
 
     def _pool(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
@@ -231,11 +322,28 @@ class _Reader:
         if own[:1] != before[:1] or math.prod(own) != math.prod(before):
             return None
         if not averages_map(op, node, self._called(node), before, after, self._shape):
-            return None
+            return self._mean_of_mean(node, op, source)
         return _Seen(term=self._term(node, Kind.POOL, "average over the map", (seen,), after), shape=after)
 
+    def _mean_of_mean(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
+        """The average over the map, axis by axis."""
+        first, shape = self._vocabulary.classify(source), self._shape(node)
+        if not (isinstance(op, Reduce) and isinstance(first, Reduce) and op.average and first.average):
+            return None
+        read = self._shape(first.source)
+        if (
+            read is None
+            or not takes_all(first, op, len(read) + 1)
+            or self._seen[first.source].order is not None
+        ):
+            return None
+        seen = self._seen[first.source]
+        if seen.term.shape != read:
+            return None
+        return _Seen(term=self._term(node, Kind.POOL, "average over the map", (seen,), shape), shape=shape)
+
     def _elementwise(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
-        seen, module = _materialized(self._seen[source]), self._called(node)
+        seen = _materialized(self._seen[source])
         if not isinstance(op, Elementwise) or seen.shape is None or self._shape(node) != seen.shape:
             return None
         function = None
@@ -243,10 +351,10 @@ class _Reader:
             if any(extent != 1 for extent in seen.shape[1:]):
                 return None
         else:
-            function = _function(node, module)
-        term = self._term(
-            node, Kind.ELEMENTWISE, self._spelling(node), (seen,), seen.shape, function=function
-        )
+            function = self._naming.function(node)
+        signature, numbers = self._naming.signature(node), map(self._number, op.sources)
+        term = self._term(node, Kind.ELEMENTWISE, signature, (seen,), seen.shape, function=function)
+        term = dataclasses.replace(term, constants=tuple(number for number in numbers if number is not None))
         return _Seen(term=term, shape=seen.shape)
 
     def _joint(self, node: fx.Node, op: Op) -> _Seen | None:
@@ -272,15 +380,47 @@ class _Reader:
         if not isinstance(op, Elementwise) or op.channels or has_hooks(self._called(node)):
             return None
         seen = tuple(_materialized(self._seen[source]) for source in op.sources)
-        shape = self._shape(node)
+        shape, signature = self._shape(node), self._naming.signature(node)
         if len(seen) < 2 or shape is None or any(part.shape != shape for part in seen):
             return None
-        return _Seen(term=self._term(node, Kind.ELEMENTWISE, self._spelling(node), seen, shape), shape=shape)
+        gated = (
+            [x for x, gate in (seen, seen[::-1]) if _is_sigmoid_of(gate.term, x.term)]
+            if len(seen) == 2
+            else []
+        )
+        if gated and op.role is Role.PRODUCT:  # as exporters write it
+            term = self._term(node, Kind.ELEMENTWISE, "silu", (gated[0],), shape, function="silu")
+            return _Seen(term=term, shape=shape)
+        return _Seen(term=self._term(node, Kind.ELEMENTWISE, signature, seen, shape), shape=shape)
 
-    def _operator(self, node: fx.Node) -> _Seen:
-        seen = tuple(_materialized(self._seen[source]) for source in node.all_input_nodes)
+    def _biased(self, node: fx.Node, op: Op) -> _Seen | None:
+        """A constant added to an affine site that has no bias, where the two can run as one."""
+        if not isinstance(op, Elementwise) or op.plain is not Plain.SUM or not self._naming.unit(node):
+            return None
         shape = self._shape(node)
-        term = self._term(node, Kind.OP, self._spelling(node), seen, shape)
+        for source, other in (op.sources, op.sources[::-1]):
+            seen, given = self._seen[source], self._seen[other].term
+            affine = seen.term.affine
+            if affine is None or affine.bias is not None or seen.order is not None or other.op != "get_attr":
+                continue
+            if shape is None or shape != seen.shape or not given.constants:
+                continue
+            bias = _bias_of(given.constants[0], shape)
+            if bias is None:
+                continue
+            whole = dataclasses.replace(
+                affine, bias=bias, bias_name=given.node, spelling=f"{affine.spelling} + Add"
+            )
+            value, name = self._naming.value(node), self._naming.told(node)
+            term = dataclasses.replace(seen.term, value=value, node=name, affine=whole)
+            return _Seen(term=term, shape=shape)
+        return None
+
+    def _operator(self, node: fx.Node, given: Sequence[fx.Node] | None = None) -> _Seen:
+        sources = node.all_input_nodes if given is None else given
+        seen = tuple(_materialized(self._seen[source]) for source in sources)
+        shape = self._shape(node)
+        term = self._term(node, Kind.OP, self._naming.signature(node), seen, shape)
         if node.name not in self._shapes:  # no tensor, which could be tapped: several, or a size
             term = dataclasses.replace(term, value="")
         return _Seen(term=dataclasses.replace(term, pointwise=self._pointwise_site(node, seen)), shape=shape)
@@ -292,13 +432,33 @@ class _Reader:
             return None
         if seen[0].name or seen[0].order is not None:
             return None
-        affine = _normalized(found, (), None, found.op.source.name, self._spelling(node))
+        affine = self._weights(node, found, (), None)
         rank = len(seen[0].shape or ()) + 1
-        return at_every_position(affine, node.name, rank, 1 if found.kernel_size else rank - 1)
+        name = self._naming.value(node)
+        return at_every_position(affine, name, rank, 1 if found.kernel_size else rank - 1)
 
-    def _spelling(self, node: fx.Node) -> str:
-        module = self._called(node)
-        return call_signature(node) if module is None else path_of(type(module))
+    def _weights(
+        self, node: fx.Node, found: FxAffine, operand: Shape, order: NDArray[np.int64] | None
+    ) -> SiteWeights:
+        matrix = numpy_of(found.weight.flatten(1))
+        if order is not None:
+            plain = np.empty_like(matrix)
+            plain[:, order] = matrix
+            matrix = plain
+        name, is_transposed = self._naming.parameter(found.weight_name)
+        bias_name = None if found.bias_name is None else self._naming.parameter(found.bias_name)[0]
+        return SiteWeights(
+            weight=matrix,
+            bias=None if found.bias is None else numpy_of(found.bias),
+            weight_name=name,
+            bias_name=bias_name,
+            kernel_size=found.kernel_size,
+            operand=operand,
+            reads=self._naming.value(found.op.source),
+            columns=order,
+            is_transposed=is_transposed,
+            spelling=self._naming.signature(node),
+        )
 
     def _term(
         self,
@@ -312,8 +472,8 @@ class _Reader:
     ) -> HeadTerm:
         return HeadTerm(
             kind=kind,
-            value=node.name,
-            node=str(node.target) if node.op == "call_module" else node.name,
+            value=self._naming.value(node),
+            node=self._naming.told(node),
             signature=signature,
             operands=tuple(seen.term for seen in operands),
             shape=shape,
@@ -338,25 +498,19 @@ def _materialized(seen: _Seen) -> _Seen:
     return _Seen(term=term, shape=seen.shape)
 
 
-def _normalized(
-    found: FxAffine, operand: Shape, order: NDArray[np.int64] | None, reads: str, spelling: str
-) -> SiteWeights:
-    matrix = numpy_of(found.weight.flatten(1))
-    if order is not None:
-        plain = np.empty_like(matrix)
-        plain[:, order] = matrix
-        matrix = plain
-    return SiteWeights(
-        weight=matrix,
-        bias=None if found.bias is None else numpy_of(found.bias),
-        weight_name=found.weight_name,
-        bias_name=found.bias_name,
-        kernel_size=found.kernel_size,
-        operand=operand,
-        reads=reads,
-        columns=order,
-        spelling=spelling,
-    )
+def _is_sigmoid_of(gate: HeadTerm, x: HeadTerm) -> bool:
+    return gate.function == "sigmoid" and gate.operands == (x,)
+
+
+def _bias_of(constant: Array, shape: Shape) -> Array | None:
+    """One number for each channel of a sample, from what is added to all samples; else None."""
+    if constant.ndim > len(shape) + 1 or any(extent != 1 for extent in shape[1:]):
+        return None
+    try:
+        full = np.broadcast_to(constant, (1, *shape))
+    except ValueError:
+        return None
+    return np.ascontiguousarray(full).reshape(-1)
 
 
 def _keeps_batch(op: Index) -> bool:
@@ -373,13 +527,53 @@ def _axes(op: Permute, rank: int) -> tuple[int, ...] | None:
     return tuple(dims) if sorted(dims) == list(range(rank)) else None
 
 
-def _function(node: fx.Node, module: nn.Module | None) -> str | None:
-    """Name under which ``activations`` knows the function with these arguments, or None."""
-    name = operator_name(node, module)
-    if name not in ACTIVATIONS:
-        return None
-    if name == "gelu":
-        approximate = getattr(module, "approximate", node.kwargs.get("approximate", *node.args[1:2]))
-        return name if approximate in (None, "none") else None
-    plain = [value for value in node.args[1:] if not isinstance(value, bool)]
-    return name if not plain else None
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModuleNaming:
+    """The names of a traced module's graph: those of its nodes and parameters."""
+
+    vocabulary: Vocabulary
+    dialect: str = "module"
+
+    def _called(self, node: fx.Node) -> nn.Module | None:
+        return self.vocabulary.module(str(node.target)) if node.op == "call_module" else None
+
+    def value(self, node: fx.Node) -> str:
+        """The node's name."""
+        return node.name
+
+    def told(self, node: fx.Node) -> str:
+        """The path of the module that it calls, or its name."""
+        return str(node.target) if node.op == "call_module" else node.name
+
+    def signature(self, node: fx.Node) -> str:
+        """The module's class, or the function with what is no node."""
+        module = self._called(node)
+        return call_signature(node) if module is None else path_of(type(module))
+
+    def function(self, node: fx.Node) -> str | None:
+        """That of the operator, where it has no arguments that say otherwise."""
+        module = self._called(node)
+        name = operator_name(node, module)
+        if name not in ACTIVATIONS:
+            return None
+        if name == "gelu":
+            approximate = getattr(module, "approximate", node.kwargs.get("approximate", *node.args[1:2]))
+            return name if approximate in (None, "none") else None
+        plain = [value for value in node.args[1:] if not isinstance(value, bool)]
+        return name if not plain else None
+
+    def is_identity(self, node: fx.Node) -> bool:
+        """Of the modules and functions that are known as such."""
+        return is_identity(node, self._called(node))
+
+    def is_view(self, node: fx.Node) -> bool:
+        """The vocabulary knows them all."""
+        return False
+
+    def parameter(self, path: str) -> tuple[str, bool]:
+        """Its path in the state dict."""
+        return path, False
+
+    def unit(self, node: fx.Node) -> Sequence[fx.Node]:
+        """None: each node runs alone."""
+        return ()

@@ -15,7 +15,7 @@ from onnx.external_data_helper import uses_external_data
 
 from fxexport.onnx_dialect.content import Content, bytes_of
 from fxexport.onnx_dialect.external import mapped, others_elsewhere, values_elsewhere
-from fxexport.onnx_dialect.pieces import between, written
+from fxexport.onnx_dialect.pieces import BLOCK, let_go, written
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.wire import Buffer
 from fxexport.onnx_node import reads_of
@@ -100,11 +100,12 @@ def _put_back(content: Content, tensor: onnx.TensorProto) -> None:
     tensor.CopyFrom(onnx.TensorProto.FromString(b"".join(written(content.filled(tensor), content.view))))
 
 
-def _array(data: Buffer, start: int, tensor: onnx.TensorProto) -> Array:
+def _array(data: Buffer | memoryview, start: int, tensor: onnx.TensorProto) -> Array:
     """A copy of a tensor's values: in a file they lie at any address, and kernels may want aligned ones."""
     values = np.empty(tuple(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    flat, done = values.reshape(-1).view(np.uint8), 0
-    for block in written([between(start, start + values.nbytes)], memoryview(data)):
-        flat[done : done + len(block)] = np.frombuffer(block, np.uint8)
-        done += len(block)
+    flat = values.reshape(-1).view(np.uint8)
+    for done in range(0, flat.size, BLOCK):
+        count = min(BLOCK, flat.size - done)
+        flat[done : done + count] = np.frombuffer(data, np.uint8, count, start + done)
+        let_go(data)
     return values

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import nn
 
-from fxexport.onnx_dialect.content import Content, bits_of
+from fxexport.onnx_dialect.content import Content, HeldContent, bits_of
 from fxexport.onnx_dialect.extents import torch_type
 from fxexport.onnx_dialect.external import is_elsewhere
 from fxexport.onnx_node import array_of, attributes_of, is_external, is_standard, reads_of, versions_of
@@ -52,6 +52,7 @@ class Constants:
         self.content = content
         self.root = root
         self.stored = content.constants
+        self._is_held = isinstance(content, HeldContent)  # then weights are read for their numbers
         self.paths: dict[str, str] = {}
         self.by_path: dict[str, str] = {}
         self.transposed: dict[str, bool] = {}
@@ -69,7 +70,7 @@ class Constants:
             return
         if node.op_type == "Identity" and self.alias(node.input[0]) in self.stored:
             self._aliases[node.output[0]] = self.alias(node.input[0])
-        elif node.op_type == "DequantizeLinear" and read[node.input[0]] == 1:
+        elif node.op_type == "DequantizeLinear" and read[node.input[0]] == 1 and not self._is_held:
             self._note_quantized(node)
         elif node.op_type == "Constant":
             held = attributes_of(node, versions_of(self.content.proto))

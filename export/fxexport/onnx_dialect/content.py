@@ -20,7 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fxexport.onnx_dialect.pieces import MovedValues, Piece, Range, between, framed, size_of
@@ -151,7 +153,7 @@ class Content:
         found = {entry.key: entry.value for entry in tensor.external_data}
         return self._left[int(found["offset"])] if found.get("location") == self._mark else None
 
-    def place_of(self, tensor: onnx.TensorProto) -> tuple[wire.Buffer, int]:
+    def place_of(self, tensor: onnx.TensorProto) -> tuple[wire.Buffer | memoryview, int]:
         """Where the numbers of a tensor of the file lie as the machine has them.
 
         Raises:
@@ -266,6 +268,26 @@ class Content:
         rest = bytes(bare.SerializeToString())
         at = next((part.start for part in wire.fields(rest, 0, len(rest)) if part.number > number), len(rest))
         return [rest[:at], *framed(number, [values]), rest[at:]]
+
+
+class HeldContent(Content):
+    """A model in memory, to be read only: its graph, and weights beside it."""
+
+    def __init__(self, proto: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> None:
+        self.proto = proto
+        self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.constants = self.initializers
+        self._weights = weights
+
+    def left_of(self, tensor: onnx.TensorProto) -> tuple[int, Piece] | None:
+        """Of weights, that they are not in the graph."""
+        return (RAW, b"") if tensor.name in self._weights else None
+
+    def place_of(self, tensor: onnx.TensorProto) -> tuple[wire.Buffer | memoryview, int]:
+        """The numbers of a weight."""
+        if tensor.name not in self._weights:
+            return super().place_of(tensor)
+        return self._weights[tensor.name].reshape(-1).view(np.uint8).data, 0
 
 
 def values_in(pieces: Iterable[Piece]) -> Iterator[Range]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 import torch
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -40,10 +41,18 @@ def numpy_name(element: int) -> str:
     Raises:
         FileError: there is no such type.
     """
+    kind = element_type(element)
+    if kind is None:
+        raise FileError(f"a value is of the type {element}, which ONNX has not")
+    return str(kind.name)
+
+
+def element_type(element: int) -> np.dtype[Any] | None:
+    """NumPy's type of an ONNX element type, or None where there is none."""
     try:
-        return str(onnx.helper.tensor_dtype_to_np_dtype(element).name)
-    except KeyError as error:
-        raise FileError(f"a value is of the type {element}, which ONNX has not") from error
+        return onnx.helper.tensor_dtype_to_np_dtype(element)
+    except KeyError:
+        return None
 
 
 def onnx_type(kind: torch.dtype) -> int:
@@ -96,7 +105,7 @@ def inferred(model: onnx.ModelProto, input_shapes: Sequence[Sequence[int]] = ())
 
 def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
     try:
-        return _shapes_in(infer_shapes(model).graph)
+        return shapes_in(infer_shapes(model).graph)
     except (RuntimeError, OverflowError, onnx.shape_inference.InferenceError):
         return {}  # what the file says remains
 
@@ -107,7 +116,7 @@ def _computed(model: onnx.ModelProto) -> dict[str, Shape]:
     names = [shape_of(value) for value in model.graph.input if value.name not in stored]
     batch = next((shape[1][0] for shape in names if shape is not None and shape[1]), None)
     try:
-        found = _shapes_in(with_shapes(model).graph)
+        found = shapes_in(with_shapes(model).graph)
     except (RuntimeError, OverflowError, onnx.shape_inference.InferenceError):
         return {}
 
@@ -118,7 +127,8 @@ def _computed(model: onnx.ModelProto) -> dict[str, Shape]:
     return {name: (kind, tuple(map(extent, dims))) for name, (kind, dims) in found.items()}
 
 
-def _shapes_in(graph: onnx.GraphProto) -> dict[str, Shape]:
+def shapes_in(graph: onnx.GraphProto) -> dict[str, Shape]:
+    """What a graph declares of its values, by name."""
     known = {value.name: shape_of(value) for value in (*graph.input, *graph.value_info, *graph.output)}
     return {name: shape for name, shape in known.items() if shape is not None}
 

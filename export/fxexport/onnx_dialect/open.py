@@ -20,7 +20,7 @@ from fxexport import onnx_node
 from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.constants import Constants
 from fxexport.onnx_dialect.content import Content
-from fxexport.onnx_dialect.extents import Extent, FakeValues, inferred, shape_of
+from fxexport.onnx_dialect.extents import Extent, FakeValues, Shape, inferred, shape_of
 from fxexport.onnx_dialect.operators import Operator, operator
 from fxexport.onnx_dialect.reading import READERS
 from fxexport.onnx_dialect.sizes import ExtentOf, Size, sizes_given
@@ -56,6 +56,11 @@ class Unit:
 class OpenOnnx:
     """An ONNX file's graph with its parameters looked up by name; the subject of the passes.
 
+    Args:
+        content: the file.
+        input_shapes: extents of inputs that it leaves open.
+        shapes: of its values, where they are known better than can be inferred.
+
     Attributes:
         units: what each of the file's nodes became.
         absorbers: for a node of the file that was put together with a later one, that one's unit.
@@ -66,14 +71,19 @@ class OpenOnnx:
     lifted: Mapping[str, str] = {}
     info = _INFO
 
-    def __init__(self, content: Content, input_shapes: Sequence[Sequence[int]] = ()) -> None:
+    def __init__(
+        self,
+        content: Content,
+        input_shapes: Sequence[Sequence[int]] = (),
+        shapes: Mapping[str, Shape] | None = None,
+    ) -> None:
         self.content = content
         self.file = content.proto.graph
         self.opsets = onnx_node.versions_of(content.proto)
         self.graph = Graph()
         self.root = nn.Module()
         self.values = FakeValues()
-        self.shapes = inferred(content.proto, input_shapes)
+        self.shapes = inferred(content.proto, input_shapes) if shapes is None else shapes
         self.is_settled = any(self._is_settled(value) for value in self.file.input)
         self.constants = Constants(content, self.root)
         self.by_name: dict[str, Node] = {}

@@ -18,7 +18,7 @@ import numpy as np
 from fxexport.onnx_graph.wire import head
 from fxexport.untrusted.limits import MAX_DIMENSIONS
 
-_BLOCK = 2**22
+BLOCK = 2**22
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,14 +126,14 @@ def written(pieces: Iterable[Piece], old: memoryview) -> Iterator[bytes]:
             continue
         kind = np.dtype((np.void, piece.item_bytes))
         turned = np.frombuffer(old[piece.start : piece.end], kind).reshape(piece.shape).transpose(piece.order)
-        rows = max(1, _BLOCK // max(1, turned[:1].nbytes))
+        rows = max(1, BLOCK // max(1, turned[:1].nbytes))
         for start in range(0, len(turned), rows):
             yield turned[start : start + rows].tobytes()
             if len(piece.shape) == 1 or start + rows >= len(turned):
-                _let_go(old.obj)
+                let_go(old.obj)
 
 
-def _let_go(data: object) -> None:
+def let_go(data: object) -> None:
     """Tells the system that what was read of a mapped file need not be kept in memory."""
     if isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         data.madvise(mmap.MADV_DONTNEED)

@@ -35,7 +35,7 @@ def _gemm(call: NodeOpening) -> bool:
     if weight is None:
         return _computed_gemm(call)
     out = int(weight.meta["val"].shape[0])
-    bias = call.input(2) if call.has(2) else None
+    bias = call.input(2) if call.has(2) and beta != 0 else None
     source = call.input(0)
     if call.attribute("transA"):
         source = call.write(_aten.permute.default, source, [1, 0], name="transposed")

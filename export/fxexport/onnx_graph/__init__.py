@@ -1,6 +1,4 @@
-"""Reads an ONNX file as terms: its operators with their defaults, shapes, sites and signature.
+"""What is asked of an ONNX graph before it is read: its shapes, its bytes, its weights held once.
 
-``operators`` answers questions to one operator, ``terms`` reads the whole graph.
-
-May import: ``terms``, ``untrusted``. Start in ``operators``.
+May import: ``onnx_node``, ``terms``, ``untrusted``. Start in ``shapes``.
 """

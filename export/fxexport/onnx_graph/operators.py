@@ -1,13 +1,8 @@
-"""Questions to one ONNX operator: its sizes, its constant integers, the axes that it reduces."""
+"""Questions to one operator of a graph that is being written: its sizes, the axes that it reduces."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
-import numpy as np
 import onnx_ir as ir
-
-T = TypeVar("T")
 
 
 def static_dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
@@ -15,12 +10,6 @@ def static_dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
     if value is None or value.shape is None:
         return None
     return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
-
-
-def numpy_type(value: ir.Value | None, otherwise: T) -> np.dtype[Any] | T:
-    """The type of the elements, where the file says it."""
-    kind = None if value is None else value.dtype
-    return otherwise if kind is None or kind is ir.DataType.UNDEFINED else kind.numpy()
 
 
 def constant_ints(value: ir.Value | None) -> tuple[int, ...] | None:

@@ -48,9 +48,6 @@ def weights_layer(found: Evidence, planned: Planned | None) -> LayerResult:
         return dataclasses.replace(layer, status=Status.NOT_RUN, reason=reason)
     if different:
         return dataclasses.replace(layer, status=Status.HELD, reason=str(different[0]))
-    if not all(a.is_exact and b.is_exact for a, b in pairs):
-        reason = "a factor alpha or beta was folded in with rounding"
-        return dataclasses.replace(layer, status=Status.HELD, reason=reason)
     return layer
 
 
@@ -168,7 +165,7 @@ def _form(affine: SiteWeights, subject: Subject, provider: str) -> tuple[object,
         return None
     spots = dataclasses.replace(affine.spots, result="")
     kind = affine.weight.shape, affine.weight.dtype.name, affine.bias is None, affine.is_transposed
-    return provider, subject.dialect, affine.spelling, affine.is_plain, spots, *kind
+    return provider, subject.dialect, affine.spelling, spots, *kind
 
 
 def _placed(failure: Failure, side: str, provider: str) -> Failure:

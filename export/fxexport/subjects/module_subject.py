@@ -21,7 +21,7 @@ from fxexport.module_graph.outside_graph import (
     plain_attributes,
 )
 from fxexport.module_graph.reads_values import ReadsValues
-from fxexport.module_graph.terms import module_terms
+from fxexport.module_graph.terms import ModuleNaming, graph_terms
 from fxexport.subjects.many_places import collected, run_eagerly, spread
 from fxexport.subjects.subject import (
     BatchError,
@@ -88,11 +88,14 @@ class ModuleSubject:
                 where=self.name,
                 fix="give a model that runs, or samples that it takes",
             ) from error
-        maps = count_maps(self._traced.graph, Vocabulary(self._traced))
+        vocabulary = Vocabulary(self._traced)
+        maps = count_maps(self._traced.graph, vocabulary)
         leaves = _leaves(result, maps)
         self.output_names = tuple(name for name, _ in leaves)
         self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
-        graph = module_terms(self._traced, recorder.shapes, recorder.results)
+        graph = graph_terms(
+            self._traced.graph, vocabulary, ModuleNaming(vocabulary), recorder.shapes, recorder.results
+        )
         self._take(graph, head_of(graph), ())
         self._is_graph_exact = False
         self.doubt = outside_graph(module)

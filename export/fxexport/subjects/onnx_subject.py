@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import math
 import os
@@ -18,12 +19,12 @@ from onnx import numpy_helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from fxexport.language import Graph, NotRead, graph_of_onnx
+from fxexport.module_graph.of_file import file_terms
 from fxexport.onnx_dialect.arrays import OnnxFile, read_onnx
-from fxexport.onnx_dialect.broken import checked
+from fxexport.onnx_dialect.broken import BrokenGraph, checked
+from fxexport.onnx_dialect.extents import element_type, shape_of, shapes_in
 from fxexport.onnx_graph.normalised import as_default_domain, with_free_batch
-from fxexport.onnx_graph.operators import numpy_type, static_dims
 from fxexport.onnx_graph.shapes import with_shapes
-from fxexport.onnx_graph.terms import onnx_terms
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.widened import evaluated64
 from fxexport.onnx_node import array_of
@@ -56,6 +57,27 @@ _SUMS = frozenset(
 """Operators whose constant operands are weights, and no limits, exponents or scales of sizes."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileInput:
+    """What a file declares of an input.
+
+    Attributes:
+        dims: its extents with None for open ones; None where it declares no rank.
+        dtype: the type of its elements, where it declares one.
+    """
+
+    name: str
+    dims: tuple[int | None, ...] | None
+    dtype: np.dtype[Any] | None
+
+    @classmethod
+    def of(cls, value: onnx.ValueInfoProto) -> FileInput:
+        """That of one of the file's inputs."""
+        shape = shape_of(value)
+        dims = None if shape is None else tuple(dim if isinstance(dim, int) else None for dim in shape[1])
+        return cls(name=value.name, dims=dims, dtype=element_type(value.type.tensor_type.elem_type))
+
+
 class OnnxSubject:
     """An ONNX file on ONNX Runtime.
 
@@ -79,24 +101,24 @@ class OnnxSubject:
         self.name = self._path.name
         self._whole, file = _load(self._path, WeightPool() if pool is None else pool)
         self._weights = file.weights
-        self._proto, self._model = _model(file, extents, self._path)
-        declared = {value.name: value for value in self._proto.graph.input}
-        self._values = ir.convenience.create_value_mapping(self._model.graph)
-        self.graph, self.doubt = _read(lambda: onnx_terms(self._model), self._proto, self._path)
-        self._extents = {str(value.name): static_dims(value) or () for value in self._model.graph.inputs}
-        for value in self._model.graph.inputs:  # as the file declares them, from here on
-            value.shape = ir.serde.deserialize_value_info_proto(declared[str(value.name)], None).shape
+        self._proto, shaped = _read_graph(file, extents, self._path)
+        self._shapes = shapes_in(shaped.graph)
+        self.graph, self.doubt = _read(
+            lambda: file_terms(shaped, file.weights, self._shapes), self._proto, self._path
+        )
         self.head = head_of(self.graph)
         self.maps: tuple[MapOutput, ...] = ()
-        self.native_size = _native_size(self._model)
-        self.inputs = tuple(value for value in self._model.graph.inputs if not value.is_initializer())
-        first = declared[str(self.inputs[0].name)].type.tensor_type.shape.dim if self.inputs else ()
-        self._declared_batch = first[0].dim_value or None if first else None
-        self.input_names = tuple(str(value.name) for value in self.inputs)
-        self.output_names = tuple(str(value.name) for value in self._model.graph.outputs)
-        dims = [static_dims(value) for value in self._model.graph.outputs]
-        self.output_ranks = tuple(None if shape is None else len(shape) for shape in dims)
-        self.input_shapes = tuple((static_dims(value) or ())[1:] for value in self.inputs)
+        self.native_size = _native_size(self._proto)
+        stored = {tensor.name for tensor in self._proto.graph.initializer}
+        self.inputs = tuple(
+            FileInput.of(value) for value in self._proto.graph.input if value.name not in stored
+        )
+        self._declared_batch = (self.inputs[0].dims or (None,))[0] if self.inputs else None
+        self.input_names = tuple(item.name for item in self.inputs)
+        self.output_names = tuple(value.name for value in self._proto.graph.output)
+        known = [self._shapes.get(name) for name in self.output_names]
+        self.output_ranks = tuple(None if shape is None else len(shape[1]) for shape in known)
+        self.input_shapes = tuple((item.dims or ())[1:] for item in self.inputs)
         self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
         self._runs: dict[tuple[object, ...], Run] = {}
         self._repeats: dict[str, bool] = {}
@@ -124,6 +146,19 @@ class OnnxSubject:
     def runs_at_other_sizes(self) -> bool:
         """Whether it takes them."""
         return self.has_sizes
+
+    def limit(self, name: str) -> int | None:
+        """The number of embeddings where an input selects some, by itself or cast."""
+        stored = {tensor.name: tuple(tensor.dims) for tensor in self._proto.graph.initializer}
+        limits = []
+        for node in self._proto.graph.node:
+            if node.op_type == "Gather" and [*node.input[1:2]] == [name]:
+                dims = stored.get(node.input[0]) or self._shapes.get(node.input[0], (0, ()))[1]
+                axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
+                limits.append(dims[axis] if -len(dims) <= axis < len(dims) else None)
+            elif node.op_type in ("Cast", "Identity") and [*node.input] == [name]:
+                limits.append(self.limit(node.output[0]))
+        return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
     def commuted(self) -> Self:
         """The same file, read with its sites behind their pools."""
@@ -236,7 +271,10 @@ class OnnxSubject:
         return run
 
     def _cast(self, feeds: Feeds) -> list[list[Array]]:
-        return [[_cast(x, value) for x, value in zip(feed, self.inputs, strict=True)] for feed in feeds]
+        return [
+            [x if item.dtype is None else x.astype(item.dtype, copy=False) for x, item in pairs]
+            for pairs in (zip(feed, self.inputs, strict=True) for feed in feeds)
+        ]
 
     def _run(
         self, proto: onnx.ModelProto, feeds: Sequence[Sequence[Array]], provider: str
@@ -351,7 +389,7 @@ class OnnxSubject:
             return Session(bytes(proto.SerializeToString()), provider, weights), self._declared_batch
 
     def _type_of(self, name: str) -> np.dtype[Any]:
-        return numpy_type(self._values.get(name), np.dtype(np.float32))
+        return element_type(self._shapes.get(name, (0,))[0]) or np.dtype(np.float32)
 
     def _cut_out(self, result: str, source: str, dims: Sequence[int | str]) -> onnx.ModelProto:
         producers = {name: node for node in self._proto.graph.node for name in node.output}
@@ -392,9 +430,9 @@ class OnnxSubject:
         return tapped
 
 
-def _native_size(model: ir.Model) -> tuple[int, ...] | None:
+def _native_size(proto: onnx.ModelProto) -> tuple[int, ...] | None:
     """What ``export_onnx`` wrote of a fully convolutional head."""
-    found = model.metadata_props.get(NATIVE_SIZE, "")
+    found = {entry.key: entry.value for entry in proto.metadata_props}.get(NATIVE_SIZE, "")
     return tuple(map(int, found.split("x"))) if _SIZES.fullmatch(found) else None
 
 
@@ -433,34 +471,22 @@ def _load(path: Path, pool: WeightPool) -> tuple[onnx.ModelProto, OnnxFile]:
     return whole.proto, file
 
 
-def _with_shapes(proto: onnx.ModelProto, extents: Sequence[Shape], path: Path) -> ir.Model:
-    fix = "give a file that onnx.checker.check_model accepts"
-    try:
-        return ir.from_proto(with_shapes(proto, extents))
-    except onnx.shape_inference.InferenceError as error:
-        raise CheckError(f"its shapes contradict each other ({error})", where=str(path), fix=fix) from error
-    except ir.serde.SerdeError as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise CheckError(f"its graph is not valid ({cause})", where=str(path), fix=fix) from error
-
-
-def _model(file: OnnxFile, extents: Sequence[Shape], path: Path) -> tuple[onnx.ModelProto, ir.Model]:
-    """The graph, Constant nodes as initialisers, and the same with its weights.
+def _read_graph(
+    file: OnnxFile, extents: Sequence[Shape], path: Path
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The graph with its Constant nodes as initialisers, and the same with the shapes of its values.
 
     Raises:
         CheckError: the message is protobuf, but no graph.
     """
+    fix = "give a file that onnx.checker.check_model accepts"
     try:
         proto = _with_initializers(file.proto)
-        model = _with_shapes(proto, extents, path)
-        for name, array in file.weights.items():
-            model.graph.initializers[name].const_value = ir.Tensor(array, name=name)
-    except CheckError:
-        raise
+        return proto, with_shapes(proto, extents)
+    except onnx.shape_inference.InferenceError as error:
+        raise CheckError(f"its shapes contradict each other ({error})", where=str(path), fix=fix) from error
     except Exception as error:  # onnx-ir's errors share no base class but Exception
-        fix = "check the file with onnx.checker.check_model"
         raise CheckError(f"is no ONNX graph ({first_line(error)})", where=str(path), fix=fix) from error
-    return proto, model
 
 
 def _read(terms: Callable[[], TermGraph], proto: onnx.ModelProto, path: Path) -> tuple[TermGraph, str | None]:
@@ -471,6 +497,9 @@ def _read(terms: Callable[[], TermGraph], proto: onnx.ModelProto, path: Path) ->
     """
     try:
         return terms(), None
+    except BrokenGraph as error:
+        fix = "give a file that onnx.checker.check_model accepts"
+        raise CheckError(f"its graph is not valid ({error})", where=str(path), fix=fix) from error
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         wrong = checked(proto)
         if wrong is not None:
@@ -514,10 +543,6 @@ def _run_cut(cut: tuple[Session, int | None], feeds: Sequence[Array]) -> Array:
     padded = np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
     parts = [session.run((padded[at : at + batch], *rest))[0] for at in range(0, len(padded), batch)]
     return np.concatenate(parts)[: len(rows)]
-
-
-def _cast(feed: Array, value: ir.Value) -> Array:
-    return feed.astype(numpy_type(value, feed.dtype), copy=False)
 
 
 def _zeroed(tensor: onnx.TensorProto, bias_name: str | None) -> onnx.TensorProto:

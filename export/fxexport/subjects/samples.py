@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import onnx_ir as ir
 import torch
 
-from fxexport.onnx_graph.operators import numpy_type, static_dims
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.terms.arrays import numpy_of
 from fxexport.terms.term import Array
@@ -135,24 +133,11 @@ def given_samples(inputs: Inputs | Samples) -> Samples:
 def declared_inputs(subject: OnnxSubject) -> tuple[InputSpec, ...]:
     """What an ONNX file declares about its inputs."""
     specs = []
-    for value in subject.inputs:
-        dims = static_dims(value)
-        kind = numpy_type(value, None)
-        shape, name = None if dims is None else dims[1:], None if kind is None else kind.name
-        specs.append(InputSpec(name=str(value.name), shape=shape, dtype=name, limit=_limit(value)))
+    for item in subject.inputs:
+        shape, kind = None if item.dims is None else item.dims[1:], item.dtype
+        name = None if kind is None else kind.name
+        specs.append(InputSpec(name=item.name, shape=shape, dtype=name, limit=subject.limit(item.name)))
     return tuple(specs)
-
-
-def _limit(value: ir.Value) -> int | None:
-    """The number of embeddings where ``value`` selects some, by itself or cast."""
-    limits = []
-    for node, position in value.uses():
-        if node.op_type == "Gather" and position == 1 and node.inputs[0] is not None:
-            dims, axis = static_dims(node.inputs[0]), node.attributes.get("axis")
-            limits.append(dims[0 if axis is None else axis.as_int()] if dims else None)
-        elif node.op_type in ("Cast", "Identity"):
-            limits.append(_limit(node.outputs[0]))
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def random_samples(specs: Sequence[InputSpec], count: int, seed: int) -> Samples:

@@ -1,6 +1,6 @@
 """A graph as terms: what is computed, with views and the form of an affine site taken away.
 
-Both front ends (``module_graph``, ``onnx_graph``) write a model as terms. A view ``[N, C, *k] ↔ [N, C·∏k]``
+``module_graph`` writes a model of either dialect as terms. A view ``[N, C, *k] ↔ [N, C·∏k]``
 has no term of its own: its value is that of what it views. A Linear on ``[N, K]`` and a convolution that
 covers its whole map are the same ``AFFINE`` term over a ``[O, K]`` matrix. So two models that differ only
 in the form of their sites have equal terms, and whatever else differs shows.
@@ -67,9 +67,7 @@ class SiteWeights:
         operand: shape, without the batch, of the value that the operator itself reads.
         reads: name of the value that the operator itself reads, behind any view.
         columns: for each operand element, its column of ``weight``; None where the order is the same.
-        is_plain: whether the stored weight is the matrix itself, with nothing folded in.
         is_transposed: whether the stored weight is ``[K, O]``.
-        is_exact: whether folding alpha and beta into the weights was free of rounding.
         spelling: the operator as it is written.
         spots: where the operator applies it, if at many places of a sample; ``columns`` is None then.
     """
@@ -82,8 +80,6 @@ class SiteWeights:
     operand: Shape
     reads: str
     columns: NDArray[np.int64] | None
-    is_exact: bool = True
-    is_plain: bool = True
     is_transposed: bool = False
     spelling: str = ""
     spots: Spots | None = None

@@ -130,8 +130,6 @@ def probe_site(
         )
     elif is_exhaustive:
         probing.one_hot(np.arange(count), has_bias=False)
-    elif not affine.is_plain:
-        probing.gap = probing.gap or f"{name!r} is too large and has a factor alpha"
     else:
         plan = integer_plan(len(weight), count, weight.dtype.name)
         probing.integers(plan, rng)
@@ -246,8 +244,8 @@ class _Probing:
         tiny = np.abs(weight[:, one_hot.columns].T.astype(np.float64)) < smallest_normal(weight.dtype)
         if not (different & ~(tiny & (off <= np.abs(product)))).any():
             return f"{name!r}: subnormal weights are taken as zero", None
-        # exact arithmetic is what every other precision owes, but for factors that were folded in rounded
-        for claim in (c for c in self._claims if c.operand or not affine.is_exact):
+        # exact arithmetic is what every other precision owes
+        for claim in (c for c in self._claims if c.operand):
             operand = 2 * claim.operand + claim.operand**2
             rate = growth(4, claim.sum) + growth(2, claim.result)
             bound = (rate + operand) * (np.abs(product) + bias) + 8 * claim.store_tiny

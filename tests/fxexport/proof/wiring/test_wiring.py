@@ -244,13 +244,6 @@ def test_what_cannot_be_probed_says_so():
     assert "int32" in str(probe_site(whole, kernel(whole), seeded(0)).gap)
 
 
-def test_a_factor_that_is_folded_in_needs_every_column(monkeypatch):
-    affine = dataclasses.replace(site(), is_plain=False)
-    assert is_proved(probe_site(affine, kernel(affine), seeded(0)))
-    monkeypatch.setattr(fxexport.proof.wiring.probe_site, "_EXHAUSTIVE_LIMIT", 0)
-    assert "factor alpha" in probe_site(affine, kernel(affine), seeded(0)).gap
-
-
 @pytest.mark.parametrize(("kind", "digits"), [("float32", 24), ("float16", 11), ("bfloat16", 8)])
 @pytest.mark.parametrize("count", [1, 24, 4096, 25088])
 def test_integer_plans_stay_exact_and_rarely_miss(kind, digits, count):

@@ -1,0 +1,138 @@
+"""ONNX file → terms: the file opened as a graph of the passes' own kind, read as any other is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from torch import fx
+
+from fxexport import onnx_node
+from fxexport.module_graph.signature import is_identity
+from fxexport.module_graph.terms import graph_terms
+from fxexport.onnx_dialect.content import HeldContent
+from fxexport.onnx_dialect.extents import Shape
+from fxexport.onnx_dialect.open import OpenOnnx
+from fxexport.onnx_graph.shapes import BATCH
+from fxexport.terms.term import Array, TermGraph
+from fxpasses.vocabulary.vocabulary import Vocabulary
+
+_VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_FUNCTIONS = {
+    "Relu": "relu",
+    "HardSwish": "hardswish",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Gelu": "gelu",
+    "Clip": "relu6",
+    "HardSigmoid": "hardsigmoid",
+}
+"""Functions with a bound, by the name under which ``activations`` knows them."""
+
+
+def file_terms(
+    proto: onnx.ModelProto, weights: Mapping[str, Array], shapes: Mapping[str, Shape]
+) -> TermGraph:
+    """The graph of a file as terms.
+
+    Args:
+        proto: the file.
+        weights: values of the initialisers that it marks as external data.
+        shapes: of its values, for some batch; where one is unknown the operator is kept as it is.
+
+    Raises:
+        BrokenGraph: it contradicts itself.
+    """
+    opened = OpenOnnx(HeldContent(proto, weights), shapes=shapes)
+    vocabulary = Vocabulary(opened.root, opened.lifted)
+    known = {node.name: extents for node in opened.graph.nodes if (extents := _extents(node)) is not None}
+    found = graph_terms(opened.graph, vocabulary, _FileNaming(opened), known)
+    terms = [term for _, term in found.outputs]
+    return TermGraph(dialect=found.dialect, outputs=tuple(zip(opened.outputs, terms, strict=True)))
+
+
+def _extents(node: fx.Node) -> tuple[int, ...] | None:
+    """The shape of a value, where it is known and has a batch; one that the file leaves open is ``BATCH``."""
+    batch, *rest = tuple(getattr(node.meta.get("val"), "shape", ())) or (None,)
+    if batch is None or not all(type(extent) is int for extent in rest):
+        return None
+    return (batch if type(batch) is int else BATCH, *rest)
+
+
+class _FileNaming:
+    """The names of a file's values and nodes."""
+
+    dialect = "onnx"
+
+    def __init__(self, opened: OpenOnnx) -> None:
+        self._opened = opened
+        self._values = {node: name for name, node in opened.by_name.items()}
+        self._units: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        self._protos: dict[fx.Node, onnx.NodeProto] = {}
+        for unit in opened.units:
+            for node in unit.nodes:
+                self._units[node] = tuple(unit.nodes)
+                self._protos[node] = opened.file.node[unit.index]
+
+    def value(self, node: fx.Node) -> str:
+        """The value's name in the file."""
+        return self._values.get(node, "")
+
+    def told(self, node: fx.Node) -> str:
+        """The name of the file's node, or of its value."""
+        proto = self._protos.get(node)
+        return self.value(node) if proto is None else proto.name or proto.output[0]
+
+    def signature(self, node: fx.Node) -> str:
+        """Operator and its inputs: ``c`` is a constant, ``v`` another value, ``-`` one left out."""
+        proto = self._protos[node]
+        domain = onnx_node.domain_of(proto.domain)
+        kinds = "".join(
+            "-" if not name else "v" if self._constant(name) is None else "c" for name in proto.input
+        )
+        place = [*proto.output].index(self.value(node)) if self.value(node) in proto.output else 0
+        told = f"{domain + '.' if domain else ''}{proto.op_type}({kinds.rstrip('-')})"
+        return f"{told}[{place}]" if place else told
+
+    def function(self, node: fx.Node) -> str | None:
+        """That of the operator, with the limits, slopes and approximation for which it has one."""
+        proto = self._protos[node]
+        given = onnx_node.attributes_of(proto, self._opened.opsets)
+        if proto.op_type == "Clip":
+            limits = [self._constant(name) for name in proto.input[1:]]
+            values = [None if limit is None or limit.size != 1 else limit.item() for limit in limits]
+            values = values or [given.get("min"), given.get("max")]
+            is_known = values == [0.0, 6.0]
+        elif proto.op_type == "HardSigmoid":
+            is_known = math.isclose(given["alpha"], 1 / 6, rel_tol=2.0**-23) and given["beta"] == 0.5
+        else:
+            is_known = given.get("approximate") in (None, "none")
+        return _FUNCTIONS.get(proto.op_type) if is_known else None
+
+    def is_identity(self, node: fx.Node) -> bool:
+        """Copies, casts to the type that a value has, and dropouts that do not train."""
+        proto = self._protos.get(node)
+        if proto is not None and proto.op_type == "Cast" and onnx_node.is_standard(proto):
+            kinds = [self._opened.shapes.get(name, (None,))[0] for name in (proto.input[0], proto.output[0])]
+            return kinds[0] is not None and kinds[0] == kinds[1]
+        return is_identity(node, None)
+
+    def is_view(self, node: fx.Node) -> bool:
+        """Of the operators that reorder nothing, whoever computes the sizes."""
+        proto = self._protos.get(node)
+        return proto is not None and proto.op_type in _VIEWS and onnx_node.is_standard(proto)
+
+    def parameter(self, path: str) -> tuple[str, bool]:
+        """The initialiser's name, and whether its matrix is stored as ``[K, O]``."""
+        name = self._opened.constants.by_path.get(path, path)
+        return name, self._opened.constants.transposed.get(name, False)
+
+    def unit(self, node: fx.Node) -> Sequence[fx.Node]:
+        """What stands for one node of the file, for those that give a value of the file."""
+        return self._units.get(node, ()) if node in self._values else ()
+
+    def _constant(self, name: str) -> Array | None:
+        tensor = self._opened.constants.tensor(self._opened.constants.alias(name))
+        return None if tensor is None else np.asarray(tensor.numpy())
