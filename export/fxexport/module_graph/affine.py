@@ -10,8 +10,7 @@ import torch
 from torch import fx, nn
 
 from fxexport.terms.term import Shape
-from fxpasses.vocabulary.ops import Affine
-from fxpasses.vocabulary.vocabulary import Vocabulary
+from fxpasses.vocabulary.ops import Affine, Op
 
 _EXACTLY = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -37,21 +36,20 @@ class FxAffine:
     kernel_size: tuple[int, ...]
 
 
-def read_affine(node: fx.Node, vocabulary: Vocabulary) -> FxAffine | None:
-    """The affine call that ``node`` is, or None.
+def read_affine(op: Op, root: nn.Module) -> FxAffine | None:
+    """The affine call that a node is by its typed op, over the parameters of ``root``; or None.
 
     Cases: whatever the vocabulary calls affine over parameters as they are stored. Refused: subclasses of
     Linear and Conv (they may compute something else), parametrised weights, groups, padding, transposed
     convolutions, dilation.
     """
-    op = vocabulary.classify(node)
     if not isinstance(op, Affine) or op.weight is None or op.transposed or op.groups != 1:
         return None
     if any(op.padding):
         return None
     if op.module is not None and (type(op.module) not in _EXACTLY or "weight" not in op.module._parameters):
         return None
-    weight, bias = _tensor(op.weight, vocabulary.root), _tensor(op.bias, vocabulary.root)
+    weight, bias = _tensor(op.weight, root), _tensor(op.bias, root)
     if weight is None or (bias is None) != (op.bias is None) or weight.dim() != op.rank + 2:
         return None
     kernel = tuple(weight.shape[2:])

@@ -87,11 +87,12 @@ class _FileNaming:
 
     def signature(self, node: fx.Node) -> str:
         """Operator and its inputs: ``c`` is a constant, ``v`` another value, ``-`` one left out."""
-        proto = self._protos[node]
+        proto = self._protos.get(node)
+        if proto is None:
+            return str(node.target)
         domain = onnx_node.domain_of(proto.domain)
-        kinds = "".join(
-            "-" if not name else "v" if self._constant(name) is None else "c" for name in proto.input
-        )
+        stored, alias = self._opened.constants.stored, self._opened.constants.alias
+        kinds = "".join(("c" if alias(name) in stored else "v") if name else "-" for name in proto.input)
         place = [*proto.output].index(self.value(node)) if self.value(node) in proto.output else 0
         told = f"{domain + '.' if domain else ''}{proto.op_type}({kinds.rstrip('-')})"
         return f"{told}[{place}]" if place else told

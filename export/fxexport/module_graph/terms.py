@@ -12,7 +12,6 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +19,9 @@ from torch import fx, nn
 
 from fxexport.module_graph.affine import FxAffine, covers_map, read_affine
 from fxexport.module_graph.functions import joint_function
+from fxexport.module_graph.naming import Naming
 from fxexport.module_graph.pools import averages_map, is_of_one_cell, takes_all
-from fxexport.module_graph.signature import (
-    call_signature,
-    has_hooks,
-    is_identity,
-    operator_name,
-    path_of,
-)
-from fxexport.numerics.activations import ACTIVATIONS
+from fxexport.module_graph.signature import has_hooks
 from fxexport.terms.arrays import arrays_of, numpy_of
 from fxexport.terms.term import (
     MAXIMUM,
@@ -63,8 +56,6 @@ from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _VIEWS = (Flatten, Unflatten, View, Squeeze, Unsqueeze, Index)
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Seen:
@@ -77,47 +68,6 @@ class _Seen:
     shape: Shape | None
     order: NDArray[np.int64] | None = None
     name: str = ""
-
-
-class Naming(Protocol):
-    """How the dialect of a graph names its values and spells its operators."""
-
-    @property
-    def dialect(self) -> str:
-        """The name of the dialect."""
-        ...
-
-    def value(self, node: fx.Node) -> str:
-        """The name by which the node's value can be tapped; empty where the model has no such value."""
-        ...
-
-    def told(self, node: fx.Node) -> str:
-        """The node, for messages."""
-        ...
-
-    def signature(self, node: fx.Node) -> str:
-        """The operator with what it is given."""
-        ...
-
-    def function(self, node: fx.Node) -> str | None:
-        """Name under which ``activations`` knows the function with these arguments, or None."""
-        ...
-
-    def is_identity(self, node: fx.Node) -> bool:
-        """Whether in evaluation the node gives its operand."""
-        ...
-
-    def is_view(self, node: fx.Node) -> bool:
-        """Whether it is known to change nothing but the shape, whatever the vocabulary says."""
-        ...
-
-    def parameter(self, path: str) -> tuple[str, bool]:
-        """The name of a parameter in the model, and whether it is stored transposed."""
-        ...
-
-    def unit(self, node: fx.Node) -> Sequence[fx.Node]:
-        """The nodes that stand for one operator of the model, this one the last of them; none for others."""
-        ...
 
 
 def graph_terms(
@@ -169,12 +119,9 @@ class _Reader:
         self._swapped: dict[fx.Node, tuple[fx.Node, tuple[int, ...]]] = {}
         self._inputs = 0
 
-    def read(self, node: fx.Node) -> _Seen:
-        return self._seen[node]
-
     def given(self, node: fx.Node) -> list[HeadTerm]:
         """What an output gives: one value, or all those of an operator that gives several."""
-        term = self.read(node).term
+        term = self._seen[node].term
         return (
             [term]
             if node.name not in self._results
@@ -196,27 +143,33 @@ class _Reader:
         if leaf is not None:
             self._seen[node] = leaf
             return
-        module = self._called(node)
-        op = Opaque() if has_hooks(module) else self._vocabulary.classify(node)
-        seen = None
+        op = self._vocabulary.classify(node)
+        if has_hooks(self._called(node)):
+            op, seen = Opaque(), None
+        else:
+            seen = self._known(node, op)
+        self._seen[node] = self._of_unit(node, seen or self._operator(node, op, node.all_input_nodes))
+
+    def _known(self, node: fx.Node, op: Op) -> _Seen | None:
+        """What is known of the node's operator beside its name."""
         source = self._source(node, op)
-        if source is not None and not has_hooks(module):
+        seen = None
+        if source is not None:
             seen = self._view(node, op, source) or self._permutation(node, op, source)
-            seen = seen or self._affine(node, source) or self._pool(node, op, source)
-            seen = seen or self._joint(node, op) or self._elementwise(node, op, source)
-        elif not has_hooks(module):
-            seen = self._joint(node, op)
-        seen = seen or self._biased(node, op) or self._pointwise(node, op) or self._operator(node)
-        self._seen[node] = self._of_unit(node, seen)
+            seen = seen or self._affine(node, op, source) or self._pool(node, op, source)
+        seen = seen or self._joint(node, op)
+        if seen is None and source is not None:
+            seen = self._elementwise(node, op, source)
+        return seen or self._biased(node, op) or self._pointwise(node, op)
 
     def _of_unit(self, node: fx.Node, seen: _Seen) -> _Seen:
         """The same, unless it reads a value that only the graph has: then the operator as one term."""
         unit = self._naming.unit(node)
-        inner = {self._seen[part].term for part in unit if part is not node}
+        inner = {term for part in unit if part is not node and not (term := self._seen[part].term).value}
         if inner.isdisjoint((seen.term, *seen.term.operands)):
             return seen
         given = (source for part in unit for source in part.all_input_nodes if source not in unit)
-        return self._operator(node, tuple(dict.fromkeys(given)))
+        return self._operator(node, Opaque(), tuple(dict.fromkeys(given)))
 
     def _shape(self, node: object) -> Shape | None:
         full = self._shapes.get(node.name) if isinstance(node, fx.Node) else None
@@ -304,8 +257,8 @@ class _Reader:
         is_same = len(before) == len(axes) and [before[axis] for axis in axes] == [*range(len(axes))]
         return self._seen[first] if first is not None and is_same else None
 
-    def _affine(self, node: fx.Node, source: fx.Node) -> _Seen | None:
-        found = read_affine(node, self._vocabulary)
+    def _affine(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
+        found = read_affine(op, self._vocabulary.root)
         before = self._shape(source)
         if found is None or before is None or not covers_map(found, before):
             return None
@@ -322,25 +275,19 @@ class _Reader:
         if own[:1] != before[:1] or math.prod(own) != math.prod(before):
             return None
         if not averages_map(op, node, self._called(node), before, after, self._shape):
-            return self._mean_of_mean(node, op, source)
+            return None
+        seen = self._of_mean(node, op, source) or seen
         return _Seen(term=self._term(node, Kind.POOL, "average over the map", (seen,), after), shape=after)
 
-    def _mean_of_mean(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
-        """The average over the map, axis by axis."""
-        first, shape = self._vocabulary.classify(source), self._shape(node)
-        if not (isinstance(op, Reduce) and isinstance(first, Reduce) and op.average and first.average):
+    def _of_mean(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
+        """The map of which the source is the mean along the other axes."""
+        first = self._vocabulary.classify(source) if isinstance(op, Reduce) else None
+        if not isinstance(op, Reduce) or not isinstance(first, Reduce) or not first.average:
             return None
-        read = self._shape(first.source)
-        if (
-            read is None
-            or not takes_all(first, op, len(read) + 1)
-            or self._seen[first.source].order is not None
-        ):
-            return None
-        seen = self._seen[first.source]
-        if seen.term.shape != read:
-            return None
-        return _Seen(term=self._term(node, Kind.POOL, "average over the map", (seen,), shape), shape=shape)
+        read, seen = self._shape(first.source), self._seen[first.source]
+        is_map = seen.order is None and seen.term.shape == read
+        is_plain = not (node.kwargs.get("dtype") or source.kwargs.get("dtype"))
+        return seen if read and is_map and is_plain and takes_all(first, op, len(read) + 1) else None
 
     def _elementwise(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
         seen = _materialized(self._seen[source])
@@ -377,18 +324,14 @@ class _Reader:
 
     def _pointwise(self, node: fx.Node, op: Op) -> _Seen | None:
         """A function of several values of one shape: the same on ``[N, C]`` and on ``[N, C, 1, 1]``."""
-        if not isinstance(op, Elementwise) or op.channels or has_hooks(self._called(node)):
+        if not isinstance(op, Elementwise) or op.channels:
             return None
         seen = tuple(_materialized(self._seen[source]) for source in op.sources)
         shape, signature = self._shape(node), self._naming.signature(node)
         if len(seen) < 2 or shape is None or any(part.shape != shape for part in seen):
             return None
-        gated = (
-            [x for x, gate in (seen, seen[::-1]) if _is_sigmoid_of(gate.term, x.term)]
-            if len(seen) == 2
-            else []
-        )
-        if gated and op.role is Role.PRODUCT:  # as exporters write it
+        gated = [x for x, gate in zip(seen, seen[::-1], strict=True) if _is_sigmoid_of(gate.term, x.term)]
+        if len(seen) == 2 and gated and op.role is Role.PRODUCT:  # as exporters write it
             term = self._term(node, Kind.ELEMENTWISE, "silu", (gated[0],), shape, function="silu")
             return _Seen(term=term, shape=shape)
         return _Seen(term=self._term(node, Kind.ELEMENTWISE, signature, seen, shape), shape=shape)
@@ -416,21 +359,21 @@ class _Reader:
             return _Seen(term=term, shape=shape)
         return None
 
-    def _operator(self, node: fx.Node, given: Sequence[fx.Node] | None = None) -> _Seen:
-        sources = node.all_input_nodes if given is None else given
+    def _operator(self, node: fx.Node, op: Op, sources: Sequence[fx.Node]) -> _Seen:
         seen = tuple(_materialized(self._seen[source]) for source in sources)
-        shape = self._shape(node)
-        term = self._term(node, Kind.OP, self._naming.signature(node), seen, shape)
+        shape, signature = self._shape(node), self._naming.signature(node)
+        pointwise = self._pointwise_site(node, op, seen)
+        term = self._term(node, Kind.OP, signature, seen, shape, pointwise=pointwise)
         if node.name not in self._shapes:  # no tensor, which could be tapped: several, or a size
             term = dataclasses.replace(term, value="")
-        return _Seen(term=dataclasses.replace(term, pointwise=self._pointwise_site(node, seen)), shape=shape)
+        return _Seen(term=term, shape=shape)
 
-    def _pointwise_site(self, node: fx.Node, seen: Sequence[_Seen]) -> SiteWeights | None:
+    def _pointwise_site(self, node: fx.Node, op: Op, seen: Sequence[_Seen]) -> SiteWeights | None:
         """The site that a Linear or a convolution of one cell applies at every place, or None."""
-        found = None if has_hooks(self._called(node)) else read_affine(node, self._vocabulary)
+        found = read_affine(op, self._vocabulary.root)
         if found is None or {*found.kernel_size, *found.op.stride} - {1} or not seen:
             return None
-        if seen[0].name or seen[0].order is not None:
+        if not self._naming.value(found.op.source) or seen[0].name or seen[0].order is not None:
             return None
         affine = self._weights(node, found, (), None)
         rank = len(seen[0].shape or ()) + 1
@@ -468,6 +411,7 @@ class _Reader:
         operands: tuple[_Seen, ...],
         shape: Shape | None,
         affine: SiteWeights | None = None,
+        pointwise: SiteWeights | None = None,
         function: str | None = None,
     ) -> HeadTerm:
         return HeadTerm(
@@ -478,6 +422,7 @@ class _Reader:
             operands=tuple(seen.term for seen in operands),
             shape=shape,
             affine=affine,
+            pointwise=pointwise,
             function=function,
         )
 
@@ -525,55 +470,3 @@ def _axes(op: Permute, rank: int) -> tuple[int, ...] | None:
         axes[dims[0]], axes[dims[1]] = dims[1], dims[0]
         return tuple(axes)
     return tuple(dims) if sorted(dims) == list(range(rank)) else None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ModuleNaming:
-    """The names of a traced module's graph: those of its nodes and parameters."""
-
-    vocabulary: Vocabulary
-    dialect: str = "module"
-
-    def _called(self, node: fx.Node) -> nn.Module | None:
-        return self.vocabulary.module(str(node.target)) if node.op == "call_module" else None
-
-    def value(self, node: fx.Node) -> str:
-        """The node's name."""
-        return node.name
-
-    def told(self, node: fx.Node) -> str:
-        """The path of the module that it calls, or its name."""
-        return str(node.target) if node.op == "call_module" else node.name
-
-    def signature(self, node: fx.Node) -> str:
-        """The module's class, or the function with what is no node."""
-        module = self._called(node)
-        return call_signature(node) if module is None else path_of(type(module))
-
-    def function(self, node: fx.Node) -> str | None:
-        """That of the operator, where it has no arguments that say otherwise."""
-        module = self._called(node)
-        name = operator_name(node, module)
-        if name not in ACTIVATIONS:
-            return None
-        if name == "gelu":
-            approximate = getattr(module, "approximate", node.kwargs.get("approximate", *node.args[1:2]))
-            return name if approximate in (None, "none") else None
-        plain = [value for value in node.args[1:] if not isinstance(value, bool)]
-        return name if not plain else None
-
-    def is_identity(self, node: fx.Node) -> bool:
-        """Of the modules and functions that are known as such."""
-        return is_identity(node, self._called(node))
-
-    def is_view(self, node: fx.Node) -> bool:
-        """The vocabulary knows them all."""
-        return False
-
-    def parameter(self, path: str) -> tuple[str, bool]:
-        """Its path in the state dict."""
-        return path, False
-
-    def unit(self, node: fx.Node) -> Sequence[fx.Node]:
-        """None: each node runs alone."""
-        return ()

@@ -18,7 +18,7 @@ from torch.fx import Node
 
 from fxexport import onnx_node
 from fxexport.onnx_dialect.extents import onnx_type, shape_of
-from fxexport.onnx_dialect.open import ABSORBED, OpenOnnx, Unit
+from fxexport.onnx_dialect.open import ABSORBED, SPARSE, OpenOnnx, Unit
 from fxexport.onnx_dialect.other_sizes import held_by
 from fxexport.onnx_dialect.pieces import Piece
 from fxexport.onnx_dialect.record import KEY
@@ -156,7 +156,7 @@ class _Closing:
         if unit is not None and swaps is not None:
             if node is unit.own:
                 yield self._kept(unit.index, swaps)
-        elif node.target not in (_SIZE, ABSORBED):
+        elif node.target not in (_SIZE, ABSORBED, SPARSE):
             yield from self.writer.write(node, None if unit is None else self._like(unit, node))
 
     def _swaps(self, unit: Unit) -> dict[Node, Node] | None:

@@ -11,6 +11,7 @@ Source:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -311,6 +312,7 @@ def _parse(proto: onnx.ModelProto | onnx.TensorProto, message: bytes) -> None:
         raise ValueError(str(error).splitlines()[0]) from error
 
 
+@functools.cache
 def bits_of(element: int) -> int:
     """Bits of one number of an element type; 0 where that is not known."""
     name = onnx.TensorProto.DataType.Name(element) if element in onnx.TensorProto.DataType.values() else ""

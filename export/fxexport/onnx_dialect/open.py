@@ -29,6 +29,7 @@ from fxpasses.report import TraceInfo
 
 _INFO = TraceInfo(method="given", mode="fixed")
 _RESULT = operator("fxhead", "Result")
+SPARSE = operator("fxhead", "SparseInitializer")
 ABSORBED = operator("fxhead", "Absorbed")
 _TORCH_LOG = "torch._subclasses.fake_tensor"
 _SIZE = torch.ops.aten.sym_size.int
@@ -102,6 +103,10 @@ class OpenOnnx:
                 node = self.graph.placeholder("input")
                 self._keep(node, value.name, self.values.tensor(self.shapes.get(value.name)))
                 self.by_name[value.name] = node
+        for sparse in self.file.sparse_initializer:  # a value like any other, of which nothing is known
+            name = sparse.values.name
+            self.by_name[name] = self.graph.call_function(SPARSE)
+            self._keep(self.by_name[name], name, None)
         for index, proto in enumerate(self.file.node):
             self.units.append(Unit(index=index))
             NodeOpening(self, self.units[-1], proto).open()
@@ -237,7 +242,7 @@ class NodeOpening:
     def _is_single(self) -> bool:
         """Whether nothing reads any value but the first."""
         others = {*self.proto.output[1:]} - {""}
-        return others.isdisjoint(self.opened.readers) and others.isdisjoint(self.opened.outputs)
+        return not any(name in self.opened.readers or name in self.opened.outputs for name in others)
 
     def _is_known(self, name: str) -> bool:
         return (
@@ -306,7 +311,8 @@ class NodeOpening:
             return None
         node, tensor = self.opened.value(name), self.opened.constants.tensor(name)
         assert tensor is not None, "a weight is a constant"
-        node.meta["val"] = self.opened.values.like(tensor)
+        if node.meta["val"].stride() != tensor.stride():  # it was opened before it was turned
+            node.meta["val"] = self.opened.values.like(tensor)
         return node
 
     def sizes_at(self, place: int) -> list[Any] | None:

@@ -14,6 +14,7 @@ from torch import fx, nn
 from fxexport.language import Graph, NotRead, graph_of_module
 from fxexport.language.recording import ANY_MEMORY, RECORDING_S, TOO_SLOW
 from fxexport.module_graph.affine import read_affine, run_affine
+from fxexport.module_graph.naming import ModuleNaming
 from fxexport.module_graph.outside_graph import (
     changed_attribute,
     is_stale,
@@ -21,7 +22,7 @@ from fxexport.module_graph.outside_graph import (
     plain_attributes,
 )
 from fxexport.module_graph.reads_values import ReadsValues
-from fxexport.module_graph.terms import ModuleNaming, graph_terms
+from fxexport.module_graph.terms import graph_terms
 from fxexport.subjects.many_places import collected, run_eagerly, spread
 from fxexport.subjects.subject import (
     BatchError,
@@ -323,7 +324,7 @@ class ModuleSubject:
         affine = affine_of(site)
         name = site.value if affine.spots is None else affine.spots.result
         node = next(node for node in self._traced.graph.nodes if node.name == name)
-        found = read_affine(node, Vocabulary(self._traced))
+        found = read_affine(Vocabulary(self._traced).classify(node), self._traced)
         if found is None:
             raise InternalError(f"{site.node!r} was read as an affine site, and is none")
         rows = features if affine.columns is None else features[:, affine.columns]

@@ -466,6 +466,18 @@ def test_a_weight_in_a_constant_node() -> None:
     assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
 
 
+def test_a_sparse_initialiser_is_a_value_like_any_other() -> None:
+    body = "s = Mul(r, scale) p = GlobalAveragePool(s) f = Flatten(p) y = Gemm<transB=1>(f, w, b)"
+    model = classifier(body, {"w": W, "b": B})
+    value, place = np.float32([2]), np.int64([0])
+    parts = onnx.numpy_helper.from_array(value, "scale"), onnx.numpy_helper.from_array(place, "")
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(*parts, [1]))
+    made = rewrite_onnx(model, to="conv")
+    assert operators(made.module) == ["Mul", "GlobalAveragePool", "Conv", "Flatten"]
+    require_same(model, made.module, images())
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+
+
 def test_weights_that_are_inputs_too_are_declared_in_their_new_shape() -> None:
     model = classifier(GEMM, {"w": W, "b": B}, opset=8, ir_version=3)
     for tensor in model.graph.initializer:

@@ -1,0 +1,126 @@
+"""One reader for both dialects: what a module's graph and an ONNX file are as terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fxexport.module_graph.of_file import file_terms
+from fxexport.onnx_dialect.extents import shapes_in
+from fxexport.onnx_graph.shapes import with_shapes
+from fxexport.subjects.module_subject import ModuleSubject
+from fxexport.terms.term import HeadTerm, TermGraph, affine_of, find_head
+from onnx_files import classifier, weights
+
+W, B = weights(5, 8), weights(5)
+FLAT = "p = GlobalAveragePool(r) f = Flatten(p) "
+GEMM = "y = Gemm<transB=1>(f, w, b)"
+
+
+def terms_of(body: str, **constants: Any) -> TermGraph:
+    """The terms of a classifier's file, for a batch that no model has."""
+    shaped = with_shapes(classifier(body, {"w": W, "b": B, **constants}, opset=13))
+    return file_terms(shaped, {}, shapes_in(shaped.graph))
+
+
+def shown(term: HeadTerm) -> str:
+    """The head from an output to what it reads, operator by operator."""
+    if term.node in ("r", "relu") or not term.operands:
+        return "r"
+    name = term.function or (term.kind if term.kind in ("affine", "pool") else term.signature)
+    return f"{name}({', '.join(shown(operand) for operand in term.operands if operand.operands)})"
+
+
+def head(body: str, **constants: Any) -> str:
+    """The head of a file, as text."""
+    ((_, term),) = terms_of(body, **constants).outputs
+    text = shown(term)
+    return text.replace("relu(Conv(vc)())", "r")
+
+
+FILES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "gemm": (FLAT + GEMM, {}, "affine(pool(r))"),
+    "a row as bias": (FLAT + "y = Gemm<transB=1>(f, w, row)", {"row": B.reshape(1, 5)}, "affine(pool(r))"),
+    "a product and a sum": (
+        FLAT + "g = Gemm<transB=1>(f, w) y = Add(row, g)",
+        {"row": B.reshape(1, 5)},
+        "affine(pool(r))",
+    ),
+    "beta of zero": (FLAT + "y = Gemm<transB=1, beta=0.0>(f, w, b)", {}, "affine(pool(r))"),
+    "factors": (FLAT + "y = Gemm<transB=1, alpha=0.5>(f, w, b)", {}, "Gemm(vcc)(pool(r))"),
+    "swapped twice": (
+        FLAT + "t = Transpose<perm=[1,0]>(f) y = Gemm<transA=1, transB=1>(t, w, b)",
+        {},
+        "affine(pool(r))",
+    ),
+    "axis by axis": (
+        "a = ReduceMean<axes=[3], keepdims=0>(r) f = ReduceMean<axes=[2], keepdims=0>(a) " + GEMM,
+        {},
+        "affine(pool(r))",
+    ),
+    "one axis alone": (
+        "a = ReduceMean<axes=[3], keepdims=0>(r) f = ReduceMax<axes=[2], keepdims=0>(a) " + GEMM,
+        {},
+        "affine(maximum(ReduceMean(v)(r)))",
+    ),
+    "silu": (FLAT + "g = Gemm<transB=1>(f, w, b) s = Sigmoid(g) y = Mul(s, g)", {}, "silu(affine(pool(r)))"),
+    "relu6": (
+        FLAT + "g = Gemm<transB=1>(f, w, b) y = Clip(g, low, high)",
+        {"low": np.float32(0), "high": np.float32(6)},
+        "relu6(affine(pool(r)))",
+    ),
+    "other limits": (
+        FLAT + "g = Gemm<transB=1>(f, w, b) y = Clip(g, low, high)",
+        {"low": np.float32(0), "high": np.float32(5)},
+        "Clip(vcc)(affine(pool(r)))",
+    ),
+    "a cast to its own type": (FLAT + "c = Cast<to=1>(f) y = Gemm<transB=1>(c, w, b)", {}, "affine(pool(r))"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_files_head(name: str) -> None:
+    body, constants, wanted = FILES[name]
+    assert head(body, **constants) == wanted
+
+
+def test_a_value_that_only_the_graph_has_is_not_tapped() -> None:
+    """A Gemm with factors is several nodes of the graph, and one of the file."""
+    graph = terms_of(FLAT + "y = Gemm<transB=1, alpha=0.5, beta=2.0>(f, w, b)")
+    ((_, term),) = graph.outputs
+    assert term.value == "y"
+    assert [operand.value for operand in term.operands] == ["p", "w", "b"]
+    assert not find_head(graph).sites
+
+
+def test_a_weight_that_is_stored_transposed_is_the_same_matrix() -> None:
+    graphs = (
+        terms_of(FLAT + "y = Gemm<transB=1>(f, w, b)"),
+        terms_of(FLAT + "y = Gemm(f, wt, b)", wt=W.T.copy()),
+    )
+    first, second = (affine_of(find_head(graph).sites[0]) for graph in graphs)
+    assert np.array_equal(first.weight, second.weight)
+    assert (first.is_transposed, second.is_transposed) == (False, True)
+    assert (first.weight_name, second.weight_name) == ("w", "wt")
+
+
+class Gated(nn.Module):
+    """A head behind the same two layers, with an activation spelled out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 8, 3, bias=False), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(self.stem(x).relu().mean(3).mean(2))
+        return y * y.sigmoid()
+
+
+def test_a_module_is_read_alike() -> None:
+    subject = ModuleSubject(Gated().eval(), (np.ones((2, 3, 6, 6), np.float32),))
+    ((_, term),) = subject.graph.outputs
+    assert shown(term) == "silu(affine(pool(r)))"
