@@ -8,7 +8,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,9 +22,9 @@ from fxexport.language import Graph, NotRead, graph_of_onnx
 from fxexport.module_graph.of_file import file_terms
 from fxexport.onnx_dialect.arrays import OnnxFile, read_onnx
 from fxexport.onnx_dialect.broken import BrokenGraph, checked
-from fxexport.onnx_dialect.extents import element_type, shape_of, shapes_in
+from fxexport.onnx_dialect.extents import Extent, element_type, shape_of, shapes_in
 from fxexport.onnx_graph.normalised import as_default_domain, with_free_batch
-from fxexport.onnx_graph.shapes import with_shapes
+from fxexport.onnx_graph.shapes import BATCH, with_shapes
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.widened import evaluated64
 from fxexport.onnx_node import array_of
@@ -48,6 +48,7 @@ from fxexport.to_onnx.write import NATIVE_SIZE
 from fxexport.untrusted.inline import inlined
 from fxexport.untrusted.limits import MAX_WINDOW
 from fxpasses.errors import CheckError, FileError, ProviderError, first_line
+from fxpasses.wall.clock import require_room
 
 _FREE_BATCH = "batch"
 _SIZES = re.compile(r"[0-9]{1,6}(x[0-9]{1,6})*")
@@ -103,6 +104,7 @@ class OnnxSubject:
         self._weights = file.weights
         self._proto, shaped = _read_graph(file, extents, self._path)
         self._shapes = shapes_in(shaped.graph)
+        self._row_bytes, self._fixed_bytes = _largest(self._shapes.values())
         self.graph, self.doubt = _read(
             lambda: file_terms(shaped, file.weights, self._shapes), self._proto, self._path
         )
@@ -191,7 +193,7 @@ class OnnxSubject:
         data = bytes(self._whole.SerializeToString())
         session = Session(data, provider, self._weights, name=self.name, is_optimised=False)
         (cast,) = self._cast([feed])
-        return _on(session, cast)
+        return self._on(session, cast)
 
     def nudged(self, feeds: Feeds, provider: str, by: float, seed: int) -> tuple[Array, ...]:
         """Outputs with the weights of sums and products, and the inputs, changed by a relative ``by``."""
@@ -204,7 +206,7 @@ class OnnxSubject:
                 array = nudge(array_of(tensor), by, rng)
                 tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         session = Session(bytes(proto.SerializeToString()), provider, weights, name=self.name)
-        return joined([_on(session, [nudge(x, by, rng) for x in feed]) for feed in self._cast(feeds)])
+        return joined([self._on(session, [nudge(x, by, rng) for x in feed]) for feed in self._cast(feeds)])
 
     @functools.cached_property
     def _summed(self) -> frozenset[str]:
@@ -263,9 +265,13 @@ class OnnxSubject:
 
         def run(feed: Feed) -> Run:
             (cast,) = self._cast([feed])
-            outputs = _on(whole, cast)
+            outputs = self._on(whole, cast)
             kept = dict(zip(known, (*outputs, *cast), strict=True))
-            kept |= {} if inner is None else dict(zip(missing, _on(inner, cast)[len(outputs) :], strict=True))
+            kept |= (
+                {}
+                if inner is None
+                else dict(zip(missing, self._on(inner, cast)[len(outputs) :], strict=True))
+            )
             return Run(outputs=outputs, taps={name: kept[name] for name in names})
 
         return run
@@ -282,20 +288,29 @@ class OnnxSubject:
         """Outputs for each batch; the session, with its copies of the weights, does not outlive the call."""
         self._cut = None
         session = self._session(proto, provider)
-        return [_on(session, feed) for feed in feeds]
+        return [self._on(session, feed) for feed in feeds]
 
     def _run_twice(self, feeds: Sequence[Sequence[Array]], provider: str) -> list[tuple[Array, ...]]:
         """Outputs of the file itself; the smallest batch is run again."""
         self._cut = None
         session = self._session(self._whole, provider)
-        results = [_on(session, feed) for feed in feeds]
+        results = [self._on(session, feed) for feed in feeds]
         smallest = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
         is_same = same_bits(session.run(feeds[smallest]), results[smallest])
         self._repeats[provider] = self._repeats.get(provider, True) and is_same
         return results
 
     def _session(self, proto: onnx.ModelProto, provider: str) -> Session:
+        require_room(self._fixed_bytes)  # constants are folded
         return Session(bytes(proto.SerializeToString()), provider, self._weights, name=self.name)
+
+    def _on(self, session: Session, feed: Sequence[Array]) -> tuple[Array, ...]:
+        rows = len(feed[0]) if feed else 1
+        require_room(max(self._fixed_bytes, rows * self._row_bytes))
+        try:
+            return session.run(feed)
+        except ProviderError as error:
+            raise BatchError(rows, error) from error
 
     def repeats(self, provider: str) -> bool | None:
         """Whether a second run, of a smaller batch, gave the same bits."""
@@ -525,11 +540,15 @@ def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
     return ir.to_proto(model)
 
 
-def _on(session: Session, feed: Sequence[Array]) -> tuple[Array, ...]:
-    try:
-        return session.run(feed)
-    except ProviderError as error:
-        raise BatchError(len(feed[0]), error) from error
+def _largest(shapes: Iterable[tuple[int, tuple[Extent, ...]]]) -> tuple[int, int]:
+    """Bytes of the largest value: for each row of a batch, and whatever the batch."""
+    found = [0], [0]
+    for element, extents in shapes:
+        sizes = [extent for extent in extents if isinstance(extent, int)]
+        if len(sizes) == len(extents):
+            size = math.prod(sizes) * (element_type(element) or np.dtype(np.float32)).itemsize
+            found[size % BATCH > 0].append(size // BATCH if size % BATCH == 0 else size)
+    return max(found[0]), max(found[1])
 
 
 def _run_cut(cut: tuple[Session, int | None], feeds: Sequence[Array]) -> Array:

@@ -84,6 +84,8 @@ MAX_EXPRESSION_TERMS = 2_000
 MAX_EXPONENT = 16
 MAX_SYMBOL_DIGITS = 5
 """torch counts up to the number in a symbol's name."""
+MAX_GUARDS = 20_000
+"""Comparisons that a program asks of its inputs, one by one."""
 MAX_PROGRAM_EXPRESSION_NODES = 5_000_000
 """Of all expressions of a program together."""
 

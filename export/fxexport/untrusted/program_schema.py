@@ -27,6 +27,7 @@ from fxexport.untrusted.allowed import is_model_name
 from fxexport.untrusted.expressions import read_condition, read_guard, read_number, read_size
 from fxexport.untrusted.functions import find_function
 from fxexport.untrusted.limits import (
+    MAX_GUARDS,
     MAX_PROGRAM_DEPTH,
     MAX_PROGRAM_EXPRESSION_NODES,
     MAX_PROGRAM_VALUES,
@@ -280,6 +281,8 @@ def _ranges(values: dict[str, Any]) -> _Counted:
 
 
 def _guards(values: list[str]) -> _Counted:
+    if len(values) > MAX_GUARDS:
+        raise Refused(f"has {len(values):,} guards, more than the limit of {MAX_GUARDS:,}")
     read = [read_guard(value) for value in values]
     return _Counted([text for text, _ in read], sum(parts for _, parts in read))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from hostile_names import _edited
 from onnx import TensorProto, helper
 
 from fxexport.onnx_dialect.content import Content
@@ -18,6 +20,7 @@ from fxexport.untrusted.inline import inlined
 from fxexport.untrusted.limits import MAX_EXPANDED_OBJECTS
 from fxexport.untrusted.pickle_records import PickleError
 from fxexport.untrusted.pickles import read_pickle
+from fxexport.untrusted.programs import read_program
 from fxexport.untrusted.refused import Refused
 from fxpasses.errors import CheckError, FileError
 
@@ -105,6 +108,17 @@ def test_small_fields_of_an_onnx_file_are_counted(
     monkeypatch.setattr("fxexport.onnx_dialect.content.MAX_FIELDS", 50)
     with pytest.raises(ValueError, match=what):
         Content(content)
+
+
+def test_guards_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred thousand took a minute and two gigabytes: torch makes one function of them."""
+    monkeypatch.setattr("fxexport.untrusted.program_schema.MAX_GUARDS", 2)
+    guards = ["L['x'].size()[1] == 3"] * 3
+    for count in (2, 3):
+        path = _edited(lambda data, _, few=guards[:count]: data.update(guards_code=few))(tmp_path)
+        told = pytest.raises(FileError, match="3 guards, more than the limit of 2")
+        with told if count > 2 else contextlib.nullcontext():
+            read_program(path)
 
 
 @pytest.mark.parametrize("name", ["strides", "dilations"])

@@ -16,6 +16,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from fxexport import certify
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.rewrite import rewrite_content
 from fxexport.onnx_graph import wire
@@ -152,6 +153,31 @@ def test_weights_are_asked_for_before_a_session_packs_them() -> None:
     weights = {"w": np.broadcast_to(np.zeros(1, np.float32), (1 << 30,))}
     with pytest.raises(SlowError, match="GB of memory"), in_budget():
         Session(b"", "cpu", weights)
+
+
+@pytest.mark.parametrize("extents", [[1 << 14, 1 << 14, 3], [1 << 12, 1 << 14, 3]], ids=["any", "rows"])
+def test_values_are_measured_before_a_runtime_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extents: list[int]
+) -> None:
+    """A hundred bytes said it, and ONNX Runtime took three gigabytes."""
+    is_rows = extents[0] < 1 << 14
+    nodes = [
+        helper.make_node("Unsqueeze" if is_rows else "ReduceMean", ["x", *["axes"] * is_rows], ["u"]),
+        helper.make_node("Expand", ["u", "to"], ["e"]),
+        helper.make_node("ReduceMax", ["e"], ["y"]),
+    ]
+    stored = [
+        helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+        helper.make_tensor("to", TensorProto.INT64, [3 + is_rows], [*[1] * is_rows, *extents]),
+    ]
+    x, y = helper.make_tensor_value_info("x", 1, ["n", 3]), helper.make_tensor_value_info("y", 1, None)
+    graph, opset = helper.make_graph(nodes, "g", [x], [y], stored), helper.make_opsetid("", 18)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "e.onnx")
+    runs: list[object] = []
+    monkeypatch.setattr(Session, "run", lambda self, inputs: runs.append(inputs) or (np.zeros((1, 3)),))
+    with pytest.raises(SlowError, match="GB of memory"):
+        certify(tmp_path / "e.onnx", tmp_path / "e.onnx", providers=("cpu",))
+    assert not any(len(inputs[0]) > 2 for inputs in runs)
 
 
 def test_samples_are_no_larger_than_a_limit() -> None:
