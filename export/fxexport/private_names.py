@@ -4,7 +4,6 @@ They may change with any release of torch. What is heavy to import, or belongs t
 ``private_names`` of the one room that needs it.
 """
 
-from torch._C import _dispatch_has_kernel_for_dispatch_key as has_kernel_for_dispatch_key
 from torch._C import _jit_get_all_schemas as all_schemas
 from torch._C import _linalg as C_LINALG  # type: ignore[attr-defined]
 from torch._C import _nn as C_NN
@@ -15,5 +14,4 @@ __all__ = [
     "C_NN",  # graphs of torch.compile name its functions
     "TorchDispatchMode",  # sees every operator that a module runs, also those behind functions of C++
     "all_schemas",  # which operators exist, without running what a file names
-    "has_kernel_for_dispatch_key",  # whether an operator is a composite of others
 ]

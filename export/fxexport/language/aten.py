@@ -18,7 +18,6 @@ from fxexport.language.extents import Extent, Polynomial, floor_divided, minus, 
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import NotRead
 from fxexport.language.term import Origin, Terms, Uninterpreted, Value
-from fxexport.private_names import has_kernel_for_dispatch_key
 from fxpasses.private_names import OpOverload
 
 Tree = Any
@@ -38,10 +37,11 @@ class MustFunctionalise(Exception):
     """An operator changes a value in place that others may see through views."""
 
 
-def loses_writes(node: torch.fx.Node) -> bool:
-    """Whether it gives a view that torch takes for a copy: what is written to it is lost."""
-    name = str(node.target)
-    return name in _LOST or (name == "aten.einsum.default" and len(node.args[1]) == 1)  # type: ignore[arg-type]
+def loses_writes(graph: torch.fx.Graph) -> bool:
+    """Whether something is written to a view that torch takes for a copy, so that a rewriting loses it."""
+    written = {memory for node in graph.nodes if _is_in_place(node) for memory in _memory(node)}
+    views = (node for node in graph.nodes if _is_view(node) and not _says_view(node))
+    return any(_memory(node) & written and str(node.target) not in _TAKEN_APART for node in views)
 
 
 def read_program(
@@ -332,34 +332,30 @@ def _pure(target: OpOverload) -> OpOverload | None:
     return found if own == other and first[1] == second[1] else None
 
 
-_GIVES_NEW = {
-    "linear",
-    "matmul",
-    "batch_norm",
-    "layer_norm",
-    "group_norm",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-}
-"""Composite operators that never give what they are given."""
-_GIVES_GIVEN = {"_unsafe_view", "lift"}
-"""Others that do, whatever their schema says."""
-_LOST = {"aten.unsafe_chunk.default", "aten.unsafe_split.Tensor", "aten.unsafe_split_with_sizes.default"}
-"""What is written to views that these give is lost where torch makes a program functional."""
+_TAKEN_APART = {"aten.alpha_dropout.default", "aten.dropout.default", "aten.feature_dropout.default"}
+"""What gives what it is given, by no word of its schema, and is written out before torch looks for writes."""
 
 
 def _is_new(node: torch.fx.Node) -> bool:
     """Whether no other value shares memory with the node's."""
-    if node.op != "call_function" or not isinstance(node.target, OpOverload):
-        return False
-    schema = node.target._schema
-    if node.target.namespace != "aten" or any(item.alias_info is not None for item in schema.returns):
-        return False
-    name = schema.name.removeprefix("aten::")
-    full = schema.name if not schema.overload_name else f"{schema.name}.{schema.overload_name}"
-    composite = has_kernel_for_dispatch_key(full, "CompositeImplicitAutograd")
-    return name in _GIVES_NEW or not (composite or name in _GIVES_GIVEN)
+    return node.op == "call_function" and not (_says_view(node) or _is_view(node))
+
+
+def _says_view(node: torch.fx.Node) -> bool:
+    """Whether the operator's schema says that it gives what it is given, or a view of it."""
+    target = node.target
+    return not isinstance(target, OpOverload) or any(item.alias_info for item in target._schema.returns)
+
+
+def _is_view(node: torch.fx.Node) -> bool:
+    """Whether torch's own run of the recording gave it memory that it was given, whatever its schema says."""
+    return any(_memory(node) & _memory(read) for read in node.all_input_nodes)
+
+
+def _memory(node: torch.fx.Node) -> set[int]:
+    found = node.meta.get("val")
+    items = found if isinstance(found, tuple | list) else (found,)
+    return {item.untyped_storage()._cdata for item in items if isinstance(item, torch.Tensor)}
 
 
 def _is_alone(changed: torch.fx.Node, writer: torch.fx.Node) -> bool:

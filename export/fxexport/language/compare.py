@@ -310,7 +310,7 @@ class _Proof:
         self._is_explained = False
         pairs = _operand_pairs(left, right)
         results = [
-            self._same_constant(a, b, is_told=left.op != "map")
+            self._same_constant(a, b, is_told=left.op != "map", has_signs=left.op == "foreign")
             if _are_closed(a, b)
             else a.access == b.access and (a.term is b.term or self._known[a.term, b.term])
             for a, b in pairs
@@ -321,10 +321,13 @@ class _Proof:
             self._note(left, right)  # nothing below them says why
         return all(results)
 
-    def _same_constant(self, left: Operand, right: Operand, *, is_told: bool = True) -> bool:
+    def _same_constant(
+        self, left: Operand, right: Operand, *, is_told: bool = True, has_signs: bool = False
+    ) -> bool:
         """Whether two constants are one; if ``is_told`` another number is another function.
 
         A limit, a slope or a modulus may be another number and never matter: there an input has to show it.
+        To what nobody interprets ``-0`` may be another number than ``0``, if ``has_signs``.
         """
         if left == right:
             return True
@@ -340,6 +343,8 @@ class _Proof:
         # one side may repeat what the other has written out: the readers' axes are the same
         a, b = _written_out(a, b)
         if a.value.shape != b.value.shape:
+            return False
+        if has_signs and not np.array_equal(np.signbit(a.value), np.signbit(b.value)):
             return False
         if a.is_exact and b.is_exact:
             if is_same(a.value, b.value):

@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 
 from fxexport.language.extents import Extent
-from fxexport.language.fold_rules import RULES, UNIT, Folded, NotFolded
+from fxexport.language.fold_rules import LARGEST, RULES, SMALLEST, UNIT, Folded, NotFolded
 from fxexport.language.layout import Part, Parts, plain
 from fxexport.language.term import Array, Operand, Rounded, Term, Value, numpy_type
 
@@ -112,11 +112,11 @@ def _folded(term: Term) -> Folded:
     unit = UNIT.get(term.dtype, 0.0)
     with np.errstate(all="ignore"):
         rule, roundings = RULES[str(name)]
-        found = rule(read, parameters, unit)
+        found = _held(rule(read, parameters, unit), term.dtype)
         size = np.abs(found.value)
         # what is exact to the type is rounded all the same where a fold computes it of what it rounded
         is_exact = _is_held(found.value, term.dtype) & (found.error == 0) & (found.defined == 0)
-        share = roundings * unit * np.where(is_exact, 0.0, size)
+        share = roundings * np.where(is_exact, 0.0, np.maximum(unit * size, SMALLEST.get(term.dtype, 0.0)))
         error, step = found.error + share, np.maximum(found.step, share)
         apart = np.minimum(error, STEPS * FOLDS * step) + found.defined
         known = np.isfinite(size)
@@ -125,6 +125,12 @@ def _folded(term: Term) -> Folded:
     if np.any(apart[known] > np.maximum(seen * size[known], least)):
         raise NotFolded("a sum that loses its digits")
     return dataclasses.replace(found, error=error, step=step)
+
+
+def _held(found: Folded, dtype: str) -> Folded:
+    """What the type makes of numbers past its end: no operator takes them back from there."""
+    is_past = np.abs(found.value) > LARGEST.get(dtype, np.inf)
+    return found.with_value(np.where(is_past, np.copysign(np.inf, found.value), found.value))
 
 
 def _repeats(operand: Operand) -> bool:

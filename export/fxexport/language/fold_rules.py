@@ -14,6 +14,9 @@ from fxexport.language.term import Array
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Unit roundoffs."""
+LARGEST = {"float32": (2 - 2.0**-23) * 2.0**127, "bfloat16": (2 - 2.0**-7) * 2.0**127, "float16": 65504.0}
+SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "bfloat16": 2.0**-133, "float16": 2.0**-24}
+"""Ends of the types, and the steps between numbers next to nothing."""
 _PRODUCTS = 1 << 28
 """So many products are summed up."""
 

@@ -115,7 +115,7 @@ def _graph_of_program(program: ExportedProgram) -> Graph:
         try:
             return read_program(terms, program, inputs, Called.PREFIX)
         except MustFunctionalise as error:
-            if any(map(loses_writes, program.graph.nodes)):
+            if loses_writes(program.graph):
                 raise NotRead(f"{error} changes a value in place that may have views") from error
         try:
             return read_program(terms, pure(), inputs, Called.PREFIX)

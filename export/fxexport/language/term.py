@@ -272,12 +272,12 @@ class Terms:
         return self._noted(found)
 
     def constant(self, array: Array, *, rounded: Rounded | None = None, dtype: str | None = None) -> Value:
-        """The constant with these elements; equal ones are one term, ``-0`` as ``0`` and NaN as NaN."""
+        """The constant with these elements; those of the same bits are one term."""
         kept = array.reshape([extent for extent in array.shape if extent != 1])
         name = dtype or str(array.dtype)
         key = (name, kept.shape, rounded, _sample(kept))
         for term in self._constants.setdefault(key, []):
-            if term.array is not None and is_same(term.array, kept):
+            if term.array is not None and is_same(term.array, kept, has_signs=True):
                 found = term
                 break
         else:
@@ -336,8 +336,8 @@ _SHORT = 64
 """Vectors of more elements are no shapes."""
 
 
-def is_same(first: Array, second: Array) -> bool:
-    """Whether two arrays hold the same elements, ``-0`` taken for ``0`` and NaN for NaN."""
+def is_same(first: Array, second: Array, *, has_signs: bool = False) -> bool:
+    """Whether two arrays hold the same elements, ``-0`` taken for ``0`` and NaN for NaN, or the same bits."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
     left, right = np.atleast_1d(first, second)
@@ -345,7 +345,8 @@ def is_same(first: Array, second: Array) -> bool:
         return True  # weights of several files are held once
     rows = max(1, _BLOCK // max(1, left[:1].size))  # a comparison of all at once takes as much memory
     starts = range(0, len(left), rows)
-    return all(_is_same(left[start : start + rows], right[start : start + rows]) for start in starts)
+    compare = _has_same_bits if has_signs else _is_same
+    return all(compare(left[start : start + rows], right[start : start + rows]) for start in starts)
 
 
 _BLOCK = 1 << 22
@@ -358,6 +359,11 @@ def _is_same(first: Array, second: Array) -> bool:
         return False
     with np.errstate(all="ignore"):
         return bool(np.all((first == second) | (np.isnan(first) & np.isnan(second))))
+
+
+def _has_same_bits(first: Array, second: Array) -> bool:
+    kind = f"u{min(first.itemsize, 8)}"
+    return np.array_equal(*(np.ascontiguousarray(array).view(kind) for array in (first, second)))
 
 
 def _sample(array: Array) -> str:
