@@ -2,7 +2,8 @@
 
 A name is admitted where ATen has an operator of that name whose every argument is a tensor, a number or
 one of a few words; an operator with a file name among its arguments (``aten::save``, ``aten::from_file``)
-is none. What is no ATen operator stands in the tables here.
+is none, and neither are kernels that are only called by others, and trust them (``aten::nll_loss_backward``).
+What is no ATen operator stands in the tables here.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ _PRIVATE = frozenset(
     "_scaled_dot_product_attention_math _softmax _to_copy _unsafe_view _unsafe_index "
     "_upsample_bilinear2d_aa _upsample_bicubic2d_aa".split()
 )
+_TRUSTING = (
+    "backward", "jvp", "loss", "sparse", "bsc", "bsr", "csc", "csr", "segment", "nested", "quantized",
+    "mkldnn", "fbgemm", "cudnn", "miopen", "mps", "polynomial",
+)  # fmt: skip
+"""What words begin with in the names of kernels that no model calls: for gradients, losses, other layouts and
+machines. Some read and write memory by the indices that they are given, without a look."""
 # operators that change a tensor's storage, its place in the autograd graph or the random numbers to come
 _NOT_COMPUTATIONS = frozenset(
     "backward set_ set_data resize_ resize_as_ resize_as_sparse_ requires_grad_ retain_grad rename_ "
@@ -129,6 +136,8 @@ def is_attribute(name: str) -> bool:
 def is_computation(name: str, space: str = "aten") -> bool:
     """Whether an operator of this name only computes: every overload takes tensors, numbers and words."""
     if name in _NOT_COMPUTATIONS or (name.startswith("_") and name not in _PRIVATE):
+        return False
+    if any(word.startswith(_TRUSTING) for word in name.split("_")):
         return False
     schemas = _schemas().get(f"{space}::{name}", ())
     return bool(schemas) and any(map(_is_harmless, schemas)) and not any(map(_names_a_file, schemas))
