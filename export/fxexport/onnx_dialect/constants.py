@@ -17,6 +17,8 @@ from fxexport.onnx_dialect.external import is_elsewhere
 from fxexport.onnx_node import array_of, attributes_of, is_external, is_standard, reads_of, versions_of
 
 _SMALL = 64
+_MOST_LEVELS = 50_000
+"""Of modules, all names together: one takes a thousand times the bytes of its name."""
 _TAKEN = frozenset({*dir(nn.Module), *nn.Module().__dict__})
 
 
@@ -60,6 +62,7 @@ class Constants:
         self._aliases: dict[str, str] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._small: dict[str, tuple[int, ...]] = {}
+        self._levels = 0
         read = Counter(name for node in content.proto.graph.node for name in reads_of(node))
         for node in content.proto.graph.node:
             self._note(node, read)
@@ -170,7 +173,8 @@ class Constants:
 
     def _path(self, name: str) -> str:
         owner, (*above, leaf) = self.root, name.split(".")
-        for part in above:
+        self._levels += len(above)
+        for part in above if self._levels <= _MOST_LEVELS else ("",):
             if not part or part in _TAKEN or part in owner._parameters or part in owner._buffers:
                 break
             owner = owner._modules.get(part) or nn.Module()

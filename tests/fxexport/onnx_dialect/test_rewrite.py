@@ -9,6 +9,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.rewrite import find_onnx_sites, rewrite_onnx
 from fxpasses.errors import InputError
 from onnx_files import classifier, images, operators, outputs, require_same, weights
@@ -474,6 +476,17 @@ def test_a_sparse_initialiser_is_a_value_like_any_other() -> None:
     model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(*parts, [1]))
     made = rewrite_onnx(model, to="conv")
     assert operators(made.module) == ["Mul", "GlobalAveragePool", "Conv", "Flatten"]
+    require_same(model, made.module, images())
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+
+
+def test_a_name_of_many_levels_is_no_tree_of_modules() -> None:
+    name = "a." * 60_000 + "w"
+    model = classifier(GEMM, {name: W, "b": B})
+    next(node for node in model.graph.node if node.op_type == "Gemm").input[1] = name
+    opened = OpenOnnx(Content(model.SerializeToString()))
+    assert len(opened.root._modules) == 0
+    made = rewrite_onnx(model, to="conv")
     require_same(model, made.module, images())
     assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
 
