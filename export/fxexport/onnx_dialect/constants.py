@@ -15,10 +15,9 @@ from fxexport.onnx_dialect.content import Content, HeldContent, bits_of
 from fxexport.onnx_dialect.extents import torch_type
 from fxexport.onnx_dialect.external import is_elsewhere
 from fxexport.onnx_node import array_of, attributes_of, is_external, is_standard, reads_of, versions_of
+from fxexport.untrusted.limits import MAX_MODULES
 
 _SMALL = 64
-_MOST_LEVELS = 50_000
-"""Of modules, all names together: one takes a thousand times the bytes of its name."""
 _TAKEN = frozenset({*dir(nn.Module), *nn.Module().__dict__})
 
 
@@ -62,7 +61,7 @@ class Constants:
         self._aliases: dict[str, str] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._small: dict[str, tuple[int, ...]] = {}
-        self._levels = 0
+        self._modules = 0
         read = Counter(name for node in content.proto.graph.node for name in reads_of(node))
         for node in content.proto.graph.node:
             self._note(node, read)
@@ -165,6 +164,7 @@ class Constants:
         self.paths[name], self.by_path[path] = path, name
         owner, (*above, leaf) = self.root, path.split(".")
         for part in above:
+            self._modules += part not in owner._modules
             owner = owner._modules.setdefault(part, nn.Module())  # type: ignore[assignment]  # never None
         if tensor.is_floating_point():
             owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
@@ -173,8 +173,8 @@ class Constants:
 
     def _path(self, name: str) -> str:
         owner, (*above, leaf) = self.root, name.split(".")
-        self._levels += len(above)
-        for part in above if self._levels <= _MOST_LEVELS else ("",):
+        # a module takes a thousand times the bytes of its name
+        for part in above if self._modules + len(above) <= MAX_MODULES else ("",):
             if not part or part in _TAKEN or part in owner._parameters or part in owner._buffers:
                 break
             owner = owner._modules.get(part) or nn.Module()

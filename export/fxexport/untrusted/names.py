@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import keyword
 import re
-from typing import NewType
+from collections.abc import Iterable
+from typing import Any, NewType
 
 import torch
 
-from fxexport.untrusted.limits import MAX_TEXT
+from fxexport.untrusted.limits import MAX_MODULES, MAX_OBJECT_DEPTH, MAX_TEXT
 from fxexport.untrusted.refused import Refused
 
 Name = NewType("Name", str)
@@ -71,6 +72,29 @@ def path(value: object, what: str = "a module") -> Path:
     if not parts or not all(_PART.fullmatch(part) and not _is_dunder(part) for part in parts):
         raise Refused(f"has {what} called {shown(value)}")
     return Path(str(value))
+
+
+def require_few_modules(paths: Iterable[str]) -> None:
+    """Returns where the modules that paths run through are few, one below the other and altogether.
+
+    A module takes a thousand times the bytes of its name.
+
+    Raises:
+        Refused: they are more than a model has.
+    """
+    tree: dict[str, Any] = {}
+    count = 0
+    for found in paths:
+        *above, _ = found.split(".")
+        if len(above) > MAX_OBJECT_DEPTH:
+            what = f"{len(above):,} modules one below the other, more than the limit of {MAX_OBJECT_DEPTH:,}"
+            raise Refused(f"has {what}, in {shown(found)}")
+        inner = tree
+        for item in above:
+            count += item not in inner
+            inner = inner.setdefault(item, {})
+    if count > MAX_MODULES:
+        raise Refused(f"has {count:,} modules, more than the limit of {MAX_MODULES:,}")
 
 
 def member(value: object, what: str = "a parameter") -> Path:

@@ -15,7 +15,7 @@ from torch import nn
 
 from fxexport.untrusted.archive import ZIP_MAGIC, Archive, open_archive
 from fxexport.untrusted.limits import MAX_PROGRAM_BYTES
-from fxexport.untrusted.names import shown, variable
+from fxexport.untrusted.names import require_few_modules, shown, variable
 from fxexport.untrusted.plain_json import read_plain_json
 from fxexport.untrusted.plain_objects import PlainObjects
 from fxexport.untrusted.private_names import TORCH_DTYPES, deserialize_device, schema
@@ -192,6 +192,7 @@ def _require_fit(parts: ProgramParts) -> None:
     if counts != (given, returned):
         raise Refused("has another number of arguments than it describes")
     _require_names(signature)
+    require_few_modules((*parts.weights, *parts.constants))
     for spec in inputs:
         _require_tensor(parts, spec)
 

@@ -55,3 +55,11 @@ def test_what_another_kind_of_name_may_be_is_not_this_one(make: Make, values: li
     for value in values:
         with pytest.raises(Refused):
             make(value)
+
+
+def test_modules_that_names_make_are_counted() -> None:
+    names.require_few_modules([f"a.{place}.weight" for place in range(1_000)] * 50)
+    with pytest.raises(Refused, match="121 modules one below the other, more than the limit of 120"):
+        names.require_few_modules(["a." * 121 + "weight"])
+    with pytest.raises(Refused, match="has 20,001 modules, more than the limit of 20,000"):
+        names.require_few_modules([f"m{place}.weight" for place in range(20_001)])
