@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Protocol
 
 from torch import fx, nn
@@ -49,8 +49,8 @@ class Naming(Protocol):
         """The name of a parameter in the model, and whether it is stored transposed."""
         ...
 
-    def unit(self, node: fx.Node) -> Sequence[fx.Node]:
-        """The nodes that stand for one operator of the model, this one the last of them; none for others."""
+    def unit(self, node: fx.Node) -> Collection[fx.Node]:
+        """The nodes that stand for the operator of the model that gives this one's value; none for others."""
         ...
 
 
@@ -101,6 +101,6 @@ class ModuleNaming:
         """Its path in the state dict."""
         return path, False
 
-    def unit(self, node: fx.Node) -> Sequence[fx.Node]:
+    def unit(self, node: fx.Node) -> Collection[fx.Node]:
         """None: each node runs alone."""
         return ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -69,12 +69,14 @@ class _FileNaming:
     def __init__(self, opened: OpenOnnx) -> None:
         self._opened = opened
         self._values = {node: name for name, node in opened.by_name.items()}
-        self._units: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        self._units: dict[fx.Node, dict[fx.Node, None]] = {}
         self._protos: dict[fx.Node, onnx.NodeProto] = {}
+        self._places: dict[str, int] = {}
         for unit in opened.units:
-            for node in unit.nodes:
-                self._units[node] = tuple(unit.nodes)
-                self._protos[node] = opened.file.node[unit.index]
+            proto, nodes = opened.file.node[unit.index], dict.fromkeys(unit.nodes)
+            self._units |= dict.fromkeys(unit.nodes, nodes)
+            self._protos |= dict.fromkeys(unit.nodes, proto)
+            self._places |= {name: place for place, name in enumerate(proto.output) if place}
 
     def value(self, node: fx.Node) -> str:
         """The value's name in the file."""
@@ -93,7 +95,7 @@ class _FileNaming:
         domain = onnx_node.domain_of(proto.domain)
         stored, alias = self._opened.constants.stored, self._opened.constants.alias
         kinds = "".join(("c" if alias(name) in stored else "v") if name else "-" for name in proto.input)
-        place = [*proto.output].index(self.value(node)) if self.value(node) in proto.output else 0
+        place = self._places.get(self.value(node))
         told = f"{domain + '.' if domain else ''}{proto.op_type}({kinds.rstrip('-')})"
         return f"{told}[{place}]" if place else told
 
@@ -130,9 +132,9 @@ class _FileNaming:
         name = self._opened.constants.by_path.get(path, path)
         return name, self._opened.constants.transposed.get(name, False)
 
-    def unit(self, node: fx.Node) -> Sequence[fx.Node]:
+    def unit(self, node: fx.Node) -> Collection[fx.Node]:
         """What stands for one node of the file, for those that give a value of the file."""
-        return self._units.get(node, ()) if node in self._values else ()
+        return self._units.get(node, {}) if node in self._values else ()
 
     def _constant(self, name: str) -> Array | None:
         tensor = self._opened.constants.tensor(self._opened.constants.alias(name))

@@ -117,6 +117,7 @@ class _Reader:
         self._vocabulary = vocabulary
         self._seen: dict[fx.Node, _Seen] = {}
         self._swapped: dict[fx.Node, tuple[fx.Node, tuple[int, ...]]] = {}
+        self._given: dict[fx.Node, tuple[fx.Node, ...]] = {}
         self._inputs = 0
 
     def given(self, node: fx.Node) -> list[HeadTerm]:
@@ -165,11 +166,15 @@ class _Reader:
     def _of_unit(self, node: fx.Node, seen: _Seen) -> _Seen:
         """The same, unless it reads a value that only the graph has: then the operator as one term."""
         unit = self._naming.unit(node)
-        inner = {term for part in unit if part is not node and not (term := self._seen[part].term).value}
+        steps = [self._seen[source].term for source in node.all_input_nodes if source in unit]
+        inner = {term for term in steps if not term.value}
         if inner.isdisjoint((seen.term, *seen.term.operands)):
             return seen
-        given = (source for part in unit for source in part.all_input_nodes if source not in unit)
-        return self._operator(node, Opaque(), tuple(dict.fromkeys(given)))
+        first = next(iter(unit))
+        if first not in self._given:
+            given = (source for part in unit for source in part.all_input_nodes if source not in unit)
+            self._given[first] = tuple(dict.fromkeys(given))
+        return self._operator(node, Opaque(), self._given[first])
 
     def _shape(self, node: object) -> Shape | None:
         full = self._shapes.get(node.name) if isinstance(node, fx.Node) else None

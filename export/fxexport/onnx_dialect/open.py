@@ -94,7 +94,7 @@ class OpenOnnx:
         self.sizes: dict[str, list[Size]] = {}
         self.absorbers: dict[int, Unit] = {}
         self.pending: dict[str, tuple[int, Node, Node, str]] = {}
-        self._names: set[str] = set()
+        self._taken: dict[str, int] = {}
         self._open()
 
     def _open(self) -> None:
@@ -170,11 +170,11 @@ class OpenOnnx:
 
     def unused(self, name: str) -> str:
         """The name, or one like it that no node has."""
-        count, wanted = 1, name or "value"
-        name = wanted
-        while name in self._names:
-            count, name = count + 1, f"{wanted}_{count}"
-        self._names.add(name)
+        wanted = name = name or "value"
+        while name in self._taken:  # counted on: all nodes of a file may have one name
+            name = f"{wanted}_{self._taken[wanted]}"
+            self._taken[wanted] += 1
+        self._taken[name] = 1
         return name
 
 

@@ -78,6 +78,11 @@ FILES: dict[str, tuple[str, dict[str, Any], str]] = {
         {"low": np.float32(0), "high": np.float32(5)},
         "Clip(vcc)(affine(pool(r)))",
     ),
+    "parts": (
+        FLAT + "g = Gemm<transB=1>(f, w, b) c, d = Split<axis=1>(g, sizes) y = Concat<axis=1>(d, c)",
+        {"sizes": np.array([2, 3])},
+        "concat(Split(vc)[1](affine(pool(r))), Split(vc)(affine(pool(r))))",
+    ),
     "a cast to its own type": (FLAT + "c = Cast<to=1>(f) y = Gemm<transB=1>(c, w, b)", {}, "affine(pool(r))"),
 }
 
