@@ -363,7 +363,8 @@ def _is_same(first: Array, second: Array) -> bool:
 
 def _has_same_bits(first: Array, second: Array) -> bool:
     kind = f"u{min(first.itemsize, 8)}"
-    return np.array_equal(*(np.ascontiguousarray(array).view(kind) for array in (first, second)))
+    left, right = (np.ascontiguousarray(array).view(kind) for array in (first, second))
+    return np.array_equal(left, right)
 
 
 def _sample(array: Array) -> str:
