@@ -131,7 +131,7 @@ def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
         what = f"is a convolution on a whole map ({node.name!r})"
     else:
         what = f"reads {node.name!r}"
-        fix = "pool the map to a fixed size first, e.g. nn.AdaptiveAvgPool2d(1)"
+        fix = "pool the map to a fixed size first; nn.AdaptiveAvgPool2d(k) leaves one of k x k as it is"
     return Problem(MissCode.NOT_POOLED, f"it {what}, which no pool collapses", fix)
 
 

@@ -21,6 +21,7 @@ from fxpasses.api import report_of, sites_of
 from fxpasses.change import carry_out
 from fxpasses.errors import InputError
 from fxpasses.heads.score_heads import ScoreHead, find_score_heads
+from fxpasses.miss_codes import MissCode
 from fxpasses.private_names import pytree
 from fxpasses.report import Form, Scope
 from fxpasses.survey import Survey
@@ -46,7 +47,7 @@ def mapped_file(
     ``choose`` gives the place of the wanted head among the names of the outputs.
 
     Raises:
-        InputError: something that is not affine stands between the map and the logits.
+        InputError: the logits are no affine function of a pooled map; why.
     """
     with explained(content):
         return _mapped_file(content, choose, input_shapes)
@@ -58,19 +59,21 @@ def _mapped_file(
     opened = OpenOnnx(content, input_shapes)
     survey = Survey(opened, Scope.HEAD, lambda: None)
     change = carry_out(survey, Form.DENSE, (), with_map=False)
-    missed = {miss.node for miss in report_of(change, survey, Form.DENSE).misses}
+    missed = {miss.node: miss for miss in report_of(change, survey, Form.DENSE).misses}
     sites = {entry.site.node for entry in change.rewrites}
     if not sites:  # a head that stands before its pool already is left as it is, and is no miss
         sites = {site.node for site in sites_of(Survey(opened, Scope.HEAD, lambda: None), Form.DENSE).sites}
     vocabulary = Vocabulary(opened.root, opened.lifted)
     spec = pytree.tree_structure(dict.fromkeys(opened.outputs, 0))
-    heads = find_score_heads(opened.graph, vocabulary, sites | missed, spec)
+    heads = find_score_heads(opened.graph, vocabulary, sites | missed.keys(), spec)
     head = heads[choose([found.name for found in heads])]
-    stranger = next((site.name for site in head.sites if site.name in missed), None)
+    what = f"output {head.name!r} is no affine function of a pooled map"
+    for miss in (missed[site.name] for site in head.sites if site.name in missed):
+        if miss.code is not MissCode.BEFORE_POOL:  # a head whose pool comes last has its map there
+            raise InputError(f"{what}: {miss.reason}", where=content.name, fix=miss.fix)
     map_, between = _map_of(head, vocabulary)
-    if stranger is not None or map_ is None:
-        what = f"output {head.name!r} is no affine function of a pooled map"
-        raise InputError(f"{what}: {stranger or between!r} stands between", where=content.name)
+    if map_ is None:
+        raise InputError(f"{what}: {between!r} stands between", where=content.name)
     names: Mapping[Node, str] = {node: name for name, node in opened.by_name.items()}
     if change.rewrites:
         closed = close(opened, change.plan, Form.DENSE, {})

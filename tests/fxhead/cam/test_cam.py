@@ -300,6 +300,48 @@ def test_a_files_head_is_moved_before_its_pool(run: Run, photos: Path, folder: P
     assert "choose one with --head" in run("cam", "net.onnx", "photos", *SIZE, "-o", "other").err
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("p = GlobalMaxPool(r) f = Flatten(p) y = Gemm<transB=1>(f, w)", "'p' takes a maximum or a sum"),
+        (
+            "p = GlobalAveragePool(r) f = Flatten(p) t = Sqrt(w) y = Gemm<transB=1>(f, t)",
+            "its weight is computed in the graph",
+        ),
+        ("p = GlobalAveragePool(r) f = Flatten(p) t = Relu(f) y = Gemm<transB=1>(t, w)", "'t' stands"),
+        ("f = Flatten(r) y = Gemm<transB=1>(f, v)", "which no pool collapses; pool the map to a fixed size"),
+    ],
+)
+def test_why_a_files_head_has_no_map_is_told(run: Run, photos: Path, body: str, says: str) -> None:
+    constants = {"w": weights(5, 8), "v": weights(5, 8 * 16 * 16)}
+    onnx.save(classifier(body, constants, dims="N,3,16,16"), "net.onnx")
+    done = run("cam", "net.onnx", "photos", *SIZE)
+    assert (done.code, done.out) == (2, "")
+    assert "output 'y' is no affine function of a pooled map: " in done.err
+    assert says in done.err
+
+
+def test_a_file_whose_pool_comes_last_has_its_map_there(run: Run, photos: Path) -> None:
+    body = "c = Conv(r, w) a = Relu(c) p = GlobalAveragePool(a) y = Flatten(p)"
+    model = classifier(body, {"w": weights(5, 8, 1, 1)}, dims="N,3,16,16")
+    onnx.save(model, "net.onnx")
+    done = run("cam", "net.onnx", "photos", *SIZE, "--mean", "0", "--std", "1", "--classes", "0,1,2,3,4")
+    assert done.code == 0, done.err
+    wanted = outputs(model, prepared(photos, mean=(0.0,) * 3, std=(1.0,) * 3).numpy())[0]
+    with np.load("fxhead-cam/maps.npz") as arrays:
+        np.testing.assert_allclose(arrays["maps"].mean((2, 3)), wanted, rtol=1e-4, atol=1e-5)
+        assert arrays["maps"].min() == 0  # behind the activation
+
+
+def test_a_size_that_the_model_does_not_take_is_named(run: Run, photos: Path) -> None:
+    """As of the first torchvision's ResNets: a fixed pool, and a view that needs one place behind it."""
+    torch.save(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AvgPool2d(7, 1), nn.Flatten(), nn.Linear(8, 2)), "net.pt")
+    done = run("cam", "net.pt", "photos", "--size", "10")
+    assert (done.code, done.out) == (2, "")
+    assert "does not say which input shape it takes, and does not run on 10x10; give it" in done.err
+    assert run("cam", "net.pt", "photos", "--size", "9").code == 0
+
+
 def test_a_layer_that_does_not_run_is_one_line(run: Run, photos: Path) -> None:
     model = nn.Sequential(nn.Softmax(2**40), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
     torch.save(model, "odd.pt")

@@ -89,7 +89,9 @@ def find_shapes(
         guess = InputShapes(shapes=(shape,), dtypes=(dtype,), origin=ShapeOrigin.GUESSED)
         if _refusal(module, guess) is None:
             return guess
-    raise InputError("the model does not say which input shape it takes", where=source.text, fix=_HOW)
+    tried = "" if size is None else f", and does not run on {'x'.join(map(str, size.extents))}"
+    what = f"the model does not say which input shape it takes{tried}"
+    raise InputError(what, where=source.text, fix=_HOW)
 
 
 def embeddings(module: nn.Module) -> int | None:
