@@ -339,10 +339,10 @@ def clamp(terms: Terms, value: Value, low: Value | None, high: Value | None) -> 
     """The value held between two closed scalars, one of which may be missing."""
     value = widened(value, *(item for item in (low, high) if item is not None))
     bounds = tuple(None if item is None else scalar(item) for item in (low, high))
-    is_defined = all(bound is None or bound == bound for bound in bounds)
+    if any(bound is not None and bound != bound for bound in bounds):
+        raise Uninterpreted("a bound that is no number")
     if (
         not value.is_float
-        or not is_defined
         or (low is not None and bounds[0] is None)
         or (high is not None and bounds[1] is None)
     ):

@@ -717,6 +717,8 @@ def _squeeze(call: Call) -> Value:
         if any(not isinstance(extent, int) for extent in value.shape):
             raise Uninterpreted("a squeeze of what may be one cell")
         axes = [axis for axis, extent in enumerate(value.shape) if extent == 1]
+    elif not axes:
+        raise Uninterpreted("no axes, by which ONNX Runtime means all")
     return moves.squeeze(value, [_axis(value, axis) for axis in axes])
 
 

@@ -287,6 +287,14 @@ OTHER: dict[str, tuple[Function, str]] = {
     "differences the other way": (SAME["diff"][0], SAME["diff"][1].replace("Sub(u, l)", "Sub(l, u)")),
     "other places": (SAME["places"][0], SAME["places"][1].replace("0.2", "0.2001")),
     "written to another part": (lambda x: written(x * 1.5, slice(2, 4)), SAME["written to a part"][1]),
+    "a bound that is no number": (
+        lambda x: x.clamp(min=float("nan")),
+        f"{number('o', -1)} n = Sqrt(o) y = Clip(x, n)",
+    ),
+    "no axis, by which all are meant": (
+        lambda x: x.mean(1, keepdim=True),
+        "m = ReduceMean <axes = [1]> (x) a = Constant <value = int64[0] {}> () y = Squeeze(m, a)",
+    ),
     "slower waves": (lambda x: x + waves(100.001), SAME["waves"][1]),
     "dots for other axes": (
         SAME["einsum's dots"][0],
