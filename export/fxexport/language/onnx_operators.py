@@ -652,6 +652,8 @@ def _attention(call: Call) -> Value:
     if query.rank != 4 or key.rank != 4 or value.rank != 4 or query.shape[1] != key.shape[1]:
         raise Uninterpreted("another attention")
     mask, scale = call.optional_tensor("attn_mask"), call.any("scale")
+    if mask is not None and mask.shape[-1:] != key.shape[2:3]:
+        raise Uninterpreted("a mask of fewer cells, which are masked")
     factor = None if scale is None else _number(call, "scale", query.dtype)
     return definitions.attention(call.terms, query, key, value, mask, factor)
 

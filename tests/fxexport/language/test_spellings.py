@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import parser
 from torch import nn
 
 from fxexport.language import derive, graph_of_module, graph_of_onnx
@@ -342,3 +343,14 @@ def test_a_number_that_may_never_matter_is_no_broken_one(name: str) -> None:
 @pytest.mark.parametrize("name", OTHER)
 def test_what_means_something_else_is_not_proved(name: str) -> None:
     assert not is_proved(*OTHER[name])
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+def test_a_mask_of_fewer_cells_masks_the_others(cells: int) -> None:
+    mask = torch.zeros(3, cells)
+    file = parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 24]> g (float[n,4,3,3] x) => (float[n,4,3,3] y) '
+        f"{{ {ints('s', 3, cells)} m = ConstantOfShape (s) y = Attention (x, x, x, m) }}"
+    )
+    attention = Applied(lambda x: F.scaled_dot_product_attention(x, x, x, mask))
+    assert derive(graph_of_module(attention, (X,)), graph_of_onnx(file)).is_proved == (cells == 3)
