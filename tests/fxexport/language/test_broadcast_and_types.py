@@ -56,11 +56,14 @@ def doubled(stored: str, *, is_each: bool) -> str:
     return f"{stored} {EACH} {FOUR} {column} g = Expand(j, o) h = Reshape(g, i) {BACK}"
 
 
+ONE_MORE = "o = Constant <value_float = 1.0> () y = Add(x, o)"
+
+
 def there_and_back(factor: float, inverse: float) -> str:
-    """X times a computed number that is 1 over the reals."""
+    """X plus a computed number that is 1 over the reals."""
     return (
         f"a = Constant <value_float = {factor}> () b = Constant <value_float = {inverse}> () "
-        "c = Mul(a, a) d = Mul(c, b) e = Mul(d, b) y = Mul(x, e)"
+        "c = Mul(a, a) d = Mul(c, b) e = Mul(d, b) y = Add(x, e)"
     )
 
 
@@ -100,8 +103,8 @@ DIFFERENT = {
         "k = Add(s, n) y = Mul(x, k)",
         "y = Identity(x)",
     ),
-    "a product past the end of floats": (there_and_back(1e30, 1e-30), "y = Identity(x)"),
-    "a product next to nothing": (there_and_back(1e-30, 1e30), "y = Identity(x)"),
+    "a product past the end of floats": (there_and_back(1e30, 1e-30), ONE_MORE),
+    "a product next to nothing": (there_and_back(1e-30, 1e30), ONE_MORE),
 }
 
 
@@ -297,7 +300,10 @@ MODULES = {
         lambda x: torch.atan2(torch.tensor(-0.0), x),
         lambda x: torch.atan2(torch.tensor(0.0), x),
     ),
-    "pieces of what is written": (seen_through(lambda x: x.unsafe_split(2, 1)[0]), lambda x: x[:, :2] + 0.5),
+    "pieces of what is written": (
+        seen_through(lambda x: x.unsafe_split(2, 1)[0]),
+        lambda x: (x + 0.5).unsafe_split(2, 1)[0] + 0,
+    ),
     "a grid": (
         written_through(lambda x: torch.meshgrid(x.view(-1), indexing="ij")[0]),
         lambda x: x + 0.5,

@@ -354,3 +354,12 @@ def test_a_mask_of_fewer_cells_masks_the_others(cells: int) -> None:
     )
     attention = Applied(lambda x: F.scaled_dot_product_attention(x, x, x, mask))
     assert derive(graph_of_module(attention, (X,)), graph_of_onnx(file)).is_proved == (cells == 3)
+
+
+def test_a_gate_that_a_runtime_folded_is_the_gate() -> None:
+    gate = torch.full((4, 1, 1), -5.0)
+    folded = run(f"{number('z', 0)} a = Mul(x, z) {number('g', -5)} b = Add(a, g) y = Sigmoid(b)")[0, 0, 0, 0]
+    assert abs(folded - gate.sigmoid()[0]) > 16 * np.spacing(folded)
+    for stored, is_same in ((folded, True), (folded * np.float32(1.001), False)):
+        text = f"{number('g', stored)} y = Mul(x, g)"
+        assert is_proved(lambda x: x * torch.sigmoid(gate), text) == is_same
