@@ -2,7 +2,8 @@
 
 A name is admitted where ATen has an operator of that name whose every argument is a tensor, a number or
 one of a few words; an operator with a file name among its arguments (``aten::save``, ``aten::from_file``)
-is none, and neither are kernels that are only called by others, and trust them (``aten::nll_loss_backward``).
+is none, and neither are kernels that are only called by others, and trust them (``aten::nll_loss_backward``;
+torchvision's, of which one reads where NaN is: no classifier calls them).
 What is no ATen operator stands in the tables here.
 """
 
@@ -21,7 +22,7 @@ import torch
 from fxexport.private_names import C_LINALG, C_NN, all_schemas
 from fxpasses.private_names import OpOverload
 
-_OVERLOAD = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
+_OVERLOAD = re.compile(r"torch\.ops\.(aten|prims)\.([A-Za-z_]\w*)\.([A-Za-z_]\w*)", re.ASCII)
 _SYMBOLIC = re.compile(r"torch\.(sym_(?:max|min|not|ite|float|int|sqrt|sum)|_sym_sqrt)")
 _WORD_ARGUMENTS = frozenset(
     "UPLO activation approximate assert_msg driver equation indexing interpolation mode norm ord p pad_mode "
@@ -145,12 +146,7 @@ def is_computation(name: str, space: str = "aten") -> bool:
 
 def _overload(space: str, name: str, overload: str) -> Callable[..., Any] | None:
     if not is_computation(name, space):
-        if space == "torchvision":
-            importlib.import_module("torchvision.ops")  # registers them
-            _schemas.cache_clear()
-            is_computation.cache_clear()
-        if not is_computation(name, space):
-            return None
+        return None
     try:
         found = getattr(getattr(getattr(torch.ops, space), name), overload)
     except AttributeError:
@@ -168,7 +164,7 @@ def _callable(owner: Any, name: str) -> Callable[..., Any] | None:
 def _schemas() -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for schema in all_schemas():
-        if schema.name.startswith(("aten::", "prims::", "torchvision::")):
+        if schema.name.startswith(("aten::", "prims::")):
             found.setdefault(schema.name, []).append(schema)
     return found
 
