@@ -828,8 +828,7 @@ def _flatten(call: Call) -> Value:
 def _unflatten(call: Call) -> Value:
     value, sizes = call.tensor("self"), call.extents("sizes")
     dim = _dim(value, call.integer("dim"))
-    inner = moves.reshape(call.terms, value.seen((value.layout[dim],)), sizes)
-    return value.seen((*value.layout[:dim], *inner.layout, *value.layout[dim + 1 :]))
+    return moves.reshape(call.terms, value, [*value.shape[:dim], *sizes, *value.shape[dim + 1 :]])
 
 
 @_handles("view.default", "_unsafe_view.default")

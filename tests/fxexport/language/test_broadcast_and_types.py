@@ -296,6 +296,10 @@ MODULES = {
     ),
     "a view of a sum": (written_through(lambda x: torch.einsum("bchw->bcwh", x)), lambda x: x + 0.5),
     "pieces": (written_through(lambda x: x.unsafe_chunk(2, 1)[0]), lambda x: x + 0.5),
+    "a dimension that is cut anew": (
+        lambda x: x.permute(0, 2, 1, 3).flatten(1).unflatten(1, (18, 2)),
+        lambda x: x.permute(0, 3, 1, 2).flatten(1).unflatten(1, (18, 2)),
+    ),
     "the sign of nothing": (
         lambda x: torch.atan2(torch.tensor(-0.0), x),
         lambda x: torch.atan2(torch.tensor(0.0), x),
