@@ -111,7 +111,7 @@ def _raised(terms: Terms, factor: Factor, exponent: Fraction) -> Factor:
 def exponent_of(value: Value) -> Fraction | None:
     """The exponent that a closed value is, if it is a small multiple of one half."""
     number = scalar(value)
-    if number is None or abs(number) > 8 or number * 2 != round(number * 2) or number == 0:
+    if number is None or not 0 < abs(number) <= 8 or number * 2 != round(number * 2):
         return None
     return Fraction(round(number * 2), 2)
 
@@ -243,7 +243,8 @@ def _is_all(value: Value, number: float) -> bool:
         found = folded(value.term)
     except NotFolded:
         return False
-    return bool(np.all(np.abs(found.value - number) <= found.noise(value.dtype)))
+    noise = found.noise(value.dtype)
+    return bool(np.all((np.abs(found.value - number) <= noise) & np.isfinite(noise)))
 
 
 def _closed(terms: Terms, name: str, first: Value, second: Value) -> Value:

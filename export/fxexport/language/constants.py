@@ -25,6 +25,8 @@ FOLDS = 2
 """So many folds one constant is made of at most, however many others stand beside it."""
 _VISIBLE = 2.0**-10
 """A fold that may lie further off than this share of an element is none: nobody knows what it gives."""
+_CORRECT = 2
+"""What libraries compute in so many roundings is exact where it can be; of tanh(x) = x each makes its own."""
 _HIDDEN = 2.0**8
 """It is one, though, where it lies no further off than so many units of the largest element."""
 
@@ -112,25 +114,24 @@ def _folded(term: Term) -> Folded:
     unit = UNIT.get(term.dtype, 0.0)
     with np.errstate(all="ignore"):
         rule, roundings = RULES[str(name)]
-        found = _held(rule(read, parameters, unit), term.dtype)
+        found = rule(read, parameters, unit)
         size = np.abs(found.value)
         # what is exact to the type is rounded all the same where a fold computes it of what it rounded
         is_exact = _is_held(found.value, term.dtype) & (found.error == 0) & (found.defined == 0)
+        is_exact &= roundings <= _CORRECT
         share = roundings * np.where(is_exact, 0.0, np.maximum(unit * size, SMALLEST.get(term.dtype, 0.0)))
         error, step = found.error + share, np.maximum(found.step, share)
         apart = np.minimum(error, STEPS * FOLDS * step) + found.defined
         known = np.isfinite(size)
+        if np.any(known & (size > LARGEST.get(term.dtype, np.inf))):
+            raise NotFolded(
+                "a number past the end of its type, which another order of operators may not reach"
+            )
         seen = max(_VISIBLE, 16 * unit)
         least = min(seen, _HIDDEN * unit) * size[known].max(initial=0.0)
     if np.any(apart[known] > np.maximum(seen * size[known], least)):
         raise NotFolded("a sum that loses its digits")
     return dataclasses.replace(found, error=error, step=step)
-
-
-def _held(found: Folded, dtype: str) -> Folded:
-    """What the type makes of numbers past its end: no operator takes them back from there."""
-    is_past = np.abs(found.value) > LARGEST.get(dtype, np.inf)
-    return found.with_value(np.where(is_past, np.copysign(np.inf, found.value), found.value))
 
 
 def _repeats(operand: Operand) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -341,3 +343,86 @@ def test_constants_are_compared_in_blocks_and_never_with_themselves(monkeypatch:
     assert not term.is_same(first[:, :, 0], first[:, :, 1])
     monkeypatch.setattr(term, "_is_same", None)
     assert term.is_same(first[1:], first[1:])
+
+
+K = np.float32([[1.5, 0.25, 2.0, 0.75, 1.125], [0.5, 3.0, 1.75, 0.3, 0.7], [1, 2, 3, 4, 5]])
+TENTH = np.float32(0.1)
+SIX, E = np.concatenate([K, -K]), np.float32([0.3, 1.3, 2.5, -0.7, 3.1])
+
+
+def slice_of(*numbers: int) -> list[Array]:
+    """Start, end, axis and step of a slice."""
+    return [np.int64([number]) for number in numbers]
+
+
+FOLDS: dict[str, tuple[str, Array, list[Array], Callable[[Array], Array]]] = {
+    "sum": ("ReduceSum", K, [np.int64([0])], lambda k: k.sum(0, keepdims=True)),
+    "mean": ("ReduceMean", K, [np.int64([0])], lambda k: k.mean(0, keepdims=True)),
+    "max": ("ReduceMax", K, [np.int64([0])], lambda k: k.max(0, keepdims=True)),
+    "min": ("ReduceMin", K, [np.int64([0])], lambda k: k.min(0, keepdims=True)),
+    "powers": ("Pow", K, [E], lambda k: k**E),
+    "inverse": ("Pow", K, [np.float32(-1)], lambda k: k**-1.0),
+    "joined": ("Concat", K[:1], [K[1:]], lambda k: np.concatenate([k, K[1:]])),
+    "gathered": ("Gather", SIX, [np.int64([1, 0, 4])], lambda k: k[[1, 0, 4]]),
+    "steps": ("Slice", SIX, slice_of(0, 6, 0, 2), lambda k: k[::2]),
+    "backwards": ("Slice", K, slice_of(-1, -(2**40), 0, -1), lambda k: k[::-1]),
+    "sine": ("Sin", K, [], np.sin),
+    "cosine": ("Cos", K, [], np.cos),
+}
+
+
+def added(name: str, result: Array | None) -> onnx.ModelProto:
+    """X plus what an operator makes of constants that are computed, or plus this."""
+    operator, read, more, _ = FOLDS[name]
+    attributes = {"axis": 0} if operator in ("Concat", "Gather") else {}
+    names = [f"c{place}" for place in range(len(more))]
+    nodes = [
+        helper.make_node("Mul", ["k", "tenth"], ["read"]),
+        helper.make_node(operator, ["read", *names], ["result"], **attributes),
+    ]
+    stored = {"k": read, "tenth": TENTH, **dict(zip(names, more, strict=True))}
+    ends = [
+        helper.make_node("Unsqueeze", ["result", "one"], ["cells"]),
+        helper.make_node("Add", ["x", "cells"], ["y"]),
+    ]
+    kept = (nodes, stored) if result is None else ([], {"result": result})
+    return model([*kept[0], *ends], {**kept[1], "one": np.int64([1])})
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_what_a_fold_computes_is_what_the_operator_gives(name: str) -> None:
+    _, read, _, function = FOLDS[name]
+    result = np.float32(function(read * TENTH))
+    left = added(name, None)
+    assert derived(left, added(name, result)).is_proved
+    for damaged in (result * np.float32(1 + 2.0**-15), np.roll(result, 1, axis=-1)):
+        assert not derived(left, added(name, damaged)).is_proved
+
+
+def test_a_factor_without_end_is_not_one() -> None:
+    nodes = [helper.make_node("ReduceMean", ["c"], ["m"]), helper.make_node("Mul", ["x", "m"], ["y"])]
+    same = model([helper.make_node("Identity", ["x"], ["y"])], {})
+    assert not derived(model(nodes, {"c": np.float32([1, np.inf])}), same).is_proved
+
+
+def test_what_is_divided_by_itself_is_not_without_end_where_its_inverse_is() -> None:
+    nodes = [
+        helper.make_node("ReduceSum", ["c"], ["s"]),
+        helper.make_node("Div", ["s", "s"], ["d"]),
+        helper.make_node("Mul", ["x", "d"], ["y"]),
+    ]
+    stored = model([helper.make_node("Mul", ["x", "c"], ["y"])], {"c": np.float32(np.inf)})
+    assert not derived(model(nodes, {"c": np.float32([3e-42, 4e-42])}), stored).is_proved
+
+
+def test_an_exponent_may_be_no_number() -> None:
+    power = [helper.make_node("Pow", ["x", "c"], ["y"])]
+    found = [derived(*(model(power, {"c": np.float32(e)}) for e in (two, 2))) for two in (2, np.nan)]
+    assert [item.is_proved for item in found] == [True, False]
+
+
+@pytest.mark.parametrize(("factor", "is_fold"), [(1 + 2.0**-23, True), (1 + 2.0**-15, False)])
+def test_libraries_round_where_a_result_would_be_exact(factor: float, is_fold: bool) -> None:
+    little = np.float32([[[1e-20]], [[3e-20]], [[7e-20]]])
+    nodes = [helper.make_node("Tanh", ["c"], ["t"]), helper.make_node("Add", ["x", "t"], ["y"])]
+    assert derived(model(nodes, {"c": little}), sum_with(little * np.float32(factor))).is_proved == is_fold
