@@ -51,6 +51,8 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "finer": lambda f: F.interpolate(f, scale_factor=2),
     "everything sees everything": lambda f: f.mean((2, 3), keepdim=True).expand_as(f),
     "one row": lambda f: f.mean(2, keepdim=True),
+    "within a frame of one place": lambda f: F.pad(f, (1, 1, 1, 1)),  # as of SqueezeNet 1.0's own padding
+    "without its outermost places": lambda f: f[:, :, 1:-1, 1:-1],
 }
 MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "flip": lambda f: f.flip(3),
@@ -65,6 +67,11 @@ MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "columns shuffled": lambda f: f[..., [2, 0, 3, 1]],
     "crop to a corner": lambda f: f[:, :, :3],
     "padded at one side": lambda f: F.pad(f, (0, 0, 0, 6)),
+    "padded at one side by two": lambda f: F.pad(f, (0, 2)),
+    "within a frame of two places": lambda f: F.pad(f, (2, 2, 2, 2), value=1.0),
+    "repeated at its end": lambda f: F.pad(f, (0, 0, 0, 2), mode="replicate"),
+    "roll by one": lambda f: f.roll(1, 2),
+    "roll by one back": lambda f: f.roll(-1, 3),
     "two halves of a batch of parts": lambda f: torch.cat([f[:, :, 3:], f[:, :, :3]], 2),
 }
 
