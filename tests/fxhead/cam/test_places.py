@@ -109,6 +109,15 @@ def test_an_image_of_one_colour_tells_nothing() -> None:
     require_places(features_of(MOVED["flip"]), np.zeros((3, *SIZE), np.float32), "head")
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-40, np.inf])
+def test_a_map_of_rounding_alone_tells_nothing(scale: float) -> None:
+    """As fresh EfficientNets have them: features of 1e-40 beside a bias, or none."""
+    run, bias = features_of(MOVED["flip"]), np.float32(0.5 if scale == 1e-6 else 0)
+    require_places(
+        lambda images: (run(images) * np.float32(scale) + bias).astype(np.float32), image(), "head"
+    )
+
+
 def written(nodes: list[onnx.NodeProto], **constants: np.ndarray) -> None:
     """A file that convolves, then has ``nodes`` from ``features`` to ``moved``, and a head on their mean."""
     rng = np.random.default_rng(0)

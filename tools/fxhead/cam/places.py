@@ -51,14 +51,17 @@ def require_places(run: _Run, image: NDArray[Any], what: str) -> None:
         InputError: it does not.
     """
     maps = run(_probes(image)).astype(np.float64)
-    changes = np.abs(maps[1:] - maps[0]).sum(1).reshape(2, _THIRDS, *maps.shape[2:])  # axis, third, h, w
+    if not np.isfinite(maps).all():
+        return
+    differences = np.abs(maps[1:] - maps[0])
+    changes = differences.sum(1).reshape(2, _THIRDS, *maps.shape[2:])  # axis, third, h, w
     odds = np.zeros((2, 2))
     measured = [axis for axis in (0, 1) if maps.shape[2 + axis] > 1]
-    profiles = {axis: changes.sum(3 - axis) for axis in measured}  # axis of the image, third, place on the map
+    profiles = {axis: changes.sum(3 - axis) for axis in measured}  # each [third, place on the map]
     for axis, profile in profiles.items():
         odds[:, axis] = [_log_odds(thirds[[0, -1]]) for thirds in profile]
     largest = np.abs(odds).max()
-    if largest < _CLEAR or not np.isfinite(changes).all():
+    if largest < _CLEAR or differences.max() <= _noise(maps):
         return
     is_elsewhere = min(odds[axis, axis] for axis in measured) < largest / 3
     is_moved = any(_is_moved(profile[axis]) for axis, profile in profiles.items())
@@ -78,6 +81,12 @@ def _probes(image: NDArray[Any]) -> NDArray[Any]:
             at = (*[slice(None)] * axis, slice(start, start + third))
             probes[-1][at] = shuffled[1][at]
     return np.stack(probes)
+
+
+def _noise(maps: _Array) -> float:
+    """How much a map changes by rounding at most, or in numbers of few digits."""
+    kind = np.finfo(np.float32)
+    return float(max(np.sqrt(kind.eps) * np.abs(maps).max(), kind.tiny))
 
 
 def _log_odds(ends: _Array) -> float:
