@@ -213,3 +213,51 @@ def test_a_number_for_each_class_is_a_part_of_a_files_map(run: Run, image: Path)
     found = np.load("fxhead-cam/maps.npz")["maps"]
     assert run("cam", "heads:prior", "image.png", *OPTIONS).code == 0
     np.testing.assert_allclose(found, np.load("fxhead-cam/maps.npz")["maps"], rtol=1e-4, atol=1e-5)
+
+
+PATCHES = """
+import torch
+from torch import nn
+
+class Patches(nn.Module):
+    \"\"\"Tokens of patches and their mean, as of transformers' Swin.\"\"\"
+
+    def __init__(self, order=lambda tokens: tokens):
+        super().__init__()
+        torch.manual_seed(0)
+        self.cut, self.norm, self.fc = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16), nn.Linear(16, 5)
+        self.pool, self.order = nn.AdaptiveAvgPool1d(1), order
+
+    def tokens(self, x):
+        return self.norm(self.order(self.cut(x).flatten(2).transpose(1, 2)))
+
+    def forward(self, x):
+        return self.fc(self.pool(self.tokens(x).transpose(1, 2)).flatten(1))
+
+rows = lambda: Patches().eval()
+columns = lambda: Patches(lambda t: t.unflatten(1, (6, 4)).transpose(1, 2).flatten(1, 2)).eval()
+with_class = lambda: Patches(lambda t: torch.cat([t[:, :1], t], 1)).eval()
+"""
+
+
+def test_tokens_of_patches_are_the_rows_of_a_map(run: Run, folder: Path) -> None:
+    Path("patches.py").write_text(PATCHES)
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("image.png")
+    shape, options = ("--input-shape", "1x3x24x16"), ("--mean", "0", "--std", "1", "--top", "5", "--force")
+    done = run("rewrite", "patches:rows", "--to", "conv", "--require", "proved", *shape)
+    assert done.code == 0, done.err
+    model = torch.load("rows.conv.pt", weights_only=False)
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        features = model.norm(model.cut(x).flatten(2).transpose(1, 2))
+        wanted = (features @ model.fc.weight.flatten(1).T + model.fc.bias).unflatten(1, (6, 4))
+    for source in ("patches:rows", "rows.linear.onnx"):
+        done = run("cam", source, "image.png", *options, *([] if "onnx" in source else shape))
+        assert done.code == 0, done.err
+        with np.load("fxhead-cam/maps.npz") as arrays:
+            order = arrays["classes"][0]
+            np.testing.assert_allclose(arrays["maps"][0], wanted[0].permute(2, 0, 1)[order], atol=1e-5)
+    for name, says in (("columns", "its places are others"), ("with_class", "no rows of an image")):
+        done = run("cam", f"patches:{name}", "image.png", *options, *shape)
+        assert (done.code, says in done.err) == (2, True), done.err

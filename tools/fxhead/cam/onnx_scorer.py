@@ -21,7 +21,7 @@ from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.proof.pairing.outputs import is_map_name
 from fxexport.providers import Session
 from fxexport.subjects.samples import InputSpec
-from fxhead.cam.scorer import HeadScores, choose_head, require_map_of
+from fxhead.cam.scorer import HeadScores, choose_head, laid_out, require_map_of
 from fxhead.inputs.images import ImageSize
 from fxhead.inputs.specs import Hint, Shapes, filled
 from fxhead.source import Source
@@ -73,7 +73,8 @@ class OnnxScorer:
             InputError: what the file gives is no map of its logits.
         """
         logits, maps = self._session.run((batch,))
-        found = HeadScores(logits.reshape(len(maps), -1).astype(np.float32), maps.astype(np.float32))
+        drawn = laid_out(maps.astype(np.float32), batch.shape[2:])
+        found = HeadScores(logits.reshape(len(maps), -1).astype(np.float32), drawn)
         require_map_of(found, float(np.finfo(logits.dtype).eps), f"{self._name}: of the output {self.head!r}")
         return found
 

@@ -92,10 +92,9 @@ class ModuleScorer:
             shape = "x".join(map(str, batch.shape))
             what = f"the model does not run on a batch of {shape} ({brief(error)})"
             raise InputError(what, fix="give another --size") from error
-        if maps.dim() != 4:
-            raise InputError(f"the model's map has {maps.dim() - 2} axes, an image has two")
         epsilon = torch.finfo(maps.dtype).eps
-        found = HeadScores(logits.float().numpy().reshape(len(maps), -1), maps.float().numpy())
+        scores = logits.float().numpy().reshape(len(maps), -1)
+        found = HeadScores(scores, laid_out(maps.float().numpy(), batch.shape[2:]))
         require_map_of(found, epsilon, f"head {self.head!r}")
         return found
 
@@ -103,6 +102,27 @@ class ModuleScorer:
         """The batch in the type of the first weights: NumPy has no bfloat16."""
         first = next((p for p in self._module.parameters() if p.is_floating_point()), batch)
         return batch.to(first.dtype) if batch.is_floating_point() else batch
+
+
+def laid_out(maps: Scores, size: tuple[int, ...]) -> Scores:
+    """A map ``[N, K, h, w]`` of images of a size.
+
+    Of tokens, ``[N, K, h · w]`` or as files have them ``[N, K, 1, h · w]``, these are taken as rows of
+    patches; that they are is measured with the places.
+
+    Raises:
+        InputError: it has other axes than an image, or no number of tokens that fits its size.
+    """
+    extents, (height, width) = [extent for extent in maps.shape[2:] if extent > 1], size
+    if len(extents) == 1:
+        rows = max(1, round((extents[0] * height / width) ** 0.5))
+        columns = extents[0] // rows
+        if rows * columns == extents[0] and rows * width == columns * height:
+            return maps.reshape(*maps.shape[:2], rows, columns)
+    if maps.ndim == 4:
+        return maps
+    shown = "x".join(map(str, maps.shape[2:]))
+    raise InputError(f"the model's map is {shown}, which are no rows of an image", fix="give another model")
 
 
 def require_map_of(scores: HeadScores, epsilon: float, what: str) -> None:
