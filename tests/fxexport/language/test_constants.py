@@ -366,6 +366,7 @@ FOLDS: dict[str, tuple[str, Array, list[Array], Callable[[Array], Array]]] = {
     "gathered": ("Gather", SIX, [np.int64([1, 0, 4])], lambda k: k[[1, 0, 4]]),
     "steps": ("Slice", SIX, slice_of(0, 6, 0, 2), lambda k: k[::2]),
     "backwards": ("Slice", K, slice_of(-1, -(2**40), 0, -1), lambda k: k[::-1]),
+    "cut anew": ("Reshape", K.reshape(5, 3), [np.int64([3, 5])], lambda k: k.reshape(3, 5)),
     "sine": ("Sin", K, [], np.sin),
     "cosine": ("Cos", K, [], np.cos),
 }
@@ -395,7 +396,7 @@ def test_what_a_fold_computes_is_what_the_operator_gives(name: str) -> None:
     result = np.float32(function(read * TENTH))
     left = added(name, None)
     assert derived(left, added(name, result)).is_proved
-    for damaged in (result * np.float32(1 + 2.0**-15), np.roll(result, 1, axis=-1)):
+    for damaged in (np.float32(result * (1 + 2.0**-15)), np.roll(result, 1, axis=-1)):
         assert not derived(left, added(name, damaged)).is_proved
 
 

@@ -220,6 +220,10 @@ SAME: dict[str, tuple[Function, str]] = {
         lambda x: x + torch.arange(3) * 0.1,
         "p = Constant <value_floats = [0.0, 0.1, 0.2]> () y = Add(x, p)",
     ),
+    "quotients rounded down": (
+        lambda x: x + torch.div(torch.arange(-2.0, 1.0), 2, rounding_mode="floor"),
+        "p = Constant <value_floats = [-1.0, -1.0, 0.0]> () y = Add(x, p)",
+    ),
     "waves": (
         lambda x: x + waves(100.0),
         f"p = Constant <value = float[1,4,3,1] {{{', '.join(map(repr, WAVES))}}}> () y = Add(x, p)",
