@@ -38,10 +38,20 @@ class MustFunctionalise(Exception):
 
 
 def loses_writes(graph: torch.fx.Graph) -> bool:
-    """Whether something is written to a view that torch takes for a copy, so that a rewriting loses it."""
+    """Whether torch loses a write where it makes a program functional: to a view that it takes for a copy.
+
+    Or it copies first what a run overwrites while it copies: within one memory.
+    """
     written = {memory for node in graph.nodes if _is_in_place(node) for memory in _memory(node)}
     views = (node for node in graph.nodes if _is_view(node) and not _says_view(node))
-    return any(_memory(node) & written and str(node.target) not in _TAKEN_APART for node in views)
+    is_lost = any(_memory(node) & written and str(node.target) not in _TAKEN_APART for node in views)
+    return is_lost or any(map(_copies_within, graph.nodes))
+
+
+def _copies_within(node: torch.fx.Node) -> bool:
+    return str(node.target) == "aten.copy_.default" and bool(
+        set.intersection(*(_memory(item) for item in node.all_input_nodes))
+    )
 
 
 def read_program(

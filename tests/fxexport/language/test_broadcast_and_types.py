@@ -278,7 +278,19 @@ def seen_through(view: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     return function
 
 
+def moved_on(source: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Channels copied over their neighbours."""
+
+    def function(x: Tensor) -> Tensor:
+        whole = x + 0.5
+        whole[:, 1:] = source(whole[:, :-1])
+        return whole
+
+    return function
+
+
 MODULES = {
+    "channels that are copied over each other": (moved_on(lambda x: x), moved_on(torch.clone)),
     "cells that repeat more often, summed": (
         lambda x: x * torch.full((3,), 2.0).sum(),
         lambda x: x * torch.full((4,), 2.0).sum(),
