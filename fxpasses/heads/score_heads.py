@@ -111,12 +111,25 @@ def _leaves(graph: Graph, spec: pytree.TreeSpec | None) -> Iterator[tuple[tuple[
     if spec is not None:
         flat = list(given) if isinstance(given, tuple | list) else [given]
         given = pytree.tree_unflatten(flat, spec) if len(flat) == spec.num_leaves else given
-    for path, leaf in pytree.tree_flatten_with_path(given)[0]:
+    for path, leaf in pytree.tree_flatten_with_path(_opened(given))[0]:
         if isinstance(leaf, Node):
             yield (
                 tuple(getattr(key, "key", getattr(key, "name", getattr(key, "idx", ""))) for key in path),
                 leaf,
             )
+
+
+def _opened(value: Any) -> Any:
+    """An output with its named tuples and dataclasses, which a graph makes by calls, as dicts of fields."""
+    if not isinstance(value, Node):
+        return pytree.tree_map_only(Node, _opened, value)
+    made = value.target
+    if value.op != "call_function" or not isinstance(made, type):
+        return value
+    fields = getattr(made, "_fields", ())
+    if dataclasses.is_dataclass(made):
+        fields = tuple(field.name for field in dataclasses.fields(made) if field.init)
+    return _opened(dict(zip(fields, value.args, strict=False)) | value.kwargs) if fields else value
 
 
 def _unstacked(leaf: Node, vocabulary: Vocabulary) -> Iterator[tuple[tuple[int, ...], Node]]:

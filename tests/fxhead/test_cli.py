@@ -135,6 +135,8 @@ ERRORS = [
     (["nets:build", "--input-shape", "3"], "InputError", "only one axis"),
     (["nets:build", "--input-shape", "1x4x8x8"], "InputError", "does not take an input of 1x4x8x8"),
     (["nets:build", "--weights", "gone.pt"], "FileError", "no such file"),
+    (["nets:build", "--weights", "."], "InputError", "'.' is no file of weights"),
+    (["nets:build", "--weights", "DEFAULT"], "InputError", "'DEFAULT' is no file of weights"),
     (["nets.py"], "FileError", "not a file that torch.save wrote"),
 ]
 

@@ -193,10 +193,12 @@ def _trace(
             fix="make forward take the batch size from x.size(0), or export with dynamic_batch=False",
         ) from error
     except Exception as error:
+        is_record = "register a pytree" in str(error)  # a class that forward returns
+        fix = "call the model on the example inputs first, to see whether they fit it"
         raise ExportError(
             f"torch.export cannot trace the model ({brief(error)})",
             where=where,
-            fix="call the model on the example inputs first, to see whether they fit it",
+            fix="give it torch.export.register_dataclass, or return a dict" if is_record else fix,
         ) from error
     if dynamic_size:
         require_same_below(module, traced, require_open(program, traced, where))

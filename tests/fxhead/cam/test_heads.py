@@ -261,3 +261,45 @@ def test_tokens_of_patches_are_the_rows_of_a_map(run: Run, folder: Path) -> None
     for name, says in (("columns", "its places are others"), ("with_class", "no rows of an image")):
         done = run("cam", f"patches:{name}", "image.png", *options, *shape)
         assert (done.code, says in done.err) == (2, True), done.err
+
+
+RECORDS = """
+import dataclasses, typing, torch
+from torch import nn
+
+class Named(typing.NamedTuple):
+    logits: torch.Tensor
+    features: torch.Tensor
+
+@dataclasses.dataclass
+class Record:
+    age: object
+    kind: torch.Tensor
+
+class Net(nn.Module):
+    def __init__(self, give):
+        super().__init__()
+        torch.manual_seed(0)
+        self.give, self.conv = give, nn.Conv2d(3, 8, 3)
+        self.old, self.new = nn.Linear(8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        f = self.conv(x).relu().mean((2, 3))
+        return self.give(self, f)
+
+named = lambda: Net(lambda m, f: Named(m.new(f), f)).eval()
+record = lambda: Net(lambda m, f: Record(age=Named(m.old(f), f), kind=m.new(f))).eval()
+"""
+
+
+def test_heads_of_named_tuples_and_dataclasses_are_found_by_their_fields(run: Run, folder: Path) -> None:
+    Path("records.py").write_text(RECORDS)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)).save("image.png")
+    shape = ("--input-shape", "1x3x12x12")
+    assert run("cam", "records:named", "image.png", *OPTIONS, *shape, "--json").document["head"] == "logits"
+    done = run("cam", "records:record", "image.png", *OPTIONS, *shape)
+    assert (done.code, "2 heads: 0 (age.logits), 1 (kind)" in done.err) == (2, True), done.err
+    done = run("cam", "records:record", "image.png", *OPTIONS, *shape, "--head", "age.logits")
+    assert done.code == 0, done.err
+    done = run("rewrite", "records:record", "--to", "conv", *shape)
+    assert (done.code, "torch.export.register_dataclass, or return a dict" in done.err) == (2, True), done.err

@@ -33,11 +33,14 @@ def build(source: Source, weights: str | None = None, num_classes: int | None = 
     """
     if source.kind is SourceKind.TORCHVISION:
         return _from_torchvision(source.name, weights, num_classes)
+    if weights is not None and source.kind is SourceKind.TIMM:
+        refuse_weights(source.name, weights)
+    if weights is not None:
+        what = f"{weights!r} is no file of weights"
+        raise InputError(what, where="--weights", fix="name a file with the model's state dict")
     if source.kind is SourceKind.FOLDER:
         return build_from_hub_folder(read_hub_folder(source))
     if source.kind is SourceKind.TIMM:
-        if weights is not None:
-            refuse_weights(source.name, weights)
         return build_timm(source.name, num_classes)
     return _from_callable(source.name, num_classes)
 
