@@ -38,3 +38,14 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
         "-9",
     ]
     assert json.loads((tmp_path / "batch.jsonl").read_text())["source"] == evil
+
+
+def test_a_name_that_is_no_utf8_is_told_escaped(tmp_path: Path) -> None:
+    row = Done(
+        name="a", source="\udcc3.pt", key="", state=State.FAILED, reason="x", exit_code=2, seconds=1.0,
+        peak_bytes=None, document=None,
+    )  # fmt: skip
+    Store(tmp_path).finish([row])
+    for name in ("batch.csv", "batch.html"):
+        assert r"\udcc3.pt" in (tmp_path / name).read_text()
+    assert json.loads((tmp_path / "batch.jsonl").read_text())["source"] == "\udcc3.pt"

@@ -161,7 +161,7 @@ class Store:
         }
         for name, content in written.items():
             with _writing(self.folder):
-                put(self.folder / name, content.encode())
+                put(self.folder / name, content.encode(errors="backslashreplace"))
         return tuple(self.folder / name for name in written)
 
     def _read(self) -> list[Done]:
