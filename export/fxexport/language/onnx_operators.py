@@ -15,7 +15,7 @@ from fxexport.language.contraction import convolution, matmul, spelled_sum
 from fxexport.language.extents import Extent, divided, plus, times
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise, terms_of_contents
-from fxexport.language.term import FLOATS, Terms, Uninterpreted, Value
+from fxexport.language.term import FLOATS, SHORT, Terms, Uninterpreted, Value
 from fxexport.untrusted.limits import MAX_SEQUENCE
 
 Handler: TypeAlias = Callable[[Call], Any]
@@ -47,9 +47,12 @@ def _contents(value: Value | None) -> list[Extent] | None:
     """
     if value is None:
         return None
-    if value.contents is None:
+    if value.contents is not None:
+        return list(value.contents)
+    array = exact_array(value)  # turned over, say, as pads are that were written for torch
+    if array is None or array.ndim > 1 or array.size > SHORT or array.dtype.kind not in "iu":
         raise Uninterpreted("a computed vector")
-    return list(value.contents)
+    return [int(number) for number in array.reshape(-1)]
 
 
 def _given(call: Call, name: str) -> list[Extent] | None:

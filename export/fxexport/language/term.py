@@ -327,12 +327,12 @@ def plain_axis(axis: int, extent: Extent) -> Parts:
 def with_contents(value: Value) -> Value:
     """The value, with its elements as extents where it is a short vector of integers."""
     array = value.term.array
-    if array is None or array.dtype.kind not in "iu" or value.rank > 1 or array.size > _SHORT:
+    if array is None or array.dtype.kind not in "iu" or value.rank > 1 or array.size > SHORT:
         return value
     return dataclasses.replace(value, contents=tuple(int(number) for number in array.reshape(-1)))
 
 
-_SHORT = 64
+SHORT = 64
 """Vectors of more elements are no shapes."""
 
 

@@ -20,6 +20,7 @@ Extent: TypeAlias = int | str | None
 Shape: TypeAlias = tuple[int, tuple[Extent, ...]]
 """The type of an ONNX tensor's elements, and its extents: numbers, names, or None."""
 
+_UNKNOWN: Shape = (0, (None,))
 _HINT = 7919
 """What a named extent is taken for where a number is needed; a prime that no extent is."""
 _ALIKE = "float16 bfloat16 int8 uint8 int16 uint16 int32 uint32 int64 uint64 bool complex64 complex128"
@@ -96,7 +97,7 @@ def inferred(model: onnx.ModelProto, input_shapes: Sequence[Sequence[int]] = ())
     for place, value in enumerate(inputs):
         _settle(value, input_shapes[place] if place < len(input_shapes) else ())
     found = _inferred(copy)
-    if any(name and name not in found for node in graph.node for name in node.output):
+    if any(name and None in found.get(name, _UNKNOWN)[1] for node in graph.node for name in node.output):
         found |= {name: _merged(found.get(name), shape) or shape for name, shape in _computed(copy).items()}
     names = [*found, *(name for name in declared if name not in found)]
     chosen = {name: _merged(found.get(name), declared.get(name)) for name in names}

@@ -25,7 +25,8 @@ BATCH = 7919
 _SMALL = 64
 _INTEGERS = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32})
 _CHAIN = frozenset(
-    "Gather Unsqueeze Squeeze Concat Slice Cast Add Sub Mul Div Reshape Identity Range Min Max".split()
+    "Gather Unsqueeze Squeeze Concat Slice Cast Add Sub Mul Div Mod Reshape Identity Range Min Max Transpose "
+    "ConstantOfShape".split()
 )
 
 Extents = tuple[int, ...]
@@ -111,6 +112,8 @@ def _computed(
     alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import))
     try:
         if node.op_type == "Range" and len(range(*(int(feeds[name]) for name in node.input))) > _SMALL:
+            return None
+        if node.op_type == "ConstantOfShape" and math.prod(map(int, feeds[node.input[0]])) > _SMALL:
             return None
         result = np.asarray(next(iter(ReferenceEvaluator(alone).run(None, feeds))))
     except Exception:  # noqa: BLE001 - of operands that make no sense, NumPy raises anything

@@ -59,6 +59,15 @@ def padded(mode: str, *sizes: int) -> str:
     return f'{ints("p", *sizes)} y = Pad <mode = "{mode}"> (x, p)'
 
 
+def turned(*sizes: int) -> str:
+    """Padding by sizes in torch's order, which an exporter turns over in the file."""
+    return (
+        f"{ints('p', *sizes)} {ints('w', -1, 2)} {ints('o', -1)} {ints('e', -(2**63) + 1)} {ints('z', 0)} "
+        "a = Reshape (p, w) b = Slice (a, o, e, z, o) c = Transpose <perm = [1, 0]> (b) d = Reshape (c, o) "
+        "y = Pad (x, d)"
+    )
+
+
 def written(x: torch.Tensor, places: slice) -> torch.Tensor:
     """Some channels of a value raised in place."""
     x[:, places] = x[:, places].exp()
@@ -159,6 +168,7 @@ SAME: dict[str, tuple[Function, str]] = {
     ),
     "reflected": (lambda x: F.pad(x, (1, 2, 0, 1), "reflect"), padded("reflect", 0, 0, 0, 1, 0, 0, 1, 2)),
     "edges": (lambda x: F.pad(x, (1, 2, 0, 1), "replicate"), padded("edge", 0, 0, 0, 1, 0, 0, 1, 2)),
+    "turned over": (lambda x: F.pad(x, (1, 2, 0, 1)), turned(1, 2, 0, 1, 0, 0, 0, 0)),
     "cut and padded": (lambda x: F.pad(x, (-1, 2, 0, -1)), padded("constant", 0, 0, 0, -1, 0, 0, -1, 2)),
     "even maxima": (
         lambda x: F.adaptive_max_pool2d(x, (3, 1)),
@@ -270,6 +280,7 @@ OTHER: dict[str, tuple[Function, str]] = {
     ),
     "a line, not a curve": (SAME["cubic"][0], SAME["linear"][1]),
     "edges": (SAME["reflected"][0], padded("edge", 0, 0, 0, 1, 0, 0, 1, 2)),
+    "turned over twice": (SAME["turned over"][0], turned(0, 1, 1, 2, 0, 0, 0, 0)),
     "padding before, not behind": (SAME["edges"][0], padded("edge", 0, 0, 1, 2, 0, 0, 0, 1)),
     "the smallest": (SAME["largest"][0], f"{ints('k', 2)} y, i = TopK <axis = 1, largest = 0> (x, k)"),
     "one more": (

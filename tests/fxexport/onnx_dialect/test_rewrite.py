@@ -113,6 +113,22 @@ HEADS: dict[str, tuple[str, dict[str, Any], int, list[str]]] = {
         13,
         ["AveragePool", "Dropout", "Conv", "Reshape"],
     ),
+    "average pool behind computed pads": (
+        "a = Reshape(pads, pairs) c = Slice(a, last, first, zero, last) d = Transpose<perm=[1,0]>(c) "
+        "e = Reshape(d, last) q = Pad(r, e) p = AveragePool<kernel_shape=[8,8]>(q) f = Flatten(p) "
+        "y = Gemm<transB=1>(f, w, b)",
+        {
+            "w": W,
+            "b": B,
+            "pads": I64([1, 1, 1, 1, 0, 0, 0, 0]),
+            "pairs": I64([-1, 2]),
+            "last": I64([-1]),
+            "first": I64([-(2**62)]),
+            "zero": I64([0]),
+        },
+        13,
+        ["Reshape", "Slice", "Transpose", "Reshape", "Pad", "AveragePool", "Conv", "Flatten"],
+    ),
     "average pool": (
         "p = AveragePool<kernel_shape=[6,6]>(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)",
         {"w": W, "b": B},
