@@ -173,8 +173,8 @@ FLOORS = {
     "fxexport": (
         "private_names",
         "untrusted", "providers",
-        "precision", "witness", "results", "onnx_node", "language", "terms", "numerics", "onnx_graph",
-        "onnx_dialect", "module_graph",
+        "precision", "witness", "results", "onnx_node", "onnx_inference", "language", "terms", "numerics",
+        "onnx_graph", "onnx_dialect", "module_graph",
         "to_onnx", "subjects", "proof/pairing", "proof/measured", "proof/wiring",
         "proof", "certificate",
     ),

@@ -12,9 +12,9 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from fxexport.language.call import Call
-from fxexport.language.extents import Extent
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import Graph, GraphInput, NotRead
+from fxexport.language.inferred import UNKNOWN, Kind, inferred, type_name
 from fxexport.language.onnx_operators import OPERATORS
 from fxexport.language.term import Array, Origin, Terms, Uninterpreted, Value, digest
 from fxexport.onnx_node import (
@@ -38,9 +38,6 @@ _PLAIN = {
     for name in ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS", "TENSOR")
 }
 """Kinds of attributes that are values; the others are graphs and types."""
-_UNKNOWN = "unknown"
-_LIKE_FIRST = {"CumSum", "LRN", "ScatterElements", "ScatterND", "Trilu"}
-"""Operators without a rule whose one result has the type and shape of the first operand, by their schema."""
 
 
 def graph_of_onnx(model: ModelProto, weights: Mapping[str, Array] | None = None) -> Graph:
@@ -105,24 +102,6 @@ def _graph_input(item: onnx.ValueInfoProto) -> GraphInput:
         most=dims,
         same=same,
     )
-
-
-@functools.cache
-def type_name(code: int) -> str:
-    """The element type's name: ``float32``.
-
-    Raises:
-        NotRead: there is no such type.
-    """
-    if code == TensorProto.STRING:
-        return "string"
-    if code not in TensorProto.DataType.values():
-        raise NotRead(f"a value is of the type {code}, which ONNX has not")
-    if code not in TensorProto.DataType.values():
-        raise NotRead(f"there is no element type {code}")
-    names: dict[str, str] = {"FLOAT": "float32", "DOUBLE": "float64"}
-    name = str(TensorProto.DataType.Name(code))
-    return names.get(name, name.lower())
 
 
 class _Reader:
@@ -228,11 +207,10 @@ class _Reader:
         has_body = is_function or bool(outside) or any(item.g.node or item.graphs for item in node.attribute)
         if has_body or schema is None:
             key += (self._bodies(),)
-        kinds: list[tuple[str, tuple[Extent | None, ...] | None]] = [(_UNKNOWN, None)] * len(node.output)
-        first = operands[0] if operands else None
-        if schema is not None and not domain and node.op_type in _LIKE_FIRST and first is not None:
-            shape = None if first.known_layout is None else first.shape
-            kinds = [(first.dtype, shape)] * len(node.output)
+        kinds: Sequence[Kind] = [UNKNOWN] * len(node.output)
+        if schema is not None and not domain and not has_body:
+            given = {name: self._value(name) for name in node.input if name}
+            kinds = inferred(node, given, {"": version or 1})
         within = _operators_within(node)
         if is_function or has_body:
             within |= {inner.op_type for item in self._model.functions for inner in item.node}

@@ -11,8 +11,8 @@ import torch
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from fxexport.onnx_dialect.private_names import ConstantSource
-from fxexport.onnx_graph.inference import infer_shapes
 from fxexport.onnx_graph.shapes import BATCH, with_shapes
+from fxexport.onnx_inference import infer_shapes
 from fxpasses.errors import FileError
 from fxpasses.private_names import FakeTensor, FakeTensorMode
 

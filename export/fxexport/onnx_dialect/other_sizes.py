@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import onnx
 
 from fxexport.onnx_dialect.extents import shape_of
-from fxexport.onnx_graph.inference import infer_shapes
 from fxexport.onnx_graph.shapes import BATCH
+from fxexport.onnx_inference import infer_shapes
 
 _FACTORS = (1, 2, 3)
 

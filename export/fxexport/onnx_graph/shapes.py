@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from fxexport.onnx_graph.inference import infer_shapes
+from fxexport.onnx_inference import infer_shapes
 from fxexport.onnx_node import array_of, is_external
 from fxexport.terms.term import Array
 

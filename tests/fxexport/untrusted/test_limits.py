@@ -11,9 +11,11 @@ from pathlib import Path
 import onnx
 import pytest
 from hostile_names import _edited
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, parser
 
+from fxexport.language import derive, graph_of_onnx
 from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.rewrite import find_onnx_sites
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.untrusted.archive import open_regular, read_regular
 from fxexport.untrusted.inline import inlined
@@ -166,3 +168,16 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
     assert read_regular(tmp_path / "file", 10) == b"0123456789"
     with pytest.raises(FileError, match="is larger than the limit"):
         read_regular(tmp_path / "file", 9)
+
+
+@pytest.mark.parametrize("equation", ["....,...->...", "..,..->", "a.b->ab"])
+def test_an_equation_that_is_none_is_not_read_for_ever(equation: str, tmp_path: Path) -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[N,4] x) => (float[N,4] y) '
+        f'{{ r = Einsum <equation = "{equation}"> (x, x) y = Relu (x) }}'
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    assert derive(graph_of_onnx(model), graph_of_onnx(model)).is_proved
+    assert find_onnx_sites(model).sites == ()
+    with pytest.raises(CheckError, match=r"Einsum .* has no equation"):
+        OnnxSubject(tmp_path / "m.onnx")

@@ -7,6 +7,7 @@ and nothing in Python sees the memory that it takes, or ends it.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import onnx
 from onnx.shape_inference import InferenceError
 
+from fxexport.onnx_node import graphs_of
 from fxexport.untrusted.limits import MAX_INFERENCE_BYTES
 
 if sys.platform != "win32":
@@ -23,17 +25,42 @@ _COPIES = 8
 """Of the model, as it is written for the library, read there, and given back."""
 
 
-def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.ModelProto:
-    """A copy of the model with the shapes that follow, data propagation included.
+def infer_shapes(
+    model: onnx.ModelProto, *, strict_mode: bool = False, propagates: bool = True
+) -> onnx.ModelProto:
+    """A copy of the model with the shapes that follow; where data ``propagates``, from computed sizes too.
 
     Raises:
         InferenceError: the shapes contradict each other, or it takes more memory than the limit.
     """
+    for node in _nodes(model):
+        _require_equation(node)
     try:
         with _in_memory(MAX_INFERENCE_BYTES + _COPIES * model.ByteSize()):
-            return onnx.shape_inference.infer_shapes(model, strict_mode=strict_mode, data_prop=True)
+            return onnx.shape_inference.infer_shapes(model, strict_mode=strict_mode, data_prop=propagates)
     except MemoryError as error:
         raise InferenceError("its shapes take more memory to infer than the limit") from error
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of functions and of graphs in nodes too."""
+    left = [*model.graph.node, *(node for item in model.functions for node in item.node)]
+    while left:
+        node = left.pop()
+        yield node
+        left += [inner for graph in graphs_of(node) for inner in graph.node]
+
+
+def _require_equation(node: onnx.NodeProto) -> None:
+    """Returns where an Einsum's equation is one: ONNX reads others for ever, and nothing ends that."""
+    if node.op_type == "Einsum":
+        for item in node.attribute:
+            if item.name == "equation" and not _EQUATION.fullmatch(item.s):
+                raise InferenceError(f"Einsum {node.name or node.output[:1]} has no equation")
+
+
+_TERM = rb"[A-Za-z ]*(?:\.\.\.)?[A-Za-z ]*"
+_EQUATION = re.compile(rb"%b(?:,%b)*(?:->%b)?" % (_TERM, _TERM, _TERM))
 
 
 @contextlib.contextmanager
