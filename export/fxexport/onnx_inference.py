@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
 from onnx.shape_inference import InferenceError
 
-from fxexport.onnx_node import graphs_of
+from fxexport.onnx_node import domain_of, graphs_of, schema_of, versions_of
+from fxexport.untrusted.inline import require_places
 from fxexport.untrusted.limits import MAX_INFERENCE_BYTES
+from fxexport.untrusted.refused import Refused
 
 if sys.platform != "win32":
     import resource
@@ -33,8 +35,13 @@ def infer_shapes(
     Raises:
         InferenceError: the shapes contradict each other, or it takes more memory than the limit.
     """
+    try:
+        require_places(model)
+    except Refused as error:
+        raise InferenceError(str(error)) from error
+    versions = versions_of(model)
     for node in _nodes(model):
-        _require_equation(node)
+        _require_sound(node, versions)
     try:
         with _in_memory(MAX_INFERENCE_BYTES + _COPIES * model.ByteSize()):
             return onnx.shape_inference.infer_shapes(model, strict_mode=strict_mode, data_prop=propagates)
@@ -51,12 +58,25 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         left += [inner for graph in graphs_of(node) for inner in graph.node]
 
 
-def _require_equation(node: onnx.NodeProto) -> None:
-    """Returns where an Einsum's equation is one: ONNX reads others for ever, and nothing ends that."""
-    if node.op_type == "Einsum":
-        for item in node.attribute:
-            if item.name == "equation" and not _EQUATION.fullmatch(item.s):
-                raise InferenceError(f"Einsum {node.name or node.output[:1]} has no equation")
+def _require_sound(node: onnx.NodeProto, versions: Mapping[str, int]) -> None:
+    """Returns where ONNX's rules can be asked about a node: they trust it, and are compiled code.
+
+    An operand that is missing is read all the same, and an equation that is none is read for ever.
+
+    Raises:
+        InferenceError: they cannot.
+    """
+    domain = domain_of(node.domain)
+    schema = schema_of(node.op_type, versions.get(domain, 1), domain)
+    formals = () if schema is None else schema.inputs
+    for place, formal in enumerate(formals):
+        is_needed = formal.option == onnx.defs.OpSchema.FormalParameterOption.Single
+        if is_needed and not (place < len(node.input) and node.input[place]):
+            raise InferenceError(f"{node.op_type} {node.name!r} lacks its operand {formal.name!r}")
+    for item in node.attribute:
+        is_equation = node.op_type == "Einsum" and item.name == "equation"
+        if is_equation and (item.ref_attr_name or not _EQUATION.fullmatch(item.s)):
+            raise InferenceError(f"Einsum {node.name!r} has no equation")
 
 
 _TERM = rb"[A-Za-z ]*(?:\.\.\.)?[A-Za-z ]*"

@@ -42,7 +42,7 @@ def require_bounded(proto: onnx.ModelProto) -> None:
         Refused: it has none.
     """
     _require_narrow(proto)
-    _require_places(proto)
+    require_places(proto)
     _require_distributions(proto)
     _require_bounded(proto.graph.node, {_key(function): function.node for function in proto.functions})
 
@@ -60,7 +60,7 @@ def _require_narrow(proto: onnx.ModelProto) -> None:
         raise Refused(f"has {most:,} inputs or outputs in one place, more than the limit of {MAX_FAN:,}")
 
 
-def _require_places(proto: onnx.ModelProto) -> None:
+def require_places(proto: onnx.ModelProto) -> None:
     """Returns where every axis can be one: ONNX's inference writes to memory by them without a look.
 
     LayerNormalization of axis 2**31 and GatherND of -9 batch axes end the process.
