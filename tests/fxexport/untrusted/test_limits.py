@@ -187,9 +187,8 @@ UNSOUND = {
 def test_what_onnx_trusts_in_a_node_is_looked_at_first(name: str, tmp_path: Path) -> None:
     """Its inference of shapes ends the process on these, or never ends."""
     text, told = UNSOUND[name]
-    model = parser.parse_model(
-        f'<ir_version: 8, opset_import: ["" : 18]> g (float[N,4] x) => (float[N,4] y) {{ {text} y = Relu (x) }}'
-    )
+    head = '<ir_version: 8, opset_import: ["" : 18]> g (float[N,4] x) => (float[N,4] y)'
+    model = parser.parse_model(f"{head} {{ {text} y = Relu (x) }}")
     onnx.save(model, tmp_path / "m.onnx")
     assert derive(graph_of_onnx(model), graph_of_onnx(model)).is_proved
     assert find_onnx_sites(model).sites == ()
