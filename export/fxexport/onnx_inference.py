@@ -27,10 +27,8 @@ _COPIES = 8
 """Of the model, as it is written for the library, read there, and given back."""
 
 
-def infer_shapes(
-    model: onnx.ModelProto, *, strict_mode: bool = False, propagates: bool = True
-) -> onnx.ModelProto:
-    """A copy of the model with the shapes that follow; where data ``propagates``, from computed sizes too.
+def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.ModelProto:
+    """A copy of the model with the shapes that follow, data propagation included.
 
     Raises:
         InferenceError: the shapes contradict each other, or it takes more memory than the limit.
@@ -44,7 +42,7 @@ def infer_shapes(
         _require_sound(node, versions)
     try:
         with _in_memory(MAX_INFERENCE_BYTES + _COPIES * model.ByteSize()):
-            return onnx.shape_inference.infer_shapes(model, strict_mode=strict_mode, data_prop=propagates)
+            return onnx.shape_inference.infer_shapes(model, strict_mode=strict_mode, data_prop=True)
     except MemoryError as error:
         raise InferenceError("its shapes take more memory to infer than the limit") from error
 

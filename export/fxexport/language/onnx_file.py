@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from fxexport.language.call import Call
+from fxexport.language.extents import Extent
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import Graph, GraphInput, NotRead
-from fxexport.language.inferred import UNKNOWN, Kind, inferred, type_name
 from fxexport.language.onnx_operators import OPERATORS
 from fxexport.language.term import Array, Origin, Terms, Uninterpreted, Value, digest
 from fxexport.onnx_node import (
@@ -38,6 +38,11 @@ _PLAIN = {
     for name in ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS", "TENSOR")
 }
 """Kinds of attributes that are values; the others are graphs and types."""
+_Kind: TypeAlias = tuple[str, tuple[Extent | None, ...] | None]
+_UNKNOWN: _Kind = ("unknown", None)
+_LIKE_FIRST = frozenset({"CumSum", "LRN", "ScatterElements", "ScatterND", "Trilu"})
+_POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
+_OF_RANK = frozenset({"Pad", "Resize", "Upsample"})
 
 
 def graph_of_onnx(model: ModelProto, weights: Mapping[str, Array] | None = None) -> Graph:
@@ -102,6 +107,22 @@ def _graph_input(item: onnx.ValueInfoProto) -> GraphInput:
         most=dims,
         same=same,
     )
+
+
+@functools.cache
+def type_name(code: int) -> str:
+    """The element type's name: ``float32``.
+
+    Raises:
+        NotRead: there is no such type.
+    """
+    if code == TensorProto.STRING:
+        return "string"
+    if code not in TensorProto.DataType.values():
+        raise NotRead(f"a value is of the type {code}, which ONNX has not")
+    names: dict[str, str] = {"FLOAT": "float32", "DOUBLE": "float64"}
+    name = str(TensorProto.DataType.Name(code))
+    return names.get(name, name.lower())
 
 
 class _Reader:
@@ -207,10 +228,9 @@ class _Reader:
         has_body = is_function or bool(outside) or any(item.g.node or item.graphs for item in node.attribute)
         if has_body or schema is None:
             key += (self._bodies(),)
-        kinds: Sequence[Kind] = [UNKNOWN] * len(node.output)
-        if schema is not None and not domain and not has_body:
-            given = {name: self._value(name) for name in node.input if name}
-            kinds = inferred(node, given, {"": version or 1})
+        kinds: list[_Kind] = [_UNKNOWN] * len(node.output)
+        if schema is not None and not domain and kinds:
+            kinds[0] = _kind(node.op_type, operands)
         within = _operators_within(node)
         if is_function or has_body:
             within |= {inner.op_type for item in self._model.functions for inner in item.node}
@@ -224,6 +244,23 @@ class _Reader:
         """The file's functions and versions, which say what a body means."""
         bodies = sorted(item.SerializeToString(deterministic=True) for item in self._model.functions)
         return digest(sorted(self._versions.items()), bodies)
+
+
+def _kind(operator: str, operands: Sequence[Value | None]) -> _Kind:
+    """What is known of the first result of a node without a rule, whatever its attributes say.
+
+    ONNX's own inference is not asked: it believes attributes that runtimes do not.
+    """
+    if not operands or operands[0] is None or operands[0].known_layout is None:
+        return _UNKNOWN
+    first, second = operands[0], operands[1] if len(operands) > 1 else None
+    if operator in _LIKE_FIRST:
+        return first.dtype, first.shape
+    if operator in _POOLS and first.rank > 2:
+        return first.dtype, (*first.shape[:2], *[None] * (first.rank - 2))
+    if operator == "Conv" and second is not None and second.known_layout is not None and first.rank > 2:
+        return first.dtype, (first.shape[0], second.shape[0], *[None] * (first.rank - 2))
+    return (first.dtype, (None,) * first.rank) if operator in _OF_RANK else _UNKNOWN
 
 
 def _label(node: NodeProto) -> str:

@@ -455,7 +455,7 @@ _CAST = {*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in
 
 @_handles("Cast", 6, 9, 13, 19, 21, 23, 24, 25)
 def _cast(call: Call) -> Value:
-    from fxexport.language.inferred import type_name
+    from fxexport.language.onnx_file import type_name
 
     if call.has("saturate"):
         call.any("saturate")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, parser
 
-from fxexport.language import NotRead, graph_of_onnx
+from fxexport.language import NotRead, derive, graph_of_onnx
 
 
 def outside(tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -43,3 +43,44 @@ def test_values_that_lie_elsewhere_are_not_taken_for_equal(place: str) -> None:
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
     with pytest.raises(NotRead, match="lie outside"):
         graph_of_onnx(helper.make_model(graph, opset_imports=opsets, functions=functions))
+
+
+def behind(body: str, head: str) -> onnx.ModelProto:
+    """A head behind a node without a rule, and a convolution."""
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[n,3,h,w] x, int64[8] sizes) => (float[n,2] y) '
+        f"{{ {body} p = GlobalAveragePool (c) {head} }}"
+    )
+    weight = np.arange(8, dtype=np.float32).reshape(2, 4) + 1
+    stored = {"k": np.ones((4, 3, 1, 1), np.float32), "v": weight, "w": weight.reshape(2, 4, 1, 1)}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
+    return model
+
+
+HEADS = "f = Flatten (p) y = Gemm <transB = 1> (f, v)", "d = Conv (p, w) y = Flatten (d)"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Pad (x, sizes) c = Conv (a, k)",
+        "s = Cast <to = 1> (sizes) t = Ceil (s) u = Cast <to = 7> (t) a = Pad (x, u) c = Conv (a, k)",
+        "b = Conv (x, k) c, i = MaxPool <kernel_shape = [2, 2], dilations = [2, 2], ceil_mode = 1> (b)",
+    ],
+)
+def test_a_head_behind_what_nobody_reads_is_proved(body: str) -> None:
+    linear, convolution = (graph_of_onnx(behind(body, head)) for head in HEADS)
+    assert derive(linear, convolution).is_proved
+    other = behind(body, HEADS[1])
+    other.graph.initializer[2].raw_data = (np.arange(8, dtype=np.float32) + 1.5).tobytes()
+    assert not derive(linear, graph_of_onnx(other)).is_proved
+
+
+def test_what_a_runtime_may_give_another_shape_has_none() -> None:
+    """ONNX's inference takes the shape of the first operand for PRelu's; ONNX Runtime broadcasts both."""
+    body = "r = ReduceMean <keepdims = 1> (x, last) q = PRelu (r, x) b = ReduceSum (q, last) c = Conv (b, k)"
+    model = behind(body, HEADS[0])
+    model.graph.initializer.append(numpy_helper.from_array(np.array([3]), "last"))
+    other = behind(body.replace("b = ReduceSum (q, last)", "b = Identity (q)"), HEADS[0])
+    other.graph.initializer.append(numpy_helper.from_array(np.array([3]), "last"))
+    assert not derive(graph_of_onnx(model), graph_of_onnx(other)).is_proved
