@@ -17,7 +17,7 @@ from fxexport.language.arithmetic import is_moderate, parts_of, scaled
 from fxexport.language.constants import FOLDS, STEPS, arranged, forget, is_folded, stored
 from fxexport.language.contraction import scaled_weights
 from fxexport.language.difference import Difference, difference
-from fxexport.language.extents import Extent, symbol
+from fxexport.language.extents import Extent, Range, ranges, symbol
 from fxexport.language.fold_rules import UNIT, Folded, NotFolded
 from fxexport.language.graph import Dims, Graph, NotRead
 from fxexport.language.layout import Layout, extent_of, plain
@@ -169,7 +169,8 @@ class _Proof:
                 break
         else:
             raise NotRead("no extents suit both")
-        found = [self._read(side, graph, pairs, dims) for side, graph in enumerate(self._graphs)]
+        with ranges(_ranges(self._graphs, pairs)):
+            found = [self._read(side, graph, pairs, dims) for side, graph in enumerate(self._graphs)]
         both = _paired(len(found[0]), len(found[1]), outputs, "outputs")
         if not both:
             raise NotRead("there is no output to compare")
@@ -632,6 +633,19 @@ def _names(graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]]) -> list[li
         ["n{}.{}".format(*root((number, axis))) for axis in range(len(graphs[0].inputs[place].dims))]
         for number, (place, _) in enumerate(pairs)
     ]
+
+
+def _ranges(graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]]) -> dict[str, Range]:
+    """What the symbols of the inputs' axes can be where both graphs are what they say."""
+    found: dict[str, Range] = {}
+    for names, pair in zip(_names(graphs, pairs), pairs, strict=True):
+        for graph, place in zip(graphs, pair, strict=True):
+            own = graph.inputs[place]
+            for name, least, most in zip(names, own.least, own.most, strict=True):
+                low, high = found.get(name, (0, None))
+                ends = [end for end in (high, most) if end is not None]
+                found[name] = (max(low, least), min(ends, default=None))
+    return found
 
 
 def _fitting(graph: Graph, wanted: Sequence[Dims]) -> Graph:

@@ -7,10 +7,12 @@ what it is made of, so that two graphs which compute it alike name it alike.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import TypeAlias
 
 Monomial: TypeAlias = tuple[tuple[str, int], ...]
@@ -94,13 +96,64 @@ def divided(whole: Extent, part: Extent) -> Extent | None:
 
 
 def floor_divided(whole: Extent, part: int) -> Extent:
-    """The quotient rounded down: what comes out even, and a symbol for the rest."""
+    """The quotient rounded down: what comes out even, and a symbol for the rest.
+
+    Within ``ranges`` it is a number where it is the same at both ends of what the whole can be.
+    """
     if isinstance(whole, int):
         return whole // part
     even = {monomial: factor // part for monomial, factor in whole.terms}
     rest = _made({monomial: factor % part for monomial, factor in whole.terms})
-    left: Extent = rest // part if isinstance(rest, int) else symbol(f"floor(({rest})/{part})")
-    return plus(_made(even), left)
+    if isinstance(rest, int):
+        return plus(_made(even), rest // part)
+    left = symbol(f"floor(({rest})/{part})")
+    known = _RANGES.get({})
+    low, high = (None if end is None else end // part for end in _ends(rest, known))
+    if low is not None:
+        known[_name_of(left)] = (low, high)
+    low, high = (None if end is None else end // part for end in _ends(whole, known))
+    return low if low is not None and low == high else plus(_made(even), left)
+
+
+Range: TypeAlias = tuple[int, int | None]
+"""The smallest and the largest that an extent can be; None for the largest where it has none."""
+_RANGES: ContextVar[dict[str, Range]] = ContextVar("_RANGES")
+
+
+@contextlib.contextmanager
+def ranges(known: Mapping[str, Range]) -> Iterator[None]:
+    """Within it symbols are known to lie in these ranges."""
+    token = _RANGES.set(dict(known))
+    try:
+        yield
+    finally:
+        _RANGES.reset(token)
+
+
+def _ends(whole: Polynomial, known: Mapping[str, Range]) -> tuple[int | None, int | None]:
+    """The smallest and the largest that a polynomial over symbols that are not negative can be."""
+    low: int | None = 0
+    high: int | None = 0
+    for monomial, factor in whole.terms:
+        if any(name not in known or known[name][0] < 0 for name, _ in monomial):
+            return None, None
+        least = math.prod(known[name][0] ** power for name, power in monomial)
+        ends = [known[name][1] for name, _ in monomial]
+        powers = [power for _, power in monomial]
+        most = (
+            None
+            if None in ends
+            else math.prod(end**power for end, power in zip(ends, powers, strict=True) if end is not None)
+        )
+        first, last = (least, most) if factor > 0 else (most, least)
+        low = None if low is None or first is None else low + factor * first
+        high = None if high is None or last is None else high + factor * last
+    return low, high
+
+
+def _name_of(extent: Polynomial) -> str:
+    ((((name, _),), _),) = extent.terms
+    return name
 
 
 def ceiling_divided(whole: Extent, part: int) -> Extent:

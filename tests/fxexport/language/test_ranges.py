@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
+from fxexport.language import derive, graph_of_module
+from fxexport.language.extents import floor_divided, plus, ranges, symbol, times
 from fxexport.language.graph import GraphInput
 from fxexport.language.guards import NotUnderstood
 from fxexport.language.ranges import MOST, Granted, granted
@@ -92,3 +96,55 @@ def test_an_extent_that_torch_fixes_or_ties_is_tried_beside_it() -> None:
     found = granted((), [tied], [(2, 3, 32, 32)], [(None, 3, None, None)], {})
     seen = {dims[0] for dims in found.fixed}
     assert {(1, 3, 32, 32), (3, 3, 32, 32), (4, 3, 32, 32), (2, 3, 32, 33), (2, 3, 32, 64)} <= seen
+
+
+@pytest.mark.parametrize("ends", [(8, 15), (8, 16), (0, 7), (3, 3), (1, None)])
+@pytest.mark.parametrize("step", [1, 2, 8])
+@pytest.mark.parametrize(("factor", "added"), [(1, -8), (1, 3), (2, 1), (-1, 20), (-3, 0)])
+def test_a_quotient_is_a_number_where_it_is_that_in_the_whole_range(
+    ends: tuple[int, int | None], step: int, factor: int, added: int
+) -> None:
+    low, high = ends
+    with ranges({"h": ends}):
+        once = floor_divided(plus(times(factor, symbol("h")), added), step)
+        twice = floor_divided(plus(once, 1), 2)
+    most = 60 if high is None else high
+    values = [(factor * h + added) // step for h in range(low, most + 1)]
+    for found, every in ((once, values), (twice, [(value + 1) // 2 for value in values])):
+        if isinstance(found, int):
+            assert {found} == set(every)
+    if len(set(values)) == 1 and low != high:
+        assert once == values[0]
+    assert not isinstance(floor_divided(plus(symbol("h"), 3), 2), int)
+
+
+class Pooled(nn.Module):
+    """A head on a pool of one size, as a Linear or as a convolution."""
+
+    def __init__(self, *, is_linear: bool, stride: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        weight, bias = torch.randn(5, 3), torch.randn(5)
+        self.pool = nn.AvgPool2d(8, stride)
+        self.head = nn.Linear(3, 5) if is_linear else nn.Conv2d(3, 5, 1)
+        self.head.weight.data = weight if is_linear else weight[:, :, None, None]
+        self.head.bias.data = bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(x.relu())
+        if isinstance(self.head, nn.Linear):
+            return self.head(x.view(x.size(0), -1))
+        return self.head(x).view(x.size(0), -1)
+
+
+def test_models_are_compared_where_both_run() -> None:
+    """The Linear takes maps of 8 to 15 places; the convolution any from 8 on."""
+    x = torch.randn(2, 3, 9, 10)
+    first, second, third = (
+        graph_of_module(Pooled(is_linear=is_linear, stride=stride), (x,), free_sizes=True)
+        for is_linear, stride in ((True, 8), (False, 8), (False, 2))
+    )
+    found = derive(first, second)
+    assert found.is_proved
+    assert "x axis 2: every extent from 8 to 15" in found.sizes
+    assert not derive(first, third).is_proved
