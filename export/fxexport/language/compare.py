@@ -169,8 +169,9 @@ class _Proof:
                 break
         else:
             raise NotRead("no extents suit both")
-        with ranges(_ranges(self._graphs, pairs)):
-            found = [self._read(side, graph, pairs, dims) for side, graph in enumerate(self._graphs)]
+        names = _names(self._graphs, pairs)
+        with ranges(_ranges(self._graphs, pairs, names)):
+            found = [self._read(side, _by(pairs, side), names, dims) for side in (0, 1)]
         both = _paired(len(found[0]), len(found[1]), outputs, "outputs")
         if not both:
             raise NotRead("there is no output to compare")
@@ -197,13 +198,16 @@ class _Proof:
         )
 
     def _read(
-        self, side: int, graph: Graph, pairs: Sequence[tuple[int, int]], dims: Sequence[Dims]
+        self,
+        side: int,
+        order: Sequence[tuple[int, int]],
+        names: Sequence[Sequence[str]],
+        dims: Sequence[Dims],
     ) -> list[Value]:
-        terms = self._terms
+        terms, graph = self._terms, self._graphs[side]
         terms.side = side
         values: list[Value] = []
-        names = _names(self._graphs, pairs)
-        for number, _ in _by(pairs, side):
+        for number, _ in order:
             own = graph.inputs[len(values)]
             shape = tuple(
                 symbol(names[number][axis]) if extent is None else extent
@@ -635,13 +639,15 @@ def _names(graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]]) -> list[li
     ]
 
 
-def _ranges(graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]]) -> dict[str, Range]:
+def _ranges(
+    graphs: Sequence[Graph], pairs: Sequence[tuple[int, int]], names: Sequence[Sequence[str]]
+) -> dict[str, Range]:
     """What the symbols of the inputs' axes can be where both graphs are what they say."""
     found: dict[str, Range] = {}
-    for names, pair in zip(_names(graphs, pairs), pairs, strict=True):
+    for axes, pair in zip(names, pairs, strict=True):
         for graph, place in zip(graphs, pair, strict=True):
             own = graph.inputs[place]
-            for name, least, most in zip(names, own.least, own.most, strict=True):
+            for name, least, most in zip(axes, own.least, own.most, strict=True):
                 low, high = found.get(name, (0, None))
                 ends = [end for end in (high, most) if end is not None]
                 found[name] = (max(low, least), min(ends, default=None))
