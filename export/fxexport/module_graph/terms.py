@@ -188,7 +188,8 @@ class _Reader:
         source = getattr(op, "source", None)
         if source is None:
             sources = op.sources if isinstance(op, Elementwise) else tuple(node.all_input_nodes)
-            sources = tuple(given for given in sources if self._number(given) is None)
+            # a number that comes first may be divided by what follows
+            sources = (*sources[:1], *(given for given in sources[1:] if self._number(given) is None))
             source = sources[0] if len(sources) == 1 else None
         if not isinstance(source, fx.Node) or self._shape(source) is None:
             return None

@@ -13,6 +13,7 @@ from fxexport.module_graph.of_file import file_terms
 from fxexport.onnx_dialect.extents import shapes_in
 from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.subjects.module_subject import ModuleSubject
+from fxexport.terms.pool_first import is_dense
 from fxexport.terms.term import HeadTerm, TermGraph, affine_of, find_head
 from onnx_files import classifier, weights
 
@@ -129,3 +130,28 @@ def test_a_module_is_read_alike() -> None:
     subject = ModuleSubject(Gated().eval(), (np.ones((2, 3, 6, 6), np.float32),))
     ((_, term),) = subject.graph.outputs
     assert shown(term) == "silu(affine(pool(r)))"
+
+
+class Inverse(Gated):
+    """A number divided by what a site gives at every place, averaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(8, 5, 1)
+        self.register_buffer("number", torch.tensor(3.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.number / self.head(self.stem(x).sigmoid())).mean((2, 3))
+
+
+class Scaled(Inverse):
+    """The site's values times a number, averaged, which is the average times it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.head(self.stem(x).sigmoid()) * self.number).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [Inverse, Scaled])
+def test_a_number_is_crossed_where_it_multiplies(kind: type[Gated]) -> None:
+    subject = ModuleSubject(kind().eval(), (np.ones((2, 3, 6, 6), np.float32),))
+    assert is_dense(subject.graph) is (kind is Scaled)
