@@ -537,7 +537,9 @@ def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
         return proto
     model = ir.from_proto(proto)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    return ir.to_proto(model)
+    lifted = ir.to_proto(model)
+    lifted.graph.sparse_initializer.extend(proto.graph.sparse_initializer)  # which onnx-ir leaves out
+    return lifted
 
 
 def _largest(shapes: Iterable[tuple[int, tuple[Extent, ...]]]) -> tuple[int, int]:

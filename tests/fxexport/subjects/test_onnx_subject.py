@@ -139,3 +139,16 @@ def test_constant_nodes_are_weights_too(tmp_path):
     proto.graph.node.insert(0, node)
     onnx.save(proto, tmp_path / "constant.onnx")
     assert certify(reference, tmp_path / "constant.onnx").verdict is Verdict.PROVED
+
+
+def test_sparse_initialisers_stand_beside_constant_nodes(tmp_path):
+    """onnx-ir, which makes initialisers of the nodes, leaves the sparse ones out."""
+    body = "i = Constant <value = int64[1] {0}> () s = Gather(sparse, i) " + GOOD["gemm"].replace(
+        "(x)", "(t)"
+    )
+    path = write(tmp_path / "m.onnx", body.replace("p = ", "t = Mul(x, s) p = "))
+    proto = onnx.load(path)
+    parts = numpy_helper.from_array(np.float32([2]), "sparse"), numpy_helper.from_array(np.int64([0]), "")
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(*parts, [3]))
+    onnx.save(proto, path)
+    assert certify(path, path).verdict is Verdict.PROVED
