@@ -5,36 +5,43 @@
 >>> head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 3))
 >>> rewrite(head, to="conv").report.rewrites[0].after
 'Conv2d(8, 3, kernel_size=(1, 1))'
+
+Names are imported on first use, since most of them import torch: who needs the errors or the wall alone
+does not wait for it.
 """
 
-from fxpasses.api import RewriteResult, find_sites, rewrite
-from fxpasses.errors import (
-    CheckError,
-    ExportError,
-    FileError,
-    FxHeadError,
-    InputError,
-    InternalError,
-    PlanError,
-    ProviderError,
-    TraceError,
-)
-from fxpasses.miss_codes import MissCode
-from fxpasses.passes import ConvToLinear, ConvToUnfold, HeadToFcn, LinearToConv, PoolToDense, UnfoldToConv
-from fxpasses.plan import WeightPlan
-from fxpasses.report import (
-    Form,
-    Memory,
-    Miss,
-    Rewrite,
-    RewriteReport,
-    Scope,
-    Site,
-    SiteMemory,
-    Sites,
-    TraceInfo,
-)
-from fxpasses.weights.move import WeightMove, WeightOrder
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fxpasses.api import RewriteResult, find_sites, rewrite
+    from fxpasses.errors import (
+        CheckError,
+        ExportError,
+        FileError,
+        FxHeadError,
+        InputError,
+        InternalError,
+        PlanError,
+        ProviderError,
+        TraceError,
+    )
+    from fxpasses.miss_codes import MissCode
+    from fxpasses.passes import ConvToLinear, ConvToUnfold, HeadToFcn, LinearToConv, PoolToDense, UnfoldToConv
+    from fxpasses.plan import WeightPlan
+    from fxpasses.report import (
+        Form,
+        Memory,
+        Miss,
+        Rewrite,
+        RewriteReport,
+        Scope,
+        Site,
+        SiteMemory,
+        Sites,
+        TraceInfo,
+    )
+    from fxpasses.weights.move import WeightMove, WeightOrder
 
 __all__ = [
     "CheckError",
@@ -70,3 +77,55 @@ __all__ = [
     "find_sites",
     "rewrite",
 ]
+
+_HOMES = {
+    "fxpasses.api": (
+        "RewriteResult",
+        "find_sites",
+        "rewrite",
+    ),
+    "fxpasses.errors": (
+        "CheckError",
+        "ExportError",
+        "FileError",
+        "FxHeadError",
+        "InputError",
+        "InternalError",
+        "PlanError",
+        "ProviderError",
+        "TraceError",
+    ),
+    "fxpasses.miss_codes": ("MissCode",),
+    "fxpasses.passes": (
+        "ConvToLinear",
+        "ConvToUnfold",
+        "HeadToFcn",
+        "LinearToConv",
+        "PoolToDense",
+        "UnfoldToConv",
+    ),
+    "fxpasses.plan": ("WeightPlan",),
+    "fxpasses.report": (
+        "Form",
+        "Memory",
+        "Miss",
+        "Rewrite",
+        "RewriteReport",
+        "Scope",
+        "Site",
+        "SiteMemory",
+        "Sites",
+        "TraceInfo",
+    ),
+    "fxpasses.weights.move": (
+        "WeightMove",
+        "WeightOrder",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module 'fxpasses' has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -18,7 +18,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -80,6 +79,8 @@ class InternalError(Exception):
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Names nearest to ``name`` as a clause for an error's ``fix``, else all of them."""
+    import difflib  # takes as long as all else that a command imports of ours before it works
+
     options = [str(option) for option in known]
     near = difflib.get_close_matches(name, options, n=1)
     if near:

@@ -3,7 +3,8 @@
 Another thread looks at the processor time that the limited one has used, so that neither a slow disk nor a
 busy machine counts, and at the memory of the process (on Linux), and raises an exception in it. Python sees
 that between two of its own instructions; a call into compiled code is told to stop, where that can be, and
-where it never returns, the watching thread ends by the same error, on which a command ends the process.
+where it never returns, the watching thread ends by the same error, on which a command ends the process. One
+that keeps Python's lock stops that thread, too: a command is watched by another process (``heartbeat``).
 
 A large model honestly takes more: each file that is opened adds to both by the bytes that it has on the disk,
 of which one that is mostly holes has few. A model of that size is run some hundred times for a certificate.
@@ -20,8 +21,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from fxpasses.errors import FxHeadError
+from fxpasses.wall.heartbeat import Budget, beat
 
 MAX_SECONDS = 60
 MAX_BYTES = 1 << 31
@@ -41,12 +44,20 @@ class SlowError(FxHeadError):
     """What a file asks for takes more time or memory than it may."""
 
 
+def slow_error(limit: str, where: str | None) -> SlowError:
+    """What says that this was the limit."""
+    fix = "do not use it; if you know where it comes from, --trust has no such limit"
+    return SlowError(f"takes more than the limit of {limit}", where=where, fix=fix)
+
+
 class _TimeIsUp(BaseException):
     """No ``except Exception`` takes it for a fault of what was running."""
 
 
 class _Watch:
     """Watches one thread until it is closed."""
+
+    _live: ClassVar[list[_Watch]] = []
 
     def __init__(self, where: str | None, seconds: float, most: int) -> None:
         self._ident, self._where = threading.get_ident(), where
@@ -58,11 +69,17 @@ class _Watch:
         self._files: set[tuple[int, int]] = set()
         self._given = 0
         self._lock, self._over = threading.Lock(), threading.Event()
+        self.left = self._budget()
+        self._live.append(self)
+        _tell(self._live)
         threading.Thread(target=self._run, daemon=True, name="fxhead clock").start()
 
     def close(self) -> None:
         """From now on nothing is raised any more."""
         self._over.set()
+        with contextlib.suppress(ValueError):  # closed already
+            self._live.remove(self)
+        _tell(self._live)
         with self._lock:
             may_be_raised, self._has_raised = self._has_raised, False
         if may_be_raised:
@@ -76,6 +93,7 @@ class _Watch:
             self._files.update([] if file is None else [file])
             self._seconds += 1 + size * _SECONDS_PER_BYTE
             self._bytes += size * _BYTES_PER_BYTE
+            self._beat()
 
     def require_room(self, size: int) -> None:
         """Returns where so many bytes more are within the limit.
@@ -90,11 +108,7 @@ class _Watch:
 
     def error(self) -> SlowError:
         """What says which limit it was."""
-        return SlowError(
-            f"takes more than the limit of {self._limit}",
-            where=self._where,
-            fix="do not use it; if you know where it comes from, --trust has no such limit",
-        )
+        return slow_error(str(self._limit), self._where)
 
     def _now(self) -> float:
         return time.monotonic() if self._clock is None else time.clock_gettime(self._clock)
@@ -102,7 +116,7 @@ class _Watch:
     def _beyond(self) -> str | None:
         """The limit that was passed, if one was."""
         if self._now() - self._start >= self._seconds:
-            return f"{self._seconds:.4g} s of processor time"
+            return _told_time(self._seconds)
         most = self._grown()
         return None if most is None else _told(most)
 
@@ -111,8 +125,23 @@ class _Watch:
         pairs = zip(_memory(), self._before, (self._bytes, self._left), strict=True)
         return next((most for now, then, most in pairs if now - then >= most + further), None)
 
+    def _budget(self) -> Budget:
+        most = min(self._bytes, self._left)
+        return Budget(
+            where=self._where,
+            seconds=self._seconds - (self._now() - self._start) + _STUCK_S,
+            resident_bytes=self._before[0] + most + _FAR_BYTES,
+            time_limit=_told_time(self._seconds),
+            memory_limit=_told(most),
+        )
+
+    def _beat(self) -> None:
+        self.left = self._budget()
+        _tell(self._live)
+
     def _run(self) -> None:
         while not self._over.wait(_LOOK_S):
+            self._beat()
             limit = self._beyond()
             if limit is not None:
                 self._limit = limit
@@ -126,6 +155,7 @@ class _Watch:
         """
         since = again = time.monotonic()
         while not self._over.wait(_LOOK_S):
+            self._beat()
             now = time.monotonic()
             with self._lock:
                 if now >= again and not self._over.is_set() and not _is_on_its_way(self._ident):
@@ -189,6 +219,15 @@ def in_budget(
 
 def _told(most: float) -> str:
     return f"{most / 1e9:.3g} GB of memory"
+
+
+def _told_time(seconds: float) -> str:
+    return f"{seconds:.4g} s of processor time"
+
+
+def _tell(watches: list[_Watch]) -> None:
+    """Tells of the one that has the least left."""
+    beat(min((watch.left for watch in tuple(watches)), key=lambda left: left.seconds, default=None))
 
 
 def _restore(own: int, outer: _Watch | None) -> None:

@@ -24,6 +24,7 @@ from fxpasses.errors import FileError, FxHeadError
 from fxpasses.wall.clock import in_budget
 from fxpasses.wall.events import judge_of, take_note
 from fxpasses.wall.folders import Folders
+from fxpasses.wall.heartbeat import leaving
 from fxpasses.wall.unannounced import STARTS, announce
 
 
@@ -132,12 +133,13 @@ def scratch_folder() -> Iterator[str]:
     """A temporary folder of our own, which may be written to."""
     with lowered():
         folder = tempfile.mkdtemp()
-    try:
-        with writing(Path(folder)):
-            yield folder
-    finally:
-        with lowered():
-            shutil.rmtree(folder, ignore_errors=True)
+    with leaving("rmtree", Path(folder)):
+        try:
+            with writing(Path(folder)):
+                yield folder
+        finally:
+            with lowered():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_written_to(path: Path) -> bool:

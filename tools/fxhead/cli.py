@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -30,11 +31,14 @@ from fxhead.commands.schema import schema_command
 from fxhead.commands.study import study_command
 from fxhead.outcome import ExitCode
 from fxhead.show import render
+from fxhead.supervisor import fork_work
 
 _REPORT = "this is a bug in fxhead: please report it with the output of the same command under --debug"
 
 _ALLOCATIONS = 200_000
 """Objects made between two looks for cycles: a recording makes millions that stay, and none that cycle."""
+_ONCE_S = 1.0
+"""A terminal sends its signals to both processes, and the one that watches hands its own on."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -132,17 +136,26 @@ def _end_by(failed: threading.ExceptHookArgs) -> None:
 
 def run() -> NoReturn:
     """Entry point of the ``fxhead`` command."""
-    gc.set_threshold(_ALLOCATIONS, 20, 100)
     # so that temporary files are removed by a signal, too
     ended: list[int] = []
-    atexit.register(_leave, ended)
-    threading.excepthook = _end_by
+    came: dict[int, float] = {}
 
-    def end(number: int, _: object) -> NoReturn:
+    def end(number: int, _: object) -> None:
+        before, came[number] = came.get(number), time.monotonic()
+        if before is not None and came[number] - before < _ONCE_S:
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         ended.append(128 + number)
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
+    fork_work(lambda error: _explain(error, as_json="--json" in sys.argv))
+    gc.set_threshold(_ALLOCATIONS, 20, 100)
+    atexit.register(_leave, ended)
+    threading.excepthook = _end_by
     try:
         ended.append(main())  # torch makes a TypeError of its own of what is raised in its C++ code
     except KeyboardInterrupt:  # a second one, while the first is told

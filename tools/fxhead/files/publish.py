@@ -34,6 +34,7 @@ from fxhead.files.staging import (
 )
 from fxhead.outcome import WrittenFile
 from fxpasses.errors import FileError
+from fxpasses.wall.heartbeat import leaving
 from fxpasses.wall.wall import lowered, writing
 
 
@@ -47,8 +48,12 @@ def staged(folder: Path) -> Iterator[Path]:
     made: list[Path] = []
     staging: Path | None = None
     lock = -1
+    until = contextlib.ExitStack()
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
+        for path in reversed(made):
+            until.enter_context(leaving("rmdir", path))
+        until.enter_context(leaving("settle", folder))
         with lowered():
             folder.mkdir(parents=True, exist_ok=True)
         with writing(folder):  # and nowhere else, whatever lies there
@@ -76,6 +81,7 @@ def staged(folder: Path) -> Iterator[Path]:
             for path in made:
                 with contextlib.suppress(OSError):  # not empty: the outputs are in it
                     path.rmdir()
+        until.close()
 
 
 def publish(new: Path, *, force: bool, first: Sequence[str] = ()) -> tuple[WrittenFile, ...]:

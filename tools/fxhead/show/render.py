@@ -89,6 +89,12 @@ def show_error(record: dict[str, str | None], text: str, *, as_json: bool) -> No
     _line(sys.stderr, f"{_NAME}: {visible(text)}")
 
 
+def end_progress() -> None:
+    """Makes the terminal as it was, where whoever showed progress on it could not."""
+    if _is_terminal(sys.stderr):
+        print(end="\r\x1b[2K\x1b[?25h", file=sys.stderr)  # the line is empty, and has a cursor
+
+
 def show_traceback(text: str) -> None:
     """Writes a traceback to stderr, for --debug."""
     _line(sys.stderr, visible(text.rstrip(), keep="\n"))
