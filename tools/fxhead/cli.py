@@ -134,8 +134,12 @@ def _end_by(failed: threading.ExceptHookArgs) -> None:
     os._exit(code)
 
 
-def run() -> NoReturn:
-    """Entry point of the ``fxhead`` command."""
+def run(*, is_watched: bool = False) -> NoReturn:
+    """Entry point of the ``fxhead`` command.
+
+    Args:
+        is_watched: whether another process watches over this one already.
+    """
     # so that temporary files are removed by a signal, too
     ended: list[int] = []
     came: dict[int, float] = {}
@@ -152,7 +156,8 @@ def run() -> NoReturn:
     signal.signal(signal.SIGTERM, end)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end)
-    fork_work(lambda error: _explain(error, as_json="--json" in sys.argv))
+    if not is_watched:
+        fork_work(lambda error: _explain(error, as_json="--json" in sys.argv))
     gc.set_threshold(_ALLOCATIONS, 20, 100)
     atexit.register(_leave, ended)
     threading.excepthook = _end_by

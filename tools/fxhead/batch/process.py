@@ -26,6 +26,7 @@ from fxpasses.errors import FileError, FxHeadError
 _LOOK_S = 0.1
 _ORPHAN_S = 30
 _SHOWN = 300
+_ROW = "from fxhead.cli import run; run(is_watched=True)"
 
 
 class State(enum.StrEnum):
@@ -196,7 +197,7 @@ class _AtWork:
             return server.start(arguments, files, environment, place, locks)
         return _Spawned(
             # -P: a file in the working folder that is called like a library is not one
-            [sys.executable, "-P", "-m", "fxhead", *arguments],
+            [sys.executable, "-P", "-c", _ROW, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=files[0],
             stderr=files[1],
