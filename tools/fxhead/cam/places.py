@@ -72,7 +72,8 @@ def _changes(run: _Run, image: NDArray[Any], generator: np.random.Generator) -> 
     differences = np.abs(maps[1:] - maps[0])
     if differences.max() <= _noise(maps):
         return None
-    return differences.sum(1).reshape(2, _THIRDS, *maps.shape[2:])
+    changes: _Array = differences.sum(1).reshape(2, _THIRDS, *maps.shape[2:])
+    return changes
 
 
 def _is_elsewhere(changes: _Array) -> bool:
