@@ -78,54 +78,14 @@ __all__ = [
     "rewrite",
 ]
 
-_HOMES = {
-    "fxpasses.api": (
-        "RewriteResult",
-        "find_sites",
-        "rewrite",
-    ),
-    "fxpasses.errors": (
-        "CheckError",
-        "ExportError",
-        "FileError",
-        "FxHeadError",
-        "InputError",
-        "InternalError",
-        "PlanError",
-        "ProviderError",
-        "TraceError",
-    ),
-    "fxpasses.miss_codes": ("MissCode",),
-    "fxpasses.passes": (
-        "ConvToLinear",
-        "ConvToUnfold",
-        "HeadToFcn",
-        "LinearToConv",
-        "PoolToDense",
-        "UnfoldToConv",
-    ),
-    "fxpasses.plan": ("WeightPlan",),
-    "fxpasses.report": (
-        "Form",
-        "Memory",
-        "Miss",
-        "Rewrite",
-        "RewriteReport",
-        "Scope",
-        "Site",
-        "SiteMemory",
-        "Sites",
-        "TraceInfo",
-    ),
-    "fxpasses.weights.move": (
-        "WeightMove",
-        "WeightOrder",
-    ),
-}
+_HOMES = {"MissCode": "miss_codes", "WeightPlan": "plan"}
+_HOMES |= dict.fromkeys(("RewriteResult", "find_sites", "rewrite"), "api")
+_HOMES |= dict.fromkeys(("WeightMove", "WeightOrder"), "weights.move")
+_HOMES |= {name: "errors" for name in __all__ if name.endswith("Error")}
+_HOMES |= {name: "passes" for name in __all__ if "To" in name}
 
 
 def __getattr__(name: str) -> Any:
-    home = next((home for home, names in _HOMES.items() if name in names), None)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module 'fxpasses' has no attribute {name!r}")
-    return getattr(import_module(home), name)
+    return getattr(import_module(f"fxpasses.{_HOMES.get(name, 'report')}"), name)
