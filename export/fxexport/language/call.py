@@ -87,6 +87,18 @@ class Call:
         """An argument that is true or false."""
         return self._checked(name, bool)
 
+    def is_on(self, name: str, *, otherwise: bool = False) -> bool:
+        """Whether an argument that ONNX writes as 0 or 1 is 1; ``otherwise`` where the schema has none.
+
+        Of any other number each runtime makes what it likes: it compares with 1, or with 0.
+        """
+        if not self.has(name):
+            return otherwise
+        found = self.integer(name)
+        if found not in (0, 1):
+            raise Uninterpreted(f"{name} is neither 0 nor 1")
+        return found == 1
+
     def text(self, name: str) -> str:
         """An argument that is a text."""
         return self._checked(name, str)

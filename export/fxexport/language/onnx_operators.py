@@ -83,7 +83,7 @@ def _conv(call: Call) -> Value:
     if kernel is not None and tuple(kernel) != weight.shape[2:]:
         raise Uninterpreted("another kernel than the weight's")
     stride, dilation = (call.optional_integers(n) or [1] * spatial for n in ("strides", "dilations"))
-    pads = _pads(call, value, [int(str(k)) for k in weight.shape[2:]], stride, dilation)
+    pads = _pads(call, value, weight.shape[2:], stride, dilation)
     return convolution(
         call.terms,
         value,
@@ -97,11 +97,14 @@ def _conv(call: Call) -> Value:
 
 
 def _pads(
-    call: Call, value: Value, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    call: Call, value: Value, sizes: Sequence[Extent], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[tuple[Extent, Extent]]:
-    """Cells before and behind each axis."""
+    """Cells before and behind each axis, for a kernel of these sizes."""
     count = value.rank - 2
     mode, pads = call.text("auto_pad"), call.optional_integers("pads")
+    kernel = [size for size in sizes if isinstance(size, int)]
+    if len(kernel) != len(sizes):
+        raise Uninterpreted("a kernel of a free extent")
     is_whole = all(len(item) == count for item in (kernel, stride, dilation))
     if (
         not is_whole
@@ -133,8 +136,8 @@ def _gemm(call: Call) -> Value:
     first, second, third = _float(call, "A"), call.tensor("B"), call.optional_tensor("C")
     if first.rank != 2 or second.rank != 2:
         raise Uninterpreted("no matrices")
-    first = first.permuted([1, 0]) if call.integer("transA") else first
-    second = second.permuted([1, 0]) if call.integer("transB") else second
+    first = first.permuted([1, 0]) if call.is_on("transA") else first
+    second = second.permuted([1, 0]) if call.is_on("transB") else second
     product = matmul(terms, first, second)
     alpha, beta = call.number("alpha"), call.number("beta")
     if alpha != 1:
@@ -490,8 +493,8 @@ def _global_maximum(call: Call) -> Value:
 
 def _reduction(name: str) -> Handler:
     def reduced(call: Call) -> Value:
-        value, axes, keep = call.tensor("data"), _given(call, "axes"), bool(call.integer("keepdims"))
-        is_over_none = call.has("noop_with_empty_axes") and bool(call.integer("noop_with_empty_axes"))
+        value, axes, keep = call.tensor("data"), _given(call, "axes"), call.is_on("keepdims")
+        is_over_none = call.is_on("noop_with_empty_axes")
         every = [] if is_over_none else list(range(value.rank))  # a norm over no axis is still |x|
         dims = [_axis(value, axis) for axis in axes] if axes else every
         if name in _NORMS:
@@ -540,10 +543,10 @@ for _name, _own, _versions in _REDUCTIONS:
 def _place(name: str) -> Handler:
     def placed(call: Call) -> Value:
         value = call.tensor("data")
-        if call.has("select_last_index") and call.integer("select_last_index"):
+        if call.is_on("select_last_index"):
             raise Uninterpreted("the last of equal values")
         axis = _axis(value, call.integer("axis"))
-        return windows.place(call.terms, name, value, axis, keep=bool(call.integer("keepdims")))
+        return windows.place(call.terms, name, value, axis, keep=call.is_on("keepdims"))
 
     return placed
 
@@ -557,7 +560,7 @@ def _top(call: Call) -> tuple[Value, Value]:
     value, count = _float(call, "X"), _contents(call.tensor("K"))
     if count is None or len(count) != 1 or (call.has("sorted") and call.integer("sorted") != 1):
         raise Uninterpreted("cells in any order, or of unknown number")
-    is_largest = not call.has("largest") or bool(call.integer("largest"))
+    is_largest = call.is_on("largest", otherwise=True)
     axis = _axis(value, call.integer("axis"))
     return windows.sorted_along(call.terms, value, axis, count[0], is_largest=is_largest, by="TopK")
 
@@ -588,14 +591,10 @@ def _average_pool(call: Call) -> Value:
         kernel=kernel,
         stride=stride,
         padding=_pads(call, value, kernel, stride, dilation),
-        ceil=_ceil(call),
-        counts_padding=bool(call.integer("count_include_pad")),
+        ceil=call.is_on("ceil_mode"),
+        counts_padding=call.is_on("count_include_pad"),
         dilation=dilation,
     )
-
-
-def _ceil(call: Call) -> bool:
-    return call.has("ceil_mode") and bool(call.integer("ceil_mode"))
 
 
 @_handles("MaxPool", 1, 8, 10, 11, 12, 22)
@@ -613,7 +612,7 @@ def _max_pool(call: Call) -> Value:
         stride=stride,
         padding=_pads(call, value, kernel, stride, dilation),
         dilation=dilation,
-        ceil=_ceil(call),
+        ceil=call.is_on("ceil_mode"),
     )
 
 
@@ -697,7 +696,7 @@ def _flatten(call: Call) -> Value:
 @_handles("Reshape", 5, 13, 14, 19, 21, 23, 24, 25)
 def _reshape(call: Call) -> Value:
     value, wanted = call.tensor("data"), _contents(call.tensor("shape"))
-    keeps_zero = call.has("allowzero") and bool(call.integer("allowzero"))
+    keeps_zero = call.is_on("allowzero")
     if wanted is None or (keeps_zero and 0 in wanted):
         raise Uninterpreted("a reshape to nothing")
     if any(extent == 0 and axis >= value.rank for axis, extent in enumerate(wanted)):

@@ -84,3 +84,13 @@ def test_what_a_runtime_may_give_another_shape_has_none() -> None:
     other = behind(body.replace("b = ReduceSum (q, last)", "b = Identity (q)"), HEADS[0])
     other.graph.initializer.append(numpy_helper.from_array(np.array([3]), "last"))
     assert not derive(graph_of_onnx(model), graph_of_onnx(other)).is_proved
+
+
+def test_a_kernel_of_free_extents_is_none_that_is_read() -> None:
+    """The input itself as weights: the reader's own ValueError was an internal error."""
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[n,3,h,w] x) => (float[1,n,a,b] y) '
+        "{ y = Conv (c, x) }"
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 3, 9, 9), np.float32), "c"))
+    assert derive(graph_of_onnx(model), graph_of_onnx(model)).is_proved

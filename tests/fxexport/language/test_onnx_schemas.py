@@ -216,12 +216,8 @@ def same_function(schema: Schema, name: str, first: object, second: object) -> b
     both = [first, second]
     if name == "auto_pad":  # a kernel of two at stride one: of one cell more before or behind
         return {"NOTSET", "VALID"} >= {*map(str, both)}
-    if name == "ceil_mode":
-        return True  # the windows come out
-    if name in ("transA", "transB", "allowzero", "keepdims") or name == "noop_with_empty_axes":
-        return bool(first) == bool(second)
-    if name == "count_include_pad":
-        return True  # nothing is padded
+    if name in ("ceil_mode", "count_include_pad"):
+        return both in ([0, 1], [1, 0])  # the windows come out, and nothing is padded
     if name == "axes" and schema.name.startswith(("Reduce", "Unsqueeze")):
         return isinstance(first, list) and isinstance(second, list) and sorted(first) == sorted(second)
     return False
