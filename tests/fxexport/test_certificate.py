@@ -464,3 +464,16 @@ def test_no_module_runs_twice_on_the_same_samples_but_to_see_whether_it_repeats(
     # each: 2 that are read, 2 with gradients, 2 in another layout; the batches of 1 and 2; the candidate, of
     # which no graph runs, also that of 5 and its smallest once more
     assert sorted(ROWS) == [1] * 3 + [2] * 8 + [5]
+
+
+def test_a_site_that_cannot_take_what_it_is_given_is_none():
+    """Sizes are free in the file, so that nothing but a run, and the samples, tell that they do not fit."""
+    bodies = "p = GlobalAveragePool (x) f = Flatten (p)", "f = Flatten (x)"
+    files = []
+    for body in bodies:
+        text = f"g (float[n,4,h,w] x) => (float[n,5] y) {{ {body} y = Gemm <transB = 1> (f, v) }}"
+        files.append(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {text}'))
+        files[-1].graph.initializer.append(numpy_helper.from_array(np.ones((5, 4), np.float32), "v"))
+    certificate = certify(*files, torch.randn(8, 4, 5, 7))
+    assert certificate.verdict is Verdict.BROKEN
+    assert "does not run" in certificate.reason

@@ -64,10 +64,9 @@ def covers_map(site: FxAffine, operand: Shape) -> bool:
     """True if the site reads all of a sample of shape ``operand`` at once.
 
     Shapes:
-        operand: (K,) for a linear, (C, *k) with the kernel's own extents for a convolution.
+        operand: (K,) for a linear, (C, *k) with the kernel's own extents for a convolution; of any other the
+            graph gives the site what it cannot take.
     """
-    if not site.kernel_size:
-        return len(operand) == 1
     return operand == (site.weight.shape[1], *site.kernel_size)
 
 
