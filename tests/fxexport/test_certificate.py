@@ -477,3 +477,28 @@ def test_a_site_that_cannot_take_what_it_is_given_is_none():
     certificate = certify(*files, torch.randn(8, 4, 5, 7))
     assert certificate.verdict is Verdict.BROKEN
     assert "does not run" in certificate.reason
+
+
+class Written(Small):
+    """What the head reads, or what it gives, is written to through a view after it was computed."""
+
+    def __init__(self, *, is_result: bool) -> None:
+        super().__init__(lambda x: x.mean((2, 3)))
+        self.is_result = is_result
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = torch.relu(self.features(x))
+        if not self.is_result:
+            found.view(x.size(0), -1).mul_(3)
+        logits = self.fc(self.pool(found))
+        if self.is_result:
+            logits.view(-1).mul_(3)
+        return logits
+
+
+@pytest.mark.parametrize("is_result", [False, True])
+def test_what_is_written_to_after_it_was_computed_is_not_what_was_computed(is_result):
+    """Such a model was broken beside itself: what its convolution gave was taken for what the head reads."""
+    model = Written(is_result=is_result).eval()
+    certificate = certify(model, copy.deepcopy(model), inputs(size=9))
+    assert certificate.verdict is Verdict.PROVED, certificate.reason

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -76,6 +76,7 @@ def graph_terms(
     naming: Naming,
     shapes: Mapping[str, tuple[int, ...]],
     results: Mapping[str, Sequence[tuple[int, ...]]] = MappingProxyType({}),
+    written: Collection[tuple[str, str]] = (),
 ) -> TermGraph:
     """The graph as terms, given the shape of every tensor node at some batch size.
 
@@ -87,13 +88,15 @@ def graph_terms(
         naming: of its dialect.
         shapes: of every node that gives a tensor.
         results: the shapes of every node that gives several.
+        written: reader and value wherever a node reads what was written to since it was computed.
     """
-    reader = _Reader(vocabulary, naming, shapes, results)
+    reader = _Reader(vocabulary, naming, shapes, results, frozenset(name for name, _ in written))
     outputs: list[HeadTerm] = []
     for node in graph.nodes:
         if node.op == "output":
             for leaf in pytree.tree_leaves(node.args[0]):
-                outputs += reader.given(leaf) if isinstance(leaf, fx.Node) else []
+                if isinstance(leaf, fx.Node):
+                    outputs += reader.given(leaf, is_written=(node.name, leaf.name) in written)
         else:
             reader.add(node)
     return TermGraph(
@@ -110,8 +113,10 @@ class _Reader:
         naming: Naming,
         shapes: Mapping[str, tuple[int, ...]],
         results: Mapping[str, Sequence[tuple[int, ...]]],
+        rereading: Collection[str],
     ) -> None:
         self._naming = naming
+        self._rereading = rereading
         self._shapes = shapes
         self._results = results
         self._vocabulary = vocabulary
@@ -120,9 +125,16 @@ class _Reader:
         self._given: dict[fx.Node, tuple[fx.Node, ...]] = {}
         self._inputs = 0
 
-    def given(self, node: fx.Node) -> list[HeadTerm]:
-        """What an output gives: one value, or all those of an operator that gives several."""
+    def given(self, node: fx.Node, *, is_written: bool) -> list[HeadTerm]:
+        """What an output gives: one value, or all those of an operator that gives several.
+
+        ``is_written``: whether it is not what the node computed, but what was written there later.
+        """
         term = self._seen[node].term
+        if is_written:
+            term = HeadTerm(
+                kind=Kind.OP, value="", node=node.name, signature="written", operands=(term,), shape=term.shape
+            )
         return (
             [term]
             if node.name not in self._results
@@ -145,7 +157,7 @@ class _Reader:
             self._seen[node] = leaf
             return
         op = self._vocabulary.classify(node)
-        if has_hooks(self._called(node)):
+        if has_hooks(self._called(node)) or node.name in self._rereading:
             op, seen = Opaque(), None
         else:
             seen = self._known(node, op)

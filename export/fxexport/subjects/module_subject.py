@@ -95,7 +95,12 @@ class ModuleSubject:
         self.output_names = tuple(name for name, _ in leaves)
         self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
         graph = graph_terms(
-            self._traced.graph, vocabulary, ModuleNaming(vocabulary), recorder.shapes, recorder.results
+            self._traced.graph,
+            vocabulary,
+            ModuleNaming(vocabulary),
+            recorder.shapes,
+            recorder.results,
+            recorder.written,
         )
         self._take(graph, head_of(graph), ())
         self._is_graph_exact = False
@@ -390,7 +395,8 @@ class ModuleSubject:
 class _Recorder(Runner):
     """Runs a graph, noting every tensor's shape and keeping copies of the values asked for.
 
-    Copies, because an in-place operator further on would change a kept tensor.
+    Copies, because an in-place operator further on would change a kept tensor. Who reads one that was changed
+    by then, through whatever view, reads another value than its node computed: ``written`` has reader and value.
     """
 
     def __init__(self, module: fx.GraphModule, wanted: frozenset[str] = frozenset()) -> None:
@@ -399,17 +405,28 @@ class _Recorder(Runner):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.results: dict[str, list[tuple[int, ...]]] = {}
         self.kept: dict[str, Array] = {}
+        self.written: set[tuple[str, str]] = set()
+        self._versions: dict[fx.Node, int | None] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """The node's result, after its shape was noted."""
+        for read in n.all_input_nodes:
+            if read in self._versions and self._versions[read] != _version(self.env[read]):
+                self.written.add((n.name, read.name))
         result = super().run_node(n)
         if isinstance(result, torch.Tensor):
+            self._versions[n] = _version(result)
             self.shapes[n.name] = tuple(result.shape)
             if n.name in self._wanted:
                 self.kept[n.name] = numpy_of(result.clone())
         elif isinstance(result, tuple | list) and any(isinstance(part, torch.Tensor) for part in result):
             self.results[n.name] = [tuple(part.shape) for part in result if isinstance(part, torch.Tensor)]
         return result
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often the memory was written to, through any view of it; None where torch does not count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 class _Part(Runner):

@@ -242,17 +242,20 @@ def _movements(
         still = subject.rerun(feeds, on)
         if not all(_repeats(item, side, still, scale) for item in outputs):
             return
-        runs: list[Callable[[], tuple[Array, ...] | None]] = [
-            functools.partial(subject.nudged, feeds, on, by, seed) for seed in _SEEDS
-        ]
-        if subject.dialect == "module":
-            runs.append(functools.partial(subject.outputs64, feeds))
-        for run in runs:
-            found = run()
-            if found is not None:
-                moves = [_largest(still, found, item.positions[side]) for item in outputs]
-                largest = [np.maximum(old, new) for old, new in zip(largest, moves, strict=True)]
+        for seed in _SEEDS:
+            moved = subject.nudged(feeds, on, by, seed)
+            moves = [_largest(still, moved, item.positions[side]) for item in outputs]
+            largest = [np.maximum(old, new) for old, new in zip(largest, moves, strict=True)]
             yield largest
+        wide = subject.outputs64(feeds) if subject.dialect == "module" else None
+        if wide is not None:
+            # a module may be another function of float64: what casts to float32 copies, then
+            moves = [_largest(still, wide, item.positions[side]) for item in outputs]
+            most = [own + _floor(item, scale).max(axis=0) for own, item in zip(largest, outputs, strict=True)]
+            yield [
+                np.maximum(own, np.minimum(new, end))
+                for own, new, end in zip(largest, moves, most, strict=True)
+            ]
     except BatchError:
         yield None
 

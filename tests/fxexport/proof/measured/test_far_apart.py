@@ -30,6 +30,15 @@ class Moving:
         return (np.full((2, 1), self.value + self.moves[seed]),)
 
 
+class Casting(Moving):
+    """A module that is another function of float64, as one is that writes to what a cast may have copied."""
+
+    dialect = "module"
+
+    def outputs64(self, feeds: object) -> tuple[Array, ...]:
+        return (np.full((2, 1), self.value + 1),)
+
+
 def apart(*sides: Any) -> bool:
     """Whether the two lie further apart than they move."""
     arrays = [np.full((2, 1), side.value) for side in sides]
@@ -59,3 +68,8 @@ def test_equal_outputs_ask_for_nothing() -> None:
     sides = Moving(1.0), Moving(1.0)
     assert not apart(*sides)
     assert sides[0].asked == sides[1].asked == 0
+
+
+def test_a_run_in_float64_explains_no_more_than_rounding() -> None:
+    assert apart(Casting(1.0, 0, 0, 0), Moving(2.0, 0, 0, 0))
+    assert not apart(Casting(1.0, 0, 0, 0), Moving(1.0002, 0, 0, 0))
