@@ -23,6 +23,8 @@ from fxexport.language.term import Rounded, Terms, Uninterpreted, Value
 _LARGEST = {"float16": 2.0**10}
 _LARGEST_OTHERWISE = 2.0**40
 """Factors that are multiplied with each other are no larger, and no smaller than the inverse: no overflow."""
+_WIDER = 2.0**4
+"""In half precision no number on the way is larger by more than this than those at both ends of it."""
 _VISIBLE = 2.0**-10
 """Shifts whose addition one by one may round by more than this, over their sum, are left as they are."""
 
@@ -204,6 +206,8 @@ def _merged(
     scale = scales[0] if scales else None
     if len(scales) == 2:
         scale = _closed(terms, "mul", *scales)
+        if not _is_within(scales[0], scale):
+            return None
     shift = first[1]
     if shift is not None and second[0] is not None:
         shift = _closed(terms, "mul", shift, second[0])
@@ -223,6 +227,20 @@ def is_moderate(scale: Value) -> bool:
         return False
     largest = _LARGEST.get(scale.dtype, _LARGEST_OTHERWISE)
     return bool(np.all((sizes <= largest) & ((sizes >= 1 / largest) | (sizes == 0))))
+
+
+def _is_within(first: Value, whole: Value) -> bool:
+    """Whether what a factor alone makes of a value is not far larger than that, or than what both make of it.
+
+    Half precision ends at 65504: 1000·x / 1000 has no end from an x of 66 on.
+    """
+    if first.dtype != "float16":
+        return True
+    try:
+        alone, both = (np.abs(elements(item).value) for item in (first, whole))
+        return bool(np.all(alone <= _WIDER * np.maximum(1.0, both)))
+    except (NotFolded, ValueError):
+        return False
 
 
 def _is_clear(whole: Value, *shifts: Value) -> bool:

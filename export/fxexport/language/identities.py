@@ -77,7 +77,8 @@ IDENTITIES: dict[str, Identity] = {
         _reals(
             "affine-of-affine",
             "(x·a + b)·c + d = x·(a·c) + (b·c + d)",
-            f"{_MODERATE}; adding b·c and d rounds no more than is seen in their sum",
+            f"{_MODERATE}; adding b·c and d rounds no more than is seen in their sum; a is no more than 16 "
+            "times 1 or a·c in half precision",
         ),
         _reals("power-of-product", "(x·y)^n = x^n · y^n", "n is an integer; no root becomes a whole power"),
         _reals("power-of-one-base", "x^m · x^n = x^(m+n)", "m and n are integers of one sign"),

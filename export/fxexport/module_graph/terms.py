@@ -133,7 +133,12 @@ class _Reader:
         term = self._seen[node].term
         if is_written:
             term = HeadTerm(
-                kind=Kind.OP, value="", node=node.name, signature="written", operands=(term,), shape=term.shape
+                kind=Kind.OP,
+                value="",
+                node=node.name,
+                signature="written",
+                operands=(term,),
+                shape=term.shape,
             )
         return (
             [term]

@@ -396,7 +396,8 @@ class _Recorder(Runner):
     """Runs a graph, noting every tensor's shape and keeping copies of the values asked for.
 
     Copies, because an in-place operator further on would change a kept tensor. Who reads one that was changed
-    by then, through whatever view, reads another value than its node computed: ``written`` has reader and value.
+    by then, through whatever view, reads another value than its node computed: ``written`` has the reader and
+    what it reads.
     """
 
     def __init__(self, module: fx.GraphModule, wanted: frozenset[str] = frozenset()) -> None:

@@ -64,3 +64,18 @@ def test_a_number_that_vanishes_or_has_no_end_in_half_precision_is_itself(
     assert not derive(*(graph_of_module(model, (x,)) for model in models)).is_proved
     bounds = (Scaled(item, is_bound=True) for item in (1e-12, 0.0))  # which is held by its elements' type
     assert derive(*(graph_of_module(model, (x,)) for model in bounds)).is_proved
+
+
+FACTORS = [(4.0, 0.25, True), (2.0**-10, 2.0**10, True), (2.0**10, 2.0**-10, False)]
+
+
+@pytest.mark.parametrize(("first", "second", "is_one"), FACTORS)
+def test_a_factor_that_is_taken_back_may_have_left_half_precision(
+    first: float, second: float, is_one: bool
+) -> None:
+    """1000·x / 1000 has no end where x is 66."""
+    x = torch.ones(2, 4).half()
+    numbers = [torch.tensor(number, dtype=torch.float16) for number in (first, second)]
+    whole = Scaled((numbers[0].double() * numbers[1].double()).half())
+    both = nn.Sequential(*map(Scaled, numbers))
+    assert derive(*(graph_of_module(model, (x,)) for model in (both, whole))).is_proved is is_one
