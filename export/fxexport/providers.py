@@ -329,6 +329,9 @@ def _session_options(runtime: Any, target: str) -> Any:
     options.log_severity_level = _SILENT
     # an arena grows by powers of two and pays off after many runs; a session here makes few
     options.enable_cpu_mem_arena = False
+    # where a size is left open, it looks for one to reuse among all buffers before, for each node; without,
+    # each is given back all the same, and neither time nor peak of a run differ
+    options.enable_mem_reuse = False
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider_of(target) != "cpu" and not hasattr(
         runtime.InferenceSession, "get_provider_graph_assignment_info"

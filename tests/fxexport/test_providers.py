@@ -161,7 +161,7 @@ def test_a_session_asks_for_what_its_target_says(target, monkeypatch):
     assert full.lower().startswith(provider_of(target))
     assert chosen == provider_options(target)
     assert options.use_deterministic_compute is not is_defaults(target)
-    assert options.enable_cpu_mem_arena is False
+    assert options.enable_cpu_mem_arena is options.enable_mem_reuse is False
 
 
 def test_where_placements_are_not_told_the_runtime_itself_refuses_a_fall_back(monkeypatch):

@@ -474,8 +474,9 @@ def _load(path: Path, pool: WeightPool) -> tuple[onnx.ModelProto, OnnxFile]:
             for item in node.attribute:
                 if item.name in ("strides", "dilations") and min(item.ints, default=1) < 1:
                     raise ValueError(f"{node.name or node.op_type!r} has {item.name} of {min(item.ints)}")
-                if item.name in ("pads", "kernel_shape") and max(item.ints, default=0) > MAX_WINDOW:
-                    what = f"{item.name} of {max(item.ints)}, more than the limit of {MAX_WINDOW:,}"
+                widest = max(item.ints, default=item.i)
+                if item.name in ("pads", "kernel_shape", "size") and widest > MAX_WINDOW:
+                    what = f"{item.name} of {widest}, more than the limit of {MAX_WINDOW:,}"
                     raise ValueError(f"{node.name or node.op_type!r} has {what}")
     except FileError:
         raise

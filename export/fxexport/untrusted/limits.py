@@ -58,6 +58,9 @@ MAX_TENSOR_BYTES = 1 << 31
 MAX_TENSOR_GROWTH = 256
 """or so many times the bytes of its inputs, if that is more."""
 
+MAX_WINDOW_STEPS = 1 << 36
+"""Elements that one operator goes over for all of its outputs; more would take it longer than all may."""
+
 # --- texts -------------------------------------------------------------------------------------------
 
 MAX_JSON_VALUES = 10_000_000

@@ -1,15 +1,16 @@
-"""How large a tensor a model may make: seen while nothing is computed, on tensors without memory."""
+"""What a model's operators may make and do: seen while nothing is computed, on tensors without memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
 from fxexport.private_names import TorchDispatchMode
-from fxexport.untrusted.limits import MAX_TENSOR_BYTES, MAX_TENSOR_GROWTH
+from fxexport.untrusted.limits import MAX_TENSOR_BYTES, MAX_TENSOR_GROWTH, MAX_WINDOW_STEPS
 from fxexport.untrusted.refused import Refused
 from fxpasses.graph.shapes import Runner
 from fxpasses.private_names import FakeTensorMode, pytree
@@ -17,6 +18,9 @@ from fxpasses.private_names import FakeTensorMode, pytree
 
 class TensorBudget(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it no operator gives a tensor of more bytes than the limit, or than a multiple of the inputs.
+
+    None goes over more elements of windows either: most operators take as long as what they read and give is
+    large, and products of matrices are what files are for, but a window is one number in a file.
 
     Raises:
         Refused: one would.
@@ -33,13 +37,26 @@ class TensorBudget(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """The operator's result, if it is small enough."""
         result = func(*args, **(kwargs or {}))
+        window = _window(func, args, kwargs or {})
         for leaf in pytree.tree_leaves(result):
+            if window > 1 and isinstance(leaf, torch.Tensor) and leaf.numel() * window > MAX_WINDOW_STEPS:
+                raise Refused(
+                    f"goes over a window of {window:,} elements for each of {leaf.numel():,}, more than the "
+                    f"limit of {MAX_WINDOW_STEPS:,} together"
+                )
             if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().nbytes() > self._most:
                 raise Refused(
                     f"makes a tensor of {leaf.untyped_storage().nbytes():,} bytes, more than the limit of "
                     f"{self._most:,}"
                 )
         return result
+
+
+def _window(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """Elements of the window that the operator's schema has an argument for; 1 where it has none."""
+    given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
+    sizes = (given | {**kwargs}).get("kernel_size", 1)
+    return math.prod(sizes) if isinstance(sizes, Sequence) else int(sizes)
 
 
 def require_small_tensors(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:

@@ -40,3 +40,13 @@ def test_a_smaller_one_a_view_and_what_large_inputs_need_are_not() -> None:
 
 def test_what_fails_in_another_way_is_left_to_the_run() -> None:
     require_small_tensors(fx.symbolic_trace(nn.Linear(5, 5)), [X])
+
+
+def test_a_window_that_takes_for_ever_is_refused_and_an_honest_one_is_not() -> None:
+    wide = fx.symbolic_trace(nn.Sequential(nn.LocalResponseNorm(1 << 18)))
+    with pytest.raises(
+        Refused, match=r"goes over a window of 262,144 elements for each of 524,288, more than"
+    ):
+        require_small_tensors(wide, [torch.zeros(1, 2048, 16, 16)])
+    usual = nn.Sequential(nn.LocalResponseNorm(5), nn.MaxPool2d(3), nn.AvgPool2d(2))
+    require_small_tensors(fx.symbolic_trace(usual), [X])
