@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from pathlib import Path
+import sysconfig
 
 from fxpasses.errors import InputError
 
@@ -15,8 +15,9 @@ def require_extra(command: str) -> None:
     """Returns where all that a command needs, and others do not, is installed; else raises InputError."""
     for name in _NEEDS[command]:
         try:
-            # matplotlib takes settings from the working directory, where a stranger's model may lie
-            with contextlib.chdir(Path(__file__).parent):
+            # matplotlib takes settings from the working directory, where a stranger's model may lie; modules
+            # are found there, too, and in this one those that are anyway
+            with contextlib.chdir(sysconfig.get_path("stdlib")):
                 importlib.import_module(name)
         except ImportError as error:
             raise InputError(
