@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -23,6 +24,8 @@ Shape: TypeAlias = tuple[int, tuple[Extent, ...]]
 _UNKNOWN: Shape = (0, (None,))
 _HINT = 7919
 """What a named extent is taken for where a number is needed; a prime that no extent is."""
+_MOST = 1 << 58
+"""Elements of a tensor: torch counts its bytes in 63 bits."""
 _ALIKE = "float16 bfloat16 int8 uint8 int16 uint16 int32 uint32 int64 uint64 bool complex64 complex128"
 _TYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
@@ -172,6 +175,11 @@ class FakeValues:
             return None  # of unknown channels, nothing can be computed
         if shape not in self._tensors:
             sizes = [extent if isinstance(extent, int) else self._symbol(extent) for extent in shape[1]]
+            if (
+                math.prod(extent if isinstance(extent, int) and extent else _HINT for extent in shape[1])
+                > _MOST
+            ):
+                return None
             empty = torch.empty(sizes, dtype=kind, device="meta")
             self._tensors[shape] = FakeTensor(self.mode, empty, torch.device("cpu"))
         return self._tensors[shape]

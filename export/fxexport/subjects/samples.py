@@ -90,12 +90,13 @@ class Samples:
 
 
 def _round(rows: Rows, start: int, size: int) -> Array:
-    parts = []
-    while size > 0:
-        part = np.asarray(rows[start : min(start + size, rows.shape[0])])
-        parts.append(part)
-        size, start = size - len(part), 0
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    """Each sample is read once: where it is an image, it is decoded for that."""
+    count = rows.shape[0]
+    once = min(size, count)
+    end = min(start + once, count)
+    parts = [np.asarray(rows[begin:end]) for begin, end in ((start, end), (0, once - (end - start))) if end]
+    read = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return read if size == once else np.take(read, np.arange(size) % count, axis=0)
 
 
 def given_samples(inputs: Inputs | Samples) -> Samples:
