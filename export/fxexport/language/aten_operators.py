@@ -1051,6 +1051,20 @@ def _index_select(call: Call) -> Value:
     return moves.gather(call.terms, value, _dim(value, call.integer("dim")), index)
 
 
+@_handles("embedding.default")
+def _embedding(call: Call) -> Value:
+    for name in ("padding_idx", "scale_grad_by_freq", "sparse"):
+        call.any(name)  # of training only
+    return moves.gather(call.terms, call.tensor("weight"), 0, call.tensor("indices"))
+
+
+@_handles("gather.default")
+def _gather(call: Call) -> Value:
+    call.any("sparse_grad")  # of training only
+    value = call.tensor("self")
+    return moves.gather_each(call.terms, value, _dim(value, call.integer("dim")), call.tensor("index"))
+
+
 @_handles("diff.default")
 def _diff(call: Call) -> Value:
     value = _float(call)

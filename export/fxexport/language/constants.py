@@ -14,7 +14,7 @@ import numpy as np
 
 from fxexport.language.extents import Extent
 from fxexport.language.fold_rules import LARGEST, RULES, SMALLEST, UNIT, Folded, NotFolded
-from fxexport.language.layout import Part, Parts, plain
+from fxexport.language.layout import Part, Parts
 from fxexport.language.term import Array, Operand, Rounded, Term, Value, numpy_type
 
 _MOST = 2**27
@@ -223,13 +223,3 @@ def _number(extent: Extent) -> int:
     if not isinstance(extent, int):
         raise NotFolded("an extent that is free")
     return extent
-
-
-def fresh(array: Array) -> tuple[Parts, ...]:
-    """The layout of an array over its own axes, those of one cell left out."""
-    axes = iter(range(array.ndim))
-    kept = [plain((extent,))[0] for extent in array.shape]
-    return tuple(
-        tuple(dataclasses.replace(part, axis=axis) for part in parts for axis in (next(axes),))
-        for parts in kept
-    )

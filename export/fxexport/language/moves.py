@@ -10,6 +10,7 @@ import numpy as np
 
 from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent, ceiling_divided, divided, minus, plus, times
+from fxexport.language.foreign import foreign
 from fxexport.language.layout import (
     Part,
     Parts,
@@ -318,14 +319,17 @@ def select(terms: Terms, value: Value, dim: int, index: Extent) -> Value:
 
 
 def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
-    """The cells of a dimension that stored integers name, which stand in the dimension's place.
+    """The cells of a dimension that integers name, which stand in the dimension's place.
 
     Raises:
-        Uninterpreted: the integers are computed, or name cells that are none.
+        Uninterpreted: they are no integers, or name cells that are none.
     """
     stored = exact_array(index)
-    if stored is None or stored.dtype.kind != "i":
-        raise Uninterpreted("computed indices, or no integers")
+    if index.dtype not in ("int32", "int64"):
+        raise Uninterpreted("indices that are no integers")
+    if stored is None:
+        dims = (*value.shape[:dim], *index.shape, *value.shape[dim + 1 :])
+        return foreign(terms, ("gather", dim), [value, index], [(value.dtype, dims)], is_random=False)[0]
     extent = extent_of(value.layout[dim])
     flat = [int(item) for item in stored.reshape(-1)]
     if not flat or (isinstance(extent, int) and not all(-extent <= item < extent for item in flat)):
@@ -347,6 +351,14 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
     places = tuple(place % extent for place in flat)
     found = along(terms, "gather", places, [value], dim, len(places))
     return reshape(terms, found, [*found.shape[:dim], *stored.shape, *found.shape[dim + 1 :]])
+
+
+def gather_each(terms: Terms, value: Value, dim: int, index: Value) -> Value:
+    """For each place of the index the cell of the value in the dimension that it names."""
+    if index.dtype not in ("int32", "int64") or index.rank != value.rank:
+        raise Uninterpreted("indices that are no integers, or of another rank")
+    kinds = [(value.dtype, index.shape)]
+    return foreign(terms, ("gather each", dim), [value, index], kinds, is_random=False)[0]
 
 
 def overwritten(terms: Terms, value: Value, places: tuple[Any, ...], cells: Value) -> Value:

@@ -42,7 +42,8 @@ _Kind: TypeAlias = tuple[str, tuple[Extent | None, ...] | None]
 _UNKNOWN: _Kind = ("unknown", None)
 _LIKE_FIRST = frozenset({"CumSum", "LRN", "ScatterElements", "ScatterND", "Trilu"})
 _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
-_OF_RANK = frozenset({"Pad", "Resize", "Upsample"})
+_OF_RANK = frozenset({"ConvTranspose", "DFT", "Pad", "Resize", "Upsample"})
+_ASKED = frozenset({"IsInf", "IsNaN"})
 
 
 def graph_of_onnx(model: ModelProto, weights: Mapping[str, Array] | None = None) -> Graph:
@@ -256,10 +257,14 @@ def _kind(operator: str, operands: Sequence[Value | None]) -> _Kind:
     first, second = operands[0], operands[1] if len(operands) > 1 else None
     if operator in _LIKE_FIRST:
         return first.dtype, first.shape
+    if operator in _ASKED:
+        return "bool", first.shape
     if operator in _POOLS and first.rank > 2:
         return first.dtype, (*first.shape[:2], *[None] * (first.rank - 2))
     if operator == "Conv" and second is not None and second.known_layout is not None and first.rank > 2:
         return first.dtype, (first.shape[0], second.shape[0], *[None] * (first.rank - 2))
+    if operator == "GridSample" and second is not None and second.known_layout is not None:
+        return first.dtype, (*first.shape[:2], *second.shape[1:-1])
     return (first.dtype, (None,) * first.rank) if operator in _OF_RANK else _UNKNOWN
 
 

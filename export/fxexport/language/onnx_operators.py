@@ -13,6 +13,7 @@ from fxexport.language.call import Call
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, matmul, spelled_sum
 from fxexport.language.extents import Extent, divided, plus, times
+from fxexport.language.foreign import foreign
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise, terms_of_contents
 from fxexport.language.term import FLOATS, SHORT, Terms, Uninterpreted, Value
@@ -887,11 +888,23 @@ def _gather(call: Call) -> Value:
     return moves.gather(call.terms, value, dim, index)
 
 
+@_handles("GatherElements", 11, 13)
+def _gather_each(call: Call) -> Value:
+    value = call.tensor("data")
+    return moves.gather_each(call.terms, value, _axis(value, call.integer("axis")), call.tensor("indices"))
+
+
 @_handles("GatherND", 11, 12, 13)
 def _gather_nd(call: Call) -> Value:
     value, index = call.tensor("data"), call.tensor("indices")
-    if index.shape[-1:] != (1,) or (call.has("batch_dims") and call.integer("batch_dims")):
-        raise Uninterpreted("places along several dimensions")
+    if call.has("batch_dims") and call.integer("batch_dims"):
+        raise Uninterpreted("other places of each sample")
+    depth = index.shape[-1] if index.rank else 0
+    if not isinstance(depth, int) or not 0 < depth <= value.rank or index.dtype != "int64":
+        raise Uninterpreted("places of unknown rank")
+    if depth > 1:
+        kinds = [(value.dtype, (*index.shape[:-1], *value.shape[depth:]))]
+        return foreign(call.terms, ("gather several",), [value, index], kinds, is_random=False)[0]
     return moves.gather(call.terms, value, 0, moves.squeeze(index, [index.rank - 1]))
 
 

@@ -24,7 +24,6 @@ from fxexport.language.layout import (
     extent_of,
     extents_of,
     plain,
-    within,
 )
 
 Array: TypeAlias = NDArray[Any]
@@ -163,27 +162,6 @@ class Value:
     def seen(self, layout: Layout) -> Value:
         """The same term through another layout."""
         return Value(term=self.term, known_layout=layout)
-
-    def arranged(self, layout: Layout) -> Value:
-        """The value whose dimensions are parts of this one's: ``Part.axis`` counts this one's dimensions.
-
-        Raises:
-            Uninterpreted: a part would be torn.
-        """
-        found: list[Parts] = []
-        for parts in layout:
-            taken: list[Any] = []
-            for part in parts:
-                inner = (
-                    (part,) if part.is_repeated else within(self.layout[part.axis], part.stride, part.extent)
-                )
-                if inner is None:
-                    raise Uninterpreted("a view that cuts an axis at no multiple")
-                taken.extend(inner)
-            found.append(tuple(taken))
-        from fxexport.language.layout import merged
-
-        return self.seen(tuple(merged(parts) for parts in found))
 
     def permuted(self, order: Sequence[int]) -> Value:
         """Its dimensions in another order."""

@@ -351,8 +351,3 @@ def _cells(
         layout.append(plain_axis(axis, extent))
         axis += extent != 1
     return Value(term=term, known_layout=tuple(layout))
-
-
-def whole(value: Value) -> Extent:
-    """The number of elements."""
-    return extent_of([part for parts in value.layout for part in parts])

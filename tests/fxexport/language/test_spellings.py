@@ -17,6 +17,7 @@ from tests.fxexport.language.test_broadcast_and_types import X, model
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 BACKWARDS = torch.arange(3, -1, -1)
+TABLE = torch.tensor([3.0, 1.0, 4.0, 1.5])
 
 
 class Applied(nn.Module):
@@ -88,7 +89,22 @@ LINEAR, CUBIC, NEAREST = ('mode = "linear"', 'mode = "cubic"', 'mode = "nearest"
 FLOOR = f'{NEAREST}, nearest_mode = "floor", coordinate_transformation_mode = "asymmetric"'
 PLUS = f"l = Softplus(x) {number('t', 20)} g = Greater(x, t) y = Where(g, x, l)"
 
+CHANNEL = "a = ArgMax <axis = 1, keepdims = 0> (x)"
+FOUND = f"t = Constant <value = float[4] {{3, 1, 4, 1.5}}> () {CHANNEL} g = Gather(t, a)"
+"""Of each place a number for the channel that is largest."""
 SAME: dict[str, tuple[Function, str]] = {
+    "cells of a table": (
+        lambda x: TABLE[x.argmax(1)].unsqueeze(1),
+        f"{FOUND} {ints('o', 1)} y = Unsqueeze(g, o)",
+    ),
+    "an embedding": (
+        lambda x: F.embedding(x.argmax(1), TABLE.view(4, 1)).permute(0, 3, 1, 2),
+        f"{FOUND} y = Transpose <perm = [0, 3, 1, 2]> (g)".replace("float[4]", "float[4,1]"),
+    ),
+    "a cell of each row": (
+        lambda x: x.gather(3, x.argmax(3, keepdim=True)),
+        "a = ArgMax <axis = 3> (x) y = GatherElements <axis = 3> (x, a)",
+    ),
     "repeat": (lambda x: x.repeat(1, 2, 1, 3), f"{ints('r', 1, 2, 1, 3)} y = Tile(x, r)"),
     "each cell at once": (
         lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3),
@@ -255,6 +271,18 @@ SAME: dict[str, tuple[Function, str]] = {
 }
 
 OTHER: dict[str, tuple[Function, str]] = {
+    "cells of another table": (
+        lambda x: 2 * TABLE[x.argmax(1)].unsqueeze(1),
+        f"{FOUND} {ints('o', 1)} y = Unsqueeze(g, o)",
+    ),
+    "another cell of each row": (
+        lambda x: x.gather(3, x.argmin(3, keepdim=True)),
+        "a = ArgMax <axis = 3> (x) y = GatherElements <axis = 3> (x, a)",
+    ),
+    "a cell of each column": (
+        lambda x: x.gather(3, x.argmax(3, keepdim=True)),
+        "a = ArgMax <axis = 3> (x) y = GatherElements <axis = 2> (x, a)",
+    ),
     "repeats elsewhere": (lambda x: x.repeat(1, 2, 1, 3), f"{ints('r', 1, 2, 3, 1)} y = Tile(x, r)"),
     "each cell at once": (lambda x: x.repeat(1, 1, 2, 2), resize(FLOOR, 1, 1, 2, 2)),
     "turned the other way": (lambda x: torch.rot90(x, 3, (2, 3)), SAME["rot90"][1]),
