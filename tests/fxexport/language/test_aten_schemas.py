@@ -22,9 +22,10 @@ from fxexport.language.term import Terms, Value
 
 
 def core_operators() -> dict[str, Any]:
-    """The overloads that torch tags as its core set, by name."""
+    """The overloads that torch tags as its core set, and all that have a rule, by name."""
     found = {}
-    for name in sorted(dir(torch.ops.aten)):
+    # torch lists only what was asked for by then, and what its core decompositions name
+    for name in sorted({*dir(torch.ops.aten), *(name.split(".")[1] for name in OPERATORS)}):
         packet = getattr(torch.ops.aten, name)
         if isinstance(packet, torch._ops.OpOverloadPacket):
             for overload in packet.overloads():
@@ -136,10 +137,23 @@ def run(target: Any, arguments: dict[str, Any]) -> Any:
         return None
 
 
+_NORM = {"weight": TENSORS["vector"], "bias": TENSORS["vector"]}
+_STATISTICS = {"running_mean": TENSORS["vector"], "running_var": TENSORS["vector"]}
+STARTS: dict[str, dict[str, Any]] = {
+    "aten._adaptive_avg_pool3d.default": {"self": TENSORS["volume"], "output_size": [1, 1, 1]},
+    "aten._native_batch_norm_legit_no_training.default": {**_NORM, **_STATISTICS},
+    "aten.batch_norm.default": {**_NORM, **_STATISTICS, "training": False},
+    "aten.clamp.default": {"min": -0.5},
+    "aten.instance_norm.default": {**_NORM, **dict.fromkeys(_STATISTICS), "use_input_stats": True},
+}
+"""Arguments without which a call means nothing."""
+
+
 def start_of(target: Any) -> dict[str, Any] | None:
     """Arguments with which the operator runs, or None where none was found."""
-    required = [a for a in target._schema.arguments if not a.has_default_value()]
     base = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
+    base |= STARTS.get(str(target), {})
+    required = [a for a in target._schema.arguments if a.name not in base]
     choices = [values_of(str(a.type), a.name)[:9] for a in required]
     for tried in itertools.islice(itertools.product(*reversed(choices)), 800):
         arguments = dict(zip([a.name for a in reversed(required)], tried, strict=True))
@@ -216,9 +230,6 @@ def test_where_an_argument_leaves_the_term_it_leaves_the_result(name: str) -> No
 
 
 NOT_RUN = {
-    "aten._adaptive_avg_pool3d.default",
-    "aten._native_batch_norm_legit_no_training.default",
-    "aten.clamp.default",
     "aten.lift_fresh.default",
     "aten.lift_fresh_copy.default",
     "aten.to.device",

@@ -65,6 +65,11 @@ HEADS = "f = Flatten (p) y = Gemm <transB = 1> (f, v)", "d = Conv (p, w) y = Fla
     [
         "a = Pad (x, sizes) c = Conv (a, k)",
         "s = Cast <to = 1> (sizes) t = Ceil (s) u = Cast <to = 7> (t) a = Pad (x, u) c = Conv (a, k)",
+        "i = IsNaN (x) z = Constant <value_float = 0.0> () a = Where (i, z, x) c = Conv (a, k)",
+        "q = Constant <value_ints = [0, 1]> () t = Transpose <perm = [0, 2, 3, 1]> (x) "
+        "g = Gather <axis = 3> (t, q) a = GridSample (x, g) c = Conv (a, k)",
+        "z = Constant <value_ints = [0]> () e = Constant <value_ints = [6]> () i = Slice (sizes, z, e) "
+        "s = Constant <value_ints = [1, 3, 2]> () q = Reshape (i, s) a = GatherND (x, q) c = Conv (a, k)",
         "b = Conv (x, k) c, i = MaxPool <kernel_shape = [2, 2], dilations = [2, 2], ceil_mode = 1> (b)",
     ],
 )
@@ -94,3 +99,19 @@ def test_a_kernel_of_free_extents_is_none_that_is_read() -> None:
     )
     model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 3, 9, 9), np.float32), "c"))
     assert derive(graph_of_onnx(model), graph_of_onnx(model)).is_proved
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_one"), [("New", "New", True), ("New", "Newer", False), ("Clip", "Identity", True)]
+)
+def test_an_operator_that_onnx_has_not_equals_its_twin_alone(first: str, second: str, is_one: bool) -> None:
+    """One of a later version, say; a clip without bounds is no operator."""
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[n,3] x) => (float[n,3] y) {{ y = {} (x) }}'
+    graphs = [graph_of_onnx(parser.parse_model(text.format(name))) for name in (first, second)]
+    assert derive(*graphs).is_proved is is_one
+
+
+def test_a_name_that_nothing_gives_is_no_graph() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[n,3] x) => (float[n,3] y) { y = Add (x, z) }'
+    graph = graph_of_onnx(parser.parse_model(text))
+    assert "nothing gives z" in str(derive(graph, graph).problem)

@@ -7,17 +7,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from fxexport.language import derive, graph_of_onnx
+from fxexport.language import derive, graph_of_module, graph_of_onnx
 from tests.fxexport.language.test_broadcast_and_types import X, model
-from tests.fxexport.language.test_derive import derived
+from tests.fxexport.language.test_derive import Net, derived
 
 Tensor = torch.Tensor
 Middle = Callable[[Tensor], Tensor]
 TABLE, PLACES = torch.arange(6.0).square() / 7, torch.tensor([[5, 0], [0, 3]])
 RAISED = torch.tensor(np.exp(np.minimum(TABLE[:4].numpy(), 2.0)))
+BELOW = TABLE[:4] - 3
 CELLS = TABLE[PLACES.view(-1)]
 SIDE, OTHER = torch.linspace(-1, 1, 12).view(4, 3), torch.linspace(0, 2, 18).view(3, 6)
 
@@ -58,6 +60,11 @@ def normal(power: int) -> Middle:
     return lambda x: nn.functional.normalize(x, p=power)
 
 
+def crossing(x: Tensor) -> Tensor:
+    """A sum of a map and of the same map in another order, as one row each."""
+    return (x.flatten(1) + x.transpose(1, 2).flatten(1)).view_as(x)
+
+
 KERNEL = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(1))
 
 
@@ -93,6 +100,7 @@ SAME = {
         scaled_by(lambda: nn.functional.linear(SIDE, OTHER.T.contiguous())),
     ),
     "a norm": (normal(2), lambda x: x / (x * x).sum(1, keepdim=True).sqrt().clamp_min(1e-12)),
+    "views that cut across each other": (crossing, crossing),
     "a held exponential": (
         lambda x: x * torch.clamp(TABLE[:4].view(4, 1, 1), max=2.0).exp(),
         lambda x: x * RAISED.view(4, 1, 1),
@@ -112,6 +120,10 @@ DIFFERENT = {
     "a mask": (masked(4), masked(5)),
     "a number in the mask": (masked(4), masked(4, -101.0)),
     "a mask of what is computed": (lambda x: x.masked_fill(x > 0, 2.0), lambda x: x.masked_fill(x > 0, 3.0)),
+    "a quotient that is rounded otherwise": (
+        lambda x: x + BELOW.div(2, rounding_mode="trunc").view(4, 1, 1),
+        lambda x: x + BELOW.div(2, rounding_mode="floor").view(4, 1, 1),
+    ),
     "a product of constants": (scaled_by(lambda: SIDE @ OTHER), scaled_by(lambda: SIDE @ (OTHER + 1e-6))),
     "another product of the same": (
         scaled_by(lambda: SIDE @ OTHER),
@@ -179,3 +191,38 @@ def test_a_range_and_a_fill_have_limits() -> None:
 def test_a_type_that_onnx_has_not_is_not_read() -> None:
     text = "c = Cast <to = 1000000> (x) y = Cast <to = 1> (c)"
     assert not derive(graph_of_onnx(model(text)), graph_of_onnx(model(text))).is_proved
+
+
+FREE: dict[str, Middle] = {
+    "glu": lambda x: nn.functional.glu(x, 2),
+    "roll": lambda x: x.roll(1, 2),
+    "diff": lambda x: x.diff(dim=3),
+    "half": lambda x: x[:, :, : x.shape[2] // 2],
+    "rest": lambda x: x[:, :, : 3 + x.shape[2] % 3],
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_cells_of_a_free_extent_are_not_counted(name: str) -> None:
+    """They are compared by what asks for them: no number stands for the extent."""
+    images = torch.randn(2, 3, 12, 12)
+    first, second = (
+        graph_of_module(Net(FREE[other]).eval(), (images,), free_sizes=True) for other in (name, "roll")
+    )
+    assert first.inputs[0].dims[2] is None
+    assert derive(first, second).is_proved is (name == "roll")
+
+
+CASTS = {"NaN": "nan", "infinity": "inf", "the end of the type": "3e9"}
+
+
+@pytest.mark.parametrize("name", CASTS)
+def test_a_cast_past_the_end_of_a_type_is_what_each_runtime_makes_of_it(name: str) -> None:
+    number = np.float32(CASTS[name])
+    with np.errstate(invalid="ignore"):
+        stored = int(number.astype(np.int32))
+    files = []
+    for made in ("c = Cast <to = 6> (n)", f"c = Constant <value = int32 {{{stored}}}> ()"):
+        files.append(model(f"{made} f = Cast <to = 1> (c) y = Add (x, f)"))
+        files[-1].graph.initializer.append(numpy_helper.from_array(np.asarray(number), "n"))
+    assert not derive(*map(graph_of_onnx, files)).is_proved

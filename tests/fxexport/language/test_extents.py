@@ -1,0 +1,88 @@
+"""Extents are exact at every size: whatever is computed of them is what the numbers give."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from fxexport.language.extents import (
+    Extent,
+    ceiling_divided,
+    divided,
+    floor_divided,
+    minus,
+    plus,
+    ranges,
+    symbol,
+    times,
+)
+from fxexport.language.sizes import quotient
+
+N, M = symbol("n"), symbol("m")
+
+
+def number(extent: Extent, **sizes: int) -> int:
+    """The extent at these sizes."""
+    known = {"floor": math.floor, **sizes}
+    if isinstance(extent, int):
+        return extent
+    return sum(
+        factor * math.prod(eval(name.replace("^", "**"), known) ** power for name, power in monomial)
+        for monomial, factor in extent.terms
+    )
+
+
+def some(drawn: random.Random) -> Extent:
+    """A small polynomial."""
+    parts = [times(drawn.randint(-3, 3), drawn.choice([1, N, M, times(N, M), times(N, N)])) for _ in range(3)]
+    return plus(*parts, drawn.randint(-4, 4))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_computed_of_extents_is_computed_of_numbers(seed: int) -> None:
+    drawn = random.Random(seed)
+    first, second, part = some(drawn), some(drawn), drawn.randint(1, 6)
+    least = {name: drawn.randint(0, 5) for name in "nm"}
+    known = {name: (low, drawn.choice([None, low, low + 1, low + 9])) for name, low in least.items()}
+    with ranges(known):
+        inner = floor_divided(first, part)
+        made = {
+            "inner": inner,
+            "outer": floor_divided(plus(inner, second), 2),
+            "up": ceiling_divided(first, part),
+        }
+    exact = divided(times(first, second), second)
+    tried = {name: range(low, (low + 9 if high is None else high) + 1) for name, (low, high) in known.items()}
+    for n in tried["n"]:
+        for m in tried["m"]:
+            one, two = (number(item, n=n, m=m) for item in (first, second))
+            assert number(made["inner"], n=n, m=m) == one // part
+            assert number(made["outer"], n=n, m=m) == (one // part + two) // 2
+            assert number(made["up"], n=n, m=m) == -(-one // part)
+            assert number(minus(first, second), n=n, m=m) == one - two
+            assert exact is None or number(exact, n=n, m=m) == one
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_one"), [(8, 11, True), (7, 11, False), (8, 12, False), (8, None, False)]
+)
+def test_a_quotient_is_a_number_where_both_ends_are(low: int, high: int | None, is_one: bool) -> None:
+    with ranges({"n": (low, high)}):
+        assert (floor_divided(N, 4) == 2) is is_one
+
+
+QUOTIENTS = [
+    (7, 2, 3),
+    (-7, 2, -3),
+    (7, 0, None),
+    (7, -2, None),
+    (times(4, N), 2, times(2, N)),
+    (times(-1, N), 2, None),
+]
+
+
+@pytest.mark.parametrize(("whole", "part", "found"), QUOTIENTS)
+def test_sizes_of_files_are_divided_towards_nothing(whole: Extent, part: int, found: Extent | None) -> None:
+    assert quotient(whole, part) == found
