@@ -10,11 +10,12 @@ _METHODS = ("forward", "__call__", "_call_impl")
 
 def outside_graph(module: nn.Module) -> str | None:
     """What a trace of ``module`` may not show, as a clause; None where nothing is seen."""
+    checking = _only_checking(module)
     for name, part in module.named_modules():
         where = repr(name) if name else type(module).__name__
         if any(_is_own(hook) for hooks in _HOOKS for hook in getattr(part, hooks, {}).values()):
             return f"{where} has hooks, which no graph shows"
-        if _only_checks(module, name):
+        if name in checking:
             continue
         shadowed = next((method for method in _METHODS if method in vars(part)), None)
         if shadowed is not None:
@@ -24,12 +25,12 @@ def outside_graph(module: nn.Module) -> str | None:
     return None
 
 
-def _only_checks(module: nn.Module, name: str) -> bool:
-    """True for a part of an exported program that gives nothing: it checks the inputs."""
-    if not isinstance(module, fx.GraphModule) or not name:
-        return False
-    calls = [node for node in module.graph.nodes if node.op == "call_module" and node.target == name]
-    return bool(calls) and not any(node.users for node in calls)
+def _only_checking(module: nn.Module) -> set[str]:
+    """Parts of an exported program that give nothing: they check the inputs."""
+    if not isinstance(module, fx.GraphModule):
+        return set()
+    calls = [node for node in module.graph.nodes if node.op == "call_module"]
+    return {str(node.target) for node in calls} - {str(node.target) for node in calls if node.users} - {""}
 
 
 def _is_own(hook: object) -> bool:
