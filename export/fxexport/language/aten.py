@@ -23,6 +23,7 @@ from fxpasses.private_names import OpOverload
 Tree = Any
 """A value, an extent, a Python constant, or a list or tuple of them."""
 
+_SIZE = "aten.sym_size.int"
 _SILENT = {
     "aten._assert_async.msg",
     "aten._assert_scalar.default",
@@ -77,6 +78,7 @@ class _Reader:
         self._program = program
         self._prefix = prefix
         self._env: dict[torch.fx.Node, Tree] = {}
+        self._viewed: dict[torch.fx.Node, torch.fx.Node] = {}
         self._inputs = list(inputs)
         terms.sizes.clear()
 
@@ -158,14 +160,25 @@ class _Reader:
     def _overload(self, node: torch.fx.Node, target: OpOverload) -> Tree:
         if str(target) in _SILENT:
             return None
-        if str(target) == "aten.sym_size.int":
+        if str(target) == _SIZE:
             value, dim = (self._tree(item) for item in node.args)
             return value.shape[dim]
         arguments = bound(target._schema, [self._tree(a) for a in node.args], self._trees(node.kwargs))
         written = [item.name for item in target._schema.arguments if _is_written(item)]
         if written:
             return self._in_place(node, target, arguments, written)
-        return interpreted(self._terms, target, arguments, node.meta.get("val"), _read_places(node))
+        found = interpreted(self._terms, target, arguments, node.meta.get("val"), _read_places(node))
+        self._note_view(node, found)
+        return found
+
+    def _note_view(self, node: torch.fx.Node, found: Tree) -> None:
+        """Keeps of which node this one has every element once, in another order or shape."""
+        read = [item for item in node.all_input_nodes if isinstance(self._env[item], Value)]
+        if len(read) == 1 and isinstance(found, Value) and not _is_new(node):
+            source = self._env[read[0]]
+            if source.term is found.term and None not in (source.known_layout, found.known_layout):
+                if times(*source.shape) == times(*found.shape):  # else some are repeated
+                    self._viewed[node] = read[0]
 
     def _in_place(
         self,
@@ -188,10 +201,23 @@ class _Reader:
             if found.term is before.term and found.known_layout == before.known_layout:
                 return found
             found = dataclasses.replace(found, contents=None)
-        if not _is_alone(changed, node):
+        if not self._is_alone(changed, node):
             raise MustFunctionalise(str(target))
         self._env[changed] = found
         return found
+
+    def _is_alone(self, changed: torch.fx.Node, writer: torch.fx.Node) -> bool:
+        """Whether nobody but the node itself, or who reads it after the writer, sees what is written."""
+        chain = changed
+        while True:
+            source = chain.args[0] if _is_in_place(chain) else self._viewed.get(chain)
+            if not isinstance(source, torch.fx.Node):
+                break
+            if {user for user in source.users if str(user.target) != _SIZE} != {chain}:
+                return False  # else it is known by this name alone
+            chain = source
+        is_new = _is_new(chain) and not _is_in_place(chain)
+        return is_new and all(user is writer or _is_new(user) or writer < user for user in changed.users)
 
     def _trees(self, items: Mapping[str, Any]) -> dict[str, Tree]:
         return {name: self._tree(item) for name, item in items.items()}
@@ -368,25 +394,10 @@ def _memory(node: torch.fx.Node) -> set[int]:
     return {item.untyped_storage()._cdata for item in items if isinstance(item, torch.Tensor)}
 
 
-def _is_alone(changed: torch.fx.Node, writer: torch.fx.Node) -> bool:
-    """Whether nobody but the node itself, or who reads it after the writer, sees what is written."""
-    chain = changed
-    while _is_in_place(chain):
-        chain = chain.args[0]  # type: ignore[assignment]
-        if not isinstance(chain, torch.fx.Node) or not _only_read(chain, changed):
-            return False
-    return _is_new(chain) and all(user is writer or _is_new(user) or writer < user for user in changed.users)
-
-
 def _is_in_place(node: torch.fx.Node) -> bool:
     if node.op != "call_function" or not isinstance(node.target, OpOverload):
         return False
     return any(_is_written(item) for item in node.target._schema.arguments)
-
-
-def _only_read(source: torch.fx.Node, name: torch.fx.Node) -> bool:
-    """Whether a value that was changed in place is known by the change's name alone."""
-    return set(source.users) == {name}
 
 
 def _types(expected: Any) -> list[str | None]:

@@ -54,6 +54,11 @@ def seen_through_view(x: torch.Tensor) -> torch.Tensor:
     return view.view_as(x)
 
 
+def through_view(x: torch.Tensor) -> torch.Tensor:
+    """A change of a view, twice, of what nobody else sees."""
+    return x.flatten(2).permute(0, 2, 1).relu_().clamp_(0.0, 6.0).permute(0, 2, 1).view(x.shape)
+
+
 class Dropout(nn.Module):
     """A user's class of a known name."""
 
@@ -80,6 +85,7 @@ DIFFERENT = {
     "in-place statement": (IDENTITY, in_place),
     "in place, read before": (lambda x: x * 1.5 + x, read_before),
     "in place, seen through a view": (IDENTITY, seen_through_view),
+    "in place, through a view alone": (nn.ReLU(), through_view),
     "divisor": (nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1, divisor_override=2)),
     "padding counted": (nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
     "ceiling": (nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(3, 2, 1, ceil_mode=True)),
@@ -131,6 +137,14 @@ DIFFERENT = {
 }
 
 
+def test_a_change_of_a_view_that_nobody_else_sees_is_read_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model is not made functional for it, which takes as long as all else together."""
+    monkeypatch.delattr(torch.export.ExportedProgram, "run_decompositions")
+    assert derived(nn.ReLU6(), through_view).is_proved
+    with pytest.raises(AttributeError, match="run_decompositions"):
+        derived(nn.ReLU(), seen_through_view)
+
+
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_what_differs_is_not_proved(name: str) -> None:
     left, right = DIFFERENT[name]
@@ -146,6 +160,7 @@ SAME = {
     "in place as a statement": (nn.ReLU(), in_place),
     "in place, read before": (lambda x: x * 1.5 + x.relu(), read_before),
     "in place, seen through a view": (nn.ReLU(), seen_through_view),
+    "in place, through a view alone": (nn.ReLU6(), through_view),
     "twice": (nn.ReLU(), nn.Sequential(nn.ReLU(), nn.ReLU())),
     "nested clamps": (nn.ReLU6(), nn.Sequential(nn.ReLU(), nn.Hardtanh(-1.0, 6.0))),
     "hard swish": (nn.Hardswish(), lambda x: x * nn.functional.relu6(x + 3) / 6),
