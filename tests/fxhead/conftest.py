@@ -255,7 +255,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
     told = place / "scheduler.json"
     processes = [start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(told))]
-    waited_for(told.exists)
+    waited_for(lambda: told.exists() and told.read_text().rstrip().endswith("}"))  # it is written in place
     address = json.loads(told.read_text())["address"]
     options = ("--nthreads", "1", "--no-nanny", "--local-directory", str(place))
     processes += [start("worker", address, *options) for _ in range(2)]
