@@ -502,3 +502,20 @@ def test_what_is_written_to_after_it_was_computed_is_not_what_was_computed(is_re
     model = Written(is_result=is_result).eval()
     certificate = certify(model, copy.deepcopy(model), inputs(size=9))
     assert certificate.verdict is Verdict.PROVED, certificate.reason
+
+
+class Narrow(Small):
+    """A model that refuses other types in a way of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.float32:
+            raise KeyError(x.dtype)
+        return super().forward(x)
+
+
+def test_a_model_that_refuses_float64_is_judged_without_it():
+    """It was an internal error where the two differ, which is where float64 is asked."""
+    model = Narrow(lambda x: x.mean((2, 3))).eval()
+    other = copy.deepcopy(model)
+    other.features.weight.data *= 1.5
+    assert certify(model, other, inputs(size=9)).verdict is Verdict.BROKEN

@@ -377,14 +377,14 @@ class ModuleSubject:
         """
         tensors = (*self.module.named_parameters(), *self.module.named_buffers())
         state = {name: _wide(tensor.detach()) for name, tensor in tensors}
+
+        def run(feed: Sequence[Array]) -> tuple[Array, ...]:
+            wide = tuple(map(_wide, self._tensors(feed)))
+            return _arrays(torch.func.functional_call(self.module, state, wide))
+
         try:
-            with evaluation_mode(self.module), torch.no_grad():
-                runs = [
-                    torch.func.functional_call(self.module, state, tuple(map(_wide, self._tensors(feed))))
-                    for feed in feeds
-                ]
-            return joined([_arrays(run) for run in runs])
-        except (RuntimeError, TypeError, ValueError, AttributeError):
+            return joined([self._guarded(run, feed) for feed in feeds])
+        except BatchError:
             return None
 
     def _tensors(self, feeds: Sequence[Array]) -> list[torch.Tensor]:
