@@ -334,6 +334,8 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
     flat = [int(item) for item in stored.reshape(-1)]
     if not flat or (isinstance(extent, int) and not all(-extent <= item < extent for item in flat)):
         raise Uninterpreted("a cell that is none")
+    if isinstance(extent, int):
+        flat = [place % extent for place in flat]
     if value.contents is not None and value.rank == 1 and stored.ndim <= 1:
         return terms_of_contents(terms, [value.contents[i] for i in flat], stored.ndim, value.dtype)
     if stored.ndim == 0:
@@ -346,10 +348,9 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
         return take(terms, value, dim, flat[0], step, len(flat))
     if not isinstance(extent, int):
         raise Uninterpreted("cells of a free extent in another order")
-    if stored.ndim == 1 and [place % extent for place in flat] == list(reversed(range(extent))):
+    if stored.ndim == 1 and flat == list(reversed(range(extent))):
         return flip(terms, value, dim)
-    places = tuple(place % extent for place in flat)
-    found = along(terms, "gather", places, [value], dim, len(places))
+    found = along(terms, "gather", tuple(flat), [value], dim, len(flat))
     return reshape(terms, found, [*found.shape[:dim], *stored.shape, *found.shape[dim + 1 :]])
 
 

@@ -105,6 +105,7 @@ SAME: dict[str, tuple[Function, str]] = {
         lambda x: x.gather(3, x.argmax(3, keepdim=True)),
         "a = ArgMax <axis = 3> (x) y = GatherElements <axis = 3> (x, a)",
     ),
+    "cells counted from behind": (lambda x: x[:, 2:], f"{ints('i', -2, -1)} y = Gather <axis = 1> (x, i)"),
     "repeat": (lambda x: x.repeat(1, 2, 1, 3), f"{ints('r', 1, 2, 1, 3)} y = Tile(x, r)"),
     "each cell at once": (
         lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3),
