@@ -41,10 +41,20 @@ def require_bounded(proto: onnx.ModelProto) -> None:
     Raises:
         Refused: it has none.
     """
+    _require_text(proto)
     _require_narrow(proto)
     require_places(proto)
     _require_distributions(proto)
     _require_bounded(proto.graph.node, {_key(function): function.node for function in proto.functions})
+
+
+def _require_text(proto: onnx.ModelProto) -> None:
+    """Returns where every name is text: protobuf gives bytes for those that are no UTF-8."""
+    bodies = [node for function in proto.functions for node in function.node]
+    for node in _every([*proto.graph.node, *bodies]):
+        names = (node.op_type, node.domain, node.name, *node.input, *node.output)
+        if any(isinstance(name, bytes) for name in (*names, *(item.name for item in node.attribute))):
+            raise Refused("has a name that is no UTF-8")
 
 
 def _require_narrow(proto: onnx.ModelProto) -> None:

@@ -103,6 +103,17 @@ def test_functions_that_become_a_billion_nodes_are_refused(count: int, in_a_circ
         inlined(with_functions(count, in_a_circle=in_a_circle))
 
 
+@pytest.mark.parametrize("name", [b"MyOp", b"my.domain", b"my node", b"my input", b"my attribute"])
+def test_a_name_that_is_no_text_is_refused(name: bytes) -> None:
+    """Protobuf gives bytes for it, which made an internal error of whatever compares it with text."""
+    node = onnx.helper.make_node(
+        "MyOp", ["my input"], ["y"], name="my node", domain="my.domain", **{"my attribute": 1}
+    )
+    whole = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [])).SerializeToString()
+    with pytest.raises(Refused, match="has a name that is no UTF-8"):
+        inlined(onnx.load_from_string(whole.replace(name, name[:-1] + b"\xff")))
+
+
 @pytest.mark.parametrize(("content", "what"), [(b"\0\0" * 9, "no number"), (b"\x08\x01" * 99, "more fields")])
 def test_small_fields_of_an_onnx_file_are_counted(
     content: bytes, what: str, monkeypatch: pytest.MonkeyPatch
