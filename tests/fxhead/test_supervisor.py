@@ -73,7 +73,7 @@ ENDS = [
     (("lock",), 2, "m.onnx: takes more than the limit of 0.2 s of processor time; do not use it"),
     (("fault",), 2, "m.onnx: the process that reads it was ended by signal 11 (Segmentation fault"),
     (("kill",), 2, "m.onnx: the process that reads it was ended by signal 9 (Killed); give a smaller model"),
-    (("fault", "--trust"), 3, "InternalError: the process was ended by signal 11 ("),
+    (("fault", "--trust"), 2, "the process was ended by signal 11 (Segmentation fault); PYTHONFAULT"),
 ]
 
 

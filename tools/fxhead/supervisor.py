@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from fxhead.outcome import ExitCode
 from fxhead.show import render
-from fxpasses.errors import FxHeadError, InternalError
+from fxpasses.errors import FxHeadError
 from fxpasses.wall.heartbeat import Budget, Record, tell_in
 
 _LOOK_S = 0.25
@@ -38,7 +38,7 @@ Show = Callable[[Exception], ExitCode]
 
 
 class CrashError(FxHeadError):
-    """What a file asks for ends the process by a fault in a library."""
+    """What a model does ends the process by a fault in a library, or in code of its own."""
 
 
 def fork_work(show: Show) -> None:
@@ -147,13 +147,14 @@ class _Watched:
             from fxpasses.wall.clock import slow_error
 
             return slow_error(self._limit, budget.where if budget else None)
-        by = f"by signal {number} ({signal.strsignal(number)})"
-        if budget is None:
-            return InternalError(f"the process was ended {by}")
+        what = "the process" if budget is None else "the process that reads it"
         fix = "do not use it; it makes a library fail, which should be told to whoever makes that library"
+        if budget is None:
+            fix = "PYTHONFAULTHANDLER=1 shows where, in a library or in the model's own code"
         if number == signal.SIGKILL:
             fix = "give a smaller model, or use a machine with more memory"
-        return CrashError(f"the process that reads it was ended {by}", where=budget.where, fix=fix)
+        what = f"{what} was ended by signal {number} ({signal.strsignal(number)})"
+        return CrashError(what, where=budget.where if budget else None, fix=fix)
 
 
 def _remove(what: str, path: Path) -> None:
