@@ -38,6 +38,7 @@ def test_names_stand_next_to_the_input() -> None:
         ("b/head.pt2", "b", "head.pt2", "head.linear.onnx"),
         ("b/", "b", "model.conv.pt", "model.linear.onnx"),
         ("b.v1", "b.v1", "model.conv.pt", "model.linear.onnx"),
+        ("b.pt/", "b.pt", "model.conv.pt", "model.linear.onnx"),
     ],
 )
 def test_out_names_the_module_file_or_a_folder(out: str, folder: str, module: str, onnx: str) -> None:

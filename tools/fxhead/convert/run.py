@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from fxhead.convert.stored_tensors import TensorEdit
 from fxhead.convert.survey import survey
 from fxhead.convert.zip_stream import open_zip
 from fxhead.files.publish import publish, staged
-from fxhead.files.save import require_free_file
+from fxhead.files.save import names_folder, require_free_file
 from fxhead.loading.inert_names import unknown_names
 from fxhead.loading.load import require_readable
 from fxhead.loading.plans import load_plan
@@ -165,7 +164,7 @@ def _out(options: ConvertOptions, plan: WeightPlan) -> Path:
     if options.out is None:
         return path.parent / name
     out = Path(options.out)
-    return out / name if out.is_dir() or options.out.endswith(("/", os.sep)) else out
+    return out / name if names_folder(options.out) else out
 
 
 def _read_names(path: Path) -> list[str]:

@@ -23,6 +23,11 @@ _MODULE_SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)
 _LONGEST_NAME_BYTES = 255
 
 
+def names_folder(out: str) -> bool:
+    """Whether this is a folder, or is written as one."""
+    return out.endswith(("/", os.sep)) or Path(out).is_dir()
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OutputNames:
     """Where ``rewrite`` writes: names in one folder.
@@ -53,7 +58,9 @@ class OutputNames:
         folder, module = source.folder, f"{source.stem}.{to}{suffix}"
         if out is not None:
             path = Path(out)
-            if path.suffix.lower() in _MODULE_SUFFIXES and not path.is_dir():
+            if names_folder(out):
+                folder = path
+            elif path.suffix.lower() in _MODULE_SUFFIXES:
                 folder, module = path.parent, path.name
             elif path.is_file() or path.suffix.lower() in (".onnx", ".json", ".safetensors"):
                 raise InputError(

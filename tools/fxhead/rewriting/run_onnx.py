@@ -23,7 +23,7 @@ from fxhead.check.artefact import (
 )
 from fxhead.check.outcome import Check, worst
 from fxhead.files.publish import publish, staged
-from fxhead.files.save import require_free_file, save_json
+from fxhead.files.save import names_folder, require_free_file, save_json
 from fxhead.files.settle import settle
 from fxhead.loading.held import held
 from fxhead.outcome import ModelInfo, WrittenFile
@@ -87,7 +87,9 @@ def _target(options: RewriteOptions) -> Path:
     if options.out is None:
         return source.folder / name
     out = Path(options.out)
-    if out.suffix.lower() == _SUFFIX and not out.is_dir():
+    if names_folder(options.out):
+        return out / name
+    if out.suffix.lower() == _SUFFIX:
         return out
     if out.is_file() or out.suffix.lower() in (".pt", ".pth", ".pt2", ".json", ".safetensors"):
         raise InputError("is neither an .onnx file nor a folder", where=f"-o {out}", fix="name an .onnx file")
