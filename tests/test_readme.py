@@ -179,7 +179,7 @@ def test_pip_installs_an_extra_that_exists() -> None:
     ("task", "expected"),
     [
         ("demo", "fxhead rewrite torchvision:resnet18 --to conv -o build/demo/ --force"),
-        ("test", "python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal"),
+        ("test", "python -m pytest --numprocesses N --dist worksteal"),
     ],
 )
 def test_tasks_run_what_the_readme_says(task: str, expected: str, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_tasks_run_what_the_readme_says(task: str, expected: str, tmp_path: Path
         text=True,
         check=True,
     )
-    assert ran.stdout.splitlines()[-1] == expected
+    assert re.sub(r"numprocesses \d", "numprocesses N", ran.stdout.splitlines()[-1]) == expected
 
 
 def test_tasks_that_are_named_exist() -> None:

@@ -172,6 +172,32 @@ def test_a_changed_backbone_weight_is_refused(tmp_path):
     assert certificate.backbone.failures[0].index == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ("a channel", Verdict.AGREES),
+        ("a channel and biases", Verdict.AGREES),
+        ("biases", Verdict.BROKEN),
+        ("one weight", Verdict.BROKEN),
+        ("a channel of the head", Verdict.BROKEN),
+        ("a channel, further", Verdict.BROKEN),
+    ],
+)
+def test_weights_that_may_be_two_folds_of_the_same_norm_agree(change, verdict):
+    """As two exporters write them: a factor of a channel is rounded otherwise, and nothing says of what."""
+    model, _ = small_pair()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        if change.startswith("a channel"):
+            weight = other.fc.weight if change.endswith("head") else other.features.weight
+            weight[1] *= 1 + 2 ** (-18 if change.endswith("further") else -22)
+        if change.endswith("biases"):
+            other.features.bias[1:] *= 1 + 2**-23
+        if change == "one weight":
+            other.features.weight[1, 0, 0, 0] *= 1 + 2**-22
+    assert certify(model, other, inputs(8, 9)).verdict is verdict
+
+
 def test_a_sum_for_a_mean_is_refused():
     model, _ = small_pair()
     wrong = Small(lambda x: x.sum((2, 3)))

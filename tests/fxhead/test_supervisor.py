@@ -18,7 +18,7 @@ from fxhead import cli
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a command is one process here")
 
 COMMAND = """
-import contextlib, ctypes, os, re, sys, time
+import contextlib, ctypes, os, re, signal, sys, time
 from pathlib import Path
 from fxhead import cli
 from fxhead.files.publish import staged
@@ -44,6 +44,7 @@ def main():
         globals()[sys.argv[1]]()
     return 0
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 clock.MAX_SECONDS, clock._STUCK_S, cli.main = 0.2, 0.2, main
 cli.run()
 """

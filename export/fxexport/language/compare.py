@@ -16,7 +16,7 @@ import numpy as np
 from fxexport.language.arithmetic import is_moderate, parts_of, scaled
 from fxexport.language.constants import FOLDS, STEPS, arranged, forget, is_folded, stored
 from fxexport.language.contraction import scaled_weights
-from fxexport.language.difference import Difference, difference
+from fxexport.language.difference import Difference, Refolded, difference, refolded
 from fxexport.language.extents import Extent, Range, ranges, symbol
 from fxexport.language.fold_rules import UNIT, Folded, NotFolded
 from fxexport.language.graph import Dims, Graph, NotRead
@@ -76,11 +76,13 @@ class ConstantPair:
             summand that it lacks.
         right: the same on the right.
         difference: in what the two differ.
+        refolded: what they are, where that may be roundings of two folds of the same.
     """
 
     left: str
     right: str
     difference: Difference
+    refolded: Refolded | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,14 +363,15 @@ class _Proof:
                 self._folds.setdefault(names, FoldedConstant(left=names[0], right=names[1], largest_ulp=ulp))
                 return True
         if is_told:
-            self._keep(names, a.value, b.value)
+            self._keep(names, a.value, b.value, UNIT.get(left.term.dtype, 0.0))
         return False
 
-    def _keep(self, names: tuple[str, str], left: Array, right: Array) -> None:
+    def _keep(self, names: tuple[str, str], left: Array, right: Array, unit: float) -> None:
         found = difference(left, right)
         if found is not None and left.dtype != np.int64:  # an axis or a place may be counted from behind
             self._is_explained = True
-            pair = ConstantPair(left=names[0], right=names[1], difference=found)
+            own = refolded(left, right, unit)
+            pair = ConstantPair(left=names[0], right=names[1], difference=found, refolded=own)
             self._constants.setdefault(names, pair)
 
     def _note(self, left: Term, right: Term) -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from fxexport.language.term import Array, is_same
 from fxpasses.wall.clock import require_room
+
+Refolded: TypeAlias = Literal["weights", "bias"]
+_FOLD_ROUNDINGS = 4
+_SHARE, _CELLS = 1 / 4, 8
+"""Of a channel's weights, and how many it has at least: one weight that was changed is no fold."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +63,24 @@ def difference(reference: Array, candidate: Array) -> Difference | None:
         digests=digests,
         is_permuted=np.array_equal(np.sort(wide[0], axis=None), np.sort(wide[1], axis=None), equal_nan=True),
     )
+
+
+def refolded(left: Array, right: Array, unit: float) -> Refolded | None:
+    """As what both may be the same numbers, with the same norm folded in by two libraries; None as nothing.
+
+    Each folds with at most four roundings, of ``unit`` each. Its factors are those of channels, on axis 0, so
+    where one was rounded otherwise, much of a channel is. A bias is a difference: its roundings are those of
+    what was taken away.
+    """
+    with np.errstate(all="ignore"):
+        apart, size = np.abs(left - right), np.maximum(np.abs(left), np.abs(right))
+        is_bias = apart.size == max(apart.shape, default=0)
+        most = 2 * _FOLD_ROUNDINGS * unit * (size.max(initial=0.0) if is_bias else size)
+        if not (apart <= most).all():
+            return None
+    if is_bias:
+        return "bias"
+    channels = (apart > 0).reshape(len(apart), -1)
+    share = channels.mean(axis=1)
+    is_whole = channels.shape[1] >= _CELLS and (share[share > 0] >= _SHARE).all()
+    return "weights" if is_whole else None

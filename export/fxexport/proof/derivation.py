@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 from fxexport.language import ConstantPair, Derivation, Dims, Graph, Unrelated, derive
 from fxexport.proof.pairing.outputs import PairedOutputs
@@ -54,18 +55,22 @@ class Derived:
             for side in (pair.left, pair.right)
         )
 
-    def is_shown(self, *, is_identical: bool, ulps: float) -> bool:
+    def is_shown(self, *, is_identical: bool, ulps: float, sites: Collection[str | None]) -> bool:
         """Whether the graphs tell by themselves that the two are not one function.
 
         They do where one draws random numbers, and where they are the same but for constants. Several
         constants may be one function all the same, by factors that moved from one to another, or channels in
         another order: then what was run has to differ, too.
 
+        Weights that two libraries may have folded the same norm into differ by its roundings: so they agree,
+        but for those of sites.
+
         A factor or summand that only one of the two has may be taken away again further on: there the outputs
         have to differ by more than another order of roundings explains.
 
         Args:
             is_identical: whether the outputs were equal bit for bit.
+            sites: parameters of the sites, which are kept bit for bit.
             ulps: by how many units in the last place of each sample's largest value they differed.
         """
         if any(origin.is_random for pair in self.unrelated for origin in (pair.left, pair.right)):
@@ -73,6 +78,9 @@ class Derived:
         found = {pair.difference.digests for pair in self.constants}
         is_inserted = not all(pair.left and pair.right for pair in self.constants)
         if self.unrelated or not found or (is_inserted and not ulps > _ULPS):
+            return False
+        folds = {None if pair.left in sites else pair.refolded for pair in self.constants}
+        if not is_inserted and "weights" in folds and None not in folds:
             return False
         are_exchanged = sorted(first for first, _ in found) == sorted(second for _, second in found)
         are_exchanged = are_exchanged or all(pair.difference.is_permuted for pair in self.constants)

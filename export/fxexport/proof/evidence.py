@@ -90,7 +90,9 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
     is_identical = all(tally.is_identical for tally in strict)
     ulps = max((item.max_difference_ulp for tally in strict for item in tally.statistics), default=0.0)
     is_broken = any(tally.failures for tally in strict)
-    is_broken = is_broken or derivation.is_shown(is_identical=is_identical, ulps=ulps)
+    is_broken = is_broken or derivation.is_shown(
+        is_identical=is_identical, ulps=ulps, sites=sites.parameters()
+    )
     found = Found()
     own = samples.ordered(left.input_names).rows
     run = [tuple((size, *rows.shape[1:]) for rows in own) for size in batch_sizes(left, right)]

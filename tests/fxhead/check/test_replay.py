@@ -321,13 +321,13 @@ def test_what_a_certificate_names_is_said_before_it_is_read(run: Run, work: Path
 
 def test_a_callable_that_a_certificate_names_is_not_run_unasked(run: Run, work: Path) -> None:
     code = "from pathlib import Path\nfrom nets import Net as build\nPath('ran').touch()\n"
-    Path("evil.py").write_text(code)
+    Path("unasked.py").write_text(code)
     options = ("-o", "built.json", *SMALL)
     assert run("check", "nets:build", "nets:build", *options).code == 0
 
     def point(data: Any) -> None:
         for model in data["recipe"]["models"]:
-            model.update(source="evil:build", name="evil:build")
+            model.update(source="unasked:build", name="unasked:build")
 
     edited("built.json", point)
     done = run("check", "--replay", "built.json")
