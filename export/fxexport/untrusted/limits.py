@@ -69,6 +69,7 @@ MAX_JSON_VALUES = 10_000_000
 
 MAX_PROGRAM_BYTES = 1 << 28
 MAX_PROGRAM_VALUES = 10_000_000
+MAX_PROGRAM_NODES = 50_000
 MAX_PROGRAM_DEPTH = 100
 MAX_TEXT = 100_000
 """Characters of a text that only people read, such as a stack trace."""

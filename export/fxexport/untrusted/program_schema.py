@@ -30,6 +30,7 @@ from fxexport.untrusted.limits import (
     MAX_GUARDS,
     MAX_PROGRAM_DEPTH,
     MAX_PROGRAM_EXPRESSION_NODES,
+    MAX_PROGRAM_NODES,
     MAX_PROGRAM_VALUES,
     MAX_TREE_DEPTH,
 )
@@ -446,6 +447,8 @@ def _checked_node(node: Any) -> Any:
 
 
 def _checked_graph(graph: Any) -> Any:
+    if len(graph.nodes) > MAX_PROGRAM_NODES:
+        raise Refused(f"has more nodes than the limit of {MAX_PROGRAM_NODES:,}")
     for argument in graph.inputs:  # torch writes these into the text of a guard
         if argument.type == "as_string":
             names.word(argument.value, "an input")

@@ -172,6 +172,12 @@ def test_values_and_sizes_are_counted_together(monkeypatch: pytest.MonkeyPatch) 
         read_program(model())
 
 
+def test_nodes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_schema, "MAX_PROGRAM_NODES", 1)
+    with pytest.raises(Refused, match="more nodes than the limit of 1$"):
+        read_program(model())
+
+
 def test_functions_in_notes_are_only_kept_where_nothing_foreign_is_looked_up() -> None:
     data = model()
     first, second, third = data["graph_module"]["graph"]["nodes"][:3]
