@@ -258,7 +258,10 @@ def test_tokens_of_patches_are_the_rows_of_a_map(run: Run, folder: Path) -> None
         with np.load("fxhead-cam/maps.npz") as arrays:
             order = arrays["classes"][0]
             np.testing.assert_allclose(arrays["maps"][0], wanted[0].permute(2, 0, 1)[order], atol=1e-5)
-    for name, says in (("columns", "its places are others"), ("with_class", "no rows of an image")):
+    for name, says in (
+        ("columns", "its places are others"),
+        ("with_class", "not classes by rows of an image"),
+    ):
         done = run("cam", f"patches:{name}", "image.png", *options, *shape)
         assert (done.code, says in done.err) == (2, True), done.err
 

@@ -121,8 +121,8 @@ def laid_out(maps: Scores, size: tuple[int, ...]) -> Scores:
             return maps.reshape(*maps.shape[:2], rows, columns)
     if maps.ndim == 4:
         return maps
-    shown = "x".join(map(str, maps.shape[2:]))
-    raise InputError(f"the model's map is {shown}, which are no rows of an image", fix="give another model")
+    shown = "x".join(map(str, maps.shape[1:]))
+    raise InputError(f"the model's map is {shown}, not classes by rows of an image", fix="give another model")
 
 
 def require_map_of(scores: HeadScores, epsilon: float, what: str) -> None:
