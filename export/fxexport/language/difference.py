@@ -72,6 +72,8 @@ def refolded(left: Array, right: Array, unit: float) -> Refolded | None:
     where one was rounded otherwise, much of a channel is. A bias is a difference: its roundings are those of
     what was taken away.
     """
+    if left.size < 2:  # one number is none of channels
+        return None
     with np.errstate(all="ignore"):
         apart, size = np.abs(left - right), np.maximum(np.abs(left), np.abs(right))
         is_bias = apart.size == max(apart.shape, default=0)

@@ -98,6 +98,11 @@ DIFFERENT = {
     "user's dropout": (nn.Dropout(), Dropout()),
     "transposed map": (IDENTITY, lambda x: x.transpose(2, 3)),
     "nearly one": (IDENTITY, lambda x: x / 2.00002 * 2),
+    "a number by one unit": (lambda x: x.tanh() * 1.5, lambda x: x.tanh() * 1.50000012),
+    "a stored number by one unit": (
+        lambda x: x.tanh() * torch.tensor(1.5),
+        lambda x: x.tanh() * torch.tensor(1.50000012),
+    ),
     "acts from the sixth sample on": (
         IDENTITY,
         lambda x: x * (torch.arange(x.shape[0]) < 5).view(-1, 1, 1, 1),
