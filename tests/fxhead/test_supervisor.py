@@ -141,3 +141,19 @@ def test_the_end_of_one_is_the_end_of_the_other(begun: Callable[..., Any]) -> No
 def _state(process: int) -> str:
     command = ["ps", "-o", "stat=", "-p", str(process)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout[0]
+
+
+def test_where_no_process_can_be_forked_the_command_works_all_the_same(folder: Path) -> None:
+    code = """
+import os, sys
+def fork():
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+os.fork = fork
+from fxhead import cli
+cli.run()
+"""
+    path = os.pathsep.join(str(Path(cli.__file__).parents[index]) for index in (1, 2))
+    command = [sys.executable, "-c", code, "explain", "NOT_POOLED"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "NOT_POOLED" in done.stdout

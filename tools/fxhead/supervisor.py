@@ -59,7 +59,11 @@ def fork_work(show: Show) -> None:
     }
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     gc.freeze()  # or the first collection writes to every page that is shared
-    worker = os.fork()
+    try:
+        worker = os.fork()
+    except OSError:  # there may be no more processes, or no memory for one: nobody watches
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
     if worker:
         _Watched(worker, record, numbers, show).wait(before)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
