@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -84,10 +85,15 @@ def _promoted(call: Call, *names: str) -> str:
 
 
 @_handles(
-    "conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding", "conv3d.padding"
-)
+    "conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding",
+    "conv3d.padding", "convolution.default",
+)  # fmt: skip
 def _conv(call: Call) -> Value:
+    if call.has("transposed") and (call.flag("transposed") or any(call.integers("output_padding"))):
+        raise Uninterpreted("a transposed convolution")
     value, weight, bias = call.tensor("input"), call.tensor("weight"), call.optional_tensor("bias")
+    if value.rank != weight.rank:
+        raise Uninterpreted("a convolution without batch")
     spatial = weight.rank - 2
     stride, dilation = (_spread(call.integers(name), spatial) for name in ("stride", "dilation"))
     padding = call.any("padding")
@@ -100,30 +106,12 @@ def _conv(call: Call) -> Value:
         pairs = [(size, size) for size in _spread(call.integers("padding"), spatial)]
     return convolution(
         call.terms,
-        _batched(value, weight),
+        value,
         weight,
         bias,
         stride=stride,
         padding=pairs,
         dilation=dilation,
-        groups=call.integer("groups"),
-    )
-
-
-@_handles("convolution.default")
-def _convolution(call: Call) -> Value:
-    if call.flag("transposed") or any(call.integers("output_padding")):
-        raise Uninterpreted("a transposed convolution")
-    value, weight = call.tensor("input"), call.tensor("weight")
-    spatial = weight.rank - 2
-    return convolution(
-        call.terms,
-        _batched(value, weight),
-        weight,
-        call.optional_tensor("bias"),
-        stride=_spread(call.integers("stride"), spatial),
-        padding=[(size, size) for size in _spread(call.integers("padding"), spatial)],
-        dilation=_spread(call.integers("dilation"), spatial),
         groups=call.integer("groups"),
     )
 
@@ -138,22 +126,12 @@ def _fixed(extent: Extent) -> int:
     return extent
 
 
-def _batched(value: Value, weight: Value) -> Value:
-    if value.rank != weight.rank:
-        raise Uninterpreted("a convolution without batch")
-    return value
-
-
 @_handles("linear.default")
 def _linear(call: Call) -> Value:
-    return linear(call.terms, call.tensor("input"), _matrix(call, "weight"), call.optional_tensor("bias"))
-
-
-def _matrix(call: Call, name: str) -> Value:
-    found = call.tensor(name)
-    if found.rank != 2:
+    weight = call.tensor("weight")
+    if weight.rank != 2:
         raise Uninterpreted("no matrix")
-    return found
+    return linear(call.terms, call.tensor("input"), weight, call.optional_tensor("bias"))
 
 
 @_handles("addmm.default", "baddbmm.default")
@@ -164,14 +142,9 @@ def _addmm(call: Call) -> Value:
     return arithmetic.add(call.terms, matmul(call.terms, first, second), call.tensor("self"))
 
 
-@_handles("mm.default", "bmm.default")
-def _mm(call: Call) -> Value:
-    return matmul(call.terms, call.tensor("self"), call.tensor("mat2"))
-
-
-@_handles("matmul.default")
+@_handles("matmul.default", "mm.default", "bmm.default")
 def _matmul(call: Call) -> Value:
-    return matmul(call.terms, call.tensor("self"), call.tensor("other"))
+    return matmul(call.terms, call.tensor("self"), call.tensor("other" if call.has("other") else "mat2"))
 
 
 @_handles("einsum.default")
@@ -183,97 +156,65 @@ def _einsum(call: Call) -> Value:
 
 @_handles("batch_norm.default")
 def _batch_norm(call: Call) -> Value:
-    call.any("cudnn_enabled"), call.any("momentum")  # another way to the same; of training only
-    if not call.flag("training"):
-        return _norm(call, "running_mean", "running_var", "eps")
-    if call.any("running_mean") is not None or call.any("running_var") is not None:
+    call.ignore("cudnn_enabled", "momentum")  # another way to the same; of training only
+    value = call.tensor("input")
+    if not call.has("training") or not call.flag("training"):
+        mean, variance = call.tensor("running_mean"), call.tensor("running_var")
+    elif call.any("running_mean") is not None or call.any("running_var") is not None:
         raise NotRead("a batch norm in training changes its own state")
-    value = call.tensor("input")
-    dims = [dim for dim in range(value.rank) if dim != 1]  # of what it reads: standardised weights
-    centred = arithmetic.subtract(
-        call.terms, value, windows.reduce(call.terms, "mean", value, dims, keep=True)
-    )
-    squares = arithmetic.power(call.terms, centred, Fraction(2))
-    return definitions.batch_norm(
-        call.terms,
-        value,
-        call.optional_tensor("weight"),
-        call.optional_tensor("bias"),
-        windows.reduce(call.terms, "mean", value, dims, keep=False),
-        windows.reduce(call.terms, "mean", squares, dims, keep=False),
-        definitions.number(call.terms, call.number("eps"), value.dtype),
-    )
+    else:
+        dims = [dim for dim in range(value.rank) if dim != 1]  # of what it reads: standardised weights
+        centred = arithmetic.subtract(
+            call.terms, value, windows.reduce(call.terms, "mean", value, dims, keep=True)
+        )
+        squares = arithmetic.power(call.terms, centred, Fraction(2))
+        mean, variance = (
+            windows.reduce(call.terms, "mean", item, dims, keep=False) for item in (value, squares)
+        )
+    weight, bias = call.optional_tensor("weight"), call.optional_tensor("bias")
+    return definitions.batch_norm(call.terms, value, weight, bias, mean, variance, _epsilon(call, value))
 
 
-@_handles("_native_batch_norm_legit_no_training.default")
-def _native_batch_norm(call: Call) -> tuple[Value | None, ...]:
-    call.any("momentum")
-    return _norm(call, "running_mean", "running_var", "eps"), None, None
-
-
-def _norm(call: Call, mean: str, variance: str, epsilon: str) -> Value:
-    value = call.tensor("input")
-    return definitions.batch_norm(
-        call.terms,
-        value,
-        call.optional_tensor("weight"),
-        call.optional_tensor("bias"),
-        call.tensor(mean),
-        call.tensor(variance),
-        definitions.number(call.terms, call.number(epsilon), value.dtype),
-    )
+def _epsilon(call: Call, value: Value) -> Value:
+    return definitions.number(call.terms, call.number("eps"), value.dtype)
 
 
 @_handles("layer_norm.default")
 def _layer_norm(call: Call) -> Value:
-    call.any("cudnn_enable")
-    return _layer(call)
-
-
-@_handles("native_layer_norm.default")
-def _native_layer_norm(call: Call) -> tuple[Value | None, ...]:
-    return _layer(call), None, None
-
-
-def _layer(call: Call) -> Value:
+    call.ignore("cudnn_enable")
     value, shape = call.tensor("input"), call.extents("normalized_shape")
     if not shape or list(value.shape[value.rank - len(shape) :]) != shape:
         raise Uninterpreted("a norm over another shape")
-    epsilon = definitions.number(call.terms, call.number("eps"), value.dtype)
     dims = list(range(value.rank - len(shape), value.rank))
-    found = definitions.normalised(call.terms, value, dims, epsilon)
-    return _weighted(call, found)
-
-
-def _weighted(call: Call, value: Value) -> Value:
+    found = definitions.normalised(call.terms, value, dims, _epsilon(call, value))
     weight, bias = call.optional_tensor("weight"), call.optional_tensor("bias")
-    if weight is not None:
-        value = arithmetic.multiply(call.terms, value, weight)
-    return value if bias is None else arithmetic.add(call.terms, value, bias)
+    return definitions.weighted(call.terms, found, weight, bias)
 
 
 @_handles("group_norm.default")
 def _group_norm(call: Call) -> Value:
-    call.any("cudnn_enabled")
+    call.ignore("cudnn_enabled")
     value, groups = call.tensor("input"), call.integer("num_groups")
-    split = moves.reshape(call.terms, value, [value.shape[0], groups, -1, *value.shape[2:]])
-    epsilon = definitions.number(call.terms, call.number("eps"), value.dtype)
-    found = definitions.normalised(call.terms, split, list(range(2, split.rank)), epsilon)
-    return _along_channels(call, moves.flatten(found, 1, 2))
-
-
-def _along_channels(call: Call, value: Value) -> Value:
-    """The value with the call's weight and bias along dimension 1."""
     weight, bias = call.optional_tensor("weight"), call.optional_tensor("bias")
-    behind = list(range(1, value.rank - 1))
-    if weight is not None:
-        value = arithmetic.multiply(call.terms, value, moves.unsqueeze(weight, behind))
-    return value if bias is None else arithmetic.add(call.terms, value, moves.unsqueeze(bias, behind))
+    return definitions.group_norm(call.terms, value, groups, _epsilon(call, value), weight, bias)
 
 
-@_handles("relu.default")
-def _relu(call: Call) -> Value:
-    return definitions.relu(call.terms, _float(call))
+@_handles("instance_norm.default")
+def _instance_norm(call: Call) -> Value:
+    call.ignore("cudnn_enabled", "momentum", "running_var")  # another way to the same; of running statistics
+    if not call.flag("use_input_stats") or call.any("running_mean") is not None:
+        raise Uninterpreted("running statistics")
+    value, weight, bias = call.tensor("input"), call.optional_tensor("weight"), call.optional_tensor("bias")
+    return definitions.instance_norm(call.terms, value, _epsilon(call, value), weight, bias)
+
+
+def _first_of(handler: Handler, count: int) -> Handler:
+    """What has so many results, of which the first is the handler's and the others have no term."""
+    return lambda call: (handler(call), *[None] * (count - 1))
+
+
+OPERATORS["aten._native_batch_norm_legit_no_training.default"] = _first_of(_batch_norm, 3)
+OPERATORS["aten.native_layer_norm.default"] = _first_of(_layer_norm, 3)
 
 
 def _float(call: Call, name: str = "self") -> Value:
@@ -290,26 +231,6 @@ def _relu6(call: Call) -> Value:
     return arithmetic.clamp(call.terms, value, *bounds)
 
 
-@_handles("hardtanh.default")
-def _hardtanh(call: Call) -> Value:
-    return _clamped(call, "min_val", "max_val")
-
-
-@_handles("clamp.default")
-def _clamp(call: Call) -> Value:
-    return _clamped(call, "min", "max")
-
-
-@_handles("clamp_min.default")
-def _clamp_min(call: Call) -> Value:
-    return _clamped(call, "min", None)
-
-
-@_handles("clamp_max.default")
-def _clamp_max(call: Call) -> Value:
-    return _clamped(call, None, "max")
-
-
 def _clamped(call: Call, low: str | None, high: str | None) -> Value:
     value = _float(call)
 
@@ -322,36 +243,48 @@ def _clamped(call: Call, low: str | None, high: str | None) -> Value:
     return arithmetic.clamp(call.terms, value, bound(low), bound(high))
 
 
-def _unary(name: str) -> Handler:
-    return lambda call: definitions.unary(call.terms, name, _float(call))
+for _name, _low, _high in (
+    ("hardtanh", "min_val", "max_val"),
+    ("clamp", "min", "max"),
+    ("clamp_min", "min", None),
+    ("clamp_max", None, "max"),
+):
+    OPERATORS[f"aten.{_name}.default"] = functools.partial(_clamped, low=_low, high=_high)
+
+
+def _function(function: Callable[..., Value], *numbers: str) -> Handler:
+    """A function of each element, and of these numbers."""
+
+    def applied(call: Call) -> Value:
+        value = _float(call)
+        return function(call.terms, value, *(_operand(call, name, value.dtype) for name in numbers))
+
+    return applied
 
 
 for _name in (
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "erf", "exp", "floor",
-    "log",
-    "log1p", "log2", "log10", "expm1", "round", "sigmoid", "sign", "sin", "sinh", "tan", "tanh", "trunc",
+    "log", "log1p", "log2", "log10", "expm1", "round", "sigmoid", "sign", "sin", "sinh", "tan", "tanh",
+    "trunc",
 ):  # fmt: skip
-    OPERATORS[f"aten.{_name}.default"] = _unary(_name)
-
-
-@_handles("sqrt.default")
-def _sqrt(call: Call) -> Value:
-    return arithmetic.power(call.terms, _float(call), Fraction(1, 2))
-
-
-@_handles("rsqrt.default")
-def _rsqrt(call: Call) -> Value:
-    return arithmetic.power(call.terms, _float(call), Fraction(-1, 2))
-
-
-@_handles("reciprocal.default")
-def _reciprocal(call: Call) -> Value:
-    return arithmetic.power(call.terms, _float(call), Fraction(-1))
-
-
-@_handles("square.default")
-def _square(call: Call) -> Value:
-    return arithmetic.power(call.terms, _float(call), Fraction(2))
+    OPERATORS[f"aten.{_name}.default"] = _function(definitions.unary_of(_name))
+for _name, _exponent in (
+    ("sqrt", Fraction(1, 2)),
+    ("rsqrt", Fraction(-1, 2)),
+    ("reciprocal", Fraction(-1)),
+    ("square", Fraction(2)),
+):
+    OPERATORS[f"aten.{_name}.default"] = _function(definitions.power_of(_exponent))
+for _name, _own, *_numbers in (
+    ("relu", definitions.relu),
+    ("silu", definitions.silu),
+    ("hardswish", definitions.hard_swish),
+    ("hardsigmoid", definitions.hard_sigmoid_of_sixth),
+    ("mish", definitions.mish),
+    ("leaky_relu", definitions.leaky_relu, "negative_slope"),
+    ("celu", definitions.celu, "alpha"),
+):
+    OPERATORS[f"aten.{_name}.default"] = _function(_own, *_numbers)
 
 
 @_handles("neg.default")
@@ -381,35 +314,9 @@ def _pow_of(call: Call) -> Value:
     return elementwise(call.terms, "pow", [value, exponent], dtype)
 
 
-@_handles("silu.default")
-def _silu(call: Call) -> Value:
-    return definitions.silu(call.terms, _float(call))
-
-
-@_handles("hardswish.default")
-def _hardswish(call: Call) -> Value:
-    return definitions.hard_swish(call.terms, _float(call))
-
-
-@_handles("hardsigmoid.default")
-def _hardsigmoid(call: Call) -> Value:
-    return definitions.hard_sigmoid_of_sixth(call.terms, _float(call))
-
-
 @_handles("gelu.default")
 def _gelu(call: Call) -> Value:
     return definitions.gelu(call.terms, _float(call), call.text("approximate"))
-
-
-@_handles("mish.default")
-def _mish(call: Call) -> Value:
-    return definitions.mish(call.terms, _float(call))
-
-
-@_handles("leaky_relu.default")
-def _leaky_relu(call: Call) -> Value:
-    value = _float(call)
-    return definitions.leaky_relu(call.terms, value, _operand(call, "negative_slope", value.dtype))
 
 
 @_handles("elu.default")
@@ -429,12 +336,6 @@ def _selu(call: Call) -> Value:
     return definitions.elu(call.terms, value, alpha, scale)
 
 
-@_handles("celu.default")
-def _celu(call: Call) -> Value:
-    value = _float(call)
-    return definitions.celu(call.terms, value, _operand(call, "alpha", value.dtype))
-
-
 @_handles("softplus.default")
 def _softplus(call: Call) -> Value:
     if call.number("beta") != 1:
@@ -452,7 +353,7 @@ def _glu(call: Call) -> Value:
     half, rest = divmod(_fixed(extent_of(value.layout[dim])), 2)
     if rest:
         raise Uninterpreted("halves of an odd number of cells")
-    first, gate = _pieces(call, value, dim, [half, half])
+    first, gate = moves.pieces(call.terms, value, dim, [half, half])
     return arithmetic.multiply(call.terms, first, definitions.sigmoid(call.terms, gate))
 
 
@@ -525,29 +426,23 @@ for _spelling in ("bitwise_not.default", "logical_not.default"):
     OPERATORS[f"aten.{_spelling}"] = _logical("not", "self")
 
 
-@_handles("add.Tensor", "add.Scalar")
-def _add(call: Call) -> Value:
-    first, second = _both(call, "self", "other", _result(call))
-    return arithmetic.add(call.terms, first, _by_alpha(call, second))
+def _plus_alpha(combine: Callable[[Terms, Value, Value], Value], first: str, second: str) -> Handler:
+    """The first with ``alpha`` times the second."""
+
+    def combined(call: Call) -> Value:
+        dtype, alpha = _result(call), call.number("alpha")
+        value, other = _both(call, first, second, dtype)
+        if alpha != 1:
+            other = arithmetic.multiply(call.terms, other, definitions.number(call.terms, alpha, dtype))
+        return combine(call.terms, value, other)
+
+    return combined
 
 
-@_handles("sub.Tensor", "sub.Scalar")
-def _sub(call: Call) -> Value:
-    first, second = _both(call, "self", "other", _result(call))
-    return arithmetic.subtract(call.terms, first, _by_alpha(call, second))
-
-
-@_handles("rsub.Scalar", "rsub.Tensor")
-def _rsub(call: Call) -> Value:
-    first, second = _both(call, "self", "other", _result(call))
-    return arithmetic.subtract(call.terms, second, _by_alpha(call, first))
-
-
-def _by_alpha(call: Call, value: Value) -> Value:
-    alpha = call.number("alpha")
-    if alpha == 1:
-        return value
-    return arithmetic.multiply(call.terms, value, definitions.number(call.terms, alpha, value.dtype))
+for _overload in ("Tensor", "Scalar"):
+    OPERATORS[f"aten.add.{_overload}"] = _plus_alpha(arithmetic.add, "self", "other")
+    OPERATORS[f"aten.sub.{_overload}"] = _plus_alpha(arithmetic.subtract, "self", "other")
+    OPERATORS[f"aten.rsub.{_overload}"] = _plus_alpha(arithmetic.subtract, "other", "self")
 
 
 @_handles("mul.Tensor", "mul.Scalar")
@@ -606,94 +501,85 @@ def _masked_fill(call: Call) -> Value:
     return definitions.choose(call.terms, mask, fill, value)
 
 
-@_handles("maximum.default")
-def _maximum(call: Call) -> Value:
-    first, second = _both(call, "self", "other", _promoted(call, "self", "other"))
-    return definitions.extreme(call.terms, "maximum", first, second)
+def _extreme(name: str) -> Handler:
+    def compared(call: Call) -> Value:
+        first, second = _both(call, "self", "other", _promoted(call, "self", "other"))
+        return definitions.extreme(call.terms, name, first, second)
+
+    return compared
 
 
-@_handles("minimum.default")
-def _minimum(call: Call) -> Value:
-    first, second = _both(call, "self", "other", _promoted(call, "self", "other"))
-    return definitions.extreme(call.terms, "minimum", first, second)
+for _name in ("maximum", "minimum"):
+    OPERATORS[f"aten.{_name}.default"] = _extreme(_name)
 
 
-def _max_pool(spatial: int) -> Handler:
-    def pooled(call: Call) -> Value:
-        value = _float(call)
-        kernel = _spread(call.integers("kernel_size"), spatial)
-        return windows.maximum_pool(
-            call.terms,
-            value,
-            kernel=kernel,
-            stride=_spread(call.integers("stride"), spatial) or kernel,
-            padding=[(size, size) for size in _spread(call.integers("padding"), spatial)],
-            dilation=_spread(call.integers("dilation"), spatial),
-            ceil=call.flag("ceil_mode"),
-        )
-
-    return pooled
+def _windows(call: Call, spatial: int) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """Kernel, stride and padding."""
+    kernel, stride, padding = (
+        _spread(call.integers(name), spatial) for name in ("kernel_size", "stride", "padding")
+    )
+    return kernel, stride or kernel, [(size, size) for size in padding]
 
 
-def _max_pool_with_indices(spatial: int) -> Handler:
-    return lambda call: (_max_pool(spatial)(call), None)
+def _max_pool(call: Call, spatial: int) -> Value:
+    kernel, stride, padding = _windows(call, spatial)
+    return windows.maximum_pool(
+        call.terms,
+        _float(call),
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        dilation=_spread(call.integers("dilation"), spatial),
+        ceil=call.flag("ceil_mode"),
+    )
 
 
-def _average_pool(spatial: int) -> Handler:
-    def pooled(call: Call) -> Value:
-        value = _float(call)
-        kernel = _spread(call.integers("kernel_size"), spatial)
-        divisor = call.any("divisor_override") if call.has("divisor_override") else None
-        if divisor is not None and not isinstance(divisor, int):
-            raise Uninterpreted("a divisor that is no integer")
-        return windows.average_pool(
-            call.terms,
-            value,
-            kernel=kernel,
-            stride=_spread(call.integers("stride"), spatial) or kernel,
-            padding=[(size, size) for size in _spread(call.integers("padding"), spatial)],
-            ceil=call.flag("ceil_mode"),
-            counts_padding=call.flag("count_include_pad"),
-            divisor=divisor,
-        )
-
-    return pooled
+def _average_pool(call: Call, spatial: int) -> Value:
+    kernel, stride, padding = _windows(call, spatial)
+    divisor = call.any("divisor_override") if call.has("divisor_override") else None
+    if divisor is not None and not isinstance(divisor, int):
+        raise Uninterpreted("a divisor that is no integer")
+    return windows.average_pool(
+        call.terms,
+        _float(call),
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        ceil=call.flag("ceil_mode"),
+        counts_padding=call.flag("count_include_pad"),
+        divisor=divisor,
+    )
 
 
 for _spatial in (1, 2, 3):
-    OPERATORS[f"aten.max_pool{_spatial}d.default"] = _max_pool(_spatial)
-    OPERATORS[f"aten.avg_pool{_spatial}d.default"] = _average_pool(_spatial)
+    OPERATORS[f"aten.max_pool{_spatial}d.default"] = functools.partial(_max_pool, spatial=_spatial)
+    OPERATORS[f"aten.avg_pool{_spatial}d.default"] = functools.partial(_average_pool, spatial=_spatial)
 for _spatial in (2, 3):
-    OPERATORS[f"aten.max_pool{_spatial}d_with_indices.default"] = _max_pool_with_indices(_spatial)
+    OPERATORS[f"aten.max_pool{_spatial}d_with_indices.default"] = _first_of(
+        functools.partial(_max_pool, spatial=_spatial), 2
+    )
 
 
 @_handles(
     "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default",
     "_adaptive_avg_pool2d.default", "_adaptive_avg_pool3d.default",
 )  # fmt: skip
-def _adaptive(call: Call) -> Value:
+def _adaptive_average(call: Call) -> Value:
     return windows.adaptive_average_pool(call.terms, _float(call), call.extents("output_size"))
 
 
-@_handles("adaptive_max_pool1d.default", "adaptive_max_pool2d.default", "adaptive_max_pool3d.default")
-def _adaptive_max(call: Call) -> tuple[Value | None, ...]:
-    return windows.adaptive_maximum_pool(call.terms, _float(call), call.extents("output_size")), None
+def _adaptive_maximum(call: Call) -> Value:
+    return windows.adaptive_maximum_pool(call.terms, _float(call), call.extents("output_size"))
 
 
-@_handles("mean.dim", "mean.default")
-def _mean(call: Call) -> Value:
-    return _reduction(call, "mean")
-
-
-@_handles("sum.dim_IntList", "sum.default")
-def _sum(call: Call) -> Value:
-    return _reduction(call, "sum")
+for _spatial in (1, 2, 3):
+    OPERATORS[f"aten.adaptive_max_pool{_spatial}d.default"] = _first_of(_adaptive_maximum, 2)
 
 
 @_handles("prod.dim_int")
 def _prod(call: Call) -> Value:
     value = _float(call)
-    call.any("dtype")  # the result's own
+    call.ignore("dtype")  # the result's own
     dim = _dim(value, call.integer("dim"))
     found = cast(call.terms, value, _result(call))
     return windows.reduce(call.terms, "prod", found, [dim], keep=call.flag("keepdim"))
@@ -752,7 +638,7 @@ def _sort(call: Call) -> tuple[Value, ...]:
 @_handles("cumsum.default")
 def _cumsum(call: Call) -> Value:
     value = cast(call.terms, call.tensor("self"), _result(call))
-    call.any("dtype")  # the result's own
+    call.ignore("dtype")  # the result's own
     return windows.summed_up(call.terms, value, _dim(value, call.integer("dim")))
 
 
@@ -761,46 +647,15 @@ def _vector_norm(call: Call) -> Value:
     if call.number("ord") != 2:
         raise Uninterpreted("a norm of another order")
     value = cast(call.terms, call.tensor("self"), _result(call))
-    call.any("dtype")  # the result's own
+    call.ignore("dtype")  # the result's own
     dims = _dims(value, call.optional_integers("dim"))
     return definitions.euclidean_norm(call.terms, value, dims, keep=call.flag("keepdim"))
 
 
-@_handles("amax.default")
-def _amax(call: Call) -> Value:
-    return _reduction(call, "max")
-
-
-@_handles("amin.default")
-def _amin(call: Call) -> Value:
-    return _reduction(call, "min")
-
-
-@_handles("max.dim")
-def _max_along(call: Call) -> list[Value]:
-    return _extreme_along(call, "max")
-
-
-@_handles("min.dim")
-def _min_along(call: Call) -> list[Value]:
-    return _extreme_along(call, "min")
-
-
 def _extreme_along(call: Call, name: str) -> list[Value]:
     value, keep = call.tensor("self"), call.flag("keepdim")
-    dim = _dim(value, call.integer("dim"))
-    places = windows.place(call.terms, name, value, dim, keep=keep)
-    return [windows.reduce(call.terms, name, value, [dim], keep=keep), places]
-
-
-@_handles("argmax.default")
-def _argmax(call: Call) -> Value:
-    return _place(call, "max")
-
-
-@_handles("argmin.default")
-def _argmin(call: Call) -> Value:
-    return _place(call, "min")
+    dims = [_dim(value, call.integer("dim"))]
+    return [windows.reduce(call.terms, name, value, dims, keep=keep), _place(call, name)]
 
 
 def _place(call: Call, name: str) -> Value:
@@ -810,11 +665,24 @@ def _place(call: Call, name: str) -> Value:
 
 def _reduction(call: Call, name: str) -> Value:
     value = cast(call.terms, call.tensor("self"), _result(call))
-    if call.has("dtype"):
-        call.any("dtype")  # the result's own
+    call.ignore("dtype")  # the result's own
     dims = _dims(value, call.optional_integers("dim") if call.has("dim") else None)
     keep = call.flag("keepdim") if call.has("keepdim") else False
     return windows.reduce(call.terms, name, value, dims, keep=keep)
+
+
+for _overload, _name in (
+    ("mean.dim", "mean"),
+    ("mean.default", "mean"),
+    ("sum.dim_IntList", "sum"),
+    ("sum.default", "sum"),
+    ("amax.default", "max"),
+    ("amin.default", "min"),
+):
+    OPERATORS[f"aten.{_overload}"] = functools.partial(_reduction, name=_name)
+for _name in ("max", "min"):
+    OPERATORS[f"aten.{_name}.dim"] = functools.partial(_extreme_along, name=_name)
+    OPERATORS[f"aten.arg{_name}.default"] = functools.partial(_place, name=_name)
 
 
 @_handles("flatten.using_ints")
@@ -831,14 +699,16 @@ def _unflatten(call: Call) -> Value:
     return moves.reshape(call.terms, value, [*value.shape[:dim], *sizes, *value.shape[dim + 1 :]])
 
 
-@_handles("view.default", "_unsafe_view.default")
+@_handles("view.default", "_unsafe_view.default", "reshape.default", "view_as.default", "reshape_as.default")
 def _view(call: Call) -> Value:
-    return moves.reshape(call.terms, call.tensor("self"), call.extents("size"))
+    return moves.reshape(call.terms, call.tensor("self"), _shape(call))
 
 
-@_handles("view_as.default", "reshape_as.default")
-def _view_as(call: Call) -> Value:
-    return moves.reshape(call.terms, call.tensor("self"), call.tensor("other").shape)
+def _shape(call: Call) -> Sequence[Extent]:
+    """A shape, told by its extents or by another tensor of it."""
+    if call.has("other"):
+        return call.tensor("other").shape
+    return call.extents("size" if call.has("size") else "shape")
 
 
 @_handles("repeat.default", "tile.default")
@@ -849,7 +719,7 @@ def _repeat(call: Call) -> Value:
 @_handles("repeat_interleave.self_int")
 def _repeat_each(call: Call) -> Value:
     value, dim = call.tensor("self"), call.any("dim")
-    call.any("output_size")  # says what comes of it
+    call.ignore("output_size")  # says what comes of it
     value = moves.flatten(value, 0, value.rank - 1) if dim is None else value
     place = 0 if dim is None else _dim(value, call.integer("dim"))
     repeats: list[Extent] = [1] * value.rank
@@ -905,11 +775,6 @@ for _name in ("linear1d", "bilinear2d", "trilinear3d", "bicubic2d"):
     OPERATORS[f"aten.upsample_{_name}.vec"] = _upsample("cubic" if "cubic" in _name else "linear")
 
 
-@_handles("reshape.default")
-def _reshape(call: Call) -> Value:
-    return moves.reshape(call.terms, call.tensor("self"), call.extents("shape"))
-
-
 @_handles("permute.default")
 def _permute(call: Call) -> Value:
     value = call.tensor("self")
@@ -919,7 +784,10 @@ def _permute(call: Call) -> Value:
 @_handles("transpose.int", "swapaxes.default")
 def _transpose(call: Call) -> Value:
     value, kind = call.tensor("self"), "dim" if call.has("dim0") else "axis"
-    first, second = (_dim(value, call.integer(f"{kind}{place}")) for place in (0, 1))
+    return _swapped(value, *(_dim(value, call.integer(f"{kind}{place}")) for place in (0, 1)))
+
+
+def _swapped(value: Value, first: int, second: int) -> Value:
     order = list(range(value.rank))
     order[first], order[second] = order[second], order[first]
     return value.permuted(order)
@@ -931,16 +799,9 @@ def _t(call: Call) -> Value:
     return value.permuted(list(reversed(range(value.rank))))
 
 
-@_handles("numpy_T.default")
-def _reversed(call: Call) -> Value:
-    value = call.tensor("self")
-    return value.permuted([*reversed(range(value.rank))])
-
-
 @_handles("mT.default")
 def _matrix_t(call: Call) -> Value:
-    value = call.tensor("self")
-    return value.permuted([*range(value.rank - 2), value.rank - 1, value.rank - 2])
+    return _swapped(call.tensor("self"), -2, -1)
 
 
 @_handles("flip.default")
@@ -958,10 +819,7 @@ def _rot90(call: Call) -> Value:
     turns = call.integer("k") % 4
     for dim in ([], dims[1:], dims, dims[:1])[turns]:
         value = moves.flip(call.terms, value, dim)
-    order = list(range(value.rank))
-    if turns % 2:
-        order[dims[0]], order[dims[1]] = order[dims[1]], order[dims[0]]
-    return value.permuted(order)
+    return _swapped(value, *dims) if turns % 2 else value
 
 
 @_handles("movedim.int")
@@ -987,15 +845,10 @@ def _unsqueeze(call: Call) -> Value:
     return moves.unsqueeze(value, [dim % (value.rank + 1)])
 
 
-@_handles("expand.default")
+@_handles("expand.default", "expand_as.default")
 def _expand(call: Call) -> Value:
-    call.any("implicit")  # says who wrote it
-    return moves.expand(call.tensor("self"), call.extents("size"))
-
-
-@_handles("expand_as.default")
-def _expand_as(call: Call) -> Value:
-    return moves.expand(call.tensor("self"), call.tensor("other").shape)
+    call.ignore("implicit")  # says who wrote it
+    return moves.expand(call.tensor("self"), _shape(call))
 
 
 @_handles("slice.Tensor")
@@ -1006,23 +859,11 @@ def _slice(call: Call) -> Value:
     start, end = (call.any(name) for name in ("start", "end"))
     start = _within(0 if start is None else start, extent)
     end = extent if end is None else _within(end, extent)
-    return moves.take(call.terms, value, dim, start, step, _count(start, end, step))
+    return moves.take(call.terms, value, dim, start, step, moves.slice_count(start, end, step))
 
 
 def _within(place: Any, extent: Extent) -> Extent:
-    """A place along an axis as Python counts it, held within the axis."""
-    if isinstance(place, int) and isinstance(extent, int):
-        return min(max(place + extent if place < 0 else place, 0), extent)
-    if isinstance(place, int) and place >= 2**62:
-        return extent
-    if place == 0 or place == extent:
-        return place  # type: ignore[no-any-return]
-    raise Uninterpreted("a slice of a free extent")
-
-
-def _count(start: Extent, end: Extent, step: int) -> Extent:
-    count = moves.slice_count(start, end, step)
-    return max(count, 0) if isinstance(count, int) else count
+    return moves.held_within(place, extent, end=2**62)
 
 
 @_handles("select.int")
@@ -1053,14 +894,13 @@ def _index_select(call: Call) -> Value:
 
 @_handles("embedding.default")
 def _embedding(call: Call) -> Value:
-    for name in ("padding_idx", "scale_grad_by_freq", "sparse"):
-        call.any(name)  # of training only
+    call.ignore("padding_idx", "scale_grad_by_freq", "sparse")  # of training only
     return moves.gather(call.terms, call.tensor("weight"), 0, call.tensor("indices"))
 
 
 @_handles("gather.default")
 def _gather(call: Call) -> Value:
-    call.any("sparse_grad")  # of training only
+    call.ignore("sparse_grad")  # of training only
     value = call.tensor("self")
     return moves.gather_each(call.terms, value, _dim(value, call.integer("dim")), call.tensor("index"))
 
@@ -1079,7 +919,7 @@ def _diff(call: Call) -> Value:
 @_handles("copy.default")
 def _copy(call: Call) -> Value:
     value, cells = call.tensor("self"), call.tensor("src")
-    call.any("non_blocking")  # when, not what
+    call.ignore("non_blocking")  # when, not what
     return moves.expand(cast(call.terms, cells, value.dtype), value.shape)
 
 
@@ -1111,35 +951,18 @@ def _slice_scatter(call: Call) -> Value:
 @_handles("split_with_sizes.default", "split.sizes")
 def _split_with_sizes(call: Call) -> list[Value]:
     value = call.tensor("self")
-    name = "split_sizes" if call.has("split_sizes") else "split_size"
-    return _pieces(call, value, _dim(value, call.integer("dim")), call.extents(name))
+    sizes = call.extents("split_sizes" if call.has("split_sizes") else "split_size")
+    return moves.pieces(call.terms, value, _dim(value, call.integer("dim")), sizes)
 
 
-@_handles("split.Tensor")
+@_handles("split.Tensor", "chunk.default")
 def _split(call: Call) -> list[Value]:
-    value, size = call.tensor("self"), call.integer("split_size")
+    value = call.tensor("self")
     dim = _dim(value, call.integer("dim"))
     extent = _fixed(extent_of(value.layout[dim]))
-    return _pieces(call, value, dim, [min(size, extent - start) for start in range(0, extent, size)])
-
-
-@_handles("chunk.default")
-def _chunk(call: Call) -> list[Value]:
-    value, dim = call.tensor("self"), call.integer("dim")
-    extent = _fixed(extent_of(value.layout[_dim(value, dim)]))
-    size = -(-extent // call.integer("chunks"))
-    return _pieces(call, value, _dim(value, dim), [min(size, extent - s) for s in range(0, extent, size)])
-
-
-def _pieces(call: Call, value: Value, dim: int, sizes: Sequence[Extent]) -> list[Value]:
-    start: Extent = 0
-    found = []
-    for size in sizes:
-        found.append(moves.take(call.terms, value, dim, start, 1, size))
-        start = plus(start, size)
-    if start != extent_of(value.layout[dim]):
-        raise Uninterpreted("pieces that are not the whole")
-    return found
+    size = -(-extent // call.integer("chunks")) if call.has("chunks") else call.integer("split_size")
+    sizes = [min(size, extent - start) for start in range(0, extent, size)]
+    return moves.pieces(call.terms, value, dim, sizes)
 
 
 @_handles("unbind.int")
@@ -1195,19 +1018,11 @@ def _roll(call: Call) -> Value:
     return value
 
 
-@_handles("constant_pad_nd.default")
-def _constant_pad(call: Call) -> Value:
-    return _padded(call, "constant", call.number("value"))
-
-
-@_handles("pad.default")
+@_handles("pad.default", "constant_pad_nd.default")
 def _pad(call: Call) -> Value:
-    mode, fill = call.text("mode"), call.any("value")
-    return _padded(call, mode, 0 if fill is None else fill)
-
-
-def _padded(call: Call, mode: str, fill: Any) -> Value:
     value, sizes = call.tensor("self"), call.extents("pad")
+    fill = 0 if call.any("value") is None else call.number("value")
+    mode = call.text("mode") if call.has("mode") else "constant"
     if any(isinstance(size, Polynomial) for size in sizes):
         raise Uninterpreted("padding by a free extent")
     stored = definitions.number(call.terms, fill, value.dtype) if mode == "constant" else None
@@ -1222,45 +1037,36 @@ def _padded(call: Call, mode: str, fill: Any) -> Value:
     "lift_fresh.default",
 )  # fmt: skip
 def _same(call: Call) -> Value:
-    if call.has("memory_format"):
-        call.any("memory_format")  # how it lies in memory, not what it is
+    call.ignore("memory_format")  # how it lies in memory, not what it is
     call.terms.use("copy")
     return call.tensor("self")
 
 
 @_handles("dropout.default", "feature_dropout.default", "alpha_dropout.default")
 def _dropout(call: Call) -> Value:
-    if call.flag("train"):
+    if call.any("train") is not False:
         raise Uninterpreted("dropout in training")
-    call.any("p")
+    call.ignore("p")
     call.terms.use("dropout-in-evaluation")
     return call.tensor("input")
 
 
-@_handles("native_dropout.default")
-def _native_dropout(call: Call) -> tuple[Value | None, ...]:
-    if call.any("train") is not False:
-        raise Uninterpreted("dropout in training")
-    call.any("p")
-    return call.tensor("input"), None
+OPERATORS["aten.native_dropout.default"] = _first_of(_dropout, 2)
 
 
-@_handles("softmax.int", "_softmax.default")
-def _softmax(call: Call) -> Value:
-    value = _softened(call)
-    return definitions.softmax(call.terms, value, _dim(value, call.integer("dim")))
+def _soft(function: Callable[[Terms, Value, int], Value]) -> Handler:
+    def softened(call: Call) -> Value:
+        call.ignore("dtype")  # the result's own
+        value = cast(call.terms, _float(call), _result(call))
+        return function(call.terms, value, _dim(value, call.integer("dim")))
+
+    return softened
 
 
-@_handles("log_softmax.int", "_log_softmax.default")
-def _log_softmax(call: Call) -> Value:
-    value = _softened(call)
-    return definitions.log_softmax(call.terms, value, _dim(value, call.integer("dim")))
-
-
-def _softened(call: Call) -> Value:
-    if call.has("dtype"):
-        call.any("dtype")  # the result's own
-    return cast(call.terms, _float(call), _result(call))
+for _name in ("softmax.int", "_softmax.default"):
+    OPERATORS[f"aten.{_name}"] = _soft(definitions.softmax)
+for _name in ("log_softmax.int", "_log_softmax.default"):
+    OPERATORS[f"aten.{_name}"] = _soft(definitions.log_softmax)
 
 
 @_handles("scaled_dot_product_attention.default")
@@ -1282,23 +1088,10 @@ def _prelu(call: Call) -> Value:
     return definitions.leaky_relu(call.terms, value, placed)
 
 
-@_handles("instance_norm.default")
-def _instance_norm(call: Call) -> Value:
-    call.any("cudnn_enabled"), call.any("momentum")  # another way to the same; of running statistics only
-    if not call.flag("use_input_stats") or call.any("running_mean") is not None:
-        raise Uninterpreted("running statistics")
-    call.any("running_var")
-    value = call.tensor("input")
-    epsilon = definitions.number(call.terms, call.number("eps"), value.dtype)
-    found = definitions.normalised(call.terms, value, list(range(2, value.rank)), epsilon)
-    return _along_channels(call, found)
-
-
 @_handles("to.dtype", "_to_copy.default", "to.dtype_layout", "to.device", "type_as.default")
 def _to(call: Call) -> Value:
-    for name in ("dtype", "copy", "non_blocking", "memory_format", "other"):
-        if call.has(name):
-            call.any(name)  # the result's type says it; the rest is where it lies
+    # the result's type says it; the rest is where it lies
+    call.ignore("dtype", "copy", "non_blocking", "memory_format", "other")
     for name in ("layout", "device", "pin_memory"):
         given = call.any(name) if call.has(name) else None
         if given not in (None, False, torch.strided) and not isinstance(given, torch.device):
@@ -1308,8 +1101,7 @@ def _to(call: Call) -> Value:
 
 @_handles("arange.default", "arange.start", "arange.start_step")
 def _arange(call: Call) -> Value:
-    for told in ("dtype", "device", "layout", "pin_memory"):
-        call.any(told)  # the result's own; where it lies, and how
+    call.ignore("dtype", "device", "layout", "pin_memory")  # the result's own; where it lies, and how
     given = [call.number(name) if call.has(name) else 0 for name in ("start", "end")]
     step = call.number("step") if call.has("step") else 1
     if any(not abs(item) < 2**53 or item != int(item) for item in (*given, step)) or not step:
@@ -1324,9 +1116,7 @@ def _filled(number: float | None = None, name: str = "fill_value") -> Handler:
     """One number everywhere: this one, or the argument of this name."""
 
     def filled(call: Call) -> Value:
-        for told in ("dtype", "device", "memory_format"):
-            if call.has(told):
-                call.any(told)  # the result's own; where it lies, and how
+        call.ignore("dtype", "device", "memory_format")  # the result's own; where it lies, and how
         if call.has("layout") and (call.any("layout") not in (None, torch.strided) or call.any("pin_memory")):
             raise Uninterpreted("another layout")
         size = call.extents("size") if call.has("size") else call.tensor("self").shape

@@ -57,6 +57,10 @@ class Call:
             raise Uninterpreted(f"no argument {name}")
         return found
 
+    def ignore(self, *names: str) -> None:
+        """Takes arguments as read that do not bear on what is computed; the schema may have none of them."""
+        self._read.update(names)
+
     def has(self, name: str) -> bool:
         """Whether the schema has the argument."""
         return name in self._arguments

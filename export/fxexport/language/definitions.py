@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +13,7 @@ from fxexport.language.constants import exact_array
 from fxexport.language.contraction import matmul
 from fxexport.language.extents import times
 from fxexport.language.maps import elementwise
-from fxexport.language.moves import squeeze, unsqueeze, widened
+from fxexport.language.moves import flatten, reshape, squeeze, unsqueeze, widened
 from fxexport.language.term import Rounded, Terms, Uninterpreted, Value, numpy_type
 from fxexport.language.windows import reduce
 
@@ -51,6 +51,16 @@ def defined(terms: Terms, value: float, dtype: str) -> Value:
 def unary(terms: Terms, name: str, value: Value) -> Value:
     """A function that no identity takes apart."""
     return elementwise(terms, name, [value], value.dtype)
+
+
+def unary_of(name: str) -> Callable[[Terms, Value], Value]:
+    """The function of this name that no identity takes apart."""
+    return lambda terms, value: unary(terms, name, value)
+
+
+def power_of(exponent: Fraction) -> Callable[[Terms, Value], Value]:
+    """The function that raises a value to this power."""
+    return lambda terms, value: power(terms, value, exponent)
 
 
 def sigmoid(terms: Terms, value: Value) -> Value:
@@ -138,6 +148,32 @@ def normalised(terms: Terms, value: Value, dims: Sequence[int], epsilon: Value) 
     centred = subtract(terms, value, reduce(terms, "mean", value, dims, keep=True))
     variance = reduce(terms, "mean", power(terms, centred, Fraction(2)), dims, keep=True)
     return multiply(terms, centred, power(terms, add(terms, variance, epsilon), Fraction(-1, 2)))
+
+
+def weighted(
+    terms: Terms, value: Value, weight: Value | None, bias: Value | None, behind: Sequence[int] = ()
+) -> Value:
+    """The value times the weight plus the bias, where there are any, with new dimensions at these places."""
+    if weight is not None:
+        value = multiply(terms, value, unsqueeze(weight, behind) if behind else weight)
+    return value if bias is None else add(terms, value, unsqueeze(bias, behind) if behind else bias)
+
+
+def instance_norm(
+    terms: Terms, value: Value, epsilon: Value, weight: Value | None, bias: Value | None
+) -> Value:
+    """Each map on its own normalised, with a weight and a bias of each channel."""
+    found = normalised(terms, value, range(2, value.rank), epsilon)
+    return weighted(terms, found, weight, bias, range(1, value.rank - 1))
+
+
+def group_norm(
+    terms: Terms, value: Value, groups: int, epsilon: Value, weight: Value | None, bias: Value | None
+) -> Value:
+    """Each group of channels on its own normalised, with a weight and a bias of each channel."""
+    split = reshape(terms, value, [value.shape[0], groups, -1, *value.shape[2:]])
+    found = normalised(terms, split, range(2, split.rank), epsilon)
+    return weighted(terms, flatten(found, 1, 2), weight, bias, range(1, value.rank - 1))
 
 
 def variance(terms: Terms, value: Value, dims: Sequence[int], correction: float, *, keep: bool) -> Value:
@@ -274,3 +310,8 @@ def extreme(terms: Terms, name: str, first: Value, second: Value) -> Value:
         return clamp(terms, first, *((second, None) if name == "maximum" else (None, second)))
     values = sorted([first, second], key=lambda value: (value.is_closed, value.term.skeleton))
     return elementwise(terms, name, values, first.dtype)
+
+
+def extreme_of(name: str) -> Callable[[Terms, Value, Value], Value]:
+    """The larger or the smaller of two values."""
+    return lambda terms, first, second: extreme(terms, name, first, second)

@@ -487,6 +487,43 @@ def _accesses(slots: Sequence[Slot], number: int) -> tuple[Parts, ...]:
     return tuple(() if part is None else (part,) for part in found)
 
 
+def held_within(place: Any, extent: Extent, *, end: int) -> Extent:
+    """A place along an axis as slices count it, from behind where negative, held within the axis.
+
+    Args:
+        place: the place.
+        extent: the axis's.
+        end: a place from which on each is behind an axis of any extent.
+
+    Raises:
+        Uninterpreted: the extent is free, and the place at none of its ends.
+    """
+    if isinstance(place, int) and isinstance(extent, int):
+        return min(max(place + extent if place < 0 else place, 0), extent)
+    if isinstance(place, int) and place >= end:
+        return extent
+    if place == 0 or place == extent:
+        return place  # type: ignore[no-any-return]
+    raise Uninterpreted("a slice of a free extent")
+
+
 def slice_count(start: Extent, end: Extent, step: int) -> Extent:
     """The number of cells from ``start`` to before ``end``."""
-    return ceiling_divided(minus(end, start), step)
+    count = ceiling_divided(minus(end, start), step)
+    return max(count, 0) if isinstance(count, int) else count
+
+
+def pieces(terms: Terms, value: Value, dim: int, sizes: Sequence[Extent]) -> list[Value]:
+    """The value cut along a dimension into pieces of these sizes.
+
+    Raises:
+        Uninterpreted: together they are not the whole.
+    """
+    start: Extent = 0
+    found = []
+    for size in sizes:
+        found.append(take(terms, value, dim, start, 1, size))
+        start = plus(start, size)
+    if start != extent_of(value.layout[dim]):
+        raise Uninterpreted("pieces that are not the whole")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -12,7 +13,7 @@ from fxexport.language import arithmetic, definitions, moves, sizes, windows
 from fxexport.language.call import Call
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, matmul, spelled_sum
-from fxexport.language.extents import Extent, divided, plus, times
+from fxexport.language.extents import Extent, divided, times
 from fxexport.language.foreign import foreign
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise, terms_of_contents
@@ -165,7 +166,7 @@ def _einsum(call: Call) -> Value:
 
 @_handles("BatchNormalization", 7, 9, 14, 15)
 def _batch_norm(call: Call) -> Value:
-    call.any("momentum")  # of training only
+    call.ignore("momentum")  # of training only
     if call.has("spatial") and call.integer("spatial") != 1:
         raise Uninterpreted("statistics of each position")
     if call.has("training_mode") and call.integer("training_mode"):
@@ -185,10 +186,7 @@ def _batch_norm(call: Call) -> Value:
 def _instance_norm(call: Call) -> Value:
     value = _float(call, "input")
     epsilon = _number(call, "epsilon", value.dtype)
-    found = definitions.normalised(call.terms, value, list(range(2, value.rank)), epsilon)
-    behind = list(range(1, value.rank - 1))
-    found = arithmetic.multiply(call.terms, found, moves.unsqueeze(call.tensor("scale"), behind))
-    return arithmetic.add(call.terms, found, moves.unsqueeze(call.tensor("B"), behind))
+    return definitions.instance_norm(call.terms, value, epsilon, call.tensor("scale"), call.tensor("B"))
 
 
 @_handles("LayerNormalization", 17)
@@ -198,10 +196,8 @@ def _layer_norm(call: Call) -> Value:
         raise Uninterpreted("a norm in another type")
     axis = _axis(value, call.integer("axis"))
     epsilon = _number(call, "epsilon", value.dtype)
-    found = definitions.normalised(call.terms, value, list(range(axis, value.rank)), epsilon)
-    found = arithmetic.multiply(call.terms, found, call.tensor("Scale"))
-    bias = call.optional_tensor("B")
-    return found if bias is None else arithmetic.add(call.terms, found, bias)
+    found = definitions.normalised(call.terms, value, range(axis, value.rank), epsilon)
+    return definitions.weighted(call.terms, found, call.tensor("Scale"), call.optional_tensor("B"))
 
 
 @_handles("GroupNormalization", 21)
@@ -209,20 +205,22 @@ def _group_norm(call: Call) -> Value:
     value, groups = _float(call, "X"), call.integer("num_groups")
     if call.integer("stash_type") != 1 or value.dtype != "float32":
         raise Uninterpreted("a norm in another type")
-    split = moves.reshape(call.terms, value, [value.shape[0], groups, -1, *value.shape[2:]])
     epsilon = _number(call, "epsilon", value.dtype)
-    found = definitions.normalised(call.terms, split, list(range(2, split.rank)), epsilon)
-    whole = moves.flatten(found, 1, 2)
-    behind = list(range(1, value.rank - 1))
-    whole = arithmetic.multiply(call.terms, whole, moves.unsqueeze(call.tensor("scale"), behind))
-    return arithmetic.add(call.terms, whole, moves.unsqueeze(call.tensor("bias"), behind))
+    weight, bias = call.tensor("scale"), call.tensor("bias")
+    return definitions.group_norm(call.terms, value, groups, epsilon, weight, bias)
 
 
 # --- elementwise ---
 
 
-def _unary(name: str, operand: str) -> Handler:
-    return lambda call: definitions.unary(call.terms, name, _float(call, operand))
+def _function(function: Callable[..., Value], operand: str, *numbers: str) -> Handler:
+    """A function of each element, and of these numbers."""
+
+    def applied(call: Call) -> Value:
+        value = _float(call, operand)
+        return function(call.terms, value, *(_number(call, name, value.dtype) for name in numbers))
+
+    return applied
 
 
 _UNARY: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
@@ -249,13 +247,21 @@ _UNARY: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
     ("Tanh", "input", "tanh", (6, 13)),
     ("Softplus", "X", "softplus", (1, 22)),
 )
-for _name, _operand_name, _own, _versions in _UNARY:
-    OPERATORS.update({(_name, version): _unary(_own, _operand_name) for version in _versions})
-
-
-@_handles("Relu", 6, 13, 14)
-def _relu(call: Call) -> Value:
-    return definitions.relu(call.terms, _float(call, "X"))
+_FUNCTIONS: tuple[tuple[str, Callable[..., Value], tuple[str, ...], tuple[int, ...]], ...] = (
+    *((name, definitions.unary_of(own), (operand,), versions) for name, operand, own, versions in _UNARY),
+    ("Relu", definitions.relu, ("X",), (6, 13, 14)),
+    ("HardSwish", definitions.hard_swish, ("X",), (14, 22)),
+    ("Mish", definitions.mish, ("X",), (18, 22)),
+    ("Sqrt", definitions.power_of(Fraction(1, 2)), ("X",), (6, 13)),
+    ("Reciprocal", definitions.power_of(Fraction(-1)), ("X",), (6, 13)),
+    ("LeakyRelu", definitions.leaky_relu, ("X", "alpha"), (6, 16)),
+    ("Elu", definitions.elu, ("X", "alpha"), (6, 22)),
+    ("Selu", definitions.elu, ("X", "alpha", "gamma"), (6, 22)),
+    ("Celu", definitions.celu, ("X", "alpha"), (12,)),
+    ("HardSigmoid", definitions.hard_sigmoid, ("X", "alpha", "beta"), (6, 22)),
+)
+for _name, _computed, _arguments, _versions in _FUNCTIONS:
+    OPERATORS.update({(_name, version): _function(_computed, *_arguments) for version in _versions})
 
 
 @_handles("Clip", 6)
@@ -271,57 +277,15 @@ def _clip(call: Call) -> Value:
     return arithmetic.clamp(call.terms, _float(call, "input"), low, high)
 
 
-@_handles("LeakyRelu", 6, 16)
-def _leaky_relu(call: Call) -> Value:
-    value = _float(call, "X")
-    return definitions.leaky_relu(call.terms, value, _number(call, "alpha", value.dtype))
-
-
 @_handles("PRelu", 7, 9, 16)
 def _prelu(call: Call) -> Value:
     value, slope = _float(call, "X"), call.tensor("slope")
     return definitions.leaky_relu(call.terms, value, slope)
 
 
-@_handles("Elu", 6, 22)
-def _elu(call: Call) -> Value:
-    value = _float(call, "X")
-    return definitions.elu(call.terms, value, _number(call, "alpha", value.dtype))
-
-
-@_handles("Selu", 6, 22)
-def _selu(call: Call) -> Value:
-    value = _float(call, "X")
-    factors = (_number(call, name, value.dtype) for name in ("alpha", "gamma"))
-    return definitions.elu(call.terms, value, *factors)
-
-
-@_handles("Celu", 12)
-def _celu(call: Call) -> Value:
-    value = _float(call, "X")
-    return definitions.celu(call.terms, value, _number(call, "alpha", value.dtype))
-
-
-@_handles("HardSigmoid", 6, 22)
-def _hard_sigmoid(call: Call) -> Value:
-    value = _float(call, "X")
-    factors = (_number(call, name, value.dtype) for name in ("alpha", "beta"))
-    return definitions.hard_sigmoid(call.terms, value, *factors)
-
-
-@_handles("HardSwish", 14, 22)
-def _hard_swish(call: Call) -> Value:
-    return definitions.hard_swish(call.terms, _float(call, "X"))
-
-
 @_handles("Gelu", 20)
 def _gelu(call: Call) -> Value:
     return definitions.gelu(call.terms, _float(call, "X"), call.text("approximate"))
-
-
-@_handles("Mish", 18, 22)
-def _mish(call: Call) -> Value:
-    return definitions.mish(call.terms, _float(call, "X"))
 
 
 @_handles("Swish", 24)
@@ -334,16 +298,6 @@ def _swish(call: Call) -> Value:
 @_handles("Neg", 6, 13)
 def _neg(call: Call) -> Value:
     return arithmetic.negate(call.terms, call.tensor("X"))
-
-
-@_handles("Sqrt", 6, 13)
-def _sqrt(call: Call) -> Value:
-    return arithmetic.power(call.terms, _float(call, "X"), Fraction(1, 2))
-
-
-@_handles("Reciprocal", 6, 13)
-def _reciprocal(call: Call) -> Value:
-    return arithmetic.power(call.terms, _float(call, "X"), Fraction(-1))
 
 
 @_handles("Pow", 7, 12, 13, 15)
@@ -400,29 +354,20 @@ def _mod(call: Call) -> Value:
     return elementwise(call.terms, "fmod", [first, second], first.dtype)
 
 
-@_handles("Sum", 6, 8, 13)
-def _sum(call: Call) -> Value:
-    return _folded_left(call, arithmetic.add)
+def _folded_left(combine: Callable[[Terms, Value, Value], Value]) -> Handler:
+    def combined(call: Call) -> Value:
+        values = call.tensors("data_0")
+        if not values or len({value.dtype for value in values}) != 1:
+            raise Uninterpreted("operands of several types")
+        return functools.reduce(functools.partial(combine, call.terms), values)
+
+    return combined
 
 
-def _folded_left(call: Call, combine: Callable[[Any, Value, Value], Value]) -> Value:
-    values = call.tensors("data_0")
-    if not values or len({value.dtype for value in values}) != 1:
-        raise Uninterpreted("operands of several types")
-    total = values[0]
-    for value in values[1:]:
-        total = combine(call.terms, total, value)
-    return total
-
-
-@_handles("Max", 6, 8, 12, 13)
-def _max(call: Call) -> Value:
-    return _folded_left(call, lambda terms, a, b: definitions.extreme(terms, "maximum", a, b))
-
-
-@_handles("Min", 6, 8, 12, 13)
-def _min(call: Call) -> Value:
-    return _folded_left(call, lambda terms, a, b: definitions.extreme(terms, "minimum", a, b))
+OPERATORS.update({("Sum", version): _folded_left(arithmetic.add) for version in (6, 8, 13)})
+for _name, _own in (("Max", "maximum"), ("Min", "minimum")):
+    _extreme = _folded_left(definitions.extreme_of(_own))
+    OPERATORS.update({(_name, version): _extreme for version in (6, 8, 12, 13)})
 
 
 def _comparison(name: str) -> Handler:
@@ -457,21 +402,17 @@ _CAST = {*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in
 """Types between which every version casts alike."""
 
 
+@_handles("CastLike", 15, 19, 21, 23, 24, 25)
 @_handles("Cast", 6, 9, 13, 19, 21, 23, 24, 25)
 def _cast(call: Call) -> Value:
     from fxexport.language.onnx_file import type_name
 
-    if call.has("saturate"):
-        call.any("saturate")
-    value, target = call.tensor("input"), type_name(call.integer("to"))
-    if not {value.dtype, target} <= _CAST:
-        raise Uninterpreted("a cast to a type of few bits")
-    return cast(call.terms, value, target)
-
-
-@_handles("CastLike", 15, 19, 21, 23, 24, 25)
-def _cast_like(call: Call) -> Value:
-    value, target = call.tensor("input"), call.tensor("target_type").dtype
+    value = call.tensor("input")
+    if call.has("to"):
+        call.ignore("saturate")  # of types of few bits
+        target = type_name(call.integer("to"))
+    else:
+        target = call.tensor("target_type").dtype
     if not {value.dtype, target} <= _CAST:
         raise Uninterpreted("a cast to a type of few bits")
     return cast(call.terms, value, target)
@@ -480,16 +421,13 @@ def _cast_like(call: Call) -> Value:
 # --- reductions, pools ---
 
 
-@_handles("GlobalAveragePool", 1, 22)
-def _global_average(call: Call) -> Value:
+def _over_map(call: Call, name: str) -> Value:
     value = _float(call, "X")
-    return windows.reduce(call.terms, "mean", value, list(range(2, value.rank)), keep=True)
+    return windows.reduce(call.terms, name, value, range(2, value.rank), keep=True)
 
 
-@_handles("GlobalMaxPool", 1, 22)
-def _global_maximum(call: Call) -> Value:
-    value = _float(call, "X")
-    return windows.reduce(call.terms, "max", value, list(range(2, value.rank)), keep=True)
+for _name, _own in (("GlobalAveragePool", "mean"), ("GlobalMaxPool", "max")):
+    OPERATORS.update({(_name, version): functools.partial(_over_map, name=_own) for version in (1, 22)})
 
 
 def _reduction(name: str) -> Handler:
@@ -580,18 +518,29 @@ def _cumulative(call: Call) -> Value:
     return windows.summed_up(call.terms, value, _axis(value, int(axis.item())))
 
 
+_Windows: TypeAlias = tuple[list[int], list[int], list[tuple[Extent, Extent]], list[int]]
+
+
+def _windows(call: Call, value: Value) -> _Windows:
+    """Kernel, stride, padding and dilation."""
+    kernel = call.integers("kernel_shape")
+    stride, dilation = (
+        (call.optional_integers(name) if call.has(name) else None) or [1] * len(kernel)
+        for name in ("strides", "dilations")
+    )
+    return kernel, stride, _pads(call, value, kernel, stride, dilation), dilation
+
+
 @_handles("AveragePool", 7, 10, 11, 19, 22)
 def _average_pool(call: Call) -> Value:
-    value, kernel = _float(call, "X"), call.integers("kernel_shape")
-    ones = [1] * len(kernel)
-    stride = call.optional_integers("strides") or ones
-    dilation = (call.optional_integers("dilations") if call.has("dilations") else None) or ones
+    value = _float(call, "X")
+    kernel, stride, padding, dilation = _windows(call, value)
     return windows.average_pool(
         call.terms,
         value,
         kernel=kernel,
         stride=stride,
-        padding=_pads(call, value, kernel, stride, dilation),
+        padding=padding,
         ceil=call.is_on("ceil_mode"),
         counts_padding=call.is_on("count_include_pad"),
         dilation=dilation,
@@ -600,53 +549,39 @@ def _average_pool(call: Call) -> Value:
 
 @_handles("MaxPool", 1, 8, 10, 11, 12, 22)
 def _max_pool(call: Call) -> Value:
-    value, kernel = _float(call, "X"), call.integers("kernel_shape")
-    if call.has("storage_order"):
-        call.any("storage_order")  # of the indices, which are not given
-    ones = [1] * len(kernel)
-    stride = call.optional_integers("strides") or ones
-    dilation = (call.optional_integers("dilations") if call.has("dilations") else None) or ones
+    value = _float(call, "X")
+    call.ignore("storage_order")  # of the indices, which are not given
+    kernel, stride, padding, dilation = _windows(call, value)
     return windows.maximum_pool(
         call.terms,
         value,
         kernel=kernel,
         stride=stride,
-        padding=_pads(call, value, kernel, stride, dilation),
+        padding=padding,
         dilation=dilation,
         ceil=call.is_on("ceil_mode"),
     )
 
 
-@_handles("Softmax", 13)
-def _softmax(call: Call) -> Value:
-    value = _float(call, "input")
-    return definitions.softmax(call.terms, value, _axis(value, call.integer("axis")))
+def _soft(function: Callable[[Terms, Value, int], Value], axis_of: Callable[[Value, int], int]) -> Handler:
+    def softened(call: Call) -> Value:
+        value = _float(call, "input")
+        return function(call.terms, value, axis_of(value, call.integer("axis")))
+
+    return softened
 
 
-@_handles("Softmax", 1, 11)
-def _softmax_of_rest(call: Call) -> Value:
-    value = _float(call, "input")
-    return definitions.softmax(call.terms, value, _last_axis(call, value))
-
-
-@_handles("LogSoftmax", 13)
-def _log_softmax(call: Call) -> Value:
-    value = _float(call, "input")
-    return definitions.log_softmax(call.terms, value, _axis(value, call.integer("axis")))
-
-
-@_handles("LogSoftmax", 1, 11)
-def _log_softmax_of_rest(call: Call) -> Value:
-    value = _float(call, "input")
-    return definitions.log_softmax(call.terms, value, _last_axis(call, value))
-
-
-def _last_axis(call: Call, value: Value) -> int:
+def _last_axis(value: Value, given: int) -> int:
     """The axis from which on all are summed over as one; it has to be the only one of several cells."""
-    axis = _axis(value, call.integer("axis"))
+    axis = _axis(value, given)
     if any(extent != 1 for extent in value.shape[axis + 1 :]):
         raise Uninterpreted("a softmax over several axes")
     return axis
+
+
+for _version, _axis_of in ((1, _last_axis), (11, _last_axis), (13, _axis)):
+    OPERATORS["Softmax", _version] = _soft(definitions.softmax, _axis_of)
+    OPERATORS["LogSoftmax", _version] = _soft(definitions.log_softmax, _axis_of)
 
 
 @_handles("Attention", 23, 24)
@@ -677,9 +612,7 @@ def _dropout(call: Call) -> Value:
         stored = None if mode is None else exact_array(mode)
         if mode is not None and (stored is None or stored.any()):
             raise Uninterpreted("dropout in training")
-    for name in ("ratio", "seed"):
-        if call.has(name):
-            call.any(name)  # of training only
+    call.ignore("ratio", "seed")  # of training only
     call.terms.use("dropout-in-evaluation")
     return call.tensor("data")
 
@@ -772,8 +705,7 @@ def _space_to_depth(call: Call) -> Value:
 @_handles("Resize", 11, 13, 18, 19)
 def _resize(call: Call) -> Value:
     value, mode = call.tensor("X"), call.text("mode")
-    for name in ("roi", "extrapolation_value"):
-        call.any(name)  # of cut-outs only
+    call.ignore("roi", "extrapolation_value")  # of cut-outs only
     for name, plain in (("antialias", 0), ("keep_aspect_ratio_policy", "stretch"), ("axes", None)):
         if call.has(name) and call.any(name) != plain:
             raise Uninterpreted(name)
@@ -839,22 +771,9 @@ def _slice(call: Call) -> Value:
             continue
         if not isinstance(step, int) or step < 1:
             raise Uninterpreted("a slice backwards")
-        first, last = _within(start, extent), _within(end, extent)
-        count = moves.slice_count(first, last, step)
-        count = max(count, 0) if isinstance(count, int) else count
-        value = moves.take(call.terms, value, dim, first, step, count)
+        first, last = (moves.held_within(place, extent, end=2**31 - 1) for place in (start, end))
+        value = moves.take(call.terms, value, dim, first, step, moves.slice_count(first, last, step))
     return value
-
-
-def _within(place: Extent, extent: Extent) -> Extent:
-    """A place along an axis, counted from behind where negative, held within the axis."""
-    if isinstance(place, int) and isinstance(extent, int):
-        return min(max(place + extent if place < 0 else place, 0), extent)
-    if isinstance(place, int) and place >= 2**31 - 1:
-        return extent
-    if place == 0 or place == extent:
-        return place
-    raise Uninterpreted("a slice of a free extent")
 
 
 @_handles("Split", 2, 11, 13, 18)
@@ -869,16 +788,8 @@ def _split(call: Call) -> list[Value]:
             raise Uninterpreted("pieces of unknown number")
         size = -(-extent // count)
         given = [min(size, extent - start) for start in range(0, extent, size)]
-    elif call.has("num_outputs"):
-        call.any("num_outputs")
-    start: Extent = 0
-    found = []
-    for piece in given:
-        found.append(moves.take(call.terms, value, dim, start, 1, piece))
-        start = plus(start, piece)
-    if start != extent:
-        raise Uninterpreted("pieces that are not the whole")
-    return found
+    call.ignore("num_outputs")
+    return moves.pieces(call.terms, value, dim, given)
 
 
 @_handles("Gather", 1, 11, 13)
