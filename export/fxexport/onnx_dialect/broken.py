@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx
 
+from fxpasses.errors import first_line
+
 
 class BrokenGraph(ValueError):
     """The file's graph contradicts itself."""
@@ -23,5 +25,5 @@ def checked(model: onnx.ModelProto) -> str | None:
     try:
         onnx.checker.check_model(copy)
     except (onnx.checker.ValidationError, ValueError, TypeError) as error:
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     return None

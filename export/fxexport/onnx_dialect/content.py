@@ -32,6 +32,7 @@ from fxexport.onnx_graph.wire import WireField
 from fxexport.onnx_node import array_of, is_standard
 from fxexport.untrusted.inline import require_bounded
 from fxexport.untrusted.limits import MAX_DECODED_BYTES, MAX_FIELDS, MAX_MESSAGE_BYTES
+from fxpasses.errors import first_line
 
 GRAPH, METADATA, RAW = 7, 14, 9
 _HELD: Mapping[str, Mapping[int, str]] = {
@@ -309,7 +310,7 @@ def _parse(proto: onnx.ModelProto | onnx.TensorProto, message: bytes) -> None:
     try:
         proto.ParseFromString(message)
     except Exception as error:  # of protobuf's own, which none of our dependencies declares
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(first_line(error)) from error
 
 
 @functools.cache

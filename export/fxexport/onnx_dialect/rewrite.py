@@ -28,7 +28,7 @@ from fxexport.onnx_graph.wire import Buffer
 from fxexport.onnx_node import BrokenAttribute
 from fxpasses.api import RewriteResult, form_named, report_of, scope_named, sites_of
 from fxpasses.change import carry_out
-from fxpasses.errors import FileError, FxHeadError, InputError, InternalError, brief
+from fxpasses.errors import FileError, FxHeadError, InputError, InternalError, brief, first_line
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form, Rewrite, RewriteReport, Scope, Sites, TraceInfo
 from fxpasses.survey import Survey
@@ -293,7 +293,7 @@ def _checked(data: Buffer, where: str, folder: Path | None = None) -> Content:
         return Content(data, where, folder)
     except ValueError as error:
         raise FileError(
-            f"is no ONNX file, or is damaged ({str(error).splitlines()[0]})",
+            f"is no ONNX file, or is damaged ({first_line(error)})",
             where=where,
             fix="export it again",
         ) from error

@@ -53,7 +53,7 @@ def require_opset(model: ir.Model, opset: int | None) -> ir.Model:
         onnx.version_converter.ConvertError,
         onnx.shape_inference.InferenceError,
     ) as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ExportError(
             f"the graph cannot be converted from opset {written} to {opset} ({reason})", fix=fix
         ) from error

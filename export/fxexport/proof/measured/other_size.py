@@ -12,6 +12,7 @@ from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.samples import Rows, Samples
 from fxexport.subjects.subject import BatchError, Subject
 from fxexport.terms.term import Array, Shape
+from fxpasses.errors import first_line
 
 _FIRST_SIZE = 2
 
@@ -37,7 +38,7 @@ def why_not(subject: Subject, samples: Samples) -> str | None:
         try:
             subject.rerun([feed], "")
         except BatchError as error:
-            return str(error.__cause__ or error).splitlines()[0][:200]
+            return first_line(error.__cause__ or error)[:200]
         return None
     for shape, array in zip(subject.input_shapes, feed, strict=True):
         fixed = [a for a, b in zip(shape, array.shape[1:], strict=False) if a not in (None, b)]
