@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 
 from fxpasses.dense.find import CommutingHead, Dense, head_of
 from fxpasses.engine import undo
-from fxpasses.engine.edit import redirect, turn_constants
+from fxpasses.engine.edit import erase_unread, redirect, turn_constants
 from fxpasses.engine.fake_values import recompute
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import swap_batch_norm
@@ -79,18 +79,15 @@ class _Sinking:
     def run(self) -> Sunk:
         pools = self.head.pools
         lifted = [node for lift in self.lifts for node in (lift.view, *lift.ops)]
-        own = sorted({*pools, *self.crossed, *self.idle, *lifted})
-        readers = sorted({user for node in own for user in node.users} - set(own))
-        before = undo.write_down(self.root, own, readers, self.sites, [node.name for node in pools])
+        own = {*pools, *self.crossed, *self.idle, *lifted}
+        before = undo.write_down(self.root, own, self.sites, [node.name for node in pools])
         erased = self._pass_by_idle_views()
         for lift in self.lifts:
             self._carry_out(lift)
         maps = self._move()
-        kept = [node for node in own if node not in erased]
-        recompute({*kept, *self.new})
-        left = {node.name: node for node in (*kept, *readers)}
+        recompute({*own, *self.new} - erased)
         moved = {node.name for node in (*pools, *(lift.view for lift in self.lifts))}
-        record = undo.record(before, self.root, left, self.new, Form.CONV, Form.DENSE, moved)
+        record = before.record(self.new, Form.CONV, Form.DENSE, erased=erased, moved=moved)
         return Sunk(record=record, maps=maps)
 
     def _crossed(self) -> list[Node]:
@@ -125,12 +122,7 @@ class _Sinking:
         redirect(
             {view: (self._awake(view), [user for user in view.users if user in inside]) for view in self.idle}
         )
-        erased = set()
-        for view in reversed(self.idle):
-            if not view.users:
-                self.graph.erase_node(view)
-                erased.add(view)
-        return erased
+        return erase_unread(self.graph, self.idle, lambda view: True)
 
     def _lift(self, node: Node) -> _Lift | None:
         """The ops after the view that alone reads a crossed value, where they are affine as well."""
@@ -231,10 +223,8 @@ def rise(graph: Graph, root: nn.Module, head: Dense, analysis: Analysis) -> undo
     top, bottom, pool = head.crossed[0], head.crossed[-1], head.pool
     value = analysis.region.values[pool]
     source = head.matches[0].op.source
-    own = sorted({*head.crossed, pool})
-    readers = sorted({user for node in own for user in node.users} - set(own))
     matches = {match.node: match for match in head.matches}
-    before = undo.write_down(root, own, readers, matches, [pool.name])
+    before = undo.write_down(root, {*head.crossed, pool}, matches, [pool.name])
     reading = list(pool.users)
     pool.replace_input_with(bottom, source)
     top.prepend(pool)
@@ -247,8 +237,7 @@ def rise(graph: Graph, root: nn.Module, head: Dense, analysis: Analysis) -> undo
     for user in reading:
         user.replace_input_with(pool, result)
     recompute([pool, *head.crossed, *writer.written])
-    left = {node.name: node for node in (*own, *readers)}
-    return undo.record(before, root, left, writer.written, Form.DENSE, Form.CONV)
+    return before.record(writer.written, Form.DENSE, Form.CONV)
 
 
 def _keep_axes(pool: Node) -> None:

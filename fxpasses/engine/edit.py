@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import nn
 from torch.fx import Graph, Node, map_arg
@@ -107,6 +107,16 @@ def _place(graph: Graph, nodes: undo.Nodes, spec: undo.Spec) -> None:
         nodes[spec.previous].append(nodes[spec.name])
     else:
         next(iter(graph.nodes)).prepend(nodes[spec.name])
+
+
+def erase_unread(graph: Graph, nodes: Sequence[Node], is_dead: Callable[[Node], bool]) -> set[Node]:
+    """Erases what is dead among nodes in graph order, as far as nobody reads it; gives the erased nodes."""
+    erased = set()
+    for node in reversed(nodes):
+        if not node.users and is_dead(node):
+            graph.erase_node(node)
+            erased.add(node)
+    return erased
 
 
 def redirect(changes: Mapping[Node, tuple[Node, Iterable[Node]]]) -> None:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from fxpasses.engine.fake_values import refresh_weight
 from fxpasses.engine.layers import batch_norm_class, blank_conv, blank_linear
 from fxpasses.engine.match import Match
 from fxpasses.engine.uses import Uses
 from fxpasses.graph.tree import attribute, walk
 from fxpasses.report import Form
+from fxpasses.vocabulary.ops import WeightSource
 from fxpasses.weights.move import WeightMove
 
 _PADS = "_reversed_padding_repeated_twice"  # what padding_mode pads with; a list
@@ -32,17 +34,19 @@ class Reshaped:
 
     Attributes:
         copied: bytes copied per site's weight name; 0 where the new weight is a view of the old.
-        moved: how each weight changed, by the identity of the old one.
         moves: how each state-dict entry changed, also under its other names where weights are tied.
     """
 
     copied: dict[str, int]
-    moved: dict[int, WeightMove]
     moves: tuple[WeightMove, ...]
 
 
-def reshape(root: nn.Module, uses: Uses, matches: Sequence[Match], to: Form) -> Reshaped:
-    """Puts the weights of all ``matches``, which ``uses`` knows, into form ``to`` below ``root``."""
+def reshape(root: nn.Module, uses: Uses, matches: Iterable[Match], to: Form) -> Reshaped:
+    """Puts the weights of all ``matches``, which ``uses`` knows, into form ``to`` below ``root``.
+
+    Those that are inputs of the graph are the caller's, and stay.
+    """
+    matches = [match for match in matches if match.op.weight_source is not WeightSource.INPUT]
     made: dict[int, tuple[torch.Tensor, int]] = {}
     moves: dict[int, WeightMove] = {}
     modules: dict[int, nn.Module] = {}
@@ -63,9 +67,11 @@ def reshape(root: nn.Module, uses: Uses, matches: Sequence[Match], to: Form) -> 
         for path in uses.paths[old]:
             parent, _, key = path.rpartition(".")
             root.get_submodule(parent)._modules[key] = module
+    for old, move in moves.items():
+        for node in uses.reads.get(old, ()):
+            refresh_weight(node, functools.partial(move.convert, to=to))
     return Reshaped(
         copied=copied,
-        moved=moves,
         moves=tuple(
             dataclasses.replace(moves[old], name=name) for old in made for _, name in uses.owners[old]
         ),

@@ -9,7 +9,7 @@ edit left them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -248,11 +248,18 @@ class Before:
     """A component before its edit.
 
     Attributes:
-        nodes: the component's own nodes, and the sizes around them, by name.
+        root: the tree that has its modules.
+        own: its nodes, and the sizes around them, in graph order.
+        outside: the nodes that read them, in graph order.
+        nodes: its own by name.
         readers: by node outside, which of its inputs are nodes of the component, by position.
         batch_norms: rank of every batch norm of the component, by path.
+        graph: what was looked at before of the nodes around.
     """
 
+    root: nn.Module
+    own: tuple[Node, ...]
+    outside: tuple[Node, ...]
     nodes: dict[str, Snapshot]
     readers: dict[str, dict[int, str]]
     orders: dict[str, str]
@@ -260,18 +267,90 @@ class Before:
     extents: dict[str, list[int]]
     conv_extras: dict[str, dict[str, Any]]
     batch_norms: dict[str, int]
+    graph: Nodes
+
+    def record(
+        self,
+        new: Iterable[Node],
+        origin: Form,
+        to: Form,
+        *,
+        erased: Container[Node] = (),
+        moved: Container[str] = (),
+    ) -> Record | None:
+        """The edit written down, or None where it could not be taken back from this alone.
+
+        Args:
+            new: the nodes that it inserted.
+            origin: the form before it.
+            to: the form since.
+            erased: those of the nodes that are no longer in the graph.
+            moved: names of those that stand elsewhere now.
+        """
+        inserted = tuple(node.name for node in sorted(new))
+        now = {node.name: Snapshot.of(node) for node in self.own if node not in erased}
+        now |= {node.name: Snapshot.of(node) for node in new}
+        changed: dict[str, Spec] = {}
+        for name, old in self.nodes.items():
+            after = now.get(name)
+            is_moved = after is not None and (name in moved or _is_out_of_place(old, after, self.nodes, now))
+            if after is None or is_moved or not after.is_same(old) or name in self.orders:
+                changed[name] = Spec.of(old, is_moved=is_moved)
+        left = {name: Spec.of(node) for name, node in now.items() if name in changed or name in inserted}
+        is_whole = all(
+            spec.is_whole or _only_inputs_changed(spec, left.get(name)) for name, spec in changed.items()
+        )
+        if not is_whole:
+            return None
+        return Record(
+            origin=origin,
+            to=to,
+            sites=tuple(self.orders),
+            before=tuple(changed.values()),
+            after=tuple(left.values()),
+            inserted=inserted,
+            readers=tuple(self._changed_readers()),
+            orders=self.orders,
+            kernels=self.kernels,
+            extents=self.extents,
+            conv_extras=self.conv_extras,
+            batch_norms={
+                path: rank
+                for path, rank in self.batch_norms.items()
+                if _rank(self.root.get_submodule(path)) != rank
+            },
+        )
+
+    def _changed_readers(self) -> Iterator[Reader]:
+        for node in self.outside:
+            inputs = self.graph.inputs(node)
+            for position, was in self.readers[node.name].items():
+                if was != inputs[position]:
+                    yield Reader(name=node.name, position=position, before=was, after=inputs[position])
 
 
 def write_down(
     root: nn.Module,
-    own: Sequence[Node],
-    readers: Iterable[Node],
+    nodes: Iterable[Node],
     matches: Mapping[Node, Match],
-    pools: Iterable[str],
+    pools: Iterable[str] = (),
+    *,
+    read: Iterable[Node] | None = None,
     graph: Nodes | None = None,
 ) -> Before:
-    """The nodes that an edit may touch, as they are now; ``graph`` has what was looked at before."""
+    """The nodes that an edit may touch, as they are now.
+
+    Args:
+        root: the tree that has their modules.
+        nodes: those that it may change.
+        matches: the sites among them.
+        pools: names of the pools among them.
+        read: those of them that others read; None for all.
+        graph: what was looked at before of the nodes around.
+    """
     graph = Nodes() if graph is None else graph
+    own = sorted(nodes)
+    outside = sorted({user for node in (own if read is None else read) for user in node.users} - {*own})
     extras: dict[str, dict[str, Any]] = {}
     norms: dict[str, int] = {}
     for node in own:
@@ -283,70 +362,20 @@ def write_down(
         elif type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             norms[str(node.target)] = _rank(module)
     kernels = {match.site.kernel_size for match in matches.values() if match.reads_pool}
-    nodes = {node.name: Snapshot.of(node) for node in own}
+    snapshots = {node.name: Snapshot.of(node) for node in own}
     return Before(
-        nodes=nodes,
-        readers={reader.name: graph.places(reader, nodes.keys()) for reader in readers},
+        root=root,
+        own=tuple(own),
+        outside=tuple(outside),
+        nodes=snapshots,
+        readers={reader.name: graph.places(reader, snapshots.keys()) for reader in outside},
         orders={node.name: str(match.order) for node, match in matches.items()},
         kernels={node.name: list(match.site.kernel_size) for node, match in matches.items()},
         extents={name: list(kernel) for name in pools for kernel in kernels if len(kernels) == 1},
         conv_extras=extras,
         batch_norms=norms,
+        graph=graph,
     )
-
-
-def record(
-    before: Before,
-    root: nn.Module,
-    nodes: Mapping[str, Node],
-    new: Iterable[Node],
-    origin: Form,
-    to: Form,
-    moved: Container[str] = (),
-    graph: Nodes | None = None,
-) -> Record | None:
-    """The edit written down, or None where it could not be taken back from this alone.
-
-    ``nodes`` are those of ``before`` that are still in the graph, and the readers; ``new`` were inserted,
-    ``moved`` names what stands elsewhere now.
-    """
-    inserted = tuple(node.name for node in sorted(new))
-    kept = before.nodes
-    now = {name: Snapshot.of(node) for name, node in nodes.items() if name in kept}
-    now |= {node.name: Snapshot.of(node) for node in new}
-    changed: dict[str, Spec] = {}
-    for name, old in kept.items():
-        after = now.get(name)
-        is_moved = after is not None and (name in moved or _is_out_of_place(old, after, kept, now))
-        if after is None or is_moved or not after.is_same(old) or name in before.orders:
-            changed[name] = Spec.of(old, is_moved=is_moved)
-    left = {name: Spec.of(node) for name, node in now.items() if name in changed or name in inserted}
-    if not all(spec.is_whole or _only_inputs_changed(spec, left.get(name)) for name, spec in changed.items()):
-        return None
-    return Record(
-        origin=origin,
-        to=to,
-        sites=tuple(before.orders),
-        before=tuple(changed.values()),
-        after=tuple(left.values()),
-        inserted=inserted,
-        readers=tuple(_readers(before, nodes, Nodes() if graph is None else graph)),
-        orders=before.orders,
-        kernels=before.kernels,
-        extents=before.extents,
-        conv_extras=before.conv_extras,
-        batch_norms={
-            path: rank for path, rank in before.batch_norms.items() if _rank(root.get_submodule(path)) != rank
-        },
-    )
-
-
-def _readers(before: Before, nodes: Mapping[str, Node], graph: Nodes) -> Iterable[Reader]:
-    for name, old in before.readers.items():
-        inputs = graph.inputs(nodes[name])
-        for position, was in old.items():
-            if was != inputs[position]:
-                yield Reader(name=name, position=position, before=was, after=inputs[position])
 
 
 def _rank(module: nn.Module) -> int:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
+from fxpasses.engine.edit import erase_unread
 from fxpasses.engine.fake_values import recompute
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import swap_batch_norm
@@ -57,10 +58,9 @@ class _Opening:
         self.turned: dict[Node, Node] = {}
 
     def run(self, origin: Form) -> undo.Record | None:
-        own = sorted({*with_sizes(self.values), *self.window.pools, *self.matches})
-        readers = sorted({user for node in own for user in node.users} - set(own))
+        own = {*with_sizes(self.values), *self.window.pools, *self.matches}
         names = [node.name for node in self.window.pools]
-        before = undo.write_down(self.root, own, readers, self.matches, names)
+        before = undo.write_down(self.root, own, self.matches, names)
         self._pool()
         for node in self.values:
             if node not in self.window.pools:
@@ -70,10 +70,9 @@ class _Opening:
             for user in list(node.users):
                 if user not in self.values and user not in new and not is_shape_value(user):
                     user.replace_input_with(node, self._first(self.maps[node]))
-        erased = self._bury(own)
-        left = {node.name: node for node in (*own, *readers) if node not in erased}
+        erased = erase_unread(self.graph, before.own, self._is_dead)
         recompute({*self.values, *self.writer.written} - erased)
-        return undo.record(before, self.root, left, self.writer.written, origin, Form.FCN)
+        return before.record(self.writer.written, origin, Form.FCN, erased=erased)
 
     def _pool(self) -> None:
         """The average over every window in the place of the pools; nothing for cells of one position."""
@@ -123,12 +122,7 @@ class _Opening:
             self.turned[node] = self.writer.permute(node, order)
         return self.turned[node]
 
-    def _bury(self, own: list[Node]) -> set[Node]:
-        """Erases the pools, the views, and the sizes that only they read."""
-        erased: set[Node] = set()
-        for node in reversed(own):
-            is_dead = node in self.values and is_view(self.values[node], self.values)
-            if (is_dead or node in self.window.pools or is_shape_value(node)) and not node.users:
-                self.graph.erase_node(node)
-                erased.add(node)
-        return erased
+    def _is_dead(self, node: Node) -> bool:
+        """Whether a node goes where nobody reads it: a pool, a view, or a size that only they read."""
+        is_view_of_map = node in self.values and is_view(self.values[node], self.values)
+        return is_view_of_map or node in self.window.pools or is_shape_value(node)

@@ -9,7 +9,6 @@ and goes by the algebra where something was.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -18,8 +17,16 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
-from fxpasses.engine.edit import Edit, as_rewrites, redirect, restore, saved_moves, turn_constants
-from fxpasses.engine.fake_values import put, refresh, refresh_weight
+from fxpasses.engine.edit import (
+    Edit,
+    as_rewrites,
+    erase_unread,
+    redirect,
+    restore,
+    saved_moves,
+    turn_constants,
+)
+from fxpasses.engine.fake_values import put, refresh
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import reshape, swap_batch_norm
 from fxpasses.graph import provenance
@@ -30,7 +37,7 @@ from fxpasses.heads.region import PooledValue, Region, constant_operands
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form
 from fxpasses.vocabulary import aten
-from fxpasses.vocabulary.ops import Elementwise, Flatten, Reduce, View, WeightSource
+from fxpasses.vocabulary.ops import Elementwise, Flatten, Reduce, View
 from fxpasses.vocabulary.sizes import is_shape_value, reads_only_batch, size_of, with_sizes
 from fxpasses.vocabulary.strides import needs_strides
 from fxpasses.vocabulary.writer import Dialect, Writer, dialect_of
@@ -64,15 +71,11 @@ def apply(
         edits.append(edit)
         edit.prepare(nodes)
         matches |= edit.matches
-    owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
-    reshaped = reshape(root, analysis.uses, owned, to)
-    for old, move in reshaped.moved.items():
-        for node in analysis.uses.reads.get(old, ()):
-            refresh_weight(node, functools.partial(move.convert, to=to))
+    reshaped = reshape(root, analysis.uses, matches.values(), to)
     restore(graph, root, [edit.record for edit in edits if edit.record is not None], nodes)
     new = [edit for edit in edits if edit.record is None]
     redirect(dict(change for edit in new for change in edit.respell()))
-    made = [record for edit in new if (record := edit.finish(nodes)) is not None]
+    made = [record for edit in new if (record := edit.finish()) is not None]
     for edit in edits:
         if edit.record is not None:
             restored = {nodes[spec.name] for spec in edit.record.before}
@@ -119,8 +122,6 @@ class _ComponentEdit:
         self.writer = Writer(graph, dialect_of(next(iter(self.matches))), self.batch)
         self.moves: Moves | None = None
         self.transposes: list[Node] = []
-        self.own: list[Node] = []
-        self.outside: list[Node] = []
         self.known = self._known_values()
         self.before: undo.Before | None = None
         self.record: undo.Record | None = None
@@ -132,9 +133,9 @@ class _ComponentEdit:
             return
         self.moves = decide(self.region, self.vocabulary, frozenset(self.matches), self.to)
         self.transposes = self._transposes()
-        self.own, self.outside = self._touched()
+        own = {*with_sizes(self.values), *self.transposes}
         pools = dict.fromkeys(value.pool.name for value in self.values.values())
-        self.before = undo.write_down(self.root, self.own, self.outside, self.matches, pools, nodes)
+        self.before = undo.write_down(self.root, own, self.matches, pools, read=self.values, graph=nodes)
 
     def respell(self) -> Iterator[tuple[Node, tuple[Node, list[Node]]]]:
         """Gives the sites their form, and says what has to be read instead of what."""
@@ -149,19 +150,18 @@ class _ComponentEdit:
             if staying:
                 yield node, (self._original(node), staying)
 
-    def finish(self, nodes: undo.Nodes) -> undo.Record | None:
+    def finish(self) -> undo.Record | None:
         """Feeds what moved and erases what nobody reads any more, and gives what takes it all back."""
         assert self.moves is not None
         assert self.before is not None
         for node in self.values:
             if node in self.moves.moved:
                 self._feed(node)
-        erased = self._bury(self.own)
+        erased = self._bury(self.before.own)
         edited = {*self.moves.moved, *self.reused, *self.writer.written} - erased
         self.refresh(edited, edited=edited)
-        left = {node.name: node for node in (*self.own, *self.outside) if node not in erased}
         origin = Form.LINEAR if self.to is Form.CONV else Form.CONV
-        return undo.record(self.before, self.root, left, self.writer.written, origin, self.to, graph=nodes)
+        return self.before.record(self.writer.written, origin, self.to, erased=erased)
 
     def _transposes(self) -> list[Node]:
         """The nodes that transpose a site's weight for a matrix product."""
@@ -208,11 +208,6 @@ class _ComponentEdit:
                 is_changed = refresh(node, self.vocabulary.classify)
             if is_changed:
                 changed.add(node)
-
-    def _touched(self) -> tuple[list[Node], list[Node]]:
-        """The nodes that the edit may change, in graph order: its own and sizes; and other readers."""
-        own = {*with_sizes(self.values), *self.transposes}
-        return sorted(own), sorted({user for node in self.values for user in node.users} - own)
 
     # --- the sites themselves
 
@@ -374,18 +369,16 @@ class _ComponentEdit:
             return (node, list(sizes) if isinstance(first, list) else sizes), {}
         return (node, *sizes), {}
 
-    def _bury(self, touched: list[Node]) -> set[Node]:
+    def _bury(self, touched: Sequence[Node]) -> set[Node]:
         """Erases dead views and the sizes that only they read, and gives the erased nodes."""
         assert self.moves is not None
         again = {*self.originals.values(), *self.wanted.values()}
-        erased: set[Node] = set()
-        transposes = set(self.transposes)
-        for node in reversed(touched):
-            is_dead = node in self.moves.dead or is_shape_value(node) or node in transposes
-            if is_dead and not node.users and node not in again and node.op != "placeholder":
-                self.graph.erase_node(node)
-                erased.add(node)
-        return erased
+        dead = {*self.moves.dead, *self.transposes}
+
+        def is_dead(node: Node) -> bool:
+            return (node in dead or is_shape_value(node)) and node not in again and node.op != "placeholder"
+
+        return erase_unread(self.graph, touched, is_dead)
 
 
 def _recorded(match: Match, record: undo.Record) -> Match:

@@ -7,7 +7,6 @@ so that they are taken back in the opposite order.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +14,14 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
-from fxpasses.engine.edit import restore, saved_moves
-from fxpasses.engine.fake_values import compute, refresh_weight
-from fxpasses.engine.reshape import Reshaped, conv_extras, reshape, set_conv_extras
+from fxpasses.engine.edit import erase_unread, restore, saved_moves
+from fxpasses.engine.fake_values import compute
+from fxpasses.engine.reshape import conv_extras, reshape, set_conv_extras
 from fxpasses.graph import provenance
 from fxpasses.im2col.find import Im2col, UnfoldSites
 from fxpasses.im2col.writer import ColumnWriter
 from fxpasses.report import Form, Rewrite
-from fxpasses.vocabulary.ops import Affine, WeightSource
+from fxpasses.vocabulary.ops import Affine
 from fxpasses.vocabulary.sizes import with_sizes
 from fxpasses.vocabulary.writer import Dialect, dialect_of
 from fxpasses.weights.move import WeightMove
@@ -65,7 +64,8 @@ class _Job:
         for site in sites:
             if self.to is Form.UNFOLD and site.match.op.module is not None:
                 self.extras[str(site.match.node.target)] = conv_extras(site.match.op.module)
-        reshaped = self._reshape(sites)
+        owned = [site.match for site in sites if site.reshapes]
+        reshaped = reshape(self.root, self.uses, owned, self.to.weights)  # before any node reads it so
         for site in sites if self.to is Form.UNFOLD else reversed(sites):
             self._edit(site)
         return Unfolding(
@@ -73,15 +73,6 @@ class _Job:
             moves=saved_moves(self.root, reshaped.moves),
             records=tuple(entry for entry in self.records if id(entry) not in self.stale),
         )
-
-    def _reshape(self, sites: Sequence[Im2col]) -> Reshaped:
-        """Puts every weight into its new shape, before any node reads it so."""
-        owned = [s.match for s in sites if s.reshapes and s.match.op.weight_source is not WeightSource.INPUT]
-        reshaped = reshape(self.root, self.uses, owned, self.to.weights)
-        for old, move in reshaped.moved.items():
-            for node in self.uses.reads.get(old, ()):
-                refresh_weight(node, functools.partial(move.convert, to=self.to.weights))
-        return reshaped
 
     def _edit(self, site: Im2col) -> None:
         name = site.match.node.name
@@ -99,8 +90,7 @@ class _Job:
 
     def _unfold(self, site: Im2col) -> undo.Record | None:
         node, match = site.match.node, site.match
-        readers = sorted(node.users)
-        before = undo.write_down(self.root, [node], readers, {node: match}, [])
+        before = undo.write_down(self.root, [node], {node: match})
         if match.op.module is not None:  # it is a Linear by now
             path = str(node.target)
             before = dataclasses.replace(before, conv_extras={path: self.extras[path]})
@@ -108,18 +98,16 @@ class _Job:
         read = self.vocabulary.classify(node)  # the site before it may give its map by another node now
         assert isinstance(read, Affine)
         result = writer.multiply(match.op, match.move, read.source, site.patches)
-        for reader in readers:
+        for reader in before.outside:
             reader.replace_input_with(node, result)
         value = node.meta.get("val")
-        record = self._done(site, writer, before, {node, *readers}, set())
+        record = self._done(site, writer, before, set(), set())
         self._tell(result, value)
         return record
 
     def _fold(self, site: Im2col) -> undo.Record | None:
         node, match = site.match.node, site.match
-        own = with_sizes({node, *site.chain})
-        readers = sorted({user for part in own for user in part.users} - {*own})
-        before = undo.write_down(self.root, own, readers, {node: match}, [])
+        before = undo.write_down(self.root, with_sizes({node, *site.chain}), {node: match})
         writer = ColumnWriter(self.graph, dialect_of(node), node)
         moved = node.op != "call_module"
         if moved:  # a bias may be read between the product and the map
@@ -133,9 +121,13 @@ class _Job:
         for reader in list(site.end.users):
             reader.replace_input_with(site.end, node)
         value = site.end.meta.get("val")
-        erased = self._bury(own, node)
+        erased = erase_unread(
+            self.graph, before.own, lambda part: part is not node and part.op != "placeholder"
+        )
+        for part in erased:
+            del self.nodes[part.name]
         self._tell(node, value)
-        return self._done(site, writer, before, {*own, *readers} - erased, {node.name} if moved else set())
+        return self._done(site, writer, before, erased, {node.name} if moved else set())
 
     def _tell(self, node: Node, value: Any) -> None:
         """Gives the node of the map the ``val`` that the map had."""
@@ -143,26 +135,16 @@ class _Job:
             node.meta["val"] = value
             node.meta.pop("tensor_meta", None)
 
-    def _bury(self, own: Sequence[Node], site: Node) -> set[Node]:
-        erased: set[Node] = set()
-        for node in reversed(own):
-            if node is not site and not node.users and node.op != "placeholder":
-                del self.nodes[node.name]
-                self.graph.erase_node(node)
-                erased.add(node)
-        return erased
-
     def _done(
-        self, site: Im2col, writer: ColumnWriter, before: undo.Before, left: set[Node], moved: set[str]
+        self, site: Im2col, writer: ColumnWriter, before: undo.Before, erased: set[Node], moved: set[str]
     ) -> undo.Record | None:
         """Makes what the graph says of its nodes true again, and writes down how the edit is taken back."""
         node = site.match.node
         provenance.retype(node, self.to.weights, 2)
         if writer.dialect is not Dialect.TORCH and self.to is Form.UNFOLD:
             compute({node, *writer.written})
-        named = {other.name: other for other in left}
         self.nodes |= {new.name: new for new in writer.written}
-        return undo.record(before, self.root, named, writer.written, self.origin, self.to, moved)
+        return before.record(writer.written, self.origin, self.to, erased=erased, moved=moved)
 
     def _as_rewrite(self, site: Im2col, copied: dict[str, int]) -> Rewrite:
         match, now, then = site.match, self.origin.weights, self.to.weights

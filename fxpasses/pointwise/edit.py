@@ -8,7 +8,6 @@ author's permute stays where it still gives what is read, and is erased where no
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,8 +15,8 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
-from fxpasses.engine.edit import Edit, as_rewrites, restore, saved_moves
-from fxpasses.engine.fake_values import recompute, refresh_weight
+from fxpasses.engine.edit import Edit, as_rewrites, erase_unread, restore, saved_moves
+from fxpasses.engine.fake_values import recompute
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import conv_extras, reshape
 from fxpasses.heads.analysis import Analysis
@@ -38,7 +37,6 @@ from fxpasses.pointwise.placement import is_indifferent, place, reader_order
 from fxpasses.pointwise.respell_views import respell_views
 from fxpasses.report import Form
 from fxpasses.vocabulary import aten
-from fxpasses.vocabulary.ops import WeightSource
 from fxpasses.vocabulary.sizes import is_shape_value, value_of
 from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.vocabulary.writer import Dialect, Writer, dialect_of
@@ -59,11 +57,7 @@ def apply_everywhere(
         for node, match in matches.items()
         if match.op.module is not None and match.site.form is Form.CONV
     }
-    owned = [match for match in matches.values() if match.op.weight_source is not WeightSource.INPUT]
-    reshaped = reshape(root, analysis.uses, owned, to)
-    for old, move in reshaped.moved.items():
-        for node in analysis.uses.reads.get(old, ()):
-            refresh_weight(node, functools.partial(move.convert, to=to))
+    reshaped = reshape(root, analysis.uses, matches.values(), to)
     kept, changed = _take_back(graph, root, records, nodes, matches, to)
     left = {node: match for node, match in matches.items() if node.name not in changed.sites}
     ranks = analysis.ranks
@@ -164,9 +158,7 @@ class _FrameEdit:
         """Carries the placement out, and gives what takes it back."""
         frame = self.frame
         dead = {node for node in self.parts if node.users}
-        own = sorted({*frame.orders, *self.parts})
-        readers = sorted({user for node in own for user in node.users} - set(own))
-        before = undo.write_down(self.root, own, readers, self.matches, ())
+        before = undo.write_down(self.root, {*frame.orders, *self.parts}, self.matches)
         paths = {str(node.target) for node in frame.sites if node.op == "call_module"}
         before = dataclasses.replace(
             before, conv_extras={path: extras[path] for path in paths if path in extras}
@@ -185,11 +177,11 @@ class _FrameEdit:
                 self._turn_constants(node)
         if self.writer.dialect is Dialect.CORE and self.to is Form.LINEAR:
             self._wrap_products()
-        erased = self._bury(own, dead)
+        # the author's permutes, and what else lost its readers
+        erased = erase_unread(self.graph, before.own, dead.__contains__)
         self.edited = ({*frame.sites, *self.edited, *self.writer.written}) - erased
-        left = {node.name: node for node in (*own, *readers) if node not in erased}
         origin = Form.LINEAR if self.to is Form.CONV else Form.CONV
-        return undo.record(before, self.root, left, self.writer.written, origin, self.to)
+        return before.record(self.writer.written, origin, self.to, erased=erased)
 
     def _feed(self, reader: Node, member: Node) -> None:
         """Makes a reader read a member in the order that it needs."""
@@ -259,15 +251,6 @@ class _FrameEdit:
             here, wanted = wanted_by(match, tuple(range(value.ndim)))
             shape = [value.shape[axis] for axis in between(here, wanted)]
             self.writer.wrap(node, _operand(match), shape, match.site.out_features)
-
-    def _bury(self, own: Sequence[Node], dead: set[Node]) -> set[Node]:
-        """Erases the author's permutes, and what else lost its readers."""
-        erased: set[Node] = set()
-        for node in reversed(own):
-            if node in dead and not node.users:
-                self.graph.erase_node(node)
-                erased.add(node)
-        return erased
 
 
 def sizes_of(views: Iterable[Node]) -> set[Node]:

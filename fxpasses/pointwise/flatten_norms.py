@@ -26,16 +26,14 @@ def flatten_norms(graph: Graph, root: nn.Module, analysis: Analysis) -> Respelle
     if not found:
         return Respelled(edited=set(), record=None)
     before = {value.node: value.node.all_input_nodes[0] for value in found}
-    own = sorted({other for node in before for other in (before[node], node, *node.users)})
-    readers = sorted({user for node in own for user in node.users} - set(own))
-    written_down = undo.write_down(root, own, readers, {}, ())
-    writer = Writer(graph, dialect_of(own[0]))
+    own = {other for node in before for other in (before[node], node, *node.users)}
+    written_down = undo.write_down(root, own, {})
+    writer = Writer(graph, dialect_of(written_down.own[0]))
     erased: set[Node] = set()
     for value in found:
         erased |= _flatten(graph, writer, value, before[value.node])
-    left = {node.name: node for node in (*own, *readers) if node not in erased}
-    record = undo.record(written_down, root, left, writer.written, Form.LINEAR, Form.CONV)
-    return Respelled(edited={*before, *writer.written, *readers}, record=record)
+    record = written_down.record(writer.written, Form.LINEAR, Form.CONV, erased=erased)
+    return Respelled(edited={*before, *writer.written, *written_down.outside}, record=record)
 
 
 def _flatten(graph: Graph, writer: Writer, value: PooledValue, before: Node) -> set[Node]:

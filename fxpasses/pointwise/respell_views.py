@@ -42,13 +42,12 @@ def respell_views(
     found = _behind(graph, vocabulary, edited, sites if to is Form.LINEAR else ())
     if not found:
         return Respelled(edited=set(), record=None)
-    before = undo.write_down(root, found, (), {}, ())
+    before = undo.write_down(root, found, {}, read=())
     writer = Writer(graph, dialect)
     for node in found:
         writer.reshaping(node)
     origin = Form.LINEAR if to is Form.CONV else Form.CONV
-    record = undo.record(before, root, {node.name: node for node in found}, writer.written, origin, to)
-    return Respelled(edited={*found, *writer.written}, record=record)
+    return Respelled(edited={*found, *writer.written}, record=before.record(writer.written, origin, to))
 
 
 def _behind(graph: Graph, vocabulary: Vocabulary, edited: set[Node], linears: Container[Node]) -> list[Node]:
