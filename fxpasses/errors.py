@@ -18,7 +18,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 
 class FxHeadError(Exception):
@@ -71,6 +72,19 @@ class CheckError(FxHeadError):
 
 class FileError(FxHeadError):
     """A file cannot be read or written."""
+
+
+@contextlib.contextmanager
+def telling(what: str, *, where: object, fix: str) -> Iterator[None]:
+    """Within it, what the system refuses is an error that says ``what`` cannot be done, why, and what helps.
+
+    Raises:
+        FileError: it refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{what} ({error.strerror or error})", where=str(where), fix=fix) from error
 
 
 class InternalError(Exception):

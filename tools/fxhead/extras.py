@@ -1,10 +1,12 @@
-"""Whether what only one command needs is installed."""
+"""What is installed: of what only one command needs, and of what results depend on."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sysconfig
+from importlib import metadata
 
 from fxpasses.errors import InputError
 
@@ -25,3 +27,12 @@ def require_extra(command: str) -> None:
                 where=f"fxhead {command}",
                 fix=f"run pip install 'fxhead[{command}]'",
             ) from error
+
+
+@functools.cache
+def version_of(package: str) -> str | None:
+    """The version of a package; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

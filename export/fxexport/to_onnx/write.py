@@ -22,7 +22,7 @@ from fxexport.to_onnx.example_call import ExampleCall, example_call
 from fxexport.untrusted.archive import path_of_file
 from fxexport.untrusted.programs import as_module, read_program
 from fxpasses.api import model_of
-from fxpasses.errors import ExportError, FileError, brief, first_line
+from fxpasses.errors import ExportError, brief, first_line, telling
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.graph.counting import counting
 from fxpasses.graph.quiet import quiet
@@ -133,11 +133,8 @@ def export_onnx(
             _require_inference(model, target)
             model = require_opset(model, opset)
             with lowered():
-                try:
+                with telling("cannot be written", where=target, fix="make room, or name another file"):
                     _write(model, target)
-                except OSError as error:
-                    what = f"cannot be written ({error.strerror or error})"
-                    raise FileError(what, where=str(target), fix="make room, or name another file") from error
     return target
 
 

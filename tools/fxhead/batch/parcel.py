@@ -11,7 +11,7 @@ from fxexport.untrusted.archive import open_regular
 from fxhead.batch.process import Done, Limits, not_begun, perform
 from fxhead.batch.rows import Row
 from fxhead.files.put import put
-from fxpasses.errors import FileError, InputError
+from fxpasses.errors import FileError, InputError, telling
 
 Contents = tuple[tuple[str, bytes], ...]
 """Files by name, with their bytes."""
@@ -46,12 +46,8 @@ def pack(row: Row) -> Contents:
     """
     found = []
     for path in dict.fromkeys(row.inputs()):
-        try:
-            with open_regular(path) as file:
-                found.append((str(path), file.read()))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise FileError(f"cannot be read ({reason})", where=str(path), fix="put it back") from error
+        with telling("cannot be read", where=path, fix="put it back"), open_regular(path) as file:
+            found.append((str(path), file.read()))
     return tuple(found)
 
 
@@ -85,12 +81,9 @@ def unpack(done: Done, written: Contents, folder: Path) -> Done:
     if done.document is None or not written:
         return done
     home = folder / done.name
-    try:
+    with telling("cannot be written to", where=home, fix="make room"):
         home.mkdir(parents=True, exist_ok=True)
         for name, content in written:
             put(home / Path(name).name, content)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileError(f"cannot be written to ({reason})", where=str(home), fix="make room") from error
     files = [file | {"path": str(home / Path(file["path"]).name)} for file in done.files]
     return dataclasses.replace(done, document=done.document | {"files": files})

@@ -15,7 +15,7 @@ from typing import Any
 from fxexport.untrusted.archive import open_regular
 from fxexport.untrusted.plain_json import read_plain_json
 from fxhead.source import Source, SourceKind
-from fxpasses.errors import FileError, InputError, suggest
+from fxpasses.errors import FileError, InputError, suggest, telling
 from fxpasses.wall.wall import walled
 
 MODEL_SUFFIXES = (".onnx", ".pt", ".pt2", ".pth", ".safetensors")
@@ -189,14 +189,10 @@ def _wish(entry: Mapping[str, Any]) -> str | None:
 
 def _manifest(path: Path) -> Iterator[dict[str, Any]]:
     """Entries of a manifest; paths in it are relative to it."""
+    with telling("cannot be read", where=path, fix="check that it is there"), open_regular(path) as file:
+        raw = file.read(_MOST_BYTES + 1)
     try:
-        with open_regular(path) as file:
-            raw = file.read(_MOST_BYTES + 1)
         text = raw.decode("utf-8-sig")
-    except OSError as error:
-        raise FileError(
-            f"cannot be read ({error.strerror or error})", where=str(path), fix="check that it is there"
-        ) from error
     except UnicodeDecodeError as error:
         raise FileError("is not UTF-8", where=str(path), fix="save it as UTF-8") from error
     if len(raw) > _MOST_BYTES:

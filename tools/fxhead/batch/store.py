@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import functools
 import hashlib
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,13 +19,14 @@ from fxexport.untrusted.archive import open_regular
 from fxhead.batch.held import held
 from fxhead.batch.process import Done, State
 from fxhead.batch.rows import LINES, PAGE, TABLE, Row
+from fxhead.extras import version_of
 from fxhead.files.digests import digest_file
 from fxhead.files.mark import is_marked, mark
 from fxhead.files.put import put
 from fxhead.outcome import SCHEMA_VERSION
 from fxhead.page.cells import Cell, number, prose, text, word
 from fxhead.page.templates import page
-from fxpasses.errors import FileError
+from fxpasses.errors import telling
 from fxpasses.wall.wall import walled
 
 _LONGEST = 2**26
@@ -66,7 +65,7 @@ def key_of(row: Row) -> tuple[str, Stamps]:
         files = [digest_file(path) for path in paths]
     whole = {
         "fxhead": fxhead.__version__,
-        "versions": {name: _version(name) for name in _VERSIONS},
+        "versions": {name: version_of(name) for name in _VERSIONS},
         "row": [row.source, *row.options],
         "files": files,
     }
@@ -75,14 +74,6 @@ def key_of(row: Row) -> tuple[str, Stamps]:
 
 def _unmarked(done: Done) -> bytes:
     return json.dumps(dataclasses.asdict(dataclasses.replace(done, mark="")), sort_keys=True).encode()
-
-
-@functools.cache
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 @contextlib.contextmanager
@@ -188,14 +179,8 @@ def _digests(done: Done) -> dict[str, str]:
     return {path.name: digest_file(path) for path in (Path(file["path"]) for file in done.files)}
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileError(
-            f"cannot be written to ({error.strerror or error})", where=str(path), fix="name another folder"
-        ) from error
+def _writing(path: Path) -> contextlib.AbstractContextManager[None]:
+    return telling("cannot be written to", where=path, fix="name another folder")
 
 
 def _no_link(path: str, flags: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fxexport.untrusted.archive import open_regular
 from fxexport.untrusted.plain_json import read_plain_json
-from fxpasses.errors import FileError, InputError, suggest
+from fxpasses.errors import FileError, InputError, suggest, telling
 
 _FORMS = "give one name a line, or JSON: a list, or a dict from a class's number to its name"
 
@@ -25,13 +25,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
     Raises:
         FileError: it cannot be read, or is none of these.
     """
+    with telling("cannot be read", where=path, fix=_FORMS), open_regular(path) as file:
+        content = file.read(_MOST_BYTES + 1)
     try:
-        with open_regular(path) as file:
-            content = file.read(_MOST_BYTES + 1)
         text = content.decode("utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileError(f"cannot be read ({reason})", where=str(path), fix=_FORMS) from error
     except UnicodeDecodeError as error:
         raise FileError("is no text in UTF-8", where=str(path), fix=_FORMS) from error
     if len(content) > _MOST_BYTES:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from fxhead import __version__
+from fxhead.extras import version_of
 from fxpasses.wall.wall import lowered
 
 _PACKAGES = ("torch", "torchvision", "numpy", "onnx", "onnx-ir", "onnxscript", "pillow")
@@ -22,7 +22,7 @@ def describe_environment(providers: Sequence[str]) -> dict[str, str]:
     """What a figure may depend on, besides the models and the samples."""
     found = {"fxhead": __version__, "python": platform.python_version()}
     for name in (*_PACKAGES, *_RUNTIMES):
-        version = _version(name)
+        version = version_of(name)
         if version is not None:
             found[name] = version
     found |= {
@@ -34,13 +34,6 @@ def describe_environment(providers: Sequence[str]) -> dict[str, str]:
     if "cuda" in providers and torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _platform() -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fxexport.untrusted.archive import open_regular
-from fxpasses.errors import FileError
+from fxpasses.errors import telling
 
 
 def digest_file(path: Path) -> str:
@@ -19,14 +19,8 @@ def digest_file(path: Path) -> str:
     Raises:
         FileError: it cannot be read, or is no regular file.
     """
-    try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # is buffered
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FileError(
-            f"cannot be read ({reason})", where=str(path), fix="check that it is there"
-        ) from error
+    with telling("cannot be read", where=path, fix="check that it is there"), open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # is buffered
 
 
 def digest_files(folder: Path, names: Iterable[str]) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fxpasses.errors import FileError, InputError
+from fxhead.files.put import put
+from fxpasses.errors import FileError, InputError, telling
 
 SETTINGS = "settings.json"
 
@@ -45,21 +45,14 @@ class StudyStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, settings)
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> contextlib.AbstractContextManager[None]:
         """Within it, what fails to be written is an error that says what to do.
 
         Raises:
             FileError: the disk is full, or the folder is gone or closed to us.
         """
-        try:
-            yield
-        except OSError as error:
-            raise FileError(
-                f"cannot be written to ({error.strerror or error})",
-                where=str(self.folder),
-                fix="make room, or name another folder with -o",
-            ) from error
+        fix = "make room, or name another folder with -o"
+        return telling("cannot be written to", where=self.folder, fix=fix)
 
     def _require_same(self, asked: dict[str, Any], stored: dict[str, Any]) -> None:
         before, now = dict(_leaves(stored)), dict(_leaves(asked))
@@ -101,14 +94,8 @@ class StudyStore:
 
 
 def write_whole(path: Path, record: dict[str, Any]) -> None:
-    """Writes JSON under another name and then renames it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Writes JSON; whoever looks sees all of it or what was there before."""
+    put(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _read(path: Path) -> dict[str, Any]:
