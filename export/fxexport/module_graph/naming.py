@@ -19,39 +19,30 @@ class Naming(Protocol):
     @property
     def dialect(self) -> str:
         """The name of the dialect."""
-        ...
 
     def value(self, node: fx.Node) -> str:
         """The name by which the node's value can be tapped; empty where the model has no such value."""
-        ...
 
     def told(self, node: fx.Node) -> str:
         """The node, for messages."""
-        ...
 
     def signature(self, node: fx.Node) -> str:
         """The operator with what it is given."""
-        ...
 
     def function(self, node: fx.Node) -> str | None:
         """Name under which ``activations`` knows the function with these arguments, or None."""
-        ...
 
     def is_identity(self, node: fx.Node) -> bool:
         """Whether in evaluation the node gives its operand."""
-        ...
 
     def is_view(self, node: fx.Node) -> bool:
         """Whether it is known to change nothing but the shape, whatever the vocabulary says."""
-        ...
 
     def parameter(self, path: str) -> tuple[str, bool]:
         """The name of a parameter in the model, and whether it is stored transposed."""
-        ...
 
     def unit(self, node: fx.Node) -> Collection[fx.Node]:
         """The nodes that stand for the operator of the model that gives this one's value; none for others."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

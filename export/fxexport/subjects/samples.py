@@ -27,16 +27,13 @@ class Rows(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """``[N, …]``."""
-        ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the scalars."""
-        ...
 
     def __getitem__(self, rows: slice, /) -> Array:
         """Samples from ``rows.start`` to ``rows.stop``, which lie in the range, as an array."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

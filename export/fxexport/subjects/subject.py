@@ -56,35 +56,28 @@ class Subject(Protocol):
 
         Or why it is not in it.
         """
-        ...
 
     @property
     def language_at_all_sizes(self) -> Graph | str:
         """The same wherever it is defined."""
-        ...
 
     @property
     def has_sizes(self) -> bool:
         """Whether it may take inputs of other sizes."""
-        ...
 
     @property
     def runs_at_other_sizes(self) -> bool:
         """Whether it does."""
-        ...
 
     def commuted(self) -> Self:
         """The same model, read with its sites behind their pools; outputs that are maps are then ``maps``."""
-        ...
 
     @property
     def fixed_batch(self) -> int | None:
         """The only batch size that it runs at, or None where any will do."""
-        ...
 
     def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
         """As many batch sizes as ``wanted``: those, where it takes them, else others that it takes."""
-        ...
 
     def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs of the model as it is, over all batches.
@@ -94,7 +87,6 @@ class Subject(Protocol):
         Raises:
             BatchError: it does not run at one of the sizes.
         """
-        ...
 
     def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs on other samples than before; nothing is kept.
@@ -102,7 +94,6 @@ class Subject(Protocol):
         Raises:
             BatchError: it does not run at one of the sizes.
         """
-        ...
 
     def nudged(self, feeds: Feeds, provider: str, by: float, seed: int) -> tuple[Array, ...]:
         """Outputs with weights and inputs changed by a relative ``by``, up or down at random.
@@ -110,11 +101,9 @@ class Subject(Protocol):
         Raises:
             BatchError: it does not run at one of the sizes.
         """
-        ...
 
     def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
         """Outputs computed in float64; None where that cannot be done in reasonable time, or at all."""
-        ...
 
     def observe(self, feeds: Feeds, provider: str) -> Run:
         """``outputs`` and the values of ``tapped(head)``; run once, as ``outputs`` are.
@@ -122,18 +111,15 @@ class Subject(Protocol):
         Raises:
             BatchError: it does not run at one of the sizes.
         """
-        ...
 
     def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
         """What runs one batch after another and keeps nothing; taps too if ``is_tapped``.
 
         It is called after ``outputs`` or ``observe``, and raises ``BatchError`` as they do.
         """
-        ...
 
     def repeats(self, provider: str) -> bool | None:
         """Whether the model, run again on a batch, gave the same bits; None where it was run once."""
-        ...
 
     def run_site(
         self, site: HeadTerm, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
@@ -142,11 +128,9 @@ class Subject(Protocol):
 
         With ``weight`` in place of its own there is no bias either.
         """
-        ...
 
     def run_part(self, result: HeadTerm, source: HeadTerm, values: Array, provider: str) -> Array:
         """``result`` where ``source`` has these values; nothing else upstream may be needed but constants."""
-        ...
 
 
 def head_of(graph: TermGraph) -> Head:

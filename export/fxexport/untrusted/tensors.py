@@ -28,7 +28,6 @@ class Storages(Protocol):
         Raises:
             PickleError: the file has no such storage.
         """
-        ...
 
 
 def described(reference: Persistent) -> tuple[str, torch.dtype | None, int]:

@@ -54,7 +54,6 @@ class Scorer(Protocol):
 
     def __call__(self, batch: NDArray[Any], /) -> HeadScores:
         """The scores of images ``[N, C, H, W]``."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
