@@ -6,6 +6,7 @@ what else stands in the way; what is left is a ``Match``, the site with all that
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -51,29 +52,19 @@ def analyse(
     return finder.run()
 
 
+@dataclasses.dataclass(slots=True)
 class _Finder:
-    def __init__(
-        self,
-        graph: Graph,
-        root: nn.Module,
-        vocabulary: Vocabulary,
-        region: Region,
-        scope: Scope,
-        ranks: Ranks | None,
-        *,
-        has_shapes: bool,
-    ) -> None:
-        self.ranks = ranks
-        self.has_shapes = has_shapes
-        self.graph = graph
-        self.root = root
-        self.vocabulary = vocabulary
-        self.region = region
-        self.scope = scope
-        self.misses: dict[Node, list[Miss]] = {}
-        self.heads: set[Node] = set()
-        self.uses = Uses()
-        self.before_pool: list[LastAffine] = []
+    graph: Graph
+    root: nn.Module
+    vocabulary: Vocabulary
+    region: Region
+    scope: Scope
+    ranks: Ranks | None
+    has_shapes: bool
+    misses: dict[Node, list[Miss]] = dataclasses.field(default_factory=dict)
+    heads: set[Node] = dataclasses.field(default_factory=set)
+    uses: Uses = dataclasses.field(default_factory=Uses)
+    before_pool: list[LastAffine] = dataclasses.field(default_factory=list)
 
     def run(self) -> Analysis:
         self.heads = _reaching_output(self.region)

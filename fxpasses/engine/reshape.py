@@ -16,7 +16,6 @@ from torch import nn
 from torch.fx import GraphModule
 
 from fxpasses.engine.fake_values import refresh_weight
-from fxpasses.engine.layers import batch_norm_class, blank_conv, blank_linear
 from fxpasses.engine.match import Match
 from fxpasses.engine.uses import Uses
 from fxpasses.graph.tree import attribute, walk
@@ -89,7 +88,7 @@ def _put(owner: nn.Module, name: str, tensor: torch.Tensor) -> None:
 def swap_batch_norm(root: nn.Module, path: str, rank: int) -> None:
     """Replaces the batch norm at ``path`` by the class for maps of ``rank`` axes (0: ``[N, C]``)."""
     old = root.get_submodule(path)
-    kind = batch_norm_class(rank)
+    kind: type[nn.Module] = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[rank]
     new = kind.__new__(kind)
     new.__dict__.update(old.__dict__)
     for registry in ("_parameters", "_buffers", "_modules"):
@@ -120,12 +119,13 @@ def _module(old: nn.Module, match: Match, weight: torch.Tensor, to: Form) -> nn.
     bias = old._parameters.get("bias")
     new: Any  # Conv and Linear have no common class with these attributes
     if to is Form.CONV:
-        new = blank_conv(len(match.site.kernel_size), match.site.kernel_size, bias=bias is not None)
+        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(match.site.kernel_size) - 1]
+        new = _blank(kind, 1, 1, match.site.kernel_size, bias=bias is not None)
         new.in_channels, new.out_channels = match.channels, match.site.out_features
     else:
-        new = blank_linear(bias=bias is not None)
+        new = _blank(nn.Linear, 1, 1, bias=bias is not None)
         new.in_features, new.out_features = match.site.in_features, match.site.out_features
-    skipped = {*new.__dict__, "in_channels", "out_channels"} | _linear_attributes() | _conv_attributes()
+    skipped = {*new.__dict__, *_layer_attributes()}
     new.__dict__.update({key: value for key, value in old.__dict__.items() if key not in skipped})
     new.training = old.training
     new._parameters.clear()
@@ -134,14 +134,22 @@ def _module(old: nn.Module, match: Match, weight: torch.Tensor, to: Form) -> nn.
     return made
 
 
-@functools.cache
-def _linear_attributes() -> frozenset[str]:
-    return frozenset(blank_linear(bias=True).__dict__)
+def _blank(kind: Any, *arguments: Any, bias: bool = True) -> Any:
+    """A layer without values: nothing is initialised, so that no random number is drawn."""
+
+    class Blank(kind):  # type: ignore[misc]  # the base is picked by form and rank
+        def reset_parameters(self) -> None:
+            """Leave the placeholder as it is."""
+
+    module = Blank(*arguments, bias=bias)
+    module.__class__ = kind
+    return module
 
 
 @functools.cache
-def _conv_attributes() -> frozenset[str]:
-    return frozenset(blank_conv(2, (1, 1), bias=True).__dict__)
+def _layer_attributes() -> frozenset[str]:
+    layers = _blank(nn.Linear, 1, 1), _blank(nn.Conv2d, 1, 1, 1)
+    return frozenset(name for layer in layers for name in layer.__dict__)
 
 
 def conv_extras(module: nn.Module) -> dict[str, Any]:

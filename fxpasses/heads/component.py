@@ -221,7 +221,7 @@ class _ComponentEdit:
             elif node in self.matches:
                 continue
             elif isinstance(value.op, Reduce):
-                self._turn(node, value.op, value.layout)
+                self._turn(node, value.op)
             elif isinstance(value.op, Elementwise) and value.op.module_rank is not None:
                 swap_batch_norm(self.root, str(node.target), self._rank(value))
             elif isinstance(value.op, Elementwise) and not value.op.channels:
@@ -232,7 +232,7 @@ class _ComponentEdit:
         """Spatial axes of a value in the form that the sites get."""
         return value.layout.rank if self.to is Form.CONV and value.layout is not None else 0
 
-    def _turn(self, node: Node, op: Reduce, layout: Layout | None) -> None:
+    def _turn(self, node: Node, op: Reduce) -> None:
         """A reduction with its ``keepdim`` turned, wherever the author wrote it."""
         keepdim = self.to is Form.CONV
         args, kwargs = list(node.args), dict(node.kwargs)

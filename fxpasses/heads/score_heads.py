@@ -174,7 +174,7 @@ def _head(scores: Node, vocabulary: Vocabulary, sites: Container[str]) -> ScoreH
         if node in tail or node in maps:
             continue
         op = vocabulary.classify(node)
-        sources = _commuted(node, op, vocabulary)
+        sources = _commuted(op, vocabulary)
         if sources is not None:
             tail.add(node)
             pending += reversed(sources)
@@ -192,7 +192,7 @@ def _head(scores: Node, vocabulary: Vocabulary, sites: Container[str]) -> ScoreH
     )
 
 
-def _commuted(node: Node, op: object, vocabulary: Vocabulary) -> list[Node] | None:
+def _commuted(op: object, vocabulary: Vocabulary) -> list[Node] | None:
     """The values that an op joins, moves or scales, each place alike; None where it does something else."""
     if isinstance(op, _KEEPS_ORDER):
         return [op.source]

@@ -238,12 +238,21 @@ def concat(tensors: Any, dim: int = 0, **kwargs: Any) -> Op:
     return Concat(tuple(tensors), kwargs.get("axis", dim)) if usable else OPAQUE
 
 
-def elementwise(*args: Any, **kwargs: Any) -> Op:
-    return Elementwise(tuple(nodes_in((args, kwargs))), inplace=kwargs.get("inplace") is True)
+def joint(**known: Any) -> Handler:
+    """A handler of functions of all the nodes that they are given, of which so much is known."""
+
+    def handler(*args: Any, **kwargs: Any) -> Op:
+        inplace = {"inplace": kwargs.get("inplace") is True}
+        return Elementwise(tuple(nodes_in((args, kwargs))), **(inplace | known))
+
+    return handler
 
 
-def inplace(*args: Any, **kwargs: Any) -> Op:
-    return Elementwise(tuple(nodes_in((args, kwargs))), inplace=True)
+elementwise = joint()
+inplace = joint(inplace=True)
+channelwise = joint(channels=True, inplace=False)
+group_norm = joint(channels=True, mixes=True, inplace=False)
+batch_norm_in_eval_mode = joint(channels=True, role=Role.BATCH_NORM, inplace=False)
 
 
 def in_role(role: Role, *, inplace: bool = False) -> Handler:
@@ -306,15 +315,6 @@ def batch_norm(*args: Any, training: Any = None, **kwargs: Any) -> Op:
     return Elementwise(sources, channels=True, role=Role.BATCH_NORM, trains=mode not in (None, False))
 
 
-def batch_norm_in_eval_mode(*args: Any, **kwargs: Any) -> Op:
-    sources = tuple(nodes_in((args, kwargs)))
-    return Elementwise(sources, channels=True, role=Role.BATCH_NORM)
-
-
-def channelwise(*args: Any, **kwargs: Any) -> Op:
-    return Elementwise(tuple(nodes_in((args, kwargs))), channels=True)
-
-
 def on_channels(input: Node, dim: Any = None, *args: Any, **kwargs: Any) -> Op:
     """A function along ``dim``; the same on a map and on its flat form only along axis 1."""
     return Elementwise((input,), channels=True) if dim == 1 else FeatureNorm(input, is_last=dim == -1)
@@ -344,10 +344,6 @@ def feature_norm(input: Node, *args: Any, **kwargs: Any) -> Op:
 def shaped_norm(input: Node, normalized_shape: Any, *args: Any, **kwargs: Any) -> Op:
     is_last = isinstance(normalized_shape, (tuple, list)) and len(normalized_shape) == 1
     return FeatureNorm(input, is_last=is_last)
-
-
-def group_norm(*args: Any, **kwargs: Any) -> Op:
-    return Elementwise(tuple(nodes_in((args, kwargs))), channels=True, mixes=True)
 
 
 def linear(input: Node, weight: Any, bias: Any = None) -> Op:

@@ -41,23 +41,17 @@ _BATCH_NORMS: dict[type, int | None] = {
     nn.BatchNorm3d: 3,
     nn.SyncBatchNorm: None,
 }
+_RANKS = range(1, MAX_RANK + 1)
 _CONVS: dict[type, tuple[int, bool]] = {
-    nn.Conv1d: (1, False),
-    nn.Conv2d: (2, False),
-    nn.Conv3d: (3, False),
-    nn.ConvTranspose1d: (1, True),
-    nn.ConvTranspose2d: (2, True),
-    nn.ConvTranspose3d: (3, True),
+    getattr(nn, f"Conv{kind}{rank}d"): (rank, bool(kind)) for rank in _RANKS for kind in ("", "Transpose")
 }
 _POOL_MODULES: dict[type, tuple[int, bool]] = {
     getattr(nn, f"Adaptive{kind}Pool{rank}d"): (rank, kind == "Avg")
-    for rank in range(1, MAX_RANK + 1)
+    for rank in _RANKS
     for kind in ("Avg", "Max")
 }
 _WINDOW_MODULES: dict[type, tuple[int, bool]] = {
-    getattr(nn, f"{kind}Pool{rank}d"): (rank, kind == "Avg")
-    for rank in range(1, MAX_RANK + 1)
-    for kind in ("Avg", "Max")
+    getattr(nn, f"{kind}Pool{rank}d"): (rank, kind == "Avg") for rank in _RANKS for kind in ("Avg", "Max")
 }
 
 

@@ -117,6 +117,8 @@ class PickleMachine:
                 self.stack.append(_CONSTANTS[name])
             elif name in _TUPLES:
                 self.stack.append(tuple(self._take(_TUPLES[name])))
+            elif name in _PUSHED:
+                self.stack.append(_PUSHED[name](self))
             elif name == "STOP":
                 if len(self.stack) != 1:
                     raise PickleError("the pickle is damaged (it leaves more than one object)")
@@ -150,37 +152,16 @@ class PickleMachine:
             taken.append(value)
         raise PickleError("the pickle is damaged (no mark)")
 
-    def _do_mark(self, _: Any) -> None:
-        self.stack.append(MARK)
-
     def _do_pop(self, _: Any) -> None:
         self.stack.pop()
 
     def _do_memoize(self, _: Any) -> None:
         self._memo[len(self._memo)] = self._top()
 
-    def _do_empty_list(self, _: Any) -> None:
-        self.stack.append([])
-
-    def _do_empty_dict(self, _: Any) -> None:
-        self.stack.append(PlainDict())
-
-    def _do_empty_set(self, _: Any) -> None:
-        self.stack.append(PlainSet())
-
-    def _do_tuple(self, _: Any) -> None:
-        self.stack.append(tuple(self._take_marked()))
-
-    def _do_list(self, _: Any) -> None:
-        self.stack.append(self._take_marked())
-
     def _do_dict(self, _: Any) -> None:
         made, content = PlainDict(), self._take_marked()
         self._add_pairs(made, content)
         self.stack.append(made)
-
-    def _do_frozenset(self, _: Any) -> None:
-        self.stack.append(PlainSet(self._take_marked()))
 
     def _do_append(self, _: Any) -> None:
         value = self._pop()
@@ -233,13 +214,9 @@ class PickleMachine:
         found = Global(_RENAMED.get(module, module), name)
         self.stack.append(self.names.setdefault(found, found))
 
-    def _do_reduce(self, _: Any) -> None:
+    def _made(self, *, is_instance: bool) -> Made:
         function, args = self._take(2)
-        self.stack.append(Made(function=function, args=args, is_instance=False))
-
-    def _do_newobj(self, _: Any) -> None:
-        function, args = self._take(2)
-        self.stack.append(Made(function=function, args=args, is_instance=True))
+        return Made(function=function, args=args, is_instance=is_instance)
 
     def _do_build(self, _: Any) -> None:
         state = self._pop()
@@ -255,6 +232,20 @@ class PickleMachine:
             return
         self.references.append(Persistent(key))
         self.stack.append(self.references[-1])
+
+
+_PUSHED: dict[str, Callable[[PickleMachine], Any]] = {
+    "MARK": lambda _: MARK,
+    "EMPTY_LIST": lambda _: [],
+    "EMPTY_DICT": lambda _: PlainDict(),
+    "EMPTY_SET": lambda _: PlainSet(),
+    "LIST": PickleMachine._take_marked,
+    "TUPLE": lambda machine: tuple(machine._take_marked()),
+    "FROZENSET": lambda machine: PlainSet(machine._take_marked()),
+    "REDUCE": lambda machine: machine._made(is_instance=False),
+    "NEWOBJ": lambda machine: machine._made(is_instance=True),
+}
+"""What an instruction leaves on the stack."""
 
 
 class _BoundedFile:

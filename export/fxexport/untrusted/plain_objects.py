@@ -114,12 +114,6 @@ class PlainObjects:
         args = self.args(record, 0, 1)
         return {hashable(part) for part in (*(args[0] if args else ()), *map(self.make, record.items))}
 
-    def _slice(self, record: Made) -> Any:
-        return slice(*self.args(record, 1, 3))
-
-    def _range(self, record: Made) -> Any:
-        return range(*self.args(record, 1, 3))
-
     def _namespace(self, record: Made) -> Any:
         states = [self.make(state) for state in record.states]
         if record.args != () or record.items or len(states) > 1 or not all(type(s) is dict for s in states):
@@ -198,9 +192,9 @@ _MAKERS: dict[str, Callable[[PlainObjects, Made], Any]] = {
     "collections.OrderedDict": PlainObjects._ordered_dict,
     "builtins.set": PlainObjects._set,
     "builtins.frozenset": PlainObjects._set,
-    "builtins.slice": PlainObjects._slice,
-    "builtins.range": PlainObjects._range,
-    "builtins.xrange": PlainObjects._range,
+    "builtins.slice": lambda objects, record: slice(*objects.args(record, 1, 3)),
+    "builtins.range": lambda objects, record: range(*objects.args(record, 1, 3)),
+    "builtins.xrange": lambda objects, record: range(*objects.args(record, 1, 3)),
     "types.SimpleNamespace": PlainObjects._namespace,
     "argparse.Namespace": PlainObjects._namespace,
     "_codecs.encode": PlainObjects._encoded,

@@ -12,6 +12,7 @@ Source:
 from __future__ import annotations
 
 import ast
+import dataclasses
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -99,24 +100,18 @@ def _imported(tree: ast.Module) -> dict[str, str]:
     return names
 
 
+@dataclasses.dataclass(slots=True)
 class _Reader:
     """Statements in, nodes out."""
 
-    def __init__(
-        self,
-        root: nn.Module,
-        specs: Mapping[str, Any],
-        imported: Mapping[str, str],
-        find_tuple: Callable[[str], type | None],
-    ) -> None:
-        self.find_tuple = find_tuple
-        self.root = root
-        self.specs = specs
-        self.imported = imported
-        self.graph = Graph()
-        self.values: dict[str, Any] = {}
-        self.pending: tuple[Any, tuple[Any, ...]] | None = None
-        self.depth = 0
+    root: nn.Module
+    specs: Mapping[str, Any]
+    imported: Mapping[str, str]
+    find_tuple: Callable[[str], type | None]
+    graph: Graph = dataclasses.field(default_factory=Graph)
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+    pending: tuple[Any, tuple[Any, ...]] | None = None
+    depth: int = 0
 
     def read(self, function: ast.FunctionDef) -> Graph:
         if function.name != "forward" or function.decorator_list or function.args.posonlyargs:

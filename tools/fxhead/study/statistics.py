@@ -56,7 +56,7 @@ def compare(
     return SeedEvidence(
         difference=difference,
         interval=_interval(ours, theirs, difference, paired, rules, seed),
-        p_value=_p_value(ours, theirs, paired, rules, seed),
+        p_value=_p_value(ours, theirs, paired, seed),
         smallest_effect=smallest_effect(ours, theirs, paired=paired, alpha=rules.alpha),
     )
 
@@ -82,7 +82,7 @@ def _interval(
     return float(found.low), float(found.high)
 
 
-def _p_value(first: Sample, second: Sample, paired: bool, rules: Rules, seed: int) -> float:
+def _p_value(first: Sample, second: Sample, paired: bool, seed: int) -> float:
     return float(
         stats.permutation_test(
             (second, first),
