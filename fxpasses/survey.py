@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
-from torch.fx import Node
+from torch import nn
+from torch.fx import Graph, Node
 
 from fxpasses.dense import find as dense
 from fxpasses.dense.find import Dense, as_miss
@@ -17,13 +18,12 @@ from fxpasses.engine.refusals import module_problem, weight_problem
 from fxpasses.errors import InputError
 from fxpasses.fcn import find as fcn
 from fxpasses.graph.shapes import propagate, static_extent
-from fxpasses.graph.subject import EditableModel
 from fxpasses.heads.analysis import Analysis
 from fxpasses.im2col import find as im2col
 from fxpasses.im2col.column_sizes import Sizes
 from fxpasses.im2col.memory import memory_of
 from fxpasses.miss_codes import MissCode
-from fxpasses.report import Form, Memory, Miss, Problem, Scope
+from fxpasses.report import Form, Memory, Miss, Problem, Scope, TraceInfo
 from fxpasses.sites import analyse
 from fxpasses.vocabulary.ops import Affine
 from fxpasses.vocabulary.sizes import has_values, value_of
@@ -31,6 +31,26 @@ from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.weights.move import WeightOrder
 
 _HEAD_LEVEL = (MissCode.NOT_POOLED, MissCode.BEFORE_POOL, MissCode.MATRIX_PRODUCT)
+
+
+class EditableModel(Protocol):
+    """A graph that may be edited, and the tree that holds its parameters, whatever it was opened from."""
+
+    @property
+    def graph(self) -> Graph:
+        """The graph."""
+
+    @property
+    def root(self) -> nn.Module:
+        """A tree that holds the parameters under their names."""
+
+    @property
+    def lifted(self) -> Mapping[str, str]:
+        """Names of parameters that are inputs of the graph, by placeholder name."""
+
+    @property
+    def info(self) -> TraceInfo:
+        """How the graph was obtained."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

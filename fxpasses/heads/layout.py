@@ -212,17 +212,13 @@ def _split(layout: Layout, atoms: Axis, sizes: tuple[Any, ...]) -> tuple[Axis, .
     stop = wild[0] if wild else len(sizes)
     rest = list(atoms)
     front: list[Axis] = []
-    for size in sizes[:stop]:
-        taken = _take(layout, rest, size, text, from_end=False)
-        if isinstance(taken, Problem):
-            return taken
-        front.append(taken)
     back: list[Axis] = []
-    for size in reversed(sizes[stop + 1 :]):
-        taken = _take(layout, rest, size, text, from_end=True)
+    ends = ((sizes[:stop], False), (reversed(sizes[stop + 1 :]), True))
+    for size, from_end in ((size, from_end) for part, from_end in ends for size in part):
+        taken = _take(layout, rest, size, text, from_end=from_end)
         if isinstance(taken, Problem):
             return taken
-        back.insert(0, taken)
+        back.insert(0, taken) if from_end else front.append(taken)
     if not wild:
         return (*front, *back) if not rest else _unfollowed(f"{text} does not hold the whole map")
     middle = tuple(rest)
@@ -271,11 +267,7 @@ def _take_unknown(
     """All features as one axis where nothing says how many they are; the reader's weight will."""
     features = [atom for atom in rest if atom != BATCH]
     if None in layout.extents or len(features) + len(taken) < 1:
-        return Problem(
-            MissCode.UNKNOWN_EXTENT,
-            f"{text} depends on the extent of the pooled map, which nothing in the graph says",
-            "pass example_inputs",
-        )
+        return _unknown_extent(text)
     for atom in features:
         rest.remove(atom)
     return (*features, *reversed(taken)) if from_end else (*taken, *features)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -173,11 +174,9 @@ def _truth(node: ast.expr, extents: Mapping[str, _Number]) -> tuple[Any, Any]:
                 is_exact = is_exact & first[1] & second[1]
             return truth, is_exact
         case ast.BoolOp(op=operator, values=parts):
-            found = [_truth(part, extents) for part in parts]
+            truths, known = zip(*(_truth(part, extents) for part in parts), strict=True)
             combine = np.logical_and if isinstance(operator, ast.And) else np.logical_or
-            return _folded(combine, [truth for truth, _ in found]), _folded(
-                np.logical_and, [is_exact for _, is_exact in found]
-            )
+            return functools.reduce(combine, truths), functools.reduce(np.logical_and, known)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             truth, is_exact = _truth(operand, extents)
             return ~truth, is_exact
@@ -207,18 +206,7 @@ def _value(node: ast.expr, extents: Mapping[str, _Number]) -> tuple[_Number, Any
 
 
 def _computed(function: Any, operands: Sequence[tuple[_Number, Any]]) -> tuple[_Number, Any]:
+    numbers, known = zip(*operands, strict=True)
     with np.errstate(all="ignore"):
-        value = (
-            function(operands[0][0])
-            if len(operands) == 1
-            else _folded(function, [operand for operand, _ in operands])
-        )
-    is_exact = _folded(np.logical_and, [is_exact for _, is_exact in operands])
-    return value, is_exact & (np.abs(value) < _EXACT)
-
-
-def _folded(function: Any, parts: Sequence[Any]) -> Any:
-    found = parts[0]
-    for part in parts[1:]:
-        found = function(found, part)
-    return found
+        value = functools.reduce(function, numbers) if len(numbers) > 1 else function(*numbers)
+    return value, functools.reduce(np.logical_and, known) & (np.abs(value) < _EXACT)

@@ -104,26 +104,19 @@ def graph_terms(
     )
 
 
+@dataclasses.dataclass(slots=True)
 class _Reader:
     """Reads nodes in order; holds the term of every node read so far."""
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        naming: Naming,
-        shapes: Mapping[str, tuple[int, ...]],
-        results: Mapping[str, Sequence[tuple[int, ...]]],
-        rereading: Collection[str],
-    ) -> None:
-        self._naming = naming
-        self._rereading = rereading
-        self._shapes = shapes
-        self._results = results
-        self._vocabulary = vocabulary
-        self._seen: dict[fx.Node, _Seen] = {}
-        self._swapped: dict[fx.Node, tuple[fx.Node, tuple[int, ...]]] = {}
-        self._given: dict[fx.Node, tuple[fx.Node, ...]] = {}
-        self._inputs = 0
+    _vocabulary: Vocabulary
+    _naming: Naming
+    _shapes: Mapping[str, tuple[int, ...]]
+    _results: Mapping[str, Sequence[tuple[int, ...]]]
+    _rereading: Collection[str]
+    _seen: dict[fx.Node, _Seen] = dataclasses.field(default_factory=dict)
+    _swapped: dict[fx.Node, tuple[fx.Node, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
+    _given: dict[fx.Node, tuple[fx.Node, ...]] = dataclasses.field(default_factory=dict)
+    _inputs: int = 0
 
     def given(self, node: fx.Node, *, is_written: bool) -> list[HeadTerm]:
         """What an output gives: one value, or all those of an operator that gives several.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from fxhead.commands.finish import finish
 from fxhead.commands.options import (
     FILE,
     FORMS,
+    PATH,
     beside_options,
     output_options,
     providers_option,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 _THE_BATCH_S_OWN = {"out", "as_json", "force"}
+_OF_EVERY_ROW = ("to", "scope", "providers", "no_onnx", "html", "attest")
 
 
 class _Bytes(click.ParamType[int]):
@@ -46,7 +49,7 @@ class _Bytes(click.ParamType[int]):
 @click.argument("sources", nargs=-1, required=True, type=FILE, metavar="MANIFEST|FOLDER|GLOB|SOURCE...")
 @click.option("--to", type=FORMS, help="The form that every row gets, but those that say otherwise.")
 @click.option(
-    "-o", "--output", "out", type=FILE, required=True, metavar="OUT", help="The folder of all outputs."
+    "-o", "--output", "folder", type=PATH, required=True, metavar="OUT", help="The folder of all outputs."
 )
 @scope_option
 @providers_option
@@ -59,9 +62,15 @@ class _Bytes(click.ParamType[int]):
     help="Models side by side on this machine. Default: one for each two cores.",
 )
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Of each model."
+    "--timeout",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Of each model.",
 )
-@click.option("--memory", type=_Bytes(), metavar="4GiB", help="Resident memory of each model (Linux).")
+@click.option(
+    "--memory", "bytes", type=_Bytes(), metavar="4GiB", help="Resident memory of each model (Linux)."
+)
 @click.option(
     "--scheduler",
     metavar="tcp://HOST:8786",
@@ -79,22 +88,7 @@ class _Bytes(click.ParamType[int]):
 )
 @output_options
 def batch_command(
-    sources: tuple[str, ...],
-    to: str | None,
-    out: str,
-    scope: str,
-    providers: str | None,
-    require: str,
-    no_onnx: bool,
-    html: bool,
-    attest: bool,
-    jobs: int | None,
-    timeout: float | None,
-    memory: int | None,
-    scheduler: str | None,
-    send_files: bool,
-    trust: bool,
-    as_json: bool,
+    sources: tuple[str, ...], folder: Path, jobs: int | None, trust: bool, as_json: bool, **given: Any
 ) -> ExitCode:
     """Rewrite many models, each in a process of its own.
 
@@ -106,8 +100,6 @@ def batch_command(
     """
 
     def job() -> Outcome:
-        from pathlib import Path
-
         from fxhead.batch.rows import RowOption, read_rows
         from fxhead.batch.run import BatchOptions, run_batch
 
@@ -118,17 +110,10 @@ def batch_command(
             for text in parameter.opts
             if text.startswith("--")
         }
-        common = {"to": to, "scope": scope, "providers": providers, "no_onnx": no_onnx}
-        common |= {"html": html, "attest": attest}
+        common = {name: given.pop(name) for name in _OF_EVERY_ROW}
+        rows = read_rows(sources, common, known, trust=trust, out=folder)
         options = BatchOptions(
-            rows=read_rows(sources, common, known, trust=trust, out=Path(out)),
-            folder=Path(out),
-            jobs=jobs or max(1, (os.cpu_count() or 1) // 2),
-            seconds=timeout,
-            bytes=memory,
-            require=require,
-            scheduler=scheduler,
-            send_files=send_files,
+            rows=rows, folder=folder, jobs=jobs or max(1, (os.cpu_count() or 1) // 2), **given
         )
         return run_batch(options, render.TerminalProgress())
 

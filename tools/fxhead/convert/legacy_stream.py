@@ -12,12 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from fxexport.untrusted.archive import open_regular
 from fxexport.untrusted.limits import MAX_HEADER_INSTRUCTIONS
 from fxexport.untrusted.pickle_records import PickleError
-from fxhead.convert.pickle_edit import SpannedPickle, edited, read_spanned
+from fxhead.convert.pickle_edit import PickledCheckpoint, edited, read_spanned
 from fxhead.convert.stored_tensors import TensorEdit, storage_of
 from fxhead.convert.streams import ByteRange, Copier, copy_with
 from fxpasses.errors import FileError
@@ -27,24 +27,12 @@ _COUNT_BYTES = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LegacyCheckpoint:
+class LegacyCheckpoint(PickledCheckpoint):
     """A checkpoint in torch's format before zip; ``starts`` says where each storage's bytes begin."""
 
-    pickle: SpannedPickle
-    data: bytes
     starts: Mapping[str, int]
     size: int
     kind: str = "torch, before zip"
-
-    @property
-    def root(self) -> Any:
-        """What it holds."""
-        return self.pickle.root
-
-    @property
-    def names(self) -> frozenset[str]:
-        """What it would import."""
-        return self.pickle.names
 
     def write(self, source: BinaryIO, out: BinaryIO, edits: Sequence[TensorEdit]) -> None:
         """Writes the checkpoint with the edits made."""

@@ -50,6 +50,24 @@ class SpannedPickle:
     storages: tuple[Persistent, ...]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PickledCheckpoint:
+    """A checkpoint whose content is a pickle; ``data`` are the pickle's bytes."""
+
+    pickle: SpannedPickle
+    data: bytes
+
+    @property
+    def root(self) -> Any:
+        """What it holds."""
+        return self.pickle.root
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What it would import."""
+        return self.pickle.names
+
+
 def read_spanned(file: BinaryIO, most: int = MAX_PICKLE_INSTRUCTIONS) -> SpannedPickle:
     """The pickle of at most so many instructions that begins where ``file`` stands; the file is left behind.
 

@@ -17,11 +17,11 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from fxexport.untrusted.archive import Archive, Member, open_archive
 from fxexport.untrusted.pickle_records import PickleError
-from fxhead.convert.pickle_edit import SpannedPickle, edited, read_spanned
+from fxhead.convert.pickle_edit import PickledCheckpoint, edited, read_spanned
 from fxhead.convert.stored_tensors import TensorEdit
 from fxhead.convert.streams import ByteRange, Copier, copy_with
 from fxpasses.errors import FileError, InputError
@@ -36,23 +36,11 @@ _DEFAULT_ALIGNMENT = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ZipCheckpoint:
+class ZipCheckpoint(PickledCheckpoint):
     """A checkpoint in torch's zip format."""
 
     archive: Archive
-    pickle: SpannedPickle
-    data: bytes
     kind: str = "torch"
-
-    @property
-    def root(self) -> Any:
-        """What it holds."""
-        return self.pickle.root
-
-    @property
-    def names(self) -> frozenset[str]:
-        """What it would import."""
-        return self.pickle.names
 
     def write(self, source: BinaryIO, out: BinaryIO, edits: Sequence[TensorEdit]) -> None:
         """Writes the checkpoint with the edits made."""

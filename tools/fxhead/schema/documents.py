@@ -27,7 +27,7 @@ from fxhead.explain.run import ExplainOutcome
 from fxhead.files.typed_json import schema_of
 from fxhead.inputs.images import Preparation
 from fxhead.inputs.samples import DataRecord
-from fxhead.inspect.outcome import InspectOutcome
+from fxhead.inspect.run import InspectOutcome
 from fxhead.outcome import ModelInfo, Outcome
 from fxhead.rewriting.outcome import RewriteOutcome
 from fxhead.source import SourceKind
