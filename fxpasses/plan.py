@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fxpasses.errors import PlanError
-from fxpasses.report import Form
+from fxpasses.report import Form, JsonRecord
 from fxpasses.weights.move import WeightMove, WeightOrder
 from fxpasses.weights.optimizer_state import converted_state
 
@@ -16,7 +16,7 @@ _MAX_AXES, _MAX_EXTENT = 64, 1 << 48
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class WeightPlan:
+class WeightPlan(JsonRecord):
     """The reversible map of a model's parameters from one form to the other.
 
     ``apply`` takes a state dict of the model before the rewrite to one of the model after it;
@@ -104,19 +104,7 @@ class WeightPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with a schema version."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "to": str(self.to),
-            "moves": [
-                {
-                    "name": move.name,
-                    "linear_shape": list(move.linear_shape),
-                    "conv_shape": list(move.conv_shape),
-                    "order": str(move.order),
-                }
-                for move in self.moves
-            ],
-        }
+        return {"schema_version": SCHEMA_VERSION, **JsonRecord.to_dict(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> WeightPlan:

@@ -40,7 +40,7 @@ class Scope(enum.StrEnum):
     UNFOLDED = "unfolded"
 
 
-class _Record:
+class JsonRecord:
     """A record that JSON holds by its fields, and by the properties that it tells."""
 
     __slots__ = ()
@@ -55,11 +55,11 @@ class _Record:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return value.to_dict() if isinstance(value, _Record) else value
+    return value.to_dict() if isinstance(value, JsonRecord) else value
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Site(_Record):
+class Site(JsonRecord):
     """One affine op that can change form.
 
     Attributes:
@@ -126,7 +126,7 @@ class Site(_Record):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Miss(_Record):
+class Miss(JsonRecord):
     """A candidate that was not rewritten, and why.
 
     Attributes:
@@ -153,7 +153,7 @@ class Miss(_Record):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Rewrite(_Record):
+class Rewrite(JsonRecord):
     """One site that was rewritten.
 
     Attributes:
@@ -184,7 +184,7 @@ class Rewrite(_Record):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TraceInfo(_Record):
+class TraceInfo(JsonRecord):
     """How the graph was obtained.
 
     Attributes:
@@ -203,7 +203,7 @@ class TraceInfo(_Record):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SiteMemory(_Record):
+class SiteMemory(JsonRecord):
     """The unfolded patches of one convolution.
 
     Attributes:
@@ -229,7 +229,7 @@ class SiteMemory(_Record):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Memory(_Record):
+class Memory(JsonRecord):
     """What unfolding takes, known before anything runs; weights are not counted.
 
     Attributes:
@@ -246,7 +246,7 @@ class Memory(_Record):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OutputHead(_Record):
+class OutputHead(JsonRecord):
     """An output that is scores of classes: what it is called, and the sites that it comes from."""
 
     name: str
@@ -254,7 +254,7 @@ class OutputHead(_Record):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Sites(_Record):
+class Sites(JsonRecord):
     """What ``find_sites`` found: sites and misses, in graph order; to ``unfold`` also the memory it takes.
 
     ``heads`` are the outputs that come from them, in the order in which the model gives them.
@@ -268,7 +268,7 @@ class Sites(_Record):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RewriteReport(_Record):
+class RewriteReport(JsonRecord):
     """What a rewrite did: rewritten sites, misses, and how the graph was obtained.
 
     ``native_size`` is set by the form ``fcn``: the spatial extents of the first input for which the result

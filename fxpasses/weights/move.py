@@ -9,7 +9,7 @@ import math
 import torch
 
 from fxpasses.errors import PlanError
-from fxpasses.report import Form
+from fxpasses.report import Form, JsonRecord
 
 
 class WeightOrder(enum.StrEnum):
@@ -20,7 +20,7 @@ class WeightOrder(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class WeightMove:
+class WeightMove(JsonRecord):
     """One parameter whose shape differs between the forms.
 
     Attributes:

@@ -307,11 +307,7 @@ def _pow_of(call: Call) -> Value:
     dtype = _result(call)
     if dtype not in FLOATS:
         raise Uninterpreted("a power of integers")
-    value, exponent = _both(call, "self", "exponent", dtype)
-    own = arithmetic.exponent_of(exponent)
-    if own is not None:
-        return arithmetic.power(call.terms, moves.widened(value, exponent), own)
-    return elementwise(call.terms, "pow", [value, exponent], dtype)
+    return definitions.raised(call.terms, *_both(call, "self", "exponent", dtype))
 
 
 @_handles("gelu.default")

@@ -8,7 +8,17 @@ from fractions import Fraction
 
 import numpy as np
 
-from fxexport.language.arithmetic import add, clamp, divide, multiply, negate, power, scaled, subtract
+from fxexport.language.arithmetic import (
+    add,
+    clamp,
+    divide,
+    exponent_of,
+    multiply,
+    negate,
+    power,
+    scaled,
+    subtract,
+)
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import matmul
 from fxexport.language.extents import times
@@ -61,6 +71,16 @@ def unary_of(name: str) -> Callable[[Terms, Value], Value]:
 def power_of(exponent: Fraction) -> Callable[[Terms, Value], Value]:
     """The function that raises a value to this power."""
     return lambda terms, value: power(terms, value, exponent)
+
+
+def raised(terms: Terms, value: Value, exponent: Value) -> Value:
+    """The value to the power of another, which may be a number."""
+    own = exponent_of(exponent)
+    if own is not None:
+        return power(terms, widened(value, exponent), own)
+    if exponent.dtype != value.dtype:
+        raise Uninterpreted("an exponent of another type")
+    return elementwise(terms, "pow", [value, exponent], value.dtype)
 
 
 def sigmoid(terms: Terms, value: Value) -> Value:

@@ -302,13 +302,7 @@ def _neg(call: Call) -> Value:
 
 @_handles("Pow", 7, 12, 13, 15)
 def _pow(call: Call) -> Value:
-    value, exponent = _float(call, "X"), call.tensor("Y")
-    own = arithmetic.exponent_of(exponent)
-    if own is not None:
-        return arithmetic.power(call.terms, moves.widened(value, exponent), own)
-    if exponent.dtype != value.dtype:
-        raise Uninterpreted("an exponent of another type")
-    return elementwise(call.terms, "pow", [value, exponent], value.dtype)
+    return definitions.raised(call.terms, _float(call, "X"), call.tensor("Y"))
 
 
 def _both(call: Call, first: str = "A", second: str = "B") -> tuple[Value, Value]:
