@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.fx import Graph, Node
 
+from fxpasses.engine.refusals import quantized_problem
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Form, Problem
 from fxpasses.vocabulary.endings import with_places
@@ -44,7 +45,9 @@ class LastAffine:
             return in_subgraph(self.node, "it is")
         if self.op is None:
             return MATRIX_PRODUCT
-        return _before_pool(self.op, self.crossed) if self.crossed else _reads(self.op, vocabulary)
+        if self.crossed:
+            return _before_pool(self.op, self.crossed)
+        return quantized_problem(self.op) or _reads(self.op, vocabulary)
 
 
 def last_affines(graph: Graph, vocabulary: Vocabulary) -> Iterator[LastAffine]:
@@ -141,7 +144,8 @@ def in_subgraph(call: Node, what: str) -> Problem:
     return Problem(
         MissCode.SUBGRAPH,
         f"{what} in a subgraph that {name!r} calls, which the passes do not enter",
-        "move the head out of it; run_decompositions() of a program writes out no_grad and autocast regions",
+        "move the head out of it; run_decompositions() of a program writes out no_grad and autocast regions, "
+        "onnx.inliner.inline_local_functions() the functions of a file",
     )
 
 

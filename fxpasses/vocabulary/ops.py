@@ -233,9 +233,15 @@ class Product:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Subgraph:
-    """A call of other graphs (torch.cond, autocast and no_grad regions), which the passes do not enter."""
+    """A call of other graphs (torch.cond, autocast and no_grad regions), which the passes do not enter.
 
-    paths: tuple[str, ...]
+    Attributes:
+        paths: the modules that are these graphs.
+        is_affine: whether an affine function is known to be in one that is no module.
+    """
+
+    paths: tuple[str, ...] = ()
+    is_affine: bool = False
 
 
 class WeightSource(enum.Enum):

@@ -139,7 +139,7 @@ class Vocabulary:
         """Whether an op is an affine function or a matrix product, or calls a graph that has one."""
         if not isinstance(op, Subgraph):
             return isinstance(op, Affine | Product)
-        return any(
+        return op.is_affine or any(
             inner.has_affine(inner.classify(node))
             for module in map(self.module, op.paths)
             if isinstance(module, GraphModule)
@@ -190,6 +190,8 @@ class Vocabulary:
 
 def _call_of_graphs(node: Node) -> Op:
     """A call of other graphs as such, and anything else as opaque."""
+    if getattr(node.target, "calls_affine", False) is True:  # of another dialect
+        return Subgraph(is_affine=True)
     if not isinstance(node.target, HigherOrderOperator):
         return handlers.OPAQUE
     return Subgraph(tuple(str(source.target) for source in node.all_input_nodes if source.op == "get_attr"))

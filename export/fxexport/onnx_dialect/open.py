@@ -28,9 +28,10 @@ from fxpasses.graph.quiet import quiet
 from fxpasses.report import TraceInfo
 
 _INFO = TraceInfo(method="given", mode="fixed")
-_RESULT = operator("fxhead", "Result")
 SPARSE = operator("fxhead", "SparseInitializer")
 ABSORBED = operator("fxhead", "Absorbed")
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+"""What the names of all operators have that multiply by weights, quantised and fused ones too."""
 _TORCH_LOG = "torch._subclasses.fake_tensor"
 _SIZE = torch.ops.aten.sym_size.int
 
@@ -95,6 +96,8 @@ class OpenOnnx:
         self.absorbers: dict[int, Unit] = {}
         self.pending: dict[str, tuple[int, Node, Node, str]] = {}
         self._taken: dict[str, int] = {}
+        functions = content.proto.functions
+        self._bodies = {(body.domain, body.name, body.overload): body.node for body in functions}
         self._open()
 
     def _open(self) -> None:
@@ -155,6 +158,18 @@ class OpenOnnx:
         """The sizes that a value holds, or None where they are computed otherwise."""
         constant = self.constants.ints(name)
         return self.sizes.get(name) if constant is None else constant
+
+    def calls_affine(self, proto: onnx.NodeProto) -> bool:
+        """Whether a graph of the node, or the function of the file that it is, has a layer or a product."""
+        pending, is_inside = [proto], False
+        while pending:
+            node = pending.pop()
+            if is_inside and any(kind in node.op_type for kind in _PRODUCTS):
+                return True
+            is_inside = True
+            pending += (inner for graph in onnx_node.graphs_of(node) for inner in graph.node)
+            pending += self._bodies.get((node.domain, node.op_type, node.overload), ())
+        return False
 
     def _constant(self, name: str, tensor: torch.Tensor) -> Node:
         first = next(iter(self.graph.nodes), None)
@@ -228,7 +243,8 @@ class NodeOpening:
         opened, proto = self.opened, self.proto
         read = [opened.value(name) if name else None for name in proto.input]
         inner = [opened.value(name) for name in onnx_node.captured(proto) if self._is_known(name)]
-        target = operator(onnx_node.domain_of(proto.domain), proto.op_type)
+        domain = onnx_node.domain_of(proto.domain)
+        target = operator(domain, proto.op_type, calls_affine=opened.calls_affine(proto))
         node = self._create(target, (*read, *inner), proto.name or proto.output[0])
         self.unit.own = node
         outputs = [name for name in proto.output if name]
@@ -237,7 +253,7 @@ class NodeOpening:
             return
         for place, name in enumerate(proto.output):
             if name:
-                self._result(name, self._create(_RESULT, (node, place), name))
+                self._result(name, self._create(operator(domain, proto.op_type), (node, place), name))
 
     def _is_single(self) -> bool:
         """Whether nothing reads any value but the first."""

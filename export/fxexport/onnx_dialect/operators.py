@@ -36,15 +36,19 @@ _QUANTIZED = ("fxhead", "QuantizedWeight")
 
 
 class Operator:
-    """An ONNX operator, as the target of a call whose arguments are the node's inputs."""
+    """An ONNX operator, as the target of a call whose arguments are the node's inputs.
 
-    def __init__(self, domain: str, op_type: str) -> None:
+    With ``calls_affine`` it is one that calls a graph or a function of the file that has an affine operator.
+    """
+
+    def __init__(self, domain: str, op_type: str, *, calls_affine: bool = False) -> None:
         self.domain = domain
         self.op_type = op_type
+        self.calls_affine = calls_affine
         self.__name__ = op_type or "absorbed"
         self.__module__ = "onnx"
         self.dequantizes = (domain, op_type) == _QUANTIZED
-        self.is_foreign = not is_elementwise(domain, op_type)
+        self.is_foreign = calls_affine or not is_elementwise(domain, op_type)
 
     def __repr__(self) -> str:
         return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
@@ -59,9 +63,9 @@ class Operator:
 
 
 @functools.cache
-def operator(domain: str, op_type: str) -> Operator:
+def operator(domain: str, op_type: str, *, calls_affine: bool = False) -> Operator:
     """The one target that stands for an operator; the vocabulary knows those of every element."""
-    made = Operator(domain, op_type)
+    made = Operator(domain, op_type, calls_affine=calls_affine)
     if not made.is_foreign:
         FUNCTIONS[made] = handlers.elementwise
     return made

@@ -126,6 +126,11 @@ MISSES: dict[str, tuple[str, dict[str, Any]]] = {
         "i = MatMulInteger(fq, wq, pz) c = Cast<to=1>(i) y = Mul(c, ys)",
         {"wq": integers(8, 5)},
     ),
+    "integers that no pool gives": (
+        "f0 = Flatten(x) fq, fs, fz = DynamicQuantizeLinear(f0) "
+        "i = MatMulInteger(fq, wq, fz) c = Cast<to=1>(i) y = Mul(c, fs)",
+        {"wq": integers(108, 5)},
+    ),
     "a scale for each input": (
         LOOP + "w = DequantizeLinear<axis=1>(wq, ws, wz) y = Gemm<transB=1>(f, w, b)",
         {

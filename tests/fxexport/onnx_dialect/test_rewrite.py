@@ -555,6 +555,36 @@ def test_a_local_function_is_left_as_it_is() -> None:
     require_same(model, made.module, images(channels=8))
 
 
+HEADS_INSIDE = {
+    "a function": "p = own.head(r, w, b) y = Identity(p)",
+    "a graph": (
+        "s = Shape(r) h = Size(s) k = Constant<value_int=4>() c = Equal(h, k) "
+        "y = If(c) <then_branch = then () => (float[N,5] t) {"
+        "p = GlobalAveragePool(r) f = Flatten(p) t = Gemm<transB=1>(f, w, b) }, "
+        "else_branch = other () => (float[N,5] e) { q = ReduceMean<axes=[2, 3], keepdims=0>(r) "
+        "e = Gemm<transB=1>(q, w, b) }>"
+    ),
+}
+
+
+@pytest.mark.parametrize("scope", ["head", "all"])
+@pytest.mark.parametrize("place", HEADS_INSIDE)
+def test_a_head_inside_of_what_a_node_calls_is_a_miss(place: str, scope: str) -> None:
+    """The file was said to have neither a site nor a miss."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17, "own" : 1]> net (float[N,8,6,6] r) => (float[N,5] y) '
+        f"{{ {HEADS_INSIDE[place]} }} "
+        '<domain: "own", opset_import: ["" : 17]> head (r, w, b) => (y) '
+        "{ p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b) }"
+    )
+    model = onnx.parser.parse_model(text)
+    for name, value in {"w": W, "b": B}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    missed = rewrite_onnx(model, to="conv", scope=scope)
+    assert [miss.code for miss in missed.report.misses] == ["SUBGRAPH"]
+    assert missed.module == model
+
+
 MISSES = {
     "computed": (
         "p = GlobalAveragePool(r) f = Flatten(p) v = Neg(w) y = Gemm<transB=1>(f, v, b)",
@@ -567,6 +597,10 @@ MISSES = {
     ),
     "softmax behind no pool": (
         "f = Flatten(r) g = Gemm<transB=1>(f, wide, b) top = ReduceMax<axes=[1]>(g) y = Sub(g, top)",
+        "NOT_POOLED",
+    ),
+    "one of several results": (
+        "f = Flatten(r) g, h = Split<axis=1>(f) y = Gemm<transB=1>(g, half, b)",
         "NOT_POOLED",
     ),
     "what is not followed joins": (
@@ -585,7 +619,13 @@ MISSES = {
 @pytest.mark.parametrize("name", MISSES)
 def test_a_miss_says_the_node_and_leaves_the_model(name: str) -> None:
     body, code = MISSES[name]
-    constants = {"w": W, "b": B, "wide": weights(5, 288), "one": np.array([1, 8], I64)}
+    constants = {
+        "w": W,
+        "b": B,
+        "wide": weights(5, 288),
+        "half": weights(5, 144),
+        "one": np.array([1, 8], I64),
+    }
     used = {
         key: value
         for key, value in constants.items()
