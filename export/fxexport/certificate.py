@@ -14,7 +14,7 @@ from torch import nn
 from fxexport.proof.evidence import gathered
 from fxexport.proof.layers import Prober, backbone_layer, weights_layer, wiring_layer
 from fxexport.proof.measured.optimiser import changed_by_optimiser
-from fxexport.proof.measured.other_size import resized, size_of, why_not
+from fxexport.proof.measured.other_size import map_axes, resized, size_of, why_not
 from fxexport.proof.measured.tally import joined
 from fxexport.proof.measured.windows import UNPAIRED, check_windows, is_windowed
 from fxexport.proof.pairing.heads import paired_heads
@@ -177,24 +177,26 @@ class Certifier:
         windowed = None if is_map else self._windowed(left, right)
         if (order is None and windowed is None) or found.verdict is Verdict.BROKEN:
             return found
-        larger = resized(samples)
+        axes = map_axes(samples, (left, right))
+        larger = resized(samples, axes)
+        size = size_of(larger, axes)
         sides = (left, right) if windowed is None else windowed[1:2]
         refused = [f"{side.name}: {reason}" for side in sides if (reason := why_not(side, larger))]
         if refused:
-            result = SizeResult(size=size_of(larger), verdict=None, reason=refused[0])
+            result = SizeResult(size=size, verdict=None, reason=refused[0])
         elif windowed is None:
-            result = self._at_another_size(reference, candidate, larger)
+            result = self._at_another_size(reference, candidate, larger, size)
         else:
-            result = self._on_windows(*windowed, larger)
+            result = self._on_windows(*windowed, larger, size)
         return _with_size(found, result)
 
-    def _at_another_size(self, reference: Opened, candidate: Opened, samples: Samples) -> SizeResult:
+    def _at_another_size(
+        self, reference: Opened, candidate: Opened, samples: Samples, size: str
+    ) -> SizeResult:
         other = Certifier(None, self._providers, seed=self._seed)
         other._models = self._models.at(samples)
         found = other._at_one_size(reference, candidate, None)
-        return SizeResult(
-            size=size_of(samples), verdict=found.verdict, reason=found.reason, statistics=found.statistics
-        )
+        return SizeResult(size=size, verdict=found.verdict, reason=found.reason, statistics=found.statistics)
 
     def _windowed(self, left: Subject, right: Subject) -> tuple[Subject, Subject, PairedOutputs] | None:
         """The classifier, the model on windows and their outputs, if the two are that."""
@@ -205,7 +207,7 @@ class Certifier:
         return (right, left, swapped) if is_windowed(right, left, swapped) else None
 
     def _on_windows(
-        self, classifier: Subject, other: Subject, order: PairedOutputs, samples: Samples
+        self, classifier: Subject, other: Subject, order: PairedOutputs, samples: Samples, size: str
     ) -> SizeResult:
         roots = roots_of(classifier, other, order)
         walk = paired_heads(classifier, other, roots)
@@ -214,7 +216,6 @@ class Certifier:
             found = check_windows(classifier, other, walk, order, samples, provider)
             failures.extend(found[0])
             gaps.extend(found[1])
-        size = size_of(samples)
         if failures:
             return SizeResult(size=size, verdict=Verdict.BROKEN, reason=f"windows: {failures[0]}")
         if gaps:

@@ -19,11 +19,12 @@ from torch.fx import Node
 from fxexport import onnx_node
 from fxexport.onnx_dialect.extents import onnx_type, shape_of
 from fxexport.onnx_dialect.open import ABSORBED, SPARSE, OpenOnnx, Unit
-from fxexport.onnx_dialect.other_sizes import held_by
+from fxexport.onnx_dialect.operators import is_along
+from fxexport.onnx_dialect.other_sizes import CHANNELS_FIRST, held_by
 from fxexport.onnx_dialect.pieces import Piece
 from fxexport.onnx_dialect.record import KEY
 from fxexport.onnx_dialect.weights import Layouts
-from fxexport.onnx_dialect.writer import NodeWriter
+from fxexport.onnx_dialect.writer import SOFTMAXES, NodeWriter, rank_of
 from fxpasses.plan import WeightPlan
 from fxpasses.private_names import pytree
 from fxpasses.report import Form
@@ -62,6 +63,7 @@ class _Closing:
     def __init__(self, opened: OpenOnnx, plan: WeightPlan, renamed: Mapping[str, str]) -> None:
         self.opened = opened
         self.opens: list[onnx.ValueInfoProto] = []
+        self.map_axes = CHANNELS_FIRST
         self.renamed = renamed
         self.file = opened.file
         self.content = opened.content
@@ -170,7 +172,14 @@ class _Closing:
                 return None
             if any(self.layouts.is_moved(source) for source in node.all_input_nodes):
                 return None
+            if node.target in SOFTMAXES and not self._is_along(node):
+                return None
         return {old: new for old, new in swaps.items() if old is not new}
+
+    def _is_along(self, softmax: Node) -> bool:
+        """Whether the file's own softmax is still one along its axis."""
+        axis: Any = softmax.args[1]
+        return is_along(axis, rank_of(softmax) or 0, self.writer.opset)
 
     def _kept(self, index: int, swaps: Mapping[Node, Node]) -> onnx.NodeProto:
         """A node of the file as it is, but for the names of values that it reads or gives."""
@@ -234,7 +243,8 @@ class _Closing:
         fixed = [value for value in maps if all(isinstance(e, int) for e in shape_of(value)[1][2:])]  # type: ignore[index]
         if self.opened.is_settled or not fixed or len(fixed) < len(maps):
             return None
-        reason = held_by(edited, [value.name for value in fixed], keeps_outputs=to is Form.DENSE)
+        names = [value.name for value in fixed]
+        self.map_axes, reason = held_by(edited, names, keeps_outputs=to is Form.DENSE)
         self.opens = [] if reason is not None else fixed
         return reason
 
@@ -244,8 +254,9 @@ class _Closing:
             if value.name in self.layouts.dims:
                 _set_extents(value, self.layouts.dims[value.name])
         for value in self.opens:
-            _, (batch, channels, *map_) = shape_of(value) or (0, (None, None))
-            _set_extents(value, [batch, channels, *("depth", "height", "width")[-len(map_) :]])
+            map_ = value.type.tensor_type.shape.dim[self.map_axes]
+            for dim, name in zip(reversed(map_), ("width", "height", "depth"), strict=False):
+                dim.dim_param = name
         results: Any = self.end.args[0]
         for value, result in zip(graph.output, results, strict=True):
             self._follow(value, result)
@@ -286,11 +297,17 @@ class _Closing:
             return None
         extents = self.opened.values.extents(value)
         is_open = bool(self.opens) or self.opened.is_settled
-        return [*extents[:2], *(None for _ in extents[2:])] if is_open else extents
+        return (
+            [*extents[: self.map_axes.start], *(None for _ in self._map_of(extents))] if is_open else extents
+        )
+
+    def _map_of(self, extents: Sequence[Any]) -> Sequence[Any]:
+        """The extents that may be those of a map."""
+        return extents[self.map_axes.start :] if len(extents) > CHANNELS_FIRST.start else ()
 
     def _agree(self, declared: Sequence[Any], extents: Sequence[Any]) -> bool:
         """Whether a declaration can stay."""
-        is_stale = bool(self.opens) and any(isinstance(extent, int) for extent in declared[2:])
+        is_stale = bool(self.opens) and any(isinstance(extent, int) for extent in self._map_of(declared))
         return (
             len(declared) == len(extents)
             and not is_stale

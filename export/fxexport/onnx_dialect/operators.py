@@ -32,6 +32,11 @@ def is_elementwise(domain: str, op_type: str) -> bool:
     return not domain and op_type in ELEMENTWISE
 
 
+def is_along(axis: int, rank: int, opset: int) -> bool:
+    """Whether a softmax is one along its axis; before opset 13 it was one of all axes from this one on."""
+    return opset >= 13 or (rank > 0 and axis % rank == rank - 1)
+
+
 _QUANTIZED = ("fxhead", "QuantizedWeight")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fxexport.onnx_dialect.extents import torch_type
-from fxexport.onnx_dialect.operators import ELEMENTWISE, QUANTIZED, operator
+from fxexport.onnx_dialect.operators import ELEMENTWISE, QUANTIZED, is_along, operator
 
 if TYPE_CHECKING:
     from fxexport.onnx_dialect.open import NodeOpening
@@ -278,8 +278,8 @@ def _cast(call: NodeOpening) -> bool:
 def _softmax(target: Any) -> Reader:
     def read(call: NodeOpening) -> bool:
         shape, axis = call.shape(), call.attribute("axis")
-        if call.opset < 13 and (shape is None or len(shape) != 2 or axis not in (1, -1)):
-            return False  # before, it was one of all axes from this one on
+        if not is_along(axis, len(shape or ()), call.opset):
+            return False
         return call.give(target, call.input(), axis)
 
     return read

@@ -155,13 +155,13 @@ def _changed(
     keeps_way_back: bool = True,
 ) -> Rewritten:
     opened = OpenOnnx(content, input_shapes)
-    if to is Form.FCN and not opened.has_native_size():
+    survey = Survey(opened, scope, lambda: None)
+    if to is Form.FCN and not opened.has_native_size() and sites_of(survey, None).sites:
         raise InputError(
             "leaves height and width of its input open, and windows are of one size",
             where=content.name,
             fix="give the size that it was trained for, as in --input-shape 1x3x224x224",
         )
-    survey = Survey(opened, scope, lambda: None)
     change = carry_out(survey, to, (), with_map=False)
     report = report_of(change, survey, to)
     if not change.rewrites:

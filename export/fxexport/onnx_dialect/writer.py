@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from torch.fx import Node
 
 from fxexport.onnx_dialect.extents import onnx_type
-from fxexport.onnx_dialect.operators import Operator
+from fxexport.onnx_dialect.operators import Operator, is_along
 from fxpasses.errors import InternalError
 
 _aten = torch.ops.aten
@@ -91,6 +91,8 @@ class NodeWriter:
         given = self.ints(numbers, f"{self.names(output)}_axes")
         return [self.node(op_type, [source, given], output, **attributes)]
 
+
+SOFTMAXES = (_aten.softmax.int, _aten.log_softmax.int)
 
 Write = Callable[[NodeWriter, Node, Arguments], list[onnx.NodeProto]]
 
@@ -249,6 +251,24 @@ def _binary(op_type: str) -> Write:
     return write
 
 
+def _softmax(op_type: str) -> Write:
+    def write(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
+        source, rank = given["self"], rank_of(node) or 0
+        last = rank - 1
+        if is_along(given["dim"], rank, writer.opset):
+            return [writer.node(op_type, [source], node, axis=given["dim"])]
+        order = [*range(rank)]
+        order[given["dim"]], order[last] = order[last], order[given["dim"]]
+        turned, scores = (writer.unused(f"{writer.names(node)}_{name}") for name in ("turned", "scores"))
+        return [
+            writer.node("Transpose", [source], turned, perm=order),
+            writer.node(op_type, [turned], scores, axis=last),
+            writer.node("Transpose", [scores], node, perm=order),
+        ]
+
+    return write
+
+
 _WRITERS: Mapping[Any, Write] = {
     _aten.linear: _linear,
     **dict.fromkeys((_aten.conv1d, _aten.conv2d, _aten.conv3d), _conv),
@@ -264,6 +284,7 @@ _WRITERS: Mapping[Any, Write] = {
     _aten.amin.default: _reduce("ReduceMin"),
     **{getattr(_aten, f"adaptive_avg_pool{rank}d"): _global_pool for rank in (1, 2, 3)},
     **{getattr(_aten, f"avg_pool{rank}d"): _average_pool for rank in (1, 2, 3)},
+    **dict(zip(SOFTMAXES, map(_softmax, ("Softmax", "LogSoftmax")), strict=True)),
     _aten.add: _binary("Add"),
     _aten.sub: _binary("Sub"),
     _aten.mul: _binary("Mul"),

@@ -68,4 +68,4 @@ def test_what_depends_on_the_size_is_proved_at_its_own(name: str, tmp_path: Path
     path = export_onnx(dense, example, tmp_path / "dense.onnx")
     found = certify(linear, path, torch.randn(8, 3, 64, 64))
     assert found.verdict is Verdict.PROVED, found.reason
-    assert "takes 64x64 only" in found.reason
+    assert "takes 3x64x64 only" in found.reason

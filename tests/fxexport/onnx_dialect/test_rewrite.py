@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from fxexport.certificate import certify
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.rewrite import find_onnx_sites, rewrite_onnx
@@ -435,6 +436,59 @@ def test_windows_of_a_file_that_leaves_its_size_open_need_one() -> None:
     model = classifier(GEMM, {"w": W, "b": B}, dims="N,3,H,Wi")
     with pytest.raises(InputError, match="--input-shape"):
         rewrite_onnx(model, to="fcn")
+
+
+def test_a_file_without_a_head_needs_no_size() -> None:
+    model = classifier(
+        "y = Conv(r, point)", {"point": weights(5, 8, 1, 1)}, dims="N,3,H,Wi", result="float[N,5,H,Wi] y"
+    )
+    made = rewrite_onnx(model, to="fcn")
+    assert [miss.code for miss in made.report.misses] == ["NOT_POOLED"]
+    assert made.module == model
+
+
+def of_last_channels(head: str, opset: int = 17) -> onnx.ModelProto:
+    """A classifier of images ``[N, H, W, C]``, as TensorFlow's exporters write it."""
+    model = classifier(f"p = GlobalAveragePool(r) f = Flatten(p) {head}", {"w": W, "b": B}, opset=opset)
+    model.graph.node.insert(0, onnx.helper.make_node("Transpose", ["image"], ["x"], perm=[0, 3, 1, 2]))
+    model.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("image", 1, ["N", 6, 6, 3]))
+    return model
+
+
+@pytest.mark.parametrize("to", ["dense", "fcn"])
+def test_the_map_of_an_image_whose_channels_come_last_is_open(to: str) -> None:
+    """The last two axes were opened, the channels among them."""
+    made = rewrite_onnx(of_last_channels("y = Gemm<transB=1>(f, w, b)"), to=to).module
+    dims = made.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", "height", "width", 3]
+    assert outputs(made, images(2, size=9).transpose(0, 2, 3, 1))[0].shape[:2] == (2, 5)
+
+
+@pytest.mark.parametrize("to", ["dense", "fcn"])
+def test_such_a_file_is_certified_at_another_size(to: str) -> None:
+    """The channels were made more: what the file cannot run was called a bug."""
+    model = of_last_channels("y = Gemm<transB=1>(f, w, b)")
+    if to == "dense":
+        for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim[1:3], "hw", strict=True):
+            dim.dim_param = name
+    found = certify(model, rewrite_onnx(model, to=to).module, weights(2, 6, 6, 3))
+    assert found.verdict == ("proved" if to == "dense" else "agrees"), found.reason
+    assert [size.size for size in found.sizes] == ["8x7"]
+    assert found.sizes[0].verdict == found.verdict
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+def test_scores_of_a_window_sum_to_one(operator: str, opset: int) -> None:
+    """Before opset 13, one along axis 1 is one of all axes behind it too."""
+    body = GEMM.replace("y =", "g =") + f" y = {operator}<axis=1>(g)"
+    model = classifier(body, {"w": W, "b": B}, opset=opset)
+    made = rewrite_onnx(model, to="fcn").module
+    onnx.checker.check_model(made, full_check=True)
+    (scores,) = outputs(made, images(2, size=9))
+    assert scores.shape == (2, 5, 4, 4)
+    shares = scores if operator == "Softmax" else np.exp(scores)
+    np.testing.assert_allclose(shares.sum(axis=1), np.ones((2, 4, 4)), rtol=1e-5)
 
 
 def test_a_backbone_of_one_size_keeps_it() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,31 @@ from fxexport.subjects.subject import BatchError, Subject
 from fxexport.terms.term import Array, Shape
 from fxpasses.errors import first_line
 
-_FIRST_SIZE = 2
+
+def map_axes(samples: Samples, sides: Iterable[Subject]) -> tuple[slice, ...]:
+    """The axes of each input that are a map's.
+
+    They are those behind the channels, or where a file leaves the first axis open and fixes the last, before.
+    """
+    files = [side for side in sides if isinstance(side, OnnxSubject)]
+    found = []
+    for place, name in enumerate(samples.names or [""] * len(samples.rows)):
+        shapes = [_declared(side, place, name) for side in files]
+        is_last = any(len(shape) > 1 and shape[0] is None and shape[-1] is not None for shape in shapes)
+        found.append(slice(1, -1) if is_last else slice(2, None))
+    return tuple(found)
 
 
-def resized(samples: Samples) -> Samples:
+def _declared(side: OnnxSubject, place: int, name: str) -> Sequence[int | None]:
+    """The extents that a file declares of an input, without the batch."""
+    names = side.input_names
+    return side.input_shapes[names.index(name) if name in names else place]
+
+
+def resized(samples: Samples, axes: Sequence[slice]) -> Samples:
     """The samples repeated beyond their edges: a quarter more of the first axis, an eighth of the others."""
-    return at_sizes(samples, [_larger(rows.shape) for rows in samples.rows])
+    shapes = [_larger(rows.shape, map_) for rows, map_ in zip(samples.rows, axes, strict=True)]
+    return at_sizes(samples, shapes)
 
 
 def at_sizes(samples: Samples, shapes: Sequence[Sequence[int]]) -> Samples:
@@ -43,14 +62,14 @@ def why_not(subject: Subject, samples: Samples) -> str | None:
     for shape, array in zip(subject.input_shapes, feed, strict=True):
         fixed = [a for a, b in zip(shape, array.shape[1:], strict=False) if a not in (None, b)]
         if fixed:
-            return f"it takes {'x'.join(map(str, shape[1:]))} only"
+            return f"it takes {'x'.join(str(extent or '?') for extent in shape)} only"
     return None
 
 
-def size_of(samples: Samples) -> str:
-    """Extents behind the channels, in words."""
-    sizes = [rows.shape[_FIRST_SIZE:] for rows in samples.rows if len(rows.shape) > _FIRST_SIZE]
-    return " and ".join(dict.fromkeys("x".join(map(str, size)) for size in sizes))
+def size_of(samples: Samples, axes: Sequence[slice]) -> str:
+    """Extents of the maps, in words."""
+    sizes = [rows.shape[map_] for rows, map_ in zip(samples.rows, axes, strict=True)]
+    return " and ".join(dict.fromkeys("x".join(map(str, size)) for size in sizes if size))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,6 +91,7 @@ class _Wrapped:
         return array
 
 
-def _larger(shape: Shape) -> Shape:
-    sizes = enumerate(shape[_FIRST_SIZE:])
-    return (*shape[:_FIRST_SIZE], *(extent + -(-extent // (4 if axis == 0 else 8)) for axis, extent in sizes))
+def _larger(shape: Shape, axes: slice) -> Shape:
+    sizes = enumerate(shape[axes])
+    made = (extent + -(-extent // (4 if axis == 0 else 8)) for axis, extent in sizes)
+    return (*shape[: axes.start], *made, *(() if axes.stop is None else shape[axes.stop :]))

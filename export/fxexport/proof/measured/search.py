@@ -21,7 +21,7 @@ from fxexport.numerics.bounds import Precision
 from fxexport.numerics.evaluate import flat
 from fxexport.proof.measured.batches import Streamed
 from fxexport.proof.measured.far_apart import Compared, FurthestApart, far_apart, witness_of
-from fxexport.proof.measured.other_size import at_sizes, resized, why_not
+from fxexport.proof.measured.other_size import at_sizes, map_axes, resized, why_not
 from fxexport.results import Failure
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.samples import Samples
@@ -232,7 +232,7 @@ def _rows(subjects: tuple[Subject, Subject]) -> int:
 
 
 def _larger(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[_Try]:
-    larger = resized(samples)
+    larger = resized(samples, map_axes(samples, subjects))
     if all(why_not(side, larger) is None for side in subjects):
         yield _Try(made="the samples at a larger size", samples=larger, rows=_rows(subjects))
 
