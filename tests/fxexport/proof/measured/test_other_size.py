@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxexport.proof.measured.other_size import resized, why_not
+from fxexport.proof.measured.other_size import map_axes, resized, why_not
 from fxexport.subjects.module_subject import ModuleSubject
 from fxexport.subjects.samples import Samples
 
@@ -33,4 +33,4 @@ def test_a_refusal_without_a_message_is_told_by_its_type(told: tuple[str, ...], 
     samples = Samples(names=("x",), rows=(rows,))
     subject = ModuleSubject(OneSize(*told), [rows])
     assert why_not(subject, samples) is None
-    assert why_not(subject, resized(samples)) == why
+    assert why_not(subject, resized(samples, map_axes(samples, [subject]))) == why
