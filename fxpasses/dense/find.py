@@ -118,7 +118,9 @@ class _Chooser:
             self.refused |= new
         for match in self.analysis.matches:
             if match.site.form is Form.FCN:
-                self.refused[match.node] = _windowed()
+                self.refused[match.node] = Problem(
+                    MissCode.NONLINEAR, "it is in the fully convolutional form", "take it to conv first"
+                )
         named = {match.node: match for match in self.analysis.matches}
         return Choice(
             matches=tuple(match for node, match in self.sites.items() if node not in self.refused),
@@ -231,10 +233,6 @@ def _own_problem(match: Match) -> Problem | None:
     if any(step != 1 for step in match.op.stride):
         return Problem(MissCode.KERNEL, f"it moves by {match.op.stride} positions", "give it stride=1")
     return None
-
-
-def _windowed() -> Problem:
-    return Problem(MissCode.NONLINEAR, "it is in the fully convolutional form", "take it to conv first")
 
 
 def as_miss(match: Match, problem: Problem) -> Miss:

@@ -10,6 +10,7 @@ import re
 from torch.fx import Node
 
 from fxpasses.report import Form, Scope, Site
+from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import Affine
 from fxpasses.weights.move import WeightMove, WeightOrder
 
@@ -38,6 +39,11 @@ class Match:
             conv_shape=(site.out_features, self.channels, *site.kernel_size),
             order=self.order,
         )
+
+    def transposes(self) -> list[Node]:
+        """The nodes that transpose the weight for a matrix product."""
+        weight, reads = self.op.weight_node, self.node.all_input_nodes
+        return [] if weight is None else [node for node in reads if aten.untransposed(node) is weight]
 
 
 def matched(

@@ -132,7 +132,7 @@ class _ComponentEdit:
             self.matches = {node: _recorded(match, self.record) for node, match in self.matches.items()}
             return
         self.moves = decide(self.region, self.vocabulary, frozenset(self.matches), self.to)
-        self.transposes = self._transposes()
+        self.transposes = [node for match in self.matches.values() for node in match.transposes()]
         own = {*with_sizes(self.values), *self.transposes}
         pools = dict.fromkeys(value.pool.name for value in self.values.values())
         self.before = undo.write_down(self.root, own, self.matches, pools, read=self.values, graph=nodes)
@@ -162,15 +162,6 @@ class _ComponentEdit:
         self.refresh(edited, edited=edited)
         origin = Form.LINEAR if self.to is Form.CONV else Form.CONV
         return self.before.record(self.writer.written, origin, self.to, erased=erased)
-
-    def _transposes(self) -> list[Node]:
-        """The nodes that transpose a site's weight for a matrix product."""
-        return [
-            source
-            for node, match in self.matches.items()
-            for source in node.all_input_nodes
-            if source is not match.op.weight_node and aten.untransposed(source) is match.op.weight_node
-        ]
 
     def _known_values(self) -> dict[Node, Any]:
         """The ``val`` that a site will have where the view that gave it this form goes away."""

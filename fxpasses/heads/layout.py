@@ -141,7 +141,8 @@ def view(layout: Layout, op: ViewOp) -> Layout | Problem:
         case Squeeze():
             return _squeeze(layout, op)
         case Unsqueeze():
-            return layout.with_axes(_inserted(layout.axes, op.dim % (len(layout.axes) + 1)))
+            at = op.dim % (len(layout.axes) + 1)
+            return layout.with_axes((*layout.axes[:at], (), *layout.axes[at:]))
         case Permute():
             return _permute(layout, op)
         case Index():
@@ -160,10 +161,6 @@ def reduced(layout: Layout, dims: Sequence[int], *, keepdim: bool) -> Layout | N
     extents = tuple(1 if axis in atoms else extent for axis, extent in enumerate(layout.extents))
     kept = [() if dim in over else axis for dim, axis in enumerate(layout.axes) if keepdim or dim not in over]
     return Layout(tuple(kept), layout.channels, extents, layout.batch)
-
-
-def _inserted(axes: tuple[Axis, ...], position: int) -> tuple[Axis, ...]:
-    return (*axes[:position], (), *axes[position:])
 
 
 def _unfollowed(reason: str) -> Problem:

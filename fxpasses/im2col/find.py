@@ -88,7 +88,8 @@ class _Finder:
     def run(self, *, with_convolutions: bool) -> UnfoldSites:
         convolutions: dict[Node, Im2col] = {}
         products: dict[Node, Im2col] = {}
-        for node in self._candidates(with_convolutions=with_convolutions):
+        nodes = [*self.graph.nodes] if with_convolutions else self.vocabulary.unfolds(self.graph)
+        for node in nodes:
             op = self.vocabulary.classify(node)
             if isinstance(op, Unfold):
                 products |= {found.match.node: found for found in self._products(node, op)}
@@ -109,9 +110,6 @@ class _Finder:
             uses=uses,
             vocabulary=self.vocabulary,
         )
-
-    def _candidates(self, *, with_convolutions: bool) -> list[Node]:
-        return [*self.graph.nodes] if with_convolutions else self.vocabulary.unfolds(self.graph)
 
     def _miss(self, node: Node, name: str, form: Form, problem: Problem) -> None:
         self.misses[node] = Miss(

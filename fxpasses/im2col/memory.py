@@ -62,7 +62,8 @@ def memory_of(
         InputError: the example inputs do not run through the model.
     """
     if inputs is None:
-        return Memory(sites=tuple(_unsized(site) for site in sites))
+        unsized = (SiteMemory(name=s.match.site.name, per_pixel=s.patches.per_pixel) for s in sites)
+        return Memory(sites=tuple(unsized))
     run = _Liveness(root, graph)
     run_on_fakes(run, graph, root, lifted, inputs)
     measured = {site.match.node: _sized(site, run) for site in sites}
@@ -76,10 +77,6 @@ def memory_of(
         peak_before_bytes=max(run.alive.values()),
         peak_bytes=max(after.values()),
     )
-
-
-def _unsized(site: Im2col) -> SiteMemory:
-    return SiteMemory(name=site.match.site.name, per_pixel=site.patches.per_pixel)
 
 
 def _sized(site: Im2col, run: _Liveness) -> SiteMemory:

@@ -106,10 +106,7 @@ class ColumnWriter(Writer):
         weight = op.weight_node
         if op.weight_source is not WeightSource.INPUT or weight is None:
             return weight
-        reshape = torch.reshape if self.dialect is Dialect.TORCH else _aten.reshape.default
-        if self.dialect is Dialect.CORE:
-            reshape = _aten.view.default
-        return self._next(reshape, (weight, [*shape]), is_part=True)
+        return self._next(self._reshape_function(), (weight, [*shape]), is_part=True)
 
     def _padded(self, source: Node, patches: Patches) -> Node:
         pads = [extent for pair in reversed(patches.pads) for extent in pair]

@@ -36,7 +36,6 @@ from fxpasses.pointwise.frames import (
 from fxpasses.pointwise.placement import is_indifferent, place, reader_order
 from fxpasses.pointwise.respell_views import respell_views
 from fxpasses.report import Form
-from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.sizes import is_shape_value, value_of
 from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.vocabulary.writer import Dialect, Writer, dialect_of
@@ -150,7 +149,7 @@ class _FrameEdit:
         self.given: dict[Node, list[Node]] = {}
         for node in frame.permuted:
             self.given.setdefault(frame.origin(node), []).append(node)
-        parts = {node for match in self.matches.values() for node in transposes_of(match)}
+        parts = {node for match in self.matches.values() for node in match.transposes()}
         self.parts = {*parts, *frame.permuted, *sizes_of(frame.permuted)}
         self.edited: set[Node] = set()
 
@@ -265,13 +264,7 @@ def sizes_of(views: Iterable[Node]) -> set[Node]:
     return found
 
 
-def transposes_of(match: Match) -> list[Node]:
-    """The nodes that transpose a site's weight for a matrix product."""
-    weight = match.op.weight_node
-    return [] if weight is None else [n for n in match.node.all_input_nodes if aten.untransposed(n) is weight]
-
-
 def _operand(match: Match) -> Node:
     """What a site reads now, after other edits too."""
-    weights = (match.op.weight_node, match.op.bias_node, *transposes_of(match))
+    weights = (match.op.weight_node, match.op.bias_node, *match.transposes())
     return next(source for source in match.node.all_input_nodes if source not in weights)

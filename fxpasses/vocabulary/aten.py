@@ -130,12 +130,8 @@ def as_strided(input: Node, size: Any, stride: Any, storage_offset: Any = None) 
     """New strides over the same shape, which decompositions leave; any other use is not followed."""
     value = input.meta.get("val")
     shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
-    same = shape == tuple(_extent(extent) for extent in size)
-    return FeatureNorm(input) if same and not storage_offset else Opaque()
-
-
-def _extent(size: Any) -> Any:
-    return size.meta.get("val") if isinstance(size, Node) else size
+    sizes = tuple(extent.meta.get("val") if isinstance(extent, Node) else extent for extent in size)
+    return FeatureNorm(input) if shape == sizes and not storage_offset else Opaque()
 
 
 def untransposed(node: Any) -> Node | None:

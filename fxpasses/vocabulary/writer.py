@@ -148,10 +148,7 @@ class Writer:
         if is_last and to is Form.LINEAR:
             order = [0, *range(2, rank + 2), 1]
             weight = place = self._after(place, self._permute_function(), (weight, order), part_of=node)
-        reshape = torch.reshape if self.dialect is Dialect.TORCH else torch.ops.aten.reshape.default
-        if self.dialect is Dialect.CORE:
-            reshape = torch.ops.aten.view.default
-        weight = place = self._after(place, reshape, (weight, list(shape)), part_of=node)
+        weight = place = self._after(place, self._reshape_function(), (weight, list(shape)), part_of=node)
         if is_last and to is Form.CONV:
             order = [0, rank + 1, *range(1, rank + 1)]
             weight = self._after(place, self._permute_function(), (weight, order), part_of=node)
@@ -159,6 +156,11 @@ class Writer:
 
     def _permute_function(self) -> Callable[..., Any]:
         return torch.permute if self.dialect is Dialect.TORCH else torch.ops.aten.permute.default
+
+    def _reshape_function(self) -> Callable[..., Any]:
+        if self.dialect is Dialect.CORE:
+            return torch.ops.aten.view.default
+        return torch.reshape if self.dialect is Dialect.TORCH else torch.ops.aten.reshape.default
 
     def _matrix_product(self, node: Node, op: Affine) -> None:
         with self.graph.inserting_before(node):

@@ -163,7 +163,8 @@ class _Reader:
         if str(target) == _SIZE:
             value, dim = (self._tree(item) for item in node.args)
             return value.shape[dim]
-        arguments = bound(target._schema, [self._tree(a) for a in node.args], self._trees(node.kwargs))
+        named = {name: self._tree(item) for name, item in node.kwargs.items()}
+        arguments = bound(target._schema, [self._tree(a) for a in node.args], named)
         written = [item.name for item in target._schema.arguments if _is_written(item)]
         if written:
             return self._in_place(node, target, arguments, written)
@@ -218,9 +219,6 @@ class _Reader:
             chain = source
         is_new = _is_new(chain) and not _is_in_place(chain)
         return is_new and all(user is writer or _is_new(user) or writer < user for user in changed.users)
-
-    def _trees(self, items: Mapping[str, Any]) -> dict[str, Tree]:
-        return {name: self._tree(item) for name, item in items.items()}
 
     def _tree(self, item: Any) -> Tree:
         if isinstance(item, torch.fx.Node):

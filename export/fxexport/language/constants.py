@@ -14,7 +14,7 @@ import numpy as np
 
 from fxexport.language.extents import Extent
 from fxexport.language.fold_rules import LARGEST, RULES, SMALLEST, UNIT, Folded, NotFolded
-from fxexport.language.layout import Part, Parts
+from fxexport.language.layout import Parts
 from fxexport.language.term import Array, Operand, Rounded, Term, Value, numpy_type
 
 _MOST = 2**27
@@ -201,22 +201,15 @@ def _arranged(array: Array, layout: tuple[Parts, ...]) -> Array:
     if math.prod(extents) > max(_MOST, array.size):
         raise NotFolded("too many cells that repeat")
     parts = [part for part in every if not part.is_repeated]
-    places = sorted(range(len(parts)), key=lambda index: _place(parts[index]))
+    places = sorted(range(len(parts)), key=lambda k: (parts[k].axis, -_number(parts[k].stride)))
     cells = array.reshape([_number(parts[index].extent) for index in places])
     cells = cells.transpose(np.argsort(places)) if parts else cells
     cells = cells.reshape([1 if part.is_repeated else _number(part.extent) for part in every])
-    return np.broadcast_to(cells, extents).reshape([_count(dimension) for dimension in layout])
+    return np.broadcast_to(cells, extents).reshape([_product(dimension) for dimension in layout])
 
 
-def _place(part: Part) -> tuple[int, int]:
-    return part.axis, -_number(part.stride)
-
-
-def _count(parts: Parts) -> int:
-    count = 1
-    for part in parts:
-        count *= _number(part.extent)
-    return count
+def _product(parts: Parts) -> int:
+    return math.prod(_number(part.extent) for part in parts)
 
 
 def _number(extent: Extent) -> int:

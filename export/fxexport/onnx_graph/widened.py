@@ -28,7 +28,8 @@ def evaluated64(
     """
     if sum(array.size for array in weights.values()) > _MOST_VALUES:
         return None
-    names = [value.name for value in proto.graph.input if value.name not in _stored(proto)]
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    names = [value.name for value in proto.graph.input if value.name not in stored]
     wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in feeds]
     try:
         with np.errstate(all="ignore"):
@@ -38,10 +39,6 @@ def evaluated64(
     except Exception:  # noqa: BLE001 - the evaluator's own errors share no base class but Exception
         return None
     return tuple(np.asarray(array) for array in found)
-
-
-def _stored(proto: onnx.ModelProto) -> set[str]:
-    return {tensor.name for tensor in proto.graph.initializer}
 
 
 def _widened(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:

@@ -277,10 +277,6 @@ def _size(value: str) -> _Counted:
     return _Counted(value, read_size(value))
 
 
-def _ranges(values: dict[str, Any]) -> _Counted:
-    return _Counted(values, sum(map(read_size, values)))
-
-
 def _guards(values: list[str]) -> _Counted:
     if len(values) > MAX_GUARDS:
         raise Refused(f"has {len(values):,} guards, more than the limit of {MAX_GUARDS:,}")
@@ -381,12 +377,8 @@ def _require_context(kind: str | None, context: Any, children: int, depth: int) 
         raise Refused("describes its arguments in a way of its own")
 
 
-def _device(value: str) -> str:
-    return names.name(value, "a device")
-
-
 TEXTS: dict[str, TextCheck] = {
-    "Device.type": _device,
+    "Device.type": lambda value: names.name(value, "a device"),
     "SymExpr.expr_str": _unchanged,  # a size or a condition, by what it stands in
     "SymIntArgument.as_name": names.variable,
     "SymFloatArgument.as_name": names.variable,
@@ -422,7 +414,7 @@ TEXTS: dict[str, TextCheck] = {
     "ModuleCallEntry.fqn": _call_path,
     "GraphModule.metadata": _graph_metadata,
     "ExportedProgram.opset_version": _keys(names.name),
-    "ExportedProgram.range_constraints": _ranges,
+    "ExportedProgram.range_constraints": lambda values: _Counted(values, sum(map(read_size, values))),
     "ExportedProgram.verifiers": _all(_argument_name),
     "ExportedProgram.torch_version": names.text,
     "ExportedProgram.guards_code": _guards,

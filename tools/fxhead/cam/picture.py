@@ -73,7 +73,8 @@ def draw_image(drawn: Drawn, path: Path) -> None:
     with mpl.rc_context(_STYLE):
         figure = grid.figure()
         _show(grid.place(figure, 0), drawn.pixels)
-        grid.title(figure, 0, drawn.name, _size(drawn.pixels))
+        height, width, *_ = drawn.pixels.shape
+        grid.title(figure, 0, drawn.name, f"{width}×{height}")
         for index, scored in enumerate(drawn.classes, 1):
             _show(grid.place(figure, index), overlay(_enlarged(drawn.pixels), scored.scores, scale))
             grid.title(figure, index, scored.label, f"logit {scored.logit:.2f}")
@@ -106,10 +107,6 @@ def _enlarged(pixels: Pixels) -> Pixels:
     """The pixels of a small image as squares, so that the map over them is as fine as the picture."""
     factor = max(1, int(_PANEL * _DPI) // max(pixels.shape[:2]))
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _size(pixels: Pixels) -> str:
-    return f"{pixels.shape[1]}×{pixels.shape[0]}"
 
 
 def _show(axes: Axes, pixels: Pixels) -> None:

@@ -203,11 +203,9 @@ def _flip_lines(certificate: Certificate) -> Iterator[RenderableType]:
         )
     yield table
     if count > _SHOWN_FLIPS:
-        yield f"… and {count - _SHOWN_FLIPS:,} more; --json lists {_listed(certificate, count)}"
-
-
-def _listed(certificate: Certificate, count: int) -> str:
-    return "all" if len(certificate.flips) == count else f"{len(certificate.flips):,} of them"
+        listed = len(certificate.flips)
+        told = "all" if listed == count else f"{listed:,} of them"
+        yield f"… and {count - _SHOWN_FLIPS:,} more; --json lists {told}"
 
 
 def _check_table(checks: Sequence[Check]) -> FittingTable:

@@ -142,7 +142,7 @@ def _draw_points(axes: Axes, groups: tuple[GroupRecord, ...]) -> None:
         title="Accuracy at the end, one point a run",
         xlabel="held-out accuracy (%)",
         yticks=range(len(groups)),
-        yticklabels=[_wrapped(group.name) for group in groups],
+        yticklabels=[group.name.replace(", ", ",\n") for group in groups],
         ylim=(len(groups) - 0.5, -0.9),
     )
     axes.legend(loc="upper left")
@@ -190,7 +190,3 @@ def _remark(comparison: HeadComparison) -> str:
 def _on_log(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The values with a gap where they are 0, which has no place on a logarithmic axis."""
     return np.where(values > 0, values, np.nan)
-
-
-def _wrapped(name: str) -> str:
-    return name.replace(", ", ",\n")
