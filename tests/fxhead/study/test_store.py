@@ -23,7 +23,7 @@ def test_a_finished_run_is_read_as_it_was_written(store: StudyStore) -> None:
     assert not store.has("runs/a")
     store.write("runs/a", {"loss": [0.1, 1 / 3]})
     assert store.has("runs/a")
-    assert store.read("runs/a") == {"loss": [0.1, 1 / 3]}
+    assert store.read("runs/a").value == {"loss": [0.1, 1 / 3]}
     assert [path.name for path in (store.folder / "runs").iterdir()] == ["a.json"]
 
 
@@ -35,7 +35,7 @@ def test_the_same_settings_go_on_and_others_are_refused(store: StudyStore) -> No
     store.open(ASKED)
     with pytest.raises(InputError, match=r"training.epochs 3, not 4, and 1 more.*name another folder"):
         store.open(other)
-    assert store.read("runs/a") == {}
+    assert store.read("runs/a").value == {}
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -115,9 +116,9 @@ def _growth(pairs: Sequence[PairRecord]) -> GrowthRecord:
         seeds=tuple(pair.seed for pair in pairs),
         epsilon=pairs[0].epsilon,
         logits_of_bound=max(pair.logits_of_bound for pair in pairs),
-        loss_difference=_largest([pair.loss_difference for pair in pairs]),
-        weight_difference=_largest([pair.weight_difference for pair in pairs]),
-        typical_weight_difference=_median([pair.weight_difference for pair in pairs]),
+        loss_difference=_over(np.max, [pair.loss_difference for pair in pairs]),
+        weight_difference=_over(np.max, [pair.weight_difference for pair in pairs]),
+        typical_weight_difference=_over(np.median, [pair.weight_difference for pair in pairs]),
         largest_weight=max(pair.largest_weight for pair in pairs),
     )
 
@@ -127,9 +128,5 @@ def _bands(curves: Sequence[Sequence[float]]) -> tuple[tuple[float, float, float
     return tuple(zip(low, middle, high, strict=True))
 
 
-def _largest(curves: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    return tuple(np.max(np.asarray(curves, np.float64), axis=0).tolist())
-
-
-def _median(curves: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    return tuple(np.median(np.asarray(curves, np.float64), axis=0).tolist())
+def _over(reduce: Callable[..., Any], curves: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(reduce(np.asarray(curves, np.float64), axis=0).tolist())

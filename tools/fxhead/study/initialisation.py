@@ -77,7 +77,7 @@ def _compare(shapes: LayerShapes, *, seed: int, alpha: float, tests: int) -> Ite
     for parameter in ("weight", "bias"):
         ours, theirs = (_values(layers, parameter) for layers in (linears, convs))
         both = schemes[0][parameter], schemes[1][parameter]
-        statistic, p_value = _two_sample_test(ours, theirs)
+        statistic, p_value = map(float, stats.ks_2samp(ours, theirs))  # Kolmogorov-Smirnov
         fills = fills_bound(ours, both[0].bound) and fills_bound(theirs, both[1].bound)
         yield InitialisationRecord(
             linear=_written(linears[0]),
@@ -93,12 +93,6 @@ def _compare(shapes: LayerShapes, *, seed: int, alpha: float, tests: int) -> Ite
             identical_seeds=sum(map(_is_identical(parameter), linears, same_seeds)),
             same=is_same_scheme(*both) and fills and p_value >= alpha / tests,
         )
-
-
-def _two_sample_test(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
-    """Statistic and p-value of the two-sample Kolmogorov-Smirnov test."""
-    result = stats.ks_2samp(first, second)
-    return float(result.statistic), float(result.pvalue)
 
 
 def fills_bound(values: NDArray[np.float64], bound: float | None) -> bool:

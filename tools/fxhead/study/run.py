@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from fxhead.files.strict_json import Field
 from fxhead.files.typed_json import read_as
 from fxhead.outcome import WrittenFile, plain
 from fxhead.show.progress import Progress
@@ -52,7 +51,7 @@ def run_study(options: StudyOptions, progress: Progress) -> StudyOutcome:
 
 def _stored(kind: type[_Made], task: Task, store: StudyStore) -> _Made:
     """The record of a finished run."""
-    found: _Made = read_as(kind, Field(store.read(task.name), task.name, store.folder, "remove it"), {})
+    found: _Made = read_as(kind, store.read(task.name), {})
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fxhead.files.put import put
+from fxhead.files.strict_json import Field, read_json
 from fxpasses.errors import FileError, InputError, telling
 
 SETTINGS = "settings.json"
@@ -40,7 +41,7 @@ class StudyStore:
         self.require_own()
         path = self.folder / SETTINGS
         if any(self.folder.glob("*/*.json")):
-            self._require_same(settings, _read(path))
+            self._require_same(settings, _read(path).value)
         with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, settings)
@@ -81,7 +82,7 @@ class StudyStore:
             path.parent.mkdir(exist_ok=True)
             write_whole(path, record)
 
-    def read(self, name: str) -> dict[str, Any]:
+    def read(self, name: str) -> Field:
         """A finished run.
 
         Raises:
@@ -98,14 +99,11 @@ def write_whole(path: Path, record: dict[str, Any]) -> None:
     put(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"cannot be read as JSON ({error})", where=str(path), fix="remove it") from error
-    if not isinstance(data, dict):
-        raise FileError("is not a record of a study", where=str(path), fix="remove it")
-    return data
+def _read(path: Path) -> Field:
+    found = read_json(path, "remove it")
+    if not isinstance(found.value, dict):
+        found.refuse("is not a record of a study")
+    return found
 
 
 def _leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
