@@ -23,8 +23,8 @@ from fxexport.language.term import Rounded, Terms, Uninterpreted, Value
 _LARGEST = {"float16": 2.0**10}
 _LARGEST_OTHERWISE = 2.0**40
 """Factors that are multiplied with each other are no larger, and no smaller than the inverse: no overflow."""
-_WIDER = 2.0**4
-"""In half precision no number on the way is larger by more than this than those at both ends of it."""
+_HALF_STEP = 2.0**4
+"""Half of the step between the largest numbers of half precision: adding less leads past no end."""
 _VISIBLE = 2.0**-10
 """Shifts whose addition one by one may round by more than this, over their sum, are left as they are."""
 
@@ -82,6 +82,9 @@ def divide(terms: Terms, first: Value, second: Value) -> Value:
     if not (first.is_float and second.is_float):
         return elementwise(terms, "div", [first, second], first.dtype)
     terms.use("quotient")
+    if first.dtype == "float16" and not second.is_closed:  # whose inverse may have left the type
+        product = _product(terms, [(first, Fraction(1)), (second, Fraction(-1))], [])
+        return widened(product, first, second)
     return multiply(terms, first, power(terms, second, Fraction(-1)))
 
 
@@ -206,8 +209,8 @@ def _merged(
     scale = scales[0] if scales else None
     if len(scales) == 2:
         scale = _closed(terms, "mul", *scales)
-        if not _is_within(scales[0], scale):
-            return None
+    if not _is_within(*first, scale):
+        return None
     shift = first[1]
     if shift is not None and second[0] is not None:
         shift = _closed(terms, "mul", shift, second[0])
@@ -229,16 +232,20 @@ def is_moderate(scale: Value) -> bool:
     return bool(np.all((sizes <= largest) & ((sizes >= 1 / largest) | (sizes == 0))))
 
 
-def _is_within(first: Value, whole: Value) -> bool:
-    """Whether what a factor alone makes of a value is not far larger than that, or than what both make of it.
+def _is_within(scale: Value | None, shift: Value | None, whole: Value | None) -> bool:
+    """Whether what scale and shift make of a value is in its type wherever it and its whole multiple are.
 
     Half precision ends at 65504: 1000·x / 1000 has no end from an x of 66 on.
     """
-    if first.dtype != "float16":
+    given = [item for item in (scale, shift) if item is not None]
+    if not any(item.dtype == "float16" for item in given):
         return True
     try:
-        alone, both = (np.abs(elements(item).value) for item in (first, whole))
-        return bool(np.all(alone <= _WIDER * np.maximum(1.0, both)))
+        alone, added, both = (
+            default if item is None else np.abs(elements(item).value)
+            for item, default in ((scale, 1.0), (shift, 0.0), (whole, 1.0))
+        )
+        return bool(np.all(alone <= np.maximum(1.0, both)) and np.all(added < _HALF_STEP))
     except (NotFolded, ValueError):
         return False
 
@@ -302,7 +309,12 @@ Factor = tuple[Value, Fraction]
 
 
 def _factors(terms: Terms, value: Value) -> tuple[list[Factor], list[Value]]:
-    """Powers that a value is the product of, and closed scales."""
+    """Powers that a value is the product of, and closed scales.
+
+    In half precision no other order is that product: one of them may leave the type where another does not.
+    """
+    if value.dtype == "float16":
+        return [(value, Fraction(1))], []
     core, scale, shift = parts_of(value)
     if core is not value and shift is None and scale is not None:
         terms.use("product-order")

@@ -67,6 +67,14 @@ def _operand(call: Call, name: str, dtype: str) -> Value:
     raise Uninterpreted(f"{name} is no number")
 
 
+def _held(call: Call, name: str, dtype: str) -> Value:
+    """A tensor, or a number as the elements' type holds it: so it is before anything is compared with it."""
+    found = call.any(name)
+    if isinstance(found, int | float) and dtype in FLOATS:
+        return call.terms.constant(np.asarray(found).astype(numpy_type(dtype)))
+    return _operand(call, name, dtype)
+
+
 def _both(call: Call, first: str, second: str, dtype: str) -> tuple[Value, Value]:
     return _operand(call, first, dtype), _operand(call, second, dtype)
 
@@ -235,10 +243,7 @@ def _clamped(call: Call, low: str | None, high: str | None) -> Value:
     value = _float(call)
 
     def bound(name: str | None) -> Value | None:
-        found = None if name is None else call.any(name)
-        if isinstance(found, int | float):  # held by the elements' type before anything is compared
-            return call.terms.constant(np.asarray(found).astype(numpy_type(value.dtype)))
-        return None if name is None or found is None else _operand(call, name, value.dtype)
+        return None if name is None or call.any(name) is None else _held(call, name, value.dtype)
 
     return arithmetic.clamp(call.terms, value, bound(low), bound(high))
 
@@ -356,7 +361,9 @@ def _glu(call: Call) -> Value:
 @_handles("threshold.default")
 def _threshold(call: Call) -> Value:
     value = _float(call)
-    limit, instead = (_operand(call, name, value.dtype) for name in ("threshold", "value"))
+    instead = _operand(call, "value", value.dtype)
+    kind = "float64" if value.dtype == "float64" else "float32"  # which 16 bits are compared in
+    limit = call.terms.real(float(np.asarray(call.number("threshold"), kind)), value.dtype)
     is_small = elementwise(call.terms, "le", [value, limit], "bool")
     return definitions.choose(call.terms, is_small, instead, value)
 
@@ -365,7 +372,7 @@ def _threshold(call: Call) -> Value:
 def _hardshrink(call: Call) -> Value:
     value = _float(call)
     size = definitions.unary(call.terms, "abs", value)
-    is_small = elementwise(call.terms, "le", [size, _operand(call, "lambd", value.dtype)], "bool")
+    is_small = elementwise(call.terms, "le", [size, _held(call, "lambd", value.dtype)], "bool")
     return definitions.choose(call.terms, is_small, definitions.number(call.terms, 0, value.dtype), value)
 
 
@@ -472,8 +479,9 @@ _FLOORED = ("float32", "float64", "int64", "int32")
 
 def _comparison(name: str) -> Handler:
     def compare(call: Call) -> Value:
-        first, second = _both(call, "self", "other", _promoted(call, "self", "other"))
-        return elementwise(call.terms, name, [first, second], "bool")
+        dtype = _promoted(call, "self", "other")
+        values = [_held(call, operand, dtype) for operand in ("self", "other")]
+        return elementwise(call.terms, name, values, "bool")
 
     return compare
 

@@ -33,7 +33,8 @@ def einsum(
     values: list[Value] = []
     for value in (first, second):
         core, scale, shift = parts_of(value)
-        if core is not value and shift is None and scale is not None and scale.is_scalar:
+        is_factor = shift is None and scale is not None and scale.is_scalar and value.dtype != "float16"
+        if core is not value and is_factor and scale is not None:
             terms.use("scale-of-bilinear")
             factors.append(scale)
             value = core

@@ -21,7 +21,8 @@ from fxexport.language.arithmetic import (
 )
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import matmul
-from fxexport.language.extents import times
+from fxexport.language.extents import Extent, times
+from fxexport.language.foreign import foreign
 from fxexport.language.maps import elementwise
 from fxexport.language.moves import flatten, reshape, squeeze, unsqueeze, widened
 from fxexport.language.term import Rounded, Terms, Uninterpreted, Value, numpy_type
@@ -163,8 +164,13 @@ def log_softmax(terms: Terms, value: Value, dim: int) -> Value:
 
 
 def normalised(terms: Terms, value: Value, dims: Sequence[int], epsilon: Value) -> Value:
-    """``(x - mean) / sqrt(mean((x - mean)²) + epsilon)`` over dimensions."""
+    """``(x - mean) / sqrt(mean((x - mean)²) + epsilon)`` over the last dimensions."""
     terms.use("normalisation")
+    if _is_short(value) and dims:
+        flat = flatten(value, dims[0], dims[-1])  # however many axes of the last ones are cut into
+        return reshape(
+            terms, _of_squares(terms, "normalised", flat, dims[:1], flat.shape, epsilon), value.shape
+        )
     centred = subtract(terms, value, reduce(terms, "mean", value, dims, keep=True))
     variance = reduce(terms, "mean", power(terms, centred, Fraction(2)), dims, keep=True)
     return multiply(terms, centred, power(terms, add(terms, variance, epsilon), Fraction(-1, 2)))
@@ -196,6 +202,25 @@ def group_norm(
     return weighted(terms, flatten(found, 1, 2), weight, bias, range(1, value.rank - 1))
 
 
+def _is_short(value: Value) -> bool:
+    """Whether its squares, written out, may have no numbers, though libraries have them: in 32 bits."""
+    return value.dtype == "float16" and not value.is_closed
+
+
+def _of_squares(
+    terms: Terms, name: str, value: Value, dims: Sequence[int], shape: Sequence[Extent], *more: Value
+) -> Value:
+    """What is known by its name alone, in both dialects."""
+    kinds = [(value.dtype, tuple(shape))]
+    return foreign(terms, (name, tuple(dims)), [value, *more], kinds, is_random=False)[0]
+
+
+def _reduced_squares(terms: Terms, name: str, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
+    shape = [1 if dim in dims else extent for dim, extent in enumerate(value.shape)]
+    found = _of_squares(terms, name, value, sorted(dims), shape)
+    return found if keep else squeeze(found, dims)
+
+
 def variance(terms: Terms, value: Value, dims: Sequence[int], correction: float, *, keep: bool) -> Value:
     """``Σ (x - mean)² / (n - correction)`` over dimensions of n cells, which stay with extent 1 if ``keep``.
 
@@ -203,8 +228,11 @@ def variance(terms: Terms, value: Value, dims: Sequence[int], correction: float,
         Uninterpreted: the number of cells is free, or no more than the correction.
     """
     terms.use("variance")
-    centred = subtract(terms, value, reduce(terms, "mean", value, dims, keep=True))
-    found = reduce(terms, "mean", power(terms, centred, Fraction(2)), dims, keep=keep)
+    if _is_short(value):
+        found = _reduced_squares(terms, "variance", value, dims, keep=keep)
+    else:
+        centred = subtract(terms, value, reduce(terms, "mean", value, dims, keep=True))
+        found = reduce(terms, "mean", power(terms, centred, Fraction(2)), dims, keep=keep)
     if not correction:
         return found
     count = times(*(value.shape[dim] for dim in dims))
@@ -226,6 +254,8 @@ def log_sum_exp(terms: Terms, value: Value, dims: Sequence[int], *, keep: bool) 
 def euclidean_norm(terms: Terms, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
     """``(Σ x²)^1/2`` over dimensions, which stay with extent 1 if ``keep``."""
     terms.use("euclidean-norm")
+    if _is_short(value):
+        return _reduced_squares(terms, "norm", value, dims, keep=keep)
     total = reduce(terms, "sum", power(terms, value, Fraction(2)), dims, keep=keep)
     return power(terms, total, Fraction(1, 2))
 
@@ -274,7 +304,12 @@ def attention(
     if scale is None:
         scale = defined(terms, 1 / math.sqrt(width), query.dtype)
     order = [*range(key.rank - 2), key.rank - 1, key.rank - 2]
-    scores = multiply(terms, matmul(terms, query, key.permuted(order)), scale)
+    if query.dtype == "float16":  # where no product may leave the type before it is scaled
+        root = power(terms, scale, Fraction(1, 2))
+        query, key = (multiply(terms, item, root) for item in (query, key))
+        scores = matmul(terms, query, key.permuted(order))
+    else:
+        scores = multiply(terms, matmul(terms, query, key.permuted(order)), scale)
     if mask is not None:
         scores = add(terms, scores, mask)
     return matmul(terms, softmax(terms, scores, scores.rank - 1), value)

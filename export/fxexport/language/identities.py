@@ -51,6 +51,8 @@ def _reals(name: str, statement: str, condition: str = "", *, special: bool = Fa
 
 _MODERATE = "both factors lie between 2^-40 and 2^40 (2^-10 and 2^10 in 16 bits) or are 0"
 
+_NOT_HALF = "not in half precision, which one order of the operators may leave"
+
 IDENTITIES: dict[str, Identity] = {
     identity.name: identity
     for identity in (
@@ -69,23 +71,27 @@ IDENTITIES: dict[str, Identity] = {
         _bits("reduction-of-one-cell", "mean(x) = max(x) = min(x) = sum(x) = x", "over extents of 1"),
         # sums and products
         _bits("sum-commutes", "x + y = y + x"),
-        _reals("product-order", "(x·a)·y = (x·y)·a", "a is constant"),
+        _reals("product-order", "(x·a)·y = (x·y)·a", f"a is constant; {_NOT_HALF}"),
         _reals("product-commutes", "Σ x·y = Σ y·x", special=True),
         _reals("difference", "x - y = x + (-1)·y", special=True),
-        _reals("quotient", "x / y = x · y^-1"),
+        _reals("quotient", "x / y = x · y^-1", f"y is constant, or {_NOT_HALF}"),
         _reals("neutral-element", "x·1 = x + 0 = x", "the constant is 1 or 0, up to a fold's rounding"),
         _reals(
             "affine-of-affine",
             "(x·a + b)·c + d = x·(a·c) + (b·c + d)",
-            f"{_MODERATE}; adding b·c and d rounds no more than is seen in their sum; a is no more than 16 "
-            "times 1 or a·c in half precision",
+            f"{_MODERATE}; adding b·c and d rounds no more than is seen in their sum; in half precision a "
+            "is no more than 1 or a·c, and b less than 16",
         ),
-        _reals("power-of-product", "(x·y)^n = x^n · y^n", "n is an integer; no root becomes a whole power"),
+        _reals(
+            "power-of-product",
+            "(x·y)^n = x^n · y^n",
+            f"n is an integer; no root becomes a whole power; {_NOT_HALF}",
+        ),
         _reals("power-of-one-base", "x^m · x^n = x^(m+n)", "m and n are integers of one sign"),
         _reals(
             "factor-out-of-sum",
             "(a·x + b)·y = (x + b/a)·y·a",
-            f"a and b are scalars, a is not 0; {_MODERATE}",
+            f"a and b are scalars, a is not 0; {_MODERATE}; {_NOT_HALF}",
         ),
         # clamps
         _bits("clamp-of-clamp", "clamp(clamp(x, a, b), c, d) = clamp(x, clamp(a, c, d), clamp(b, c, d))"),
@@ -116,7 +122,7 @@ IDENTITIES: dict[str, Identity] = {
             "conv_p(pad_q(x, 0), W) = conv_p+q(x, W)",
             "the zeros are at the ends of what the windows move along",
         ),
-        _reals("scale-of-bilinear", "Σ (a·x)·y = a·Σ x·y", "a is a scalar"),
+        _reals("scale-of-bilinear", "Σ (a·x)·y = a·Σ x·y", f"a is a scalar; {_NOT_HALF}"),
         _reals(
             "scale-of-affine-site",
             "site(x, W)·a = site(x, W·a)",
@@ -139,9 +145,9 @@ IDENTITIES: dict[str, Identity] = {
         _reals("reduction-of-reduction", "mean(mean(x)) = mean(x), sum, max, min too", special=True),
         # definitions
         _reals("batch-norm", "bn(x) = x·(w/√(v + ε)) + (b - m·w/√(v + ε))", "in evaluation, all constant"),
-        _reals("normalisation", "norm(x) = (x - mean(x)) · (mean((x - mean(x))²) + ε)^-1/2"),
-        _reals("variance", "var(x) = mean((x - mean(x))²)·n / (n - c)", "n is known"),
-        _reals("euclidean-norm", "‖x‖ = (Σ x²)^1/2"),
+        _reals("normalisation", "norm(x) = (x - mean(x)) · (mean((x - mean(x))²) + ε)^-1/2", _NOT_HALF),
+        _reals("variance", "var(x) = mean((x - mean(x))²)·n / (n - c)", f"n is known; {_NOT_HALF}"),
+        _reals("euclidean-norm", "‖x‖ = (Σ x²)^1/2", _NOT_HALF),
         _reals("silu", "silu(x) = x·sigmoid(x)"),
         _reals("hard-sigmoid", "hard_sigmoid(x) = clamp(a·x + b, 0, 1); torch's: a = 1/6, b = 1/2"),
         _reals("hard-swish", "hard_swish(x) = x·hard_sigmoid(x)"),

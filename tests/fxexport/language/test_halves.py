@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import nn
 
 from fxexport import Verdict, certify, export_onnx
 from fxexport.language import derive, graph_of_module
+
+Function = Callable[..., torch.Tensor]
 
 
 class Attention(nn.Module):
@@ -66,7 +69,7 @@ def test_a_number_that_vanishes_or_has_no_end_in_half_precision_is_itself(
     assert derive(*(graph_of_module(model, (x,)) for model in bounds)).is_proved
 
 
-FACTORS = [(4.0, 0.25, True), (2.0**-10, 2.0**10, True), (2.0**10, 2.0**-10, False)]
+FACTORS = [(0.25, 4.0, True), (4.0, 0.25, False), (2.0**-10, 2.0**10, True), (2.0**10, 2.0**-10, False)]
 
 
 @pytest.mark.parametrize(("first", "second", "is_one"), FACTORS)
@@ -79,3 +82,83 @@ def test_a_factor_that_is_taken_back_may_have_left_half_precision(
     whole = Scaled((numbers[0].double() * numbers[1].double()).half())
     both = nn.Sequential(*map(Scaled, numbers))
     assert derive(*(graph_of_module(model, (x,)) for model in (both, whole))).is_proved is is_one
+
+
+class Applied(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.function(x, y)
+
+
+def proved(first: Function, second: Function, dtype: torch.dtype = torch.float16) -> bool:
+    """Whether the two are derived to be one function."""
+    x, y = torch.ones(2, 4, dtype=dtype), torch.ones(2, 4, dtype=dtype)
+    return derive(*(graph_of_module(Applied(function), (x, y)) for function in (first, second))).is_proved
+
+
+def normed(x: torch.Tensor) -> torch.Tensor:
+    """A layer norm as its definition says."""
+    centred = x - x.mean(-1, keepdim=True)
+    return centred * (centred.pow(2).mean(-1, keepdim=True) + 1e-5).rsqrt()
+
+
+THOUSANDTH = torch.tensor(0.001)
+ORDERS: dict[str, tuple[Function, Function, float]] = {
+    "product-order": (lambda x, y: (x * 0.125) * y, lambda x, y: (x * y) * 0.125, 300.0),
+    "three factors": (lambda x, y: (x * y) * y.exp(), lambda x, y: x * (y * y.exp()), -300.0),
+    "power-of-product": (lambda x, y: 1 / (x * y), lambda x, y: (1 / x) * (1 / y), 300.0),
+    "square": (lambda x, y: (x * 0.125) ** 2, lambda x, y: (x**2) * 0.015625, 300.0),
+    "quotient": (lambda x, y: x / y, lambda x, y: x * (1 / y), 1e-6),
+    "factor of a quotient": (lambda x, y: THOUSANDTH / y, lambda x, y: (1 / y) * 0.001, 1e-5),
+    "factor-out-of-sum": (lambda x, y: (x * 0.125 + 1) * y, lambda x, y: (x + 8) * y * 0.125, 300.0),
+    "scale-of-bilinear": (lambda x, y: (x * 0.125) @ y.mT, lambda x, y: (x @ y.mT) * 0.125, 150.0),
+    "affine-of-affine": (lambda x, y: (x + 6e4) * 0.001, lambda x, y: x * 0.001 + 60, 1e4),
+    "euclidean-norm": (
+        lambda x, y: torch.linalg.vector_norm(x, dim=1),
+        lambda x, y: (x * x).sum(1).sqrt(),
+        300.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_an_order_that_leaves_half_precision_is_another_function(name: str) -> None:
+    first, second, size = ORDERS[name]
+    x = torch.full((2, 4), size).half()
+    ends = [function(x, x).float() for function in (first, second)]
+    assert not torch.allclose(*ends, rtol=0.1)
+    assert not proved(first, second)
+    assert proved(first, second, torch.float32)
+
+
+def test_squares_of_a_norm_are_not_those_of_half_precision() -> None:
+    x = torch.tensor([[-3e4, 3e4, 1e4, 0.0]]).half()
+    norm = nn.LayerNorm(4, elementwise_affine=False)
+    assert not torch.allclose(norm(x), normed(x), rtol=0.1)
+    assert not proved(lambda x, y: norm(x), lambda x, y: normed(x))
+    assert proved(lambda x, y: norm(x), lambda x, y: normed(x), torch.float32)
+    assert not proved(lambda x, y: x.var(1), lambda x, y: (x - x.mean(1, keepdim=True)).pow(2).sum(1) / 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_is_compared_is_held_by_the_elements_type(dtype: torch.dtype) -> None:
+    number = torch.tensor(0.9, dtype=dtype)  # 0.8999 or 0.8984
+    others = [torch.nextafter(number, torch.tensor(end, dtype=dtype)) for end in (0.0, 1.0)]
+    assert not (number > 0.9)
+    assert proved(lambda x, y: x > 0.9, lambda x, y: x > number, dtype)
+    assert not any(proved(lambda x, y: x > 0.9, lambda x, y, c=c: x > c, dtype) for c in others)
+
+
+def test_a_threshold_is_compared_in_32_bits() -> None:
+    two, limit = torch.tensor(2.0).half(), torch.tensor(0.3).half()  # is more
+    cut = lambda x, y: nn.functional.threshold(x, 0.3, 2.0)  # noqa: E731
+    chosen = lambda x, y: torch.where(x <= limit, two, x)  # noqa: E731
+    assert cut(limit, limit) != chosen(limit, limit)
+    assert not proved(cut, chosen)
+    two, limit = two.float(), torch.tensor(0.3)
+    assert proved(cut, chosen, torch.float32)
