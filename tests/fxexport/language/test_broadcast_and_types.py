@@ -351,3 +351,9 @@ def test_cells_that_repeat_are_those_that_are_written_out() -> None:
     stored = f"k = Constant <value_floats = [0.1, 0.1, 0.2, 0.2]> () {FOUR} h = Reshape(k, i) {BACK}"
     models = [model(text) for text in (doubled(STORED, is_each=True), stored)]
     assert derive(*map(graph_of_onnx, models)).is_proved
+
+
+def test_a_dropout_that_is_told_by_the_input_may_be_on() -> None:
+    told = "r = Constant <value_float = 0.5> () s = ReduceMax <keepdims = 0> (x) m = Cast <to = 9> (s)"
+    models = [model(f"{told} y = Dropout(x, r, m)"), model("y = Identity(x)")]
+    assert not derive(*map(graph_of_onnx, models)).is_proved

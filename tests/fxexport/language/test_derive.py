@@ -81,7 +81,23 @@ class Scanned(nn.Module):
 
 
 IDENTITY = nn.Identity()
+ROW, SQUARE = torch.arange(1.0, 7.0), torch.arange(36.0).view(6, 6).sin()
+POOL, DOUBLING = nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(2, 1, divisor_override=2)
 DIFFERENT = {
+    "a factor of nothing": (lambda x: (x * 0 + 1) * x.sigmoid(), lambda x: (x * 0 + 2) * x.sigmoid()),
+    "roots of what may be negative": (lambda x: x * x.exp(), lambda x: x.sqrt() * x.sqrt() * x.exp()),
+    "a factor of what is summed over": (lambda x: (x.exp() * ROW) @ x, lambda x: (x.exp() @ x) * ROW),
+    "a summand in a sum of products": (lambda x: (x.exp() * 2 + 1) @ x, lambda x: (x.exp() @ x) * 2),
+    "a factor along the rows of a site": (lambda x: x * ROW, lambda x: x * ROW.flip(0)),
+    "maxima before a site": (
+        lambda x: x * (x @ SQUARE).amax(2, keepdim=True),
+        lambda x: x * (x.amax(2, keepdim=True) @ SQUARE),
+    ),
+    "a summand before padding": (lambda x: POOL(x.exp() * 2 + 1), lambda x: POOL(x.exp()) * 2 + 1),
+    "a summand before another divisor": (
+        lambda x: DOUBLING(x.exp() * 2 + 1),
+        lambda x: DOUBLING(x.exp()) * 2 + 1,
+    ),
     "in-place statement": (IDENTITY, in_place),
     "in place, read before": (lambda x: x * 1.5 + x, read_before),
     "in place, seen through a view": (IDENTITY, seen_through_view),

@@ -104,6 +104,9 @@ def _slice(c: Case) -> Iterator[Check]:
         first = moves.take(c.terms, c.open(array), 1, start, step, 4)
         expected = array[:, start : start + 4 * step : step][:, inner : inner + 2 * skip : skip]
         yield moves.take(c.terms, first, 1, inner, skip, expected.shape[1]), expected
+    array = c.numbers(3, 3)
+    other = moves.take(c.terms, moves.take(c.terms, c.open(array), 1, 1, 1, 2), 0, 1, 1, 2)
+    yield other, array[1:3, 1:3]
 
 
 @case("slice-of-concatenation")
@@ -116,6 +119,7 @@ def _slice_of_joined(c: Case) -> Iterator[Check]:
             cells = np.concatenate([a, b], 1)[:, start:end:step]
             if cells.size:
                 yield moves.take(c.terms, joined, 1, start, step, cells.shape[1]), cells
+        yield moves.take(c.terms, joined, 0, 0, 1, 1), np.concatenate([a, b], 1)[:1]
 
 
 @case("view-of-view")
