@@ -146,10 +146,11 @@ def _numpy(path: Path) -> None:
         (b"\x1f\x8b\x08" + bytes(50), "gzip"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "web page"),
+        (b"\x18\0\0\0ORTM" + bytes(50), "give the .onnx file"),
         (b"hello, world", "not a file that torch.save wrote"),
         (bytes(100), "not a file that torch.save wrote"),
     ],
-    ids=["hdf5", "gguf", "gzip", "lfs", "html", "text", "zeros"],
+    ids=["hdf5", "gguf", "gzip", "lfs", "html", "ort", "text", "zeros"],
 )
 def test_other_files_are_named(content: bytes, says: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"

@@ -32,7 +32,11 @@ _FOREIGN = {
     b"<!DOCTYPE": "a web page, so the download went wrong",
     b"<html": "a web page, so the download went wrong",
     b"\x7fELF": "a compiled program",
+    b"ORTM": "in ONNX Runtime's own format (.ort); give the .onnx file that it was made from",
+    b"TFL3": "a TensorFlow Lite file",
 }
+_FLATBUFFER = 4
+"""Where the kind of a flatbuffer stands."""
 
 
 class FileKind(enum.StrEnum):
@@ -103,7 +107,7 @@ def recognise(path: Path) -> Container:
 
 
 def _unknown(path: Path, start: bytes) -> FileError:
-    what = next((what for magic, what in _FOREIGN.items() if start.startswith(magic[:16])), None)
+    what = next((what for magic, what in _FOREIGN.items() if start.startswith(magic[:16]) or start.startswith(magic, _FLATBUFFER)), None)
     what = (
         what or "not a file that torch.save wrote, nor torch.export.save, safetensors or ONNX, or is damaged"
     )
