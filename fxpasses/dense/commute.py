@@ -18,7 +18,7 @@ from fxpasses.report import Problem
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, FeatureNorm, Reduce, Role, WindowPool
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
-_FCN = "use the fully convolutional form instead: to='fcn'"
+_FCN = "try the fully convolutional form: to='fcn'"
 
 
 def problem_of(

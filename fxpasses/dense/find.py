@@ -159,7 +159,7 @@ class _Chooser:
         return problem or Problem(
             MissCode.NONLINEAR,
             f"{first.name!r} joins it with values of another pool",
-            "use the fully convolutional form instead: to='fcn'",
+            "try the fully convolutional form: to='fcn'",
         )
 
     def _tied(self, wanted: Mapping[Node, Match]) -> Iterator[tuple[Node, Problem]]:

@@ -246,5 +246,5 @@ def _not_a_map(node: Node, what: str) -> Problem:
     return Problem(
         MissCode.NOT_A_MAP,
         f"{node.name!r} {what}, which has no meaning for a map of scores",
-        "use the dense form instead: to='dense'",
+        "try the dense form: to='dense'",
     )

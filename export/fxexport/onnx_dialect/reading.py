@@ -153,6 +153,16 @@ def _global_pool(name: str) -> Reader:
     return read
 
 
+def _max_pool(call: NodeOpening) -> bool:
+    """One over the whole map, as exporters write a global one of a known size."""
+    kernel, extents = call.ints("kernel_shape"), (call.shape() or ())[2:]
+    padding = _padding(call, len(extents))
+    is_whole = kernel == extents and isinstance(padding, list) and not any(padding)
+    if not is_whole or call.attribute("ceil_mode") or set(call.ints("dilations") or (1,)) != {1}:
+        return False
+    return call.give(_aten.amax.default, call.input(), [*range(2, len(extents) + 2)], True)
+
+
 def _quantized_pool(call: NodeOpening) -> bool:
     """A pool of integers: of what they stand for, which is quantised again."""
     shape, scales = call.shape(), [call.input(place) if call.has(place) else None for place in range(1, 5)]
@@ -350,6 +360,7 @@ READERS: dict[str, Reader] = {
     "LayerNormalization": _layer_norm,
     "LogSoftmax": _softmax(_aten.log_softmax.int),
     "MatMul": _matmul,
+    "MaxPool": _max_pool,
     "Mul": _binary(_aten.mul.Tensor),
     "ReduceMax": _reduce(_aten.amax.default),
     "ReduceMean": _reduce(_aten.mean.dim),

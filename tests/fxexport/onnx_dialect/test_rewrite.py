@@ -373,8 +373,22 @@ def test_a_number_for_each_class_stands_before_the_pool_too(operator: str) -> No
     model = classifier(body, {"w": W, "b": B, "v": weights(5, seed=4)})
     made = rewrite_onnx(model, to="dense")
     assert len(made.report.rewrites) == 1
+    assert made.report.trace.notes == ()
     onnx.checker.check_model(made.module, full_check=True)
     require_same(model, made.module, images())
+
+
+def test_a_maximum_over_all_of_a_map_of_one_size_is_a_pool() -> None:
+    """So TorchScript's exporter writes an adaptive one; the window slides where it is any smaller."""
+    pools = "p = GlobalAveragePool(r) q = MaxPool<kernel_shape=[6, 6], strides=[6, 6]>(r) "
+    head = "c = Concat<axis=1>(p, q) f = Flatten(c) y = Gemm<transB=1>(f, w, b)"
+    model = classifier(pools + head, {"w": weights(5, 16), "b": B})
+    made = rewrite_onnx(model, to="conv").module
+    assert operators(made) == ["GlobalAveragePool", "MaxPool", "Concat", "Conv", "Flatten"]
+    require_same(model, made, images())
+    assert rewrite_onnx(made, to="linear").module == model
+    smaller = classifier(pools.replace("[6, 6]", "[3, 6]") + head, {"w": weights(5, 16), "b": B})
+    assert not rewrite_onnx(smaller, to="conv").report.rewrites
 
 
 @pytest.mark.parametrize("is_fixed", [True, False])

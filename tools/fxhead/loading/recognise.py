@@ -107,7 +107,14 @@ def recognise(path: Path) -> Container:
 
 
 def _unknown(path: Path, start: bytes) -> FileError:
-    what = next((what for magic, what in _FOREIGN.items() if start.startswith(magic[:16]) or start.startswith(magic, _FLATBUFFER)), None)
+    what = next(
+        (
+            what
+            for magic, what in _FOREIGN.items()
+            if start.startswith(magic[:16]) or start.startswith(magic, _FLATBUFFER)
+        ),
+        None,
+    )
     what = (
         what or "not a file that torch.save wrote, nor torch.export.save, safetensors or ONNX, or is damaged"
     )
