@@ -26,7 +26,7 @@ from fxpasses.heads.region import PooledValue, Region, is_last_affine, scan
 from fxpasses.miss_codes import MissCode
 from fxpasses.pointwise import find as pointwise
 from fxpasses.report import Form, Miss, Problem, Scope
-from fxpasses.vocabulary.ops import Affine, Elementwise, Product, memory_of
+from fxpasses.vocabulary.ops import Affine, Elementwise, Product, Subgraph, memory_of
 from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.weights.move import WeightOrder
@@ -235,7 +235,8 @@ class _Finder:
     def _not_pooled(self, *, has_head: bool) -> None:
         """Misses for the last affine ops of a model whose input no pool collapsed."""
         for last in last_affines(self.graph, self.vocabulary):
-            if last.node in self.region.values:
+            is_call = isinstance(self.vocabulary.classify(last.node), Subgraph)
+            if last.node in self.region.values and not is_call:
                 continue
             if last.crossed:
                 self.before_pool.append(last)

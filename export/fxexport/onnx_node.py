@@ -126,6 +126,42 @@ def reads_of(node: onnx.NodeProto) -> list[str]:
     return [*node.input, *captured(node)]
 
 
+def in_order(graph: onnx.GraphProto) -> list[int]:
+    """The places of a graph's nodes, each behind those that it reads; ONNX Runtime takes any order.
+
+    Nodes that stand so keep their order, and those that read themselves theirs.
+    """
+    makers = {name: place for place, node in enumerate(graph.node) for name in node.output}
+    order: list[int] = []
+    done: set[int] = set()
+    entered: set[int] = set()
+    for start in range(len(graph.node)):
+        pending = [start]
+        while pending:
+            place = pending[-1]
+            read = [] if place in entered else reads_of(graph.node[place])
+            entered.add(place)
+            missing = [makers[name] for name in read if name in makers and makers[name] not in done]
+            if missing:
+                pending += missing[::-1]
+                continue
+            pending.pop()
+            if place not in done:
+                done.add(place)
+                order.append(place)
+    return order
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Puts each of a graph's nodes behind those that it reads."""
+    order = in_order(graph)
+    if order != sorted(order):
+        nodes = [graph.node[place] for place in order]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
 def is_standard(node: onnx.NodeProto) -> bool:
     """Whether a node is of ONNX's own operators."""
     return not domain_of(node.domain)

@@ -151,7 +151,7 @@ class Constants:
         known = quantized.kind if quantized is not None else kind or torch.uint8
         count = math.prod(dims)
         if not is_mapped or not count or bits_of(stored.data_type) != 8 * known.itemsize:
-            return torch.empty(1, dtype=known).expand(dims) if count else torch.empty(dims, dtype=known)
+            return torch.empty((), dtype=known).expand(dims) if count else torch.empty(dims, dtype=known)
         data, start = self.content.place_of(stored)
         with warnings.catch_warnings():  # nobody writes to it
             warnings.filterwarnings("ignore", "The given buffer is not writable")

@@ -14,6 +14,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from fxexport.onnx_dialect.private_names import ConstantSource
 from fxexport.onnx_graph.shapes import BATCH, with_shapes
 from fxexport.onnx_inference import infer_shapes
+from fxexport.onnx_node import sort_nodes
 from fxpasses.errors import FileError
 from fxpasses.private_names import FakeTensor, FakeTensorMode
 
@@ -91,6 +92,7 @@ def inferred(model: onnx.ModelProto, input_shapes: Sequence[Sequence[int]] = ())
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
+    sort_nodes(graph)
     declared = {value.name: shape_of(value) for value in (*graph.value_info, *graph.output)}
     del graph.value_info[:]
     for value in graph.output:

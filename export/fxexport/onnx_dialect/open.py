@@ -110,9 +110,9 @@ class OpenOnnx:
             name = sparse.values.name
             self.by_name[name] = self.graph.call_function(SPARSE)
             self._keep(self.by_name[name], name, None)
-        for index, proto in enumerate(self.file.node):
+        for index in onnx_node.in_order(self.file):
             self.units.append(Unit(index=index))
-            NodeOpening(self, self.units[-1], proto).open()
+            NodeOpening(self, self.units[-1], self.file.node[index]).open()
         self.graph.output(tuple(self.value(name) for name in self.outputs))
         self._let_go()
         for unit in self.units:

@@ -27,7 +27,7 @@ from fxexport.onnx_graph.normalised import as_default_domain, with_free_batch
 from fxexport.onnx_graph.shapes import BATCH, with_shapes
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.widened import evaluated64
-from fxexport.onnx_node import array_of
+from fxexport.onnx_node import array_of, sort_nodes
 from fxexport.providers import Session, runtime_domains
 from fxexport.subjects.many_places import collected, spread
 from fxexport.subjects.subject import (
@@ -467,6 +467,7 @@ def _load(path: Path, pool: WeightPool) -> tuple[onnx.ModelProto, OnnxFile]:
     try:
         whole = read_onnx(path, pool)
         as_default_domain(whole.proto)
+        sort_nodes(whole.proto.graph)
         with_free_batch(whole.proto)
         file = OnnxFile(proto=inlined(whole.proto, runtime_domains() or ()), weights=whole.weights)
         for node in file.proto.graph.node:

@@ -94,6 +94,24 @@ def test_integers_keep_their_bytes() -> None:
     assert [entry.copied_bytes for entry in made.report.rewrites] == [0]
 
 
+def test_one_number_of_four_bits_is_a_zero_point() -> None:
+    values = np.random.default_rng(1).integers(-7, 8, (6, 8)).astype(np.int8)
+    model = classifier(
+        "p = GlobalAveragePool(r) f = Flatten(p) w = DequantizeLinear(wq, ws, wz) "
+        "y = Gemm<transB=1>(f, w, b)",
+        {"ws": np.float32(0.1), "b": weights(6)},
+        opset=21,
+        result="float[N,6] y",
+        ir_version=10,
+    )
+    for name, given in {"wq": values, "wz": np.array(0, np.int8)}.items():
+        held = onnx.helper.make_tensor(name, onnx.TensorProto.INT4, given.shape, given.reshape(-1))
+        model.graph.initializer.append(held)
+    made = rewrite_onnx(model, to="conv").module
+    assert operators(made)[-2:] == ["Conv", "Flatten"]
+    require_same(model, made, images())
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_four_bits_a_number(transposed: bool) -> None:
     values = np.random.default_rng(1).integers(-7, 8, (8, 6) if transposed else (6, 8)).astype(np.int8)

@@ -13,7 +13,7 @@ from fxexport.certificate import certify
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.rewrite import find_onnx_sites, rewrite_onnx
-from fxpasses.errors import InputError
+from fxpasses.errors import FileError, InputError
 from onnx_files import classifier, images, operators, outputs, require_same, weights
 
 W, B = weights(5, 8), weights(5)
@@ -624,6 +624,12 @@ def test_a_local_function_is_left_as_it_is() -> None:
 
 
 HEADS_INSIDE = {
+    "a graph that reads the pool": (
+        "p = GlobalAveragePool(r) f = Flatten(p) h = ReduceMax(f) "
+        "k = Constant<value_float=1.0>() c = Less(h, k) "
+        "y = If(c) <then_branch = then () => (float[N,5] t) { t = Gemm<transB=1>(f, w, b) }, "
+        "else_branch = other () => (float[N,5] e) { g = Gemm<transB=1>(f, w, b) e = Neg(g) }>"
+    ),
     "a function": "p = own.head(r, w, b) y = Identity(p)",
     "a graph": (
         "s = Shape(r) h = Size(s) k = Constant<value_int=4>() c = Equal(h, k) "
@@ -633,6 +639,23 @@ HEADS_INSIDE = {
         "e = Gemm<transB=1>(q, w, b) }>"
     ),
 }
+
+
+def test_nodes_in_any_order() -> None:
+    """ONNX Runtime takes them so, and its converter to half precision puts casts of inputs last."""
+    model = classifier(GEMM, {"w": W, "b": B})
+    nodes = [*model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[1:], nodes[0]])
+    made = rewrite_onnx(model, to="conv")
+    assert len(made.report.rewrites) == 1
+    onnx.checker.check_model(made.module, full_check=True)
+    require_same(model, made.module, images())
+    assert certify(model, made.module).verdict == "proved"
+    assert rewrite_onnx(made.module, to="linear").module.SerializeToString() == model.SerializeToString()
+    model.graph.node[-1].input[0] = "y"
+    with pytest.raises(FileError, match="nothing before gives it"):
+        rewrite_onnx(model, to="conv")
 
 
 @pytest.mark.parametrize("scope", ["head", "all"])
