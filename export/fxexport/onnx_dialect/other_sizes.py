@@ -71,8 +71,8 @@ def _outputs_at(model: onnx.ModelProto, inputs: set[str], axes: slice, factor: i
     values = (*found.input, *found.value_info, *found.output)
     channels = {value.name: (shape_of(value) or (0, ()))[1][1:2] for value in values}
     weights = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) > 2}
-    counts = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    counts |= {value.name: _count(value) for value in values}  # type: ignore[misc]  # None where it is open
+    counts: dict[str, int | None] = {item.name: math.prod(item.dims) for item in graph.initializer}
+    counts |= {value.name: _count(value) for value in values}
     for node in graph.node:
         if node.op_type == "Conv" and node.input[1] in weights:
             group = onnx_node.attributes_of(node, onnx_node.versions_of(model))["group"]
