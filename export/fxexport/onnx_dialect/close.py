@@ -276,7 +276,18 @@ class _Closing:
         known, now = shape_of(value), self._extents(node)
         if now is not None and known is not None and not self._agree(known[1], now):
             _set_extents(value, now)
+        kind = self._kind(node)
+        if known is not None and kind:
+            value.type.tensor_type.elem_type = kind
         return now is not None
+
+    def _kind(self, view: Node) -> int:
+        """The ONNX type of a view, that of what it views; 0 for another node, or where it is not known."""
+        if not _is_view(view):
+            return 0
+        while _is_view(view):
+            view = view.all_input_nodes[0]
+        return self.opened.shapes.get(self.names.get(view, ""), (0, ()))[0]
 
     def _new_declarations(
         self, graph: onnx.GraphProto, nodes: Mapping[str, Node]
@@ -286,7 +297,7 @@ class _Closing:
             value = nodes[name].meta.get("val") if name in nodes else None
             if value is not None:
                 info = onnx.ValueInfoProto(name=name)
-                info.type.tensor_type.elem_type = onnx_type(value.dtype)
+                info.type.tensor_type.elem_type = self._kind(nodes[name]) or onnx_type(value.dtype)
                 _set_extents(info, self._extents(nodes[name]) or [])
                 yield info
 
@@ -316,6 +327,11 @@ class _Closing:
                 for one, other in zip(declared, extents, strict=True)
             )
         )
+
+
+def _is_view(node: Node) -> bool:
+    """Whether a node gives the numbers that it reads in another shape; to torch, a cast may too."""
+    return bool(getattr(node.target, "is_view", False)) and node.target is not torch.ops.aten.to.dtype
 
 
 def _set_extents(value: onnx.ValueInfoProto, extents: Iterable[Any]) -> None:

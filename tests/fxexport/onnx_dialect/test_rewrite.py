@@ -641,6 +641,17 @@ HEADS_INSIDE = {
 }
 
 
+def test_a_view_behind_a_cast_is_declared_of_its_type() -> None:
+    """It kept the type of its old place: ONNX Runtime refused the file."""
+    pooled = "h = Cast<to=10>(r) p = GlobalAveragePool(h) f = Flatten(p) g = Cast<to=1>(f) "
+    model = classifier(pooled + "y = Gemm<transB=1>(g, w, b)", {"w": W, "b": B})
+    model = onnx.shape_inference.infer_shapes(model)
+    made = rewrite_onnx(model, to="conv").module
+    onnx.checker.check_model(made, full_check=True)
+    (before,), (after,) = outputs(model, images()), outputs(made, images())
+    np.testing.assert_allclose(after, before, atol=float(np.abs(before).max()) / 2**9)
+
+
 def test_nodes_in_any_order() -> None:
     """ONNX Runtime takes them so, and its converter to half precision puts casts of inputs last."""
     model = classifier(GEMM, {"w": W, "b": B})
