@@ -644,7 +644,8 @@ HEADS_INSIDE = {
 def test_a_view_behind_a_cast_is_declared_of_its_type() -> None:
     """It kept the type of its old place: ONNX Runtime refused the file."""
     pooled = "h = Cast<to=10>(r) p = GlobalAveragePool(h) f = Flatten(p) g = Cast<to=1>(f) "
-    model = classifier(pooled + "y = Gemm<transB=1>(g, w, b)", {"w": W, "b": B})
+    head = "o = Gemm<transB=1>(g, w, b) k = Cast<to=10>(o) y = Cast<to=1>(k)"
+    model = classifier(pooled + head, {"w": W, "b": B})
     model = onnx.shape_inference.infer_shapes(model)
     made = rewrite_onnx(model, to="conv").module
     onnx.checker.check_model(made, full_check=True)
