@@ -45,6 +45,7 @@ def main():
     return 0
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # and a shell, for what it starts in the background
 clock.MAX_SECONDS, clock._STUCK_S, cli.main = 0.2, 0.2, main
 cli.run()
 """
