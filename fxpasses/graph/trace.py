@@ -25,7 +25,7 @@ from torch.fx import Graph, GraphModule, Node, Tracer
 from fxpasses.errors import TraceError, first_line
 from fxpasses.graph import kept
 from fxpasses.graph.arguments import bound
-from fxpasses.graph.counting import counting
+from fxpasses.graph.tracing import tracing
 from fxpasses.graph.tree import HOOKS, clone_tree, hold
 from fxpasses.report import TraceInfo
 from fxpasses.wall.clock import SlowError
@@ -103,10 +103,9 @@ def trace(model: nn.Module, example_inputs: Callable[[], Sequence[Any] | None] =
         graph = copy_graph(model.graph)
         root = clone_tree(model, keep=_called(graph), path="")
         return dataclasses.replace(given(model), graph=graph, root=root, extras=dict(model.__dict__))
-    before = set(model.__dict__)
     try:
         with walled_for(model):
-            tracer, graph = _traced(model, example_inputs)
+            tracer, graph, constants = _traced(model, example_inputs)
     except SlowError:
         raise
     except Exception as error:
@@ -115,8 +114,6 @@ def trace(model: nn.Module, example_inputs: Callable[[], Sequence[Any] | None] =
             where=type(model).__name__,
             fix="remove the control flow that depends on values, or trace the part that can be traced",
         ) from error
-    finally:
-        constants = {name: model.__dict__.pop(name) for name in set(model.__dict__) - before}
     graph._tracer_cls = None  # a pickled GraphModule names its tracer; plain torch must be able to load it
     root = clone_tree(model, keep=_called(graph), path="")
     for name, tensor in constants.items():
@@ -137,15 +134,23 @@ def _mode(model: nn.Module) -> str:
     return "train" if model.training else "eval"
 
 
-def _traced(model: nn.Module, example_inputs: Callable[[], Sequence[Any] | None]) -> tuple[HeadTracer, Graph]:
-    """The graph; small modules that decide by ``training`` are kept whole, which may take a second trace."""
+def _traced(
+    model: nn.Module, example_inputs: Callable[[], Sequence[Any] | None]
+) -> tuple[HeadTracer, Graph, dict[str, Any]]:
+    """The graph and its constants, by names that the model has not.
+
+    Small modules that decide by ``training`` are kept whole, which may take a second trace.
+    """
     whole: set[str] = set()
     while True:
         tracer = HeadTracer(whole, example_inputs)
-        with _asking_for_training(model, tracer), counting(model):
+        with tracing(model), _asking_for_training(model, tracer):
+            before = set(model.__dict__)
             graph = tracer.trace(model)
+            made = (set(model.__dict__) - before) & _called(graph)
+            constants = {name: model.__dict__[name] for name in made}
         if not tracer.undecided:
-            return tracer, graph
+            return tracer, graph, constants
         whole |= tracer.undecided
 
 

@@ -19,8 +19,8 @@ from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from fxexport.language.graph import Dims, NotRead
-from fxpasses.graph.counting import counting
 from fxpasses.graph.quiet import quiet
+from fxpasses.graph.tracing import tracing
 
 
 class Called(nn.Module):
@@ -227,7 +227,7 @@ class ModuleCall:
                 quiet("torch.export", "torch.fx", "torch._subclasses"),
                 warnings.catch_warnings(),
                 torch.no_grad(),
-                counting(module),
+                tracing(module),
             ):
                 warnings.simplefilter("ignore")
                 return torch.export.export(

@@ -1,0 +1,133 @@
+"""A model's code while it is traced: ``len(x)`` leaves the batch free, and nothing stays in the model."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+
+import pytest
+import torch
+from torch import nn
+
+from fxpasses import rewrite
+from fxpasses.errors import TraceError
+from fxpasses.graph.export_trace import export_module
+from fxpasses.graph.trace import trace
+from fxpasses.graph.tracing import tracing
+
+Tensor = torch.Tensor
+
+
+def rows(x: Tensor) -> Tensor:
+    return x.view(len(x), -1)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+        self.sizes = [1, 2, 3]
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.fc(rows(x.mean((2, 3)))) * len(self.sizes)
+        return scores
+
+
+def samples(batch: int) -> Tensor:
+    return torch.randn(batch, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_symbolic_and_exported_graphs_take_any_batch() -> None:
+    model = Counting().eval()
+    graphs = [
+        trace(model).close(()),
+        export_module(model, (samples(2),), "").close(()),
+        rewrite(copy.deepcopy(model), "conv").module,
+    ]
+    for batch in (1, 2, 5):
+        for graph in graphs:
+            assert torch.allclose(graph(samples(batch)), model(samples(batch)), atol=1e-6)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_the_code_is_left_as_it_was(is_stopped: bool) -> None:
+    try:
+        with tracing(Counting()):
+            assert "len" in globals()
+            assert len([1, 2]) == 2
+            if is_stopped:
+                raise RuntimeError
+    except RuntimeError:
+        pass
+    assert "len" not in globals()
+
+
+def test_a_len_of_the_models_own_is_kept() -> None:
+    space: dict[str, object] = {"nn": nn, "__name__": "elsewhere"}
+    exec(
+        "class Own(nn.Module):\n"
+        "    def forward(self, x):\n        return x * len(x)\n"
+        "def len(x):\n    return 7\n",
+        space,
+    )
+    model = space["Own"]()  # type: ignore[operator]
+    assert torch.equal(trace(model).close(())(samples(2)), 7 * samples(2))
+
+
+class Keeping(nn.Module):
+    """Keeps what it computes from its weights, as attention biases are kept, and what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(3, 4))
+        self.fc = nn.Linear(3, 4)
+        self.cache: dict[str, dict[str, Tensor]] = {"by device": {}}
+        self.seen: tuple[list[Tensor], deque[Tensor], set[Tensor]] = ([], deque(maxlen=2), set())
+        self.last: Tensor | None = None
+        self.beside = [nn.ReLU()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.cache["by device"]
+        if "bias" not in found:
+            found["bias"] = self.table[[0, 2, 1]].sum(0)
+        scores: Tensor = self.fc(x.mean((2, 3))) + found["bias"]
+        if self.last is None:
+            self.last = scores * 2
+        self.seen[0].append(scores)
+        self.seen[1].append(scores)
+        self.seen[2].add(scores)
+        self.beside[0].last = scores  # type: ignore[assignment]
+        self.made = scores
+        return scores + self.last
+
+
+def kept(model: Keeping) -> tuple[object, ...]:
+    return set(vars(model)), model.cache, model.seen, model.last, set(vars(model.beside[0]))
+
+
+def test_nothing_of_a_trace_stays_in_the_model() -> None:
+    model = Keeping().eval()
+    before = copy.deepcopy(kept(model))
+    graphs = [rewrite(model, "conv").module for _ in range(2)]
+    assert kept(model) == before
+    x, fresh = samples(3), copy.deepcopy(model)
+    expected = fresh(x)
+    for graph in graphs:
+        assert torch.allclose(graph(x), expected, atol=1e-6)
+    assert torch.equal(model(x), expected)
+
+
+def test_nor_does_anything_of_one_that_is_refused() -> None:
+    model = Keeping().eval()
+    before = copy.deepcopy(kept(model))
+    with pytest.raises(TraceError, match="assigned during export"):
+        export_module(model, (samples(2),), "")
+    assert kept(model) == before
+
+
+def test_long_containers_are_left_alone() -> None:
+    model = Keeping().eval()
+    model.data = [0] * 1001  # type: ignore[assignment]
+    with tracing(model):
+        model.data.append(1)  # type: ignore[operator]
+    assert len(model.data) == 1002  # type: ignore[arg-type]
