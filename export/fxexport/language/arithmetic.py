@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from fxexport.language.constants import elements, folded, scalar, stored
+from fxexport.language.constants import elements, folded, is_folded, scalar, stored
 from fxexport.language.extents import size_at_sample
 from fxexport.language.fold_rules import UNIT, NotFolded
 from fxexport.language.layout import Part, Parts
@@ -273,6 +273,11 @@ def _is_all(value: Value, number: float) -> bool:
 
 
 def _closed(terms: Terms, name: str, first: Value, second: Value) -> Value:
+    for value, other in ((first, second), (second, first)):
+        # what is evaluated is compared as the numbers that it is, with their signs
+        if not is_folded(value.term) and _is_all(other, 0.0 if name == "add" else 1.0):
+            terms.use("neutral-element")
+            return widened(value, other)
     values = sorted([first, second], key=lambda value: (value.term.skeleton, value.term.serial))
     return _evaluated(terms, elementwise(terms, name, values, first.dtype))
 

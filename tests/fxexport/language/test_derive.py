@@ -154,6 +154,14 @@ DIFFERENT = {
         lambda x: x - nn.AdaptiveMaxPool2d(2)(x).repeat(1, 1, 3, 3),
         lambda x: x - nn.AdaptiveMaxPool2d(1)(x),
     ),
+    "what nothing evaluates, shifted": (
+        lambda x: x + torch.ones(6, 6).cumsum(1),
+        lambda x: x + (torch.full((6,), 1e-6) + torch.ones(6, 6).cumsum(1)),
+    ),
+    "what nothing evaluates, scaled": (
+        lambda x: x + torch.ones(6, 6).cumsum(1),
+        lambda x: x + torch.ones(6, 6).cumsum(1) * torch.full((6,), 1.000001),
+    ),
     "halves lost": (lambda x: x, lambda x: (x.int() // 2 * 2).float()),
 }
 
@@ -208,6 +216,10 @@ SAME = {
         lambda x: x - x.amax((2, 3), keepdim=True),
     ),
     "a flip of both axes": (lambda x: x.flip((2, 3)), lambda x: x.flip(-2).flip(-1)),
+    "no-ops of what nothing evaluates": (
+        lambda x: x + torch.ones(6, 6).cumsum(1),
+        lambda x: x + (torch.zeros(6) + torch.ones(6, 6).cumsum(1)) * torch.ones(6),
+    ),
     "halved and doubled": (IDENTITY, lambda x: x * 0.5 * 2),
     "branches": (lambda x: x.sin() + x.cos(), lambda x: x.cos() + x.sin()),
 }
