@@ -18,7 +18,7 @@ from fxexport.language.extents import Extent, Polynomial, floor_divided, minus, 
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import NotRead
 from fxexport.language.term import Origin, Terms, Uninterpreted, Value
-from fxpasses.private_names import OpOverload
+from fxpasses.private_names import HigherOrderOperator, OpOverload
 
 Tree = Any
 """A value, an extent, a Python constant, or a list or tuple of them."""
@@ -32,6 +32,10 @@ _SILENT = {
     "aten.sym_constrain_range_for_size.default",
 }
 """What gives nothing and only refuses some inputs."""
+_REGIONS = {"wrap_with_autocast": 4, "wrap_with_set_grad_enabled": 1}
+"""Blocks that run a graph with other settings, and how many of these stand before it."""
+_IS_CAST = 2
+"""Which setting of autocast says whether it casts."""
 
 
 class MustFunctionalise(Exception):
@@ -84,19 +88,9 @@ class _Reader:
 
     def outputs(self) -> list[Value]:
         self._bind_placeholders()
-        nodes = list(self._program.graph.nodes)
-        for node in nodes:
-            if node.op == "call_function":
-                self._terms.origin = Origin(
-                    operator=_name(node),
-                    node=node.name,
-                    module=_module_of(node).removeprefix(self._prefix)[:-1],
-                )
-                self._env[node] = self._called(node)
-            elif node.op == "get_attr":
-                self._env[node] = self._attribute(node)
+        self._walk(self._program.graph)
         self._terms.origin = None
-        (left,) = (node for node in nodes if node.op == "output")
+        left = self._program.graph.output_node()
         found: list[Value] = []
         specs = self._program.graph_signature.output_specs
         for item, spec in zip(left.args[0], specs, strict=True):
@@ -110,6 +104,18 @@ class _Reader:
             elif value is not None:
                 raise NotRead("an output that is no tensor")
         return found
+
+    def _walk(self, graph: torch.fx.Graph) -> None:
+        for node in graph.nodes:
+            if node.op == "call_function":
+                self._terms.origin = Origin(
+                    operator=_name(node),
+                    node=node.name,
+                    module=_module_of(node).removeprefix(self._prefix)[:-1],
+                )
+                self._env[node] = self._called(node)
+            elif node.op == "get_attr":
+                self._env[node] = self._attribute(node)
 
     def _bind_placeholders(self) -> None:
         left = iter(self._inputs)
@@ -142,7 +148,7 @@ class _Reader:
         return found
 
     def _attribute(self, node: torch.fx.Node) -> Tree:
-        found: Any = self._program.graph_module
+        found: Any = node.graph.owning_module
         for part in str(node.target).split("."):
             found = getattr(found, part)
         return tensor_value(self._terms, found) if isinstance(found, torch.Tensor) else found
@@ -150,12 +156,31 @@ class _Reader:
     def _called(self, node: torch.fx.Node) -> Tree:
         if isinstance(node.target, OpOverload):
             return self._overload(node, node.target)
+        if isinstance(node.target, HigherOrderOperator):
+            return self._region(node)
         arguments = [self._tree(item) for item in node.args]
         if node.target is operator.getitem:
             return arguments[0][arguments[1]]
         if node.kwargs or not all(isinstance(item, int | Polynomial) for item in arguments):
             raise NotRead(f"{_name(node)} is no tensor operator")
         return _sized(getattr(node.target, "__name__", str(node.target)), arguments)
+
+    def _region(self, node: torch.fx.Node) -> list[Tree]:
+        """What a block gives whose settings change no value: gradients, or autocast that is off.
+
+        Raises:
+            NotRead: it is another one, or changes values in place.
+        """
+        count = _REGIONS.get(_name(node))
+        if count is None or (count > _IS_CAST and node.args[_IS_CAST] is not False):
+            raise NotRead(f"{_name(node)} is no tensor operator")
+        graph, *given = map(self._tree, node.args[count:])
+        inner = graph.graph
+        if any(map(_is_in_place, inner.nodes)):
+            raise NotRead(f"{_name(node)} changes a value in place")
+        self._env.update(zip(inner.find_nodes(op="placeholder"), given, strict=True))
+        self._walk(inner)
+        return [self._tree(item) for item in inner.output_node().args[0]]
 
     def _overload(self, node: torch.fx.Node, target: OpOverload) -> Tree:
         if str(target) in _SILENT:

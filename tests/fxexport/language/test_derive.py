@@ -10,6 +10,7 @@ from torch import nn
 
 from fxexport.language import Derivation, NotRead, compare, derive, graph_of_module
 
+Middle = Callable[[torch.Tensor], torch.Tensor]
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -57,6 +58,34 @@ def seen_through_view(x: torch.Tensor) -> torch.Tensor:
 def through_view(x: torch.Tensor) -> torch.Tensor:
     """A change of a view, twice, of what nobody else sees."""
     return x.flatten(2).permute(0, 2, 1).relu_().clamp_(0.0, 6.0).permute(0, 2, 1).view(x.shape)
+
+
+def uncast(x: torch.Tensor) -> torch.Tensor:
+    """Blocks whose settings change no value, one within the other."""
+    with torch.autocast("cpu", enabled=False):
+        with torch.no_grad():
+            positive = x.relu()
+        return positive * 2
+
+
+def uncast_view(x: torch.Tensor) -> torch.Tensor:
+    """A view that such a block gives, and that is written through."""
+    with torch.autocast("cpu", enabled=False):
+        view = x.view(x.shape)
+    view.relu_()
+    return x * 2
+
+
+def cast(x: torch.Tensor) -> torch.Tensor:
+    """A block whose products are of another type."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return (x @ x).float()
+
+
+def uncast_in_place(x: torch.Tensor) -> torch.Tensor:
+    """A block that changes a value."""
+    with torch.autocast("cpu", enabled=False):
+        return x.relu().mul_(2)
 
 
 class Dropout(nn.Module):
@@ -216,6 +245,8 @@ SAME = {
         lambda x: x - x.amax((2, 3), keepdim=True),
     ),
     "a flip of both axes": (lambda x: x.flip((2, 3)), lambda x: x.flip(-2).flip(-1)),
+    "autocast that is off": (lambda x: x.relu() * 2, uncast),
+    "a write through what a block gives": (lambda x: x.relu() * 2, uncast_view),
     "no-ops of what nothing evaluates": (
         lambda x: x + torch.ones(6, 6).cumsum(1),
         lambda x: x + (torch.zeros(6) + torch.ones(6, 6).cumsum(1)) * torch.ones(6),
@@ -230,6 +261,18 @@ def test_what_is_the_same_is_proved(name: str) -> None:
     left, right = SAME[name]
     found = derived(left, right)
     assert (found.is_proved, found.unrelated, found.constants) == (True, (), ())
+
+
+@pytest.mark.parametrize(
+    ("block", "pure", "problem"),
+    [
+        (cast, lambda x: x @ x, "wrap_with_autocast is no tensor operator"),
+        (uncast_in_place, lambda x: x.relu() * 2, "wrap_with_autocast changes a value in place"),
+    ],
+)
+def test_other_blocks_are_not_read(block: Middle, pure: Middle, problem: str) -> None:
+    found = derived(block, pure)
+    assert (found.is_proved, found.problem) == (False, problem)
 
 
 def test_a_graph_that_is_not_what_runs_is_seen_as_what_runs() -> None:
