@@ -298,6 +298,7 @@ def left_over(folder: Path) -> Path:
         os.link = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
         _write_set(folder, "n")
 
+    mark("manifest", b"")  # whoever marks first makes the secret, by a link
     os.waitpid(_child(job), 0)
     (left,) = folder.glob(".fxhead-done-*")
     return left
