@@ -4,6 +4,7 @@ They may change with any release of torch. What is heavy to import, or belongs t
 ``private_names`` of the one room that needs it.
 """
 
+from torch import _meta_registrations as META
 from torch._C import _jit_get_all_schemas as all_schemas
 from torch._C import _linalg as C_LINALG  # type: ignore[attr-defined]
 from torch._C import _nn as C_NN
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = [
     "C_LINALG",  # graphs of torch.compile name its functions
     "C_NN",  # graphs of torch.compile name its functions
+    "META",  # torch 2.11 asks it for remainders, which then bind the sizes of what is recorded
     "TorchDispatchMode",  # sees every operator that a module runs, also those behind functions of C++
     "all_schemas",  # which operators exist, without running what a file names
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import operator
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from fxexport.language.graph import Dims, NotRead
+from fxexport.private_names import META
 from fxpasses.graph.quiet import quiet
 from fxpasses.graph.tracing import tracing
 
@@ -228,6 +230,8 @@ class ModuleCall:
                 warnings.catch_warnings(),
                 torch.no_grad(),
                 tracing(module),
+                # the same for positive divisors, without a branch on the remainder, which torch 2.11 has
+                mock.patch.object(META, "div_rtn", operator.floordiv),
             ):
                 warnings.simplefilter("ignore")
                 return torch.export.export(

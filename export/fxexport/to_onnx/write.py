@@ -190,7 +190,8 @@ def _trace(
             fix="make forward take the batch size from x.size(0), or export with dynamic_batch=False",
         ) from error
     except Exception as error:
-        is_record = "register a pytree" in str(error)  # a class that forward returns
+        # a class that forward returns; torch 2.11 says the latter
+        is_record = any(text in str(error) for text in ("register a pytree", "unhashable"))
         fix = "call the model on the example inputs first, to see whether they fit it"
         raise ExportError(
             f"torch.export cannot trace the model ({brief(error)})",
