@@ -17,6 +17,7 @@ from torch.fx import Proxy
 _MOST = 1000
 """Longer containers are data, and are not looked into."""
 
+_REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
 _Content: TypeAlias = dict[Any, Any] | list[Any]
 
@@ -26,35 +27,46 @@ def tracing(model: nn.Module) -> Iterator[None]:
     """Within it the code of ``model`` may be traced: it counts rows in the graph, and keeps nothing.
 
     A cache that ``forward`` fills, or a list that it appends to, would hold what stands for tensors there,
-    and hand it to the next run, or to the next trace.
+    and hand it to the next run, or to the next trace. What it registers, a module or a parameter, stays.
     """
     held = [*_held(model)]
     try:
         with _counting(model):
             yield
     finally:
-        for container, before in held:
+        for container, content, owner in held:
+            registered = {} if owner is None else {**owner._parameters, **owner._buffers, **owner._modules}
+            before = (
+                {name: value for name, value in content.items() if name not in registered}
+                if isinstance(content, dict)
+                else content
+            )
             if _identities(container) != _identities(before):
                 container.clear()
                 container.extend(before) if isinstance(container, list | deque) else container.update(before)
 
 
-def _held(model: nn.Module) -> Iterator[tuple[_Container, _Content]]:
-    """Whatever the modules hold something in, by name or in containers within each other, and what it is."""
+def _held(model: nn.Module) -> Iterator[tuple[_Container, _Content, nn.Module | None]]:
+    """Whatever the modules hold something in, by name or in containers within each other.
+
+    With what it is; and for the names of a module, that module.
+    """
     pending: list[object] = [*model.modules()]
     seen: set[int] = set()
     for value in pending:  # grows while it is read
-        found = vars(value) if isinstance(value, nn.Module) else value
-        if (
-            not isinstance(found, dict | list | set | deque | tuple)
-            or len(found) > _MOST
-            or id(found) in seen
-        ):
+        owner = value if isinstance(value, nn.Module) else None
+        found = value if owner is None else vars(owner)
+        if not isinstance(found, dict | list | set | deque | tuple):
+            continue
+        if len(found) > _MOST or id(found) in seen:
             continue
         seen.add(id(found))
-        pending += found.values() if isinstance(found, dict) else found
+        if not isinstance(found, dict):
+            pending += found
+        else:
+            pending += (part for name, part in found.items() if owner is None or name not in _REGISTRIES)
         if not isinstance(found, tuple):
-            yield found, dict(found) if isinstance(found, dict) else [*found]
+            yield found, dict(found) if isinstance(found, dict) else [*found], owner
 
 
 def _identities(content: Iterable[object]) -> list[int]:

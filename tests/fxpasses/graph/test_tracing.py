@@ -125,6 +125,42 @@ def test_nor_does_anything_of_one_that_is_refused() -> None:
     assert kept(model) == before
 
 
+class Growing(nn.Module):
+    """Registers in its first run what it has none of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+        self.weight: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "shift"):
+            self.register_buffer("shift", torch.ones(3))
+        if self.weight is None:
+            self.weight = nn.Parameter(torch.ones(3))
+        return self.fc(x.mean((2, 3)) * self.weight + self.shift)  # type: ignore[no-any-return]
+
+
+class GrowingHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fc is None:
+            self.fc = nn.Linear(3, 4)
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("make", [Growing, GrowingHead])
+def test_what_a_model_registers_stays(make: type[nn.Module]) -> None:
+    model = make().eval()
+    result = rewrite(model, "conv", example_inputs=(samples(2),))
+    assert [entry.site.name for entry in result.report.rewrites] == ["fc"]
+    assert [*result.module.state_dict()] == [*model.state_dict()]
+    assert torch.allclose(result.module(samples(3)), model(samples(3)), atol=1e-6)
+
+
 def test_long_containers_are_left_alone() -> None:
     model = Keeping().eval()
     model.data = [0] * 1001  # type: ignore[assignment]
