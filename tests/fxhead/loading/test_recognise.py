@@ -155,8 +155,9 @@ def _numpy(path: Path) -> None:
 def test_other_files_are_named(content: bytes, says: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(content)
-    with pytest.raises(FileError, match=says):
+    with pytest.raises(FileError, match=says) as caught:
         recognise(path)
+    assert str(caught.value).count("; ") == 1  # one thing to do
 
 
 def test_a_zip_file_of_something_else_is_told_apart(tmp_path: Path) -> None:

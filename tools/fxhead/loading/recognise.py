@@ -118,7 +118,8 @@ def _unknown(path: Path, start: bytes) -> FileError:
     what = (
         what or "not a file that torch.save wrote, nor torch.export.save, safetensors or ONNX, or is damaged"
     )
-    return FileError(f"is {what}", where=str(path), fix="save it again with torch.save(model, path)")
+    what, _, fix = what.partition("; ")
+    return FileError(f"is {what}", where=str(path), fix=fix or "save it again with torch.save(model, path)")
 
 
 # --- zip -------------------------------------------------------------------------------------------
