@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 from onnx.shape_inference import InferenceError
 
-from fxexport.onnx_node import domain_of, graphs_of, schema_of, versions_of
+from fxexport.onnx_node import domain_of, graphs_of, is_standard, schema_of, versions_of
 from fxexport.untrusted.inline import require_places
 from fxexport.untrusted.limits import MAX_INFERENCE_BYTES
 from fxexport.untrusted.refused import Refused
@@ -37,6 +37,12 @@ def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.M
         require_places(model)
     except Refused as error:
         raise InferenceError(str(error)) from error
+    if any(node.domain and is_standard(node) for node in model.graph.node):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        model = copy
+        for node in model.graph.node:
+            node.domain = "" if is_standard(node) else node.domain
     versions = versions_of(model)
     for node in _nodes(model):
         _require_sound(node, versions)

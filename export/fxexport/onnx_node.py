@@ -15,6 +15,8 @@ from onnx import helper, numpy_helper
 
 RUNTIME = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
+_SHARED = {"QuantizeLinear": 21, "DequantizeLinear": 21}
+"""Operators of it that mean what ONNX's of the same name do, in this version; it takes more types earlier."""
 
 
 class BrokenAttribute(ValueError):
@@ -24,6 +26,14 @@ class BrokenAttribute(ValueError):
 def domain_of(name: str) -> str:
     """A domain as schemas spell it: the standard one is empty."""
     return "" if name == "ai.onnx" else name
+
+
+def meaning_of(node: onnx.NodeProto, versions: Mapping[str, int]) -> tuple[str, int | None]:
+    """The domain in which a node has its schema, and the version; None where the file declares none."""
+    domain = domain_of(node.domain)
+    if domain == RUNTIME and node.op_type in _SHARED:
+        return "", _SHARED[node.op_type]
+    return domain, versions.get(domain)
 
 
 def versions_of(model: onnx.ModelProto) -> dict[str, int]:
@@ -93,11 +103,11 @@ def attributes_of(node: onnx.NodeProto, versions: Mapping[str, int]) -> dict[str
 
     A node of an operator without a schema has those that are written.
     """
-    domain, op_type = domain_of(node.domain), node.op_type
+    (domain, version), op_type = meaning_of(node, versions), node.op_type
     if domain == RUNTIME and op_type.startswith("Fused"):  # the operator it begins with, and an activation
-        domain, op_type = "", op_type.removeprefix("Fused")
+        domain, version, op_type = "", versions.get(""), op_type.removeprefix("Fused")
     written = {item.name: value_of(item) for item in node.attribute if not item.ref_attr_name}
-    return {**defaults_of(op_type, versions.get(domain, 1), domain), **written}
+    return {**defaults_of(op_type, version or 1, domain), **written}
 
 
 def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -163,8 +173,8 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
 
 
 def is_standard(node: onnx.NodeProto) -> bool:
-    """Whether a node is of ONNX's own operators."""
-    return not domain_of(node.domain)
+    """Whether a node is of ONNX's own operators, or means the same as one."""
+    return not meaning_of(node, {})[0]
 
 
 def rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:

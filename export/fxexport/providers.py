@@ -88,6 +88,14 @@ class _Plugin:
 _PLUGINS = {"qnn": _Plugin(package="onnxruntime_qnn", options={"backend_path": "get_qnn_htp_path"})}
 """Source: ONNX Runtime's documentation, *Plugin Execution Provider Libraries*."""
 
+UNFUSED = ("session.disable_quant_qdq", "1")
+"""The option without which operators between DequantizeLinear and QuantizeLinear run on integers.
+
+Those kernels round once where the file says twice, and results may be a step apart from what it says.
+
+Source:
+    ``onnxruntime_session_options_config_keys.h``, ``kOrtSessionOptionsDisableQuantQDQ``.
+"""
 _DEFAULTS = ":defaults"
 _SILENT = 4
 _BFLOAT16 = 16
@@ -333,6 +341,8 @@ def _session_options(runtime: Any, target: str) -> Any:
     # each is given back all the same, and neither time nor peak of a run differ
     options.enable_mem_reuse = False
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if not is_defaults(target):
+        options.add_session_config_entry(*UNFUSED)
     if provider_of(target) != "cpu" and not hasattr(
         runtime.InferenceSession, "get_provider_graph_assignment_info"
     ):

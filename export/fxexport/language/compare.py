@@ -21,7 +21,7 @@ from fxexport.language.extents import Extent, Range, ranges, symbol
 from fxexport.language.fold_rules import UNIT, Folded, NotFolded
 from fxexport.language.graph import Dims, Graph, NotRead
 from fxexport.language.layout import Layout, extent_of, plain
-from fxexport.language.term import Array, Operand, Origin, Term, Terms, Value, is_same, numpy_type
+from fxexport.language.term import FLOATS, Array, Operand, Origin, Term, Terms, Value, is_same, numpy_type
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +102,8 @@ class Derivation:
         fixed: those at which one of them may run, though its graph shows one call alone.
         scope: what it is about.
         operators: number of operators that were compared, whatever identities made of them.
+        steps: nodes of the left graph that round what the two compute by other operators: where that lies
+            between two steps, the two may take different ones.
     """
 
     is_proved: bool
@@ -116,6 +118,7 @@ class Derivation:
     fixed: tuple[tuple[Dims, ...], ...] = ()
     scope: tuple[str, ...] = ()
     operators: int = 0
+    steps: tuple[str, ...] = ()
 
 
 def derive(
@@ -197,7 +200,16 @@ class _Proof:
             fixed=_joined(left.fixed, right.fixed, pairs),
             scope=tuple(dict.fromkeys((*left.scope, *right.scope))),
             operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
+            steps=tuple(dict.fromkeys(self._steps())),
         )
+
+    def _steps(self) -> Iterator[str]:
+        """Names of nodes that round what need not be the same bits on both sides."""
+        for (side, term), origin in self._terms.origins.items():
+            if side == 0 and _is_step(term):
+                other = self._terms.origins.get((1, term))
+                if not origin.twin or other is None or other.twin != origin.twin:
+                    yield origin.module or origin.node
 
     def _read(
         self,
@@ -390,6 +402,18 @@ class _Proof:
                 return found.node
             stack = [operand.term for operand in stack.pop().operands] + stack
         return ""
+
+
+_STEPS = ("ceil", "floor", "round", "sign")
+
+
+def _is_step(term: Term) -> bool:
+    """Whether the smallest change of what it reads may change it by a whole step."""
+    if term.is_closed or not term.operands or term.operands[0].term.dtype not in FLOATS:
+        return False
+    if term.op == "cast":
+        return term.dtype not in FLOATS
+    return term.op == "map" and term.attributes[0] in _STEPS
 
 
 def _cause(term: Term) -> Term:

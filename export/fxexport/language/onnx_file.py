@@ -25,6 +25,9 @@ from fxexport.onnx_node import (
     domain_of,
     graphs_of,
     is_external,
+    is_standard,
+    meaning_of,
+    reads_of,
     schema_of,
     versions_of,
 )
@@ -42,6 +45,8 @@ _Kind: TypeAlias = tuple[str, tuple[Extent | None, ...] | None]
 _UNKNOWN: _Kind = ("unknown", None)
 _LIKE_FIRST = frozenset({"CumSum", "LRN", "ScatterElements", "ScatterND", "Trilu"})
 _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
+_VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+"""What leaves the bits that it reads in their order."""
 _OF_RANK = frozenset({"ConvTranspose", "DFT", "Pad", "Resize", "Upsample"})
 _ASKED = frozenset({"IsInf", "IsNaN"})
 
@@ -133,6 +138,7 @@ class _Reader:
         self._terms = terms
         self._model = model
         self._env = env
+        self._twins: dict[str, str] = {}
         self._versions = versions_of(model)
         self._functions = {(domain_of(item.domain), item.name) for item in model.functions}
 
@@ -146,12 +152,28 @@ class _Reader:
             kinds = [(type_name(sparse.values.data_type), tuple(sparse.dims))]
             self._bind(sparse.values.name, foreign(self._terms, key, [], kinds, is_random=False)[0])
         for node in graph.node:
-            self._terms.origin = Origin(operator=_label(node), node=node.name or next(iter(node.output), ""))
+            twin = self._twin(node)
+            self._terms.origin = Origin(
+                operator=_label(node), node=node.name or next(iter(node.output), ""), twin=twin
+            )
+            self._twins |= {
+                name: f"{twin}.{place}" if place else twin for place, name in enumerate(node.output)
+            }
             for name, value in zip(node.output, self._results(node), strict=True):
                 if name:
                     self._bind(name, value)
         self._terms.origin = None
         return [self._value(item.name) for item in graph.output]
+
+    def _twin(self, node: NodeProto) -> str:
+        """What two nodes have in common that compute the same bits, however what they read is viewed."""
+        read = [
+            self._twins.get(name) or str(self._value(name).term.serial) for name in reads_of(node) if name
+        ]
+        if read and node.op_type in _VIEWS and is_standard(node):
+            return read[0]
+        attributes = sorted(item.SerializeToString(deterministic=True) for item in node.attribute)
+        return digest(meaning_of(node, self._versions), node.op_type, attributes, read)
 
     def _bind(self, name: str, value: Value) -> None:
         if name in self._env:
@@ -164,26 +186,25 @@ class _Reader:
         return self._env[name]
 
     def _results(self, node: NodeProto) -> list[Value]:
-        domain = domain_of(node.domain)
-        version = self._versions.get(domain)
-        is_function = (domain, node.op_type) in self._functions
+        domain, version = meaning_of(node, self._versions)
+        is_function = (domain_of(node.domain), node.op_type) in self._functions
         schema = None if version is None or is_function else schema_of(node.op_type, version, domain)
         handler = None if schema is None or domain else OPERATORS.get((node.op_type, schema.since_version))
         reason = ""
         if schema is not None and handler is not None:
             try:
-                return self._interpreted(node, schema, handler)
+                return self._interpreted(node, version, schema, handler)
             except Uninterpreted as error:
                 reason = str(error)
-        return self._foreign(node, domain, version, schema, reason, is_function=is_function)
+        return self._foreign(node, version, schema, reason, is_function=is_function)
 
-    def _interpreted(self, node: NodeProto, schema: Any, handler: Any) -> list[Value]:
+    def _interpreted(self, node: NodeProto, version: int | None, schema: Any, handler: Any) -> list[Value]:
         for item in node.attribute:
             if item.name not in schema.attributes or item.ref_attr_name or item.type not in _PLAIN:
                 raise Uninterpreted(f"attribute {item.name}")
         arguments = {**attributes_of(node, self._versions), **self._operands(node, schema)}
         defaults = {
-            **defaults_of(node.op_type, self._versions[""], ""),
+            **defaults_of(node.op_type, version or 1, ""),
             **{item.name: None for item in schema.inputs},
         }
         call = Call(self._terms, arguments, defaults)
@@ -212,13 +233,13 @@ class _Reader:
     def _foreign(
         self,
         node: NodeProto,
-        domain: str,
         version: int | None,
         schema: Any,
         reason: str,
         *,
         is_function: bool,
     ) -> list[Value]:
+        domain = domain_of(node.domain)
         operands: list[Value | None] = [self._value(name) if name else None for name in node.input]
         outside = sorted(captured(node))
         operands.extend(self._value(name) for name in outside)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fxexport.language import arithmetic, definitions, moves, sizes, windows
+from fxexport.language import arithmetic, definitions, moves, quantisation, sizes, windows
 from fxexport.language.call import Call
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, matmul, spelled_sum
@@ -410,6 +410,49 @@ def _cast(call: Call) -> Value:
     if not {value.dtype, target} <= _CAST:
         raise Uninterpreted("a cast to a type of few bits")
     return cast(call.terms, value, target)
+
+
+_QUANTIZED = (10, 13, 19, 21, 23, 24, 25, 28)
+"""Versions of QuantizeLinear and DequantizeLinear."""
+
+
+def _type_given(call: Call, name: str) -> str | None:
+    """The type of an attribute that need not say one."""
+    from fxexport.language.onnx_file import type_name
+
+    code = call.integer(name) if call.has(name) else 0
+    return type_name(code) if code else None
+
+
+def _levels(call: Call, value: Value, name: str) -> tuple[Value, Value | None]:
+    """Scale and zero point along the dimensions of what is quantised."""
+    axis, block = (call.integer(item) if call.has(item) else 0 for item in ("axis", "block_size"))
+    scale, zero = call.tensor(f"{name}_scale"), call.optional_tensor(f"{name}_zero_point")
+    if block < 0:
+        raise Uninterpreted("scales of another shape")
+    along = functools.partial(quantisation.spread, call.terms, value, axis=axis, block=block)
+    return along(scale), None if zero is None else along(zero)
+
+
+@_handles("QuantizeLinear", *_QUANTIZED)
+def _quantize(call: Call) -> Value:
+    value = _float(call, "x")
+    scale, zero = _levels(call, value, "y")
+    wanted, precision = (_type_given(call, name) for name in ("output_dtype", "precision"))
+    target = wanted or ("uint8" if zero is None else zero.dtype)
+    if precision not in (None, scale.dtype):
+        raise Uninterpreted("a quotient in another type")
+    call.ignore("saturate")  # of floating-point numbers of few bits, which have no term
+    return quantisation.quantized(call.terms, value, scale, zero, target)
+
+
+@_handles("DequantizeLinear", *_QUANTIZED)
+def _dequantize(call: Call) -> Value:
+    value = call.tensor("x")
+    scale, zero = _levels(call, value, "x")
+    if _type_given(call, "output_dtype") not in (None, scale.dtype):
+        raise Uninterpreted("a product in another type")
+    return quantisation.dequantized(call.terms, value, scale, zero)
 
 
 # --- reductions, pools ---

@@ -184,11 +184,13 @@ class Origin:
         is_foreign: whether it is one that the language does not interpret.
         is_random: whether it draws random numbers, so that two runs differ.
         reason: what of a foreign one is not interpreted; empty where it has no rule at all.
+        twin: what tells it from nodes that do not compute the same bits, where the graph shows that.
     """
 
     operator: str
     node: str
     module: str = ""
+    twin: str = ""
     is_foreign: bool = False
     is_random: bool = False
     reason: str = ""

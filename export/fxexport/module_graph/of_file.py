@@ -13,10 +13,10 @@ from fxexport import onnx_node
 from fxexport.module_graph.signature import is_identity
 from fxexport.module_graph.terms import graph_terms
 from fxexport.onnx_dialect.content import HeldContent
-from fxexport.onnx_dialect.extents import Shape
+from fxexport.onnx_dialect.extents import Shape, numpy_name
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_graph.shapes import BATCH
-from fxexport.terms.term import Array, TermGraph
+from fxexport.terms.term import DEQUANTIZE, QUANTIZE, Array, TermGraph
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -28,6 +28,8 @@ _FUNCTIONS = {
     "Gelu": "gelu",
     "Clip": "relu6",
     "HardSigmoid": "hardsigmoid",
+    QUANTIZE: QUANTIZE,
+    DEQUANTIZE: DEQUANTIZE,
 }
 """Functions with a bound, by the name under which ``activations`` knows them."""
 
@@ -110,6 +112,8 @@ class _FileNaming:
             is_known = values == [0.0, 6.0]
         elif proto.op_type == "HardSigmoid":
             is_known = math.isclose(given["alpha"], 1 / 6, rel_tol=2.0**-23) and given["beta"] == 0.5
+        elif proto.op_type in (QUANTIZE, DEQUANTIZE):
+            is_known = self._has_levels(proto)
         else:
             is_known = given.get("approximate") in (None, "none")
         return _FUNCTIONS.get(proto.op_type) if is_known else None
@@ -135,6 +139,15 @@ class _FileNaming:
     def unit(self, node: fx.Node) -> Collection[fx.Node]:
         """What stands for one node of the file, for those that give a value of the file."""
         return self._units.get(node, {}) if node in self._values else ()
+
+    def _has_levels(self, proto: onnx.NodeProto) -> bool:
+        """Whether a node has one scale for all, and a zero point that says to which integers."""
+        constants = [self._constant(name) for name in proto.input[1:]]
+        levels = [item.dtype.name for item in constants[1:] if item is not None]
+        is_one = all(item is not None and item.size == 1 for item in constants)
+        stored = self._opened.constants.stored.get(self._opened.constants.alias(proto.input[-1]))
+        # torch lacks integers of fewer bits, and holds them as bytes of no value
+        return is_one and stored is not None and [numpy_name(stored.data_type)] == levels
 
     def _constant(self, name: str) -> Array | None:
         tensor = self._opened.constants.tensor(self._opened.constants.alias(name))

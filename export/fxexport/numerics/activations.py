@@ -12,6 +12,10 @@ change by a factor within ``exp(±e)``, so ``p_i`` by one within ``exp(±2e)``. 
 maximum (relative error ``u·R`` of the exponential, ``R`` the range of the scores), takes the exponential
 (32 units, as above), adds up to ``n`` of them, divides and stores: a factor within
 ``exp(±(2 u R + (64 + n + 4) u))``. What underflows is at most ``n + 4`` smallest normal numbers.
+
+**Steps.** Rounding to integers, and holding them between two, never falls where its argument rises. So the
+result lies between those at both ends of the argument's interval: it is known exactly but where a place
+between two integers lies within. The argument is a quotient, rounded once.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fxexport.numerics.bounds import Float64, Interval, Precision
+from fxexport.terms.term import Array
 
 _OWN = 1 + 2.0**-40
 """Factor that makes up for the float64 rounding of a bound."""
@@ -88,6 +93,27 @@ def apply_activation(name: str, x: Interval, precision: Precision) -> Interval:
     # subnormals may be flushed by a function that is exact otherwise
     error = activation.lipschitz * x.error + rounding + lost + precision.tiny
     return Interval(value=activation.function(x.value), error=error * _OWN)
+
+
+def quantized_interval(x: Interval, scale: Float64, zero: Array, precision: Precision) -> Interval:
+    """Interval of ``x`` as integers: ``saturate(round(x / scale) + zero)``."""
+    ends = np.iinfo(zero.dtype)
+    quotient = x.value / scale
+    off = (x.error / scale + precision.coarsest * (np.abs(quotient) + x.error / scale)) * _OWN
+
+    def step(argument: Float64) -> Float64:
+        return np.asarray(np.clip(np.rint(argument) + zero, ends.min, ends.max), np.float64)
+
+    value = step(quotient)
+    return Interval(value=value, error=np.maximum(step(quotient + off) - value, value - step(quotient - off)))
+
+
+def dequantized_interval(x: Interval, scale: Float64, zero: Array, precision: Precision) -> Interval:
+    """Interval of integers as the reals that they stand for: ``(x - zero) · scale``."""
+    value = (x.value - zero) * scale
+    error = x.error * scale
+    error = error + precision.coarsest * (np.abs(value) + error) + precision.store_tiny
+    return Interval(value=value, error=error * _OWN)
 
 
 def softmax_interval(x: Interval, precision: Precision) -> Interval:

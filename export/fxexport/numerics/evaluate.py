@@ -13,7 +13,13 @@ from collections.abc import Callable, Mapping, Set
 
 import numpy as np
 
-from fxexport.numerics.activations import ACTIVATIONS, apply_activation, softmax_interval
+from fxexport.numerics.activations import (
+    ACTIVATIONS,
+    apply_activation,
+    dequantized_interval,
+    quantized_interval,
+    softmax_interval,
+)
 from fxexport.numerics.bounds import (
     Interval,
     Precision,
@@ -25,7 +31,7 @@ from fxexport.numerics.bounds import (
     spread_error,
     spread_map,
 )
-from fxexport.terms.term import CONCAT, MAXIMUM, SOFTMAX, Array, Head, HeadTerm, Kind
+from fxexport.terms.term import CONCAT, DEQUANTIZE, MAXIMUM, QUANTIZE, SOFTMAX, Array, Head, HeadTerm, Kind
 
 PrecisionOf = Callable[[str], Precision]
 """The precision that a provider is claimed to have for a storage type."""
@@ -60,7 +66,9 @@ def evaluate_head(
     # values that are infinite or NaN are told apart afterwards, by who compares
     with np.errstate(invalid="ignore", over="ignore"):
         for term in head.terms:
-            operands = [start.get(operand, known.get(operand)) for operand in term.operands]
+            # of steps both sides may be taken, whatever one run took: where sums may lie is what counts
+            first, then = (known, start) if term.function == QUANTIZE else (start, known)
+            operands = [first.get(operand, then.get(operand)) for operand in term.operands]
             present = [operand for operand in operands if operand is not None]
             kind = _kind(term, kinds)
             kinds.setdefault(term, kind)
@@ -105,7 +113,7 @@ def has_bound(term: HeadTerm) -> bool:
         return True
     if term.function in (CONCAT, MAXIMUM, SOFTMAX):
         return True
-    return term.kind is Kind.ELEMENTWISE and term.function in ACTIVATIONS
+    return term.kind is Kind.ELEMENTWISE and term.function in (*ACTIVATIONS, QUANTIZE, DEQUANTIZE)
 
 
 def _apply(term: HeadTerm, operands: list[Interval], precision: Precision) -> Interval | None:
@@ -127,6 +135,10 @@ def _apply(term: HeadTerm, operands: list[Interval], precision: Precision) -> In
         return Interval(value=cells.value.max(axis=-1), error=cells.error.max(axis=-1) + precision.tiny)
     if term.kind is Kind.POOL:
         return mean_interval(_shaped(x, (rows, x.value.shape[1], -1)), precision)
+    if term.function in (QUANTIZE, DEQUANTIZE):
+        scale, zero = term.constants
+        interval_of = quantized_interval if term.function == QUANTIZE else dequantized_interval
+        return interval_of(x, scale.astype(np.float64), zero, precision)
     if term.kind is Kind.ELEMENTWISE and term.function in ACTIVATIONS:
         return apply_activation(str(term.function), x, precision)
     return None

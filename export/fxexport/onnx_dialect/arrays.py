@@ -16,9 +16,9 @@ from onnx.external_data_helper import uses_external_data
 from fxexport.onnx_dialect.content import Content, bytes_of
 from fxexport.onnx_dialect.external import mapped, others_elsewhere, values_elsewhere
 from fxexport.onnx_dialect.pieces import BLOCK, let_go, written
+from fxexport.onnx_graph.normalised import drop_unread
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.wire import Buffer
-from fxexport.onnx_node import reads_of
 from fxexport.terms.term import Array
 from fxpasses.errors import FileError
 
@@ -65,7 +65,7 @@ def arrays_of(content: Content, pool: WeightPool) -> OnnxFile:
 
 def _arrays_of(content: Content, pool: WeightPool) -> OnnxFile:
     weights: dict[str, Array] = {}
-    _drop_unread(content.proto.graph)
+    drop_unread(content.proto.graph)
     for tensor in content.proto.graph.initializer:
         left = content.left_of(tensor)
         if left is None and uses_external_data(tensor):
@@ -84,15 +84,6 @@ def _arrays_of(content: Content, pool: WeightPool) -> OnnxFile:
         if content.left_of(item.t) is not None:
             _put_back(content, item.t)
     return OnnxFile(proto=content.proto, weights=weights)
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Takes out initialisers that nothing reads: a session drops them before it gets their values."""
-    read = {name for node in graph.node for name in reads_of(node)} | {item.name for item in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    if len(kept) < len(graph.initializer):
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
 
 
 def _put_back(content: Content, tensor: onnx.TensorProto) -> None:

@@ -251,8 +251,9 @@ class _Closing:
     def _declare(self, graph: onnx.GraphProto) -> None:
         """Follows in declarations what has another shape now, or is gone."""
         for value in (*graph.input, *graph.value_info):
-            if value.name in self.layouts.dims:
-                _set_extents(value, self.layouts.dims[value.name])
+            dims = self.layouts.dims.get(self.opened.constants.alias(value.name))
+            if dims is not None:
+                _set_extents(value, dims)
         for value in self.opens:
             map_ = value.type.tensor_type.shape.dim[self.map_axes]
             for dim, name in zip(reversed(map_), ("width", "height", "depth"), strict=False):

@@ -17,6 +17,7 @@ from fxexport.onnx_dialect.external import is_elsewhere
 from fxexport.onnx_node import array_of, attributes_of, is_external, is_standard, reads_of, versions_of
 from fxexport.untrusted.limits import MAX_MODULES
 
+LEVELS = ("QuantizeLinear", "DequantizeLinear")
 _SMALL = 64
 _TAKEN = frozenset({*dir(nn.Module), *nn.Module().__dict__})
 
@@ -59,6 +60,7 @@ class Constants:
         self.transposed: dict[str, bool] = {}
         self.quantized: dict[str, Dequantized] = {}
         self._aliases: dict[str, str] = {}
+        self._rounded: dict[str, tuple[str, int | None]] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._small: dict[str, tuple[int, ...]] = {}
         self._modules = 0
@@ -72,7 +74,7 @@ class Constants:
             return
         if node.op_type == "Identity" and self.alias(node.input[0]) in self.stored:
             self._aliases[node.output[0]] = self.alias(node.input[0])
-        elif node.op_type == "DequantizeLinear" and read[node.input[0]] == 1 and not self._is_held:
+        elif node.op_type in LEVELS and read[node.input[0]] == 1 and not self._is_held:
             self._note_quantized(node)
         elif node.op_type == "Constant":
             held = attributes_of(node, versions_of(self.content.proto))
@@ -81,17 +83,26 @@ class Constants:
                 self._small[node.output[0]] = tuple(numbers)
 
     def _note_quantized(self, node: onnx.NodeProto) -> None:
-        """A constant that is read through its scale: one number, or one along an axis, for each output."""
-        stored, scale = self.stored.get(node.input[0]), self.stored.get(self.alias(node.input[1]))
+        """A constant that is read through its scale: one number, or one along an axis, for each output.
+
+        It is stored as integers, or becomes such as the file runs.
+        """
+        name, before = self._rounded.get(node.input[0], (node.input[0], None))
+        stored, scale = self.stored.get(name), self.stored.get(self.alias(node.input[1]))
         if stored is None or scale is None:
             return
         axis, rank = attributes_of(node, versions_of(self.content.proto)).get("axis"), len(stored.dims)
-        is_one = math.prod(scale.dims) == 1
-        if is_one or (len(scale.dims) == 1 and isinstance(axis, int) and -rank <= axis < rank):
-            place = None if is_one else int(axis or 0) % rank
-            kind = torch_type(scale.data_type) or torch.float32
-            self.quantized[node.input[0]] = Dequantized(value=node.output[0], axis=place, kind=kind)
-            self._aliases[node.output[0]] = node.input[0]
+        place = None
+        if math.prod(scale.dims) != 1:
+            if len(scale.dims) != 1 or not isinstance(axis, int) or not -rank <= axis < rank:
+                return
+            place = axis % rank
+        if node.op_type == "QuantizeLinear":
+            self._rounded[node.output[0]] = name, place
+        elif before in (None, place) or place is None:
+            kind, axis = torch_type(scale.data_type) or torch.float32, before if place is None else place
+            self.quantized[name] = Dequantized(value=node.output[0], axis=axis, kind=kind)
+            self._aliases |= {other: name for other in (node.input[0], node.output[0]) if other != name}
 
     def alias(self, name: str) -> str:
         """The constant that a name stands for through ``Identity`` and other nodes, or the name itself."""
@@ -100,7 +111,7 @@ class Constants:
     def holds(self, node: onnx.NodeProto) -> bool:
         """Whether a node of the file is nothing but a constant."""
         is_one = len(node.output) == 1 and self.alias(node.output[0]) in self.stored
-        return is_one and node.op_type in ("Constant", "Identity", "DequantizeLinear")
+        return is_one and node.op_type in ("Constant", "Identity", *LEVELS)
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """The constant as a tensor over the file's memory, or None where there is none of this name."""

@@ -219,7 +219,7 @@ class NodeOpening:
 
     def open(self) -> None:
         """Writes the node into the graph."""
-        domain = onnx_node.domain_of(self.proto.domain)
+        domain, _ = onnx_node.meaning_of(self.proto, self.opened.opsets)
         reader = READERS.get(f"{domain}.{self.proto.op_type}" if domain else self.proto.op_type)
         if not domain and len(self.proto.output) == 1:
             self._note_sizes()
@@ -243,7 +243,7 @@ class NodeOpening:
         opened, proto = self.opened, self.proto
         read = [opened.value(name) if name else None for name in proto.input]
         inner = [opened.value(name) for name in onnx_node.captured(proto) if self._is_known(name)]
-        domain = onnx_node.domain_of(proto.domain)
+        domain, _ = onnx_node.meaning_of(proto, opened.opsets)
         target = operator(domain, proto.op_type, calls_affine=opened.calls_affine(proto))
         node = self._create(target, (*read, *inner), proto.name or proto.output[0])
         self.unit.own = node

@@ -9,6 +9,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch.fx import Node
 
+from fxexport.onnx_dialect.constants import LEVELS
 from fxexport.onnx_dialect.content import Content, bits_of, bytes_of
 from fxexport.onnx_dialect.external import is_elsewhere, values_elsewhere
 from fxexport.onnx_dialect.open import OpenOnnx
@@ -73,7 +74,7 @@ class Layouts:
             if tensor.name in self._views:
                 self._write(tensor.name, tensor)
         for node in edited.graph.node:
-            if node.op_type == "DequantizeLinear" and node.input[0] in self._views:
+            if node.op_type in LEVELS and self.opened.constants.alias(node.input[0]) in self._views:
                 self._scale(node)
             elif node.op_type == "Constant" and node.output[0] in self._views:
                 self._write(node.output[0], next(item.t for item in node.attribute if item.HasField("t")))
@@ -88,8 +89,9 @@ class Layouts:
 
     def _scale(self, node: onnx.NodeProto) -> None:
         """Each output has its own scale along the axis of outputs, wherever that is now."""
-        axis = 1 if node.input[0] in self.turned else 0
-        if self.opened.constants.quantized[node.input[0]].axis not in (None, axis):
+        name = self.opened.constants.alias(node.input[0])
+        axis = 1 if name in self.turned else 0
+        if self.opened.constants.quantized[name].axis not in (None, axis):
             kept = [item for item in node.attribute if item.name != "axis"]
             del node.attribute[:]
             node.attribute.extend([*kept, helper.make_attribute("axis", axis)])

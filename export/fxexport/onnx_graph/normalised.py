@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from fxexport.onnx_node import domain_of
+from fxexport.onnx_node import domain_of, reads_of
 
 _DEFAULT = "ai.onnx"
 
@@ -40,3 +40,12 @@ def with_free_batch(model: onnx.ModelProto) -> None:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.dim_param = "batch" if axis == 0 else f"{value.name}_{axis}"
+
+
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Takes out initialisers that nothing reads: a session drops them before it gets their values."""
+    read = {name for node in graph.node for name in reads_of(node)} | {item.name for item in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)

@@ -164,6 +164,12 @@ def _established(found: Derivation) -> str:
     """What a proof rests on."""
     identities = len(found.identities)
     reason = f"{identities} identities turn one into the other" if identities else "the graphs are one"
+    if found.steps:
+        several = f" and {len(found.steps) - 1} more" if len(found.steps) > 1 else ""
+        reason += (
+            f", but for the last bits of what {found.steps[0]!r}{several} rounds: "
+            "where it lies between two steps, the two may take different ones"
+        )
     if not found.folds:
         return reason
     largest = max(fold.largest_ulp for fold in found.folds)

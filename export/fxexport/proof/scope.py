@@ -28,6 +28,8 @@ def _sentences(
                 sizes = shape[1:] or shape
                 if sizes and None not in sizes:
                     yield f"{who} takes {name!r} of {'x'.join(map(str, sizes))} alone"
+        if isinstance(side, OnnxSubject) and side.is_quantised:
+            yield f"{who} is run as it is written: ONNX Runtime's own integer kernels may be a step off"
     if batches == (1,) and all(side.fixed_batch is None for _, side in sides):
         yield "the reference runs on batches of 1 alone, whatever it declares"
     names = left.input_names, right.input_names

@@ -23,6 +23,7 @@ from fxexport.module_graph.of_file import file_terms
 from fxexport.onnx_dialect.arrays import OnnxFile, read_onnx
 from fxexport.onnx_dialect.broken import BrokenGraph, checked
 from fxexport.onnx_dialect.extents import Extent, element_type, shape_of, shapes_in
+from fxexport.onnx_graph.dequantized import with_dequantized
 from fxexport.onnx_graph.normalised import as_default_domain, with_free_batch
 from fxexport.onnx_graph.shapes import BATCH, with_shapes
 from fxexport.onnx_graph.weight_pool import WeightPool
@@ -149,6 +150,11 @@ class OnnxSubject:
         """Whether it takes them."""
         return self.has_sizes
 
+    @property
+    def is_quantised(self) -> bool:
+        """Whether values in it are quantised."""
+        return any(node.op_type == "QuantizeLinear" for node in self._proto.graph.node)
+
     def limit(self, name: str) -> int | None:
         """The number of embeddings where an input selects some, by itself or cast."""
         stored = {tensor.name: tuple(tensor.dims) for tensor in self._proto.graph.initializer}
@@ -198,7 +204,7 @@ class OnnxSubject:
     def nudged(self, feeds: Feeds, provider: str, by: float, seed: int) -> tuple[Array, ...]:
         """Outputs with the weights of sums and products, and the inputs, changed by a relative ``by``."""
         rng = np.random.Generator(np.random.PCG64(seed))
-        weights = {name: nudge(array, by, rng) for name, array in self._weights.items()}
+        weights = {name: nudge(array, by, rng) for name, array in self._weights_of(self._proto).items()}
         proto = onnx.ModelProto()
         proto.CopyFrom(self._proto)
         for tensor in proto.graph.initializer:
@@ -302,7 +308,7 @@ class OnnxSubject:
 
     def _session(self, proto: onnx.ModelProto, provider: str) -> Session:
         require_room(self._fixed_bytes)  # constants are folded
-        return Session(bytes(proto.SerializeToString()), provider, self._weights, name=self.name)
+        return Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto), name=self.name)
 
     def _on(self, session: Session, feed: Sequence[Array]) -> tuple[Array, ...]:
         rows = len(feed[0]) if feed else 1
@@ -498,7 +504,7 @@ def _read_graph(
     """
     fix = "give a file that onnx.checker.check_model accepts"
     try:
-        proto = _with_initializers(file.proto)
+        proto = with_dequantized(_with_initializers(file.proto), file.weights)
         return proto, with_shapes(proto, extents)
     except onnx.shape_inference.InferenceError as error:
         raise CheckError(f"its shapes contradict each other ({error})", where=str(path), fix=fix) from error

@@ -28,6 +28,11 @@ MAXIMUM = "maximum"
 SOFTMAX = "softmax"
 """``HeadTerm.function`` of the softmax over the only axis of a sample."""
 
+QUANTIZE = "QuantizeLinear"
+"""``HeadTerm.function`` of reals as integers, by a scale and a zero point: its ``constants``."""
+DEQUANTIZE = "DequantizeLinear"
+"""``HeadTerm.function`` of such integers as reals."""
+
 
 class Kind(enum.StrEnum):
     """What a term is."""

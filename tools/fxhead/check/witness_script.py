@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fxexport.providers import UNFUSED
 from fxhead.show.visible import visible
 from fxhead.source import Source, SourceKind
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from fxexport import Witness
 
 _ONNX = (
-    "session = onnxruntime.InferenceSession({path!r}, providers=[{provider!r}])\n"
+    "session = onnxruntime.InferenceSession({path!r}, options, providers=[{provider!r}])\n"
     "{side} = session.run(None, {{key[{cut}:]: given[key] for key in given if key.startswith({prefix!r})}})"
 )
 _MODULE = (
@@ -39,6 +40,7 @@ def witness_script(
     kinds = {source.kind is SourceKind.ONNX for source in sources}
     imports = ["import numpy", *(["import onnxruntime"] if True in kinds else [])]
     imports += [_TORCH] if False in kinds else []
+    imports += [_OPTIONS] if True in kinds else []
     lines = [*imports, f"given = numpy.load({npz!r})", *(str(run) for run in runs)]
     if witness.output is None:
         lines.append('print("both ran")')
@@ -58,6 +60,9 @@ def _text(about: str, lines: Sequence[str]) -> str:
     return "\n".join([f"# {visible(about)}", *lines, ""])
 
 
+_OPTIONS = "options = onnxruntime.SessionOptions()\noptions.add_session_config_entry({!r}, {!r})".format(
+    *UNFUSED
+)
 _TORCH = "import torch\ntorch.set_grad_enabled(False)"
 
 

@@ -1,0 +1,72 @@
+"""Constants that a file quantises or dequantises, computed once: weights as the numbers that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from fxexport.onnx_graph.normalised import drop_unread
+from fxexport.onnx_node import array_of, is_external, meaning_of, versions_of
+from fxexport.terms.term import Array
+
+_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
+_OLDEST = 21
+"""The evaluator knows no older version of theirs; what they are given in those means the same in this one."""
+
+
+def with_dequantized(model: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
+    """The model with those constants as initialisers; itself where there are none.
+
+    Args:
+        model: the model.
+        weights: values of the initialisers that it marks as external data.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    versions, folded, kept = versions_of(model), [], []
+    for node in model.graph.node:
+        domain, version = meaning_of(node, versions)
+        is_folded = (
+            not domain and node.op_type in _OPERATORS and all(name in stored for name in node.input if name)
+        )
+        found = _computed(node, max(version or 1, _OLDEST), stored, weights) if is_folded else None
+        if found is None:
+            kept.append(node)
+        else:
+            stored[node.output[0]] = found
+            folded.append(found)
+    if not folded:
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.node[:]
+    changed.graph.node.extend(kept)
+    changed.graph.initializer.extend(folded)
+    drop_unread(changed.graph)
+    return changed
+
+
+def _computed(
+    node: onnx.NodeProto, version: int, stored: Mapping[str, onnx.TensorProto], weights: Mapping[str, Array]
+) -> onnx.TensorProto | None:
+    """The node's result, or None where it is of a type that is not computed here."""
+    feeds = {
+        name: weights[name] if is_external(stored[name]) else array_of(stored[name])
+        for name in node.input
+        if name
+    }
+    alone = onnx.NodeProto()
+    alone.CopyFrom(node)
+    alone.domain = ""
+    value = helper.make_empty_tensor_value_info
+    graph = helper.make_graph([alone], "constant", list(map(value, feeds)), [value(node.output[0])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
+    try:
+        with np.errstate(all="ignore"):
+            (found,) = ReferenceEvaluator(model).run(None, feeds)
+        return numpy_helper.from_array(np.asarray(found), node.output[0])
+    except Exception:  # noqa: BLE001 - of operands that make no sense, NumPy raises anything
+        return None  # it is run as the file says
