@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 from onnx.shape_inference import InferenceError
 
-from fxexport.onnx_node import domain_of, graphs_of, is_standard, schema_of, versions_of
+from fxexport.onnx_node import domain_of, graphs_of, schema_of, shaped_as, versions_of
 from fxexport.untrusted.inline import require_places
 from fxexport.untrusted.limits import MAX_INFERENCE_BYTES
 from fxexport.untrusted.refused import Refused
@@ -37,20 +37,32 @@ def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.M
         require_places(model)
     except Refused as error:
         raise InferenceError(str(error)) from error
-    if any(node.domain and is_standard(node) for node in model.graph.node):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        model = copy
-        for node in model.graph.node:
-            node.domain = "" if is_standard(node) else node.domain
-    versions = versions_of(model)
-    for node in _nodes(model):
+    known = _as_standard(model)
+    versions = versions_of(known)
+    for node in _nodes(known):
         _require_sound(node, versions)
     try:
         with _in_memory(MAX_INFERENCE_BYTES + _COPIES * model.ByteSize()):
-            return onnx.shape_inference.infer_shapes(model, strict_mode=strict_mode, data_prop=True)
+            found = onnx.shape_inference.infer_shapes(known, strict_mode=strict_mode, data_prop=True)
     except MemoryError as error:
         raise InferenceError("its shapes take more memory to infer than the limit") from error
+    if known is not model:
+        for node, own in zip(found.graph.node, model.graph.node, strict=True):
+            node.domain, node.op_type = own.domain, own.op_type
+    return found
+
+
+def _as_standard(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with those of ONNX Runtime's own operators as ONNX's that give the same shapes; or itself."""
+    names = [shaped_as(node) for node in model.graph.node]
+    if names == [node.op_type if not domain_of(node.domain) else None for node in model.graph.node]:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node, name in zip(copy.graph.node, names, strict=True):
+        if name is not None:
+            node.domain, node.op_type = "", name
+    return copy
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

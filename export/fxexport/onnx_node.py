@@ -104,10 +104,34 @@ def attributes_of(node: onnx.NodeProto, versions: Mapping[str, int]) -> dict[str
     A node of an operator without a schema has those that are written.
     """
     (domain, version), op_type = meaning_of(node, versions), node.op_type
-    if domain == RUNTIME and op_type.startswith("Fused"):  # the operator it begins with, and an activation
-        domain, version, op_type = "", versions.get(""), op_type.removeprefix("Fused")
+    if domain and shaped_as(node) is not None:
+        domain, version, op_type = "", versions.get(""), str(shaped_as(node))
     written = {item.name: value_of(item) for item in node.attribute if not item.ref_attr_name}
     return {**defaults_of(op_type, version or 1, domain), **written}
+
+
+_FUSED = ("FusedConv", "FusedGemm")
+_ACTIVATIONS = ("Relu", "Sigmoid", "Tanh")
+"""Those without numbers of their own."""
+
+
+def shaped_as(node: onnx.NodeProto) -> str | None:
+    """The operator of ONNX's that has the shapes and attributes of a node; None where none is known.
+
+    One that is fused begins with it, and ends with an activation.
+    """
+    domain, _ = meaning_of(node, {})
+    if domain == RUNTIME and node.op_type in _FUSED:
+        return node.op_type.removeprefix("Fused")
+    return None if domain else node.op_type
+
+
+def activation_of(node: onnx.NodeProto) -> str | None:
+    """The activation that is fused with a node, if that is all that is."""
+    given = {item.name: item for item in node.attribute}
+    name = str(value_of(given["activation"])) if "activation" in given else ""
+    is_all = name in _ACTIVATIONS and not any(node.input[3:]) and "activation_params" not in given
+    return name if is_all and node.op_type in _FUSED and domain_of(node.domain) == RUNTIME else None
 
 
 def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

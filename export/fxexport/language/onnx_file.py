@@ -18,6 +18,8 @@ from fxexport.language.graph import Graph, GraphInput, NotRead
 from fxexport.language.onnx_operators import OPERATORS
 from fxexport.language.term import Array, Origin, Terms, Uninterpreted, Value, digest
 from fxexport.onnx_node import (
+    RUNTIME,
+    activation_of,
     array_of,
     attributes_of,
     captured,
@@ -29,6 +31,7 @@ from fxexport.onnx_node import (
     meaning_of,
     reads_of,
     schema_of,
+    shaped_as,
     versions_of,
 )
 from fxexport.providers import runtime_domains
@@ -47,6 +50,7 @@ _LIKE_FIRST = frozenset({"CumSum", "LRN", "ScatterElements", "ScatterND", "Trilu
 _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 """What leaves the bits that it reads in their order."""
+_INTEGER_KERNELS = frozenset({"QLinearConv", "QLinearGlobalAveragePool"})
 _OF_RANK = frozenset({"ConvTranspose", "DFT", "Pad", "Resize", "Upsample"})
 _ASKED = frozenset({"IsInf", "IsNaN"})
 
@@ -159,9 +163,10 @@ class _Reader:
             self._twins |= {
                 name: f"{twin}.{place}" if place else twin for place, name in enumerate(node.output)
             }
-            for name, value in zip(node.output, self._results(node), strict=True):
-                if name:
-                    self._bind(name, value)
+            for part in _unfused(node):
+                for name, value in zip(part.output, self._results(part), strict=True):
+                    if name:
+                        self._bind(name, value)
         self._terms.origin = None
         return [self._value(item.name) for item in graph.output]
 
@@ -251,8 +256,8 @@ class _Reader:
         if has_body or schema is None:
             key += (self._bodies(),)
         kinds: list[_Kind] = [_UNKNOWN] * len(node.output)
-        if schema is not None and not domain and kinds:
-            kinds[0] = _kind(node.op_type, operands)
+        if kinds and (domain == RUNTIME if schema is None else not domain):
+            kinds[0] = _kind(node, operands)
         within = _operators_within(node)
         if is_function or has_body:
             within |= {inner.op_type for item in self._model.functions for inner in item.node}
@@ -268,13 +273,31 @@ class _Reader:
         return digest(sorted(self._versions.items()), bodies)
 
 
-def _kind(operator: str, operands: Sequence[Value | None]) -> _Kind:
+def _unfused(node: NodeProto) -> list[NodeProto]:
+    """A node and the activation that is fused with it, each as a node of ONNX's."""
+    activation = activation_of(node)
+    if activation is None:
+        return [node]
+    first = NodeProto()
+    first.CopyFrom(node)
+    first.domain, first.op_type, first.output[0] = (
+        "",
+        str(shaped_as(node)),
+        f"{node.output[0]} before {activation}",
+    )
+    del first.attribute[:]
+    first.attribute.extend(item for item in node.attribute if item.name != "activation")
+    return [first, onnx.helper.make_node(activation, first.output, node.output)]
+
+
+def _kind(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:
     """What is known of the first result of a node without a rule, whatever its attributes say.
 
     ONNX's own inference is not asked: it believes attributes that runtimes do not.
     """
     if not operands or operands[0] is None or operands[0].known_layout is None:
         return _UNKNOWN
+    operator = node.op_type
     first, second = operands[0], operands[1] if len(operands) > 1 else None
     if operator in _LIKE_FIRST:
         return first.dtype, first.shape
@@ -284,9 +307,23 @@ def _kind(operator: str, operands: Sequence[Value | None]) -> _Kind:
         return first.dtype, (*first.shape[:2], *[None] * (first.rank - 2))
     if operator == "Conv" and second is not None and second.known_layout is not None and first.rank > 2:
         return first.dtype, (first.shape[0], second.shape[0], *[None] * (first.rank - 2))
+    if operator in _INTEGER_KERNELS and len(operands) > 4:
+        return _of_integers(node, operands)
     if operator == "GridSample" and second is not None and second.known_layout is not None:
         return first.dtype, (*first.shape[:2], *second.shape[1:-1])
     return (first.dtype, (None,) * first.rank) if operator in _OF_RANK else _UNKNOWN
+
+
+def _of_integers(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:
+    """What is known of the result of an operator that reads each value with its scale and zero point."""
+    first, zero, weight = operands[0], operands[7 if len(operands) > 7 else 4], operands[3]
+    if first is None or zero is None or first.rank < 3:
+        return _UNKNOWN
+    if node.op_type == "QLinearConv" and weight is not None and weight.known_layout is not None:
+        return zero.dtype, (first.shape[0], weight.shape[0], *[None] * (first.rank - 2))
+    if node.op_type == "QLinearGlobalAveragePool" and not any(item.i for item in node.attribute):
+        return zero.dtype, (*first.shape[:2], *[1] * (first.rank - 2))
+    return _UNKNOWN
 
 
 def _label(node: NodeProto) -> str:

@@ -332,7 +332,8 @@ class _Closing:
 
 def _is_view(node: Node) -> bool:
     """Whether a node gives the numbers that it reads in another shape; to torch, a cast may too."""
-    return bool(getattr(node.target, "is_view", False)) and node.target is not torch.ops.aten.to.dtype
+    is_view = getattr(node.target, "is_view", False) and node.target is not torch.ops.aten.to.dtype
+    return is_view and bool(node.all_input_nodes)  # of sizes alone, which the graph reads elsewhere
 
 
 def _set_extents(value: onnx.ValueInfoProto, extents: Iterable[Any]) -> None:

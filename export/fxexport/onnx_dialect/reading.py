@@ -13,6 +13,7 @@ import torch
 
 from fxexport.onnx_dialect.extents import torch_type
 from fxexport.onnx_dialect.operators import ELEMENTWISE, QUANTIZED, is_along, operator
+from fxexport.onnx_node import activation_of
 
 if TYPE_CHECKING:
     from fxexport.onnx_dialect.open import NodeOpening
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 Reader = Callable[["NodeOpening"], bool]
 
 _aten = torch.ops.aten
-_ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh"})
-"""Activations without attributes, that an operator may be fused with."""
 _CROSSED = ELEMENTWISE | {"Dropout", "Identity", "Cast", "Transpose"}
 """What may stand between a pool and what reads its positions."""
 
@@ -57,8 +56,8 @@ def _fused(read: Reader) -> Reader:
     """A reader of operators with an activation behind them, as ONNX Runtime's optimiser writes them."""
 
     def read_both(call: NodeOpening) -> bool:
-        name = call.attribute("activation")
-        if name not in _ACTIVATIONS or call.has(3):
+        name = activation_of(call.proto)
+        if name is None:
             return False
         call.follow = operator("", name)
         return read(call)

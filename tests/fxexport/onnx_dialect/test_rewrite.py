@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from fxexport.certificate import certify
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.rewrite import find_onnx_sites, rewrite_onnx
+from fxexport.results import Verdict
 from fxpasses.errors import FileError, InputError
 from onnx_files import classifier, images, operators, outputs, require_same, weights
 
@@ -286,6 +288,45 @@ def test_operators_that_were_fused_with_an_activation(activation: str) -> None:
 
 
 GEMM = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)"
+
+
+def test_a_head_behind_fused_convolutions(tmp_path: Path) -> None:
+    """Nothing was known of the shape that they give: their head was called one that no pool feeds."""
+    body = 's = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(r, k, c) ' + GEMM.replace(
+        "(r)", "(s)"
+    )
+    constants = {"k": weights(8, 8, 3, 3), "c": weights(8), "w": W, "b": B}
+    model = classifier(body, constants, also=', "com.microsoft" : 1')
+    files = tmp_path / "linear.onnx", tmp_path / "conv.onnx"
+    made = rewrite_onnx(model, to="conv").module
+    require_same(model, made, images())
+    for path, file in zip(files, (model, made), strict=True):
+        onnx.save(file, path)
+    assert certify(*files, images()).verdict is Verdict.PROVED
+    for node in made.graph.node:
+        if node.op_type == "FusedConv":
+            (activation,) = (item for item in node.attribute if item.name == "activation")
+            activation.s = b"Tanh"
+    onnx.save(made, files[1])
+    assert certify(*files, images()).verdict is Verdict.BROKEN
+
+
+def test_sizes_that_are_computed_through_views_and_declared() -> None:
+    """As jax2onnx writes a reshape: the graph was called broken."""
+    size = (
+        "s = Shape(p) g = Gather<axis=0>(s, zero) q = Squeeze(g, zero) u = Unsqueeze(q, zero) "
+        "n = Concat<axis=0>(u, rest) f = Reshape(p, n) "
+    )
+    body = GEMM.replace("f = Flatten(p) ", size)
+    stored = {"zero": np.array([0]), "rest": np.array([8]), "w": W, "b": B}
+    model = classifier(body, stored)
+    for name, dims in {"q": [], "u": [1]}.items():
+        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, dims)
+        model.graph.value_info.append(value)
+    made = rewrite_onnx(model, to="conv").module
+    assert "Conv" in operators(made)
+    require_same(model, made, images())
+    assert rewrite_onnx(made, to="linear").module.SerializeToString() == model.SerializeToString()
 
 
 def test_a_transposed_copy_is_told_in_bytes_and_a_view_costs_none() -> None:

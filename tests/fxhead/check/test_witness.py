@@ -47,7 +47,7 @@ def test_a_witness_can_be_run_alone(run: Run, folder: Path) -> None:
         "c.witness.py",
     }
     script = Path("c.witness.py").read_text()
-    assert len(script.splitlines()) <= 11
+    assert len(script.splitlines()) <= 12
     assert "fx" not in script.replace("fxhead", "")
     shown = subprocess.run([sys.executable, "c.witness.py"], capture_output=True, text=True, check=True)
     numbers = [float(word.strip(";,:")) for word in shown.stdout.split() if word[:1] in "-0123456789"]

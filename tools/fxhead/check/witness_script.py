@@ -60,7 +60,7 @@ def _text(about: str, lines: Sequence[str]) -> str:
     return "\n".join([f"# {visible(about)}", *lines, ""])
 
 
-_OPTIONS = "options = onnxruntime.SessionOptions()\noptions.add_session_config_entry({!r}, {!r})".format(
+_OPTIONS = "options = onnxruntime.SessionOptions(); options.add_session_config_entry({!r}, {!r})".format(
     *UNFUSED
 )
 _TORCH = "import torch\ntorch.set_grad_enabled(False)"
