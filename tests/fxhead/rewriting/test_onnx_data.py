@@ -61,6 +61,8 @@ def test_weights_in_another_file_are_referred_to(run: Run, folder: Path) -> None
     assert not Path("other").exists()
     assert run("rewrite", "net.onnx", "--to", "conv", "--no-check", "-o", "other/net.onnx").code == 0
     require_same_files(Path("net.onnx"), Path("other/net.onnx"))
+    done = run("rewrite", "other/net.onnx", "--to", "linear", "--link-data", "-o", "other/back.onnx")
+    assert (done.code, "reads 'all.bin', which is 'net.onnx.data' here" in done.err) == (2, True)
 
 
 def test_what_lies_outside_the_folder_is_not_copied(run: Run, folder: Path) -> None:

@@ -105,6 +105,16 @@ def _link(path: Path, new: Path) -> None:
         shutil.copyfile(path, new)
 
 
+def _not_linked(name: str, old: str) -> InputError:
+    """The error of weights that the new file cannot read where they are."""
+    if name != old:  # the way back gives the file that it was, with the names that it had
+        what, fix = f"the way back reads {name!r}, which is {old!r} here", "leave it out: a copy is made then"
+    else:
+        what = f"{name} lies in another folder than the output, and no file may refer to it from there"
+        fix = "write the output beside it, or leave --link-data out"
+    return InputError(what, where="--link-data", fix=fix)
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     """One run, step by step."""
@@ -194,11 +204,7 @@ class _Job:
             if target.is_file() and (target.samefile(path) or filecmp.cmp(path, target, shallow=False)):
                 there.append(staging / name)
             elif self.options.link_data:
-                raise InputError(
-                    f"{name} lies in another folder than the output, and no file may refer to it from there",
-                    where="--link-data",
-                    fix="write the output beside it, or leave --link-data out",
-                )
+                raise _not_linked(name, old)
             else:
                 require_free_file(target, [path], force=self.options.force)
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
