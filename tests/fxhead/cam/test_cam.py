@@ -321,6 +321,27 @@ def test_why_a_files_head_has_no_map_is_told(run: Run, photos: Path, body: str, 
     assert says in done.err
 
 
+@pytest.mark.parametrize("size", [SIZE, ()])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_file_that_takes_channels_last(
+    run: Run, photos: Path, is_open: bool, size: tuple[str, ...]
+) -> None:
+    """As Keras has its images: the maps are those of the file that takes them first."""
+    body, constants = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w)", {"w": weights(5, 8)}
+    for name, dims in (("first", "N,3,16,16"), ("last", "N,H,W,3" if is_open else "N,16,16,3")):
+        model = classifier(body, constants, dims=dims)
+        if name == "last":
+            model.graph.node[0].input[0] = "turned"
+            model.graph.node.insert(0, helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 3, 1, 2]))
+        onnx.save(model, f"{name}.onnx")
+        given = SIZE if is_open else size
+        done = run("cam", f"{name}.onnx", "photos", *given, "--classes", "0,1,2,3,4", "-o", name)
+        assert done.code == 0, done.err
+    assert "input 1x16x16x3" in done.out
+    with np.load("first/maps.npz") as first, np.load("last/maps.npz") as last:
+        np.testing.assert_allclose(last["maps"], first["maps"], rtol=1e-5, atol=1e-6)
+
+
 def test_a_file_whose_pool_comes_last_has_its_map_there(run: Run, photos: Path) -> None:
     body = "c = Conv(r, w) a = Relu(c) p = GlobalAveragePool(a) y = Flatten(p)"
     model = classifier(body, {"w": weights(5, 8, 1, 1)}, dims="N,3,16,16")

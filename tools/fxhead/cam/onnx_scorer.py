@@ -6,6 +6,8 @@ form in memory, by the rewriter, and gives the map that its pool averages then.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,15 @@ from fxhead.source import Source
 from fxpasses.errors import InputError
 
 _PROVIDER = "cpu"
+_CHANNELS = (1, 3)
 _FIX = "give the model that it was exported from, or a file that fxhead rewrite --to dense --with-map wrote"
 
 
 class OnnxScorer:
     """An ONNX file on ONNX Runtime's CPU provider.
+
+    Attributes:
+        input_shape: what the file takes, without the batch.
 
     Args:
         given: shapes of its inputs, batch first, where the user says them.
@@ -52,12 +58,16 @@ class OnnxScorer:
         if len(values) != 1:
             raise InputError(f"has {len(values)} inputs, an image is one", where=source.text, fix=_FIX)
         declared, self.fixed_batch = _declared(values[0])
-        self.spec: InputSpec = filled((declared,), _hint(declared, given, size), source)[0]
-        extents = tuple(extent for extent in self.spec.shape or () if extent is not None)
+        known: InputSpec = filled((declared,), _hint(declared, given, size), source)[0]
+        extents = tuple(extent for extent in known.shape or () if extent is not None)
         if len(extents) != 3:
             raise InputError(
-                f"input {self.spec.name!r} leaves its shape open", where=source.text, fix="give --size"
+                f"input {known.name!r} leaves its shape open", where=source.text, fix="give --size"
             )
+        self.input_shape = extents
+        self._is_channels_last = _has_channels_last(extents)
+        rows = (extents[-1], *extents[:-1]) if self._is_channels_last else extents
+        self.spec = dataclasses.replace(known, shape=rows)
         shapes = () if extents == declared.shape else ((1, *extents),)
         mapped = _with_own_map(content) or mapped_file(
             content, lambda names: choose_head(names, wanted), shapes
@@ -72,7 +82,8 @@ class OnnxScorer:
         Raises:
             InputError: what the file gives is no map of its logits.
         """
-        logits, maps = self._session.run((batch,))
+        given = np.ascontiguousarray(np.moveaxis(batch, 1, -1)) if self._is_channels_last else batch
+        logits, maps = self._session.run((given,))
         drawn = laid_out(maps.astype(np.float32), batch.shape[2:])
         found = HeadScores(logits.reshape(len(maps), -1).astype(np.float32), drawn)
         require_map_of(found, float(np.finfo(logits.dtype).eps), f"{self._name}: of the output {self.head!r}")
@@ -109,5 +120,13 @@ def _hint(spec: InputSpec, given: Shapes, size: ImageSize | None) -> Hint | None
         return Hint(shapes=given, origin="--input-shape")
     if size is None or spec.shape is None or len(spec.shape) != 3:
         return None
-    extents = size.of_input(*spec.shape[1:]).extents
-    return Hint(shapes=((1, spec.shape[0] or 3, *extents),), origin="--size")
+    is_last = _has_channels_last(spec.shape)
+    channels, own = (spec.shape[-1], spec.shape[:-1]) if is_last else (spec.shape[0] or 3, spec.shape[1:])
+    extents = size.of_input(*own).extents
+    shape = (*extents, channels) if is_last else (channels, *extents)
+    return Hint(shapes=((1, *shape),), origin="--size")
+
+
+def _has_channels_last(shape: Sequence[int | None]) -> bool:
+    """Whether an image's channels are the last axis, as Keras has them."""
+    return len(shape) == 3 and shape[-1] in _CHANNELS and shape[0] not in _CHANNELS

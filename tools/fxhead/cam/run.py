@@ -139,8 +139,8 @@ def _open(options: CamOptions, progress: Progress) -> tuple[ModelInfo, FoundHead
         with progress.step(f"loading {source.text}"):
             require_readable(Path(source.name))
             scorer = OnnxScorer(source, options.input_shapes, options.size, options.head)
-        shape = tuple(extent for extent in scorer.spec.shape or () if extent is not None)
-        info = ModelInfo(source=source, class_name="ONNX", parameters=None, input_shapes=((1, *shape),))
+        own = ((1, *scorer.input_shape),)
+        info = ModelInfo(source=source, class_name="ONNX", parameters=None, input_shapes=own)
         return info, FoundHead(scorer=scorer), _preset(options)
     with progress.step(f"loading {source.text}"):
         loaded = load(source, options.loading, progress.note)
