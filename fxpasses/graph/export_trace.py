@@ -18,7 +18,7 @@ from fxpasses.graph.arguments import packed
 from fxpasses.graph.quiet import quiet_export
 from fxpasses.graph.shapes import static_extent
 from fxpasses.graph.trace import Traced, trace
-from fxpasses.graph.tracing import tracing
+from fxpasses.graph.tracing import calls_apart, tracing
 from fxpasses.private_names import pytree
 from fxpasses.report import TraceInfo
 from fxpasses.wall.clock import SlowError
@@ -96,7 +96,7 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgra
     error: Exception | None = None
     for batch in (Dim("batch", min=1), Dim.AUTO, None):
         try:
-            with walled_for(model), quiet_export(), tracing(model):
+            with walled_for(model), quiet_export(), tracing(model), calls_apart(model):
                 program = torch.export.export(model, inputs, dynamic_shapes=_dynamic(model, inputs, batch))
         except SlowError:
             raise

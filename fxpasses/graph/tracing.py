@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import builtins
-from collections import deque
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from types import FunctionType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import Proxy
 
-_MOST = 1000
-"""Longer containers are data, and are not looked into."""
-
-_REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-_Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
-_Content: TypeAlias = dict[Any, Any] | list[Any]
+from fxpasses.graph.held import Held
 
 
 @contextmanager
@@ -29,49 +23,37 @@ def tracing(model: nn.Module) -> Iterator[None]:
     A cache that ``forward`` fills, or a list that it appends to, would hold what stands for tensors there,
     and hand it to the next run, or to the next trace. What it registers, a module or a parameter, stays.
     """
-    held = [*_held(model)]
+    held = Held(model)
     try:
         with _counting(model):
             yield
     finally:
-        for container, content, owner in held:
-            registered = {} if owner is None else {**owner._parameters, **owner._buffers, **owner._modules}
-            before = (
-                {name: value for name, value in content.items() if name not in registered}
-                if isinstance(content, dict)
-                else content
-            )
-            if _identities(container) != _identities(before):
-                container.clear()
-                container.extend(before) if isinstance(container, list | deque) else container.update(before)
+        held.put_back()
 
 
-def _held(model: nn.Module) -> Iterator[tuple[_Container, _Content, nn.Module | None]]:
-    """Whatever the modules hold something in, by name or in containers within each other.
+@contextmanager
+def calls_apart(model: nn.Module) -> Iterator[None]:
+    """Within it each call of ``model`` leaves it as it was: torch.export calls several times.
 
-    With what it is; and for the names of a module, that module.
+    It refuses a model that keeps tensors, and a second call would read what the first has kept.
     """
-    pending: list[object] = [*model.modules()]
-    seen: set[int] = set()
-    for value in pending:  # grows while it is read
-        owner = value if isinstance(value, nn.Module) else None
-        found = value if owner is None else vars(owner)
-        if not isinstance(found, dict | list | set | deque | tuple):
-            continue
-        if len(found) > _MOST or id(found) in seen:
-            continue
-        seen.add(id(found))
-        if not isinstance(found, dict):
-            pending += found
-        else:
-            pending += (part for name, part in found.items() if owner is None or name not in _REGISTRIES)
-        if not isinstance(found, tuple):
-            yield found, dict(found) if isinstance(found, dict) else [*found], owner
+    own, forward = vars(model).get("forward"), model.forward
 
+    @functools.wraps(forward)
+    def apart(*args: Any, **kwargs: Any) -> Any:
+        held = Held(model)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            held.put_back()
 
-def _identities(content: Iterable[object]) -> list[int]:
-    """What it holds; whether two proxies are equal would be a question to the graph."""
-    return [*map(id, chain.from_iterable(content.items()) if isinstance(content, dict) else content)]
+    vars(model)["forward"] = apart
+    try:
+        yield
+    finally:
+        del vars(model)["forward"]
+        if own is not None:
+            vars(model)["forward"] = own
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,11 @@ from torch.export.graph_signature import InputKind
 from fxexport.language.aten import MustFunctionalise, dtype_name, loses_writes, read_program
 from fxexport.language.graph import Dims, Graph, GraphInput, NotRead
 from fxexport.language.guards import NotUnderstood
+from fxexport.language.memory import Memory, refusal, require_constant, require_inside, require_same
 from fxexport.language.ranges import granted
-from fxexport.language.recording import Called, ModuleCall
+from fxexport.language.recording import Called, ModuleCall, Recording, Start, inside
 from fxexport.language.term import Terms, Value
+from fxpasses.graph.held import Held
 from fxpasses.graph.quiet import quiet
 
 SCOPE = (
@@ -35,6 +37,7 @@ def graph_of_module(
     *,
     free_sizes: bool = False,
     free_batch: bool = True,
+    memory: Memory | None = None,
 ) -> Graph:
     """The module as ``torch.export`` records it, called as ``module(*args, **kwargs)``.
 
@@ -44,27 +47,71 @@ def graph_of_module(
         kwargs: further arguments by name.
         free_sizes: whether the axes behind the channels are free too.
         free_batch: whether the batch is; without ``free_sizes`` only where the module permits it.
+        memory: what it held before it was run; None where it was not.
 
     Raises:
-        NotRead: export refuses.
+        NotRead: export refuses, or a run changes what the next one gives.
     """
     call = ModuleCall(tuple(args), dict(kwargs or {}))
 
     def recorded(*, is_free: bool) -> Graph:
         whole = call.doubled() if is_free else call
-        return _recorded(module, whole, whole.freed(batch=is_free, sizes=free_sizes))
+        known = memory or Memory(found=Held(module))
+        return _remembered(module, whole, whole.freed(batch=is_free, sizes=free_sizes), known)
 
     if not free_batch or free_sizes:
         return recorded(is_free=free_batch)
     try:
         return recorded(is_free=True)
     except NotRead:
+        if memory is not None and memory.found.changes():  # by a run of another batch, maybe
+            raise
         return recorded(is_free=False)
 
 
-def _recorded(module: nn.Module, call: ModuleCall, dims: Sequence[Dims]) -> Graph:
-    """The module recorded at the extents of a call's tensors; those that are None in ``dims`` are free."""
-    program = call.recorded(module, dims)
+def _remembered(module: nn.Module, call: ModuleCall, dims: Sequence[Dims], memory: Memory) -> Graph:
+    """The module as it is in every run, at the extents of a call's tensors; those that are None are free."""
+
+    def at(wanted: Sequence[Dims]) -> Graph:
+        return _remembered(module, call.at(wanted), wanted, memory)
+
+    now = call.recorded(module, dims)
+    graph = _recorded(module, now.program, call, dims, at)
+    left, filled = now.changes, memory.found.changes()
+    require_inside(memory.later, left)
+    if left:
+        try:
+            unread, other = _from(Start(unread=left), module, call, dims)
+        except NotRead as error:
+            raise refusal(left[0]) from error
+        require_inside(unread.changes, left)
+        require_same(other, graph, left[0])
+    filled = [change for change in filled if change not in inside(filled, left)]
+    if filled:
+        first, other = _from(Start(held=memory.found, gives=filled), module, call, dims)
+        made = [change for change in first.changes if change not in inside(first.changes, left)]
+        require_constant(first.program, made, filled)
+        require_same(other, graph, filled[0])
+    return graph
+
+
+def _from(start: Start, module: nn.Module, call: ModuleCall, dims: Sequence[Dims]) -> tuple[Recording, Graph]:
+    found = call.recorded_from(start, module, dims)
+
+    def at(wanted: Sequence[Dims]) -> Graph:
+        return _from(start, module, call.at(wanted), wanted)[1]
+
+    return found, _recorded(module, found.program, call, dims, at)
+
+
+def _recorded(
+    module: nn.Module,
+    program: ExportedProgram,
+    call: ModuleCall,
+    dims: Sequence[Dims],
+    at: Callable[[Sequence[Dims]], Graph],
+) -> Graph:
+    """What was recorded at the extents of a call's tensors; those that are None in ``dims`` are free."""
     graph = _graph_of_program(program)
     names = _names(module, len(call.args))
     shapes = [tuple(item.shape) for item in call.tensors]
@@ -87,7 +134,7 @@ def _recorded(module: nn.Module, call: ModuleCall, dims: Sequence[Dims]) -> Grap
         outside=found.outside,
         fixed=found.fixed,
         takes=found.takes,
-        at=lambda wanted: _recorded(module, call.at(wanted), wanted),
+        at=at,
     )
 
 

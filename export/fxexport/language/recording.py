@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from unittest import mock
 
 import torch
@@ -21,29 +21,104 @@ from torch.overrides import TorchFunctionMode
 
 from fxexport.language.graph import Dims, NotRead
 from fxexport.private_names import META
+from fxpasses.graph.held import Change, Held
 from fxpasses.graph.quiet import quiet
 from fxpasses.graph.tracing import tracing
+from fxpasses.private_names import pytree
+
+
+class Unread:
+    """Stands in a model's memory for what a run may write, and has no right to read."""
+
+    def _refuse(self, *_: object) -> Any:
+        raise NotRead("it is read")
+
+    __getattribute__ = __bool__ = __eq__ = __hash__ = __repr__ = __str__ = __format__ = _refuse
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a module holds when it is recorded.
+
+    Attributes:
+        held: what that is; None for what it holds now.
+        unread: where it holds what may not be read.
+        gives: where what it holds instead afterwards is given behind its outputs, as far as that is tensors.
+    """
+
+    held: Held | None = None
+    unread: Sequence[Change] = ()
+    gives: Sequence[Change] = ()
+
+
+_NOW = Start()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """A recorded call.
+
+    Attributes:
+        program: what was recorded.
+        changes: where the module held something else after it.
+    """
+
+    program: ExportedProgram
+    changes: Sequence[Change]
 
 
 class Called(nn.Module):
     """A module as it is called: with its hooks, its own ``__call__``, and the code that its graph became.
 
     What ``torch.export`` is given it takes apart: it runs the graph of a ``GraphModule`` instead of its code,
-    and passes over what stands around ``forward``. What is called inside of it runs as it is.
+    and passes over what stands around ``forward``. What is called inside of it runs as it is. And it calls
+    several times, which has to find the same in the module each time.
     """
 
     PREFIX = "inner."
 
-    def __init__(self, inner: nn.Module) -> None:
-        """Wraps the module."""
+    def __init__(
+        self,
+        inner: nn.Module,
+        start: Start = _NOW,
+        tell: Callable[[Sequence[Change]], object] = bool,
+    ) -> None:
+        """Wraps the module; ``tell`` hears what a call changed."""
         super().__init__()
         self.inner = inner
         self.training = inner.training
+        self._start, self._tell = start, tell
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it."""
-        with _told_as_when_run(), WholePools():
-            return self.inner(*args, **kwargs)
+        found = held = Held(self.inner)
+        if self._start.held is not None:
+            self._start.held.put_back()
+            held = Held(self.inner)
+        for place in self._start.unread:
+            cast(dict[Any, Any], place.container)[place.key] = Unread()
+        try:
+            with _told_as_when_run(), WholePools():
+                result = self.inner(*args, **kwargs)
+            changes = held.changes()
+        finally:
+            held.put_back()
+            found.put_back()
+        self._tell(changes)
+        made = inside(changes, self._start.gives)
+        return (result, kept_tensors(made)) if made else result
+
+
+def inside(changes: Sequence[Change], others: Sequence[Change]) -> list[Change]:
+    """Those changes that are in the place of another one."""
+    places = [change.place for change in others]
+    return [change for change in changes if change.place in places]
+
+
+def kept_tensors(changes: Sequence[Change]) -> list[torch.Tensor]:
+    """The tensors that a module holds in changed places."""
+    leaves = pytree.tree_leaves([change.value for change in changes])
+    return [item for item in leaves if isinstance(item, torch.Tensor)]
 
 
 @contextlib.contextmanager
@@ -123,7 +198,7 @@ ANY_MEMORY = 1 << 62
 
 TOO_SLOW = f"torch.export takes more than {RECORDING_S} s where sizes are free"
 
-_Kept: TypeAlias = dict[tuple[object, ...], tuple[nn.Module, ExportedProgram | NotRead]]
+_Kept: TypeAlias = dict[tuple[object, ...], tuple[nn.Module, Held, Recording | NotRead]]
 _shared: ContextVar[_Kept | None] = ContextVar("recordings", default=None)
 
 
@@ -190,7 +265,7 @@ class ModuleCall:
             return self
         return self._each(lambda item: torch.cat([item, item]) if item.dim() and item.shape[0] == 1 else item)
 
-    def recorded(self, module: nn.Module, dims: Sequence[Dims]) -> ExportedProgram:
+    def recorded(self, module: nn.Module, dims: Sequence[Dims]) -> Recording:
         """The module as ``torch.export`` records this call; extents that are None in ``dims`` are free.
 
         Raises:
@@ -198,20 +273,22 @@ class ModuleCall:
         """
         kept = _shared.get()
         if kept is None or self.kwargs or len(self.tensors) != len(self.args):
-            return self._recorded(module, dims)
+            return self.recorded_from(_NOW, module, dims)
         key = id(module), str(dims), *((item.shape, item.dtype, item.device) for item in self.args)
-        if key not in kept:
-            kept[key] = module, NotRead(TOO_SLOW)  # which nobody tells who stops it
+        if key not in kept or kept[key][1].changes():
+            held = Held(module)
+            kept[key] = module, held, NotRead(TOO_SLOW)  # which nobody tells who stops it
             try:
-                kept[key] = module, self._recorded(module, dims)
+                kept[key] = module, held, self.recorded_from(_NOW, module, dims)
             except NotRead as refused:
-                kept[key] = module, refused
-        found = kept[key][1]
+                kept[key] = module, held, refused
+        found = kept[key][2]
         if isinstance(found, NotRead):
             raise found
         return found
 
-    def _recorded(self, module: nn.Module, dims: Sequence[Dims]) -> ExportedProgram:
+    def recorded_from(self, start: Start, module: nn.Module, dims: Sequence[Dims]) -> Recording:
+        """The same where the module holds what ``start`` says."""
         left = iter(dims)
         auto = torch.export.Dim.AUTO
 
@@ -224,6 +301,7 @@ class ModuleCall:
         if self.kwargs:
             shapes["kwargs"] = {name: free(item) for name, item in self.kwargs.items()}
         has_free = any(extent is None for own in dims for extent in own)
+        told: list[Sequence[Change]] = []
         try:
             with (
                 quiet("torch.export", "torch.fx", "torch._subclasses"),
@@ -234,8 +312,8 @@ class ModuleCall:
                 mock.patch.object(META, "div_rtn", operator.floordiv),
             ):
                 warnings.simplefilter("ignore")
-                return torch.export.export(
-                    Called(module),
+                program = torch.export.export(
+                    Called(module, start, told.append),
                     self.args,
                     self.kwargs,
                     dynamic_shapes=shapes if has_free else None,
@@ -244,6 +322,7 @@ class ModuleCall:
         except Exception as error:  # whatever the module's own code raises
             lines = str(error).strip().splitlines() or [""]
             raise NotRead(f"torch.export refuses the module ({type(error).__name__}: {lines[0]})") from error
+        return Recording(program=program, changes=told[-1])
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModuleCall:
         def changed(item: Any) -> Any:

@@ -43,34 +43,3 @@ def is_stale(module: fx.GraphModule) -> bool:
     """True if the code that runs is not that of the graph."""
     code = getattr(module, "_code", None)
     return code is not None and module.graph.python_code("self").src != code
-
-
-def plain_attributes(module: nn.Module, *, is_private: bool = False) -> dict[tuple[str, str], str]:
-    """What the parts of a module hold beside tensors and modules: plain data as text, by path and name.
-
-    Names that begin with ``_``, where caches are held, are left out unless ``is_private``.
-    """
-    return {
-        (path, name): repr(value)
-        for path, part in module.named_modules()
-        for name, value in vars(part).items()
-        if (is_private or not name.startswith("_")) and _is_plain(value)
-    }
-
-
-def changed_attribute(before: dict[tuple[str, str], str], after: dict[tuple[str, str], str]) -> str | None:
-    """The first attribute that differs, as ``path.name``; None where none does."""
-    changed = next((key for key in before | after if before.get(key) != after.get(key)), None)
-    return None if changed is None else ".".join(filter(None, changed))
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple | set | frozenset):
-        return len(value) <= _MOST and all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return len(value) <= _MOST and all(_is_plain(part) for pair in value.items() for part in pair)
-    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
-
-
-_MOST = 1000
-"""Longer containers are data, and are not looked into."""

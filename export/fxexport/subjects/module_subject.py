@@ -12,15 +12,11 @@ import torch
 from torch import fx, nn
 
 from fxexport.language import Graph, NotRead, graph_of_module
+from fxexport.language.memory import Memory
 from fxexport.language.recording import ANY_MEMORY, RECORDING_S, TOO_SLOW
 from fxexport.module_graph.affine import read_affine, run_affine
 from fxexport.module_graph.naming import ModuleNaming
-from fxexport.module_graph.outside_graph import (
-    changed_attribute,
-    is_stale,
-    outside_graph,
-    plain_attributes,
-)
+from fxexport.module_graph.outside_graph import is_stale, outside_graph
 from fxexport.module_graph.reads_values import ReadsValues
 from fxexport.module_graph.terms import graph_terms
 from fxexport.subjects.many_places import collected, run_eagerly, spread
@@ -46,6 +42,7 @@ from fxpasses.engine.outputs import count_maps
 from fxpasses.errors import CheckError, InternalError, TraceError, brief
 from fxpasses.graph.arguments import with_defaults
 from fxpasses.graph.export_trace import export_module
+from fxpasses.graph.held import Change, Held
 from fxpasses.graph.quiet import quiet_export, quiet_failure
 from fxpasses.graph.shapes import Runner
 from fxpasses.graph.trace import trace
@@ -76,6 +73,8 @@ class ModuleSubject:
         self._example = feeds
         self._device, self._dtype = _home(module)
         self._traced = _traced(module, self._tensors(feeds))
+        self._found = Held(module)
+        self._later: Sequence[Change] = ()
         self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         recorder = _Recorder(self._traced)
         try:
@@ -126,6 +125,8 @@ class ModuleSubject:
         Recorded with sizes that are free it is so at its own, too.
         """
         wide = vars(self).get("language_at_all_sizes")
+        if self._unseen is None and self._found.changes() and self.has_sizes and self.runs_at_other_sizes:
+            return self.language_at_all_sizes  # else a run of another size decides what it is at this one
         return wide if isinstance(wide, Graph) else self._recorded(free_sizes=False)
 
     @functools.cached_property
@@ -143,7 +144,10 @@ class ModuleSubject:
         try:
             with quiet_export(), evaluation_mode(self.module):
                 return graph_of_module(
-                    self.module, tuple(self._tensors(self._example)), free_sizes=free_sizes
+                    self.module,
+                    tuple(self._tensors(self._example)),
+                    free_sizes=free_sizes,
+                    memory=Memory(found=self._found, later=self._later),
                 )
         except NotRead as unread:
             return unread.reason
@@ -151,25 +155,20 @@ class ModuleSubject:
     @functools.cached_property
     def _unseen(self) -> str | None:
         """What a run does that no recording of one shows."""
-        before = plain_attributes(self.module)
         reads = ReadsValues()
         # of the batch that is recorded: what is asked of another one no recording grants
         found = self._guarded(self._run_reading, self._example, reads)
-        changed = changed_attribute(before, plain_attributes(self.module))
-        if changed is not None:
-            return f"a run changes {changed}, which no graph shows"
         if reads.by is not None:
             return f"a run asks for values of tensors ({reads.by}), and no graph shows what for"
-        cached = plain_attributes(self.module, is_private=True)
+        held = Held(self.module)  # a cache is filled by the first run
         for run, where in (
             (self._run_recorded, "where gradients are recorded"),
             (self._run_strided, "of inputs that lie otherwise in memory"),
         ):
             if not self._gives(found, run):
                 return f"it gives other values {where}"
-        # a cache is filled by the first run; what goes on changing is none
-        changed = changed_attribute(cached, plain_attributes(self.module, is_private=True))
-        return None if changed is None else f"a run changes {changed}, which no graph shows"
+        self._later = held.changes()
+        return None
 
     @property
     def has_sizes(self) -> bool:

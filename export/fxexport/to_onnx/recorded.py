@@ -33,7 +33,7 @@ def shared_program(module: nn.Module, call: ExampleCall) -> ExportedProgram | No
     recorded = ModuleCall(call.args, {})
     try:
         with in_budget(type(module).__name__, RECORDING_S, ANY_MEMORY):
-            program = recorded.recorded(module, recorded.freed(batch=True, sizes=True))
+            program = recorded.recorded(module, recorded.freed(batch=True, sizes=True)).program
     except (NotRead, SlowError):
         return None
     guards = getattr(program, "_guards_code", None)

@@ -25,7 +25,7 @@ from fxpasses.api import model_of
 from fxpasses.errors import ExportError, brief, first_line, telling
 from fxpasses.fcn.native_size import native_size, require_native
 from fxpasses.graph.quiet import quiet
-from fxpasses.graph.tracing import tracing
+from fxpasses.graph.tracing import calls_apart, tracing
 from fxpasses.wall.marks import walled_for
 from fxpasses.wall.wall import lowered
 
@@ -179,7 +179,7 @@ def _trace(
     shapes = call.dynamic_shapes(module, batch, torch.export.Dim.AUTO if dynamic_size else None)
     traced = require_one_graph(module, call) if dynamic_size else call
     try:
-        with tracing(module), WholePools() if dynamic_size else contextlib.nullcontext():
+        with tracing(module), calls_apart(module), WholePools() if dynamic_size else contextlib.nullcontext():
             program = torch.export.export(
                 module, traced.args, traced.kwargs, dynamic_shapes=shapes, strict=False
             )

@@ -117,12 +117,46 @@ def test_nothing_of_a_trace_stays_in_the_model() -> None:
     assert torch.equal(model(x), expected)
 
 
+class Deciding(Keeping):
+    """The same, by the values that it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        return scores if x.sum() > 0 else -scores
+
+
 def test_nor_does_anything_of_one_that_is_refused() -> None:
-    model = Keeping().eval()
+    model = Deciding().eval()
     before = copy.deepcopy(kept(model))
-    with pytest.raises(TraceError, match="assigned during export"):
+    with pytest.raises(TraceError, match="data-dependent"):
         export_module(model, (samples(2),), "")
     assert kept(model) == before
+
+
+def test_a_model_that_keeps_tensors_is_exported_as_its_first_run() -> None:
+    model = Keeping().eval()
+    graph = export_module(model, (samples(2),), "").close(())
+    x, fresh = samples(3), copy.deepcopy(model)
+    assert torch.allclose(graph(x), fresh(x), atol=1e-6)
+    assert "forward" not in vars(model)
+
+
+def test_what_an_object_holds_is_put_back_too() -> None:
+    class Box:
+        seen: tuple[Tensor, ...] = ()
+
+    class Boxing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.box = Box()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.box.seen = (*self.box.seen, x)
+            return x
+
+    model = Boxing()
+    trace(model)
+    assert not vars(model.box)
 
 
 class Growing(nn.Module):

@@ -1,0 +1,185 @@
+"""What a model holds beside parameters, buffers and modules, so that a change is seen and undone."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections import deque
+from collections.abc import Iterator
+from itertools import zip_longest
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+_MOST = 1000
+"""Longer containers are data, and are not looked into."""
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_NOT_THEIR_OWN = sys.stdlib_module_names | {"torch", "numpy"}
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
+_NOTHING = object()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Change:
+    """What a model holds in a place where it held something else before.
+
+    Attributes:
+        name: the attribute, or the one that the container is found in, as ``path.name``.
+        container: what has the place.
+        key: the place in a dictionary or in an object's names; None in other containers.
+        value: what it holds now.
+    """
+
+    name: str
+    container: _Container
+    key: Any
+    value: Any
+
+    @property
+    def place(self) -> tuple[int, Any]:
+        """The place, of those that are held at one time."""
+        return id(self.container), self.key
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Content:
+    """A container, and what it held.
+
+    Attributes:
+        name: the attribute that it is found in; of the names of an object, the path of that.
+        container: it.
+        content: what it held.
+        versions: how often each tensor in it had been written to.
+        owner: the module whose names it has.
+        is_names: whether its keys are names of attributes.
+    """
+
+    name: str
+    container: _Container
+    content: dict[Any, Any] | list[Any]
+    versions: dict[int, int | None]
+    owner: nn.Module | None
+    is_names: bool
+
+
+class Held:
+    """What a model holds now in attributes, and in containers and objects of its own classes in them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Notes it."""
+        self._contents = [*_contents(model)]
+
+    def put_back(self) -> None:
+        """Lets the model hold the same again, but for what it has registered since."""
+        for found in self._contents:
+            before = _unregistered(found, found.content)
+            if not _is_same(before, _now(found)):
+                found.container.clear()
+                if isinstance(found.container, list | deque):
+                    found.container.extend(before)
+                else:
+                    found.container.update(before)
+
+    def changes(self) -> list[Change]:
+        """Where it holds something else by now, or a tensor that was written to."""
+        return [change for found in self._contents for change in _changes(found)]
+
+
+def _contents(model: nn.Module) -> Iterator[_Content]:
+    pending: list[tuple[str, object]] = [*model.named_modules()]
+    seen: set[int] = set()
+    for name, value in pending:  # grows while it is read
+        owner = value if isinstance(value, nn.Module) else None
+        is_names = owner is not None or _has_names(value)
+        found = vars(value) if is_names else value
+        if (
+            not isinstance(found, dict | list | set | deque | tuple)
+            or len(found) > _MOST
+            or id(found) in seen
+        ):
+            continue
+        seen.add(id(found))
+        if not isinstance(found, dict):
+            held = [(name, part) for part in found]
+        else:
+            held = [
+                (_joined(name, key) if is_names else name, part)
+                for key, part in found.items()
+                if owner is None or key not in _REGISTRIES
+            ]
+        pending += held
+        if not isinstance(found, tuple):
+            yield _Content(
+                name=name,
+                container=found,
+                content=dict(found) if isinstance(found, dict) else [*found],
+                versions={id(part): _version(part) for _, part in held if isinstance(part, torch.Tensor)},
+                owner=owner,
+                is_names=is_names,
+            )
+
+
+def _has_names(value: object) -> bool:
+    """Whether it is an object of a class of one's own, which may be a model's memory as a module may."""
+    home = type(value).__module__.partition(".")[0]
+    is_own = home not in _NOT_THEIR_OWN or type(value) is SimpleNamespace
+    return (
+        is_own and isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, dict | list)
+    )
+
+
+def _joined(path: str, name: object) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _now(found: _Content) -> dict[Any, Any] | list[Any]:
+    container = found.container
+    return _unregistered(found, container) if isinstance(container, dict) else [*container]
+
+
+def _unregistered(found: _Content, content: dict[Any, Any] | list[Any]) -> dict[Any, Any] | list[Any]:
+    """Without what has come to be registered, which is no memory of a run."""
+    if found.owner is None or not isinstance(content, dict):
+        return content
+    owner = found.owner
+    registered = {*owner._parameters, *owner._buffers, *owner._modules}
+    return {name: value for name, value in content.items() if name not in registered}
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    """Whether they hold the same objects; whether two proxies are equal would be a question to the graph."""
+    if isinstance(before, dict):
+        return [*before] == [*now] and all(before[key] is now[key] for key in before)
+    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
+
+
+def _changes(found: _Content) -> Iterator[Change]:
+    before, now = _unregistered(found, found.content), _now(found)
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = [(key, before.get(key, _NOTHING), now.get(key, _NOTHING)) for key in {**before, **now}]
+    else:
+        pairs = [(None, a, b) for a, b in zip_longest(before, now, fillvalue=_NOTHING)]
+    for key, a, b in pairs:
+        if not is_equal(a, b) or (id(b) in found.versions and found.versions[id(b)] != _version(b)):
+            name = _joined(found.name, key) if found.is_names else found.name
+            yield Change(name=name, container=found.container, key=key, value=b)
+
+
+def is_equal(a: object, b: object) -> bool:
+    """Whether one is the other, or plain data of the same kind and value."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(is_equal, a, b))
+    return type(a) in _PLAIN and repr(a) == repr(b)
+
+
+def _version(value: object) -> int | None:
+    is_counted = isinstance(value, torch.Tensor) and not value.is_inference()
+    return value._version if is_counted else None  # type: ignore[attr-defined]
