@@ -208,6 +208,7 @@ def _to_onnx(
 ) -> torch.onnx.ONNXProgram:
     """The program as the exporter writes it, before its optimiser."""
     from fxexport.to_onnx.as_strided import as_strided
+    from fxexport.to_onnx.attention import ATTENTION, attention, has_other_attention
     from fxexport.to_onnx.example_call import output_names
     from fxexport.to_onnx.im2col import im2col
 
@@ -224,6 +225,7 @@ def _to_onnx(
             custom_translation_table={
                 torch.ops.aten.as_strided.default: as_strided,
                 torch.ops.aten.im2col.default: im2col,
+                **({ATTENTION: attention} if has_other_attention(program) else {}),
             },
         )
     except torch.onnx.errors.OnnxExporterError as error:
