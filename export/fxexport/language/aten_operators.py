@@ -13,7 +13,7 @@ import torch
 from fxexport.language import arithmetic, definitions, moves, windows
 from fxexport.language.call import Call
 from fxexport.language.constants import exact_array
-from fxexport.language.contraction import convolution, linear, matmul, spelled_sum
+from fxexport.language.contraction import convolution, linear, matmul, spelled_sum, transposed_convolution
 from fxexport.language.extents import Extent, Polynomial, divided, plus
 from fxexport.language.fold_rules import UNIT
 from fxexport.language.graph import NotRead
@@ -97,8 +97,10 @@ def _promoted(call: Call, *names: str) -> str:
     "conv3d.padding", "convolution.default",
 )  # fmt: skip
 def _conv(call: Call) -> Value:
-    if call.has("transposed") and (call.flag("transposed") or any(call.integers("output_padding"))):
-        raise Uninterpreted("a transposed convolution")
+    if call.has("transposed") and call.flag("transposed"):
+        return _spread_out(call)
+    if call.has("transposed"):
+        call.ignore("output_padding")  # of transposed ones only
     value, weight, bias = call.tensor("input"), call.tensor("weight"), call.optional_tensor("bias")
     if value.rank != weight.rank:
         raise Uninterpreted("a convolution without batch")
@@ -122,6 +124,30 @@ def _conv(call: Call) -> Value:
         dilation=dilation,
         groups=call.integer("groups"),
     )
+
+
+def _spread_out(call: Call) -> Value:
+    value, weight = call.tensor("input"), call.tensor("weight")
+    if value.rank != weight.rank:
+        raise Uninterpreted("a convolution without batch")
+    stride, padding, dilation, more = (
+        _spread(call.integers(name), weight.rank - 2)
+        for name in ("stride", "padding", "dilation", "output_padding")
+    )
+    return transposed_convolution(
+        call.terms,
+        value,
+        weight,
+        call.optional_tensor("bias"),
+        stride=stride,
+        padding=[(size, size - further) for size, further in zip(padding, more, strict=True)],
+        dilation=dilation,
+        groups=call.integer("groups"),
+    )
+
+
+for _name in ("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input"):
+    OPERATORS[f"aten.{_name}"] = _spread_out
 
 
 def _spread(numbers: Sequence[int], count: int) -> list[int]:

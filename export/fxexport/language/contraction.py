@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from fxexport.language.arithmetic import add, multiply, over_axes, parts_of, scaled
 from fxexport.language.extents import Extent, floor_divided, minus, plus, times
+from fxexport.language.foreign import foreign
 from fxexport.language.layout import Layout, Parts, Slot, behind, extent_of, joined
 from fxexport.language.maps import slots_of
 from fxexport.language.moves import squeeze, unsqueeze, without_zeros
@@ -167,6 +168,53 @@ def convolution(
     if bias is None:
         return product
     return add(terms, product, unsqueeze(bias, list(range(1, spatial + 1))))
+
+
+def transposed_convolution(
+    terms: Terms,
+    value: Value,
+    weight: Value,
+    bias: Value | None,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int,
+) -> Value:
+    """Every cell of ``value[N, C, *k]`` spread by ``weight[C, O/groups, *k]``, plus the bias along ``O``.
+
+    Args:
+        terms: the table.
+        value: what is spread.
+        weight: by what.
+        bias: or None.
+        stride: how far neighbours come to lie apart.
+        padding: how many cells of the sum are left out before and behind; fewer than none adds some.
+        dilation: how far the cells of the weight lie apart.
+        groups: of channels.
+
+    Source:
+        ``torch.nn.ConvTranspose2d``; ONNX ``ConvTranspose``, whose ``output_padding`` adds cells behind, too.
+    """
+    spatial = value.rank - 2
+    kernel = [size for size in weight.shape[2:] if isinstance(size, int)]
+    outputs = weight.shape[1] if weight.rank > 1 else None
+    if (
+        not len(stride) == len(dilation) == len(padding) == len(kernel) == spatial > 0
+        or weight.shape[0] != value.shape[1]
+        or not isinstance(outputs, int)
+    ):
+        raise Uninterpreted("a transposed convolution of other ranks")
+    extents = [
+        plus(times(minus(extent, 1), step), (size - 1) * gap + 1 - before - behind)
+        for extent, step, size, gap, (before, behind) in zip(
+            value.shape[2:], stride, kernel, dilation, padding, strict=True
+        )
+    ]
+    key = "transposed convolution", tuple(stride), tuple(padding), tuple(dilation), groups
+    dims = value.shape[0], outputs * groups, *extents
+    (spread,) = foreign(terms, key, [value, weight], [(value.dtype, dims)], is_random=False)
+    return spread if bias is None else add(terms, spread, unsqueeze(bias, list(range(1, spatial + 1))))
 
 
 def _with_zeros_as_padding(terms: Terms, value: Value, padding: Pairs) -> tuple[Value, Pairs]:

@@ -12,7 +12,7 @@ import numpy as np
 from fxexport.language import arithmetic, definitions, moves, quantisation, sizes, windows
 from fxexport.language.call import Call
 from fxexport.language.constants import exact_array
-from fxexport.language.contraction import convolution, matmul, spelled_sum
+from fxexport.language.contraction import convolution, matmul, spelled_sum, transposed_convolution
 from fxexport.language.extents import Extent, divided, times
 from fxexport.language.foreign import foreign
 from fxexport.language.layout import extent_of
@@ -93,6 +93,32 @@ def _conv(call: Call) -> Value:
         call.optional_tensor("B"),
         stride=stride,
         padding=pads,
+        dilation=dilation,
+        groups=call.integer("group"),
+    )
+
+
+@_handles("ConvTranspose", 1, 11, 22)
+def _conv_transpose(call: Call) -> Value:
+    value, weight = _float(call, "X"), call.tensor("W")
+    spatial = weight.rank - 2
+    kernel = call.optional_integers("kernel_shape")
+    if kernel is not None and tuple(kernel) != weight.shape[2:]:
+        raise Uninterpreted("another kernel than the weight's")
+    if call.optional_integers("output_shape") is not None or call.text("auto_pad") != "NOTSET":
+        raise Uninterpreted("padding by the extents of the result")
+    stride, dilation = (call.optional_integers(n) or [1] * spatial for n in ("strides", "dilations"))
+    more = call.optional_integers("output_padding") or [0] * spatial
+    pads = call.optional_integers("pads") or [0] * 2 * spatial
+    if len(pads) != 2 * spatial or len(more) != spatial:
+        raise Uninterpreted("padding of another rank")
+    return transposed_convolution(
+        call.terms,
+        value,
+        weight,
+        call.optional_tensor("B"),
+        stride=stride,
+        padding=[(pads[axis], pads[spatial + axis] - more[axis]) for axis in range(spatial)],
         dilation=dilation,
         groups=call.integer("group"),
     )

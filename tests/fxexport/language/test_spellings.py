@@ -92,6 +92,22 @@ PLUS = f"l = Softplus(x) {number('t', 20)} g = Greater(x, t) y = Where(g, x, l)"
 CHANNEL = "a = ArgMax <axis = 1, keepdims = 0> (x)"
 FOUND = f"t = Constant <value = float[4] {{3, 1, 4, 1.5}}> () {CHANNEL} g = Gather(t, a)"
 """Of each place a number for the channel that is largest."""
+SPREAD = torch.arange(1.0, 25.0).view(4, 1, 2, 3)
+STORED = f"w = Constant <value = float[4,1,2,3] {{{', '.join(map(str, range(1, 25)))}}}> ()"
+TRANSPOSED = (
+    f"{STORED} b = Constant <value_floats = [1.0, 2.0]> () y = ConvTranspose <dilations = [2, 1], "
+    "group = 2, kernel_shape = [2, 3], output_padding = [0, 1], pads = [1, 0, 1, 1], strides = [1, 3]> "
+    "(x, w, b)"
+)
+
+
+def spread(x: torch.Tensor) -> torch.Tensor:
+    """A transposed convolution."""
+    bias = torch.tensor([1.0, 2.0])
+    # the last column that the file leaves out and adds again
+    return F.conv_transpose2d(x, SPREAD, bias, (1, 3), (1, 0), groups=2, dilation=(2, 1))
+
+
 SAME: dict[str, tuple[Function, str]] = {
     "cells of a table": (
         lambda x: TABLE[x.argmax(1)].unsqueeze(1),
@@ -265,6 +281,7 @@ SAME: dict[str, tuple[Function, str]] = {
         f"{number('f', 1.5)} m = Mul(x, f) {ints('h', 2, 2)} a, b = Split <axis = 1> (m, h) "
         f"e = Exp(a) {number('o', 1)} y = Add(e, o)",
     ),
+    "a transposed convolution": (spread, TRANSPOSED),
     "baddbmm": (
         lambda x: torch.baddbmm(x.flatten(0, 1), x.flatten(0, 1), x.flatten(0, 1)).view_as(x),
         "m = MatMul(x, x) y = Add(m, x)",
@@ -341,6 +358,17 @@ OTHER: dict[str, tuple[Function, str]] = {
         "m = ReduceMean <axes = [1]> (x) a = Constant <value = int64[0] {}> () y = Squeeze(m, a)",
     ),
     "slower waves": (lambda x: x + waves(100.001), SAME["waves"][1]),
+    "spread by other strides": (spread, TRANSPOSED.replace("[1, 3]", "[1, 2]")),
+    "spread in one group": (
+        lambda x: F.conv_transpose2d(x, SPREAD, stride=(1, 3)),
+        f"{STORED} y = ConvTranspose <group = 2, strides = [1, 3]> (x, w)",
+    ),
+    "spread with a last column": (spread, TRANSPOSED.replace("1, 0, 1, 1", "1, 0, 1, 0")),
+    "spread by another weight": (spread, TRANSPOSED.replace("24", "23")),
+    "spread more closely": (
+        lambda x: F.conv_transpose2d(x, SPREAD[..., :2], padding=(1, 0), dilation=(2, 1)),
+        f"{STORED.replace('2,3]', '2,2]')} y = ConvTranspose <pads = [0, 0, 1, 0]> (x, w)",
+    ),
     "dots for other axes": (
         SAME["einsum's dots"][0],
         'y = Einsum <equation = "...hw, ...wv -> ...hv"> (x, x)',
