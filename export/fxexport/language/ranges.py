@@ -182,7 +182,9 @@ def _failing(
             fails = fails[fails <= min(runs[name][1] for name in names)]
             start = max(recorded[name] for name in names)
             for extent in (*fails[(fails < start) & (fails > 0)][-1:], *fails[fails > start][:1]):
-                yield dict(recorded) | dict.fromkeys(names, int(extent))
+                beyond = dict(recorded) | dict.fromkeys(names, int(extent))
+                within = {name: min(place, recorded[name]) for name, place in beyond.items()}
+                yield beyond if item.holds(within) else within  # a batch may stand above for nothing
 
 
 def _spread(end: int) -> list[int]:

@@ -65,6 +65,13 @@ def test_what_is_asked_of_several_is_a_condition() -> None:
     assert {(49, 48), (32, 31), (209, 48), (32, 313), (100, 100)} <= seen
 
 
+def test_a_batch_that_takes_no_part_is_not_raised_where_maps_vanish() -> None:
+    batch = "L['args'][0].size()[0]"
+    found = read(f"{batch} * ({HEIGHT} // 16) != {batch}")
+    assert not found.fixed
+    assert ((2, 3, 31, 48),) in found.outside
+
+
 def test_a_product_that_one_extent_keeps_from_one_asks_no_more() -> None:
     found = read(f"(({HEIGHT} // 16)*({WIDTH} // 16)) != 1", f"({HEIGHT} // 16) != 1")
     assert found.conditions == ()
