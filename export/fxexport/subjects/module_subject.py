@@ -73,7 +73,8 @@ class ModuleSubject:
         self._example = feeds
         self._device, self._dtype = _home(module)
         self._traced = _traced(module, self._tensors(feeds))
-        self._found = Held(module)
+        with evaluation_mode(module):
+            self._found = Held(module)
         self._later: Sequence[Change] = ()
         self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         recorder = _Recorder(self._traced)
@@ -125,9 +126,15 @@ class ModuleSubject:
         Recorded with sizes that are free it is so at its own, too.
         """
         wide = vars(self).get("language_at_all_sizes")
-        if self._unseen is None and self._found.changes() and self.has_sizes and self.runs_at_other_sizes:
+        if self._unseen is None and self._is_filled and self.has_sizes and self.runs_at_other_sizes:
             return self.language_at_all_sizes  # else a run of another size decides what it is at this one
         return wide if isinstance(wide, Graph) else self._recorded(free_sizes=False)
+
+    @property
+    def _is_filled(self) -> bool:
+        """Whether its runs have left something in it."""
+        with evaluation_mode(self.module):
+            return bool(self._found.changes())
 
     @functools.cached_property
     def language_at_all_sizes(self) -> Graph | str:

@@ -177,7 +177,7 @@ def test_a_model_is_proved_before_its_first_run_too() -> None:
     def plain(net: Any, x: Tensor, scores: Tensor) -> Tensor:
         return scores * gathered(net, x)
 
-    first, second = (nn.Sequential(Net(act)).eval() for act in (by_key(gathered), plain))
+    first, second = (nn.Sequential(Net(act)) for act in (by_key(gathered), plain))  # in training, too
     second.load_state_dict(first.state_dict())
     certificate = certify(second, first, images())
     assert certificate.verdict is Verdict.PROVED, certificate.reason
