@@ -12,7 +12,7 @@ from fxpasses.engine.refusals import quantized_problem
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Form, Problem
 from fxpasses.vocabulary.endings import with_places
-from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Subgraph
+from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Reduce, Subgraph
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _MAX_PATH = 16
@@ -81,9 +81,16 @@ def _to_pool(path: tuple[Node, ...], vocabulary: Vocabulary) -> tuple[Node, ...]
 
 
 def _pools_map(op: Op) -> bool:
-    """Whether it pools a map; the largest of all scores, as softmax is written out, is no pool."""
-    value = op.source.meta.get("val") if isinstance(op, POOLS) else None
-    return isinstance(op, POOLS) and not (isinstance(value, torch.Tensor) and value.dim() <= _SCORES)
+    """Whether it pools a map; the largest of all scores, as softmax is written out, is no pool.
+
+    Nor is the mean over the first axis: of scores that were stacked there, or over the batch.
+    """
+    if not isinstance(op, POOLS):
+        return False
+    value = op.source.meta.get("val")
+    rank = value.dim() if isinstance(value, torch.Tensor) else None
+    is_first = isinstance(op, Reduce) and any(dim == 0 or dim + (rank or 0) == 0 for dim in op.dims)
+    return not is_first and (rank is None or rank > _SCORES)
 
 
 def _before_pool(op: Affine, crossed: tuple[Node, ...]) -> Problem:

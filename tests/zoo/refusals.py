@@ -60,6 +60,14 @@ class ClassToken(nn.Module):
         return self.head(self.norm(x)[:, 0])
 
 
+class AveragedTokens(ClassToken):
+    """The mean of the scores of two class tokens, stacked before the batch (CrossViT)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return torch.stack([super().forward(x), super().forward(-x)]).mean(0)
+
+
 class MatrixProduct(nn.Module):
     """A head written out as a matrix product with a parameter."""
 
@@ -141,6 +149,11 @@ INPUTS = (
         lambda: {"head": nn.Bilinear(CHANNELS, CHANNELS, CLASSES)},
     ),
     Entry(name="class_token", make=seeded(ClassToken), **_facts(MissCode.NOT_POOLED)),
+    Entry(
+        name="averaged_class_tokens",
+        make=seeded(AveragedTokens),
+        **_facts(MissCode.NOT_POOLED, also=(MissCode.NOT_POOLED,)),
+    ),
     refused_chain("squeezenet", MissCode.BEFORE_POOL, _squeezenet, form="conv"),
     refused_chain(
         "flatten_0",
