@@ -75,6 +75,8 @@ def run_on_fakes(
         InputError: the example inputs do not run through the model.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # what a norm in training counts its batches with is no fake, and is counted up
+    counts = [(item, item.clone()) for item in root.buffers() if not (item.ndim or item.is_floating_point())]
     try:
         with mode, torch.no_grad():
             fakes = [
@@ -91,6 +93,9 @@ def run_on_fakes(
             where="example_inputs",
             fix="give inputs of the shapes that the model takes",
         ) from error
+    finally:
+        for item, count in counts:
+            item.copy_(count)
 
 
 def static_extent(extent: int | torch.SymInt) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -272,9 +273,10 @@ class _Scanner:
 
         A Linear that takes more features than there are channels reads a map that was not collapsed.
         """
-        for _ in range(_MAX_WALK):
+        pending = [node]  # grows while it is read, where several heads share the pool
+        for place in itertools.islice(pending, _MAX_WALK):
             users = [
-                user for user in node.users if not isinstance(self.vocabulary.classify(user), ShapeValue)
+                user for user in place.users if not isinstance(self.vocabulary.classify(user), ShapeValue)
             ]
             for user in users:
                 op = self.vocabulary.classify(user)
@@ -283,14 +285,11 @@ class _Scanner:
                     return weight is None or channels is None or weight.shape[-1] <= channels
                 if isinstance(op, Affine):
                     return is_last_affine(user, self.vocabulary)
-            passing = [
+            pending += [
                 user
                 for user in users
                 if isinstance(self.vocabulary.classify(user), (*VIEWS, Elementwise, FeatureNorm))
             ]
-            if len(passing) != 1:
-                return False
-            node = passing[0]
         return False
 
     # --- how it goes on

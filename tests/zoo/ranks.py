@@ -114,6 +114,20 @@ class Tokens(nn.Module):
         return self.head(self.pool(self.norm(self.embed(x).transpose(1, 2))))
 
 
+class DistilledTokens(Tokens):
+    """Two heads behind norms of their own, over one mean of tokens (LeViT)."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda x: x.mean(1))
+        self.first, self.second = nn.BatchNorm1d(CHANNELS), nn.BatchNorm1d(CHANNELS)
+        self.other = nn.Linear(CHANNELS, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean of both logits of ``x: [N, 3, T]``."""
+        x = self.pool(self.norm(self.embed(x).transpose(1, 2)))
+        return (self.head(self.first(x)) + self.other(self.second(x))) / 2
+
+
 class BareTokens(nn.Module):
     """Tokens ``[N, T, C]`` as the input itself, so that nothing says what the axes are."""
 
@@ -144,6 +158,11 @@ class BarePool(nn.Module):
 _TOKENS = {"input_shapes": ((3, 9),), "kernels": ((1,),), "needs_inputs": True, "added_nodes": 3}
 TOKEN_HEADS = (
     Entry(name="token_mean", make=seeded(lambda: Tokens(lambda x: x.mean(1))), **_TOKENS),
+    Entry(
+        name="token_mean_of_two_heads",
+        make=seeded(DistilledTokens),
+        **{**_TOKENS, "sites": ("head", "other"), "kernels": ((1,),) * 2, "added_nodes": 4},
+    ),
     Entry(name="token_mean_torch", make=seeded(lambda: Tokens(lambda x: torch.mean(x, dim=1))), **_TOKENS),
     Entry(
         name="token_adaptive",
