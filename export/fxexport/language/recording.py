@@ -7,6 +7,7 @@ import dataclasses
 import operator
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from types import FrameType
@@ -100,13 +101,23 @@ class Called(nn.Module):
         try:
             with _told_as_when_run(), WholePools():
                 result = self.inner(*args, **kwargs)
-            changes = held.changes()
+            changes = [change for change in held.changes() if not _is_registered(self.inner, change.value)]
         finally:
             held.put_back()
             found.put_back()
         self._tell(changes)
         made = inside(changes, self._start.gives)
         return (result, kept_tensors(made)) if made else result
+
+
+def _is_registered(module: nn.Module, value: object) -> bool:
+    """Whether a value is parameters and buffers, as recurrent layers list them.
+
+    While it records, torch.export puts others in their place, and the layer lists those.
+    """
+    known = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    leaves = [leaf() if isinstance(leaf, weakref.ref) else leaf for leaf in pytree.tree_leaves(value)]
+    return bool(leaves) and all(id(leaf) in known for leaf in leaves)
 
 
 def inside(changes: Sequence[Change], others: Sequence[Change]) -> list[Change]:

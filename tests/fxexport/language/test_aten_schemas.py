@@ -144,6 +144,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "aten._native_batch_norm_legit_no_training.default": {**_NORM, **_STATISTICS},
     "aten.batch_norm.default": {**_NORM, **_STATISTICS, "training": False},
     "aten.clamp.default": {"min": -0.5},
+    "aten.conv_transpose3d.input": {"input": TENSORS["volume"], "weight": random(2, 2, 2, 2, 2, seed=8)},
     "aten.instance_norm.default": {**_NORM, **dict.fromkeys(_STATISTICS), "use_input_stats": True},
 }
 """Arguments without which a call means nothing."""

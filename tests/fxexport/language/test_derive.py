@@ -103,8 +103,13 @@ class Scanned(nn.Module):
         torch.manual_seed(0)
         self.scan, self.draws = nn.GRU(24, 6, num_layers=2, dropout=0.5, batch_first=True), draws
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def train(self, mode: bool = True) -> Scanned:
+        """Leaves the recurrent layer in the mode that it was made for."""
+        super().train(mode)
         self.scan.train(self.draws)
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = self.scan(x.permute(0, 2, 1, 3).flatten(2))[0]
         return rows.reshape(-1, 4, 3, 3)
 
