@@ -42,10 +42,11 @@ def dequantized(terms: Terms, value: Value, scale: Value, zero: Value | None) ->
     """``(value - zero) · scale``, of a scale and zero point that are broadcast.
 
     Raises:
-        Uninterpreted: of floating-point numbers of few bits, or where the type of the scale loses some.
+        Uninterpreted: the type of the scale may not hold the numbers.
     """
     is_short = value.dtype in LEVELS and "16" not in value.dtype
-    if scale.dtype not in (FLOATS if is_short else _EXACT) or value.dtype not in (*LEVELS, "int32"):
+    is_known = value.dtype in (*LEVELS, "int32") or value.dtype.startswith("float8")
+    if scale.dtype not in (FLOATS if is_short else _EXACT) or not is_known:
         raise Uninterpreted(f"a number of type {value.dtype} as one of type {scale.dtype}")
     if zero is not None and zero.dtype != value.dtype:
         raise Uninterpreted("a zero point of another type")

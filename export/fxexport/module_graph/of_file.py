@@ -141,10 +141,12 @@ class _FileNaming:
         return self._units.get(node, {}) if node in self._values else ()
 
     def _has_levels(self, proto: onnx.NodeProto) -> bool:
-        """Whether a node has one scale for all, and a zero point that says to which integers."""
+        """Whether a node has one scale for all, and a zero point, if any, that says to which integers."""
         constants = [self._constant(name) for name in proto.input[1:]]
         levels = [item.dtype.name for item in constants[1:] if item is not None]
         is_one = all(item is not None and item.size == 1 for item in constants)
+        if len(constants) == 1:
+            return is_one and not any(item.i for item in proto.attribute if item.name == "output_dtype")
         stored = self._opened.constants.stored.get(self._opened.constants.alias(proto.input[-1]))
         # torch lacks integers of fewer bits, and holds them as bytes of no value
         return is_one and stored is not None and [numpy_name(stored.data_type)] == levels

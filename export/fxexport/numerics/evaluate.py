@@ -136,7 +136,7 @@ def _apply(term: HeadTerm, operands: list[Interval], precision: Precision) -> In
     if term.kind is Kind.POOL:
         return mean_interval(_shaped(x, (rows, x.value.shape[1], -1)), precision)
     if term.function in (QUANTIZE, DEQUANTIZE):
-        scale, zero = term.constants
+        scale, zero = (*term.constants, np.zeros((), np.uint8))[:2]
         interval_of = quantized_interval if term.function == QUANTIZE else dequantized_interval
         return interval_of(x, scale.astype(np.float64), zero, precision)
     if term.kind is Kind.ELEMENTWISE and term.function in ACTIVATIONS:

@@ -188,14 +188,26 @@ def _changed(
         source=content.data,
         pieces=pieces,
         files={renamed.get(name, name): name for name in locations(content)},
-        report=dataclasses.replace(report, rewrites=rewrites, trace=_noted(report.trace, closed.held_by)),
+        report=dataclasses.replace(
+            report, rewrites=rewrites, trace=_noted(report.trace, _held(closed.held_by))
+        ),
         plan=plan,
     )
 
 
-def _noted(trace: TraceInfo, held_by: str | None) -> TraceInfo:
-    note = f"height and width of the input stay what they are: {held_by}"
-    return trace if held_by is None else dataclasses.replace(trace, notes=(*trace.notes, note))
+def _noted(trace: TraceInfo, note: str | None) -> TraceInfo:
+    return trace if note is None else dataclasses.replace(trace, notes=(*trace.notes, note))
+
+
+def _held(by: str | None) -> str | None:
+    return None if by is None else f"height and width of the input stay what they are: {by}"
+
+
+def _not_as_it_was(sites: Sequence[str], to: Form) -> str:
+    """Why the way back gives another file than the first."""
+    several = f" and {len(sites) - 1} more" if len(sites) > 1 else ""
+    told = f"{sites[0]!r}{several} had the form {to} already in the file that this one was made from"
+    return f"{told}, and changes too: the result is not that file"
 
 
 def _renamed(content: Content, data_name: str | None) -> dict[str, str]:
@@ -232,6 +244,10 @@ def _joined(there: Rewritten, changed: Rewritten) -> Rewritten:
                 copied_bytes=entry.copied_bytes if later is None else later.copied_bytes,
             )
         )
+    report = dataclasses.replace(changed.report, rewrites=(*rewrites, *further.values()))
+    if further and changed.report.to in (Form.CONV, Form.LINEAR):
+        note = _not_as_it_was([entry.site.name for entry in further.values()], there.report.to)
+        report = dataclasses.replace(report, trace=_noted(report.trace, note))
     again = {move.name: move for move in changed.plan.moves}
     moves = [
         move
@@ -240,7 +256,7 @@ def _joined(there: Rewritten, changed: Rewritten) -> Rewritten:
     ]
     return dataclasses.replace(
         changed,
-        report=dataclasses.replace(changed.report, rewrites=(*rewrites, *further.values())),
+        report=report,
         plan=WeightPlan(to=changed.plan.to, moves=(*moves, *again.values())),
     )
 

@@ -29,7 +29,7 @@ def _sentences(
                 if sizes and None not in sizes:
                     yield f"{who} takes {name!r} of {'x'.join(map(str, sizes))} alone"
         if isinstance(side, OnnxSubject) and side.is_quantised:
-            yield f"{who} is run as it is written: ONNX Runtime's own integer kernels may be a step off"
+            yield f"{who} is run as it is written: ONNX Runtime's integer kernels round otherwise"
     if batches == (1,) and all(side.fixed_batch is None for _, side in sides):
         yield "the reference runs on batches of 1 alone, whatever it declares"
     names = left.input_names, right.input_names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -81,6 +82,18 @@ def test_what_has_no_term_is_foreign(attribute: str) -> None:
     found = derived(model(body, 23), model(turned, 23))
     assert found.is_proved is False
     assert ("QuantizeLinear" in str(found.unrelated[0].left.operator)) is not is_read
+
+
+def test_weights_of_eight_bits_with_a_point() -> None:
+    """As numbers they are reals of few bits: only to make them is a step of its own kind."""
+    body = "w = DequantizeLinear(k, one) y = MatMul(x, w)"
+    turned = "t = Transpose<perm=[1,0]>(k) v = DequantizeLinear(t, one) w = Transpose<perm=[1,0]>(v) "
+    turned += "y = MatMul(x, w)"
+    files = [model(text) for text in (body, turned)]
+    for made in files:
+        held = np.arange(16, dtype=np.float32).reshape(4, 4).astype(ml_dtypes.float8_e4m3fn)
+        made.graph.initializer.append(numpy_helper.from_array(held, "k"))
+    assert derived(*files).is_proved
 
 
 def test_the_runtime_s_own_are_the_same() -> None:

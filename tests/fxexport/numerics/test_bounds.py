@@ -11,7 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxexport.numerics.activations import ACTIVATIONS, apply_activation, softmax_interval
+from fxexport.numerics.activations import (
+    ACTIVATIONS,
+    apply_activation,
+    dequantized_interval,
+    quantized_interval,
+    softmax_interval,
+)
 from fxexport.numerics.bounds import (
     BF16,
     BF16_SUMS,
@@ -280,3 +286,28 @@ def test_names_of_precisions():
     assert looser(FP32) is TF32
     assert looser(FP16) is FP16_SUMS
     assert looser(TF32) is None
+
+
+@given(SEEDS, st.sampled_from([np.uint8, np.int8, np.int16]))
+def test_steps_lie_within_their_bounds(seed: int, kind) -> None:
+    """Whatever the argument is within its own: on places between two steps, and past the ends, too."""
+    rng = np.random.default_rng(seed)
+    scale, zero = np.float32(rng.choice([0.1, 0.25, rng.random() + 0.01])), kind(rng.integers(0, 100))
+    exact = rng.integers(-300, 300, 64) / 2 * np.float64(scale)
+    error = np.abs(exact) * rng.choice([0.0, 2.0**-22, 2.0**-8])
+    x = (exact + error * rng.uniform(-1, 1, 64)).astype(np.float32)
+    error += np.abs(exact) * 2.0**-24  # of x itself
+    ends = np.iinfo(kind)
+    steps = np.clip(np.rint(x / scale) + np.float32(zero), ends.min, ends.max).astype(kind)
+    found = quantized_interval(Interval(value=exact, error=error), np.float64(scale), zero, FP32)
+    assert (np.abs(steps.astype(np.float64) - found.value) <= found.error).all()
+    assert found.error.max() <= max(1.0, 3 * error.max() / scale + 1)
+    reals = (steps.astype(np.float32) - np.float32(zero)) * scale
+    wide = dequantized_interval(found, np.float64(scale), zero, FP32)
+    assert (np.abs(reals - wide.value) <= wide.error).all()
+
+
+def test_a_step_that_no_rounding_reaches_is_known() -> None:
+    found = quantized_interval(exactly(np.array([0.26, 0.25])), np.float64(0.1), np.uint8(3), FP32)
+    assert found.value.tolist() == [6.0, 5.0]
+    assert found.error.tolist() == [0.0, 1.0]  # 2.5 lies between two

@@ -290,6 +290,17 @@ def test_operators_that_were_fused_with_an_activation(activation: str) -> None:
 GEMM = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)"
 
 
+def test_the_way_back_of_a_head_of_both_forms_is_no_way_back() -> None:
+    body = "p = GlobalAveragePool(r) c = Conv(p, v) f = Flatten(c) y = Gemm<transB=1>(f, w, b)"
+    model = classifier(body, {"v": weights(8, 8, 1, 1), "w": W, "b": B})
+    made = rewrite_onnx(model, to="conv")
+    assert made.report.trace.notes == ()
+    back = rewrite_onnx(made.module, to="linear")
+    assert operators(back.module) == ["GlobalAveragePool", "Flatten", "Gemm", "Gemm"]
+    (note,) = back.report.trace.notes
+    assert note.startswith("'v' had the form conv already in the file that this one was made from")
+
+
 def test_a_head_behind_fused_convolutions(tmp_path: Path) -> None:
     """Nothing was known of the shape that they give: their head was called one that no pool feeds."""
     body = 's = com.microsoft.FusedConv<activation="Relu", pads=[1,1,1,1]>(r, k, c) ' + GEMM.replace(
