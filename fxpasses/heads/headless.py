@@ -128,6 +128,13 @@ def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
             f"{joint.name!r} joins what the pool {node.name!r} gives with values that are not followed",
             "give a normalisation as one operator, or leave it out of the head",
         )
+    called = vocabulary.module(str(node.target)) if node.op == "call_module" else None
+    if called is not None and not type(called).__module__.startswith("torch."):
+        return Problem(
+            MissCode.UNKNOWN_LAYOUT,
+            f"it reads {node.name!r}, a {type(called).__name__} that the graph calls and does not show",
+            "give a program in which it is traced: torch.export.export(model, inputs)",
+        )
     if getattr(node.target, "domain", ""):
         return Problem(
             MissCode.UNKNOWN_LAYOUT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 
 from fxpasses import find_sites, rewrite
 from fxpasses.miss_codes import MissCode
@@ -111,3 +111,24 @@ def test_a_hooked_module_still_calls_its_hook() -> None:
     calls.clear()
     result.module(torch.randn(2, 3, 5, 4, dtype=torch.float64))
     assert calls == [1]
+
+
+class _Average(nn.Module):
+    """As onnx2torch has its pools: a module of its own, which its graphs call and do not show."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def test_a_module_that_a_given_graph_does_not_show_is_named() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), _Average(), nn.Linear(8, 5)).eval()
+
+    class Leaves(fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return isinstance(module, _Average) or super().is_leaf_module(module, name)
+
+    graph = fx.GraphModule(layers, Leaves().trace(layers))
+    (miss,) = find_sites(graph).misses
+    assert (miss.code, "a _Average that the graph calls" in miss.reason) == (MissCode.UNKNOWN_LAYOUT, True)
+    program = torch.export.export(graph, (torch.randn(2, 3, 8, 8),))  # what the miss says to give
+    assert len(find_sites(program).sites) == 1
