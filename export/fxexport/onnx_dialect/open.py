@@ -18,7 +18,7 @@ from torch.fx import Graph, Node
 
 from fxexport import onnx_node
 from fxexport.onnx_dialect.broken import BrokenGraph
-from fxexport.onnx_dialect.constants import Constants
+from fxexport.onnx_dialect.constants import LEVELS, Constants
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.extents import Extent, FakeValues, Shape, inferred, shape_of
 from fxexport.onnx_dialect.operators import Operator, operator
@@ -244,7 +244,9 @@ class NodeOpening:
         read = [opened.value(name) if name else None for name in proto.input]
         inner = [opened.value(name) for name in onnx_node.captured(proto) if self._is_known(name)]
         domain, _ = onnx_node.meaning_of(proto, opened.opsets)
-        target = operator(domain, proto.op_type, calls_affine=opened.calls_affine(proto))
+        calls_affine = opened.calls_affine(proto)
+        along = None if domain or proto.op_type not in LEVELS else self._along()
+        target = operator(domain, proto.op_type, calls_affine=calls_affine, along=along)
         node = self._create(target, (*read, *inner), proto.name or proto.output[0])
         self.unit.own = node
         outputs = [name for name in proto.output if name]
@@ -254,6 +256,11 @@ class NodeOpening:
         for place, name in enumerate(proto.output):
             if name:
                 self._result(name, self._create(operator(domain, proto.op_type), (node, place), name))
+
+    def _along(self) -> int | None:
+        """The axis along which the scale of what quantises differs; None where there is one for all."""
+        axis = None if self.shape(1) in ((), (1,)) else self.attribute("axis")
+        return -1 if self.attribute("block_size") else axis
 
     def _is_single(self) -> bool:
         """Whether nothing reads any value but the first."""

@@ -43,17 +43,20 @@ _QUANTIZED = ("fxhead", "QuantizedWeight")
 class Operator:
     """An ONNX operator, as the target of a call whose arguments are the node's inputs.
 
-    With ``calls_affine`` it is one that calls a graph or a function of the file that has an affine operator.
+    With ``calls_affine`` it is one that calls a graph or a function of the file that has an affine operator;
+    ``along`` is the axis along which its numbers differ, of one that has them by a vector.
     """
 
-    def __init__(self, domain: str, op_type: str, *, calls_affine: bool = False) -> None:
+    def __init__(
+        self, domain: str, op_type: str, *, calls_affine: bool = False, along: int | None = None
+    ) -> None:
         self.domain = domain
         self.op_type = op_type
         self.calls_affine = calls_affine
         self.__name__ = op_type or "absorbed"
         self.__module__ = "onnx"
         self.dequantizes = (domain, op_type) == _QUANTIZED
-        self.is_foreign = calls_affine or not is_elementwise(domain, op_type)
+        self.is_foreign = calls_affine or along not in (None, 1) or not is_elementwise(domain, op_type)
 
     def __repr__(self) -> str:
         return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
@@ -68,11 +71,11 @@ class Operator:
 
 
 @functools.cache
-def operator(domain: str, op_type: str, *, calls_affine: bool = False) -> Operator:
-    """The one target that stands for an operator; the vocabulary knows those of every element."""
-    made = Operator(domain, op_type, calls_affine=calls_affine)
+def operator(domain: str, op_type: str, *, calls_affine: bool = False, along: int | None = None) -> Operator:
+    """The one target that stands for an operator; the vocabulary knows those of every element or channel."""
+    made = Operator(domain, op_type, calls_affine=calls_affine, along=along)
     if not made.is_foreign:
-        FUNCTIONS[made] = handlers.elementwise
+        FUNCTIONS[made] = handlers.elementwise if along is None else handlers.channelwise
     return made
 
 

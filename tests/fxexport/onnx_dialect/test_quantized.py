@@ -155,6 +155,35 @@ def test_a_damaged_head_is_broken(what: str, tmp_path: Path) -> None:
     assert certify(*files, images(3)).verdict is Verdict.BROKEN
 
 
+LEVELS = "q = QuantizeLinear<axis={1}>({0}, s, z) d = DequantizeLinear<axis={1}>(q, s, z) "
+ALONG = {
+    "behind a flatten": "p = GlobalAveragePool(r) f = Flatten(p) "
+    + LEVELS.format("f", 1)
+    + "y = Gemm(d, w, b)",
+    "counted from behind": "p = GlobalAveragePool(r) f = Flatten(p) "
+    + LEVELS.format("f", -1)
+    + "y = Gemm(d, w, b)",
+    "before a convolution": "p = GlobalAveragePool(r) "
+    + LEVELS.format("p", 1)
+    + "c = Conv(d, k, b) y = Flatten(c)",
+    "before a convolution, counted from behind": "p = GlobalAveragePool(r) "
+    + LEVELS.format("p", -3)
+    + "c = Conv(d, k, b) y = Flatten(c)",
+}
+
+
+@pytest.mark.parametrize("name", ALONG)
+def test_values_with_a_scale_for_each_channel(name: str) -> None:
+    """Their scales were laid out as maps, which the operator does not take: the file did not run."""
+    stored = {"s": np.abs(weights(8)) + np.float32(0.1), "z": np.arange(8, dtype=np.int8)}
+    stored |= {"w": weights(8, 5)} if "Gemm" in ALONG[name] else {"k": weights(5, 8, 1, 1)}
+    model = classifier(ALONG[name], {**stored, "b": B}, opset=13)
+    there, back = ("conv", "linear") if "Gemm" in ALONG[name] else ("linear", "conv")
+    made = rewrite_onnx(model, to=there).module
+    require_same(model, made, images())
+    assert rewrite_onnx(made, to=back).module.SerializeToString() == model.SerializeToString()
+
+
 def test_declarations_of_dequantised_weights_follow() -> None:
     model = quantized("per channel")
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [5, 8]))
