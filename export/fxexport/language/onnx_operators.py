@@ -300,7 +300,7 @@ def _clip_by_numbers(call: Call) -> Value:
 @_handles("Clip", 11, 12, 13)
 def _clip(call: Call) -> Value:
     low, high = call.optional_tensor("min"), call.optional_tensor("max")
-    return arithmetic.clamp(call.terms, _float(call, "input"), low, high)
+    return arithmetic.clamp(call.terms, call.tensor("input"), low, high)
 
 
 @_handles("PRelu", 7, 9, 16)

@@ -18,6 +18,8 @@ from fxexport.onnx_node import array_of, attributes_of, is_external, is_standard
 from fxexport.untrusted.limits import MAX_MODULES
 
 LEVELS = ("QuantizeLinear", "DequantizeLinear")
+_STEPS = (*LEVELS, "Clip")
+"""What may stand between a quantised constant and its reader."""
 _SMALL = 64
 _TAKEN = frozenset({*dir(nn.Module), *nn.Module().__dict__})
 
@@ -60,7 +62,7 @@ class Constants:
         self.transposed: dict[str, bool] = {}
         self.quantized: dict[str, Dequantized] = {}
         self._aliases: dict[str, str] = {}
-        self._rounded: dict[str, tuple[str, int | None]] = {}
+        self._rounded: dict[str, tuple[str, int | None, tuple[str, ...]]] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._small: dict[str, tuple[int, ...]] = {}
         self._modules = 0
@@ -74,7 +76,7 @@ class Constants:
             return
         if node.op_type == "Identity" and self.alias(node.input[0]) in self.stored:
             self._aliases[node.output[0]] = self.alias(node.input[0])
-        elif node.op_type in LEVELS and read[node.input[0]] == 1 and not self._is_held:
+        elif node.op_type in _STEPS and read[node.input[0]] == 1 and not self._is_held:
             self._note_quantized(node)
         elif node.op_type == "Constant":
             held = attributes_of(node, versions_of(self.content.proto))
@@ -85,24 +87,34 @@ class Constants:
     def _note_quantized(self, node: onnx.NodeProto) -> None:
         """A constant that is read through its scale: one number, or one along an axis, for each output.
 
-        It is stored as integers, or becomes such as the file runs.
+        It is stored as integers, or becomes such as the file runs; what is held between two numbers on the
+        way keeps its shape as well.
         """
-        name, before = self._rounded.get(node.input[0], (node.input[0], None))
-        stored, scale = self.stored.get(name), self.stored.get(self.alias(node.input[1]))
-        if stored is None or scale is None:
+        name, before, passed = self._rounded.get(node.input[0], (node.input[0], None, ()))
+        stored = self.stored.get(name)
+        place = None if stored is None else self._place_of_scale(node, len(stored.dims))
+        if stored is None or (place is not None and before not in (None, place)) or place == -1:
             return
-        axis, rank = attributes_of(node, versions_of(self.content.proto)).get("axis"), len(stored.dims)
-        place = None
-        if math.prod(scale.dims) != 1:
-            if len(scale.dims) != 1 or not isinstance(axis, int) or not -rank <= axis < rank:
-                return
-            place = axis % rank
-        if node.op_type == "QuantizeLinear":
-            self._rounded[node.output[0]] = name, place
-        elif before in (None, place) or place is None:
-            kind, axis = torch_type(scale.data_type) or torch.float32, before if place is None else place
-            self.quantized[name] = Dequantized(value=node.output[0], axis=axis, kind=kind)
-            self._aliases |= {other: name for other in (node.input[0], node.output[0]) if other != name}
+        place = before if place is None else place
+        passed = (*passed, node.output[0])
+        if node.op_type != "DequantizeLinear":
+            self._rounded[node.output[0]] = name, place, passed
+            return
+        scale = self.stored[self.alias(node.input[1])]
+        kind = torch_type(scale.data_type) or torch.float32
+        self.quantized[name] = Dequantized(value=node.output[0], axis=place, kind=kind)
+        self._aliases |= dict.fromkeys(passed, name)
+
+    def _place_of_scale(self, node: onnx.NodeProto, rank: int) -> int | None:
+        """The axis along which a node's constants differ: None where there is one number, -1 where not so."""
+        stored = [self.stored.get(self.alias(name)) for name in node.input[1:] if name]
+        several = [tensor for tensor in stored if tensor is None or math.prod(tensor.dims) != 1]
+        if not several:
+            return None
+        axis = attributes_of(node, versions_of(self.content.proto)).get("axis")
+        are_vectors = all(tensor is not None and len(tensor.dims) == 1 for tensor in several)
+        is_axis = are_vectors and isinstance(axis, int) and -rank <= axis < rank
+        return axis % rank if is_axis and isinstance(axis, int) else -1
 
     def alias(self, name: str) -> str:
         """The constant that a name stands for through ``Identity`` and other nodes, or the name itself."""
@@ -111,7 +123,7 @@ class Constants:
     def holds(self, node: onnx.NodeProto) -> bool:
         """Whether a node of the file is nothing but a constant."""
         is_one = len(node.output) == 1 and self.alias(node.output[0]) in self.stored
-        return is_one and node.op_type in ("Constant", "Identity", *LEVELS)
+        return is_one and node.op_type in ("Constant", "Identity", *_STEPS)
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """The constant as a tensor over the file's memory, or None where there is none of this name."""

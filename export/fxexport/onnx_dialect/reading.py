@@ -120,6 +120,8 @@ def _padding(call: NodeOpening, rank: int) -> list[int] | str | None:
 
 def _conv(call: NodeOpening) -> bool:
     shape, weight = call.shape(1), call.weight(1)
+    if weight is None and call.quantized(1):
+        return _quantized(1, is_conv=True)(call)
     if shape is None or weight is None or not 3 <= len(shape) <= 5:
         return False
     rank = len(shape) - 2

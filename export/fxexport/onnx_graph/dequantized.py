@@ -13,7 +13,7 @@ from fxexport.onnx_graph.normalised import drop_unread
 from fxexport.onnx_node import array_of, is_external, meaning_of, versions_of
 from fxexport.terms.term import Array
 
-_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
+_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "Clip")
 _OLDEST = 21
 """The evaluator knows no older version of theirs; what they are given in those means the same in this one."""
 
