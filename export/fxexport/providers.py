@@ -343,6 +343,8 @@ def _session_options(runtime: Any, target: str) -> Any:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not is_defaults(target):
         options.add_session_config_entry(*UNFUSED)
+    # nor do its threads keep a core busy while they wait, which others may want
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider_of(target) != "cpu" and not hasattr(
         runtime.InferenceSession, "get_provider_graph_assignment_info"
     ):

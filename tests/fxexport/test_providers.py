@@ -162,6 +162,7 @@ def test_a_session_asks_for_what_its_target_says(target, monkeypatch):
     assert chosen == provider_options(target)
     assert options.use_deterministic_compute is not is_defaults(target)
     assert options.enable_cpu_mem_arena is options.enable_mem_reuse is False
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_where_placements_are_not_told_the_runtime_itself_refuses_a_fall_back(monkeypatch):

@@ -396,3 +396,26 @@ fxhead.cli.run()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (2, "done\nleft\n", "")
+
+
+@pytest.mark.parametrize(("said", "kept"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_leave_their_core_to_others_unless_one_says_otherwise(
+    said: str | None, kept: str
+) -> None:
+    script = """
+import os, sys, fxhead.cli
+
+def main():
+    print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+    return 0
+
+fxhead.cli.main = main
+fxhead.cli.run()
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if said:
+        environment["OMP_WAIT_POLICY"] = said
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, f"{kept} False\n"), done.stderr
