@@ -242,6 +242,12 @@ def is_limited() -> bool:
     return threading.get_ident() in _watches
 
 
+def left() -> Budget | None:
+    """What this thread's budget leaves to it; None where it has none."""
+    watch = _watches.get(threading.get_ident())
+    return None if watch is None else watch.left
+
+
 def add_file(status: os.stat_result, *, is_own: bool) -> None:
     """Adds to the budget of this thread, if it has one, for a file that is read.
 

@@ -85,6 +85,11 @@ def tell_in(record: Record) -> None:
     _records[:] = [record]
 
 
+def tell_nobody() -> None:
+    """From now on what this process tells is for nobody: it was forked by one that is watched."""
+    _records.clear()
+
+
 def beat(budget: Budget | None) -> None:
     """Tells that the process lives, and what it may still use."""
     if _records:

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from fxhead import cli
-from fxhead.batch.fork_server import ForkServer, is_possible
+from fxhead.batch.fork_server import ForkServer
+from fxhead.processes import can_fork
 
 ROOT = Path(__file__).parents[2]
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "tools")))
@@ -209,7 +210,7 @@ def started(*arguments: str, **variables: str) -> Iterator[Callable[[], Ran]]:
 
 def commanded(*arguments: str, **variables: str) -> Ran:
     """What the command line did as a process of its own."""
-    if is_possible():
+    if can_fork():
         with started(*arguments, **variables) as ended:
             return ended()
     command = [sys.executable, "-m", "fxhead", *arguments]

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import NoReturn
 
 from fxhead.outcome import ExitCode
+from fxhead.processes import end_with, processor_seconds, resident
 from fxhead.show import render
 from fxpasses.errors import FxHeadError
 from fxpasses.wall.heartbeat import Budget, Record, tell_in
@@ -31,7 +32,6 @@ from fxpasses.wall.heartbeat import Budget, Record, tell_in
 _LOOK_S = 0.25
 _WAITING = 0.2
 """Of a call that uses no processor and never returns, a second counts for this: so may a slow disk look."""
-_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _HANDED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGCONT")
 
 Show = Callable[[Exception], ExitCode]
@@ -67,12 +67,8 @@ def fork_work(show: Show) -> None:
     if worker:
         _Watched(worker, record, numbers, show).wait(before)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before it could be said
-            _exit(ExitCode.INTERRUPTED)
+    if not end_with(parent):
+        _exit(ExitCode.INTERRUPTED)
     tell_in(record)
 
 
@@ -86,7 +82,7 @@ class _Watched:
     def __init__(self, worker: int, record: Record, numbers: set[int], show: Show) -> None:
         self._worker, self._record, self._numbers, self._show = worker, record, numbers, show
         self._told = record.read()
-        self._since, self._used = time.monotonic(), _processor_seconds(worker)
+        self._since, self._used = time.monotonic(), processor_seconds(worker)
         self._handed_on: set[int] = set()
         self._limit: str | None = None
 
@@ -115,7 +111,7 @@ class _Watched:
     def _look(self, _number: int, _: FrameType | None) -> None:
         told = self._record.read()
         if told is None or told != self._told:
-            self._told, self._since, self._used = told, time.monotonic(), _processor_seconds(self._worker)
+            self._told, self._since, self._used = told, time.monotonic(), processor_seconds(self._worker)
         elif told.budget is not None and self._limit is None:
             self._limit = self._beyond(told.budget)
             if self._limit is not None:
@@ -124,11 +120,11 @@ class _Watched:
     def _beyond(self, budget: Budget) -> str | None:
         """The limit that was passed since it told something, if one was."""
         waited = time.monotonic() - self._since
-        used = _processor_seconds(self._worker) - self._used if self._used else waited
+        used = processor_seconds(self._worker) - self._used if self._used else waited
         if max(used, waited * _WAITING) >= budget.seconds:
             return budget.time_limit
         is_stuck = waited > 4 * _LOOK_S  # else it sees to that itself
-        return budget.memory_limit if is_stuck and _resident(self._worker) > budget.resident_bytes else None
+        return budget.memory_limit if is_stuck and resident(self._worker) > budget.resident_bytes else None
 
     def _end(self, code: int) -> NoReturn:
         told = self._record.read() or self._told
@@ -170,20 +166,3 @@ def _remove(what: str, path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.rmdir()
-
-
-def _processor_seconds(process: int) -> float:
-    """What it has used; 0 where the system does not tell."""
-    try:
-        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 0
-    user, system = text.rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system) + 1) / os.sysconf("SC_CLK_TCK")
-
-
-def _resident(process: int) -> int:
-    try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0

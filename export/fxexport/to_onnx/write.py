@@ -138,6 +138,16 @@ def export_onnx(
     return target
 
 
+def record_ahead(module: nn.Module | ExportedProgram, example_inputs: ExampleInputs) -> None:
+    """Records what ``export_onnx`` of a module records, where recordings are shared, and writes nothing."""
+    from fxexport.to_onnx.recorded import shared_program
+
+    runnable = as_module(module)
+    if runnable is module:
+        with evaluation_mode(runnable), torch.no_grad(), _silent():
+            shared_program(runnable, example_call(runnable, example_inputs, double=True))
+
+
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Within it every submodule is in evaluation mode; afterwards each has its own mode again.

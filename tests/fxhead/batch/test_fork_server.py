@@ -15,16 +15,16 @@ import torch
 from torch import nn
 
 from fxhead.batch import process, run
-from fxhead.batch.fork_server import is_possible
 from fxhead.batch.held import held
 from fxhead.batch.rows import Row
 from fxhead.batch.store import key_of
 from fxhead.executor import Workers
+from fxhead.processes import can_fork
 from tests.fxhead.batch.test_batch import batch, manifest, require_gone, work
 
 __all__ = ["work"]
 
-pytestmark = pytest.mark.skipif(not is_possible(), reason="no forks of torch here")
+pytestmark = pytest.mark.skipif(not can_fork(), reason="no forks of torch here")
 
 PROBE = """
 import json, os, pathlib, random, signal, sys, tempfile, threading
@@ -186,7 +186,7 @@ def test_the_wall_is_up_in_a_row(work: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_row_has_an_interpreter_of_its_own_where_none_can_be_forked(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "is_possible", lambda: False)
+    monkeypatch.setattr(process, "can_fork", lambda: False)
     rows = batch(manifest(work, "net:good", "net:dies"), "-o", "out", "--jobs", "2", code=1)["rows"]
     assert [(row["state"], row["exit_code"]) for row in rows] == [("done", 0), ("killed", -9)]
     assert all(row["peak_bytes"] > 10**8 for row in rows)

@@ -16,7 +16,7 @@ from fxhead.batch.store import Store
 def test_no_file_of_the_working_folder_is_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where rows are not forked, an interpreter is started in that folder."""
     (tmp_path / "runpy.py").write_text("open('canary', 'w').close()")
-    monkeypatch.setattr(process, "is_possible", lambda: False)
+    monkeypatch.setattr(process, "can_fork", lambda: False)
     with (tmp_path / "said").open("w+b") as said:
         assert process._AT_WORK.started(["--version"], [said, said], 1, str(tmp_path), []).wait(60) == 0
     assert not (tmp_path / "canary").exists()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -26,6 +25,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from fxhead.processes import end_with
+
 _IMPORTED = (
     "torchvision",
     "torch.export._trace",
@@ -40,16 +41,6 @@ _IMPORTED = (
 _MOST_FILES = 8
 _IMPORTING_S = 0.5
 _NUMBERS = struct.Struct("iq")  # process and 0, then exit code and peak of resident bytes
-_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-
-
-def is_possible() -> bool:
-    """Whether this is a Linux of today; elsewhere a fork of torch is not safe."""
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except (AttributeError, OSError):
-        return False
-    return True
 
 
 class Forked:
@@ -182,9 +173,8 @@ def _kept(channel: socket.socket) -> None:
     if command == 0:
         channel.close()
         os.setsid()
-        ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != keeper:
-            os._exit(1)  # it was killed before it could be said
+        if not end_with(keeper):
+            os._exit(1)
         return
     with contextlib.suppress(OSError):
         channel.send(_NUMBERS.pack(command, 0))

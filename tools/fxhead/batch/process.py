@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from fxhead.batch.fork_server import ForkServer, is_possible
+from fxhead.batch.fork_server import ForkServer
 from fxhead.batch.held import held
 from fxhead.batch.rows import Row
 from fxhead.files.digests import digest_file
+from fxhead.processes import can_fork
 from fxpasses.errors import FileError, FxHeadError
 
 _LOOK_S = 0.1
@@ -190,7 +191,7 @@ class _AtWork:
     ) -> _Started:
         number = str(threads)
         environment = os.environ | {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "NO_COLOR": "1"}
-        if is_possible():
+        if can_fork():
             with self._lock:
                 # libraries read the number of threads when they are imported
                 server = self._servers.setdefault(threads, ForkServer(environment))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import os
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +30,12 @@ from fxhead.rewriting.both_forms import Graphs, take_graph
 from fxhead.rewriting.memory_lines import memory_line
 from fxhead.rewriting.options import RewriteOptions
 from fxhead.rewriting.outcome import RewriteOutcome
-from fxhead.show.progress import Progress
+from fxhead.show.progress import Notes, Progress
 from fxhead.source import SourceKind
 from fxpasses import find_sites
 from fxpasses.errors import InputError, SizeError
 from fxpasses.report import Form, RewriteReport, Site
+from fxpasses.wall.marks import tensors_of
 from fxpasses.wall.wall import writing
 
 if TYPE_CHECKING:
@@ -234,32 +240,81 @@ class _Job:
         from fxhead.check.proof import NamedModel, prove
 
         options, names = self.options, self.names
-        examples = shapes.examples(_TRACE_BATCH)
-        sources = {names.before: graphs.original, names.to: graphs.result.module}
-        models_to_export = {form: (model, staging / names.onnx[form]) for form, model in sources.items()}
-        self.export(models_to_export, examples, graphs.result.report)
         original, written = as_module(graphs.original), as_module(graphs.written)
         models: tuple[NamedModel, ...] = (
             (options.source.text, original),
             (names.module, written),
             *((name, staging / name) for name in names.onnx.values()),
         )
-        pairs = ((models[a], models[b]) for a, b in self.chain())
-        return prove(
-            Certifier(data.samples, providers, seed=options.loading.seed),
-            pairs,
-            plan=graphs.result.plan,
-            progress=self.progress,
-        )
+        with self.exporting(graphs, shapes.examples(_TRACE_BATCH), staging) as exported:
+
+            def pairs() -> Iterator[tuple[NamedModel, NamedModel]]:
+                for a, b in self.chain():
+                    if max(a, b) > 1:
+                        exported()
+                    yield models[a], models[b]
+
+            return prove(
+                Certifier(data.samples, providers, seed=options.loading.seed),
+                pairs(),
+                plan=graphs.result.plan,
+                progress=self.progress,
+            )
 
     def chain(self) -> tuple[tuple[int, int], ...]:
         """What is compared with what; a model that keeps its form has one ONNX file."""
         return _CHAIN if self.names.before is not self.names.to else _CHAIN[:2]
 
+    @contextlib.contextmanager
+    def exporting(
+        self, graphs: Graphs, examples: tuple[torch.Tensor, ...], staging: Path
+    ) -> Iterator[Callable[[], None]]:
+        """Within it both ONNX files are in the making: they are in ``staging`` once what it gives was called.
+
+        Where there is a core for it, they are made beside what else is done until then.
+        """
+        from fxexport.to_onnx.write import record_ahead
+        from fxhead.rewriting.background import Background, is_worthwhile
+
+        report = graphs.result.report
+        sources = {self.names.before: graphs.original, self.names.to: graphs.result.module}
+        if not is_worthwhile(tensors_of(graphs.original)):
+            self.export(sources, examples, staging, report)
+            yield lambda: None
+            return
+        record_ahead(graphs.original, examples)
+        with tempfile.TemporaryDirectory(dir=staging) as name:
+            folder = Path(name)
+
+            def work() -> list[str]:
+                notes = Notes()
+                dataclasses.replace(self, progress=notes).export(sources, examples, folder, report)
+                return notes.told
+
+            background = Background(work)
+
+            @functools.cache
+            def exported() -> None:
+                with self.progress.step("exporting to ONNX"):
+                    notes = background.result()
+                if notes is None:
+                    self.export(sources, examples, staging, report)
+                    return
+                for note in notes:
+                    self.progress.note(note)
+                for path in folder.iterdir():
+                    os.replace(path, staging / path.name)
+
+            try:
+                yield exported
+            finally:
+                background.close()
+
     def export(
         self,
-        models: dict[Form, tuple[nn.Module | ExportedProgram, Path]],
+        models: dict[Form, nn.Module | ExportedProgram],
         examples: tuple[torch.Tensor, ...],
+        folder: Path,
         report: RewriteReport,
     ) -> None:
         """Writes the ONNX files: with free height and width where a form is about maps, if the model can."""
@@ -267,7 +322,8 @@ class _Job:
 
         opset, fold_norms = self.options.opset, self.options.fold_norms
         free = {*models} if Form.DENSE in models else {*models} & {Form.FCN}
-        for form, (model, path) in models.items():
+        for form, model in models.items():
+            path = folder / self.names.onnx[form]
             if form is self.names.to and self.derive(path, report):
                 continue
             with self.progress.step(f"exporting the {form} form to ONNX"):

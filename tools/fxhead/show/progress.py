@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -18,3 +18,22 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None:
         """Something that the user should know about the result."""
+
+
+class Notes:
+    """Keeps the notes, for somebody else to tell, and shows nothing."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def step(self, _text: str) -> AbstractContextManager[None]:
+        """Nothing."""
+        return nullcontext()
+
+    def count(self, _text: str, _total: int | None) -> AbstractContextManager[Callable[[], None]]:
+        """Nothing."""
+        return nullcontext(lambda: None)
+
+    def note(self, text: str) -> None:
+        """Kept."""
+        self.told.append(text)

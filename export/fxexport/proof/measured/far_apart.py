@@ -21,6 +21,7 @@ import numpy as np
 from fxexport.numerics.bounds import Float64, Precision
 from fxexport.results import Failure
 from fxexport.subjects.subject import BatchError, Feed, Feeds, Subject
+from fxexport.terms.arrays import nudge
 from fxexport.terms.term import Array
 from fxexport.witness import Witness
 
@@ -235,14 +236,12 @@ def _movements(
     Shapes:
         each: [K]
     """
-    by = scale.nudge * scale.unit
     largest = [np.zeros(item.reference.shape[1]) for item in outputs]
     try:
         still = subject.rerun(feeds, on)
         if not all(_repeats(item, side, still, scale) for item in outputs):
             return
-        for seed in _SEEDS:
-            moved = subject.nudged(feeds, on, by, seed)
+        for moved in _nudged(subject, on, feeds, scale.nudge * scale.unit):
             moves = [_largest(still, moved, item.positions[side]) for item in outputs]
             largest = [np.maximum(old, new) for old, new in zip(largest, moves, strict=True)]
             yield largest
@@ -257,6 +256,14 @@ def _movements(
             ]
     except BatchError:
         yield None
+
+
+def _nudged(subject: Subject, on: str, feeds: Feeds, by: float) -> Iterator[tuple[Array, ...]]:
+    """Outputs where inputs alone are changed, which nearly always tells enough, then weights, too."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    yield subject.rerun([tuple(nudge(array, by, rng) for array in feed) for feed in feeds], on)
+    for seed in _SEEDS:
+        yield subject.nudged(feeds, on, by, seed)
 
 
 def _repeats(item: Compared, side: int, again: Sequence[Array], scale: Scale) -> bool:

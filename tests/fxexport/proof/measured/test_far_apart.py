@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,21 @@ FEEDS = [(np.ones((2, 3), np.float32),)]
 
 
 class Moving:
-    """A model whose only output moves by so much when it is nudged, the second time by the next number."""
+    """A model whose only output moves by so much when it is nudged, the second time by the next number.
+
+    With its inputs alone it moves by ``slope`` times what these do.
+    """
 
     dialect = "onnx"
 
     def __init__(self, value: float, *moves: float) -> None:
         self.value, self.moves, self.asked = value, list(moves), 0
 
-    def rerun(self, feeds: object, on: str) -> tuple[Array, ...]:
-        return (np.full((2, 1), self.value),)
+    slope = 0.0
+
+    def rerun(self, feeds: Sequence[Sequence[Array]], on: str) -> tuple[Array, ...]:
+        moved = float(np.abs(feeds[0][0] - FEEDS[0][0]).max())
+        return (np.full((2, 1), self.value + self.slope * moved),)
 
     def nudged(self, feeds: object, on: str, by: float, seed: int) -> tuple[Array, ...]:
         self.asked += 1
@@ -62,6 +69,15 @@ def test_no_more_is_asked_than_explains_the_difference(
     sides = Moving(1.0, *left), Moving(2.0, *right)
     assert apart(*sides) is is_apart
     assert (sides[0].asked, sides[1].asked) == asked
+
+
+def test_inputs_alone_are_nudged_first() -> None:
+    sides = Moving(1.0, 0, 0, 0), Moving(2.0, 0, 0, 0)
+    assert apart(*sides)
+    sides[0].slope = 1e5
+    sides[0].asked = sides[1].asked = 0
+    assert not apart(*sides)
+    assert sides[0].asked == sides[1].asked == 0
 
 
 def test_equal_outputs_ask_for_nothing() -> None:

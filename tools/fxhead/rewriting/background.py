@@ -1,0 +1,126 @@
+"""Work that a fork of this process does on a second core, while this one goes on with something else.
+
+A fork of a process whose libraries have been at work has none of their threads, and may wait for one for
+ever. So it computes on one thread (as the workers of torch's ``DataLoader`` do), whoever waits for it looks
+whether it still gets on, and what it has not done is to be done again: nothing rests on it but time.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+
+from fxhead.processes import can_fork, end_with, processor_seconds, resident
+from fxpasses.wall.clock import left
+from fxpasses.wall.heartbeat import Budget, tell_nobody
+from fxpasses.wall.wall import lowered
+
+_STUCK_S = 10
+"""What has used no processor for so long waits for what does not come."""
+_LOOK_S = 0.2
+_MOST_BYTES = 1 << 30
+"""Of tensors: two processes hold more than one while both work with them."""
+
+Work = Callable[[], list[str]]
+"""What is to be done; it gives what is to be told of it."""
+
+
+def is_worthwhile(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether a fork that works with these tensors is safe, and there is a core for it."""
+    held = tuple(tensors)
+    return (
+        can_fork()
+        and min(torch.get_num_threads(), len(os.sched_getaffinity(0))) > 1
+        and all(tensor.device.type == "cpu" for tensor in held)
+        and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        and sum(tensor.nbytes for tensor in held) <= _MOST_BYTES
+    )
+
+
+class Background:
+    """Work that a fork has begun, within what the budget of this thread leaves.
+
+    Args:
+        work: what it does; nothing in this process changes by it.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._reader, writer = os.pipe()
+        parent, budget = os.getpid(), left()
+        gc.freeze()  # or the first collection there writes to every page that is shared
+        with lowered():
+            self._pid = os.fork()
+        if self._pid == 0:
+            _work(work, writer, parent, budget)
+        gc.unfreeze()
+        os.close(writer)
+
+    def result(self) -> list[str] | None:
+        """What ``work`` gave; None where it was not done, for whatever reason. It waits for that."""
+        told, used, since = b"", 0.0, time.monotonic()
+        while time.monotonic() - since < _STUCK_S:
+            if select.select([self._reader], [], [], _LOOK_S)[0]:
+                part = os.read(self._reader, 1 << 16)
+                told += part
+                if not part:
+                    break
+            now = processor_seconds(self._pid)
+            if now > used:
+                used, since = now, time.monotonic()
+        self.close()
+        try:
+            lines: list[str] = json.loads(told)
+        except ValueError:
+            return None
+        return lines
+
+    def close(self) -> None:
+        """Ends the work, should it not have ended."""
+        if self._pid:
+            os.close(self._reader)
+            with lowered():
+                os.kill(self._pid, signal.SIGKILL)  # ended or not, it is ours until it was waited for
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+
+def _work(work: Work, writer: int, parent: int, budget: Budget | None) -> None:
+    """Never returns, and leaves no file, signal or exit of the process that it was forked from to itself."""
+    try:
+        if end_with(parent):
+            tell_nobody()  # who watches, watches the parent
+            _limit(budget)
+            torch.set_num_threads(1)
+            told = json.dumps(work()).encode()
+            while told:
+                told = told[os.write(writer, told) :]
+    except BaseException:  # noqa: BLE001 - whatever it was comes again where the work is done again
+        pass
+    finally:
+        os._exit(0)
+
+
+def _limit(budget: Budget | None) -> None:
+    """The system's own limits: the threads that watched over the budget did not come along."""
+    import resource
+
+    if budget is not None:
+        seconds = max(1, math.ceil(budget.seconds))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        more = max(0, int(budget.resident_bytes - resident(os.getpid())))
+        size = _data() + more
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+def _data() -> int:
+    """The bytes that ``RLIMIT_DATA`` counts."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
