@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
@@ -85,6 +86,16 @@ def test_what_nobody_wants_any_more_is_ended() -> None:
     started.close()
     started.close()
     assert is_gone(process)
+
+
+def test_it_holds_no_file_that_is_open_here(tmp_path: Path) -> None:
+    with open(tmp_path / "lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        started = Background(lambda: [str(time.sleep(600))])
+        time.sleep(0.2)
+    with open(tmp_path / "lock", "w") as asked:
+        fcntl.flock(asked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    started.close()
 
 
 def test_it_has_no_more_than_the_budget_leaves() -> None:

@@ -96,6 +96,9 @@ def _work(work: Work, writer: int, parent: int, budget: Budget | None) -> None:
     """Never returns, and leaves no file, signal or exit of the process that it was forked from to itself."""
     try:
         if end_with(parent):
+            # or a lock that the parent holds would outlive it for as long as this takes to end
+            os.closerange(3, writer)
+            os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
             tell_nobody()  # who watches, watches the parent
             _limit(budget)
             torch.set_num_threads(1)
