@@ -180,7 +180,7 @@ FLOORS = {
     ),
     "fxhead": (
         "private_names",
-        "source", "outcome", "extras", "executor", "files", "loading", "show", "page", "inputs", "check",
+        "source", "outcome", "extras", "processes", "executor", "files", "loading", "show", "page", "inputs", "check",
         "rewriting", "cam", "convert", "inspect", "explain", "study", "batch", "schema", "commands",
         "supervisor", "cli", "__main__", "api",
     ),
