@@ -180,8 +180,8 @@ FLOORS = {
     ),
     "fxhead": (
         "private_names",
-        "source", "outcome", "extras", "processes", "executor", "files", "loading", "show", "page", "inputs", "check",
-        "rewriting", "cam", "convert", "inspect", "explain", "study", "batch", "schema", "commands",
+        "source", "outcome", "extras", "processes", "executor", "files", "loading", "show", "page", "inputs",
+        "check", "rewriting", "cam", "convert", "inspect", "explain", "study", "batch", "schema", "commands",
         "supervisor", "cli", "__main__", "api",
     ),
 }  # fmt: skip
