@@ -110,6 +110,7 @@ def test_it_has_no_more_than_the_budget_leaves() -> None:
         seconds, _, size, _ = map(int, Background(limits).result() or [])
         assert Background(fills).result() is None
     assert 0 < seconds <= 26
+    assert (Background(limits).result() or [])[0] == "600"
     assert 0 < size < 1 << 40
     assert Background(fills).result() == [str(1 << 31)]
 

@@ -25,6 +25,8 @@ from fxpasses.wall.wall import lowered
 
 _STUCK_S = 10
 """What has used no processor for so long waits for what does not come."""
+_MOST_S = 600
+"""Of a processor, whatever the budget: what turns in a circle uses one, too."""
 _LOOK_S = 0.2
 _MOST_BYTES = 1 << 30
 """Of tensors: two processes hold more than one while both work with them."""
@@ -115,9 +117,9 @@ def _limit(budget: Budget | None) -> None:
     """The system's own limits: the threads that watched over the budget did not come along."""
     import resource
 
+    seconds = _MOST_S if budget is None else max(1, math.ceil(budget.seconds))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     if budget is not None:
-        seconds = max(1, math.ceil(budget.seconds))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         more = max(0, int(budget.resident_bytes - resident(os.getpid())))
         size = _data() + more
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
