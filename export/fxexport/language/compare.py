@@ -19,6 +19,7 @@ from fxexport.language.contraction import scaled_weights
 from fxexport.language.difference import Difference, Refolded, difference, refolded
 from fxexport.language.extents import Extent, Range, ranges, symbol
 from fxexport.language.fold_rules import UNIT, Folded, NotFolded
+from fxexport.language.foreign import DYNAMIC
 from fxexport.language.graph import Dims, Graph, NotRead
 from fxexport.language.layout import Layout, extent_of, plain
 from fxexport.language.term import FLOATS, Array, Operand, Origin, Term, Terms, Value, is_same, numpy_type
@@ -413,6 +414,8 @@ def _is_step(term: Term) -> bool:
         return False
     if term.op == "cast":
         return term.dtype not in FLOATS
+    if term.op == "foreign":
+        return DYNAMIC in term.attributes
     return term.op == "map" and term.attributes[0] in _STEPS
 
 

@@ -8,6 +8,9 @@ from collections.abc import Hashable, Sequence
 from fxexport.language.extents import Extent, symbol
 from fxexport.language.term import Operand, Terms, Value, plain_axis
 
+DYNAMIC = "DynamicQuantizeLinear"
+"""It rounds by a scale that it finds itself: a step that no identity knows."""
+
 
 def foreign(
     terms: Terms,

@@ -129,3 +129,15 @@ def test_where_sums_are_rounded_is_told(is_same: bool) -> None:
     found = derived(*files)
     assert found.is_proved
     assert found.steps == (() if is_same else ("q",))
+
+
+@pytest.mark.parametrize("spelled", ["MatMul(x, k)", 'Einsum<equation="bij,jk->bik">(x, k)', "MatMul(k, x)"])
+def test_scales_that_are_found_as_the_file_runs(spelled: str) -> None:
+    tail = " q, u, v = DynamicQuantizeLinear(a) y = DequantizeLinear(q, u, v)"
+    files = [model("a = MatMul(x, k)" + tail), model(f"a = {spelled}" + tail)]
+    for made in files:
+        numbers = np.arange(16, dtype=np.float32).reshape(4, 4)
+        made.graph.initializer.append(numpy_helper.from_array(numbers, "k"))
+    found = derived(*files)
+    assert found.is_proved is (spelled != "MatMul(k, x)")
+    assert found.steps == (() if spelled == "MatMul(x, k)" else ("q",))
