@@ -135,7 +135,11 @@ IDENTITIES: dict[str, Identity] = {
             "the mean, or pool without padding, runs along what the site neither sums nor makes",
         ),
         # pools and reductions
-        _bits("pool-over-map", "pool_k(x) = mean(x) or max(x)", "the kernel covers the map, no padding"),
+        _bits(
+            "pool-over-map",
+            "pool_k(x) = mean(x) or max(x)",
+            "the kernel is the map, or no smaller where a mean rounds up; no padding",
+        ),
         _bits("pool-to-one-cell", "adaptive_pool(x, 1) = mean(x)"),
         _bits(
             "even-adaptive-pool",

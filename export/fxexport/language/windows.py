@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from fxexport.language.contraction import Pairs, before_sites, windows_along
-from fxexport.language.extents import Extent, ceiling_divided, minus, plus, times
+from fxexport.language.extents import Extent, ceiling_divided, floor_divided, minus, plus, times
 from fxexport.language.foreign import foreign
 from fxexport.language.layout import Parts, Slot, extent_of, joined
 from fxexport.language.maps import slots_of
@@ -93,7 +93,8 @@ def average_pool(
     gaps = tuple(dilation) if dilation is not None else (1,) * len(kernel)
     extents = tuple(value.shape[dim] for dim in dims)
     is_padded = any(pair != (0, 0) for pair in padding)
-    if divisor is None and not is_padded and tuple(kernel) == extents and set(gaps) == {1}:
+    is_whole = tuple(kernel) == extents or (ceil and all(map(_covers, kernel, extents)))
+    if divisor is None and not is_padded and is_whole and set(gaps) == {1}:
         terms.use("pool-over-map")
         return reduce(terms, "mean", value, dims, keep=True)
     counts = counts_padding and is_padded and divisor is None
@@ -111,6 +112,11 @@ def average_pool(
     if is_padded or divisor is not None or ceil:
         return pooled(value)
     return before_sites(terms, value, list(dims), pooled)
+
+
+def _covers(size: Extent, extent: Extent) -> bool:
+    """Whether a window is no smaller than what it is on, wherever that can be."""
+    return isinstance(size, int) and size > 0 and floor_divided(minus(extent, 1), size) == 0
 
 
 def maximum_pool(
