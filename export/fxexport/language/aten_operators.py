@@ -150,6 +150,22 @@ for _name in ("conv_transpose1d.default", "conv_transpose2d.input", "conv_transp
     OPERATORS[f"aten.{_name}"] = _spread_out
 
 
+@_handles("col2im.default")
+def _fold(call: Call) -> Value:
+    kernel, dilation, padding, stride = (
+        call.integers(name) for name in ("kernel_size", "dilation", "padding", "stride")
+    )
+    return windows.folded(
+        call.terms,
+        call.tensor("self"),
+        call.extents("output_size"),
+        kernel=kernel,
+        stride=stride,
+        padding=[(size, size) for size in padding],
+        dilation=dilation,
+    )
+
+
 def _spread(numbers: Sequence[int], count: int) -> list[int]:
     return list(numbers) * count if len(numbers) == 1 else list(numbers)
 

@@ -124,6 +124,26 @@ def _conv_transpose(call: Call) -> Value:
     )
 
 
+@_handles("Col2Im", 18)
+def _fold(call: Call) -> Value:
+    size, kernel = (_contents(call.tensor(name)) or [] for name in ("image_shape", "block_shape"))
+    rank = len(size)
+    fixed = [item for item in kernel if isinstance(item, int)]
+    if len(fixed) != len(kernel):
+        raise Uninterpreted("a kernel of a free extent")
+    stride, dilation = (call.optional_integers(name) or [1] * rank for name in ("strides", "dilations"))
+    pads = call.optional_integers("pads") or [0] * 2 * rank
+    return windows.folded(
+        call.terms,
+        _float(call, "input"),
+        size,
+        kernel=fixed,
+        stride=stride,
+        padding=[*zip(pads[:rank], pads[rank:], strict=True)],
+        dilation=dilation,
+    )
+
+
 def _pads(
     call: Call, value: Value, sizes: Sequence[Extent], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[tuple[Extent, Extent]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 from fxexport.language.contraction import Pairs, before_sites, windows_along
@@ -11,6 +12,9 @@ from fxexport.language.layout import Parts, Slot, extent_of, joined
 from fxexport.language.maps import slots_of
 from fxexport.language.moves import along, squeeze, tile
 from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
+
+_PATCHES = 3
+"""Axes of ``[N, C·∏k, L]``."""
 
 _OF_ONE = ("mean", "max", "min")
 """Reductions that leave a value which only repeats as it is."""
@@ -112,6 +116,31 @@ def average_pool(
     if is_padded or divisor is not None or ceil:
         return pooled(value)
     return before_sites(terms, value, list(dims), pooled)
+
+
+def folded(
+    terms: Terms,
+    value: Value,
+    size: Sequence[Extent],
+    *,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
+) -> Value:
+    """Patches ``[N, C·∏k, L]`` added up to the map ``[N, C, *size]`` that they were taken of.
+
+    Source:
+        ``torch.nn.Fold``; ONNX ``Col2Im``.
+    """
+    cells = math.prod(kernel)
+    rows = value.shape[1] if value.rank == _PATCHES else None
+    lists = size, kernel, stride, padding, dilation
+    if not isinstance(rows, int) or cells < 1 or rows % cells or len({len(item) for item in lists}) > 1:
+        raise Uninterpreted("patches of another rank")
+    key = "fold", tuple(size), tuple(kernel), tuple(stride), tuple(padding), tuple(dilation)
+    dims = value.shape[0], rows // cells, *size
+    return foreign(terms, key, [value], [(value.dtype, dims)], is_random=False)[0]
 
 
 def _covers(size: Extent, extent: Extent) -> bool:

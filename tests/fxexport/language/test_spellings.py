@@ -101,6 +101,13 @@ TRANSPOSED = (
 )
 
 
+FOLDED = (
+    f"{ints('f', 0, 4, 9)} r = Reshape(x, f) {ints('z', 0)} {ints('e', 4)} {ints('a', 2)} "
+    f"c = Slice(r, z, e, a) {ints('i', 4, 5)} {ints('k', 2, 2)} "
+    "y = Col2Im <dilations = [2, 1], pads = [0, 1, 0, 1], strides = [1, 3]> (c, i, k)"
+)
+
+
 def spread(x: torch.Tensor) -> torch.Tensor:
     """A transposed convolution."""
     bias = torch.tensor([1.0, 2.0])
@@ -435,3 +442,26 @@ def test_a_gate_that_a_runtime_folded_is_the_gate() -> None:
     for stored, is_same in ((folded, True), (folded * np.float32(1.001), False)):
         text = f"{number('g', stored)} y = Mul(x, g)"
         assert is_proved(lambda x: x * torch.sigmoid(gate), text) == is_same
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[4, 5]", "[4, 5]", True),
+        ("[0, 1, 0, 1]", "[0, 0, 0, 2]", False),
+        ("[4, 5]", "[5, 5]", False),
+    ],
+)
+def test_patches_are_added_up_alike(old: str, new: str, expected: bool) -> None:
+    def added(x: torch.Tensor) -> torch.Tensor:
+        patches = x.flatten(2)[..., :4]
+        return F.fold(patches, (4, 5), (2, 2), padding=(0, 1), stride=(1, 3), dilation=(2, 1))
+
+    file = model(FOLDED.replace(old, new))
+    file.opset_import[0].version = 18
+    found = derive(graph_of_module(Applied(added), (X,)), graph_of_onnx(file))
+    assert found.is_proved is expected
+    if expected:
+        file.graph.output[0].type.tensor_type.ClearField("shape")
+        (result,) = ort.InferenceSession(file.SerializeToString()).run(None, {"x": X.numpy()})
+        assert np.allclose(result, added(X).numpy(), atol=1e-6)
