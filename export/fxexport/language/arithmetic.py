@@ -7,6 +7,7 @@ whatever a batch norm did before it. Integers have none of this: they are what t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -25,6 +26,8 @@ _LARGEST_OTHERWISE = 2.0**40
 """Factors that are multiplied with each other are no larger, and no smaller than the inverse: no overflow."""
 _HALF_STEP = 2.0**4
 """Half of the step between the largest numbers of half precision: adding less leads past no end."""
+_SEEN = 2.0**-14
+"""Bounds of a clamp may be off by this share of the largest of them, but for a few roundings."""
 _VISIBLE = 2.0**-10
 """Shifts whose addition one by one may round by more than this, over their sum, are left as they are."""
 
@@ -39,7 +42,10 @@ def multiply(terms: Terms, first: Value, second: Value) -> Value:
         value, factor = (second, first) if first.is_closed else (first, second)
         return scaled(terms, value, scale=factor)
     left, right = _factors(terms, first), _factors(terms, second)
-    return widened(_product(terms, [*left[0], *right[0]], [*left[1], *right[1]]), first, second)
+    scales = [*left[1], *right[1]]
+    if not are_moderate(*scales):
+        left, right, scales = ([(first, Fraction(1))], []), ([(second, Fraction(1))], []), []
+    return widened(_product(terms, [*left[0], *right[0]], scales), first, second)
 
 
 def add(terms: Terms, first: Value, second: Value) -> Value:
@@ -99,9 +105,10 @@ def power(terms: Terms, base: Value, exponent: Fraction) -> Value:
         return _evaluated(terms, found)
     if exponent.denominator == 1:
         factors, scales = _factors(terms, base)
-        terms.use("power-of-product")
-        raised = [_raised(terms, factor, exponent) for factor in factors]
-        return _product(terms, raised, [power(terms, scale, exponent) for scale in scales])
+        scales = [power(terms, scale, exponent) for scale in scales]
+        if are_moderate(*scales):
+            terms.use("power-of-product")
+            return _product(terms, [_raised(terms, factor, exponent) for factor in factors], scales)
     return _product(terms, [(base, exponent)], [])
 
 
@@ -169,7 +176,7 @@ def scaled(
         return value if shift is None else _closed(terms, "add", value, shift)
     core, own_scale, own_shift = parts_of(value)
     is_scalar = _is_scalar(scale, shift)
-    is_channels = scale is not None and (is_norm or not scale.is_scalar) and is_moderate(scale)
+    is_channels = scale is not None and (is_norm or not scale.is_scalar) and are_moderate(scale)
     if core is not value and scale is not None and is_channels and _is_scalar(own_scale, None):
         from fxexport.language.contraction import scaled_weights
 
@@ -204,7 +211,7 @@ def _merged(
 ) -> tuple[Value | None, Value | None] | None:
     """Scale and shift of the second over the first; None where a fold could be seen."""
     scales = [scale for scale in (first[0], second[0]) if scale is not None]
-    if not all(is_moderate(scale) for scale in scales):
+    if not all(map(are_moderate, scales)):
         return None
     scale = scales[0] if scales else None
     if len(scales) == 2:
@@ -222,14 +229,53 @@ def _merged(
     return scale, second[1] if shift is None else shift
 
 
-def is_moderate(scale: Value) -> bool:
-    """Whether a fold of the scale neither overflows nor loses digits."""
+def are_moderate(*scales: Value) -> bool:
+    """Whether a fold of the scales neither overflows nor loses digits, whichever of them it takes."""
+    if not scales:
+        return True
     try:
-        sizes = np.abs(folded(scale.term).value)
+        sizes = [np.abs(folded(scale.term).value) for scale in scales]
     except NotFolded:
         return False
-    largest = _LARGEST.get(scale.dtype, _LARGEST_OTHERWISE)
-    return bool(np.all((sizes <= largest) & ((sizes >= 1 / largest) | (sizes == 0))))
+    largest = _LARGEST.get(scales[0].dtype, _LARGEST_OTHERWISE)
+    highest = math.prod(max(1.0, float(size.max(initial=0.0))) for size in sizes)
+    lowest = math.prod(float(size.min(initial=1.0, where=size != 0)) for size in sizes)
+    return highest <= largest and lowest >= 1 / largest
+
+
+def has_step(value: Value | None) -> bool:
+    """Whether a summand takes nothing out of its type, or back into it, that is more than a rounding off."""
+    if value is None or value.dtype != "float16":
+        return True
+    try:
+        return value.is_closed and bool(np.all(np.abs(elements(value).value) < _HALF_STEP))
+    except NotFolded:
+        return False
+
+
+def plus_within(terms: Terms, value: Value, shift: Value) -> Value:
+    """A sum that an operator rounds but once, together with what it adds to.
+
+    Raises:
+        Uninterpreted: the one may leave the type where the other does not.
+    """
+    if not has_step(shift):
+        raise Uninterpreted("a sum that half precision holds, of what it does not hold")
+    return add(terms, value, shift)
+
+
+def keeps_average(scale: Value | None, shift: Value | None) -> bool:
+    """Whether what they make of values is within its type wherever the average of these is."""
+    for item in (scale, shift):
+        if item is not None:
+            try:
+                size = float(np.abs(folded(item.term).value).max(initial=0.0))
+            except NotFolded:
+                return False
+            most = (1.0 if item is scale else _HALF_STEP) if item.dtype == "float16" else _LARGEST_OTHERWISE
+            if not size <= most:
+                return False
+    return True
 
 
 def _is_within(scale: Value | None, shift: Value | None, whole: Value | None) -> bool:
@@ -237,15 +283,11 @@ def _is_within(scale: Value | None, shift: Value | None, whole: Value | None) ->
 
     Half precision ends at 65504: 1000·x / 1000 has no end from an x of 66 on.
     """
-    given = [item for item in (scale, shift) if item is not None]
-    if not any(item.dtype == "float16" for item in given):
-        return True
+    if scale is None or scale.dtype != "float16":
+        return has_step(shift)
     try:
-        alone, added, both = (
-            default if item is None else np.abs(elements(item).value)
-            for item, default in ((scale, 1.0), (shift, 0.0), (whole, 1.0))
-        )
-        return bool(np.all(alone <= np.maximum(1.0, both)) and np.all(added < _HALF_STEP))
+        alone, both = (1.0 if item is None else np.abs(elements(item).value) for item in (scale, whole))
+        return bool(np.all(alone <= np.maximum(1.0, both))) and has_step(shift)
     except (NotFolded, ValueError):
         return False
 
@@ -321,13 +363,13 @@ def _factors(terms: Terms, value: Value) -> tuple[list[Factor], list[Value]]:
     if value.dtype == "float16":
         return [(value, Fraction(1))], []
     core, scale, shift = parts_of(value)
-    if core is not value and shift is None and scale is not None:
+    if core is not value and shift is None and scale is not None and are_moderate(scale):
         terms.use("product-order")
         inner, scales = _factors(terms, core)
         return inner, [*scales, scale]
     if core is not value and _is_scalar(scale, shift) and scale is not None and shift is not None:
         number = scalar(scale)
-        if number and is_moderate(scale):
+        if number and are_moderate(scale):
             terms.use("factor-out-of-sum")
             inverse = power(terms, scale, Fraction(-1))
             return [(scaled(terms, core, shift=_closed(terms, "mul", shift, inverse)), Fraction(1))], [scale]
@@ -388,7 +430,8 @@ def clamp(terms: Terms, value: Value, low: Value | None, high: Value | None) -> 
         return _clamp_of_clamp(terms, value, low, high)
     core, scale, shift = parts_of(value)
     factor = None if scale is None else scalar(scale)
-    if core is not value and _is_scalar(scale, shift) and (factor is None or factor > 0):
+    is_moved = core is not value and _is_scalar(scale, shift) and (factor is None or factor > 0)
+    if is_moved and _keeps_bounds(shift, bounds):
         terms.use("clamp-of-affine")
         moved = [_moved_back(terms, item, scale, shift) for item in (low, high)]
         return scaled(terms, clamp(terms, core, *moved), scale=scale, shift=shift)
@@ -396,6 +439,16 @@ def clamp(terms: Terms, value: Value, low: Value | None, high: Value | None) -> 
     if not closed:
         return value
     return elementwise(terms, "clamp", [value, *closed], value.dtype, low is not None, high is not None)
+
+
+def _keeps_bounds(shift: Value | None, bounds: Sequence[float | None]) -> bool:
+    """Whether rounding a bound, with the shift taken from it, is not seen in what is held between both."""
+    number = 0.0 if shift is None else scalar(shift)
+    if number is None or shift is None:
+        return shift is None
+    unit = UNIT[shift.dtype]
+    size = max(1.0, *(abs(bound) for bound in bounds if bound is not None and math.isfinite(bound)), 0.0)
+    return unit * abs(number) <= max(_SEEN, 4 * unit) * size
 
 
 def _has_scalars(value: Value) -> bool:

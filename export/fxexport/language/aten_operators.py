@@ -189,7 +189,7 @@ def _addmm(call: Call) -> Value:
     if call.number("beta") != 1 or call.number("alpha") != 1:
         raise Uninterpreted("a scaled product")
     first, second = (call.tensor(f"{'mat' if call.has('mat1') else 'batch'}{place}") for place in (1, 2))
-    return arithmetic.add(call.terms, matmul(call.terms, first, second), call.tensor("self"))
+    return arithmetic.plus_within(call.terms, matmul(call.terms, first, second), call.tensor("self"))
 
 
 @_handles("matmul.default", "mm.default", "bmm.default")
@@ -241,6 +241,19 @@ def _layer_norm(call: Call) -> Value:
     return definitions.weighted(call.terms, found, weight, bias)
 
 
+@_handles("rms_norm.default")
+def _rms_norm(call: Call) -> Value:
+    value, shape, given = call.tensor("input"), call.extents("normalized_shape"), call.any("eps")
+    weight = call.optional_tensor("weight")
+    is_one = value.is_float and (weight is None or weight.dtype == value.dtype)
+    if not shape or list(value.shape[value.rank - len(shape) :]) != shape or not is_one:
+        raise Uninterpreted("a norm over another shape, or of several types")
+    epsilon = torch.finfo(getattr(torch, value.dtype)).eps if given is None else call.number("eps")
+    dims = range(value.rank - len(shape), value.rank)
+    stored = definitions.number(call.terms, epsilon, value.dtype)
+    return definitions.root_mean_square_norm(call.terms, value, dims, stored, weight)
+
+
 @_handles("group_norm.default")
 def _group_norm(call: Call) -> Value:
     call.ignore("cudnn_enabled")
@@ -251,10 +264,13 @@ def _group_norm(call: Call) -> Value:
 
 @_handles("instance_norm.default")
 def _instance_norm(call: Call) -> Value:
-    call.ignore("cudnn_enabled", "momentum", "running_var")  # another way to the same; of running statistics
-    if not call.flag("use_input_stats") or call.any("running_mean") is not None:
-        raise Uninterpreted("running statistics")
+    call.ignore("cudnn_enabled", "momentum", "running_var")  # another way to the same; told by the mean's
     value, weight, bias = call.tensor("input"), call.optional_tensor("weight"), call.optional_tensor("bias")
+    if not call.flag("use_input_stats"):
+        statistics = call.tensor("running_mean"), call.tensor("running_var")
+        return definitions.batch_norm(call.terms, value, weight, bias, *statistics, _epsilon(call, value))
+    if call.any("running_mean") is not None:
+        raise Uninterpreted("running statistics")
     return definitions.instance_norm(call.terms, value, _epsilon(call, value), weight, bias)
 
 
@@ -330,6 +346,7 @@ for _name, _own, *_numbers in (
     ("mish", definitions.mish),
     ("leaky_relu", definitions.leaky_relu, "negative_slope"),
     ("celu", definitions.celu, "alpha"),
+    ("sinc", definitions.sinc),
 ):
     OPERATORS[f"aten.{_name}.default"] = _function(_own, *_numbers)
 
@@ -418,11 +435,18 @@ def _hardshrink(call: Call) -> Value:
     return definitions.choose(call.terms, is_small, definitions.number(call.terms, 0, value.dtype), value)
 
 
+def _rounded_thrice(dtype: str) -> str:
+    """A type in which what is rounded once is what is rounded after each of its operators."""
+    if dtype == "float16":
+        raise Uninterpreted("a sum that half precision holds, of what it does not hold")
+    return dtype
+
+
 def _plus_combined(combine: Callable[[Terms, Value, Value], Value]) -> Handler:
     """``self + value · combine(tensor1, tensor2)``."""
 
     def combined(call: Call) -> Value:
-        dtype = _result(call)
+        dtype = _rounded_thrice(_result(call))
         if dtype not in FLOATS:
             raise Uninterpreted("a product of integers")
         own, first, second = (_operand(call, name, dtype) for name in ("self", "tensor1", "tensor2"))
@@ -440,7 +464,7 @@ OPERATORS["aten.addcdiv.default"] = _plus_combined(arithmetic.divide)
 
 @_handles("lerp.Scalar")
 def _lerp(call: Call) -> Value:
-    value, end = _both(call, "self", "end", _float(call).dtype)
+    value, end = _both(call, "self", "end", _rounded_thrice(_float(call).dtype))
     weight = definitions.number(call.terms, call.number("weight"), value.dtype)
     gap = arithmetic.subtract(call.terms, end, value)
     return arithmetic.add(call.terms, value, arithmetic.multiply(call.terms, gap, weight))
@@ -478,7 +502,8 @@ def _plus_alpha(combine: Callable[[Terms, Value, Value], Value], first: str, sec
         dtype, alpha = _result(call), call.number("alpha")
         value, other = _both(call, first, second, dtype)
         if alpha != 1:
-            other = arithmetic.multiply(call.terms, other, definitions.number(call.terms, alpha, dtype))
+            factor = definitions.number(call.terms, alpha, _rounded_thrice(dtype))
+            other = arithmetic.multiply(call.terms, other, factor)
         return combine(call.terms, value, other)
 
     return combined
@@ -690,12 +715,15 @@ def _cumsum(call: Call) -> Value:
 
 @_handles("linalg_vector_norm.default")
 def _vector_norm(call: Call) -> Value:
-    if call.number("ord") != 2:
+    order = call.number("ord")
+    if order not in (1, 2):
         raise Uninterpreted("a norm of another order")
     value = cast(call.terms, call.tensor("self"), _result(call))
     call.ignore("dtype")  # the result's own
-    dims = _dims(value, call.optional_integers("dim"))
-    return definitions.euclidean_norm(call.terms, value, dims, keep=call.flag("keepdim"))
+    dims, keep = _dims(value, call.optional_integers("dim")), call.flag("keepdim")
+    if order == 1 and value.is_float:
+        return windows.reduce(call.terms, "sum", definitions.unary(call.terms, "abs", value), dims, keep=keep)
+    return definitions.euclidean_norm(call.terms, value, dims, keep=keep)
 
 
 def _extreme_along(call: Call, name: str) -> list[Value]:
@@ -883,6 +911,12 @@ def _squeeze(call: Call) -> Value:
     given = call.any("dim")
     dims = [_dim(value, dim) for dim in (given if isinstance(given, list | tuple) else [given])]
     return moves.squeeze(value, [dim for dim in dims if value.layout[dim] == ()])
+
+
+@_handles("squeeze.default")
+def _squeeze_all(call: Call) -> Value:
+    value = call.tensor("self")  # torch does not record a free extent that may be 1
+    return moves.squeeze(value, [dim for dim, parts in enumerate(value.layout) if not parts])
 
 
 @_handles("unsqueeze.default")
@@ -1123,6 +1157,49 @@ def _attention(call: Call) -> Value:
     scale, mask = call.any("scale"), call.optional_tensor("attn_mask")
     factor = None if scale is None else definitions.number(call.terms, call.number("scale"), query.dtype)
     return definitions.attention(call.terms, query, key, value, mask, factor)
+
+
+@_handles("grid_sampler.default")
+def _grid_sample(call: Call) -> Value:
+    mode, padding = call.integer("interpolation_mode"), call.integer("padding_mode")
+    if not (0 <= mode < len(definitions.GRID_MODES) and 0 <= padding < len(definitions.GRID_ENDS)):
+        raise Uninterpreted("another way between cells")
+    return definitions.grid_sample(
+        call.terms,
+        call.tensor("input"),
+        call.tensor("grid"),
+        definitions.GRID_MODES[mode],
+        definitions.GRID_ENDS[padding],
+        corners=call.flag("align_corners"),
+    )
+
+
+@_handles("nan_to_num.default")
+def _nan_to_num(call: Call) -> Value:
+    value = _float(call)
+    ends = torch.finfo(getattr(torch, value.dtype))
+    numbers = [
+        definitions.number(call.terms, default if call.any(name) is None else call.number(name), value.dtype)
+        for name, default in (("nan", 0.0), ("posinf", ends.max), ("neginf", ends.min))
+    ]
+    return definitions.without_specials(call.terms, value, *numbers)
+
+
+def _is_special(name: str) -> Handler:
+    return lambda call: elementwise(call.terms, name, [_float(call)], "bool")
+
+
+for _name in ("isinf", "isnan"):
+    OPERATORS[f"aten.{_name}.default"] = _is_special(_name)
+
+
+@_handles("clamp.Tensor")
+def _clamp_each(call: Call) -> Value:
+    value = _float(call)
+    for name, own in (("min", "maximum"), ("max", "minimum")):
+        if call.any(name) is not None:
+            value = definitions.extreme(call.terms, own, value, _operand(call, name, value.dtype))
+    return value
 
 
 @_handles("prelu.default")

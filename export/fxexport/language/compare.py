@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fxexport.language.arithmetic import is_moderate, parts_of, scaled
+from fxexport.language.arithmetic import are_moderate, parts_of, scaled
 from fxexport.language.constants import FOLDS, STEPS, arranged, forget, is_folded, stored
 from fxexport.language.contraction import scaled_weights
 from fxexport.language.difference import Difference, Refolded, difference, refolded
@@ -305,7 +305,7 @@ class _Proof:
             return None
         value = Value(term=term, known_layout=plain(term.shape))
         core, scale, shift = parts_of(value)
-        is_taken = scale is not None and scale.is_scalar and is_moderate(scale)
+        is_taken = scale is not None and scale.is_scalar and are_moderate(scale)
         found = scaled_weights(self._terms, core, scale) if is_taken and scale is not None else None
         if found is None:
             return None

@@ -9,8 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fxexport.language.arithmetic import add, multiply, over_axes, parts_of, scaled
+from fxexport.language.arithmetic import (
+    are_moderate,
+    keeps_average,
+    multiply,
+    over_axes,
+    parts_of,
+    plus_within,
+    scaled,
+)
+from fxexport.language.constants import elements
 from fxexport.language.extents import Extent, floor_divided, minus, plus, times
+from fxexport.language.fold_rules import NotFolded
 from fxexport.language.foreign import foreign
 from fxexport.language.layout import Layout, Parts, Slot, behind, extent_of, joined
 from fxexport.language.maps import slots_of
@@ -35,6 +45,7 @@ def einsum(
     for value in (first, second):
         core, scale, shift = parts_of(value)
         is_factor = shift is None and scale is not None and scale.is_scalar and value.dtype != "float16"
+        is_factor = is_factor and are_moderate(*([] if scale is None else [scale]))
         if core is not value and is_factor and scale is not None:
             terms.use("scale-of-bilinear")
             factors.append(scale)
@@ -117,7 +128,7 @@ def linear(terms: Terms, value: Value, weight: Value, bias: Value | None) -> Val
     k, o = value.rank, value.rank + 1
     terms.use("linear-as-sum")
     product = einsum(terms, value, [*batch, k], weight, [o, k], [*batch, o])
-    return product if bias is None else add(terms, product, bias)
+    return product if bias is None else plus_within(terms, product, bias)
 
 
 def matmul(terms: Terms, first: Value, second: Value) -> Value:
@@ -167,7 +178,7 @@ def convolution(
         product = _windows(terms, value, weight, tuple(stride), tuple(padding), tuple(dilation), groups)
     if bias is None:
         return product
-    return add(terms, product, unsqueeze(bias, list(range(1, spatial + 1))))
+    return plus_within(terms, product, unsqueeze(bias, list(range(1, spatial + 1))))
 
 
 def transposed_convolution(
@@ -214,7 +225,9 @@ def transposed_convolution(
     key = "transposed convolution", tuple(stride), tuple(padding), tuple(dilation), groups
     dims = value.shape[0], outputs * groups, *extents
     (spread,) = foreign(terms, key, [value, weight], [(value.dtype, dims)], is_random=False)
-    return spread if bias is None else add(terms, spread, unsqueeze(bias, list(range(1, spatial + 1))))
+    return (
+        spread if bias is None else plus_within(terms, spread, unsqueeze(bias, list(range(1, spatial + 1))))
+    )
 
 
 def _with_zeros_as_padding(terms: Terms, value: Value, padding: Pairs) -> tuple[Value, Pairs]:
@@ -322,7 +335,7 @@ def scaled_weights(terms: Terms, value: Value, scale: Value) -> Value | None:
     if weight.term.array is None:
         return None  # scaled once already: what both factors come to is not looked at
     placed = over_axes(value, scale)
-    if placed is None:
+    if placed is None or not _leads_out(scale):
         return None
     if value.term.op == "convolution":
         return _scaled_convolution(terms, value, placed)
@@ -344,6 +357,16 @@ def scaled_weights(terms: Terms, value: Value, scale: Value) -> Value | None:
         "dot", value.term.attributes, [value.term.operands[0], operand], value.dtype, value.term.shape
     )
     return value.seen(value.layout) if term is value.term else Value(term=term, known_layout=value.layout)
+
+
+def _leads_out(scale: Value) -> bool:
+    """Whether what a site gives leaves its type only where the scale times that does: in half precision."""
+    if scale.dtype != "float16":
+        return True
+    try:
+        return bool((abs(elements(scale).value) >= 1).all())
+    except NotFolded:
+        return False
 
 
 def _scaled_convolution(terms: Terms, value: Value, placed: Value) -> Value | None:
@@ -370,11 +393,11 @@ def before_sites(terms: Terms, value: Value, dims: Sequence[int], apply: Callabl
     """
     core, scale, shift = parts_of(value)
     closed = [item for item in (scale, shift) if item is not None]
-    if closed and all(_repeats(item, value.rank, dims) for item in closed):
+    if closed and all(_repeats(item, value.rank, dims) for item in closed) and keeps_average(scale, shift):
         terms.use("average-of-affine")
         inner = before_sites(terms, core, dims, apply)
         return scaled(terms, inner, scale=scale, shift=shift)
-    if value.term.op == "dot" and value.term.operands[1].term.is_closed:
+    if value.term.op == "dot" and value.term.operands[1].term.is_closed and value.dtype != "float16":
         moved = _before_dot(terms, value, dims, apply)
         if moved is not None:
             terms.use("average-of-site")

@@ -13,8 +13,10 @@ from fxexport.language.arithmetic import (
     clamp,
     divide,
     exponent_of,
+    has_step,
     multiply,
     negate,
+    plus_within,
     power,
     scaled,
     subtract,
@@ -125,6 +127,8 @@ def gelu(terms: Terms, value: Value, approximate: str) -> Value:
         Uninterpreted: the approximation has another name.
     """
     terms.use("gelu")
+    if approximate in ("none", "tanh") and _is_short(value):  # 1 + erf(x/√2) is 2: no large x has twice that
+        return _by_name(terms, f"gelu, {approximate}", value, (), value.shape)
     one, half = number(terms, 1, value.dtype), number(terms, 0.5, value.dtype)
     if approximate == "none":
         inner = unary(terms, "erf", multiply(terms, value, defined(terms, math.sqrt(0.5), value.dtype)))
@@ -168,9 +172,7 @@ def normalised(terms: Terms, value: Value, dims: Sequence[int], epsilon: Value) 
     terms.use("normalisation")
     if _is_short(value) and dims:
         flat = flatten(value, dims[0], dims[-1])  # however many axes of the last ones are cut into
-        return reshape(
-            terms, _of_squares(terms, "normalised", flat, dims[:1], flat.shape, epsilon), value.shape
-        )
+        return reshape(terms, _by_name(terms, "normalised", flat, dims[:1], flat.shape, epsilon), value.shape)
     centred = subtract(terms, value, reduce(terms, "mean", value, dims, keep=True))
     variance = reduce(terms, "mean", power(terms, centred, Fraction(2)), dims, keep=True)
     return multiply(terms, centred, power(terms, add(terms, variance, epsilon), Fraction(-1, 2)))
@@ -182,7 +184,7 @@ def weighted(
     """The value times the weight plus the bias, where there are any, with new dimensions at these places."""
     if weight is not None:
         value = multiply(terms, value, unsqueeze(weight, behind) if behind else weight)
-    return value if bias is None else add(terms, value, unsqueeze(bias, behind) if behind else bias)
+    return value if bias is None else plus_within(terms, value, unsqueeze(bias, behind) if behind else bias)
 
 
 def instance_norm(
@@ -207,7 +209,7 @@ def _is_short(value: Value) -> bool:
     return value.dtype == "float16" and not value.is_closed
 
 
-def _of_squares(
+def _by_name(
     terms: Terms, name: str, value: Value, dims: Sequence[int], shape: Sequence[Extent], *more: Value
 ) -> Value:
     """What is known by its name alone, in both dialects."""
@@ -217,7 +219,7 @@ def _of_squares(
 
 def _reduced_squares(terms: Terms, name: str, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
     shape = [1 if dim in dims else extent for dim, extent in enumerate(value.shape)]
-    found = _of_squares(terms, name, value, sorted(dims), shape)
+    found = _by_name(terms, name, value, sorted(dims), shape)
     return found if keep else squeeze(found, dims)
 
 
@@ -229,10 +231,9 @@ def variance(terms: Terms, value: Value, dims: Sequence[int], correction: float,
     """
     terms.use("variance")
     if _is_short(value):
-        found = _reduced_squares(terms, "variance", value, dims, keep=keep)
-    else:
-        centred = subtract(terms, value, reduce(terms, "mean", value, dims, keep=True))
-        found = reduce(terms, "mean", power(terms, centred, Fraction(2)), dims, keep=keep)
+        return _reduced_squares(terms, f"variance, {float(correction)}", value, dims, keep=keep)
+    centred = subtract(terms, value, reduce(terms, "mean", value, dims, keep=True))
+    found = reduce(terms, "mean", power(terms, centred, Fraction(2)), dims, keep=keep)
     if not correction:
         return found
     count = times(*(value.shape[dim] for dim in dims))
@@ -284,6 +285,8 @@ def batch_norm(
     shift = multiply(terms, negate(terms, mean), scale)
     if bias is not None:
         shift = add(terms, bias, shift)
+    if not has_step(shift):
+        raise Uninterpreted("a shift that leads back into half precision")
     behind = list(range(1, value.rank - 1))
     placed = (unsqueeze(item, behind) for item in (scale, shift))
     return scaled(terms, value, scale=next(placed), shift=next(placed), is_norm=True)
@@ -300,19 +303,74 @@ def attention(
     width = query.shape[-1]
     if not isinstance(width, int) or (mask is not None and mask.dtype != query.dtype):
         raise Uninterpreted("another attention")
+    if query.dtype == "float16":
+        raise Uninterpreted("scores that half precision need not hold")
     terms.use("attention")
     if scale is None:
         scale = defined(terms, 1 / math.sqrt(width), query.dtype)
     order = [*range(key.rank - 2), key.rank - 1, key.rank - 2]
-    if query.dtype == "float16":  # where no product may leave the type before it is scaled
-        root = power(terms, scale, Fraction(1, 2))
-        query, key = (multiply(terms, item, root) for item in (query, key))
-        scores = matmul(terms, query, key.permuted(order))
-    else:
-        scores = multiply(terms, matmul(terms, query, key.permuted(order)), scale)
+    scores = multiply(terms, matmul(terms, query, key.permuted(order)), scale)
     if mask is not None:
         scores = add(terms, scores, mask)
     return matmul(terms, softmax(terms, scores, scores.rank - 1), value)
+
+
+def sinc(terms: Terms, value: Value) -> Value:
+    """``1`` where x is 0, else ``sin(π·x) / (π·x)``.
+
+    Raises:
+        Uninterpreted: half precision need not hold π·x.
+    """
+    if value.dtype == "float16":
+        raise Uninterpreted("angles that half precision need not hold")
+    terms.use("sinc")
+    zero, one = number(terms, 0, value.dtype), number(terms, 1, value.dtype)
+    angle = multiply(terms, value, defined(terms, math.pi, value.dtype))
+    is_zero = elementwise(terms, "eq", [value, zero], "bool")
+    return choose(terms, is_zero, one, divide(terms, unary(terms, "sin", angle), angle))
+
+
+def without_specials(terms: Terms, value: Value, nan: Value, highest: Value, lowest: Value) -> Value:
+    """The value with numbers in the place of NaN and infinities."""
+    zero = number(terms, 0, value.dtype)
+    is_infinite = elementwise(terms, "isinf", [value], "bool")
+    found = choose(terms, elementwise(terms, "isnan", [value], "bool"), nan, value)
+    for side, end in (("lt", lowest), ("gt", highest)):
+        is_there = elementwise(terms, side, [value, zero], "bool")
+        found = choose(terms, elementwise(terms, "and", [is_there, is_infinite], "bool"), end, found)
+    return found
+
+
+def root_mean_square_norm(
+    terms: Terms, value: Value, dims: Sequence[int], epsilon: Value, weight: Value | None
+) -> Value:
+    """``x / sqrt(mean(x²) + epsilon)`` over the last dimensions, times the weight.
+
+    Raises:
+        Uninterpreted: half precision need not hold the squares.
+    """
+    if _is_short(value):
+        raise Uninterpreted("squares that half precision need not hold")
+    terms.use("normalisation")
+    squares = reduce(terms, "mean", power(terms, value, Fraction(2)), dims, keep=True)
+    found = multiply(terms, value, power(terms, add(terms, squares, epsilon), Fraction(-1, 2)))
+    return weighted(terms, found, weight, None)
+
+
+GRID_MODES, GRID_ENDS = ("linear", "nearest", "cubic"), ("zeros", "border", "reflection")
+"""As torch counts them."""
+
+
+def grid_sample(terms: Terms, value: Value, grid: Value, mode: str, padding: str, *, corners: bool) -> Value:
+    """The value between its cells at the places of a grid: known by its name, in both dialects.
+
+    Raises:
+        Uninterpreted: the grid is of another type or rank.
+    """
+    if not value.is_float or grid.dtype != value.dtype or grid.rank != value.rank:
+        raise Uninterpreted("a grid of another type or rank")
+    kinds = [(value.dtype, (*value.shape[:2], *grid.shape[1:-1]))]
+    return foreign(terms, ("grid", mode, padding, corners), [value, grid], kinds, is_random=False)[0]
 
 
 def choose(terms: Terms, condition: Value, first: Value, second: Value) -> Value:

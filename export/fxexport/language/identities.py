@@ -65,6 +65,7 @@ IDENTITIES: dict[str, Identity] = {
         _bits("whole-slice", "x[0:n] = x", "n is the extent"),
         _bits("slice-of-slice", "x[a::s][b::t] = x[a + s·b :: s·t]"),
         _bits("slice-of-concatenation", "cat(x, y)[a:b] = y[a-n : b-n]", "n is the extent of x, n ≤ a"),
+        _bits("concatenation-of-slices", "cat(x[a:b], x[b:c]) = x[a:c]"),
         _bits("view-of-view", "reshape(reshape(x, s), t) = reshape(x, t)"),
         _bits("single-concatenation", "cat([x]) = x"),
         _bits("pool-of-one-cell", "pool_1(x) = x", "kernel and stride 1, or as many cells as there are"),
@@ -147,6 +148,7 @@ IDENTITIES: dict[str, Identity] = {
             "n divides the extent",
         ),
         _reals("reduction-of-reduction", "mean(mean(x)) = mean(x), sum, max, min too", special=True),
+        _reals("sum-of-repeated", "Σ x = n·x", "x repeats n times along the sum", special=True),
         # definitions
         _reals("batch-norm", "bn(x) = x·(w/√(v + ε)) + (b - m·w/√(v + ε))", "in evaluation, all constant"),
         _reals("normalisation", "norm(x) = (x - mean(x)) · (mean((x - mean(x))²) + ε)^-1/2", _NOT_HALF),
@@ -166,6 +168,7 @@ IDENTITIES: dict[str, Identity] = {
             "t is 20 or more, and the type has 24 bits or fewer: log(1 + exp(-20)) is less than they tell",
             special=True,
         ),
+        _reals("sinc", "sinc(x) = (1 where x is 0, else sin(π·x) / (π·x))", _NOT_HALF),
         _reals("attention", "sdpa(q, k, v) = softmax(q·kᵀ·s + mask)·v, s = 1/√width unless given"),
         # constants
         _reals(

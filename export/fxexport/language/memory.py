@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
@@ -38,10 +39,12 @@ class Memory:
     Attributes:
         found: what it held before it was ever run.
         later: what runs after the first were seen to change.
+        kernels: the operators that a run takes: a recording of others is none of it. None where none was run.
     """
 
     found: Held
     later: Sequence[Change] = ()
+    kernels: Counter[str] | None = None
 
 
 def refusal(change: Change) -> NotRead:

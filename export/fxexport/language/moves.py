@@ -383,6 +383,7 @@ def concatenate(terms: Terms, values: Sequence[Value], dim: int) -> Value:
     if all(value.contents is not None and value.rank == 1 for value in values):
         contents = [item for value in values for item in value.contents or ()]
         return terms_of_contents(terms, contents, 1, values[0].dtype)
+    values = _whole_again(terms, values, dim)
     if len(values) == 1:
         terms.use("single-concatenation")
         return values[0]
@@ -392,6 +393,33 @@ def concatenate(terms: Terms, values: Sequence[Value], dim: int) -> Value:
     total = plus(*(extent_of(value.layout[dim]) for value in values))
     extents = tuple(extent_of(value.layout[dim]) for value in values)
     return along(terms, "concatenate", extents, values, dim, total)
+
+
+def _whole_again(terms: Terms, values: Sequence[Value], dim: int) -> Sequence[Value]:
+    """The values, where one goes on in a term where the one before it ends both as one slice of it."""
+    found: list[Value] = []
+    last: tuple[Value, Extent, Extent] | None = None
+    for value in values:
+        piece = _piece(value, dim)
+        if piece is not None and last is not None and piece[:2] == (last[0], plus(last[1], last[2])):
+            terms.use("concatenation-of-slices")
+            piece = (last[0], last[1], plus(last[2], piece[2]))
+            found[-1] = take(terms, piece[0], dim, piece[1], 1, piece[2])
+        else:
+            found.append(value)
+        last = piece
+    return found
+
+
+def _piece(value: Value, dim: int) -> tuple[Value, Extent, Extent] | None:
+    """Of what a value is a slice along a dimension, from where on, and of how many cells; else None."""
+    if value.term.op != "take" or value.term.attributes[1] != 1:
+        return None
+    axis = _taken_axis(value)
+    if value.layout[dim] != (() if axis is None else (axis,)):
+        return None
+    start, _, count = value.term.attributes
+    return _source_along(value, dim, value.term.operands[0]), start, count  # type: ignore[return-value]
 
 
 def pad(

@@ -214,7 +214,7 @@ class _Reader:
             **defaults_of(node.op_type, version or 1, ""),
             **{item.name: None for item in schema.inputs},
         }
-        call = Call(self._terms, arguments, defaults)
+        call = Call(self._terms, arguments, defaults, [None] * len(node.output))
         found = handler(call)
         call.require_read()
         values = list(found) if isinstance(found, tuple | list) else [found]

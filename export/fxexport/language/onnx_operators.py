@@ -188,13 +188,15 @@ def _gemm(call: Call) -> Value:
     second = second.permuted([1, 0]) if call.is_on("transB") else second
     product = matmul(terms, first, second)
     alpha, beta = call.number("alpha"), call.number("beta")
+    if product.dtype == "float16" and (alpha, beta) != (1, 1):
+        raise Uninterpreted("a product that half precision need not hold")
     if alpha != 1:
         product = arithmetic.multiply(terms, product, _number(call, "alpha", product.dtype))
     if third is None:
         return product
     if beta != 1:
         third = arithmetic.multiply(terms, third, _number(call, "beta", product.dtype))
-    return arithmetic.add(terms, product, third)
+    return arithmetic.plus_within(terms, product, third)
 
 
 @_handles("MatMul", 1, 9, 13)
@@ -829,6 +831,33 @@ _REPEATS = {
 """Ways to the nearest cell that repeat each as often, where the factor is a power of two: there is no tie."""
 
 
+@_handles("GridSample", 16, 20, 22)
+def _grid_sample(call: Call) -> Value:
+    mode = call.text("mode")
+    return definitions.grid_sample(
+        call.terms,
+        _float(call, "X"),
+        call.tensor("grid"),
+        _GRID_MODES.get(mode, mode),
+        call.text("padding_mode"),
+        corners=call.is_on("align_corners"),
+    )
+
+
+_GRID_MODES = {"bilinear": "linear", "bicubic": "cubic"}
+"""As newer versions call them."""
+
+
+@_handles("IsNaN", 9, 13, 20)
+def _is_nan(call: Call) -> Value:
+    return elementwise(call.terms, "isnan", [_float(call, "X")], "bool")
+
+
+@_handles("IsInf", 10, 20)
+def _is_infinite(call: Call) -> Value:
+    return elementwise(call.terms, "isinf", [_float(call, "X")], "bool")
+
+
 @_handles("Concat", 4, 11, 13)
 def _concat(call: Call) -> Value:
     values = call.tensors("inputs")
@@ -866,7 +895,9 @@ def _split(call: Call) -> list[Value]:
     given = _given(call, "split")
     extent = extent_of(value.layout[dim])
     if given is None:
-        count = call.any("num_outputs") if call.has("num_outputs") else None
+        count = call.any("num_outputs") if call.has("num_outputs") else len(call.results)
+        if not call.has("num_outputs") and isinstance(extent, int) and extent % max(count, 1):
+            raise Uninterpreted("pieces of several sizes")
         if not isinstance(count, int) or not isinstance(extent, int) or min(count, extent) < 1:
             raise Uninterpreted("pieces of unknown number")
         size = -(-extent // count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 
+from fxexport.language.arithmetic import multiply
 from fxexport.language.contraction import Pairs, before_sites, windows_along
 from fxexport.language.extents import Extent, ceiling_divided, floor_divided, minus, plus, times
 from fxexport.language.foreign import foreign
@@ -44,20 +45,32 @@ def place(terms: Terms, name: str, value: Value, dim: int, *, keep: bool) -> Val
 
 
 def _reduced(terms: Terms, name: str, value: Value, dims: Sequence[int]) -> Value:
-    if value.term.op == "reduce" and value.term.attributes[0] == name and (name != "mean" or value.is_float):
-        opened = _opened(value)
+    is_held = name in _OF_ONE or value.dtype != "float16"  # a sum of sums may leave it on the way
+    if value.term.op == "reduce" and value.term.attributes[0] == name and is_held:
+        opened = _opened(value) if name != "mean" or value.is_float else None
         if opened is not None:
             terms.use("reduction-of-reduction")
             extra = range(value.rank, opened.rank)
             found = _reduced(terms, name, opened, [*dims, *extra])
             return squeeze(found, list(extra))
     summed: list[Slot] = []
+    repeats: Extent = 1
     for dim in dims:
         for part in value.layout[dim]:
             if not part.is_repeated:
                 summed.append(Slot((part,), part.extent))
             elif name not in _OF_ONE:
-                raise Uninterpreted("a sum along which a value only repeats")
+                repeats = times(repeats, part.extent)
+    if repeats != 1:
+        if name != "sum" or not value.is_float or not isinstance(repeats, int):
+            raise Uninterpreted("a sum along which a value only repeats")
+        terms.use("sum-of-repeated")
+        once = tuple(
+            tuple(part for part in parts if not part.is_repeated) if dim in dims else parts
+            for dim, parts in enumerate(value.layout)
+        )
+        found = _reduced(terms, name, value.seen(once), dims)
+        return multiply(terms, found, terms.real(float(repeats), value.dtype))
     kept = [() if dim in dims else parts for dim, parts in enumerate(value.layout)]
     if not summed:
         terms.use("reduction-of-one-cell")

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
+import sys
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType, SimpleNamespace
+from typing import TypeAlias
+
+import torch
 from torch import fx, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -43,3 +54,86 @@ def is_stale(module: fx.GraphModule) -> bool:
     """True if the code that runs is not that of the graph."""
     code = getattr(module, "_code", None)
     return code is not None and module.graph.python_code("self").src != code
+
+
+States: TypeAlias = dict[int, tuple[str, object, str]]
+"""Objects by their numbers: where each is held, it itself, and what it holds as text."""
+
+
+def opaque_states(module: nn.Module) -> States:
+    """What objects hold that the parts of a module hold: iterators, arrays, generators of random numbers.
+
+    Containers and objects of a model's own classes are looked through, and are not told: see ``Held``.
+    """
+    found: States = {}
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            for item in _opaque(value):
+                found[id(item)] = f"{path}.{name}".lstrip("."), item, _told(item)
+    return found
+
+
+def changed_state(before: States, after: States) -> str | None:
+    """Where the first object is held that holds something else than before; None where none does."""
+    changed = (name for key, (name, _, told) in before.items() if key in after and after[key][2] != told)
+    return next(changed, None)
+
+
+def _opaque(value: object) -> list[object]:
+    """The objects in a value that are no containers, no code and no plain data."""
+    left, seen, found = [value], {id(value)}, []
+    for item in left:  # grows while it is read
+        if isinstance(item, _CODE) or item is None or type(item) in _PLAIN[:-1] or len(left) > _MOST:
+            continue
+        home = type(item).__module__.partition(".")[0]
+        is_open = isinstance(item, _CONTAINERS) or (home not in _NOT_THEIR_OWN and hasattr(item, "__dict__"))
+        parts = _parts(item) if isinstance(item, _CONTAINERS) else [*vars(item).values()] if is_open else []
+        found += [] if is_open else [item]
+        left += [part for part in parts if id(part) not in seen]
+        seen |= set(map(id, parts))
+    return found
+
+
+def _told(value: object) -> str:
+    """The data that an object holds as text, as far as it is not much."""
+    left: list[object] = [value]
+    found: list[str] = []
+    seen: dict[int, object] = {}
+    while left and len(seen) + len(left) <= _MOST:
+        item = left.pop()
+        if item is None or isinstance(item, _PLAIN):
+            found.append(repr(item) if not isinstance(item, bytes | bytearray) else str(zlib.crc32(item)))
+        elif not isinstance(item, _CODE) and id(item) not in seen:
+            seen[id(item)] = item
+            left += _parts(item)
+    return "; ".join(found)
+
+
+def _parts(item: object) -> list[object]:
+    """What an object holds: of one that is no container what a copy of it would be made of."""
+    if isinstance(item, SimpleNamespace):
+        return [*vars(item).values()]
+    if isinstance(item, dict):
+        return [part for pair in item.items() for part in pair]
+    if isinstance(item, _CONTAINERS):
+        return [*item]
+    if isinstance(item, GeneratorType):
+        return [item.gi_frame and item.gi_frame.f_lasti, inspect.getgeneratorlocals(item)]
+    if getattr(item, "nbytes", 0) > _MOST_BYTES:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            made = item.__reduce_ex__(4)
+            return [] if isinstance(made, str) else [[*p] if isinstance(p, Iterator) else p for p in made[1:]]
+        except (TypeError, ValueError, AttributeError, RuntimeError, pickle.PickleError):  # has no copy
+            return []
+
+
+_NOT_THEIR_OWN = sys.stdlib_module_names | {"torch", "numpy"}
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque, SimpleNamespace)
+_PLAIN = (bool, int, float, complex, str, bytes, bytearray)
+_CODE = (nn.Module, torch.Tensor, type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
+"""What is looked into elsewhere, or has no state that a run changes."""
+_MOST, _MOST_BYTES = 1000, 2**20
+"""What has more parts, or is longer, is data and is not looked into."""

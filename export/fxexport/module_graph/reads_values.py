@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from torch.overrides import TorchFunctionMode
 
+from fxexport.language.kernels import Kernels
+
 _ASKS = frozenset(
-    "item tolist numpy equal allclose is_nonzero data_ptr untyped_storage __array__ __bool__ __complex__ "
-    "__contains__ __dlpack__ __float__ __format__ __index__ __int__ __repr__".split()
+    "numpy tolist allclose equal data_ptr untyped_storage __array__ __contains__ __dlpack__ __format__ "
+    "__reduce_ex__ __repr__".split()
 )
+"""What reads memory by no operator, or is no operator of its own."""
 
 
 class ReadsValues(TorchFunctionMode):
@@ -20,13 +23,30 @@ class ReadsValues(TorchFunctionMode):
     of a run before it asks, is recorded as if it had not asked.
 
     Attributes:
-        by: the function's name; None where nobody asked.
+        kernels: the operators that were run.
     """
 
     def __init__(self) -> None:
         """Nobody has asked yet."""
         super().__init__()
-        self.by: str | None = None
+        self.kernels = Kernels()
+        self._by: str | None = None
+
+    @property
+    def by(self) -> str | None:
+        """The function that asked; None where nobody did."""
+        return self._by or self.kernels.asked
+
+    def __enter__(self) -> Self:
+        """Both modes."""
+        self.kernels.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        """Both modes end."""
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self.kernels.__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,
@@ -37,5 +57,5 @@ class ReadsValues(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         if name in _ASKS:
-            self.by = self.by or name
+            self._by = self._by or name
         return func(*args, **(kwargs or {}))

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Collection
 
 from fxexport.language import ConstantPair, Derivation, Dims, Graph, Unrelated, derive
+from fxexport.language.difference import Difference
 from fxexport.proof.pairing.outputs import PairedOutputs
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
 
 _TIES = ("topk", "sort", "argsort", "kthvalue", "median", "mode", "TopK")
 """Operators that give places, and promise nothing of the order of equal values."""
+_MASK = -64.0
 _ULPS = 2.0
 """What two ways of running the same operators may leave."""
 
@@ -84,6 +86,8 @@ class Derived:
             return False
         are_exchanged = sorted(first for first, _ in found) == sorted(second for _, second in found)
         are_exchanged = are_exchanged or all(pair.difference.is_permuted for pair in self.constants)
+        if is_identical and all(_are_masks(pair.difference) for pair in self.constants):
+            return False  # an input has to show it
         return len(found) == 1 or not (is_identical or are_exchanged)
 
     def failures(self) -> tuple[Failure, ...]:
@@ -108,6 +112,11 @@ class Derived:
             for pair in self.unrelated
         ]
         return (*operators[:8], *constants[:8])
+
+
+def _are_masks(difference: Difference) -> bool:
+    """Whether both numbers may take away all that they are added to: -1e9 and infinity, before a softmax."""
+    return all(item is not None and item <= _MASK for item in (difference.expected, difference.found))
 
 
 def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:

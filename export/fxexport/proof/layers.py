@@ -87,7 +87,11 @@ def wiring_layer(
     """
     sites, derived = found.sites, found.derived
     if not sites.heads[0].sites or not sites.heads[1].sites:
-        return _not_run(LayerName.WIRING, "no head was found")
+        layer = _not_run(LayerName.WIRING, "no head was found")
+        failures = list(derived.failures()) if is_here else []
+        return (
+            dataclasses.replace(layer, status=Status.FAILED, failures=tuple(failures)) if failures else layer
+        )
     probes, gaps, failures, held, notes = 0, [], [], [], []
     for index, side in enumerate(("reference", "candidate")):
         subject = subjects[index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -12,11 +13,12 @@ import torch
 from torch import fx, nn
 
 from fxexport.language import Graph, NotRead, graph_of_module
+from fxexport.language.kernels import are_others
 from fxexport.language.memory import Memory
 from fxexport.language.recording import ANY_MEMORY, RECORDING_S, TOO_SLOW
 from fxexport.module_graph.affine import read_affine, run_affine
 from fxexport.module_graph.naming import ModuleNaming
-from fxexport.module_graph.outside_graph import is_stale, outside_graph
+from fxexport.module_graph.outside_graph import changed_state, is_stale, opaque_states, outside_graph
 from fxexport.module_graph.reads_values import ReadsValues
 from fxexport.module_graph.terms import graph_terms
 from fxexport.subjects.many_places import collected, run_eagerly, spread
@@ -71,11 +73,12 @@ class ModuleSubject:
             module = with_defaults(module, len(feeds))
         self.module = module
         self._example = feeds
-        self._device, self._dtype = _home(module)
+        self._device, self._dtype = _home(module, feeds)
         self._traced = _traced(module, self._tensors(feeds))
         with evaluation_mode(module):
             self._found = Held(module)
         self._later: Sequence[Change] = ()
+        self._kernels: Counter[str] | None = None
         self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         recorder = _Recorder(self._traced)
         try:
@@ -154,7 +157,7 @@ class ModuleSubject:
                     self.module,
                     tuple(self._tensors(self._example)),
                     free_sizes=free_sizes,
-                    memory=Memory(found=self._found, later=self._later),
+                    memory=Memory(found=self._found, later=self._later, kernels=self._kernels),
                 )
         except NotRead as unread:
             return unread.reason
@@ -162,20 +165,31 @@ class ModuleSubject:
     @functools.cached_property
     def _unseen(self) -> str | None:
         """What a run does that no recording of one shows."""
-        reads = ReadsValues()
+        states = opaque_states(self.module)
         # of the batch that is recorded: what is asked of another one no recording grants
-        found = self._guarded(self._run_reading, self._example, reads)
+        found, reads = self._read()
+        kernels = reads.kernels.counts
         if reads.by is not None:
             return f"a run asks for values of tensors ({reads.by}), and no graph shows what for"
         held = Held(self.module)  # a cache is filled by the first run
-        for run, where in (
-            (self._run_recorded, "where gradients are recorded"),
-            (self._run_strided, "of inputs that lie otherwise in memory"),
+        for is_strided, where in (
+            (False, "where gradients are recorded"),
+            (True, "of inputs that lie otherwise in memory"),
         ):
-            if not self._gives(found, run):
+            try:
+                other, reads = self._read(is_strided=is_strided, has_gradients=not is_strided)
+            except BatchError:  # weights changed in place, which only inference permits, or such views
+                continue
+            if not are_about(other, found):
                 return f"it gives other values {where}"
-        self._later = held.changes()
-        return None
+            own = reads.kernels.counts
+            if are_others(kernels, own, are_products_alike=is_strided):
+                kernels = self._read()[1].kernels.counts  # the first run may have filled a cache
+            if are_others(kernels, own, are_products_alike=is_strided):
+                return f"it takes other operators {where}"
+        self._later, self._kernels = held.changes(), kernels
+        changed = changed_state(states, opaque_states(self.module))
+        return None if changed is None else f"a run changes {changed}, which no graph shows"
 
     @property
     def has_sizes(self) -> bool:
@@ -200,24 +214,26 @@ class ModuleSubject:
             return False
         return True
 
-    def _run_recorded(self, feed: Sequence[Array]) -> tuple[Array, ...]:
-        with torch.enable_grad():
-            return self._run_module(feed)
+    def _read(
+        self, *, is_strided: bool = False, has_gradients: bool = False
+    ) -> tuple[tuple[Array, ...], ReadsValues]:
+        """What a run gives, and what it asked for on the way."""
+        reads = ReadsValues()
+        return self._guarded(self._run_reading, self._example, reads, is_strided, has_gradients), reads
 
-    def _run_strided(self, feed: Sequence[Array]) -> tuple[Array, ...]:
-        tensors = (item.mT.contiguous().mT if item.dim() > 1 else item for item in self._tensors(feed))
-        images = (
-            item.to(memory_format=torch.channels_last) if item.dim() == _IMAGE else item for item in tensors
-        )
-        return _arrays(self.module(*images))
-
-    def _gives(self, expected: Sequence[Array], run: Callable[..., tuple[Array, ...]]) -> bool:
-        """Whether the module gives these values, up to rounding, in another run too."""
-        try:
-            found = self._guarded(run, self._example)
-        except BatchError:  # weights changed in place, which only inference permits, or views of what lies so
-            return True
-        return len(found) == len(expected) and all(map(_is_about, found, expected))
+    def _run_reading(
+        self, feed: Sequence[Array], reads: ReadsValues, is_strided: bool, has_gradients: bool
+    ) -> tuple[Array, ...]:
+        tensors = self._tensors(feed)
+        if is_strided:
+            tensors = [item.mT.contiguous().mT if item.dim() > 1 else item for item in tensors]
+            tensors = [
+                item.to(memory_format=torch.channels_last) if item.dim() == _IMAGE else item
+                for item in tensors
+            ]
+        with torch.set_grad_enabled(has_gradients), reads:
+            result = self.module(*tensors)
+        return _arrays(result)
 
     @property
     def device(self) -> str:
@@ -317,12 +333,6 @@ class ModuleSubject:
     def _run_module(self, feed: Sequence[Array]) -> tuple[Array, ...]:
         return _arrays(self.module(*self._tensors(feed)))
 
-    def _run_reading(self, feed: Sequence[Array], reads: ReadsValues) -> tuple[Array, ...]:
-        tensors = self._tensors(feed)
-        with reads:
-            result = self.module(*tensors)
-        return _arrays(result)
-
     def run_site(
         self, site: HeadTerm, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
     ) -> Array:
@@ -360,7 +370,7 @@ class ModuleSubject:
             raise RuntimeError("a permuted value has no node")
         part = _Part(self._traced)
         given = torch.from_numpy(values.copy())  # an operator in place would change the caller's
-        part.env[nodes[source.value]] = given.to(self._device).to(self._dtype)
+        part.env[nodes[source.value]] = self._typed(given.to(self._device))
         with evaluation_mode(self._traced), torch.no_grad():
             return numpy_of(part.value(nodes[result.value]))
 
@@ -395,7 +405,10 @@ class ModuleSubject:
 
     def _tensors(self, feeds: Sequence[Array]) -> list[torch.Tensor]:
         tensors = [tensor_of(np.array(feed)).to(self._device) for feed in feeds]
-        return [t.to(self._dtype) if t.is_floating_point() else t for t in tensors]
+        return [self._typed(t) if t.is_floating_point() else t for t in tensors]
+
+    def _typed(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if self._dtype is None else tensor.to(self._dtype)
 
 
 class _Recorder(Runner):
@@ -492,6 +505,11 @@ def _arrays(result: object) -> tuple[Array, ...]:
     return tuple(numpy_of(leaf) for _, leaf in _leaves(result))
 
 
+def are_about(found: Sequence[Array], expected: Sequence[Array]) -> bool:
+    """Whether a run gave these values, up to what other kernels may leave."""
+    return len(found) == len(expected) and all(map(_is_about, found, expected))
+
+
 def _is_about(found: Array, expected: Array) -> bool:
     first, second = found.astype(np.float64), expected.astype(np.float64)
     largest = np.abs(second[np.isfinite(second)]).max(initial=1.0)
@@ -504,8 +522,10 @@ def _leaves(result: object, maps: int = 0) -> list[tuple[str, torch.Tensor]]:
     return [(name, leaf) for name, leaf in leaf_names(result, maps) if isinstance(leaf, torch.Tensor)]
 
 
-def _home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+def _home(module: nn.Module, feeds: Sequence[Array]) -> tuple[torch.device, torch.dtype | None]:
+    """Where a module lies, and the type that it computes in; None leaves samples of few bits as they are."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.get_default_dtype()
+    is_short = any(rows.dtype.name in ("float16", "bfloat16") for rows in feeds)
+    return torch.device("cpu"), None if is_short else torch.get_default_dtype()

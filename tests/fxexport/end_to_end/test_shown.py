@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 from torch import nn
 from torch.compiler import is_exporting as is_recorded
 
@@ -382,6 +382,36 @@ def test_weights_that_are_not_read_are_run_all_the_same(tmp_path: Path) -> None:
     assert certify(*files).verdict is Verdict.BROKEN
 
 
+def test_a_factor_of_a_file_without_a_head_that_is_known_is_seen() -> None:
+    weights = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    files = [
+        parser.parse_model(
+            '<ir_version: 9, opset_import: ["" : 18]> g (float[N,6] x) => (float[N,3] y) '
+            f"{{ y = Gemm <alpha = {alpha}> (x, w) }}"
+        )
+        for alpha in (1.0001, 1.0)
+    ]
+    for file in files:
+        file.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    x = np.random.default_rng(1).standard_normal((8, 6)).astype(np.float32)
+    assert certify(*files, x).verdict is Verdict.BROKEN
+
+
+def test_masks_of_other_numbers_are_no_difference() -> None:
+    files = [
+        parser.parse_model(
+            '<ir_version: 9, opset_import: ["" : 18]> g (float[N,3] x) => (float[N,3] y) '
+            f"{{ c = Constant <value_floats = [0.0, 0.0, {mask}]> () m = Add (x, c) y = Softmax (m) }}"
+        )
+        for mask in (-1e9, -1e30, -1.0)
+    ]
+    x = np.random.default_rng(1).standard_normal((8, 3)).astype(np.float32)
+    found = certify(*files[:2], x)
+    assert found.verdict is not Verdict.PROVED
+    assert "the constant is another" not in found.reason
+    assert certify(*files[1:], x).verdict is Verdict.BROKEN
+
+
 def test_one_unit_in_the_last_place_is_no_fold_where_nothing_is_folded() -> None:
     layers = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     torch.manual_seed(0)
@@ -398,6 +428,14 @@ def test_one_unit_in_the_last_place_is_no_fold_where_nothing_is_folded() -> None
     assert certify(model, other, images()).verdict is not Verdict.PROVED
 
 
+def quietly(x: Tensor, is_large: Callable[[], bool]) -> Tensor:
+    """The same by how many cells values make."""
+    try:
+        return x * 2 if is_large() else x
+    except RuntimeError:
+        return x
+
+
 def quiet_question(x: Tensor) -> Tensor:
     """Asks, and hides that it was refused."""
     try:
@@ -412,6 +450,10 @@ def quiet_question(x: Tensor) -> Tensor:
         quiet_question,
         lambda x: x * 2 if type(x) is Tensor and x.max() > 30 else x,
         lambda x: x * 2 if type(x.shape[0]) is int and max(x.flatten().tolist()) > 30 else x,
+        lambda x: quietly(x, lambda: x[x > 30].numel() > 0),
+        lambda x: quietly(x, lambda: len(torch.nonzero(x > 30)) > 0),
+        lambda x: quietly(x, lambda: len(torch.bincount((x > 30).flatten().long())) > 1),
+        lambda x: quietly(x, lambda: len(torch.repeat_interleave((x[0, 0, 0] > 30).long())) > 0),
     ],
 )
 def test_code_that_asks_for_values_is_not_taken_for_its_recording(
@@ -421,6 +463,26 @@ def test_code_that_asks_for_values_is_not_taken_for_its_recording(
     assert isinstance(subject.language, str)
     assert "asks for values" in subject.language
     assert not isinstance(ModuleSubject(Net().eval(), [images().numpy()]).language, str)
+
+
+def limited(x: Tensor) -> Tensor:
+    """The same up to 30, without a word about it."""
+    return torch.where(x > 30, 0.0, x)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: limited(x) if type(x) is Tensor else x,
+        lambda x: limited(x) if torch.is_grad_enabled() else x,
+        lambda x: x if x.is_contiguous() else limited(x),
+        lambda x: limited(x) if not hasattr(x, "fake_mode") else x,
+    ],
+)
+def test_what_a_run_does_and_its_recording_does_not_is_seen(between: Callable[[Tensor], Tensor]) -> None:
+    language = ModuleSubject(Net(between).eval(), [images().numpy()]).language
+    assert isinstance(language, str)
+    assert "other operators" in language
 
 
 def test_a_module_that_minds_how_its_input_lies_in_memory_is_not_taken_for_its_recording() -> None:

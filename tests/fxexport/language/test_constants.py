@@ -427,3 +427,26 @@ def test_libraries_round_where_a_result_would_be_exact(factor: float, is_fold: b
     little = np.float32([[[1e-20]], [[3e-20]], [[7e-20]]])
     nodes = [helper.make_node("Tanh", ["c"], ["t"]), helper.make_node("Add", ["x", "t"], ["y"])]
     assert derived(model(nodes, {"c": little}), sum_with(little * np.float32(factor))).is_proved == is_fold
+
+
+def test_two_folds_that_one_rounding_makes_the_same_are_two() -> None:
+    """What is computed on both sides is no fold of either: a norm's small number counts, however small."""
+    stored = {"s": SCALE[:3], "t": SHIFT[:3], "m": MEAN[:3], "v": VARIANCE[:3]}
+    first, second = (
+        model([helper.make_node("BatchNormalization", ["x", *stored], ["y"], epsilon=epsilon)], stored)
+        for epsilon in (1e-5, 1.0001e-5)
+    )
+    assert derived(first, first).is_proved
+    assert not derived(first, second).is_proved
+
+
+def test_a_constant_of_another_type_or_sign_is_another_to_what_nobody_interprets() -> None:
+    def asked(constant: Array) -> onnx.ModelProto:
+        file = model([helper.make_node("Own", ["x", "c"], ["y"], domain="own")], {"c": constant})
+        file.opset_import.append(helper.make_opsetid("own", 1))
+        return file
+
+    zero = np.zeros(3, np.float32)
+    assert derived(asked(zero), asked(zero)).is_proved
+    assert not derived(asked(zero), asked(-zero)).is_proved
+    assert not derived(asked(zero), asked(zero.astype(np.float64))).is_proved

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import nn
 
@@ -107,7 +108,20 @@ def normed(x: torch.Tensor) -> torch.Tensor:
     return centred * (centred.pow(2).mean(-1, keepdim=True) + 1e-5).rsqrt()
 
 
+def signs(x: torch.Tensor) -> torch.Tensor:
+    """What averages to nothing."""
+    return torch.stack([x, -x], 1)
+
+
+def four(x: torch.Tensor) -> torch.Tensor:
+    """Each output the sum of all inputs."""
+    return F.linear(x, ONES.to(x))
+
+
 THOUSANDTH = torch.tensor(0.001)
+ONES, SHARES, LOWER = torch.ones(4, 4), torch.tensor([0.5, 0.25, 0.5, 0.25]), torch.full((4,), -1e4)
+SHARED, EYE = ONES * SHARES[:, None], torch.ones(2, 2, 3) / 2
+NORM = torch.zeros(4), torch.full((4,), 0.25), torch.full((4,), 2.0), torch.full((4,), -6e4)
 ORDERS: dict[str, tuple[Function, Function, float]] = {
     "product-order": (lambda x, y: (x * 0.125) * y, lambda x, y: (x * y) * 0.125, 300.0),
     "three factors": (lambda x, y: (x * y) * y.exp(), lambda x, y: x * (y * y.exp()), -300.0),
@@ -123,6 +137,47 @@ ORDERS: dict[str, tuple[Function, Function, float]] = {
         lambda x, y: (x * x).sum(1).sqrt(),
         300.0,
     ),
+    "average-of-affine": (lambda x, y: (signs(x) * 8).mean(1), lambda x, y: signs(x).mean(1) * 8, 3e4),
+    "average-of-site": (lambda x, y: four(signs(x)).mean(1), lambda x, y: four(signs(x).mean(1)), 3e4),
+    "scale-of-affine-site": (
+        lambda x, y: four(x) * SHARES.to(x),
+        lambda x, y: F.linear(x, SHARED.to(x)),
+        3e4,
+    ),
+    "reduction-of-reduction": (lambda x, y: signs(x).sum(2).sum(1), lambda x, y: signs(x).sum((1, 2)), 3e4),
+    "variance": (
+        lambda x, y: torch.cat([x, -x], 1).var(1),
+        lambda x, y: torch.cat([x, -x], 1).var(1, correction=0) * 8 / 7,
+        200.0,
+    ),
+    "gelu": (lambda x, y: F.gelu(x), lambda x, y: x * (1 + torch.erf(x * 0.5**0.5)) * 0.5, 4e4),
+    "attention": (
+        lambda x, y: F.scaled_dot_product_attention(x[None], x[None], x[None]),
+        lambda x, y: ((x[None] @ x[None].mT) * 0.5).softmax(-1) @ x[None],
+        300.0,
+    ),
+    "a bias": (
+        lambda x, y: F.linear(x, ONES.to(x), LOWER.to(x)),
+        lambda x, y: F.linear(x, ONES.to(x)) + LOWER.to(x),
+        1.7e4,
+    ),
+    "a bias of a convolution": (
+        lambda x, y: F.conv1d(x[None], EYE.to(x), LOWER[:2].to(x), padding=1),
+        lambda x, y: F.conv1d(x[None], EYE.to(x), padding=1) + LOWER[:2, None].to(x),
+        2.2e4,
+    ),
+    "addmm": (
+        lambda x, y: torch.addmm(LOWER.to(x), x, ONES.to(x)),
+        lambda x, y: x @ ONES.to(x) + LOWER.to(x),
+        1.7e4,
+    ),
+    "batch-norm": (
+        lambda x, y: F.batch_norm(x, *(item.to(x) for item in NORM), eps=0.75),
+        lambda x, y: x * 2 - 6e4,
+        4e4,
+    ),
+    "addcmul": (lambda x, y: torch.addcmul(x, x, x, value=-1), lambda x, y: x - x * x, 256.0),
+    "lerp": (lambda x, y: torch.lerp(x, -x, 0.5), lambda x, y: x + (-x - x) * 0.5, 4e4),
 }
 
 
@@ -134,6 +189,49 @@ def test_an_order_that_leaves_half_precision_is_another_function(name: str) -> N
     assert not torch.allclose(*ends, rtol=0.1)
     assert not proved(first, second)
     assert proved(first, second, torch.float32)
+
+
+HUGE: dict[str, tuple[Function, Function]] = {
+    "product-order": (lambda x, y: (x * 1e30) * y.sigmoid(), lambda x, y: (x * y.sigmoid()) * 1e30),
+    "two factors": (lambda x, y: (x * 1e9) * (y * 1e9), lambda x, y: (x * y) * 1e18),
+    "power-of-product": (lambda x, y: (x * 1e5) ** 4, lambda x, y: x**4 * 1e20),
+    "scale-of-bilinear": (lambda x, y: (x * 1e30) @ y.mT, lambda x, y: (x @ y.mT) * 1e30),
+    "average-of-affine": (lambda x, y: (x * 1e30).mean(1), lambda x, y: x.mean(1) * 1e30),
+    "average of a sum": (lambda x, y: (x + 1e30).mean(1), lambda x, y: x.mean(1) + 1e30),
+    "clamp-of-affine": (  # 6 and 8 where x is 30,000,004
+        lambda x, y: (x * 2 - 6e7).clamp(0, 6),
+        lambda x, y: x.clamp(3e7, 3e7 + 4) * 2 - 6e7,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_no_huge_factor_changes_places(name: str) -> None:
+    assert not proved(*HUGE[name], torch.float32)
+
+
+def test_a_multiple_is_rounded_before_it_is_added_or_with_it() -> None:
+    """As torch has it, by how many elements there are."""
+    sums: list[Function] = [lambda x, y: torch.add(x, y, alpha=-2), lambda x, y: x + y * -2]
+    assert not proved(*sums)
+    assert proved(*sums, torch.float32)
+
+
+def test_a_factor_that_shrinks_is_average_s_own_in_half_precision() -> None:
+    assert proved(lambda x, y: (x * 0.5 + 1).mean(1), lambda x, y: x.mean(1) * 0.5 + 1)
+    assert not proved(lambda x, y: (x + 32).mean(1), lambda x, y: x.mean(1) + 32)
+
+
+def test_a_factor_that_grows_is_a_site_s_own_in_half_precision() -> None:
+    shares, whole = SHARES * 8, SHARED * 8
+    assert proved(lambda x, y: four(x) * shares.to(x), lambda x, y: F.linear(x, whole.to(x)))
+
+
+def test_a_function_of_half_precision_alone_runs_in_it() -> None:
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).half() * 4e4
+    first, second = (lambda x: x * 2 * 0.5), (lambda x: x * 1.0)
+    models = [Applied(lambda x, y, f=f: f(x)).eval() for f in (first, second)]
+    assert certify(*models, (x, x)).verdict is not Verdict.PROVED
 
 
 def test_squares_of_a_norm_are_not_those_of_half_precision() -> None:

@@ -12,10 +12,11 @@ import pytest
 
 from fxexport.language import arithmetic, definitions, moves, windows
 from fxexport.language.contraction import convolution, linear, matmul
+from fxexport.language.extents import symbol
 from fxexport.language.identities import IDENTITIES
 from fxexport.language.layout import plain
 from fxexport.language.maps import cast, elementwise
-from fxexport.language.term import Term, Terms, Value
+from fxexport.language.term import Rounded, Term, Terms, Uninterpreted, Value
 from tests.fxexport.language.exact import FUNCTIONS, Array, powered, result
 
 SHAPES = [(2, 3), (1, 3), (3, 1), (2, 2)]
@@ -120,6 +121,40 @@ def _slice_of_joined(c: Case) -> Iterator[Check]:
             if cells.size:
                 yield moves.take(c.terms, joined, 1, start, step, cells.shape[1]), cells
         yield moves.take(c.terms, joined, 0, 0, 1, 1), np.concatenate([a, b], 1)[:1]
+
+
+@case("concatenation-of-slices")
+def _joined_slices(c: Case) -> Iterator[Check]:
+    a = c.numbers(3, 5)
+    for order, ends in itertools.product(((0, 1), (1, 0)), itertools.product(range(6), repeat=4)):
+        if ends[0] < ends[1] and ends[2] < ends[3]:
+            x = c.open(a.transpose(order)).permuted(order)
+            slices = [moves.take(c.terms, x, 1, s, 1, e - s) for s, e in (ends[:2], ends[2:])]
+            expected = np.concatenate([a[:, ends[0] : ends[1]], a[:, ends[2] : ends[3]]], 1)
+            yield moves.concatenate(c.terms, slices, 1), expected
+    x, b = c.open(a), c.numbers(3, 2)
+    cells = [moves.select(c.terms, x, 1, place) for place in range(5)]
+    for dim in (0, 1):
+        yield moves.concatenate(c.terms, [moves.unsqueeze(item, [dim]) for item in cells], dim), (a.T, a)[dim]
+    steps = [moves.take(c.terms, x, 1, start, 2, count) for start, count in ((0, 3), (3, 1))]
+    yield moves.concatenate(c.terms, steps, 1), a[:, [0, 2, 4, 3]]
+    rows = [moves.take(c.terms, x, 0, start, 1, 1) for start in (0, 1)]
+    yield moves.concatenate(c.terms, rows, 1), np.concatenate([a[:1], a[1:2]], 1)
+    others = [moves.take(c.terms, item, 1, s, 1, 1) for item, s in ((x, 0), (c.open(b), 1))]
+    yield moves.concatenate(c.terms, others, 1), np.concatenate([a[:, :1], b[:, 1:]], 1)
+
+
+@case("sum-of-repeated")
+def _sum_of_repeated(c: Case) -> Iterator[Check]:
+    for keep in (True, False):
+        a = c.numbers(2, 1, 3)
+        x = moves.expand(c.open(a), [2, 4, 3])
+        for dims in ([1], [0, 1], [1, 2]):
+            expected = np.asarray(a.repeat(4, axis=1).sum(axis=tuple(dims), keepdims=keep), dtype=object)
+            yield windows.reduce(c.terms, "sum", x, dims, keep=keep), expected
+        b = c.numbers(2, 3)
+        each = moves.tile(c.open(b), [1, 2], each=True)
+        yield windows.reduce(c.terms, "sum", each, [1], keep=keep), 2 * b.sum(axis=1, keepdims=keep)
 
 
 @case("view-of-view")
@@ -587,6 +622,7 @@ ELSEWHERE = {
     "copy": "the readers' own tests: the operand itself",
     "dropout-in-evaluation": "the readers' own tests: the operand itself",
     "attention": "the ATen reader's tests, beside torch",
+    "sinc": "the ATen reader's tests, beside ONNX Runtime",
     "fold-of-constants": "the tests of constants",
 }
 
@@ -610,6 +646,94 @@ def test_what_an_identity_makes_means_what_was_written(name: str) -> None:
         tried += 1
     assert tried
     assert name in c.terms.used
+
+
+def of_type(c: Case, dtype: str) -> Value:
+    """An input of elements of another type."""
+    return Value(
+        term=c.terms.term("input", (dtype,), (), dtype, (2, 3), is_closed=False), known_layout=plain((2, 3))
+    )
+
+
+def small(c: Case) -> Value:
+    """A map of 2 by 3 cells."""
+    return c.open(c.numbers(1, 1, 2, 3))
+
+
+def pooled_to(
+    c: Case, kind: str, kernel: list[int], stride: list[int], pads: int = 0, divisor: int | None = None
+) -> Value:
+    """A pool of a small map."""
+    windows_of = {"kernel": kernel, "stride": stride, "padding": [(pads, pads)] * 2, "ceil": False}
+    if kind == "max":
+        return windows.maximum_pool(c.terms, small(c), dilation=[1, 1], **windows_of)  # type: ignore[arg-type]
+    return windows.average_pool(c.terms, small(c), counts_padding=False, divisor=divisor, **windows_of)  # type: ignore[arg-type]
+
+
+def plus_softplus(
+    c: Case, value: Value, limit: Value, other: Value | None = None, soft: Value | None = None
+) -> Value:
+    """A value where it, or another, is above a limit, else the softplus of it, or of another."""
+    is_large = elementwise(c.terms, "gt", [other or value, limit], "bool")
+    return definitions.choose(c.terms, is_large, value, definitions.softplus(c.terms, soft or value))
+
+
+ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
+    "to its own height alone": (
+        "resize-to-own-size",
+        lambda c: windows.resized(c.terms, small(c), "linear", [2, 5], None, aligns_corners=False),
+    ),
+    **{
+        f"{kind}: {what}": ("pool-of-one-cell", lambda c, kind=kind, given=given: pooled_to(c, kind, *given))
+        for kind in ("max", "average")
+        for what, given in {
+            "cells left out": ([1, 1], [1, 2]),
+            "two cells": ([1, 2], [1, 1]),
+            "padded": ([1, 1], [1, 1], 1),
+        }.items()
+    },
+    "by half": ("pool-of-one-cell", lambda c: pooled_to(c, "average", [1, 1], [1, 1], 0, 2)),
+    "as many rows alone": (
+        "pool-of-one-cell",
+        lambda c: windows.adaptive_average_pool(c.terms, small(c), [2, 2]),
+    ),
+    "digits that show it": (
+        "softplus-of-large",
+        lambda c: plus_softplus(c, of_type(c, "float64"), c.terms.real(20.0, "float64")),
+    ),
+    "a lower limit": ("softplus-of-large", lambda c: plus_softplus(c, small(c), c.number(19.0))),
+    "a limit that is computed": (
+        "softplus-of-large",
+        lambda c: plus_softplus(c, small(c), c.terms.real(20.0, "float32", Rounded(folded=1.0, step=1.0))),
+    ),
+    "another is large": ("softplus-of-large", lambda c: plus_softplus(c, small(c), c.number(20.0), small(c))),
+    "softplus of another": (
+        "softplus-of-large",
+        lambda c: plus_softplus(c, small(c), c.number(20.0), None, small(c)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALMOST)
+def test_next_to_its_condition_no_identity_is_used(name: str) -> None:
+    identity, make = ALMOST[name]
+    c = Case()
+    make(c)
+    assert identity not in c.terms.used
+
+
+def test_an_attention_of_another_kind_has_no_definition() -> None:
+    c = Case()
+    q = small(c)
+    for given in (of_type(c, "bool"), of_type(c, "float64")):
+        with pytest.raises(Uninterpreted):
+            definitions.attention(c.terms, q, q, q, given, None)
+    shape = (2, symbol("width"))
+    wide = Value(
+        term=c.terms.term("input", ("w",), (), "float32", shape, is_closed=False), known_layout=plain(shape)
+    )
+    with pytest.raises(Uninterpreted):
+        definitions.attention(c.terms, wide, wide, wide, None, None)
 
 
 def test_an_uneven_adaptive_pool_is_no_pool_of_equal_windows() -> None:

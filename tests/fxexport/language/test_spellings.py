@@ -82,6 +82,17 @@ def waves(slowest: float) -> torch.Tensor:
     return torch.cat([angles[:, 0::2].sin(), angles[:, 1::2].cos()], 1).T[None, :, :, None]
 
 
+def gridded(x: torch.Tensor, mode: str, ends: str = "zeros", corners: bool = False) -> torch.Tensor:
+    """Cells of a map at places that its first channels name."""
+    grid = x.tanh()[:, :2].permute(0, 2, 3, 1)
+    return F.grid_sample(x, grid, mode, ends, corners)
+
+
+SPECIALS = (
+    f"{number('o', 1)} {number('h', 5)} {number('e', -6)} {number('z', 0)} n = IsNaN(l) w = Where(n, o, l) "
+    "b = Less(l, z) i = IsInf(l) c = And(b, i) v = Where(c, e, w) a = Greater(l, z) d = And(a, i) "
+    "y = Where(d, h, v)"
+)
 WAVES = waves(100.0).flatten().tolist()
 HALF = 'coordinate_transformation_mode = "half_pixel"'
 CORNERS = 'coordinate_transformation_mode = "align_corners"'
@@ -295,6 +306,70 @@ SAME: dict[str, tuple[Function, str]] = {
     ),
 }
 
+GRID = (
+    "t = Tanh(x) "
+    + ints("o", 1)
+    + ints("z", 0)
+    + ints("u", 2)
+    + ("s = Slice(t, z, u, o) g = Transpose <perm = [0, 2, 3, 1]> (s) ")
+)
+SAME |= {
+    "cells of a grid": (lambda x: gridded(x, "bilinear"), f"{GRID} y = GridSample (x, g)"),
+    "the nearest of a grid": (
+        lambda x: gridded(x, "nearest", "border", True),
+        f'{GRID} y = GridSample <mode = "nearest", padding_mode = "border", align_corners = 1> (x, g)',
+    ),
+    "a grid on curves": (
+        lambda x: gridded(x, "bicubic", "reflection"),
+        f'{GRID} y = GridSample <mode = "bicubic", padding_mode = "reflection"> (x, g)',
+    ),
+    "no specials": (
+        lambda x: torch.nan_to_num(x.log(), 1.0, 5.0, -6.0),
+        f"l = Log(x) {SPECIALS}",
+    ),
+    "sinc": (
+        torch.sinc,
+        f"{number('p', np.pi)} {number('z', 0)} {number('o', 1)} e = Equal(x, z) a = Mul(x, p) s = Sin(a) "
+        "d = Div(s, a) y = Where(e, o, d)",
+    ),
+    "a norm without mean": (
+        lambda x: F.rms_norm(x, (3,), TABLE[:3], 0.5),
+        f"{number('t', 2)} q = Pow(x, t) m = ReduceMean <axes = [-1]> (q) {number('e', 0.5)} a = Add(m, e) "
+        "s = Sqrt(a) r = Reciprocal(s) n = Mul(x, r) w = Constant <value_floats = [3.0, 1.0, 4.0]> () "
+        "y = Mul(n, w)",
+    ),
+    "bounds of each channel": (
+        lambda x: torch.clamp(x, TABLE.view(4, 1, 1) - 3, TABLE.view(4, 1, 1) - 2),
+        "l = Constant <value = float[4,1,1] {0, -2, 1, -1.5}> () "
+        "h = Constant <value = float[4,1,1] {1, -1, 2, -0.5}> () "
+        "m = Max(x, l) y = Min(m, h)",
+    ),
+    "a norm of sizes": (
+        lambda x: torch.linalg.vector_norm(x, 1, dim=1),
+        "y = ReduceL1 <axes = [1], keepdims = 0> (x)",
+    ),
+    "running statistics of each map": (
+        lambda x: F.instance_norm(x, TABLE - 1, TABLE, use_input_stats=False),
+        "o = Constant <value_floats = [1.0, 1.0, 1.0, 1.0]> () "
+        "z = Constant <value_floats = [0.0, 0.0, 0.0, 0.0]> () "
+        "v = Constant <value_floats = [3.0, 1.0, 4.0, 1.5]> () "
+        "m = Constant <value_floats = [2.0, 0.0, 3.0, 0.5]> () "
+        "y = BatchNormalization (x, o, z, m, v)",
+    ),
+    "halves without a number": (
+        lambda x: torch.cat([x[:, 2:], x[:, :2]], 1),
+        "a, b = Split <axis = 1> (x) y = Concat <axis = 1> (b, a)",
+    ),
+    "whole again": (
+        lambda x: torch.stack(x.unbind(1), 1),
+        "a, b = Split <axis = 1> (x) y = Concat <axis = 1> (a, b)",
+    ),
+    "all that is one cell": (
+        lambda x: x.mean((2, 3), keepdim=True).squeeze(),
+        "y = ReduceMean <axes = [2, 3], keepdims = 0> (x)",
+    ),
+}
+
 OTHER: dict[str, tuple[Function, str]] = {
     "cells of another table": (
         lambda x: 2 * TABLE[x.argmax(1)].unsqueeze(1),
@@ -308,6 +383,20 @@ OTHER: dict[str, tuple[Function, str]] = {
         lambda x: x.gather(3, x.argmax(3, keepdim=True)),
         "a = ArgMax <axis = 3> (x) y = GatherElements <axis = 2> (x, a)",
     ),
+    "corners of a grid": (lambda x: gridded(x, "bilinear", "zeros", True), f"{GRID} y = GridSample (x, g)"),
+    "borders of a grid": (lambda x: gridded(x, "bilinear", "border"), f"{GRID} y = GridSample (x, g)"),
+    "the nearest of a grid": (lambda x: gridded(x, "nearest"), f"{GRID} y = GridSample (x, g)"),
+    "other specials": (lambda x: torch.nan_to_num(x.log(), 1.0, 6.0, -5.0), SAME["no specials"][1]),
+    "infinities of one sign": (
+        SAME["no specials"][0],
+        SAME["no specials"][1].replace("IsInf(l)", "IsInf <detect_negative = 0> (l)"),
+    ),
+    "another small number": (lambda x: F.rms_norm(x, (3,), TABLE[:3], 0.25), SAME["a norm without mean"][1]),
+    "bounds the other way": (
+        lambda x: torch.clamp(x, TABLE.view(4, 1, 1) - 2, TABLE.view(4, 1, 1) - 3),
+        SAME["bounds of each channel"][1],
+    ),
+    "halves the other way": (lambda x: x, SAME["halves without a number"][1]),
     "repeats elsewhere": (lambda x: x.repeat(1, 2, 1, 3), f"{ints('r', 1, 2, 3, 1)} y = Tile(x, r)"),
     "each cell at once": (lambda x: x.repeat(1, 1, 2, 2), resize(FLOOR, 1, 1, 2, 2)),
     "turned the other way": (lambda x: torch.rot90(x, 3, (2, 3)), SAME["rot90"][1]),

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from torch import fx, nn
 
 from fxexport import Verdict, certify
-from fxexport.subjects.module_subject import ModuleSubject
+from fxexport.subjects.module_subject import ModuleSubject, are_about
 from tests.fxexport.pairs import small_pair
 
 
@@ -86,6 +94,51 @@ def test_a_module_that_counts_its_runs_has_no_derivation() -> None:
         assert f"a run changes {name}" in certificate.reason
 
 
+STATES: list[tuple[Any, Callable[[Any], Any]]] = [
+    (SimpleNamespace(calls=0), lambda state: setattr(state, "calls", state.calls + 1)),
+    (deque([0]), lambda state: state.append(0)),
+    (itertools.count(), next),
+    (np.zeros(1), lambda state: np.add(state, 1, out=state)),
+    (random.Random(0), lambda state: state.random()),
+    (np.random.default_rng(0), lambda state: state.random()),
+    ((number for number in range(1000)), next),
+    ([[0]], lambda state: state[0].append(0)),
+    (bytearray(1), lambda state: state.append(0)),
+]
+
+
+@pytest.mark.parametrize("place", range(len(STATES)))
+def test_whatever_keeps_count_of_runs_is_seen(place: int) -> None:
+    class Keeping(Wrapped):
+        state, change = STATES[place]
+
+        def __init__(self) -> None:
+            super().__init__()
+            vars(self)["kept"] = type(self).state
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            type(self).change(self.kept)
+            return super().forward(x)
+
+    found = ModuleSubject(Keeping().eval(), [images().numpy()]).language
+    assert isinstance(found, str)
+    assert found.startswith("a run changes kept")
+
+
+def test_a_constant_that_is_written_to_is_not_read() -> None:
+    class Writing(Wrapped):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = torch.zeros(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return super().forward(x) + (self.calls > 100)
+
+    certificate = certify(Wrapped(), Writing().eval(), images())
+    assert certificate.verdict is Verdict.AGREES, certificate.reason
+
+
 def test_values_that_are_read_of_batches_alone_are_seen() -> None:
     certificate = certify(Wrapped(), Peeking().eval(), images())
     assert certificate.verdict is Verdict.AGREES, certificate.reason
@@ -111,8 +164,7 @@ def test_a_graph_hands_out_lists_that_a_function_may_write_to() -> None:
 
 
 def test_how_inputs_lie_in_memory_may_round_as_large_values_do() -> None:
-    subject = ModuleSubject(Wrapped().eval(), [images().numpy()])
     values = np.array([1e9, -3e8, 2.0], np.float32)
-    assert subject._gives([values], lambda _: (values + np.array([64, -64, 1000], np.float32),))
-    assert not subject._gives([values], lambda _: (values * np.array([1, 0.9, 1], np.float32),))
-    assert not subject._gives([values / 1e9], lambda _: (values / 1e9 + np.array([0, 0, 0.01], np.float32),))
+    assert are_about([values + np.array([64, -64, 1000], np.float32)], [values])
+    assert not are_about([values * np.array([1, 0.9, 1], np.float32)], [values])
+    assert not are_about([values / 1e9 + np.array([0, 0, 0.01], np.float32)], [values / 1e9])
