@@ -2,7 +2,8 @@
 
 A module is traced (``trace``) or exported (``export_trace``); a program is opened and closed (``program``).
 ``tree`` is the module tree that holds the parameters, ``shapes`` runs a graph on fake tensors, ``kept`` and
-``maps`` are what travels with a graph: records of edits, and maps among its outputs.
+``maps`` are what travels with a graph: records of edits, and maps among its outputs. ``held`` is what a model
+holds beside its parameters, and puts it back.
 
 May import: ``errors``, ``report``. Start in ``trace``.
 """
