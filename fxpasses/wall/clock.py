@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fxpasses.errors import FxHeadError
-from fxpasses.wall.heartbeat import Budget, beat
+from fxpasses.wall.heartbeat import Budget, beat, tell_nobody
 
 MAX_SECONDS = 60
 MAX_BYTES = 1 << 31
@@ -246,6 +246,13 @@ def left() -> Budget | None:
     """What this thread's budget leaves to it; None where it has none."""
     watch = _watches.get(threading.get_ident())
     return None if watch is None else watch.left
+
+
+def forget() -> None:
+    """Ends all budgets in a process that was forked just now: the threads that watch have not come along."""
+    tell_nobody()
+    _watches.clear()
+    _Watch._live.clear()
 
 
 def add_file(status: os.stat_result, *, is_own: bool) -> None:

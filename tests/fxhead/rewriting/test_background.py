@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fxexport.untrusted.archive import open_regular
 from fxhead.processes import can_fork
 from fxhead.rewriting import background
 from fxhead.rewriting.background import Background, is_worthwhile
@@ -96,6 +97,17 @@ def test_it_holds_no_file_that_is_open_here(tmp_path: Path) -> None:
     with open(tmp_path / "lock", "w") as asked:
         fcntl.flock(asked, fcntl.LOCK_EX | fcntl.LOCK_NB)
     started.close()
+
+
+def test_it_reads_files_where_there_is_a_budget(tmp_path: Path) -> None:
+    (tmp_path / "some file").write_text("text")
+
+    def work() -> list[str]:
+        with open_regular(tmp_path / "some file") as file:
+            return [file.read().decode()]
+
+    with in_budget("some file"):
+        assert Background(work).result() == ["text"]
 
 
 def test_it_has_no_more_than_the_budget_leaves() -> None:

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable
 import torch
 
 from fxhead.processes import can_fork, end_with, processor_seconds, resident
-from fxpasses.wall.clock import left
-from fxpasses.wall.heartbeat import Budget, tell_nobody
+from fxpasses.wall.clock import forget, left
+from fxpasses.wall.heartbeat import Budget
 from fxpasses.wall.wall import lowered
 
 _STUCK_S = 10
@@ -101,7 +101,7 @@ def _work(work: Work, writer: int, parent: int, budget: Budget | None) -> None:
             # or a lock that the parent holds would outlive it for as long as this takes to end
             os.closerange(3, writer)
             os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
-            tell_nobody()  # who watches, watches the parent
+            forget()
             _limit(budget)
             torch.set_num_threads(1)
             told = json.dumps(work()).encode()
