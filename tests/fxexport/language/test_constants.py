@@ -450,3 +450,51 @@ def test_a_constant_of_another_type_or_sign_is_another_to_what_nobody_interprets
     assert derived(asked(zero), asked(zero)).is_proved
     assert not derived(asked(zero), asked(-zero)).is_proved
     assert not derived(asked(zero), asked(zero.astype(np.float64))).is_proved
+
+
+def test_a_product_past_the_end_of_the_type_is_no_fold() -> None:
+    """Float64 takes it back; whoever folds in 32 bits does not."""
+    names = (("c", "t", "a"), ("a", "h", "b"))
+    nodes = [helper.make_node("Mul", [first, second], [name]) for first, second, name in names]
+    stored: dict[str, Array] = {
+        "c": np.full((3, 1, 1), 3e38, np.float32),
+        "t": np.float32([10.0]),
+        "h": np.float32([0.01]),
+    }
+    whole = model([*nodes, helper.make_node("Add", ["x", "b"], ["y"])], stored)
+    assert not derived(whole, sum_with(np.full((3, 1, 1), 3e37, np.float32))).is_proved
+
+
+def test_a_choice_among_what_is_computed_is_no_constant() -> None:
+    """In 32 bits 0.1 · 10 is 1, and not more."""
+    nodes = [
+        helper.make_node("Mul", ["a", "t"], ["m"]),
+        helper.make_node("Greater", ["m", "o"], ["g"]),
+        helper.make_node("Where", ["g", "p", "q"], ["w"]),
+        helper.make_node("Add", ["x", "w"], ["y"]),
+    ]
+    p, q = np.float32([[[1.5]], [[2.5]], [[3.5]]]), np.float32([[[0.5]], [[0.25]], [[0.75]]])
+    stored: dict[str, Array] = {
+        "a": np.full((3, 1, 1), 0.1, np.float32),
+        "t": np.float32([10.0]),
+        "o": np.float32([1.0]),
+        "p": p,
+        "q": q,
+    }
+    assert not any(derived(model(nodes, stored), sum_with(chosen)).is_proved for chosen in (p, q))
+
+
+def test_cells_of_what_repeats_are_computed_without_it() -> None:
+    nodes = [
+        helper.make_node("Mul", ["a", "b"], ["m"]),
+        helper.make_node("Expand", ["m", "s"], ["e"]),
+        helper.make_node("Gather", ["e", "i"], ["g"], axis=1),
+        helper.make_node("Add", ["x", "g"], ["y"]),
+    ]
+    stored: dict[str, Array] = {
+        "a": RNG.standard_normal((5, 1)).astype(np.float32),
+        "b": RNG.standard_normal((5, 1)).astype(np.float32),
+        "s": np.array([5, 5]),
+        "i": np.array([2, 0, 1, 4, 3]),
+    }
+    assert derived(model(nodes, stored), model(nodes, stored)).is_proved

@@ -741,3 +741,13 @@ def test_an_uneven_adaptive_pool_is_no_pool_of_equal_windows() -> None:
     found = windows.adaptive_average_pool(c.terms, c.open(c.numbers(1, 1, 5, 4)), [2, 2])
     assert found.term.op == "adaptive-average-pool"
     assert "even-adaptive-pool" not in c.terms.used
+
+
+def test_a_scale_along_a_map_of_one_channel_is_none_of_its_site() -> None:
+    c = Case()
+    a, w, s = c.numbers(1, 2, 4, 4), c.numbers(1, 2, 2, 2), c.numbers(3, 1)
+    given = {"stride": [1, 1], "padding": [(0, 0)] * 2, "dilation": [1, 1], "groups": 1}
+    site = convolution(c.terms, c.open(a), c.closed(w), None, **given)  # type: ignore[arg-type]
+    found = arithmetic.multiply(c.terms, site, c.closed(s))
+    np.testing.assert_array_equal(c.meaning(found), c.meaning(site) * s)
+    assert "scale-of-affine-site" not in c.terms.used
