@@ -414,7 +414,8 @@ def _is_view(node: torch.fx.Node) -> bool:
 def _memory(node: torch.fx.Node) -> set[int]:
     found = node.meta.get("val")
     items = found if isinstance(found, tuple | list) else (found,)
-    return {item.untyped_storage()._cdata for item in items if isinstance(item, torch.Tensor)}
+    tensors = (item for item in items if isinstance(item, torch.Tensor) and item.layout is torch.strided)
+    return {item.untyped_storage()._cdata for item in tensors}  # a sparse one is no view
 
 
 def _is_in_place(node: torch.fx.Node) -> bool:

@@ -125,6 +125,15 @@ def test_whatever_keeps_count_of_runs_is_seen(place: int) -> None:
     assert found.startswith("a run changes kept")
 
 
+def test_what_lies_in_no_strides_is_judged_by_what_it_gives() -> None:
+    class Sparse(Wrapped):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.to_sparse().to_dense())
+
+    certificate = certify(Wrapped(), Sparse().eval(), images())
+    assert certificate.verdict is Verdict.AGREES, certificate.reason
+
+
 def test_a_constant_that_is_written_to_is_not_read() -> None:
     class Writing(Wrapped):
         def __init__(self) -> None:

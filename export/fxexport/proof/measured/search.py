@@ -94,7 +94,8 @@ def search(
         is_proved: whether the two are one function at all other extents.
         is_narrow: whether they are at the extents of the samples.
         leaves_ties: whether integers are places of values, among which equal ones may be in any order: a
-            constant, or a softmax of large values, has many. Then only other outputs tell a difference.
+            constant, or a softmax of large values, has many. Then only other outputs tell a difference, and
+            no inputs of many equal cells, since what is made of places need be no integer.
     """
     streamed = Streamed(subjects[0], on[0]), Streamed(subjects[1], on[1])
     tried, has_unseen = 0, False
@@ -107,7 +108,7 @@ def search(
     )
     if not is_proved:
         if not is_narrow:
-            attempts = itertools.chain(attempts, _tries(subjects, samples))
+            attempts = itertools.chain(attempts, _tries(subjects, samples, has_ties=not leaves_ties))
         attempts = itertools.chain(attempts, _larger(subjects, samples) if is_sized else ())
     for attempt in attempts:
         batches = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in subjects]
@@ -237,32 +238,36 @@ def _larger(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[_Tr
         yield _Try(made="the samples at a larger size", samples=larger, rows=_rows(subjects))
 
 
-def _tries(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[_Try]:
+def _tries(subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool) -> Iterator[_Try]:
     rows = _rows(subjects)
     start = samples.batch(0, rows)
     if all(side.fixed_batch is None for side in subjects):
         for size in subjects[1].batches(subjects[0].batches(tuple(range(1, _MOST_ROWS + 1)))):
             yield _Try(made=f"a batch of {size} samples", samples=samples, rows=size)
-    for made, change, is_extreme in _changes(start):
+    for made, change, is_extreme in _changes(start, has_ties=has_ties):
         changed = tuple(change(array) for array in start)
         if not all(np.array_equal(a, b) for a, b in zip(changed, start, strict=True)):
             arrays = dataclasses.replace(samples, rows=changed)
             yield _Try(made=made, samples=arrays, rows=rows, is_extreme=is_extreme)
 
 
-def _changes(start: Sequence[Array]) -> Iterator[tuple[str, Change, bool]]:
+def _changes(start: Sequence[Array], *, has_ties: bool) -> Iterator[tuple[str, Change, bool]]:
     yield "the samples negated", _of_floats(lambda x: -x), False
     yield "the samples' absolute values", _of_floats(np.abs), False
     yield "the samples' absolute values, negated", _of_floats(lambda x: -np.abs(x)), False
+    yield from _even_ones(start) if has_ties else ()
+    for power in (*_ORDINARY, *_EXTREME):
+        change = functools.partial(_scaled, power=power)
+        yield f"the samples times 2^{power}", _of_floats(change), power in _EXTREME
+
+
+def _even_ones(start: Sequence[Array]) -> Iterator[tuple[str, Change, bool]]:
     for value in (0, 1, -1, 127, 255):
         yield f"inputs of {value} everywhere", functools.partial(_constant, value=value), False
     for axis in range(1, max(array.ndim for array in start)):
         yield f"a ramp along axis {axis}", functools.partial(_ramp, axis=axis), False
     for place in (0.0, 0.5, 1.0):
         yield f"one cell of 1 at {place:.0%} of each sample", functools.partial(_one_hot, place=place), False
-    for power in (*_ORDINARY, *_EXTREME):
-        change = functools.partial(_scaled, power=power)
-        yield f"the samples times 2^{power}", _of_floats(change), power in _EXTREME
 
 
 def _of_floats(change: Change) -> Change:

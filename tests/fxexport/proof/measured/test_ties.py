@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from onnx import parser
 from torch import nn
 
 from fxexport import Verdict, certify, export_onnx
@@ -35,6 +36,23 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_module_that_ranks_its_classes_agrees_with_its_file(file: Path) -> None:
     certificate = certify(Ranked().eval(), file, IMAGES)
     assert certificate.verdict is Verdict.AGREES, certificate.reason
+
+
+class Ordered(nn.Module):
+    """The places of cells in their order, as fractions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1).argsort(1).float()
+
+
+def test_places_of_equal_values_tell_no_difference_as_fractions_either() -> None:
+    file = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,192] y) '
+        "{ f = Flatten (x) k = Constant <value_ints = [192]> () v, i = TopK <largest = 0> (f, k) "
+        "y = Cast <to = 1> (i) }"
+    )
+    found = certify(Ordered().eval(), file, IMAGES)
+    assert found.verdict is Verdict.AGREES, found.reason
 
 
 def test_the_worst_classes_are_not_the_best(file: Path) -> None:
