@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -12,6 +15,7 @@ import torch.nn.functional as F
 from onnx import parser
 from torch import nn
 
+from fxexport import export_onnx
 from fxexport.language import derive, graph_of_module, graph_of_onnx
 from tests.fxexport.language.test_broadcast_and_types import X, model
 
@@ -554,3 +558,12 @@ def test_patches_are_added_up_alike(old: str, new: str, expected: bool) -> None:
         file.graph.output[0].type.tensor_type.ClearField("shape")
         (result,) = ort.InferenceSession(file.SerializeToString()).run(None, {"x": X.numpy()})
         assert np.allclose(result, added(X).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [{"stride": 2}, {"padding": (0, 1), "stride": (1, 2), "dilation": (2, 1)}])
+def test_blocks_are_those_of_the_file(how: dict[str, Any], tmp_path: Path) -> None:
+    module = nn.Unfold(2, **how)
+    file = graph_of_onnx(onnx.load(export_onnx(module, X, tmp_path / "blocks.onnx")))
+    assert derive(graph_of_module(module, (X,)), file).is_proved
+    other = nn.Unfold(2, **how | {"dilation": (1, 1), "stride": (2, 2), "padding": (1, 0)})
+    assert not derive(graph_of_module(other, (X,)), file).is_proved
