@@ -144,6 +144,8 @@ STARTS: dict[str, dict[str, Any]] = {
     "aten._native_batch_norm_legit_no_training.default": {**_NORM, **_STATISTICS},
     "aten.batch_norm.default": {**_NORM, **_STATISTICS, "training": False},
     "aten.clamp.default": {"min": -0.5},
+    "aten.clamp.Tensor": {"min": TENSORS["map"]},
+    "aten.grid_sampler.default": {"input": TENSORS["map"], "grid": random(2, 3, 3, 2, seed=9)},
     "aten.conv_transpose3d.input": {"input": TENSORS["volume"], "weight": random(2, 2, 2, 2, 2, seed=8)},
     "aten.instance_norm.default": {**_NORM, **dict.fromkeys(_STATISTICS), "use_input_stats": True},
 }
