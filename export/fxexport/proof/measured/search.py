@@ -279,7 +279,8 @@ def _is_float(x: Array) -> bool:
 
 
 def _scaled(x: Array, power: int) -> Array:
-    scaled = (x.astype(np.float64) * 2.0**power).astype(x.dtype)
+    with np.errstate(over="ignore"):
+        scaled = (x.astype(np.float64) * 2.0**power).astype(x.dtype)
     return scaled if np.isfinite(scaled).all() else x
 
 
