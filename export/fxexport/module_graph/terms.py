@@ -391,8 +391,10 @@ class _Reader:
             return None
         if not self._naming.value(found.op.source) or seen[0].name or seen[0].order is not None:
             return None
+        if not seen[0].shape:  # a vector or a constant: it has no places of samples
+            return None
         affine = self._weights(node, found, (), None)
-        rank = len(seen[0].shape or ()) + 1
+        rank = len(seen[0].shape) + 1
         name = self._naming.value(node)
         return at_every_position(affine, name, rank, 1 if found.kernel_size else rank - 1)
 

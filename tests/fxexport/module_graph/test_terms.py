@@ -14,7 +14,7 @@ from fxexport.onnx_dialect.extents import shapes_in
 from fxexport.onnx_graph.shapes import with_shapes
 from fxexport.subjects.module_subject import ModuleSubject
 from fxexport.terms.pool_first import is_dense
-from fxexport.terms.term import HeadTerm, TermGraph, affine_of, find_head
+from fxexport.terms.term import HeadTerm, TermGraph, affine_of, find_head, postorder
 from onnx_files import classifier, weights
 
 W, B = weights(5, 8), weights(5)
@@ -155,3 +155,23 @@ class Scaled(Inverse):
 def test_a_number_is_crossed_where_it_multiplies(kind: type[Gated]) -> None:
     subject = ModuleSubject(kind().eval(), (np.ones((2, 3, 6, 6), np.float32),))
     assert is_dense(subject.graph) is (kind is Scaled)
+
+
+class Tabled(nn.Module):
+    """Adds to its features what a layer makes of a table."""
+
+    def __init__(self, *places: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(*places, 4))
+        self.layer, self.fc = nn.Linear(4, 8), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = self.layer(self.table).reshape(-1, 8).mean(0)
+        return self.fc(x.mean((2, 3)) + bias)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("places", [(), (3,), (1, 3, 3)])
+def test_a_layer_of_a_constant_is_no_site_at_many_places(places):
+    graph = ModuleSubject(Tabled(*places).eval(), [np.ones((2, 8, 3, 3), np.float32)]).graph
+    terms = postorder([graph.outputs[0][1]], stop=lambda _: False)
+    assert [term.pointwise for term in terms if term.node == "layer"] == [None]
