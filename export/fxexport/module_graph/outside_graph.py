@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 import sys
 import warnings
 import zlib
@@ -126,7 +125,7 @@ def _parts(item: object) -> list[object]:
         try:
             made = item.__reduce_ex__(4)
             return [] if isinstance(made, str) else [[*p] if isinstance(p, Iterator) else p for p in made[1:]]
-        except (TypeError, ValueError, AttributeError, RuntimeError, pickle.PickleError):  # has no copy
+        except Exception:  # noqa: BLE001 - it has no copy, and says so in whatever way it likes
             return []
 
 

@@ -125,6 +125,18 @@ def test_whatever_keeps_count_of_runs_is_seen(place: int) -> None:
     assert found.startswith("a run changes kept")
 
 
+def test_an_object_that_has_no_copy_is_no_fault() -> None:
+    class Single:
+        __slots__ = ()
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            raise KeyError("there is one only")
+
+    model = Wrapped().eval()
+    vars(model)["kept"] = Single()
+    assert not isinstance(ModuleSubject(model, [images().numpy()]).language, str)
+
+
 def test_what_lies_in_no_strides_is_judged_by_what_it_gives() -> None:
     class Sparse(Wrapped):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
