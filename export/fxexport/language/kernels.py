@@ -25,8 +25,6 @@ _MEANS = {
     "avg_pool2d": "mean",
     "avg_pool3d": "mean",
 }
-_PRODUCTS = frozenset(("add", "addmm", "baddbmm", "bmm", "mm"))
-"""As what torch computes a product, by how its operands lie in memory."""
 
 
 class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_subclass__
@@ -56,12 +54,6 @@ class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init
         if _TELL & set(func.tags) and not _is_by_places(func, args):
             self.asked = self.asked or name.removeprefix("_")
         return func(*args, **(kwargs or {}))
-
-
-def are_others(first: Counter[str], second: Counter[str], *, are_products_alike: bool = False) -> bool:
-    """Whether two runs take other operators; ``are_products_alike``: for products any of torch's."""
-    apart = set((first - second) + (second - first))
-    return not apart <= (_PRODUCTS if are_products_alike else set())
 
 
 def counted(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Counter[str]:

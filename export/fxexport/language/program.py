@@ -17,7 +17,7 @@ from torch.export.graph_signature import InputKind
 from fxexport.language.aten import MustFunctionalise, dtype_name, loses_writes, read_program
 from fxexport.language.graph import Dims, Graph, GraphInput, NotRead
 from fxexport.language.guards import NotUnderstood
-from fxexport.language.kernels import are_others, counted
+from fxexport.language.kernels import counted
 from fxexport.language.memory import Memory, refusal, require_constant, require_inside, require_same
 from fxexport.language.ranges import granted
 from fxexport.language.recording import Called, ModuleCall, Recording, Start, inside
@@ -77,9 +77,7 @@ def _remembered(module: nn.Module, call: ModuleCall, dims: Sequence[Dims], memor
         return _remembered(module, call.at(wanted), wanted, memory)
 
     now = call.recorded(module, dims)
-    if memory.kernels is not None and are_others(
-        memory.kernels, counted(now.program.module(), *call.args, **call.kwargs)
-    ):
+    if memory.kernels not in (None, counted(now.program.module(), *call.args, **call.kwargs)):
         raise NotRead("what torch.export records takes other operators than a run")
     graph = _recorded(module, now.program, call, dims, at)
     left, filled = now.changes, memory.found.changes()

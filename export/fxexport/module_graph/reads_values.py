@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -24,18 +25,24 @@ class ReadsValues(TorchFunctionMode):
 
     Attributes:
         kernels: the operators that were run.
+        calls: how often each function was called.
     """
 
     def __init__(self) -> None:
         """Nobody has asked yet."""
         super().__init__()
         self.kernels = Kernels()
+        self.calls: Counter[str] = Counter()
         self._by: str | None = None
 
     @property
     def by(self) -> str | None:
         """The function that asked; None where nobody did."""
         return self._by or self.kernels.asked
+
+    def is_other(self, run: ReadsValues) -> bool:
+        """Whether another run took other operators, and called other functions: else torch chose kernels."""
+        return self.kernels.counts != run.kernels.counts and self.calls != run.calls
 
     def __enter__(self) -> Self:
         """Both modes."""
@@ -56,6 +63,7 @@ class ReadsValues(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = getattr(func, "__name__", "")
+        self.calls[name] += 1
         if name in _ASKS:
             self._by = self._by or name
         return func(*args, **(kwargs or {}))

@@ -13,7 +13,6 @@ import torch
 from torch import fx, nn
 
 from fxexport.language import Graph, NotRead, graph_of_module
-from fxexport.language.kernels import are_others
 from fxexport.language.memory import Memory
 from fxexport.language.recording import ANY_MEMORY, RECORDING_S, TOO_SLOW
 from fxexport.module_graph.affine import read_affine, run_affine
@@ -167,27 +166,25 @@ class ModuleSubject:
         """What a run does that no recording of one shows."""
         states = opaque_states(self.module)
         # of the batch that is recorded: what is asked of another one no recording grants
-        found, reads = self._read()
-        kernels = reads.kernels.counts
-        if reads.by is not None:
-            return f"a run asks for values of tensors ({reads.by}), and no graph shows what for"
+        found, run = self._read()
+        if run.by is not None:
+            return f"a run asks for values of tensors ({run.by}), and no graph shows what for"
         held = Held(self.module)  # a cache is filled by the first run
         for is_strided, where in (
             (False, "where gradients are recorded"),
             (True, "of inputs that lie otherwise in memory"),
         ):
             try:
-                other, reads = self._read(is_strided=is_strided, has_gradients=not is_strided)
+                other, own = self._read(is_strided=is_strided, has_gradients=not is_strided)
             except BatchError:  # weights changed in place, which only inference permits, or such views
                 continue
             if not are_about(other, found):
                 return f"it gives other values {where}"
-            own = reads.kernels.counts
-            if are_others(kernels, own, are_products_alike=is_strided):
-                kernels = self._read()[1].kernels.counts  # the first run may have filled a cache
-            if are_others(kernels, own, are_products_alike=is_strided):
+            if run.is_other(own):
+                _, run = self._read()  # the first one may have filled a cache
+            if run.is_other(own):
                 return f"it takes other operators {where}"
-        self._later, self._kernels = held.changes(), kernels
+        self._later, self._kernels = held.changes(), run.kernels.counts
         changed = changed_state(states, opaque_states(self.module))
         return None if changed is None else f"a run changes {changed}, which no graph shows"
 

@@ -125,6 +125,21 @@ def test_whatever_keeps_count_of_runs_is_seen(place: int) -> None:
     assert found.startswith("a run changes kept")
 
 
+def test_kernels_that_torch_chooses_are_no_other_function() -> None:
+    class Attending(Wrapped):
+        """Attention with a trained bias: torch has another kernel for it where gradients are recorded."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(9, 9))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            attended = nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=self.bias * 2)
+            return super().forward(attended)
+
+    assert not isinstance(ModuleSubject(Attending().eval(), [images().numpy()]).language, str)
+
+
 def test_an_object_that_has_no_copy_is_no_fault() -> None:
     class Single:
         __slots__ = ()
