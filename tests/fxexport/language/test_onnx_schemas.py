@@ -135,7 +135,9 @@ def node_of(schema: Schema, values: dict[str, object]) -> NodeProto:
     while node.input and not node.input[-1]:
         node.input.pop()
     outputs = [item for item in schema.outputs if item.option == Schema.FormalParameterOption.Single]
-    node.output.extend(f"o{place}" for place in range(max(1, len(outputs))))
+    # one piece is the whole, whatever the axis
+    least = 2 if schema.name == "Split" else 1
+    node.output.extend(f"o{place}" for place in range(max(least, len(outputs))))
     for name, value in values.items():
         kind = schema.attributes[name].type
         if kind == KINDS.GRAPH:
