@@ -173,3 +173,30 @@ def test_files_are_the_same_whoever_makes_them(run: Run, monkeypatch: pytest.Mon
     assert found == [True, True]
     for file in ("net.linear.onnx", "net.conv.onnx"):
         assert Path("there", file).read_bytes() == Path("here", file).read_bytes()
+
+
+RECORD = """
+import dataclasses, torch
+from torch import nn
+
+@dataclasses.dataclass
+class Record:
+    logits: torch.Tensor
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return Record(logits=self.fc(x.mean((2, 3))))
+"""
+
+
+@pytest.mark.usefixtures("two_threads", "folder")
+def test_what_stops_the_export_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    Path("recorded.py").write_text(RECORD)
+    done = run("rewrite", "recorded:Net", "--to", "conv", "--input-shape", "1x3x8x8", "--providers", "cpu")
+    assert done.code == 2
+    assert "register_dataclass" in done.err

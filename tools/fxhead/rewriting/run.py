@@ -33,7 +33,7 @@ from fxhead.rewriting.outcome import RewriteOutcome
 from fxhead.show.progress import Notes, Progress
 from fxhead.source import SourceKind
 from fxpasses import find_sites
-from fxpasses.errors import InputError, SizeError
+from fxpasses.errors import FxHeadError, InputError, SizeError
 from fxpasses.report import Form, RewriteReport, Site
 from fxpasses.wall.marks import tensors_of
 from fxpasses.wall.wall import writing
@@ -307,6 +307,9 @@ class _Job:
 
             try:
                 yield exported
+            except FxHeadError:
+                exported()  # what stops the export is told, as where it comes first
+                raise
             finally:
                 background.close()
 
