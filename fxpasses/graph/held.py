@@ -94,7 +94,7 @@ def _contents(model: nn.Module) -> Iterator[_Content]:
     seen: set[int] = set()
     for name, value in pending:  # grows while it is read
         owner = value if isinstance(value, nn.Module) else None
-        is_names = owner is not None or _has_names(value)
+        is_names = owner is not None or has_names(value)
         found = vars(value) if is_names else value
         if (
             not isinstance(found, dict | list | set | deque | tuple)
@@ -123,7 +123,7 @@ def _contents(model: nn.Module) -> Iterator[_Content]:
             )
 
 
-def _has_names(value: object) -> bool:
+def has_names(value: object) -> bool:
     """Whether it is an object of a class of one's own, which may be a model's memory as a module may."""
     home = type(value).__module__.partition(".")[0]
     is_own = home not in _NOT_THEIR_OWN or type(value) is SimpleNamespace

@@ -77,14 +77,19 @@ def _number(call: Call, name: str, dtype: str) -> Value:
 # --- convolutions, products ---
 
 
-@_handles("Conv", 1, 11, 22)
-def _conv(call: Call) -> Value:
-    value, weight = _float(call, "X"), call.tensor("W")
-    spatial = weight.rank - 2
-    kernel = call.optional_integers("kernel_shape")
+def _steps(call: Call, weight: Value) -> tuple[Sequence[int], Sequence[int]]:
+    """Strides and dilations, of a kernel that is the weight's."""
+    spatial, kernel = weight.rank - 2, call.optional_integers("kernel_shape")
     if kernel is not None and tuple(kernel) != weight.shape[2:]:
         raise Uninterpreted("another kernel than the weight's")
     stride, dilation = (call.optional_integers(n) or [1] * spatial for n in ("strides", "dilations"))
+    return stride, dilation
+
+
+@_handles("Conv", 1, 11, 22)
+def _conv(call: Call) -> Value:
+    value, weight = _float(call, "X"), call.tensor("W")
+    stride, dilation = _steps(call, weight)
     pads = _pads(call, value, weight.shape[2:], stride, dilation)
     return convolution(
         call.terms,
@@ -101,13 +106,10 @@ def _conv(call: Call) -> Value:
 @_handles("ConvTranspose", 1, 11, 22)
 def _conv_transpose(call: Call) -> Value:
     value, weight = _float(call, "X"), call.tensor("W")
-    spatial = weight.rank - 2
-    kernel = call.optional_integers("kernel_shape")
-    if kernel is not None and tuple(kernel) != weight.shape[2:]:
-        raise Uninterpreted("another kernel than the weight's")
     if call.optional_integers("output_shape") is not None or call.text("auto_pad") != "NOTSET":
         raise Uninterpreted("padding by the extents of the result")
-    stride, dilation = (call.optional_integers(n) or [1] * spatial for n in ("strides", "dilations"))
+    stride, dilation = _steps(call, weight)
+    spatial = weight.rank - 2
     more = call.optional_integers("output_padding") or [0] * spatial
     pads = call.optional_integers("pads") or [0] * 2 * spatial
     if len(pads) != 2 * spatial or len(more) != spatial:

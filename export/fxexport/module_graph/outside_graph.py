@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import warnings
 import zlib
 from collections import deque
@@ -13,6 +12,8 @@ from typing import TypeAlias
 
 import torch
 from torch import fx, nn
+
+from fxpasses.graph.held import has_names
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _METHODS = ("forward", "__call__", "_call_impl")
@@ -84,8 +85,7 @@ def _opaque(value: object) -> list[object]:
     for item in left:  # grows while it is read
         if isinstance(item, _CODE) or item is None or type(item) in _PLAIN[:-1] or len(left) > _MOST:
             continue
-        home = type(item).__module__.partition(".")[0]
-        is_open = isinstance(item, _CONTAINERS) or (home not in _NOT_THEIR_OWN and hasattr(item, "__dict__"))
+        is_open = isinstance(item, _CONTAINERS) or has_names(item)
         parts = _parts(item) if isinstance(item, _CONTAINERS) else [*vars(item).values()] if is_open else []
         found += [] if is_open else [item]
         left += [part for part in parts if id(part) not in seen]
@@ -129,7 +129,6 @@ def _parts(item: object) -> list[object]:
             return []
 
 
-_NOT_THEIR_OWN = sys.stdlib_module_names | {"torch", "numpy"}
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, SimpleNamespace)
 _PLAIN = (bool, int, float, complex, str, bytes, bytearray)
 _CODE = (nn.Module, torch.Tensor, type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -59,6 +60,16 @@ def test_work_that_fails_was_not_done(capfd: pytest.CaptureFixture[str]) -> None
     assert Background(lambda: os._exit(0)).result() is None
     assert Background(lambda: [str(os.kill(os.getpid(), signal.SIGKILL))]).result() is None
     assert capfd.readouterr() == ("", "")
+
+
+def test_where_no_process_can_be_forked_it_was_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(os, "fork", refused)
+    started = Background(lambda: ["done"])
+    assert started.result() is None
+    started.close()
 
 
 def test_work_that_waits_for_ever_was_not_done(monkeypatch: pytest.MonkeyPatch) -> None:

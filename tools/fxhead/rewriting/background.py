@@ -58,15 +58,21 @@ class Background:
         self._reader, writer = os.pipe()
         parent, budget = os.getpid(), left()
         gc.freeze()  # or the first collection there writes to every page that is shared
-        with lowered():
-            self._pid = os.fork()
-        if self._pid == 0:
-            _work(work, writer, parent, budget)
+        self._pid = 0
+        try:
+            with lowered():
+                self._pid = os.fork()
+            if self._pid == 0:
+                _work(work, writer, parent, budget)
+        except OSError:  # there may be no more processes, or no memory for one
+            os.close(self._reader)
         gc.unfreeze()
         os.close(writer)
 
     def result(self) -> list[str] | None:
         """What ``work`` gave; None where it was not done, for whatever reason. It waits for that."""
+        if not self._pid:
+            return None
         told, used, since = b"", 0.0, time.monotonic()
         while time.monotonic() - since < _STUCK_S:
             if select.select([self._reader], [], [], _LOOK_S)[0]:
@@ -119,6 +125,7 @@ def _limit(budget: Budget | None) -> None:
 
     seconds = _MOST_S if budget is None else max(1, math.ceil(budget.seconds))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # which its signal would write
     if budget is not None:
         more = max(0, int(budget.resident_bytes - resident(os.getpid())))
         size = _data() + more
