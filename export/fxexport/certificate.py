@@ -78,7 +78,8 @@ def certify(
 
     They are established on each provider in a strict session (fp32 stays fp32), and once more with the
     provider's own defaults where these loosen it; the verdict rests on the strict ones, and ``targets`` has
-    both.
+    both. Of quantised files, which by default run on integer kernels, ``by_default`` has how far outputs lie
+    apart there.
 
     A head before its pool is compared as the head behind it that it is equal to, with bounds that hold in
     both orders; its map is checked at every position, and its mean against the logits. Such models are
@@ -273,6 +274,7 @@ class Certifier:
             rounding=rounding,
             decision=judged.measured.decision,
             statistics=statistics,
+            by_default=found.by_default,
             flips=judged.measured.flips,
             heads=found.sites.names(),
             providers=runs_on,
@@ -280,6 +282,7 @@ class Certifier:
             seed=self._seed,
             scope=(
                 *scope_of(left, right, found.outputs, batches),
+                *found.untold,
                 *(found.derived.scope if judged.verdict is Verdict.PROVED else ()),
                 *(found.derived.sizes if judged.verdict is Verdict.PROVED else ()),
             ),

@@ -3,7 +3,8 @@
 A *target* is the name of a provider, for strict sessions, or that name with ``:defaults`` behind it, for
 sessions as they are made without a word about precision. On CUDA, for instance, these use TF32 and any
 convolution algorithm. The CPU provider and others that are not listed below have no options that loosen
-fp32: there strict sessions are what the defaults give, but for deterministic kernels where some are not.
+fp32: there strict sessions are what the defaults give, but for deterministic kernels where some are not, and
+for quantised files, which by default run on integer kernels.
 """
 
 from __future__ import annotations
@@ -167,9 +168,14 @@ def _works(provider: str) -> bool:
     return True
 
 
+def by_default(provider: str) -> str:
+    """The target of sessions as they are made without a word, of any provider."""
+    return f"{provider}{_DEFAULTS}"
+
+
 def targets_of(provider: str) -> tuple[str, ...]:
     """The targets of a provider: strict, and its own defaults where they differ in more than determinism."""
-    return (provider, f"{provider}{_DEFAULTS}") if provider in _STRICT else (provider,)
+    return (provider, by_default(provider)) if provider in _STRICT else (provider,)
 
 
 def short_name(provider: str) -> str:

@@ -270,6 +270,9 @@ class Certificate:
         targets: the layers on each provider, strict and, where they differ, with its own defaults.
         seed: seed of every random number that was used.
         sizes: what was found at other sizes of the input, where a head works on maps.
+        by_default: one record for each output and provider where a file is quantised: how far outputs lie
+            apart where ONNX Runtime takes its integer kernels, as it does by default. They have no bounds,
+            and the verdict does not rest on them.
         scope: what it is about where that is less than all inputs, as sentences.
         witness: a batch on which the two differ by more than rounding; None where none was run.
     """
@@ -290,6 +293,7 @@ class Certificate:
     targets: tuple[TargetResult, ...]
     seed: int
     sizes: tuple[SizeResult, ...] = ()
+    by_default: tuple[OutputStatistics, ...] = ()
     scope: tuple[str, ...] = ()
     witness: Witness | None = dataclasses.field(default=None, compare=False, repr=False)
 
@@ -297,6 +301,17 @@ class Certificate:
     def layers(self) -> tuple[LayerResult, ...]:
         """The five layers in order."""
         return (self.weights, self.wiring, self.backbone, self.rounding, self.decision)
+
+    @property
+    def integer_kernels(self) -> tuple[str, ...]:
+        """What ``by_default`` has, as sentences."""
+        told = []
+        for each in self.by_default:
+            kept = f"{each.samples - each.flips} of {each.samples} samples keep their class"
+            decided = "" if each.top1_agreement is None else f", and {kept}"
+            apart = f"{each.output!r} differs by at most {each.max_difference:.2g}{decided}"
+            told.append(f"{apart} (measured on {each.provider}, beside the verdict)")
+        return tuple(told)
 
     @property
     def is_accepted(self) -> bool:

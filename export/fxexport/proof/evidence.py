@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fxexport.numerics.bounds import FP32
 from fxexport.proof.derivation import Derived, derived
+from fxexport.proof.measured.defaults import compare_by_default
 from fxexport.proof.measured.measure import batch_sizes, measure
 from fxexport.proof.measured.search import Found, search
 from fxexport.proof.measured.tally import Tally
@@ -14,7 +15,8 @@ from fxexport.proof.pairing.heads import paired_heads
 from fxexport.proof.pairing.outputs import PairedOutputs, paired_outputs, unexplained
 from fxexport.proof.sites import PairedSites
 from fxexport.providers import is_defaults, targets_of
-from fxexport.results import Failure
+from fxexport.results import Failure, OutputStatistics
+from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.samples import Samples
 from fxexport.subjects.subject import EAGER, Subject
 
@@ -29,6 +31,8 @@ class Evidence:
         sites: the sites of both that belong together.
         different: sites of the heads that hold other parameters.
         tallies: what each target showed, the strict ones first.
+        by_default: how far outputs of quantised files lie apart as ONNX Runtime runs them by default.
+        untold: why that is not known of a provider, as sentences.
         tried: how many further inputs both models ran on, none of which tells them apart.
         is_broken: whether the two are not one function.
         is_told: whether that they differ is what the graphs are to explain.
@@ -40,6 +44,8 @@ class Evidence:
     sites: PairedSites
     different: tuple[Failure, ...]
     tallies: dict[str, Tally]
+    by_default: tuple[OutputStatistics, ...]
+    untold: tuple[str, ...]
     tried: int
     is_broken: bool
     is_told: bool
@@ -116,6 +122,9 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
         is_broken = bool(found.failures)
         if found.is_narrow and derivation.is_proved:
             derivation = dataclasses.replace(derivation, is_proved=False, reason=_NARROW)
+    is_quantised = any(isinstance(side, OnnxSubject) and side.is_quantised for side in (left, right))
+    on = () if is_broken or not is_quantised else runs_on
+    compared = compare_by_default((left, right), outputs, samples, on, first.precision or FP32)
     is_told = is_broken and first.is_run  # of a candidate that does not run that is what is wrong with it
     return Evidence(
         outputs=outputs,
@@ -123,6 +132,8 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
         sites=sites,
         different=different,
         tallies=tallies,
+        by_default=compared[0],
+        untold=compared[1],
         tried=found.tried,
         is_broken=is_broken,
         is_told=is_told,

@@ -57,6 +57,7 @@ _SUMS = frozenset(
     "Conv ConvTranspose Gemm MatMul Add Sub Mul BatchNormalization LayerNormalization FusedConv".split()
 )
 """Operators whose constant operands are weights, and no limits, exponents or scales of sizes."""
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,9 @@ class OnnxSubject:
         pool: weights of files read before, which this one may share.
         extents: for each input its shape without the batch, where the file may leave it open.
 
+    Attributes:
+        is_quantised: whether values or weights in it are quantised.
+
     Raises:
         CheckError: the file is no ONNX model, or has no inputs or outputs.
     """
@@ -103,6 +107,7 @@ class OnnxSubject:
         self.name = self._path.name
         self._whole, file = _load(self._path, WeightPool() if pool is None else pool)
         self._weights = file.weights
+        self.is_quantised = any(node.op_type in _QUANTISED for node in file.proto.graph.node)
         self._proto, shaped = _read_graph(file, extents, self._path)
         self._shapes = shapes_in(shaped.graph)
         self._row_bytes, self._fixed_bytes = _largest(self._shapes.values())
@@ -149,11 +154,6 @@ class OnnxSubject:
     def runs_at_other_sizes(self) -> bool:
         """Whether it takes them."""
         return self.has_sizes
-
-    @property
-    def is_quantised(self) -> bool:
-        """Whether values in it are quantised."""
-        return any(node.op_type == "QuantizeLinear" for node in self._proto.graph.node)
 
     def limit(self, name: str) -> int | None:
         """The number of embeddings where an input selects some, by itself or cast."""

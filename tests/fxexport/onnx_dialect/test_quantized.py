@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
 from fxexport import Verdict, certify
 from fxexport.onnx_dialect.rewrite import rewrite_onnx
+from fxhead.check.lines import certificate_lines
 from onnx_files import classifier, images, operators, require_same, weights
 
 B = weights(5)
@@ -149,6 +151,32 @@ def test_integer_kernels_break_nothing(tmp_path: Path) -> None:
         onnx.save(made, path)
     for given in spread.values():
         assert certify(*files, given).verdict is Verdict.PROVED
+
+
+def test_what_integer_kernels_make_of_the_two_is_measured_beside_the_verdict(tmp_path: Path) -> None:
+    files, given = (tmp_path / "linear.onnx", tmp_path / "conv.onnx"), images(40)
+    model = quantized("matmul")
+    for path, made in zip(files, (model, rewrite_onnx(model, to="conv").module), strict=True):
+        onnx.save(made, path)
+    a, b = (onnxruntime.InferenceSession(path).run(None, {"x": given})[0] for path in files)
+    certificate = certify(*files, given)
+    (found,) = certificate.by_default
+    assert (found.provider, found.samples, found.max_bound) == ("cpu:defaults", 40, None)
+    assert found.max_difference == np.abs(a.astype(np.float64) - b).max() > 0.09  # a step of the output
+    assert found.flips == (a.argmax(1) != b.argmax(1)).sum()
+    told = "'y' differs by at most 0.1, and 40 of 40 samples keep their class"
+    assert f"integer kernels: {told} (measured on cpu:defaults, beside the verdict)" in [
+        *certificate_lines(certificate)
+    ]
+    assert certificate.verdict is Verdict.PROVED
+    assert all("defaults" not in item.provider for item in certificate.statistics)
+    assert certificate.to_dict()["by_default"][0]["flips"] == 0
+
+
+def test_a_file_that_quantises_nothing_has_no_such_figure() -> None:
+    body = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)"
+    model = classifier(body, {"w": weights(5, 8), "b": B}, opset=13)
+    assert certify(model, rewrite_onnx(model, to="conv").module, images(3)).by_default == ()
 
 
 @pytest.mark.parametrize("what", ["scale", "zero point", "axis", "another channel's scale"])

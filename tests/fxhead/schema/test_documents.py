@@ -113,7 +113,7 @@ def test_what_a_schema_describes_is_read_again_as_the_record(written: dict[str, 
         read = read_as(Certificate, Field(check, "", Path("c.json"), "mend it"), WRITTEN)
         assert json.loads(json.dumps(read.to_dict())) == check
         for name in SINCE:  # certificates that were written before it was told
-            del check["targets"][0][name]
+            check.pop(name, check["targets"][0].pop(name, None))
         (target,) = read_as(Certificate, Field(check, "", Path("c.json"), "mend it"), WRITTEN).targets
         assert target.measured_precision is None
     del check["rounding"]["covered"]["nodes"]

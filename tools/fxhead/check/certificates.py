@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired
 
-from fxexport.results import Certificate, TargetResult
+from fxexport.results import Certificate, OutputStatistics, TargetResult
 from fxexport.witness import Witness
 from fxhead.check.artefact import SCHEMA_VERSION, Artefact
-from fxhead.check.changes import SINCE
 from fxhead.check.outcome import Check
 from fxhead.files.strict_json import Field
 from fxhead.files.typed_json import read_as
 from fxpasses.errors import FileError
 
 WRITTEN: dict[Any, dict[str, Any]] = {
-    Certificate: {"schema_version": Literal[2]},
-    TargetResult: dict.fromkeys(SINCE, NotRequired[str | None]),
+    Certificate: {"schema_version": Literal[2], "by_default": NotRequired[tuple[OutputStatistics, ...]]},
+    TargetResult: dict.fromkeys(("asked_precision", "measured_precision"), NotRequired[str | None]),
     Witness: {"reference": None, "candidate": None},
 }
 """Where a certificate's JSON has other keys than its records have fields."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-SINCE = ("asked_precision", "measured_precision")
+SINCE = ("asked_precision", "measured_precision", "by_default")
 """What certificates of the same schema lack that were written before it was told."""
 # what rounding decides, and with it the version of a kernel or the machine
 _FIGURES = frozenset(

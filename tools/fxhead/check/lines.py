@@ -45,6 +45,8 @@ def rewrite_verdict(verdict: str, checks: tuple[Check, ...]) -> Iterator[Rendera
         yield from _failure_lines(check.certificate)
     else:
         yield escape(f"{check.candidate}: {check.certificate.reason}")
+    for each in checks:
+        yield from _integer_lines(each.certificate)
     yield ""
     yield _check_table(checks)
 
@@ -140,6 +142,11 @@ def _target_lines(certificate: Certificate) -> Iterator[RenderableType]:
             yield escape(f"with the defaults of {target.provider}: {target.verdict}: {target.reason}")
         if target.coarser is not None:
             yield escape(f"precision: {target.coarser}")
+    yield from _integer_lines(certificate)
+
+
+def _integer_lines(certificate: Certificate) -> Iterator[RenderableType]:
+    yield from (escape(f"integer kernels: {sentence}") for sentence in certificate.integer_kernels)
 
 
 def covered(coverage: Coverage) -> str:

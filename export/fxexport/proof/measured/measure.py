@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -99,19 +99,20 @@ def _on_target(
     is_same_backbone: bool,
 ) -> None:
     streamed = Streamed(left, target), Streamed(right, target)
-    for part in _parts(left, right, samples, target):
+    on = names_on(left, right, target)[0]
+    for part in parts(left, right, samples, lambda feeds: left.observe(feeds, on)):
         run_by = (left, right) if part.is_first else streamed
         if not _on_part((left, right), run_by, part, pairing, walk, target, tally, is_same_backbone):
             return
 
 
-def _parts(left: Subject, right: Subject, samples: Samples, target: str) -> Iterator[Batch]:
-    """The samples in batches; one by one where the reference runs at no other size, whatever it declares."""
+def parts(left: Subject, right: Subject, samples: Samples, run: Callable[[Feeds], object]) -> Iterator[Batch]:
+    """The samples in batches; one by one where ``run``, of the reference, takes no more at once."""
     sizes = batch_sizes(left, right)
     parts = parts_of(samples, left, right, sizes)
     first = next(parts)
     try:
-        left.observe(first.feeds[0], _names(left, right, target)[0])
+        run(first.feeds[0])
     except BatchError:
         if sizes == BATCHES:
             yield from parts_of(samples, left, right, (1,))
@@ -132,7 +133,7 @@ def _on_part(
 ) -> bool:
     """True unless the candidate does not run on the part."""
     left, right = subjects
-    on = _names(left, right, target)
+    on = names_on(left, right, target)
     claims = _claims(subjects, pairing.head, on)
     can_borrow = is_same_backbone and left.dialect == right.dialect
     found = _borrowed(run_by, part.feeds, pairing, target, claims[:1]) if can_borrow else None
@@ -302,7 +303,8 @@ def _claimed(kind: str, *, is_weaker: bool) -> Precision:
     return (looser(first) or first) if is_weaker else first
 
 
-def _names(left: Subject, right: Subject, target: str) -> tuple[str, str]:
+def names_on(left: Subject, right: Subject, target: str) -> tuple[str, str]:
+    """Where each of the two runs for a target."""
     first, second = (EAGER if side.dialect == "module" else target for side in (left, right))
     return first, second
 
