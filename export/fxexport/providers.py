@@ -287,6 +287,8 @@ class Session:
         self._require_placement(full, provider, source)
         self.input_names = tuple(item.name for item in session.get_inputs())
         self.output_names = tuple(item.name for item in session.get_outputs())
+        ends = (*session.get_inputs(), *session.get_outputs())
+        self._has_bfloat16 = any(item.type == "tensor(bfloat16)" for item in ends)
 
     def _require_placement(self, full: str, provider: str, source: str | bytes) -> None:
         """Nothing, if the session has the provider and every node was placed on it.
@@ -322,7 +324,7 @@ class Session:
         options = require_onnxruntime().RunOptions()
         try:
             with stopped_by(lambda: setattr(options, "terminate", True)):
-                if any(array.dtype.name == "bfloat16" for array in inputs):
+                if self._has_bfloat16:
                     values = dict(zip(self.input_names, map(ort_value, inputs), strict=True))
                     found = self._session.run_with_ort_values(None, values, options)
                     return tuple(_array(value) for value in found)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from fxexport import Verdict, available_providers, certify, export_onnx
 from fxexport.providers import (
@@ -47,6 +48,20 @@ def require_cuda() -> None:
 
 def test_cpu_is_available():
     assert available_providers()[0] == "cpu"
+
+
+def test_a_result_in_bfloat16_is_given_though_no_input_is():
+    """NumPy lacks the type: a file that computes in it somewhere was told not to run."""
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)]
+    ends = [
+        helper.make_tensor_value_info(name, kind, [2])
+        for name, kind in (("x", TensorProto.FLOAT), ("y", TensorProto.BFLOAT16))
+    ]
+    graph = helper.make_graph(nodes, "cast", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (found,) = Session(model.SerializeToString(), "cpu").run([np.array([0.5, 3.0], np.float32)])
+    assert found.dtype.name == "bfloat16"
+    assert found.astype(np.float32).tolist() == [0.5, 3.0]
 
 
 def test_names():
