@@ -27,9 +27,12 @@ _LARGEST_OTHERWISE = 2.0**40
 _HALF_STEP = 2.0**4
 """Half of the step between the largest numbers of half precision: adding less leads past no end."""
 _SEEN = 2.0**-14
-"""Bounds of a clamp may be off by this share of the largest of them, but for a few roundings."""
-_VISIBLE = 2.0**-10
-"""Shifts whose addition one by one may round by more than this, over their sum, are left as they are."""
+_SEEN_SHORT = 2.0**-10
+"""Shifts whose addition one by one may round by more than this, over their sum, are left as they are; in 16
+bits more is not seen. Bounds of a clamp may be off by the former share of the largest of them, but for a few
+roundings."""
+_HIGHEST = 4
+"""Factors of higher powers are no powers of factors: (x·y)^8 has a number where x^8 has none from 66,000 on."""
 
 
 def multiply(terms: Terms, first: Value, second: Value) -> Value:
@@ -106,7 +109,9 @@ def power(terms: Terms, base: Value, exponent: Fraction) -> Value:
     if exponent.denominator == 1:
         factors, scales = _factors(terms, base)
         scales = [power(terms, scale, exponent) for scale in scales]
-        if are_moderate(*scales):
+        is_low = all(abs(own * exponent) <= _HIGHEST for _, own in factors)
+        is_one = len(factors) == 1 and not scales
+        if (is_low or is_one) and are_moderate(*scales):
             terms.use("power-of-product")
             return _product(terms, [_raised(terms, factor, exponent) for factor in factors], scales)
     return _product(terms, [(base, exponent)], [])
@@ -296,10 +301,12 @@ def _is_clear(whole: Value, *shifts: Value) -> bool:
     """Whether adding the shifts one by one rounds no more than is seen in their sum."""
     try:
         size = np.abs(elements(whole).value)
-        rounding = sum(UNIT[whole.dtype] * np.abs(elements(shift).value).max(initial=0.0) for shift in shifts)
+        largest = sum(np.abs(elements(shift).value).max(initial=0.0) for shift in shifts)
     except NotFolded:
         return False
-    return bool(np.all(rounding <= _VISIBLE * np.maximum(1.0, size)))
+    unit = UNIT[whole.dtype]
+    seen = _SEEN if whole.dtype in ("float32", "float64") else _SEEN_SHORT
+    return bool(np.all(unit * largest <= seen * np.maximum(1.0, size)))
 
 
 def _is_all(value: Value, number: float) -> bool:

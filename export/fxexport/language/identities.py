@@ -80,13 +80,13 @@ IDENTITIES: dict[str, Identity] = {
         _reals(
             "affine-of-affine",
             "(x·a + b)·c + d = x·(a·c) + (b·c + d)",
-            f"{_MODERATE}; adding b·c and d rounds no more than is seen in their sum; in half precision a "
-            "is no more than 1 or a·c, and b less than 16",
+            f"{_MODERATE}; adding b·c and d rounds no more than 2^-14 (2^-10 in 16 bits) of their sum, or of "
+            "1; in half precision a is no more than 1 or a·c, and b less than 16",
         ),
         _reals(
             "power-of-product",
             "(x·y)^n = x^n · y^n",
-            f"n is an integer; no root becomes a whole power; {_NOT_HALF}",
+            f"n is an integer, no power is above the 4th; no root becomes a whole power; {_NOT_HALF}",
         ),
         _reals("power-of-one-base", "x^m · x^n = x^(m+n)", "m and n are integers of one sign"),
         _reals(

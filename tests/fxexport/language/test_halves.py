@@ -195,6 +195,9 @@ HUGE: dict[str, tuple[Function, Function]] = {
     "product-order": (lambda x, y: (x * 1e30) * y.sigmoid(), lambda x, y: (x * y.sigmoid()) * 1e30),
     "two factors": (lambda x, y: (x * 1e9) * (y * 1e9), lambda x, y: (x * y) * 1e18),
     "power-of-product": (lambda x, y: (x * 1e5) ** 4, lambda x, y: x**4 * 1e20),
+    "high powers": (lambda x, y: (x * y) ** 8, lambda x, y: x**8 * y**8),  # none of 1e5 and 1e-5
+    "a high power of a multiple": (lambda x, y: (x * 0.125) ** 8, lambda x, y: x**8 * 2.0**-24),
+    "sums of shifts": (lambda x, y: (x + 1000) * 2 - 2000, lambda x, y: x * 2),
     "scale-of-bilinear": (lambda x, y: (x * 1e30) @ y.mT, lambda x, y: (x @ y.mT) * 1e30),
     "average-of-affine": (lambda x, y: (x * 1e30).mean(1), lambda x, y: x.mean(1) * 1e30),
     "average of a sum": (lambda x, y: (x + 1e30).mean(1), lambda x, y: x.mean(1) + 1e30),
