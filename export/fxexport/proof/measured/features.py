@@ -19,7 +19,7 @@ def read_same_features(
         return False, "the features that the two heads read do not pair up"
     a, b = sides[0].observed, sides[1].observed
     seen = [term for term in pairing.boundary if term in a]
-    if any(a[term].size != b[term].size for term in seen):
+    if any(flat(a[term]).shape != flat(b[term]).shape for term in seen):
         return False, "the features that the two heads read have different shapes"
     different = [term for term in seen if not _are_equal(a[term], b[term])]
     if not different:

@@ -182,24 +182,26 @@ def _on_part(
         tally.failures.extend(part.numbered(failure) for failure in apart)
     if tally.failures and tally.witness is None:
         outputs = compared(checks, pairing.outputs)
-        tally.witness = _seen_in(outputs, part, (left.input_names, right.input_names), on)
+        tally.witness = _seen_in(outputs, part, subjects, on)
     return True
 
 
 def _seen_in(
-    outputs: Sequence[Compared],
-    part: Batch,
-    names: tuple[tuple[str, ...], tuple[str, ...]],
-    on: tuple[str, str],
+    outputs: Sequence[Compared], part: Batch, subjects: tuple[Subject, Subject], on: tuple[str, str]
 ) -> Witness | None:
     """The batch of a part in which outputs lie furthest apart, beside their bound; None where none do."""
     worst = worst_of(outputs)
     if worst is None:
         return None
-    number, (row, column) = 0, worst.index
-    while row >= part.sizes[number]:
-        row, number = row - part.sizes[number], number + 1
-    batch = part.feeds[0][number], part.feeds[1][number]
+    left, right = subjects
+    row, column = worst.index
+    for batch in zip(*part.feeds, strict=True):
+        # there may be any number of rows to a sample, or the same to every batch
+        rows = np.atleast_1d(left.rerun([batch[0]], on[0])[worst.positions[0]])
+        if row < len(rows):
+            break
+        row -= len(rows)
+    names = left.input_names, right.input_names
     return witness_of(dataclasses.replace(worst, index=(row, column)), names, batch, on, "the samples")
 
 

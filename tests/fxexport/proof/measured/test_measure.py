@@ -1,0 +1,45 @@
+"""Runs of models whose outputs have not one row for each sample: files that people write have any number."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from fxexport import Verdict, certify
+
+
+def model(body: str, dims: str = "N,4,6") -> onnx.ModelProto:
+    """A model of one input ``x`` and one output ``y``."""
+    text = f'<ir_version: 9, opset_import: ["" : 18]> g (float[{dims}] x) => (y) {{ {body} }}'
+    made: onnx.ModelProto = parser.parse_model(text)
+    return made
+
+
+PADDED = "p = Constant <value_ints = [2, 0, 0, 1, 0, 0]> () q = Pad (x, p)"
+
+
+@pytest.mark.parametrize("body", ["q = Abs (x) y = ReduceMax <keepdims = 1> (q)", f"{PADDED} y = Relu (q)"])
+def test_a_difference_in_an_output_of_other_rows_has_a_witness(body: str) -> None:
+    first, second = model(body), model(f"{body} ".replace("Abs", "Neg").replace("Relu", "Sign"))
+    found = certify(first, second)
+    assert found.verdict is Verdict.BROKEN
+    witness = found.witness
+    assert witness is not None
+    runs = [
+        onnx.reference.ReferenceEvaluator(side).run(None, dict(given))[0]
+        for side, given in ((first, witness.reference), (second, witness.candidate))
+    ]
+    assert witness.index is not None
+    row, column = witness.index
+    values = [np.reshape(run, (len(run), -1))[row, column] for run in runs]
+    assert values == pytest.approx([witness.expected, witness.found])
+
+
+def test_features_whose_rows_are_other_axes_are_no_crash() -> None:
+    whole = "g = GlobalAveragePool (t) k = Constant <value_ints = [0]> () y = ReduceMean <keepdims = 0> (g, k)"
+    models = [
+        model(f"t = Transpose <perm = {perm}> (x) {whole}", "3,4,6,2") for perm in ([0, 2, 1, 3], [3, 2, 1, 0])
+    ]
+    assert certify(*models).verdict is Verdict.PROVED
