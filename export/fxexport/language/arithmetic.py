@@ -32,7 +32,7 @@ _SEEN_SHORT = 2.0**-10
 bits more is not seen. Bounds of a clamp may be off by the former share of the largest of them, but for a few
 roundings."""
 _HIGHEST = 4
-"""Factors of higher powers are no powers of factors: of an x of 66,000 x^8 has no number, (x·y)^8 may have."""
+"""No higher power of a product is a product of powers: of 66,000 x^8 has no number, where (x·y)^8 may."""
 
 
 def multiply(terms: Terms, first: Value, second: Value) -> Value:

@@ -9,6 +9,7 @@ A value's precision is that of its type: a head in fp32 behind a backbone in fp1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Set
 
 import numpy as np
@@ -149,5 +150,6 @@ def _shaped(x: Interval, shape: tuple[int, ...]) -> Interval:
 
 
 def flat(array: Array) -> Array:
-    """``[N, K]`` of an array of any rank, in float64."""
-    return np.asarray(array, np.float64).reshape(len(array), -1)
+    """``[N, K]`` of an array of any rank, in float64; a number is one row."""
+    rows = np.atleast_1d(np.asarray(array, np.float64))
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))  # -1 is nothing where there are no rows

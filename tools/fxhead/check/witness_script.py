@@ -46,9 +46,9 @@ def witness_script(
         lines.append('print("both ran")')
         return _text(f"{sources[1].text} does not run on what {sources[0].text} runs on", lines)
     (i, j), (row, column) = witness.positions, witness.index
-    picked = f"numpy.asarray({{}}).reshape(len({{}}), -1)[{row}, {column}]"
     for side, position in (("reference", i), ("candidate", j)):
-        lines.append(f"{side} = {picked.format(f'{side}[{position}]', f'{side}[{position}]')}")
+        rows = f"numpy.atleast_1d({side}[{position}])"
+        lines.append(f"{side} = {rows}.reshape(len({rows}), -1)[{row}, {column}]")
     bound = "" if witness.bound is None else f"; rounding explains {witness.bound:.3g}"
     told = f"output {witness.output!r}, sample {row}, place {column}:"
     lines.append(f"print({told!r}, reference, 'and', f'{{candidate}}{bound}')")

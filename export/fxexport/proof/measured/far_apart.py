@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fxexport.numerics.bounds import Float64, Precision
+from fxexport.numerics.evaluate import flat
 from fxexport.results import Failure
 from fxexport.subjects.subject import BatchError, Feed, Feeds, Subject
 from fxexport.terms.arrays import nudge
@@ -269,14 +270,14 @@ def _nudged(subject: Subject, on: str, feeds: Feeds, by: float) -> Iterator[tupl
 def _repeats(item: Compared, side: int, again: Sequence[Array], scale: Scale) -> bool:
     own = (item.reference, item.candidate)[side]
     with np.errstate(invalid="ignore"):
-        off = np.abs(_flat(again[item.positions[side]]) - own)
+        off = np.abs(flat(again[item.positions[side]]) - own)
     return not (off > scale.floor * scale.unit * np.abs(own).max(initial=0.0)).any()
 
 
 def _largest(still: Sequence[Array], moved: Sequence[Array], position: int) -> Float64:
     """Infinite where a value left the range."""
     with np.errstate(invalid="ignore", over="ignore"):
-        largest: Float64 = np.abs(_flat(moved[position]) - _flat(still[position])).max(axis=0, initial=0.0)
+        largest: Float64 = np.abs(flat(moved[position]) - flat(still[position])).max(axis=0, initial=0.0)
     return np.where(np.isnan(largest), np.inf, largest)
 
 
@@ -288,7 +289,7 @@ def _is_faithful(
     if wide is None:
         return False
     for item in outputs:
-        own, exact = (item.reference, item.candidate)[side], _flat(wide[item.positions[side]])
+        own, exact = (item.reference, item.candidate)[side], flat(wide[item.positions[side]])
         finite = np.isfinite(own)
         size = np.where(finite, np.abs(own), 0.0).max(axis=0, initial=0.0)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -296,7 +297,3 @@ def _is_faithful(
         if exact.shape != own.shape or not (off <= scale.floor * scale.unit * size + _TINY).all():
             return False
     return True
-
-
-def _flat(array: Array) -> Float64:
-    return np.asarray(array, np.float64).reshape(len(array), -1)

@@ -37,4 +37,4 @@ def read_same_features(
 
 def _are_equal(a: Array, b: Array) -> bool:
     """True for the same numbers; a view may stand between the two, which adds or drops axes of one cell."""
-    return np.array_equal(a.reshape(len(a), -1), b.reshape(len(b), -1), equal_nan=True)
+    return np.array_equal(a.ravel(), b.ravel(), equal_nan=True)

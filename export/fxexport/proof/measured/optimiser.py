@@ -6,6 +6,7 @@ is minus infinity.
 
 from __future__ import annotations
 
+from fxexport.numerics.evaluate import flat
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.subject import BatchError, Subject
 from fxexport.witness import Witness
@@ -28,8 +29,7 @@ def changed_by_optimiser(left: Subject, right: Subject, witness: Witness) -> str
             except (BatchError, ProviderError):
                 continue
             row, column = witness.index
-            output = outputs[witness.positions[side]]
-            value = float(output.reshape(len(output), -1)[row, column])
+            value = float(flat(outputs[witness.positions[side]])[row, column])
             if abs(value - values[1 - side]) < _NEARER * abs(values[0] - values[1]):
                 return (
                     f"{subject.name} gives the other's value where ONNX Runtime optimises nothing "

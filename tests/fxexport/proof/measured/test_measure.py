@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import pytest
 from onnx import parser
 
 from fxexport import Verdict, certify
+from fxexport.numerics.evaluate import flat
 
 
 def model(body: str, dims: str = "N,4,6") -> onnx.ModelProto:
@@ -20,7 +20,14 @@ def model(body: str, dims: str = "N,4,6") -> onnx.ModelProto:
 PADDED = "p = Constant <value_ints = [2, 0, 0, 1, 0, 0]> () q = Pad (x, p)"
 
 
-@pytest.mark.parametrize("body", ["q = Abs (x) y = ReduceMax <keepdims = 1> (q)", f"{PADDED} y = Relu (q)"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "q = Abs (x) y = ReduceMax <keepdims = 1> (q)",
+        "q = Abs (x) y = ReduceMax <keepdims = 0> (q)",
+        f"{PADDED} y = Relu (q)",
+    ],
+)
 def test_a_difference_in_an_output_of_other_rows_has_a_witness(body: str) -> None:
     first, second = model(body), model(f"{body} ".replace("Abs", "Neg").replace("Relu", "Sign"))
     found = certify(first, second)
@@ -33,7 +40,7 @@ def test_a_difference_in_an_output_of_other_rows_has_a_witness(body: str) -> Non
     ]
     assert witness.index is not None
     row, column = witness.index
-    values = [np.reshape(run, (len(run), -1))[row, column] for run in runs]
+    values = [flat(run)[row, column] for run in runs]
     assert values == pytest.approx([witness.expected, witness.found])
 
 
@@ -41,3 +48,8 @@ def test_features_whose_rows_are_other_axes_are_no_crash() -> None:
     mean = "g = GlobalAveragePool (t) k = Constant <value_ints = [0]> () y = ReduceMean <keepdims = 0> (g, k)"
     bodies = [f"t = Transpose <perm = {order}> (x) {mean}" for order in ([0, 2, 1, 3], [3, 2, 1, 0])]
     assert certify(*(model(body, "3,4,6,2") for body in bodies)).verdict is Verdict.PROVED
+
+
+def test_an_output_without_rows_is_no_crash() -> None:
+    tiled = "k = Constant <value_ints = [{}, 1, 1]> () y = Tile (x, k)"
+    assert certify(model(tiled.format(1)), model(tiled.format(0))).verdict is Verdict.BROKEN
