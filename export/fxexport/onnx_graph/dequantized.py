@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
+from fxexport.onnx_graph.evaluated import evaluated_alone
 from fxexport.onnx_graph.normalised import drop_unread
 from fxexport.onnx_node import array_of, is_external, meaning_of, versions_of
 from fxexport.terms.term import Array
@@ -61,12 +60,5 @@ def _computed(
     alone = onnx.NodeProto()
     alone.CopyFrom(node)
     alone.domain = ""
-    value = helper.make_empty_tensor_value_info
-    graph = helper.make_graph([alone], "constant", list(map(value, feeds)), [value(node.output[0])])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
-    try:
-        with np.errstate(all="ignore"):
-            (found,) = ReferenceEvaluator(model).run(None, feeds)
-        return numpy_helper.from_array(np.asarray(found), node.output[0])
-    except Exception:  # noqa: BLE001 - of operands that make no sense, NumPy raises anything
-        return None  # it is run as the file says
+    found = evaluated_alone(alone, [helper.make_opsetid("", version)], feeds)
+    return None if found is None else numpy_helper.from_array(found, node.output[0])

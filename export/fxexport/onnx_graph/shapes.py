@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnx.reference import ReferenceEvaluator
 
+from fxexport.onnx_graph.evaluated import evaluated_alone
 from fxexport.onnx_inference import infer_shapes
 from fxexport.onnx_node import array_of, is_external
 from fxexport.terms.term import Array
@@ -107,18 +107,15 @@ def _computed(
     if node.op_type not in _CHAIN or not all(name in known for name in node.input if name):
         return None
     feeds = {name: array_of(known[name]) for name in node.input if name}
-    value = onnx.helper.make_empty_tensor_value_info
-    graph = onnx.helper.make_graph([node], "shape", [value(name) for name in feeds], [value(node.output[0])])
-    alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import))
     try:
         if node.op_type == "Range" and len(range(*(int(feeds[name]) for name in node.input))) > _SMALL:
             return None
         if node.op_type == "ConstantOfShape" and math.prod(map(int, feeds[node.input[0]])) > _SMALL:
             return None
-        result = np.asarray(next(iter(ReferenceEvaluator(alone).run(None, feeds))))
-    except Exception:  # noqa: BLE001 - of operands that make no sense, NumPy raises anything
+    except (TypeError, ValueError, LookupError):
         return None  # an invalid chain: the runtime says so in its own words
-    return result if result.size <= _SMALL else None
+    result = evaluated_alone(node, model.opset_import, feeds)
+    return result if result is not None and result.size <= _SMALL else None
 
 
 def _extents(value: onnx.ValueInfoProto) -> Extents | None:

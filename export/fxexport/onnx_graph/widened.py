@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
+from fxexport.onnx_graph.evaluated import evaluated
 from fxexport.onnx_node import array_of
 from fxexport.terms.term import Array
 
@@ -32,13 +32,10 @@ def evaluated64(
     names = [value.name for value in proto.graph.input if value.name not in stored]
     wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in feeds]
     try:
-        with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(_widened(proto, weights)).run(
-                None, dict(zip(names, wide, strict=True))
-            )
-    except Exception:  # noqa: BLE001 - the evaluator's own errors share no base class but Exception
+        model = _widened(proto, weights)
+    except (TypeError, ValueError):  # of tensors that hold something else than they say
         return None
-    return tuple(np.asarray(array) for array in found)
+    return evaluated(model, dict(zip(names, wide, strict=True)))
 
 
 def _widened(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:

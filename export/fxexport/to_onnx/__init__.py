@@ -3,5 +3,5 @@
 ``write`` is the export, ``canonical_head`` the head's spelling, ``dynamic_size`` free height and width,
 ``keep_batch_norms`` keeps trained weights as they are.
 
-May import: ``onnx_graph``, ``untrusted``. Start in ``write``.
+May import: ``onnx_node``, ``language``, ``untrusted``. Start in ``write``.
 """

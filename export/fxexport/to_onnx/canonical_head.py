@@ -29,7 +29,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from fxexport.onnx_graph.operators import VIEW_OPERATORS, averages_map, static_dims, view_source
+from fxexport.to_onnx.operators import VIEW_OPERATORS, attributes, averages_map, static_dims, view_source
 
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
@@ -56,9 +56,8 @@ def _pool(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     if source.dtype not in _FLOATS or source.shape is None:
         return False
-    keep = "keepdims" not in node.attributes or node.attributes["keepdims"].as_int() == 1
     pool = ir.node("GlobalAveragePool", [source], name=_beside(node, "pool"))
-    if keep:
+    if attributes(node)["keepdims"]:
         _replace(graph, node, [pool])
         return True
     pooled = pool.outputs[0]
@@ -127,15 +126,14 @@ def _gemm(graph: ir.Graph, node: ir.Node) -> bool:
     transposed = 0
     producer = weight.producer()
     if producer is not None and producer.op_type == "Transpose" and len(static_dims(weight) or ()) == 2:
-        perm = producer.attributes.get("perm")
-        if perm is None or tuple(perm.as_ints()) == (1, 0):
+        if attributes(producer)["perm"] in (None, [1, 0]):
             transposed, weight = 1, producer.inputs[0]
     if weight is None or not weight.is_initializer() or len(static_dims(weight) or ()) != 2:
         return False
-    attributes = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": transposed}
+    factors = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": transposed}
     add, bias = _only_bias(node)
     operands = [features, weight] if bias is None else [features, weight, bias]
-    gemm = ir.node("Gemm", operands, attributes, name=_beside(node, "gemm"))
+    gemm = ir.node("Gemm", operands, factors, name=_beside(node, "gemm"))
     _replace(graph, add or node, [gemm])
     return True
 

@@ -136,9 +136,11 @@ def test_a_shared_matmul_keeps_its_value():
     assert [node.op_type for node in model.graph] == ["Gemm", "Add"]
 
 
-def test_matmul_and_add_become_gemm():
+@pytest.mark.parametrize("turned", ["", "v = Transpose(w)", "v = Transpose<perm=[1, 0]>(w)"])
+def test_matmul_and_add_become_gemm(turned):
+    stored = "float[2,4] w = {1,3,5,7,2,4,6,8}" if turned else "float[4,2] v = {1,2,3,4,5,6,7,8}"
     model = graph(
-        "float[4,2] w = {1,2,3,4,5,6,7,8}, float[2] b = {1, 2}> { m = MatMul(x, w) y = Add(m, b) }",
+        f"{stored}, float[2] b = {{1, 2}}> {{ {turned} m = MatMul(x, v) y = Add(m, b) }}",
         inputs="float[N,4] x",
         outputs="float[N,2] y",
     )
