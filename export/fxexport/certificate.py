@@ -260,7 +260,7 @@ class Certifier:
         ]
         statistics = tuple(record for tally in found.tallies.values() for record in tally.statistics)
         batches = next((record.batches for record in statistics), ())
-        witness = judged.measured.witness if judged.verdict is Verdict.BROKEN else None
+        witness = judged.measured.tally.witness if judged.verdict is Verdict.BROKEN else None
         blamed = None if witness is None else changed_by_optimiser(left, right, witness)
         rounding = judged.measured.rounding if blamed is None else _told(judged.measured.rounding, blamed)
         return Certificate(
@@ -275,7 +275,7 @@ class Certifier:
             decision=judged.measured.decision,
             statistics=statistics,
             by_default=found.by_default,
-            flips=judged.measured.flips,
+            flips=judged.measured.tally.flips,
             heads=found.sites.names(),
             providers=runs_on,
             targets=tuple(map(whole.on_target, seen)),

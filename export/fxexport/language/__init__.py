@@ -8,18 +8,16 @@ says of a module that holds something after a run whether it is one function.
 May import: ``onnx_node``, ``fxpasses``, torch, onnx. Start in ``compare``.
 """
 
-from fxexport.language.compare import ConstantPair, Derivation, Unrelated, derive
+from fxexport.language.compare import Derivation, derive
 from fxexport.language.graph import Dims, Graph, NotRead
 from fxexport.language.onnx_file import graph_of_onnx
 from fxexport.language.program import graph_of_module
 
 __all__ = [
-    "ConstantPair",
     "Derivation",
     "Dims",
     "Graph",
     "NotRead",
-    "Unrelated",
     "derive",
     "graph_of_module",
     "graph_of_onnx",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 
-from fxexport.language import ConstantPair, Derivation, Dims, Graph, Unrelated, derive
+from fxexport.language import Derivation, Graph, derive
 from fxexport.language.difference import Difference
 from fxexport.proof.pairing.outputs import PairedOutputs
 from fxexport.results import Failure
@@ -19,34 +19,16 @@ _ULPS = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Derived:
+class Derived(Derivation):
     """What the closed language says of two models.
 
     Attributes:
-        is_proved: whether every output of the one was derived from the same inputs as that of the other.
-        is_narrow: whether that is so at the extents of the samples alone, and both models run at others.
         reason: on what the proof rests, or what stands in its way, as a clause.
-        sizes: for which extents it holds.
-        outside: extents of the reference's inputs at which one of the two may be another function.
-        fixed: those at which no graph shows what one of the two does, if it runs there.
-        scope: what it is about.
-        is_made: whether both models could be read at all.
-        operators: number of operators that were compared.
-        unrelated: operators in the same place that no identity relates, the topmost ones.
-        constants: constants in the same place that differ.
+        is_narrow: whether a proof is one of the extents of the samples alone, and both models run at others.
     """
 
-    is_proved: bool
     reason: str
     is_narrow: bool = False
-    sizes: tuple[str, ...] = ()
-    outside: tuple[tuple[Dims, ...], ...] = ()
-    fixed: tuple[tuple[Dims, ...], ...] = ()
-    scope: tuple[str, ...] = ()
-    is_made: bool = True
-    operators: int = 0
-    unrelated: tuple[Unrelated, ...] = ()
-    constants: tuple[ConstantPair, ...] = ()
 
     @property
     def leaves_ties(self) -> bool:
@@ -126,31 +108,16 @@ def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:
         graphs = left.language, right.language
     for side, graph in zip((left, right), graphs, strict=True):
         if isinstance(graph, str):
-            return Derived(is_proved=False, reason=f"{side.name} is not read: {graph}", is_made=False)
+            problem = f"{side.name} is not read: {graph}"
+            return Derived(is_proved=False, reason=problem, problem=problem)
     a, b = graphs
     assert not isinstance(a, str)
     assert not isinstance(b, str)
     found = derive(a, b, outputs=[(i, j) for _, i, j in outputs], inputs=_inputs(left, right))
+    known = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
     if found.is_proved and narrow is not None:
-        return Derived(
-            is_proved=False,
-            is_narrow=True,
-            reason=narrow,
-            outside=found.outside,
-            operators=found.operators,
-        )
-    return Derived(
-        is_proved=found.is_proved,
-        reason=_established(found) if found.is_proved else _lacking(found),
-        outside=found.outside,
-        fixed=found.fixed,
-        sizes=found.sizes if found.is_proved else (),
-        scope=found.scope if found.is_proved else (),
-        is_made=found.problem is None,
-        operators=found.operators,
-        unrelated=found.unrelated,
-        constants=found.constants,
-    )
+        return Derived(**known | {"is_proved": False, "fixed": ()}, is_narrow=True, reason=narrow)
+    return Derived(**known, reason=_established(found) if found.is_proved else _lacking(found))
 
 
 def _at_all_sizes(left: Subject, right: Subject) -> tuple[tuple[Graph | str, Graph | str] | None, str | None]:

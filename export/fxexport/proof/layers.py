@@ -185,7 +185,7 @@ def backbone_layer(found: Evidence) -> LayerResult:
         covered=Coverage(nodes=derived.operators),
         reason=derived.reason,
     )
-    if not derived.is_made:
+    if derived.problem is not None:
         return layer
     if derived.is_proved or (
         found.different

@@ -71,11 +71,11 @@ class Judge:
 
     def _held(self, found: Measured) -> tuple[Verdict, str]:
         """Of two models of which nothing that was run tells a difference."""
-        names = ", ".join(map(repr, found.unbounded))
+        names = ", ".join(dict.fromkeys(map(repr, found.tally.unbounded)))
         within = f"outputs lie within their bounds, but for {names} without one" if names else _WITHIN
-        within = f"{within} of TF32" if found.precision is TF32 else within
-        if self.derived.is_proved and found.loose:
-            return Verdict.AGREES, f"{within}; {found.loose[0]}"
+        within = f"{within} of TF32" if found.tally.precision is TF32 else within
+        if self.derived.is_proved and found.tally.loose:
+            return Verdict.AGREES, f"{within}; {found.tally.loose[0]}"
         if self.derived.is_proved:
             return Verdict.PROVED, f"{self.derived.reason}; {within}"
         more = f", on {self.tried} further input{'s' * (self.tried > 1)} too" if self.tried else ""
@@ -96,7 +96,7 @@ class Judge:
             rounding=judged.measured.rounding,
             decision=judged.measured.decision,
             is_repeatable=all(made) if made else None,
-            same_bits=judged.measured.is_identical,
+            same_bits=judged.measured.tally.is_identical,
             asked_precision=None if found is None or is_defaults(seen.target) else ProductFormat.FP32,
             measured_precision=found,
         )

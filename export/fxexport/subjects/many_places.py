@@ -8,14 +8,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-from fxexport.terms.arrays import numpy_of, tensor_of
 from fxexport.terms.term import Array, Shape, SiteWeights, Spots
 from fxpasses.errors import InternalError
-
-_CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 
 
 def spread(affine: SiteWeights, features: Array) -> Array:
@@ -37,38 +32,6 @@ def collected(affine: SiteWeights, result: Array, rows: int) -> Array:
     spots = _spots(affine)
     flat = np.moveaxis(result, spots.axis, -1).reshape(-1, result.shape[spots.axis])
     return np.ascontiguousarray(flat[:rows])
-
-
-def run_eagerly(
-    affine: SiteWeights, features: Array, weight: Array | None, device: torch.device, *, has_bias: bool
-) -> Array:
-    """``[N, O]`` of a site by torch's own operator, linear or convolution as the site is written.
-
-    For a module that is compared as what it exports to: the site's node is none of its graph.
-    """
-    given = affine.weight if weight is None else weight
-    stored = given if affine.columns is None else given[:, affine.columns]
-    matrix = tensor_of(np.array(stored)).to(device)
-    bias = None
-    if affine.bias is not None and has_bias and weight is None:
-        bias = tensor_of(np.array(affine.bias)).to(device)
-    with torch.no_grad():
-        if affine.spots is None:
-            rows = features if affine.columns is None else features[:, affine.columns]
-            return numpy_of(functional.linear(tensor_of(rows).to(device), matrix, bias))
-        fed = tensor_of(spread(affine, features)).to(device)
-        result = _applied(affine, fed, matrix, bias)
-    return collected(affine, numpy_of(result), len(features))
-
-
-def _applied(
-    affine: SiteWeights, fed: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    spots, rank = _spots(affine), fed.dim() - 2
-    if not affine.kernel_size:
-        moved = functional.linear(fed.movedim(spots.axis, -1), matrix, bias)
-        return moved.movedim(-1, spots.axis)
-    return _CONVOLUTIONS[rank - 1](fed, matrix.reshape(len(matrix), -1, *affine.kernel_size), bias)
 
 
 def _spots(affine: SiteWeights) -> Spots:

@@ -20,7 +20,7 @@ from fxexport.module_graph.naming import ModuleNaming
 from fxexport.module_graph.outside_graph import changed_state, is_stale, opaque_states, outside_graph
 from fxexport.module_graph.reads_values import ReadsValues
 from fxexport.module_graph.terms import graph_terms
-from fxexport.subjects.many_places import collected, run_eagerly, spread
+from fxexport.subjects.many_places import collected, spread
 from fxexport.subjects.subject import (
     BatchError,
     Feed,
@@ -34,7 +34,7 @@ from fxexport.subjects.subject import (
 )
 from fxexport.terms.arrays import nudge, numpy_of, tensor_of
 from fxexport.terms.pool_first import MapOutput, commuted
-from fxexport.terms.term import Array, Head, HeadTerm, TermGraph, affine_of, postorder
+from fxexport.terms.term import Array, Head, HeadTerm, TermGraph, affine_of
 from fxexport.to_onnx.example_call import leaf_names
 from fxexport.to_onnx.write import evaluation_mode
 from fxexport.untrusted.programs import batches_within, fixed_batch, is_program
@@ -111,7 +111,6 @@ class ModuleSubject:
 
     def _take(self, graph: TermGraph, head: Head, maps: tuple[MapOutput, ...]) -> None:
         self.graph, self.head, self.maps = graph, head, maps
-        self._terms = frozenset(postorder([term for _, term in graph.outputs], stop=lambda _: False))
         self._runs: dict[tuple[int, ...], Run] = {}
         self._outputs: dict[tuple[int, ...], tuple[Array, ...]] = {}
 
@@ -333,12 +332,7 @@ class ModuleSubject:
     def run_site(
         self, site: HeadTerm, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
     ) -> Array:
-        """``[N, O]`` of the site's own operator on features that are put into its operand's shape.
-
-        A site of the file that the module exports to runs by torch's operator of its form.
-        """
-        if site not in self._terms:
-            return run_eagerly(affine_of(site), features, weight, self._device, has_bias=has_bias)
+        """``[N, O]`` of the site's own operator on features that are put into its operand's shape."""
         affine = affine_of(site)
         name = site.value if affine.spots is None else affine.spots.result
         node = next(node for node in self._traced.graph.nodes if node.name == name)

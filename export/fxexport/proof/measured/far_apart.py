@@ -31,6 +31,7 @@ _FACTOR = 16.0
 _SEEDS = (0, 1, 2)
 _COARSE = 2.0**-12
 """From this unit roundoff on sums are finer than what is stored."""
+_APART = "the two models give other values, and not by rounding"
 _TINY = 2.0**-110
 """Differences below it may be underflow."""
 
@@ -48,10 +49,32 @@ class Compared:
     """
 
     name: str
-    positions: tuple[int, int]
+    positions: tuple[int, int] = (0, 0)
     reference: Float64
     candidate: Float64
     error: Float64 | None = None
+
+    def furthest(
+        self, excess: Float64, bound: Float64 | None, what: str, who: str | None, on: str | None = None
+    ) -> Failure | None:
+        """The place at which ``excess`` is largest, as a failure of ``who`` on ``on``; None without any.
+
+        Shapes:
+            excess and bound: [N, K].
+        """
+        if not (excess > 0).any():
+            return None
+        index = tuple(int(axis) for axis in np.unravel_index(int(np.nanargmax(excess)), excess.shape))
+        return Failure(
+            what=what,
+            side=who,
+            provider=on,
+            name=self.name,
+            index=index,
+            expected=float(self.reference[index]),
+            found=float(self.candidate[index]),
+            bound=None if bound is None else float(bound[index]),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +120,7 @@ def far_apart(
         is_extreme: whether numbers may leave the range of the type.
     """
     scale = Scale.of(precision)
-    suspects = [item for item in outputs if _excess(item, _floor(item, scale)) is not None]
+    suspects = [item for item in outputs if (_excess(item, _floor(item, scale)) > 0).any()]
     if not suspects:
         return []
     sides = zip((0, 1), subjects, on, feeds, strict=True)
@@ -130,51 +153,21 @@ def far_apart(
     return failures
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FurthestApart:
-    """Where an output of both models is furthest apart.
-
-    Attributes:
-        output: the output.
-        positions: its place among the outputs of each model.
-        index: sample, and place in it.
-        expected: the reference's value.
-        found: the candidate's.
-        bound: what of the difference the last layers explain; None where they have no bound.
-    """
-
-    output: str
-    positions: tuple[int, int]
-    index: tuple[int, int]
-    expected: float
-    found: float
-    bound: float | None
-
-
-def worst_of(outputs: Sequence[Compared]) -> FurthestApart | None:
+def worst_of(outputs: Sequence[Compared]) -> Failure | None:
     """The place that lies furthest apart beyond the bound of the last layers; None where none does."""
     places = []
     for item in outputs:
-        error = np.zeros_like(item.reference) if item.error is None else item.error
         with np.errstate(invalid="ignore"):
-            excess = np.abs(item.candidate - item.reference) - error
+            excess = np.abs(item.candidate - item.reference) - (0.0 if item.error is None else item.error)
         excess = np.where(np.isfinite(item.reference) != np.isfinite(item.candidate), np.inf, excess)
-        if excess.size and float(np.nanmax(excess)) > 0:
-            row, column = np.unravel_index(int(np.nanargmax(excess)), excess.shape)
-            place = FurthestApart(
-                output=item.name,
-                positions=item.positions,
-                index=(int(row), int(column)),
-                expected=float(item.reference[row, column]),
-                found=float(item.candidate[row, column]),
-                bound=None if item.error is None else float(error[row, column]),
-            )
-            places.append((float(excess[row, column]), place))
+        place = item.furthest(excess, item.error, _APART, "candidate")
+        places += [] if place is None else [(float(np.nanmax(excess)), place)]
     return max(places, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
 def witness_of(
-    place: FurthestApart | None,
+    place: Failure | None,
+    outputs: Sequence[tuple[str, int, int]],
     names: tuple[tuple[str, ...], tuple[str, ...]],
     batch: tuple[Feed, Feed],
     on: tuple[str, str],
@@ -184,8 +177,19 @@ def witness_of(
     reference, candidate = (
         tuple(zip(own, feed, strict=True)) for own, feed in zip(names, batch, strict=True)
     )
-    known = {} if place is None else dataclasses.asdict(place)
-    return Witness(made=made, reference=reference, candidate=candidate, on=on, **known)
+    witness = Witness(made=made, reference=reference, candidate=candidate, on=on)
+    if place is None or place.index is None:
+        return witness
+    row, column = place.index
+    return dataclasses.replace(
+        witness,
+        output=place.name,
+        positions=next((i, j) for name, i, j in outputs if name == place.name),
+        index=(row, column),
+        expected=place.expected,
+        found=place.found,
+        bound=place.bound,
+    )
 
 
 def _floor(item: Compared, scale: Scale) -> Float64:
@@ -195,35 +199,19 @@ def _floor(item: Compared, scale: Scale) -> Float64:
     return wide if item.error is None else wide + np.where(np.isfinite(item.error), item.error, np.inf)
 
 
-def _excess(item: Compared, allowed: Float64) -> tuple[int, ...] | None:
-    """The place that is furthest beyond what is allowed, or None."""
+def _excess(item: Compared, allowed: Float64) -> Float64:
+    """``[N, K]``: how many times as far apart as is allowed, and more, the places are; NaN is not."""
     finite = np.isfinite(item.reference) & np.isfinite(item.candidate)
     with np.errstate(invalid="ignore", over="ignore"):
-        ratio = np.where(finite, np.abs(item.candidate - item.reference) / allowed, 0.0)
-    if not ratio.size or not float(ratio.max()) > 1:
-        return None
-    return tuple(int(axis) for axis in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
-
-
-def _failure(item: Compared, index: tuple[int, ...], allowed: Float64) -> Failure:
-    return Failure(
-        what="the two models give other values, and not by rounding",
-        side="candidate",
-        name=item.name,
-        index=index,
-        expected=float(item.reference[index]),
-        found=float(item.candidate[index]),
-        bound=float(allowed[index]),
-    )
+        return np.where(finite, np.abs(item.candidate - item.reference) / allowed, 0.0) - 1
 
 
 def _beyond(suspects: Sequence[Compared], moved: Sequence[Sequence[Float64]], scale: Scale) -> list[Failure]:
     failures = []
     for item, *own in zip(suspects, *moved, strict=True):
         allowed = _floor(item, scale) + _FACTOR * sum(own)
-        index = _excess(item, allowed)
-        if index is not None:
-            failures.append(_failure(item, index, allowed))
+        failure = item.furthest(_excess(item, allowed), allowed, _APART, "candidate")
+        failures += [] if failure is None else [failure]
     return failures
 
 

@@ -115,16 +115,4 @@ def _worst(check: OutputCheck, what: str, who: str, provider: str) -> Failure | 
     with np.errstate(invalid="ignore"):
         excess = np.abs(check.candidate - check.reference) - check.bound
     excess = np.where(np.isfinite(check.candidate) & np.isfinite(check.reference), excess, np.inf)
-    if not (excess > 0).any():
-        return None
-    index = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(excess)), excess.shape))
-    return Failure(
-        what=what,
-        side=who,
-        provider=provider,
-        name=check.name,
-        index=index,
-        expected=float(check.reference[index]),
-        found=float(check.candidate[index]),
-        bound=float(check.bound[index]),
-    )
+    return check.furthest(excess, check.bound, what, who, provider)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fxexport.numerics.bounds import FP32, Precision, looser, precision_of
 from fxexport.proof.measured.batches import Batch, Streamed, parts_of
-from fxexport.proof.measured.far_apart import Compared, far_apart, witness_of, worst_of
+from fxexport.proof.measured.far_apart import far_apart, witness_of, worst_of
 from fxexport.proof.measured.features import read_same_features
 from fxexport.proof.measured.map_outputs import check_maps
 from fxexport.proof.measured.rounding import (
@@ -144,7 +144,7 @@ def _on_part(
         names = (left.input_names, right.input_names)
         first = part.feeds[0][0], part.feeds[1][0]
         tally.is_run = False
-        tally.witness = tally.witness or witness_of(None, names, first, on, "the samples")
+        tally.witness = tally.witness or witness_of(None, pairing.outputs, names, first, on, "the samples")
         return False
     sides, failures = found.sides, [part.numbered(failure) for failure in found.failures]
     tally.precision = weakest((tally.precision, found.precision))
@@ -177,47 +177,38 @@ def _on_part(
         for check in maps.checks:
             _judge(check, name, part, found.precision, tally)
     if not tally.failures:
-        outputs = compared(checks, pairing.outputs)
-        apart = far_apart(subjects, on, part.feeds, outputs, found.precision)
+        apart = far_apart(subjects, on, part.feeds, _comparable(checks), found.precision)
         tally.failures.extend(part.numbered(failure) for failure in apart)
     if tally.failures and tally.witness is None:
-        outputs = compared(checks, pairing.outputs)
-        tally.witness = _seen_in(outputs, part, subjects, on)
+        tally.witness = _seen_in(checks, part, subjects, on)
     return True
 
 
 def _seen_in(
-    outputs: Sequence[Compared], part: Batch, subjects: tuple[Subject, Subject], on: tuple[str, str]
+    checks: Sequence[OutputCheck], part: Batch, subjects: tuple[Subject, Subject], on: tuple[str, str]
 ) -> Witness | None:
     """The batch of a part in which outputs lie furthest apart, beside their bound; None where none do."""
-    worst = worst_of(outputs)
-    if worst is None:
+    worst = worst_of(_comparable(checks))
+    if worst is None or worst.index is None:
         return None
     left, right = subjects
     row, column = worst.index
+    outputs = [(check.name, *check.positions) for check in checks]
+    place = next(i for name, i, _ in outputs if name == worst.name)
     for batch in zip(*part.feeds, strict=True):
         # there may be any number of rows to a sample, or the same to every batch
-        rows = np.atleast_1d(left.rerun([batch[0]], on[0])[worst.positions[0]])
+        rows = np.atleast_1d(left.rerun([batch[0]], on[0])[place])
         if row < len(rows):
             break
         row -= len(rows)
     names = left.input_names, right.input_names
-    return witness_of(dataclasses.replace(worst, index=(row, column)), names, batch, on, "the samples")
+    found = dataclasses.replace(worst, index=(row, column))
+    return witness_of(found, outputs, names, batch, on, "the samples")
 
 
-def compared(checks: Sequence[OutputCheck], outputs: Sequence[tuple[str, int, int]]) -> tuple[Compared, ...]:
+def _comparable(checks: Sequence[OutputCheck]) -> list[OutputCheck]:
     """The outputs for ``far_apart``; none that are of another shape."""
-    return tuple(
-        Compared(
-            name=check.name,
-            positions=(i, j),
-            reference=check.reference,
-            candidate=check.candidate,
-            error=check.error,
-        )
-        for check, (_, i, j) in zip(checks, outputs, strict=True)
-        if check.reference.shape == check.candidate.shape
-    )
+    return [check for check in checks if check.reference.shape == check.candidate.shape]
 
 
 def _other_kind(a: Array, b: Array) -> str | None:

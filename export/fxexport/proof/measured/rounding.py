@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fxexport.numerics.bounds import Float64, Interval, precision_of
 from fxexport.numerics.evaluate import PrecisionOf, evaluate_head, flat, has_bound
+from fxexport.proof.measured.far_apart import Compared
 from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.subject import Run, tapped
@@ -96,28 +97,21 @@ def _half(interval: Interval, index: int) -> Interval:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class OutputCheck:
+class OutputCheck(Compared):
     """One output of both sides over all batches.
 
     Attributes:
-        name: the output.
-        reference: ``[N, …]`` values of the reference.
-        candidate: those of the candidate.
-        bound: ``[N, …]`` bound on their difference, or None.
-        error: ``[N, …]`` the part of it that does not depend on what the heads read, or None.
+        bound: ``[N, …]`` bound on their difference, or None; ``error`` is the part of it that does not depend
+            on what the heads read.
         overflow: where either may be too large for its type, so that infinity is no failure.
         unit: unit roundoff of the stored type.
         is_decision: whether its largest value is a decision.
     """
 
-    name: str
-    reference: Float64
-    candidate: Float64
     bound: Float64 | None
     overflow: NDArray[np.bool_]
     unit: float
     is_decision: bool = True
-    error: Float64 | None = None
 
 
 def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> tuple[list[Failure], list[str]]:
@@ -165,19 +159,9 @@ def _outside(name: str, array: Array, interval: Interval, who: str, provider: st
         excess = np.where(finite, np.abs(found - expected) - bound, -np.inf)
     mismatch = (np.isfinite(found) != np.isfinite(expected)) & ~_may_overflow(array.dtype.name, interval)
     excess = np.where(mismatch, np.inf, excess)
-    if not (excess > 0).any():
-        return None
-    index = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(excess)), excess.shape))
-    return Failure(
-        what="further from the float64 reference than rounding can take it",
-        side=who,
-        provider=provider,
-        name=name,
-        index=index,
-        expected=float(expected[index]),
-        found=float(found[index]),
-        bound=float(bound[index]),
-    )
+    apart = Compared(name=name, reference=expected, candidate=found)
+    what = "further from the float64 reference than rounding can take it"
+    return apart.furthest(excess, bound, what, who, provider)
 
 
 def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> list[OutputCheck]:
@@ -201,6 +185,7 @@ def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> li
         checks.append(
             OutputCheck(
                 name=name,
+                positions=(left, right),
                 reference=y_a,
                 candidate=y_b,
                 bound=bound,

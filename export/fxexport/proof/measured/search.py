@@ -20,7 +20,7 @@ from fxexport.language import Dims
 from fxexport.numerics.bounds import Precision
 from fxexport.numerics.evaluate import flat
 from fxexport.proof.measured.batches import Streamed
-from fxexport.proof.measured.far_apart import Compared, FurthestApart, far_apart, witness_of
+from fxexport.proof.measured.far_apart import Compared, far_apart, witness_of
 from fxexport.proof.measured.other_size import at_sizes, map_axes, resized, why_not
 from fxexport.results import Failure
 from fxexport.subjects.onnx_subject import OnnxSubject
@@ -114,17 +114,17 @@ def search(
         batches = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in subjects]
         run = _Run(feeds=([batches[0]], [batches[1]]), on=on, made=attempt.made)
         with np.errstate(all="ignore"):
-            failures, place = _differences(
+            failures = _differences(
                 subjects, streamed, run, outputs, precision, attempt.is_extreme, leaves_ties
             )
-        if failures is None or (attempt.is_outside and place is None and failures):
+        if failures is None or (attempt.is_outside and failures and failures[0].index is None):
             continue  # where one of them does not run, none of them promises to
         tried += 1
         has_unseen |= attempt.is_unseen
         if failures:
             told = tuple(dataclasses.replace(item, what=f"{item.what}, on {run.made}") for item in failures)
             names = subjects[0].input_names, subjects[1].input_names
-            witness = witness_of(place, names, (batches[0], batches[1]), on, run.made)
+            witness = witness_of(failures[0], outputs, names, (batches[0], batches[1]), on, run.made)
             return Found(failures=told, witness=witness, tried=tried)
     return Found(tried=tried, is_narrow=has_unseen)
 
@@ -144,16 +144,16 @@ def _differences(
     precision: Precision,
     is_extreme: bool,
     leaves_ties: bool,
-) -> tuple[list[Failure] | None, FurthestApart | None]:
-    """In what the two differ, and where; None where the reference does not run."""
+) -> list[Failure] | None:
+    """In what the two differ; None where the reference does not run."""
     try:
         left = streamed[0].outputs(run.feeds[0], run.on[0])
     except BatchError:
-        return None, None
+        return None
     try:
         right = streamed[1].outputs(run.feeds[1], run.on[1])
     except BatchError as error:
-        return [Failure(what=str(error), side="candidate", provider=run.on[1])], None
+        return [Failure(what=str(error), side="candidate", provider=run.on[1])]
     compared = [
         Compared(name=name, positions=(i, j), reference=flat(left[i]), candidate=flat(right[j]))
         for name, i, j in outputs
@@ -162,24 +162,8 @@ def _differences(
     for item in compared:
         if item.reference.shape != item.candidate.shape:
             what = f"{item.candidate.shape[1]} values a sample where {item.reference.shape[1]} are due"
-            return [Failure(what=what, name=item.name, side="candidate")], None
-    failures = far_apart(subjects, run.on, run.feeds, compared, precision, is_extreme=is_extreme)
-    place = None if not failures else _place(failures[0], compared)
-    return failures, place
-
-
-def _place(failure: Failure, outputs: Sequence[Compared]) -> FurthestApart | None:
-    item = next(item for item in outputs if item.name == failure.name)
-    if failure.index is None or failure.expected is None or failure.found is None:
-        return None
-    return FurthestApart(
-        output=item.name,
-        positions=item.positions,
-        index=(failure.index[0], failure.index[1]),
-        expected=failure.expected,
-        found=failure.found,
-        bound=failure.bound,
-    )
+            return [Failure(what=what, name=item.name, side="candidate")]
+    return far_apart(subjects, run.on, run.feeds, compared, precision, is_extreme=is_extreme)
 
 
 def _outside(

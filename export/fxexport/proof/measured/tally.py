@@ -15,35 +15,6 @@ from fxexport.witness import Witness
 from fxpasses.errors import CheckError
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What the runs showed.
-
-    Attributes:
-        rounding: layer 4.
-        decision: layer 5.
-        statistics: one record for each output and provider.
-        flips: samples whose arg max differs.
-        precision: the weakest precision that was needed for the bounds to hold.
-        is_identical: whether every output was equal bit for bit.
-        unbounded: outputs that have no bound.
-        doubts: what keeps the bounds from telling more.
-        loose: outputs of which a proof of the others says nothing.
-        witness: a batch on which the two differ, if one was run.
-    """
-
-    rounding: LayerResult
-    decision: LayerResult
-    statistics: tuple[OutputStatistics, ...]
-    flips: tuple[Flip, ...]
-    precision: Precision | None
-    is_identical: bool
-    unbounded: tuple[str, ...]
-    doubts: tuple[str, ...]
-    loose: tuple[str, ...]
-    witness: Witness | None
-
-
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Tally:
     """What has been seen so far, over batches and, once joined, over targets.
@@ -73,6 +44,11 @@ class Tally:
     def statistics(self) -> tuple[OutputStatistics, ...]:
         """One record for each output and provider."""
         return tuple(found.record() for found in self.outputs.values())
+
+    @property
+    def flips(self) -> tuple[Flip, ...]:
+        """Samples whose arg max differs."""
+        return tuple(flip for found in self.outputs.values() for flip in found.flips)
 
     def add(self, check: OutputCheck, part: Batch, provider: str, precision: Precision) -> None:
         """Adds one output of a part, as ``provider`` ran it."""
@@ -106,6 +82,23 @@ def joined(tallies: Sequence[Tally]) -> Tally:
     return whole
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the runs showed.
+
+    Attributes:
+        tally: all that was seen.
+        rounding: layer 4.
+        decision: layer 5.
+        doubts: what keeps the bounds from telling more.
+    """
+
+    tally: Tally
+    rounding: LayerResult
+    decision: LayerResult
+    doubts: tuple[str, ...]
+
+
 def measured(tally: Tally) -> Measured:
     """Layers 4 and 5 from all that was seen.
 
@@ -128,16 +121,7 @@ def measured(tally: Tally) -> Measured:
         failures=worst_of_each(tally.failures)[:8],
     )
     return Measured(
-        rounding=rounding,
-        decision=_decision(tally, statistics),
-        statistics=statistics,
-        flips=tuple(flip for found in tally.outputs.values() for flip in found.flips),
-        precision=tally.precision,
-        is_identical=tally.is_identical,
-        unbounded=tuple(dict.fromkeys(tally.unbounded)),
-        doubts=tuple(doubts),
-        loose=tuple(dict.fromkeys(tally.loose)),
-        witness=tally.witness,
+        tally=tally, rounding=rounding, decision=_decision(tally, statistics), doubts=tuple(doubts)
     )
 
 
