@@ -171,9 +171,23 @@ def joined(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
 
 
 def joined_taps(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
-    """The same of values inside, along whichever axis has the batch: a stack of heads has it second."""
+    """The same of values inside, along whichever axis has the batch: a stack of heads has it second.
+
+    Raises:
+        CheckError: several axes of one have.
+    """
     columns = [[np.atleast_1d(part) for part in column] for column in zip(*parts, strict=True)]
-    return tuple(np.concatenate(column, _batch_axis(column)) for column in columns)
+    found = []
+    for column in columns:
+        axis = _batch_axis(column)
+        if len({(*part.shape[:axis], *part.shape[axis + 1 :]) for part in column}) > 1:
+            shown = " and ".join(str(list(part.shape)) for part in column[:2])
+            raise CheckError(
+                f"a value inside is of shape {shown} on other batches: several axes depend on the batch",
+                fix="give files of a fixed batch, which are certified at that batch",
+            )
+        found.append(np.concatenate(column, axis))
+    return tuple(found)
 
 
 def _batch_axis(column: Sequence[Array]) -> int:

@@ -8,6 +8,7 @@ from onnx import parser
 
 from fxexport import Verdict, certify
 from fxexport.numerics.evaluate import flat
+from fxpasses.errors import CheckError
 
 
 def model(body: str, dims: str = "N,4,6") -> onnx.ModelProto:
@@ -53,3 +54,11 @@ def test_features_whose_rows_are_other_axes_are_no_crash() -> None:
 def test_an_output_without_rows_is_no_crash() -> None:
     tiled = "k = Constant <value_ints = [{}, 1, 1]> () y = Tile (x, k)"
     assert certify(model(tiled.format(1)), model(tiled.format(0))).verdict is Verdict.BROKEN
+
+
+def test_a_value_with_the_batch_along_several_axes_is_told() -> None:
+    count = "s = Shape <start = 0, end = 1> (x) k = Constant <value_ints = [1]> ()"
+    first = model(f"{count} r = Concat <axis = 0> (k, s) t = Tile (x, r) y = ReduceSum (t, k)", "N,4")
+    second = model(f"{count} q = ReduceSum (x, k) f = Cast <to = 1> (s) y = Mul (q, f)", "N,4")
+    with pytest.raises(CheckError, match="several axes depend on the batch; give files of a fixed batch"):
+        certify(first, second)
