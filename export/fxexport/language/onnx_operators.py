@@ -615,6 +615,8 @@ def _windows(call: Call, value: Value) -> _Windows:
         (call.optional_integers(name) if call.has(name) else None) or [1] * len(kernel)
         for name in ("strides", "dilations")
     )
+    if call.text("auto_pad").startswith("SAME") and set(dilation) != {1}:
+        raise Uninterpreted("padding for a kernel with gaps, which ONNX Runtime takes for one without")
     return kernel, stride, _pads(call, value, kernel, stride, dilation), dilation
 
 

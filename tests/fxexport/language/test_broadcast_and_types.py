@@ -357,3 +357,19 @@ def test_a_dropout_that_is_told_by_the_input_may_be_on() -> None:
     told = "r = Constant <value_float = 0.5> () s = ReduceMax <keepdims = 0> (x) m = Cast <to = 9> (s)"
     models = [model(f"{told} y = Dropout(x, r, m)"), model("y = Identity(x)")]
     assert not derive(*map(graph_of_onnx, models)).is_proved
+
+
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+def test_a_pool_with_gaps_says_itself_how_much_is_padded(pool: str) -> None:
+    """ONNX Runtime counts no gaps where it pads for a result of the same extents."""
+    models = []
+    for padding in ('auto_pad = "SAME_UPPER"', "pads = [1, 1, 1, 1]"):
+        made = model(f"y = {pool} <kernel_shape = [2, 2], dilations = [2, 2], {padding}> (x)")
+        made.opset_import[0].version = 19
+        models.append(made)
+    assert not derive(*map(graph_of_onnx, models)).is_proved
+    plain = [
+        model(f"y = {pool} <kernel_shape = [2, 2], {padding}> (x)")
+        for padding in ('auto_pad = "SAME_UPPER"', "pads = [0, 0, 1, 1]")
+    ]
+    assert derive(*map(graph_of_onnx, plain)).is_proved
