@@ -9,6 +9,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -65,6 +66,9 @@ def array_of(tensor: onnx.TensorProto) -> NDArray[Any]:
     """
     if is_external(tensor):
         raise ValueError(f"the values of {tensor.name!r} lie in another file")
+    if tensor.data_type == onnx.TensorProto.BOOL and tensor.int32_data:
+        # runtimes take every other number than 0 for true, onnx looks at its lowest byte alone
+        return np.array(tensor.int32_data, bool).reshape(tuple(tensor.dims))
     return numpy_helper.to_array(tensor)
 
 

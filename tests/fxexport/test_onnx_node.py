@@ -6,7 +6,15 @@ import onnx
 import pytest
 from onnx import helper
 
-from fxexport.onnx_node import attributes_of, captured, defaults_of, rename_reads, value_of, versions_of
+from fxexport.onnx_node import (
+    array_of,
+    attributes_of,
+    captured,
+    defaults_of,
+    rename_reads,
+    value_of,
+    versions_of,
+)
 
 
 @pytest.mark.parametrize(("version", "axis"), [(11, 1), (13, -1)])
@@ -28,6 +36,12 @@ def test_a_default_that_no_schema_gives_is_none_and_what_must_be_given_is_absent
 def test_texts_are_text_even_where_they_are_none() -> None:
     assert value_of(helper.make_attribute("a", "SAME")) == "SAME"
     assert value_of(helper.make_attribute("a", ["x", b"\xff"])) == ["x", "\udcff"]
+
+
+def test_every_number_but_none_is_true() -> None:
+    """As ONNX Runtime has it: of 256 the lowest byte is 0."""
+    stored = onnx.TensorProto(data_type=onnx.TensorProto.BOOL, dims=[2, 2], int32_data=[256, 0, 1, 2])
+    assert array_of(stored).tolist() == [[True, False], [True, True]]
 
 
 def test_a_fused_operator_has_what_it_begins_with_has() -> None:
