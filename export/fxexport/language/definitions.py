@@ -26,7 +26,7 @@ from fxexport.language.contraction import matmul
 from fxexport.language.extents import Extent, times
 from fxexport.language.foreign import foreign
 from fxexport.language.maps import elementwise
-from fxexport.language.moves import flatten, reshape, squeeze, unsqueeze, widened
+from fxexport.language.moves import expand, flatten, reshape, squeeze, unsqueeze, widened
 from fxexport.language.term import Rounded, Terms, Uninterpreted, Value, numpy_type
 from fxexport.language.windows import reduce
 
@@ -416,6 +416,7 @@ def leaky_relu(terms: Terms, value: Value, slope: Value) -> Value:
 
 def extreme(terms: Terms, name: str, first: Value, second: Value) -> Value:
     """The larger or the smaller of two values; beside one closed scalar it is a clamp."""
+    first, second = _once(terms, first), _once(terms, second)
     if first.is_scalar and not second.is_closed:
         first, second = second, first
     if first.is_float and second.is_scalar and not first.is_closed:
@@ -423,6 +424,14 @@ def extreme(terms: Terms, name: str, first: Value, second: Value) -> Value:
         return clamp(terms, first, *((second, None) if name == "maximum" else (None, second)))
     values = sorted([first, second], key=lambda value: (value.is_closed, value.term.skeleton))
     return elementwise(terms, name, values, first.dtype)
+
+
+def _once(terms: Terms, value: Value) -> Value:
+    """A stored number that is written out to many cells, as the one that it is; any other value as it is."""
+    array = exact_array(value)
+    if array is None or not array.size or (array != array.flat[0]).any():
+        return value
+    return expand(unsqueeze(terms.constant(array.reshape(-1)[:1].reshape(())), range(value.rank)), value.shape)
 
 
 def extreme_of(name: str) -> Callable[[Terms, Value, Value], Value]:

@@ -318,6 +318,11 @@ GRID = (
     + ("s = Slice(t, z, u, o) g = Transpose <perm = [0, 2, 3, 1]> (s) ")
 )
 SAME |= {
+    "one limit for all cells": (
+        lambda x: x.clamp(torch.zeros(3), torch.ones(3, 3)),
+        "z = Constant <value_floats = [0.0, 0.0, 0.0]> () o = Constant <value_float = 1.0> () "
+        "m = Max (x, z) y = Min (o, m)",
+    ),
     "cells of a grid": (lambda x: gridded(x, "bilinear"), f"{GRID} y = GridSample (x, g)"),
     "the nearest of a grid": (
         lambda x: gridded(x, "nearest", "border", True),
@@ -396,6 +401,10 @@ OTHER: dict[str, tuple[Function, str]] = {
         SAME["no specials"][1].replace("IsInf(l)", "IsInf <detect_negative = 0> (l)"),
     ),
     "another small number": (lambda x: F.rms_norm(x, (3,), TABLE[:3], 0.25), SAME["a norm without mean"][1]),
+    "another limit for one cell": (
+        lambda x: x.clamp(torch.tensor([0.0, 0.0, -1.0]), torch.ones(3, 3)),
+        SAME["one limit for all cells"][1],
+    ),
     "bounds the other way": (
         lambda x: torch.clamp(x, TABLE.view(4, 1, 1) - 2, TABLE.view(4, 1, 1) - 3),
         SAME["bounds of each channel"][1],
