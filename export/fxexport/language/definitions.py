@@ -431,7 +431,8 @@ def _once(terms: Terms, value: Value) -> Value:
     array = exact_array(value)
     if array is None or not array.size or (array != array.flat[0]).any():
         return value
-    return expand(unsqueeze(terms.constant(array.reshape(-1)[:1].reshape(())), range(value.rank)), value.shape)
+    one = terms.constant(array.reshape(-1)[:1].reshape([1] * value.rank))
+    return expand(one, value.shape)
 
 
 def extreme_of(name: str) -> Callable[[Terms, Value, Value], Value]:
