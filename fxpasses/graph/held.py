@@ -84,6 +84,11 @@ class Held:
                 else:
                     found.container.update(before)
 
+    def watches(self, value: object) -> bool:
+        """Whether a value is such a container or object."""
+        container = vars(value) if has_names(value) else value
+        return any(found.container is container for found in self._contents)
+
     def changes(self) -> list[Change]:
         """Where it holds something else by now, or a tensor that was written to."""
         return [change for found in self._contents for change in _changes(found)]

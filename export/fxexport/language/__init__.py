@@ -2,8 +2,8 @@
 
 ``term`` and ``layout`` are the language; ``aten`` and ``onnx_file`` read into it, driven by the operators'
 own schemas; ``arithmetic``, ``contraction``, ``windows``, ``moves`` and ``definitions`` are its normal forms;
-``compare`` walks two graphs together; ``memory``
-says of a module that holds something after a run whether it is one function.
+``compare`` walks two graphs together; ``calls`` holds a recording against a run, ``memory`` says of a module
+that holds something after a run whether it is one function.
 
 May import: ``onnx_node``, ``fxpasses``, torch, onnx. Start in ``compare``.
 """

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
@@ -24,6 +23,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from fxexport.language.aten import loses_writes
+from fxexport.language.calls import Calls
 from fxexport.language.compare import derive
 from fxexport.language.graph import Graph, NotRead
 from fxexport.language.recording import inside, kept_tensors
@@ -39,12 +39,12 @@ class Memory:
     Attributes:
         found: what it held before it was ever run.
         later: what runs after the first were seen to change.
-        kernels: the operators that a run takes: a recording of others is none of it. None where none was run.
+        runs: what runs call: a recording of something else is none of them.
     """
 
     found: Held
     later: Sequence[Change] = ()
-    kernels: Counter[str] | None = None
+    runs: Sequence[Calls] = ()
 
 
 def refusal(change: Change) -> NotRead:

@@ -17,7 +17,6 @@ from torch.export.graph_signature import InputKind
 from fxexport.language.aten import MustFunctionalise, dtype_name, loses_writes, read_program
 from fxexport.language.graph import Dims, Graph, GraphInput, NotRead
 from fxexport.language.guards import NotUnderstood
-from fxexport.language.kernels import counted
 from fxexport.language.memory import Memory, refusal, require_constant, require_inside, require_same
 from fxexport.language.ranges import granted
 from fxexport.language.recording import Called, ModuleCall, Recording, Start, inside
@@ -77,8 +76,10 @@ def _remembered(module: nn.Module, call: ModuleCall, dims: Sequence[Dims], memor
         return _remembered(module, call.at(wanted), wanted, memory)
 
     now = call.recorded(module, dims)
-    if memory.kernels not in (None, counted(now.program.module(), *call.args, **call.kwargs)):
-        raise NotRead("what torch.export records takes other operators than a run")
+    for run in memory.runs:
+        name = now.calls.difference(run) if _takes(run.extents, dims) else None
+        if name is not None:
+            raise NotRead(f"a run calls other functions than what torch.export records ({name})")
     graph = _recorded(module, now.program, call, dims, at)
     left, filled = now.changes, memory.found.changes()
     require_inside(memory.later, left)
@@ -96,6 +97,15 @@ def _remembered(module: nn.Module, call: ModuleCall, dims: Sequence[Dims], memor
         require_constant(first.program, made, filled)
         require_same(other, graph, filled[0])
     return graph
+
+
+def _takes(extents: Sequence[Sequence[int]], dims: Sequence[Dims]) -> bool:
+    """Whether inputs of these extents are within what is recorded."""
+    return all(
+        own is None or own == extent
+        for found, wanted in zip(extents, dims, strict=True)
+        for extent, own in zip(found, wanted, strict=True)
+    )
 
 
 def _from(start: Start, module: nn.Module, call: ModuleCall, dims: Sequence[Dims]) -> tuple[Recording, Graph]:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
+from fxexport.language.calls import Calls
 from fxexport.language.graph import Dims, NotRead
 from fxexport.private_names import META
 from fxpasses.graph.held import Change, Held
@@ -61,10 +62,12 @@ class Recording:
 
     Attributes:
         program: what was recorded.
+        calls: what was called while it was recorded.
         changes: where the module held something else after it.
     """
 
     program: ExportedProgram
+    calls: Calls
     changes: Sequence[Change]
 
 
@@ -82,9 +85,9 @@ class Called(nn.Module):
         self,
         inner: nn.Module,
         start: Start = _NOW,
-        tell: Callable[[Sequence[Change]], object] = bool,
+        tell: Callable[[tuple[Calls, Sequence[Change]]], object] = bool,
     ) -> None:
-        """Wraps the module; ``tell`` hears what a call changed."""
+        """Wraps the module; ``tell`` hears what a run called, and what it changed."""
         super().__init__()
         self.inner = inner
         self.training = inner.training
@@ -99,13 +102,14 @@ class Called(nn.Module):
         for place in self._start.unread:
             cast(dict[Any, Any], place.container)[place.key] = Unread()
         try:
-            with _told_as_when_run(), WholePools():
+            calls = Calls(self.inner, ModuleCall(args, kwargs).tensors)
+            with _told_as_when_run(), WholePools(), calls:
                 result = self.inner(*args, **kwargs)
             changes = [change for change in held.changes() if not _is_registered(self.inner, change.value)]
         finally:
             held.put_back()
             found.put_back()
-        self._tell(changes)
+        self._tell((calls, changes))
         made = inside(changes, self._start.gives)
         return (result, kept_tensors(made)) if made else result
 
@@ -312,7 +316,7 @@ class ModuleCall:
         if self.kwargs:
             shapes["kwargs"] = {name: free(item) for name, item in self.kwargs.items()}
         has_free = any(extent is None for own in dims for extent in own)
-        told: list[Sequence[Change]] = []
+        told: list[tuple[Calls, Sequence[Change]]] = []
         try:
             with (
                 quiet("torch.export", "torch.fx", "torch._subclasses"),
@@ -333,7 +337,8 @@ class ModuleCall:
         except Exception as error:  # whatever the module's own code raises
             lines = str(error).strip().splitlines() or [""]
             raise NotRead(f"torch.export refuses the module ({type(error).__name__}: {lines[0]})") from error
-        return Recording(program=program, changes=told[-1])
+        calls, changes = told[-1]
+        return Recording(program=program, calls=calls, changes=changes)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModuleCall:
         def changed(item: Any) -> Any:

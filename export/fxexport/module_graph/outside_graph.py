@@ -69,7 +69,7 @@ def opaque_states(module: nn.Module) -> States:
     for path, part in module.named_modules():
         for name, value in vars(part).items():
             for item in _opaque(value):
-                found[id(item)] = f"{path}.{name}".lstrip("."), item, _told(item)
+                found[id(item)] = f"{path}.{name}".lstrip("."), item, told(item)
     return found
 
 
@@ -93,7 +93,7 @@ def _opaque(value: object) -> list[object]:
     return found
 
 
-def _told(value: object) -> str:
+def told(value: object) -> str:
     """The data that an object holds as text, as far as it is not much."""
     left: list[object] = [value]
     found: list[str] = []

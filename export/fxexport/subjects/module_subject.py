@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -13,12 +12,14 @@ import torch
 from torch import fx, nn
 
 from fxexport.language import Graph, NotRead, graph_of_module
+from fxexport.language.calls import Calls
 from fxexport.language.memory import Memory
+from fxexport.language.reads_values import ReadsValues
 from fxexport.language.recording import ANY_MEMORY, RECORDING_S, TOO_SLOW
 from fxexport.module_graph.affine import read_affine, run_affine
 from fxexport.module_graph.naming import ModuleNaming
 from fxexport.module_graph.outside_graph import changed_state, is_stale, opaque_states, outside_graph
-from fxexport.module_graph.reads_values import ReadsValues
+from fxexport.module_graph.own_code import OwnCode
 from fxexport.module_graph.terms import graph_terms
 from fxexport.subjects.many_places import collected, spread
 from fxexport.subjects.subject import (
@@ -77,7 +78,7 @@ class ModuleSubject:
         with evaluation_mode(module):
             self._found = Held(module)
         self._later: Sequence[Change] = ()
-        self._kernels: Counter[str] | None = None
+        self._calls: list[Calls] = []
         self.input_names = tuple(node.target for node in self._traced.graph.nodes if node.op == "placeholder")
         recorder = _Recorder(self._traced)
         try:
@@ -106,6 +107,7 @@ class ModuleSubject:
         )
         self._take(graph, head_of(graph), ())
         self._is_graph_exact = False
+        self.is_misread = False
         self.doubt = outside_graph(module)
         self._repeats: bool | None = None
 
@@ -155,7 +157,7 @@ class ModuleSubject:
                     self.module,
                     tuple(self._tensors(self._example)),
                     free_sizes=free_sizes,
-                    memory=Memory(found=self._found, later=self._later, kernels=self._kernels),
+                    memory=Memory(found=self._found, later=self._later, runs=self._calls),
                 )
         except NotRead as unread:
             return unread.reason
@@ -165,27 +167,42 @@ class ModuleSubject:
         """What a run does that no recording of one shows."""
         states = opaque_states(self.module)
         # of the batch that is recorded: what is asked of another one no recording grants
-        found, run = self._read()
+        held = Held(self.module)
+        with OwnCode(held) as code:
+            found, run = self._read()
         if run.by is not None:
             return f"a run asks for values of tensors ({run.by}), and no graph shows what for"
-        held = Held(self.module)  # a cache is filled by the first run
+        if code.foreign is not None:
+            return f"a run asks {code.foreign}, and no graph shows what for"
+        held, moved = Held(self.module), None  # a cache is filled by the first run
         for is_strided, where in (
             (False, "where gradients are recorded"),
             (True, "of inputs that lie otherwise in memory"),
         ):
             try:
-                other, own = self._read(is_strided=is_strided, has_gradients=not is_strided)
+                with OwnCode(held) as later:
+                    other, own = self._read(is_strided=is_strided, has_gradients=not is_strided)
             except BatchError:  # weights changed in place, which only inference permits, or such views
                 continue
             if not are_about(other, found):
                 return f"it gives other values {where}"
-            if run.is_other(own):
+            if run.difference(own) is not None:
                 _, run = self._read()  # the first one may have filled a cache
-            if run.is_other(own):
-                return f"it takes other operators {where}"
-        self._later, self._kernels = held.changes(), run.kernels.counts
-        changed = changed_state(states, opaque_states(self.module))
+            if (name := run.difference(own)) is not None:
+                return f"it calls other functions {where} ({name})"
+            moved = moved or code.changed(later)
+        self._later, self._calls = held.changes(), [run, *self._alone()]
+        changed = changed_state(states, opaque_states(self.module)) or moved
         return None if changed is None else f"a run changes {changed}, which no graph shows"
+
+    def _alone(self) -> list[Calls]:
+        """What a run of one sample calls, where it takes one."""
+        if self.fixed_batch is not None or 1 not in self.batches((1,)):
+            return []
+        try:
+            return [self._read([rows[:1] for rows in self._example])[1]]
+        except BatchError:
+            return []
 
     @property
     def has_sizes(self) -> bool:
@@ -211,15 +228,21 @@ class ModuleSubject:
         return True
 
     def _read(
-        self, *, is_strided: bool = False, has_gradients: bool = False
+        self,
+        feed: Sequence[Array] | None = None,
+        *,
+        is_strided: bool = False,
+        has_gradients: bool = False,
     ) -> tuple[tuple[Array, ...], ReadsValues]:
-        """What a run gives, and what it asked for on the way."""
-        reads = ReadsValues()
-        return self._guarded(self._run_reading, self._example, reads, is_strided, has_gradients), reads
+        """What a run gives, of the example where nothing else is given, and what it calls on the way."""
+        found: tuple[tuple[Array, ...], ReadsValues] = self._guarded(
+            self._run_reading, self._example if feed is None else feed, is_strided, has_gradients
+        )
+        return found
 
     def _run_reading(
-        self, feed: Sequence[Array], reads: ReadsValues, is_strided: bool, has_gradients: bool
-    ) -> tuple[Array, ...]:
+        self, feed: Sequence[Array], is_strided: bool, has_gradients: bool
+    ) -> tuple[tuple[Array, ...], ReadsValues]:
         tensors = self._tensors(feed)
         if is_strided:
             tensors = [item.mT.contiguous().mT if item.dim() > 1 else item for item in tensors]
@@ -227,9 +250,10 @@ class ModuleSubject:
                 item.to(memory_format=torch.channels_last) if item.dim() == _IMAGE else item
                 for item in tensors
             ]
+        reads = ReadsValues(self.module, tensors)
         with torch.set_grad_enabled(has_gradients), reads:
             result = self.module(*tensors)
-        return _arrays(result)
+        return _arrays(result), reads
 
     @property
     def device(self) -> str:
@@ -268,6 +292,7 @@ class ModuleSubject:
             names = tapped(self.head)
             graph_runs = [self._guarded(self._run_graph, feed, names) for feed in feeds]
             outputs = self._own_outputs(feeds, [run.outputs for run in graph_runs])
+            self.is_misread |= not all(map(same_bits, outputs, (run.outputs for run in graph_runs)))
             first = _smallest(feeds)
             own = graph_runs[first].outputs
             self._repeats = same_bits(outputs[first], own) or same_bits(

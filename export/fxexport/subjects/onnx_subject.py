@@ -96,6 +96,7 @@ class OnnxSubject:
     """
 
     dialect = "onnx"
+    is_misread = False
 
     def __init__(
         self,

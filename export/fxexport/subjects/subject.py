@@ -112,6 +112,10 @@ class Subject(Protocol):
             BatchError: it does not run at one of the sizes.
         """
 
+    @property
+    def is_misread(self) -> bool:
+        """Whether it gave other values on what was observed than the graph that its head is read from."""
+
     def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
         """What runs one batch after another and keeps nothing; taps too if ``is_tapped``.
 

@@ -33,6 +33,7 @@ from fxexport.terms.term import Array, Head, Kind
 from fxexport.witness import Witness
 from fxpasses.errors import CheckError, InternalError
 
+_SIDES = ("reference", "candidate")
 _RunBy = tuple[Subject | Streamed, Subject | Streamed]
 
 
@@ -146,7 +147,11 @@ def _on_part(
         tally.is_run = False
         tally.witness = tally.witness or witness_of(None, pairing.outputs, names, first, on, "the samples")
         return False
-    sides, failures = found.sides, [part.numbered(failure) for failure in found.failures]
+    misread = {who for who, subject in zip(_SIDES, subjects, strict=True) if subject.is_misread}
+    sides = found.sides
+    failures = [part.numbered(failure) for failure in found.failures if failure.side not in misread]
+    if len(failures) < len(found.failures):
+        tally.doubts += [f"no graph shows what the {who} computes" for who in _SIDES if who in misread]
     tally.precision = weakest((tally.precision, found.precision))
     tally.sites += found.sites
     tally.gaps.extend(found.gaps)
@@ -169,7 +174,7 @@ def _on_part(
             _judge(check, label, part, found.precision, tally)
         else:
             tally.failures.append(Failure(what=other, name=check.name, provider=label, side="candidate"))
-    for subject, side, who, name in zip(subjects, sides, ("reference", "candidate"), on, strict=True):
+    for subject, side, who, name in zip(subjects, sides, _SIDES, on, strict=True):
         maps = check_maps(subject, side, who, walk, found.precision, name)
         tally.failures.extend(part.numbered(failure) for failure in maps.failures)
         tally.gaps.extend(maps.gaps)

@@ -1,0 +1,214 @@
+"""What a module's own code asks of the world in a run: a function of its inputs asks nothing."""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
+from typing import Any, Self
+
+import torch
+
+from fxexport.module_graph.outside_graph import told
+from fxpasses.graph.held import Held
+
+_NOT_OWN = frozenset({"fxexport", "fxpasses", "fxhead", "torch", "sympy", "mpmath"}) | sys.stdlib_module_names
+
+_PURE = frozenset(
+    "_abc _collections _collections_abc _contextvars _functools _operator abc collections collections.abc "
+    "contextlib contextvars copy dataclasses enum functools inspect itertools math "
+    "numbers operator types typing".split()
+)
+"""Modules of Python whose functions give the same for the same; what they call in turn is looked at."""
+_IMPORTING = frozenset({"_frozen_importlib", "_frozen_importlib_external", "importlib._bootstrap"})
+_SILENT = frozenset({"logging", "warnings"})
+"""Those that tell somebody, and answer nothing."""
+_BUILTINS = frozenset(
+    "__build_class__ __import__ abs all any ascii bin callable chr delattr dir divmod format getattr hasattr "
+    "hex isinstance issubclass iter len locals max min next oct ord pow print repr round setattr sorted sum "
+    "vars".split()
+)
+"""Functions of ``builtins`` that do so: ``id`` and ``hash`` do not, and what text holds is not looked at."""
+_DATA = (
+    *(bool, bytes, bytearray, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple),
+    *(torch.Size, torch.device, torch.dtype, torch.finfo, torch.iinfo, torch.Tensor),
+    *(type(_ for _ in ()), type(torch.nn.Module.__dict__)),
+)
+"""Types whose methods read what they belong to; which of a tensor's read values is seen elsewhere."""
+_TORCH = (
+    "torch._C._fft torch._C._linalg torch._C._nn torch._C._special torch._compile torch._jit_internal "
+    "torch._library torch._ops torch._tensor torch.amp.autocast_mode torch.autograd.grad_mode torch.compiler "
+    "torch.functional torch.fx.graph_module torch.jit torch.nn torch.utils._contextlib "
+    "torch.utils.checkpoint torch.utils.weak"
+).split()
+"""Homes of functions of tensors, of layers, and of what every run is answered alike."""
+_ANSWERED = frozenset(
+    "_assert _get_tracing_state _has_torch_function _has_torch_function_unary _has_torch_function_variadic "
+    "_log_api_usage_once _set_grad_enabled is_autocast_enabled is_compiling is_dynamo_compiling is_exporting "
+    "is_grad_enabled is_in_onnx_export is_tensor".split()
+)
+"""Further functions of torch itself; what a run does where gradients are recorded is tried out."""
+
+
+class OwnCode:
+    """Looks within it at every call from code that is neither torch's nor Python's.
+
+    Such code may call functions of tensors, layers, and functions that give the same for the same. All else
+    is foreign: a clock, the environment, the identity of objects, threads, random numbers.
+
+    Args:
+        held: what the module holds, of which others know how it changes.
+
+    Attributes:
+        reads: what the code's arguments, names and classes held when it was first run, as text.
+    """
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self.reads: dict[tuple[CodeType, str], str] = {}
+        self._codes: set[CodeType] = set()
+        self._called: str | None = None
+        self._named: str | None = None
+        self._importing: FrameType | None = None
+        self._before: Any = None
+        self._collects = False
+
+    def __enter__(self) -> Self:
+        """Looks at this thread's calls; who looks at them now waits."""
+        self._collects = gc.isenabled()
+        gc.disable()  # which runs what others leave behind, wherever code is just then
+        self._before = sys.getprofile()
+        sys.setprofile(self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whoever looked before does so again."""
+        sys.setprofile(None)
+        if self._collects:
+            gc.enable()
+        if self._before is not None:
+            getattr(
+                self._before, "enable", lambda: sys.setprofile(self._before)
+            )()  # cProfile has no function
+
+    def changed(self, later: OwnCode) -> str | None:
+        """The first name that holds something else in a later run; None where none does."""
+        changed = (key[1] for key, text in self.reads.items() if later.reads.get(key, text) != text)
+        return next(changed, None)
+
+    @property
+    def foreign(self) -> str | None:
+        """The first foreign call, or else name, with where it stands; None where there was none."""
+        return self._called or self._named
+
+    def _look(self, frame: FrameType, event: str, arg: Any) -> None:
+        if self._importing is not None:
+            if event == "return" and frame is self._importing:
+                self._importing = None
+        elif event == "c_call":
+            if (caller := _caller(frame)) and not _is_pure_c(arg):
+                self._called = self._called or _told(_c_name(arg), caller)
+        elif event == "call":
+            home = _home(frame)
+            if home in _IMPORTING:
+                self._importing = frame
+            elif _is_own(frame):
+                self._read(frame)
+            elif (caller := _caller(frame.f_back)) and not _is_pure(frame):
+                self._called = self._called or _told(f"{home}.{frame.f_code.co_name}", caller)
+
+    def _read(self, frame: FrameType) -> None:
+        code = frame.f_code
+        if code not in self._codes:
+            self._codes.add(code)
+            names = {name: frame.f_globals[name] for name in code.co_names if name in frame.f_globals}
+            names |= frame.f_locals  # arguments, and what a function closes over
+            for name in _named(code):
+                value = frame.f_globals.get(name, getattr(builtins, name, None))
+                if _is_foreign(value):
+                    self._named = self._named or _told(name, frame)
+            for name, value in names.items():
+                if not self._held.watches(value):
+                    self.reads[code, name] = told(value)
+                for item in (value if isinstance(value, type) else type(value)).__mro__:
+                    if item.__module__.partition(".")[0] not in _NOT_OWN:
+                        self.reads |= {
+                            (code, f"{item.__name__}.{part}"): told(held) for part, held in vars(item).items()
+                        }
+
+
+def _named(code: CodeType) -> Iterator[str]:
+    """The names of modules and functions that code reads, and may hand on to what calls them unseen."""
+    return (str(item.argval) for item in dis.get_instructions(code) if item.opname == "LOAD_GLOBAL")
+
+
+def _is_foreign(value: object) -> bool:
+    """Whether it is a part of Python that is not known to give the same for the same."""
+    if isinstance(value, BuiltinFunctionType):
+        return not _is_pure_c(value)
+    home = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", ""))
+    is_known = isinstance(value, ModuleType | FunctionType | type) and home != "builtins"
+    return (
+        is_known and home.partition(".")[0] in sys.stdlib_module_names - _PURE - _SILENT and home not in _PURE
+    )
+
+
+def _home(frame: FrameType) -> str:
+    """The module that a frame's code belongs to; "" for code that was made of text."""
+    names = frame.f_globals.get("__name__"), getattr(frame.f_globals.get("__spec__"), "name", None)
+    for name in filter(None, names):  # which are two for what Python froze
+        module = sys.modules.get(name)
+        module = getattr(
+            module, "m", module
+        )  # torch.backends puts others in the place of some of its modules
+        if module is not None and vars(module) is frame.f_globals:
+            return str(name)
+    return ""
+
+
+def _is_own(frame: FrameType) -> bool:
+    """Whether it is neither torch's, Python's nor ours."""
+    return _home(frame).partition(".")[0] not in _NOT_OWN
+
+
+def _caller(frame: FrameType | None) -> FrameType | None:
+    """The frame itself where it is a module's own code, or the one for which pure functions run here."""
+    while frame is not None and _home(frame) in _PURE:
+        frame = frame.f_back
+    return frame if frame is not None and _is_own(frame) else None
+
+
+def _is_pure(frame: FrameType) -> bool:
+    home = _home(frame)
+    is_told = home in _PURE or home in _SILENT or home.partition(".")[0] in ("fxexport", "fxpasses", "fxhead")
+    return is_told or _is_torch(home, frame.f_code.co_name)
+
+
+def _is_torch(home: str, name: str) -> bool:
+    is_torch = home.partition(".")[0] == "torch"
+    return is_torch and (name in _ANSWERED or any(f"{home}.".startswith(f"{known}.") for known in _TORCH))
+
+
+def _is_pure_c(function: Any) -> bool:
+    owner, name = function.__self__, function.__name__
+    if isinstance(owner, ModuleType):
+        home = owner.__name__
+        return name in _BUILTINS if home == "builtins" else home in _PURE or _is_torch(home, name)
+    if owner is None:
+        return str(function.__qualname__).startswith("_VariableFunctionsClass.")
+    kind = owner if isinstance(owner, type) else type(owner)
+    return issubclass(kind, _DATA) or kind.__module__ in _PURE
+
+
+def _told(name: str, frame: FrameType) -> str:
+    return f"{name} ({os.path.basename(frame.f_code.co_filename)}, line {frame.f_lineno})"
+
+
+def _c_name(function: Any) -> str:
+    owner = function.__self__
+    home = owner.__name__ if isinstance(owner, ModuleType) else type(owner).__module__
+    return f"{home}.{function.__qualname__}"

@@ -1,0 +1,234 @@
+"""What a module asks of the world beside its inputs is seen, whatever it asks, and whoever asks for it."""
+
+from __future__ import annotations
+
+import cProfile
+import datetime
+import functools
+import itertools
+import logging
+import math
+import os
+import random
+import sys
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.onnx
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fxexport import Verdict, certify
+from fxexport.module_graph.own_code import OwnCode
+from fxexport.subjects.module_subject import ModuleSubject
+from fxpasses.graph.held import Held
+
+
+class Asking(nn.Module):
+    """A classifier with a question between its parts."""
+
+    def __init__(self, ask: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.fc = nn.Conv2d(3, 6, 3), nn.Linear(6, 4)
+        self.ask = ask
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        answer = self.ask(x)
+        return self.fc((answer if isinstance(answer, Tensor) else x).mean((2, 3)))
+
+
+IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def foreign(ask: Callable[[Tensor], Any]) -> str | None:
+    module = Asking(ask).eval()
+    with torch.no_grad(), OwnCode(Held(module)) as code:
+        module(IMAGES)
+    return code.foreign
+
+
+def unseen(x: Tensor) -> None:
+    """Enters and leaves what hides calls of torch."""
+    with torch._C.DisableTorchFunction():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [
+        (lambda x: time.time(), "time.time"),
+        (lambda x: time.perf_counter_ns(), "time.perf_counter_ns"),
+        (lambda x: datetime.datetime.now(), "datetime.now"),
+        (lambda x: datetime.date.today(), "date.today"),
+        (lambda x: os.environ.get("HOME"), "__getitem__"),
+        (lambda x: "HOME" in os.environ, "os.__getitem__"),
+        (lambda x: os.getenv("HOME"), "os.getenv"),
+        (lambda x: os.getpid(), "getpid"),
+        (lambda x: os.path.exists("model.pt"), "exists"),
+        (lambda x: open(os.devnull).close(), "open"),
+        (lambda x: id(x), "builtins.id"),
+        (lambda x: hash("text"), "builtins.hash"),
+        (lambda x: random.random(), "random"),
+        (lambda x: random.Random(0).random(), "random"),
+        (lambda x: uuid.uuid4(), "uuid.uuid4"),
+        (lambda x: threading.get_ident(), "get_ident"),
+        (lambda x: threading.current_thread(), "current_thread"),
+        (lambda x: eval("1"), "builtins.eval"),
+        (lambda x: sys._getframe(), "sys._getframe"),
+        (lambda x: sys.gettrace(), "sys.gettrace"),
+        (lambda x: globals(), "builtins.globals"),
+        (lambda x: torch.get_num_threads(), "get_num_threads"),
+        (lambda x: torch.get_default_dtype(), "get_default_dtype"),
+        (lambda x: torch.initial_seed(), "initial_seed"),
+        (lambda x: torch.is_inference_mode_enabled(), "is_inference_mode_enabled"),
+        (lambda x: torch._C._len_torch_function_stack(), "_len_torch_function_stack"),
+        (lambda x: torch._C._len_torch_dispatch_stack(), "_len_torch_dispatch_stack"),
+        (lambda x: torch._guards.detect_fake_mode([x]), "detect_fake_mode"),
+        (lambda x: torch.backends.cudnn.enabled, "__get__"),
+        (unseen, "DisableTorchFunction"),
+        (lambda x: [*map(id, [x])], "id ("),
+        (lambda x: sorted([x], key=id), "id ("),
+        (lambda x: functools.reduce(lambda a, _: time.time(), [1, 2, 3]), "time.time"),
+        (lambda x: next(time.time() for _ in [1]), "time.time"),
+        (lambda x: checkpoint(lambda y: y * time.time(), x, use_reentrant=False), "time.time"),
+    ],
+)
+def test_what_is_no_function_of_the_input_is_foreign(ask: Callable[[Tensor], Any], name: str) -> None:
+    found = foreign(ask)
+    assert found is not None
+    assert name in found
+    assert "(test_own_code.py, line " in found
+
+
+@functools.lru_cache
+def kept(number: int) -> float:
+    return math.sqrt(number)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda x: math.sqrt(x.shape[1]),
+        lambda x: kept(x.shape[1]),
+        lambda x: sorted([3, 1], key=abs),
+        lambda x: logging.getLogger("a model").warning("this is told, at %s", x.shape),
+        lambda x: OrderedDict(a=1).items(),
+        lambda x: dict(a=1).get("a"),
+        lambda x: f"{x.dtype}".startswith("torch"),
+        lambda x: [*itertools.chain([1], [2])],
+        lambda x: functools.partial(torch.relu, x)(),
+        lambda x: torch.jit.is_scripting() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export(),
+        lambda x: torch.is_grad_enabled() and x.requires_grad,
+        lambda x: nn.functional.softmax(x @ x.mT, -1),
+        lambda x: torch.ops.aten.relu(x),
+        lambda x: torch.fft.fft2(x).real + torch.linalg.vector_norm(x),
+        lambda x: nn.Sequential(nn.ReLU(), nn.Dropout())(x),
+        lambda x: torch.einsum("nchw->nhwc", x),
+        lambda x: torch.zeros(x.shape, dtype=x.dtype, device=x.device) + torch.tensor([1.0]),
+        lambda x: checkpoint(torch.relu, x, use_reentrant=False),
+        lambda x: torch.finfo(x.dtype).eps + x.numel() + x.size(0),
+    ],
+)
+def test_what_is_a_function_of_the_input_is_not(ask: Callable[[Tensor], Any]) -> None:
+    assert foreign(ask) is None
+
+
+def test_who_looked_at_calls_before_does_so_again() -> None:
+    seen: list[str] = []
+    sys.setprofile(lambda frame, event, arg: seen.append(event))
+    try:
+        assert foreign(lambda x: None) is None
+        assert sys.getprofile() is not None
+    finally:
+        sys.setprofile(None)
+    with cProfile.Profile() as profile:
+        foreign(lambda x: None)
+        kept(7)
+    assert any("kept" in str(entry.code) for entry in profile.getstats())  # type: ignore[attr-defined]
+
+
+COUNTS = {"runs": 0}
+
+
+def counted(x: Tensor) -> None:
+    COUNTS["runs"] += 1
+
+
+def listed(x: Tensor, seen: list[int] = []) -> None:  # noqa: B006 - it is what is tried
+    seen.append(0)
+
+
+def of_a_closure() -> Callable[[Tensor], None]:
+    count = 0
+
+    def ask(x: Tensor) -> None:
+        nonlocal count
+        count += 1
+
+    return ask
+
+
+class Counter:
+    """Counts in its class."""
+
+    runs = 0
+
+    def __call__(self, x: Tensor) -> None:
+        type(self).runs += 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [(counted, "COUNTS"), (listed, "seen"), (of_a_closure(), "count"), (Counter(), "Counter.runs")],
+)
+def test_what_code_keeps_outside_of_its_module_is_seen(ask: Callable[[Tensor], None], name: str) -> None:
+    language = ModuleSubject(Asking(ask).eval(), [IMAGES.numpy()]).language
+    assert language == f"a run changes {name}, which no graph shows"
+
+
+def limited(x: Tensor) -> Tensor:
+    """The same up to 30, without a word about it."""
+    return torch.where(x > 30, 0.0, x)
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [
+        (lambda x: limited(x) if x.shape[0] == 1 else x, "gt"),
+        (lambda x: x * (1.0001 if x.shape[0] == 1 else 1.0), "mul"),
+        (lambda x: x * [1.0, 1.0001][type(x) is Tensor], "mul"),
+        (lambda x: x * (1.0 if isinstance(x.shape[0], int) else 1.0001), "mul"),
+        (lambda x: x * x if type(x) is Tensor else x * x.detach(), "mul"),
+        (lambda x: x[:, :, : (3 if type(x) is Tensor else 4)], "__getitem__"),
+    ],
+)
+def test_a_run_that_calls_something_else_than_its_recording_is_seen(
+    ask: Callable[[Tensor], Tensor], name: str
+) -> None:
+    subject = ModuleSubject(Asking(ask).eval(), [IMAGES.numpy()])
+    assert subject.language_at_all_sizes == (
+        f"a run calls other functions than what torch.export records ({name})"
+    )
+    own = subject.language  # where the batch is no symbol it may be what runs
+    assert isinstance(own, str) or own.inputs[0].dims[0] == len(IMAGES)
+
+
+def test_the_clock_has_no_derivation() -> None:
+    language = ModuleSubject(Asking(lambda x: x * (time.time() > 0)).eval(), [IMAGES.numpy()]).language
+    assert isinstance(language, str)
+    assert language.startswith("a run asks time.time (test_own_code.py, line ")
+
+
+def test_a_model_whose_graph_is_not_what_runs_is_not_broken_beside_itself() -> None:
+    model = Asking(lambda x: x * (1.0001 if x.shape[0] == 1 else 1.0)).eval()
+    certificate = certify(model, model, IMAGES)
+    assert certificate.verdict is Verdict.AGREES, certificate.reason
+    assert "no graph shows what the reference computes" in certificate.reason
