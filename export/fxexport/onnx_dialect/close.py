@@ -31,6 +31,7 @@ from fxpasses.report import Form
 
 _CLONE = torch.ops.aten.clone.default
 _SIZE = torch.ops.aten.sym_size.int
+_RESHAPE = torch.ops.aten.reshape.default
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +165,8 @@ class _Closing:
     def _swaps(self, unit: Unit) -> dict[Node, Node] | None:
         """What a unit reads now, by what it read; None where it became something else."""
         swaps: dict[Node, Node] = {}
+        if unit.own is not None and unit.own.target is _RESHAPE and self._is_sized_otherwise(unit):
+            return None
         for node in unit.nodes:
             if node not in self.alive:
                 return None
@@ -175,6 +178,23 @@ class _Closing:
             if node.target in SOFTMAXES and not self._is_along(node):
                 return None
         return {old: new for old, new in swaps.items() if old is not new}
+
+    def _is_sized_otherwise(self, unit: Unit) -> bool:
+        """Whether a view reads extents of a value that is gone, or has others along its axes by now.
+
+        The graph has those that are known as numbers, so that nothing in it reads the value for them.
+        """
+        read = self.file.node[unit.index].input[1:]
+        for name in (source for size in read for source in self.opened.sized_by.get(size, ())):
+            node, known = self.opened.by_name.get(name), self.opened.shapes.get(name)
+            now = None if node is None or node not in self.alive else node.meta.get("val")
+            extents = [] if now is None else self.opened.values.extents(now)
+            before = () if known is None else known[1]
+            if len(extents) != len(before) or any(
+                isinstance(one, int) and one != other for one, other in zip(before, extents, strict=True)
+            ):
+                return True
+        return False
 
     def _is_along(self, softmax: Node) -> bool:
         """Whether the file's own softmax is still one along its axis."""

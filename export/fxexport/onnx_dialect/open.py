@@ -67,6 +67,8 @@ class OpenOnnx:
         units: what each of the file's nodes became.
         absorbers: for a node of the file that was put together with a later one, that one's unit.
         by_name: the graph's node of each of the file's values.
+        settled: values that hold sizes which are known by the inputs that were given, and by these alone.
+        sized_by: for another value that holds sizes, the values whose extents these are.
         is_settled: whether sizes are known from inputs that were given, and not from the file.
     """
 
@@ -87,12 +89,15 @@ class OpenOnnx:
         self.values = FakeValues()
         self.shapes = inferred(content.proto, input_shapes) if shapes is None else shapes
         self.is_settled = any(self._is_settled(value) for value in self.file.input)
+        self._declared = inferred(content.proto) if self.is_settled and shapes is None else self.shapes
         self.constants = Constants(content, self.root)
         self.by_name: dict[str, Node] = {}
         self.units: list[Unit] = []
         self.readers = _readers(self.file)
         self.outputs = [value.name for value in self.file.output]
         self.sizes: dict[str, list[Size]] = {}
+        self.settled: set[str] = set()
+        self.sized_by: dict[str, set[str]] = {}
         self.absorbers: dict[int, Unit] = {}
         self.pending: dict[str, tuple[int, Node, Node, str]] = {}
         self._taken: dict[str, int] = {}
@@ -119,9 +124,14 @@ class OpenOnnx:
             unit.written = {node: (node.target, node.args, node.kwargs) for node in unit.nodes}
 
     def _let_go(self) -> None:
-        """Makes nodes that only computed sizes read nothing: who needed those names the extents himself."""
+        """Makes nodes that only computed sizes read nothing: who needed those names the extents himself.
+
+        Extents that are numbers for the inputs that were given alone the file goes on computing.
+        """
         for unit in reversed(self.units):
-            is_read = any(name in self.readers for name in unit.results)
+            is_read = any(name in self.readers for name in unit.results) and self.settled.isdisjoint(
+                unit.results
+            )
             if is_read and not any(node.users for node in unit.results.values()):
                 for node in unit.nodes:
                     node.args = ()
@@ -133,6 +143,10 @@ class OpenOnnx:
             return False
         pairs = zip(declared[1], known[1], strict=True)
         return any(not isinstance(one, int) and isinstance(other, int) for one, other in pairs)
+
+    def knows_by_inputs(self, name: str) -> bool:
+        """Whether an extent of a value is a number because inputs were given, and for those alone."""
+        return self.is_settled and self.shapes.get(name) != self._declared.get(name)
 
     def has_native_size(self) -> bool:
         """Whether the extents of inputs are known, but for the batch."""
@@ -232,8 +246,15 @@ class NodeOpening:
         opened, read = self.opened, self.proto.input
         shape = opened.shapes.get(read[0]) if read else None
         found = sizes_given(self.proto, self.attributes, [opened.sizes_of(name) for name in read], shape)
-        if found is not None:
-            opened.sizes[self.proto.output[0]] = found
+        if found is None:
+            return
+        name, is_shape = self.proto.output[0], self.proto.op_type == "Shape"
+        opened.sizes[name] = found
+        if opened.knows_by_inputs(read[0]) if is_shape else not opened.settled.isdisjoint(read):
+            opened.settled.add(name)
+        else:
+            sources = [opened.sized_by.get(source, set()) for source in read]
+            opened.sized_by[name] = {read[0]} if is_shape else set().union(*sources)
 
     def absorb(self) -> None:
         """Stands for a node of the file that another one, or a parameter, holds already."""
