@@ -24,6 +24,7 @@ from fxexport.language.arithmetic import (
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import matmul
 from fxexport.language.extents import Extent, times
+from fxexport.language.fold_rules import LARGEST, UNIT
 from fxexport.language.foreign import foreign
 from fxexport.language.maps import elementwise
 from fxexport.language.moves import expand, flatten, reshape, squeeze, unsqueeze, widened
@@ -43,8 +44,6 @@ def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
         array = np.asarray(stored).astype(numpy_type(dtype))
         wide = float(np.float32(stored))
     if dtype in ("float16", "bfloat16"):
-        from fxexport.language.fold_rules import UNIT
-
         off = abs(wide) * UNIT[dtype]
         is_rounded = 0 < abs(float(array) - wide) <= off  # else it is held, or vanishes, or has no end
         return terms.real(wide, dtype, Rounded(defined=off, step=off) if is_rounded else None)
@@ -55,8 +54,6 @@ def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
 
 def defined(terms: Terms, value: float, dtype: str) -> Value:
     """A number of a definition: every spelling of it is a rounding of it."""
-    from fxexport.language.fold_rules import UNIT
-
     off = abs(value) * UNIT[dtype] * 2
     return terms.real(value, dtype, Rounded(defined=off, step=off))
 
@@ -155,6 +152,8 @@ def mish(terms: Terms, value: Value) -> Value:
 def softmax(terms: Terms, value: Value, dim: int) -> Value:
     """``exp(x - max(x)) / Σ exp(x - max(x))`` along a dimension."""
     terms.use("softmax")
+    if not _holds_count(value, [dim]):
+        return _by_name(terms, "softmax", value, [dim], value.shape)
     raised = unary(terms, "exp", subtract(terms, value, reduce(terms, "max", value, [dim], keep=True)))
     return divide(terms, raised, reduce(terms, "sum", raised, [dim], keep=True))
 
@@ -162,6 +161,8 @@ def softmax(terms: Terms, value: Value, dim: int) -> Value:
 def log_softmax(terms: Terms, value: Value, dim: int) -> Value:
     """``x - max(x) - log Σ exp(x - max(x))`` along a dimension."""
     terms.use("log-softmax")
+    if not _holds_count(value, [dim]):
+        return _by_name(terms, "log-softmax", value, [dim], value.shape)
     moved = subtract(terms, value, reduce(terms, "max", value, [dim], keep=True))
     total = reduce(terms, "sum", unary(terms, "exp", moved), [dim], keep=True)
     return subtract(terms, moved, unary(terms, "log", total))
@@ -209,6 +210,12 @@ def _is_short(value: Value) -> bool:
     return value.dtype == "float16" and not value.is_closed
 
 
+def _holds_count(value: Value, dims: Sequence[int]) -> bool:
+    """Whether the type holds a sum of as many ones as there are cells."""
+    count = times(*(value.shape[dim] for dim in dims))
+    return value.dtype != "float16" or (isinstance(count, int) and count <= LARGEST["float16"])
+
+
 def _by_name(
     terms: Terms, name: str, value: Value, dims: Sequence[int], shape: Sequence[Extent], *more: Value
 ) -> Value:
@@ -217,7 +224,7 @@ def _by_name(
     return foreign(terms, (name, tuple(dims)), [value, *more], kinds, is_random=False)[0]
 
 
-def _reduced_squares(terms: Terms, name: str, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
+def _reduced_by_name(terms: Terms, name: str, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
     shape = [1 if dim in dims else extent for dim, extent in enumerate(value.shape)]
     found = _by_name(terms, name, value, sorted(dims), shape)
     return found if keep else squeeze(found, dims)
@@ -231,7 +238,7 @@ def variance(terms: Terms, value: Value, dims: Sequence[int], correction: float,
     """
     terms.use("variance")
     if _is_short(value):
-        return _reduced_squares(terms, f"variance, {float(correction)}", value, dims, keep=keep)
+        return _reduced_by_name(terms, f"variance, {float(correction)}", value, dims, keep=keep)
     centred = subtract(terms, value, reduce(terms, "mean", value, dims, keep=True))
     found = reduce(terms, "mean", power(terms, centred, Fraction(2)), dims, keep=keep)
     if not correction:
@@ -246,6 +253,8 @@ def variance(terms: Terms, value: Value, dims: Sequence[int], correction: float,
 def log_sum_exp(terms: Terms, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
     """``max(x) + log Σ exp(x - max(x))`` over dimensions, which stay with extent 1 if ``keep``."""
     terms.use("log-sum-exp")
+    if not _holds_count(value, dims):
+        return _reduced_by_name(terms, "log-sum-exp", value, dims, keep=keep)
     largest = reduce(terms, "max", value, dims, keep=True)
     total = reduce(terms, "sum", unary(terms, "exp", subtract(terms, value, largest)), dims, keep=True)
     found = add(terms, largest, unary(terms, "log", total))
@@ -256,7 +265,7 @@ def euclidean_norm(terms: Terms, value: Value, dims: Sequence[int], *, keep: boo
     """``(Σ x²)^1/2`` over dimensions, which stay with extent 1 if ``keep``."""
     terms.use("euclidean-norm")
     if _is_short(value):
-        return _reduced_squares(terms, "norm", value, dims, keep=keep)
+        return _reduced_by_name(terms, "norm", value, dims, keep=keep)
     total = reduce(terms, "sum", power(terms, value, Fraction(2)), dims, keep=keep)
     return power(terms, total, Fraction(1, 2))
 

@@ -53,6 +53,8 @@ _MODERATE = "both factors lie between 2^-40 and 2^40 (2^-10 and 2^10 in 16 bits)
 
 _NOT_HALF = "not in half precision, which one order of the operators may leave"
 
+_COUNTED = "in half precision of no more than 65,504 cells"
+
 IDENTITIES: dict[str, Identity] = {
     identity.name: identity
     for identity in (
@@ -159,9 +161,9 @@ IDENTITIES: dict[str, Identity] = {
         _reals("hard-swish", "hard_swish(x) = x·hard_sigmoid(x)"),
         _reals("gelu", "gelu(x) = x·(1 + erf(x/√2))/2, or x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2"),
         _reals("mish", "mish(x) = x·tanh(softplus(x))"),
-        _reals("softmax", "softmax(x) = exp(x - max(x)) / Σ exp(x - max(x))", special=True),
-        _reals("log-softmax", "log_softmax(x) = x - max(x) - log Σ exp(x - max(x))"),
-        _reals("log-sum-exp", "log_sum_exp(x) = max(x) + log Σ exp(x - max(x))"),
+        _reals("softmax", "softmax(x) = exp(x - max(x)) / Σ exp(x - max(x))", _COUNTED, special=True),
+        _reals("log-softmax", "log_softmax(x) = x - max(x) - log Σ exp(x - max(x))", _COUNTED),
+        _reals("log-sum-exp", "log_sum_exp(x) = max(x) + log Σ exp(x - max(x))", _COUNTED),
         _reals(
             "softplus-of-large",
             "(x where x > t, else softplus(x)) = softplus(x)",

@@ -213,6 +213,35 @@ def test_no_huge_factor_changes_places(name: str) -> None:
     assert not proved(*HUGE[name], torch.float32)
 
 
+def below(x: torch.Tensor) -> torch.Tensor:
+    """What is no more than zero in each row."""
+    return x - x.amax(1, keepdim=True)
+
+
+SOFT: dict[str, tuple[Function, Function]] = {
+    "softmax": (
+        lambda x, y: x.softmax(1),
+        lambda x, y: below(x).exp() / below(x).exp().sum(1, keepdim=True),
+    ),
+    "log-softmax": (
+        lambda x, y: x.log_softmax(1),
+        lambda x, y: below(x) - below(x).exp().sum(1, keepdim=True).log(),
+    ),
+    "log-sum-exp": (lambda x, y: x.logsumexp(1), lambda x, y: x.amax(1) + below(x).exp().sum(1).log()),
+}
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_half_precision_has_no_sum_of_more_cells_than_its_largest_number(name: str) -> None:
+    """Written out it has no end; libraries that compute it in 32 bits have one."""
+    few, many = (torch.zeros(2, count, dtype=torch.float16) for count in (4, 70_000))
+    for x, is_proved in ((few, True), (many, False)):
+        found = derive(*(graph_of_module(Applied(function), (x, x)) for function in SOFT[name]))
+        assert found.is_proved is is_proved
+    ends = [function(many, many) for function in SOFT["softmax"]]
+    assert not torch.allclose(*ends)
+
+
 def test_a_multiple_is_rounded_before_it_is_added_or_with_it() -> None:
     """As torch has it, by how many elements there are."""
     sums: list[Function] = [lambda x, y: torch.add(x, y, alpha=-2), lambda x, y: x + y * -2]
