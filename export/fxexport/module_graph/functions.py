@@ -55,5 +55,6 @@ def _is_softmax(node: fx.Node, module: nn.Module | None, shape: Shape) -> bool:
         return False
     if node.kwargs.get("dtype") is not None or any(arg not in (None, False) for arg in node.args[2:]):
         return False
-    dim = module.dim if isinstance(module, nn.Softmax) else node.kwargs.get("dim", (*node.args, None)[1])
+    given = node.kwargs.get("dim", next(iter(node.args[1:]), None))  # even the input may be named
+    dim = module.dim if isinstance(module, nn.Softmax) else given
     return isinstance(dim, int) and dim in (1, -len(shape))

@@ -35,8 +35,9 @@ X = torch.randn(2, 3, 8, 8)
         lambda y: {"sorted": y.sort(1), "y": y},
         lambda y: y.split([2, 3], 1),
         lambda y: (y.median(1)[0], y.chunk(2, 1)),
+        lambda y: (torch.softmax(input=y, dim=1), y),  # every argument by its name
     ],
-    ids=["max", "topk", "sort", "split", "median and chunk"],
+    ids=["max", "topk", "sort", "split", "median and chunk", "named"],
 )
 def test_operators_with_several_results_are_outputs(give: Callable[[Tensor], Any]) -> None:
     model = Net(give).eval()
