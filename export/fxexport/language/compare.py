@@ -103,8 +103,8 @@ class Derivation:
         fixed: those at which one of them may run, though its graph shows one call alone.
         scope: what it is about.
         operators: number of operators that were compared, whatever identities made of them.
-        steps: nodes of the left graph that round what the two compute by other operators: where that lies
-            between two steps, the two may take different ones.
+        steps: nodes of the left graph that round or compare what the two compute by other operators: where that
+            lies between two steps, the two may take different ones.
     """
 
     is_proved: bool
@@ -205,7 +205,7 @@ class _Proof:
         )
 
     def _steps(self) -> Iterator[str]:
-        """Names of nodes that round what need not be the same bits on both sides."""
+        """Names of nodes that round or compare what need not be the same bits on both sides."""
         for (side, term), origin in self._terms.origins.items():
             if side == 0 and _is_step(term):
                 other = self._terms.origins.get((1, term))
@@ -405,7 +405,7 @@ class _Proof:
         return ""
 
 
-_STEPS = ("ceil", "floor", "round", "sign")
+_STEPS = ("ceil", "floor", "round", "sign", "eq", "ge", "gt", "le", "lt", "ne")
 
 
 def _is_step(term: Term) -> bool:

@@ -143,7 +143,7 @@ def _established(found: Derivation) -> str:
     if found.steps:
         several = f" and {len(found.steps) - 1} more" if len(found.steps) > 1 else ""
         reason += (
-            f", but for the last bits of what {found.steps[0]!r}{several} rounds: "
+            f", but for the last bits of what {found.steps[0]!r}{several} rounds or compares: "
             "where it lies between two steps, the two may take different ones"
         )
     if not found.folds:

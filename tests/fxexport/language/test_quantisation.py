@@ -115,13 +115,16 @@ def test_it_is_the_arithmetic_that_onnx_runtime_does() -> None:
     assert np.array_equal(outputs(one, x)[0], outputs(other, x)[0])
 
 
+QUANTIZED = "q = QuantizeLinear({}, one, o) y = DequantizeLinear(q, one, o)"
+
+
+@pytest.mark.parametrize("step", [QUANTIZED, "q = Greater({}, one) y = Cast<to=1>(q)"])
 @pytest.mark.parametrize("is_same", [True, False])
-def test_where_sums_are_rounded_is_told(is_same: bool) -> None:
+def test_where_sums_are_rounded_or_compared_is_told(is_same: bool, step: str) -> None:
     """A step of what both files compute by the same nodes, however that is viewed, is the same step."""
     first = "a = MatMul(x, k) "
     second = first if is_same else 'a = Einsum<equation="bij,jk->bik">(x, k) '
-    tail = "v = Unsqueeze(a, axes) u = Squeeze(v, axes) q = QuantizeLinear({}, one, o) "
-    tail += "y = DequantizeLinear(q, one, o)"
+    tail = f"v = Unsqueeze(a, axes) u = Squeeze(v, axes) {step}"
     files = [model(first + tail.format("u")), model(second + tail.format("a"))]
     for made in files:
         for name, array in {"axes": np.array([2]), "k": np.eye(4, dtype=np.float32)}.items():
