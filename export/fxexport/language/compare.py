@@ -103,8 +103,8 @@ class Derivation:
         fixed: those at which one of them may run, though its graph shows one call alone.
         scope: what it is about.
         operators: number of operators that were compared, whatever identities made of them.
-        steps: nodes of the left graph that round or compare what the two compute by other operators: where that
-            lies between two steps, the two may take different ones.
+        steps: nodes of the left graph that round or compare what the two compute by other operators: where
+            that lies between two steps, the two may take different ones.
     """
 
     is_proved: bool
