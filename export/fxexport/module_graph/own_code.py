@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import builtins
 import dis
+import functools
 import gc
 import os
 import sys
 from collections.abc import Iterator
-from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    MappingProxyType,
+    ModuleType,
+)
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from fxexport.module_graph.outside_graph import told
 from fxpasses.graph.held import Held
 
-_NOT_OWN = frozenset({"fxexport", "fxpasses", "fxhead", "torch", "sympy", "mpmath"}) | sys.stdlib_module_names
+_OURS = frozenset({"fxexport", "fxpasses", "fxhead"})
+_NOT_OWN = frozenset({"torch", "sympy", "mpmath", "numpy"}) | _OURS | sys.stdlib_module_names
+_IMPORTING = frozenset({"_frozen_importlib", "importlib._bootstrap"})
+"""What imports a module that a run needs first, and may call anybody."""
 
 _PURE = frozenset(
-    "_abc _collections _collections_abc _contextvars _functools _operator abc collections collections.abc "
-    "contextlib contextvars copy dataclasses enum functools inspect itertools math "
-    "numbers operator types typing".split()
+    "_abc _collections _collections_abc _contextvars _functools _operator _sre abc collections contextlib "
+    "contextvars copy dataclasses enum functools inspect itertools math numbers numpy operator re string "
+    "types typing".split()
 )
-"""Modules of Python whose functions give the same for the same; what they call in turn is looked at."""
-_IMPORTING = frozenset({"_frozen_importlib", "_frozen_importlib_external", "importlib._bootstrap"})
+"""Packages whose functions give the same for the same; what they call in turn is looked at."""
 _SILENT = frozenset({"logging", "warnings"})
 """Those that tell somebody, and answer nothing."""
 _BUILTINS = frozenset(
@@ -36,7 +48,7 @@ _BUILTINS = frozenset(
 _DATA = (
     *(bool, bytes, bytearray, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple),
     *(torch.Size, torch.device, torch.dtype, torch.finfo, torch.iinfo, torch.Tensor),
-    *(type(_ for _ in ()), type(torch.nn.Module.__dict__)),
+    *(np.ndarray, np.generic, np.ufunc, GeneratorType, MappingProxyType),
 )
 """Types whose methods read what they belong to; which of a tensor's read values is seen elsewhere."""
 _TORCH = (
@@ -71,6 +83,7 @@ class OwnCode:
         self._held = held
         self.reads: dict[tuple[CodeType, str], str] = {}
         self._codes: set[CodeType] = set()
+        self._homes: dict[int, tuple[dict[str, Any], str]] = {}
         self._called: str | None = None
         self._named: str | None = None
         self._importing: FrameType | None = None
@@ -90,10 +103,8 @@ class OwnCode:
         sys.setprofile(None)
         if self._collects:
             gc.enable()
-        if self._before is not None:
-            getattr(
-                self._before, "enable", lambda: sys.setprofile(self._before)
-            )()  # cProfile has no function
+        if self._before is not None:  # cProfile sets no function
+            getattr(self._before, "enable", lambda: sys.setprofile(self._before))()
 
     def changed(self, later: OwnCode) -> str | None:
         """The first name that holds something else in a later run; None where none does."""
@@ -110,16 +121,29 @@ class OwnCode:
             if event == "return" and frame is self._importing:
                 self._importing = None
         elif event == "c_call":
-            if (caller := _caller(frame)) and not _is_pure_c(arg):
+            if (caller := self._caller(frame)) and not _is_pure_c(arg):
                 self._called = self._called or _told(_c_name(arg), caller)
         elif event == "call":
-            home = _home(frame)
+            home = self._home(frame)
             if home in _IMPORTING:
                 self._importing = frame
-            elif _is_own(frame):
+            elif _is_own(home):
                 self._read(frame)
-            elif (caller := _caller(frame.f_back)) and not _is_pure(frame):
+            elif (caller := self._caller(frame.f_back)) and not _is_pure(home, frame.f_code.co_name):
                 self._called = self._called or _told(f"{home}.{frame.f_code.co_name}", caller)
+
+    def _home(self, frame: FrameType) -> str:
+        """The module that a frame's code belongs to; "" for code that was made of text."""
+        names = frame.f_globals
+        if id(names) not in self._homes:
+            self._homes[id(names)] = names, _home(names)
+        return self._homes[id(names)][1]
+
+    def _caller(self, frame: FrameType | None) -> FrameType | None:
+        """The frame itself where it is a module's own code, or the one for which pure functions run here."""
+        while frame is not None and _top(self._home(frame)) in _PURE:
+            frame = frame.f_back
+        return frame if frame is not None and _is_own(self._home(frame)) else None
 
     def _read(self, frame: FrameType) -> None:
         code = frame.f_code
@@ -135,7 +159,7 @@ class OwnCode:
                 if not self._held.watches(value):
                     self.reads[code, name] = told(value)
                 for item in (value if isinstance(value, type) else type(value)).__mro__:
-                    if item.__module__.partition(".")[0] not in _NOT_OWN:
+                    if _is_own(item.__module__):
                         self.reads |= {
                             (code, f"{item.__name__}.{part}"): told(held) for part, held in vars(item).items()
                         }
@@ -150,58 +174,49 @@ def _is_foreign(value: object) -> bool:
     """Whether it is a part of Python that is not known to give the same for the same."""
     if isinstance(value, BuiltinFunctionType):
         return not _is_pure_c(value)
+    is_code = isinstance(value, ModuleType | FunctionType | type)
     home = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", ""))
-    is_known = isinstance(value, ModuleType | FunctionType | type) and home != "builtins"
-    return (
-        is_known and home.partition(".")[0] in sys.stdlib_module_names - _PURE - _SILENT and home not in _PURE
-    )
+    return is_code and _top(home) in sys.stdlib_module_names - _PURE - _SILENT - {"builtins"}
 
 
-def _home(frame: FrameType) -> str:
-    """The module that a frame's code belongs to; "" for code that was made of text."""
-    names = frame.f_globals.get("__name__"), getattr(frame.f_globals.get("__spec__"), "name", None)
-    for name in filter(None, names):  # which are two for what Python froze
+def _home(names: dict[str, Any]) -> str:
+    found = names.get("__name__"), getattr(names.get("__spec__"), "name", None)
+    for name in filter(None, found):  # which are two for what Python froze
         module = sys.modules.get(name)
-        module = getattr(
-            module, "m", module
-        )  # torch.backends puts others in the place of some of its modules
-        if module is not None and vars(module) is frame.f_globals:
+        # torch.backends puts others in the place of some of its modules
+        if module is not None and vars(getattr(module, "m", module)) is names:
             return str(name)
     return ""
 
 
-def _is_own(frame: FrameType) -> bool:
+@functools.cache
+def _top(home: str) -> str:
+    return home.partition(".")[0]
+
+
+def _is_own(home: str) -> bool:
     """Whether it is neither torch's, Python's nor ours."""
-    return _home(frame).partition(".")[0] not in _NOT_OWN
+    return _top(home) not in _NOT_OWN
 
 
-def _caller(frame: FrameType | None) -> FrameType | None:
-    """The frame itself where it is a module's own code, or the one for which pure functions run here."""
-    while frame is not None and _home(frame) in _PURE:
-        frame = frame.f_back
-    return frame if frame is not None and _is_own(frame) else None
-
-
-def _is_pure(frame: FrameType) -> bool:
-    home = _home(frame)
-    is_told = home in _PURE or home in _SILENT or home.partition(".")[0] in ("fxexport", "fxpasses", "fxhead")
-    return is_told or _is_torch(home, frame.f_code.co_name)
+def _is_pure(home: str, name: str) -> bool:
+    return _top(home) in _PURE | _SILENT | _OURS or _is_torch(home, name)
 
 
 def _is_torch(home: str, name: str) -> bool:
-    is_torch = home.partition(".")[0] == "torch"
-    return is_torch and (name in _ANSWERED or any(f"{home}.".startswith(f"{known}.") for known in _TORCH))
+    is_known = name in _ANSWERED or any(f"{home}.".startswith(f"{known}.") for known in _TORCH)
+    return _top(home) == "torch" and is_known
 
 
 def _is_pure_c(function: Any) -> bool:
     owner, name = function.__self__, function.__name__
     if isinstance(owner, ModuleType):
         home = owner.__name__
-        return name in _BUILTINS if home == "builtins" else home in _PURE or _is_torch(home, name)
+        return name in _BUILTINS if home == "builtins" else _top(home) in _PURE or _is_torch(home, name)
     if owner is None:
         return str(function.__qualname__).startswith("_VariableFunctionsClass.")
     kind = owner if isinstance(owner, type) else type(owner)
-    return issubclass(kind, _DATA) or kind.__module__ in _PURE
+    return issubclass(kind, _DATA) or _top(kind.__module__) in _PURE
 
 
 def _told(name: str, frame: FrameType) -> str:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import random
+import re
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.onnx
@@ -134,6 +136,8 @@ def kept(number: int) -> float:
         lambda x: torch.einsum("nchw->nhwc", x),
         lambda x: torch.zeros(x.shape, dtype=x.dtype, device=x.device) + torch.tensor([1.0]),
         lambda x: checkpoint(torch.relu, x, use_reentrant=False),
+        lambda x: np.prod(x.shape) + np.sqrt(2.0) + np.arange(4).sum() + np.array([1.0]).mean(),
+        lambda x: re.sub("a", "b", "text"),
         lambda x: torch.finfo(x.dtype).eps + x.numel() + x.size(0),
     ],
 )
@@ -219,6 +223,14 @@ def test_a_run_that_calls_something_else_than_its_recording_is_seen(
     )
     own = subject.language  # where the batch is no symbol it may be what runs
     assert isinstance(own, str) or own.inputs[0].dims[0] == len(IMAGES)
+
+
+def test_random_numbers_of_others_have_no_derivation() -> None:
+    language = ModuleSubject(Asking(lambda x: x * np.random.rand()).eval(), [IMAGES.numpy()]).language
+    assert language in (
+        "it gives other values where gradients are recorded",
+        "it calls other functions where gradients are recorded (mul)",
+    )
 
 
 def test_the_clock_has_no_derivation() -> None:
