@@ -81,8 +81,7 @@ def _im2col(survey: Survey, to: Form, records: Sequence[undo.Record]) -> Change:
     sites = found.convolutions if to is Form.UNFOLD else found.products
     misses = relevant(found.misses, to)
     if not sites:
-        empty = WeightPlan(to=to.weights, moves=())
-        return Change(rewrites=(), misses=misses, plan=empty, records=tuple(records))
+        return _none(to, misses, records)
     subject = survey.subject
     memory = survey.memory((*found.convolutions, *found.products)) if to is Form.UNFOLD else None
     done = rewrite_sites(subject.graph, subject.root, found, to, records)
@@ -95,14 +94,18 @@ def _im2col(survey: Survey, to: Form, records: Sequence[undo.Record]) -> Change:
     )
 
 
+def _none(to: Form, misses: tuple[Miss, ...], records: Sequence[undo.Record]) -> Change:
+    empty = WeightPlan(to=to.weights, moves=())
+    return Change(rewrites=(), misses=misses, plan=empty, records=tuple(records))
+
+
 def _heads(survey: Survey, to: Form, records: Sequence[undo.Record], *, with_map: bool) -> Change:
     look = survey.look(records)
     choice, windows = survey.choose(look, to)
     misses = (*choice.misses, *relevant(look.analysis.misses, to))
     matches = (*choice.matches, *(_without_map(look) if with_map else ()))
     if not matches:
-        empty = WeightPlan(to=to.weights, moves=())
-        return Change(rewrites=(), misses=misses, plan=empty, records=tuple(records))
+        return _none(to, misses, records)
     native_size = survey.native_size() if to is Form.FCN else None
     return _Job(survey, to, look, matches, records).run(misses, windows, native_size, with_map=with_map)
 

@@ -215,7 +215,7 @@ class _Finder:
                 self.misses.pop(node, None)
             else:
                 self._miss(node, op, match)
-        for found in pointwise.hidden(self.graph, ranks, self.vocabulary):
+        for found in pointwise.hidden(ranks, self.vocabulary):
             miss = self._as_miss(found.node, found.name, found.form, found.problem)
             self.misses.setdefault(found.node, []).append(miss)
         return dict(sorted(matches.items(), key=lambda item: item[0]))

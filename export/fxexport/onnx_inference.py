@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 from onnx.shape_inference import InferenceError
 
-from fxexport.onnx_node import domain_of, graphs_of, schema_of, shaped_as, versions_of
+from fxexport.onnx_node import domain_of, every_node, schema_of, shaped_as, versions_of
 from fxexport.untrusted.inline import require_places
 from fxexport.untrusted.limits import MAX_INFERENCE_BYTES
 from fxexport.untrusted.refused import Refused
@@ -39,7 +39,8 @@ def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.M
         raise InferenceError(str(error)) from error
     known = _as_standard(model)
     versions = versions_of(known)
-    for node in _nodes(known):
+    bodies = [node for item in known.functions for node in item.node]
+    for node in every_node([*known.graph.node, *bodies]):
         _require_sound(node, versions)
     try:
         with _in_memory(MAX_INFERENCE_BYTES + _COPIES * model.ByteSize()):
@@ -63,15 +64,6 @@ def _as_standard(model: onnx.ModelProto) -> onnx.ModelProto:
         if name is not None:
             node.domain, node.op_type = "", name
     return copy
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those of functions and of graphs in nodes too."""
-    left = [*model.graph.node, *(node for item in model.functions for node in item.node)]
-    while left:
-        node = left.pop()
-        yield node
-        left += [inner for graph in graphs_of(node) for inner in graph.node]
 
 
 def _require_sound(node: onnx.NodeProto, versions: Mapping[str, int]) -> None:

@@ -15,12 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
-from fxpasses.private_names import C_LINEAR
 from fxpasses.report import Form
 
 _KEPT = ("stack_trace", "nn_module_stack", "from_node", "seq_nr")
 _LEAF, _CONTAINER = "torch.nn.modules.", "torch.nn.modules.container."
-_LINEARS = (F.linear, C_LINEAR)
 
 
 def inherit(new: Node, like: Node, *, is_part: bool) -> None:

@@ -39,7 +39,6 @@ class Moves:
         dead: views that nobody reads after the rewrite.
     """
 
-    to: Form
     moved: frozenset[Node]
     free: frozenset[Node]
     bypassed: frozenset[Node]
@@ -103,7 +102,6 @@ class _Decision:
             if node in bypassed or (node.users and gone):
                 dead.add(node)
         return Moves(
-            to=self.to,
             moved=moved,
             free=frozenset(self.free),
             bypassed=bypassed,

@@ -38,8 +38,6 @@ class Im2col:
         source: the map that it reads.
         end: the node whose value is the map that it gives.
         chain: the nodes that only the unfolded form has, in graph order; empty for a convolution.
-        weight_node: what a function reads its weight from, as a parameter; None for a module.
-        bias_node: the same of its bias.
         reshapes: whether the parameter has a row for each output and changes its shape with the form.
     """
 
@@ -48,8 +46,6 @@ class Im2col:
     source: Node
     end: Node
     chain: tuple[Node, ...] = ()
-    weight_node: Node | None = None
-    bias_node: Node | None = None
     reshapes: bool = True
 
 
@@ -134,8 +130,6 @@ class _Finder:
             patches=Patches.of(op, (height, width)),
             source=op.source,
             end=node,
-            weight_node=op.weight_node,
-            bias_node=op.bias_node,
         )
 
     # --- unfold and product
@@ -185,8 +179,6 @@ class _Finder:
             source=chain.op.source,
             end=chain.end,
             chain=chain.own,
-            weight_node=op.weight_node,
-            bias_node=op.bias_node,
             reshapes=weight.ndim == 2,
         )
 

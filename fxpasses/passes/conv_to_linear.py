@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from torch.fx import GraphModule
-from torch.fx.passes.infra.pass_base import PassBase, PassResult
-
-from fxpasses.api import rewrite_in_place
+from fxpasses.passes.in_place import InPlacePass
 from fxpasses.report import Form
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # a PassManager merges equal passes
-class ConvToLinear(PassBase):
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ConvToLinear(InPlacePass):
     """Writes every pooled convolution of a graph as a Linear, in place.
 
     ``conv_k(u) = unflatten(linear(flatten(u)))`` where the kernel covers the whole map, without padding
@@ -54,10 +51,6 @@ class ConvToLinear(PassBase):
         example_inputs: see ``fxpasses.rewrite``.
     """
 
+    to = Form.LINEAR
     scope: str = "head"
     example_inputs: Any = None
-
-    def call(self, graph_module: GraphModule) -> PassResult:
-        """Edits ``graph_module`` and says whether anything changed."""
-        modified = rewrite_in_place(graph_module, Form.LINEAR, self.scope, self.example_inputs)
-        return PassResult(graph_module, modified)

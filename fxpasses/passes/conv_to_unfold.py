@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from torch.fx import GraphModule
-from torch.fx.passes.infra.pass_base import PassBase, PassResult
-
-from fxpasses.api import rewrite_in_place
+from fxpasses.passes.in_place import InPlacePass
 from fxpasses.report import Form, Scope
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # a PassManager merges equal passes
-class ConvToUnfold(PassBase):
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ConvToUnfold(InPlacePass):
     """Writes every ``Conv2d`` of a graph as unfold, Linear and the view of a map, in place.
 
     ``conv_k(u) = fold_shape(linear(unfold(u)))``: a column holds the ``C·kh·kw`` numbers of a patch, and the
@@ -42,6 +39,5 @@ class ConvToUnfold(PassBase):
     Numerics: equal up to the rounding of a dot product of ``C·kh·kw`` terms.
     """
 
-    def call(self, graph_module: GraphModule) -> PassResult:
-        """Edits ``graph_module`` and says whether anything changed."""
-        return PassResult(graph_module, rewrite_in_place(graph_module, Form.UNFOLD, Scope.UNFOLDED))
+    to = Form.UNFOLD
+    scope = Scope.UNFOLDED

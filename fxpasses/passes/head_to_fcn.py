@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from torch.fx import GraphModule
-from torch.fx.passes.infra.pass_base import PassBase, PassResult
-
-from fxpasses.api import rewrite_in_place
+from fxpasses.passes.in_place import InPlacePass
 from fxpasses.report import Form
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadToFcn(PassBase):
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class HeadToFcn(InPlacePass):
     """Makes every head slide over the map in windows of the native size, one position at a time, in place.
 
     With ``H`` the extent of the map at the native size and ``k`` that of the pooled grid, ``m = H / k``: the
@@ -48,10 +45,6 @@ class HeadToFcn(PassBase):
         example_inputs: inputs of the native size; needed where the graph does not know its shapes.
     """
 
+    to = Form.FCN
     scope: str = "head"
     example_inputs: Any = None
-
-    def call(self, graph_module: GraphModule) -> PassResult:
-        """Edits ``graph_module`` and says whether anything changed."""
-        modified = rewrite_in_place(graph_module, Form.FCN, self.scope, self.example_inputs)
-        return PassResult(graph_module, modified)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from torch.fx import GraphModule
-from torch.fx.passes.infra.pass_base import PassBase, PassResult
-
-from fxpasses.api import rewrite_in_place
+from fxpasses.passes.in_place import InPlacePass
 from fxpasses.report import Form
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # a PassManager merges equal passes
-class LinearToConv(PassBase):
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LinearToConv(InPlacePass):
     """Writes every pooled Linear of a graph as a convolution, in place.
 
     ``linear(v) = flatten(conv_k(unflatten(v)))``: the weight ``[O, C·∏k]`` is viewed as ``[O, C, *k]``, and
@@ -45,10 +42,6 @@ class LinearToConv(PassBase):
         example_inputs: see ``fxpasses.rewrite``.
     """
 
+    to = Form.CONV
     scope: str = "head"
     example_inputs: Any = None
-
-    def call(self, graph_module: GraphModule) -> PassResult:
-        """Edits ``graph_module`` and says whether anything changed."""
-        modified = rewrite_in_place(graph_module, Form.CONV, self.scope, self.example_inputs)
-        return PassResult(graph_module, modified)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from torch.fx import GraphModule
-from torch.fx.passes.infra.pass_base import PassBase, PassResult
-
-from fxpasses.api import rewrite_in_place
+from fxpasses.passes.in_place import InPlacePass
 from fxpasses.report import Form
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PoolToDense(PassBase):
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PoolToDense(InPlacePass):
     """Moves the average pool of every head below its convolutions, in place.
 
     ``conv_1(avgpool(u)) = avgpool(conv_1(u))``: an average commutes with a map that is affine and the same at
@@ -50,11 +47,7 @@ class PoolToDense(PassBase):
         outputs: ``("logits",)`` or ``("logits", "map")``; see ``fxpasses.rewrite``.
     """
 
+    to = Form.DENSE
     scope: str = "head"
     example_inputs: Any = None
     outputs: tuple[str, ...] = ("logits",)
-
-    def call(self, graph_module: GraphModule) -> PassResult:
-        """Edits ``graph_module`` and says whether anything changed."""
-        modified = rewrite_in_place(graph_module, Form.DENSE, self.scope, self.example_inputs, self.outputs)
-        return PassResult(graph_module, modified)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from torch.fx import GraphModule
-from torch.fx.passes.infra.pass_base import PassBase, PassResult
-
-from fxpasses.api import rewrite_in_place
+from fxpasses.passes.in_place import InPlacePass
 from fxpasses.report import Form, Scope
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)  # a PassManager merges equal passes
-class UnfoldToConv(PassBase):
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class UnfoldToConv(InPlacePass):
     """Writes every matrix product of unfolded patches as a ``Conv2d`` again, in place.
 
     What ``ConvToUnfold`` wrote is taken back exactly. What was written by hand is recognised by its axes:
@@ -52,9 +49,6 @@ class UnfoldToConv(PassBase):
         example_inputs: see ``fxpasses.rewrite``.
     """
 
+    to = Form.CONV
+    scope = Scope.UNFOLDED
     example_inputs: Any = None
-
-    def call(self, graph_module: GraphModule) -> PassResult:
-        """Edits ``graph_module`` and says whether anything changed."""
-        modified = rewrite_in_place(graph_module, Form.CONV, Scope.UNFOLDED, self.example_inputs)
-        return PassResult(graph_module, modified)

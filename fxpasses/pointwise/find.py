@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from torch import nn
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 from fxpasses.engine import refusals
 from fxpasses.engine.match import Match, matched
@@ -87,7 +87,7 @@ def match_of(node: Node, op: Affine, ranks: Ranks, vocabulary: Vocabulary) -> Ma
     )
 
 
-def hidden(graph: Graph, ranks: Ranks, vocabulary: Vocabulary) -> Iterator[Hidden]:
+def hidden(ranks: Ranks, vocabulary: Vocabulary) -> Iterator[Hidden]:
     """Layers inside of what the passes do not enter, and matrix products of a parameter."""
     for node, op in ranks.ops.items():
         if isinstance(op, Subgraph) and vocabulary.has_affine(op):

@@ -255,9 +255,7 @@ def _guard_condition(node: ast.expr, where: _Where) -> None:
     where = where.deeper()
     match node:
         case ast.Compare(left=left, comparators=others, ops=operators):
-            if all(
-                isinstance(op, ast.Eq | ast.NotEq | ast.Lt | ast.LtE | ast.Gt | ast.GtE) for op in operators
-            ):
+            if all(isinstance(operator, _ORDER) for operator in operators):
                 for part in (left, *others):
                     _guard_number(part, where)
                 return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 
 import onnx
 import onnx.inliner
 
+from fxexport.onnx_node import every_node
 from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_FAN, MAX_INLINED_NODES
 from fxexport.untrusted.refused import Refused
 
@@ -51,7 +52,7 @@ def require_bounded(proto: onnx.ModelProto) -> None:
 def _require_text(proto: onnx.ModelProto) -> None:
     """Returns where every name is text: protobuf gives bytes for those that are no UTF-8."""
     bodies = [node for function in proto.functions for node in function.node]
-    for node in _every([*proto.graph.node, *bodies]):
+    for node in every_node([*proto.graph.node, *bodies]):
         names = (node.op_type, node.domain, node.name, *node.input, *node.output)
         if any(isinstance(name, bytes) for name in (*names, *(item.name for item in node.attribute))):
             raise Refused("has a name that is no UTF-8")
@@ -63,7 +64,7 @@ def _require_narrow(proto: onnx.ModelProto) -> None:
     most = max(
         len(proto.graph.input) - len(proto.graph.initializer),  # which older files declare, too
         len(proto.graph.output),
-        *(max(len(node.input), len(node.output)) for node in _every([*proto.graph.node, *bodies])),
+        *(max(len(node.input), len(node.output)) for node in every_node([*proto.graph.node, *bodies])),
         *(max(len(function.input), len(function.output)) for function in proto.functions),
     )
     if most > MAX_FAN:
@@ -75,8 +76,8 @@ def require_places(proto: onnx.ModelProto) -> None:
 
     LayerNormalization of axis 2**31 and GatherND of -9 batch axes end the process.
     """
-    bodies = [node for function in proto.functions for node in _every(function.node)]
-    given = [item for node in _every(proto.graph.node) for item in node.attribute]
+    bodies = [node for function in proto.functions for node in every_node(function.node)]
+    given = [item for node in every_node(proto.graph.node) for item in node.attribute]
     given += [item for node in bodies for item in node.attribute]
     given += [item for function in proto.functions for item in function.attribute_proto]
     least = dict(_LEAST)
@@ -94,7 +95,7 @@ def require_places(proto: onnx.ModelProto) -> None:
 def _require_distributions(proto: onnx.ModelProto) -> None:
     """Returns where random numbers can be drawn as asked: ONNX Runtime ends the process where not."""
     bodies = [node for function in proto.functions for node in function.node]
-    for node in _every([*proto.graph.node, *bodies]):
+    for node in every_node([*proto.graph.node, *bodies]):
         if not node.op_type.startswith("Random"):
             continue
         given = {"low": 0.0, "high": 1.0, "scale": 1.0}
@@ -111,8 +112,8 @@ def _key(named: onnx.FunctionProto | onnx.NodeProto) -> _Key:
 
 def _require_bounded(nodes: Iterable[onnx.NodeProto], bodies: dict[_Key, Iterable[onnx.NodeProto]]) -> None:
     main: _Key = ("", "", "")
-    calls = {key: [_key(node) for node in _every(body)] for key, body in bodies.items()}
-    calls[main] = [_key(node) for node in _every(nodes)]
+    calls = {key: [_key(node) for node in every_node(body)] for key, body in bodies.items()}
+    calls[main] = [_key(node) for node in every_node(nodes)]
     sizes: dict[_Key, int] = {}  # 0 while a function is being counted
     pending = [main]
     while pending:
@@ -130,14 +131,3 @@ def _require_bounded(nodes: Iterable[onnx.NodeProto], bodies: dict[_Key, Iterabl
             if sizes[key] > MAX_INLINED_NODES:
                 raise Refused(f"has, or becomes, more nodes than the limit of {MAX_INLINED_NODES:,}")
             pending.pop()
-
-
-def _every(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes, and those of the graphs in their attributes."""
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                pending += graph.node

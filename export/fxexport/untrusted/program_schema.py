@@ -273,10 +273,6 @@ def _call_path(value: str) -> str:
     return value
 
 
-def _size(value: str) -> _Counted:
-    return _Counted(value, read_size(value))
-
-
 def _guards(values: list[str]) -> _Counted:
     if len(values) > MAX_GUARDS:
         raise Refused(f"has {len(values):,} guards, more than the limit of {MAX_GUARDS:,}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.fx.passes.infra.pass_manager import PassManager
 
-from fxpasses import ConvToLinear, LinearToConv
+from fxpasses import ConvToLinear, ConvToUnfold, HeadToFcn, LinearToConv, PoolToDense, UnfoldToConv
 from zoo import build, entry
 from zoo.compare import affine_calls, difference, written
 
@@ -45,6 +46,14 @@ def test_runs_in_place_among_other_passes(name: str, there: type[PassBase], back
     assert PassManager(passes=[back()])(graph).modified
     assert written(graph) == before
     assert graph.code == code
+
+
+@pytest.mark.parametrize(
+    "kind", [LinearToConv, ConvToLinear, PoolToDense, HeadToFcn, ConvToUnfold, UnfoldToConv]
+)
+def test_a_manager_runs_a_pass_as_often_as_it_was_given(kind: Callable[[], PassBase]) -> None:
+    """It takes equal passes for one."""
+    assert kind() != kind()
 
 
 def test_a_pass_alone_gives_a_pass_result() -> None:
