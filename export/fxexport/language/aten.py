@@ -125,9 +125,6 @@ class _Reader:
             name = (spec.target or node.name).removeprefix(self._prefix)
             self._terms.origin = Origin(operator="parameter", node=name)
             if spec.kind is InputKind.USER_INPUT:
-                if not isinstance(node.meta.get("val"), torch.Tensor):
-                    self._env[node] = getattr(spec.arg, "value", None)
-                    continue
                 value = next(left)
                 sizes = zip(node.meta["val"].shape, value.shape, strict=True)
                 self._terms.sizes.update(

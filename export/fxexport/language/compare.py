@@ -46,12 +46,10 @@ class FoldedConstant:
 
     Attributes:
         left: node of the left graph that holds or reads it.
-        right: the same on the right.
         largest_ulp: how far the two lie apart at most, in units of the last place.
     """
 
     left: str
-    right: str
     largest_ulp: float
 
 
@@ -373,7 +371,7 @@ class _Proof:
             ulp = _apart(a, b, left.term, right.term)
             if ulp is not None:
                 self._terms.use("fold-of-constants")
-                self._folds.setdefault(names, FoldedConstant(left=names[0], right=names[1], largest_ulp=ulp))
+                self._folds.setdefault(names, FoldedConstant(left=names[0], largest_ulp=ulp))
                 return True
         if is_told:
             self._keep(names, a.value, b.value, UNIT.get(left.term.dtype, 0.0))

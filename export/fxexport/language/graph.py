@@ -54,7 +54,6 @@ class Graph:
     """A model that can be read as terms.
 
     Attributes:
-        dialect: ``"module"`` or ``"onnx"``.
         inputs: what it takes.
         outputs: names of what it gives.
         scope: what a claim about it covers, and what not.
@@ -66,7 +65,6 @@ class Graph:
         at: the graph for inputs of these extents where it does not take them.
     """
 
-    dialect: str
     inputs: tuple[GraphInput, ...]
     outputs: tuple[str, ...]
     scope: tuple[str, ...]

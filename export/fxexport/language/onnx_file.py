@@ -25,6 +25,7 @@ from fxexport.onnx_node import (
     captured,
     defaults_of,
     domain_of,
+    every_node,
     graphs_of,
     is_external,
     is_standard,
@@ -80,7 +81,6 @@ def graph_of_onnx(model: ModelProto, weights: Mapping[str, Array] | None = None)
         return _Reader(terms, kept, dict(zip(names, values, strict=True))).outputs(weights or {})
 
     return Graph(
-        dialect="onnx",
         inputs=tuple(_graph_input(item) for item in inputs),
         outputs=tuple(item.name for item in kept.graph.output),
         scope=(SCOPE,),
@@ -262,7 +262,8 @@ class _Reader:
             kinds[0] = _kind(node, operands)
             if node.op_type == DYNAMIC and len(kinds) == len(_OF_DYNAMIC):
                 kinds = [(dtype, kinds[0][1] if dims is None else dims) for dtype, dims in _OF_DYNAMIC]
-        within = _operators_within(node)
+        inner_nodes = (inner for graph in graphs_of(node) for inner in graph.node)
+        within = {inner.op_type for inner in every_node(inner_nodes)}
         if is_function or has_body:
             within |= {inner.op_type for item in self._model.functions for inner in item.node}
         is_random = schema is not None and not domain and _is_random(schema)
@@ -388,11 +389,3 @@ def _is_random(schema: onnx.defs.OpSchema) -> bool:
 def _draws(operator: str) -> bool:
     """Whether the operator of this name may draw random numbers, by its newest schema."""
     return onnx.defs.has(operator) and _is_random(onnx.defs.get_schema(operator))
-
-
-def _operators_within(node: NodeProto) -> set[str]:
-    found: set[str] = set()
-    for graph in graphs_of(node):
-        for inner in graph.node:
-            found |= {inner.op_type, *_operators_within(inner)}
-    return found

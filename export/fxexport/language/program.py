@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,35 +32,31 @@ SCOPE = (
 
 def graph_of_module(
     module: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any] | None = None,
+    args: Sequence[torch.Tensor],
     *,
     free_sizes: bool = False,
-    free_batch: bool = True,
     memory: Memory | None = None,
 ) -> Graph:
-    """The module as ``torch.export`` records it, called as ``module(*args, **kwargs)``.
+    """The module as ``torch.export`` records it, called as ``module(*args)``.
 
     Args:
         module: what is recorded; the modes of its parts are left as they are.
-        args: tensors, or what else the module takes.
-        kwargs: further arguments by name.
-        free_sizes: whether the axes behind the channels are free too.
-        free_batch: whether the batch is; without ``free_sizes`` only where the module permits it.
+        args: what it takes.
+        free_sizes: whether the axes behind the channels are free too; else the batch alone is, if it can be.
         memory: what it held before it was run; None where it was not.
 
     Raises:
         NotRead: export refuses, or a run changes what the next one gives.
     """
-    call = ModuleCall(tuple(args), dict(kwargs or {}))
+    call = ModuleCall(tuple(args))
 
     def recorded(*, is_free: bool) -> Graph:
         whole = call.doubled() if is_free else call
         known = memory or Memory(found=Held(module))
         return _remembered(module, whole, whole.freed(batch=is_free, sizes=free_sizes), known)
 
-    if not free_batch or free_sizes:
-        return recorded(is_free=free_batch)
+    if free_sizes:
+        return recorded(is_free=True)
     try:
         return recorded(is_free=True)
     except NotRead:
@@ -126,10 +122,8 @@ def _recorded(
 ) -> Graph:
     """What was recorded at the extents of a call's tensors; those that are None in ``dims`` are free."""
     graph = _graph_of_program(program)
-    names = _names(module, len(call.args))
+    names = _names(module, len(call.tensors))
     shapes = [tuple(item.shape) for item in call.tensors]
-    if len(shapes) != len(graph.inputs):
-        raise NotRead("an input in a list or a dictionary")
     guards = getattr(program, "_guards_code", None)
     if guards is None and any(None in item.dims for item in graph.inputs):
         raise NotRead("torch does not say what it took for granted about sizes")
@@ -186,7 +180,6 @@ def _graph_of_program(program: ExportedProgram) -> Graph:
             raise NotRead(f"{error} changes a value in place that has views") from error
 
     return Graph(
-        dialect="module",
         inputs=tuple(_graph_input(program, name, tensor) for name, tensor in tensors),
         outputs=tuple(f"output {number}" for number in range(_output_count(program))),
         scope=(SCOPE,),
@@ -196,16 +189,8 @@ def _graph_of_program(program: ExportedProgram) -> Graph:
 
 def _user_tensors(program: ExportedProgram) -> list[tuple[str, torch.Tensor]]:
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    found = []
-    for spec in program.graph_signature.input_specs:
-        value = nodes[spec.arg.name].meta.get("val")
-        if spec.kind is InputKind.USER_INPUT and isinstance(value, torch.Tensor):
-            found.append((spec.arg.name, value))
-        elif spec.kind is InputKind.USER_INPUT and not isinstance(
-            value, int | float | bool | str | type(None)
-        ):
-            raise NotRead(f"an input of type {type(value).__name__}")
-    return found
+    own = [spec for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    return [(spec.arg.name, nodes[spec.arg.name].meta["val"]) for spec in own]
 
 
 def _output_count(program: ExportedProgram) -> int:

@@ -93,7 +93,7 @@ class Called(nn.Module):
         self.training = inner.training
         self._start, self._tell = start, tell
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: torch.Tensor) -> Any:
         """Calls it."""
         found = held = Held(self.inner)
         if self._start.held is not None:
@@ -102,9 +102,9 @@ class Called(nn.Module):
         for place in self._start.unread:
             cast(dict[Any, Any], place.container)[place.key] = Unread()
         try:
-            calls = Calls(self.inner, ModuleCall(args, kwargs).tensors)
+            calls = Calls(self.inner, args)
             with _told_as_when_run(), WholePools(), calls:
-                result = self.inner(*args, **kwargs)
+                result = self.inner(*args)
             changes = [change for change in held.changes() if not _is_registered(self.inner, change.value)]
         finally:
             held.put_back()
@@ -234,20 +234,9 @@ def are_shared() -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """The arguments of a call.
+    """The arguments of a call."""
 
-    Attributes:
-        args: by position.
-        kwargs: by name.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    @property
-    def tensors(self) -> list[torch.Tensor]:
-        """The arguments that are tensors, in their order."""
-        return [item for item in (*self.args, *self.kwargs.values()) if isinstance(item, torch.Tensor)]
+    tensors: tuple[torch.Tensor, ...]
 
     def freed(self, *, batch: bool, sizes: bool) -> list[Dims]:
         """The extents of the tensors, None for those that are to be free."""
@@ -263,22 +252,23 @@ class ModuleCall:
 
     def at(self, dims: Sequence[Dims]) -> ModuleCall:
         """The same with tensors of these extents; None leaves one as it is."""
-        left = iter(dims)
 
-        def resized(item: torch.Tensor) -> torch.Tensor:
-            for axis, (extent, wanted) in enumerate(zip(item.shape, next(left), strict=True)):
+        def resized(item: torch.Tensor, own: Dims) -> torch.Tensor:
+            for axis, (extent, wanted) in enumerate(zip(item.shape, own, strict=True)):
                 if wanted is not None and wanted != extent:
                     item = item.index_select(axis, torch.arange(wanted, device=item.device) % max(1, extent))
             return item
 
-        return self._each(resized)
+        return ModuleCall(tuple(map(resized, self.tensors, dims)))
 
     def doubled(self) -> ModuleCall:
         """The same with a batch of two where it is one: an extent of 1 would be fixed."""
         first = next((item for item in self.tensors if item.dim()), None)
         if first is None or first.shape[0] != 1:
             return self
-        return self._each(lambda item: torch.cat([item, item]) if item.dim() and item.shape[0] == 1 else item)
+        is_one = (item.shape[:1] == (1,) for item in self.tensors)
+        pairs = zip(self.tensors, is_one, strict=True)
+        return ModuleCall(tuple(torch.cat([item, item]) if one else item for item, one in pairs))
 
     def recorded(self, module: nn.Module, dims: Sequence[Dims]) -> Recording:
         """The module as ``torch.export`` records this call; extents that are None in ``dims`` are free.
@@ -287,9 +277,9 @@ class ModuleCall:
             NotRead: it refuses.
         """
         kept = _shared.get()
-        if kept is None or self.kwargs or len(self.tensors) != len(self.args):
+        if kept is None:
             return self.recorded_from(_NOW, module, dims)
-        key = id(module), str(dims), *((item.shape, item.dtype, item.device) for item in self.args)
+        key = id(module), str(dims), *((item.shape, item.dtype, item.device) for item in self.tensors)
         if key not in kept or kept[key][1].changes():
             held = Held(module)
             kept[key] = module, held, NotRead(TOO_SLOW)  # which nobody tells who stops it
@@ -304,18 +294,8 @@ class ModuleCall:
 
     def recorded_from(self, start: Start, module: nn.Module, dims: Sequence[Dims]) -> Recording:
         """The same where the module holds what ``start`` says."""
-        left = iter(dims)
         auto = torch.export.Dim.AUTO
-
-        def free(item: Any) -> dict[int, Any] | None:
-            if not isinstance(item, torch.Tensor):
-                return None
-            return {axis: auto for axis, extent in enumerate(next(left)) if extent is None}
-
-        shapes: dict[str, Any] = {"args": tuple(map(free, self.args))}
-        if self.kwargs:
-            shapes["kwargs"] = {name: free(item) for name, item in self.kwargs.items()}
-        has_free = any(extent is None for own in dims for extent in own)
+        free = tuple({axis: auto for axis, extent in enumerate(own) if extent is None} for own in dims)
         told: list[tuple[Calls, Sequence[Change]]] = []
         try:
             with (
@@ -329,9 +309,8 @@ class ModuleCall:
                 warnings.simplefilter("ignore")
                 program = torch.export.export(
                     Called(module, start, told.append),
-                    self.args,
-                    self.kwargs,
-                    dynamic_shapes=shapes if has_free else None,
+                    self.tensors,
+                    dynamic_shapes={"args": free} if any(free) else None,
                     strict=False,
                 )
         except Exception as error:  # whatever the module's own code raises
@@ -339,11 +318,3 @@ class ModuleCall:
             raise NotRead(f"torch.export refuses the module ({type(error).__name__}: {lines[0]})") from error
         calls, changes = told[-1]
         return Recording(program=program, calls=calls, changes=changes)
-
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> ModuleCall:
-        def changed(item: Any) -> Any:
-            return change(item) if isinstance(item, torch.Tensor) else item
-
-        return ModuleCall(
-            tuple(map(changed, self.args)), {name: changed(item) for name, item in self.kwargs.items()}
-        )

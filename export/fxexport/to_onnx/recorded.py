@@ -30,7 +30,7 @@ def shared_program(module: nn.Module, call: ExampleCall) -> ExportedProgram | No
     """
     if not are_shared() or call.kwargs or len(call.args) != 1 or not isinstance(call.args[0], torch.Tensor):
         return None
-    recorded = ModuleCall(call.args, {})
+    recorded = ModuleCall(call.args)
     try:
         with in_budget(type(module).__name__, RECORDING_S, ANY_MEMORY):
             program = recorded.recorded(module, recorded.freed(batch=True, sizes=True)).program

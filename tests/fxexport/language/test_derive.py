@@ -365,7 +365,9 @@ def test_a_branch_on_the_batch_is_not_taken_for_all_batches(is_taken: Callable[[
 
 def test_what_is_proved_of_a_batch_of_one_is_recorded_at_one() -> None:
     net = Net(lambda x: x if x.shape[0] == 1 else x * 2).eval()
-    fixed = graph_of_module(net, (X[:1],), free_batch=False)
+    at = graph_of_module(net, (X,)).at
+    assert at is not None
+    fixed = at([(1, *X.shape[1:])])
     assert fixed.inputs[0].dims[0] == 1
     assert derive(graph_of_module(Net(IDENTITY).eval(), (X,)), fixed).is_proved
     assert not derive(graph_of_module(Net(lambda x: x * 2).eval(), (X,)), fixed).is_proved
