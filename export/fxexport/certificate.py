@@ -174,7 +174,7 @@ class Certifier:
         found = self._at_one_size(reference, candidate, plan)
         left, right, samples = self._models.pair(reference, candidate)
         is_map = is_dense(left.graph) or is_dense(right.graph)
-        order = paired_outputs(*map(self._models.commuted, (left, right)))[1] if is_map else None
+        order = paired_outputs(left.commuted, right.commuted)[1] if is_map else None
         windowed = None if is_map else self._windowed(left, right)
         if (order is None and windowed is None) or found.verdict is Verdict.BROKEN:
             return found
@@ -237,7 +237,7 @@ class Certifier:
         if not samples.names and len(samples.rows) == len(left.input_names):
             samples = dataclasses.replace(samples, names=left.input_names)
         if is_dense(left.graph) or is_dense(right.graph):
-            left, right = self._models.commuted(left), self._models.commuted(right)
+            left, right = left.commuted, right.commuted
         found = gathered(left, right, samples, runs_on)
         weights = weights_layer(found, _planned(reference, candidate, plan))
         backbone = backbone_layer(found)

@@ -34,7 +34,7 @@ _ELEMENTWISE_MODULES = frozenset(
 _DROPOUTS = (nn.Dropout, nn.AlphaDropout)
 # of whole samples; a class of another library with such a name may do something else
 _SAMPLE_DROPOUTS = {("torchvision.ops.stochastic_depth", "StochasticDepth"), ("timm.layers.drop", "DropPath")}
-_CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout)
 _BATCH_NORMS: dict[type, int | None] = {
     nn.BatchNorm1d: 1,
     nn.BatchNorm2d: 2,

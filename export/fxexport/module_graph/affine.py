@@ -23,17 +23,16 @@ class FxAffine:
         op: what the vocabulary says of it.
         weight: weight as it is stored, ``[O, K]`` or ``[O, C, *k]``.
         bias: ``[O]`` or None.
-        weight_name: state-dict name of the weight.
-        bias_name: state-dict name of the bias, or None.
-        kernel_size: kernel of a convolution; empty for a linear.
     """
 
     op: Affine
     weight: torch.Tensor
     bias: torch.Tensor | None
-    weight_name: str
-    bias_name: str | None
-    kernel_size: tuple[int, ...]
+
+    @property
+    def kernel_size(self) -> tuple[int, ...]:
+        """Kernel of a convolution; empty for a linear."""
+        return tuple(self.weight.shape[2:])
 
 
 def read_affine(op: Op, root: nn.Module) -> FxAffine | None:
@@ -52,12 +51,9 @@ def read_affine(op: Op, root: nn.Module) -> FxAffine | None:
     weight, bias = _tensor(op.weight, root), _tensor(op.bias, root)
     if weight is None or (bias is None) != (op.bias is None) or weight.dim() != op.rank + 2:
         return None
-    kernel = tuple(weight.shape[2:])
-    if any(step != 1 and extent != 1 for step, extent in zip(op.dilation, kernel, strict=False)):
+    if any(step != 1 and extent != 1 for step, extent in zip(op.dilation, weight.shape[2:], strict=False)):
         return None
-    return FxAffine(
-        op=op, weight=weight, bias=bias, weight_name=op.weight, bias_name=op.bias, kernel_size=kernel
-    )
+    return FxAffine(op=op, weight=weight, bias=bias)
 
 
 def covers_map(site: FxAffine, operand: Shape) -> bool:

@@ -42,8 +42,7 @@ def _is_maximum(node: fx.Node, op: Op, module: nn.Module | None, before: Shape, 
     if len(before) < 2 or after[:1] != before[:1] or not is_one_cell(after):
         return False
     if isinstance(op, AdaptivePool):
-        is_plain = not getattr(module, "return_indices", node.kwargs.get("return_indices", False))
-        return not op.average and op.rank == len(before) - 1 and is_plain
+        return not op.average and op.rank == len(before) - 1
     rank = len(before) + 1
     if not isinstance(op, Reduce) or operator_name(node, module) != "amax":
         return False

@@ -10,15 +10,12 @@ from torch import fx, nn
 
 from fxexport.module_graph.signature import call_signature, is_identity, operator_name, path_of
 from fxexport.numerics.activations import ACTIVATIONS
+from fxpasses.vocabulary.ops import Op
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 
 class Naming(Protocol):
     """How the dialect of a graph names its values and spells its operators."""
-
-    @property
-    def dialect(self) -> str:
-        """The name of the dialect."""
 
     def value(self, node: fx.Node) -> str:
         """The name by which the node's value can be tapped; empty where the model has no such value."""
@@ -32,25 +29,27 @@ class Naming(Protocol):
     def function(self, node: fx.Node) -> str | None:
         """Name under which ``activations`` knows the function with these arguments, or None."""
 
-    def is_identity(self, node: fx.Node) -> bool:
+    def is_identity(self, node: fx.Node, op: Op) -> bool:
         """Whether in evaluation the node gives its operand."""
 
     def is_view(self, node: fx.Node) -> bool:
         """Whether it is known to change nothing but the shape, whatever the vocabulary says."""
+        return False
 
     def parameter(self, path: str) -> tuple[str, bool]:
         """The name of a parameter in the model, and whether it is stored transposed."""
+        return path, False
 
     def unit(self, node: fx.Node) -> Collection[fx.Node]:
         """The nodes that stand for the operator of the model that gives this one's value; none for others."""
+        return ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ModuleNaming:
+class ModuleNaming(Naming):
     """The names of a traced module's graph: those of its nodes and parameters."""
 
     vocabulary: Vocabulary
-    dialect: str = "module"
 
     def _called(self, node: fx.Node) -> nn.Module | None:
         return self.vocabulary.module(str(node.target)) if node.op == "call_module" else None
@@ -80,18 +79,6 @@ class ModuleNaming:
         plain = [value for value in node.args[1:] if not isinstance(value, bool)]
         return name if not plain else None
 
-    def is_identity(self, node: fx.Node) -> bool:
+    def is_identity(self, node: fx.Node, op: Op) -> bool:
         """Of the modules and functions that are known as such."""
-        return is_identity(node, self._called(node))
-
-    def is_view(self, node: fx.Node) -> bool:
-        """The vocabulary knows them all."""
-        return False
-
-    def parameter(self, path: str) -> tuple[str, bool]:
-        """Its path in the state dict."""
-        return path, False
-
-    def unit(self, node: fx.Node) -> Collection[fx.Node]:
-        """None: each node runs alone."""
-        return ()
+        return is_identity(node, op, self._called(node))

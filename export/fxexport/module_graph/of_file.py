@@ -17,6 +17,7 @@ from fxexport.onnx_dialect.extents import Shape, numpy_name
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_graph.shapes import BATCH
 from fxexport.terms.term import DEQUANTIZE, QUANTIZE, Array, TermGraph
+from fxpasses.vocabulary.ops import Op
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -50,9 +51,7 @@ def file_terms(
     opened = OpenOnnx(HeldContent(proto, weights), shapes=shapes)
     vocabulary = Vocabulary(opened.root, opened.lifted)
     known = {node.name: extents for node in opened.graph.nodes if (extents := _extents(node)) is not None}
-    found = graph_terms(opened.graph, vocabulary, _FileNaming(opened), known)
-    terms = [term for _, term in found.outputs]
-    return TermGraph(dialect=found.dialect, outputs=tuple(zip(opened.outputs, terms, strict=True)))
+    return graph_terms(opened.graph, vocabulary, _FileNaming(opened), known)
 
 
 def _extents(node: fx.Node) -> tuple[int, ...] | None:
@@ -65,8 +64,6 @@ def _extents(node: fx.Node) -> tuple[int, ...] | None:
 
 class _FileNaming:
     """The names of a file's values and nodes."""
-
-    dialect = "onnx"
 
     def __init__(self, opened: OpenOnnx) -> None:
         self._opened = opened
@@ -118,13 +115,13 @@ class _FileNaming:
             is_known = given.get("approximate") in (None, "none")
         return _FUNCTIONS.get(proto.op_type) if is_known else None
 
-    def is_identity(self, node: fx.Node) -> bool:
+    def is_identity(self, node: fx.Node, op: Op) -> bool:
         """Copies, casts to the type that a value has, and dropouts that do not train."""
         proto = self._protos.get(node)
         if proto is not None and proto.op_type == "Cast" and onnx_node.is_standard(proto):
             kinds = [self._opened.shapes.get(name, (None,))[0] for name in (proto.input[0], proto.output[0])]
             return kinds[0] is not None and kinds[0] == kinds[1]
-        return is_identity(node, None)
+        return is_identity(node, op, None)
 
     def is_view(self, node: fx.Node) -> bool:
         """Of the operators that reorder nothing, whoever computes the sizes."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from torch import fx, nn
+from torch import fx
 
 from fxexport.terms.term import Shape
 from fxpasses.vocabulary.ops import AdaptivePool, Op, Reduce, WindowPool
@@ -15,9 +15,7 @@ from fxpasses.vocabulary.sizes import shape_owner
 ShapeOf: TypeAlias = Callable[[fx.Node], Shape | None]
 
 
-def averages_map(
-    op: Op, node: fx.Node, module: nn.Module | None, before: Shape, after: Shape, shape_of: ShapeOf
-) -> bool:
+def averages_map(op: Op, node: fx.Node, before: Shape, after: Shape, shape_of: ShapeOf) -> bool:
     """True if the result is the mean over all cells of each channel.
 
     ``shape_of`` tells a kernel that is written as the extent of some value.
@@ -30,7 +28,9 @@ def averages_map(
     if isinstance(op, AdaptivePool):
         return op.average and op.rank == len(before) - 1
     if isinstance(op, WindowPool):
-        return op.average and op.rank == len(before) - 1 and _covers(op, node, module, before, shape_of)
+        kernel = op.kernel or _extent(node.kwargs.get("kernel_size", [*node.args, None, None][1]), shape_of)
+        is_whole = op.plain and (op.covers or kernel == before[1:])
+        return op.average and op.rank == len(before) - 1 and is_whole
     if not isinstance(op, Reduce) or not op.average:
         return False
     rank = len(before) + 1
@@ -38,41 +38,12 @@ def averages_map(
     return is_plain and {dim % rank for dim in op.dims} == set(range(2, rank))
 
 
-def _covers(
-    op: WindowPool, node: fx.Node, module: nn.Module | None, before: Shape, shape_of: ShapeOf
-) -> bool:
-    """True if one window, without padding and with its own size as divisor, is the whole map.
-
-    Source:
-        ``torch.nn.functional.avg_pool2d``: input, kernel_size, stride, padding, ceil_mode,
-        count_include_pad, divisor_override; ATen has the same order.
-    """
-    if module is not None:
-        kernel, padding = module.kernel_size, module.padding
-        divisor = getattr(module, "divisor_override", None)
-    else:
-        kernel = _argument(node, 1, "kernel_size", None)
-        padding = _argument(node, 3, "padding", 0)
-        divisor = _argument(node, 6, "divisor_override", None)
-    extents, pads = _per_axis(_extent(kernel, shape_of), op.rank), _per_axis(padding, op.rank)
-    return divisor is None and not any(pads) and (op.covers or extents == before[1:])
-
-
-def _extent(kernel: Any, shape_of: ShapeOf) -> Any:
-    """``(h, w)`` for ``value.shape[2:]`` and for ``value.size()[2:]``; anything else as it is."""
+def _extent(kernel: Any, shape_of: ShapeOf) -> Shape | None:
+    """``(h, w)`` for ``value.shape[2:]`` and for ``value.size()[2:]``."""
     is_slice = isinstance(kernel, fx.Node) and kernel.target is operator.getitem
     owner = shape_owner(kernel.args[0]) if is_slice and kernel.args[1] == slice(2, None) else None
     shape = None if owner is None else shape_of(owner)
-    return kernel if shape is None else shape[1:]
-
-
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
-def _per_axis(value: Any, rank: int) -> tuple[Any, ...]:
-    extents = tuple(value) if isinstance(value, Sequence) else (value,)
-    return extents if len(extents) == rank else extents * rank
+    return None if shape is None else shape[1:]
 
 
 def is_of_one_cell(op: WindowPool) -> bool:

@@ -6,16 +6,9 @@ from torch import fx, nn
 
 from fxpasses.private_names import OpOverload, pytree
 from fxpasses.vocabulary import aten
+from fxpasses.vocabulary.ops import Elementwise, FeatureNorm, Op, Role
 
-_IDENTITY_FUNCTIONS = frozenset(
-    (
-        "identity dropout dropout1d dropout2d dropout3d alphadropout alpha_dropout feature_alpha_dropout "
-        "featurealphadropout contiguous detach clone alias lift_fresh_copy"
-    ).split()
-)
-_IDENTITY_MODULES = frozenset(
-    {"torchvision.ops.stochastic_depth.StochasticDepth", "timm.layers.drop.DropPath"}
-)
+_COPIES = frozenset("identity contiguous detach clone alias lift_fresh_copy".split())
 
 
 def operator_name(node: fx.Node, module: nn.Module | None) -> str:
@@ -28,21 +21,11 @@ def operator_name(node: fx.Node, module: nn.Module | None) -> str:
     return (target if isinstance(target, str) else str(getattr(target, "__name__", target))).rstrip("_")
 
 
-def is_identity(node: fx.Node, module: nn.Module | None) -> bool:
-    """True if in evaluation the node gives its operand; modules are known by their path, not imported."""
-    if module is not None and path_of(type(module)) in _IDENTITY_MODULES:
-        return True
-    name = operator_name(node, module)
-    if module is None and ("dropout" in name or name == "stochastic_depth"):
-        return _is_inactive(node, 3 if name == "stochastic_depth" else 2)
-    return name in _IDENTITY_FUNCTIONS
-
-
-def _is_inactive(node: fx.Node, position: int) -> bool:
-    training = node.kwargs.get("training", node.kwargs.get("train"))
-    if training is None:
-        training = node.args[position] if len(node.args) > position else True
-    return training is False
+def is_identity(node: fx.Node, op: Op, module: nn.Module | None) -> bool:
+    """True if in evaluation the node gives its operand."""
+    if isinstance(op, Elementwise | FeatureNorm) and op.role is Role.DROPOUT:
+        return module is not None or not op.trains
+    return operator_name(node, module) in _COPIES
 
 
 def has_hooks(module: nn.Module | None) -> bool:

@@ -80,8 +80,6 @@ def graph_terms(
 ) -> TermGraph:
     """The graph as terms, given the shape of every tensor node at some batch size.
 
-    The output terms are named by their position; the caller knows their names.
-
     Args:
         graph: the graph.
         vocabulary: of its dialect.
@@ -99,9 +97,7 @@ def graph_terms(
                     outputs += reader.given(leaf, is_written=(node.name, leaf.name) in written)
         else:
             reader.add(node)
-    return TermGraph(
-        dialect=naming.dialect, outputs=tuple((str(index), term) for index, term in enumerate(outputs))
-    )
+    return tuple(outputs)
 
 
 @dataclasses.dataclass(slots=True)
@@ -231,7 +227,7 @@ class _Reader:
         return None
 
     def _view(self, node: fx.Node, op: Op, source: fx.Node) -> _Seen | None:
-        if self._naming.is_identity(node):
+        if self._naming.is_identity(node, op):
             return self._seen[source]
         before, after = self._shapes[source.name], self._shapes.get(node.name)
         # a pool to the extents that the map has; one of one cell is a pool, which at other sizes has several
@@ -290,7 +286,7 @@ class _Reader:
             return None
         if own[:1] != before[:1] or math.prod(own) != math.prod(before):
             return None
-        if not averages_map(op, node, self._called(node), before, after, self._shape):
+        if not averages_map(op, node, before, after, self._shape):
             return None
         seen = self._of_mean(node, op, source) or seen
         return _Seen(term=self._term(node, Kind.POOL, "average over the map", (seen,), after), shape=after)
@@ -406,8 +402,8 @@ class _Reader:
             plain = np.empty_like(matrix)
             plain[:, order] = matrix
             matrix = plain
-        name, is_transposed = self._naming.parameter(found.weight_name)
-        bias_name = None if found.bias_name is None else self._naming.parameter(found.bias_name)[0]
+        name, is_transposed = self._naming.parameter(str(found.op.weight))
+        bias_name = None if found.op.bias is None else self._naming.parameter(found.op.bias)[0]
         return SiteWeights(
             weight=matrix,
             bias=None if found.bias is None else numpy_of(found.bias),

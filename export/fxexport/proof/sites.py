@@ -101,7 +101,7 @@ def _rewritten(graphs: tuple[TermGraph, TermGraph], heads: tuple[Head, Head]) ->
 def _upstream(graph: TermGraph, head: Head) -> list[HeadTerm]:
     inside = {affine_of(site).weight_name for site in head.sites}
     sites = []
-    for term in postorder([root for _, root in graph.outputs], stop=lambda _: False):
+    for term in postorder(graph, stop=lambda _: False):
         affine = term.affine or term.pointwise
         if affine is not None and affine.weight_name not in inside:
             sites.append(dataclasses.replace(term, affine=affine))

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.subjects.module_subject import ModuleSubject
 from fxexport.subjects.onnx_subject import OnnxSubject
-from fxexport.subjects.samples import BATCHES, InputSpec, Samples, declared_inputs, random_samples
+from fxexport.subjects.samples import BATCHES, InputSpec, Samples, random_samples
 from fxexport.subjects.subject import Subject
 from fxexport.terms.term import Shape
 from fxexport.untrusted.programs import as_module, batches_within, fixed_batch, is_program_path, read_program
@@ -43,7 +43,6 @@ class Models:
         self._subjects: dict[object, tuple[ModelSource, Subject]] = {}
         # files that leave sizes open, read before the samples were known
         self._unsized: set[Subject] = set()
-        self._moved: dict[int, tuple[Subject, Subject]] = {}
         self._pool = WeightPool()
 
     def at(self, samples: Samples) -> Models:
@@ -52,19 +51,13 @@ class Models:
 
     def declared(self, path: str | os.PathLike[str]) -> tuple[InputSpec, ...]:
         """What an ONNX file says about its inputs."""
-        return declared_inputs(self._file(path))
+        return self._file(path).inputs
 
     def give(self, samples: Samples) -> None:
         """Takes the samples that all models run on from here on."""
         if self._samples is not None:
             raise CheckError("the certifier has inputs", fix="make another one for other inputs")
         self._samples = samples
-
-    def commuted(self, subject: Subject) -> Subject:
-        """The model with every pool above the sites that it commutes with."""
-        if id(subject) not in self._moved:  # the entry holds the subject, so its id stays its own
-            self._moved[id(subject)] = subject, subject.commuted()
-        return self._moved[id(subject)][1]
 
     def pair(self, reference: Opened, candidate: Opened) -> tuple[Subject, Subject, Samples]:
         """Both models and their samples: what was given, else what the first file asks for.
@@ -104,7 +97,7 @@ class Models:
         self._subjects[path] = (source, subject)
         if not isinstance(subject, OnnxSubject):
             raise InternalError(f"{path} was read as {type(subject).__name__}")
-        if not shapes and any(spec.shape is None or None in spec.shape for spec in declared_inputs(subject)):
+        if not shapes and any(spec.shape is None or None in spec.shape for spec in subject.inputs):
             self._unsized.add(subject)
         return subject
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,20 +21,9 @@ from fxexport.module_graph.outside_graph import changed_state, is_stale, opaque_
 from fxexport.module_graph.own_code import OwnCode
 from fxexport.module_graph.terms import graph_terms
 from fxexport.subjects.many_places import collected, spread
-from fxexport.subjects.subject import (
-    BatchError,
-    Feed,
-    Feeds,
-    Run,
-    head_of,
-    joined,
-    joined_taps,
-    same_bits,
-    tapped,
-)
+from fxexport.subjects.subject import EAGER, BatchError, Feed, Feeds, Run, Subject, joined
 from fxexport.terms.arrays import nudge, numpy_of, tensor_of
-from fxexport.terms.pool_first import MapOutput, commuted
-from fxexport.terms.term import Array, Head, HeadTerm, TermGraph, affine_of
+from fxexport.terms.term import Array, HeadTerm, affine_of
 from fxexport.to_onnx.example_call import leaf_names
 from fxexport.to_onnx.write import evaluation_mode
 from fxexport.untrusted.programs import batches_within, fixed_batch, is_program
@@ -57,7 +45,7 @@ _RECORDED = 2.0**-8
 """Difference over the largest value that other kernels may leave, in any type."""
 
 
-class ModuleSubject:
+class ModuleSubject(Subject):
     """A module in eager mode.
 
     Args:
@@ -66,6 +54,7 @@ class ModuleSubject:
     """
 
     dialect = "module"
+    taps_in_place = True
 
     def __init__(self, module: nn.Module, feeds: Sequence[Array]) -> None:
         self.name = type(module).__name__
@@ -105,22 +94,8 @@ class ModuleSubject:
             recorder.results,
             recorder.written,
         )
-        self._take(graph, head_of(graph), ())
-        self._is_graph_exact = False
-        self.is_misread = False
+        self._hold(graph)
         self.doubt = outside_graph(module)
-        self._repeats: bool | None = None
-
-    def _take(self, graph: TermGraph, head: Head, maps: tuple[MapOutput, ...]) -> None:
-        self.graph, self.head, self.maps = graph, head, maps
-        self._runs: dict[tuple[int, ...], Run] = {}
-        self._outputs: dict[tuple[int, ...], tuple[Array, ...]] = {}
-
-    def commuted(self) -> Self:
-        """The same module, read with its sites behind their pools."""
-        other, found = copy.copy(self), commuted(self.graph)
-        other._take(found.graph, found.head, found.maps)
-        return other
 
     @functools.cached_property
     def language(self) -> Graph | str:
@@ -269,70 +244,15 @@ class ModuleSubject:
         """Of an exported graph batch sizes within its range; of others those wanted."""
         return batches_within(self.module, wanted)
 
-    def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
-        """Outputs of the module itself; the smallest batch is run again."""
-        sizes = tuple(len(feed[0]) for feed in feeds)
-        if sizes in self._runs:
-            return self._runs[sizes].outputs
-        if sizes not in self._outputs:
-            found = [self._guarded(self._run_module, feed) for feed in feeds]
-            first = _smallest(feeds)
-            self._repeats = same_bits(self._guarded(self._run_module, feeds[first]), found[first])
-            self._outputs[sizes] = joined(found)
-        return self._outputs[sizes]
+    def _whole(self, provider: str) -> Callable[[Feed], tuple[Array, ...]]:
+        return functools.partial(self._guarded, self._run_module)
 
-    def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
-        """Outputs on other samples than before."""
-        return joined([self._guarded(self._run_module, feed) for feed in feeds])
-
-    def observe(self, feeds: Feeds, provider: str) -> Run:
-        """Outputs of the module itself and values tapped in its traced graph."""
-        sizes = tuple(len(feed[0]) for feed in feeds)
-        if sizes not in self._runs:
-            names = tapped(self.head)
-            graph_runs = [self._guarded(self._run_graph, feed, names) for feed in feeds]
-            outputs = self._own_outputs(feeds, [run.outputs for run in graph_runs])
-            self.is_misread |= not all(map(same_bits, outputs, (run.outputs for run in graph_runs)))
-            first = _smallest(feeds)
-            own = graph_runs[first].outputs
-            self._repeats = same_bits(outputs[first], own) or same_bits(
-                self._guarded(self._run_graph, feeds[first], ()).outputs, own
-            )
-            taps = joined_taps([[run.taps[name] for name in names] for run in graph_runs])
-            self._runs[sizes] = Run(outputs=joined(outputs), taps=dict(zip(names, taps, strict=True)))
-        return self._runs[sizes]
-
-    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
-        """Runs the module itself; where values are tapped the traced graph, and the module if it differs."""
-        names = tapped(self.head)
-
-        def run(feed: Feed) -> Run:
-            if not is_tapped:
-                return Run(outputs=self._guarded(self._run_module, feed), taps={})
-            found: Run = self._guarded(self._run_graph, feed, names)
-            if self._is_graph_exact:
-                return found
-            return Run(outputs=self._guarded(self._run_module, feed), taps=found.taps)
-
-        return run
+    def _tapping(self, names: Sequence[str], provider: str) -> Callable[[Feed], Run]:
+        return lambda feed: self._guarded(self._run_graph, feed, names)
 
     def repeats(self, provider: str) -> bool | None:
-        """Whether a second run of the smallest batch gave the same bits."""
-        return self._repeats
-
-    def _own_outputs(self, feeds: Feeds, traced: list[tuple[Array, ...]]) -> list[tuple[Array, ...]]:
-        """Outputs of the module itself.
-
-        The largest batch is left to the graph where on all others the two gave the same bits.
-        """
-        largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
-        own = {i: self._guarded(self._run_module, feed) for i, feed in enumerate(feeds) if i != largest}
-        is_same = bool(own) and all(_are_equal(outputs, traced[i]) for i, outputs in own.items())
-        self._is_graph_exact = is_same and self.doubt is None
-        own[largest] = (
-            traced[largest] if self._is_graph_exact else self._guarded(self._run_module, feeds[largest])
-        )
-        return [own[index] for index in range(len(feeds))]
+        """Whether a second run gave the same bits, wherever the other model runs."""
+        return super().repeats(EAGER)
 
     def _guarded(self, run: Callable[..., Any], feed: Sequence[Array], *rest: Any) -> Any:
         try:
@@ -506,15 +426,6 @@ def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> fx.GraphModule
         raise CheckError(
             str(error), where=type(module).__name__, fix="compare the two models exported to ONNX instead"
         ) from error
-
-
-def _smallest(feeds: Feeds) -> int:
-    return min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
-
-
-def _are_equal(a: Sequence[Array], b: Sequence[Array]) -> bool:
-    """True for the same arrays; NaN equals nothing, and such a module runs on all batches."""
-    return len(a) == len(b) and all(map(np.array_equal, a, b))
 
 
 def _arrays(result: object) -> tuple[Array, ...]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import functools
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,19 +29,9 @@ from fxexport.onnx_graph.widened import evaluated64
 from fxexport.onnx_node import array_of, sort_nodes
 from fxexport.providers import Session, runtime_domains
 from fxexport.subjects.many_places import collected, spread
-from fxexport.subjects.subject import (
-    BatchError,
-    Feed,
-    Feeds,
-    Run,
-    head_of,
-    joined,
-    joined_taps,
-    same_bits,
-    tapped,
-)
+from fxexport.subjects.samples import InputSpec
+from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, Subject, joined
 from fxexport.terms.arrays import nudge
-from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, HeadTerm, Kind, Shape, TermGraph, affine_of
 from fxexport.to_onnx.write import NATIVE_SIZE
 from fxexport.untrusted.inline import inlined
@@ -60,28 +48,7 @@ _SUMS = frozenset(
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class FileInput:
-    """What a file declares of an input.
-
-    Attributes:
-        dims: its extents with None for open ones; None where it declares no rank.
-        dtype: the type of its elements, where it declares one.
-    """
-
-    name: str
-    dims: tuple[int | None, ...] | None
-    dtype: np.dtype[Any] | None
-
-    @classmethod
-    def of(cls, value: onnx.ValueInfoProto) -> FileInput:
-        """That of one of the file's inputs."""
-        shape = shape_of(value)
-        dims = None if shape is None else tuple(dim if isinstance(dim, int) else None for dim in shape[1])
-        return cls(name=value.name, dims=dims, dtype=element_type(value.type.tensor_type.elem_type))
-
-
-class OnnxSubject:
+class OnnxSubject(Subject):
     """An ONNX file on ONNX Runtime.
 
     Args:
@@ -96,7 +63,6 @@ class OnnxSubject:
     """
 
     dialect = "onnx"
-    is_misread = False
 
     def __init__(
         self,
@@ -106,38 +72,34 @@ class OnnxSubject:
     ) -> None:
         self._path = Path(path)
         self.name = self._path.name
-        self._whole, file = _load(self._path, WeightPool() if pool is None else pool)
+        self._whole_file, file = _load(self._path, WeightPool() if pool is None else pool)
         self._weights = file.weights
         self.is_quantised = any(node.op_type in _QUANTISED for node in file.proto.graph.node)
         self._proto, shaped = _read_graph(file, extents, self._path)
         self._shapes = shapes_in(shaped.graph)
         self._row_bytes, self._fixed_bytes = _largest(self._shapes.values())
-        self.graph, self.doubt = _read(
+        graph, self.doubt = _read(
             lambda: file_terms(shaped, file.weights, self._shapes), self._proto, self._path
         )
-        self.head = head_of(self.graph)
-        self.maps: tuple[MapOutput, ...] = ()
+        self._hold(graph)
         self.native_size = _native_size(self._proto)
         stored = {tensor.name for tensor in self._proto.graph.initializer}
-        self.inputs = tuple(
-            FileInput.of(value) for value in self._proto.graph.input if value.name not in stored
-        )
-        self._declared_batch = (self.inputs[0].dims or (None,))[0] if self.inputs else None
+        values = [value for value in self._proto.graph.input if value.name not in stored]
+        self.inputs = tuple(map(self._declared, values))
+        batches = [shape[1][0] for value in values[:1] if (shape := shape_of(value)) and shape[1]]
+        self._declared_batch = next((batch for batch in batches if isinstance(batch, int)), None)
         self.input_names = tuple(item.name for item in self.inputs)
         self.output_names = tuple(value.name for value in self._proto.graph.output)
         known = [self._shapes.get(name) for name in self.output_names]
         self.output_ranks = tuple(None if shape is None else len(shape[1]) for shape in known)
-        self.input_shapes = tuple((item.dims or ())[1:] for item in self.inputs)
-        self._outputs: dict[tuple[object, ...], tuple[Array, ...]] = {}
-        self._runs: dict[tuple[object, ...], Run] = {}
-        self._repeats: dict[str, bool] = {}
+        self.input_shapes = tuple(item.shape or () for item in self.inputs)
         self._cut: tuple[tuple[str, ...], tuple[Session, int | None]] | None = None
 
     @functools.cached_property
     def language(self) -> Graph | str:
         """The file in the closed language, or why it is not."""
         try:
-            return graph_of_onnx(self._whole, self._weights)
+            return graph_of_onnx(self._whole_file, self._weights)
         except NotRead as unread:
             return unread.reason
 
@@ -156,24 +118,24 @@ class OnnxSubject:
         """Whether it takes them."""
         return self.has_sizes
 
-    def limit(self, name: str) -> int | None:
+    def _declared(self, value: onnx.ValueInfoProto) -> InputSpec:
+        shape, kind = shape_of(value), element_type(value.type.tensor_type.elem_type)
+        dims = None if shape is None else tuple(dim if isinstance(dim, int) else None for dim in shape[1][1:])
+        dtype = None if kind is None else kind.name
+        return InputSpec(name=value.name, shape=dims, dtype=dtype, limit=self._limit(value.name))
+
+    def _limit(self, name: str) -> int | None:
         """The number of embeddings where an input selects some, by itself or cast."""
         stored = {tensor.name: tuple(tensor.dims) for tensor in self._proto.graph.initializer}
-        limits = []
+        names, limits = {name}, []
         for node in self._proto.graph.node:
-            if node.op_type == "Gather" and [*node.input[1:2]] == [name]:
+            if node.op_type == "Gather" and not names.isdisjoint(node.input[1:2]):
                 dims = stored.get(node.input[0]) or self._shapes.get(node.input[0], (0, ()))[1]
                 axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
                 limits.append(dims[axis] if -len(dims) <= axis < len(dims) else None)
-            elif node.op_type in ("Cast", "Identity") and [*node.input] == [name]:
-                limits.append(self.limit(node.output[0]))
+            elif node.op_type in ("Cast", "Identity") and not names.isdisjoint(node.input):
+                names.update(node.output)
         return min((limit for limit in limits if isinstance(limit, int)), default=None)
-
-    def commuted(self) -> Self:
-        """The same file, read with its sites behind their pools."""
-        other, found = copy.copy(self), commuted(self.graph)
-        other.graph, other.head, other.maps, other._runs = found.graph, found.head, found.maps, {}
-        return other
 
     @property
     def fixed_batch(self) -> int | None:
@@ -184,23 +146,32 @@ class OnnxSubject:
         """Those wanted: a file says nothing of a range."""
         return tuple(wanted)
 
-    def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
-        """Outputs of the file as it is."""
-        key = (provider, *(len(feed[0]) for feed in feeds))
-        if key not in self._outputs:
-            self._outputs[key] = joined(self._run_twice(self._cast(feeds), provider))
-        return self._outputs[key]
+    def _whole(self, provider: str) -> Callable[[Feed], tuple[Array, ...]]:
+        session = self._session(self._whole_file, provider)
+        return lambda feed: self._on(session, self._cast(feed))
 
-    def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
-        """Outputs on other samples than before."""
-        return joined(self._run(self._whole, self._cast(feeds), provider))
+    def _tapping(self, names: Sequence[str], provider: str) -> Callable[[Feed], Run]:
+        session, count = self._session(self._tapped(names), provider), len(self.output_names)
+
+        def run(feed: Feed) -> Run:
+            found = self._on(session, self._cast(feed))
+            return Run(outputs=found[:count], taps=dict(zip(names, found[count:], strict=True)))
+
+        return run
+
+    def _known(self, feed: Feed, outputs: tuple[Array, ...]) -> dict[str, Array]:
+        """Those of its outputs and inputs."""
+        names = (*self.output_names, *self.input_names)
+        return dict(zip(names, (*outputs, *self._cast(feed)), strict=True))
+
+    def _is_known(self, name: str) -> bool:
+        return name in self.output_names or name in self.input_names
 
     def as_written(self, feed: Feed, provider: str) -> tuple[Array, ...]:
         """Outputs where ONNX Runtime fuses and folds nothing."""
-        data = bytes(self._whole.SerializeToString())
+        data = bytes(self._whole_file.SerializeToString())
         session = Session(data, provider, self._weights, name=self.name, is_optimised=False)
-        (cast,) = self._cast([feed])
-        return self._on(session, cast)
+        return self._on(session, self._cast(feed))
 
     def nudged(self, feeds: Feeds, provider: str, by: float, seed: int) -> tuple[Array, ...]:
         """Outputs with the weights of sums and products, and the inputs, changed by a relative ``by``."""
@@ -213,7 +184,7 @@ class OnnxSubject:
                 array = nudge(array_of(tensor), by, rng)
                 tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         session = Session(bytes(proto.SerializeToString()), provider, weights, name=self.name)
-        return joined([self._on(session, [nudge(x, by, rng) for x in feed]) for feed in self._cast(feeds)])
+        return joined([self._on(session, [nudge(x, by, rng) for x in self._cast(feed)]) for feed in feeds])
 
     @functools.cached_property
     def _summed(self) -> frozenset[str]:
@@ -223,91 +194,15 @@ class OnnxSubject:
 
     def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
         """Outputs that ONNX's reference evaluator computes in float64, if the file is small."""
-        found = [evaluated64(self._proto, self._weights, feed) for feed in self._cast(feeds)]
+        found = [evaluated64(self._proto, self._weights, self._cast(feed)) for feed in feeds]
         return joined([item for item in found if item is not None]) if None not in found else None
 
-    def observe(self, feeds: Feeds, provider: str) -> Run:
-        """Outputs of the file as it is, and values tapped in a copy with further outputs."""
-        key = (provider, *(len(feed[0]) for feed in feeds))
-        if key not in self._runs:
-            names, cast = tapped(self.head), self._cast(feeds)
-            known = (*self.output_names, *self.input_names)
-            missing = tuple(name for name in names if name not in known)
-            inner = self._run(self._tapped(missing), cast, provider) if missing else []
-            if key not in self._outputs:
-                copies = [found[: len(self.output_names)] for found in inner]
-                self._outputs[key] = joined(self._own_outputs(cast, copies, provider))
-            outputs = self._outputs[key]
-            kept = dict(zip(known, (*outputs, *joined(cast)), strict=True))
-            taps = joined_taps([found[len(self.output_names) :] for found in inner])
-            kept |= dict(zip(missing, taps, strict=True))
-            self._runs[key] = Run(outputs=outputs, taps={name: kept[name] for name in names})
-        return self._runs[key]
-
-    def _own_outputs(
-        self, feeds: Sequence[Sequence[Array]], copies: Sequence[tuple[Array, ...]], provider: str
-    ) -> list[tuple[Array, ...]]:
-        """Outputs of the file itself.
-
-        The largest batch is left to the copy where on all others the two gave the same bits, as two runs
-        of the file would.
-        """
-        largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
-        others = [index for index in range(len(feeds)) if index != largest]
-        if others and copies:
-            found = self._run(self._whole, [feeds[index] for index in others], provider)
-            if all(same_bits(own, copies[index]) for index, own in zip(others, found, strict=True)):
-                self._repeats.setdefault(provider, True)
-                found.insert(largest, copies[largest])
-                return found
-        return self._run_twice(feeds, provider)
-
-    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
-        """Runs the file as it is, and a copy with further outputs; the sessions live as long as it does."""
-        names = tapped(self.head) if is_tapped else ()
-        known = (*self.output_names, *self.input_names)
-        missing = tuple(name for name in names if name not in known)
-        whole = self._session(self._whole, provider)
-        inner = self._session(self._tapped(missing), provider) if missing else None
-
-        def run(feed: Feed) -> Run:
-            (cast,) = self._cast([feed])
-            outputs = self._on(whole, cast)
-            kept = dict(zip(known, (*outputs, *cast), strict=True))
-            kept |= (
-                {}
-                if inner is None
-                else dict(zip(missing, self._on(inner, cast)[len(outputs) :], strict=True))
-            )
-            return Run(outputs=outputs, taps={name: kept[name] for name in names})
-
-        return run
-
-    def _cast(self, feeds: Feeds) -> list[list[Array]]:
-        return [
-            [x if item.dtype is None else x.astype(item.dtype, copy=False) for x, item in pairs]
-            for pairs in (zip(feed, self.inputs, strict=True) for feed in feeds)
-        ]
-
-    def _run(
-        self, proto: onnx.ModelProto, feeds: Sequence[Sequence[Array]], provider: str
-    ) -> list[tuple[Array, ...]]:
-        """Outputs for each batch; the session, with its copies of the weights, does not outlive the call."""
-        self._cut = None
-        session = self._session(proto, provider)
-        return [self._on(session, feed) for feed in feeds]
-
-    def _run_twice(self, feeds: Sequence[Sequence[Array]], provider: str) -> list[tuple[Array, ...]]:
-        """Outputs of the file itself; the smallest batch is run again."""
-        self._cut = None
-        session = self._session(self._whole, provider)
-        results = [self._on(session, feed) for feed in feeds]
-        smallest = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
-        is_same = same_bits(session.run(feeds[smallest]), results[smallest])
-        self._repeats[provider] = self._repeats.get(provider, True) and is_same
-        return results
+    def _cast(self, feed: Feed) -> list[Array]:
+        pairs = zip(feed, self.inputs, strict=True)
+        return [x if item.dtype is None else x.astype(item.dtype, copy=False) for x, item in pairs]
 
     def _session(self, proto: onnx.ModelProto, provider: str) -> Session:
+        self._cut = None
         require_room(self._fixed_bytes)  # constants are folded
         return Session(bytes(proto.SerializeToString()), provider, self._weights_of(proto), name=self.name)
 
@@ -318,10 +213,6 @@ class OnnxSubject:
             return session.run(feed)
         except ProviderError as error:
             raise BatchError(rows, error) from error
-
-    def repeats(self, provider: str) -> bool | None:
-        """Whether a second run, of a smaller batch, gave the same bits."""
-        return self._repeats.get(provider)
 
     def run_site(
         self, site: HeadTerm, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
@@ -444,7 +335,7 @@ class OnnxSubject:
         names = {tensor.name for tensor in proto.graph.initializer if tensor.data_location == external}
         return {name: array for name, array in self._weights.items() if name in names}
 
-    def _tapped(self, taps: tuple[str, ...]) -> onnx.ModelProto:
+    def _tapped(self, taps: Sequence[str]) -> onnx.ModelProto:
         """The file with further outputs behind its own."""
         tapped = onnx.ModelProto()
         tapped.CopyFrom(self._proto)
@@ -529,15 +420,13 @@ def _read(terms: Callable[[], TermGraph], proto: onnx.ModelProto, path: Path) ->
         if wrong is not None:
             fix = "export it again with another version of the exporter"
             raise CheckError(f"ONNX's checker refuses it ({wrong})", where=str(path), fix=fix) from error
-        outputs = tuple(
-            (
-                value.name,
-                HeadTerm(kind=Kind.OP, value=value.name, node=value.name, signature=f"unread {path}"),
-            )
+        signature = f"unread {path}"
+        outputs = (
+            HeadTerm(kind=Kind.OP, value=value.name, node=value.name, signature=signature)
             for value in proto.graph.output
         )
         told = f"its graph was not read ({type(error).__name__}: {error})"
-        return TermGraph(dialect="onnx", outputs=outputs), told
+        return tuple(outputs), told
 
 
 def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:

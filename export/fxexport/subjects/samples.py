@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.terms.arrays import numpy_of
 from fxexport.terms.term import Array
 from fxexport.untrusted.limits import MAX_SAMPLE_BYTES
@@ -126,16 +125,6 @@ def given_samples(inputs: Inputs | Samples) -> Samples:
             fix="give arrays of shape [N, …] with the same N of at least 1",
         )
     return Samples(names=names, rows=arrays)
-
-
-def declared_inputs(subject: OnnxSubject) -> tuple[InputSpec, ...]:
-    """What an ONNX file declares about its inputs."""
-    specs = []
-    for item in subject.inputs:
-        shape, kind = None if item.dims is None else item.dims[1:], item.dtype
-        name = None if kind is None else kind.name
-        specs.append(InputSpec(name=item.name, shape=shape, dtype=name, limit=subject.limit(item.name)))
-    return tuple(specs)
 
 
 def random_samples(specs: Sequence[InputSpec], count: int, seed: int) -> Samples:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
 from fxexport.language import Graph
 from fxexport.numerics.evaluate import has_bound
-from fxexport.terms.pool_first import MapOutput
+from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, Head, HeadTerm, Kind, TermGraph, find_head
 from fxexport.untrusted.limits import MAX_SITES
 from fxpasses.errors import CheckError
@@ -19,6 +21,7 @@ EAGER = "eager"
 
 Feed = tuple[Array, ...]
 Feeds = Sequence[Feed]
+Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +52,14 @@ class Subject(Protocol):
     maps: tuple[MapOutput, ...]
     doubt: str | None
     """What the model may compute that its graph does not show, as a clause."""
+    is_misread: bool = False
+    """Whether it gave other values on what was observed than the graph that its head is read from."""
+    taps_in_place: bool = False
+    """Whether to tap values changes nothing of how it runs, as it may what a runtime fuses."""
+    _is_exact: bool = False
+    _outputs: dict[tuple[object, ...], tuple[Array, ...]]
+    _runs: dict[tuple[object, ...], Run]
+    _repeats: dict[str, bool]
 
     @property
     def language(self) -> Graph | str:
@@ -69,8 +80,17 @@ class Subject(Protocol):
     def runs_at_other_sizes(self) -> bool:
         """Whether it does."""
 
+    def _hold(self, graph: TermGraph) -> None:
+        """Takes what was read of the model, which was not run yet."""
+        self.graph, self.head, self.maps = graph, head_of(graph), ()
+        self._outputs, self._runs, self._repeats = {}, {}, {}
+
+    @functools.cached_property
     def commuted(self) -> Self:
         """The same model, read with its sites behind their pools; outputs that are maps are then ``maps``."""
+        other, found = copy.copy(self), commuted(self.graph)
+        other.graph, other.head, other.maps, other._runs = found.graph, found.head, found.maps, {}
+        return other
 
     @property
     def fixed_batch(self) -> int | None:
@@ -78,6 +98,19 @@ class Subject(Protocol):
 
     def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
         """As many batch sizes as ``wanted``: those, where it takes them, else others that it takes."""
+
+    def _whole(self, provider: str) -> Callable[[Feed], tuple[Array, ...]]:
+        """What runs the model as it is on one batch after another."""
+
+    def _tapping(self, names: Sequence[str], provider: str) -> Callable[[Feed], Run]:
+        """What runs its graph, and tells these values too."""
+
+    def _known(self, feed: Feed, outputs: tuple[Array, ...]) -> dict[str, Array]:
+        """Values inside it that are told without: of a file those of its inputs and outputs."""
+        return {}
+
+    def _is_known(self, name: str) -> bool:
+        return False
 
     def outputs(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs of the model as it is, over all batches.
@@ -87,6 +120,10 @@ class Subject(Protocol):
         Raises:
             BatchError: it does not run at one of the sizes.
         """
+        key = (provider, *(len(feed[0]) for feed in feeds))
+        if key not in self._outputs:
+            self._outputs[key] = joined(self._run_twice(feeds, provider))
+        return self._outputs[key]
 
     def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs on other samples than before; nothing is kept.
@@ -94,6 +131,78 @@ class Subject(Protocol):
         Raises:
             BatchError: it does not run at one of the sizes.
         """
+        return joined(_each(self._whole(provider), feeds))
+
+    def observe(self, feeds: Feeds, provider: str) -> Run:
+        """``outputs`` and the values of ``tapped(head)``; run once, as ``outputs`` are.
+
+        Raises:
+            BatchError: it does not run at one of the sizes.
+        """
+        key = (provider, *(len(feed[0]) for feed in feeds))
+        if key not in self._runs:
+            names = tapped(self.head)
+            missing = [name for name in names if not self._is_known(name)]
+            # a session, with its copies of the weights, does not outlive its runs
+            inner = _each(self._tapping(missing, provider), feeds) if missing else []
+            if key not in self._outputs:
+                self._outputs[key] = joined(self._own_outputs(feeds, inner, provider))
+            outputs = self._outputs[key]
+            if inner and self.taps_in_place:
+                self.is_misread |= not same_bits(outputs, joined([run.outputs for run in inner]))
+            taps = joined_taps([[run.taps[name] for name in missing] for run in inner])
+            kept = self._known(joined(feeds), outputs) | dict(zip(missing, taps, strict=True))
+            self._runs[key] = Run(outputs=outputs, taps={name: kept[name] for name in names})
+        return self._runs[key]
+
+    def _own_outputs(self, feeds: Feeds, inner: Sequence[Run], provider: str) -> Sequence[tuple[Array, ...]]:
+        """Outputs of the model itself.
+
+        The largest batch is left to the run that taps values where on all others the two gave the same bits,
+        as two runs of the model would.
+        """
+        largest = max(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+        others = [index for index in range(len(feeds)) if index != largest]
+        if others and inner and self.doubt is None:
+            found = _each(self._whole(provider), [feeds[index] for index in others])
+            if all(same_bits(own, inner[index].outputs) for index, own in zip(others, found, strict=True)):
+                self._repeats.setdefault(provider, True)
+                self._is_exact = self.taps_in_place
+                found.insert(largest, inner[largest].outputs)
+                return found
+        return self._run_twice(feeds, provider)
+
+    def _run_twice(self, feeds: Feeds, provider: str) -> list[tuple[Array, ...]]:
+        """Outputs of the model itself; the smallest batch is run again."""
+        run = self._whole(provider)
+        results = _each(run, feeds)
+        smallest = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
+        is_same = same_bits(run(feeds[smallest]), results[smallest])
+        self._repeats[provider] = self._repeats.get(provider, True) and is_same
+        return results
+
+    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
+        """What runs one batch after another and keeps nothing; taps too if ``is_tapped``.
+
+        It is called after ``outputs`` or ``observe``, and raises ``BatchError`` as they do; sessions live as
+        long as it does.
+        """
+        names = tapped(self.head) if is_tapped else ()
+        missing = [name for name in names if not self._is_known(name)]
+        inner = self._tapping(missing, provider) if missing else None
+        whole = self._whole(provider)
+
+        def run(feed: Feed) -> Run:
+            found = None if inner is None else inner(feed)
+            outputs = found.outputs if found is not None and self._is_exact else whole(feed)
+            kept = self._known(feed, outputs) | ({} if found is None else found.taps)
+            return Run(outputs=outputs, taps={name: kept[name] for name in names})
+
+        return run
+
+    def repeats(self, provider: str) -> bool | None:
+        """Whether the model, run again on a batch, gave the same bits; None where it was run once."""
+        return self._repeats.get(provider)
 
     def nudged(self, feeds: Feeds, provider: str, by: float, seed: int) -> tuple[Array, ...]:
         """Outputs with weights and inputs changed by a relative ``by``, up or down at random.
@@ -104,26 +213,6 @@ class Subject(Protocol):
 
     def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
         """Outputs computed in float64; None where that cannot be done in reasonable time, or at all."""
-
-    def observe(self, feeds: Feeds, provider: str) -> Run:
-        """``outputs`` and the values of ``tapped(head)``; run once, as ``outputs`` are.
-
-        Raises:
-            BatchError: it does not run at one of the sizes.
-        """
-
-    @property
-    def is_misread(self) -> bool:
-        """Whether it gave other values on what was observed than the graph that its head is read from."""
-
-    def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
-        """What runs one batch after another and keeps nothing; taps too if ``is_tapped``.
-
-        It is called after ``outputs`` or ``observe``, and raises ``BatchError`` as they do.
-        """
-
-    def repeats(self, provider: str) -> bool | None:
-        """Whether the model, run again on a batch, gave the same bits; None where it was run once."""
 
     def run_site(
         self, site: HeadTerm, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True
@@ -154,6 +243,10 @@ def tapped(head: Head) -> tuple[str, ...]:
     """Values to observe: what the head reads, every site, and every operator without a bound."""
     wanted = (*head.boundary, *(term for term in head.terms if term.affine or not has_bound(term)))
     return tuple(dict.fromkeys(t.value for t in wanted if t.value and t.kind is not Kind.CONSTANT))
+
+
+def _each(run: Callable[[Feed], Found], feeds: Feeds) -> list[Found]:
+    return [run(feed) for feed in feeds]
 
 
 def joined(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:

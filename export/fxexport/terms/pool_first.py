@@ -61,7 +61,7 @@ class Commuted:
 
 def is_dense(graph: TermGraph) -> bool:
     """True if a pool averages what a site gives at every position."""
-    terms = postorder([term for _, term in graph.outputs], stop=lambda _: False)
+    terms = postorder(graph, stop=lambda _: False)
     return any(_is_average(term) and _has_site(term.operands[0]) for term in terms)
 
 
@@ -77,7 +77,7 @@ def _has_site(source: HeadTerm) -> bool:
 
 def has_norm_before_pool(graph: TermGraph) -> bool:
     """True if an average is taken of what a batch norm gives, which is not moved."""
-    terms = postorder([term for _, term in graph.outputs], stop=lambda _: False)
+    terms = postorder(graph, stop=lambda _: False)
     return any(_is_average(term) and _is_of_norm(term.operands[0]) for term in terms)
 
 
@@ -90,23 +90,18 @@ def _is_of_norm(source: HeadTerm) -> bool:
 def commuted(graph: TermGraph) -> Commuted:
     """The terms with every average above the sites that it commutes with."""
     moving = _Moving()
-    roots = [term for _, term in graph.outputs]
-    for term in postorder(roots, stop=lambda _: False):
+    for term in postorder(graph, stop=lambda _: False):
         moving.take(term)
     maps = []
-    for position, term in enumerate(roots):
+    for position, term in enumerate(graph):
         site = moving.averaged.get(term)
-        if site is not None and any(_is_above(term, other) for other in roots if other is not term):
-            pools = [i for i, other in enumerate(roots) if moving.of(other) is site]
+        if site is not None and any(_is_above(term, other) for other in graph if other is not term):
+            pools = [i for i, other in enumerate(graph) if moving.of(other) is site]
             maps.append(MapOutput(position=position, site=site, scores=next(iter(pools), None)))
     left_out = {entry.position for entry in maps}
-    outputs = tuple((name, moving.of(term)) for name, term in graph.outputs)
+    outputs = tuple(map(moving.of, graph))
     kept = tuple(output for i, output in enumerate(outputs) if i not in left_out)
-    return Commuted(
-        graph=dataclasses.replace(graph, outputs=outputs),
-        head=find_head(dataclasses.replace(graph, outputs=kept)),
-        maps=tuple(maps),
-    )
+    return Commuted(graph=outputs, head=find_head(kept), maps=tuple(maps))
 
 
 def spread_sites(head: Head, partner: Mapping[HeadTerm, HeadTerm]) -> frozenset[HeadTerm]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,17 +122,8 @@ class HeadTerm:
     function: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TermGraph:
-    """A model as terms.
-
-    Attributes:
-        dialect: ``"module"`` or ``"onnx"``.
-        outputs: name and term of each output, in order.
-    """
-
-    dialect: str
-    outputs: tuple[tuple[str, HeadTerm], ...]
+TermGraph: TypeAlias = tuple[HeadTerm, ...]
+"""A model as terms: those of its outputs, in order."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -193,11 +184,10 @@ def find_head(graph: TermGraph) -> Head:
     and ends behind a pool, at a value with several cells, at a model input or at a constant. A map of one
     cell that is pooled all the same ends it too: at another input size it would have several.
     """
-    roots = [term for _, term in graph.outputs]
-    reached = postorder(roots, stop=lambda term: not is_inside_head(term))
+    reached = postorder(graph, stop=lambda term: not is_inside_head(term))
     pooled = {source for term in reached if term.kind is Kind.POOL for source in term.operands}
     pooled -= {term for term in pooled if term.kind in (Kind.AFFINE, Kind.POOL)}
-    left = postorder(roots, stop=lambda term: term in pooled or not is_inside_head(term))
+    left = postorder(graph, stop=lambda term: term in pooled or not is_inside_head(term))
     inside = [term for term in left if term not in pooled and is_inside_head(term)]
     return Head(
         sites=tuple(term for term in inside if term.kind is Kind.AFFINE),

@@ -312,7 +312,7 @@ def test_damage_is_not_accepted(
 
 
 def test_the_pool_alone_must_give_exact_averages(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = OnnxSubject(written(Net, "dense")[1], extents=((3, SIDE, SIDE),)).commuted()
+    subject = OnnxSubject(written(Net, "dense")[1], extents=((3, SIDE, SIDE),)).commuted
     (site,) = subject.head.sites
     count, failure = probe_pool(subject, site, "cpu", seeded(0))
     assert count > 0

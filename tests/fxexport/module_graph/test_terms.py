@@ -38,7 +38,7 @@ def shown(term: HeadTerm) -> str:
 
 def head(body: str, **constants: Any) -> str:
     """The head of a file, as text."""
-    ((_, term),) = terms_of(body, **constants).outputs
+    (term,) = terms_of(body, **constants)
     text = shown(term)
     return text.replace("relu(Conv(vc)())", "r")
 
@@ -97,7 +97,7 @@ def test_a_files_head(name: str) -> None:
 def test_a_value_that_only_the_graph_has_is_not_tapped() -> None:
     """A Gemm with factors is several nodes of the graph, and one of the file."""
     graph = terms_of(FLAT + "y = Gemm<transB=1, alpha=0.5, beta=2.0>(f, w, b)")
-    ((_, term),) = graph.outputs
+    (term,) = graph
     assert term.value == "y"
     assert [operand.value for operand in term.operands] == ["p", "w", "b"]
     assert not find_head(graph).sites
@@ -128,7 +128,7 @@ class Gated(nn.Module):
 
 def test_a_module_is_read_alike() -> None:
     subject = ModuleSubject(Gated().eval(), (np.ones((2, 3, 6, 6), np.float32),))
-    ((_, term),) = subject.graph.outputs
+    (term,) = subject.graph
     assert shown(term) == "silu(affine(pool(r)))"
 
 
@@ -173,5 +173,5 @@ class Tabled(nn.Module):
 @pytest.mark.parametrize("places", [(), (3,), (1, 3, 3)])
 def test_a_layer_of_a_constant_is_no_site_at_many_places(places):
     graph = ModuleSubject(Tabled(*places).eval(), [np.ones((2, 8, 3, 3), np.float32)]).graph
-    terms = postorder([graph.outputs[0][1]], stop=lambda _: False)
+    terms = postorder(graph[:1], stop=lambda _: False)
     assert [term.pointwise for term in terms if term.node == "layer"] == [None]

@@ -53,7 +53,6 @@ def measure(
     """
     pairing = Pairing(
         reference=left.graph,
-        candidate=right.graph,
         head=left.head,
         outputs=outputs,
         observed=observable(left.head, right.head, walk),
@@ -266,7 +265,7 @@ def _borrowed(
     pairs = [(a, b) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
     candidate = Run(outputs=outputs, taps={b.value: reference.taps[a.value] for a, b in pairs})
     found = _within((reference, candidate), pairing, (target, target), claims)
-    terms = [pairing.reference.outputs[position][1] for _, position, _ in pairing.outputs]
+    terms = [pairing.reference[position] for _, position, _ in pairing.outputs]
     has_bounds = all(term in found.sides[1].intervals for term in terms)
     return found if has_bounds and not found.failures and not found.gaps else None
 

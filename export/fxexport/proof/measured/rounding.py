@@ -23,7 +23,6 @@ class Pairing:
 
     Attributes:
         reference: the reference as terms.
-        candidate: the candidate as terms.
         head: the reference's head.
         outputs: positions of paired outputs, (name, in the reference, in the candidate).
         observed: terms of the reference whose values are tapped, with the candidate's terms.
@@ -32,7 +31,6 @@ class Pairing:
     """
 
     reference: TermGraph
-    candidate: TermGraph
     head: Head
     outputs: tuple[tuple[str, int, int], ...]
     observed: Mapping[HeadTerm, HeadTerm]
@@ -123,7 +121,7 @@ def check_side(side: Side, pairing: Pairing, who: str, provider: str) -> tuple[l
     places: list[tuple[str, Array, HeadTerm]] = []
     for output, left, right in pairing.outputs:
         position = left if who == "reference" else right
-        places.append((output, side.outputs[position], pairing.reference.outputs[left][1]))
+        places.append((output, side.outputs[position], pairing.reference[left]))
     for term, value in side.observed.items():
         if term.affine is not None:
             places.append((term.affine.weight_name, value, term))
@@ -172,7 +170,7 @@ def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> li
     """
     checks = []
     for name, left, right in pairing.outputs:
-        term = pairing.reference.outputs[left][1]
+        term = pairing.reference[left]
         a, b = reference.intervals.get(term), candidate.intervals.get(term)
         y_a, y_b = flat(reference.outputs[left]), flat(candidate.outputs[right])
         bound, error, overflow = None, None, np.zeros(y_a.shape, np.bool_)

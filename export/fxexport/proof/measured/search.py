@@ -112,34 +112,30 @@ def search(
         attempts = itertools.chain(attempts, _larger(subjects, samples) if is_sized else ())
     for attempt in attempts:
         batches = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in subjects]
-        run = _Run(feeds=([batches[0]], [batches[1]]), on=on, made=attempt.made)
+        feeds: tuple[Feeds, Feeds] = ([batches[0]], [batches[1]])
         with np.errstate(all="ignore"):
             failures = _differences(
-                subjects, streamed, run, outputs, precision, attempt.is_extreme, leaves_ties
+                subjects, on, streamed, feeds, outputs, precision, attempt.is_extreme, leaves_ties
             )
         if failures is None or (attempt.is_outside and failures and failures[0].index is None):
             continue  # where one of them does not run, none of them promises to
         tried += 1
         has_unseen |= attempt.is_unseen
         if failures:
-            told = tuple(dataclasses.replace(item, what=f"{item.what}, on {run.made}") for item in failures)
+            told = tuple(
+                dataclasses.replace(item, what=f"{item.what}, on {attempt.made}") for item in failures
+            )
             names = subjects[0].input_names, subjects[1].input_names
-            witness = witness_of(failures[0], outputs, names, (batches[0], batches[1]), on, run.made)
+            witness = witness_of(failures[0], outputs, names, (batches[0], batches[1]), on, attempt.made)
             return Found(failures=told, witness=witness, tried=tried)
     return Found(tried=tried, is_narrow=has_unseen)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Run:
-    feeds: tuple[Feeds, Feeds]
-    on: tuple[str, str]
-    made: str
-
-
 def _differences(
     subjects: tuple[Subject, Subject],
+    on: tuple[str, str],
     streamed: tuple[Streamed, Streamed],
-    run: _Run,
+    feeds: tuple[Feeds, Feeds],
     outputs: Sequence[tuple[str, int, int]],
     precision: Precision,
     is_extreme: bool,
@@ -147,13 +143,13 @@ def _differences(
 ) -> list[Failure] | None:
     """In what the two differ; None where the reference does not run."""
     try:
-        left = streamed[0].outputs(run.feeds[0], run.on[0])
+        left = streamed[0].outputs(feeds[0], on[0])
     except BatchError:
         return None
     try:
-        right = streamed[1].outputs(run.feeds[1], run.on[1])
+        right = streamed[1].outputs(feeds[1], on[1])
     except BatchError as error:
-        return [Failure(what=str(error), side="candidate", provider=run.on[1])]
+        return [Failure(what=str(error), side="candidate", provider=on[1])]
     compared = [
         Compared(name=name, positions=(i, j), reference=flat(left[i]), candidate=flat(right[j]))
         for name, i, j in outputs
@@ -163,7 +159,7 @@ def _differences(
         if item.reference.shape != item.candidate.shape:
             what = f"{item.candidate.shape[1]} values a sample where {item.reference.shape[1]} are due"
             return [Failure(what=what, name=item.name, side="candidate")]
-    return far_apart(subjects, run.on, run.feeds, compared, precision, is_extreme=is_extreme)
+    return far_apart(subjects, on, feeds, compared, precision, is_extreme=is_extreme)
 
 
 def _outside(

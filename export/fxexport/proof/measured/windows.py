@@ -71,7 +71,6 @@ def check_windows(
             return [Failure(what=what, name=name, side="candidate", provider=on)], []
     pairing = Pairing(
         reference=classifier.graph,
-        candidate=other.graph,
         head=classifier.head,
         outputs=outputs,
         observed=partner,
@@ -91,7 +90,7 @@ def check_windows(
         found, gaps = check_side(side, pairing, "candidate", on)
         if not found:
             break
-    unknown = [name for name, i, _ in outputs if classifier.graph.outputs[i][1] not in intervals]
+    unknown = [name for name, i, _ in outputs if classifier.graph[i] not in intervals]
     return found, [*gaps, *(f"output {name!r} has no bound" for name in unknown)]
 
 

@@ -53,7 +53,7 @@ def is_by_position(left: Subject, outputs: PairedOutputs, right: Subject) -> boo
 
 def roots_of(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[HeadTerm, HeadTerm], ...]:
     """The output terms of both models, in pairs."""
-    return tuple((left.graph.outputs[i][1], right.graph.outputs[j][1]) for _, i, j in outputs)
+    return tuple((left.graph[i], right.graph[j]) for _, i, j in outputs)
 
 
 def is_map_name(name: str) -> bool:

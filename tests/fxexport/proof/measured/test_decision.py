@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from fxexport.proof.measured.batches import parts_of
 from fxexport.proof.measured.decision import FLIP_LIMIT, OutputTally
 from fxexport.proof.measured.rounding import OutputCheck
 from fxexport.subjects.onnx_subject import OnnxSubject
-from fxexport.subjects.samples import InputSpec, RandomRows, Samples, declared_inputs, random_samples
+from fxexport.subjects.samples import InputSpec, RandomRows, Samples, random_samples
 from fxpasses.errors import CheckError
 from tests.fxexport.pairs import small_pair
 
@@ -254,6 +255,20 @@ class Tokens(nn.Module):
 
 def test_tokens_lie_below_the_number_of_embeddings(tmp_path):
     path = export_onnx(Tokens().eval(), torch.zeros(2, 5, dtype=torch.int64), tmp_path / "tokens.onnx")
-    (found,) = declared_inputs(OnnxSubject(path))
+    (found,) = OnnxSubject(path).inputs
     assert (found.shape, found.dtype, found.limit) == ((5,), "int64", 11)
     assert certify(path, path).verdict is Verdict.PROVED
+
+
+def test_tokens_that_are_handed_on_many_times_are_those_of_the_input(tmp_path):
+    """Of a thousand copies, each asked for the next one's limit, Python had no stack left."""
+    path, count = tmp_path / "tokens.onnx", 1100
+    body = " ".join(f"t{i + 1} = Identity (t{i})" for i in range(count))
+    head = "x = Gather (table, tN) f = ReduceMean <axes = [1], keepdims = 0> (x)".replace("N", str(count))
+    text = f"g (int64[n,5] t0) => (float[n,6] f) <float[11,6] table> {{ {body} {head} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 13]> {text}')
+    del model.graph.value_info[:]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((11, 6), np.float32), "table"))
+    onnx.save(model, path)
+    (found,) = OnnxSubject(path).inputs
+    assert found.limit == 11
