@@ -190,7 +190,6 @@ READS_SPELLINGS = {
     "fxpasses/vocabulary/*.py": "what a node says, and how an op is spelled",
     "fxpasses/*/writer.py": "an op spelled in the node's dialect",
     "fxpasses/graph/trace.py": "dropouts that are written as functions, which follow the module's mode",
-    "fxpasses/graph/provenance.py": "the layer that a node's history names",
     "fxpasses/engine/fake_values.py": "views whose value is known without running them",
     "fxpasses/engine/undo.py": "functions by the name under which a record keeps them",
     "fxexport/onnx_dialect/*.py": "ONNX operators as a dialect of the graph",

@@ -15,8 +15,8 @@ from pathlib import Path
 import onnx
 from onnx.shape_inference import InferenceError
 
-from fxexport.onnx_node import domain_of, every_node, schema_of, shaped_as, versions_of
-from fxexport.untrusted.inline import require_places
+from fxexport.onnx_node import domain_of, schema_of, shaped_as, versions_of
+from fxexport.untrusted.inline import every_node, require_places
 from fxexport.untrusted.limits import MAX_INFERENCE_BYTES
 from fxexport.untrusted.refused import Refused
 

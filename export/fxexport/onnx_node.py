@@ -6,7 +6,7 @@ Every reader of files asks here: the closed language, the dialect of the passes,
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -143,15 +143,6 @@ def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     for item in node.attribute:
         yield from [item.g] if item.HasField("g") else []
         yield from item.graphs
-
-
-def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes, and those of the graphs in their attributes, in no order."""
-    left = [*nodes]
-    while left:
-        node = left.pop()
-        yield node
-        left += [inner for graph in graphs_of(node) for inner in graph.node]
 
 
 def captured(node: onnx.NodeProto) -> list[str]:

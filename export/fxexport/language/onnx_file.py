@@ -25,7 +25,6 @@ from fxexport.onnx_node import (
     captured,
     defaults_of,
     domain_of,
-    every_node,
     graphs_of,
     is_external,
     is_standard,
@@ -36,7 +35,7 @@ from fxexport.onnx_node import (
     versions_of,
 )
 from fxexport.providers import runtime_domains
-from fxexport.untrusted.inline import inlined
+from fxexport.untrusted.inline import every_node, inlined
 from fxexport.untrusted.refused import Refused
 
 SCOPE = "a file is what its operators mean in the versions that it declares"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 import onnx
 import onnx.inliner
 
-from fxexport.onnx_node import every_node
 from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_FAN, MAX_INLINED_NODES
 from fxexport.untrusted.refused import Refused
 
@@ -131,3 +130,14 @@ def _require_bounded(nodes: Iterable[onnx.NodeProto], bodies: dict[_Key, Iterabl
             if sizes[key] > MAX_INLINED_NODES:
                 raise Refused(f"has, or becomes, more nodes than the limit of {MAX_INLINED_NODES:,}")
             pending.pop()
+
+
+def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, and those of the graphs in their attributes, in no order."""
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                pending += graph.node
