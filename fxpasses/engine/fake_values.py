@@ -81,7 +81,10 @@ def _is_changed(node: Node) -> bool:
     if any(value is None for value in operands):  # nor is it known what it computes now
         return node.meta.pop("val", None) is not None
     before = node.meta.get("val")
-    put(node, _computed(node, operands))
+    try:
+        put(node, _computed(node, operands))
+    except RuntimeError:  # of open sizes that torch cannot show to fit each other, as some of a file's
+        return node.meta.pop("val", None) is not None
     return _sizes(before) != _sizes(node.meta["val"])
 
 

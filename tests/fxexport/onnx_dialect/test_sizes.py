@@ -36,6 +36,14 @@ def test_they_are_those_of_the_value_as_it_was(name: str) -> None:
     require_same(model, made.module, images())
 
 
+def test_open_ones_that_fit_each_other_at_one_size_alone_are_no_error() -> None:
+    """The file was called broken, since nothing shows that 6 times 6 is height times width."""
+    model = classifier(TOKENS + FILES["channels"], CONSTANTS, dims="N,3,H,W")
+    made = rewrite_onnx(model, to="conv", scope="all")
+    assert len(made.report.rewrites) == 1
+    require_same(model, made.module, images())
+
+
 def test_those_of_the_inputs_that_were_given_are_computed_on() -> None:
     """They were numbers, and the new file one for inputs of this size."""
     body = TOKENS + EXTENTS + "k = Gather(s, at2) c = Concat<axis=0>(n, k, h, l) " + AGAIN
