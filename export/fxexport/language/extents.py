@@ -130,6 +130,11 @@ def ranges(known: Mapping[str, Range]) -> Iterator[None]:
         _RANGES.reset(token)
 
 
+def least(whole: Polynomial) -> int | None:
+    """The smallest that an extent can be within ``ranges``, or None where that is not known."""
+    return _ends(whole, _RANGES.get({}))[0]
+
+
 def _ends(whole: Polynomial, known: Mapping[str, Range]) -> tuple[int | None, int | None]:
     """The smallest and the largest that a polynomial over symbols that are not negative can be."""
     low: int | None = 0

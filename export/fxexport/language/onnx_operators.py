@@ -393,7 +393,11 @@ def _div(call: Call) -> Value:
 @_handles("Mod", 10, 13)
 def _mod(call: Call) -> Value:
     first, second = _both(call)
-    if call.integer("fmod") != 1 or first.dtype not in FLOATS:
+    is_float, is_truncated = first.dtype in FLOATS, call.integer("fmod") == 1
+    found = None if is_truncated else sizes.combined(call.terms, "mod", first, second)
+    if found is not None:
+        return found
+    if not is_float or not is_truncated:
         raise Uninterpreted("a rest of integers")
     return elementwise(call.terms, "fmod", [first, second], first.dtype)
 
@@ -419,7 +423,6 @@ def _comparison(name: str) -> Handler:
 
 
 _COMPARISONS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
-    ("Equal", "eq", (7, 11, 13, 19)),
     ("Less", "lt", (7, 9, 13)),
     ("LessOrEqual", "le", (12, 16)),
     ("Greater", "gt", (7, 9, 13)),
@@ -431,6 +434,13 @@ for _name, _own, _versions in _COMPARISONS:
     OPERATORS.update({(_name, version): _comparison(_own) for version in _versions})
 
 
+@_handles("Equal", 7, 11, 13, 19)
+def _equal(call: Call) -> Value:
+    both = _both(call)
+    found = sizes.equal(call.terms, *both)
+    return elementwise(call.terms, "eq", both, "bool") if found is None else found
+
+
 @_handles("Not", 1)
 def _not(call: Call) -> Value:
     return elementwise(call.terms, "not", [call.tensor("X")], "bool")
@@ -438,8 +448,9 @@ def _not(call: Call) -> Value:
 
 @_handles("Where", 9, 16)
 def _where(call: Call) -> Value:
-    first, second = _both(call, "X", "Y")
-    return definitions.choose(call.terms, call.tensor("condition"), first, second)
+    (first, second), condition = _both(call, "X", "Y"), call.tensor("condition")
+    found = sizes.chosen(call.terms, condition, first, second)
+    return definitions.choose(call.terms, condition, first, second) if found is None else found
 
 
 _CAST = {*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}

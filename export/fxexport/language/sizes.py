@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from fxexport.language.extents import Extent, divided, floor_divided, minus, plus, times
+import numpy as np
+
+from fxexport.language.constants import exact_array
+from fxexport.language.extents import Extent, divided, floor_divided, least, minus, plus, times
 from fxexport.language.maps import fits, terms_of_contents
 from fxexport.language.term import Terms, Value
 
@@ -16,19 +20,49 @@ def shape_of(terms: Terms, value: Value, start: int = 0, end: int | None = None)
 
 def combined(terms: Terms, name: str, first: Value, second: Value) -> Value | None:
     """An operator on two vectors of extents, or None where it has no extents as result."""
-    if first.contents is None or second.contents is None or name not in _OPERATORS:
+    both = _aligned(first.contents, second.contents) if name in _OPERATORS else None
+    if both is None:
         return None
-    left, right = first.contents, second.contents
+    found = [item for a, b in both if (item := _OPERATORS[name](a, b)) is not None]
+    if len(found) != len(both) or not fits(found, first.dtype):
+        return None
+    return terms_of_contents(terms, found, max(first.rank, second.rank), first.dtype)
+
+
+def equal(terms: Terms, first: Value, second: Value) -> Value | None:
+    """Which extents of two vectors are equal, or None where some range does not tell."""
+    both = _aligned(first.contents, second.contents)
+    found = [_is_equal(a, b) for a, b in both or ()]
+    if both is None or None in found:
+        return None
+    return terms.constant(np.array(found).reshape([-1] * max(first.rank, second.rank)), dtype="bool")
+
+
+def chosen(terms: Terms, condition: Value, first: Value, second: Value) -> Value | None:
+    """The extents of two vectors that a known condition chooses, or None where it is not known."""
+    array = exact_array(condition)
+    both = _aligned(first.contents, second.contents)
+    places = None if array is None or array.ndim > 1 or both is None else _aligned(array.tolist(), both)
+    if places is None or condition.dtype != "bool":
+        return None
+    found = [b if is_first else c for is_first, (b, c) in places]
+    return terms_of_contents(terms, found, max(first.rank, second.rank, condition.rank), first.dtype)
+
+
+def _aligned(left: Sequence[Any] | None, right: Sequence[Any] | None) -> list[tuple[Any, Any]] | None:
+    """The elements of two vectors that belong together, where one may be repeated for all of the other."""
     if not left or not right or (len(left) != len(right) and 1 not in (len(left), len(right))):
         return None
     count = max(len(left), len(right))
-    left = left * (count if len(left) == 1 else 1)
-    right = right * (count if len(right) == 1 else 1)
-    both = zip(left, right, strict=True)
-    found = [item for a, b in both if (item := _OPERATORS[name](a, b)) is not None]
-    if len(found) != count or not fits(found, first.dtype):
-        return None
-    return terms_of_contents(terms, found, max(first.rank, second.rank), first.dtype)
+    return [(left[k % len(left)], right[k % len(right)]) for k in range(count)]
+
+
+def _is_equal(left: Extent, right: Extent) -> bool | None:
+    if left == right or (isinstance(left, int) and isinstance(right, int)):
+        return left == right
+    number, other = (left, right) if isinstance(left, int) else (right, left)
+    low = None if isinstance(other, int) else least(other)
+    return False if isinstance(number, int) and low is not None and number < low else None
 
 
 def quotient(whole: Extent, part: Extent) -> Extent | None:
@@ -43,9 +77,17 @@ def quotient(whole: Extent, part: Extent) -> Extent | None:
     return floor_divided(whole, part) if all(factor > 0 for _, factor in whole.terms) else None
 
 
+def rest(whole: Extent, part: Extent) -> Extent | None:
+    """What a division that rounds down leaves; None where it is not known."""
+    if not isinstance(part, int) or part <= 0:
+        return None
+    return minus(whole, times(part, floor_divided(whole, part)))
+
+
 _OPERATORS: dict[str, Callable[[Extent, Extent], Extent | None]] = {
     "add": plus,
     "sub": minus,
     "mul": lambda a, b: times(a, b),
     "div": quotient,
+    "mod": rest,
 }

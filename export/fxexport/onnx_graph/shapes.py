@@ -26,7 +26,7 @@ _SMALL = 64
 _INTEGERS = frozenset({onnx.TensorProto.INT64, onnx.TensorProto.INT32})
 _CHAIN = frozenset(
     "Gather Unsqueeze Squeeze Concat Slice Cast Add Sub Mul Div Mod Reshape Identity Range Min Max Transpose "
-    "ConstantOfShape".split()
+    "ConstantOfShape Equal Where".split()
 )
 
 Extents = tuple[int, ...]

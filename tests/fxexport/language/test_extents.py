@@ -18,7 +18,7 @@ from fxexport.language.extents import (
     symbol,
     times,
 )
-from fxexport.language.sizes import quotient
+from fxexport.language.sizes import quotient, rest
 
 N, M = symbol("n"), symbol("m")
 
@@ -86,3 +86,12 @@ QUOTIENTS = [
 @pytest.mark.parametrize(("whole", "part", "found"), QUOTIENTS)
 def test_sizes_of_files_are_divided_towards_nothing(whole: Extent, part: int, found: Extent | None) -> None:
     assert quotient(whole, part) == found
+
+
+@pytest.mark.parametrize("whole", [7, -7, times(4, N), plus(times(4, N), 3), plus(times(-1, N), M)])
+@pytest.mark.parametrize("part", [1, 2, 4, 0, -2])
+def test_what_a_division_leaves_is_that_of_the_numbers(whole: Extent, part: int) -> None:
+    found = rest(whole, part)
+    assert (found is None) is (part < 1)
+    for n, m in ((0, 0), (1, 5), (6, 2), (7, 7)):
+        assert found is None or number(found, n=n, m=m) == number(whole, n=n, m=m) % part

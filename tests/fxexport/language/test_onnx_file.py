@@ -115,3 +115,38 @@ def test_a_name_that_nothing_gives_is_no_graph() -> None:
     text = '<ir_version: 8, opset_import: ["" : 18]> g (float[n,3] x) => (float[n,3] y) { y = Add (x, z) }'
     graph = graph_of_onnx(parser.parse_model(text))
     assert "nothing gives z" in str(derive(graph, graph).problem)
+
+
+SIZED = {
+    # as torch.onnx.export writes x.expand(n, -1, -1)
+    "expanded": (
+        "e = ConstantOfShape <value = int64[1] {1}> (three) o = Mul (e, minus) q = Equal (s, o) "
+        "z = Where (q, e, s) y = Expand (t, z)",
+        "y = Expand (t, s)",
+    ),
+    "where equal": ("q = Equal (s, s) z = Where (q, s, two) y = Expand (t, z)", "y = Expand (t, s)"),
+    "rest": (
+        "r = Mod (four, three) z = Concat <axis = 0> (n, r, two) y = Expand (t, z)",
+        "y = Expand (t, s)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_sizes_that_are_compared_chosen_and_what_divisions_leave(name: str) -> None:
+    """Their results had no shape: what read them was read as no operator that is known."""
+    stored = {"two": [2], "three": [3], "four": [4], "minus": [-1], "one": [1], "zero": [0]}
+
+    def graph(body: str) -> onnx.ModelProto:
+        model = parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 17]> g (float[n,3] x) => (float[n,1,2] y) '
+            f"{{ d = Shape (x) n = Gather (d, zero) s = Concat <axis = 0> (n, one, two) {body} }}"
+        )
+        model.graph.initializer.extend(
+            numpy_helper.from_array(np.array(numbers, np.int64), key) for key, numbers in stored.items()
+        )
+        model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 2), np.float32), "t"))
+        return model
+
+    found = derive(*(graph_of_onnx(graph(body)) for body in SIZED[name]))
+    assert found.is_proved, found.unrelated
