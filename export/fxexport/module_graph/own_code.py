@@ -210,8 +210,8 @@ def _is_torch(home: str, name: str) -> bool:
 
 def _is_pure_c(function: Any) -> bool:
     owner, name = function.__self__, function.__name__
-    if isinstance(owner, ModuleType):
-        home = owner.__name__
+    if isinstance(owner, ModuleType) or function.__module__ == "torch._C":  # where pybind owns it
+        home = getattr(owner, "__name__", function.__module__)
         return name in _BUILTINS if home == "builtins" else _top(home) in _PURE or _is_torch(home, name)
     if owner is None:
         return str(function.__qualname__).startswith("_VariableFunctionsClass.")
@@ -225,5 +225,5 @@ def _told(name: str, frame: FrameType) -> str:
 
 def _c_name(function: Any) -> str:
     owner = function.__self__
-    home = owner.__name__ if isinstance(owner, ModuleType) else type(owner).__module__
+    home = owner.__name__ if isinstance(owner, ModuleType) else function.__module__ or type(owner).__module__
     return f"{home}.{function.__qualname__}"

@@ -137,6 +137,7 @@ def kept(number: int) -> float:
         lambda x: torch.zeros(x.shape, dtype=x.dtype, device=x.device) + torch.tensor([1.0]),
         lambda x: checkpoint(torch.relu, x, use_reentrant=False),
         lambda x: np.prod(x.shape) + np.sqrt(2.0) + np.arange(4).sum() + np.array([1.0]).mean(),
+        lambda x: torch._C._log_api_usage_once("torchvision"),
         lambda x: re.sub("a", "b", "text"),
         lambda x: torch.finfo(x.dtype).eps + x.numel() + x.size(0),
     ],
