@@ -128,8 +128,6 @@ def _conv(call: Call) -> Value:
 
 def _spread_out(call: Call) -> Value:
     value, weight = call.tensor("input"), call.tensor("weight")
-    if value.rank != weight.rank:
-        raise Uninterpreted("a convolution without batch")
     stride, padding, dilation, more = (
         _spread(call.integers(name), weight.rank - 2)
         for name in ("stride", "padding", "dilation", "output_padding")
@@ -431,9 +429,7 @@ def _softplus(call: Call) -> Value:
 def _glu(call: Call) -> Value:
     value = _float(call)
     dim = _dim(value, call.integer("dim"))
-    half, rest = divmod(_fixed(extent_of(value.layout[dim])), 2)
-    if rest:
-        raise Uninterpreted("halves of an odd number of cells")
+    half = _fixed(extent_of(value.layout[dim])) // 2
     first, gate = moves.pieces(call.terms, value, dim, [half, half])
     return arithmetic.multiply(call.terms, first, definitions.sigmoid(call.terms, gate))
 
@@ -468,8 +464,6 @@ def _plus_combined(combine: Callable[[Terms, Value, Value], Value]) -> Handler:
 
     def combined(call: Call) -> Value:
         dtype = _rounded_thrice(_result(call))
-        if dtype not in FLOATS:
-            raise Uninterpreted("a product of integers")
         own, first, second = (_operand(call, name, dtype) for name in ("self", "tensor1", "tensor2"))
         found, factor = combine(call.terms, first, second), call.number("value")
         if factor != 1:
@@ -499,10 +493,8 @@ def _fmod(call: Call) -> Value:
 
 def _logical(name: str, *operands: str) -> Handler:
     def combined(call: Call) -> Value:
-        values = [call.tensor(operand) for operand in operands]
-        if any(value.dtype != "bool" for value in values):
-            raise Uninterpreted("bits of integers")
-        return elementwise(call.terms, name, values, "bool")
+        # of bits of integers the result is another type
+        return elementwise(call.terms, name, [call.tensor(operand) for operand in operands], "bool")
 
     return combined
 
@@ -988,8 +980,6 @@ def _index(call: Call) -> Value:
 @_handles("index_select.default")
 def _index_select(call: Call) -> Value:
     value, index = call.tensor("self"), call.tensor("index")
-    if index.rank != 1:
-        raise Uninterpreted("one cell that keeps its dimension")
     return moves.gather(call.terms, value, _dim(value, call.integer("dim")), index)
 
 

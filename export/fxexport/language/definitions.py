@@ -78,8 +78,6 @@ def raised(terms: Terms, value: Value, exponent: Value) -> Value:
     own = exponent_of(exponent)
     if own is not None:
         return power(terms, widened(value, exponent), own)
-    if exponent.dtype != value.dtype:
-        raise Uninterpreted("an exponent of another type")
     return elementwise(terms, "pow", [value, exponent], value.dtype)
 
 
@@ -371,13 +369,7 @@ GRID_MODES, GRID_ENDS = ("linear", "nearest", "cubic"), ("zeros", "border", "ref
 
 
 def grid_sample(terms: Terms, value: Value, grid: Value, mode: str, padding: str, *, corners: bool) -> Value:
-    """The value between its cells at the places of a grid: known by its name, in both dialects.
-
-    Raises:
-        Uninterpreted: the grid is of another type or rank.
-    """
-    if not value.is_float or grid.dtype != value.dtype or grid.rank != value.rank:
-        raise Uninterpreted("a grid of another type or rank")
+    """The value between its cells at the places of a grid: known by its name, in both dialects."""
     kinds = [(value.dtype, (*value.shape[:2], *grid.shape[1:-1]))]
     return foreign(terms, ("grid", mode, padding, corners), [value, grid], kinds, is_random=False)[0]
 

@@ -130,9 +130,7 @@ def _conv_transpose(call: Call) -> Value:
 def _fold(call: Call) -> Value:
     size, kernel = (_contents(call.tensor(name)) or [] for name in ("image_shape", "block_shape"))
     rank = len(size)
-    fixed = [item for item in kernel if isinstance(item, int)]
-    if len(fixed) != len(kernel):
-        raise Uninterpreted("a kernel of a free extent")
+    fixed = [item for item in kernel if isinstance(item, int)]  # fewer than there are axes are none
     stride, dilation = (call.optional_integers(name) or [1] * rank for name in ("strides", "dilations"))
     pads = call.optional_integers("pads") or [0] * 2 * rank
     return windows.folded(
@@ -489,8 +487,6 @@ def _levels(call: Call, value: Value, name: str) -> tuple[Value, Value | None]:
     """Scale and zero point along the dimensions of what is quantised."""
     axis, block = (call.integer(item) if call.has(item) else 0 for item in ("axis", "block_size"))
     scale, zero = call.tensor(f"{name}_scale"), call.optional_tensor(f"{name}_zero_point")
-    if block < 0:
-        raise Uninterpreted("scales of another shape")
     along = functools.partial(quantisation.spread, call.terms, value, axis=axis, block=block)
     return along(scale), None if zero is None else along(zero)
 
@@ -536,8 +532,6 @@ def _reduction(name: str) -> Handler:
         dims = [_axis(value, axis) for axis in axes] if axes else every
         if name in _NORMS:
             return _NORMS[name](call.terms, value, dims, keep=keep)
-        if name == "prod" and not value.is_float:
-            raise Uninterpreted("a product of integers")
         return windows.reduce(call.terms, name, value, dims, keep=keep)
 
     return reduced
@@ -547,8 +541,6 @@ def _summed(before: Callable[[Terms, Value], Value]) -> Callable[..., Value]:
     """The sum of what is made of each element."""
 
     def summed(terms: Terms, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
-        if not value.is_float:
-            raise Uninterpreted("a norm of integers")
         return windows.reduce(terms, "sum", before(terms, value), dims, keep=keep)
 
     return summed

@@ -208,8 +208,6 @@ def sorted_along(
 
 def summed_up(terms: Terms, value: Value, dim: int) -> Value:
     """For each cell of a dimension the sum of it and of all before it."""
-    if not value.is_float:
-        raise Uninterpreted("sums of integers")
     return along(terms, "cumulative-sum", (), [value], dim, extent_of(value.layout[dim]))
 
 

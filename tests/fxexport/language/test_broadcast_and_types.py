@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -297,6 +298,10 @@ MODULES = {
     ),
     "imaginary parts": (imaginary(0.5), imaginary(2.0)),
     "places of other maxima": (places(1), places(-1)),
+    "bits of integers": (
+        lambda x: x * torch.bitwise_and((x * 3).int(), torch.full((), 2, dtype=torch.int32)).bool(),
+        lambda x: x * torch.logical_and((x * 3).int(), torch.full((), 2, dtype=torch.int32)),
+    ),
     "no truth is two": (lambda x: x * ((x > 0) < 2), lambda x: x * ((x > 0) < 1)),
     "a number that halves do not hold": (
         lambda x: (x * 1e-3).half() * torch.tensor(1e5),
@@ -373,3 +378,32 @@ def test_a_pool_with_gaps_says_itself_how_much_is_padded(pool: str) -> None:
         for padding in ('auto_pad = "SAME_UPPER"', "pads = [0, 0, 1, 1]")
     ]
     assert derive(*map(graph_of_onnx, plain)).is_proved
+
+
+READ: dict[str, Callable[[Tensor], Tensor]] = {
+    "blocks of one map alone": lambda x: x + nn.functional.unfold(x[0], 1).sum(),
+    "a vector as a weight": lambda x: x + nn.functional.linear(x, torch.ones(3))[..., None],
+    "a variance over the batch": lambda x: x - x.var(0),
+    "a cell of a joined batch": lambda x: torch.cat([x, x])[0],
+    "a factor along what repeats": lambda x: (
+        nn.functional.linear(x, torch.ones(2, 3))[..., None].expand(-1, -1, -1, -1, 3) * torch.arange(3.0)
+    ),
+    "a spread map without batch": lambda x: nn.functional.conv_transpose2d(x[0], torch.ones(4, 2, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_not_interpreted_is_read(name: str) -> None:
+    x = X.expand(2, -1, -1, -1).clone()
+    first, second = (
+        graph_of_module(Plain(function), (x,)) for function in (READ[name], lambda x: READ[name](x) * 2)
+    )
+    assert derive(first, first).is_proved
+    assert not derive(first, second).is_proved
+
+
+def test_a_norm_that_changes_its_statistics_is_none_without_them() -> None:
+    function = functools.partial(nn.functional.instance_norm, use_input_stats=True)
+    kept = torch.zeros(4), torch.ones(4)
+    both = (graph_of_module(Plain(f), (X,)) for f in (lambda x: function(x, *kept), function))
+    assert not derive(*both).is_proved

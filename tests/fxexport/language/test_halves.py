@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,6 +178,16 @@ ORDERS: dict[str, tuple[Function, Function, float]] = {
         4e4,
     ),
     "addcmul": (lambda x, y: torch.addcmul(x, x, x, value=-1), lambda x, y: x - x * x, 256.0),
+    "sinc": (
+        lambda x, y: torch.sinc(x),
+        lambda x, y: torch.where(x == 0, torch.ones_like(x), (x * math.pi).sin() / (x * math.pi)),
+        4e4,
+    ),
+    "a norm without mean": (
+        lambda x, y: F.rms_norm(x, (4,), eps=1e-5),
+        lambda x, y: x * (x.pow(2).mean(-1, keepdim=True) + 1e-5).rsqrt(),
+        300.0,
+    ),
     "lerp": (lambda x, y: torch.lerp(x, -x, 0.5), lambda x, y: x + (-x - x) * 0.5, 4e4),
 }
 

@@ -144,3 +144,22 @@ def test_scales_that_are_found_as_the_file_runs(spelled: str) -> None:
     found = derived(*files)
     assert found.is_proved is (spelled != "MatMul(k, x)")
     assert found.steps == (() if spelled == "MatMul(x, k)" else ("q",))
+
+
+QUOTIENTS = {
+    "half precision": (
+        "h = Cast<to=10>(x) t = Cast<to=10>(one) y = QuantizeLinear(h, t, o)",
+        "h = Cast<to=10>(x) t = Cast<to=10>(one) d = Div(h, t) r = Round(d) f = Cast<to=10>(o) a = Add(r, f) "
+        "l = Constant<value_float=-128.0>() k = Constant<value_float=127.0>() m = Cast<to=10>(l) "
+        "n = Cast<to=10>(k) c = Clip(a, m, n) y = Cast<to=3>(c)",
+    ),
+    "a product in another type": (
+        "q = QuantizeLinear(x, one, o) h = DequantizeLinear<output_dtype=10>(q, one, o) y = Cast<to=1>(h)",
+        "q = QuantizeLinear(x, one, o) y = DequantizeLinear(q, one, o)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", QUOTIENTS)
+def test_what_is_computed_in_another_type_is_another_number(name: str) -> None:
+    assert not derived(*(model(body, opset=23) for body in QUOTIENTS[name])).is_proved
