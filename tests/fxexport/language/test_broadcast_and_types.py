@@ -386,7 +386,8 @@ READ: dict[str, Callable[[Tensor], Tensor]] = {
     "a variance over the batch": lambda x: x - x.var(0),
     "a cell of a joined batch": lambda x: torch.cat([x, x])[0],
     "a factor along what repeats": lambda x: (
-        nn.functional.linear(x, torch.ones(2, 3))[..., None].expand(-1, -1, -1, -1, 3) * torch.arange(3.0)
+        nn.functional.linear(x, torch.tensor([[1.0, 2, 3], [4, 5, 6]]))[..., None].expand(-1, -1, -1, -1, 3)
+        * torch.tensor([1.0, 2, 3])
     ),
     "a spread map without batch": lambda x: nn.functional.conv_transpose2d(x[0], torch.ones(4, 2, 2, 2)),
 }
