@@ -14,6 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from fxexport.untrusted.inline import every_node
+
 RUNTIME = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 _SHARED = {"QuantizeLinear": 21, "DequantizeLinear": 21}
@@ -143,6 +145,19 @@ def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     for item in node.attribute:
         yield from [item.g] if item.HasField("g") else []
         yield from item.graphs
+
+
+def held_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that a model holds, but for the initialisers of its own graph."""
+    sparse = [*model.graph.sparse_initializer]
+    for node in every_node([*model.graph.node, *(node for item in model.functions for node in item.node)]):
+        for item in node.attribute:
+            yield from (item.t, *item.tensors)
+            sparse += [item.sparse_tensor, *item.sparse_tensors]
+        for graph in graphs_of(node):
+            yield from graph.initializer
+            sparse += graph.sparse_initializer
+    yield from (tensor for item in sparse for tensor in (item.values, item.indices))
 
 
 def captured(node: onnx.NodeProto) -> list[str]:

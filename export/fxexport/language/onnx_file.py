@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +26,7 @@ from fxexport.onnx_node import (
     defaults_of,
     domain_of,
     graphs_of,
+    held_tensors,
     is_external,
     is_standard,
     meaning_of,
@@ -68,7 +69,7 @@ def graph_of_onnx(model: ModelProto, weights: Mapping[str, Array] | None = None)
         NotRead: it cannot be read, or an input is no tensor.
     """
     kept = _written_out(model)
-    for tensor in _tensors_of(kept):
+    for tensor in held_tensors(kept):
         if tensor.data_location == TensorProto.EXTERNAL:
             raise NotRead(f"the data of {tensor.name} lie outside of the model that was given")
     stored = {tensor.name for tensor in kept.graph.initializer}
@@ -332,22 +333,6 @@ def _of_integers(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:
 
 def _label(node: NodeProto) -> str:
     return f"{node.domain}::{node.op_type}" if domain_of(node.domain) else node.op_type
-
-
-def _tensors_of(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor that a model holds, but for the initialisers of its own graph."""
-    sparse = [*model.graph.sparse_initializer]
-    nodes = [*model.graph.node, *(node for item in model.functions for node in item.node)]
-    while nodes:
-        node = nodes.pop()
-        for item in node.attribute:
-            yield from (item.t, *item.tensors)
-            sparse += [item.sparse_tensor, *item.sparse_tensors]
-        for graph in graphs_of(node):
-            yield from graph.initializer
-            sparse += graph.sparse_initializer
-            nodes += graph.node
-    yield from (tensor for item in sparse for tensor in (item.values, item.indices))
 
 
 def tensor_value(terms: Terms, tensor: TensorProto, values: Array | None = None) -> Value:

@@ -13,7 +13,7 @@ from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.content import Content, bytes_of
 from fxexport.onnx_dialect.pieces import Piece, written
 from fxexport.onnx_graph.wire import Buffer
-from fxexport.onnx_node import graphs_of
+from fxexport.onnx_node import held_tensors
 from fxexport.untrusted.archive import open_regular
 from fxpasses.errors import FileError
 
@@ -82,18 +82,7 @@ def _info(tensor: onnx.TensorProto) -> ExternalDataInfo:
 
 def others_elsewhere(content: Content) -> Iterator[onnx.TensorProto]:
     """What lies elsewhere and is no initialiser of the model: attributes, and what graphs in nodes hold."""
-    nodes = [*content.proto.graph.node, *(node for item in content.proto.functions for node in item.node)]
-    sparse = [*content.proto.graph.sparse_initializer]
-    for node in nodes:  # grows while it is read
-        held = [tensor for item in node.attribute for tensor in (item.t, *item.tensors)]
-        sparse += [part for item in node.attribute for part in (item.sparse_tensor, *item.sparse_tensors)]
-        for graph in graphs_of(node):
-            held += graph.initializer
-            sparse += graph.sparse_initializer
-            nodes += graph.node
-        yield from (tensor for tensor in held if is_elsewhere(content, tensor))
-    parts = (tensor for item in sparse for tensor in (item.values, item.indices))
-    yield from (tensor for tensor in parts if is_elsewhere(content, tensor))
+    yield from (tensor for tensor in held_tensors(content.proto) if is_elsewhere(content, tensor))
 
 
 def can_move(content: Content) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx
 
 from fxexport.onnx_node import domain_of, reads_of
+from fxexport.untrusted.inline import every_node
 
 _DEFAULT = "ai.onnx"
 
@@ -19,19 +18,9 @@ def as_default_domain(model: onnx.ModelProto) -> None:
             versions = {domain_of(entry.domain): entry.version for entry in container.opset_import}
             del container.opset_import[:]
             container.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions.items())
-    for node in _nodes([*model.graph.node, *(node for item in model.functions for node in item.node)]):
+    for node in every_node([*model.graph.node, *(node for item in model.functions for node in item.node)]):
         if node.domain == _DEFAULT:
             node.domain = ""
-
-
-def _nodes(nodes: list[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """These and those of the graphs that they hold."""
-    while nodes:
-        node = nodes.pop()
-        yield node
-        for attribute in node.attribute:
-            nodes.extend(attribute.g.node)
-            nodes.extend(inner for graph in attribute.graphs for inner in graph.node)
 
 
 def with_free_batch(model: onnx.ModelProto) -> None:
