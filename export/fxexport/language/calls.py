@@ -93,6 +93,10 @@ class Calls(TorchFunctionMode):
             self._calls.append(_Call(name, given, tuple(map(self._tensor, made))))
         return result
 
+    def gave(self, result: Any) -> None:
+        """Notes what the run ends with: of two that compute the same one may give another part of it."""
+        self._calls.append(_Call("what is given", tuple(map(self._read, _leaves(result))), ()))
+
     def _read(self, leaf: Any) -> _Seen | _Number | str:
         if isinstance(leaf, torch.Tensor):
             return self._tensor(leaf)

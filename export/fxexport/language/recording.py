@@ -105,6 +105,7 @@ class Called(nn.Module):
             calls = Calls(self.inner, args)
             with _told_as_when_run(), WholePools(), calls:
                 result = self.inner(*args)
+            calls.gave(result)
             changes = [change for change in held.changes() if not _is_registered(self.inner, change.value)]
         finally:
             held.put_back()

@@ -228,6 +228,7 @@ class ModuleSubject(Subject):
         reads = ReadsValues(self.module, tensors)
         with torch.set_grad_enabled(has_gradients), reads:
             result = self.module(*tensors)
+        reads.gave(result)
         return _arrays(result), reads
 
     @property

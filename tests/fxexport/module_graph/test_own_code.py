@@ -226,6 +226,23 @@ def test_a_run_that_calls_something_else_than_its_recording_is_seen(
     assert isinstance(own, str) or own.inputs[0].dims[0] == len(IMAGES)
 
 
+class Giving(Asking):
+    """Computes the same in every run, and gives the part that is asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.fc(self.first(x).relu().mean((2, 3)))
+        other = own.clamp(max=30.0)
+        return other if self.ask(x) else own
+
+
+@pytest.mark.parametrize("ask", [lambda x: type(x) is Tensor, lambda x: x.shape[0] == 1])
+def test_a_run_that_gives_something_else_than_its_recording_is_seen(ask: Callable[[Tensor], Any]) -> None:
+    subject = ModuleSubject(Giving(ask).eval(), [IMAGES.numpy()])
+    assert subject.language_at_all_sizes == (
+        "a run calls other functions than what torch.export records (what is given)"
+    )
+
+
 def test_random_numbers_of_others_have_no_derivation() -> None:
     language = ModuleSubject(Asking(lambda x: x * np.random.rand()).eval(), [IMAGES.numpy()]).language
     assert language in (
