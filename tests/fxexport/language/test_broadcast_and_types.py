@@ -298,6 +298,11 @@ MODULES = {
     ),
     "imaginary parts": (imaginary(0.5), imaginary(2.0)),
     "places of other maxima": (places(1), places(-1)),
+    "a product of what repeats": (
+        lambda x: x[..., None].expand(-1, -1, -1, -1, 3).prod(-1),
+        lambda x: x * 3,
+    ),
+    "a root of another degree": (lambda x: x.abs() ** 0.4, lambda x: x.abs().sqrt()),
     "bits of integers": (
         lambda x: x * torch.bitwise_and((x * 3).int(), torch.full((), 2, dtype=torch.int32)).bool(),
         lambda x: x * torch.logical_and((x * 3).int(), torch.full((), 2, dtype=torch.int32)),
@@ -384,6 +389,7 @@ READ: dict[str, Callable[[Tensor], Tensor]] = {
     "blocks of one map alone": lambda x: x + nn.functional.unfold(x[0], 1).sum(),
     "a vector as a weight": lambda x: x + nn.functional.linear(x, torch.ones(3))[..., None],
     "a variance over the batch": lambda x: x - x.var(0),
+    "a sum of what repeats as often as there are samples": lambda x: x + x[:1].expand_as(x).sum(0),
     "a cell of a joined batch": lambda x: torch.cat([x, x])[0],
     "a factor along what repeats": lambda x: (
         nn.functional.linear(x, torch.tensor([[1.0, 2, 3], [4, 5, 6]]))[..., None].expand(-1, -1, -1, -1, 3)

@@ -153,6 +153,10 @@ QUOTIENTS = {
         "l = Constant<value_float=-128.0>() k = Constant<value_float=127.0>() m = Cast<to=10>(l) "
         "n = Cast<to=10>(k) c = Clip(a, m, n) y = Cast<to=3>(c)",
     ),
+    "integers that half precision does not hold": (
+        "i = Cast<to=6>(x) t = Cast<to=10>(one) y = DequantizeLinear(i, t)",
+        "i = Cast<to=6>(x) t = Cast<to=10>(one) h = Cast<to=10>(i) y = Mul(h, t)",
+    ),
     "a product in another type": (
         "q = QuantizeLinear(x, one, o) h = DequantizeLinear<output_dtype=10>(q, one, o) y = Cast<to=1>(h)",
         "q = QuantizeLinear(x, one, o) y = DequantizeLinear(q, one, o)",
