@@ -72,6 +72,7 @@ class Held:
     def __init__(self, model: nn.Module) -> None:
         """Notes it."""
         self._contents = [*_contents(model)]
+        self._watched = {id(found.container) for found in self._contents}
 
     def put_back(self) -> None:
         """Lets the model hold the same again, but for what it has registered since."""
@@ -87,7 +88,7 @@ class Held:
     def watches(self, value: object) -> bool:
         """Whether a value is such a container or object."""
         container = vars(value) if has_names(value) else value
-        return any(found.container is container for found in self._contents)
+        return id(container) in self._watched
 
     def changes(self) -> list[Change]:
         """Where it holds something else by now, or a tensor that was written to."""
@@ -130,11 +131,15 @@ def _contents(model: nn.Module) -> Iterator[_Content]:
 
 def has_names(value: object) -> bool:
     """Whether it is an object of a class of one's own, which may be a model's memory as a module may."""
-    home = type(value).__module__.partition(".")[0]
-    is_own = home not in _NOT_THEIR_OWN or type(value) is SimpleNamespace
+    is_own = is_of_own_class(value) or type(value) is SimpleNamespace
     return (
         is_own and isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, dict | list)
     )
+
+
+def is_of_own_class(value: object) -> bool:
+    """Whether its class is neither Python's nor torch's."""
+    return type(value).__module__.partition(".")[0] not in _NOT_THEIR_OWN
 
 
 def _joined(path: str, name: object) -> str:

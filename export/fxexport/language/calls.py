@@ -89,7 +89,8 @@ class Calls(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in _leaves(result) if isinstance(leaf, torch.Tensor)]
         name = _name(func)
-        if (made or result is None) and name != _CHECK:
+        is_about_tensors = made or (result is None and any(isinstance(item, _Seen) for item in given))
+        if is_about_tensors and name != _CHECK:
             self._calls.append(_Call(name, given, tuple(map(self._tensor, made))))
         return result
 

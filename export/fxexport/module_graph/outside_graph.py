@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import warnings
+import weakref
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType, SimpleNamespace
 from typing import TypeAlias
 
 import torch
 from torch import fx, nn
 
-from fxpasses.graph.held import has_names
+from fxpasses.graph.held import has_names, is_of_own_class
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _METHODS = ("forward", "__call__", "_call_impl")
@@ -95,21 +98,50 @@ def _opaque(value: object) -> list[object]:
 
 def told(value: object) -> str:
     """The data that an object holds as text, as far as it is not much."""
+    return as_text(walked(value))
+
+
+def as_text(items: Iterable[object]) -> str:
+    """The data among them."""
+    plain = (item for item in items if item is None or isinstance(item, _PLAIN))
+    return "; ".join(
+        str(zlib.crc32(item)) if isinstance(item, bytes | bytearray) else repr(item) for item in plain
+    )
+
+
+def walked(value: object, is_known: Callable[[object], bool] = lambda _: False) -> Iterator[object]:
+    """An object and all that it holds, as far as it is not much; what is known is not looked into."""
     left: list[object] = [value]
-    found: list[str] = []
     seen: dict[int, object] = {}
     while left and len(seen) + len(left) <= _MOST:
         item = left.pop()
-        if item is None or isinstance(item, _PLAIN):
-            found.append(repr(item) if not isinstance(item, bytes | bytearray) else str(zlib.crc32(item)))
-        elif not isinstance(item, _CODE) and id(item) not in seen:
+        is_plain = type(item) in _PLAIN or item is None
+        if is_plain or id(item) not in seen:
+            yield item
+        if not is_plain and id(item) not in seen and not is_known(item):
             seen[id(item)] = item
-            left += _parts(item)
-    return "; ".join(found)
+            left += [*_names(item), *([] if isinstance(item, (*_CODE, *_PLAIN)) else _parts(item))]
+
+
+def _names(item: object) -> list[object]:
+    """What an object holds that its type does not know of; of a tensor how often it was written to, too."""
+    if isinstance(item, torch.Tensor):
+        return [0 if item.is_inference() else item._version, vars(item)]
+    is_open = isinstance(item, nn.Module | FunctionType) or is_of_own_class(item)
+    return [item.__dict__] if is_open and not isinstance(item, type | ModuleType) and _has_dict(item) else []
+
+
+def _has_dict(item: object) -> bool:
+    """Whether it has names, which its own code is not asked for."""
+    return type(item).__dictoffset__ != 0
 
 
 def _parts(item: object) -> list[object]:
     """What an object holds: of one that is no container what a copy of it would be made of."""
+    if isinstance(item, weakref.ref):
+        return [item()]
+    if isinstance(item, ContextVar):
+        return [item.get(None)]
     if isinstance(item, SimpleNamespace):
         return [*vars(item).values()]
     if isinstance(item, dict):
@@ -126,12 +158,13 @@ def _parts(item: object) -> list[object]:
             made = item.__reduce_ex__(4)
             return [] if isinstance(made, str) else [[*p] if isinstance(p, Iterator) else p for p in made[1:]]
         except Exception:  # noqa: BLE001 - it has no copy, and says so in whatever way it likes
-            return []
+            is_closed = type(item).__module__.partition(".")[0] in ("torch", "numpy")
+            return [] if is_closed else [getattr(item, "__dict__", None), *gc.get_referents(item)]
 
 
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, SimpleNamespace)
 _PLAIN = (bool, int, float, complex, str, bytes, bytearray)
 _CODE = (nn.Module, torch.Tensor, type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
 """What is looked into elsewhere, or has no state that a run changes."""
-_MOST, _MOST_BYTES = 1000, 2**20
+_MOST, _MOST_BYTES = 100_000, 2**28
 """What has more parts, or is longer, is data and is not looked into."""

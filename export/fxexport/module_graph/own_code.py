@@ -6,6 +6,7 @@ import builtins
 import dis
 import functools
 import gc
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -17,14 +18,15 @@ from types import (
     GeneratorType,
     MappingProxyType,
     ModuleType,
+    TracebackType,
 )
 from typing import Any, Self
 
 import numpy as np
 import torch
 
-from fxexport.module_graph.outside_graph import told
-from fxpasses.graph.held import Held
+from fxexport.module_graph.outside_graph import as_text, walked
+from fxpasses.graph.held import Held, is_of_own_class
 
 _OURS = frozenset({"fxexport", "fxpasses", "fxhead"})
 _NOT_OWN = frozenset({"torch", "sympy", "mpmath", "numpy"}) | _OURS | sys.stdlib_module_names
@@ -37,7 +39,9 @@ _PURE = frozenset(
     "types typing".split()
 )
 """Packages whose functions give the same for the same; what they call in turn is looked at."""
-_SILENT = frozenset({"logging", "warnings"})
+_RANDOM = "numpy.random"
+"""Of numpy the part that does not."""
+_SILENT = frozenset({"logging", "warnings", "_warnings"})
 """Those that tell somebody, and answer nothing."""
 _BUILTINS = frozenset(
     "__build_class__ __import__ abs all any ascii bin callable chr delattr dir divmod format getattr hasattr "
@@ -76,14 +80,15 @@ class OwnCode:
         held: what the module holds, of which others know how it changes.
 
     Attributes:
-        reads: what the code's arguments, names and classes held when it was first run, as text.
+        reads: what the code's arguments, names and classes held when it was run, as text.
     """
 
     def __init__(self, held: Held) -> None:
         self._held = held
-        self.reads: dict[tuple[CodeType, str], str] = {}
-        self._codes: set[CodeType] = set()
-        self._homes: dict[int, tuple[dict[str, Any], str]] = {}
+        self.reads: dict[tuple[CodeType, str, int], str] = {}
+        self._codes: dict[CodeType, int] = {}
+        self._looked: dict[int, object] = {}
+        self._homes: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
         self._called: str | None = None
         self._named: str | None = None
         self._importing: FrameType | None = None
@@ -134,10 +139,11 @@ class OwnCode:
 
     def _home(self, frame: FrameType) -> str:
         """The module that a frame's code belongs to; "" for code that was made of text."""
-        names = frame.f_globals
-        if id(names) not in self._homes:
-            self._homes[id(names)] = names, _home(names)
-        return self._homes[id(names)][1]
+        names, file = frame.f_globals, frame.f_code.co_filename
+        key = id(names), file
+        if key not in self._homes:
+            self._homes[key] = names, _home(names, file)
+        return self._homes[key][1]
 
     def _caller(self, frame: FrameType | None) -> FrameType | None:
         """The frame itself where it is a module's own code, or the one for which pure functions run here."""
@@ -147,46 +153,111 @@ class OwnCode:
 
     def _read(self, frame: FrameType) -> None:
         code = frame.f_code
-        if code not in self._codes:
-            self._codes.add(code)
-            names = {name: frame.f_globals[name] for name in code.co_names if name in frame.f_globals}
-            names |= frame.f_locals  # arguments, and what a function closes over
-            for name in _named(code):
-                value = frame.f_globals.get(name, getattr(builtins, name, None))
+        count = self._codes[code] = self._codes.get(code, 0) + 1
+        names = dict(frame.f_locals)  # arguments, and what a function closes over: others at every call
+        if count == 1:
+            names |= _names(code, frame.f_globals)
+            for name, value in _named(code, frame.f_globals):
                 if _is_foreign(value):
                     self._named = self._named or _told(name, frame)
+            for name in _FRAMES.intersection(code.co_names):
+                self._named = self._named or _told(name, frame)
+        with torch._C.DisableTorchFunction():  # which notes what a run calls
             for name, value in names.items():
-                if not self._held.watches(value):
-                    self.reads[code, name] = told(value)
-                for item in (value if isinstance(value, type) else type(value)).__mro__:
-                    if _is_own(item.__module__):
-                        self.reads |= {
-                            (code, f"{item.__name__}.{part}"): told(held) for part, held in vars(item).items()
-                        }
+                self.reads[code, name, count] = self._text(name, value, frame)
+                self._look_into(value, frame)
+
+    def _text(self, name: str, value: object, frame: FrameType) -> str:
+        """What it holds; a function of Python's in it may be called by another one, unseen."""
+        items = [*walked(value, self._held.watches)] if not self._held.watches(value) else []
+        for item in items:
+            if isinstance(item, BuiltinFunctionType) and _is_foreign(item):
+                self._named = self._named or _told(name, frame)
+            elif is_of_own_class(item) and item is not value:
+                self._look_into(item, frame)
+        return as_text(items)
+
+    def _look_into(self, value: object, frame: FrameType) -> None:
+        """At what the module itself holds, and at what classes do."""
+        kind = value if isinstance(value, type) else type(value)
+        for item in (*kind.__mro__, *inspect.getmro(type(kind))):
+            if id(item) not in self._looked and _is_own(item.__module__):
+                self._looked[id(item)] = item
+                for part, held in vars(item).items():
+                    name = f"{item.__name__}.{part}"
+                    self.reads[frame.f_code, name, 0] = self._text(name, held, frame)
+        if self._held.watches(value) and id(value) not in self._looked and not isinstance(value, dict | list):
+            self._looked[id(value)] = value
+            for part, held in getattr(value, "__dict__", {}).items():
+                self._text(part, held, frame)
 
 
-def _named(code: CodeType) -> Iterator[str]:
-    """The names of modules and functions that code reads, and may hand on to what calls them unseen."""
-    return (str(item.argval) for item in dis.get_instructions(code) if item.opname == "LOAD_GLOBAL")
+_FRAMES = frozenset(
+    name for kind in (FrameType, TracebackType) for name in vars(kind) if name.startswith(("f_", "tb_"))
+)
+"""What tells who calls."""
+
+
+def _names(code: CodeType, names: dict[str, Any]) -> dict[str, Any]:
+    """What code may read by its names: of its own module, and of others of the model's that it names."""
+    found: dict[str, Any] = {}
+    left, seen = [("", names)], {id(names)}
+    for path, home in left:  # grows while it is read
+        for name in code.co_names:
+            if name in home:
+                value = found[f"{path}{name}"] = home[name]
+                if isinstance(value, ModuleType) and _is_own(value.__name__) and id(vars(value)) not in seen:
+                    seen.add(id(vars(value)))
+                    left.append((f"{path}{name}.", vars(value)))
+    return found
+
+
+def _named(code: CodeType, names: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    """Modules and functions that code names, and may hand on to what calls them unseen."""
+    value: object = None
+    for item in dis.get_instructions(code):
+        name = str(item.argval)
+        if item.opname == "LOAD_GLOBAL":
+            value = names.get(name, getattr(builtins, name, None))
+        elif item.opname == "IMPORT_NAME":
+            value = sys.modules.get(name)
+        elif item.opname == "LOAD_ATTR" and isinstance(value, ModuleType) and not _is_called(item):
+            value = vars(value).get(name)
+        else:
+            value = None
+        yield name, value
+
+
+def _is_called(item: dis.Instruction) -> bool:
+    """Whether an attribute is loaded to be called, which is seen; before Python 3.12 it has another name."""
+    return sys.version_info >= (3, 12) and bool((item.arg or 0) & 1)
 
 
 def _is_foreign(value: object) -> bool:
     """Whether it is a part of Python that is not known to give the same for the same."""
     if isinstance(value, BuiltinFunctionType):
-        return not _is_pure_c(value)
+        return value.__name__ != "__new__" and not _is_pure_c(value)
     is_code = isinstance(value, ModuleType | FunctionType | type)
     home = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", ""))
-    return is_code and _top(home) in sys.stdlib_module_names - _PURE - _SILENT - {"builtins"}
+    is_pythons = _top(home) in sys.stdlib_module_names - _SILENT - {"builtins"} or home.startswith(_RANDOM)
+    return is_code and is_pythons and not _is_known(home)
 
 
-def _home(names: dict[str, Any]) -> str:
+def _home(names: dict[str, Any], file: str) -> str:
     found = names.get("__name__"), getattr(names.get("__spec__"), "name", None)
     for name in filter(None, found):  # which are two for what Python froze
         module = sys.modules.get(name)
         # torch.backends puts others in the place of some of its modules
         if module is not None and vars(getattr(module, "m", module)) is names:
-            return str(name)
+            return str(name) if _lies_there(_top(str(name)), file) else ""
     return ""
+
+
+def _lies_there(top: str, file: str) -> bool:
+    """Whether code is where what it is named for is: a model's file may be named as one of Python's."""
+    if file.startswith("<") or top not in sys.stdlib_module_names | {"torch"}:
+        return True
+    return file.startswith(os.path.dirname(torch.__file__ if top == "torch" else os.__file__))
 
 
 @functools.cache
@@ -200,7 +271,11 @@ def _is_own(home: str) -> bool:
 
 
 def _is_pure(home: str, name: str) -> bool:
-    return _top(home) in _PURE | _SILENT | _OURS or _is_torch(home, name)
+    return _is_known(home) or _top(home) in _SILENT | _OURS or _is_torch(home, name)
+
+
+def _is_known(home: str) -> bool:
+    return _top(home) in _PURE and not home.startswith(_RANDOM)
 
 
 def _is_torch(home: str, name: str) -> bool:
@@ -212,11 +287,11 @@ def _is_pure_c(function: Any) -> bool:
     owner, name = function.__self__, function.__name__
     if isinstance(owner, ModuleType) or function.__module__ == "torch._C":  # where pybind owns it
         home = getattr(owner, "__name__", function.__module__)
-        return name in _BUILTINS if home == "builtins" else _top(home) in _PURE or _is_torch(home, name)
+        return name in _BUILTINS if home == "builtins" else _is_pure(home, name)
     if owner is None:
         return str(function.__qualname__).startswith("_VariableFunctionsClass.")
     kind = owner if isinstance(owner, type) else type(owner)
-    return issubclass(kind, _DATA) or _top(kind.__module__) in _PURE
+    return issubclass(kind, _DATA) or _is_known(kind.__module__)
 
 
 def _told(name: str, frame: FrameType) -> str:

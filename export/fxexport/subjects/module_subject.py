@@ -225,6 +225,12 @@ class ModuleSubject(Subject):
                 item.to(memory_format=torch.channels_last) if item.dim() == _IMAGE else item
                 for item in tensors
             ]
+            tensors = [torch.cat([item[:1], item])[1:] if item.dim() else item for item in tensors]
+        if has_gradients:
+            with torch.enable_grad():  # a leaf may not be changed in place
+                tensors = [
+                    item.requires_grad_().clone() if item.is_floating_point() else item for item in tensors
+                ]
         reads = ReadsValues(self.module, tensors)
         with torch.set_grad_enabled(has_gradients), reads:
             result = self.module(*tensors)
