@@ -21,8 +21,11 @@ from fxexport.language.extents import Extent, Range, ranges, symbol
 from fxexport.language.fold_rules import UNIT, Folded, NotFolded
 from fxexport.language.foreign import DYNAMIC
 from fxexport.language.graph import Dims, Graph, NotRead
+from fxexport.language.identities import IDENTITIES
 from fxexport.language.layout import Layout, extent_of, plain
 from fxexport.language.term import FLOATS, Array, Operand, Origin, Term, Terms, Value, is_same, numpy_type
+
+FINITE = "what is computed on the way is finite: where a value is NaN or infinite the two may differ"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,10 +200,15 @@ class _Proof:
             sizes=tuple(sizes),
             outside=_joined(left.outside, right.outside, pairs),
             fixed=_joined(left.fixed, right.fixed, pairs),
-            scope=tuple(dict.fromkeys((*left.scope, *right.scope))),
+            scope=tuple(dict.fromkeys((*left.scope, *right.scope, *self._finite(left, right)))),
             operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
             steps=tuple(dict.fromkeys(self._steps())),
         )
+
+    def _finite(self, left: Graph, right: Graph) -> Iterator[str]:
+        """That NaN and infinities may go another way: in some identities, and in kernels of two libraries."""
+        if left.scope != right.scope or any(not IDENTITIES[name].special for name in self._terms.used):
+            yield FINITE
 
     def _steps(self) -> Iterator[str]:
         """Names of nodes that round or compare what need not be the same bits on both sides."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fxexport.language import Derivation, NotRead, compare, derive, graph_of_module
+from fxexport.language.compare import FINITE
 
 Middle = Callable[[torch.Tensor], torch.Tensor]
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -438,3 +439,19 @@ def test_the_axes_of_all_inputs_are_named_at_once(monkeypatch: pytest.MonkeyPatc
     read = graph_of_module(Total(), (X,) * 4)
     assert derive(read, read).is_proved
     assert len(named) == 1
+
+
+def test_where_nan_may_go_another_way_the_scope_says_so() -> None:
+    """Adding in another order meets other infinities; code that is one meets the same."""
+
+    class Sum(nn.Module):
+        def __init__(self, *, is_split: bool) -> None:
+            super().__init__()
+            self.is_split = is_split
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2 * 0.5 if self.is_split else x
+
+    graphs = [graph_of_module(Sum(is_split=is_split), (torch.randn(2, 3),)) for is_split in (False, True)]
+    assert FINITE in derive(*graphs).scope
+    assert FINITE not in derive(graphs[0], graphs[0]).scope
