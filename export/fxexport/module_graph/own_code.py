@@ -164,12 +164,17 @@ class OwnCode:
                 self._named = self._named or _told(name, frame)
         with torch._C.DisableTorchFunction():  # which notes what a run calls
             for name, value in names.items():
-                self.reads[code, name, count] = self._text(name, value, frame)
+                # how often a tensor was written to that is handed on depends on how the inputs lie
+                self.reads[code, name, count] = self._text(name, value, frame, name in code.co_varnames)
                 self._look_into(value, frame)
 
-    def _text(self, name: str, value: object, frame: FrameType) -> str:
+    def _text(self, name: str, value: object, frame: FrameType, is_given: bool = False) -> str:
         """What it holds; a function of Python's in it may be called by another one, unseen."""
-        items = [*walked(value, self._held.watches)] if not self._held.watches(value) else []
+
+        def is_known(item: object) -> bool:
+            return self._held.watches(item) or (is_given and isinstance(item, torch.Tensor))
+
+        items = [*walked(value, is_known)] if not self._held.watches(value) else []
         for item in items:
             if isinstance(item, BuiltinFunctionType) and _is_foreign(item):
                 self._named = self._named or _told(name, frame)

@@ -419,3 +419,20 @@ def test_a_model_whose_graph_is_not_what_runs_is_not_broken_beside_itself() -> N
     certificate = certify(model, model, IMAGES)
     assert certificate.verdict is Verdict.AGREES, certificate.reason
     assert "no graph shows what the reference computes" in certificate.reason
+
+
+def test_a_tensor_that_is_handed_on_may_be_written_to_another_number_of_times() -> None:
+    def flat(x: Tensor) -> Tensor:
+        y = x.contiguous()  # a copy of what lies otherwise, which was never written to
+        return scaled(y.relu_() if y is x else y.relu())
+
+    def scaled(x: Tensor) -> Tensor:
+        return x * 2
+
+    with torch.no_grad():
+        runs = []
+        for x in (IMAGES.clone(), IMAGES.mT.contiguous().mT):
+            with OwnCode(Held(nn.Identity())) as code:
+                flat(x)
+            runs.append(code)
+    assert runs[0].changed(runs[1]) is None
