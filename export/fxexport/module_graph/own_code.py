@@ -19,6 +19,7 @@ from types import (
     MappingProxyType,
     ModuleType,
     TracebackType,
+    WrapperDescriptorType,
 )
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 
 from fxexport.module_graph.outside_graph import as_text, walked
+from fxexport.private_names import DisableTorchFunction
 from fxpasses.graph.held import Held, is_of_own_class
 
 _OURS = frozenset({"fxexport", "fxpasses", "fxhead"})
@@ -162,7 +164,7 @@ class OwnCode:
                     self._named = self._named or _told(name, frame)
             for name in _FRAMES.intersection(code.co_names):
                 self._named = self._named or _told(name, frame)
-        with torch._C.DisableTorchFunction():  # which notes what a run calls
+        with DisableTorchFunction():  # which notes what a run calls
             for name, value in names.items():
                 # how often a tensor was written to that is handed on depends on how the inputs lie
                 self.reads[code, name, count] = self._text(name, value, frame, name in code.co_varnames)
@@ -172,15 +174,20 @@ class OwnCode:
         """What it holds; a function of Python's in it may be called by another one, unseen."""
 
         def is_known(item: object) -> bool:
-            return self._held.watches(item) or (is_given and isinstance(item, torch.Tensor))
+            return self._is_seen(item) or (is_given and isinstance(item, torch.Tensor))
 
         items = [*walked(value, is_known)] if not self._held.watches(value) else []
         for item in items:
-            if isinstance(item, BuiltinFunctionType) and _is_foreign(item):
+            kind: Any = type(item)
+            if _is_foreign(item) if kind is BuiltinFunctionType else _is_unseen(kind):
                 self._named = self._named or _told(name, frame)
             elif is_of_own_class(item) and item is not value:
                 self._look_into(item, frame)
         return as_text(items)
+
+    def _is_seen(self, value: object) -> bool:
+        """Whether others look into it, or it is an operator of torch's, which keeps how it was dispatched."""
+        return self._held.watches(value) or type(value).__module__ == "torch._ops"
 
     def _look_into(self, value: object, frame: FrameType) -> None:
         """At what the module itself holds, and at what classes do."""
@@ -248,19 +255,29 @@ def _is_foreign(value: object) -> bool:
     return is_code and is_pythons and not _is_known(home)
 
 
+@functools.cache
+def _is_unseen(kind: Any) -> bool:
+    """Whether it is none of Python's functions, but is called as they are: those of ctypes, say."""
+    calls = next((vars(item)["__call__"] for item in kind.__mro__ if "__call__" in vars(item)), None)
+    is_known = _top(kind.__module__) in ("builtins", "torch", "weakref") or _is_known(kind.__module__)
+    return isinstance(calls, WrapperDescriptorType) and not (is_known or issubclass(kind, type))
+
+
 def _home(names: dict[str, Any], file: str) -> str:
     found = names.get("__name__"), getattr(names.get("__spec__"), "name", None)
     for name in filter(None, found):  # which are two for what Python froze
         module = sys.modules.get(name)
         # torch.backends puts others in the place of some of its modules
         if module is not None and vars(getattr(module, "m", module)) is names:
-            return str(name) if _lies_there(_top(str(name)), file) else ""
+            is_made = file.startswith("<") and not file.startswith("<frozen ")  # of text
+            where = str(names.get("__file__")) if is_made else file
+            return str(name) if _lies_there(_top(str(name)), where) else ""
     return ""
 
 
 def _lies_there(top: str, file: str) -> bool:
     """Whether code is where what it is named for is: a model's file may be named as one of Python's."""
-    if file.startswith("<") or top not in sys.stdlib_module_names | {"torch"}:
+    if file.startswith("<frozen ") or top not in sys.stdlib_module_names | {"torch"}:
         return True
     return file.startswith(os.path.dirname(torch.__file__ if top == "torch" else os.__file__))
 

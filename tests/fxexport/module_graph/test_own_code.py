@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import cProfile
+import ctypes
 import datetime
 import enum
 import functools
@@ -85,6 +86,9 @@ class Clocks:
 CLOCKS, LATER = Clocks(), functools.partial(time.time)
 
 
+LIBRARY_TIME = ctypes.CDLL(None).time if os.name == "posix" else time.time
+
+
 def of_an_import(x: Tensor) -> None:
     """Hands on what only the import names."""
     import time as clock
@@ -151,6 +155,7 @@ def unseen(x: Tensor) -> None:
         (lambda x: CLOCKS.me, "(test_own_code"),
         (lambda x: next(iter(CLOCKS.now, None)), "CLOCKS"),
         (lambda x: LATER(), "LATER"),
+        (lambda x: LIBRARY_TIME(None), "LIBRARY_TIME"),
         (of_an_import, "time ("),
         (of_its_callers, "f_back"),
         (lambda x: [*itertools.starmap(torch.get_num_threads, [()])], "get_num_threads"),
@@ -169,6 +174,9 @@ class Mode(enum.Enum):
     """Makes members."""
 
     A = "a"
+
+
+RELU = torch.ops.aten.relu
 
 
 @functools.lru_cache
@@ -193,6 +201,7 @@ def kept(number: int) -> float:
         lambda x: torch.is_grad_enabled() and x.requires_grad,
         lambda x: nn.functional.softmax(x @ x.mT, -1),
         lambda x: torch.ops.aten.relu(x),
+        lambda x: RELU(x),
         lambda x: torch.fft.fft2(x).real + torch.linalg.vector_norm(x),
         lambda x: nn.Sequential(nn.ReLU(), nn.Dropout())(x),
         lambda x: torch.einsum("nchw->nhwc", x),
@@ -220,6 +229,13 @@ def test_who_looked_at_calls_before_does_so_again() -> None:
         foreign(lambda x: None)
         kept(7)
     assert any("kept" in str(entry.code) for entry in profile.getstats())  # type: ignore[attr-defined]
+
+
+def test_what_was_made_of_text_is_nobodys_but_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "torch.nn.functional_too"
+    monkeypatch.setitem(sys.modules, name, home := types.ModuleType(name))
+    exec("import time\nask = lambda x: time.time()", vars(home))
+    assert "time" in str(foreign(home.ask))
 
 
 COUNTS = {"runs": 0}
