@@ -10,6 +10,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator
+from itertools import zip_longest
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -227,7 +228,8 @@ def _names(code: CodeType, names: dict[str, Any]) -> dict[str, Any]:
 def _named(code: CodeType, names: dict[str, Any]) -> Iterator[tuple[str, object]]:
     """Modules and functions that code names, and may hand on to what calls them unseen."""
     value: object = None
-    for item in dis.get_instructions(code):
+    items = [*dis.get_instructions(code)]
+    for item, after in zip_longest(items, items[1:]):
         name = str(item.argval)
         if item.opname == "LOAD_GLOBAL":
             value = names.get(name, getattr(builtins, name, None))
@@ -237,7 +239,9 @@ def _named(code: CodeType, names: dict[str, Any]) -> Iterator[tuple[str, object]
             value = vars(value).get(name)
         else:
             value = None
-        yield name, value
+        is_way = after is not None and after.opname == "LOAD_ATTR" and not _is_called(after)
+        if not (is_way and isinstance(value, ModuleType)):  # it is what the module holds that is named
+            yield name, value
 
 
 def _is_called(item: dis.Instruction) -> bool:

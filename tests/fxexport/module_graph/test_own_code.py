@@ -209,6 +209,7 @@ def kept(number: int) -> float:
         lambda x: checkpoint(torch.relu, x, use_reentrant=False),
         lambda x: np.prod(x.shape) + np.sqrt(2.0) + np.arange(4).sum() + np.array([1.0]).mean(),
         lambda x: torch._C._log_api_usage_once("torchvision"),
+        lambda x: x if "numpy" in sys.modules else None,
         lambda x: re.sub("a", "b", "text"),
         lambda x: torch.finfo(x.dtype).eps + x.numel() + x.size(0),
     ],
