@@ -124,9 +124,9 @@ def walked(value: object, is_known: Callable[[object], bool] = lambda _: False) 
 
 
 def _names(item: object) -> list[object]:
-    """What an object holds that its type does not know of; of a tensor how often it was written to, too."""
+    """What an object holds that its type does not know of."""
     if isinstance(item, torch.Tensor):
-        return [0 if item.is_inference() else item._version, vars(item)]
+        return [vars(item)]
     is_open = isinstance(item, nn.Module | FunctionType) or is_of_own_class(item)
     return [item.__dict__] if is_open and not isinstance(item, type | ModuleType) and _has_dict(item) else []
 

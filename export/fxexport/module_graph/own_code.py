@@ -9,8 +9,9 @@ import gc
 import inspect
 import os
 import sys
+import weakref
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -26,6 +27,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import nn
 
 from fxexport.module_graph.outside_graph import as_text, walked
 from fxexport.private_names import DisableTorchFunction
@@ -91,6 +93,7 @@ class OwnCode:
         self.reads: dict[tuple[CodeType, str, int], str] = {}
         self._codes: dict[CodeType, int] = {}
         self._looked: dict[int, object] = {}
+        self._written: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
         self._homes: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
         self._called: str | None = None
         self._named: str | None = None
@@ -117,7 +120,14 @@ class OwnCode:
     def changed(self, later: OwnCode) -> str | None:
         """The first name that holds something else in a later run; None where none does."""
         changed = (key[1] for key, text in self.reads.items() if later.reads.get(key, text) != text)
-        return next(changed, None)
+        return next(chain(changed, self._written_to(later)), None)
+
+    def _written_to(self, later: OwnCode) -> Iterator[str]:
+        """Names of tensors that were written to since; others are in the places of those that runs make."""
+        for key, (tensor, version, name) in self._written.items():
+            other, count, _ = later._written.get(key, (tensor, version, name))
+            if tensor() is not None and other() is tensor() and count != version:
+                yield name
 
     @property
     def foreign(self) -> str | None:
@@ -167,23 +177,25 @@ class OwnCode:
                 self._named = self._named or _told(name, frame)
         with DisableTorchFunction():  # which notes what a run calls
             for name, value in names.items():
-                # how often a tensor was written to that is handed on depends on how the inputs lie
-                self.reads[code, name, count] = self._text(name, value, frame, name in code.co_varnames)
+                self.reads[code, name, count] = self._text(name, value, frame)
                 self._look_into(value, frame)
 
-    def _text(self, name: str, value: object, frame: FrameType, is_given: bool = False) -> str:
+    def _is_known(self, item: object) -> bool:
+        """Whether others look at it, or it is a function of torch's, which is looked at when it is called."""
+        is_torchs = _top(type(item).__module__) == "torch" and callable(item)
+        return self._held.watches(item) or (is_torchs and not isinstance(item, nn.Module))
+
+    def _text(self, name: str, value: object, frame: FrameType) -> str:
         """What it holds; a function of Python's in it may be called by another one, unseen."""
-
-        def is_known(item: object) -> bool:
-            return self._is_seen(item) or (is_given and isinstance(item, torch.Tensor))
-
-        items = [*walked(value, is_known)] if not self._held.watches(value) else []
+        items = [*walked(value, self._is_known)] if not self._held.watches(value) else []
         for item in items:
             kind: Any = type(item)
             if _is_foreign(item) if kind is BuiltinFunctionType else _is_unseen(kind):
                 self._named = self._named or _told(name, frame)
             elif is_of_own_class(item) and item is not value:
                 self._look_into(item, frame)
+            elif isinstance(item, torch.Tensor) and not item.is_inference():
+                self._written.setdefault(id(item), (weakref.ref(item), item._version, name))
         return as_text(items)
 
     def _is_seen(self, value: object) -> bool:

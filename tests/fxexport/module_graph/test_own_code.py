@@ -453,3 +453,17 @@ def test_a_tensor_that_is_handed_on_may_be_written_to_another_number_of_times() 
                 flat(x)
             runs.append(code)
     assert runs[0].changed(runs[1]) is None
+
+
+def test_tensors_that_a_run_makes_may_be_written_to_as_often_as_others() -> None:
+    def kept_in_a_closure(x: Tensor) -> Tensor:
+        y = x.contiguous()
+        y = y.relu_() if y is x else y.relu()
+        return next(y * 2 for _ in [1])
+
+    runs = []
+    for x in (IMAGES.clone(), IMAGES.mT.contiguous().mT):
+        with torch.no_grad(), OwnCode(Held(nn.Identity())) as code:
+            kept_in_a_closure(x)
+        runs.append(code)
+    assert runs[0].changed(runs[1]) is None
