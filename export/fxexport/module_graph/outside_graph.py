@@ -150,7 +150,8 @@ def _parts(item: object) -> list[object]:
         return [*item]
     if isinstance(item, GeneratorType):
         return [item.gi_frame and item.gi_frame.f_lasti, inspect.getgeneratorlocals(item)]
-    if getattr(item, "nbytes", 0) > _MOST_BYTES:
+    size = getattr(item, "nbytes", 0)  # which of a storage is a method
+    if isinstance(size, int) and size > _MOST_BYTES:
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -61,10 +61,11 @@ _DATA = (
 )
 """Types whose methods read what they belong to; which of a tensor's read values is seen elsewhere."""
 _TORCH = (
-    "torch._C._fft torch._C._linalg torch._C._nn torch._C._special torch._compile torch._jit_internal "
-    "torch._library torch._ops torch._tensor torch.amp.autocast_mode torch.autograd.grad_mode torch.compiler "
-    "torch.functional torch.fx._pytree torch.fx.graph_module torch.jit torch.nn torch.utils._contextlib "
-    "torch.utils._pytree torch.utils.checkpoint torch.utils.weak"
+    "torch._C._fft torch._C._linalg torch._C._nn torch._C._special torch._compile torch._dynamo "
+    "torch._jit_internal torch._library torch._ops torch._tensor torch.amp.autocast_mode "
+    "torch.autograd.grad_mode torch.compiler torch.functional torch.fx._pytree torch.fx.graph_module "
+    "torch.jit torch.nn torch.utils._contextlib torch.utils._pytree torch.utils.checkpoint "
+    "torch.utils.weak"
 ).split()
 """Homes of functions of tensors, of layers, and of what every run is answered alike."""
 _ANSWERED = frozenset(
