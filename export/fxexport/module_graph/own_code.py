@@ -136,6 +136,12 @@ class OwnCode:
         return self._called or self._named
 
     def _look(self, frame: FrameType, event: str, arg: Any) -> None:
+        try:
+            self._see(frame, event, arg)
+        except Exception as error:  # noqa: BLE001 - of what is looked at: the run itself has to go on
+            self._called = self._called or _told(f"what cannot be looked at, {type(error).__name__}", frame)
+
+    def _see(self, frame: FrameType, event: str, arg: Any) -> None:
         if self._importing is not None:
             if event == "return" and frame is self._importing:
                 self._importing = None
@@ -198,10 +204,6 @@ class OwnCode:
             elif isinstance(item, torch.Tensor) and not item.is_inference():
                 self._written.setdefault(id(item), (weakref.ref(item), item._version, name))
         return as_text(items)
-
-    def _is_seen(self, value: object) -> bool:
-        """Whether others look into it, or it is an operator of torch's, which keeps how it was dispatched."""
-        return self._held.watches(value) or type(value).__module__ == "torch._ops"
 
     def _look_into(self, value: object, frame: FrameType) -> None:
         """At what the module itself holds, and at what classes do."""

@@ -467,3 +467,14 @@ def test_tensors_that_a_run_makes_may_be_written_to_as_often_as_others() -> None
             kept_in_a_closure(x)
         runs.append(code)
     assert runs[0].changed(runs[1]) is None
+
+
+def test_what_cannot_be_looked_at_is_foreign_and_the_run_goes_on() -> None:
+    class Odd:
+        """Of no module."""
+
+    Odd.__module__ = 3  # type: ignore[assignment]
+    odd = Odd()
+    found = foreign(lambda x: x if odd else None)
+    assert found is not None
+    assert found.startswith("what cannot be looked at, AttributeError (test_own_code.py, line ")
