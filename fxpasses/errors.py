@@ -32,7 +32,7 @@ class FxHeadError(Exception):
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        super().__init__(what, where, fix)
+        super().__init__(what)  # the rest is in its attributes, from which a pickle makes it again
         self.what = what
         self.where = where
         self.fix = fix

@@ -32,8 +32,8 @@ class Dying(RunTask):
 class Threads(RunTask):
     """A run that says how many threads it had."""
 
-    def perform(self, images: Images, training: Training, stopped: object) -> Record:
-        record = super(Threads, self).perform(images, training, lambda: False)
+    def perform(self, images: Images, training: Training) -> Record:
+        record = super(Threads, self).perform(images, training)
         return dataclasses.replace(record, seed=torch.get_num_threads())
 
 

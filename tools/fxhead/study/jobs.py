@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
+import joblib
 import torch
 
 from fxhead.executor import workers
@@ -18,7 +16,7 @@ from fxhead.study.outcome import Environment
 from fxhead.study.pairing import train_pair
 from fxhead.study.records import PairRecord, RunRecord
 from fxhead.study.settings import Dtype, StudyHead, StudySubject, Training
-from fxhead.study.training import DivergedError, InterruptedRunError, Stopped, train_run
+from fxhead.study.training import DivergedError, train_run
 from fxpasses.errors import InputError
 
 
@@ -34,9 +32,9 @@ class RunTask:
         """Of its file in the store."""
         return f"runs/{self.head}-{self.seed:08d}"
 
-    def perform(self, images: Images, training: Training, stopped: Stopped) -> RunRecord:
+    def perform(self, images: Images, training: Training) -> RunRecord:
         """Trains it."""
-        return train_run(images, training, self.head, self.seed, stopped)
+        return train_run(images, training, self.head, self.seed)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +50,9 @@ class PairTask:
         """Of its file in the store."""
         return f"pairs/{self.subject.name.lower()}-{self.dtype}-{self.seed:08d}"
 
-    def perform(self, images: Images, training: Training, stopped: Stopped) -> PairRecord:
+    def perform(self, images: Images, training: Training) -> PairRecord:
         """Trains both."""
-        return train_pair(images, training, self.subject, self.dtype, self.seed, stopped)
+        return train_pair(images, training, self.subject, self.dtype, self.seed)
 
 
 Task = RunTask | PairTask
@@ -79,13 +77,19 @@ def run_tasks(
         InputError: a run diverged, a process died, or the cluster is lost or rounds otherwise.
         KeyboardInterrupt: the user stopped it.
     """
+    own = Environment.here()
     try:
         if scheduler is not None:
-            _run_on_cluster(images, training, tasks, scheduler, finished)
-        elif min(jobs, len(tasks)) <= 1:
-            _run_here(images, training, tasks, finished)
-        else:
-            _run_in_processes(images, training, tasks, min(jobs, len(tasks)), finished)
+            with workers(1, scheduler) as theirs:
+                shared = theirs.share(images)
+                futures = [theirs.pool.submit(_perform, task, shared, training, own) for task in tasks]
+                for future in concurrent.futures.as_completed(futures):
+                    finished(*future.result())
+            return
+        # written to a map of the images is nothing; torch warns of one that is read-only
+        here = joblib.Parallel(min(jobs, len(tasks)), return_as="generator_unordered", mmap_mode="c")
+        for ended in here(joblib.delayed(_perform)(task, images, training, own) for task in tasks):
+            finished(*ended)
     except BrokenProcessPool as error:
         raise InputError(
             "a training process died, perhaps for want of memory",
@@ -94,60 +98,8 @@ def run_tasks(
         ) from error
 
 
-def _run_here(images: Images, training: Training, tasks: Sequence[Task], finished: Finished) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums are split over threads: another number of them rounds otherwise
-    try:
-        for task in tasks:
-            with _explained(task):
-                record = task.perform(images, training, stopped=lambda: False)
-            finished(task, record)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _run_in_processes(
-    images: Images, training: Training, tasks: Sequence[Task], jobs: int, finished: Finished
-) -> None:
-    # spawned, not forked: torch's thread pools do not survive a fork
-    context = multiprocessing.get_context("spawn")
-    stop, others = context.Event(), {*multiprocessing.active_children()}
-    executor = concurrent.futures.ProcessPoolExecutor(
-        jobs, context, initializer=_start_worker, initargs=(images, training, stop.is_set)
-    )
-    try:
-        with _interrupts_held_back():  # what is spawned here never sees Ctrl-C: we tell it to stop
-            futures = {executor.submit(_work, task): task for task in tasks}
-        for future in concurrent.futures.as_completed(futures):
-            with _explained(futures[future]):
-                record = future.result()
-            assert record is not None  # only we stop a run, further down
-            finished(futures[future], record)
-    except BrokenProcessPool:
-        # the executor does not know of one that was starting when it broke, and would wait for it
-        for process in {*multiprocessing.active_children()} - others:
-            process.terminate()
-        raise
-    finally:
-        stop.set()
-        executor.shutdown(cancel_futures=True)
-
-
-def _run_on_cluster(
-    images: Images, training: Training, tasks: Sequence[Task], scheduler: str, finished: Finished
-) -> None:
-    with workers(1, scheduler) as theirs:
-        shared = theirs.share(images)
-        own = Environment.here()
-        futures = {theirs.pool.submit(_perform, task, shared, training, own): task for task in tasks}
-        for future in concurrent.futures.as_completed(futures):
-            with _explained(futures[future]):
-                record = future.result()
-            finished(futures[future], record)
-
-
-def _perform(task: Task, images: Images, training: Training, expected: Environment) -> Record:
-    """The record, made by a worker that rounds as the study's other runs did."""
+def _perform(task: Task, images: Images, training: Training, expected: Environment) -> tuple[Task, Record]:
+    """The task and its record, made by a process that rounds as the study's other runs did."""
     here = Environment.here()
     if here != expected:
         raise InputError(
@@ -155,44 +107,15 @@ def _perform(task: Task, images: Images, training: Training, expected: Environme
             where="--scheduler",
             fix="take workers of one kind: other ones round otherwise",
         )
-    torch.set_num_threads(1)
-    return task.perform(images, training, stopped=lambda: False)
-
-
-@contextlib.contextmanager
-def _explained(task: Task) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums are split over threads: another number of them rounds otherwise
     try:
-        yield
+        return task, task.perform(images, training)
     except DivergedError as error:
         raise InputError(
             f"training diverged in {task.name}: {error}",
             where="fxhead study",
             fix="give a smaller --learning-rate",
         ) from error
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_worker: tuple[Images, Training, Stopped] | None = None
-"""In a training process: what it was started with."""
-
-
-def _start_worker(images: Images, training: Training, stopped: Stopped) -> None:
-    global _worker
-    torch.set_num_threads(1)
-    _worker = images, training, stopped
-
-
-def _work(task: Task) -> Record | None:
-    assert _worker is not None  # the executor starts every process with _start_worker
-    try:
-        return task.perform(*_worker)
-    except InterruptedRunError:
-        return None
+        torch.set_num_threads(threads)

@@ -12,7 +12,7 @@ from fxhead.study.data import Images
 from fxhead.study.network import ConvHead, LinearHead, Network, build
 from fxhead.study.records import PairRecord
 from fxhead.study.settings import Dtype, StudyHead, StudySubject, Training
-from fxhead.study.training import InterruptedRunError, Stopped, Trainer, batches, tensors
+from fxhead.study.training import Trainer, batches, tensors
 
 _OFF = 1.01
 """Factor on one weight of the control: a mistake as small as a careless copy could make."""
@@ -20,13 +20,12 @@ _TYPES = {Dtype.FLOAT32: torch.float32, Dtype.FLOAT64: torch.float64}
 
 
 def train_pair(
-    images: Images, training: Training, subject: StudySubject, dtype: Dtype, seed: int, stopped: Stopped
+    images: Images, training: Training, subject: StudySubject, dtype: Dtype, seed: int
 ) -> PairRecord:
     """What the convolution's run differs by from the Linear's, step by step.
 
     Raises:
         DivergedError: the loss is no longer a number.
-        InterruptedRunError: ``stopped`` said so.
     """
     fit_images, fit_labels, *_ = tensors(images)
     fit_images = fit_images.to(_TYPES[dtype])
@@ -36,8 +35,6 @@ def train_pair(
     trainers = [Trainer(network, training, len(order)) for network in (linear, conv)]
     loss, loss_difference, weight_difference = [], [], []
     for batch in order:
-        if stopped():
-            raise InterruptedRunError
         first, second = (trainer.step(fit_images[batch], fit_labels[batch]) for trainer in trainers)
         loss.append(first)
         loss_difference.append(abs(first - second))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +14,12 @@ from fxhead.study.network import build
 from fxhead.study.records import RunRecord
 from fxhead.study.settings import MOMENTUM, Optimizer, StudyHead, Training
 
-Stopped = Callable[[], bool]
 _CHUNK = 1024
 """Held-out images in one forward pass."""
 
 
 class DivergedError(Exception):
-    """The loss is no longer a number; positional arguments alone, so that it crosses processes."""
-
-
-class InterruptedRunError(Exception):
-    """The user stopped the study."""
+    """The loss is no longer a number."""
 
 
 class Trainer:
@@ -76,12 +71,11 @@ def tensors(images: Images) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return first, second, third, fourth
 
 
-def train_run(images: Images, training: Training, head: StudyHead, seed: int, stopped: Stopped) -> RunRecord:
+def train_run(images: Images, training: Training, head: StudyHead, seed: int) -> RunRecord:
     """The record of one head under one seed.
 
     Raises:
         DivergedError: the loss is no longer a number.
-        InterruptedRunError: ``stopped`` said so.
     """
     fit_images, fit_labels, held_out_images, held_out_labels = tensors(images)
     network = build(head, images.channels, len(images.classes), seed)
@@ -90,8 +84,6 @@ def train_run(images: Images, training: Training, head: StudyHead, seed: int, st
     for epoch in batches(len(fit_labels), training, seed):
         total = 0.0
         for batch in epoch:
-            if stopped():
-                raise InterruptedRunError
             total += trainer.step(fit_images[batch], fit_labels[batch]) * len(batch)
         loss, right = _measure(network, held_out_images, held_out_labels)
         fit_loss.append(total / len(fit_labels))
