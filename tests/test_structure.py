@@ -57,7 +57,7 @@ MAY_IMPORT = {
 }
 # What only one command needs is imported in its folder alone; the rest works without its extra.
 FOLDER_MAY_IMPORT = {
-    "fxhead/study/": {"scipy", "sklearn", "matplotlib"},
+    "fxhead/study/": {"joblib", "scipy", "sklearn", "matplotlib"},
     "fxhead/cam/": {"matplotlib"},
     "fxhead/loading/": {"timm", "transformers"},
     "fxhead/batch/": {"yaml"},
