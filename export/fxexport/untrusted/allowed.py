@@ -8,6 +8,7 @@ what the user named.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -16,10 +17,11 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
-import torch
 from torch import nn
 
 from fxexport.untrusted.pickle_records import Global
+from fxexport.untrusted.plain_objects import MADE, plain_value
+from fxexport.untrusted.tensors import STORAGES, UNTYPED
 from fxpasses.errors import InputError, brief
 from fxpasses.wall.wall import lowered
 
@@ -34,54 +36,9 @@ PARTIAL = Global("functools", "partial")
 TREE_SPEC = Global("torch.utils._pytree", "TreeSpec")
 LEAF_SPECS = (Global("torch.utils._pytree", "LeafSpec"), Global("torch.utils._pytree", "treespec_leaf"))
 
-STORAGES: dict[str, torch.dtype] = {
-    f"{name}Storage": dtype
-    for name, dtype in {
-        "Float": torch.float32,
-        "Double": torch.float64,
-        "Half": torch.float16,
-        "BFloat16": torch.bfloat16,
-        "Long": torch.int64,
-        "Int": torch.int32,
-        "Short": torch.int16,
-        "Char": torch.int8,
-        "Byte": torch.uint8,
-        "Bool": torch.bool,
-        "ComplexFloat": torch.complex64,
-        "ComplexDouble": torch.complex128,
-    }.items()
-}
-UNTYPED = "UntypedStorage"
-
-_VALUES: dict[str, Any] = {
-    str(value): value
-    for value in vars(torch).values()
-    if isinstance(value, torch.dtype | torch.layout | torch.memory_format)
-}
-# what objects.py makes itself, by its own code
 _PLAIN = frozenset(
-    {
-        "collections.OrderedDict",
-        "builtins.set",
-        "builtins.frozenset",
-        "builtins.slice",
-        "builtins.range",
-        "builtins.xrange",
-        "types.SimpleNamespace",
-        "argparse.Namespace",
-        "_codecs.encode",
-        "torch.Size",
-        "torch.device",
-        "torch.serialization._get_layout",
-        "torch.nn.parameter.Parameter",
-        "torch._utils._rebuild_parameter",
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_tensor_v3",
-        *(f"torch.{name}" for name in (*STORAGES, UNTYPED)),
-        *(f"torch.storage.{name}" for name in (*STORAGES, UNTYPED)),
-        str(PARTIAL),
-    }
+    {*MADE, *(f"{module}.{name}" for module in ("torch", "torch.storage") for name in (*STORAGES, UNTYPED))}
+    | {str(PARTIAL)}
 )
 # types that a description of arguments may name; they are never called
 _TREE_TYPES = {"builtins.tuple": tuple, "builtins.list": list, "builtins.dict": dict}
@@ -115,7 +72,7 @@ class Allowed:
             str(name)
             for name in names
             if str(name) not in _PLAIN | graph_names
-            and str(name) not in _VALUES
+            and plain_value(name) is None
             and self.find_class(name) is None
         )
 
@@ -136,7 +93,7 @@ class Allowed:
         return any(str(name) == known or str(name).startswith(f"{known}.") for known in self.extra)
 
     def _named(self, name: Global) -> type:
-        with self.here() if self.here is not None else _nothing():
+        with self.here() if self.here is not None else contextlib.nullcontext():
             try:
                 found: Any = importlib.import_module(name.module)
                 for part in name.name.split("."):
@@ -158,19 +115,6 @@ class Allowed:
             fix = f"give --allow {home} if that is meant"
             raise InputError(f"{name} is {home}", where="--allow", fix=fix)
         return found
-
-
-class _nothing:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-def plain_value(name: Global) -> Any:
-    """A dtype, layout or memory format by its name, or None."""
-    return _VALUES.get(str(name))
 
 
 def tree_type(name: Global) -> type | None:

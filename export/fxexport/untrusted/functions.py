@@ -63,8 +63,8 @@ _FUNCTIONAL = frozenset(
     "relu6 relu_ rms_norm rrelu scaled_dot_product_attention selu sigmoid silu softmax softmin softplus "
     "softshrink softsign tanh tanhshrink threshold unfold upsample upsample_bilinear upsample_nearest "
     "adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices max_pool1d_with_indices "
-    "max_pool2d_with_indices max_pool3d_with_indices boolean_dispatch".split()
-) - {"boolean_dispatch"}
+    "max_pool2d_with_indices max_pool3d_with_indices".split()
+)
 _OPERATORS = frozenset(
     "add sub mul truediv floordiv mod pow matmul neg pos invert and_ or_ xor lshift rshift eq ne lt le gt ge "
     "getitem iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift not_ truth "

@@ -1,8 +1,8 @@
 """Names in a file that may become attributes, variables or paths: each of a stated alphabet.
 
 torch.fx writes the names of modules, parameters, inputs and keywords into source text, and executes it;
-nothing there escapes a quotation mark. So a name from a file has one of the types below before anything
-else sees it, and only this file makes them.
+nothing there escapes a quotation mark. So a name from a file has passed one of the functions below before
+anything else sees it.
 """
 
 from __future__ import annotations
@@ -11,35 +11,21 @@ import functools
 import keyword
 import re
 from collections.abc import Iterable
-from typing import Any, NewType
+from typing import Any
 
 import torch
 
 from fxexport.untrusted.limits import MAX_MODULES, MAX_OBJECT_DEPTH, MAX_TEXT
 from fxexport.untrusted.refused import Refused
 
-Name = NewType("Name", str)
-"""Letters, digits and underscores: an attribute, a key of arguments."""
-Path = NewType("Path", str)
-"""Names with dots between: a module, parameter or buffer below the root.
-
-They may have hyphens, as torchvision's RegNet has; torch writes them between quotation marks.
-"""
-Variable = NewType("Variable", str)
-"""A name that can be a variable in source text: no digit first, and no word of Python's own."""
-Word = NewType("Word", str)
-"""A short text without quotation marks, brackets or control characters: a mode, a norm, a device."""
-Text = NewType("Text", str)
-"""What only people read: anything printable, in lines."""
-
 _NAME = re.compile(r"[A-Za-z0-9_]{1,1000}")
-_PART = re.compile(r"[A-Za-z0-9_-]{1,1000}")
+_PART = re.compile(r"[A-Za-z0-9_-]{1,1000}")  # hyphens, as torchvision's RegNet has; torch quotes them
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}")
 _WORD = re.compile(r"[A-Za-z0-9_.,:+ -]{0,200}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def name(value: object, what: str = "something") -> Name:
+def name(value: object, what: str = "something") -> str:
     """The name, if it is one.
 
     Raises:
@@ -47,10 +33,10 @@ def name(value: object, what: str = "something") -> Name:
     """
     if not isinstance(value, str) or not _NAME.fullmatch(value) or _is_dunder(value):
         raise Refused(f"has {what} called {shown(value)}")
-    return Name(value)
+    return value
 
 
-def part(value: object, what: str = "a module") -> Path:
+def part(value: object, what: str = "a module") -> str:
     """A path of one name, which may have hyphens.
 
     Raises:
@@ -62,7 +48,7 @@ def part(value: object, what: str = "a module") -> Path:
     return found
 
 
-def path(value: object, what: str = "a module") -> Path:
+def path(value: object, what: str = "a module") -> str:
     """The names with dots between.
 
     Raises:
@@ -71,7 +57,7 @@ def path(value: object, what: str = "a module") -> Path:
     parts = value.split(".") if isinstance(value, str) else ()
     if not parts or not all(_PART.fullmatch(part) and not _is_dunder(part) for part in parts):
         raise Refused(f"has {what} called {shown(value)}")
-    return Path(str(value))
+    return str(value)
 
 
 def require_few_modules(paths: Iterable[str]) -> None:
@@ -97,7 +83,7 @@ def require_few_modules(paths: Iterable[str]) -> None:
         raise Refused(f"has {count:,} modules, more than the limit of {MAX_MODULES:,}")
 
 
-def member(value: object, what: str = "a parameter") -> Path:
+def member(value: object, what: str = "a parameter") -> str:
     """A path below a GraphModule, none of whose parts hides an attribute that every module has.
 
     Raises:
@@ -113,7 +99,7 @@ def member(value: object, what: str = "a parameter") -> Path:
     return found
 
 
-def variable(value: object, what: str = "a value") -> Variable:
+def variable(value: object, what: str = "a value") -> str:
     """The name, if source text can have a variable of that name.
 
     Raises:
@@ -126,10 +112,10 @@ def variable(value: object, what: str = "a value") -> Variable:
         or _is_dunder(value)
     ):
         raise Refused(f"has {what} called {shown(value)}")
-    return Variable(value)
+    return value
 
 
-def word(value: object, what: str = "a text") -> Word:
+def word(value: object, what: str = "a text") -> str:
     """A short text that is harmless between quotation marks.
 
     Raises:
@@ -137,10 +123,10 @@ def word(value: object, what: str = "a text") -> Word:
     """
     if not isinstance(value, str) or not _WORD.fullmatch(value):
         raise Refused(f"has {what} that is no word ({shown(value)})")
-    return Word(value)
+    return value
 
 
-def text(value: object, what: str = "a text") -> Text:
+def text(value: object, what: str = "a text") -> str:
     """What people read.
 
     Raises:
@@ -150,7 +136,7 @@ def text(value: object, what: str = "a text") -> Text:
         raise Refused(f"has {what} with control characters ({shown(value)})")
     if len(value) > MAX_TEXT:
         raise Refused(f"has {what} of {len(value):,} characters, more than the limit of {MAX_TEXT:,}")
-    return Text(value)
+    return value
 
 
 def shown(value: object) -> str:

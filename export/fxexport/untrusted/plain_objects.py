@@ -16,12 +16,16 @@ import torch
 from torch import nn
 
 from fxexport.untrusted import names
-from fxexport.untrusted.allowed import plain_value
 from fxexport.untrusted.limits import MAX_OBJECT_DEPTH
 from fxexport.untrusted.pickle_records import Global, Made, Persistent, PickleError, PlainDict, PlainSet
 from fxexport.untrusted.tensors import Storages, tensor
 
 _BUSY = object()
+_VALUES: dict[str, Any] = {
+    str(value): value
+    for value in vars(torch).values()
+    if isinstance(value, torch.dtype | torch.layout | torch.memory_format)
+}
 
 
 class PlainObjects:
@@ -68,7 +72,7 @@ class PlainObjects:
         if isinstance(record, Made):
             if not isinstance(record.function, Global):
                 raise PickleError("the pickle calls something that it made itself")
-            maker = _MAKERS.get(str(record.function))
+            maker = MADE.get(str(record.function))
             return self.other(record) if maker is None else maker(self, record)
         what = "a bare storage" if isinstance(record, Persistent) else f"a {type(record).__name__}"
         raise PickleError(f"the pickle has {what} where it cannot be used")
@@ -188,7 +192,7 @@ class PlainObjects:
         return args  # type: ignore[no-any-return]
 
 
-_MAKERS: dict[str, Callable[[PlainObjects, Made], Any]] = {
+MADE: dict[str, Callable[[PlainObjects, Made], Any]] = {
     "collections.OrderedDict": PlainObjects._ordered_dict,
     "builtins.set": PlainObjects._set,
     "builtins.frozenset": PlainObjects._set,
@@ -206,6 +210,12 @@ _MAKERS: dict[str, Callable[[PlainObjects, Made], Any]] = {
     "torch._utils._rebuild_tensor_v2": PlainObjects._tensor,
     "torch._utils._rebuild_tensor_v3": PlainObjects._tensor,
 }
+"""Names that a pickle may call, and what is made for each, by this file's own code."""
+
+
+def plain_value(name: Global) -> Any:
+    """A dtype, layout or memory format by its name, or None."""
+    return _VALUES.get(str(name))
 
 
 def hashable(value: Any) -> Any:

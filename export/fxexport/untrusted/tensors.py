@@ -10,10 +10,28 @@ from typing import Any, Protocol
 
 import torch
 
-from fxexport.untrusted.allowed import STORAGES, UNTYPED
 from fxexport.untrusted.archive import Archive, held_open, open_regular
 from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_EXPANDED_ELEMENTS
 from fxexport.untrusted.pickle_records import Global, Persistent, PickleError
+
+STORAGES: dict[str, torch.dtype] = {
+    f"{name}Storage": dtype
+    for name, dtype in {
+        "Float": torch.float32,
+        "Double": torch.float64,
+        "Half": torch.float16,
+        "BFloat16": torch.bfloat16,
+        "Long": torch.int64,
+        "Int": torch.int32,
+        "Short": torch.int16,
+        "Char": torch.int8,
+        "Byte": torch.uint8,
+        "Bool": torch.bool,
+        "ComplexFloat": torch.complex64,
+        "ComplexDouble": torch.complex128,
+    }.items()
+}
+UNTYPED = "UntypedStorage"
 
 _KEY = re.compile(r"\w+", re.ASCII)
 _BLOCK_BYTES = 1 << 26

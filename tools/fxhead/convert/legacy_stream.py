@@ -20,9 +20,9 @@ from fxexport.untrusted.pickle_records import PickleError
 from fxhead.convert.pickle_edit import PickledCheckpoint, edited, read_spanned
 from fxhead.convert.stored_tensors import TensorEdit, storage_of
 from fxhead.convert.streams import ByteRange, Copier, copy_with
+from fxhead.loading.recognise import LEGACY_MAGIC
 from fxpasses.errors import FileError
 
-MAGIC = 0x1950A86A20F9469CFC6C
 _COUNT_BYTES = 8
 
 
@@ -68,7 +68,7 @@ def open_legacy(path: Path) -> LegacyCheckpoint:
             data = file.read(content.end - content.start)
     except PickleError as error:
         raise _not_torch(str(error), path) from error
-    if magic.root != MAGIC or type(protocol.root) is not int or not isinstance(keys.root, list):
+    if magic.root != LEGACY_MAGIC or type(protocol.root) is not int or not isinstance(keys.root, list):
         raise _not_torch("its first pickle is not torch's magic number", path)
     starts: dict[str, int] = {}
     try:

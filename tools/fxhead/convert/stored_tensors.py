@@ -14,6 +14,7 @@ import torch
 
 from fxexport.untrusted.pickle_records import Global, Made, Persistent, PlainDict
 from fxexport.untrusted.tensors import described
+from fxhead.loading.recognise import is_tensor
 from fxpasses.errors import FileError
 from fxpasses.report import Form
 from fxpasses.weights.move import WeightMove
@@ -149,14 +150,6 @@ def tensor_in(value: Any, where: str) -> StoredTensor | None:
     return tensor
 
 
-def is_tensor_record(value: Any) -> bool:
-    """Whether ``value`` is a tensor of any kind, also one that is not read here: sparse, quantised."""
-    if not isinstance(value, Made) or not isinstance(value.function, Global):
-        return False
-    name = str(value.function)
-    return name.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_"))
-
-
 def _rebuild_call(value: Any) -> tuple[str, tuple[Any, ...]] | None:
     """The innermost rebuild function and its arguments, without what wraps a tensor in a parameter."""
     while isinstance(value, Made) and isinstance(value.args, tuple) and not value.is_instance:
@@ -207,6 +200,6 @@ def pairs_of(value: Any) -> list[tuple[Any, Any]] | None:
     """The pairs of a dict, an OrderedDict or the like; None for anything else."""
     if isinstance(value, PlainDict):
         return value.pairs
-    if not isinstance(value, Made) or is_tensor_record(value) or not value.items:
+    if not isinstance(value, Made) or is_tensor(value) or not value.items:
         return None
     return value.items if all(isinstance(item, tuple) and len(item) == 2 for item in value.items) else None

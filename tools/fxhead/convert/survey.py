@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from fxexport.untrusted.pickle_records import Made
-from fxhead.convert.stored_tensors import StoredTensor, is_tensor_record, pairs_of, tensor_in
-from fxhead.loading.recognise import is_module
+from fxhead.convert.stored_tensors import StoredTensor, pairs_of, tensor_in
+from fxhead.loading.recognise import is_module, is_tensor
 from fxhead.loading.state_dicts import weights_of
 from fxpasses.errors import InputError
 from fxpasses.weights.optimizer_state import Key
@@ -97,7 +97,7 @@ def survey(root: Any, where: str, moved: Collection[str]) -> CheckpointSurvey:
             )
         for place, value in node.content:
             tensor = tensor_in(value, where)
-            if tensor is not None or is_tensor_record(value):
+            if tensor is not None or is_tensor(value):
                 mention = Mention(place=place, tensor=tensor)
                 every.append(mention)
                 if isinstance(place.key, str | int):
@@ -134,7 +134,7 @@ def _containers(root: Any) -> Iterator[_Node]:
         return
     while waiting:
         place, value, is_in_module = waiting.pop()
-        if id(value) in seen or is_tensor_record(value):
+        if id(value) in seen or is_tensor(value):
             continue
         inside = tuple((CheckpointPlace(place, key), content) for key, content in _content(value))
         if inside:
@@ -202,7 +202,7 @@ def _tensors(entry: Any, mentions: Mapping[tuple[int, Any], Mention]) -> Iterato
     for name, value in _content(entry):
         if (id(entry), name) in mentions:
             yield str(name), mentions[id(entry), name]
-        elif not is_tensor_record(value):
+        elif not is_tensor(value):
             for key, _ in _content(value):
                 if (id(value), key) in mentions:
                     yield f"{name}/{key}", mentions[id(value), key]

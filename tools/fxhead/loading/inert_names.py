@@ -15,33 +15,28 @@ from collections.abc import Collection
 from typing import Any
 
 from fxexport.untrusted.pickle_records import Global
+from fxexport.untrusted.plain_objects import MADE
 from fxhead.loading.unpickle import uses
 
 _EXACT = frozenset(
     {
-        "argparse.Namespace",
-        "types.SimpleNamespace",
-        "_codecs.encode",
+        *MADE,
         "datetime.date",
         "datetime.datetime",
         "datetime.timedelta",
         "datetime.timezone",
-        "torch.Size",
         "torch.Tensor",
-        "torch.device",
         "torch.dtype",
         "torch.nn.parameter.Buffer",
         "torch.nn.parameter.Parameter",
-        "torch.serialization._get_layout",
         "torch.storage.UntypedStorage",
         "torch.torch_version.TorchVersion",
         "torch._tensor._rebuild_from_type_v2",
         "torchvision.transforms.functional.InterpolationMode",
-        *(f"collections.{name}" for name in ("OrderedDict", "Counter", "defaultdict", "deque")),
+        *(f"collections.{name}" for name in ("Counter", "defaultdict", "deque")),
         *(
             f"builtins.{name}"
-            for name in "bool bytearray bytes complex dict float frozenset int list range set slice str "
-            "tuple xrange".split()  # the last as protocol 2 calls range
+            for name in "bool bytearray bytes complex dict float int list str tuple".split()
         ),
         *(
             f"pathlib.{name}"
@@ -49,8 +44,8 @@ _EXACT = frozenset(
         ),
         *(
             f"torch._utils._rebuild_{name}"
-            for name in "tensor tensor_v2 tensor_v3 parameter parameter_with_state qtensor sparse_tensor "
-            "meta_tensor_no_storage nested_tensor".split()
+            for name in "parameter_with_state qtensor sparse_tensor meta_tensor_no_storage "
+            "nested_tensor".split()
         ),
         *(f"numpy.{name}" for name in ("dtype", "ndarray")),
         *(

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from fxexport.untrusted import names
-from fxexport.untrusted.allowed import GRAPH_MODULE, PARTIAL, Allowed, plain_value
+from fxexport.untrusted.allowed import GRAPH_MODULE, PARTIAL, Allowed
 from fxexport.untrusted.pickle_records import Global, Made, PickleError
-from fxexport.untrusted.plain_objects import PlainObjects
+from fxexport.untrusted.plain_objects import PlainObjects, plain_value
 from fxexport.untrusted.tensors import Storages
 from fxhead.loading.module_schema import complete
 

@@ -17,7 +17,7 @@ from fxexport.untrusted.plain_json import read_plain_json
 from fxexport.untrusted.torch_archives import is_compiled, is_program, pickle_of, read_torch_pickle
 from fxpasses.errors import FileError
 
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _SAFETENSORS = b"\0\0\0\0{"
 """The upper half of its header's length, and the header: the lower half may begin as a pickle does."""
@@ -155,7 +155,7 @@ def _from_pickle(path: Path, file: BinaryIO) -> Container:
     """Five pickles in a row, of which the fourth is the object and the fifth names its storages."""
     file.seek(0)
     first = read_torch_pickle(file, str(path), MAX_HEADER_INSTRUCTIONS)
-    if first.root != _LEGACY_MAGIC:
+    if first.root != LEGACY_MAGIC:
         raise FileError(
             "is a pickle, but not a file that torch.save wrote",
             where=str(path),
@@ -210,7 +210,7 @@ def dict_entries(record: Any) -> dict[str, Any] | None:
 
 
 def is_tensor(record: Any) -> bool:
-    """Whether a record is a tensor or a parameter."""
+    """Whether a record is a tensor or a parameter of any kind, sparse and quantised ones too."""
     names = ("torch._utils._rebuild_", "torch._tensor._rebuild_", "torch.nn.parameter.")
     return isinstance(record, Made) and str(record.function).startswith(names)
 
