@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, TypeAlias
@@ -85,14 +87,18 @@ class Calls(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        given = tuple(self._read(leaf) for leaf in _leaves((args, kwargs)))
+        with _unwatched():
+            given = tuple(self._read(leaf) for leaf in _leaves((args, kwargs)))
         result = func(*args, **(kwargs or {}))
+        with _unwatched():
+            self._note(_name(func), given, result)
+        return result
+
+    def _note(self, name: str, given: tuple[_Seen | _Number | str, ...], result: Any) -> None:
         made = [leaf for leaf in _leaves(result) if isinstance(leaf, torch.Tensor)]
-        name = _name(func)
         is_about_tensors = made or (result is None and any(isinstance(item, _Seen) for item in given))
         if is_about_tensors and name != _CHECK:
             self._calls.append(_Call(name, given, tuple(map(self._tensor, made))))
-        return result
 
     def gave(self, result: Any) -> None:
         """Notes what the run ends with: of two that compute the same one may give another part of it."""
@@ -180,6 +186,20 @@ class _Pairs:
             return kind(found)
         except TypeError:  # it hangs on values
             return None
+
+
+@contextlib.contextmanager
+def _unwatched() -> Iterator[None]:
+    """Lets nobody look at Python's calls within it: they are of those who look."""
+    watching = sys.getprofile()
+    if not callable(watching):  # cProfile is none of ours
+        yield
+        return
+    sys.setprofile(None)
+    try:
+        yield
+    finally:
+        sys.setprofile(watching)
 
 
 def _registered(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

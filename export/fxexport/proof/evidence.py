@@ -18,7 +18,7 @@ from fxexport.providers import is_defaults, targets_of
 from fxexport.results import Failure, OutputStatistics
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.samples import Samples
-from fxexport.subjects.subject import EAGER, Subject
+from fxexport.subjects.subject import Subject
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,10 +104,9 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
     run = [tuple((size, *rows.shape[1:]) for rows in own) for size in batch_sizes(left, right)]
     outside = tuple(dims for dims in derivation.outside if dims not in run)
     if not is_broken and (outside or derivation.fixed or not derivation.is_proved):
-        left_on, right_on = (EAGER if side.dialect == "module" else runs_on[0] for side in (left, right))
         found = search(
             (left, right),
-            (left_on, right_on),
+            (left.runs_on(runs_on[0]), right.runs_on(runs_on[0])),
             samples,
             outputs,
             first.precision or FP32,

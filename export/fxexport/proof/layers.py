@@ -15,7 +15,7 @@ from fxexport.proof.wiring.probe_pool import probe_pool
 from fxexport.proof.wiring.probe_site import ProbeResult, probe_site, seeded
 from fxexport.results import Coverage, Failure, LayerName, LayerResult, Status
 from fxexport.subjects.precisions import claims_of
-from fxexport.subjects.subject import EAGER, Subject
+from fxexport.subjects.subject import Subject
 from fxexport.terms.arrays import numpy_of
 from fxexport.terms.term import HeadTerm, SiteWeights, affine_of
 from fxpasses.errors import CheckError, PlanError, ProviderError
@@ -95,7 +95,7 @@ def wiring_layer(
     probes, gaps, failures, held, notes = 0, [], [], [], []
     for index, side in enumerate(("reference", "candidate")):
         subject = subjects[index]
-        for provider in (EAGER,) if subject.dialect == "module" else providers:
+        for provider in dict.fromkeys(map(subject.runs_on, providers)):
             for site in (*sites.heads[index].sites, *(pair[index] for pair in sites.rewritten)):
                 try:
                     probe = prober.probe(subject, site, provider)

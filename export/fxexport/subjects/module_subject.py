@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,41 @@ _FIRST_SIZE = 2
 _IMAGE = 4
 _RECORDED = 2.0**-8
 """Difference over the largest value that other kernels may leave, in any type."""
+
+
+class _Way(NamedTuple):
+    """How a run is made to see whether it matters.
+
+    Attributes:
+        where: in words.
+        is_strided: whether the inputs lie otherwise in memory.
+        has_gradients: whether gradients are recorded.
+    """
+
+    where: str
+    is_strided: bool
+    has_gradients: bool
+
+    @property
+    def is_both(self) -> bool:
+        """Whether it is two ways at once."""
+        return self.is_strided and self.has_gradients
+
+
+class _Look(NamedTuple):
+    """What a run gave, what it called, and what its own code asked."""
+
+    gave: tuple[Array, ...]
+    calls: ReadsValues
+    code: OwnCode
+
+
+_AS_GIVEN = _Way("as given", is_strided=False, has_gradients=False)
+_OTHERWISE = (
+    _Way("of such inputs where gradients are recorded", is_strided=True, has_gradients=True),
+    _Way("where gradients are recorded", is_strided=False, has_gradients=True),
+    _Way("of inputs that lie otherwise in memory", is_strided=True, has_gradients=False),
+)
 
 
 class ModuleSubject(Subject):
@@ -142,31 +177,27 @@ class ModuleSubject(Subject):
         """What a run does that no recording of one shows."""
         states = opaque_states(self.module)
         # of the batch that is recorded: what is asked of another one no recording grants
-        held = Held(self.module)
-        with OwnCode(held) as code:
-            found, run = self._read()
-        if run.by is not None:
-            return f"a run asks for values of tensors ({run.by}), and no graph shows what for"
-        if code.foreign is not None:
-            return f"a run asks {code.foreign}, and no graph shows what for"
-        held, moved = Held(self.module), None  # a cache is filled by the first run
-        for is_strided, where in (
-            (False, "where gradients are recorded"),
-            (True, "of inputs that lie otherwise in memory"),
-        ):
+        first = again = self._read(_AS_GIVEN)
+        if first.calls.by is not None:
+            return f"a run asks for values of tensors ({first.calls.by}), and no graph shows what for"
+        if first.code.foreign is not None:
+            return f"a run asks {first.code.foreign}, and no graph shows what for"
+        held, told, moved = Held(self.module), None, None  # a cache is filled by the first run
+        for way in _OTHERWISE:
             try:
-                with OwnCode(held) as later:
-                    other, own = self._read(is_strided=is_strided, has_gradients=not is_strided)
+                later = self._read(way)
             except BatchError:  # weights changed in place, which only inference permits, or such views
                 continue
-            if not are_about(other, found):
-                return f"it gives other values {where}"
-            if run.difference(own) is not None:
-                _, run = self._read()  # the first one may have filled a cache
-            if (name := run.difference(own)) is not None:
-                return f"it calls other functions {where} ({name})"
-            moved = moved or code.changed(later)
-        self._later, self._calls = held.changes(), [run, *self._alone()]
+            moved = moved or first.code.changed(later.code)
+            if again.calls.difference(later.calls) is not None:
+                again = self._read(_AS_GIVEN)  # the first one may have filled a cache
+            found = _difference(again, later, way)
+            if way.is_both and found is None:
+                break  # so it is in each of the two
+            told = found if found is not None and not way.is_both else told or found
+        if told is not None:
+            return told
+        self._later, self._calls = held.changes(), [again.calls, *self._alone()]
         changed = changed_state(states, opaque_states(self.module)) or moved
         return None if changed is None else f"a run changes {changed}, which no graph shows"
 
@@ -175,7 +206,7 @@ class ModuleSubject(Subject):
         if self.fixed_batch is not None or 1 not in self.batches((1,)):
             return []
         try:
-            return [self._read([rows[:1] for rows in self._example])[1]]
+            return [self._read(_AS_GIVEN, [rows[:1] for rows in self._example]).calls]
         except BatchError:
             return []
 
@@ -202,40 +233,30 @@ class ModuleSubject(Subject):
             return False
         return True
 
-    def _read(
-        self,
-        feed: Sequence[Array] | None = None,
-        *,
-        is_strided: bool = False,
-        has_gradients: bool = False,
-    ) -> tuple[tuple[Array, ...], ReadsValues]:
-        """What a run gives, of the example where nothing else is given, and what it calls on the way."""
-        found: tuple[tuple[Array, ...], ReadsValues] = self._guarded(
-            self._run_reading, self._example if feed is None else feed, is_strided, has_gradients
-        )
+    def _read(self, way: _Way, feed: Sequence[Array] | None = None) -> _Look:
+        """What a run gives, of the example where nothing else is given, and what it does on the way."""
+        found: _Look = self._guarded(self._run_reading, self._example if feed is None else feed, way)
         return found
 
-    def _run_reading(
-        self, feed: Sequence[Array], is_strided: bool, has_gradients: bool
-    ) -> tuple[tuple[Array, ...], ReadsValues]:
+    def _run_reading(self, feed: Sequence[Array], way: _Way) -> _Look:
         tensors = self._tensors(feed)
-        if is_strided:
-            tensors = [item.mT.contiguous().mT if item.dim() > 1 else item for item in tensors]
-            tensors = [
-                item.to(memory_format=torch.channels_last) if item.dim() == _IMAGE else item
-                for item in tensors
-            ]
-            tensors = [torch.cat([item[:1], item])[1:] if item.dim() else item for item in tensors]
-        if has_gradients:
-            with torch.enable_grad():  # a leaf may not be changed in place
+        with torch.set_grad_enabled(way.has_gradients):
+            if way.has_gradients:  # a leaf may not be changed in place
                 tensors = [
                     item.requires_grad_().clone() if item.is_floating_point() else item for item in tensors
                 ]
-        reads = ReadsValues(self.module, tensors)
-        with torch.set_grad_enabled(has_gradients), reads:
+            if way.is_strided:
+                tensors = [item.mT.contiguous().mT if item.dim() > 1 else item for item in tensors]
+                tensors = [
+                    item.to(memory_format=torch.channels_last) if item.dim() == _IMAGE else item
+                    for item in tensors
+                ]
+                tensors = [torch.cat([item[:1], item])[1:] if item.dim() else item for item in tensors]
+        calls, code = ReadsValues(self.module, tensors), OwnCode(Held(self.module))
+        with torch.set_grad_enabled(way.has_gradients), calls, code:
             result = self.module(*tensors)
-        reads.gave(result)
-        return _arrays(result), reads
+        calls.gave(result)
+        return _Look(_arrays(result), calls, code)
 
     @property
     def device(self) -> str:
@@ -257,9 +278,9 @@ class ModuleSubject(Subject):
     def _tapping(self, names: Sequence[str], provider: str) -> Callable[[Feed], Run]:
         return lambda feed: self._guarded(self._run_graph, feed, names)
 
-    def repeats(self, provider: str) -> bool | None:
-        """Whether a second run gave the same bits, wherever the other model runs."""
-        return super().repeats(EAGER)
+    def runs_on(self, target: str) -> str:
+        """What runs modules, wherever the other model runs."""
+        return EAGER
 
     def _guarded(self, run: Callable[..., Any], feed: Sequence[Array], *rest: Any) -> Any:
         try:
@@ -437,6 +458,13 @@ def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> fx.GraphModule
 
 def _arrays(result: object) -> tuple[Array, ...]:
     return tuple(numpy_of(leaf) for _, leaf in _leaves(result))
+
+
+def _difference(run: _Look, later: _Look, way: _Way) -> str | None:
+    if not are_about(later.gave, run.gave):
+        return f"it gives other values {way.where}"
+    name = run.calls.difference(later.calls)
+    return None if name is None else f"it calls other functions {way.where} ({name})"
 
 
 def are_about(found: Sequence[Array], expected: Sequence[Array]) -> bool:

@@ -99,6 +99,10 @@ class Subject(Protocol):
     def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
         """As many batch sizes as ``wanted``: those, where it takes them, else others that it takes."""
 
+    def runs_on(self, target: str) -> str:
+        """What runs it for a target: its provider, if it is not for a module."""
+        return target
+
     def _whole(self, provider: str) -> Callable[[Feed], tuple[Array, ...]]:
         """What runs the model as it is on one batch after another."""
 
@@ -120,7 +124,7 @@ class Subject(Protocol):
         Raises:
             BatchError: it does not run at one of the sizes.
         """
-        key = (provider, *(len(feed[0]) for feed in feeds))
+        key = (self.runs_on(provider), *(len(feed[0]) for feed in feeds))
         if key not in self._outputs:
             self._outputs[key] = joined(self._run_twice(feeds, provider))
         return self._outputs[key]
@@ -139,7 +143,7 @@ class Subject(Protocol):
         Raises:
             BatchError: it does not run at one of the sizes.
         """
-        key = (provider, *(len(feed[0]) for feed in feeds))
+        key = (self.runs_on(provider), *(len(feed[0]) for feed in feeds))
         if key not in self._runs:
             names = tapped(self.head)
             missing = [name for name in names if not self._is_known(name)]
@@ -166,7 +170,7 @@ class Subject(Protocol):
         if others and inner and self.doubt is None:
             found = _each(self._whole(provider), [feeds[index] for index in others])
             if all(same_bits(own, inner[index].outputs) for index, own in zip(others, found, strict=True)):
-                self._repeats.setdefault(provider, True)
+                self._repeats.setdefault(self.runs_on(provider), True)
                 self._is_exact = self.taps_in_place
                 found.insert(largest, inner[largest].outputs)
                 return found
@@ -178,7 +182,8 @@ class Subject(Protocol):
         results = _each(run, feeds)
         smallest = min(range(len(feeds)), key=lambda index: len(feeds[index][0]))
         is_same = same_bits(run(feeds[smallest]), results[smallest])
-        self._repeats[provider] = self._repeats.get(provider, True) and is_same
+        on = self.runs_on(provider)
+        self._repeats[on] = self._repeats.get(on, True) and is_same
         return results
 
     def runner(self, provider: str, *, is_tapped: bool) -> Callable[[Feed], Run]:
@@ -202,7 +207,7 @@ class Subject(Protocol):
 
     def repeats(self, provider: str) -> bool | None:
         """Whether the model, run again on a batch, gave the same bits; None where it was run once."""
-        return self._repeats.get(provider)
+        return self._repeats.get(self.runs_on(provider))
 
     def nudged(self, feeds: Feeds, provider: str, by: float, seed: int) -> tuple[Array, ...]:
         """Outputs with weights and inputs changed by a relative ``by``, up or down at random.

@@ -13,7 +13,7 @@ import numpy as np
 from fxexport.numerics.bounds import Precision
 from fxexport.numerics.evaluate import flat
 from fxexport.proof.measured.batches import Streamed
-from fxexport.proof.measured.measure import names_on, parts
+from fxexport.proof.measured.measure import parts
 from fxexport.proof.measured.rounding import OutputCheck
 from fxexport.proof.measured.tally import Tally
 from fxexport.proof.pairing.outputs import PairedOutputs
@@ -50,7 +50,7 @@ def _add(
     target: str,
     precision: Precision,
 ) -> None:
-    on = names_on(*subjects, target)
+    on = subjects[0].runs_on(target), subjects[1].runs_on(target)
     streamed = Streamed(subjects[0], on[0]), Streamed(subjects[1], on[1])
     # nothing inside is tapped: that would change which nodes are fused
     for part in parts(*subjects, samples, lambda feeds: subjects[0].outputs(feeds, on[0])):

@@ -27,7 +27,7 @@ from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.samples import BATCHES, Samples
-from fxexport.subjects.subject import EAGER, BatchError, Feeds, Run, Subject
+from fxexport.subjects.subject import BatchError, Feeds, Run, Subject
 from fxexport.terms.pool_first import spread_sites
 from fxexport.terms.term import Array, Head, Kind
 from fxexport.witness import Witness
@@ -99,7 +99,7 @@ def _on_target(
     is_same_backbone: bool,
 ) -> None:
     streamed = Streamed(left, target), Streamed(right, target)
-    on = names_on(left, right, target)[0]
+    on = left.runs_on(target)
     for part in parts(left, right, samples, lambda feeds: left.observe(feeds, on)):
         run_by = (left, right) if part.is_first else streamed
         if not _on_part((left, right), run_by, part, pairing, walk, target, tally, is_same_backbone):
@@ -133,7 +133,7 @@ def _on_part(
 ) -> bool:
     """True unless the candidate does not run on the part."""
     left, right = subjects
-    on = names_on(left, right, target)
+    on = left.runs_on(target), right.runs_on(target)
     claims = _claims(subjects, pairing.head, on)
     can_borrow = is_same_backbone and left.dialect == right.dialect
     found = _borrowed(run_by, part.feeds, pairing, target, claims[:1]) if can_borrow else None
@@ -298,12 +298,6 @@ def _within(
 def _claimed(kind: str, *, is_weaker: bool) -> Precision:
     first = precision_of(kind) or FP32
     return (looser(first) or first) if is_weaker else first
-
-
-def names_on(left: Subject, right: Subject, target: str) -> tuple[str, str]:
-    """Where each of the two runs for a target."""
-    first, second = (EAGER if side.dialect == "module" else target for side in (left, right))
-    return first, second
 
 
 def _runs(run_by: _RunBy, feeds: tuple[Feeds, Feeds], provider: str, tally: Tally) -> tuple[Run, Run] | None:

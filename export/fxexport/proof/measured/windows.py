@@ -13,7 +13,7 @@ from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.samples import Samples
-from fxexport.subjects.subject import EAGER, Subject
+from fxexport.subjects.subject import Subject
 from fxexport.terms.term import Array, HeadTerm, Kind
 
 _SAMPLES = 2
@@ -51,7 +51,7 @@ def check_windows(
         return [], [UNPAIRED]
     (features,), native = boundary, boundary[0].shape or ()
     feed = samples.ordered(other.input_names).batch(0, other.fixed_batch or _SAMPLES)
-    on = EAGER if other.dialect == "module" else target
+    on = other.runs_on(target)
     run = other.runner(on, is_tapped=True)(feed)
     whole = run.taps[partner[features].value]
     rank = whole.ndim - 2
