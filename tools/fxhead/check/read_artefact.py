@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
+from typing import Any, NotRequired
 
 from fxexport.providers import require_known
 from fxexport.results import Verdict
-from fxexport.subjects.samples import InputSpec
-from fxhead.check.artefact import KIND, SCHEMA_VERSION, Artefact, FileRecord, ModelRecord, Recipe
+from fxhead.check.artefact import KIND, SCHEMA_VERSION, Artefact, ModelRecord, Recipe
 from fxhead.files.strict_json import Field, read_json
+from fxhead.files.typed_json import read_as
 from fxhead.inputs.images import LARGEST, Preparation
 from fxhead.inputs.samples import MOST_SAMPLES, DataRecord
-from fxhead.loading.load import FileOptions
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, ProviderError
 
 _FIX = "give a file that rewrite or check -o wrote as *.certificate.json"
 _OLDEST = 1
 _FORMER = {name: str(Verdict.AGREES) for name in ("within rounding", "within TF32 rounding")}
-_MOST_MODELS, _MOST_INPUTS, _MOST_AXES, _MOST_FILES, _MOST_CHECKS = 16, 64, 8, 4096, 64
+_MOST_MODELS, _MOST_INPUTS, _MOST_AXES, _MOST_CHECKS = 16, 64, 8, 64
 _LARGEST_EXTENT, _MOST_BYTES = 2**31, 2**62
-_DIGEST_LENGTH = 64
+_DIGEST = re.compile("[0-9a-f]{64}")
+_WRITTEN: dict[Any, Any] = {
+    Preparation: dict.fromkeys(("is_bgr", "is_truncated"), NotRequired[bool]),  # older ones have neither
+}
 
 
 def read_artefact(path: Path) -> Artefact:
@@ -68,34 +72,21 @@ def _verdict(field: Field, version: int) -> str:
 
 
 def _recipe(field: Field) -> Recipe:
-    models = tuple(_model(item) for item in field["models"].items(_MOST_MODELS))
-    pairs = []
+    field.value["providers"] = [_provider(item["name"]) for item in field["providers"].items(_MOST_MODELS)]
+    recipe: Recipe = read_as(Recipe, field, _WRITTEN)
+    for record, model in zip(recipe.models, field["models"].items(_MOST_MODELS), strict=True):
+        _require_sound(record, model)
     for pair in field["pairs"].items(_MOST_CHECKS):
-        ends = tuple(end.integer(0, len(models) - 1) for end in pair.items(2))
-        if len(ends) != 2:
-            pair.refuse("is no pair")
-        pairs.append((ends[0], ends[1]))
-    if not pairs:
+        for end in pair.items(2):
+            end.integer(0, len(recipe.models) - 1)
+    if not recipe.pairs:
         field["pairs"].refuse("is empty")
-    return Recipe(
-        models=models,
-        pairs=tuple(pairs),
-        providers=tuple(_provider(item["name"]) for item in field["providers"].items(_MOST_MODELS)),
-        plan=field["plan"].optional(_file),
-        seed=field["seed"].integer(-(2**63), 2**64 - 1),
-        loading=_loading(field["loading"]),
-        data=_data(field["data"]),
-    )
-
-
-def _loading(field: Field) -> FileOptions:
-    return FileOptions(
-        arch=field["arch"].optional(Field.text),
-        ema=field["ema"].flag(),
-        prefix=field["prefix"].optional(Field.text),
-        allow=tuple(item.text() for item in field["allow"].items(_MOST_FILES)),
-        trust=field["trust"].flag(),
-    )
+    digests = (recipe.data.sha256, *(file.sha256 for file in recipe.files()))
+    for digest in (*digests, *(model.state_sha256 for model in recipe.models)):
+        if digest is not None and not _DIGEST.fullmatch(digest):
+            field.refuse(f"has {digest[:80]!r}, which is no SHA-256")
+    _require_sound_data(recipe.data, field["data"])
+    return recipe
 
 
 def _provider(field: Field) -> str:
@@ -106,92 +97,30 @@ def _provider(field: Field) -> str:
     return field.text()
 
 
-def _model(field: Field) -> ModelRecord:
-    kind = SourceKind(field["kind"].text(*SourceKind))
-    source, file = field["source"].optional(Field.text), field["file"].optional(_file)
-    is_read = kind in (SourceKind.FILE, SourceKind.FOLDER, SourceKind.ONNX)
-    if is_read != (file is not None and source is None):
-        field.refuse(f"is of kind {kind}, which goes with another source")
-    if file is None and (source is None or Source.parse(source).kind is not kind):
-        field["source"].refuse(f"names no {kind}")
-    return ModelRecord(
-        name=field["name"].text(),
-        kind=kind,
-        source=source,
-        file=file,
-        data=tuple(_file(item) for item in field["data"].items(_MOST_FILES)),
-        weights=field["weights"].optional(_weights_name),
-        weights_file=field["weights_file"].optional(_file),
-        state_sha256=field["state_sha256"].optional(_digest),
-    )
+def _require_sound(record: ModelRecord, field: Field) -> None:
+    is_read = record.kind in (SourceKind.FILE, SourceKind.FOLDER, SourceKind.ONNX)
+    if is_read != (record.file is not None and record.source is None):
+        field.refuse(f"is of kind {record.kind}, which goes with another source")
+    if not is_read and (record.source is None or Source.parse(record.source).kind is not record.kind):
+        field["source"].refuse(f"names no {record.kind}")
+    # a file has a record of its own, with its digest
+    if record.weights is not None and not (record.weights.isascii() and record.weights.isidentifier()):
+        field["weights"].refuse("is no name of weights")
 
 
-def _weights_name(field: Field) -> str:
-    name = field.text()
-    if not name.isascii() or not name.isidentifier():  # a file has a record of its own, with its digest
-        field.refuse("is no name of weights")
-    return name
-
-
-def _file(field: Field) -> FileRecord:
-    return FileRecord(
-        path=field["path"].text(),
-        sha256=_digest(field["sha256"]),
-        size_bytes=field["size_bytes"].integer(0, _MOST_BYTES),
-    )
-
-
-def _digest(field: Field) -> str:
-    text = field.text()
-    if len(text) != _DIGEST_LENGTH or not {*text} <= {*"0123456789abcdef"}:
-        field.refuse("is no SHA-256")
-    return text
-
-
-def _shape(field: Field) -> tuple[int, ...]:
-    shape = tuple(item.integer(1, _LARGEST_EXTENT) for item in field.items(_MOST_AXES))
-    if math.prod(shape) > _LARGEST_EXTENT:
-        field.refuse("is larger than any sample that is checked")
-    return shape
-
-
-def _data(field: Field) -> DataRecord:
-    kind = field["kind"].text("random", "arrays", "images")
-    path = field["path"].optional(Field.text)
-    if (kind == "random") != (path is None):
-        field.refuse(f"is of kind {kind}, which goes with another path")
-    return DataRecord(
-        kind=kind,
-        samples=field["samples"].integer(1, MOST_SAMPLES if kind == "random" else _MOST_BYTES),
-        inputs=tuple(_input(item) for item in field["inputs"].items(_MOST_INPUTS)),
-        path=None if path is None else Path(path),
-        sha256=field["sha256"].optional(_digest),
-        left_out=field["left_out"].integer(0, _MOST_BYTES),
-        preparation=field["preparation"].optional(_preparation),
-    )
-
-
-def _input(field: Field) -> InputSpec:
-    return InputSpec(
-        name=field["name"].text(),
-        shape=_shape(field["shape"]),
-        dtype=field["dtype"].text(),
-        limit=field["limit"].optional(lambda limit: limit.integer(1, _LARGEST_EXTENT)),
-    )
-
-
-def _preparation(field: Field) -> Preparation:
-    return Preparation(
-        resize=_sides(field["resize"], 0),
-        crop=_sides(field["crop"], 1),
-        mean=tuple(item.number() for item in field["mean"].items(3)),
-        std=tuple(item.number() for item in field["std"].items(3)),
-        **{name: field[name].flag() for name in ("is_bgr", "is_truncated") if name in field.value},
-    )
-
-
-def _sides(field: Field, least: int) -> int | tuple[int, int]:
-    if not isinstance(field.value, list):
-        return field.integer(least, LARGEST)
-    sides = [item.integer(1, LARGEST) for item in field.items(2)]
-    return (sides[0], sides[1]) if len(sides) == 2 else field.refuse("is no height and width")
+def _require_sound_data(record: DataRecord, field: Field) -> None:
+    is_random = field["kind"].text("random", "arrays", "images") == "random"
+    if is_random != (record.path is None):
+        field.refuse(f"is of kind {record.kind}, which goes with another path")
+    field["samples"].integer(1, MOST_SAMPLES if is_random else _MOST_BYTES)
+    for item in field["inputs"].items(_MOST_INPUTS):
+        shape = item["shape"].items(_MOST_AXES)
+        if math.prod(extent.integer(1, _LARGEST_EXTENT) for extent in shape) > _LARGEST_EXTENT:
+            item["shape"].refuse("is larger than any sample that is checked")
+    for name in () if record.preparation is None else ("resize", "crop"):
+        sides = field["preparation"][name]
+        if isinstance(sides.value, list):
+            for side in sides.items(2):
+                side.integer(1, LARGEST)
+        else:
+            sides.integer(int(name == "crop"), LARGEST)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from fxexport.untrusted.archive import read_regular
 from fxexport.untrusted.plain_json import read_plain_json
 from fxpasses.errors import FileError
 
-_T = TypeVar("_T")
 _MOST_BYTES = 64 * 2**20
 
 
@@ -47,10 +45,6 @@ class Field:
             Field(item, f"{self.path}[{index}]", self._file, self._fix)
             for index, item in enumerate(self.value)
         ]
-
-    def optional(self, read: Callable[[Field], _T]) -> _T | None:
-        """What ``read`` makes of it, or None where it is null."""
-        return None if self.value is None else read(self)
 
     def text(self, *known: str) -> str:
         """A text; one of ``known`` where some are named."""

@@ -59,8 +59,13 @@ def read_as(kind: Any, field: Field, spelling: Spelling) -> Any:
     if origin is typing.NotRequired:
         return read_as(arguments[0], field, spelling)
     if origin in (typing.Union, types.UnionType):
-        (inner,) = (argument for argument in arguments if argument is not types.NoneType)
-        return field.optional(lambda found: read_as(inner, found, spelling))
+        if field.value is None and types.NoneType in arguments:
+            return None
+        is_list = isinstance(field.value, list)
+        known = [argument for argument in arguments if argument is not types.NoneType]
+        # of two, one is a list
+        inner = next((one for one in known if (typing.get_origin(one) is tuple) == is_list), known[0])
+        return read_as(inner, field, spelling)
     if origin is tuple:
         items = field.items(_MOST)
         own = [arguments[0]] * len(items) if arguments[1:] == (...,) else [*arguments]
@@ -70,9 +75,11 @@ def read_as(kind: Any, field: Field, spelling: Spelling) -> Any:
     if kind is float:
         return float(field.text(*_NO_NUMBERS)) if isinstance(field.value, str) else field.number()
     if kind is int:
-        return field.integer(-(2**63), 2**64)
-    if kind in (bool, str):
-        return field.flag() if kind is bool else field.text()
+        return field.integer(-(2**63), 2**64 - 1)
+    if kind is bool:
+        return field.flag()
+    if kind in (str, Path):
+        return kind(field.text())
     if issubclass(kind, enum.Enum):
         return kind(field.text(*kind))
     own_fields = {own.name for own in dataclasses.fields(kind)}
