@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import sys
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
@@ -24,7 +22,6 @@ from fxpasses.errors import FileError, FxHeadError
 from fxpasses.wall.clock import in_budget
 from fxpasses.wall.events import judge_of, take_note
 from fxpasses.wall.folders import Folders
-from fxpasses.wall.heartbeat import leaving
 from fxpasses.wall.unannounced import STARTS, announce
 
 
@@ -126,20 +123,6 @@ def writing(folder: Path) -> Iterator[None]:
         return
     with _with_folders(wall, wall.folders.and_in(folder)):
         yield
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[str]:
-    """A temporary folder of our own, which may be written to."""
-    with lowered():
-        folder = tempfile.mkdtemp()
-    with leaving("rmtree", Path(folder)):
-        try:
-            with writing(Path(folder)):
-                yield folder
-        finally:
-            with lowered():
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_written_to(path: Path) -> bool:

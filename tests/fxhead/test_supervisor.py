@@ -38,9 +38,9 @@ def kill():
 
 def main():
     reading = contextlib.nullcontext() if "--trust" in sys.argv else wall.walled("m.onnx")
-    with reading, wall.scratch_folder() as scratch, staged(Path("out", "deep")) as new, wall.lowered():
+    with reading, staged(Path("out", "deep")) as new, wall.lowered():
         (new / "half.onnx").write_text("x")
-        print(scratch, os.getpid(), file=sys.__stderr__, flush=True)
+        print(os.getpid(), file=sys.__stderr__, flush=True)
         globals()[sys.argv[1]]()
     return 0
 
@@ -53,18 +53,17 @@ cli.run()
 
 @pytest.fixture
 def begun(folder: Path) -> Iterator[Callable[..., Any]]:
-    """Starts the command; gives it, its scratch folder and the process that does the work."""
+    """Starts the command; gives it and the process that does the work."""
     path = os.pathsep.join(str(Path(cli.__file__).parents[index]) for index in (1, 2))
     started = []
 
-    def begin(*arguments: str) -> tuple[subprocess.Popen[str], Path, int]:
+    def begin(*arguments: str) -> tuple[subprocess.Popen[str], int]:
         command = [sys.executable, "-c", COMMAND, *arguments]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(
             subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, process_group=0, **streams)
         )
-        scratch, worker = started[0].stderr.readline().split()
-        return started[0], Path(scratch), int(worker)
+        return started[0], int(started[0].stderr.readline())
 
     yield begin
     with started[0] as process:
@@ -87,11 +86,11 @@ def test_what_no_thread_could_end_is_one_line_and_leaves_nothing(
     code: int,
     says: str,
 ) -> None:
-    process, scratch, _ = begun(*arguments)
+    process, _ = begun(*arguments)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err.count("\n")) == (code, "", 1), err
     assert err.startswith(f"fxhead: error: {says}")
-    assert (written(), scratch.exists()) == (set(), False)
+    assert written() == set()
 
 
 def test_with_json_it_is_a_document(begun: Callable[..., Any]) -> None:
@@ -115,14 +114,14 @@ def test_a_signal_is_for_both_processes(
     code: int,
 ) -> None:
     """A terminal sends it to both, and the one that watches hands its own on: that is no second one."""
-    process, scratch, _ = begun("wait", "--trust")
+    process, _ = begun("wait", "--trust")
     send(process.pid, number)
     process.communicate(timeout=60)
-    assert (process.returncode, written(), scratch.exists()) == (code, set(), False)
+    assert (process.returncode, written()) == (code, set())
 
 
 def test_both_stop_and_go_on(begun: Callable[..., Any]) -> None:
-    process, _, worker = begun("wait", "--trust")
+    process, worker = begun("wait", "--trust")
     os.kill(process.pid, signal.SIGTSTP)
     assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
     assert _state(worker) == "T"

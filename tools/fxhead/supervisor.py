@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import shutil
 import signal
 import sys
 import time
@@ -162,7 +161,5 @@ def _remove(what: str, path: Path) -> None:
         from fxhead.files.settle import settle
 
         settle(path)
-    elif what == "rmtree":
-        shutil.rmtree(path, ignore_errors=True)
     else:
         path.rmdir()

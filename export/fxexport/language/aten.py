@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -274,28 +275,22 @@ def interpreted(
         read: places of the results that are read, where there are several.
     """
     handler = OPERATORS.get(str(target))
-    reason = ""
     if handler is not None and target.namespace == "aten":
         defaults = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
         call = Call(terms, arguments, defaults, _types(expected))
-        try:
+        with contextlib.suppress(Uninterpreted):
             found = handler(call)
             call.require_read()
             _require_fits(found, expected, read)
-        except Uninterpreted as error:
-            reason = str(error)
-        else:
             return found
-    return _foreign(terms, target, arguments, expected, reason)
+    return _foreign(terms, target, arguments, expected)
 
 
 _DRAWS_BY = ("train", "training", "dropout", "dropout_p")
 """Arguments of operators that draw random numbers (GRU, RReLU, attention): with any of them 0, none draws."""
 
 
-def _foreign(
-    terms: Terms, target: OpOverload, arguments: Mapping[str, Tree], expected: Any, reason: str
-) -> Tree:
+def _foreign(terms: Terms, target: OpOverload, arguments: Mapping[str, Tree], expected: Any) -> Tree:
     operands: list[Value | None] = []
     attributes: list[Hashable] = []
     for name, item in arguments.items():
@@ -312,7 +307,7 @@ def _foreign(
     key = ("aten", str(target._schema), *attributes)
     if is_random and terms.origin is not None:
         terms.origin = dataclasses.replace(terms.origin, is_random=True)
-    found = foreign(terms, key, operands, kinds, is_random=is_random, reason=reason)
+    found = foreign(terms, key, operands, kinds, is_random=is_random)
     return found if isinstance(expected, tuple | list) else found[0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable, Sequence
 
 from fxexport.language.extents import Extent, symbol
@@ -19,7 +18,6 @@ def foreign(
     results: Sequence[tuple[str, tuple[Extent | None, ...] | None]],
     *,
     is_random: bool,
-    reason: str = "",
 ) -> list[Value]:
     """The results of an operator that is known by its key alone.
 
@@ -28,15 +26,12 @@ def foreign(
         key: domain, name, version and every attribute with its type and value.
         operands: what it reads, in order; None for an operand that is left out.
         results: type and extents of each result; None for a free extent or an unknown rank.
-        reason: what of it is not interpreted.
         is_random: whether two runs give different results: it is then not even equal to its twin.
     """
     read = [Operand(value.term, value.known_layout) for value in operands if value is not None]
     gaps = tuple(value is None for value in operands)
     number = len(terms.origins) if is_random else None
     side = terms.side if is_random else None
-    if terms.origin is not None:
-        terms.origin = dataclasses.replace(terms.origin, is_foreign=True, reason=reason)
     found: list[Value] = []
     for place, (dtype, dims) in enumerate(results):
         attributes = (*key, gaps, place, number, side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Hashable, Mapping, Sequence
@@ -197,13 +198,10 @@ class _Reader:
         is_function = (domain_of(node.domain), node.op_type) in self._functions
         schema = None if version is None or is_function else schema_of(node.op_type, version, domain)
         handler = None if schema is None or domain else OPERATORS.get((node.op_type, schema.since_version))
-        reason = ""
         if schema is not None and handler is not None:
-            try:
+            with contextlib.suppress(Uninterpreted):
                 return self._interpreted(node, version, schema, handler)
-            except Uninterpreted as error:
-                reason = str(error)
-        return self._foreign(node, version, schema, reason, is_function=is_function)
+        return self._foreign(node, version, schema, is_function=is_function)
 
     def _interpreted(self, node: NodeProto, version: int | None, schema: Any, handler: Any) -> list[Value]:
         for item in node.attribute:
@@ -238,13 +236,7 @@ class _Reader:
         return found
 
     def _foreign(
-        self,
-        node: NodeProto,
-        version: int | None,
-        schema: Any,
-        reason: str,
-        *,
-        is_function: bool,
+        self, node: NodeProto, version: int | None, schema: Any, *, is_function: bool
     ) -> list[Value]:
         domain = domain_of(node.domain)
         operands: list[Value | None] = [self._value(name) if name else None for name in node.input]
@@ -270,7 +262,7 @@ class _Reader:
         may_be = is_random or any(map(_draws, within))
         if is_random and self._terms.origin is not None:
             self._terms.origin = dataclasses.replace(self._terms.origin, is_random=True)
-        return foreign(self._terms, key, operands, kinds, is_random=may_be, reason=reason)
+        return foreign(self._terms, key, operands, kinds, is_random=may_be)
 
     def _bodies(self) -> str:
         """The file's functions and versions, which say what a body means."""

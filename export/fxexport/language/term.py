@@ -181,9 +181,7 @@ class Origin:
         operator: the operator as the graph names it.
         node: name of the node.
         module: the module that a recorded program called it in; empty where there is none.
-        is_foreign: whether it is one that the language does not interpret.
         is_random: whether it draws random numbers, so that two runs differ.
-        reason: what of a foreign one is not interpreted; empty where it has no rule at all.
         twin: what tells it from nodes that do not compute the same bits, where the graph shows that.
     """
 
@@ -191,9 +189,7 @@ class Origin:
     node: str
     module: str = ""
     twin: str = ""
-    is_foreign: bool = False
     is_random: bool = False
-    reason: str = ""
 
     def __str__(self) -> str:
         return f"{self.operator} {(self.module or self.node)!r}"

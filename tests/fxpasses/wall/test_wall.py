@@ -27,7 +27,6 @@ from fxpasses.wall.wall import (
     WallError,
     downloading,
     lowered,
-    scratch_folder,
     walled,
     writing,
 )
@@ -170,9 +169,6 @@ def test_our_own_code_may_and_downloads_only_where_the_user_said(folder: Path) -
     with walled():
         with lowered():
             Path("ran").write_text("")
-        with scratch_folder() as scratch:
-            Path(scratch, "x").write_text("x")
-    assert not Path(scratch).exists()
     with walled(may_download=True), downloading():
         Path("fetched").write_text("")
     with pytest.raises(WallError), walled(may_download=False), downloading():
