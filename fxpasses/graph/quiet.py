@@ -31,6 +31,13 @@ def quiet_export() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def quiet_trial() -> Iterator[None]:
+    """Within it nobody is told of an operator that refuses its input: that is what is being tried out."""
+    with quiet("torch._subclasses.fake_tensor"), contextlib.redirect_stderr(io.StringIO()):
+        yield  # a GraphModule prints its source text
+
+
+@contextlib.contextmanager
 def quiet_failure() -> Iterator[None]:
     """Within it what is written to stderr waits, and is dropped if an exception follows.
 

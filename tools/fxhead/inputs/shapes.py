@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import io
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,7 +21,13 @@ from fxhead.inputs.preset import find_preset
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import InputError, brief
 from fxpasses.fcn.native_size import native_size, require_native
-from fxpasses.private_names import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from fxpasses.graph.quiet import quiet_trial
+from fxpasses.private_names import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    pytree,
+)
 from fxpasses.wall.clock import SlowError
 from fxpasses.wall.marks import walled_for
 
@@ -134,11 +137,11 @@ def _refusal(module: nn.Module, shapes: InputShapes, batch: int = _TRIAL_BATCH) 
     """Why a forward on this shape fails, or None. Fake tensors: nothing is computed."""
     try:
         trial = _shadow(module)
-        with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        with quiet_trial(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             pairs = zip(shapes.shapes, shapes.dtypes, strict=True)
             inputs = [torch.empty((batch, *shape[1:]), dtype=dtype) for shape, dtype in pairs]
             with TensorBudget(inputs), walled_for(module):
-                outputs = list(_tensors(trial(*inputs)))
+                leaves = pytree.tree_leaves(trial(*inputs))
     except SlowError:
         raise
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -148,22 +151,11 @@ def _refusal(module: nn.Module, shapes: InputShapes, batch: int = _TRIAL_BATCH) 
         return error
     if shapes.origin is not ShapeOrigin.GUESSED:
         return None
+    outputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     # a map that was too large and got folded into the batch axis runs through, wrongly
     if not outputs or any(output.dim() == 0 or output.shape[0] != _TRIAL_BATCH for output in outputs):
         return ValueError(f"the outputs do not keep the batch of {_TRIAL_BATCH}")
     return None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's own log of an operator that refuses its input: that is what is being tried out."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a GraphModule prints its source text
-            yield
-    finally:
-        logger.disabled = was_disabled
 
 
 def _shadow(module: nn.Module) -> nn.Module:
@@ -180,17 +172,6 @@ def _require_initialized(module: nn.Module, source: Source) -> None:
                 where=source.text,
                 fix="run the model on one input before saving it",
             )
-
-
-def _tensors(value: object) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _input_dtype(module: nn.Module) -> torch.dtype:
