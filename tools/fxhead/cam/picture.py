@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -21,14 +20,16 @@ PER_SHEET, THUMBNAIL = 100, 180
 """Images on a sheet at most, and the longer side in pixels in which each is shown there."""
 _DPI = 100
 _PANEL, _SHEET_PANEL = 3.0, THUMBNAIL / 100
-_GAP, _TITLE, _BAR = 0.15, 0.66, 1.35
-"""Inches: between panels, above one for its title, right of all for the colour bar."""
+_GAP, _LINE, _BAR = 0.15, 0.36, 1.35
+"""Inches: between panels, above and below one for a line, right of all for the colour bar."""
 _COLUMNS, _PAIRS = 4, 5
 """Panels in a row of a picture at most, and pairs in one of a sheet."""
 _LETTER = 0.105
 """Inches that a letter of a title takes at most, but for the widest ones."""
 _UNIT = "score of each place\n(mean = logit)"
-_STYLE: dict[Any, Any] = {"font.size": 14.0, "font.family": "DejaVu Sans", "axes.linewidth": 0.6}
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.titlesize": "medium", "axes.labelpad": 2.0
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +59,16 @@ class Drawn:
     classes: tuple[Scored, ...]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Tile:
+    """Panels side by side, with a line above them and one below, which ends in ``end`` whatever is cut."""
+
+    panels: tuple[Pixels, ...]
+    above: str
+    below: str
+    end: str = ""
+
+
 def draw_image(drawn: Drawn, path: Path) -> None:
     """Writes the image beside the maps of its classes, on one scale of colours, as PNG.
 
@@ -66,20 +77,15 @@ def draw_image(drawn: Drawn, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    count = 1 + len(drawn.classes)
-    rows = math.ceil(count / _COLUMNS)
-    grid = _Grid(columns=math.ceil(count / rows), count=count, panel=_PANEL, panels=1)
     scale = ColourScale.of(*(scored.scores for scored in drawn.classes))
-    with mpl.rc_context(_STYLE):
-        figure = grid.figure()
-        _show(grid.place(figure, 0), drawn.pixels)
-        height, width, *_ = drawn.pixels.shape
-        grid.title(figure, 0, drawn.name, f"{width}×{height}")
-        for index, scored in enumerate(drawn.classes, 1):
-            _show(grid.place(figure, index), overlay(_enlarged(drawn.pixels), scored.scores, scale))
-            grid.title(figure, index, scored.label, f"logit {scored.logit:.2f}")
-        grid.bar(figure, scale)
-        _save(figure, path)
+    height, width, *_ = drawn.pixels.shape
+    pixels = _enlarged(drawn.pixels)
+    tiles = [_Tile(panels=(drawn.pixels,), above=drawn.name, below=f"{width}×{height}")]
+    for scored in drawn.classes:
+        shown = overlay(pixels, scored.scores, scale)
+        tiles.append(_Tile(panels=(shown,), above=scored.label, below=f"logit {scored.logit:.2f}"))
+    rows = math.ceil(len(tiles) / _COLUMNS)
+    _save(tiles, math.ceil(len(tiles) / rows), _PANEL, scale, path, letters=14.0)
 
 
 def draw_sheet(images: Sequence[Drawn], path: Path) -> None:
@@ -88,19 +94,15 @@ def draw_sheet(images: Sequence[Drawn], path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    scale = ColourScale.of(*(drawn.classes[0].scores for drawn in images))
+    tiles = []
+    for drawn in images:
+        first = drawn.classes[0]
+        panels = drawn.pixels, overlay(_enlarged(drawn.pixels), first.scores, scale)
+        tiles.append(_Tile(panels=panels, above=drawn.name, below=first.label, end=f"  {first.logit:.2f}"))
     # pairs are wider than they are high: about as many rows as columns make a page
     columns = min(math.ceil(math.sqrt(len(images) * 0.8)), _PAIRS)
-    grid = _Grid(columns=columns, count=len(images), panel=_SHEET_PANEL, panels=2)
-    scale = ColourScale.of(*(drawn.classes[0].scores for drawn in images))
-    with mpl.rc_context(_STYLE | {"font.size": 12.0}):
-        figure = grid.figure()
-        for index, drawn in enumerate(images):
-            first = drawn.classes[0]
-            _show(grid.place(figure, index), drawn.pixels)
-            _show(grid.place(figure, index, 1), overlay(_enlarged(drawn.pixels), first.scores, scale))
-            grid.title(figure, index, drawn.name, first.label, f"  {first.logit:.2f}")
-        grid.bar(figure, scale)
-        _save(figure, path)
+    _save(tiles, columns, _SHEET_PANEL, scale, path, letters=12.0)
 
 
 def _enlarged(pixels: Pixels) -> Pixels:
@@ -109,80 +111,37 @@ def _enlarged(pixels: Pixels) -> Pixels:
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _show(axes: Axes, pixels: Pixels) -> None:
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-    axes.set(xticks=[], yticks=[])
-
-
-def _save(figure: Figure, path: Path) -> None:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="rgba", dpi=_DPI)
+def _save(
+    tiles: Sequence[_Tile], columns: int, panel: float, scale: ColourScale, path: Path, *, letters: float
+) -> None:
+    """Writes tiles in rows and, beside the first, what the colours mean; ``letters`` are so many points."""
+    panels = len(tiles[0].panels)
+    across, rows = columns * panels, math.ceil(len(tiles) / columns)
+    width, height = across * (panel + _GAP) + _GAP + _BAR, rows * (panel + 2 * _LINE)
+    room = int(panels * panel / _LETTER * 14 / letters)
+    with mpl.rc_context(_STYLE | {"font.size": letters}):
+        figure = Figure(figsize=(width, height), dpi=_DPI)
+        spaces = {"wspace": _GAP / panel, "hspace": 2 * _LINE / panel}
+        spaces |= {"left": _GAP / width, "right": across * (panel + _GAP) / width}
+        spaces |= {"bottom": _LINE / height, "top": 1 - _LINE / height}
+        grid = figure.subplots(rows, across, squeeze=False, gridspec_kw=spaces).reshape(-1, panels)
+        for axes in grid.flat:
+            axes.set(xticks=[], yticks=[])
+        for tile, own in zip(tiles, grid, strict=False):
+            for axes, pixels in zip(own, tile.panels, strict=True):
+                axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+            below = _short(tile.below, room - len(tile.end)) + tile.end
+            own[0].set_title(_short(tile.above, room), loc="left", weight="bold", parse_math=False)
+            own[0].set_xlabel(below, loc="left", parse_math=False)
+        for axes in grid[len(tiles) :].flat:
+            axes.set_axis_off()
+        place = (1 - _BAR / width, 1 - (_LINE + panel) / height, 0.22 / width, panel / height)
+        figure.colorbar(scale.bar(), cax=figure.add_axes(place)).set_label(_UNIT)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="rgba", dpi=_DPI)
     image = Image.frombytes("RGBA", figure.canvas.get_width_height(), drawn.getvalue())
     # without the alpha channel and at this level, a smaller file in half the time of matplotlib's own
     image.convert("RGB").save(path, format="png", compress_level=4)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Grid:
-    """Tiles in rows with a title each, and a colour bar beside the first row; lengths in inches.
-
-    Attributes:
-        columns: tiles in a row.
-        count: all tiles.
-        panel: side of a panel.
-        panels: how many of them, side by side, make a tile.
-    """
-
-    columns: int
-    count: int
-    panel: float
-    panels: int
-
-    def figure(self) -> Figure:
-        """An empty picture."""
-        rows = math.ceil(self.count / self.columns)
-        width = self.columns * self._step + 2 * _GAP + _BAR
-        return Figure(figsize=(width, rows * self._row + _GAP), dpi=_DPI)
-
-    @property
-    def _step(self) -> float:
-        """From a tile to the next."""
-        return self.panels * self.panel + 2 * _GAP
-
-    @property
-    def _row(self) -> float:
-        return _TITLE + self.panel
-
-    def place(self, figure: Figure, index: int, panel: int = 0) -> Axes:
-        """Axes for one panel of a tile."""
-        left, bottom = self._corner(figure, index)
-        return _axes(figure, left + panel * self.panel, bottom, self.panel, self.panel)
-
-    def title(self, figure: Figure, index: int, first: str, second: str, end: str = "") -> None:
-        """Two lines over a tile, cut to its width but for ``end``."""
-        left, bottom = self._corner(figure, index)
-        width, height = figure.get_size_inches()
-        letters = int(self.panels * self.panel / _LETTER * 14 / mpl.rcParams["font.size"])
-        lines = (_short(first, letters), _short(second, letters - len(end)) + end)
-        for line, rise in zip(lines, (0.29, 0.06), strict=True):
-            x, y = left / width, (bottom + self.panel + rise) / height
-            figure.text(x, y, line, weight="bold" if rise > 0.1 else "normal", parse_math=False)
-
-    def bar(self, figure: Figure, scale: ColourScale) -> None:
-        """The colours and what they mean."""
-        left, bottom = self._corner(figure, 0)
-        axes = _axes(figure, left + self.columns * self._step, bottom, 0.22, self.panel)
-        figure.colorbar(scale.bar(), cax=axes).set_label(_UNIT)
-
-    def _corner(self, figure: Figure, index: int) -> tuple[float, float]:
-        """The lower left corner of a tile."""
-        row, column = divmod(index, self.columns)
-        return _GAP + column * self._step, figure.get_size_inches()[1] - (row + 1) * self._row
-
-
-def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    across, up = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
 def _short(text: str, letters: int) -> str:
