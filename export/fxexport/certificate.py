@@ -179,17 +179,26 @@ class Certifier:
         if (order is None and windowed is None) or found.verdict is Verdict.BROKEN:
             return found
         axes = map_axes(samples, (left, right))
-        larger = resized(samples, axes)
-        size = size_of(larger, axes)
         sides = (left, right) if windowed is None else windowed[1:2]
-        refused = [f"{side.name}: {reason}" for side in sides if (reason := why_not(side, larger))]
-        if refused:
-            result = SizeResult(size=size, verdict=None, reason=refused[0])
+        larger = resized(samples, axes)
+        refused = self._refusal(sides, larger)
+        if refused is not None:
+            doubled = resized(samples, axes, is_doubled=True)
+            if self._refusal(sides, doubled) is None:
+                larger, refused = doubled, None
+        size = size_of(larger, axes)
+        if refused is not None:
+            result = SizeResult(size=size, verdict=None, reason=refused)
         elif windowed is None:
             result = self._at_another_size(reference, candidate, larger, size)
         else:
             result = self._on_windows(*windowed, larger, size)
         return _with_size(found, result)
+
+    def _refusal(self, sides: Sequence[Subject], samples: Samples) -> str | None:
+        """Which of the models does not take samples of these sizes, and why; None where all do."""
+        told = ((side.name, why_not(side, samples, self._providers[0])) for side in sides)
+        return next((f"{name}: {reason}" for name, reason in told if reason is not None), None)
 
     def _at_another_size(
         self, reference: Opened, candidate: Opened, samples: Samples, size: str

@@ -35,10 +35,13 @@ def _declared(side: OnnxSubject, place: int, name: str) -> Sequence[int | None]:
     return side.input_shapes[names.index(name) if name in names else place]
 
 
-def resized(samples: Samples, axes: Sequence[slice]) -> Samples:
-    """The samples repeated beyond their edges: a quarter more of the first axis, an eighth of the others."""
-    shapes = [_larger(rows.shape, map_) for rows, map_ in zip(samples.rows, axes, strict=True)]
-    return at_sizes(samples, shapes)
+def resized(samples: Samples, axes: Sequence[slice], *, is_doubled: bool = False) -> Samples:
+    """The samples repeated beyond their edges: a quarter more of the first axis, an eighth of the others.
+
+    With ``is_doubled`` twice as much of each, which models take whose maps have to come out even.
+    """
+    pairs = zip(samples.rows, axes, strict=True)
+    return at_sizes(samples, [_larger(rows.shape, map_, is_doubled=is_doubled) for rows, map_ in pairs])
 
 
 def at_sizes(samples: Samples, shapes: Sequence[Sequence[int]]) -> Samples:
@@ -50,19 +53,18 @@ def at_sizes(samples: Samples, shapes: Sequence[Sequence[int]]) -> Samples:
     return dataclasses.replace(samples, rows=tuple(rows))
 
 
-def why_not(subject: Subject, samples: Samples) -> str | None:
+def why_not(subject: Subject, samples: Samples, provider: str = "cpu") -> str | None:
     """Why a model does not take samples of these sizes, as a clause, or None."""
     feed = samples.ordered(subject.input_names).batch(0, subject.fixed_batch or subject.batches((2,))[0])
-    if not isinstance(subject, OnnxSubject):
-        try:
-            subject.rerun([feed], "")
-        except BatchError as error:
-            return first_line(error.__cause__ or error)[:200]
-        return None
-    for shape, array in zip(subject.input_shapes, feed, strict=True):
+    shapes = subject.input_shapes if isinstance(subject, OnnxSubject) else ()
+    for shape, array in zip(shapes, feed, strict=False):
         fixed = [a for a, b in zip(shape, array.shape[1:], strict=False) if a not in (None, b)]
         if fixed:
             return f"it takes {'x'.join(str(extent or '?') for extent in shape)} only"
+    try:
+        subject.rerun([feed], provider)
+    except BatchError as error:
+        return first_line(error.__cause__ or error)[:200]
     return None
 
 
@@ -91,7 +93,7 @@ class _Wrapped:
         return array
 
 
-def _larger(shape: Shape, axes: slice) -> Shape:
+def _larger(shape: Shape, axes: slice, *, is_doubled: bool) -> Shape:
     sizes = enumerate(shape[axes])
-    made = (extent + -(-extent // (4 if axis == 0 else 8)) for axis, extent in sizes)
+    made = (extent + -(-extent // (1 if is_doubled else 4 if axis == 0 else 8)) for axis, extent in sizes)
     return (*shape[: axes.start], *made, *(() if axes.stop is None else shape[axes.stop :]))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
+from fxexport.certificate import certify
+from fxexport.onnx_dialect.rewrite import rewrite_onnx
 from fxexport.proof.measured.other_size import map_axes, resized, why_not
 from fxexport.subjects.module_subject import ModuleSubject
 from fxexport.subjects.samples import Samples
+from tests.onnx_files import classifier, images, weights
 
 
 class OneSize(nn.Module):
@@ -34,3 +40,20 @@ def test_a_refusal_without_a_message_is_told_by_its_type(told: tuple[str, ...], 
     subject = ModuleSubject(OneSize(*told), [rows])
     assert why_not(subject, samples) is None
     assert why_not(subject, resized(samples, map_axes(samples, [subject]))) == why
+
+
+_EVEN = (
+    "s = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r) "
+    "t = Conv<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(r, V) u = Add(s, t) "
+    "p = GlobalAveragePool(u) f = Flatten(p) y = Gemm<transB=1>(f, W)"
+)
+
+
+@pytest.mark.parametrize(("to", "dims"), [("fcn", "N,3,6,6"), ("dense", "N,3,h,w")])
+def test_a_body_of_even_maps_alone_is_measured_at_twice_the_size(to: str, dims: str, tmp_path: Path) -> None:
+    model = classifier(_EVEN, {"V": weights(8, 8, 3, 3), "W": weights(5, 8)}, dims=dims)
+    made = rewrite_onnx(model, to=to).module
+    onnx.save(model, tmp_path / "a.onnx")
+    onnx.save(made, tmp_path / "b.onnx")
+    found = certify(tmp_path / "a.onnx", tmp_path / "b.onnx", images(8))
+    assert (found.verdict.value, found.sizes[0].size) == ("agrees", "12x12")
