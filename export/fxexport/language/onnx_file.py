@@ -304,6 +304,10 @@ def _kind(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:
         return first.dtype, (*first.shape[:2], *[None] * (first.rank - 2))
     if operator == "Conv" and second is not None and second.known_layout is not None and first.rank > 2:
         return first.dtype, (first.shape[0], second.shape[0], *[None] * (first.rank - 2))
+    if operator == "Reshape" and second is not None and second.contents is not None:
+        # what is written as 0 or -1 is some extent, and so is what is computed
+        given = (extent if isinstance(extent, int) and extent > 0 else None for extent in second.contents)
+        return first.dtype, tuple(given)
     if operator in _INTEGER_KERNELS and len(operands) > 4:
         return _of_integers(node, operands)
     if operator == "GridSample" and second is not None and second.known_layout is not None:

@@ -100,6 +100,10 @@ def graph_terms(
     return tuple(outputs)
 
 
+_LARGEST = 2**22
+"""Numbers of a sample whose order is followed: a weight reads fewer of them, and it takes eight bytes each."""
+
+
 @dataclasses.dataclass(slots=True)
 class _Reader:
     """Reads nodes in order; holds the term of every node read so far."""
@@ -250,6 +254,8 @@ class _Reader:
         axes = _axes(op, len(before) + 1)
         if axes is None or axes[0] != 0:
             return None if axes is None else self._swapped_back(node, source, axes)
+        if math.prod(before) > _LARGEST:
+            return None
         seen = self._seen[source]
         grid = np.arange(math.prod(before)) if seen.order is None else seen.order
         moved = grid.reshape(before).transpose([axis - 1 for axis in axes[1:]])

@@ -71,6 +71,7 @@ HEADS = "f = Flatten (p) y = Gemm <transB = 1> (f, v)", "d = Conv (p, w) y = Fla
         "z = Constant <value_ints = [0]> () e = Constant <value_ints = [6]> () i = Slice (sizes, z, e) "
         "s = Constant <value_ints = [1, 3, 2]> () q = Reshape (i, s) a = GatherND (x, q) c = Conv (a, k)",
         "b = Conv (x, k) c, i = MaxPool <kernel_shape = [2, 2], dilations = [2, 2], ceil_mode = 1> (b)",
+        "s = Constant <value_ints = [-1, 3, 2, 2]> () a = Reshape (x, s) c = Conv (a, k)",
     ],
 )
 def test_a_head_behind_what_nobody_reads_is_proved(body: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,14 @@ def test_a_layer_of_a_constant_is_no_site_at_many_places(places):
     graph = ModuleSubject(Tabled(*places).eval(), [np.ones((2, 8, 3, 3), np.float32)]).graph
     terms = postorder(graph[:1], stop=lambda _: False)
     assert [term.pointwise for term in terms if term.node == "layer"] == [None]
+
+
+def test_the_order_of_a_large_map_takes_no_memory() -> None:
+    body = "t = Transpose<perm=[0,2,3,1]>(r) y = Transpose<perm=[0,3,1,2]>(t)"
+    shaped = with_shapes(classifier(body, {}, dims="N,3,800,800", result="float[N,8,800,800] y"))
+    shapes = shapes_in(shaped.graph)
+    tracemalloc.start()
+    (term,) = file_terms(shaped, {}, shapes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (shown(term), peak < 2**22) == ("Transpose(v)(Transpose(v)(r))", True)
