@@ -101,7 +101,7 @@ def graph_terms(
 
 
 _LARGEST = 2**22
-"""Numbers of a sample whose order is followed: a weight reads fewer of them, and it takes eight bytes each."""
+"""Numbers of a sample whose order is followed: no weight reads more of them, and each takes eight bytes."""
 
 
 @dataclasses.dataclass(slots=True)
