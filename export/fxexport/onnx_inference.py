@@ -49,18 +49,21 @@ def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.M
         raise InferenceError("its shapes take more memory to infer than the limit") from error
     if known is not model:
         for node, own in zip(found.graph.node, model.graph.node, strict=True):
-            node.domain, node.op_type = own.domain, own.op_type
+            if (node.domain, node.op_type) != (own.domain, own.op_type):
+                node.CopyFrom(own)
     return found
 
 
 def _as_standard(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with those of ONNX Runtime's own operators as ONNX's that give the same shapes; or itself."""
+    """The model with operators of other domains as ONNX's own that give the same shapes; or itself."""
     names = [shaped_as(node) for node in model.graph.node]
     if names == [node.op_type if not domain_of(node.domain) else None for node in model.graph.node]:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node, name in zip(copy.graph.node, names, strict=True):
+        if name == "Cast" and node.op_type != name:
+            node.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.FLOAT))
         if name is not None:
             node.domain, node.op_type = "", name
     return copy

@@ -117,6 +117,8 @@ def attributes_of(node: onnx.NodeProto, versions: Mapping[str, int]) -> dict[str
 
 
 _FUSED = ("FusedConv", "FusedGemm")
+_PREPARING = {"Binarizer": "Identity", "Imputer": "Identity", "Normalizer": "Cast", "Scaler": "Cast"}
+"""Operators of ``ai.onnx.ml`` on numbers or rows, which have no rule for shapes; two of them give floats."""
 _ACTIVATIONS = ("Relu", "Sigmoid", "Tanh")
 """Those without numbers of their own."""
 
@@ -129,6 +131,8 @@ def shaped_as(node: onnx.NodeProto) -> str | None:
     domain, _ = meaning_of(node, {})
     if domain == RUNTIME and node.op_type in _FUSED:
         return node.op_type.removeprefix("Fused")
+    if domain == "ai.onnx.ml":
+        return _PREPARING.get(node.op_type)
     return None if domain else node.op_type
 
 

@@ -48,7 +48,7 @@ _PLAIN = {
 """Kinds of attributes that are values; the others are graphs and types."""
 _Kind: TypeAlias = tuple[str, tuple[Extent | None, ...] | None]
 _UNKNOWN: _Kind = ("unknown", None)
-_LIKE_FIRST = frozenset({"CumSum", DYNAMIC, "LRN", "ScatterElements", "ScatterND", "Trilu"})
+_LIKE_FIRST = frozenset({"CumSum", DYNAMIC, "Identity", "LRN", "ScatterElements", "ScatterND", "Trilu"})
 _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 """What leaves the bits that it reads in their order."""
@@ -250,7 +250,7 @@ class _Reader:
         if has_body or schema is None:
             key += (self._bodies(),)
         kinds: list[_Kind] = [_UNKNOWN] * len(node.output)
-        if kinds and (domain == RUNTIME if schema is None else not domain):
+        if kinds and (domain == RUNTIME if schema is None else shaped_as(node) is not None):
             kinds[0] = _kind(node, operands)
             if node.op_type == DYNAMIC and len(kinds) == len(_OF_DYNAMIC):
                 kinds = [(dtype, kinds[0][1] if dims is None else dims) for dtype, dims in _OF_DYNAMIC]
@@ -294,10 +294,12 @@ def _kind(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:
     """
     if not operands or operands[0] is None or operands[0].known_layout is None:
         return _UNKNOWN
-    operator = node.op_type
+    operator = shaped_as(node) or node.op_type
     first, second = operands[0], operands[1] if len(operands) > 1 else None
     if operator in _LIKE_FIRST:
         return first.dtype, first.shape
+    if operator == "Cast" and node.op_type != operator:
+        return "float32", first.shape
     if operator in _ASKED:
         return "bool", first.shape
     if operator in _POOLS and first.rank > 2:

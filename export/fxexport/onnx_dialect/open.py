@@ -337,13 +337,15 @@ class NodeOpening:
         return None if known is None else known[1]
 
     def ints(self, name: str, place: int | None = None) -> tuple[int, ...] | None:
-        """Integers that are an attribute, or since a later version a constant input; else None."""
+        """Integers that are an attribute, or since a later version an input of known numbers; else None."""
         written = self.attribute(name)
         if written is not None:
             return tuple(written) if isinstance(written, Sequence) else (written,)
         if place is None or not self.has(place):
             return None
-        return self.opened.constants.ints(self.proto.input[place])
+        found = self.opened.sizes_of(self.proto.input[place])
+        numbers = [size for size in found or () if isinstance(size, int)]
+        return tuple(numbers) if found is not None and len(numbers) == len(found) else None
 
     def weight(self, place: int, *, transposed: bool = False) -> Node | None:
         """The parameter at a place, read as ``[O, …]``; None where it is computed.

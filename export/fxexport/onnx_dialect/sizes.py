@@ -47,7 +47,7 @@ def sizes_given(
         return None if None in read else [size for part in read for size in part or ()]
     if first is None:
         return None
-    if kind in _SAME:
+    if kind in _SAME or (kind == "Reshape" and len(read) > 1 and len(read[1] or (0, 0)) == 1):
         return [*first]
     places = [size for size in read[1] or () if isinstance(size, int)] if len(read) > 1 else []
     if kind == "Gather" and read[1] is not None and len(places) == len(read[1]):

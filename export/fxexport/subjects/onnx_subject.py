@@ -45,6 +45,7 @@ _SUMS = frozenset(
     "Conv ConvTranspose Gemm MatMul Add Sub Mul BatchNormalization LayerNormalization FusedConv".split()
 )
 """Operators whose constant operands are weights, and no limits, exponents or scales of sizes."""
+_SAME_NUMBERS = frozenset("Cast Expand Identity Reshape Squeeze Transpose Unsqueeze".split())
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -125,17 +126,28 @@ class OnnxSubject(Subject):
         return InputSpec(name=value.name, shape=dims, dtype=dtype, limit=self._limit(value.name))
 
     def _limit(self, name: str) -> int | None:
-        """The number of embeddings where an input selects some, by itself or cast."""
-        stored = {tensor.name: tuple(tensor.dims) for tensor in self._proto.graph.initializer}
-        names, limits = {name}, []
+        """The number of embeddings where an input selects some, as it is, viewed or cast.
+
+        Where it is only compared with several numbers, as a one-hot code is written, one beyond the largest.
+        """
+        stored = {tensor.name: tensor for tensor in self._proto.graph.initializer}
+        names, limits, compared = {name}, [], []
         for node in self._proto.graph.node:
             if node.op_type == "Gather" and not names.isdisjoint(node.input[1:2]):
-                dims = stored.get(node.input[0]) or self._shapes.get(node.input[0], (0, ()))[1]
+                table = node.input[0]
+                dims = stored[table].dims if table in stored else self._shapes.get(table, (0, ()))[1]
                 axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
                 limits.append(dims[axis] if -len(dims) <= axis < len(dims) else None)
-            elif node.op_type in ("Cast", "Identity") and not names.isdisjoint(node.input):
+            elif node.op_type == "Equal" and not names.isdisjoint(node.input):
+                codes = [stored[other] for other in node.input if other in stored]
+                held = [self._weights[c.name] if c.name in self._weights else array_of(c) for c in codes]
+                compared += [
+                    int(code.max()) + 1 for code in held if code.size > 1 and code.dtype.kind in "iu"
+                ]
+            elif node.op_type in _SAME_NUMBERS and not names.isdisjoint(node.input[:1]):
                 names.update(node.output)
-        return min((limit for limit in limits if isinstance(limit, int)), default=None)
+        numbers = [limit for limit in limits if isinstance(limit, int)]
+        return min(numbers, default=max(compared, default=None))
 
     @property
     def fixed_batch(self) -> int | None:

@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import numpy_helper, parser
 
 from fxexport.certificate import certify
+from fxexport.language import derive, graph_of_onnx
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.rewrite import find_onnx_sites, rewrite_onnx
@@ -88,6 +90,13 @@ HEADS: dict[str, tuple[str, dict[str, Any], int, list[str]]] = {
     "mean, input": (
         "f = ReduceMean<keepdims=0>(r, axes) y = Gemm<transB=1>(f, w, b)",
         {"w": W, "b": B, "axes": np.array([-1, -2], I64)},
+        18,
+        ["ReduceMean", "Conv", "Flatten"],
+    ),
+    "mean, axes computed from constants": (  # torch.onnx.export(optimize=False)
+        "i = Reshape(last, last) a = Reshape(axes, i) f = ReduceMean<keepdims=0>(r, a) "
+        "y = Gemm<transB=1>(f, w, b)",
+        {"w": W, "b": B, "axes": np.array([-1, -2], I64), "last": np.array([-1], I64)},
         18,
         ["ReduceMean", "Conv", "Flatten"],
     ),
@@ -864,3 +873,28 @@ def test_an_attribute_that_is_no_number_is_as_it_was() -> None:
     (norm,) = (node for node in model.graph.node if node.op_type == "BatchNormalization")
     norm.attribute.append(onnx.helper.make_attribute("epsilon", float("nan")))
     assert "Conv" in operators(rewrite_onnx(model, "conv").module)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prepared"),
+    [
+        ("float", "Scaler<offset=[1.0], scale=[0.5]>"),
+        ("int64", "Scaler<offset=[1.0], scale=[0.5]>"),
+        ("float", 'Normalizer<norm="L2">'),
+        ("float", "Imputer<imputed_value_floats=[0.0]>"),
+        ("float", "Binarizer<threshold=0.5>"),
+    ],
+)
+def test_layers_behind_the_preparation_of_sklearn_are_rewritten_and_proved(kind: str, prepared: str) -> None:
+    """ONNX has no rule for its shape: "nothing says how many axes it has", whatever inputs were given."""
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]> '
+        f"net ({kind}[N,8] x) => (float[N,5] y) "
+        f"{{ s = ai.onnx.ml.{prepared}(x) y = Gemm<transB=1>(s, w, b) }}"
+    )
+    model.graph.initializer.extend(numpy_helper.from_array(k, name) for name, k in (("w", W), ("b", B)))
+    made = rewrite_onnx(model, to="conv", scope="all").module
+    assert [node.op_type for node in made.graph.node][1:] == ["Reshape", "Conv", "Flatten"]
+    assert derive(graph_of_onnx(model), graph_of_onnx(made)).is_proved
+    given = weights(3, 8) if kind == "float" else np.arange(24, dtype=I64).reshape(3, 8)
+    require_same(model, made, given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -152,3 +154,31 @@ def test_sparse_initialisers_stand_beside_constant_nodes(tmp_path):
     proto.graph.sparse_initializer.append(helper.make_sparse_tensor(*parts, [3]))
     onnx.save(proto, path)
     assert certify(path, path).verdict is Verdict.PROVED
+
+
+@pytest.mark.parametrize(
+    ("body", "limit"),
+    [
+        ("g = Gather(table, i)", 7),
+        ("v = Unsqueeze(i, last) e = Expand(v, wide) c = Cast<to=7>(e) g = Gather(table, c)", 7),
+        ("v = Unsqueeze(i, last) e = Equal(v, codes) g = Cast<to=1>(e)", 5),
+        ("e = Equal(i, pad) g = Cast<to=1>(e)", None),
+        ("p = Equal(i, codes) q = Cast<to=1>(p) t = Gather(table, i) g = Add(q, t)", 7),
+    ],
+    ids=["gather", "viewed", "one-hot", "compared with one", "both"],
+)
+def test_integers_are_drawn_from_what_they_select(body: str, limit: int | None, tmp_path: Path) -> None:
+    model = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> net (int32[N,5] i) => (float[a,b,c] g) {{ {body} }}'
+    )
+    stored = {
+        "table": np.zeros((7, 5), np.float32),
+        "last": np.array([2]),
+        "wide": np.array([1, 1, 5]),
+        "codes": np.arange(5, dtype=np.int32),
+        "pad": np.array([0], np.int32),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
+    onnx.save(model, tmp_path / "net.onnx")
+    (spec,) = OnnxSubject(tmp_path / "net.onnx").inputs
+    assert spec.limit == limit

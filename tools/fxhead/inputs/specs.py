@@ -157,5 +157,5 @@ def require_known(specs: Sequence[InputSpec], source: Source) -> None:
             raise InputError(
                 f"nothing says which values of type {spec.dtype} input {spec.name!r} takes",
                 where=source.text,
-                fix="give samples with --inputs",
+                fix="give samples to fxhead check with --inputs; fxhead rewrite --no-check needs none",
             )
