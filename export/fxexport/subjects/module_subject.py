@@ -121,6 +121,7 @@ class ModuleSubject(Subject):
         leaves = _leaves(result, maps)
         self.output_names = tuple(name for name, _ in leaves)
         self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
+        self.kinds = frozenset(recorder.kinds)
         graph = graph_terms(
             self._traced.graph,
             vocabulary,
@@ -387,6 +388,7 @@ class _Recorder(Runner):
         super().__init__(module)
         self._wanted = wanted
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.kinds: set[str] = set()
         self.results: dict[str, list[tuple[int, ...]]] = {}
         self.kept: dict[str, Array] = {}
         self.written: set[tuple[str, str]] = set()
@@ -401,6 +403,8 @@ class _Recorder(Runner):
         if isinstance(result, torch.Tensor):
             self._versions[n] = _version(result)
             self.shapes[n.name] = tuple(result.shape)
+            if n.op != "get_attr":
+                self.kinds.add(str(result.dtype).removeprefix("torch."))
             if n.name in self._wanted:
                 self.kept[n.name] = numpy_of(result.clone())
         elif isinstance(result, tuple | list) and any(isinstance(part, torch.Tensor) for part in result):

@@ -79,6 +79,8 @@ class OnnxSubject(Subject):
         self._proto, shaped = _read_graph(file, extents, self._path)
         self._shapes = shapes_in(shaped.graph)
         self._row_bytes, self._fixed_bytes = _largest(self._shapes.values())
+        given = (self._shapes.get(name, (0,))[0] for node in file.proto.graph.node for name in node.output)
+        self.kinds = frozenset(kind.name for code in given if (kind := element_type(code)) is not None)
         graph, self.doubt = _read(
             lambda: file_terms(shaped, file.weights, self._shapes), self._proto, self._path
         )

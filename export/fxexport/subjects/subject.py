@@ -50,6 +50,8 @@ class Subject(Protocol):
     graph: TermGraph
     head: Head
     maps: tuple[MapOutput, ...]
+    kinds: frozenset[str]
+    """The types of the values that it computes."""
     doubt: str | None
     """What the model may compute that its graph does not show, as a clause."""
     is_misread: bool = False

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fxexport.numerics.bounds import Float64, Precision
+from fxexport.numerics.bounds import Float64, Precision, precision_of
 from fxexport.numerics.evaluate import flat
 from fxexport.results import Failure
 from fxexport.subjects.subject import BatchError, Feed, Feeds, Subject
@@ -116,10 +116,13 @@ def far_apart(
         on: where each of them runs.
         feeds: the batches that gave the outputs.
         outputs: what they gave.
-        precision: what the models compute in.
+        precision: what their heads compute in.
         is_extreme: whether numbers may leave the range of the type.
     """
-    scale = Scale.of(precision)
+    # a layer in fp32 may stand among others in half precision
+    kinds = (precision_of(kind) for subject in subjects for kind in subject.kinds)
+    scales = (Scale.of(known) for known in (precision, *kinds) if known is not None)
+    scale = max(scales, key=lambda scale: scale.unit)
     suspects = [item for item in outputs if (_excess(item, _floor(item, scale)) > 0).any()]
     if not suspects:
         return []

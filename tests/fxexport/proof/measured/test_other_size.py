@@ -57,3 +57,21 @@ def test_a_body_of_even_maps_alone_is_measured_at_twice_the_size(to: str, dims: 
     onnx.save(made, tmp_path / "b.onnx")
     found = certify(tmp_path / "a.onnx", tmp_path / "b.onnx", images(8))
     assert (found.verdict.value, found.sizes[0].size) == ("agrees", "12x12")
+
+
+def test_rounding_to_half_precision_behind_a_head_in_fp32_is_rounding(tmp_path: Path) -> None:
+    """As converters leave it that are told which layers to keep: what lay one step apart was broken."""
+    body = (
+        "h = Cast<to=10>(r) p = GlobalAveragePool(h) f = Flatten(p) c = Cast<to=1>(f) "
+        "g = Gemm<transB=1>(c, W) q = Cast<to=10>(g) y = Cast<to=1>(q)"
+    )
+    model = classifier(body, {"W": weights(5, 8)})
+    onnx.save(model, tmp_path / "a.onnx")
+    onnx.save(rewrite_onnx(model, to="fcn").module, tmp_path / "b.onnx")
+    found = certify(tmp_path / "a.onnx", tmp_path / "b.onnx", images(8))
+    assert found.verdict.value == "agrees", found.reason
+    other = rewrite_onnx(model, to="fcn").module
+    (weight,) = (tensor for tensor in other.graph.initializer if tensor.name == "W")
+    weight.raw_data = (weights(5, 8)[::-1]).tobytes()
+    onnx.save(other, tmp_path / "b.onnx")
+    assert certify(tmp_path / "a.onnx", tmp_path / "b.onnx", images(8)).verdict.value == "broken"
