@@ -18,8 +18,8 @@ from fxexport.onnx_node import array_of, attributes_of, is_external, is_standard
 from fxexport.untrusted.limits import MAX_MODULES
 
 LEVELS = ("QuantizeLinear", "DequantizeLinear")
-_STEPS = (*LEVELS, "Clip")
-"""What may stand between a quantised constant and its reader."""
+_STEPS = (*LEVELS, "Cast", "Clip")
+"""What may stand between a constant that is stored in another type and its reader."""
 _SMALL = 64
 _TAKEN = frozenset({*dir(nn.Module), *nn.Module().__dict__})
 
@@ -49,7 +49,7 @@ class Constants:
         paths: where a constant is below ``root``, by name.
         by_path: the names of constants, by where they are.
         transposed: whether a matrix is held as the transposed view of what is stored, by name.
-        quantized: constants that a node makes floating point as they are read, by the constant's name.
+        quantized: constants that a node makes another floating-point type as they are read, by name.
     """
 
     def __init__(self, content: Content, root: nn.Module) -> None:
@@ -77,18 +77,18 @@ class Constants:
         if node.op_type == "Identity" and self.alias(node.input[0]) in self.stored:
             self._aliases[node.output[0]] = self.alias(node.input[0])
         elif node.op_type in _STEPS and read[node.input[0]] == 1 and not self._is_held:
-            self._note_quantized(node)
+            self._note_stored_otherwise(node)
         elif node.op_type == "Constant":
             held = attributes_of(node, versions_of(self.content.proto))
             numbers = held.get("value_ints") or [held.get("value_int")]
             if numbers != [None]:
                 self._small[node.output[0]] = tuple(numbers)
 
-    def _note_quantized(self, node: onnx.NodeProto) -> None:
+    def _note_stored_otherwise(self, node: onnx.NodeProto) -> None:
         """A constant that is read through its scale: one number, or one along an axis, for each output.
 
         It is stored as integers, or becomes such as the file runs; what is held between two numbers on the
-        way keeps its shape as well.
+        way keeps its shape as well, and what is stored in another floating-point type has no scale.
         """
         name, before, passed = self._rounded.get(node.input[0], (node.input[0], None, ()))
         stored = self.stored.get(name)
@@ -97,11 +97,16 @@ class Constants:
             return
         place = before if place is None else place
         passed = (*passed, node.output[0])
-        if node.op_type != "DequantizeLinear":
+        if node.op_type == "Cast":
+            code = next(iter(node.attribute)).i
+            if not all(kind and kind.is_floating_point for kind in map(torch_type, (code, stored.data_type))):
+                return
+        elif node.op_type == "DequantizeLinear":
+            code = self.stored[self.alias(node.input[1])].data_type
+        else:
             self._rounded[node.output[0]] = name, place, passed
             return
-        scale = self.stored[self.alias(node.input[1])]
-        kind = torch_type(scale.data_type) or torch.float32
+        kind = torch_type(code) or torch.float32
         self.quantized[name] = Dequantized(value=node.output[0], axis=place, kind=kind)
         self._aliases |= dict.fromkeys(passed, name)
 

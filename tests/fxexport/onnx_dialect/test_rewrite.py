@@ -100,6 +100,19 @@ HEADS: dict[str, tuple[str, dict[str, Any], int, list[str]]] = {
         18,
         ["ReduceMean", "Conv", "Flatten"],
     ),
+    "stored in half precision": (
+        "p = GlobalAveragePool(r) f = Flatten(p) v = Cast<to=1>(w) c = Cast<to=1>(b) "
+        "y = Gemm<transB=1>(f, v, c)",
+        {"w": W.astype(np.float16), "b": B.astype(np.float16)},
+        13,
+        ["GlobalAveragePool", "Cast", "Cast", "Conv", "Flatten"],
+    ),
+    "stored in half precision, untransposed": (
+        "p = GlobalAveragePool(r) f = Flatten(p) v = Cast<to=1>(w) q = MatMul(f, v) y = Add(q, b)",
+        {"w": W.T.astype(np.float16), "b": B},
+        13,
+        ["GlobalAveragePool", "Cast", "Conv", "Flatten"],
+    ),
     "squeeze, attribute": (
         "p = GlobalAveragePool(r) f = Squeeze<axes=[2,3]>(p) y = Gemm<transB=1>(f, w, b)",
         {"w": W, "b": B},
