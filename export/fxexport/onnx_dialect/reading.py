@@ -142,8 +142,7 @@ def _conv(call: NodeOpening) -> bool:
 
 def _global_pool(name: str) -> Reader:
     def read(call: NodeOpening) -> bool:
-        shape = call.shape()
-        rank = len(shape) - 2 if shape is not None else 0
+        rank = len(call.shape() or ()) - 2
         if not 1 <= rank <= 3:
             return False
         target = getattr(_aten, f"adaptive_avg_pool{rank}d").default
@@ -211,10 +210,8 @@ def _grid(
 
 def _reduce(target: Any) -> Reader:
     def read(call: NodeOpening) -> bool:
-        axes = call.ints("axes", 1)
-        if not axes:
-            return False
-        return call.give(target, call.input(), [*axes], bool(call.attribute("keepdims")))
+        axes = [*(call.ints("axes", 1) or ())]
+        return bool(axes) and call.give(target, call.input(), axes, bool(call.attribute("keepdims")))
 
     return read
 
@@ -242,21 +239,16 @@ def _reshape(call: NodeOpening) -> bool:
 
 def _squeeze(call: NodeOpening) -> bool:
     axes = call.ints("axes", 1)
-    if axes is None and call.has(1):
-        return False
     if axes is None:
-        return call.give(_aten.squeeze.default, call.input())
+        return not call.has(1) and call.give(_aten.squeeze.default, call.input())
     return call.give(_aten.squeeze.dims, call.input(), [*axes])
 
 
 def _unsqueeze(call: NodeOpening) -> bool:
-    axes = call.ints("axes", 1)
-    if axes is None:
-        return False
-    if len(axes) == 1:
+    axes, shape = call.ints("axes", 1), call.shape()
+    if axes is not None and len(axes) == 1:
         return call.give(_aten.unsqueeze.default, call.input(), axes[0])
-    shape = call.shape()
-    if shape is None:
+    if axes is None or shape is None:
         return False
     rank = len(shape) + len(axes)
     places, kept = {axis % rank for axis in axes}, iter(range(len(shape)))
