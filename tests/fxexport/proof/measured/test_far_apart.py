@@ -22,6 +22,7 @@ class Moving:
     """
 
     dialect = "onnx"
+    kinds = frozenset({"float32"})
 
     def __init__(self, value: float, *moves: float) -> None:
         self.value, self.moves, self.asked = value, list(moves), 0
