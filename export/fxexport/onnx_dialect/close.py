@@ -328,10 +328,8 @@ class _Closing:
         if not isinstance(value, torch.Tensor):
             return None
         extents = self.opened.values.extents(value)
-        is_open = bool(self.opens) or self.opened.is_settled
-        return (
-            [*extents[: self.map_axes.start], *(None for _ in self._map_of(extents))] if is_open else extents
-        )
+        count = len(self._map_of(extents)) if self.opens or self.opened.is_settled else 0
+        return [*extents[: len(extents) - count], *[None] * count]
 
     def _map_of(self, extents: Sequence[Any]) -> Sequence[Any]:
         """The extents that may be those of a map."""

@@ -911,3 +911,17 @@ def test_layers_behind_the_preparation_of_sklearn_are_rewritten_and_proved(kind:
     assert derive(graph_of_onnx(model), graph_of_onnx(made)).is_proved
     given = weights(3, 8) if kind == "float" else np.arange(24, dtype=I64).reshape(3, 8)
     require_same(model, made, given)
+
+
+def test_outputs_keep_their_rank_where_maps_have_their_channels_last() -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[N,6,6,3] x) => (float[N,5] y) '
+        "{ t = Transpose<perm=[0,3,1,2]>(x) r = Conv(t, stem) p = GlobalAveragePool(r) f = Flatten(p) "
+        "y = Gemm<transB=1>(f, w, b) }"
+    )
+    constants = {"stem": weights(8, 3, 3, 3), "w": W, "b": B}
+    model.graph.initializer.extend(numpy_helper.from_array(k, name) for name, k in constants.items())
+    made = rewrite_onnx(model, to="dense").module
+    onnx.checker.check_model(made, full_check=True)
+    assert len(made.graph.output[0].type.tensor_type.shape.dim) == 2
+    require_same(model, made, weights(2, 6, 6, 3))
