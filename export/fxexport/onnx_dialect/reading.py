@@ -67,8 +67,7 @@ def _fused(read: Reader) -> Reader:
 
 def _computed_gemm(call: NodeOpening) -> bool:
     """One whose weight is no parameter: a Linear all the same, for its miss to be told."""
-    is_plain = (call.attribute("alpha"), call.attribute("beta"), call.attribute("transA")) == (1, 1, 0)
-    if not is_plain:
+    if (call.attribute("alpha"), call.attribute("beta"), call.attribute("transA")) != (1, 1, 0):
         return False
     weight = call.input(1)
     if call.quantized(1):
@@ -145,10 +144,9 @@ def _global_pool(name: str) -> Reader:
         rank = len(call.shape() or ()) - 2
         if not 1 <= rank <= 3:
             return False
-        target = getattr(_aten, f"adaptive_avg_pool{rank}d").default
         if name == "max":
             return call.give(_aten.amax.default, call.input(), [*range(2, rank + 2)], True)
-        return call.give(target, call.input(), [1] * rank)
+        return call.give(getattr(_aten, f"adaptive_avg_pool{rank}d").default, call.input(), [1] * rank)
 
     return read
 
@@ -210,8 +208,14 @@ def _grid(
 
 def _reduce(target: Any) -> Reader:
     def read(call: NodeOpening) -> bool:
-        axes = [*(call.ints("axes", 1) or ())]
-        return bool(axes) and call.give(target, call.input(), axes, bool(call.attribute("keepdims")))
+        axes, keeps = call.ints("axes", 1) or (), bool(call.attribute("keepdims"))
+        source: Any = call.input()
+        if source.target is _aten.permute.default and not keeps:  # of a map whose channels were moved last
+            before, order = source.args
+            left = [axis for place, axis in enumerate(order) if not {place, place - len(order)} & {*axes}]
+            if left == sorted(left):
+                source, axes = before, tuple(order[place] for place in axes)
+        return bool(axes) and call.give(target, source, [*axes], keeps)
 
     return read
 
@@ -312,11 +316,8 @@ def _batch_norm(call: NodeOpening) -> bool:
 def _layer_norm(call: NodeOpening) -> bool:
     shape, axis = call.shape(), call.attribute("axis")
     normed = () if shape is None else shape[axis:]
-    if (
-        not normed
-        or not all(isinstance(extent, int) for extent in normed)
-        or call.attribute("stash_type") != 1
-    ):
+    are_known = bool(normed) and all(isinstance(extent, int) for extent in normed)
+    if not are_known or call.attribute("stash_type") != 1:
         return False
     bias = call.input(2) if call.has(2) else None
     epsilon = call.attribute("epsilon")
