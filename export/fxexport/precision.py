@@ -13,7 +13,7 @@ import functools
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper, parser
 
 from fxexport.providers import Session
 from fxpasses.errors import ProviderError
@@ -71,23 +71,20 @@ def _precision_of(result: NDArray[np.float32]) -> ProductFormat:
 
 def _probe() -> bytes:
     """``[8, 64]`` times the identity, as a product and as a 1×1 convolution."""
-    identity = np.eye(_SIZE, dtype=np.float32)
-    value = functools.partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT)
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["x", "matrix"], ["product"]),
-            helper.make_node("Reshape", ["x", "map_shape"], ["map"]),
-            helper.make_node("Conv", ["map", "kernel"], ["convolved"]),
-        ],
-        "precision",
-        [value("x", shape=[8, _SIZE])],
-        [value("product", shape=[8, _SIZE]), value("convolved", shape=[8, _SIZE, 1, 1])],
-        [
-            numpy_helper.from_array(identity, "matrix"),
-            numpy_helper.from_array(identity.reshape(_SIZE, _SIZE, 1, 1), "kernel"),
-            numpy_helper.from_array(np.array([8, _SIZE, 1, 1]), "map_shape"),
-        ],
+    model = parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 18]>
+        precision (float[8, {_SIZE}] x) => (float[8, {_SIZE}] product, float[8, {_SIZE}, 1, 1] convolved) {{
+            product = MatMul(x, matrix)
+            map = Reshape(x, map_shape)
+            convolved = Conv(map, kernel)
+        }}"""
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    identity = np.eye(_SIZE, dtype=np.float32)
+    constants = {
+        "matrix": identity,
+        "kernel": identity.reshape(_SIZE, _SIZE, 1, 1),
+        "map_shape": np.array([8, _SIZE, 1, 1]),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
     data: bytes = model.SerializeToString()
     return data

@@ -151,16 +151,11 @@ def available_providers() -> tuple[str, ...]:
 
 
 def _works(provider: str) -> bool:
-    from onnx import TensorProto, helper
+    from onnx import parser
 
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])],
-        "probe",
-        [value("x", TensorProto.FLOAT, [1])],
-        [value("y", TensorProto.FLOAT, [1])],
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> probe (float[1] x) => (float[1] y) { y = Relu(x) }'
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     try:
         Session(model.SerializeToString(), provider).run((np.ones(1, np.float32),))
     except ProviderError:

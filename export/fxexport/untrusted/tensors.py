@@ -6,7 +6,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -35,17 +35,6 @@ UNTYPED = "UntypedStorage"
 
 _KEY = re.compile(r"\w+", re.ASCII)
 _BLOCK_BYTES = 1 << 26
-
-
-class Storages(Protocol):
-    """Where the bytes of a file's tensors are."""
-
-    def storage(self, reference: Persistent) -> tuple[torch.UntypedStorage, torch.dtype | None]:
-        """The storage, and its dtype where it has one.
-
-        Raises:
-            PickleError: the file has no such storage.
-        """
 
 
 def described(reference: Persistent) -> tuple[str, torch.dtype | None, int]:
@@ -82,7 +71,11 @@ class ArchiveStorages:
         self._known: dict[str, torch.UntypedStorage] = {}
 
     def storage(self, reference: Persistent) -> tuple[torch.UntypedStorage, torch.dtype | None]:
-        """See ``Storages``."""
+        """The storage, and its dtype where it has one.
+
+        Raises:
+            PickleError: the file has no such storage.
+        """
         name, dtype, size = described(reference)
         found = self.member(f"data/{name}")
         if found.nbytes() != size:
@@ -146,7 +139,7 @@ class LegacyStorages:
             raise PickleError("the file is cut short")
 
     def storage(self, reference: Persistent) -> tuple[torch.UntypedStorage, torch.dtype | None]:
-        """See ``Storages``."""
+        """The same."""
         name, dtype, _ = described(reference)
         if name not in self._known:
             self._known[name] = self._read(*self._places[name])
@@ -163,6 +156,10 @@ class LegacyStorages:
         if left:
             raise PickleError("the file is cut short")
         return found.untyped_storage()
+
+
+Storages = ArchiveStorages | LegacyStorages
+"""Where the bytes of a file's tensors are."""
 
 
 def _mapped(path: Path) -> torch.UntypedStorage:

@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
-from fxhead.batch.fork_server import ForkServer
+from fxhead.batch.fork_server import Forked, ForkServer
 from fxhead.batch.held import held
 from fxhead.batch.rows import Row
 from fxhead.files.digests import digest_file
@@ -149,20 +149,6 @@ def _end(row: Row, key: str, folder: str, limits: Limits, place: str) -> Done:
     return dataclasses.replace(done, digests={path.name: digest_file(path) for path in made})
 
 
-class _Started(Protocol):
-    """A command at work."""
-
-    pid: int
-    peak_bytes: int | None
-    """Known once it has ended, if at all."""
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Its exit code, or TimeoutExpired."""
-
-    def kill(self) -> None:
-        """Ends it and what it started."""
-
-
 class _Spawned(subprocess.Popen[bytes]):
     """One in a new interpreter, where none can be forked."""
 
@@ -175,6 +161,10 @@ class _Spawned(subprocess.Popen[bytes]):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self.poll() is None:
                 os.killpg(self.pid, signal.SIGKILL)
+
+
+_Started = Forked | _Spawned
+"""A command at work."""
 
 
 class _AtWork:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
 
 from fxexport.untrusted.archive import ZIP_MAGIC, open_regular, read_regular
 from fxexport.untrusted.limits import MAX_LIST_BYTES
 from fxexport.untrusted.plain_json import read_plain_json
 from fxhead.convert.edits import Conversion, find_edits
-from fxhead.convert.legacy_stream import open_legacy
+from fxhead.convert.legacy_stream import LegacyCheckpoint, open_legacy
 from fxhead.convert.outcome import Converted, ConvertOutcome
-from fxhead.convert.safetensors_stream import is_safetensors, open_safetensors
+from fxhead.convert.safetensors_stream import SafetensorsCheckpoint, is_safetensors, open_safetensors
 from fxhead.convert.stored_tensors import TensorEdit
 from fxhead.convert.survey import survey
-from fxhead.convert.zip_stream import open_zip
+from fxhead.convert.zip_stream import ZipCheckpoint, open_zip
 from fxhead.files.publish import publish, staged
 from fxhead.files.save import names_folder, require_free_file
 from fxhead.loading.inert_names import unknown_names
@@ -53,23 +51,8 @@ class ConvertOptions:
     force: bool = False
 
 
-class Checkpoint(Protocol):
-    """A file of weights that can be written again with other shapes."""
-
-    @property
-    def kind(self) -> str:
-        """Its format, in words."""
-
-    @property
-    def root(self) -> Any:
-        """What it holds, as records."""
-
-    @property
-    def names(self) -> frozenset[str]:
-        """What loading it would import."""
-
-    def write(self, source: BinaryIO, out: BinaryIO, edits: Sequence[TensorEdit]) -> None:
-        """Writes it with the edits made, all else byte for byte as in ``source``."""
+Checkpoint = ZipCheckpoint | LegacyCheckpoint | SafetensorsCheckpoint
+"""A file of weights that can be written again with other shapes."""
 
 
 def run_convert(options: ConvertOptions, progress: Progress) -> ConvertOutcome:
