@@ -7,8 +7,10 @@ import functools
 import importlib
 import sysconfig
 from importlib import metadata
+from typing import Any
 
 from fxpasses.errors import InputError
+from fxpasses.wall.wall import lowered
 
 _NEEDS = {"study": ("matplotlib", "scipy", "sklearn"), "cam": ("matplotlib",)}
 
@@ -27,6 +29,20 @@ def require_extra(command: str) -> None:
                 where=f"fxhead {command}",
                 fix=f"run pip install 'fxhead[{command}]'",
             ) from error
+
+
+def import_extra(name: str, where: str) -> Any:
+    """The library that the extra of its name brings.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    with lowered():  # it looks around as it is imported
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            fix = f"run pip install 'fxhead[{name}]'"
+            raise InputError(f"{name} is not installed", where=where, fix=fix) from error
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 
 from fxexport.untrusted.allowed import model_class
 from fxexport.untrusted.pickle_records import Global
-from fxhead.loading.timm_models import import_timm
+from fxhead.extras import import_extra
 from fxpasses.wall.wall import walled
 
 
@@ -30,6 +30,6 @@ def test_a_package_may_look_around(
         if is_of_a_pickle:
             assert model_class(Global("timm.models", "Nothing")) is None
         else:
-            import_timm("honest")
+            import_extra("timm", "honest")
     for name in ("timm", "timm.models"):
         sys.modules.pop(name, None)

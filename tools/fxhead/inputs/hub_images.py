@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fxhead.extras import import_extra
 from fxhead.inputs.images import ImageSize
 from fxhead.inputs.preset import Preset
-from fxhead.loading.hub_folders import HubFolder, import_transformers
-from fxhead.loading.timm_models import import_timm
+from fxhead.loading.hub_folders import HubFolder
 from fxpasses.errors import FileError, brief
 from fxpasses.wall.wall import lowered
 
@@ -80,7 +80,7 @@ def _timm_labels(folder: HubFolder) -> Sequence[str]:
     names, told = class_names(own.get("label_names")), own.get("label_descriptions") or {}
     if names:
         return [" ".join(str(told.get(name, name)).split()) for name in names]
-    data = import_timm(str(folder.path)).data
+    data = import_extra("timm", str(folder.path)).data
     subset = data.infer_imagenet_subset({"num_classes": own.get("num_classes")})
     info = None if subset is None else data.ImageNetInfo(subset)
     return () if info is None else [info.index_to_description(n) for n in range(info.num_classes())]
@@ -89,7 +89,7 @@ def _timm_labels(folder: HubFolder) -> Sequence[str]:
 def _transformers_preset(images: Mapping[str, Any]) -> Preset:
     name = str(images.get("image_processor_type") or images.get("feature_extractor_type") or "")
     kind = re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", name)
-    transformers = import_transformers("preprocessor_config.json")
+    transformers = import_extra("transformers", "preprocessor_config.json")
     with lowered():  # imports it
         found = getattr(transformers, f"{kind}ImageProcessor", None)
     if found is None:

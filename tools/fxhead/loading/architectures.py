@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from fxhead.loading.hub_folders import build_from_hub_folder, read_hub_folder
-from fxhead.loading.timm_models import build_timm, refuse_weights
+from fxhead.loading.timm_models import build_timm
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError, brief, suggest
 from fxpasses.wall.wall import downloading, lowered
@@ -33,15 +33,17 @@ def build(source: Source, weights: str | None = None, num_classes: int | None = 
     """
     if source.kind is SourceKind.TORCHVISION:
         return _from_torchvision(source.name, weights, num_classes)
-    if weights is not None and source.kind is SourceKind.TIMM:
-        refuse_weights(source.name, weights)
     if weights is not None:
-        what = f"{weights!r} is no file of weights"
-        raise InputError(what, where="--weights", fix="name a file with the model's state dict")
+        what, fix = f"{weights!r} is no file of weights", "name a file with the model's state dict"
+        if source.kind is SourceKind.TIMM:
+            what += ", and timm's are not downloaded here"
+            fix = f"fetch model.safetensors from https://huggingface.co/timm/{source.name} and name it"
+        raise InputError(what, where="--weights", fix=fix)
     if source.kind is SourceKind.FOLDER:
         return build_from_hub_folder(read_hub_folder(source))
     if source.kind is SourceKind.TIMM:
-        return build_timm(source.name, num_classes)
+        options = {} if num_classes is None else {"num_classes": num_classes}
+        return build_timm(source.name, source.text, **options)
     return _from_callable(source.name, num_classes)
 
 

@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fxexport.untrusted.limits import MAX_CONFIG_INTEGER
+from fxhead.extras import import_extra
 from fxhead.files.strict_json import read_json
-from fxhead.loading.timm_models import import_timm
+from fxhead.loading.timm_models import build_timm
 from fxhead.source import Source
 from fxpasses.errors import FileError, InputError, brief, suggest
 from fxpasses.wall.wall import lowered
@@ -152,22 +153,18 @@ def _no_larger_than(most_bytes: int, where: str) -> Iterator[None]:
 
 
 def _from_timm(folder: HubFolder, where: str) -> nn.Module:
-    timm = import_timm(str(folder.path))
-    name = folder.config["architecture"]
-    if not timm.is_model(name):
-        raise FileError(f"timm has no model {name!r}", where=where, fix=suggest(name, timm.list_models()))
+    timm = import_extra("timm", where)
     options = dict(folder.config.get("model_args") or {})
     if taken := sorted({*options} & {*inspect.signature(timm.create_model).parameters}):
         raise FileError(f"has model_args.{taken[0]}, which is not the model's", where=where, fix=_FIX)
     classes = folder.config.get("num_classes", folder.timm_config.get("num_classes"))
     if classes is not None:
         options["num_classes"] = classes
-    module: nn.Module = timm.create_model(name, pretrained=False, **options)
-    return module
+    return build_timm(folder.config["architecture"], where, **options)
 
 
 def _from_transformers(folder: HubFolder, where: str) -> nn.Module:
-    transformers = import_transformers(str(folder.path))
+    transformers = import_extra("transformers", where)
     with lowered():  # imports of each
         known = {kind.model_type: kind for kind in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING}
     name = folder.config["model_type"]
@@ -200,18 +197,3 @@ def named_as_built(module: Any, names: Iterable[str]) -> dict[str, str]:
         found = get_model_conversion_mapping(module)
     renamings = [rule for rule in found if isinstance(rule, WeightRenaming)]
     return {name: apply_renamings(name, renamings) for name in names}
-
-
-def import_transformers(where: str) -> Any:
-    """The library.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    with lowered():  # it looks around as it is imported
-        try:
-            import transformers
-        except ImportError as error:
-            fix = "run pip install 'fxhead[transformers]'"
-            raise InputError("transformers is not installed", where=where, fix=fix) from error
-    return transformers
