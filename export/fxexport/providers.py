@@ -31,9 +31,6 @@ from fxpasses.wall.wall import lowered
 if TYPE_CHECKING:
     import onnxruntime
 
-REQUIRE_CUDA_VARIABLE = "FXHEAD_REQUIRE_CUDA"
-"""Environment variable: with ``1``, tests that need a CUDA provider fail where it is missing."""
-
 _KNOWN = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",

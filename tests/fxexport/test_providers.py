@@ -15,7 +15,6 @@ from onnx import TensorProto, helper
 
 from fxexport import Verdict, available_providers, certify, export_onnx
 from fxexport.providers import (
-    REQUIRE_CUDA_VARIABLE,
     Session,
     is_defaults,
     placements,
@@ -28,6 +27,9 @@ from fxexport.providers import (
 )
 from fxpasses.errors import ProviderError
 from tests.fxexport.pairs import small_pair
+
+REQUIRE_CUDA_VARIABLE = "FXHEAD_REQUIRE_CUDA"
+"""Environment variable: with ``1``, tests that need a CUDA provider fail where it is missing."""
 
 
 @pytest.fixture(scope="module")

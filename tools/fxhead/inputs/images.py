@@ -42,7 +42,32 @@ _PRESET_CROP, _PRESET_RESIZE = 224, 256
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Preparation:
+class ImageSize:
+    """How large images are made: see ``Preparation``."""
+
+    resize: int | tuple[int, int]
+    crop: int | tuple[int, int]
+
+    @property
+    def extents(self) -> tuple[int, int]:
+        """Height and width of the sample."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
+    @property
+    def meant(self) -> tuple[tuple[int, int], ...]:
+        """Heights and widths that it may stand for: ``256,128`` is a crop, or both."""
+        if isinstance(self.resize, int) and isinstance(self.crop, int):
+            return self.extents, (self.resize, self.crop)
+        return (self.extents,)
+
+    def of_input(self, height: int | None, width: int | None) -> ImageSize:
+        """The same for an input: ``256,128`` are height and width where a model takes 256x128."""
+        is_input = (height, width) == (self.resize, self.crop) and height != width
+        return ImageSize(resize=0, crop=(height or 0, width or 0)) if is_input else self
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation(ImageSize):
     """How an image becomes a sample.
 
     Attributes:
@@ -56,17 +81,10 @@ class Preparation:
             and not at the even pixel, as torchvision does.
     """
 
-    resize: int | tuple[int, int]
-    crop: int | tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     is_bgr: bool = False
     is_truncated: bool = False
-
-    @property
-    def extents(self) -> tuple[int, int]:
-        """Height and width of the sample."""
-        return _extents(self.crop)
 
     def __str__(self) -> str:
         return self.told()
@@ -108,35 +126,6 @@ class Preparation:
             return self.extents
         longer = int(self.resize * max(width, height) / min(width, height))
         return (longer, self.resize) if width <= height else (self.resize, longer)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSize:
-    """How large images are made: see ``Preparation``."""
-
-    resize: int | tuple[int, int]
-    crop: int | tuple[int, int]
-
-    @property
-    def extents(self) -> tuple[int, int]:
-        """Height and width of the sample."""
-        return _extents(self.crop)
-
-    @property
-    def meant(self) -> tuple[tuple[int, int], ...]:
-        """Heights and widths that it may stand for: ``256,128`` is a crop, or both."""
-        if isinstance(self.resize, int) and isinstance(self.crop, int):
-            return self.extents, (self.resize, self.crop)
-        return (self.extents,)
-
-    def of_input(self, height: int | None, width: int | None) -> ImageSize:
-        """The same for an input: ``256,128`` are height and width where a model takes 256x128."""
-        is_input = (height, width) == (self.resize, self.crop) and height != width
-        return ImageSize(resize=0, crop=(height or 0, width or 0)) if is_input else self
-
-
-def _extents(crop: int | tuple[int, int]) -> tuple[int, int]:
-    return (crop, crop) if isinstance(crop, int) else crop
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fxhead.inputs.images import Preparation, decoded
+from fxhead.inputs.images import Preparation, cropped, decoded
 from fxhead.study.records import DataInfo
 from fxpasses.errors import FileError, InputError
 
@@ -77,10 +77,8 @@ def load_folder(folder: Path, image_size: int, seed: int, loaded: Callable[[], N
         FileError: the folder or an image in it cannot be read.
         InputError: there are too few classes, or too few images of one.
     """
-    from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
-    cut = transforms.Compose([transforms.Resize(image_size), transforms.CenterCrop(image_size)])
     try:
         found = ImageFolder(str(folder))
     except OSError as error:  # no folder, or no images in it
@@ -90,7 +88,7 @@ def load_folder(folder: Path, image_size: int, seed: int, loaded: Callable[[], N
     how = Preparation(resize=image_size, crop=image_size, mean=(), std=())
     images = np.empty((len(found.samples), 3, image_size, image_size), np.float32)
     for index, (path, _) in enumerate(found.samples):
-        pixels = np.asarray(cut(decoded(Path(path), "RGB", how)), np.float32)
+        pixels = np.asarray(cropped(decoded(Path(path), "RGB", how), how), np.float32)
         images[index] = pixels.transpose(2, 0, 1)
         loaded()
     return _split(str(folder), tuple(found.classes), images, np.asarray(found.targets, np.int64), seed)
