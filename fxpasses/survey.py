@@ -17,8 +17,9 @@ from fxpasses.engine.match import Match
 from fxpasses.engine.refusals import module_problem, weight_problem
 from fxpasses.errors import InputError
 from fxpasses.fcn import find as fcn
-from fxpasses.graph.shapes import propagate, static_extent
+from fxpasses.graph.shapes import propagate
 from fxpasses.heads.analysis import Analysis
+from fxpasses.heads.region import fixed_shape
 from fxpasses.im2col import find as im2col
 from fxpasses.im2col.column_sizes import Sizes
 from fxpasses.im2col.memory import memory_of
@@ -165,7 +166,7 @@ class Survey:
 
         def sizes(node: Node) -> Sizes:
             nonlocal shapes
-            known = _fixed_shape(node)
+            known = fixed_shape(node)
             if known is None and not subject.lifted and not has_values(subject.graph):
                 if shapes is None:
                     inputs = self.inputs()
@@ -256,12 +257,6 @@ def _affine(node: Node, analysis: Analysis) -> Affine:
     op = analysis.vocabulary.classify(node)
     assert isinstance(op, Affine), "a recorded site is one as long as its record stands"
     return op
-
-
-def _fixed_shape(node: Node) -> tuple[int | None, ...] | None:
-    """The shape that a program fixes, None for a symbolic size; None where there is no program."""
-    value = value_of(node)
-    return None if value is None else tuple(static_extent(extent) for extent in value.shape)
 
 
 def _traced_shape(node: Node) -> tuple[int, ...] | None:

@@ -330,15 +330,9 @@ def _unknown_extent(text: str) -> Problem:
 
 
 def _permute(layout: Layout, op: Permute) -> Layout | Problem:
-    count = len(layout.axes)
-    order = list(range(count))
-    if op.swap:
-        first, second = op.dims[0] % count, op.dims[1] % count
-        order[first], order[second] = second, first
-    else:
-        order = [dim % count for dim in op.dims]
-    if sorted(order) != list(range(count)):
-        return _unfollowed(f"permute{op.dims} of {count} axes")
+    order = op.order(len(layout.axes))
+    if order is None:
+        return _unfollowed(f"permute{op.dims} of {len(layout.axes)} axes")
     return layout.with_axes([layout.axes[dim] for dim in order])
 
 

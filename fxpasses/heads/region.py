@@ -101,7 +101,7 @@ class Region:
         return self._by_pool.get(pool, [])
 
 
-def _traced_shape(node: Node) -> Shape | None:
+def fixed_shape(node: Node) -> Shape | None:
     """The shape of the ``val`` that ``torch.export`` leaves on a node; None for a symbolic size."""
     value = value_of(node)
     if value is None:
@@ -131,7 +131,7 @@ class _Scanner:
         self.is_program = shapes is None  # sizes that are plain numbers are part of an exported program
         self.graph = graph
         self.vocabulary = vocabulary
-        self.shape_of: Callable[[Node], Shape | None] = _traced_shape if shapes is None else shapes.get
+        self.shape_of: Callable[[Node], Shape | None] = fixed_shape if shapes is None else shapes.get
         self.region = Region()
         self.constant: dict[Node, bool] = {}
 

@@ -264,17 +264,8 @@ def _rearranged(axes: Axes, op: Op) -> Axes | None:
     """The axes after a permutation or a copy; None after anything else."""
     if is_copy(op):
         return axes
-    if not isinstance(op, Permute):
-        return None
-    order = [*range(len(axes))]
-    if not all(-len(axes) <= dim < len(axes) for dim in op.dims):
-        return None
-    if op.swap:
-        first, second = (dim % len(axes) for dim in op.dims)
-        order[first], order[second] = second, first
-    else:
-        order = [dim % len(axes) for dim in op.dims]
-    return tuple(axes[dim] for dim in order) if sorted(order) == [*range(len(axes))] else None
+    order = op.order(len(axes)) if isinstance(op, Permute) else None
+    return None if order is None else tuple(axes[dim] for dim in order)
 
 
 def _matmul(_: str, axes: Axes, *, is_left: bool) -> tuple[Axes, bool] | None:

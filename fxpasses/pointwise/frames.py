@@ -207,14 +207,10 @@ class Frames:
         return True
 
     def _join_permute(self, node: Node, op: Permute, rank: int) -> None:
-        dims = [dim % rank for dim in op.dims]
-        if op.swap:
-            order = list(range(rank))
-            order[dims[0]], order[dims[1]] = dims[1], dims[0]
-            dims = order
-        if self._units.get(op.source):
+        order = op.order(rank)
+        if order is None or self._units.get(op.source):
             return
-        if self.ranks.axes[op.source] == rank == len(dims) and self._join(node, {op.source: tuple(dims)}):
+        if self.ranks.axes[op.source] == rank and self._join(node, {op.source: order}):
             self._permutes[node] = op.source
 
     def _operands(self, node: Node, op: Elementwise, rank: int) -> list[Node]:

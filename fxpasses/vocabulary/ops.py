@@ -117,6 +117,18 @@ class Permute:
     dims: tuple[int, ...]
     swap: bool
 
+    def order(self, rank: int) -> tuple[int, ...] | None:
+        """Which of so many axes each axis is afterwards; None where it reorders another number of axes."""
+        order = [*range(rank)]
+        if not all(isinstance(dim, int) and -rank <= dim < rank for dim in self.dims):
+            return None
+        if self.swap:
+            first, second = self.dims
+            order[first], order[second] = order[second], order[first]
+            return tuple(order)
+        dims = tuple(dim % rank for dim in self.dims)
+        return dims if sorted(dims) == order else None
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Index:

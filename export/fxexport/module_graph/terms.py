@@ -251,7 +251,7 @@ class _Reader:
         before = self._shape(source)
         if not isinstance(op, Permute) or before is None:
             return None
-        axes = _axes(op, len(before) + 1)
+        axes = op.order(len(before) + 1)
         if axes is None or axes[0] != 0:
             return None if axes is None else self._swapped_back(node, source, axes)
         if math.prod(before) > _LARGEST:
@@ -481,12 +481,3 @@ def _bias_of(constant: Array, shape: Shape) -> Array | None:
 def _keeps_batch(op: Index) -> bool:
     """True if the index leaves the batch as it is, at whatever size."""
     return bool(op.items) and (op.items[0] is ... or op.items[0] == slice(None))
-
-
-def _axes(op: Permute, rank: int) -> tuple[int, ...] | None:
-    dims = [dim % rank for dim in op.dims if isinstance(dim, int)]
-    if op.swap and len(dims) == 2:
-        axes = list(range(rank))
-        axes[dims[0]], axes[dims[1]] = dims[1], dims[0]
-        return tuple(axes)
-    return tuple(dims) if sorted(dims) == list(range(rank)) else None
