@@ -111,7 +111,7 @@ class _Chooser:
 
     def run(self) -> Choice:
         for node, match in self.sites.items():
-            problem = _own_problem(match)
+            problem = own_problem(match)
             if problem is not None:
                 self.refused[node] = problem
         while new := dict(self._problems()):
@@ -223,7 +223,8 @@ class _Way:
                 self.below[node] = min(known, key=place.__getitem__)
 
 
-def _own_problem(match: Match) -> Problem | None:
+def own_problem(match: Match) -> Problem | None:
+    """What of a site alone keeps it from a form before the pool, or on windows."""
     if match.site.scope is not Scope.HEAD:
         return Problem(
             MissCode.SIDE_BRANCH,
@@ -231,7 +232,9 @@ def _own_problem(match: Match) -> Problem | None:
             "leave the scope at 'head'",
         )
     if any(step != 1 for step in match.op.stride):
-        return Problem(MissCode.KERNEL, f"it moves by {match.op.stride} positions", "give it stride=1")
+        return Problem(
+            MissCode.KERNEL, f"{match.node.name!r} moves by {match.op.stride} positions", "give it stride=1"
+        )
     return None
 
 

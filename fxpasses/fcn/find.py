@@ -15,14 +15,14 @@ from torch import nn
 from torch.fx import Node
 
 from fxpasses.dense.commute import kind_problem
-from fxpasses.dense.find import Choice, as_miss, pools_from
+from fxpasses.dense.find import Choice, as_miss, own_problem, pools_from
 from fxpasses.engine import refusals
 from fxpasses.engine.match import Match
 from fxpasses.heads.analysis import Analysis
 from fxpasses.heads.cancel import has_own_module, is_scalar
 from fxpasses.heads.region import PooledValue, constant_shape
 from fxpasses.miss_codes import MissCode
-from fxpasses.report import Form, Problem, Scope
+from fxpasses.report import Form, Problem
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import (
     CHANNELS,
@@ -145,17 +145,7 @@ class _Chooser:
 
     def _problems(self, start: Node, matches: list[Match]) -> Iterator[Problem]:
         sites = {match.node for match in matches}
-        if any(match.site.scope is not Scope.HEAD for match in matches):
-            yield Problem(
-                MissCode.SIDE_BRANCH,
-                "it is in a side branch, whose result is multiplied with the map again",
-                "leave the scope at 'head'",
-            )
-        for match in matches:
-            if any(step != 1 for step in match.op.stride):
-                yield Problem(
-                    MissCode.KERNEL, f"{match.node.name!r} moves by {match.op.stride}", "give it stride=1"
-                )
+        yield from filter(None, map(own_problem, matches))
         for value in self.analysis.region.of_pool(start):
             problem = self._value_problem(value, sites) or self._reader_problem(value.node, start)
             if problem is not None:
