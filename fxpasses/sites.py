@@ -87,15 +87,11 @@ class _Finder:
         matches = self._alone(matches)
         if self.ranks is None:
             self._not_pooled(has_head=any(value.node in self.heads for value in affine))
-        order = {node: index for index, node in enumerate(self.misses)}
-        if len(self.misses) > 1:
-            order = {node: index for index, node in enumerate(self.graph.nodes) if node in self.misses}
-        misses = sorted(self.misses, key=order.__getitem__)
         return Analysis(
             region=self.region,
             vocabulary=self.vocabulary,
             matches=tuple(matches.values()),
-            misses=tuple(miss for node in misses for miss in self.misses[node]),
+            misses=tuple(miss for node in sorted(self.misses) for miss in self.misses[node]),
             uses=self.uses,
             before_pool=tuple(self.before_pool),
             ranks=self.ranks,

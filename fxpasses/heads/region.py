@@ -11,6 +11,7 @@ import dataclasses
 import heapq
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ from fxpasses.vocabulary.ops import (
     View,
     WindowPool,
 )
-from fxpasses.vocabulary.sizes import is_shape_value, value_of
+from fxpasses.vocabulary.sizes import is_shape_value, settled, value_of
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _MAX_WALK = 64
@@ -321,30 +322,21 @@ class _Scanner:
 
     def _is_constant(self, node: Node) -> bool:
         """Whether a value does not depend on the input, or is only a size of it."""
-        pending = [node]
-        while pending:
-            inner = pending[-1]
-            if inner not in self.constant:
-                waits = self._settle_constant(inner)
-                if waits is not None:
-                    pending.append(waits)
-                    continue
-            pending.pop()
-        return self.constant[node]
+        return settled(node, self.constant, self._settle_constant)
 
-    def _settle_constant(self, node: Node) -> Node | None:
+    def _settle_constant(self, node: Node, known: dict[Node, bool]) -> Node | None:
         """Notes whether a node is constant; else gives the operand to be asked first."""
         if self.vocabulary.tensor_name(node) is not None or is_shape_value(node):
-            self.constant[node] = True
+            known[node] = True
         elif node.op in ("placeholder", "output", "call_module"):
-            self.constant[node] = False
+            known[node] = False
         else:
             for source in node.all_input_nodes:
-                if source not in self.constant:
+                if source not in known:
                     return source
-                if not self.constant[source]:
+                if not known[source]:
                     break
-            self.constant[node] = all(self.constant.get(source, False) for source in node.all_input_nodes)
+            known[node] = all(known.get(source, False) for source in node.all_input_nodes)
         return None
 
     def _joined(self, node: Node, op: Op, pooled: list[PooledValue]) -> PooledValue | None:
@@ -511,19 +503,8 @@ def constant_shape(node: Node, vocabulary: Vocabulary) -> Shape | None:
 
     An exported program says it, None standing for a symbolic size.
     """
-    known = vocabulary.constant_shapes
-    pending = [node]
-    while True:
-        inner = pending[-1]
-        is_own, shape = _own_shape(inner, vocabulary)
-        if not is_own and inner not in known:
-            waits = _settle_shape(inner, vocabulary, known)
-            if waits is not None:
-                pending.append(waits)
-                continue
-        pending.pop()
-        if not pending:
-            return shape if is_own else known[inner]
+    is_own, shape = _own_shape(node, vocabulary)
+    return shape if is_own else settled(node, vocabulary.constant_shapes, partial(_settle_shape, vocabulary))
 
 
 def _own_shape(node: Node, vocabulary: Vocabulary) -> tuple[bool, Shape | None]:
@@ -540,7 +521,7 @@ def _own_shape(node: Node, vocabulary: Vocabulary) -> tuple[bool, Shape | None]:
     return False, None
 
 
-def _settle_shape(node: Node, vocabulary: Vocabulary, known: dict[Node, Shape | None]) -> Node | None:
+def _settle_shape(vocabulary: Vocabulary, node: Node, known: dict[Node, Shape | None]) -> Node | None:
     """Notes the shape of a function of constants; else gives the operand to be asked first.
 
     A view of a parameter has the shape of that view.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.fx import Graph, Node
@@ -14,6 +14,8 @@ from torch.fx import Graph, Node
 from fxpasses.private_names import OpOverload
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import BATCH, CHANNELS
+
+Known = TypeVar("Known")
 
 _SHAPE_ATTRIBUTES = ("shape", "ndim", "dtype", "device", "training")
 _SHAPE_METHODS = frozenset({"size", "dim", "ndimension", "numel", "stride"})
@@ -42,16 +44,24 @@ def is_shape_value(node: Node) -> bool:
     if own is not None:
         return own
     known = _KEPT.get()
-    known = {} if known is None else known
+    return settled(node, {} if known is None else known, _settle)
+
+
+def settled(
+    node: Node, known: dict[Node, Known], settle: Callable[[Node, dict[Node, Known]], Node | None]
+) -> Known:
+    """What is known of a node, or of its operands first; without recursion, as graphs are deep.
+
+    ``settle`` notes what it finds of a node in ``known``, or gives the operand to be asked first.
+    """
     pending = [node]
     while pending:
         inner = pending[-1]
-        if inner not in known:
-            waits = _settle(inner, known)
-            if waits is not None:
-                pending.append(waits)
-                continue
-        pending.pop()
+        waits = None if inner in known else settle(inner, known)
+        if waits is None:
+            pending.pop()
+        else:
+            pending.append(waits)
     return known[node]
 
 
