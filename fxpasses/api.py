@@ -15,7 +15,6 @@ from fxpasses.change import Change, carry_out
 from fxpasses.engine import undo
 from fxpasses.errors import InputError, TraceError, suggest
 from fxpasses.graph.export_trace import export_module
-from fxpasses.graph.kept import store
 from fxpasses.graph.program import OpenProgram, open_program
 from fxpasses.graph.trace import Traced, given, trace
 from fxpasses.heads.score_heads import find_score_heads, name_of_site
@@ -186,9 +185,8 @@ def rewrite(
         survey = Survey(subject, chosen, lambda: _inputs(example_inputs))
         change = carry_out(survey, form, records, with_map=with_map)
         report = report_of(change, survey, form)
-        result: RewriteResult[Any] = RewriteResult(
-            module=subject.close(change.records), report=report, plan=change.plan
-        )
+        result: RewriteResult[Any] = RewriteResult(module=subject.close(), report=report, plan=change.plan)
+    undo.store(_graph_module(result.module), change.records)
     if is_unvouched(model):
         mark_unvouched(result.module)
     return result
@@ -221,7 +219,7 @@ def rewrite_in_place(
     survey = Survey(given(module), scope_named(scope, to), lambda: _inputs(example_inputs))
     change = carry_out(survey, to, undo.load(module), with_map=with_map)
     if change.rewrites:
-        store(module, change.records)
+        undo.store(module, change.records)
         module.recompile()
     return bool(change.rewrites)
 
@@ -254,8 +252,13 @@ def _open(model: Any, way: str, example_inputs: Any) -> Traced | OpenProgram:
         return export_module(model, inputs, reason=error.what)
 
 
+def _graph_module(model: Any) -> Any:
+    """The module that a graph lies in and has its records."""
+    return model.graph_module if isinstance(model, ExportedProgram) else model
+
+
 def _records(model: nn.Module | ExportedProgram) -> tuple[undo.Record, ...]:
-    return undo.load(model.graph_module if isinstance(model, ExportedProgram) else model)
+    return undo.load(_graph_module(model))
 
 
 def _inputs(example_inputs: Any) -> tuple[Any, ...] | None:

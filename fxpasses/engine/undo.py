@@ -19,12 +19,13 @@ from torch.fx import GraphModule, Node, map_arg
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import conv_extras
 from fxpasses.graph import provenance
-from fxpasses.graph.kept import ATTRIBUTE
 from fxpasses.private_names import ConvNd, OpOverload
 from fxpasses.report import Form
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.writer import named_functions
 
+ATTRIBUTE = "_fxhead_undo"
+"""The attribute of a GraphModule that has the records of its edits; every copy has them there."""
 _PLAIN = frozenset({int, float, bool, str, type(None)})
 _FUNCTIONS = named_functions()
 _FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
@@ -406,6 +407,13 @@ def find(
     """The record of the edit that made exactly these sites of ``to`` and still stands, or None."""
     candidates = [entry for entry in records.get(frozenset(sites), ()) if entry.origin is to]
     return next((entry for entry in candidates if stands(entry, nodes)), None)
+
+
+def store(module: GraphModule, records: Iterable[Record]) -> None:
+    """Keeps records on a GraphModule, where deepcopy and pickling carry them along."""
+    data = [entry.to_data() for entry in records]
+    module.meta[ATTRIBUTE] = data
+    setattr(module, ATTRIBUTE, data)
 
 
 def load(module: nn.Module) -> tuple[Record, ...]:

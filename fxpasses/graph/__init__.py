@@ -1,9 +1,8 @@
 """Graphs as PyTorch makes them: how a model becomes one, and how it is closed again.
 
 A module is traced (``trace``) or exported (``export_trace``); a program is opened and closed (``program``).
-``tree`` is the module tree that holds the parameters, ``shapes`` runs a graph on fake tensors, ``kept`` and
-``maps`` are what travels with a graph: records of edits, and maps among its outputs. ``held`` is what a model
-holds beside its parameters, and puts it back.
+``tree`` is the module tree that holds the parameters, ``shapes`` runs a graph on fake tensors, ``maps``
+are those among its outputs. ``held`` is what a model holds beside its parameters, and puts it back.
 
 May import: ``errors``, ``report``. Start in ``trace``.
 """

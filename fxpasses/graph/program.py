@@ -20,7 +20,7 @@ from torch.export.exported_program import ModuleCallSignature
 from torch.export.graph_signature import ExportGraphSignature, OutputKind, OutputSpec, TensorArgument
 from torch.fx import Graph, GraphModule, Node
 
-from fxpasses.graph import call_signatures, kept
+from fxpasses.graph import call_signatures
 from fxpasses.graph.maps import with_maps, without_maps
 from fxpasses.graph.trace import copy_graph
 from fxpasses.graph.tree import attribute
@@ -46,7 +46,7 @@ class OpenProgram:
     lifted: Mapping[str, str]
     info: TraceInfo = _INFO
 
-    def close(self, records: Sequence[kept.Entry]) -> ExportedProgram:
+    def close(self) -> ExportedProgram:
         """A program of the edited graph and the tree's parameters."""
         program = self.program
         module = GraphModule(program.graph_module, self.graph)
@@ -66,7 +66,6 @@ class OpenProgram:
         for entry in closed.module_call_graph:
             if maps and not entry.fqn and entry.signature is not None:
                 _respecify(entry.signature, maps)
-        kept.store(closed.graph_module, records)
         return closed
 
 

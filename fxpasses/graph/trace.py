@@ -13,7 +13,7 @@ import keyword
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,6 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 
 from fxpasses.errors import TraceError, first_line
-from fxpasses.graph import kept
 from fxpasses.graph.arguments import bound
 from fxpasses.graph.tracing import tracing
 from fxpasses.graph.tree import HOOKS, clone_tree, hold
@@ -70,8 +69,8 @@ class Traced:
         """No parameter is an input of the graph."""
         return {}
 
-    def close(self, records: Iterable[kept.Entry]) -> GraphModule:
-        """The GraphModule of the graph over the tree, with the records of its edits; compiles once."""
+    def close(self) -> GraphModule:
+        """The GraphModule of the graph over the tree; compiles once."""
         # over nothing at first: torch would look each node's target up in the tree, which is taken whole
         empty = Graph(tracer_cls=self.graph._tracer_cls, tracer_extras=self.graph._tracer_extras)
         module = GraphModule(nn.Module(), empty, class_name=self.class_name)
@@ -85,7 +84,6 @@ class Traced:
         module.__dict__.update(
             {name: value for name, value in self.extras.items() if name not in module.__dict__}
         )
-        kept.store(module, records)
         return module
 
 

@@ -1,22 +1,19 @@
 """The ATen half of the vocabulary: operators of ``torch.export`` graphs, before and after decomposition.
 
 Operators are known by name without overload (``add`` for ``aten.add.Tensor``), the names of
-``aten/src/ATen/native/native_functions.yaml``. ``ops`` binds them to its handlers.
+``aten/src/ATen/native/native_functions.yaml``. ``tables`` binds them to handlers.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from fxpasses.private_names import OpOverload
-from fxpasses.vocabulary.ops import Affine, FeatureNorm, Index, Op, Opaque
 
 ELEMENTWISE = frozenset(
     (
@@ -70,8 +67,9 @@ def is_dequantized(node: Node | None) -> bool:
 
 
 def name_of(target: Any) -> str:
-    """Name of an ATen overload without namespace and overload; empty for other namespaces."""
-    return _name_in(target.__qualname__)  # a string keeps its hash, an overload computes it every time
+    """Name of an ATen overload without namespace and overload; empty for other namespaces and functions."""
+    # a string keeps its hash, an overload computes it every time
+    return _name_in(target.__qualname__) if isinstance(target, OpOverload) else ""
 
 
 @functools.cache
@@ -97,46 +95,20 @@ def is_size(target: Any) -> bool:
 def is_first_result(node: Node) -> bool:
     """Whether ``getitem`` takes the value of an operator that gives statistics beside it."""
     source, index = node.args[0], node.args[1]
-    target = source.target if isinstance(source, Node) else None
-    is_operator = isinstance(target, OpOverload)
-    return is_operator and type(index) is int and index == 0 and name_of(target) in _TUPLES
+    name = name_of(source.target) if isinstance(source, Node) else ""
+    return name in _TUPLES and type(index) is int and index == 0
 
 
 def is_statistic(node: Node) -> bool:
     """Whether ``getitem`` takes a batch norm's statistics, which are the same for a map and its flat form."""
     if node.target is not operator.getitem or not isinstance(node.args[0], Node):
         return False
-    target = node.args[0].target
-    is_norm = isinstance(target, OpOverload) and "batch_norm" in name_of(target)
-    return is_norm and bool(node.args[1] != 0)
-
-
-def select(input: Node, dim: int, index: int) -> Op:
-    """``x.select(dim, index)`` as an index."""
-    if not isinstance(index, int):
-        return Opaque()
-    if dim >= 0:
-        return Index(input, (*(slice(None),) * dim, index))
-    return Index(input, (..., index, *(slice(None),) * (-1 - dim)))
-
-
-def slice_(input: Node, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Op:
-    """A slice that takes everything; any other is not followed."""
-    takes_all = start in (None, 0) and step == 1 and (end is None or end == sys.maxsize)
-    return Index(input, (slice(None),)) if takes_all else Opaque()
-
-
-def as_strided(input: Node, size: Any, stride: Any, storage_offset: Any = None) -> Op:
-    """New strides over the same shape, which decompositions leave; any other use is not followed."""
-    value = input.meta.get("val")
-    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
-    sizes = tuple(extent.meta.get("val") if isinstance(extent, Node) else extent for extent in size)
-    return FeatureNorm(input) if shape == sizes and not storage_offset else Opaque()
+    return "batch_norm" in name_of(node.args[0].target) and bool(node.args[1] != 0)
 
 
 def untransposed(node: Any) -> Node | None:
     """The matrix that a node transposes, or None."""
-    if not isinstance(node, Node) or not isinstance(node.target, OpOverload):
+    if not isinstance(node, Node):
         return None
     args: Any = node.args
     name = name_of(node.target)
@@ -146,30 +118,3 @@ def untransposed(node: Any) -> Node | None:
         or (name == "transpose" and {args[1] % 2, args[2] % 2} == {0, 1})
     )
     return args[0] if is_transpose and isinstance(args[0], Node) else None
-
-
-def addmm(
-    linear: Callable[..., Op], bias: Any, input: Any, other: Any, *, beta: Any = 1, alpha: Any = 1
-) -> Op | None:
-    """``bias + input @ weight.T`` as a Linear, None for any other product."""
-    weight = untransposed(other)
-    return linear(input, weight, bias) if weight is not None and beta == 1 and alpha == 1 else None
-
-
-def mm(linear: Callable[..., Op], input: Any, other: Any) -> Op | None:
-    """``input @ weight.T`` as a Linear, None for any other product."""
-    weight = untransposed(other)
-    return None if weight is None else linear(input, weight)
-
-
-def convolution(conv: Callable[..., Callable[..., Op]], *args: Any) -> Op:
-    """``aten.convolution``, which names no rank, as a convolution of the rank of its weight.
-
-    A weight that has the shape of a Linear's by now, on the way to another form, tells none.
-    """
-    input, weight, bias, stride, padding, dilation, transposed, _, groups = args
-    value = weight.meta.get("val") if isinstance(weight, Node) else None
-    own = value.ndim - 2 if isinstance(value, torch.Tensor) else 0
-    rank = own or max(map(len, (stride, padding, dilation)))
-    op = conv(rank, transposed)(input, weight, bias, stride, padding, dilation, groups)
-    return op if isinstance(op, Affine) else Opaque()

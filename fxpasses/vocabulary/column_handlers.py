@@ -6,7 +6,8 @@ from typing import Any
 
 from torch.fx import Node
 
-from fxpasses.vocabulary.handlers import OPAQUE, nodes_in, tuple_of
+from fxpasses.vocabulary.aten import untransposed
+from fxpasses.vocabulary.handlers import OPAQUE, linear, nodes_in, product, tuple_of
 from fxpasses.vocabulary.ops import MATMUL, Expand, Fold, Op, Product, Unfold
 
 
@@ -14,6 +15,19 @@ def matmul(*args: Any, **kwargs: Any) -> Op:
     """``torch.matmul`` and its like; with anything but two operands it is no product that is followed."""
     sources = tuple(nodes_in((args, kwargs)))
     return Product(sources, equation=MATMUL if len(args) == len(sources) == 2 else "")
+
+
+def mm(input: Any, other: Any) -> Op:
+    """``input @ weight.T`` as a Linear, and any other product of two matrices."""
+    weight = untransposed(other)
+    return matmul(input, other) if weight is None else linear(input, weight)
+
+
+def addmm(bias: Any, input: Any, other: Any, *, beta: Any = 1, alpha: Any = 1) -> Op:
+    """``bias + input @ weight.T`` as a Linear, and any other such sum."""
+    weight = untransposed(other)
+    is_linear = weight is not None and beta == 1 and alpha == 1
+    return linear(input, weight, bias) if is_linear else product(bias, input, other)
 
 
 def einsum(equation: Any, *operands: Any) -> Op:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from fxpasses.private_names import OpOverload
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -24,8 +23,7 @@ def is_share(node: Node, vocabulary: Vocabulary) -> bool:
     if node.op == "call_module":
         name = type(vocabulary.module(str(node.target))).__name__
     else:
-        name = aten.name_of(node.target) if isinstance(node.target, OpOverload) else ""
-        name = name or str(getattr(node.target, "__name__", node.target))
+        name = _name(node)
     return name.lower() in _SHARES
 
 
@@ -42,6 +40,9 @@ def with_places(node: Node) -> Node | None:
     args: Any = node.args
     if node.target in (getattr, operator.getitem) and isinstance(args[0], Node):
         node = args[0]
-    name = aten.name_of(node.target) if isinstance(node.target, OpOverload) else ""
-    name = name or str(getattr(node.target, "__name__", node.target))
-    return node if name in _WITH_PLACES and len(node.args) + len(node.kwargs) > 1 else None
+    return node if _name(node) in _WITH_PLACES and len(node.args) + len(node.kwargs) > 1 else None
+
+
+def _name(node: Node) -> str:
+    """What a function, a method or an ATen operator is called."""
+    return aten.name_of(node.target) or str(getattr(node.target, "__name__", node.target))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -16,7 +17,6 @@ import torch.nn.functional as F
 from torch.fx import Node
 
 from fxpasses.report import Form
-from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import (
     AdaptivePool,
     Affine,
@@ -226,7 +226,7 @@ def getitem(input: Node, items: Any) -> Op:
         return SHAPE_VALUE
     parts = items if isinstance(items, tuple) else (items,)
     plain = all(part is None or part is ... or isinstance(part, (int, slice)) for part in parts)
-    return Index(input, parts) if plain and not any(True for _ in nodes_in(_slice_ends(parts))) else OPAQUE
+    return Index(input, parts) if plain and not any(nodes_in(_slice_ends(parts))) else OPAQUE
 
 
 def _slice_ends(parts: tuple[Any, ...]) -> list[Any]:
@@ -328,8 +328,27 @@ def product(*args: Any, **kwargs: Any) -> Op:
     return Product(tuple(nodes_in((args, kwargs))))
 
 
-def select_of(input: Node, dim: int, index: int) -> Op:
-    return aten.select(input, dim, index)
+def select(input: Node, dim: int, index: int) -> Op:
+    """``x.select(dim, index)`` as an index."""
+    if not isinstance(index, int):
+        return OPAQUE
+    if dim >= 0:
+        return Index(input, (*(slice(None),) * dim, index))
+    return Index(input, (..., index, *(slice(None),) * (-1 - dim)))
+
+
+def slice_(input: Node, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Op:
+    """A slice that takes everything; any other is not followed."""
+    takes_all = start in (None, 0) and step == 1 and (end is None or end == sys.maxsize)
+    return Index(input, (slice(None),)) if takes_all else OPAQUE
+
+
+def as_strided(input: Node, size: Any, stride: Any, storage_offset: Any = None) -> Op:
+    """New strides over the same shape, which decompositions leave; any other use is not followed."""
+    value = input.meta.get("val")
+    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+    sizes = tuple(extent.meta.get("val") if isinstance(extent, Node) else extent for extent in size)
+    return FeatureNorm(input) if shape == sizes and not storage_offset else OPAQUE
 
 
 def channel_dropout(input: Node, p: Any = 0.5, training: Any = True, *args: Any, **kwargs: Any) -> Op:
@@ -382,6 +401,27 @@ def conv(rank: int, transposed: bool = False) -> Handler:
         )
 
     return handler
+
+
+def convolution(
+    input: Node,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Op:
+    """``aten.convolution``, which names no rank, as a convolution of the rank of its weight.
+
+    A weight that has the shape of a Linear's by now, on the way to another form, tells none.
+    """
+    value = value_of(weight) if isinstance(weight, Node) else None
+    own = value.ndim - 2 if value is not None else 0
+    rank = own or max(map(len, (stride, padding, dilation)))
+    return conv(rank, transposed)(input, weight, bias, stride, padding, dilation, groups)
 
 
 def conv_numbers(

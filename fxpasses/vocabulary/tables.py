@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from fxpasses.vocabulary import aten, column_handlers, handlers
 from fxpasses.vocabulary.handlers import MAX_RANK
-from fxpasses.vocabulary.ops import Op, Plain, Role
+from fxpasses.vocabulary.ops import Plain, Role
 
 _Table: TypeAlias = dict[str, handlers.Handler]
 
@@ -27,7 +27,7 @@ _ALIKE: _Table = {
     "unsqueeze": handlers.unsqueeze,
     "permute": handlers.permute,
     **dict.fromkeys(("transpose", "swapaxes"), handlers.transpose),
-    "select": handlers.select_of,
+    "select": handlers.select,
     **dict.fromkeys(("matmul", "mm", "bmm"), column_handlers.matmul),
     "addmm": handlers.product,
     "clone": handlers.copied(Plain.COPY),
@@ -154,23 +154,14 @@ def aten_handlers() -> _Table:
     table |= _LAYERS | _ALIKE
     for rank in range(1, MAX_RANK + 1):
         table[f"_adaptive_avg_pool{rank}d"] = handlers.adaptive_pool(rank, average=True)
-
-    def product(input: Any, other: Any) -> Op:
-        return aten.mm(handlers.linear, input, other) or column_handlers.matmul(input, other)
-
-    def sum_with_product(*args: Any, **kwargs: Any) -> Op:
-        return aten.addmm(handlers.linear, *args, **kwargs) or handlers.product(*args)
-
     return table | {
         "_unsafe_view": handlers.view,
         "t": handlers.matrix_transpose,
-        "select": aten.select,
-        "slice": aten.slice_,
-        "as_strided": aten.as_strided,
+        "slice": handlers.slice_,
+        "as_strided": handlers.as_strided,
         "cat": handlers.concat,
-        "addmm": sum_with_product,
-        "mm": product,
-        "matmul": product,
+        "addmm": column_handlers.addmm,
+        **dict.fromkeys(("mm", "matmul"), column_handlers.mm),
         "baddbmm": handlers.product,
         "einsum": column_handlers.einsum,
         "im2col": column_handlers.unfold,
@@ -179,5 +170,5 @@ def aten_handlers() -> _Table:
         "contiguous": handlers.copied(Plain.SAME),
         "add_": handlers.added(Role.SUM, inplace=True),
         "_trilinear": handlers.product,
-        "convolution": functools.partial(aten.convolution, handlers.conv),
+        "convolution": handlers.convolution,
     }

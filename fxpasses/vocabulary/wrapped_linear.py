@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 from torch.fx import Node
 
-from fxpasses.private_names import OpOverload
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import Affine, Op, View
 from fxpasses.vocabulary.sizes import value_of
@@ -34,8 +33,7 @@ class Wrapped:
 
 def is_product(node: Node) -> bool:
     """Whether a node is a product of matrices, as an ATen graph writes it."""
-    is_operator = isinstance(node.target, OpOverload)
-    return is_operator and aten.name_of(node.target) in ("addmm", "mm", "matmul")
+    return aten.name_of(node.target) in ("addmm", "mm", "matmul")
 
 
 def wrapped(node: Node, op: Affine, ops: Mapping[Node, Op]) -> Wrapped | None:

@@ -451,9 +451,9 @@ def _traced(module: nn.Module, inputs: Sequence[torch.Tensor]) -> fx.GraphModule
     try:
         with evaluation_mode(module):
             try:
-                return trace(module, lambda: inputs).close(())
+                return trace(module, lambda: inputs).close()
             except TraceError as error:
-                return export_module(module, inputs, error.what).close(())
+                return export_module(module, inputs, error.what).close()
     except TraceError as error:
         raise CheckError(
             str(error), where=type(module).__name__, fix="compare the two models exported to ONNX instead"

@@ -59,7 +59,7 @@ def test_sites_and_permutes_on_the_meta_device(name: str, to: str) -> None:
     if to == "conv":  # every Linear is gone, and the way back is the graph as it was
         assert affine_calls(there.module)[0] == 0
         back = rewrite(there.module, to="linear", scope="all", example_inputs=x)
-        assert written(back.module) == written(graph.close(()))
+        assert written(back.module) == written(graph.close())
 
 
 @pytest.mark.slow

@@ -40,8 +40,8 @@ def samples(batch: int) -> Tensor:
 def test_symbolic_and_exported_graphs_take_any_batch() -> None:
     model = Counting().eval()
     graphs = [
-        trace(model).close(()),
-        export_module(model, (samples(2),), "").close(()),
+        trace(model).close(),
+        export_module(model, (samples(2),), "").close(),
         rewrite(copy.deepcopy(model), "conv").module,
     ]
     for batch in (1, 2, 5):
@@ -71,7 +71,7 @@ def test_a_len_of_the_models_own_is_kept() -> None:
         space,
     )
     model = space["Own"]()  # type: ignore[operator]
-    assert torch.equal(trace(model).close(())(samples(2)), 7 * samples(2))
+    assert torch.equal(trace(model).close()(samples(2)), 7 * samples(2))
 
 
 class Keeping(nn.Module):
@@ -135,7 +135,7 @@ def test_nor_does_anything_of_one_that_is_refused() -> None:
 
 def test_a_model_that_keeps_tensors_is_exported_as_its_first_run() -> None:
     model = Keeping().eval()
-    graph = export_module(model, (samples(2),), "").close(())
+    graph = export_module(model, (samples(2),), "").close()
     x, fresh = samples(3), copy.deepcopy(model)
     assert torch.allclose(graph(x), fresh(x), atol=1e-6)
     assert "forward" not in vars(model)

@@ -55,7 +55,7 @@ def _reads_weight(node: fx.Node) -> bool:
 
 
 def original(model: nn.Module) -> list[tuple[Any, ...]]:
-    return written(trace(model).close(()))
+    return written(trace(model).close())
 
 
 def all_of(model: Any, to: str, inputs: Tensor | None = None) -> Any:

@@ -17,7 +17,6 @@ from fxexport.untrusted.refused import Refused
 from fxhead.loading.graph_code import read_graph
 from fxhead.loading.objects import Objects
 from fxpasses.engine import undo
-from fxpasses.graph.kept import ATTRIBUTE, store
 from fxpasses.private_names import pytree
 from fxpasses.vocabulary.writer import named_functions
 
@@ -113,15 +112,15 @@ def _spec_data(record: Any, depth: int) -> dict[str, Any]:
 
 def _keep_sound_records(module: GraphModule) -> None:
     """Drops the records of earlier rewrites where one is not what fxpasses writes; they only save work."""
-    data = module.__dict__.pop(ATTRIBUTE, None)
-    module.meta.pop(ATTRIBUTE, None)
+    data = module.__dict__.pop(undo.ATTRIBUTE, None)
+    module.meta.pop(undo.ATTRIBUTE, None)
     try:
         records = tuple(undo.Record.from_data(entry) for entry in data or ())
         sound = all(_is_sound(record) for record in records)
     except (TypeError, KeyError, ValueError, AttributeError):
         return
     if sound and data is not None:
-        store(module, records)
+        undo.store(module, records)
 
 
 def _is_sound(record: undo.Record) -> bool:

@@ -112,4 +112,4 @@ def _pickled(program: ExportedProgram) -> GraphModule:
     for name, hooks in module.__dict__.items():
         if name.startswith(("_forward_hooks", "_forward_pre_hooks")):
             hooks.clear()
-    return dataclasses.replace(trace(module), extras={}).close(())
+    return dataclasses.replace(trace(module), extras={}).close()
