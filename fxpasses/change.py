@@ -266,20 +266,18 @@ class _Job:
         self.records.extend(made)
 
     def _open(self, windows: dict[str, PoolWindow], native: tuple[int, ...]) -> None:
-        chosen = {match.node: match for match in self._matches(Form.CONV, Form.DENSE)}
-        by_name = {node.name: node for node in self.look.analysis.region.values}
-        heads: dict[str, dict[str, Match]] = {}
-        for match in chosen.values():
+        heads: dict[Node, dict[Node, Match]] = {}
+        for match in self._matches(Form.CONV, Form.DENSE):
             start = pool_of(match, self.look.analysis)
             assert start is not None, "chosen with its pool"
-            heads.setdefault(start.name, {})[match.node.name] = match
-        for name, matches in heads.items():
-            own = {match.node: match for match in matches.values()}
+            heads.setdefault(start, {})[match.node] = match
+        for start, own in heads.items():
+            names = {node.name for node in own}
             origin = next(iter(own.values())).site.form
             record = open_windows(
-                self.graph, self.root, self.look.analysis, by_name[name], windows[name], own, origin
+                self.graph, self.root, self.look.analysis, start, windows[start.name], own, origin
             )
-            self.records = [e for e in self.records if e.to is not Form.FCN or not {*e.sites} & {*matches}]
+            self.records = [e for e in self.records if e.to is not Form.FCN or names.isdisjoint(e.sites)]
             self.records.extend([] if record is None else [dataclasses.replace(record, native=native)])
 
     def _rewrites(self, edit: Edit | None) -> Iterator[Rewrite]:
