@@ -176,7 +176,7 @@ class _Job:
         self._restore(standing)
         for head in self.look.dense:
             if names & {match.node.name for match in head.matches}:
-                made = rise(self.graph, self.root, head, self.look.analysis)
+                made = rise(head, self.look.analysis)
                 self.records.extend([] if made is None else [made])
         return True
 
@@ -249,7 +249,7 @@ class _Job:
                 restored.append(earlier)
                 continue
             sites.update(names)
-            sunk = sink(self.graph, self.root, self.look.analysis, start, own)
+            sunk = sink(self.look.analysis, start, own)
             made.extend([] if sunk.record is None else [sunk.record])
             maps.extend(sunk.maps)
         self._restore(restored)
@@ -273,10 +273,7 @@ class _Job:
             heads.setdefault(start, {})[match.node] = match
         for start, own in heads.items():
             names = {node.name for node in own}
-            origin = next(iter(own.values())).site.form
-            record = open_windows(
-                self.graph, self.root, self.look.analysis, start, windows[start.name], own, origin
-            )
+            record = open_windows(self.look.analysis, start, windows[start.name], own)
             self.records = [e for e in self.records if e.to is not Form.FCN or names.isdisjoint(e.sites)]
             self.records.extend([] if record is None else [dataclasses.replace(record, native=native)])
 

@@ -93,7 +93,7 @@ class Survey:
         standing = tuple(
             entry for entry in records if entry.to in (Form.DENSE, Form.FCN) and undo.stands(entry, nodes)
         )
-        heads, problems = dense.find(analysis, root)
+        heads, problems = dense.find(analysis)
         recorded = {name for entry in standing for name in entry.sites}
         heads = [head for head in heads if recorded.isdisjoint(m.node.name for m in head.matches)]
         matches = [match for head in heads for match in head.matches]
@@ -139,11 +139,11 @@ class Survey:
 
     def choose(self, look: Look, to: Form) -> tuple[dense.Choice, dict[str, fcn.PoolWindow]]:
         """The sites that change to ``to``, why others do not, and the windows of ``fcn``."""
-        found, root = look.analysis, self.subject.root
+        found = look.analysis
         if to is Form.DENSE:
-            return dense.choose(found, root), {}
+            return dense.choose(found), {}
         if to is Form.FCN:
-            return fcn.choose(found, root, self.extents())
+            return fcn.choose(found, self.extents())
         matches = tuple(match for match in found.matches if match.site.form is not to)
         return dense.Choice(matches=matches, misses=()), {}
 

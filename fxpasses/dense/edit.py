@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from torch import nn
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 from fxpasses.dense.find import CommutingHead, Dense, head_of
 from fxpasses.engine import undo
@@ -51,19 +50,15 @@ class _Lift:
     ops: tuple[Node, ...]
 
 
-def sink(
-    graph: Graph, root: nn.Module, analysis: Analysis, start: Node, matches: Mapping[Node, Match]
-) -> Sunk:
+def sink(analysis: Analysis, start: Node, matches: Mapping[Node, Match]) -> Sunk:
     """Moves the pools from ``start`` on below the sites ``matches`` and the affine ops around them."""
-    return _Sinking(graph, root, analysis, start, matches).run()
+    return _Sinking(analysis, start, matches).run()
 
 
 class _Sinking:
-    def __init__(
-        self, graph: Graph, root: nn.Module, analysis: Analysis, start: Node, matches: Mapping[Node, Match]
-    ) -> None:
-        self.graph = graph
-        self.root = root
+    def __init__(self, analysis: Analysis, start: Node, matches: Mapping[Node, Match]) -> None:
+        self.graph = start.graph
+        self.root = analysis.vocabulary.root
         self.analysis = analysis
         self.values = analysis.region.values
         self.head: CommutingHead = head_of(start, analysis, frozenset(matches))
@@ -218,18 +213,18 @@ class _Sinking:
         return tuple(node for node in exits if node in fed and node not in feeds)
 
 
-def rise(graph: Graph, root: nn.Module, head: Dense, analysis: Analysis) -> undo.Record | None:
+def rise(head: Dense, analysis: Analysis) -> undo.Record | None:
     """Moves the pool of a dense head above its first site, and gives what takes that back."""
     top, bottom, pool = head.crossed[0], head.crossed[-1], head.pool
     value = analysis.region.values[pool]
     source = head.matches[0].op.source
     matches = {match.node: match for match in head.matches}
-    before = undo.write_down(root, {*head.crossed, pool}, matches, [pool.name])
+    before = undo.write_down(analysis.vocabulary.root, {*head.crossed, pool}, matches, [pool.name])
     reading = list(pool.users)
     pool.replace_input_with(bottom, source)
     top.prepend(pool)
     top.replace_input_with(source, pool)
-    result, writer = bottom, Writer(graph, dialect_of(head.matches[0].node))
+    result, writer = bottom, Writer(pool.graph, dialect_of(head.matches[0].node))
     if isinstance(value.op, Reduce) and not value.op.keepdim:
         _keep_axes(pool)
         recompute([pool, *head.crossed])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 
-from torch import nn
 from torch.fx import Node
 
 from fxpasses.dense import commute
@@ -95,16 +94,15 @@ def pools_from(start: Node, analysis: Analysis) -> tuple[Node, ...]:
     return tuple(pools)
 
 
-def choose(analysis: Analysis, root: nn.Module) -> Choice:
+def choose(analysis: Analysis) -> Choice:
     """The sites that can stand before their pool, and a miss for every other one that does not."""
-    return _Chooser(analysis, root).run()
+    return _Chooser(analysis).run()
 
 
 class _Chooser:
-    def __init__(self, analysis: Analysis, root: nn.Module) -> None:
+    def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         self.values = analysis.region.values
-        self.root = root
         self.sites = {m.node: m for m in analysis.matches if m.site.form in (Form.LINEAR, Form.CONV)}
         self.missed = {miss.node: miss for miss in analysis.misses}
         self.refused: dict[Node, Problem] = {}
@@ -166,7 +164,7 @@ class _Chooser:
         """Linears whose weight another use needs as it is, and sites whose input has no map form."""
         linear = {node: match for node, match in wanted.items() if match.site.form is Form.LINEAR}
         moves = decide(self.analysis.region, self.analysis.vocabulary, frozenset(linear), Form.CONV)
-        tied = refusals.sharing_problems(linear, self.root, self.analysis.uses)
+        tied = refusals.sharing_problems(linear, self.analysis.vocabulary.root, self.analysis.uses)
         yield from tied.items()
         turned = {self.values[node].pool for node in linear}
         flat = self._flat({node for node in moves.moved if self.values[node].pool in turned})
@@ -255,7 +253,7 @@ def as_miss(match: Match, problem: Problem) -> Miss:
 # --- heads that are dense already
 
 
-def find(analysis: Analysis, root: nn.Module) -> tuple[list[Dense], dict[Node, Problem]]:
+def find(analysis: Analysis) -> tuple[list[Dense], dict[Node, Problem]]:
     """The heads that stand before their pool, and pointwise convolutions there that are no sites."""
     found: list[Dense] = []
     problems: dict[Node, Problem] = {}
@@ -265,13 +263,13 @@ def find(analysis: Analysis, root: nn.Module) -> tuple[list[Dense], dict[Node, P
             continue
         affine = [(node, op) for node in chain for op in (analysis.vocabulary.classify(node),)]
         sites = [(node, op) for node, op in affine if isinstance(op, Affine)]
-        problem = next(filter(None, (_site_problem(op, root) for _, op in sites)), None)
+        problem = next(filter(None, (_site_problem(op, analysis) for _, op in sites)), None)
         if problem is not None:
             problems[last.node] = problem
             continue
         matches = tuple(match_of(node, op, Form.DENSE, analysis) for node, op in sites)
         found.append(Dense(matches=matches, crossed=tuple(chain), pool=last.crossed[-1]))
-    return _alone(found, analysis, root, problems), problems
+    return _alone(found, analysis, problems), problems
 
 
 def _chain(last: LastAffine, analysis: Analysis) -> list[Node]:
@@ -334,8 +332,8 @@ def _passes(node: Node, source: Node, rank: int, analysis: Analysis) -> bool:
     return commute.problem_of(value, of_source, frozenset(), analysis.vocabulary) is None
 
 
-def _site_problem(op: Affine, root: nn.Module) -> Problem | None:
-    return refusals.module_problem(op) or refusals.weight_problem(op, root)
+def _site_problem(op: Affine, analysis: Analysis) -> Problem | None:
+    return refusals.module_problem(op) or refusals.weight_problem(op, analysis.vocabulary.root)
 
 
 def match_of(node: Node, op: Affine, form: Form, analysis: Analysis) -> Match:
@@ -348,16 +346,14 @@ def match_of(node: Node, op: Affine, form: Form, analysis: Analysis) -> Match:
     )
 
 
-def _alone(
-    found: list[Dense], analysis: Analysis, root: nn.Module, problems: dict[Node, Problem]
-) -> list[Dense]:
+def _alone(found: list[Dense], analysis: Analysis, problems: dict[Node, Problem]) -> list[Dense]:
     """The heads whose weights nothing else uses."""
     if not found:
         return found
     matches = {match.node: match for head in found for match in head.matches}
     ops = [match.op for match in matches.values()]
     uses = Uses.of(next(iter(analysis.region.values)).graph, analysis.vocabulary, ops)
-    refused = refusals.sharing_problems(matches, root, uses)
+    refused = refusals.sharing_problems(matches, analysis.vocabulary.root, uses)
     kept = []
     for head in found:
         problem = next((refused[match.node] for match in head.matches if match.node in refused), None)

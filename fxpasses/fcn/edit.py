@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 from fxpasses.engine import undo
 from fxpasses.engine.edit import erase_unread
@@ -21,35 +20,23 @@ from fxpasses.vocabulary.writer import Writer, dialect_of
 
 
 def open_windows(
-    graph: Graph,
-    root: nn.Module,
-    analysis: Analysis,
-    start: Node,
-    window: PoolWindow,
-    matches: Mapping[Node, Match],
-    origin: Form,
+    analysis: Analysis, start: Node, window: PoolWindow, matches: Mapping[Node, Match]
 ) -> undo.Record | None:
     """Takes the pool of one head to windows and its flatten away; gives what takes that back."""
-    return _Opening(graph, root, analysis, start, window, matches).run(origin)
+    return _Opening(analysis, start, window, matches).run()
 
 
 class _Opening:
     def __init__(
-        self,
-        graph: Graph,
-        root: nn.Module,
-        analysis: Analysis,
-        start: Node,
-        window: PoolWindow,
-        matches: Mapping[Node, Match],
+        self, analysis: Analysis, start: Node, window: PoolWindow, matches: Mapping[Node, Match]
     ) -> None:
-        self.graph = graph
-        self.root = root
+        self.graph = start.graph
+        self.root = analysis.vocabulary.root
         self.values = {node: v for node, v in analysis.region.values.items() if v.pool is start}
         self.window = window
         self.matches = matches
         self.rank = len(window.cell)
-        self.writer = Writer(graph, dialect_of(next(iter(matches))))
+        self.writer = Writer(self.graph, dialect_of(next(iter(matches))))
         first = analysis.vocabulary.classify(window.pools[0])
         assert isinstance(first, (*POOLS, Unsqueeze))
         self.source = first.source
@@ -57,7 +44,7 @@ class _Opening:
         self.last: set[Node] = set()
         self.turned: dict[Node, Node] = {}
 
-    def run(self, origin: Form) -> undo.Record | None:
+    def run(self) -> undo.Record | None:
         own = {*with_sizes(self.values), *self.window.pools, *self.matches}
         names = [node.name for node in self.window.pools]
         before = undo.write_down(self.root, own, self.matches, names)
@@ -72,6 +59,7 @@ class _Opening:
                     user.replace_input_with(node, self._first(self.maps[node]))
         erased = erase_unread(self.graph, before.own, self._is_dead)
         recompute({*self.values, *self.writer.written} - erased)
+        origin = next(iter(self.matches.values())).site.form
         return before.record(self.writer.written, origin, Form.FCN, erased=erased)
 
     def _pool(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
-from torch import nn
 from torch.fx import Node
 
 from fxpasses.dense.commute import kind_problem
@@ -56,22 +55,19 @@ class PoolWindow:
 
 
 def choose(
-    analysis: Analysis, root: nn.Module, extents: Callable[[Node], tuple[int, ...] | None]
+    analysis: Analysis, extents: Callable[[Node], tuple[int, ...] | None]
 ) -> tuple[Choice, dict[str, PoolWindow]]:
     """The sites that can work on windows, the misses of the others, and what each pool becomes.
 
     ``extents`` gives the spatial extents of a value at the native size, or None where they are not known.
     """
-    return _Chooser(analysis, root, extents).run()
+    return _Chooser(analysis, extents).run()
 
 
 class _Chooser:
-    def __init__(
-        self, analysis: Analysis, root: nn.Module, extents: Callable[[Node], tuple[int, ...] | None]
-    ) -> None:
+    def __init__(self, analysis: Analysis, extents: Callable[[Node], tuple[int, ...] | None]) -> None:
         self.analysis = analysis
         self.values = analysis.region.values
-        self.root = root
         self.extents = extents
         self.missed = {miss.node: miss for miss in reversed(analysis.misses)}
         self.heads: dict[Node, list[Match]] = {}
@@ -200,7 +196,7 @@ class _Chooser:
                 for match in matches
                 if match.node not in self.refused and match.site.form is Form.LINEAR
             }
-            refused = refusals.sharing_problems(wanted, self.root, self.analysis.uses)
+            refused = refusals.sharing_problems(wanted, self.analysis.vocabulary.root, self.analysis.uses)
             if not refused:
                 return
             for node, problem in refused.items():

@@ -66,7 +66,7 @@ def apply(
     while pending:
         members = component(analysis.region, next(iter(pending)))
         chosen = [pending.pop(node) for node in sorted(members & pending.keys())]
-        edit = _ComponentEdit(graph, root, analysis, members, chosen, to)
+        edit = _ComponentEdit(analysis, members, chosen, to)
         edit.record = undo.find(known, edit.names, nodes, to)
         edits.append(edit)
         edit.prepare(nodes)
@@ -97,17 +97,9 @@ def _is_replaced(record: undo.Record, names: set[str]) -> bool:
 class _ComponentEdit:
     """The edit of one component."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        root: nn.Module,
-        analysis: Analysis,
-        members: frozenset[Node],
-        matches: list[Match],
-        to: Form,
-    ) -> None:
-        self.graph = graph
-        self.root = root
+    def __init__(self, analysis: Analysis, members: frozenset[Node], matches: list[Match], to: Form) -> None:
+        self.graph = matches[0].node.graph
+        self.root = analysis.vocabulary.root
         self.to = to
         self.names = [match.site.node for match in matches]
         self.matches = {match.node: match for match in matches}
@@ -119,7 +111,7 @@ class _ComponentEdit:
         self.spares: list[Node] = []
         self.reused: list[Node] = []
         self.batch = next((value.layout.batch for value in self.values.values() if value.layout), None)
-        self.writer = Writer(graph, dialect_of(next(iter(self.matches))), self.batch)
+        self.writer = Writer(self.graph, dialect_of(next(iter(self.matches))), self.batch)
         self.moves: Moves | None = None
         self.transposes: list[Node] = []
         self.known = self._known_values()

@@ -66,17 +66,16 @@ def apply_everywhere(
     made: list[undo.Record] = []
     edited = set(changed.nodes)
     if left and to is Form.CONV:
-        flattened = flatten_norms(graph, root, analysis)
+        flattened = flatten_norms(analysis)
         edited |= flattened.edited
         made.extend([] if flattened.record is None else [flattened.record])
     for frame in Frames(ranks, analysis.vocabulary, left).run() if left else ():
-        edit = _FrameEdit(graph, root, analysis.vocabulary, frame, left, to)
+        edit = _FrameEdit(analysis.vocabulary, frame, left, to)
         record = edit.run(extras)
         edited |= edit.edited
         made.extend([] if record is None else [record])
     if left:
-        dialect = dialect_of(next(iter(left)))
-        respelled = respell_views(graph, root, analysis.vocabulary, edited, left, to, dialect)
+        respelled = respell_views(analysis.vocabulary, edited, left, to)
         edited |= respelled.edited
         made.extend([] if respelled.record is None else [respelled.record])
     if edited:
@@ -128,23 +127,15 @@ def _take_back(
 class _FrameEdit:
     """The edit of one frame."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        root: nn.Module,
-        vocabulary: Vocabulary,
-        frame: Frame,
-        matches: Mapping[Node, Match],
-        to: Form,
-    ) -> None:
-        self.graph = graph
-        self.root = root
+    def __init__(self, vocabulary: Vocabulary, frame: Frame, matches: Mapping[Node, Match], to: Form) -> None:
+        self.graph = next(iter(frame.sites)).graph
+        self.root = vocabulary.root
         self.vocabulary = vocabulary
         self.frame = frame
         self.matches = {node: matches[node] for node in frame.sites}
         self.to = to
         self.held = place(frame, vocabulary)
-        self.writer = Writer(graph, dialect_of(next(iter(frame.sites))))
+        self.writer = Writer(self.graph, dialect_of(next(iter(frame.sites))))
         self.permutes: dict[tuple[Node, Order], Node] = {}
         self.given: dict[Node, list[Node]] = {}
         for node in frame.permuted:

@@ -7,8 +7,7 @@ needs neither permute.
 
 from __future__ import annotations
 
-from torch import nn
-from torch.fx import Graph, Node
+from torch.fx import Node
 
 from fxpasses.engine import undo
 from fxpasses.engine.refusals import has_hooks
@@ -20,23 +19,24 @@ from fxpasses.vocabulary.ops import BATCH, CHANNELS, FeatureNorm, Permute
 from fxpasses.vocabulary.writer import Writer, dialect_of
 
 
-def flatten_norms(graph: Graph, root: nn.Module, analysis: Analysis) -> Respelled:
+def flatten_norms(analysis: Analysis) -> Respelled:
     """Lets every norm between two permutes of one position read the flat map, in place of both."""
     found = [value for value in analysis.region.values.values() if _is_between_permutes(value, analysis)]
     if not found:
         return Respelled(edited=set(), record=None)
     before = {value.node: value.node.all_input_nodes[0] for value in found}
     own = {other for node in before for other in (before[node], node, *node.users)}
-    written_down = undo.write_down(root, own, {})
-    writer = Writer(graph, dialect_of(written_down.own[0]))
+    written_down = undo.write_down(analysis.vocabulary.root, own, {})
+    first = written_down.own[0]
+    writer = Writer(first.graph, dialect_of(first))
     erased: set[Node] = set()
     for value in found:
-        erased |= _flatten(graph, writer, value, before[value.node])
+        erased |= _flatten(writer, value, before[value.node])
     record = written_down.record(writer.written, Form.LINEAR, Form.CONV, erased=erased)
     return Respelled(edited={*before, *writer.written, *written_down.outside}, record=record)
 
 
-def _flatten(graph: Graph, writer: Writer, value: PooledValue, before: Node) -> set[Node]:
+def _flatten(writer: Writer, value: PooledValue, before: Node) -> set[Node]:
     """Puts a flatten before a norm and an unflatten behind it, and gives the permutes, which are erased."""
     layout, norm, after = value.layout, value.node, [*value.node.users]
     assert layout is not None
@@ -45,8 +45,8 @@ def _flatten(graph: Graph, writer: Writer, value: PooledValue, before: Node) -> 
     for permute in after:
         for reader in list(permute.users):
             reader.replace_input_with(permute, restored)
-        graph.erase_node(permute)
-    graph.erase_node(before)
+        writer.graph.erase_node(permute)
+    writer.graph.erase_node(before)
     return {before, *after}
 
 

@@ -8,9 +8,8 @@ After an edit, what follows it therefore says ``reshape``, which is the same vie
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container
+from collections.abc import Collection, Container
 
-from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
@@ -18,7 +17,7 @@ from fxpasses.report import Form
 from fxpasses.vocabulary.ops import Affine, ShapeValue, View
 from fxpasses.vocabulary.strides import makes_contiguous, needs_strides
 from fxpasses.vocabulary.vocabulary import Vocabulary
-from fxpasses.vocabulary.writer import Dialect, Writer
+from fxpasses.vocabulary.writer import Writer, dialect_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,21 +28,14 @@ class Respelled:
     record: undo.Record | None
 
 
-def respell_views(
-    graph: Graph,
-    root: nn.Module,
-    vocabulary: Vocabulary,
-    edited: set[Node],
-    sites: Container[Node],
-    to: Form,
-    dialect: Dialect,
-) -> Respelled:
+def respell_views(vocabulary: Vocabulary, edited: set[Node], sites: Collection[Node], to: Form) -> Respelled:
     """Makes every ``view`` that an edited value can reach take operands of any strides."""
-    found = _behind(graph, vocabulary, edited, sites if to is Form.LINEAR else ())
+    site = next(iter(sites))
+    found = _behind(site.graph, vocabulary, edited, sites if to is Form.LINEAR else ())
     if not found:
         return Respelled(edited=set(), record=None)
-    before = undo.write_down(root, found, {}, read=())
-    writer = Writer(graph, dialect)
+    before = undo.write_down(vocabulary.root, found, {}, read=())
+    writer = Writer(site.graph, dialect_of(site))
     for node in found:
         writer.reshaping(node)
     origin = Form.LINEAR if to is Form.CONV else Form.CONV
