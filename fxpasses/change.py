@@ -82,9 +82,8 @@ def _im2col(survey: Survey, to: Form, records: Sequence[undo.Record]) -> Change:
     misses = relevant(found.misses, to)
     if not sites:
         return _none(to, misses, records)
-    subject = survey.subject
     memory = survey.memory((*found.convolutions, *found.products)) if to is Form.UNFOLD else None
-    done = rewrite_sites(subject.graph, subject.root, found, to, records)
+    done = rewrite_sites(survey.subject.graph, found, to, records)
     return Change(
         rewrites=done.rewrites,
         misses=misses,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import refusals
-from fxpasses.engine.match import Match, matched, source_of
+from fxpasses.engine.match import Match, matched, missed
 from fxpasses.engine.ranks import Ranks
 from fxpasses.engine.uses import Uses
 from fxpasses.graph.shapes import Shapes
@@ -48,14 +48,13 @@ def analyse(
     vocabulary = Vocabulary(root, lifted)
     region = scan(graph, vocabulary, shapes, extents)
     ranks = Ranks.of(graph, vocabulary, shapes) if scope is Scope.ALL else None
-    finder = _Finder(graph, root, vocabulary, region, scope, ranks, has_shapes=shapes is not None)
+    finder = _Finder(graph, vocabulary, region, scope, ranks, has_shapes=shapes is not None)
     return finder.run()
 
 
 @dataclasses.dataclass(slots=True)
 class _Finder:
     graph: Graph
-    root: nn.Module
     vocabulary: Vocabulary
     region: Region
     scope: Scope
@@ -104,18 +103,9 @@ class _Finder:
         ]
 
     def _as_miss(self, node: Node, name: str, form: Form, problem: Problem) -> Miss:
-        fix = problem.fix
         if self.has_shapes:  # given already
-            fix = fix.removeprefix("pass example_inputs, or ")
-        return Miss(
-            code=problem.code,
-            name=name,
-            node=node.name,
-            form=form,
-            source=source_of(node),
-            reason=problem.reason,
-            fix=fix,
-        )
+            problem = dataclasses.replace(problem, fix=problem.fix.removeprefix("pass example_inputs, or "))
+        return missed(node, name, form, problem)
 
     # --- one candidate
 
@@ -127,7 +117,7 @@ class _Finder:
             is_last = value.node in self.heads and is_last_affine(value.node, self.vocabulary)
             unreadable = refusals.quantized_problem(op) or read.problem or _unknown_layout(op)
             return unreadable if is_last else None
-        problem = refusals.module_problem(op) or refusals.weight_problem(op, self.root)
+        problem = refusals.module_problem(op) or refusals.weight_problem(op, self.vocabulary.root)
         if problem is not None:
             return problem
         if read.layout is None:
@@ -223,7 +213,7 @@ class _Finder:
         if not matches:
             return matches
         self.uses = Uses.of(self.graph, self.vocabulary, [match.op for match in matches.values()])
-        while refused := refusals.sharing_problems(matches, self.root, self.uses):
+        while refused := refusals.sharing_problems(matches, self.vocabulary.root, self.uses):
             for node, problem in refused.items():
                 self._miss(node, matches.pop(node).op, problem)
         return matches

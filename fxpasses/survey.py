@@ -11,9 +11,9 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.dense import find as dense
-from fxpasses.dense.find import Dense, as_miss
+from fxpasses.dense.find import Dense
 from fxpasses.engine import undo
-from fxpasses.engine.match import Match
+from fxpasses.engine.match import Match, missed
 from fxpasses.engine.refusals import module_problem, weight_problem
 from fxpasses.errors import InputError
 from fxpasses.fcn import find as fcn
@@ -178,7 +178,7 @@ class Survey:
             batch, height, width = known[0] if len(known) == 4 else None, known[-2], known[-1]
             return Sizes(extents=None if height is None or width is None else (height, width), batch=batch)
 
-        return im2col.find(subject.graph, subject.root, vocabulary, to, sizes)
+        return im2col.find(subject.graph, vocabulary, to, sizes)
 
     def memory(self, sites: Sequence[im2col.Im2col]) -> Memory:
         """What unfolding the sites takes at the example inputs, else at those of a program's export."""
@@ -235,7 +235,7 @@ def _merged(
     refused = [
         dataclasses.replace(named[node.name], code=problem.code, reason=problem.reason, fix=problem.fix)
         if node.name in named
-        else as_miss(dense.match_of(node, _affine(node, analysis), Form.DENSE, analysis), problem)
+        else missed(node, _affine(node, analysis).name(node), Form.DENSE, problem)
         for node, problem in problems.items()
     ]
     kept = [miss for miss in analysis.misses if miss.node not in known]

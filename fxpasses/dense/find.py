@@ -122,7 +122,7 @@ class _Chooser:
         named = {match.node: match for match in self.analysis.matches}
         return Choice(
             matches=tuple(match for node, match in self.sites.items() if node not in self.refused),
-            misses=tuple(as_miss(m, self.refused[node]) for node, m in named.items() if node in self.refused),
+            misses=tuple(m.missed(self.refused[node]) for node, m in named.items() if node in self.refused),
         )
 
     def _problems(self) -> Iterator[tuple[Node, Problem]]:
@@ -234,20 +234,6 @@ def own_problem(match: Match) -> Problem | None:
             MissCode.KERNEL, f"{match.node.name!r} moves by {match.op.stride} positions", "give it stride=1"
         )
     return None
-
-
-def as_miss(match: Match, problem: Problem) -> Miss:
-    """A site that keeps its form, and why."""
-    site = match.site
-    return Miss(
-        code=problem.code,
-        name=site.name,
-        node=site.node,
-        form=site.form,
-        source=site.source,
-        reason=problem.reason,
-        fix=problem.fix,
-    )
 
 
 # --- heads that are dense already

@@ -9,7 +9,7 @@ import re
 
 from torch.fx import Node
 
-from fxpasses.report import Form, Scope, Site
+from fxpasses.report import Form, Miss, Problem, Scope, Site
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import Affine
 from fxpasses.weights.move import WeightMove, WeightOrder
@@ -39,6 +39,10 @@ class Match:
             conv_shape=(site.out_features, self.channels, *site.kernel_size),
             order=self.order,
         )
+
+    def missed(self, problem: Problem) -> Miss:
+        """The site as one that keeps its form."""
+        return missed(self.node, self.site.name, self.site.form, problem)
 
     def transposes(self) -> list[Node]:
         """The nodes that transpose the weight for a matrix product."""
@@ -73,6 +77,14 @@ def matched(
         source=source_of(node),
     )
     return Match(site=site, node=node, op=op, channels=channels, order=order, reads_pool=reads_pool)
+
+
+def missed(node: Node, name: str, form: Form, problem: Problem) -> Miss:
+    """A candidate in its form, with what stands in the way."""
+    return Miss(
+        code=problem.code, name=name, node=node.name, form=form, source=source_of(node),
+        reason=problem.reason, fix=problem.fix,
+    )  # fmt: skip
 
 
 def source_of(node: Node) -> str | None:

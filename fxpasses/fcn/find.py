@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from torch.fx import Node
 
 from fxpasses.dense.commute import kind_problem
-from fxpasses.dense.find import Choice, as_miss, own_problem, pools_from
+from fxpasses.dense.find import Choice, own_problem, pools_from
 from fxpasses.engine import refusals
 from fxpasses.engine.match import Match
 from fxpasses.heads.analysis import Analysis
@@ -96,7 +96,7 @@ class _Chooser:
             match for node, match in named.items()
             if node not in self.refused and match.site.form is not Form.FCN
         )  # fmt: skip
-        misses = tuple(as_miss(m, self.refused[node]) for node, m in named.items() if node in self.refused)
+        misses = tuple(m.missed(self.refused[node]) for node, m in named.items() if node in self.refused)
         return Choice(matches=chosen, misses=misses), windows
 
     # --- the pool

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
@@ -36,22 +35,18 @@ class Unfolding:
     records: tuple[undo.Record, ...]
 
 
-def rewrite_sites(
-    graph: Graph, root: nn.Module, found: UnfoldSites, to: Form, records: Sequence[undo.Record]
-) -> Unfolding:
+def rewrite_sites(graph: Graph, found: UnfoldSites, to: Form, records: Sequence[undo.Record]) -> Unfolding:
     """Takes the sites in the other form to ``Form.UNFOLD`` or ``Form.CONV``, in place."""
     sites = found.convolutions if to is Form.UNFOLD else found.products
-    return _Job(graph, root, found, to, records).run(sites)
+    return _Job(graph, found, to, records).run(sites)
 
 
 class _Job:
-    def __init__(
-        self, graph: Graph, root: nn.Module, found: UnfoldSites, to: Form, records: Sequence[undo.Record]
-    ) -> None:
+    def __init__(self, graph: Graph, found: UnfoldSites, to: Form, records: Sequence[undo.Record]) -> None:
         self.graph = graph
-        self.root = root
         self.uses = found.uses
         self.vocabulary = found.vocabulary
+        self.root = found.vocabulary.root
         self.to = to
         self.origin = Form.CONV if to is Form.UNFOLD else Form.UNFOLD
         self.records = [*records]

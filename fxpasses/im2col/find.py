@@ -13,11 +13,10 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
 from torch.fx import Graph, Node
 
 from fxpasses.engine import refusals
-from fxpasses.engine.match import Match, matched, source_of
+from fxpasses.engine.match import Match, matched, missed
 from fxpasses.engine.uses import Uses
 from fxpasses.im2col.column_sizes import Sizes
 from fxpasses.im2col.columns import Broken, Chain, chains_from
@@ -61,22 +60,20 @@ class UnfoldSites:
 
 
 def find(
-    graph: Graph, root: nn.Module, vocabulary: Vocabulary, to: Form | None, sizes: Callable[[Node], Sizes]
+    graph: Graph, vocabulary: Vocabulary, to: Form | None, sizes: Callable[[Node], Sizes]
 ) -> UnfoldSites:
     """The convolutions that are or can be unfolded; edits nothing.
 
     Sites in another form than ``to`` have to be found with what forbids it.
     """
-    finder = _Finder(graph, root, vocabulary, sizes)
+    finder = _Finder(graph, vocabulary, sizes)
     return finder.run(with_convolutions=to is not Form.CONV)
 
 
 class _Finder:
-    def __init__(
-        self, graph: Graph, root: nn.Module, vocabulary: Vocabulary, sizes: Callable[[Node], Sizes]
-    ) -> None:
+    def __init__(self, graph: Graph, vocabulary: Vocabulary, sizes: Callable[[Node], Sizes]) -> None:
         self.graph = graph
-        self.root = root
+        self.root = vocabulary.root
         self.vocabulary = vocabulary
         self.sizes = sizes
         self.misses: dict[Node, Miss] = {}
@@ -108,10 +105,7 @@ class _Finder:
         )
 
     def _miss(self, node: Node, name: str, form: Form, problem: Problem) -> None:
-        self.misses[node] = Miss(
-            code=problem.code, name=name, node=node.name, form=form, source=source_of(node),
-            reason=problem.reason, fix=problem.fix,
-        )  # fmt: skip
+        self.misses[node] = missed(node, name, form, problem)
 
     # --- convolutions
 
@@ -214,8 +208,7 @@ class _Finder:
                 if found.reshapes and (problem := self._sharing(found, sites, uses)) is not None:
                     refused[node] = problem
             for node, problem in refused.items():
-                match = sites.pop(node).match
-                self._miss(node, match.site.name, match.site.form, problem)
+                self.misses[node] = sites.pop(node).match.missed(problem)
             if not refused:
                 return
 
