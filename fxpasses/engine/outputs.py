@@ -69,26 +69,20 @@ def add_maps(graph: Graph, maps: tuple[Node, ...], *, is_flat: bool) -> None:
 
     The outputs of a program are flat (``is_flat``): a tuple whose structure is kept elsewhere.
     """
-    output = _output(graph)
-    spec = _spec(graph)
-    if is_flat or spec is not None:
-        output.args = ((*_flat(output), *maps),)
-        if spec is not None:
-            _set_spec(graph, with_maps(spec, len(maps)))
-        return
-    output.args = (_added(output.args[0], maps),)
+    output, spec = _output(graph), spec_of(graph)
+    is_flat = is_flat or spec is not None
+    output.args = ((*_flat(output), *maps) if is_flat else _added(output.args[0], maps),)
+    if spec is not None:
+        _set_spec(graph, with_maps(spec, len(maps)))
 
 
 def drop_maps(graph: Graph, count: int, *, is_flat: bool) -> None:
     """Takes ``count`` maps away again."""
-    output = _output(graph)
-    spec = _spec(graph)
-    if is_flat or spec is not None:
-        output.args = (_flat(output)[:-count],)
-        if spec is not None:
-            _set_spec(graph, without_maps(spec))
-        return
-    output.args = (_removed(output.args[0]),)
+    output, spec = _output(graph), spec_of(graph)
+    is_flat = is_flat or spec is not None
+    output.args = (_flat(output)[:-count] if is_flat else _removed(output.args[0]),)
+    if spec is not None:
+        _set_spec(graph, without_maps(spec))
 
 
 def _output(graph: Graph) -> Node:
@@ -101,7 +95,8 @@ def _flat(output: Node) -> tuple[Any, ...]:
     return tuple(given) if isinstance(given, (tuple, list)) else (given,)
 
 
-def _spec(graph: Graph) -> pytree.TreeSpec | None:
+def spec_of(graph: Graph) -> pytree.TreeSpec | None:
+    """The tree of outputs, where they are flat and the graph says it."""
     codegen = graph._codegen
     return codegen.pytree_info.out_spec if isinstance(codegen, PyTreeCodeGen) else None
 
@@ -141,5 +136,5 @@ def give_scores(
             else:  # a view, or a dropout that is switched off
                 found[node] = found[node.all_input_nodes[0]]
     _output(graph).args = ((scores, found[scores]),)
-    if _spec(graph) is not None:
+    if spec_of(graph) is not None:
         _set_spec(graph, pytree.tree_structure((0, 0)))

@@ -15,8 +15,9 @@ from typing import Any
 
 from torch.fx import Graph, Node
 
+from fxpasses.engine.outputs import spec_of
 from fxpasses.heads.region import constant_shape
-from fxpasses.private_names import PyTreeCodeGen, pytree
+from fxpasses.private_names import pytree
 from fxpasses.vocabulary.endings import is_share, stacked_by
 from fxpasses.vocabulary.ops import (
     POOLS,
@@ -105,9 +106,7 @@ def find_score_heads(
 def _leaves(graph: Graph, spec: pytree.TreeSpec | None) -> Iterator[tuple[tuple[Any, ...], Node]]:
     """Every output with its keys in the tree of outputs."""
     given = next(iter(reversed(graph.nodes))).args[0]
-    codegen = graph._codegen
-    if spec is None and isinstance(codegen, PyTreeCodeGen):
-        spec = codegen.pytree_info.out_spec
+    spec = spec_of(graph) if spec is None else spec
     if spec is not None:
         flat = list(given) if isinstance(given, tuple | list) else [given]
         given = pytree.tree_unflatten(flat, spec) if len(flat) == spec.num_leaves else given
