@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -71,11 +72,17 @@ class Held:
 
     def __init__(self, model: nn.Module) -> None:
         """Notes it."""
+        self._model = model
         self._contents = [*_contents(model)]
         self._watched = {id(found.container) for found in self._contents}
 
     def put_back(self) -> None:
-        """Lets the model hold the same again, but for what it has registered since."""
+        """Lets the model hold the same again, but for what it has registered since.
+
+        What its functions remember of calls they forget: that may be what stands for tensors, too.
+        """
+        for cache in _caches(self._model):
+            cache.cache_clear()
         for found in self._contents:
             before = _unregistered(found, found.content)
             if not _is_same(before, _now(found)):
@@ -127,6 +134,18 @@ def _contents(model: nn.Module) -> Iterator[_Content]:
                 owner=owner,
                 is_names=is_names,
             )
+
+
+def _caches(model: nn.Module) -> Iterator[functools._lru_cache_wrapper[Any]]:
+    """Those of ``functools`` among the names of the model's classes and of their modules."""
+    classes = {base for part in model.modules() for base in type(part).__mro__}
+    own = [base for base in classes if base.__module__.partition(".")[0] not in _NOT_THEIR_OWN]
+    modules = {base.__module__: sys.modules.get(base.__module__) for base in own}
+    for space in (*own, *filter(None, modules.values())):
+        for value in vars(space).values():
+            function = getattr(value, "__func__", value) if isinstance(space, type) else value
+            if isinstance(function, functools._lru_cache_wrapper):
+                yield function
 
 
 def has_names(value: object) -> bool:

@@ -124,7 +124,8 @@ class _Reader:
         for spec in self._program.graph_signature.input_specs:
             node = nodes[spec.arg.name]
             name = (spec.target or node.name).removeprefix(self._prefix)
-            self._terms.origin = Origin(operator="parameter", node=name)
+            kind = "constant" if spec.kind is InputKind.CONSTANT_TENSOR else "parameter"
+            self._terms.origin = Origin(operator=kind, node=name)
             if spec.kind is InputKind.USER_INPUT:
                 value = next(left)
                 sizes = zip(node.meta["val"].shape, value.shape, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -1162,10 +1163,15 @@ for _name in ("log_softmax.int", "_log_softmax.default"):
 
 @_handles("scaled_dot_product_attention.default")
 def _attention(call: Call) -> Value:
-    if call.number("dropout_p") != 0 or call.flag("is_causal") or call.flag("enable_gqa"):
+    if call.number("dropout_p") != 0 or call.flag("enable_gqa"):
         raise Uninterpreted("another attention")
     query, key, value = (call.tensor(name) for name in ("query", "key", "value"))
     scale, mask = call.any("scale"), call.optional_tensor("attn_mask")
+    if call.flag("is_causal"):
+        extents = [_fixed(extent) for extent in (query.shape[-2], key.shape[-2])]
+        if mask is not None or math.prod(extents) > MAX_SEQUENCE:
+            raise Uninterpreted("two masks, or a mask beyond the limit")
+        mask = call.terms.constant(np.tri(*extents, dtype=bool))
     factor = None if scale is None else definitions.number(call.terms, call.number("scale"), query.dtype)
     return definitions.attention(call.terms, query, key, value, mask, factor)
 
@@ -1244,6 +1250,16 @@ def _arange(call: Call) -> Value:
     if len(numbers) > MAX_SEQUENCE or dtype not in _FLOORED:
         raise Uninterpreted("a range beyond the limit, or of another type")
     return call.terms.constant(np.asarray(numbers, dtype=numpy_type(dtype)))
+
+
+def _triangle(*, is_upper: bool) -> Handler:
+    return lambda call: definitions.triangle(
+        call.terms, call.tensor("self"), call.integer("diagonal"), is_upper=is_upper
+    )
+
+
+for _name, _is_upper in (("tril", False), ("triu", True)):
+    OPERATORS[f"aten.{_name}.default"] = _triangle(is_upper=_is_upper)
 
 
 def _filled(number: float | None = None, name: str = "fill_value") -> Handler:

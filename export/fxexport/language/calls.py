@@ -91,7 +91,7 @@ class Calls(TorchFunctionMode):
             given = tuple(self._read(leaf) for leaf in _leaves((args, kwargs)))
         result = func(*args, **(kwargs or {}))
         with _unwatched():
-            self._note(_name(func), given, result)
+            self._note(name_of(func), given, result)
         return result
 
     def _note(self, name: str, given: tuple[_Seen | _Number | str, ...], result: Any) -> None:
@@ -215,7 +215,7 @@ def _leaves(value: object) -> Iterator[Any]:
             yield leaf
 
 
-def _name(func: Callable[..., Any]) -> str:
+def name_of(func: Callable[..., Any]) -> str:
     """A function's name; of an attribute that is read or set the attribute's."""
     name = getattr(func, "__name__", str(func))
     return f"{name} {getattr(func.__self__, '__name__', '')}" if name in ("__get__", "__set__") else name  # type: ignore[attr-defined]

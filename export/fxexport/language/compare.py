@@ -16,7 +16,7 @@ import numpy as np
 from fxexport.language.arithmetic import are_moderate, parts_of, scaled
 from fxexport.language.constants import FOLDS, STEPS, arranged, forget, is_folded, stored
 from fxexport.language.contraction import scaled_weights
-from fxexport.language.difference import Difference, Refolded, difference, refolded
+from fxexport.language.difference import Difference, Refolded, difference, is_recomputed, refolded
 from fxexport.language.extents import Extent, Range, ranges, symbol
 from fxexport.language.fold_rules import UNIT, Folded, NotFolded
 from fxexport.language.foreign import DYNAMIC
@@ -382,14 +382,16 @@ class _Proof:
                 self._folds.setdefault(names, FoldedConstant(left=names[0], largest_ulp=ulp))
                 return True
         if is_told:
-            self._keep(names, a.value, b.value, UNIT.get(left.term.dtype, 0.0))
+            self._keep((left.term, right.term), names, a.value, b.value)
         return False
 
-    def _keep(self, names: tuple[str, str], left: Array, right: Array, unit: float) -> None:
+    def _keep(self, terms: Pair, names: tuple[str, str], left: Array, right: Array) -> None:
         found = difference(left, right)
         if found is not None and left.dtype != np.int64:  # an axis or a place may be counted from behind
             self._is_explained = True
-            own = refolded(left, right, unit)
+            own = refolded(left, right, UNIT.get(terms[0].dtype, 0.0))
+            if own is None and is_recomputed(left, right, self._grain(terms)):
+                own = "computed"
             pair = ConstantPair(left=names[0], right=names[1], difference=found, refolded=own)
             self._constants.setdefault(names, pair)
 
@@ -400,6 +402,25 @@ class _Proof:
     def _origin(self, side: int, term: Term) -> Origin:
         found = self._terms.origins.get((side, term))
         return found if found is not None else Origin(operator=term.op, node="")
+
+    def _grain(self, terms: Pair) -> float:
+        """How far a rounding takes what code computed while it was recorded, which is no weight of a model.
+
+        Exporters write numbers beside float64 in the type of the weights.
+        """
+        if terms[0].dtype == "float64":
+            return UNIT["float32"]
+        is_computed = any(self._rests_on_code(side, term) for side, term in enumerate(terms))
+        return UNIT.get(terms[0].dtype, 0.0) if is_computed else 0.0
+
+    def _rests_on_code(self, side: int, term: Term) -> bool:
+        left = {term: None}
+        while left:
+            found, _ = left.popitem()
+            if self._origin(side, found).operator == "constant":
+                return True
+            left |= dict.fromkeys(operand.term for operand in found.operands)
+        return False
 
     def _node(self, side: int, term: Term) -> str:
         stack = [term]

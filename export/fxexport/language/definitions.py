@@ -30,6 +30,7 @@ from fxexport.language.maps import elementwise
 from fxexport.language.moves import expand, flatten, reshape, squeeze, unsqueeze, widened
 from fxexport.language.term import Rounded, Terms, Uninterpreted, Value, numpy_type
 from fxexport.language.windows import reduce
+from fxexport.untrusted.limits import MAX_SEQUENCE
 
 
 def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
@@ -308,6 +309,8 @@ def attention(
         Uninterpreted: the mask is of another type, or the width is free.
     """
     width = query.shape[-1]
+    if mask is not None and mask.dtype == "bool":
+        mask = _as_summand(terms, mask, query.dtype)
     if not isinstance(width, int) or (mask is not None and mask.dtype != query.dtype):
         raise Uninterpreted("another attention")
     if query.dtype == "float16":
@@ -320,6 +323,35 @@ def attention(
     if mask is not None:
         scores = add(terms, scores, mask)
     return matmul(terms, softmax(terms, scores, scores.rank - 1), value)
+
+
+def triangle(terms: Terms, value: Value, offset: int, *, is_upper: bool) -> Value:
+    """The matrix of the last two dimensions with 0 below (above) the diagonal that ``offset`` moves.
+
+    Raises:
+        Uninterpreted: it is of a free extent, or of many cells.
+    """
+    rows, columns = value.shape[-2:] if value.rank > 1 else (None, None)
+    if not (isinstance(rows, int) and isinstance(columns, int)) or rows * columns > MAX_SEQUENCE:
+        raise Uninterpreted("a triangle of unknown extents, or beyond the limit")
+    moved = min(max(offset, -rows), columns)
+    kept = np.tri(rows, columns, moved - is_upper, dtype=bool) ^ is_upper
+    stored = exact_array(value)
+    if stored is not None:
+        return terms.constant(np.where(kept, stored, np.zeros((), stored.dtype)))
+    return choose(terms, terms.constant(kept), value, number(terms, 0, value.dtype))
+
+
+def _as_summand(terms: Terms, mask: Value, dtype: str) -> Value:
+    """0 where a mask holds, else -∞.
+
+    Raises:
+        Uninterpreted: it is computed, or masks a whole row, of which every library makes something else.
+    """
+    stored = exact_array(mask)
+    if stored is None or not stored.any(-1).all():
+        raise Uninterpreted("a mask that may leave nothing")
+    return terms.constant(np.where(stored, 0, -np.inf).astype(numpy_type(dtype)))
 
 
 def sinc(terms: Terms, value: Value) -> Value:

@@ -955,6 +955,16 @@ def _scatter(call: Call) -> Value:
     return moves.overwritten(call.terms, value, tuple(np.moveaxis(places, -1, 0)), call.tensor("updates"))
 
 
+@_handles("Trilu", 14)
+def _triangle(call: Call) -> Value:
+    moved = exact_array(call.tensor("k")) if call.any("k") is not None else np.zeros((), np.int64)
+    if moved is None or moved.size != 1:
+        raise Uninterpreted("a diagonal that is computed")
+    return definitions.triangle(
+        call.terms, call.tensor("input"), int(moved.reshape(())), is_upper=call.is_on("upper")
+    )
+
+
 @_handles("Pad", 2, 11, 13, 18, 19, 21, 23, 24, 25)
 def _pad(call: Call) -> Value:
     value, sizes_of = call.tensor("data"), _given(call, "pads") or []

@@ -8,14 +8,15 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from fxexport.language.calls import Calls
+from fxexport.language.calls import Calls, name_of
 from fxexport.private_names import TorchDispatchMode
 
 _ASKS = frozenset(
     "numpy tolist allclose equal data_ptr untyped_storage __array__ __contains__ __dlpack__ __format__ "
-    "__reduce_ex__ __repr__".split()
+    "__reduce_ex__ __repr__ is_inference is_pinned is_shared "
+    "_version".split()
 )
-"""What reads memory by no operator, or is no operator of its own."""
+"""What reads memory by no operator, or is no operator of its own, or asks where a tensor comes from."""
 _TELL = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 """Operators that give a number, or as many cells as values say."""
 
@@ -56,7 +57,7 @@ class ReadsValues(Calls):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        name = getattr(func, "__name__", "")
+        name = name_of(func).removeprefix("__get__ ")
         if name in _ASKS:
             self._by = self._by or name
         return super().__torch_function__(func, types, args, kwargs)

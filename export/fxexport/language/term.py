@@ -197,7 +197,7 @@ class Origin:
     @property
     def is_operator(self) -> bool:
         """Whether it computes anything."""
-        return self.operator not in ("input", "initializer", "parameter")
+        return self.operator not in ("input", "initializer", "parameter", "constant")
 
 
 class Terms:

@@ -34,7 +34,7 @@ from fxexport.private_names import DisableTorchFunction
 from fxpasses.graph.held import Held, is_of_own_class
 
 _OURS = frozenset({"fxexport", "fxpasses", "fxhead"})
-_NOT_OWN = frozenset({"torch", "sympy", "mpmath", "numpy"}) | _OURS | sys.stdlib_module_names
+_NOT_OWN = frozenset({"torch", "opt_einsum", "sympy", "mpmath", "numpy"}) | _OURS | sys.stdlib_module_names
 _IMPORTING = frozenset({"_frozen_importlib", "importlib._bootstrap"})
 """What imports a module that a run needs first, and may call anybody."""
 
@@ -45,7 +45,10 @@ _PURE = frozenset(
 )
 """Packages whose functions give the same for the same; what they call in turn is looked at."""
 _RANDOM = "numpy.random"
-"""Of numpy the part that does not."""
+_SETTINGS = frozenset(
+    "geterr geterrcall get_printoptions getbufsize fromfile genfromtxt load loadtxt".split()
+)
+"""Of numpy the part, and the functions, that do not."""
 _SILENT = frozenset({"logging", "warnings", "_warnings"})
 """Those that tell somebody, and answer nothing."""
 _BUILTINS = frozenset(
@@ -94,6 +97,7 @@ class OwnCode:
         self.reads: dict[tuple[CodeType, str, int], str] = {}
         self._codes: dict[CodeType, int] = {}
         self._looked: dict[int, object] = {}
+        self._remembered: dict[int, tuple[object, str, str]] = {}
         self._written: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
         self._homes: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
         self._called: str | None = None
@@ -122,6 +126,18 @@ class OwnCode:
         """The first name that holds something else in a later run; None where none does."""
         changed = (key[1] for key, text in self.reads.items() if later.reads.get(key, text) != text)
         return next(chain(changed, self._written_to(later)), None)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether functions of the code remember results of calls."""
+        return bool(self._remembered)
+
+    def remembers_otherwise(self, later: OwnCode) -> str | None:
+        """The first function that remembers other results in a later run, of two that are not the first."""
+        for key, (_, name, text) in self._remembered.items():
+            if later._remembered.get(key, ("", "", text))[2] != text:
+                return name
+        return None
 
     def _written_to(self, later: OwnCode) -> Iterator[str]:
         """Names of tensors that were written to since; others are in the places of those that runs make."""
@@ -199,6 +215,9 @@ class OwnCode:
             kind: Any = type(item)
             if _is_foreign(item) if kind is BuiltinFunctionType else _is_unseen(kind):
                 self._named = self._named or _told(name, frame)
+            elif isinstance(item, functools._lru_cache_wrapper):
+                text = as_text(walked(gc.get_referents(item)))
+                self._remembered.setdefault(id(item), (item, name, text))
             elif is_of_own_class(item) and item is not value:
                 self._look_into(item, frame)
             elif isinstance(item, torch.Tensor) and not item.is_inference():
@@ -250,8 +269,10 @@ def _named(code: CodeType, names: dict[str, Any]) -> Iterator[tuple[str, object]
             value = names.get(name, getattr(builtins, name, None))
         elif item.opname == "IMPORT_NAME":
             value = sys.modules.get(name)
-        elif item.opname == "LOAD_ATTR" and isinstance(value, ModuleType) and not _is_called(item):
+        elif item.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, ModuleType):
             value = vars(value).get(name)
+            if _is_called(item) and not isinstance(value, type):  # which is called unseen
+                value = None
         else:
             value = None
         is_way = after is not None and after.opname == "LOAD_ATTR" and not _is_called(after)
@@ -261,13 +282,15 @@ def _named(code: CodeType, names: dict[str, Any]) -> Iterator[tuple[str, object]
 
 def _is_called(item: dis.Instruction) -> bool:
     """Whether an attribute is loaded to be called, which is seen; before Python 3.12 it has another name."""
-    return sys.version_info >= (3, 12) and bool((item.arg or 0) & 1)
+    return item.opname == "LOAD_METHOD" or (sys.version_info >= (3, 12) and bool((item.arg or 0) & 1))
 
 
 def _is_foreign(value: object) -> bool:
     """Whether it is a part of Python that is not known to give the same for the same."""
     if isinstance(value, BuiltinFunctionType):
         return value.__name__ != "__new__" and not _is_pure_c(value)
+    if value is np.datetime64:  # which may be now
+        return True
     is_code = isinstance(value, ModuleType | FunctionType | type)
     home = value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", ""))
     is_pythons = _top(home) in sys.stdlib_module_names - _SILENT - {"builtins"} or home.startswith(_RANDOM)
@@ -312,7 +335,8 @@ def _is_own(home: str) -> bool:
 
 
 def _is_pure(home: str, name: str) -> bool:
-    return _is_known(home) or _top(home) in _SILENT | _OURS or _is_torch(home, name)
+    is_known = _is_known(home) and not (_top(home) == "numpy" and name in _SETTINGS)
+    return is_known or _top(home) in _SILENT | _OURS or _is_torch(home, name)
 
 
 def _is_known(home: str) -> bool:

@@ -64,7 +64,7 @@ class Derived(Derivation):
         if self.unrelated or not found or (is_inserted and not ulps > _ULPS):
             return False
         folds = {None if pair.left in sites else pair.refolded for pair in self.constants}
-        if not is_inserted and "weights" in folds and None not in folds:
+        if not is_inserted and folds & {"weights", "computed"} and None not in folds:
             return False
         are_exchanged = sorted(first for first, _ in found) == sorted(second for _, second in found)
         are_exchanged = are_exchanged or all(pair.difference.is_permuted for pair in self.constants)

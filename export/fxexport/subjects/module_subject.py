@@ -198,6 +198,9 @@ class ModuleSubject(Subject):
             told = found if found is not None and not way.is_both else told or found
         if told is not None:
             return told
+        if first.code.remembers and moved is None:
+            second, third = (self._read(_AS_GIVEN) for _ in range(2))
+            moved = second.code.remembers_otherwise(third.code)
         self._later, self._calls = held.changes(), [again.calls, *self._alone()]
         changed = changed_state(states, opaque_states(self.module)) or moved
         return None if changed is None else f"a run changes {changed}, which no graph shows"
@@ -334,7 +337,7 @@ class ModuleSubject(Subject):
         if result.value not in nodes or source.value not in nodes:
             raise RuntimeError("a permuted value has no node")
         part = _Part(self._traced)
-        given = torch.from_numpy(values.copy())  # an operator in place would change the caller's
+        given = tensor_of(values.copy())  # an operator in place would change the caller's
         part.env[nodes[source.value]] = self._typed(given.to(self._device))
         with evaluation_mode(self._traced), torch.no_grad():
             return numpy_of(part.value(nodes[result.value]))

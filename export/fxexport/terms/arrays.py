@@ -13,7 +13,7 @@ from fxexport.terms.term import Array
 
 def numpy_of(tensor: torch.Tensor) -> Array:
     """The tensor's values as an array on the host, sharing memory; bfloat16 as ``ml_dtypes`` has it."""
-    host = tensor.detach().cpu()
+    host = tensor.detach().cpu().resolve_conj().resolve_neg()
     if host.dtype == torch.bfloat16:
         bits: Array = host.view(torch.uint16).numpy()
         return bits.view(ml_dtypes.bfloat16)

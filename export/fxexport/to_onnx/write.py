@@ -153,9 +153,11 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Within it every submodule is in evaluation mode; afterwards each has its own mode again.
 
     The flags are set one by one: ``module.eval()`` runs hooks that merge or change weights in some
-    libraries, and the caller's module must come out as it went in.
+    libraries, and the caller's module must come out as it went in. What ``module.compile()`` made is passed
+    over, as ``torch.compile`` is looked through.
     """
     flags = [(part, part.training) for part in module.modules()]
+    compiled = [(part, vars(part).pop("_compiled_call_impl", None)) for part, _ in flags]
     try:
         for part, _ in flags:
             part.training = False
@@ -163,6 +165,9 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in flags:
             part.training = training
+        for part, implementation in compiled:
+            if implementation is not None:
+                part._compiled_call_impl = implementation
 
 
 @contextlib.contextmanager

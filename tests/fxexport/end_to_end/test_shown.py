@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -279,6 +280,79 @@ def test_wrappers_are_looked_through() -> None:
         certificate = certify(model, wrapped, images())
         assert certificate.is_accepted
         assert certificate.candidate == "Net"
+
+
+def test_what_a_module_compiled_of_itself_is_looked_through() -> None:
+    model, other = Net().eval(), Net().eval()
+    other.compile(backend=_refuse)
+    assert certify(model, other, images()).verdict is Verdict.PROVED
+    assert other._compiled_call_impl is not None
+
+
+def _refuse(*_: object) -> object:
+    raise RuntimeError("it is compiled")
+
+
+class Remembering(Net):
+    """Computes a table once for each size."""
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - as people write it
+    def table(self, rows: int, columns: int) -> Tensor:
+        return torch.linspace(0, 1, rows)[:, None] * torch.linspace(0, 1, columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.fc((x * self.table(*x.shape[2:])).relu().mean((2, 3)))
+
+
+def test_what_functions_remember_of_a_trace_is_forgotten() -> None:
+    model, other = Remembering().eval(), Remembering().eval()
+    assert certify(model, other, images()).verdict in (Verdict.AGREES, Verdict.PROVED)
+    assert type(model(images())) is Tensor
+
+
+class Tabled(nn.Module):
+    """Multiplies by a table that its code computed, and by a number in double precision."""
+
+    def __init__(self, table: Tensor, factor: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.fc, self.table = nn.Conv2d(3, 6, 3), nn.Linear(6, 10), [table]
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (self.first(x) * self.table[0]).relu()
+        return self.fc((x.double() * self.factor).float().mean((2, 3)))
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(3 * 2.0**-24, "agrees"), (1e-4, "broken")])
+def test_a_table_that_an_exporter_computed_otherwise_is_no_other_weight(share: float, verdict: str) -> None:
+    table = torch.linspace(1, 2, 100).view(10, 10)
+    for table_of_other, factor in ((table * (1 + share), 1.1), (table, 1.1 * (1 + share / 8))):
+        models = Tabled(table, 1.1).eval(), Tabled(table_of_other, factor).eval()
+        assert certify(*models, images()).verdict == verdict
+
+
+def test_a_conjugate_constant_is_read() -> None:
+    angles = torch.polar(torch.ones(4), torch.arange(4.0))
+    turned = [
+        Net(
+            lambda x, z=z: torch.view_as_real(
+                torch.view_as_complex(x[..., :8].unflatten(3, (4, 2))) * z
+            ).flatten(3)
+        )
+        for z in (angles, angles.conj())
+    ]
+    assert certify(*(net.eval() for net in turned), images()).verdict is Verdict.BROKEN
+
+
+def test_a_pool_of_bfloat16_is_probed() -> None:
+    nets = [
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+        for _ in "ab"
+    ]
+    nets[1].load_state_dict(nets[0].state_dict())
+    assert certify(*(net.bfloat16().eval() for net in nets), images().bfloat16()).verdict is Verdict.PROVED
 
 
 class _Doubled(nn.DataParallel):

@@ -725,7 +725,8 @@ def test_next_to_its_condition_no_identity_is_used(name: str) -> None:
 def test_an_attention_of_another_kind_has_no_definition() -> None:
     c = Case()
     q = small(c)
-    for given in (of_type(c, "bool"), of_type(c, "float64")):
+    nothing_left = c.terms.constant(np.array([[True, False], [False, False]]))
+    for given in (of_type(c, "bool"), of_type(c, "float64"), nothing_left):
         with pytest.raises(Uninterpreted):
             definitions.attention(c.terms, q, q, q, given, None)
     shape = (2, symbol("width"))

@@ -304,6 +304,14 @@ SAME: dict[str, tuple[Function, str]] = {
         f"e = Exp(a) {number('o', 1)} y = Add(e, o)",
     ),
     "a transposed convolution": (spread, TRANSPOSED),
+    "an attention to what came before": (
+        lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True, scale=1.0),
+        f"{ints('s', 3, 3)} l = ConstantOfShape <value = float[1] {{-inf}}> (s) {ints('k', 1)} "
+        "m = Trilu (l, k) t = Transpose <perm = [0, 1, 3, 2]> (x) p = MatMul(x, t) a = Add(p, m) "
+        "w = Softmax (a) y = MatMul(w, x)",
+    ),
+    "a triangle": (lambda x: x.exp().tril(), "e = Exp(x) y = Trilu <upper = 0> (e)"),
+    "cells far from the diagonal": (lambda x: x.exp().triu(-9), "y = Exp(x)"),
     "baddbmm": (
         lambda x: torch.baddbmm(x.flatten(0, 1), x.flatten(0, 1), x.flatten(0, 1)).view_as(x),
         "m = MatMul(x, x) y = Add(m, x)",
@@ -380,6 +388,8 @@ SAME |= {
 }
 
 OTHER: dict[str, tuple[Function, str]] = {
+    "a triangle without its diagonal": (lambda x: x.exp().tril(-1), "e = Exp(x) y = Trilu <upper = 0> (e)"),
+    "the other triangle": (lambda x: x.exp().triu(), "e = Exp(x) y = Trilu <upper = 0> (e)"),
     "cells of another table": (
         lambda x: 2 * TABLE[x.argmax(1)].unsqueeze(1),
         f"{FOUND} {ints('o', 1)} y = Unsqueeze(g, o)",

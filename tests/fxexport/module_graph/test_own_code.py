@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fxexport import Verdict, certify
+from fxexport.module_graph import own_code
 from fxexport.module_graph.own_code import OwnCode
 from fxexport.subjects.module_subject import ModuleSubject
 from fxpasses.graph.held import Held
@@ -160,6 +161,9 @@ def unseen(x: Tensor) -> None:
         (of_its_callers, "f_back"),
         (lambda x: [*itertools.starmap(torch.get_num_threads, [()])], "get_num_threads"),
         (lambda x: np.random.randint(9), "random"),
+        (lambda x: np.datetime64("now"), "datetime64"),
+        (lambda x: np.geterr(), "geterr"),
+        (lambda x: np.get_printoptions(), "get_printoptions"),
         (types.FunctionType(of_borrowed_names.__code__, vars(nn.functional)), "time"),
     ],
 )
@@ -478,3 +482,36 @@ def test_what_cannot_be_looked_at_is_foreign_and_the_run_goes_on() -> None:
     found = foreign(lambda x: x if odd else None)
     assert found is not None
     assert found.startswith("what cannot be looked at, AttributeError (test_own_code.py, line ")
+
+
+@pytest.mark.parametrize(
+    ("ask", "name"),
+    [
+        (lambda x: x * (1 + x.is_inference()), "is_inference"),
+        (lambda x: x * (1 + x.is_shared()), "is_shared"),
+        (lambda x: x * (2 if x._version > 9 else 1), "_version"),
+    ],
+)
+def test_where_a_tensor_comes_from_is_no_function_of_it(ask: Callable[[Tensor], Any], name: str) -> None:
+    language = ModuleSubject(Asking(ask).eval(), [IMAGES.numpy()]).language
+    assert language == f"a run asks for values of tensors ({name}), and no graph shows what for"
+
+
+@functools.lru_cache
+def remembered() -> list[int]:
+    return [0]
+
+
+def counted_in_what_is_remembered(x: Tensor) -> Tensor:
+    remembered()[0] += 1
+    return x.clamp(max=30.0) if remembered()[0] > 99 else x
+
+
+def test_what_changes_in_a_functions_memory_is_seen() -> None:
+    subject = ModuleSubject(Asking(counted_in_what_is_remembered).eval(), [IMAGES.numpy()])
+    assert subject.language == "a run changes remembered, which no graph shows"
+
+
+def test_what_torch_calls_to_order_products_is_no_code_of_a_model() -> None:
+    """Which is installed beside torch, or not."""
+    assert not own_code._is_own("opt_einsum.paths")
