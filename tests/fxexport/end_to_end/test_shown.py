@@ -347,12 +347,10 @@ def test_a_conjugate_constant_is_read() -> None:
 
 
 def test_a_pool_of_bfloat16_is_probed() -> None:
-    nets = [
-        nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
-        for _ in "ab"
-    ]
-    nets[1].load_state_dict(nets[0].state_dict())
-    assert certify(*(net.bfloat16().eval() for net in nets), images().bfloat16()).verdict is Verdict.PROVED
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 1), *head).bfloat16().eval()
+    certificate = certify(model, copy.deepcopy(model), images().bfloat16())
+    assert certificate.verdict is Verdict.PROVED
 
 
 class _Doubled(nn.DataParallel):
