@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from fxexport.language.call import Call
+from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent
 from fxexport.language.foreign import DYNAMIC, foreign
 from fxexport.language.graph import Graph, GraphInput, NotRead
 from fxexport.language.onnx_operators import OPERATORS
+from fxexport.language.runtime_operators import OPERATORS as RUNTIMES
+from fxexport.language.runtime_operators import RuntimeOperator
 from fxexport.language.term import Array, Origin, Terms, Uninterpreted, Value, digest
 from fxexport.onnx_node import (
     RUNTIME,
@@ -28,12 +31,14 @@ from fxexport.onnx_node import (
     domain_of,
     graphs_of,
     held_tensors,
+    in_order,
     is_external,
     is_standard,
     meaning_of,
     reads_of,
     schema_of,
     shaped_as,
+    value_of,
     versions_of,
 )
 from fxexport.providers import runtime_domains
@@ -151,6 +156,11 @@ class _Reader:
 
     def outputs(self, weights: Mapping[str, Array]) -> list[Value]:
         graph = self._model.graph
+        self._walk(graph, graph.node, weights)
+        self._terms.origin = None
+        return [self._value(item.name) for item in graph.output]
+
+    def _walk(self, graph: GraphProto, nodes: Iterable[NodeProto], weights: Mapping[str, Array]) -> None:
         for tensor in graph.initializer:
             self._terms.origin = Origin(operator="initializer", node=tensor.name)
             self._bind(tensor.name, tensor_value(self._terms, tensor, weights.get(tensor.name)))
@@ -158,7 +168,14 @@ class _Reader:
             key = ("sparse", sparse.SerializeToString(deterministic=True))
             kinds = [(type_name(sparse.values.data_type), tuple(sparse.dims))]
             self._bind(sparse.values.name, foreign(self._terms, key, [], kinds, is_random=False)[0])
-        for node in graph.node:
+        for node in nodes:
+            branch = self._taken(node)
+            if branch is not None:
+                self._walk(branch, [branch.node[place] for place in in_order(branch)], {})
+                for name, item in zip(node.output, branch.output, strict=False):
+                    if name:
+                        self._bind(name, self._value(item.name))
+                continue
             twin = self._twin(node)
             self._terms.origin = Origin(
                 operator=_label(node), node=node.name or next(iter(node.output), ""), twin=twin
@@ -170,8 +187,17 @@ class _Reader:
                 for name, value in zip(part.output, self._results(part), strict=True):
                     if name:
                         self._bind(name, value)
-        self._terms.origin = None
-        return [self._value(item.name) for item in graph.output]
+
+    def _taken(self, node: NodeProto) -> GraphProto | None:
+        """The graph that an ``If`` runs whose condition is known; None of another node."""
+        if node.op_type != "If" or not is_standard(node) or ("", "If") in self._functions:
+            return None
+        condition = exact_array(self._value(node.input[0])) if len(node.input) == 1 else None
+        if condition is None or condition.dtype != np.bool_ or condition.size != 1:
+            return None
+        wanted = "then_branch" if condition.all() else "else_branch"
+        graphs = (item.g for item in node.attribute if item.name == wanted and item.HasField("g"))
+        return next((graph for graph in graphs if len(graph.output) == len(node.output)), None)
 
     def _twin(self, node: NodeProto) -> str:
         """What two nodes have in common that compute the same bits, however what they read is viewed."""
@@ -198,9 +224,12 @@ class _Reader:
         is_function = (domain_of(node.domain), node.op_type) in self._functions
         schema = None if version is None or is_function else schema_of(node.op_type, version, domain)
         handler = None if schema is None or domain else OPERATORS.get((node.op_type, schema.since_version))
-        if schema is not None and handler is not None:
-            with contextlib.suppress(Uninterpreted):
+        own = RUNTIMES.get(node.op_type) if domain == RUNTIME and version == 1 and not is_function else None
+        with contextlib.suppress(Uninterpreted):
+            if schema is not None and handler is not None:
                 return self._interpreted(node, version, schema, handler)
+            if own is not None:
+                return self._of_runtime(node, own)
         return self._foreign(node, version, schema, is_function=is_function)
 
     def _interpreted(self, node: NodeProto, version: int | None, schema: Any, handler: Any) -> list[Value]:
@@ -212,6 +241,22 @@ class _Reader:
             **defaults_of(node.op_type, version or 1, ""),
             **{item.name: None for item in schema.inputs},
         }
+        return self._called(node, handler, arguments, defaults)
+
+    def _of_runtime(self, node: NodeProto, own: RuntimeOperator) -> list[Value]:
+        written = {item.name: value_of(item) for item in node.attribute if item.type in _PLAIN}
+        if len(written) != len(node.attribute) or not set(written) <= set(own.defaults):
+            raise Uninterpreted("another attribute")
+        if len(node.input) > len(own.inputs):
+            raise Uninterpreted("operands without a name")
+        given = [self._value(name) if name else None for name in node.input]
+        operands = dict.fromkeys(own.inputs) | dict(zip(own.inputs, given, strict=False))
+        defaults = {**own.defaults, **dict.fromkeys(own.inputs)}
+        return self._called(node, own.handler, {**own.defaults, **written, **operands}, defaults)
+
+    def _called(
+        self, node: NodeProto, handler: Any, arguments: dict[str, Any], defaults: dict[str, Any]
+    ) -> list[Value]:
         call = Call(self._terms, arguments, defaults, [None] * len(node.output))
         found = handler(call)
         call.require_read()
@@ -219,7 +264,8 @@ class _Reader:
         wanted = len(node.output)
         while wanted and not node.output[wanted - 1]:
             wanted -= 1
-        if len(values) < wanted or any(value is None for value in values[:wanted]):
+        read = zip(values, node.output, strict=False)
+        if len(values) < wanted or any(value is None and name for value, name in read):
             raise Uninterpreted("a result that has no term")
         return values[:wanted] + [values[0]] * (len(node.output) - wanted)
 

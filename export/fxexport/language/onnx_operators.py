@@ -836,6 +836,16 @@ _REPEATS = {
 """Ways to the nearest cell that repeat each as often, where the factor is a power of two: there is no tie."""
 
 
+@_handles("Upsample", 7, 9)
+def _upsample(call: Call) -> Value:
+    value, given = call.tensor("X"), call.any("scales")
+    array = exact_array(given) if isinstance(given, Value) else np.asarray(given)
+    factors = [] if array is None else [float(factor) for factor in array.reshape(-1)]
+    if call.text("mode") != "nearest" or len(factors) != value.rank or factors[:2] != [1, 1]:
+        raise Uninterpreted("an interpolation of other cells or axes")
+    return windows.nearest(call.terms, value, factors[2:])
+
+
 @_handles("GridSample", 16, 20, 22)
 def _grid_sample(call: Call) -> Value:
     mode = call.text("mode")

@@ -151,3 +151,42 @@ def test_sizes_that_are_compared_chosen_and_what_divisions_leave(name: str) -> N
 
     found = derive(*(graph_of_onnx(graph(body)) for body in SIZED[name]))
     assert found.is_proved, found.unrelated
+
+
+CHOSEN = '<ir_version: 8, opset_import: ["" : 18]> g (float[n,3] x) => (float[n,3] y) {{ {0} }}'
+ROUTES = (
+    "y = If (c) <then_branch = t () => (float[n,3] a) { e = Exp(x) a = Relu(e) }, "
+    "else_branch = f () => (float[n,3] b) { b = Relu(x) }>"
+)
+
+
+@pytest.mark.parametrize(("stored", "plain"), [(1, "e = Exp(x) y = Relu(e)"), (0, "y = Relu(x)")])
+def test_the_branch_that_is_always_taken_is_the_graph(stored: int, plain: str) -> None:
+    chosen, other, own = (
+        graph_of_onnx(parser.parse_model(CHOSEN.format(text)))
+        for text in (
+            f"c = Constant <value = bool {{{stored}}}> () {ROUTES}",
+            f"c = Constant <value = bool {{{1 - stored}}}> () {ROUTES}",
+            plain,
+        )
+    )
+    assert derive(chosen, own).is_proved
+    assert not derive(other, own).is_proved
+
+
+def test_an_old_interpolation_repeats_cells() -> None:
+    text = '<ir_version: 4, opset_import: ["" : {0}]> g (float[n,3,4,4] x) => (float[n,3,8,8] y) {{ {1} }}'
+    scales = "s = Constant <value = float[4] {1, 1, 2, 2}> ()"
+    nearest = 'mode = "nearest", nearest_mode = "floor", coordinate_transformation_mode = "asymmetric"'
+    seven, nine, linear, newer = (
+        graph_of_onnx(parser.parse_model(text.format(version, nodes)))
+        for version, nodes in (
+            (7, "y = Upsample <scales = [1.0, 1.0, 2.0, 2.0]> (x)"),
+            (9, f"{scales} y = Upsample (x, s)"),
+            (9, f'{scales} y = Upsample <mode = "linear"> (x, s)'),
+            (11, f"{scales} y = Resize <{nearest}> (x, , s)"),
+        )
+    )
+    assert derive(seven, newer).is_proved
+    assert derive(nine, newer).is_proved
+    assert not derive(linear, newer).is_proved
