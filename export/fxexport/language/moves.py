@@ -392,7 +392,11 @@ def concatenate(terms: Terms, values: Sequence[Value], dim: int) -> Value:
         return terms.constant(np.concatenate([array for array in arrays if array is not None], dim))
     total = plus(*(extent_of(value.layout[dim]) for value in values))
     extents = tuple(extent_of(value.layout[dim]) for value in values)
-    return along(terms, "concatenate", extents, values, dim, total)
+    written = [
+        value if array is None else terms.constant(np.ascontiguousarray(array))
+        for value, array in zip(values, arrays, strict=True)
+    ]  # as a file has it whose batch is fixed
+    return along(terms, "concatenate", extents, written, dim, total)
 
 
 def _whole_again(terms: Terms, values: Sequence[Value], dim: int) -> Sequence[Value]:

@@ -586,3 +586,16 @@ def test_blocks_are_those_of_the_file(how: dict[str, Any], tmp_path: Path) -> No
     assert derive(graph_of_module(module, (X,)), file).is_proved
     other = nn.Unfold(2, **how | {"dilation": (1, 1), "stride": (2, 2), "padding": (1, 0)})
     assert not derive(graph_of_module(other, (X,)), file).is_proved
+
+
+def test_a_file_of_a_fixed_batch_may_repeat_what_is_joined_to_each_sample() -> None:
+    token = torch.arange(9.0).view(1, 1, 3, 3)
+    module = Applied(lambda x: torch.cat([token.expand(x.shape[0], -1, -1, -1), x], 1).exp())
+    for cells, expected in ((list(range(9)) * 2, True), (list(range(18)), False)):
+        stored = ", ".join(map(str, cells))
+        file = parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 18]> g (float[2,4,3,3] x) => (float[2,5,3,3] y) '
+            f"{{ t = Constant <value = float[2,1,3,3] {{{stored}}}> () c = Concat <axis = 1> (t, x) "
+            "y = Exp(c) }"
+        )
+        assert derive(graph_of_module(module, (X,)), graph_of_onnx(file)).is_proved == expected
