@@ -143,7 +143,7 @@ def _caches(model: nn.Module) -> Iterator[functools._lru_cache_wrapper[Any]]:
     modules = {base.__module__: sys.modules.get(base.__module__) for base in own}
     for space in (*own, *filter(None, modules.values())):
         for value in vars(space).values():
-            function = getattr(value, "__func__", value) if isinstance(space, type) else value
+            function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
             if isinstance(function, functools._lru_cache_wrapper):
                 yield function
 

@@ -404,14 +404,14 @@ class _Proof:
         return found if found is not None else Origin(operator=term.op, node="")
 
     def _grain(self, terms: Pair) -> float:
-        """How far a rounding takes what code computed while it was recorded, which is no weight of a model.
+        """How far roundings take what code computed while it was recorded, which is no weight of a model.
 
         Exporters write numbers beside float64 in the type of the weights.
         """
         if terms[0].dtype == "float64":
             return UNIT["float32"]
         is_computed = any(self._rests_on_code(side, term) for side, term in enumerate(terms))
-        return UNIT.get(terms[0].dtype, 0.0) if is_computed else 0.0
+        return _CODE_ROUNDINGS * UNIT.get(terms[0].dtype, 0.0) if is_computed else 0.0
 
     def _rests_on_code(self, side: int, term: Term) -> bool:
         left = {term: None}
@@ -432,6 +432,8 @@ class _Proof:
         return ""
 
 
+_CODE_ROUNDINGS = 16
+"""Of a table that a model's code computes, by one library and by another."""
 _STEPS = ("ceil", "floor", "round", "sign", "eq", "ge", "gt", "le", "lt", "ne")
 
 

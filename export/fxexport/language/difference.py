@@ -12,7 +12,7 @@ from fxexport.language.term import Array, is_same
 from fxpasses.wall.clock import require_room
 
 Refolded: TypeAlias = Literal["weights", "bias", "computed"]
-_FOLD_ROUNDINGS, _ROUNDINGS = 4, 16
+_FOLD_ROUNDINGS = 4
 _SHARE, _CELLS = 1 / 4, 8
 """Of a channel's weights, and how many it has at least: one weight that was changed is no fold."""
 
@@ -88,10 +88,10 @@ def refolded(left: Array, right: Array, unit: float) -> Refolded | None:
     return "weights" if is_whole else None
 
 
-def is_recomputed(left: Array, right: Array, unit: float) -> bool:
-    """Whether both may be what one code computed: few roundings, of ``unit`` each, of the largest number."""
+def is_recomputed(left: Array, right: Array, most: float) -> bool:
+    """Whether both may be what one code computed: they differ by no more than this share of the largest."""
     if left.shape != right.shape or left.dtype.kind != "f":
         return False
     with np.errstate(all="ignore"):
         apart = np.where(left == right, 0.0, np.abs(left - right))
-        return bool((apart <= _ROUNDINGS * unit * np.abs(left).max(initial=0.0)).all())
+        return bool((apart <= most * np.abs(left).max(initial=0.0)).all())
