@@ -705,9 +705,7 @@ def _topk(call: Call) -> tuple[Value, ...]:
     if not call.flag("sorted"):
         raise Uninterpreted("cells in any order")
     dim, is_largest = _dim(value, call.integer("dim")), call.flag("largest")
-    return windows.sorted_along(
-        call.terms, value, dim, call.extent("k"), is_largest=is_largest, by="aten.topk"
-    )
+    return windows.sorted_along(call.terms, value, dim, call.extent("k"), is_largest=is_largest)
 
 
 @_handles("sort.default", "sort.stable")
@@ -715,9 +713,14 @@ def _sort(call: Call) -> tuple[Value, ...]:
     value = call.tensor("self")
     is_stable = bool(call.any("stable")) if call.has("stable") else False
     dim, is_largest = _dim(value, call.integer("dim")), call.flag("descending")
-    by = f"aten.sort, stable: {is_stable}"
     extent = extent_of(value.layout[dim])
-    return windows.sorted_along(call.terms, value, dim, extent, is_largest=is_largest, by=by)
+    return windows.sorted_along(call.terms, value, dim, extent, is_largest=is_largest, is_stable=is_stable)
+
+
+@_handles("argsort.default", "argsort.stable")
+def _argsort(call: Call) -> Value:
+    places: Value = _sort(call)[1]
+    return places
 
 
 @_handles("cumsum.default")

@@ -21,10 +21,11 @@ from fxexport.language.extents import Extent, Range, ranges, symbol
 from fxexport.language.fold_rules import UNIT, Folded, NotFolded
 from fxexport.language.foreign import DYNAMIC
 from fxexport.language.graph import Dims, Graph, NotRead
-from fxexport.language.identities import IDENTITIES
+from fxexport.language.identities import IDENTITIES, TIES
 from fxexport.language.layout import Layout, extent_of, plain
 from fxexport.language.term import FLOATS, Array, Operand, Origin, Term, Terms, Value, is_same, numpy_type
 
+EQUAL = "of equal values the two may tell others' places, as they may of values that rounding sets apart"
 FINITE = "what is computed on the way is finite: where a value is NaN or infinite the two may differ"
 
 
@@ -200,13 +201,15 @@ class _Proof:
             sizes=tuple(sizes),
             outside=_joined(left.outside, right.outside, pairs),
             fixed=_joined(left.fixed, right.fixed, pairs),
-            scope=tuple(dict.fromkeys((*left.scope, *right.scope, *self._finite(left, right)))),
+            scope=tuple(dict.fromkeys((*left.scope, *right.scope, *self._limits(left, right)))),
             operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
             steps=tuple(dict.fromkeys(self._steps())),
         )
 
-    def _finite(self, left: Graph, right: Graph) -> Iterator[str]:
-        """That NaN and infinities may go another way: in some identities, and in kernels of two libraries."""
+    def _limits(self, left: Graph, right: Graph) -> Iterator[str]:
+        """For which values it is not: in some identities, and in kernels of two libraries."""
+        if TIES in self._terms.used:
+            yield EQUAL
         if left.scope != right.scope or any(not IDENTITIES[name].special for name in self._terms.used):
             yield FINITE
 

@@ -55,6 +55,9 @@ _NOT_HALF = "not in half precision, which one order of the operators may leave"
 
 _COUNTED = "in half precision of no more than 65,504 cells"
 
+TIES = "order-of-equal-cells"
+"""Of two equal cells either may be told first: rounding decides it as well."""
+
 IDENTITIES: dict[str, Identity] = {
     identity.name: identity
     for identity in (
@@ -151,6 +154,7 @@ IDENTITIES: dict[str, Identity] = {
         ),
         _reals("reduction-of-reduction", "mean(mean(x)) = mean(x), sum, max, min too", special=True),
         _reals("sum-of-repeated", "Σ x = n·x", "x repeats n times along the sum", special=True),
+        _reals(TIES, "the places of sorted cells are those of any order that sorts them"),
         # definitions
         _reals("batch-norm", "bn(x) = x·(w/√(v + ε)) + (b - m·w/√(v + ε))", "in evaluation, all constant"),
         _reals("normalisation", "norm(x) = (x - mean(x)) · (mean((x - mean(x))²) + ε)^-1/2", _NOT_HALF),

@@ -589,7 +589,7 @@ def _top(call: Call) -> tuple[Value, Value]:
         raise Uninterpreted("cells in any order, or of unknown number")
     is_largest = call.is_on("largest", otherwise=True)
     axis = _axis(value, call.integer("axis"))
-    return windows.sorted_along(call.terms, value, axis, count[0], is_largest=is_largest, by="TopK")
+    return windows.sorted_along(call.terms, value, axis, count[0], is_largest=is_largest)
 
 
 @_handles("CumSum", 11, 14)

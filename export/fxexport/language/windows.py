@@ -9,6 +9,7 @@ from fxexport.language.arithmetic import multiply
 from fxexport.language.contraction import Pairs, before_sites, windows_along
 from fxexport.language.extents import Extent, ceiling_divided, floor_divided, minus, plus, times
 from fxexport.language.foreign import foreign
+from fxexport.language.identities import TIES
 from fxexport.language.layout import Parts, Slot, extent_of, joined
 from fxexport.language.maps import slots_of
 from fxexport.language.moves import along, squeeze, tile
@@ -187,11 +188,11 @@ def maximum_pool(
 
 
 def sorted_along(
-    terms: Terms, value: Value, dim: int, count: Extent, *, is_largest: bool, by: str
+    terms: Terms, value: Value, dim: int, count: Extent, *, is_largest: bool, is_stable: bool = False
 ) -> tuple[Value, Value]:
     """The ``count`` largest or smallest cells of a dimension, in order, and where they were.
 
-    Of equal cells any may come first, as ``by`` has it: places are equal by the same operator only.
+    Of equal cells any may come first, or, if ``is_stable``, the first one.
     """
     extent = extent_of(value.layout[dim])
     if not value.is_float or (count != extent and not (isinstance(count, int) and count > 0)):
@@ -199,7 +200,9 @@ def sorted_along(
     if isinstance(count, int) and isinstance(extent, int) and count > extent:
         raise Uninterpreted("more cells than there are")
     dims = tuple(count if axis == dim else extent for axis, extent in enumerate(value.shape))
-    key = ("sorted", by, dim, count, is_largest)
+    if not is_stable:
+        terms.use(TIES)
+    key = ("sorted", is_stable, dim, count, is_largest)
     (places,) = foreign(terms, key, [value], [("int64", dims)], is_random=False)
     if count == 1:
         return reduce(terms, "max" if is_largest else "min", value, [dim], keep=True), places

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from fxexport.language import Derivation, Graph, derive
 from fxexport.language.difference import Difference
+from fxexport.language.identities import TIES
 from fxexport.proof.pairing.outputs import PairedOutputs
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
@@ -33,7 +34,7 @@ class Derived(Derivation):
     @property
     def leaves_ties(self) -> bool:
         """Whether places are compared of which nothing says which one is taken where values are equal."""
-        return any(
+        return TIES in self.identities or any(
             str(side.operator).split(".")[-2 if "." in side.operator else -1] in _TIES
             for pair in self.unrelated
             for side in (pair.left, pair.right)

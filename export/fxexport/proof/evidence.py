@@ -86,7 +86,7 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
             outputs,
             samples,
             target,
-            is_same_backbone=derivation.is_proved,
+            derivation=derivation,
         )
         tally.gaps.extend(lacking)
         if False in (left.repeats(target), right.repeats(target)):

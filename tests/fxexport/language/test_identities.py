@@ -13,7 +13,7 @@ import pytest
 from fxexport.language import arithmetic, definitions, moves, windows
 from fxexport.language.contraction import convolution, linear, matmul
 from fxexport.language.extents import symbol
-from fxexport.language.identities import IDENTITIES
+from fxexport.language.identities import IDENTITIES, TIES
 from fxexport.language.layout import plain
 from fxexport.language.maps import cast, elementwise
 from fxexport.language.term import Rounded, Term, Terms, Uninterpreted, Value
@@ -622,6 +622,7 @@ ELSEWHERE = {
     "copy": "the readers' own tests: the operand itself",
     "dropout-in-evaluation": "the readers' own tests: the operand itself",
     "attention": "the ATen reader's tests, beside torch",
+    TIES: "the tests of spellings: places are given by an operator that is not looked into",
     "sinc": "the ATen reader's tests, beside ONNX Runtime",
     "fold-of-constants": "the tests of constants",
 }

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from fxexport.language import Derivation
+from fxexport.language.identities import TIES
 from fxexport.numerics.bounds import FP32, Precision, looser, precision_of
 from fxexport.proof.measured.batches import Batch, Streamed, parts_of
 from fxexport.proof.measured.far_apart import far_apart, witness_of, worst_of
@@ -45,11 +47,11 @@ def measure(
     samples: Samples,
     target: str,
     *,
-    is_same_backbone: bool,
+    derivation: Derivation,
 ) -> Tally:
     """What layers 4 and 5 see on one target, over batches of 1, 2 and 5 and then all further samples.
 
-    ``is_same_backbone``: whether what is upstream of the heads was proved to be the same function.
+    ``derivation``: what was proved of the two.
     """
     pairing = Pairing(
         reference=left.graph,
@@ -62,7 +64,7 @@ def measure(
     tally = Tally()
     # infinite values have no bound, which is said as a failure or a gap; they are no warning
     with np.errstate(invalid="ignore", over="ignore"):
-        _on_target(left, right, pairing, walk, samples, target, tally, is_same_backbone)
+        _on_target(left, right, pairing, walk, samples, target, tally, derivation)
     return tally
 
 
@@ -96,13 +98,13 @@ def _on_target(
     samples: Samples,
     target: str,
     tally: Tally,
-    is_same_backbone: bool,
+    derivation: Derivation,
 ) -> None:
     streamed = Streamed(left, target), Streamed(right, target)
     on = left.runs_on(target)
     for part in parts(left, right, samples, lambda feeds: left.observe(feeds, on)):
         run_by = (left, right) if part.is_first else streamed
-        if not _on_part((left, right), run_by, part, pairing, walk, target, tally, is_same_backbone):
+        if not _on_part((left, right), run_by, part, pairing, walk, target, tally, derivation):
             return
 
 
@@ -129,13 +131,13 @@ def _on_part(
     walk: PairedHeads,
     target: str,
     tally: Tally,
-    is_same_backbone: bool,
+    derivation: Derivation,
 ) -> bool:
     """True unless the candidate does not run on the part."""
     left, right = subjects
     on = left.runs_on(target), right.runs_on(target)
     claims = _claims(subjects, pairing.head, on)
-    can_borrow = is_same_backbone and left.dialect == right.dialect
+    can_borrow = derivation.is_proved and left.dialect == right.dialect
     found = _borrowed(run_by, part.feeds, pairing, target, claims[:1]) if can_borrow else None
     if found is None:
         runs = _runs(run_by, part.feeds, target, tally)
@@ -181,7 +183,12 @@ def _on_part(
         for check in maps.checks:
             _judge(check, name, part, found.precision, tally)
     if not tally.failures:
-        apart = far_apart(subjects, on, part.feeds, _comparable(checks), found.precision)
+        firm = [
+            check
+            for check, kind in zip(checks, _kinds(sides[0], pairing), strict=True)
+            if not (kind == "i" and derivation.is_proved and TIES in derivation.identities)
+        ]
+        apart = far_apart(subjects, on, part.feeds, _comparable(firm), found.precision)
         tally.failures.extend(part.numbered(failure) for failure in apart)
     if tally.failures and tally.witness is None:
         tally.witness = _seen_in(checks, part, subjects, on)
@@ -208,6 +215,10 @@ def _seen_in(
     names = left.input_names, right.input_names
     found = dataclasses.replace(worst, index=(row, column))
     return witness_of(found, outputs, names, batch, on, "the samples")
+
+
+def _kinds(side: Side, pairing: Pairing) -> list[str]:
+    return [side.outputs[i].dtype.kind for _, i, _ in pairing.outputs]
 
 
 def _comparable(checks: Sequence[OutputCheck]) -> list[OutputCheck]:

@@ -11,6 +11,7 @@ from onnx import parser
 from torch import nn
 
 from fxexport import Verdict, certify, export_onnx
+from fxexport.language.compare import EQUAL
 from fxpasses.errors import ExportError
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -19,13 +20,14 @@ IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 class Ranked(nn.Module):
     """The best classes of a softmax, in which all but one are zero where the logits are large."""
 
-    def __init__(self, largest: bool = True) -> None:
+    def __init__(self, largest: bool = True, scale: float = 1.0) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.fc, self.largest = nn.Conv2d(3, 16, 3), nn.Linear(16, 6), largest
+        self.conv, self.fc, self.largest, self.scale = nn.Conv2d(3, 16, 3), nn.Linear(16, 6), largest, scale
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.topk(self.fc(self.conv(x).relu().mean((2, 3))).softmax(1), 3, largest=self.largest)
+        logits = self.fc(self.conv(x).relu().mean((2, 3))) * self.scale
+        return torch.topk(logits.softmax(1), 3, largest=self.largest)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_onnx(Ranked().eval(), IMAGES, tmp_path_factory.mktemp("ranked") / "a.onnx")
 
 
-def test_a_module_that_ranks_its_classes_agrees_with_its_file(file: Path) -> None:
-    certificate = certify(Ranked().eval(), file, IMAGES)
-    assert certificate.verdict is Verdict.AGREES, certificate.reason
+@pytest.mark.parametrize("scale", [1.0, 1e4], ids=["apart", "all but one are 0"])
+def test_a_module_that_ranks_its_classes_is_proved_beside_its_file(scale: float, tmp_path: Path) -> None:
+    net = Ranked(scale=scale).eval()
+    certificate = certify(net, export_onnx(net, IMAGES, tmp_path / "a.onnx"), IMAGES)
+    assert certificate.verdict is Verdict.PROVED, certificate.reason
+    assert EQUAL in certificate.scope
 
 
 class Ordered(nn.Module):
@@ -52,7 +57,21 @@ def test_places_of_equal_values_tell_no_difference_as_fractions_either() -> None
         "y = Cast <to = 1> (i) }"
     )
     found = certify(Ordered().eval(), file, IMAGES)
-    assert found.verdict is Verdict.AGREES, found.reason
+    assert found.verdict is Verdict.PROVED, found.reason
+
+
+def test_an_order_that_is_promised_is_not_any_order() -> None:
+    """Which cells are equal is no question of rounding where the operator says how they are told apart."""
+
+    class Sorted(nn.Module):
+        def __init__(self, is_stable: bool) -> None:
+            super().__init__()
+            self.is_stable = is_stable
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sort(x.flatten(1), stable=self.is_stable).indices
+
+    assert certify(Sorted(True), Sorted(False), IMAGES).verdict is not Verdict.PROVED
 
 
 def test_the_worst_classes_are_not_the_best(file: Path) -> None:
