@@ -98,6 +98,13 @@ class Scale:
         return cls(unit=unit, nudge=2, floor=64) if unit >= _COARSE else cls(unit=unit, nudge=16, floor=1024)
 
 
+def _coarsest(precision: Precision, subject: Subject) -> Scale:
+    """Of a head's precision and those in a whole model: a head in fp32 may stand among half precision."""
+    kinds = (precision_of(kind) for kind in subject.kinds)
+    scales = (Scale.of(known) for known in (precision, *kinds) if known is not None)
+    return max(scales, key=lambda scale: scale.unit)
+
+
 def far_apart(
     subjects: tuple[Subject, Subject],
     on: tuple[str, str],
@@ -119,10 +126,7 @@ def far_apart(
         precision: what their heads compute in.
         is_extreme: whether numbers may leave the range of the type.
     """
-    # a layer in fp32 may stand among others in half precision
-    kinds = (precision_of(kind) for subject in subjects for kind in subject.kinds)
-    scales = (Scale.of(known) for known in (precision, *kinds) if known is not None)
-    scale = max(scales, key=lambda scale: scale.unit)
+    scale = min((_coarsest(precision, subject) for subject in subjects), key=lambda scale: scale.unit)
     suspects = [item for item in outputs if (_excess(item, _floor(item, scale)) > 0).any()]
     if not suspects:
         return []
