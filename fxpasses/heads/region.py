@@ -289,7 +289,7 @@ class _Scanner:
             pending += [
                 user
                 for user in users
-                if isinstance(self.vocabulary.classify(user), (*VIEWS, Elementwise, FeatureNorm))
+                if isinstance(self.vocabulary.classify(user), (*VIEWS, Concat, Elementwise, FeatureNorm))
             ]
         return False
 

@@ -61,6 +61,7 @@ _OF_DYNAMIC: tuple[_Kind, ...] = (("uint8", None), ("float32", ()), ("uint8", ()
 """What it gives: as many integers as it reads numbers, their scale and their zero point."""
 _INTEGER_KERNELS = frozenset({"QLinearConv", "QLinearGlobalAveragePool"})
 _OF_RANK = frozenset({"ConvTranspose", "DFT", "Pad", "Resize", "Upsample"})
+_RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 _ASKED = frozenset({"IsInf", "IsNaN"})
 
 
@@ -356,11 +357,22 @@ def _kind(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:
         # what is written as 0 or -1 is some extent, and so is what is computed
         given = (extent if isinstance(extent, int) and extent > 0 else None for extent in second.contents)
         return first.dtype, tuple(given)
+    if operator in _RECURRENT and first.rank == 3:
+        return _of_recurrent(node, operands)
     if operator in _INTEGER_KERNELS and len(operands) > 4:
         return _of_integers(node, operands)
     if operator == "GridSample" and second is not None and second.known_layout is not None:
         return first.dtype, (*first.shape[:2], *second.shape[1:-1])
     return (first.dtype, (None,) * first.rank) if operator in _OF_RANK else _UNKNOWN
+
+
+def _of_recurrent(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:
+    """``[T, D, N, H]``, from ``[T, N, I]`` and the weights ``[D, G·H, H]`` of the state."""
+    first, state = operands[0], operands[2] if len(operands) > 2 else None
+    is_batch_first = any(item.name == "layout" and item.i for item in node.attribute)
+    if first is None or state is None or state.known_layout is None or state.rank != 3 or is_batch_first:
+        return _UNKNOWN
+    return first.dtype, (first.shape[0], state.shape[0], first.shape[1], state.shape[2])
 
 
 def _of_integers(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:

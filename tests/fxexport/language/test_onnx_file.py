@@ -190,3 +190,31 @@ def test_an_old_interpolation_repeats_cells() -> None:
     assert derive(seven, newer).is_proved
     assert derive(nine, newer).is_proved
     assert not derive(linear, newer).is_proved
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_a_head_behind_a_recurrent_layer_is_proved(kind: str, gates: int) -> None:
+    """Captcha readers, say: nothing was known of the layer's shape, so that no axis could be followed."""
+    heads = (
+        "u = Transpose <perm = [0, 2, 1, 3]> (s) f = Reshape (u, k) y = MatMul (f, v)",
+        "u = Transpose <perm = [0, 2, 1, 3]> (s) f = Reshape (u, k) a = Unsqueeze (f, last) "
+        "b = Transpose <perm = [0, 2, 1, 3]> (a) c = Conv (b, w) d = Squeeze (c, last) "
+        "y = Transpose <perm = [0, 2, 1]> (d)",
+    )
+    stored = {
+        "i": np.ones((2, 2 * gates, 3), np.float32),
+        "r": np.ones((2, 2 * gates, 2), np.float32),
+        "k": np.array([0, 0, -1]),
+        "last": np.array([3]),
+        "v": np.arange(20, dtype=np.float32).reshape(4, 5),
+        "w": np.arange(20, dtype=np.float32).reshape(4, 5).T.reshape(5, 4, 1, 1).copy(),
+    }
+    graphs = []
+    for head in heads:
+        text = f'{{ s = {kind} <hidden_size = 2, direction = "bidirectional"> (x, i, r) {head} }}'
+        model = parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 18]> g (float[t,n,3] x) => (float[t,n,5] y) ' + text
+        )
+        model.graph.initializer.extend(numpy_helper.from_array(k, name) for name, k in stored.items())
+        graphs.append(graph_of_onnx(model))
+    assert derive(*graphs).is_proved

@@ -257,6 +257,13 @@ HEADS: dict[str, tuple[str, dict[str, Any], int, list[str]]] = {
         13,
         ["GlobalAveragePool", "Conv", "Reshape"],
     ),
+    "mean and maximum of channels last": (
+        "t = Transpose<perm=[0,2,3,1]>(r) u = Relu(t) a = ReduceMean<axes=[1,2], keepdims=0>(u) "
+        "m2 = ReduceMax<axes=[1,2], keepdims=0>(u) f = Concat<axis=-1>(a, m2) y = Gemm<transB=1>(f, w, b)",
+        {"w": weights(5, 16), "b": B},
+        13,
+        ["Transpose", "Relu", "ReduceMean", "ReduceMax", "Concat", "Reshape", "Conv", "Flatten"],
+    ),
     "mean of channels last": (
         "t = Transpose<perm=[0,2,3,1]>(r) f = ReduceMean<axes=[1,2], keepdims=0>(t) q = MatMul(f, w) "
         "y = Add(q, b)",
