@@ -957,3 +957,19 @@ def test_a_mean_of_channels_last_that_stays_reads_what_it_read() -> None:
     made = rewrite_onnx(model, to="conv").module
     assert "Transpose" in operators(made)
     require_same(model, made, images())
+
+
+@pytest.mark.parametrize("sizes", [(), [(1, 3, 6, 6)]])
+def test_sizes_that_were_given_are_no_part_of_the_file(sizes: Any) -> None:
+    """A view that has the batch as a zero, as PaddlePaddle writes it: the height given became a constant."""
+    body = (
+        "t = Transpose<perm=[0,2,3,1]>(r) q = MatMul(t, v) sh = Shape(r) h = Slice(sh, two, three) "
+        "s = Concat<axis=0>(zero, h, last) y = Reshape(q, s)"
+    )
+    numbers = {"two": 2, "three": 3, "zero": 0, "last": -1}
+    constants = {"v": weights(8, 8), **{name: np.array([k]) for name, k in numbers.items()}}
+    model = classifier(body, constants, dims="N,3,h,w", result="float[N,a,b] y")
+    made = rewrite_onnx(model, to="conv", scope="all", input_shapes=sizes)
+    assert len(made.report.rewrites) == 1
+    for size in (6, 9):
+        require_same(model, made.module, images(size=size))
