@@ -172,19 +172,14 @@ class _Closing:
             if node not in self.alive:
                 return None
             target, args, kwargs = unit.written[node]
-            own = {} if target is _SIZE and is_settled else swaps  # a zero: what the view reads has that size
+            own = {} if is_settled and target is _SIZE and args[1] == 0 else swaps  # a batch, as a zero
             if node.target is not target or not _is_alike((args, kwargs), (node.args, node.kwargs), own):
                 return None
             if any(self.layouts.is_moved(source) for source in node.all_input_nodes):
                 return None
             if node.target in SOFTMAXES and not self._is_along(node):
                 return None
-        swaps = {old: new for old, new in swaps.items() if old is not new}
-        sizes = [
-            (*unit.written[node][1], node.meta.get("val")) for node in unit.nodes if node.target is _SIZE
-        ]
-        same = all(_extent(swaps.get(read, read), axis) == str(extent) for read, axis, extent in sizes)
-        return swaps if same else None
+        return {old: new for old, new in swaps.items() if old is not new}
 
     def _is_sized_otherwise(self, unit: Unit) -> bool:
         """Whether a view reads extents of a value that is gone, or has others along its axes by now.
@@ -353,12 +348,6 @@ class _Closing:
                 for one, other in zip(declared, extents, strict=True)
             )
         )
-
-
-def _extent(node: Node, axis: int) -> str:
-    """A value's extent along an axis, as torch writes it down."""
-    shape = getattr(node.meta.get("val"), "shape", ())
-    return str(shape[axis]) if axis < len(shape) else ""
 
 
 def _is_view(node: Node) -> bool:
