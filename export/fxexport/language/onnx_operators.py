@@ -836,6 +836,7 @@ _REPEATS = {
 """Ways to the nearest cell that repeat each as often, where the factor is a power of two: there is no tie."""
 
 
+@_handles("Resize", 10)
 @_handles("Upsample", 7, 9)
 def _upsample(call: Call) -> Value:
     value, given = call.tensor("X"), call.any("scales")

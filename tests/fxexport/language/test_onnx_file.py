@@ -178,17 +178,19 @@ def test_an_old_interpolation_repeats_cells() -> None:
     text = '<ir_version: 4, opset_import: ["" : {0}]> g (float[n,3,4,4] x) => (float[n,3,8,8] y) {{ {1} }}'
     scales = "s = Constant <value = float[4] {1, 1, 2, 2}> ()"
     nearest = 'mode = "nearest", nearest_mode = "floor", coordinate_transformation_mode = "asymmetric"'
-    seven, nine, linear, newer = (
+    seven, nine, ten, linear, newer = (
         graph_of_onnx(parser.parse_model(text.format(version, nodes)))
         for version, nodes in (
             (7, "y = Upsample <scales = [1.0, 1.0, 2.0, 2.0]> (x)"),
             (9, f"{scales} y = Upsample (x, s)"),
+            (10, f"{scales} y = Resize (x, s)"),
             (9, f'{scales} y = Upsample <mode = "linear"> (x, s)'),
             (11, f"{scales} y = Resize <{nearest}> (x, , s)"),
         )
     )
     assert derive(seven, newer).is_proved
     assert derive(nine, newer).is_proved
+    assert derive(ten, newer).is_proved
     assert not derive(linear, newer).is_proved
 
 
