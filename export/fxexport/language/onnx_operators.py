@@ -696,15 +696,19 @@ def _identity(call: Call) -> Value:
 
 
 @_handles("Dropout", 7, 10, 12, 13, 22)
-def _dropout(call: Call) -> Value:
-    if call.has("training_mode"):
+def _dropout(call: Call) -> list[Value]:
+    """The value, and what is kept of it: in evaluation all, or nothing where the schema was older."""
+    has_mode = call.has("training_mode")
+    if has_mode:
         mode = call.optional_tensor("training_mode")
         stored = None if mode is None else exact_array(mode)
         if mode is not None and (stored is None or stored.any()):
             raise Uninterpreted("dropout in training")
     call.ignore("ratio", "seed")  # of training only
     call.terms.use("dropout-in-evaluation")
-    return call.tensor("data")
+    value = call.tensor("data")
+    kinds = [("bool", value.shape)]
+    return [value, *foreign(call.terms, ("mask of dropout", has_mode), [value], kinds, is_random=False)]
 
 
 @_handles("Flatten", 1, 9, 11, 13, 21, 23, 24, 25)

@@ -220,3 +220,14 @@ def test_a_head_behind_a_recurrent_layer_is_proved(kind: str, gates: int) -> Non
         model.graph.initializer.extend(numpy_helper.from_array(k, name) for name, k in stored.items())
         graphs.append(graph_of_onnx(model))
     assert derive(*graphs).is_proved
+
+
+@pytest.mark.parametrize("version", [7, 10, 12, 13])
+def test_a_dropout_that_names_its_mask_is_one_in_evaluation(version: int) -> None:
+    header = f'<ir_version: 8, opset_import: ["" : {version}]> '
+    named, plain = (
+        graph_of_onnx(parser.parse_model(f"{header} g (float[n,3] x) => (float[n,3] y) {{ {text} }}"))
+        for text in ("d, m = Dropout(x) y = Relu(d)", "y = Relu(x)")
+    )
+    assert derive(named, named).is_proved
+    assert derive(named, plain).is_proved
