@@ -217,6 +217,20 @@ def _matmul(call: Call) -> Value:
     return matmul(call.terms, call.tensor("self"), call.tensor("other" if call.has("other") else "mat2"))
 
 
+@_handles("mv.default", "dot.default", "vdot.default")
+def _with_vector(call: Call) -> Value:
+    other = next(name for name in ("vec", "tensor", "other") if call.has(name))
+    return matmul(call.terms, _float(call), call.tensor(other))
+
+
+@_handles("_weight_norm.default")
+def _weight_norm(call: Call) -> Value:
+    value, kept = _float(call, "v"), call.integer("dim")  # -1 keeps none
+    dims = [axis for axis in range(value.rank) if axis != kept]
+    length = definitions.euclidean_norm(call.terms, value, dims, keep=True)
+    return arithmetic.multiply(call.terms, value, arithmetic.divide(call.terms, call.tensor("g"), length))
+
+
 @_handles("einsum.default")
 def _einsum(call: Call) -> Value:
     if call.any("path") is not None:

@@ -581,8 +581,13 @@ def _written_out(left: Folded, right: Folded) -> tuple[Folded, Folded]:
 
 
 def _granted(computed: Folded, folds: Folded, has: Counter[Term], holds: Counter[Term]) -> Array:
-    """How far what one side computes may lie from the folds of it that the other may hold."""
-    count = min(FOLDS, sum(number for term, number in holds.items() if term not in has))
+    """How far what one side computes may lie from the folds of it that the other may hold.
+
+    What is stored may be the fold even where it is a number that the computed one is made of: a weight whose
+    norm is its own.
+    """
+    others = sum(number for term, number in holds.items() if term not in has)
+    count = min(FOLDS, max(others, int(folds.is_exact)))
     more = np.maximum(computed.error - folds.error, 0) + np.maximum(computed.defined - folds.defined, 0)
     return np.asarray(np.minimum(more, STEPS * count * computed.step))
 

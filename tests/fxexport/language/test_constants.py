@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn.utils import parametrizations
 
+from fxexport import Verdict, certify, export_onnx
 from fxexport.language import Derivation, derive, graph_of_onnx, term
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
@@ -498,3 +503,39 @@ def test_cells_of_what_repeats_are_computed_without_it() -> None:
         "i": np.array([2, 0, 1, 4, 3]),
     }
     assert derived(model(nodes, stored), model(nodes, stored)).is_proved
+
+
+@pytest.mark.parametrize(("apart", "is_fold"), [(1.0, True), (1 + 2.0**-21, False)])
+def test_what_is_stored_may_be_one_of_the_numbers_that_it_folds(apart: float, is_fold: bool) -> None:
+    """The exact product of these is 0.75 units in the last place of 1.5 above it: two roundings give 1.5."""
+    weight = np.float32([1.5, 0.5, 0.25])
+    factors = np.full(3, 1 + 2.0**-23, np.float32), np.full(3, 1 - 2.0**-24, np.float32)
+    left, right = joined("Mul", weight, *factors), joined("Mul", np.float32(weight * apart))
+    assert derived(left, right).is_proved is is_fold
+
+
+PARAMETRISED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "weight norm": lambda layer: parametrizations.weight_norm(layer),
+    "weight norm of all": lambda layer: parametrizations.weight_norm(layer, dim=None),
+    "of outputs": lambda layer: parametrizations.weight_norm(layer, dim=1),
+    "spectral norm": lambda layer: parametrizations.spectral_norm(layer),
+}
+
+
+def parametrised(kind: str, factor: float = 1.0) -> nn.Module:
+    """A classifier whose convolution and head compute their weights; ``factor`` damages what they are of."""
+    torch.manual_seed(0)
+    layers = [PARAMETRISED[kind](layer) for layer in (nn.Conv2d(3, 8, 3), nn.Linear(8, 5))]
+    with torch.no_grad():
+        for weight in layers[0].parametrizations.weight.parameters():  # type: ignore[union-attr]
+            weight.view(-1)[0] *= factor
+    return nn.Sequential(layers[0], nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), layers[1]).eval()
+
+
+@pytest.mark.parametrize("kind", PARAMETRISED)
+def test_weights_that_code_computes_are_those_that_an_exporter_folds(kind: str, tmp_path: Path) -> None:
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    file = export_onnx(parametrised(kind), images, tmp_path / "a.onnx")
+    found = certify(parametrised(kind), file, images)
+    assert found.verdict is Verdict.PROVED, found.reason
+    assert certify(parametrised(kind, 1.01), file, images).verdict is Verdict.BROKEN
