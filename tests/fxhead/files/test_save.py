@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from fxhead.files.save import OutputNames, require_free, save_module
 from fxhead.source import Source
@@ -102,5 +103,8 @@ def test_what_cannot_be_pickled_says_so(tmp_path: Path) -> None:
     class Local(nn.Module):
         pass
 
-    with pytest.raises(InputError, match="cannot be pickled"):
-        save_module(Local(), tmp_path / "model.pt")
+    for module in (Local(), weight_norm(nn.Linear(3, 2))):
+        with pytest.raises(InputError, match="cannot be pickled") as caught:
+            save_module(module, tmp_path / "model.pt")
+        assert ".pt2" in caught.value.fix
+        assert "\n" not in str(caught.value)

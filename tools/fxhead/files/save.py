@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from fxexport.untrusted.programs import PROGRAM_SUFFIX
 from fxhead.files.pt2 import is_program_file, program_bytes
 from fxhead.source import Source
-from fxpasses.errors import FileError, InputError
+from fxpasses.errors import FileError, InputError, brief
 from fxpasses.report import Form
 
 _MODULE_SUFFIXES = (".pt", ".pth", PROGRAM_SUFFIX)
@@ -167,8 +167,9 @@ def save_module(module: nn.Module | ExportedProgram, path: Path) -> None:
             if target.failure is not None:  # torch's writer makes another error of it
                 raise target.failure from error
             raise InputError(
-                f"the rewritten module cannot be pickled ({type(error).__name__}: {error})",
-                fix="define its classes at the top level of an importable module",
+                f"the rewritten module cannot be pickled ({brief(error)})",
+                fix="write a program, as in -o model.pt2; or define its classes at the top level of a module "
+                "that can be imported, and bake parametrizations in",
             ) from error
 
 
