@@ -58,11 +58,6 @@ class _Way(NamedTuple):
     is_strided: bool
     has_gradients: bool
 
-    @property
-    def is_both(self) -> bool:
-        """Whether it is two ways at once."""
-        return self.is_strided and self.has_gradients
-
 
 class _Look(NamedTuple):
     """What a run gave, what it called, and what its own code asked."""
@@ -74,7 +69,6 @@ class _Look(NamedTuple):
 
 _AS_GIVEN = _Way("as given", is_strided=False, has_gradients=False)
 _OTHERWISE = (
-    _Way("of such inputs where gradients are recorded", is_strided=True, has_gradients=True),
     _Way("where gradients are recorded", is_strided=False, has_gradients=True),
     _Way("of inputs that lie otherwise in memory", is_strided=True, has_gradients=False),
 )
@@ -183,8 +177,8 @@ class ModuleSubject(Subject):
             return f"a run asks for values of tensors ({first.calls.by}), and no graph shows what for"
         if first.code.foreign is not None:
             return f"a run asks {first.code.foreign}, and no graph shows what for"
-        held, told, moved = Held(self.module), None, None  # a cache is filled by the first run
-        for way in _OTHERWISE:
+        held, moved = Held(self.module), None  # a cache is filled by the first run
+        for way in _OTHERWISE:  # both at once would not show what asks for one and not the other
             try:
                 later = self._read(way)
             except BatchError:  # weights changed in place, which only inference permits, or such views
@@ -193,11 +187,8 @@ class ModuleSubject(Subject):
             if again.calls.difference(later.calls) is not None:
                 again = self._read(_AS_GIVEN)  # the first one may have filled a cache
             found = _difference(again, later, way)
-            if way.is_both and found is None:
-                break  # so it is in each of the two
-            told = found if found is not None and not way.is_both else told or found
-        if told is not None:
-            return told
+            if found is not None:
+                return found
         if first.code.remembers and moved is None:
             second, third = (self._read(_AS_GIVEN) for _ in range(2))
             moved = second.code.remembers_otherwise(third.code)

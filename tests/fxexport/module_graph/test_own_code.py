@@ -414,6 +414,14 @@ def test_random_numbers_of_others_have_no_derivation() -> None:
     [
         (lambda x: x.clamp(max=30.0) if x.requires_grad else x, "where gradients are recorded"),
         (lambda x: x.clamp(max=30.0) if x.storage_offset() else x, "of inputs that lie otherwise in memory"),
+        (
+            lambda x: x.clamp(max=30.0) if x.requires_grad and not x.storage_offset() else x,
+            "where gradients are recorded",
+        ),
+        (
+            lambda x: x.clamp(max=30.0) if x.storage_offset() and not x.requires_grad else x,
+            "of inputs that lie otherwise in memory",
+        ),
     ],
 )
 def test_what_inputs_are_beside_values_has_no_derivation(ask: Callable[[Tensor], Any], how: str) -> None:
