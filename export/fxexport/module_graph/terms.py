@@ -12,8 +12,10 @@ import math
 import operator
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
@@ -28,6 +30,7 @@ from fxexport.terms.term import (
     Array,
     HeadTerm,
     Kind,
+    Scaling,
     Shape,
     SiteWeights,
     TermGraph,
@@ -54,6 +57,7 @@ from fxpasses.vocabulary.ops import (
 )
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
+_AFFINE = (Role.LINEAR, Role.SUM, Role.PRODUCT, Role.QUOTIENT)
 _VIEWS = (Flatten, Unflatten, View, Squeeze, Unsqueeze, Index)
 
 
@@ -159,7 +163,10 @@ class _Reader:
             op, seen = Opaque(), None
         else:
             seen = self._known(node, op)
-        self._seen[node] = self._of_unit(node, seen or self._operator(node, op, node.all_input_nodes))
+        seen = self._of_unit(node, seen or self._operator(node, op, node.all_input_nodes))
+        if seen.term.kind in (Kind.OP, Kind.ELEMENTWISE) and (scaling := self._scaling(node, op)) is not None:
+            seen = dataclasses.replace(seen, term=dataclasses.replace(seen.term, scaling=scaling))
+        self._seen[node] = seen
 
     def _known(self, node: fx.Node, op: Op) -> _Seen | None:
         """What is known of the node's operator beside its name."""
@@ -321,6 +328,52 @@ class _Reader:
         term = self._term(node, Kind.ELEMENTWISE, signature, (seen,), seen.shape, function=function)
         term = dataclasses.replace(term, constants=tuple(number for number in numbers if number is not None))
         return _Seen(term=term, shape=seen.shape)
+
+    def _scaling(self, node: fx.Node, op: Op) -> Scaling | None:
+        """What it does to one value, if it adds and multiplies by constants: so much as zero and one tell."""
+        if not isinstance(op, Elementwise) or op.role not in _AFFINE:
+            return None
+        values = [source for source in op.sources if self._constant(source) is None]
+        shape = self._shape(values[0]) if len(values) == 1 else None
+        if not shape or shape != self._shape(node) or self._seen[values[0]].order is not None:
+            return None
+        cells = (1, shape[0], *[1] * (len(shape) - 1))
+        rows = [
+            self._run(node, {values[0]: torch.full(cells, place, dtype=torch.float64)})
+            for place in (0.0, 1.0)
+        ]
+        if any(row is None or row.shape != cells or row.dtype != torch.float64 for row in rows):
+            return None
+        shift, whole = (numpy_of(row.reshape(-1)) for row in rows if row is not None)
+        is_finite = np.isfinite((shift, whole)).all()  # of a quotient by the value it is not
+        return Scaling(factor=whole - shift, shift=shift) if is_finite else None
+
+    def _constant(self, node: fx.Node) -> torch.Tensor | None:
+        """A stored number, or what views and functions of each element make of one, in float64; else None."""
+        if node.op == "get_attr":
+            held = operator.attrgetter(str(node.target))(self._vocabulary.root)
+            is_small = isinstance(held, torch.Tensor) and held.numel() <= _LARGEST
+            return held.detach().double() if is_small else None
+        op = self._vocabulary.classify(node) if node.all_input_nodes else None
+        is_pure = isinstance(op, Elementwise) and not op.inplace and op.role is not Role.DROPOUT
+        return self._run(node, {}) if is_pure or isinstance(op, _VIEWS) else None
+
+    def _run(self, node: fx.Node, given: Mapping[fx.Node, torch.Tensor]) -> torch.Tensor | None:
+        """The node's function of these values and of constants; None where that is no tensor."""
+        read = dict(given)
+        for source in node.all_input_nodes:
+            constant = self._constant(source) if source not in read else None
+            read |= {} if constant is None else {source: constant}
+        called = getattr(torch.Tensor, str(node.target), None) if node.op == "call_method" else node.target
+        if not callable(called) or not read.keys() >= {*node.all_input_nodes}:
+            return None
+        args: Any = fx.map_arg(node.args, read.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, read.__getitem__)
+        try:
+            found = called(*args, **kwargs)
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            return None
+        return found if isinstance(found, torch.Tensor) else None
 
     def _joint(self, node: fx.Node, op: Op) -> _Seen | None:
         """A join along the channels, a maximum over the map or a softmax, whatever its spelling."""

@@ -54,6 +54,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fxexport.terms.term import Scaling
+
 Float64 = NDArray[np.float64]
 _U64 = 2.0**-53
 _TINY64 = 2.0**-1022
@@ -190,6 +192,23 @@ def affine_interval(
     return Interval(value=value, error=_stored(value, error, stored, precision, stores, count))
 
 
+def scaled_interval(x: Interval, scaling: Scaling, precision: Precision) -> Interval:
+    """Interval of ``factor · x + shift`` of each channel; a number may be rounded to the type first.
+
+    Shapes:
+        x and result: [N, C, …].
+    """
+    factor, shift = (
+        array.reshape(-1, *[1] * (x.value.ndim - 2)) for array in (scaling.factor, scaling.shift)
+    )
+    product = factor * x.value
+    value, slope = product + shift, np.abs(factor)
+    rate = growth(3, precision.coarsest)
+    error = slope * x.error
+    error = error + rate * (np.abs(product) + error + np.abs(shift)) + 4 * precision.store_tiny * (1 + slope)
+    return Interval(value=value, error=_widened(error, 1))
+
+
 def mean_interval(cells: Interval, precision: Precision) -> Interval:
     """Interval of the mean over the last axis.
 
@@ -245,6 +264,15 @@ def spread_affine(x: Spread, weight: NDArray[Any], bias: NDArray[Any] | None, pr
     error = rate * ((1 + doubled) * mass + offset) + doubled * mass + lost * (1 + rate) + x.error @ sizes.T
     error = _stored(mass + offset, error, mass, precision, 1 if bias is None else 2, count)
     return Spread(mass=mass + offset + error, error=error, count=x.count)
+
+
+def spread_scaled(x: Spread, scaling: Scaling, precision: Precision) -> Spread:
+    """A scale and shift of each channel applied at every position."""
+    slope, shift = np.abs(scaling.factor), np.abs(scaling.shift)
+    mass = slope * x.mass + shift
+    error = slope * x.error + growth(3, precision.coarsest) * mass + 4 * precision.store_tiny * (1 + slope)
+    error = _widened(error, x.count)
+    return Spread(mass=mass + error, error=error, count=x.count)
 
 
 def spread_error(x: Spread, precision: Precision) -> Float64:

@@ -28,9 +28,11 @@ from fxexport.numerics.bounds import (
     affine_interval,
     exactly,
     mean_interval,
+    scaled_interval,
     spread_affine,
     spread_error,
     spread_map,
+    spread_scaled,
 )
 from fxexport.terms.term import CONCAT, DEQUANTIZE, MAXIMUM, QUANTIZE, SOFTMAX, Array, Head, HeadTerm, Kind
 
@@ -69,7 +71,7 @@ def evaluate_head(
         for term in head.terms:
             # of steps both sides may be taken, whatever one run took: where sums may lie is what counts
             first, then = (known, start) if term.function == QUANTIZE else (start, known)
-            operands = [first.get(operand, then.get(operand)) for operand in term.operands]
+            operands = [first.get(operand, then.get(operand)) for operand in term.varying]
             present = [operand for operand in operands if operand is not None]
             kind = _kind(term, kinds)
             kinds.setdefault(term, kind)
@@ -89,13 +91,16 @@ def _in_both_orders(
     precision: Precision,
 ) -> Interval | None:
     """The interval widened to what a site before its pool may give; ``maps`` has the maps so far."""
-    source = term.operands[0]
+    source = term.varying[0]
     if term.kind is Kind.POOL and term.function is None and source in start:
         cells = start[source]
         maps[term] = spread_map(_shaped(cells, (*cells.value.shape[:2], -1)))
-    elif term.affine is not None and term in before_pool and source in maps and source not in start:
-        maps[term] = spread_affine(maps[source], term.affine.weight, term.affine.bias, precision)
-        if interval is not None:
+    elif source in maps and source not in start and before_pool:
+        if term.affine is not None and term in before_pool:
+            maps[term] = spread_affine(maps[source], term.affine.weight, term.affine.bias, precision)
+        elif term.scaling is not None:
+            maps[term] = spread_scaled(maps[source], term.scaling, precision)
+        if interval is not None and term in maps:
             wider = np.maximum(interval.error, spread_error(maps[term], precision))
             return Interval(value=interval.value, error=wider)
     return interval
@@ -105,12 +110,12 @@ def _kind(term: HeadTerm, kinds: Mapping[HeadTerm, str]) -> str:
     """The storage type in which the term is computed: that of its weights, else of what it reads."""
     if term.affine is not None:
         return str(term.affine.weight.dtype.name)
-    return next((kinds[operand] for operand in term.operands if operand in kinds), "float32")
+    return next((kinds[operand] for operand in term.varying if operand in kinds), "float32")
 
 
 def has_bound(term: HeadTerm) -> bool:
     """True if ``evaluate_head`` knows the operator."""
-    if term.kind in (Kind.AFFINE, Kind.POOL):
+    if term.kind in (Kind.AFFINE, Kind.POOL) or term.scaling is not None:
         return True
     if term.function in (CONCAT, MAXIMUM, SOFTMAX):
         return True
@@ -122,6 +127,8 @@ def _apply(term: HeadTerm, operands: list[Interval], precision: Precision) -> In
     rows = len(x.value)
     if term.affine is not None:
         return affine_interval(_shaped(x, (rows, -1)), term.affine.weight, term.affine.bias, precision)
+    if term.scaling is not None:
+        return scaled_interval(x, term.scaling, precision)
     if term.function == CONCAT:
         parts = [_shaped(part, (rows, -1)) for part in operands]
         return Interval(

@@ -13,12 +13,10 @@ quotients with a constant that has one number for each channel, or one for all.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 
 from fxexport.terms.term import (
     MAXIMUM,
-    Array,
     Head,
     HeadTerm,
     Kind,
@@ -71,7 +69,7 @@ def _has_site(source: HeadTerm) -> bool:
         scaled = _scaled(source)
         if scaled is None:
             return False
-        source = scaled.of
+        source = scaled
     return True
 
 
@@ -83,7 +81,7 @@ def has_norm_before_pool(graph: TermGraph) -> bool:
 
 def _is_of_norm(source: HeadTerm) -> bool:
     while (scaled := _scaled(source)) is not None or _crossed(source) is not None:
-        source = source.operands[0] if scaled is None else scaled.of
+        source = source.operands[0] if scaled is None else scaled
     return any(name in source.signature for name in ("BatchNorm", "batch_norm"))
 
 
@@ -138,11 +136,11 @@ class _Moving:
     def _mean(self, source: HeadTerm, pool: HeadTerm) -> HeadTerm:
         """The average of a map, as far down as it goes; without a name, as nobody computes it."""
         if source not in self._means and (scaled := _scaled(source)) is not None:
-            operand, shape = self._mean(scaled.of, pool), (source.shape or ())[:1]
+            operand, shape = self._mean(scaled, pool), (source.shape or ())[:1]
             self._means[source] = dataclasses.replace(
                 source,
                 value="",
-                operands=tuple(operand if given is scaled.of else _row(given) for given in source.operands),
+                operands=tuple(operand if given is scaled else _row(given) for given in source.operands),
                 shape=shape,
                 constants=tuple(
                     number.reshape(-1) if number.size > 1 else number for number in source.constants
@@ -177,53 +175,9 @@ def _crossed(source: HeadTerm) -> SiteWeights | None:
     return source.pointwise if source.pointwise is not None and source.pointwise.is_spread else None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Scaled:
-    """What a scale or shift is one of."""
-
-    of: HeadTerm
-
-
-_SCALES = re.compile(
-    r"(call_\w+ )?(_operator\.|torch\.|aten\.|aten::)?(Add|Sub|Mul|Div|add|sub|mul|div|truediv)\b.*"
-)
-_INVERSE = re.compile(r"(Div\(c)|(.*(div|truediv)\(\('\d)")
-
-
-def _scaled(source: HeadTerm) -> _Scaled | None:
-    """A sum, difference, product or quotient of a value and a constant along its channels; else None."""
-    if source.kind not in (Kind.OP, Kind.ELEMENTWISE) or source.pointwise or len(source.shape or ()) < 2:
-        return None
-    values = [operand for operand in source.operands if _constant_of(operand) is None]
-    if len(values) != 1 or not _SCALES.fullmatch(source.signature) or _INVERSE.match(source.signature):
-        return None
-    if "div" in source.signature.lower() and source.operands[0] is not values[0]:
-        return None
-    numbers = [array for operand in source.operands if (array := _constant_of(operand)) is not None]
-    rank = len(source.shape or ()) - 1
-    for number in (*numbers, *source.constants):
-        extents = [1] * (rank + 1 - number.ndim) + [*number.shape]
-        if number.size > 1 and (
-            len(extents) > rank + 2 or extents[-rank:] != [1] * rank or extents[: -rank - 1] not in ([], [1])
-        ):
-            return None
-    return _Scaled(of=values[0])
-
-
-def _constant_of(term: HeadTerm) -> Array | None:
-    """The numbers of a constant, seen through views of it."""
-    shape = term.shape
-    while (
-        term.kind is Kind.OP
-        and len(term.operands) == 1
-        and "reshape" in term.signature
-        and not term.constants
-    ):
-        term = term.operands[0]
-    if term.kind is not Kind.CONSTANT or len(term.constants) != 1:
-        return None
-    number = term.constants[0]
-    return number if shape is None or not shape else number.reshape(-1, *shape)
+def _scaled(source: HeadTerm) -> HeadTerm | None:
+    """The map that a scale or shift of each channel is one of; else None."""
+    return None if source.scaling is None or len(source.shape or ()) < 2 else source.varying[0]
 
 
 def _row(term: HeadTerm) -> HeadTerm:

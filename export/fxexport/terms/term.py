@@ -96,6 +96,18 @@ class SiteWeights:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scaling:
+    """``factor · x + shift``, of each channel: what sums and products with constants do to a value.
+
+    Shapes:
+        factor, shift: [C].
+    """
+
+    factor: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeadTerm:
     """One value of a model.
 
@@ -108,6 +120,7 @@ class HeadTerm:
         pointwise: the site that an ``OP`` applies at every position of a map.
         function: what ``evaluate`` can bound, whatever its spelling: the name under which ``activations``
             knows an ``ELEMENTWISE`` term, e.g. ``"relu"``, or ``CONCAT``, ``MAXIMUM`` or ``SOFTMAX``.
+        scaling: what it does to its one operand that is no constant, where it adds and multiplies by those.
     """
 
     kind: Kind
@@ -120,6 +133,19 @@ class HeadTerm:
     affine: SiteWeights | None = None
     pointwise: SiteWeights | None = None
     function: str | None = None
+    scaling: Scaling | None = None
+
+    @property
+    def varying(self) -> tuple[HeadTerm, ...]:
+        """The operands that its result is a function of; where it scales, the one that it scales."""
+        return self.operands if self.scaling is None else tuple(filter(_is_computed, self.operands))
+
+
+def _is_computed(term: HeadTerm) -> bool:
+    """Whether it is no constant, and no view of one."""
+    while term.kind in (Kind.OP, Kind.ELEMENTWISE) and len(term.operands) == 1:
+        term = term.operands[0]
+    return term.kind is not Kind.CONSTANT
 
 
 TermGraph: TypeAlias = tuple[HeadTerm, ...]

@@ -97,15 +97,19 @@ class Times(nn.Module):
 
 
 @pytest.mark.parametrize("head", [(Times(), nn.Linear(8, 5)), (nn.Linear(8, 5), Times())])
-def test_of_a_map_that_is_scaled_the_mean_is_told(head: tuple[nn.Module, ...]) -> None:
-    """No site of the classifier is the map at every position, but what the two give is proved the same."""
+def test_a_map_that_is_scaled_is_the_scaled_site_at_every_position(
+    head: tuple[nn.Module, ...], tmp_path: Path
+) -> None:
     model = net(*head)
-    dense = rewrite(model, to="dense").module
-    assert certify(model, dense, SAMPLES).verdict is Verdict.PROVED
-    mapped = rewrite(model, to="dense", outputs=("logits", "map")).module
-    found = certify(model, mapped, SAMPLES)
-    assert found.verdict is Verdict.AGREES
-    assert "nothing but its mean" in found.reason
+    mapped = rewrite(model, to="dense", outputs=("logits", "map"))
+    files = [written(item, tmp_path / f"{k}.onnx") for k, item in enumerate((model, mapped.module))]
+    program = torch.export.export(mapped.module, (SAMPLES[:2],))
+    for pair in ((model, mapped.module), (model, program), files):
+        found = certify(*pair, SAMPLES)
+        assert found.verdict is Verdict.PROVED, found.reason
+        ratios = {item.output: item.max_ratio for item in found.statistics}
+        assert ratios.keys() == {"logits", "map"}
+        assert all(ratio is not None and ratio < 1 for ratio in ratios.values())
 
 
 def test_a_norm_that_passes_the_pool_hides_no_weight_of_the_plan() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,37 @@ class Scaled(Inverse):
 def test_a_number_is_crossed_where_it_multiplies(kind: type[Gated]) -> None:
     subject = ModuleSubject(kind().eval(), (np.ones((2, 3, 6, 6), np.float32),))
     assert is_dense(subject.graph) is (kind is Scaled)
+
+
+G, T = torch.tensor([2.0, 3.0, 4.0, 5.0, 6.0]), torch.tensor(4.0)
+SCALINGS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], tuple[Any, Any] | None]] = {
+    "a number": (lambda y: y * 30.0, (30.0, 0.0)),
+    "a quotient": (lambda y: y / T, (0.25, 0.0)),
+    "of each channel": (lambda y: y * G, (G, 0.0)),
+    "a difference": (lambda y: 1 - y, (-1.0, 1.0)),
+    "with a factor": (lambda y: torch.add(y, G, alpha=0.5), (1.0, G * 0.5)),
+    "of a computed number": (lambda y: T.sqrt() * y, (2.0, 0.0)),
+    "of a view": (lambda y: y + G.reshape(1, 5), (1.0, G)),
+    "a sign": (lambda y: -y, (-1.0, 0.0)),
+    "a square": (lambda y: y * y, None),
+    "a reciprocal": (lambda y: 3.0 / y, None),
+    "rounded": (lambda y: torch.div(y, 3.0, rounding_mode="floor"), None),
+    "of each sample": (lambda y: y * torch.tensor([[1.0], [2.0]]), None),
+}
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_what_scales_is_known_by_what_it_makes_of_zero_and_one(name: str) -> None:
+    class Head(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return SCALINGS[name][0](super().forward(x.mean((2, 3))))
+
+    (term,) = ModuleSubject(Head(3, 5).eval(), (np.ones((2, 3, 6, 6), np.float32),)).graph
+    due = SCALINGS[name][1]
+    assert (term.scaling is None) == (due is None)
+    if term.scaling is not None and due is not None:
+        np.testing.assert_allclose(term.scaling.factor, np.broadcast_to(due[0], 5))
+        np.testing.assert_allclose(term.scaling.shift, np.broadcast_to(due[1], 5))
 
 
 class Tabled(nn.Module):

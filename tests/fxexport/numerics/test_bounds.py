@@ -33,7 +33,12 @@ from fxexport.numerics.bounds import (
     looser,
     mean_interval,
     precision_of,
+    scaled_interval,
+    spread_error,
+    spread_map,
+    spread_scaled,
 )
+from fxexport.terms.term import Scaling
 
 SEEDS = st.integers(0, 2**32 - 1)
 HALF = {"fp16": (np.float16, FP16, FP16_SUMS), "bf16": (ml_dtypes.bfloat16, BF16, BF16_SUMS)}
@@ -219,6 +224,27 @@ def test_the_mean_bound_holds(count, seed, kind):
     assert_within(kind(total * np.float32(1 / count)), interval)
     assert_within(kind(kind(total) / kind(count)), interval)
     assert_within(kind(kind(total) * kind(1 / count)), interval)
+
+
+@given(SEEDS, st.sampled_from([np.float32, np.float16, ml_dtypes.bfloat16]))
+def test_a_scale_and_shift_lie_within_behind_the_mean_and_before_it(seed, kind):
+    rng = np.random.default_rng(seed)
+    numbers = rng.standard_normal((2, 3)) * 8
+    factor, shift = (row.astype(kind) for row in numbers)
+    scaling = Scaling(factor=numbers[0], shift=numbers[1])
+    precision = precision_of(np.dtype(kind).name)
+    cells = rng.standard_normal((1, 3, 16)).astype(kind)
+    scaled = cells * factor[:, None] + shift[:, None]
+    observed = exactly(cells)
+    bound = scaled_interval(observed, scaling, precision)
+    assert (np.abs(scaled.astype(np.float64) - bound.value) <= bound.error).all()
+    behind = scaled_interval(mean_interval(observed, precision), scaling, precision)
+    first = cells.astype(np.float32).mean(-1).astype(kind) * factor + shift
+    spread = spread_scaled(spread_map(observed), scaling, precision)
+    before = Interval(value=behind.value, error=spread_error(spread, precision))
+    then = scaled.astype(np.float32).mean(-1).astype(kind)
+    for found, due in ((first, behind), (then, before)):
+        assert (np.abs(found.astype(np.float64) - due.value) <= due.error).all()
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

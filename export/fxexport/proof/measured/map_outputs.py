@@ -7,7 +7,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fxexport.numerics.bounds import Interval, Precision, affine_interval, exactly, mean_interval
+from fxexport.numerics.bounds import (
+    Interval,
+    Precision,
+    affine_interval,
+    exactly,
+    mean_interval,
+    scaled_interval,
+)
 from fxexport.proof.measured.rounding import OutputCheck, Side
 from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
@@ -66,10 +73,13 @@ def _at_positions(
     Shapes:
         result: [N · positions, O].
     """
-    source = term.operands[0]
+    source = term.varying[0]
     if term.kind is Kind.POOL and source in observed:
         value = observed[source]
         return exactly(np.moveaxis(value, 1, -1).reshape(-1, value.shape[1]))
+    if term.scaling is not None:
+        below = _at_positions(source, observed, precision)
+        return None if below is None else scaled_interval(below, term.scaling, precision)
     below = None if term.affine is None else _at_positions(source, observed, precision)
     if below is None or term.affine is None:
         return None
