@@ -15,7 +15,7 @@ import numpy as np
 
 from fxexport.language.arithmetic import are_moderate, parts_of, scaled
 from fxexport.language.constants import FOLDS, STEPS, arranged, forget, is_folded, stored
-from fxexport.language.contraction import scaled_weights
+from fxexport.language.contraction import SITES, scaled_weights
 from fxexport.language.difference import Difference, Refolded, difference, is_recomputed, refolded
 from fxexport.language.extents import Extent, Range, ranges, symbol
 from fxexport.language.fold_rules import UNIT, Folded, NotFolded
@@ -282,10 +282,10 @@ class _Proof:
                     continue
                 is_same = below is not None and (below[0] is below[1] or self._known[below])
                 self._known[pair] = is_same and cores is None
-                if below is None:
-                    self._note(left_of, right_of)
-                elif cores is not None and is_same:
+                if cores is not None and is_same:
                     self._differ_by_scale(left_of, *cores)
+                elif below is None or (cores is not None and self._is_moved(*cores)):
+                    self._note(left_of, right_of)
                 stack.pop()
                 continue
             needed = [
@@ -321,6 +321,18 @@ class _Proof:
         self._terms.use("scale-of-affine-site")
         found = scaled(self._terms, found, shift=shift)
         return found.term if found.known_layout == value.known_layout else None
+
+    def _is_moved(self, left: Scaled, right: Scaled) -> bool:
+        """Whether two sites are one but for a factor in the weights, which half precision need not hold."""
+        sides = []
+        for chain in (left, right):
+            core: Value | None = chain[-1][0]
+            for _, scale, _ in chain[1:]:
+                core = core and scaled_weights(self._terms, core, scale, is_held=True) if scale else core
+            if core is None or core.term.op not in SITES:
+                return False
+            sides.append(core.term.operands[1])
+        return all(side.term.is_closed for side in sides) and self._same_constant(*sides, is_told=False)
 
     def _differ_by_scale(self, like: Term, left: Scaled, right: Scaled) -> None:
         """Notes by which factors and summands two values of the same core differ."""

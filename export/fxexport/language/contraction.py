@@ -325,9 +325,20 @@ def windows_along(
     return plus(floor_divided(minus(plus(extent, *pads), reach), step), 1)
 
 
-def scaled_weights(terms: Terms, value: Value, scale: Value) -> Value | None:
-    """The site with its weights scaled, where the scale runs over its outputs alone; else None."""
-    if value.term.op not in ("dot", "convolution"):
+SITES = ("dot", "convolution")
+"""Operators that sum products with weights."""
+
+
+def scaled_weights(terms: Terms, value: Value, scale: Value, *, is_held: bool = False) -> Value | None:
+    """The site with its weights scaled, where the scale runs over its outputs alone; else None.
+
+    Args:
+        terms: the table.
+        value: what the site gives.
+        scale: what it is multiplied by.
+        is_held: whether its type is known to hold what either gives.
+    """
+    if value.term.op not in SITES:
         return None
     weight = value.term.operands[1]
     if not weight.term.is_closed or value.term.operands[0].term.is_closed:
@@ -335,7 +346,7 @@ def scaled_weights(terms: Terms, value: Value, scale: Value) -> Value | None:
     if weight.term.array is None:
         return None  # scaled once already: what both factors come to is not looked at
     placed = over_axes(value, scale)
-    if placed is None or not _leads_out(scale):
+    if placed is None or not (is_held or _leads_out(scale)):
         return None
     if value.term.op == "convolution":
         return _scaled_convolution(terms, value, placed)
@@ -416,20 +427,21 @@ def _before_dot(
     data, weight = value.term.operands
     outputs: int = value.term.attributes[0]  # type: ignore[assignment]
     data_access, weight_access = data.access or (), weight.access or ()
-    is_data = [bool(data_access[axis]) and not weight_access[axis] for axis in range(outputs)]
-    pure: list[bool] = []
+    is_walked = [(bool(data_access[axis]), bool(weight_access[axis])) for axis in range(outputs)]
+    kinds: list[tuple[bool, bool]] = []  # of each dimension: whether the data lie along it, and the weight
     for parts in value.layout:
-        kinds = {is_data[part.axis] for part in parts if not part.is_repeated}
-        if len(kinds) > 1 or any(part.is_repeated for part in parts):
+        found = {is_walked[part.axis] for part in parts if not part.is_repeated}
+        if len(found) > 1 or any(part.is_repeated for part in parts):
             return None
-        pure.append(kinds != {False})
-    if not all(pure[dim] for dim in dims):
+        kinds.append(found.pop() if found else (True, False))
+    if not all(kinds[dim] == (True, False) for dim in dims):
         return None
     slots = [parts[0] if parts else None for parts in data_access]
     others = [parts[0] if parts else None for parts in weight_access]
     summed = range(outputs, len(data_access))
-    read = [behind(parts, slots) if pure[dim] else () for dim, parts in enumerate(value.layout)]
-    held = [() if pure[dim] else behind(parts, others) for dim, parts in enumerate(value.layout)]
+    pairs = list(zip(value.layout, kinds, strict=True))
+    read = [behind(parts, slots) if of_data else () for parts, (of_data, _) in pairs]
+    held = [behind(parts, others) if of_weight else () for parts, (_, of_weight) in pairs]
     source = Value(term=data.term, known_layout=(*read, *(data_access[axis] for axis in summed)))
     inner = before_sites(terms, source, dims, apply)
     stored = Value(term=weight.term, known_layout=(*held, *(weight_access[axis] for axis in summed)))

@@ -117,6 +117,7 @@ class Scanned(nn.Module):
 
 IDENTITY = nn.Identity()
 ROW, SQUARE = torch.arange(1.0, 7.0), torch.arange(36.0).view(6, 6).sin()
+EACH = torch.arange(144.0).view(2, 2, 6, 6).cos()
 POOL, DOUBLING = nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(2, 1, divisor_override=2)
 DIFFERENT = {
     "a factor of nothing": (lambda x: (x * 0 + 1) * x.sigmoid(), lambda x: (x * 0 + 2) * x.sigmoid()),
@@ -127,6 +128,10 @@ DIFFERENT = {
     "maxima before a site": (
         lambda x: x * (x @ SQUARE).amax(2, keepdim=True),
         lambda x: x * (x.amax(2, keepdim=True) @ SQUARE),
+    ),
+    "weights of each map before a mean": (
+        lambda x: x * (x.unflatten(1, (2, 2)) @ EACH).mean(3, keepdim=True).flatten(1, 2),
+        lambda x: x * (x.unflatten(1, (2, 2)).transpose(1, 2) @ EACH).mean(3, keepdim=True).flatten(1, 2),
     ),
     "a summand before padding": (lambda x: POOL(x.exp() * 2 + 1), lambda x: POOL(x.exp()) * 2 + 1),
     "a summand before another divisor": (
@@ -249,6 +254,10 @@ SAME = {
     "the largest of a map": (
         lambda x: x - nn.AdaptiveMaxPool2d(1)(x),
         lambda x: x - x.amax((2, 3), keepdim=True),
+    ),
+    "a mean before weights of each map": (
+        lambda x: x * (x.unflatten(1, (2, 2)) @ EACH).mean(3, keepdim=True).flatten(1, 2),
+        lambda x: x * (x.unflatten(1, (2, 2)).mean(3, keepdim=True) @ EACH).flatten(1, 2),
     ),
     "a flip of both axes": (lambda x: x.flip((2, 3)), lambda x: x.flip(-2).flip(-1)),
     "autocast that is off": (lambda x: x.relu() * 2, uncast),

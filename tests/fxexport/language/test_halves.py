@@ -270,6 +270,18 @@ def test_a_factor_that_grows_is_a_site_s_own_in_half_precision() -> None:
     assert proved(lambda x, y: four(x) * shares.to(x), lambda x, y: F.linear(x, whole.to(x)))
 
 
+@pytest.mark.parametrize(("change", "is_told"), [(0.0, False), (0.25, True)])
+def test_a_factor_in_a_site_s_weights_is_no_other_number(change: float, is_told: bool) -> None:
+    """As exporters fold norms; half precision need not hold what the site gives without it."""
+    whole = SHARED.half()
+    whole[1, 2] += change
+    x = torch.ones(2, 4).half()
+    functions: list[Function] = [lambda x, y: four(x) * SHARES.to(x), lambda x, y: F.linear(x, whole)]
+    found = derive(*(graph_of_module(Applied(function), (x, x)) for function in functions))
+    assert not found.is_proved
+    assert (not found.unrelated) is is_told
+
+
 def test_a_function_of_half_precision_alone_runs_in_it() -> None:
     x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).half() * 4e4
     first, second = (lambda x: x * 2 * 0.5), (lambda x: x * 1.0)
