@@ -161,7 +161,7 @@ class _Proof:
         self._folds: dict[tuple[str, str], FoldedConstant] = {}
         self._unrelated: dict[tuple[Origin, Origin], Unrelated] = {}
         self._constants: dict[tuple[str, str], ConstantPair] = {}
-        self._is_explained = False
+        self._explained = 0
 
     def derived(
         self, outputs: Sequence[tuple[int, int]] | None, inputs: Sequence[tuple[int, int]] | None
@@ -336,6 +336,7 @@ class _Proof:
 
     def _differ_by_scale(self, like: Term, left: Scaled, right: Scaled) -> None:
         """Notes by which factors and summands two values of the same core differ."""
+        unexplained = False
         neutral = self._terms.real(1.0, like.dtype), self._terms.real(0.0, like.dtype)
         for depth in range(max(len(left), len(right)) - 1):
             sides = [chain[-1 - depth][1:] if depth < len(chain) - 1 else neutral for chain in (left, right)]
@@ -344,11 +345,14 @@ class _Proof:
                     Operand(item.term, item.layout or ((),) * len(like.shape or ()))
                     for item in (first or unit, second or unit)
                 )
-                self._same_constant(a, b)
+                before = self._explained
+                unexplained |= not self._same_constant(a, b) and self._explained == before
+        if unexplained:
+            self._note(left[0][0].term, right[0][0].term)
 
     def _operands_same(self, left: Term, right: Term) -> bool:
         """Whether terms that are alike read the same."""
-        self._is_explained = False
+        before = self._explained
         pairs = _operand_pairs(left, right)
         results = [
             self._same_constant(a, b, is_told=left.op != "map", has_signs=left.op == "foreign")
@@ -356,8 +360,10 @@ class _Proof:
             else a.access == b.access and (a.term is b.term or self._known[a.term, b.term])
             for a, b in pairs
         ]
-        if not (all(results) or self._is_explained) and all(
-            _are_closed(a, b) or a.term is b.term or self._known[a.term, b.term] for a, b in pairs
+        if (
+            not all(results)
+            and self._explained == before
+            and all(_are_closed(a, b) or a.term is b.term or self._known[a.term, b.term] for a, b in pairs)
         ):
             self._note(left, right)  # nothing below them says why
         return all(results)
@@ -403,7 +409,7 @@ class _Proof:
     def _keep(self, terms: Pair, names: tuple[str, str], left: Array, right: Array) -> None:
         found = difference(left, right)
         if found is not None and left.dtype != np.int64:  # an axis or a place may be counted from behind
-            self._is_explained = True
+            self._explained += 1
             own = refolded(left, right, UNIT.get(terms[0].dtype, 0.0))
             if own is None and is_recomputed(left, right, self._grain(terms)):
                 own = "computed"

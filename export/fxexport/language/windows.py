@@ -11,13 +11,14 @@ from fxexport.language.extents import Extent, ceiling_divided, floor_divided, mi
 from fxexport.language.foreign import foreign
 from fxexport.language.identities import TIES
 from fxexport.language.layout import Parts, Slot, extent_of, joined
-from fxexport.language.maps import slots_of
+from fxexport.language.maps import fits, slots_of, terms_of_contents
 from fxexport.language.moves import along, squeeze, tile
 from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
 
 _PATCHES = 3
 """Axes of ``[N, C·∏k, L]``."""
 
+_OF_EXTENTS = {"sum": plus, "prod": times}
 _OF_ONE = ("mean", "max", "min")
 """Reductions that leave a value which only repeats as it is."""
 
@@ -46,6 +47,10 @@ def place(terms: Terms, name: str, value: Value, dim: int, *, keep: bool) -> Val
 
 
 def _reduced(terms: Terms, name: str, value: Value, dims: Sequence[int]) -> Value:
+    if value.contents and value.rank == 1 and dims and name in _OF_EXTENTS:
+        found = [_OF_EXTENTS[name](*value.contents)]
+        if fits(found, value.dtype):
+            return terms_of_contents(terms, found, 1, value.dtype)
     is_held = name in _OF_ONE or value.dtype != "float16"  # a sum of sums may leave it on the way
     if value.term.op == "reduce" and value.term.attributes[0] == name and is_held:
         opened = _opened(value) if name != "mean" or value.is_float else None

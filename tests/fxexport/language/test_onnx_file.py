@@ -231,3 +231,36 @@ def test_a_dropout_that_names_its_mask_is_one_in_evaluation(version: int) -> Non
     )
     assert derive(named, named).is_proved
     assert derive(named, plain).is_proved
+
+
+VAR = "m = ReduceMean <keepdims = 1> (x, axes) d = Sub (x, m) q = Mul (d, d) v = ReduceMean <keepdims = 1> (q, axes)"
+COUNT = "s = Shape <start = 2> (x) i = ReduceProd <keepdims = 0> (s) c = Cast <to = 1> (i)"
+
+
+def of_images(body: str, **stored: np.ndarray) -> onnx.ModelProto:
+    model = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> g (float[n,3,5,4] x) => (float[n,2] y) {{ {body} '
+        "p = GlobalAveragePool (b) f = Flatten (p) y = Gemm <transB = 1> (f, w) }"
+    )
+    given = {"axes": np.array([2, 3]), "one": np.array(1, np.float32)} | stored
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in given.items())
+    return model
+
+
+def test_the_number_of_cells_is_the_product_of_the_extents() -> None:
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3) + 1
+    body = f"{VAR} {COUNT} n = Mul (v, c) l = Sub (c, one) u = Div (n, l) b = Div (x, u)"
+    left = graph_of_onnx(of_images(body, w=weight))
+    for factor, is_proved in ((19 / 20, True), (19 / 20 + 1e-5, False)):
+        right = of_images(f"{VAR} b = Div (x, v)", w=(weight * factor).astype(np.float32))
+        assert derive(left, graph_of_onnx(right)).is_proved is is_proved
+
+
+def test_a_factor_that_nobody_computes_may_be_what_sets_weights_apart() -> None:
+    """So the weights alone do not say that the two are other functions."""
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3) + 1
+    body = "i = ReduceMax <keepdims = 0> (many) c = Cast <to = 1> (i) b = Mul (x, c)"
+    left = of_images(body, many=np.array([2] * 70), w=weight)
+    found = derive(graph_of_onnx(left), graph_of_onnx(of_images("b = Identity (x)", w=weight * 2)))
+    assert found.constants
+    assert found.unrelated
