@@ -14,12 +14,13 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from fxexport.language.aten_operators import OPERATORS
 from fxexport.language.call import Call
+from fxexport.language.composed import composed
 from fxexport.language.constant_tensor import tensor_value
 from fxexport.language.extents import Extent, Polynomial, floor_divided, minus, plus, symbol, times
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import NotRead
 from fxexport.language.term import Origin, Terms, Uninterpreted, Value
-from fxpasses.private_names import HigherOrderOperator, OpOverload
+from fxpasses.private_names import HigherOrderOperator, OpOverload, pytree
 
 Tree = Any
 """A value, an extent, a Python constant, or a list or tuple of them."""
@@ -106,14 +107,16 @@ class _Reader:
                 raise NotRead("an output that is no tensor")
         return found
 
-    def _walk(self, graph: torch.fx.Graph) -> None:
+    def _walk(self, graph: torch.fx.Graph, *, is_own: bool = True) -> None:
+        """Reads the nodes; those of a definition, not the program's own, are told as what they define."""
         for node in graph.nodes:
             if node.op == "call_function":
-                self._terms.origin = Origin(
-                    operator=_name(node),
-                    node=node.name,
-                    module=_module_of(node).removeprefix(self._prefix)[:-1],
-                )
+                if is_own:
+                    self._terms.origin = Origin(
+                        operator=_name(node),
+                        node=node.name,
+                        module=_module_of(node).removeprefix(self._prefix)[:-1],
+                    )
                 self._env[node] = self._called(node)
             elif node.op == "get_attr":
                 self._env[node] = self._attribute(node)
@@ -192,9 +195,35 @@ class _Reader:
         written = [item.name for item in target._schema.arguments if _is_written(item)]
         if written:
             return self._in_place(node, target, arguments, written)
-        found = interpreted(self._terms, target, arguments, node.meta.get("val"), _read_places(node))
+        expected = node.meta.get("val")
+        found = understood(self._terms, target, arguments, expected, _read_places(node))
+        if found is None:
+            found = self._composed(node)
+        if found is None:
+            found = _foreign(self._terms, target, arguments, expected)
         self._note_view(node, found)
         return found
+
+    def _composed(self, node: torch.fx.Node) -> Tree | None:
+        """What torch's own definition of a call gives; None for operators that it defines by no others."""
+        graph = composed(node)
+        if graph is None:
+            return None
+        given = (
+            self._tree(leaf)
+            for leaf in pytree.tree_leaves((node.args, dict(node.kwargs)))
+            if isinstance(leaf, torch.fx.Node)
+        )
+        self._env.update(zip(graph.find_nodes(op="placeholder"), given, strict=True))
+        try:
+            self._walk(graph, is_own=False)
+        except (NotRead, MustFunctionalise):
+            return None
+        found = self._tree(graph.output_node().args[0])
+        with contextlib.suppress(Uninterpreted):
+            _require_fits(found, node.meta.get("val"), _read_places(node))
+            return found
+        return None
 
     def _note_view(self, node: torch.fx.Node, found: Tree) -> None:
         """Keeps of which node this one has every element once, in another order or shape."""
@@ -266,7 +295,19 @@ def interpreted(
     expected: Any,
     read: frozenset[int] = frozenset(),
 ) -> Tree:
-    """What an operator gives: a term of the language, or a foreign one.
+    """What an operator gives: a term of the language, or a foreign one; see ``understood``."""
+    found = understood(terms, target, arguments, expected, read)
+    return _foreign(terms, target, arguments, expected) if found is None else found
+
+
+def understood(
+    terms: Terms,
+    target: OpOverload,
+    arguments: Mapping[str, Tree],
+    expected: Any,
+    read: frozenset[int] = frozenset(),
+) -> Tree | None:
+    """What an operator gives, where the language has a rule for it; else None.
 
     Args:
         terms: the table.
@@ -284,7 +325,7 @@ def interpreted(
             call.require_read()
             _require_fits(found, expected, read)
             return found
-    return _foreign(terms, target, arguments, expected)
+    return None
 
 
 _DRAWS_BY = ("train", "training", "dropout", "dropout_p")

@@ -517,7 +517,7 @@ def _operand_pairs(left: Term, right: Term) -> list[tuple[Operand, Operand]]:
         [(_power(term, at), item) for at, item in enumerate(term.operands)] for term in (left, right)
     )
     pairs = []
-    for key in (_itself, _likeness, _nothing):
+    for key in (_itself, _but_for_numbers, _likeness, _nothing):
         for power, item in list(own):
             found = next((x for x in other if x[0] == power and key(x[1]) == key(item)), None)
             if found is not None:
@@ -530,6 +530,10 @@ def _operand_pairs(left: Term, right: Term) -> list[tuple[Operand, Operand]]:
 
 def _itself(operand: Operand) -> object:
     return operand
+
+
+def _but_for_numbers(operand: Operand) -> object:
+    return operand.term.skeleton, operand.access
 
 
 def _nothing(operand: Operand) -> object:

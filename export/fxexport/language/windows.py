@@ -48,9 +48,9 @@ def place(terms: Terms, name: str, value: Value, dim: int, *, keep: bool) -> Val
 
 def _reduced(terms: Terms, name: str, value: Value, dims: Sequence[int]) -> Value:
     if value.contents and value.rank == 1 and dims and name in _OF_EXTENTS:
-        found = [_OF_EXTENTS[name](*value.contents)]
-        if fits(found, value.dtype):
-            return terms_of_contents(terms, found, 1, value.dtype)
+        whole = [_OF_EXTENTS[name](*value.contents)]
+        if fits(whole, value.dtype):
+            return terms_of_contents(terms, whole, 1, value.dtype)
     is_held = name in _OF_ONE or value.dtype != "float16"  # a sum of sums may leave it on the way
     if value.term.op == "reduce" and value.term.attributes[0] == name and is_held:
         opened = _opened(value) if name != "mean" or value.is_float else None

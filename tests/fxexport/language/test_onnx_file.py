@@ -233,7 +233,10 @@ def test_a_dropout_that_names_its_mask_is_one_in_evaluation(version: int) -> Non
     assert derive(named, plain).is_proved
 
 
-VAR = "m = ReduceMean <keepdims = 1> (x, axes) d = Sub (x, m) q = Mul (d, d) v = ReduceMean <keepdims = 1> (q, axes)"
+VAR = (
+    "m = ReduceMean <keepdims = 1> (x, axes) d = Sub (x, m) "
+    "q = Mul (d, d) v = ReduceMean <keepdims = 1> (q, axes)"
+)
 COUNT = "s = Shape <start = 2> (x) i = ReduceProd <keepdims = 0> (s) c = Cast <to = 1> (i)"
 
 
