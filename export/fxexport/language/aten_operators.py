@@ -361,10 +361,12 @@ def _function(function: Callable[..., Value], *numbers: str) -> Handler:
 
 for _name in (
     "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "erf", "exp", "floor",
-    "log", "log1p", "log2", "log10", "expm1", "round", "sigmoid", "sign", "sin", "sinh", "tan", "tanh",
+    "log", "log2", "log10", "round", "sigmoid", "sign", "sin", "sinh", "tan", "tanh",
     "trunc",
 ):  # fmt: skip
     OPERATORS[f"aten.{_name}.default"] = _function(definitions.unary_of(_name))
+OPERATORS["aten.expm1.default"] = _function(definitions.exp_minus_one)
+OPERATORS["aten.log1p.default"] = _function(definitions.log_of_one_more)
 for _name, _exponent in (
     ("sqrt", Fraction(1, 2)),
     ("rsqrt", Fraction(-1, 2)),

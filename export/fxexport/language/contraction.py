@@ -96,10 +96,10 @@ _ELLIPSIS = 0xE000
 
 
 def spelled_sum(terms: Terms, equation: str, values: Sequence[Value]) -> Value:
-    """The sum that an equation such as ``bk,ok->bo`` or ``...k,ok->...o`` spells.
+    """The sum that an equation such as ``bk,ok->bo`` or ``...k,ok->...o`` spells, from left to right.
 
     Raises:
-        Uninterpreted: it is not one of two values that names each dimension once.
+        Uninterpreted: it is not one of several values that names each dimension once.
     """
     left, arrow, right = equation.replace(" ", "").partition("->")
     names = left.split(",")
@@ -110,16 +110,34 @@ def spelled_sum(terms: Terms, equation: str, values: Sequence[Value]) -> Value:
         letters = "".join(map(chr, range(_ELLIPSIS, _ELLIPSIS + max(rest.pop(), 0))))
         names, right = [n.replace("...", letters, 1) for n in names], right.replace("...", letters, 1)
     if (
-        len(values) != 2
+        not len(values) == len(names) > 1
         or not arrow
         or "." in "".join((*names, right))
         or any(len(set(n)) != len(n) for n in (*names, right))
     ):
         raise Uninterpreted("another sum")
-    first, second = ([ord(c) for c in name] for name in names)
-    if [len(first), len(second)] != [value.rank for value in values]:
+    labels = [[ord(c) for c in name] for name in (*names, right)]
+    if [len(own) for own in labels[:-1]] != [value.rank for value in values]:
         raise Uninterpreted("another rank")
-    return einsum(terms, values[0], first, values[1], second, [ord(c) for c in right])
+    found, own = values[0], labels[0]
+    for place, value in enumerate(values[1:], 1):
+        later = {label for item in labels[place + 1 :] for label in item}
+        kept = [label for label in dict.fromkeys((*own, *labels[place])) if label in later]
+        kept = labels[-1] if place == len(values) - 1 else kept
+        if {*own, *labels[place]} <= {*kept}:  # nothing is summed
+            found = multiply(
+                terms, *(_along(item, on, kept) for item, on in ((found, own), (value, labels[place])))
+            )
+        else:
+            found = einsum(terms, found, own, value, labels[place], kept)
+        own = kept
+    return found
+
+
+def _along(value: Value, labels: Labels, result: Labels) -> Value:
+    """The value with its dimensions in the order of the result's, and new ones for those that it lacks."""
+    ordered = value.permuted([labels.index(label) for label in result if label in labels])
+    return unsqueeze(ordered, [place for place, label in enumerate(result) if label not in labels])
 
 
 def linear(terms: Terms, value: Value, weight: Value, bias: Value | None) -> Value:

@@ -142,6 +142,23 @@ def softplus(terms: Terms, value: Value) -> Value:
     return unary(terms, "softplus", value)
 
 
+def exp_minus_one(terms: Terms, value: Value) -> Value:
+    """``exp(x) - 1``; in half precision a function of its own, as its kernels tell more digits."""
+    return _with_one(terms, "expm1", value, lambda x, one: subtract(terms, unary(terms, "exp", x), one))
+
+
+def log_of_one_more(terms: Terms, value: Value) -> Value:
+    """``log(1 + x)``; in half precision a function of its own, as its kernels tell more digits."""
+    return _with_one(terms, "log1p", value, lambda x, one: unary(terms, "log", add(terms, x, one)))
+
+
+def _with_one(terms: Terms, name: str, value: Value, written: Callable[[Value, Value], Value]) -> Value:
+    if value.dtype in ("float16", "bfloat16"):
+        return unary(terms, name, value)
+    terms.use("one-more")
+    return written(value, number(terms, 1, value.dtype))
+
+
 def mish(terms: Terms, value: Value) -> Value:
     """``x · tanh(softplus(x))``."""
     terms.use("mish")

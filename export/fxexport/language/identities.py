@@ -164,6 +164,7 @@ IDENTITIES: dict[str, Identity] = {
         _reals("hard-sigmoid", "hard_sigmoid(x) = clamp(a·x + b, 0, 1); torch's: a = 1/6, b = 1/2"),
         _reals("hard-swish", "hard_swish(x) = x·hard_sigmoid(x)"),
         _reals("gelu", "gelu(x) = x·(1 + erf(x/√2))/2, or x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2"),
+        _reals("one-more", "expm1(x) = exp(x) - 1, log1p(x) = log(1 + x)", "not in half precision"),
         _reals("mish", "mish(x) = x·tanh(softplus(x))"),
         _reals("softmax", "softmax(x) = exp(x - max(x)) / Σ exp(x - max(x))", _COUNTED, special=True),
         _reals("log-softmax", "log_softmax(x) = x - max(x) - log Σ exp(x - max(x))", _COUNTED),

@@ -553,6 +553,13 @@ def _gelu(c: Case) -> Iterator[Check]:
         yield definitions.gelu(c.terms, x, "tanh"), a * (FUNCTIONS["tanh"](inner) + 1) / 2
 
 
+@case("one-more")
+def _one_more(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        yield definitions.exp_minus_one(c.terms, x), FUNCTIONS["exp"](a) - 1
+        yield definitions.log_of_one_more(c.terms, x), FUNCTIONS["log"](a + 1)
+
+
 @case("softmax")
 def _softmax(c: Case) -> Iterator[Check]:
     for dim in (0, 1):

@@ -21,6 +21,8 @@ from tests.fxexport.language.test_broadcast_and_types import X, model
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 BACKWARDS = torch.arange(3, -1, -1)
+PAIRS = torch.arange(1.0, 7.0).reshape(3, 2)
+STORED_PAIRS = "w = Constant <value = float[3,2] {1, 2, 3, 4, 5, 6}> ()"
 TABLE = torch.tensor([3.0, 1.0, 4.0, 1.5])
 
 
@@ -177,6 +179,15 @@ SAME: dict[str, tuple[Function, str]] = {
     "einsum": (
         lambda x: torch.einsum("...hw,...vw->...hv", x, x),
         "t = Transpose <perm = [0, 1, 3, 2]> (x) y = MatMul(x, t)",
+    ),
+    "einsum of three": (
+        lambda x: torch.einsum("...hw,wv,uv->...hu", x, PAIRS, PAIRS),
+        f"{STORED_PAIRS} m = MatMul(x, w) t = Transpose <perm = [1, 0]> (w) y = MatMul(m, t)",
+    ),
+    "einsum that sums nothing": (
+        lambda x: torch.einsum("bchw,h->bhcw", x, PAIRS[:, 0]),
+        f"{number('r', 2)} b = Constant <value = float[3,1] {{0.5, 1.5, 2.5}}> () "
+        "d = Mul(b, r) m = Mul(x, d) y = Transpose <perm = [0, 2, 1, 3]> (m)",
     ),
     "einsum's dots": (
         lambda x: torch.matmul(x, x.mT),
@@ -487,6 +498,14 @@ OTHER: dict[str, tuple[Function, str]] = {
     "spread more closely": (
         lambda x: F.conv_transpose2d(x, SPREAD[..., :2], padding=(1, 0), dilation=(2, 1)),
         f"{STORED.replace('2,3]', '2,2]')} y = ConvTranspose <pads = [0, 0, 1, 0]> (x, w)",
+    ),
+    "three of which one is turned": (
+        lambda x: torch.einsum("...hw,wv,uv->...uh", x, PAIRS, PAIRS),
+        SAME["einsum of three"][1],
+    ),
+    "a product along another axis": (
+        lambda x: torch.einsum("bchw,w->bhcw", x, PAIRS[:, 0]),
+        SAME["einsum that sums nothing"][1],
     ),
     "dots for other axes": (
         SAME["einsum's dots"][0],
