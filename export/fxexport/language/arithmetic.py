@@ -259,11 +259,7 @@ def has_step(value: Value | None) -> bool:
 
 
 def plus_within(terms: Terms, value: Value, shift: Value) -> Value:
-    """A sum that an operator rounds but once, together with what it adds to.
-
-    Raises:
-        Uninterpreted: the one may leave the type where the other does not.
-    """
+    """A sum that an operator rounds but once, together with what it adds to."""
     if not has_step(shift):
         raise Uninterpreted("a sum that half precision holds, of what it does not hold")
     return add(terms, value, shift)
@@ -431,8 +427,7 @@ def clamp(terms: Terms, value: Value, low: Value | None, high: Value | None) -> 
         or (low is not None and bounds[0] is None)
         or (high is not None and bounds[1] is None)
     ):
-        closed = [item for item in (low, high) if item is not None]
-        return elementwise(terms, "clamp", [value, *closed], value.dtype, low is not None, high is not None)
+        return clamp_once(terms, value, low, high)
     if value.term.op == "map" and value.term.attributes[0] == "clamp" and _has_scalars(value):
         return _clamp_of_clamp(terms, value, low, high)
     core, scale, shift = parts_of(value)
@@ -442,10 +437,7 @@ def clamp(terms: Terms, value: Value, low: Value | None, high: Value | None) -> 
         terms.use("clamp-of-affine")
         moved = [_moved_back(terms, item, scale, shift) for item in (low, high)]
         return scaled(terms, clamp(terms, core, *moved), scale=scale, shift=shift)
-    closed = [item for item in (low, high) if item is not None]
-    if not closed:
-        return value
-    return elementwise(terms, "clamp", [value, *closed], value.dtype, low is not None, high is not None)
+    return value if low is high is None else clamp_once(terms, value, low, high)
 
 
 def _keeps_bounds(shift: Value | None, bounds: Sequence[float | None]) -> bool:

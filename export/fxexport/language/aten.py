@@ -464,11 +464,7 @@ def _types(expected: Any) -> list[str | None]:
 
 
 def _require_fits(found: Any, expected: Any, read: frozenset[int]) -> None:
-    """Nothing, if each result that is read has the type, rank and fixed extents that torch says.
-
-    Raises:
-        Uninterpreted: it has not.
-    """
+    """Nothing, if each result that is read has the type, rank and fixed extents that torch says."""
     items = found if isinstance(found, tuple | list) else (found,)
     wanted = expected if isinstance(expected, tuple | list) else (expected,)
     if len(items) != len(wanted):

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
 from fxexport.language import arithmetic, definitions, moves, windows
-from fxexport.language.call import Call
+from fxexport.language.call import Call, Handler
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, linear, matmul, spelled_sum, transposed_convolution
-from fxexport.language.extents import Extent, Polynomial, divided, plus
+from fxexport.language.extents import Extent, Polynomial, divided, minus, plus
 from fxexport.language.fold_rules import UNIT
 from fxexport.language.graph import NotRead
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise
+from fxexport.language.sliding_window import Pair, SlidingWindow
 from fxexport.language.term import FLOATS, Terms, Uninterpreted, Value, numpy_type
 from fxexport.untrusted.limits import MAX_SEQUENCE
-
-Handler: TypeAlias = Callable[[Call], Any]
 
 OPERATORS: dict[str, Handler] = {}
 """By overload: ``aten.conv2d.default``."""
@@ -103,46 +103,35 @@ def _conv(call: Call) -> Value:
     if call.has("transposed"):
         call.ignore("output_padding")  # of transposed ones only
     value, weight, bias = call.tensor("input"), call.tensor("weight"), call.optional_tensor("bias")
-    if value.rank != weight.rank:
-        raise Uninterpreted("a convolution without batch")
-    spatial = weight.rank - 2
-    stride, dilation = (_spread(call.integers(name), spatial) for name in ("stride", "dilation"))
+    window = _window(call, weight.shape[2:])
+    return convolution(call.terms, value, weight, bias, window, call.integer("groups"))
+
+
+def _window(call: Call, kernel: Sequence[Extent]) -> SlidingWindow:
+    """A window of this kernel with the call's steps, padding and gaps."""
+    stride, dilation = (
+        _spread(call.integers(name), len(kernel)) if call.has(name) else [] for name in ("stride", "dilation")
+    )
     padding = call.any("padding")
     if padding == "valid":
-        pairs: list[tuple[Extent, Extent]] = [(0, 0)] * spatial
+        pairs: list[Pair] = []
     elif padding == "same":
-        totals = [gap * (_fixed(size) - 1) for gap, size in zip(dilation, weight.shape[2:], strict=True)]
+        totals = [gap * (_fixed(size) - 1) for gap, size in zip(dilation, kernel, strict=True)]
         pairs = [(total // 2, total - total // 2) for total in totals]
     else:
-        pairs = [(size, size) for size in _spread(call.integers("padding"), spatial)]
-    return convolution(
-        call.terms,
-        value,
-        weight,
-        bias,
-        stride=stride,
-        padding=pairs,
-        dilation=dilation,
-        groups=call.integer("groups"),
-    )
+        pairs = [(size, size) for size in _spread(call.integers("padding"), len(kernel))]
+    is_ceil = call.has("ceil_mode") and call.flag("ceil_mode")
+    return SlidingWindow.of(kernel, stride, pairs, dilation, ceil=is_ceil)
 
 
 def _spread_out(call: Call) -> Value:
     value, weight = call.tensor("input"), call.tensor("weight")
-    stride, padding, dilation, more = (
-        _spread(call.integers(name), weight.rank - 2)
-        for name in ("stride", "padding", "dilation", "output_padding")
-    )
-    return transposed_convolution(
-        call.terms,
-        value,
-        weight,
-        call.optional_tensor("bias"),
-        stride=stride,
-        padding=[(size, size - further) for size, further in zip(padding, more, strict=True)],
-        dilation=dilation,
-        groups=call.integer("groups"),
-    )
+    bias, window = call.optional_tensor("bias"), _window(call, weight.shape[2:])
+    further = _spread(call.integers("output_padding"), len(window.kernel))
+    pairs = zip(window.padding, further, strict=True)
+    padding = tuple((before, minus(behind, more)) for (before, behind), more in pairs)
+    window = dataclasses.replace(window, padding=padding)
+    return transposed_convolution(call.terms, value, weight, bias, window, call.integer("groups"))
 
 
 for _name in ("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input"):
@@ -172,18 +161,8 @@ def _unfold(call: Call) -> Value:
 
 @_handles("col2im.default")
 def _fold(call: Call) -> Value:
-    kernel, dilation, padding, stride = (
-        call.integers(name) for name in ("kernel_size", "dilation", "padding", "stride")
-    )
-    return windows.folded(
-        call.terms,
-        call.tensor("self"),
-        call.extents("output_size"),
-        kernel=kernel,
-        stride=stride,
-        padding=[(size, size) for size in padding],
-        dilation=dilation,
-    )
+    window = _window(call, call.integers("kernel_size"))
+    return windows.folded(call.terms, call.tensor("self"), call.extents("output_size"), window)
 
 
 def _spread(numbers: Sequence[int], count: int) -> list[int]:
@@ -220,12 +199,12 @@ def _matmul(call: Call) -> Value:
 @_handles("mv.default", "dot.default", "vdot.default")
 def _with_vector(call: Call) -> Value:
     other = next(name for name in ("vec", "tensor", "other") if call.has(name))
-    return matmul(call.terms, _float(call), call.tensor(other))
+    return matmul(call.terms, call.real("self"), call.tensor(other))
 
 
 @_handles("_weight_norm.default")
 def _weight_norm(call: Call) -> Value:
-    value, kept = _float(call, "v"), call.integer("dim")  # -1 keeps none
+    value, kept = call.real("v"), call.integer("dim")  # -1 keeps none
     dims = [axis for axis in range(value.rank) if axis != kept]
     length = definitions.euclidean_norm(call.terms, value, dims, keep=True)
     return arithmetic.multiply(call.terms, value, arithmetic.divide(call.terms, call.tensor("g"), length))
@@ -317,22 +296,15 @@ OPERATORS["aten._native_batch_norm_legit_no_training.default"] = _first_of(_batc
 OPERATORS["aten.native_layer_norm.default"] = _first_of(_layer_norm, 3)
 
 
-def _float(call: Call, name: str = "self") -> Value:
-    value = call.tensor(name)
-    if not value.is_float:
-        raise Uninterpreted("a function of integers")
-    return value
-
-
 @_handles("relu6.default")
 def _relu6(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     bounds = [definitions.number(call.terms, bound, value.dtype) for bound in (0, 6)]
     return arithmetic.clamp(call.terms, value, *bounds)
 
 
 def _clamped(call: Call, low: str | None, high: str | None) -> Value:
-    value = _float(call)
+    value = call.real("self")
 
     def bound(name: str | None) -> Value | None:
         return None if name is None or call.any(name) is None else _held(call, name, value.dtype)
@@ -353,17 +325,13 @@ def _function(function: Callable[..., Value], *numbers: str) -> Handler:
     """A function of each element, and of these numbers."""
 
     def applied(call: Call) -> Value:
-        value = _float(call)
+        value = call.real("self")
         return function(call.terms, value, *(_operand(call, name, value.dtype) for name in numbers))
 
     return applied
 
 
-for _name in (
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "ceil", "cos", "cosh", "erf", "exp", "floor",
-    "log", "log2", "log10", "round", "sigmoid", "sign", "sin", "sinh", "tan", "tanh",
-    "trunc",
-):  # fmt: skip
+for _name in definitions.UNARY:
     OPERATORS[f"aten.{_name}.default"] = _function(definitions.unary_of(_name))
 OPERATORS["aten.expm1.default"] = _function(definitions.exp_minus_one)
 OPERATORS["aten.log1p.default"] = _function(definitions.log_of_one_more)
@@ -394,7 +362,7 @@ def _neg(call: Call) -> Value:
 
 @_handles("pow.Tensor_Scalar")
 def _pow(call: Call) -> Value:
-    value, exponent = _float(call), call.number("exponent")
+    value, exponent = call.real("self"), call.number("exponent")
     own = arithmetic.exponent_of(definitions.number(call.terms, float(exponent), "float64"))
     if own is not None:
         return arithmetic.power(call.terms, value, own)
@@ -412,12 +380,12 @@ def _pow_of(call: Call) -> Value:
 
 @_handles("gelu.default")
 def _gelu(call: Call) -> Value:
-    return definitions.gelu(call.terms, _float(call), call.text("approximate"))
+    return definitions.gelu(call.terms, call.real("self"), call.text("approximate"))
 
 
 @_handles("elu.default")
 def _elu(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     if call.number("scale") != 1 or call.number("input_scale") != 1:
         raise Uninterpreted("a scaled elu")
     return definitions.elu(call.terms, value, _operand(call, "alpha", value.dtype))
@@ -425,7 +393,7 @@ def _elu(call: Call) -> Value:
 
 @_handles("selu.default")
 def _selu(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     alpha, scale = (
         definitions.number(call.terms, item, value.dtype) for item in (1.6732632423543772, 1.0507009873554805)
     )
@@ -436,7 +404,7 @@ def _selu(call: Call) -> Value:
 def _softplus(call: Call) -> Value:
     if call.number("beta") != 1:
         raise Uninterpreted("a scaled softplus")
-    value = _float(call)
+    value = call.real("self")
     limit = definitions.number(call.terms, call.number("threshold"), value.dtype)
     is_large = elementwise(call.terms, "gt", [value, limit], "bool")
     return definitions.choose(call.terms, is_large, value, definitions.softplus(call.terms, value))
@@ -444,7 +412,7 @@ def _softplus(call: Call) -> Value:
 
 @_handles("glu.default")
 def _glu(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     dim = _dim(value, call.integer("dim"))
     half = _fixed(extent_of(value.layout[dim])) // 2
     first, gate = moves.pieces(call.terms, value, dim, [half, half])
@@ -453,7 +421,7 @@ def _glu(call: Call) -> Value:
 
 @_handles("threshold.default")
 def _threshold(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     instead = _operand(call, "value", value.dtype)
     kind = "float64" if value.dtype == "float64" else "float32"  # which 16 bits are compared in
     limit = call.terms.real(float(np.asarray(call.number("threshold"), kind)), value.dtype)
@@ -463,7 +431,7 @@ def _threshold(call: Call) -> Value:
 
 @_handles("hardshrink.default")
 def _hardshrink(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     size = definitions.unary(call.terms, "abs", value)
     is_small = elementwise(call.terms, "le", [size, _held(call, "lambd", value.dtype)], "bool")
     return definitions.choose(call.terms, is_small, definitions.number(call.terms, 0, value.dtype), value)
@@ -496,7 +464,7 @@ OPERATORS["aten.addcdiv.default"] = _plus_combined(arithmetic.divide)
 
 @_handles("lerp.Scalar")
 def _lerp(call: Call) -> Value:
-    value, end = _both(call, "self", "end", _rounded_thrice(_float(call).dtype))
+    value, end = _both(call, "self", "end", _rounded_thrice(call.real("self").dtype))
     weight = definitions.number(call.terms, call.number("weight"), value.dtype)
     gap = arithmetic.subtract(call.terms, end, value)
     return arithmetic.add(call.terms, value, arithmetic.multiply(call.terms, gap, weight))
@@ -504,7 +472,7 @@ def _lerp(call: Call) -> Value:
 
 @_handles("fmod.Scalar", "fmod.Tensor")
 def _fmod(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     return elementwise(call.terms, "fmod", [value, _operand(call, "other", value.dtype)], value.dtype)
 
 
@@ -614,42 +582,23 @@ for _name in ("maximum", "minimum"):
     OPERATORS[f"aten.{_name}.default"] = _extreme(_name)
 
 
-def _windows(call: Call, spatial: int) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-    """Kernel, stride and padding."""
-    kernel, stride, padding = (
-        _spread(call.integers(name), spatial) for name in ("kernel_size", "stride", "padding")
-    )
-    return kernel, stride or kernel, [(size, size) for size in padding]
+def _pool_window(call: Call, spatial: int) -> SlidingWindow:
+    """That of a pool, whose steps are as long as it is where no others are given."""
+    kernel = _spread(call.integers("kernel_size"), spatial)
+    window = _window(call, kernel)
+    return window if call.integers("stride") else dataclasses.replace(window, stride=tuple(kernel))
 
 
 def _max_pool(call: Call, spatial: int) -> Value:
-    kernel, stride, padding = _windows(call, spatial)
-    return windows.maximum_pool(
-        call.terms,
-        _float(call),
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        dilation=_spread(call.integers("dilation"), spatial),
-        ceil=call.flag("ceil_mode"),
-    )
+    return windows.maximum_pool(call.terms, call.real("self"), _pool_window(call, spatial))
 
 
 def _average_pool(call: Call, spatial: int) -> Value:
-    kernel, stride, padding = _windows(call, spatial)
     divisor = call.any("divisor_override") if call.has("divisor_override") else None
     if divisor is not None and not isinstance(divisor, int):
         raise Uninterpreted("a divisor that is no integer")
-    return windows.average_pool(
-        call.terms,
-        _float(call),
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        ceil=call.flag("ceil_mode"),
-        counts_padding=call.flag("count_include_pad"),
-        divisor=divisor,
-    )
+    window, counts = _pool_window(call, spatial), call.flag("count_include_pad")
+    return windows.average_pool(call.terms, call.real("self"), window, counts_padding=counts, divisor=divisor)
 
 
 for _spatial in (1, 2, 3):
@@ -661,25 +610,21 @@ for _spatial in (2, 3):
     )
 
 
-@_handles(
-    "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default",
-    "_adaptive_avg_pool2d.default", "_adaptive_avg_pool3d.default",
-)  # fmt: skip
-def _adaptive_average(call: Call) -> Value:
-    return windows.adaptive_average_pool(call.terms, _float(call), call.extents("output_size"))
+def _adaptive_pool(call: Call, name: str) -> Value:
+    return windows.adaptive_pool(call.terms, name, call.real("self"), call.extents("output_size"))
 
 
-def _adaptive_maximum(call: Call) -> Value:
-    return windows.adaptive_maximum_pool(call.terms, _float(call), call.extents("output_size"))
-
-
+for _name in (*(f"adaptive_avg_pool{n}d" for n in (1, 2, 3)), "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"):
+    OPERATORS[f"aten.{_name}.default"] = functools.partial(_adaptive_pool, name="mean")
 for _spatial in (1, 2, 3):
-    OPERATORS[f"aten.adaptive_max_pool{_spatial}d.default"] = _first_of(_adaptive_maximum, 2)
+    OPERATORS[f"aten.adaptive_max_pool{_spatial}d.default"] = _first_of(
+        functools.partial(_adaptive_pool, name="max"), 2
+    )
 
 
 @_handles("prod.dim_int")
 def _prod(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     call.ignore("dtype")  # the result's own
     dim = _dim(value, call.integer("dim"))
     found = cast(call.terms, value, _result(call))
@@ -690,7 +635,7 @@ def _deviation(power: Fraction | None) -> Handler:
     """A variance, or its power."""
 
     def deviated(call: Call) -> Value:
-        value = _float(call)
+        value = call.real("self")
         dims = _dims(value, call.optional_integers("dim") if call.has("dim") else None)
         given = call.any("correction") if call.has("correction") else int(call.flag("unbiased"))
         keep = call.flag("keepdim") if call.has("keepdim") else False
@@ -710,7 +655,7 @@ for _overload in ("dim", "correction", "default"):
 
 @_handles("logsumexp.default")
 def _logsumexp(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     dims = _dims(value, call.integers("dim"))
     return definitions.log_sum_exp(call.terms, value, dims, keep=call.flag("keepdim"))
 
@@ -1018,7 +963,7 @@ def _gather(call: Call) -> Value:
 
 @_handles("diff.default")
 def _diff(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     if call.integer("n") != 1:
         raise Uninterpreted("differences of differences")
     dim = _dim(value, call.integer("dim"))
@@ -1168,7 +1113,7 @@ OPERATORS["aten.native_dropout.default"] = _first_of(_dropout, 2)
 def _soft(function: Callable[[Terms, Value, int], Value]) -> Handler:
     def softened(call: Call) -> Value:
         call.ignore("dtype")  # the result's own
-        value = cast(call.terms, _float(call), _result(call))
+        value = cast(call.terms, call.real("self"), _result(call))
         return function(call.terms, value, _dim(value, call.integer("dim")))
 
     return softened
@@ -1212,7 +1157,7 @@ def _grid_sample(call: Call) -> Value:
 
 @_handles("nan_to_num.default")
 def _nan_to_num(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     ends = torch.finfo(getattr(torch, value.dtype))
     numbers = [
         definitions.number(call.terms, default if call.any(name) is None else call.number(name), value.dtype)
@@ -1222,7 +1167,7 @@ def _nan_to_num(call: Call) -> Value:
 
 
 def _is_special(name: str) -> Handler:
-    return lambda call: elementwise(call.terms, name, [_float(call)], "bool")
+    return lambda call: elementwise(call.terms, name, [call.real("self")], "bool")
 
 
 for _name in ("isinf", "isnan"):
@@ -1231,7 +1176,7 @@ for _name in ("isinf", "isnan"):
 
 @_handles("clamp.Tensor")
 def _clamp_each(call: Call) -> Value:
-    value = _float(call)
+    value = call.real("self")
     for name, own in (("min", "maximum"), ("max", "minimum")):
         if call.any(name) is not None:
             value = definitions.extreme(call.terms, own, value, _operand(call, name, value.dtype))
@@ -1240,7 +1185,7 @@ def _clamp_each(call: Call) -> Value:
 
 @_handles("prelu.default")
 def _prelu(call: Call) -> Value:
-    value, slope = _float(call), call.tensor("weight")
+    value, slope = call.real("self"), call.tensor("weight")
     if slope.rank != 1 or value.rank < 2:
         raise Uninterpreted("a slope of another rank")
     placed = moves.unsqueeze(slope, list(range(1, value.rank - 1)))

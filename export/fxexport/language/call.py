@@ -6,14 +6,16 @@ Whoever interprets one can therefore forget an argument, but not lose it: the op
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from fxexport.language.extents import Extent, Polynomial
 from fxexport.language.term import Terms, Uninterpreted, Value
 
 Kind = TypeVar("Kind")
 _ABSENT = object()
+Handler: TypeAlias = Callable[["Call"], Any]
+"""What gives an operator's result, or results."""
 
 
 class Call:
@@ -46,11 +48,7 @@ class Call:
         self._read: set[str] = set()
 
     def any(self, name: str) -> Any:
-        """The argument as it is.
-
-        Raises:
-            Uninterpreted: the schema has no such argument.
-        """
+        """The argument as it is."""
         self._read.add(name)
         found = self._arguments.get(name, _ABSENT)
         if found is _ABSENT:
@@ -68,6 +66,13 @@ class Call:
     def tensor(self, name: str) -> Value:
         """An argument that is a tensor."""
         return self._checked(name, Value)
+
+    def real(self, name: str) -> Value:
+        """An argument that is a tensor of numbers whose arithmetic stands for that of the reals."""
+        value = self.tensor(name)
+        if not value.is_float:
+            raise Uninterpreted("a function of integers")
+        return value
 
     def optional_tensor(self, name: str) -> Value | None:
         """An argument that is a tensor or None."""
@@ -142,11 +147,7 @@ class Call:
         return None if self.any(name) is None else self.integers(name)
 
     def require_read(self) -> None:
-        """Nothing, if every argument that was not read has its default.
-
-        Raises:
-            Uninterpreted: one has not.
-        """
+        """Nothing, if every argument that was not read has its default."""
         for name, found in self._arguments.items():
             if name in self._read:
                 continue

@@ -22,8 +22,19 @@ from fxexport.language.fold_rules import UNIT, Folded, NotFolded
 from fxexport.language.foreign import DYNAMIC
 from fxexport.language.graph import Dims, Graph, NotRead
 from fxexport.language.identities import IDENTITIES, TIES
-from fxexport.language.layout import Layout, extent_of, plain
-from fxexport.language.term import FLOATS, Array, Operand, Origin, Term, Terms, Value, is_same, numpy_type
+from fxexport.language.layout import extent_of, own_axes, plain
+from fxexport.language.term import (
+    FLOATS,
+    Array,
+    Operand,
+    Origin,
+    Term,
+    Terms,
+    Value,
+    below,
+    is_same,
+    numpy_type,
+)
 
 EQUAL = "of equal values the two may tell others' places, as they may of values that rounding sets apart"
 FINITE = "what is computed on the way is finite: where a value is NaN or infinite the two may differ"
@@ -240,12 +251,7 @@ class _Proof:
             terms.origin = Origin(operator="input", node=own.name)
             kept = tuple(extent for extent in shape if extent != 1)
             term = terms.term("input", (number,), (), own.dtype, kept, is_closed=False)
-            axes = iter(range(len(kept)))
-            layout: Layout = tuple(
-                () if e == 1 else tuple(dataclasses.replace(p, axis=next(axes)) for p in plain((e,))[0])
-                for e in shape
-            )
-            values.append(Value(term=term, known_layout=layout))
+            values.append(Value(term=term, known_layout=own_axes(shape)))
         found = graph.read(terms, values)
         terms.origin = None
         return found
@@ -431,17 +437,9 @@ class _Proof:
         """
         if terms[0].dtype == "float64":
             return UNIT["float32"]
-        is_computed = any(self._rests_on_code(side, term) for side, term in enumerate(terms))
+        made_of = ((side, item) for side, term in enumerate(terms) for item in below(term))
+        is_computed = any(self._origin(side, item).operator == "constant" for side, item in made_of)
         return _CODE_ROUNDINGS * UNIT.get(terms[0].dtype, 0.0) if is_computed else 0.0
-
-    def _rests_on_code(self, side: int, term: Term) -> bool:
-        left = {term: None}
-        while left:
-            found, _ = left.popitem()
-            if self._origin(side, found).operator == "constant":
-                return True
-            left |= dict.fromkeys(operand.term for operand in found.operands)
-        return False
 
     def _node(self, side: int, term: Term) -> str:
         stack = [term]

@@ -15,7 +15,7 @@ import numpy as np
 from fxexport.language.extents import Extent
 from fxexport.language.fold_rules import LARGEST, RULES, SMALLEST, UNIT, Folded, NotFolded
 from fxexport.language.layout import Parts
-from fxexport.language.term import Array, Operand, Rounded, Term, Value, numpy_type
+from fxexport.language.term import Array, Operand, Rounded, Term, Value, below, numpy_type
 
 _MOST = 2**27
 """No constant is written out to more cells."""
@@ -33,23 +33,16 @@ _HIDDEN = 2.0**8
 
 def stored(term: Term) -> Counter[Term]:
     """The constants that a closed term is computed from, and how often; of a stored one itself."""
-    known: dict[Term, Counter[Term]] = {}
-    stack = [term]
-    while stack:
-        item = stack[-1]
-        below = [operand.term for operand in item.operands]
-        left = [other for other in below if other not in known]
-        stack.extend(left)
-        if left:
-            continue
-        stack.pop()
-        found: Counter[Term] = Counter()
+    found: Counter[Term] = Counter()
+    times = Counter([term])
+    for item in reversed(below(term)):
+        for operand in item.operands:
+            times[operand.term] += times[item]
         if item.array is not None:
-            found.update(dict(item.rounded.made_of) if item.rounded and item.rounded.made_of else [item])
-        for other in below:
-            found.update(known[other])
-        known[item] = found
-    return known[term]
+            made_of = dict(item.rounded.made_of) if item.rounded else {}
+            for constant, number in (made_of or {item: 1}).items():
+                found[constant] += number * times[item]
+    return found
 
 
 _known: dict[Term, Folded | NotFolded] = {}
@@ -61,18 +54,11 @@ def folded(term: Term) -> Folded:
     Raises:
         NotFolded: it holds an operator that is not evaluated, or loses its digits.
     """
-    stack = [term]
-    while stack:
-        left = [operand.term for operand in stack[-1].operands if operand.term not in _known]
-        stack.extend(left)
-        if left:
-            continue
-        item = stack.pop()
-        if item not in _known:
-            try:
-                _known[item] = _folded(item)
-            except NotFolded as error:
-                _known[item] = error
+    for item in below(term, _known):
+        try:
+            _known[item] = _folded(item)
+        except NotFolded as error:
+            _known[item] = error
     found = _known[term]
     if isinstance(found, NotFolded):
         raise NotFolded(*found.args)

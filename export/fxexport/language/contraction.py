@@ -7,6 +7,7 @@ constant weights is done to the weights.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from fxexport.language.arithmetic import (
@@ -19,13 +20,14 @@ from fxexport.language.arithmetic import (
     scaled,
 )
 from fxexport.language.constants import elements
-from fxexport.language.extents import Extent, floor_divided, minus, plus, times
+from fxexport.language.extents import minus, plus, times
 from fxexport.language.fold_rules import NotFolded
 from fxexport.language.foreign import foreign
-from fxexport.language.layout import Layout, Parts, Slot, behind, extent_of, joined
+from fxexport.language.layout import Layout, Slot, accesses, behind, extent_of, joined, own_axes
 from fxexport.language.maps import slots_of
 from fxexport.language.moves import squeeze, unsqueeze, without_zeros
-from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
+from fxexport.language.sliding_window import SlidingWindow
+from fxexport.language.term import Operand, Terms, Uninterpreted, Value
 
 Labels = Sequence[int]
 
@@ -33,11 +35,7 @@ Labels = Sequence[int]
 def einsum(
     terms: Terms, first: Value, labels: Labels, second: Value, others: Labels, result: Labels
 ) -> Value:
-    """The sum over the labels that are not in the result of the product of both values.
-
-    Raises:
-        Uninterpreted: extents may differ, views cut across, or a value only repeats along what is summed.
-    """
+    """The sum over the labels that are not in the result of the product of both values."""
     if not (first.is_float and second.is_float) or first.dtype != second.dtype:
         raise Uninterpreted("a product of other types")
     factors: list[Value] = []
@@ -82,10 +80,7 @@ def _contracted(
     if any(None in slot.parts for slot in pieces):
         raise Uninterpreted("a sum along which a value only repeats, or one value is missing")
     axes = (*out.slots, *inner.slots)
-    operands = []
-    for number, value in enumerate((first, second)):
-        found = [slot.parts[number] for slot in axes]
-        operands.append(Operand(value.term, tuple(() if part is None else (part,) for part in found)))
+    operands = [Operand(first.term, accesses(axes, 0)), Operand(second.term, accesses(axes, 1))]
     shape = tuple(slot.extent for slot in out.slots)
     term = terms.term("dot", (len(out.slots),), operands, first.dtype, shape)
     return Value(term=term, known_layout=out.layout)
@@ -96,11 +91,7 @@ _ELLIPSIS = 0xE000
 
 
 def spelled_sum(terms: Terms, equation: str, values: Sequence[Value]) -> Value:
-    """The sum that an equation such as ``bk,ok->bo`` or ``...k,ok->...o`` spells, from left to right.
-
-    Raises:
-        Uninterpreted: it is not one of several values that names each dimension once.
-    """
+    """The sum that an equation such as ``bk,ok->bo`` or ``...k,ok->...o`` spells, from left to right."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     names = left.split(",")
     rest = {
@@ -166,91 +157,52 @@ def matmul(terms: Terms, first: Value, second: Value) -> Value:
     return einsum(terms, first, labels, second, others, [*batch, m, n])
 
 
-Pairs = Sequence[tuple[Extent, Extent]]
-
-
 def convolution(
-    terms: Terms,
-    value: Value,
-    weight: Value,
-    bias: Value | None,
-    *,
-    stride: Sequence[int],
-    padding: Pairs,
-    dilation: Sequence[int],
-    groups: int,
+    terms: Terms, value: Value, weight: Value, bias: Value | None, window: SlidingWindow, groups: int
 ) -> Value:
     """``value[N, C, *k]`` convolved with ``weight[O, C/groups, *k]``, plus the bias along ``O``."""
     spatial = value.rank - 2
-    if (
-        spatial < 1
-        or weight.rank != value.rank
-        or not len(stride) == len(dilation) == len(padding) == spatial
-    ):
+    if spatial < 1 or weight.rank != value.rank or weight.shape[2:] != window.kernel:
         raise Uninterpreted("a convolution of other ranks")
     if times(extent_of(weight.layout[1]), groups) != extent_of(value.layout[1]):
         raise Uninterpreted("a convolution over other channels")
-    product = _as_sum(terms, value, weight, stride, padding, groups) if set(dilation) == {1} else None
+    product = _as_sum(terms, value, weight, window) if groups == 1 else None
     if product is None:
-        value, padding = _with_zeros_as_padding(terms, value, padding)
-        product = _windows(terms, value, weight, tuple(stride), tuple(padding), tuple(dilation), groups)
+        value, window = _with_zeros_as_padding(terms, value, window)
+        product = _windows(terms, value, weight, window, groups)
     if bias is None:
         return product
     return plus_within(terms, product, unsqueeze(bias, list(range(1, spatial + 1))))
 
 
 def transposed_convolution(
-    terms: Terms,
-    value: Value,
-    weight: Value,
-    bias: Value | None,
-    *,
-    stride: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    dilation: Sequence[int],
-    groups: int,
+    terms: Terms, value: Value, weight: Value, bias: Value | None, window: SlidingWindow, groups: int
 ) -> Value:
     """Every cell of ``value[N, C, *k]`` spread by ``weight[C, O/groups, *k]``, plus the bias along ``O``.
 
-    Args:
-        terms: the table.
-        value: what is spread.
-        weight: by what.
-        bias: or None.
-        stride: how far neighbours come to lie apart.
-        padding: how many cells of the sum are left out before and behind; fewer than none adds some.
-        dilation: how far the cells of the weight lie apart.
-        groups: of channels.
+    The window's padding says how many cells of the sum are left out at both ends; fewer than none adds some.
 
     Source:
         ``torch.nn.ConvTranspose2d``; ONNX ``ConvTranspose``, whose ``output_padding`` adds cells behind, too.
     """
     spatial = value.rank - 2
-    kernel = [size for size in weight.shape[2:] if isinstance(size, int)]
-    outputs = weight.shape[1] if weight.rank > 1 else None
-    if (
-        not len(stride) == len(dilation) == len(padding) == len(kernel) == spatial > 0
-        or weight.shape[0] != value.shape[1]
-        or not isinstance(outputs, int)
-    ):
+    if spatial < 1 or weight.rank != value.rank or weight.shape[0] != value.shape[1]:
         raise Uninterpreted("a transposed convolution of other ranks")
     extents = [
-        plus(times(minus(extent, 1), step), (size - 1) * gap + 1 - before - behind)
-        for extent, step, size, gap, (before, behind) in zip(
-            value.shape[2:], stride, kernel, dilation, padding, strict=True
-        )
+        minus(plus(times(minus(extent, 1), step), times(minus(size, 1), gap), 1), plus(*pair))
+        for extent, size, step, pair, gap in window.axes(value.shape[2:])
     ]
-    key = "transposed convolution", tuple(stride), tuple(padding), tuple(dilation), groups
-    dims = value.shape[0], outputs * groups, *extents
+    dims = value.shape[0], times(weight.shape[1], groups), *extents
+    key = "transposed convolution", window, groups
     (spread,) = foreign(terms, key, [value, weight], [(value.dtype, dims)], is_random=False)
     return (
         spread if bias is None else plus_within(terms, spread, unsqueeze(bias, list(range(1, spatial + 1))))
     )
 
 
-def _with_zeros_as_padding(terms: Terms, value: Value, padding: Pairs) -> tuple[Value, Pairs]:
+def _with_zeros_as_padding(terms: Terms, value: Value, window: SlidingWindow) -> tuple[Value, SlidingWindow]:
     """What is convolved without zeros that were put around it, and padding by as many more."""
-    pairs = list(padding)
+    pairs = list(window.padding)
     place = 0
     while place < len(pairs):
         found = without_zeros(value, 2 + place)
@@ -261,86 +213,44 @@ def _with_zeros_as_padding(terms: Terms, value: Value, padding: Pairs) -> tuple[
         value, before, after = found
         pairs[place] = (plus(pairs[place][0], before), plus(pairs[place][1], after))
         place = 0  # zeros may have been put along another axis before
-    return value, pairs
+    return value, dataclasses.replace(window, padding=tuple(pairs))
 
 
-def _as_sum(
-    terms: Terms, value: Value, weight: Value, stride: Sequence[int], padding: Pairs, groups: int
-) -> Value | None:
+def _as_sum(terms: Terms, value: Value, weight: Value, window: SlidingWindow) -> Value | None:
     """The convolution as a sum where no window overlaps another: of one cell, or over the whole map."""
-    kernel, extents = weight.shape[2:], value.shape[2:]
-    if groups != 1 or any(pair != (0, 0) for pair in padding):
+    extents, spatial, o = value.shape[2:], range(2, value.rank), value.rank
+    if window.is_padded or set(window.dilation) != {1}:
         return None
-    spatial = range(2, value.rank)
-    o = value.rank
-    if all(extent == 1 for extent in kernel) and all(
-        step == 1 or extent == 1 for step, extent in zip(stride, extents, strict=True)
-    ):
+    if all(size == 1 and 1 in (step, extent) for extent, size, step, *_ in window.axes(extents)):
         terms.use("convolution-of-one-cell")
         kept = squeeze(weight, list(spatial))
         return einsum(terms, value, [0, 1, *spatial], kept, [o, 1], [0, o, *spatial])
-    if kernel == extents:
+    if window.kernel == extents:
         terms.use("convolution-over-map")
         product = einsum(terms, value, [0, 1, *spatial], weight, [o, 1, *spatial], [0, o])
         return unsqueeze(product, list(spatial))
     return None
 
 
-def _windows(
-    terms: Terms,
-    value: Value,
-    weight: Value,
-    stride: tuple[int, ...],
-    padding: tuple[tuple[Extent, Extent], ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Value:
+def _windows(terms: Terms, value: Value, weight: Value, window: SlidingWindow, groups: int) -> Value:
     if value.dtype != weight.dtype or not value.is_float:
         raise Uninterpreted("a convolution of other types")
     batch = joined([slots_of([value.layout[0]])])
-    left = tuple((slot.parts[0],) if slot.parts[0] else () for slot in batch.slots)
-    extents = tuple(
-        windows_along(extent, size, step, pair, gap)
-        for extent, size, step, pair, gap in zip(
-            value.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True
-        )
-    )
+    left = accesses(batch.slots)
+    extents = window.places(value.shape[2:])
     out = extent_of(weight.layout[0])
     shape = (*(slot.extent for slot in batch.slots), *(e for e in (out, *extents) if e != 1))
-    kernel = weight.shape[2:]
-    strides = tuple(1 if extent == 1 else step for step, extent in zip(stride, extents, strict=True))
-    gaps = tuple(1 if size == 1 else gap for gap, size in zip(dilation, kernel, strict=True))
-    attributes = (
-        value.rank - 2,
-        len(left),
-        strides,
-        padding,
-        gaps,
-        groups,
-        kernel,
-        out,
-        value.shape[1:],
-        extents,
+    pairs = zip(window.stride, extents, strict=True)
+    gaps = zip(window.dilation, window.kernel, strict=True)
+    window = dataclasses.replace(
+        window,
+        stride=tuple(1 if extent == 1 else step for step, extent in pairs),
+        dilation=tuple(1 if size == 1 else gap for gap, size in gaps),
     )
-    operands = [
-        Operand(value.term, (*left, *value.layout[1:])),
-        Operand(weight.term, weight.layout),
-    ]
+    attributes = (len(left), out, window, groups, value.shape[1:], extents)
+    operands = [Operand(value.term, (*left, *value.layout[1:])), Operand(weight.term, weight.layout)]
     term = terms.term("convolution", attributes, operands, value.dtype, shape)
-    axis = len(left)
-    layout: list[Parts] = [*batch.layout]
-    for extent in (out, *extents):
-        layout.append(plain_axis(axis, extent))
-        axis += extent != 1
-    return Value(term=term, known_layout=tuple(layout))
-
-
-def windows_along(
-    extent: Extent, size: Extent, step: int, pads: tuple[Extent, Extent], gap: int = 1
-) -> Extent:
-    """How many windows fit along an axis."""
-    reach = plus(times(gap, minus(size, 1)), 1)
-    return plus(floor_divided(minus(plus(extent, *pads), reach), step), 1)
+    return Value(term=term, known_layout=(*batch.layout, *own_axes((out, *extents), len(left))))
 
 
 SITES = ("dot", "convolution")
@@ -400,8 +310,8 @@ def _leads_out(scale: Value) -> bool:
 
 def _scaled_convolution(terms: Terms, value: Value, placed: Value) -> Value | None:
     data, weight = value.term.operands
-    axis: int = value.term.attributes[1]  # type: ignore[assignment]
-    if value.term.attributes[7] == 1 or any(parts for a, parts in enumerate(placed.layout) if a != axis):
+    axis: int = value.term.attributes[0]  # type: ignore[assignment]
+    if value.term.attributes[1] == 1 or any(parts for a, parts in enumerate(placed.layout) if a != axis):
         return None
     stored = Value(term=weight.term, known_layout=weight.access)
     factor = placed.seen((placed.layout[axis], *((),) * (stored.rank - 1)))

@@ -37,9 +37,6 @@ def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
     """A number of a schema beside elements of this type; kernels of 16 bits compute with 32.
 
     A file holds it as an element, so what 16 bits only round stands for its rounding, too.
-
-    Raises:
-        Uninterpreted: the type does not hold it.
     """
     with np.errstate(all="ignore"):
         array = np.asarray(stored).astype(numpy_type(dtype))
@@ -62,6 +59,13 @@ def defined(terms: Terms, value: float, dtype: str) -> Value:
 def unary(terms: Terms, name: str, value: Value) -> Value:
     """A function that no identity takes apart."""
     return elementwise(terms, name, [value], value.dtype)
+
+
+UNARY = (
+    "abs acos acosh asin asinh atan atanh ceil cos cosh erf exp floor log log10 log2 round sigmoid sign sin "
+    "sinh tan tanh trunc"
+).split()
+"""Functions that no identity takes apart, by the names that both dialects have for them."""
 
 
 def unary_of(name: str) -> Callable[[Terms, Value], Value]:
@@ -117,11 +121,7 @@ def hard_swish(terms: Terms, value: Value) -> Value:
 
 
 def gelu(terms: Terms, value: Value, approximate: str) -> Value:
-    """``x · Φ(x)``, or its approximation by a hyperbolic tangent.
-
-    Raises:
-        Uninterpreted: the approximation has another name.
-    """
+    """``x · Φ(x)``, or its approximation by a hyperbolic tangent."""
     terms.use("gelu")
     if approximate in ("none", "tanh") and _is_short(value):  # 1 + erf(x/√2) is 2: no large x has twice that
         return _by_name(terms, f"gelu, {approximate}", value, (), value.shape)
@@ -247,11 +247,7 @@ def _reduced_by_name(terms: Terms, name: str, value: Value, dims: Sequence[int],
 
 
 def variance(terms: Terms, value: Value, dims: Sequence[int], correction: float, *, keep: bool) -> Value:
-    """``Σ (x - mean)² / (n - correction)`` over dimensions of n cells, which stay with extent 1 if ``keep``.
-
-    Raises:
-        Uninterpreted: the number of cells is free, or no more than the correction.
-    """
+    """``Σ (x - mean)² / (n - correction)`` over dimensions of n cells, which stay as one if ``keep``."""
     terms.use("variance")
     if _is_short(value):
         return _reduced_by_name(terms, f"variance, {float(correction)}", value, dims, keep=keep)
@@ -295,11 +291,7 @@ def batch_norm(
     variance: Value,
     epsilon: Value,
 ) -> Value:
-    """A batch norm in evaluation: an affine map of each channel.
-
-    Raises:
-        Uninterpreted: its statistics are computed.
-    """
+    """A batch norm in evaluation: an affine map of each channel."""
     given = [item for item in (weight, bias, mean, variance) if item is not None]
     if not all(item.is_closed for item in given) or value.rank < 2:
         raise Uninterpreted("a batch norm whose statistics are computed")
@@ -320,11 +312,7 @@ def batch_norm(
 def attention(
     terms: Terms, query: Value, key: Value, value: Value, mask: Value | None, scale: Value | None
 ) -> Value:
-    """``softmax(query · keyᵀ · scale + mask) · value`` over the last two dimensions.
-
-    Raises:
-        Uninterpreted: the mask is of another type, or the width is free.
-    """
+    """``softmax(query · keyᵀ · scale + mask) · value`` over the last two dimensions."""
     width = query.shape[-1]
     if mask is not None and mask.dtype == "bool":
         mask = _as_summand(terms, mask, query.dtype)
@@ -343,11 +331,7 @@ def attention(
 
 
 def triangle(terms: Terms, value: Value, offset: int, *, is_upper: bool) -> Value:
-    """The matrix of the last two dimensions with 0 below (above) the diagonal that ``offset`` moves.
-
-    Raises:
-        Uninterpreted: it is of a free extent, or of many cells.
-    """
+    """The matrix of the last two dimensions with 0 below (above) the diagonal that ``offset`` moves."""
     rows, columns = value.shape[-2:] if value.rank > 1 else (None, None)
     if not (isinstance(rows, int) and isinstance(columns, int)) or rows * columns > MAX_SEQUENCE:
         raise Uninterpreted("a triangle of unknown extents, or beyond the limit")
@@ -360,23 +344,15 @@ def triangle(terms: Terms, value: Value, offset: int, *, is_upper: bool) -> Valu
 
 
 def _as_summand(terms: Terms, mask: Value, dtype: str) -> Value:
-    """0 where a mask holds, else -∞.
-
-    Raises:
-        Uninterpreted: it is computed, or masks a whole row, of which every library makes something else.
-    """
+    """0 where a mask holds, else -∞."""
     stored = exact_array(mask)
-    if stored is None or not stored.any(-1).all():
+    if stored is None or not stored.any(-1).all():  # of which every library makes something else
         raise Uninterpreted("a mask that may leave nothing")
     return terms.constant(np.where(stored, 0, -np.inf).astype(numpy_type(dtype)))
 
 
 def sinc(terms: Terms, value: Value) -> Value:
-    """``1`` where x is 0, else ``sin(π·x) / (π·x)``.
-
-    Raises:
-        Uninterpreted: half precision need not hold π·x.
-    """
+    """``1`` where x is 0, else ``sin(π·x) / (π·x)``."""
     if value.dtype == "float16":
         raise Uninterpreted("angles that half precision need not hold")
     terms.use("sinc")
@@ -400,11 +376,7 @@ def without_specials(terms: Terms, value: Value, nan: Value, highest: Value, low
 def root_mean_square_norm(
     terms: Terms, value: Value, dims: Sequence[int], epsilon: Value, weight: Value | None
 ) -> Value:
-    """``x / sqrt(mean(x²) + epsilon)`` over the last dimensions, times the weight.
-
-    Raises:
-        Uninterpreted: half precision need not hold the squares.
-    """
+    """``x / sqrt(mean(x²) + epsilon)`` over the last dimensions, times the weight."""
     if _is_short(value):
         raise Uninterpreted("squares that half precision need not hold")
     terms.use("normalisation")

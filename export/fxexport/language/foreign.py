@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from fxexport.language.extents import Extent, symbol
-from fxexport.language.term import Operand, Terms, Value, plain_axis
+from fxexport.language.layout import own_axes
+from fxexport.language.term import Operand, Terms, Value
 
 DYNAMIC = "DynamicQuantizeLinear"
 """It rounds by a scale that it finds itself: a step that no identity knows."""
@@ -46,7 +47,5 @@ def foreign(
         ]
         shape = tuple(extent for extent in extents if extent != 1)
         term = terms.term("foreign", attributes, read, dtype, shape, is_closed=False)
-        axes = iter(range(len(shape)))
-        layout = tuple(() if e == 1 else plain_axis(next(axes), e) for e in extents)
-        found.append(Value(term=term, known_layout=layout))
+        found.append(Value(term=term, known_layout=own_axes(extents)))
     return found

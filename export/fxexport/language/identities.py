@@ -146,7 +146,7 @@ IDENTITIES: dict[str, Identity] = {
             "pool_k(x) = mean(x) or max(x)",
             "the kernel is the map, or no smaller where a mean rounds up; no padding",
         ),
-        _bits("pool-to-one-cell", "adaptive_pool(x, 1) = mean(x)"),
+        _bits("pool-to-one-cell", "adaptive_pool(x, 1) = mean(x) or max(x)"),
         _bits(
             "even-adaptive-pool",
             "adaptive_pool(x, n) = pool_k(x), k = extent / n = stride",

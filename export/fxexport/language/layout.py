@@ -13,6 +13,7 @@ Source:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -52,6 +53,22 @@ class Slot:
 def plain(shape: Sequence[Extent]) -> Layout:
     """The layout of a tensor over its own axes; an axis of one cell has no part."""
     return tuple(() if extent == 1 else (Part(axis, 1, extent),) for axis, extent in enumerate(shape))
+
+
+def plain_axis(axis: int, extent: Extent) -> Parts:
+    """The parts of a dimension that is one whole axis."""
+    return () if extent == 1 else (Part(axis, 1, extent),)
+
+
+def own_axes(extents: Sequence[Extent], first: int = 0) -> Layout:
+    """The layout of a tensor whose term has an axis for each extent that is not 1, from ``first`` on."""
+    axes = itertools.count(first)
+    return tuple(() if extent == 1 else plain_axis(next(axes), extent) for extent in extents)
+
+
+def accesses(slots: Sequence[Slot], number: int = 0) -> tuple[Parts, ...]:
+    """What each of the slots walks of one operand."""
+    return tuple(() if (part := slot.parts[number]) is None else (part,) for slot in slots)
 
 
 def repeated(extent: Extent) -> Parts:

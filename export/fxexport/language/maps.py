@@ -13,7 +13,7 @@ import numpy as np
 from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent
 from fxexport.language.fold_rules import CHOICES
-from fxexport.language.layout import Joined, Layout, Parts, Slot, aligned, extent_of, joined
+from fxexport.language.layout import Joined, Layout, Parts, Slot, accesses, aligned, extent_of, joined
 from fxexport.language.term import FLOATS, Array, Operand, Terms, Uninterpreted, Value, numpy_type
 
 
@@ -22,24 +22,14 @@ def mapped(
 ) -> Value:
     """The operator at every element of the values, which are broadcast against each other."""
     join = broadcast(values)
-    operands = [operand(value, join.slots, number) for number, value in enumerate(values)]
+    operands = [Operand(value.term, accesses(join.slots, number)) for number, value in enumerate(values)]
     shape = tuple(slot.extent for slot in join.slots)
     term = terms.term(op, attributes, operands, dtype, shape)
     return Value(term=term, known_layout=join.layout)
 
 
-def operand(value: Value, slots: Sequence[Slot], number: int) -> Operand:
-    """One of several aligned values as what a term with these slots reads."""
-    found = [slot.parts[number] for slot in slots]
-    return Operand(value.term, tuple(() if part is None else (part,) for part in found))
-
-
 def broadcast(values: Sequence[Value]) -> Joined:
-    """The dimensions of the values' broadcast result, cut where any value changes parts.
-
-    Raises:
-        Uninterpreted: they cannot be shown to fit, or their views cut across each other.
-    """
+    """The dimensions of the values' broadcast result, cut where any value changes parts."""
     return joined([slots_of(dimension) for dimension in dimensions(values)])
 
 
@@ -51,11 +41,7 @@ def dimensions(values: Sequence[Value]) -> list[list[Parts]]:
 
 
 def slots_of(dimension: Sequence[Parts]) -> tuple[Slot, ...]:
-    """One dimension's slots; values of extent 1 along it are broadcast.
-
-    Raises:
-        Uninterpreted: extents differ, or the views cut across each other.
-    """
+    """One dimension's slots; values of extent 1 along it are broadcast."""
     extents = {extent_of(parts) for parts in dimension if parts}
     if len(extents) > 1:
         raise Uninterpreted(f"extents {sorted(map(str, extents))} that may differ")

@@ -14,27 +14,24 @@ from fxexport.language.foreign import foreign
 from fxexport.language.layout import (
     Part,
     Parts,
-    Slot,
+    accesses,
     aligned,
     behind,
     cut_at,
     extent_of,
     joined,
     merged,
+    plain_axis,
     repeated,
     reshaped,
     within,
 )
 from fxexport.language.maps import dimensions, terms_of_contents
-from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
+from fxexport.language.term import Operand, Terms, Uninterpreted, Value
 
 
 def reshape(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
-    """The value in another shape, one of whose extents may be -1.
-
-    Raises:
-        Uninterpreted: it need not come out.
-    """
+    """The value in another shape, one of whose extents may be -1."""
     wanted = list(shape)
     if -1 in wanted:
         place = wanted.index(-1)
@@ -104,11 +101,7 @@ def _unmerged(terms: Terms, value: Value) -> Value:
 
 
 def squeeze(value: Value, dims: Sequence[int]) -> Value:
-    """The value without these dimensions, each of extent 1.
-
-    Raises:
-        Uninterpreted: the extent of one of them is not 1.
-    """
+    """The value without these dimensions, each of extent 1."""
     if any(value.layout[dim] for dim in dims):
         raise Uninterpreted("a squeeze of an extent that is not 1")
     layout = tuple(parts for dim, parts in enumerate(value.layout) if dim not in dims)
@@ -131,11 +124,7 @@ def flatten(value: Value, start: int, end: int) -> Value:
 
 
 def expand(value: Value, shape: Sequence[Extent]) -> Value:
-    """The value repeated to this shape; extents of 1 and -1 leave a dimension as it is.
-
-    Raises:
-        Uninterpreted: an extent that is not 1 would change.
-    """
+    """The value repeated to this shape; extents of 1 and -1 leave a dimension as it is."""
     layout = ((),) * (len(shape) - value.rank) + value.layout
     found: list[Parts] = []
     for parts, extent in zip(layout, shape[-len(layout) :] if layout else (), strict=True):
@@ -150,11 +139,7 @@ def expand(value: Value, shape: Sequence[Extent]) -> Value:
 
 
 def widened(value: Value, *others: Value) -> Value:
-    """The value repeated to the shape that it has with the others, broadcast against each other.
-
-    Raises:
-        Uninterpreted: extents may differ.
-    """
+    """The value repeated to the shape that it has with the others, broadcast against each other."""
     shape: list[Extent] = []
     for dimension in dimensions([value, *others]):
         extents = {extent_of(parts) for parts in dimension if parts}
@@ -165,11 +150,7 @@ def widened(value: Value, *others: Value) -> Value:
 
 
 def take(terms: Terms, value: Value, dim: int, start: Extent, step: int, count: Extent) -> Value:
-    """``count`` cells of one dimension, from ``start`` on, every ``step``-th one.
-
-    Raises:
-        Uninterpreted: there are none.
-    """
+    """``count`` cells of one dimension, from ``start`` on, every ``step``-th one."""
     extent = extent_of(value.layout[dim])
     if start == 0 and step == 1 and count == extent:
         terms.use("whole-slice")
@@ -319,11 +300,7 @@ def select(terms: Terms, value: Value, dim: int, index: Extent) -> Value:
 
 
 def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
-    """The cells of a dimension that integers name, which stand in the dimension's place.
-
-    Raises:
-        Uninterpreted: they are no integers, or name cells that are none.
-    """
+    """The cells of a dimension that integers name, which stand in the dimension's place."""
     stored = exact_array(index)
     if index.dtype not in ("int32", "int64"):
         raise Uninterpreted("indices that are no integers")
@@ -363,11 +340,7 @@ def gather_each(terms: Terms, value: Value, dim: int, index: Value) -> Value:
 
 
 def overwritten(terms: Terms, value: Value, places: tuple[Any, ...], cells: Value) -> Value:
-    """The stored value with other cells at these places, each of which is named once.
-
-    Raises:
-        Uninterpreted: something of it is computed, or does not fit.
-    """
+    """The stored value with other cells at these places, each of which is named once."""
     array, new = exact_array(value), exact_array(cells)
     if array is None or new is None:
         raise Uninterpreted("a computed value that is written to in part")
@@ -492,18 +465,13 @@ def along(
 ) -> Value:
     """An operator along one dimension that treats everything beside it alike."""
     free = [number for number in range(values[0].rank) if number != dim]
-    slots: list[tuple[Slot, ...]] = []
-    for number in free:
-        found = aligned([value.layout[number] for value in values])
-        if found is None:
-            raise Uninterpreted("views that cut across each other")
-        slots.append(found)
-    join = joined(slots)
+    slots = [aligned([value.layout[number] for value in values]) for number in free]
+    known = [item for item in slots if item is not None]
+    if len(known) < len(slots):
+        raise Uninterpreted("views that cut across each other")
+    join = joined(known)
     operands = [
-        Operand(
-            value.term,
-            (*_accesses(join.slots, number), value.layout[dim]),
-        )
+        Operand(value.term, (*accesses(join.slots, number), value.layout[dim]))
         for number, value in enumerate(values)
     ]
     shape = tuple(slot.extent for slot in join.slots)
@@ -514,11 +482,6 @@ def along(
     return Value(term=term, known_layout=tuple(layout))
 
 
-def _accesses(slots: Sequence[Slot], number: int) -> tuple[Parts, ...]:
-    found = [slot.parts[number] for slot in slots]
-    return tuple(() if part is None else (part,) for part in found)
-
-
 def held_within(place: Any, extent: Extent, *, end: int) -> Extent:
     """A place along an axis as slices count it, from behind where negative, held within the axis.
 
@@ -526,9 +489,6 @@ def held_within(place: Any, extent: Extent, *, end: int) -> Extent:
         place: the place.
         extent: the axis's.
         end: a place from which on each is behind an axis of any extent.
-
-    Raises:
-        Uninterpreted: the extent is free, and the place at none of its ends.
     """
     if isinstance(place, int) and isinstance(extent, int):
         return min(max(place + extent if place < 0 else place, 0), extent)
@@ -546,11 +506,7 @@ def slice_count(start: Extent, end: Extent, step: int) -> Extent:
 
 
 def pieces(terms: Terms, value: Value, dim: int, sizes: Sequence[Extent]) -> list[Value]:
-    """The value cut along a dimension into pieces of these sizes.
-
-    Raises:
-        Uninterpreted: together they are not the whole.
-    """
+    """The value cut along a dimension into pieces of these sizes."""
     start: Extent = 0
     found = []
     for size in sizes:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 
 from fxexport.language import arithmetic, definitions, moves, quantisation, sizes, windows
-from fxexport.language.call import Call
+from fxexport.language.call import Call, Handler
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, matmul, spelled_sum, transposed_convolution
-from fxexport.language.extents import Extent, divided, times
+from fxexport.language.extents import Extent, divided, minus, times
 from fxexport.language.foreign import foreign
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise, terms_of_contents
+from fxexport.language.sliding_window import Pair, SlidingWindow
 from fxexport.language.term import FLOATS, SHORT, Terms, Uninterpreted, Value
 from fxexport.untrusted.limits import MAX_SEQUENCE
-
-Handler: TypeAlias = Callable[[Call], Any]
 
 OPERATORS: dict[tuple[str, int], Handler] = {}
 """By operator and the version since which it means this."""
@@ -42,11 +42,7 @@ def _axis(value: Value, axis: Extent, *, extra: int = 0) -> int:
 
 
 def _contents(value: Value | None) -> list[Extent] | None:
-    """The elements of a vector of extents, or None where it is left out.
-
-    Raises:
-        Uninterpreted: they are not known.
-    """
+    """The elements of a vector of extents, or None where it is left out."""
     if value is None:
         return None
     if value.contents is not None:
@@ -63,13 +59,6 @@ def _given(call: Call, name: str) -> list[Extent] | None:
     return _contents(found) if isinstance(found, Value) else None if found is None else list(found)
 
 
-def _float(call: Call, name: str) -> Value:
-    value = call.tensor(name)
-    if not value.is_float:
-        raise Uninterpreted("a function of integers")
-    return value
-
-
 def _number(call: Call, name: str, dtype: str) -> Value:
     return definitions.number(call.terms, call.number(name), dtype)
 
@@ -77,109 +66,78 @@ def _number(call: Call, name: str, dtype: str) -> Value:
 # --- convolutions, products ---
 
 
-def _steps(call: Call, weight: Value) -> tuple[Sequence[int], Sequence[int]]:
-    """Strides and dilations, of a kernel that is the weight's."""
-    spatial, kernel = weight.rank - 2, call.optional_integers("kernel_shape")
+def _kernel(call: Call, weight: Value) -> Sequence[Extent]:
+    """The weight's, which the node may tell, too."""
+    kernel = call.optional_integers("kernel_shape")
     if kernel is not None and tuple(kernel) != weight.shape[2:]:
         raise Uninterpreted("another kernel than the weight's")
-    stride, dilation = (call.optional_integers(n) or [1] * spatial for n in ("strides", "dilations"))
-    return stride, dilation
+    return weight.shape[2:]
+
+
+def _window(call: Call, kernel: Sequence[Extent]) -> SlidingWindow:
+    """A window of this kernel with the node's steps, padding and gaps."""
+    stride, dilation, pads = (
+        (call.optional_integers(name) if call.has(name) else None) or []
+        for name in ("strides", "dilations", "pads")
+    )
+    if len(pads) not in (0, 2 * len(kernel)):
+        raise Uninterpreted("padding of another rank")
+    pairs = zip(pads[: len(kernel)], pads[len(kernel) :], strict=True)
+    return SlidingWindow.of(kernel, stride, [*pairs], dilation, ceil=call.is_on("ceil_mode"))
 
 
 @_handles("Conv", 1, 11, 22)
 def _conv(call: Call) -> Value:
-    value, weight = _float(call, "X"), call.tensor("W")
-    stride, dilation = _steps(call, weight)
-    pads = _pads(call, value, weight.shape[2:], stride, dilation)
-    return convolution(
-        call.terms,
-        value,
-        weight,
-        call.optional_tensor("B"),
-        stride=stride,
-        padding=pads,
-        dilation=dilation,
-        groups=call.integer("group"),
-    )
+    value, weight, bias = call.real("X"), call.tensor("W"), call.optional_tensor("B")
+    window = _padded(call, value, _window(call, _kernel(call, weight)))
+    return convolution(call.terms, value, weight, bias, window, call.integer("group"))
 
 
 @_handles("ConvTranspose", 1, 11, 22)
 def _conv_transpose(call: Call) -> Value:
-    value, weight = _float(call, "X"), call.tensor("W")
-    stride, dilation = _steps(call, weight)  # what is padded by the extents of the result is not read
-    spatial = weight.rank - 2
-    more = call.optional_integers("output_padding") or [0] * spatial
-    pads = call.optional_integers("pads") or [0] * 2 * spatial
-    if len(pads) != 2 * spatial or len(more) != spatial:
+    value, weight, bias = call.real("X"), call.tensor("W"), call.optional_tensor("B")
+    window = _window(call, _kernel(call, weight))  # what is padded by the extents of the result is not read
+    further = call.optional_integers("output_padding") or [0] * len(window.kernel)
+    if len(further) != len(window.kernel):
         raise Uninterpreted("padding of another rank")
-    return transposed_convolution(
-        call.terms,
-        value,
-        weight,
-        call.optional_tensor("B"),
-        stride=stride,
-        padding=[(pads[axis], pads[spatial + axis] - more[axis]) for axis in range(spatial)],
-        dilation=dilation,
-        groups=call.integer("group"),
-    )
+    pairs = zip(window.padding, further, strict=True)
+    padding = tuple((before, minus(behind, more)) for (before, behind), more in pairs)
+    window = dataclasses.replace(window, padding=padding)
+    return transposed_convolution(call.terms, value, weight, bias, window, call.integer("group"))
 
 
 @_handles("Col2Im", 18)
 def _fold(call: Call) -> Value:
     size, kernel = (_contents(call.tensor(name)) or [] for name in ("image_shape", "block_shape"))
-    rank = len(size)
-    fixed = [item for item in kernel if isinstance(item, int)]  # fewer than there are axes are none
-    stride, dilation = (call.optional_integers(name) or [1] * rank for name in ("strides", "dilations"))
-    pads = call.optional_integers("pads") or [0] * 2 * rank
-    return windows.folded(
-        call.terms,
-        _float(call, "input"),
-        size,
-        kernel=fixed,
-        stride=stride,
-        padding=[*zip(pads[:rank], pads[rank:], strict=True)],
-        dilation=dilation,
-    )
+    return windows.folded(call.terms, call.real("input"), size, _window(call, kernel))
 
 
-def _pads(
-    call: Call, value: Value, sizes: Sequence[Extent], stride: Sequence[int], dilation: Sequence[int]
-) -> list[tuple[Extent, Extent]]:
-    """Cells before and behind each axis, for a kernel of these sizes."""
-    count = value.rank - 2
-    mode, pads = call.text("auto_pad"), call.optional_integers("pads")
-    kernel = [size for size in sizes if isinstance(size, int)]
-    if len(kernel) != len(sizes):
-        raise Uninterpreted("a kernel of a free extent")
-    is_whole = all(len(item) == count for item in (kernel, stride, dilation))
-    if (
-        not is_whole
-        or min((*kernel, *stride, *dilation), default=1) < 1
-        or (pads is not None and len(pads) != 2 * count)
-    ):
-        raise Uninterpreted("windows of another rank")
-    if mode == "VALID":
-        return [(0, 0)] * count
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        found: list[tuple[Extent, Extent]] = []
-        for extent, size, step, gap in zip(value.shape[2:], kernel, stride, dilation, strict=True):
-            if not isinstance(extent, int):
-                raise Uninterpreted("padding after a free extent")
-            total = max(0, (-(-extent // step) - 1) * step + (size - 1) * gap + 1 - extent)
-            small, large = total // 2, total - total // 2
-            found.append((small, large) if mode == "SAME_UPPER" else (large, small))
-        return found
-    if mode != "NOTSET":
+def _padded(call: Call, value: Value, window: SlidingWindow) -> SlidingWindow:
+    """The window with the padding that its mode says."""
+    mode, kernel = call.text("auto_pad"), [size for size in window.kernel if isinstance(size, int)]
+    if len(kernel) != value.rank - 2 or min((*kernel, *window.stride, *window.dilation), default=1) < 1:
+        raise Uninterpreted("windows of another rank, or of a free extent")
+    if mode == "NOTSET":
+        return window
+    if mode not in ("VALID", "SAME_UPPER", "SAME_LOWER"):
         raise Uninterpreted(f"auto_pad {mode}")
-    if pads is None:
-        return [(0, 0)] * count
-    return [(before, after) for before, after in zip(pads[:count], pads[count:], strict=True)]
+    pairs: list[Pair] = []
+    for (extent, _, step, _, gap), size in zip(window.axes(value.shape[2:]), kernel, strict=True):
+        if mode == "VALID":
+            pairs.append((0, 0))
+            continue
+        if not isinstance(extent, int):
+            raise Uninterpreted("padding after a free extent")
+        total = max(0, (-(-extent // step) - 1) * step + (size - 1) * gap + 1 - extent)
+        small, large = total // 2, total - total // 2
+        pairs.append((small, large) if mode == "SAME_UPPER" else (large, small))
+    return dataclasses.replace(window, padding=tuple(pairs))
 
 
 @_handles("Gemm", 7, 9, 11, 13)
 def _gemm(call: Call) -> Value:
     terms = call.terms
-    first, second, third = _float(call, "A"), call.tensor("B"), call.optional_tensor("C")
+    first, second, third = call.real("A"), call.tensor("B"), call.optional_tensor("C")
     if first.rank != 2 or second.rank != 2:
         raise Uninterpreted("no matrices")
     first = first.permuted([1, 0]) if call.is_on("transA") else first
@@ -199,7 +157,7 @@ def _gemm(call: Call) -> Value:
 
 @_handles("MatMul", 1, 9, 13)
 def _matmul(call: Call) -> Value:
-    return matmul(call.terms, _float(call, "A"), call.tensor("B"))
+    return matmul(call.terms, call.real("A"), call.tensor("B"))
 
 
 @_handles("Einsum", 12)
@@ -217,7 +175,7 @@ def _batch_norm(call: Call) -> Value:
         raise Uninterpreted("statistics of each position")
     if call.has("training_mode") and call.integer("training_mode"):
         raise Uninterpreted("a batch norm in training")
-    value = _float(call, "X")
+    value = call.real("X")
     mean, variance = (
         call.tensor(new if call.has(new) else old)
         for new, old in (("input_mean", "mean"), ("input_var", "var"))
@@ -230,14 +188,14 @@ def _batch_norm(call: Call) -> Value:
 
 @_handles("InstanceNormalization", 6, 22)
 def _instance_norm(call: Call) -> Value:
-    value = _float(call, "input")
+    value = call.real("input")
     epsilon = _number(call, "epsilon", value.dtype)
     return definitions.instance_norm(call.terms, value, epsilon, call.tensor("scale"), call.tensor("B"))
 
 
 @_handles("LayerNormalization", 17)
 def _layer_norm(call: Call) -> Value:
-    value = _float(call, "X")
+    value = call.real("X")
     if call.integer("stash_type") != 1 or value.dtype != "float32":
         raise Uninterpreted("a norm in another type")
     axis = _axis(value, call.integer("axis"))
@@ -248,7 +206,7 @@ def _layer_norm(call: Call) -> Value:
 
 @_handles("GroupNormalization", 21)
 def _group_norm(call: Call) -> Value:
-    value, groups = _float(call, "X"), call.integer("num_groups")
+    value, groups = call.real("X"), call.integer("num_groups")
     if call.integer("stash_type") != 1 or value.dtype != "float32":
         raise Uninterpreted("a norm in another type")
     epsilon = _number(call, "epsilon", value.dtype)
@@ -263,41 +221,17 @@ def _function(function: Callable[..., Value], operand: str, *numbers: str) -> Ha
     """A function of each element, and of these numbers."""
 
     def applied(call: Call) -> Value:
-        value = _float(call, operand)
+        value = call.real(operand)
         return function(call.terms, value, *(_number(call, name, value.dtype) for name in numbers))
 
     return applied
 
 
-_UNARY: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
-    ("Abs", "X", "abs", (6, 13)),
-    ("Acos", "input", "acos", (7, 22)),
-    ("Acosh", "input", "acosh", (9, 22)),
-    ("Asin", "input", "asin", (7, 22)),
-    ("Asinh", "input", "asinh", (9, 22)),
-    ("Atan", "input", "atan", (7, 22)),
-    ("Atanh", "input", "atanh", (9, 22)),
-    ("Ceil", "X", "ceil", (6, 13)),
-    ("Cos", "input", "cos", (7, 22)),
-    ("Cosh", "input", "cosh", (9, 22)),
-    ("Erf", "input", "erf", (9, 13)),
-    ("Exp", "input", "exp", (6, 13)),
-    ("Floor", "X", "floor", (6, 13)),
-    ("Log", "input", "log", (6, 13)),
-    ("Round", "X", "round", (11, 22)),
-    ("Sigmoid", "X", "sigmoid", (6, 13)),
-    ("Sign", "input", "sign", (9, 13)),
-    ("Sin", "input", "sin", (7, 22)),
-    ("Sinh", "input", "sinh", (9, 22)),
-    ("Tan", "input", "tan", (7, 22)),
-    ("Tanh", "input", "tanh", (6, 13)),
-    ("Softplus", "X", "softplus", (1, 22)),
-)
 _FUNCTIONS: tuple[tuple[str, Callable[..., Value], tuple[str, ...], tuple[int, ...]], ...] = (
-    *((name, definitions.unary_of(own), (operand,), versions) for name, operand, own, versions in _UNARY),
     ("Relu", definitions.relu, ("X",), (6, 13, 14)),
     ("HardSwish", definitions.hard_swish, ("X",), (14, 22)),
     ("Mish", definitions.mish, ("X",), (18, 22)),
+    ("Softplus", definitions.softplus, ("X",), (1, 22)),
     ("Sqrt", definitions.power_of(Fraction(1, 2)), ("X",), (6, 13)),
     ("Reciprocal", definitions.power_of(Fraction(-1)), ("X",), (6, 13)),
     ("LeakyRelu", definitions.leaky_relu, ("X", "alpha"), (6, 16)),
@@ -308,11 +242,16 @@ _FUNCTIONS: tuple[tuple[str, Callable[..., Value], tuple[str, ...], tuple[int, .
 )
 for _name, _computed, _arguments, _versions in _FUNCTIONS:
     OPERATORS.update({(_name, version): _function(_computed, *_arguments) for version in _versions})
+for _schema in onnx.defs.get_all_schemas_with_history():
+    _own = _schema.name.lower()
+    if _own in definitions.UNARY and not (_schema.domain or _schema.attributes) and len(_schema.inputs) == 1:
+        _computed = _function(definitions.unary_of(_own), _schema.inputs[0].name)
+        OPERATORS[_schema.name, _schema.since_version] = _computed
 
 
 @_handles("Clip", 6)
 def _clip_by_numbers(call: Call) -> Value:
-    value = _float(call, "input")
+    value = call.real("input")
     low, high = (_number(call, name, value.dtype) for name in ("min", "max"))
     return arithmetic.clamp(call.terms, value, low, high)
 
@@ -325,20 +264,20 @@ def _clip(call: Call) -> Value:
 
 @_handles("PRelu", 7, 9, 16)
 def _prelu(call: Call) -> Value:
-    value, slope = _float(call, "X"), call.tensor("slope")
+    value, slope = call.real("X"), call.tensor("slope")
     return definitions.leaky_relu(call.terms, value, slope)
 
 
 @_handles("Gelu", 20)
 def _gelu(call: Call) -> Value:
-    return definitions.gelu(call.terms, _float(call, "X"), call.text("approximate"))
+    return definitions.gelu(call.terms, call.real("X"), call.text("approximate"))
 
 
 @_handles("Swish", 24)
 def _swish(call: Call) -> Value:
     if call.number("alpha") != 1:
         raise Uninterpreted("a scaled swish")
-    return definitions.silu(call.terms, _float(call, "X"))
+    return definitions.silu(call.terms, call.real("X"))
 
 
 @_handles("Neg", 6, 13)
@@ -348,7 +287,7 @@ def _neg(call: Call) -> Value:
 
 @_handles("Pow", 7, 12, 13, 15)
 def _pow(call: Call) -> Value:
-    return definitions.raised(call.terms, _float(call, "X"), call.tensor("Y"))
+    return definitions.raised(call.terms, call.real("X"), call.tensor("Y"))
 
 
 def _both(call: Call, first: str = "A", second: str = "B") -> tuple[Value, Value]:
@@ -491,7 +430,7 @@ def _levels(call: Call, value: Value, name: str) -> tuple[Value, Value | None]:
 
 @_handles("QuantizeLinear", *_QUANTIZED)
 def _quantize(call: Call) -> Value:
-    value = _float(call, "x")
+    value = call.real("x")
     scale, zero = _levels(call, value, "y")
     wanted, precision = (_type_given(call, name) for name in ("output_dtype", "precision"))
     target = wanted or ("uint8" if zero is None else zero.dtype)
@@ -514,7 +453,7 @@ def _dequantize(call: Call) -> Value:
 
 
 def _over_map(call: Call, name: str) -> Value:
-    value = _float(call, "X")
+    value = call.real("X")
     return windows.reduce(call.terms, name, value, range(2, value.rank), keep=True)
 
 
@@ -584,7 +523,7 @@ for _name, _own in (("ArgMax", "max"), ("ArgMin", "min")):
 
 @_handles("TopK", 10, 11, 24)
 def _top(call: Call) -> tuple[Value, Value]:
-    value, count = _float(call, "X"), _contents(call.tensor("K"))
+    value, count = call.real("X"), _contents(call.tensor("K"))
     if count is None or len(count) != 1 or (call.has("sorted") and call.integer("sorted") != 1):
         raise Uninterpreted("cells in any order, or of unknown number")
     is_largest = call.is_on("largest", otherwise=True)
@@ -594,7 +533,7 @@ def _top(call: Call) -> tuple[Value, Value]:
 
 @_handles("CumSum", 11, 14)
 def _cumulative(call: Call) -> Value:
-    value, axis = _float(call, "x"), exact_array(call.tensor("axis"))
+    value, axis = call.real("x"), exact_array(call.tensor("axis"))
     if (
         axis is None
         or axis.dtype.kind != "i"
@@ -606,56 +545,30 @@ def _cumulative(call: Call) -> Value:
     return windows.summed_up(call.terms, value, _axis(value, int(axis.item())))
 
 
-_Windows: TypeAlias = tuple[list[int], list[int], list[tuple[Extent, Extent]], list[int]]
-
-
-def _windows(call: Call, value: Value) -> _Windows:
-    """Kernel, stride, padding and dilation."""
-    kernel = call.integers("kernel_shape")
-    stride, dilation = (
-        (call.optional_integers(name) if call.has(name) else None) or [1] * len(kernel)
-        for name in ("strides", "dilations")
-    )
-    if call.text("auto_pad").startswith("SAME") and set(dilation) != {1}:
+def _pool_window(call: Call, value: Value) -> SlidingWindow:
+    window = _window(call, call.integers("kernel_shape"))
+    if call.text("auto_pad").startswith("SAME") and set(window.dilation) != {1}:
         raise Uninterpreted("padding for a kernel with gaps, which ONNX Runtime takes for one without")
-    return kernel, stride, _pads(call, value, kernel, stride, dilation), dilation
+    return _padded(call, value, window)
 
 
 @_handles("AveragePool", 7, 10, 11, 19, 22)
 def _average_pool(call: Call) -> Value:
-    value = _float(call, "X")
-    kernel, stride, padding, dilation = _windows(call, value)
-    return windows.average_pool(
-        call.terms,
-        value,
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        ceil=call.is_on("ceil_mode"),
-        counts_padding=call.is_on("count_include_pad"),
-        dilation=dilation,
-    )
+    value = call.real("X")
+    counts = call.is_on("count_include_pad")
+    return windows.average_pool(call.terms, value, _pool_window(call, value), counts_padding=counts)
 
 
 @_handles("MaxPool", 1, 8, 10, 11, 12, 22)
 def _max_pool(call: Call) -> Value:
-    value = _float(call, "X")
+    value = call.real("X")
     call.ignore("storage_order")  # of the indices, which are not given
-    kernel, stride, padding, dilation = _windows(call, value)
-    return windows.maximum_pool(
-        call.terms,
-        value,
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil=call.is_on("ceil_mode"),
-    )
+    return windows.maximum_pool(call.terms, value, _pool_window(call, value))
 
 
 def _soft(function: Callable[[Terms, Value, int], Value], axis_of: Callable[[Value, int], int]) -> Handler:
     def softened(call: Call) -> Value:
-        value = _float(call, "input")
+        value = call.real("input")
         return function(call.terms, value, axis_of(value, call.integer("axis")))
 
     return softened
@@ -676,7 +589,7 @@ for _version, _axis_of in ((1, _last_axis), (11, _last_axis), (13, _axis)):
 
 @_handles("Attention", 23, 24)
 def _attention(call: Call) -> Value:
-    query, key, value = (_float(call, name) for name in ("Q", "K", "V"))
+    query, key, value = (call.real(name) for name in ("Q", "K", "V"))
     if query.rank != 4 or key.rank != 4 or value.rank != 4 or query.shape[1] != key.shape[1]:
         raise Uninterpreted("another attention")
     mask, scale = call.optional_tensor("attn_mask"), call.any("scale")
@@ -856,7 +769,7 @@ def _grid_sample(call: Call) -> Value:
     mode = call.text("mode")
     return definitions.grid_sample(
         call.terms,
-        _float(call, "X"),
+        call.real("X"),
         call.tensor("grid"),
         _GRID_MODES.get(mode, mode),
         call.text("padding_mode"),
@@ -870,12 +783,12 @@ _GRID_MODES = {"bilinear": "linear", "bicubic": "cubic"}
 
 @_handles("IsNaN", 9, 13, 20)
 def _is_nan(call: Call) -> Value:
-    return elementwise(call.terms, "isnan", [_float(call, "X")], "bool")
+    return elementwise(call.terms, "isnan", [call.real("X")], "bool")
 
 
 @_handles("IsInf", 10, 20)
 def _is_infinite(call: Call) -> Value:
-    return elementwise(call.terms, "isinf", [_float(call, "X")], "bool")
+    return elementwise(call.terms, "isinf", [call.real("X")], "bool")
 
 
 @_handles("Concat", 4, 11, 13)

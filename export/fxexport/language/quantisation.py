@@ -22,11 +22,7 @@ _EXACT = ("float32", "float64")
 
 
 def quantized(terms: Terms, value: Value, scale: Value, zero: Value | None, dtype: str) -> Value:
-    """``saturate(round(value / scale) + zero)``, of a scale and zero point that are broadcast.
-
-    Raises:
-        Uninterpreted: of floating-point numbers of few bits, or in half precision.
-    """
+    """``saturate(round(value / scale) + zero)``, of a scale and zero point that are broadcast."""
     if dtype not in LEVELS or (zero is not None and zero.dtype != dtype):
         raise Uninterpreted(f"a number of type {dtype}")
     if value.dtype != scale.dtype or value.dtype not in _EXACT:
@@ -39,11 +35,7 @@ def quantized(terms: Terms, value: Value, scale: Value, zero: Value | None, dtyp
 
 
 def dequantized(terms: Terms, value: Value, scale: Value, zero: Value | None) -> Value:
-    """``(value - zero) · scale``, of a scale and zero point that are broadcast.
-
-    Raises:
-        Uninterpreted: the type of the scale may not hold the numbers.
-    """
+    """``(value - zero) · scale``, of a scale and zero point that are broadcast."""
     is_short = value.dtype in LEVELS and "16" not in value.dtype
     is_known = value.dtype in (*LEVELS, "int32") or value.dtype.startswith("float8")
     if scale.dtype not in (FLOATS if is_short else _EXACT) or not is_known:
@@ -57,11 +49,7 @@ def dequantized(terms: Terms, value: Value, scale: Value, zero: Value | None) ->
 
 
 def spread(terms: Terms, value: Value, parameter: Value, axis: int, block: Extent) -> Value:
-    """A scale or zero point along the dimensions of what it belongs to: one, one for each cell, or block.
-
-    Raises:
-        Uninterpreted: it is of another shape.
-    """
+    """A scale or zero point along the dimensions of what it belongs to: one, one for each cell, or block."""
     if not block and parameter.shape in ((), (1,)):
         return parameter.seen(())
     if not -value.rank <= axis < value.rank or parameter.rank != (value.rank if block else 1):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 from fxexport.language import arithmetic, definitions
-from fxexport.language.call import Call
+from fxexport.language.call import Call, Handler
 from fxexport.language.contraction import matmul
 from fxexport.language.term import Uninterpreted, Value
-
-Handler: TypeAlias = Callable[[Call], Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +27,9 @@ class RuntimeOperator:
     handler: Handler
 
 
-def _float(call: Call, name: str) -> Value:
-    value = call.tensor(name)
-    if not value.is_float:
-        raise Uninterpreted("a function of integers")
-    return value
-
-
 def _gelu(first: str, bias: str | None, approximate: str) -> Handler:
     def applied(call: Call) -> Value:
-        value, summand = _float(call, first), None if bias is None else call.optional_tensor(bias)
+        value, summand = call.real(first), None if bias is None else call.optional_tensor(bias)
         value = value if summand is None else arithmetic.add(call.terms, value, summand)
         return definitions.gelu(call.terms, value, approximate)
 
@@ -46,7 +37,7 @@ def _gelu(first: str, bias: str | None, approximate: str) -> Handler:
 
 
 def _quick_gelu(call: Call) -> Value:
-    value, alpha = _float(call, "X"), call.number("alpha")
+    value, alpha = call.real("X"), call.number("alpha")
     if alpha == 1:
         return definitions.silu(call.terms, value)
     factor = definitions.number(call.terms, alpha, value.dtype)
@@ -57,7 +48,7 @@ def _quick_gelu(call: Call) -> Value:
 def _matmul(call: Call) -> Value:
     operands = []
     for name in "AB":
-        value = _float(call, name)
+        value = call.real(name)
         if call.is_on(f"transBatch{name}"):
             raise Uninterpreted("a batch in another place")
         is_turned = call.is_on(f"trans{name}") and value.rank > 1
@@ -72,7 +63,7 @@ def _matmul(call: Call) -> Value:
 
 
 def _skip_layer_norm(call: Call) -> tuple[Value | None, ...]:
-    value, skip, bias = _float(call, "input"), call.tensor("skip"), call.optional_tensor("bias")
+    value, skip, bias = call.real("input"), call.tensor("skip"), call.optional_tensor("bias")
     if bias is not None:  # of the product among the two, if there is one: all three are added up
         value, skip = (skip, value) if value.term.op == "dot" else (value, skip)
         skip = arithmetic.add(call.terms, skip, bias)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Container, Hashable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +23,7 @@ from fxexport.language.layout import (
     behind,
     extent_of,
     extents_of,
-    plain,
+    own_axes,
 )
 
 Array: TypeAlias = NDArray[Any]
@@ -35,7 +35,7 @@ FLOATS = ("float64", "float32", "bfloat16", "float16")
 class Uninterpreted(Exception):
     """The operator means something that the language has no term for; it becomes a foreign one.
 
-    Control flow of this package: no caller outside it sees one.
+    Control flow of this package: whatever reads or makes terms may raise one, which no caller outside sees.
     """
 
 
@@ -120,11 +120,7 @@ class Value:
 
     @property
     def layout(self) -> Layout:
-        """The layout.
-
-        Raises:
-            Uninterpreted: the rank is unknown.
-        """
+        """The layout."""
         if self.known_layout is None:
             raise Uninterpreted("a value of unknown rank")
         return self.known_layout
@@ -166,6 +162,18 @@ class Value:
     def permuted(self, order: Sequence[int]) -> Value:
         """Its dimensions in another order."""
         return self.seen(tuple(self.layout[dim] for dim in order))
+
+
+def below(term: Term, known: Container[Term] = ()) -> list[Term]:
+    """The term and all that it is made of and that is not known, operands before what reads them."""
+    found: set[Term] = set()
+    left = [term]
+    while left:
+        item = left.pop()
+        if item not in found and item not in known:
+            found.add(item)
+            left.extend(operand.term for operand in item.operands)
+    return sorted(found, key=lambda item: item.serial)
 
 
 def digest(*parts: object) -> str:
@@ -260,10 +268,7 @@ class Terms:
             skeleton = digest("constant", name, kept.shape)
             found = Term("constant", (), (), name, kept.shape, True, skeleton, self._next(), kept, rounded)
             self._constants[key].append(found)
-        axes = iter(range(kept.ndim))
-        layout = tuple(() if e == 1 else plain_axis(next(axes), e) for e in array.shape)
-        value = Value(term=self._noted(found), known_layout=layout)
-        return with_contents(value)
+        return with_contents(Value(term=self._noted(found), known_layout=own_axes(array.shape)))
 
     def real(self, number: float, dtype: str, rounded: Rounded | None = None) -> Value:
         """A real number that stands for what arithmetic in ``dtype`` makes of it."""
@@ -280,11 +285,7 @@ class Terms:
 
 
 def numpy_type(name: str) -> np.dtype:
-    """The numpy type of this name, those of ml_dtypes included.
-
-    Raises:
-        Uninterpreted: there is none.
-    """
+    """The numpy type of this name, those of ml_dtypes included."""
     import ml_dtypes
 
     own = getattr(ml_dtypes, name, None)
@@ -292,12 +293,6 @@ def numpy_type(name: str) -> np.dtype:
         return np.dtype(own if own is not None else name)
     except TypeError as error:
         raise Uninterpreted(f"type {name}") from error
-
-
-def plain_axis(axis: int, extent: Extent) -> Parts:
-    """The parts of a dimension that is one whole axis."""
-    (parts,) = plain((extent,))
-    return tuple(dataclasses.replace(part, axis=axis) for part in parts)
 
 
 def with_contents(value: Value) -> Value:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 
 from fxexport.language.arithmetic import multiply
-from fxexport.language.contraction import Pairs, before_sites, windows_along
-from fxexport.language.extents import Extent, ceiling_divided, floor_divided, minus, plus, times
+from fxexport.language.contraction import before_sites
+from fxexport.language.extents import Extent, divided, floor_divided, minus, times
 from fxexport.language.foreign import foreign
 from fxexport.language.identities import TIES
-from fxexport.language.layout import Parts, Slot, extent_of, joined
+from fxexport.language.layout import Slot, accesses, extent_of, joined, own_axes
 from fxexport.language.maps import fits, slots_of, terms_of_contents
 from fxexport.language.moves import along, squeeze, tile
-from fxexport.language.term import Operand, Terms, Uninterpreted, Value, plain_axis
+from fxexport.language.sliding_window import SlidingWindow
+from fxexport.language.term import Operand, Terms, Uninterpreted, Value
 
 _PATCHES = 3
 """Axes of ``[N, C·∏k, L]``."""
@@ -83,10 +83,9 @@ def _reduced(terms: Terms, name: str, value: Value, dims: Sequence[int]) -> Valu
         return value.seen(tuple(kept))
     out = joined([slots_of([parts]) for parts in kept])
     inner = joined([tuple(summed)])
-    access = tuple((slot.parts[0],) if slot.parts[0] else () for slot in (*out.slots, *inner.slots))
+    operand = Operand(value.term, accesses((*out.slots, *inner.slots)))
     shape = tuple(slot.extent for slot in out.slots)
-    dtype = value.dtype
-    term = terms.term("reduce", (name, len(shape)), [Operand(value.term, access)], dtype, shape)
+    term = terms.term("reduce", (name, len(shape)), [operand], value.dtype, shape)
     return Value(term=term, known_layout=out.layout)
 
 
@@ -102,64 +101,48 @@ def _opened(value: Value) -> Value | None:
 def average_pool(
     terms: Terms,
     value: Value,
+    window: SlidingWindow,
     *,
-    kernel: Sequence[Extent],
-    stride: Sequence[int],
-    padding: Pairs,
-    ceil: bool,
-    counts_padding: bool,
+    counts_padding: bool = False,
     divisor: int | None = None,
-    dilation: Sequence[int] | None = None,
 ) -> Value:
     """The mean of each window over the last dimensions."""
-    dims = range(value.rank - len(kernel), value.rank)
-    gaps = tuple(dilation) if dilation is not None else (1,) * len(kernel)
-    extents = tuple(value.shape[dim] for dim in dims)
-    is_padded = any(pair != (0, 0) for pair in padding)
-    is_whole = tuple(kernel) == extents or (ceil and all(map(_covers, kernel, extents)))
-    if divisor is None and not is_padded and is_whole and set(gaps) == {1}:
-        terms.use("pool-over-map")
-        return reduce(terms, "mean", value, dims, keep=True)
-    counts = counts_padding and is_padded and divisor is None
-    if divisor is None and not is_padded and all(size == 1 for size in kernel) and set(stride) == {1}:
-        terms.use("pool-of-one-cell")
-        return value
-    ceil = ceil and not _comes_out(extents, kernel, stride, padding, gaps)
-    attributes = (tuple(kernel), tuple(stride), tuple(padding), gaps, ceil, counts, divisor)
+    found = _at_once(terms, "mean", value, window) if divisor is None else None
+    if found is not None:
+        return found
+    dims = range(value.rank - len(window.kernel), value.rank)
+    window = window.settled(value.shape[dims.start :])
+    counts = counts_padding and window.is_padded and divisor is None
 
     def pooled(inner: Value) -> Value:
         order = [*(dim for dim in range(inner.rank) if dim not in dims), *dims]
-        found = _pooled(terms, "average-pool", inner.permuted(order), attributes, padding, ceil=ceil)
+        found = _pooled(terms, "average-pool", inner.permuted(order), window, counts, divisor)
         return found.permuted([order.index(dim) for dim in range(inner.rank)])
 
-    if is_padded or divisor is not None or ceil:
+    if window.is_padded or divisor is not None or window.ceil:
         return pooled(value)
     return before_sites(terms, value, list(dims), pooled)
 
 
-def folded(
-    terms: Terms,
-    value: Value,
-    size: Sequence[Extent],
-    *,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Pairs,
-    dilation: Sequence[int],
-) -> Value:
-    """Patches ``[N, C·∏k, L]`` added up to the map ``[N, C, *size]`` that they were taken of.
+def maximum_pool(terms: Terms, value: Value, window: SlidingWindow) -> Value:
+    """The maximum of each window over the last dimensions."""
+    found = _at_once(terms, "max", value, window)
+    settled = window.settled(value.shape[value.rank - len(window.kernel) :])
+    return _pooled(terms, "maximum-pool", value, settled) if found is None else found
 
-    Source:
-        ``torch.nn.Fold``; ONNX ``Col2Im``.
-    """
-    cells = math.prod(kernel)
-    rows = value.shape[1] if value.rank == _PATCHES else None
-    lists = size, kernel, stride, padding, dilation
-    if not isinstance(rows, int) or cells < 1 or rows % cells or len({len(item) for item in lists}) > 1:
-        raise Uninterpreted("patches of another rank")
-    key = "fold", tuple(size), tuple(kernel), tuple(stride), tuple(padding), tuple(dilation)
-    dims = value.shape[0], rows // cells, *size
-    return foreign(terms, key, [value], [(value.dtype, dims)], is_random=False)[0]
+
+def _at_once(terms: Terms, name: str, value: Value, window: SlidingWindow) -> Value | None:
+    """A pool over the whole map, or over each cell alone; None for another one."""
+    dims = range(value.rank - len(window.kernel), value.rank)
+    extents = value.shape[dims.start :]
+    is_over = name == "mean" and window.ceil and all(map(_covers, window.kernel, extents))
+    if (is_over or window.kernel == extents) and not window.is_padded and set(window.dilation) == {1}:
+        terms.use("pool-over-map")
+        return reduce(terms, name, value, dims, keep=True)
+    if window.is_single_cell:
+        terms.use("pool-of-one-cell")
+        return value
+    return None
 
 
 def _covers(size: Extent, extent: Extent) -> bool:
@@ -167,29 +150,18 @@ def _covers(size: Extent, extent: Extent) -> bool:
     return isinstance(size, int) and size > 0 and floor_divided(minus(extent, 1), size) == 0
 
 
-def maximum_pool(
-    terms: Terms,
-    value: Value,
-    *,
-    kernel: Sequence[Extent],
-    stride: Sequence[int],
-    padding: Pairs,
-    dilation: Sequence[int],
-    ceil: bool,
-) -> Value:
-    """The maximum of each window over the last dimensions."""
-    dims = range(value.rank - len(kernel), value.rank)
-    extents = tuple(value.shape[dim] for dim in dims)
-    is_padded = any(pair != (0, 0) for pair in padding)
-    if not is_padded and tuple(kernel) == extents and set(dilation) == {1}:
-        terms.use("pool-over-map")
-        return reduce(terms, "max", value, dims, keep=True)
-    if not is_padded and all(size == 1 for size in kernel) and set(stride) == {1}:
-        terms.use("pool-of-one-cell")
-        return value
-    ceil = ceil and not _comes_out(extents, kernel, stride, padding, dilation)
-    attributes = (tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), ceil)
-    return _pooled(terms, "maximum-pool", value, attributes, padding, ceil=ceil)
+def folded(terms: Terms, value: Value, size: Sequence[Extent], window: SlidingWindow) -> Value:
+    """Patches ``[N, C·∏k, L]`` added up to the map ``[N, C, *size]`` that they were taken of.
+
+    Source:
+        ``torch.nn.Fold``; ONNX ``Col2Im``.
+    """
+    rows = value.shape[1] if value.rank == _PATCHES else None
+    channels = None if rows is None else divided(rows, times(*window.kernel))
+    if channels is None or len(size) != len(window.kernel):
+        raise Uninterpreted("patches of another rank")
+    key, dims = ("fold", tuple(size), window), (value.shape[0], channels, *size)
+    return foreign(terms, key, [value], [(value.dtype, dims)], is_random=False)[0]
 
 
 def sorted_along(
@@ -220,11 +192,7 @@ def summed_up(terms: Terms, value: Value, dim: int) -> Value:
 
 
 def nearest(terms: Terms, value: Value, factors: Sequence[float]) -> Value:
-    """The value with each cell of its last dimensions repeated.
-
-    Raises:
-        Uninterpreted: a factor is no power of two: libraries round the places of others differently.
-    """
+    """The value with each cell of its last dimensions repeated."""
     whole = _whole(factors)
     if any(count & (count - 1) or not count for count in whole):
         raise Uninterpreted("cells that are repeated unevenly")
@@ -258,9 +226,6 @@ def resized(
 
     Source:
         ``aten.upsample_bilinear2d``; ONNX ``Resize`` with ``half_pixel`` or ``align_corners``.
-
-    Raises:
-        Uninterpreted: extents are free, or steps would be rounded.
     """
     extents = value.shape[2:]
     if not value.is_float or not extents or len(sizes or factors or ()) != len(extents):
@@ -287,45 +252,23 @@ def _stretched(extent: Extent, factor: float) -> Extent:
     return times(extent, count)
 
 
-def adaptive_average_pool(terms: Terms, value: Value, sizes: Sequence[Extent]) -> Value:
-    """The mean over as many even stretches as there are to be cells."""
+def adaptive_pool(terms: Terms, name: str, value: Value, sizes: Sequence[Extent]) -> Value:
+    """The mean, or max, over as many even stretches as there are to be cells."""
     extents = value.shape[value.rank - len(sizes) :]
     if all(size == 1 for size in sizes):
         terms.use("pool-to-one-cell")
-        dims = range(value.rank - len(sizes), value.rank)
-        return reduce(terms, "mean", value, dims, keep=True)
+        return reduce(terms, name, value, range(value.rank - len(sizes), value.rank), keep=True)
     if tuple(sizes) == extents:
         terms.use("pool-of-one-cell")
         return value
     kernel = _even(sizes, extents)
     if kernel:
         terms.use("even-adaptive-pool")
-        return average_pool(
-            terms,
-            value,
-            kernel=kernel,
-            stride=kernel,
-            padding=[(0, 0)] * len(kernel),
-            ceil=False,
-            counts_padding=False,
-        )
-    return _cells(terms, "adaptive-average-pool", (tuple(sizes),), value, tuple(sizes))
-
-
-def adaptive_maximum_pool(terms: Terms, value: Value, sizes: Sequence[Extent]) -> Value:
-    """The maximum over as many even stretches as there are to be cells.
-
-    Raises:
-        Uninterpreted: the stretches are not of one length.
-    """
-    if all(size == 1 for size in sizes):
-        return reduce(terms, "max", value, range(value.rank - len(sizes), value.rank), keep=True)
-    kernel = _even(sizes, value.shape[value.rank - len(sizes) :])
-    if not kernel:
+        pool = average_pool if name == "mean" else maximum_pool
+        return pool(terms, value, SlidingWindow.of(kernel, kernel))
+    if name != "mean":
         raise Uninterpreted("a maximum over uneven windows")
-    terms.use("even-adaptive-pool")
-    none, ones = [(0, 0)] * len(kernel), [1] * len(kernel)
-    return maximum_pool(terms, value, kernel=kernel, stride=kernel, padding=none, dilation=ones, ceil=False)
+    return _cells(terms, "adaptive-average-pool", (tuple(sizes),), value, tuple(sizes))
 
 
 def _even(sizes: Sequence[Extent], extents: Sequence[Extent]) -> list[int]:
@@ -338,55 +281,9 @@ def _even(sizes: Sequence[Extent], extents: Sequence[Extent]) -> list[int]:
     return kernel
 
 
-def _comes_out(
-    extents: Sequence[Extent],
-    kernel: Sequence[Extent],
-    stride: Sequence[int],
-    padding: Pairs,
-    gaps: Sequence[int],
-) -> bool:
-    """Whether rounding up adds no window along any axis."""
-    for extent, size, step, pair, gap in zip(extents, kernel, stride, padding, gaps, strict=True):
-        rest = minus(plus(extent, *pair), plus(times(gap, minus(size, 1)), 1))
-        if step == 1 or (isinstance(rest, int) and rest % step == 0):
-            continue
-        if windows_along(extent, size, step, pair, gap) != _rounded_up(extent, size, step, pair, gap):
-            return False
-    return True
-
-
-def _pooled(
-    terms: Terms, op: str, value: Value, attributes: tuple[Hashable, ...], padding: Pairs, *, ceil: bool
-) -> Value:
-    kernel, stride, _, gaps = attributes[:4]
-    extents = []
-    for extent, size, step, pair, gap in zip(
-        value.shape[value.rank - len(padding) :],
-        kernel,  # type: ignore[call-overload]
-        stride,
-        padding,
-        gaps,
-        strict=True,
-    ):
-        extents.append(
-            _rounded_up(extent, size, step, pair, gap)
-            if ceil
-            else windows_along(extent, size, step, pair, gap)
-        )
-    return _cells(terms, op, attributes, value, tuple(extents))
-
-
-def _rounded_up(extent: Extent, size: Extent, step: int, pair: tuple[Extent, Extent], gap: int) -> Extent:
-    """Windows along an axis where the last one may hang over; none starts in the padding behind it.
-
-    Raises:
-        Uninterpreted: the extent is free, so that whether the last window counts is not known.
-    """
-    reach = plus(times(gap, minus(size, 1)), 1)
-    count = plus(ceiling_divided(minus(plus(extent, *pair), reach), step), 1)
-    if not isinstance(count, int) or not isinstance(extent, int) or not isinstance(pair[0], int):
-        raise Uninterpreted("a pool that rounds up over a free extent")
-    return count - 1 if (count - 1) * step >= extent + pair[0] else count
+def _pooled(terms: Terms, op: str, value: Value, window: SlidingWindow, *more: Hashable) -> Value:
+    extents = window.places(value.shape[value.rank - len(window.kernel) :])
+    return _cells(terms, op, (window, *more), value, extents)
 
 
 def _cells(
@@ -395,13 +292,7 @@ def _cells(
     """An operator over the last dimensions that treats everything before them alike."""
     free = value.rank - len(extents)
     join = joined([slots_of([parts]) for parts in value.layout[:free]])
-    access = tuple((slot.parts[0],) if slot.parts[0] else () for slot in join.slots)
-    operand = Operand(value.term, (*access, *value.layout[free:]))
+    operand = Operand(value.term, (*accesses(join.slots), *value.layout[free:]))
     shape = (*(slot.extent for slot in join.slots), *(extent for extent in extents if extent != 1))
     term = terms.term(op, (*attributes, value.shape[free:], extents), [operand], value.dtype, shape)
-    layout: list[Parts] = [*join.layout]
-    axis = len(access)
-    for extent in extents:
-        layout.append(plain_axis(axis, extent))
-        axis += extent != 1
-    return Value(term=term, known_layout=tuple(layout))
+    return Value(term=term, known_layout=(*join.layout, *own_axes(extents, len(join.slots))))

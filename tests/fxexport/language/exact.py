@@ -10,6 +10,7 @@ import numpy as np
 
 from fxexport.language.constants import folded
 from fxexport.language.layout import Layout, Parts
+from fxexport.language.sliding_window import SlidingWindow
 from fxexport.language.term import Operand, Term, Value
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -145,24 +146,29 @@ def mapped(term: Term, read: list[Array]) -> Array:
 
 def convolved(term: Term, read: list[Array]) -> Array:
     """A convolution, window by window."""
-    _, batch, stride, padding, dilation, groups, kernel, out, _, extents = term.attributes
+    batch, out, window, groups, _, extents = term.attributes
+    assert isinstance(window, SlidingWindow)
     value = read[0].reshape((-1, *read[0].shape[int(str(batch)) :]))  # type: ignore[arg-type]
-    padded = np.pad(value, [(0, 0), (0, 0), *padding], constant_values=Fraction(0))  # type: ignore[misc]
+    padded = np.pad(value, [(0, 0), (0, 0), *window.padding], constant_values=Fraction(0))
     found = np.full((len(value), out, *extents), Fraction(0), dtype=object)  # type: ignore[misc]
     inner = value.shape[1] // int(str(groups))
     per_group = int(str(out)) // int(str(groups))
     for index in np.ndindex(*found.shape):
         n, o, *place = index
-        for c, *cell in itertools.product(range(inner), *map(range, kernel)):  # type: ignore[arg-type]
-            at = [p * s + k * d for p, s, k, d in zip(place, stride, cell, dilation, strict=True)]  # type: ignore[call-overload]
+        for c, *cell in itertools.product(range(inner), *map(range, window.kernel)):  # type: ignore[arg-type]
+            at = [
+                p * s + k * d for p, s, k, d in zip(place, window.stride, cell, window.dilation, strict=True)
+            ]
             found[index] += padded[(n, o // per_group * inner + c, *at)] * read[1][(o, c, *cell)]
     return found
 
 
 def pooled(term: Term, value: Array) -> Array:
     """An average pool without padding, window by window."""
-    kernel, stride = term.attributes[:2]
-    spatial = len(kernel)  # type: ignore[arg-type]
+    sliding = term.attributes[0]
+    assert isinstance(sliding, SlidingWindow)
+    kernel, stride = sliding.kernel, sliding.stride
+    spatial = len(kernel)
     flat = value.reshape((-1, *value.shape[value.ndim - spatial :]))
     extents = [(size - k) // s + 1 for size, k, s in zip(flat.shape[1:], kernel, stride, strict=True)]  # type: ignore[call-overload]
     found = np.empty((len(flat), *extents), dtype=object)

@@ -16,6 +16,7 @@ from fxexport.language.extents import symbol
 from fxexport.language.identities import IDENTITIES, TIES
 from fxexport.language.layout import plain
 from fxexport.language.maps import cast, elementwise
+from fxexport.language.sliding_window import SlidingWindow
 from fxexport.language.term import Rounded, Term, Terms, Uninterpreted, Value
 from tests.fxexport.language.exact import FUNCTIONS, Array, powered, result
 
@@ -184,9 +185,7 @@ def _pool_of_one(c: Case) -> Iterator[Check]:
 
 def average(c: Case, x: Value, kernel: list[int], stride: list[int]) -> Value:
     """An average pool without padding."""
-    return windows.average_pool(
-        c.terms, x, kernel=kernel, stride=stride, padding=[(0, 0)] * 2, ceil=False, counts_padding=True
-    )
+    return windows.average_pool(c.terms, x, SlidingWindow.of(kernel, stride), counts_padding=True)
 
 
 @case("reduction-of-one-cell")
@@ -341,9 +340,11 @@ def _matmul(c: Case) -> Iterator[Check]:
 
 def convolved(c: Case, a: Array, w: Array, x: Value, **changed: Any) -> Check:
     """A convolution beside its definition."""
-    given = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1} | changed
-    found = convolution(c.terms, x, c.closed(w), None, **given)
+    given: dict[str, Any] = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    given |= changed
     stride, padding, dilation, groups = given.values()
+    window = SlidingWindow.of(w.shape[2:], stride, padding, dilation)
+    found = convolution(c.terms, x, c.closed(w), None, window, groups)
     padded = np.pad(a, [(0, 0), (0, 0), *padding], constant_values=Fraction(0))
     sizes = [(padded.shape[2 + i] - dilation[i] * (w.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)]
     expected = np.full((len(a), len(w), *sizes), Fraction(0), dtype=object)
@@ -449,24 +450,21 @@ def _average_of_site(c: Case) -> Iterator[Check]:
 def _over_whole_map(c: Case) -> Iterator[Check]:
     for a, x in pairs(c, [(2, 2, 3, 2)]):
         yield average(c, x, [*a.shape[2:]], [1, 1]), mean(a, (2, 3))
-        none = [(0, 0)] * 2
-        larger = windows.average_pool(
-            c.terms, x, kernel=[5, 4], stride=[5, 4], padding=none, ceil=True, counts_padding=True
-        )
-        yield larger, mean(a, (2, 3))
+        larger = SlidingWindow.of([5, 4], [5, 4], ceil=True)
+        yield windows.average_pool(c.terms, x, larger, counts_padding=True), mean(a, (2, 3))
 
 
 @case("pool-to-one-cell")
 def _to_one_cell(c: Case) -> Iterator[Check]:
     for a, x in pairs(c, MAPS):
-        yield windows.adaptive_average_pool(c.terms, x, [1, 1]), mean(a, (2, 3))
+        yield windows.adaptive_pool(c.terms, "mean", x, [1, 1]), mean(a, (2, 3))
 
 
 @case("even-adaptive-pool")
 def _even(c: Case) -> Iterator[Check]:
     a = c.numbers(2, 2, 4, 6)
     expected = mean(a.reshape(2, 2, 2, 2, 3, 2), (3, 5)).reshape(2, 2, 2, 3)
-    yield windows.adaptive_average_pool(c.terms, c.open(a), [2, 3]), expected
+    yield windows.adaptive_pool(c.terms, "mean", c.open(a), [2, 3]), expected
 
 
 @case("reduction-of-reduction")
@@ -672,10 +670,10 @@ def pooled_to(
     c: Case, kind: str, kernel: list[int], stride: list[int], pads: int = 0, divisor: int | None = None
 ) -> Value:
     """A pool of a small map."""
-    windows_of = {"kernel": kernel, "stride": stride, "padding": [(pads, pads)] * 2, "ceil": False}
+    window = SlidingWindow.of(kernel, stride, [(pads, pads)] * 2)
     if kind == "max":
-        return windows.maximum_pool(c.terms, small(c), dilation=[1, 1], **windows_of)  # type: ignore[arg-type]
-    return windows.average_pool(c.terms, small(c), counts_padding=False, divisor=divisor, **windows_of)  # type: ignore[arg-type]
+        return windows.maximum_pool(c.terms, small(c), window)
+    return windows.average_pool(c.terms, small(c), window, divisor=divisor)
 
 
 def plus_softplus(
@@ -703,7 +701,7 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "by half": ("pool-of-one-cell", lambda c: pooled_to(c, "average", [1, 1], [1, 1], 0, 2)),
     "as many rows alone": (
         "pool-of-one-cell",
-        lambda c: windows.adaptive_average_pool(c.terms, small(c), [2, 2]),
+        lambda c: windows.adaptive_pool(c.terms, "mean", small(c), [2, 2]),
     ),
     "digits that show it": (
         "softplus-of-large",
@@ -747,7 +745,7 @@ def test_an_attention_of_another_kind_has_no_definition() -> None:
 
 def test_an_uneven_adaptive_pool_is_no_pool_of_equal_windows() -> None:
     c = Case()
-    found = windows.adaptive_average_pool(c.terms, c.open(c.numbers(1, 1, 5, 4)), [2, 2])
+    found = windows.adaptive_pool(c.terms, "mean", c.open(c.numbers(1, 1, 5, 4)), [2, 2])
     assert found.term.op == "adaptive-average-pool"
     assert "even-adaptive-pool" not in c.terms.used
 
@@ -755,8 +753,7 @@ def test_an_uneven_adaptive_pool_is_no_pool_of_equal_windows() -> None:
 def test_a_scale_along_a_map_of_one_channel_is_none_of_its_site() -> None:
     c = Case()
     a, w, s = c.numbers(1, 2, 4, 4), c.numbers(1, 2, 2, 2), c.numbers(3, 1)
-    given = {"stride": [1, 1], "padding": [(0, 0)] * 2, "dilation": [1, 1], "groups": 1}
-    site = convolution(c.terms, c.open(a), c.closed(w), None, **given)  # type: ignore[arg-type]
+    site = convolution(c.terms, c.open(a), c.closed(w), None, SlidingWindow.of(w.shape[2:]), 1)
     found = arithmetic.multiply(c.terms, site, c.closed(s))
     np.testing.assert_array_equal(c.meaning(found), c.meaning(site) * s)
     assert "scale-of-affine-site" not in c.terms.used

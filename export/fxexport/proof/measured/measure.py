@@ -29,7 +29,7 @@ from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.samples import BATCHES, Samples
-from fxexport.subjects.subject import BatchError, Feeds, Run, Subject
+from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, Subject
 from fxexport.terms.pool_first import spread_sites
 from fxexport.terms.term import Array, Head, Kind
 from fxexport.witness import Witness
@@ -61,11 +61,15 @@ def measure(
         boundary=left.head.boundary,
         before_pool=spread_sites(left.head, walk.partner),
     )
-    tally = Tally()
+    subjects, on = (left, right), (left.runs_on(target), right.runs_on(target))
+    here = _Here(subjects=subjects, target=target, on=on, pairing=pairing, walk=walk, derivation=derivation)
+    streamed = Streamed(left, target), Streamed(right, target)
     # infinite values have no bound, which is said as a failure or a gap; they are no warning
     with np.errstate(invalid="ignore", over="ignore"):
-        _on_target(left, right, pairing, walk, samples, target, tally, derivation)
-    return tally
+        for part in parts(left, right, samples, lambda feeds: left.observe(feeds, on[0])):
+            if not here.runs(subjects if part.is_first else streamed, part):
+                break
+    return here.tally
 
 
 def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
@@ -90,24 +94,6 @@ def batch_sizes(left: Subject, right: Subject) -> tuple[int, ...]:
     return (only,)
 
 
-def _on_target(
-    left: Subject,
-    right: Subject,
-    pairing: Pairing,
-    walk: PairedHeads,
-    samples: Samples,
-    target: str,
-    tally: Tally,
-    derivation: Derivation,
-) -> None:
-    streamed = Streamed(left, target), Streamed(right, target)
-    on = left.runs_on(target)
-    for part in parts(left, right, samples, lambda feeds: left.observe(feeds, on)):
-        run_by = (left, right) if part.is_first else streamed
-        if not _on_part((left, right), run_by, part, pairing, walk, target, tally, derivation):
-            return
-
-
 def parts(left: Subject, right: Subject, samples: Samples, run: Callable[[Feeds], object]) -> Iterator[Batch]:
     """The samples in batches; one by one where ``run``, of the reference, takes no more at once."""
     sizes = batch_sizes(left, right)
@@ -123,102 +109,132 @@ def parts(left: Subject, right: Subject, samples: Samples, run: Callable[[Feeds]
     yield from parts
 
 
-def _on_part(
-    subjects: tuple[Subject, Subject],
-    run_by: _RunBy,
-    part: Batch,
-    pairing: Pairing,
-    walk: PairedHeads,
-    target: str,
-    tally: Tally,
-    derivation: Derivation,
-) -> bool:
-    """True unless the candidate does not run on the part."""
-    left, right = subjects
-    on = left.runs_on(target), right.runs_on(target)
-    claims = _claims(subjects, pairing.head, on)
-    can_borrow = derivation.is_proved and left.dialect == right.dialect
-    found = _borrowed(run_by, part.feeds, pairing, target, claims[:1]) if can_borrow else None
-    if found is None:
-        runs = _runs(run_by, part.feeds, target, tally)
-        found = None if runs is None else _within(runs, pairing, on, claims)
-    if found is None:
-        names = (left.input_names, right.input_names)
-        first = part.feeds[0][0], part.feeds[1][0]
-        tally.is_run = False
-        tally.witness = tally.witness or witness_of(None, pairing.outputs, names, first, on, "the samples")
-        return False
-    misread = {who for who, subject in zip(_SIDES, subjects, strict=True) if subject.is_misread}
-    sides = found.sides
-    failures = [part.numbered(failure) for failure in found.failures if failure.side not in misread]
-    if len(failures) < len(found.failures):
-        tally.doubts += [f"no graph shows what the {who} computes" for who in _SIDES if who in misread]
-    tally.precision = weakest((tally.precision, found.precision))
-    tally.sites += found.sites
-    tally.gaps.extend(found.gaps)
-    if found.precision is not claims[0] and not failures:
-        note = f"the bounds that held are those of {found.precision.name}"
-        # bounds of sums in half precision are too wide to tell one operator from another
-        is_vague = not ((walk.parting is None and walk.is_known) or found.precision.operand)
-        (tally.doubts if is_vague else tally.notes).append(note)
-    is_telling, told = read_same_features(sides, pairing, found.precision)
-    (tally.notes if is_telling else tally.doubts).extend([] if told is None else [told])
-    tally.has_same_features = tally.has_same_features and told is None
-    # what one head makes of other features than the other's is no difference of the two models
-    tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
-    label = "/".join(dict.fromkeys(on))
-    unit = _head_precision(pairing.head).result
-    checks = joint(sides[0], sides[1], pairing, unit)
-    for check, (_, i, j) in zip(checks, pairing.outputs, strict=True):
-        other = _other_kind(sides[0].outputs[i], sides[1].outputs[j])
-        if other is None:
-            _judge(check, label, part, found.precision, tally)
-        else:
-            tally.failures.append(Failure(what=other, name=check.name, provider=label, side="candidate"))
-    for subject, side, who, name in zip(subjects, sides, _SIDES, on, strict=True):
-        maps = check_maps(subject, side, who, walk, found.precision, name)
-        tally.failures.extend(part.numbered(failure) for failure in maps.failures)
-        tally.gaps.extend(maps.gaps)
-        tally.loose.extend(maps.loose)
-        for check in maps.checks:
-            _judge(check, name, part, found.precision, tally)
-    if not tally.failures:
-        firm = [
-            check
-            for check, kind in zip(checks, _kinds(sides[0], pairing), strict=True)
-            if not (kind == "i" and derivation.is_proved and TIES in derivation.identities)
-        ]
-        apart = far_apart(subjects, on, part.feeds, _comparable(firm), found.precision)
-        tally.failures.extend(part.numbered(failure) for failure in apart)
-    if tally.failures and tally.witness is None:
-        tally.witness = _seen_in(checks, part, subjects, on)
-    return True
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Here:
+    """Two models on one target, and what was seen of them there."""
 
+    subjects: tuple[Subject, Subject]
+    target: str
+    on: tuple[str, str]
+    pairing: Pairing
+    walk: PairedHeads
+    derivation: Derivation
+    tally: Tally = dataclasses.field(default_factory=Tally)
 
-def _seen_in(
-    checks: Sequence[OutputCheck], part: Batch, subjects: tuple[Subject, Subject], on: tuple[str, str]
-) -> Witness | None:
-    """The batch of a part in which outputs lie furthest apart, beside their bound; None where none do."""
-    worst = worst_of(_comparable(checks))
-    if worst is None or worst.index is None:
-        return None
-    left, right = subjects
-    row, column = worst.index
-    outputs = [(check.name, *check.positions) for check in checks]
-    place = next(i for name, i, _ in outputs if name == worst.name)
-    for batch in zip(*part.feeds, strict=True):
-        # there may be any number of rows to a sample, or the same to every batch
-        rows = np.atleast_1d(left.rerun([batch[0]], on[0])[place])
-        if row < len(rows):
-            break
-        row -= len(rows)
-    names = left.input_names, right.input_names
-    found = dataclasses.replace(worst, index=(row, column))
-    return witness_of(found, outputs, names, batch, on, "the samples")
+    def runs(self, run_by: _RunBy, part: Batch) -> bool:
+        """Adds what is seen on a part; False where the candidate does not run on it."""
+        tally, pairing, walk = self.tally, self.pairing, self.walk
+        claims = self._claims()
+        found = self._found(run_by, part.feeds, claims)
+        if found is None:
+            first = part.feeds[0][0], part.feeds[1][0]
+            tally.is_run = False
+            tally.witness = tally.witness or self._witness(None, pairing.outputs, first)
+            return False
+        misread = {who for who, subject in zip(_SIDES, self.subjects, strict=True) if subject.is_misread}
+        sides = found.sides
+        failures = [part.numbered(failure) for failure in found.failures if failure.side not in misread]
+        if len(failures) < len(found.failures):
+            tally.doubts += [f"no graph shows what the {who} computes" for who in _SIDES if who in misread]
+        tally.precision = weakest((tally.precision, found.precision))
+        tally.sites += found.sites
+        tally.gaps.extend(found.gaps)
+        if found.precision is not claims[0] and not failures:
+            note = f"the bounds that held are those of {found.precision.name}"
+            # bounds of sums in half precision are too wide to tell one operator from another
+            is_vague = not ((walk.parting is None and walk.is_known) or found.precision.operand)
+            (tally.doubts if is_vague else tally.notes).append(note)
+        is_telling, told = read_same_features(sides, pairing, found.precision)
+        (tally.notes if is_telling else tally.doubts).extend([] if told is None else [told])
+        tally.has_same_features = tally.has_same_features and told is None
+        # what one head makes of other features than the other's is no difference of the two models
+        tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
+        label = "/".join(dict.fromkeys(self.on))
+        checks = joint(sides[0], sides[1], pairing, _head_precision(pairing.head).result)
+        for check, (_, i, j) in zip(checks, pairing.outputs, strict=True):
+            other = _other_kind(sides[0].outputs[i], sides[1].outputs[j])
+            if other is None:
+                _judge(check, label, part, found.precision, tally)
+            else:
+                tally.failures.append(Failure(what=other, name=check.name, provider=label, side="candidate"))
+        for subject, side, who, name in zip(self.subjects, sides, _SIDES, self.on, strict=True):
+            maps = check_maps(subject, side, who, walk, found.precision, name)
+            tally.failures.extend(part.numbered(failure) for failure in maps.failures)
+            tally.gaps.extend(maps.gaps)
+            tally.loose.extend(maps.loose)
+            for check in maps.checks:
+                _judge(check, name, part, found.precision, tally)
+        if not tally.failures:
+            has_ties = self.derivation.is_proved and TIES in self.derivation.identities
+            kinds = (sides[0].outputs[i].dtype.kind for _, i, _ in pairing.outputs)
+            pairs = zip(checks, kinds, strict=True)
+            firm = _comparable([check for check, kind in pairs if not (kind == "i" and has_ties)])
+            apart = far_apart(self.subjects, self.on, part.feeds, firm, found.precision)
+            tally.failures.extend(part.numbered(failure) for failure in apart)
+        if tally.failures and tally.witness is None:
+            tally.witness = self._seen_in(checks, part)
+        return True
 
+    def _claims(self) -> tuple[Precision, ...]:
+        """Precisions to try, tightest first; both models run at the same one."""
+        kind = _head_dtype(self.pairing.head)
+        pairs = zip(self.subjects, self.on, strict=True)
+        return max((claims_of(kind, subject, target) for subject, target in pairs), key=len)
 
-def _kinds(side: Side, pairing: Pairing) -> list[str]:
-    return [side.outputs[i].dtype.kind for _, i, _ in pairing.outputs]
+    def _found(
+        self, run_by: _RunBy, feeds: tuple[Feeds, Feeds], claims: tuple[Precision, ...]
+    ) -> _Within | None:
+        left, right = self.subjects
+        can_borrow = self.derivation.is_proved and left.dialect == right.dialect
+        found = self._borrowed(run_by, feeds, claims[:1]) if can_borrow else None
+        if found is None:
+            runs = _runs(run_by, feeds, self.target, self.tally)
+            found = None if runs is None else _within(runs, self.pairing, self.on, claims)
+        return found
+
+    def _borrowed(
+        self, run_by: _RunBy, feeds: tuple[Feeds, Feeds], claims: tuple[Precision, ...]
+    ) -> _Within | None:
+        """The candidate's outputs against the reference's features, or None where they do not hold so.
+
+        Such a bound says more than one on the candidate's own features: its outputs lie within the rounding
+        of the head of the reference's features. So the candidate needs no second run to be tapped. An output
+        without a bound says nothing about it, and then it is tapped.
+        """
+        pairing, target = self.pairing, self.target
+        try:
+            reference = run_by[0].observe(feeds[0], target)
+            outputs = run_by[1].outputs(feeds[1], target)
+        except BatchError:
+            return None
+        pairs = [(a, b) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
+        candidate = Run(outputs=outputs, taps={b.value: reference.taps[a.value] for a, b in pairs})
+        found = _within((reference, candidate), pairing, (target, target), claims)
+        terms = [pairing.reference[position] for _, position, _ in pairing.outputs]
+        has_bounds = all(term in found.sides[1].intervals for term in terms)
+        return found if has_bounds and not found.failures and not found.gaps else None
+
+    def _seen_in(self, checks: Sequence[OutputCheck], part: Batch) -> Witness | None:
+        """The batch of a part in which outputs lie furthest apart, beside their bound; None where none do."""
+        worst = worst_of(_comparable(checks))
+        if worst is None or worst.index is None:
+            return None
+        row, column = worst.index
+        outputs = [(check.name, *check.positions) for check in checks]
+        place = next(i for name, i, _ in outputs if name == worst.name)
+        for batch in zip(*part.feeds, strict=True):
+            # there may be any number of rows to a sample, or the same to every batch
+            rows = np.atleast_1d(self.subjects[0].rerun([batch[0]], self.on[0])[place])
+            if row < len(rows):
+                break
+            row -= len(rows)
+        return self._witness(dataclasses.replace(worst, index=(row, column)), outputs, batch)
+
+    def _witness(
+        self, place: Failure | None, outputs: Sequence[tuple[str, int, int]], batch: tuple[Feed, Feed]
+    ) -> Witness:
+        names = self.subjects[0].input_names, self.subjects[1].input_names
+        return witness_of(place, outputs, names, batch, self.on, "the samples")
 
 
 def _comparable(checks: Sequence[OutputCheck]) -> list[OutputCheck]:
@@ -234,13 +250,6 @@ def _other_kind(a: Array, b: Array) -> str | None:
     return None if a.dtype == b.dtype else f"type {b.dtype.name} where {a.dtype.name} is due"
 
 
-def _claims(subjects: tuple[Subject, Subject], head: Head, on: tuple[str, str]) -> tuple[Precision, ...]:
-    """Precisions to try, tightest first; both models run at the same one."""
-    kind = _head_dtype(head)
-    both = [claims_of(kind, subject, target) for subject, target in zip(subjects, on, strict=True)]
-    return max(both, key=len)
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Within:
     """Both sides against float64: the first precision whose bounds hold, else the first tried.
@@ -253,32 +262,6 @@ class _Within:
     failures: list[Failure]
     gaps: list[str]
     sites: int
-
-
-def _borrowed(
-    run_by: _RunBy,
-    feeds: tuple[Feeds, Feeds],
-    pairing: Pairing,
-    target: str,
-    claims: tuple[Precision, ...],
-) -> _Within | None:
-    """The candidate's outputs against the reference's features, or None where they do not hold so.
-
-    Such a bound says more than one on the candidate's own features: its outputs lie within the rounding
-    of the head of the reference's features. So the candidate needs no second run to be tapped. An output
-    without a bound says nothing about it, and then it is tapped.
-    """
-    try:
-        reference = run_by[0].observe(feeds[0], target)
-        outputs = run_by[1].outputs(feeds[1], target)
-    except BatchError:
-        return None
-    pairs = [(a, b) for a, b in pairing.observed.items() if a.kind is not Kind.CONSTANT]
-    candidate = Run(outputs=outputs, taps={b.value: reference.taps[a.value] for a, b in pairs})
-    found = _within((reference, candidate), pairing, (target, target), claims)
-    terms = [pairing.reference[position] for _, position, _ in pairing.outputs]
-    has_bounds = all(term in found.sides[1].intervals for term in terms)
-    return found if has_bounds and not found.failures and not found.gaps else None
 
 
 def _within(
