@@ -15,7 +15,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from fxexport.language.aten_operators import OPERATORS
 from fxexport.language.call import Call
 from fxexport.language.composed import composed
-from fxexport.language.constant_tensor import tensor_value
+from fxexport.language.constant_tensor import torch_value
 from fxexport.language.extents import Extent, Polynomial, floor_divided, minus, plus, symbol, times
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import NotRead
@@ -138,7 +138,7 @@ class _Reader:
                 self._env[node] = value
                 continue
             if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
-                self._env[node] = tensor_value(self._terms, self._stored(spec))
+                self._env[node] = torch_value(self._terms, self._stored(spec))
                 continue
             raise NotRead(f"an input of kind {spec.kind.name}")
 
@@ -153,7 +153,7 @@ class _Reader:
         found: Any = node.graph.owning_module
         for part in str(node.target).split("."):
             found = getattr(found, part)
-        return tensor_value(self._terms, found) if isinstance(found, torch.Tensor) else found
+        return torch_value(self._terms, found) if isinstance(found, torch.Tensor) else found
 
     def _called(self, node: torch.fx.Node) -> Tree:
         if isinstance(node.target, OpOverload):

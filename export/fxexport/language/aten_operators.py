@@ -43,8 +43,11 @@ def _dim(value: Value, dim: int) -> int:
     return dim % max(value.rank, 1)
 
 
-def _dims(value: Value, dims: Sequence[int] | None) -> list[int]:
-    return list(range(value.rank)) if not dims else [_dim(value, dim) for dim in dims]
+def _reduced(call: Call, value: Value) -> tuple[list[int], bool]:
+    """The dimensions that are reduced, all where none are given, and whether they stay."""
+    given = call.optional_integers("dim") if call.has("dim") else None
+    dims = [_dim(value, dim) for dim in given] if given else list(range(value.rank))
+    return dims, call.has("keepdim") and call.flag("keepdim")
 
 
 def _result(call: Call) -> str:
@@ -636,9 +639,8 @@ def _deviation(power: Fraction | None) -> Handler:
 
     def deviated(call: Call) -> Value:
         value = call.real("self")
-        dims = _dims(value, call.optional_integers("dim") if call.has("dim") else None)
+        dims, keep = _reduced(call, value)
         given = call.any("correction") if call.has("correction") else int(call.flag("unbiased"))
-        keep = call.flag("keepdim") if call.has("keepdim") else False
         correction = 1 if given is None else given
         if not isinstance(correction, int | float):
             raise Uninterpreted("a correction that is no number")
@@ -656,8 +658,8 @@ for _overload in ("dim", "correction", "default"):
 @_handles("logsumexp.default")
 def _logsumexp(call: Call) -> Value:
     value = call.real("self")
-    dims = _dims(value, call.integers("dim"))
-    return definitions.log_sum_exp(call.terms, value, dims, keep=call.flag("keepdim"))
+    dims, keep = _reduced(call, value)
+    return definitions.log_sum_exp(call.terms, value, dims, keep=keep)
 
 
 @_handles("topk.default")
@@ -698,7 +700,7 @@ def _vector_norm(call: Call) -> Value:
         raise Uninterpreted("a norm of another order")
     value = cast(call.terms, call.tensor("self"), _result(call))
     call.ignore("dtype")  # the result's own
-    dims, keep = _dims(value, call.optional_integers("dim")), call.flag("keepdim")
+    dims, keep = _reduced(call, value)
     if order == 1 and value.is_float:
         return windows.reduce(call.terms, "sum", definitions.unary(call.terms, "abs", value), dims, keep=keep)
     return definitions.euclidean_norm(call.terms, value, dims, keep=keep)
@@ -718,8 +720,7 @@ def _place(call: Call, name: str) -> Value:
 def _reduction(call: Call, name: str) -> Value:
     value = cast(call.terms, call.tensor("self"), _result(call))
     call.ignore("dtype")  # the result's own
-    dims = _dims(value, call.optional_integers("dim") if call.has("dim") else None)
-    keep = call.flag("keepdim") if call.has("keepdim") else False
+    dims, keep = _reduced(call, value)
     return windows.reduce(call.terms, name, value, dims, keep=keep)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent
 from fxexport.language.fold_rules import CHOICES
-from fxexport.language.layout import Joined, Layout, Parts, Slot, accesses, aligned, extent_of, joined
+from fxexport.language.layout import Joined, Layout, Parts, Slot, accesses, aligned, extent_of, joined, plain
 from fxexport.language.term import FLOATS, Array, Operand, Terms, Uninterpreted, Value, numpy_type
 
 
@@ -110,7 +110,5 @@ def terms_of_contents(terms: Terms, contents: Sequence[Extent], rank: int, dtype
     kept = tuple(contents)
     shape = () if len(kept) == 1 else (len(kept),)
     term = terms.term("sizes", kept, (), dtype, shape, is_closed=False)
-    from fxexport.language.layout import plain
-
     layout = plain((len(kept),)) if rank else ()
     return Value(term=term, known_layout=layout, contents=kept)

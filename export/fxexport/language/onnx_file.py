@@ -13,6 +13,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from fxexport.language.call import Call
+from fxexport.language.constant_tensor import onnx_value, type_name
 from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent
 from fxexport.language.foreign import DYNAMIC, foreign
@@ -24,7 +25,6 @@ from fxexport.language.term import Array, Origin, Terms, Uninterpreted, Value, d
 from fxexport.onnx_node import (
     RUNTIME,
     activation_of,
-    array_of,
     attributes_of,
     captured,
     defaults_of,
@@ -32,7 +32,6 @@ from fxexport.onnx_node import (
     graphs_of,
     held_tensors,
     in_order,
-    is_external,
     is_standard,
     meaning_of,
     reads_of,
@@ -128,22 +127,6 @@ def _graph_input(item: onnx.ValueInfoProto) -> GraphInput:
     )
 
 
-@functools.cache
-def type_name(code: int) -> str:
-    """The element type's name: ``float32``.
-
-    Raises:
-        NotRead: there is no such type.
-    """
-    if code == TensorProto.STRING:
-        return "string"
-    if code not in TensorProto.DataType.values():
-        raise NotRead(f"a value is of the type {code}, which ONNX has not")
-    names: dict[str, str] = {"FLOAT": "float32", "DOUBLE": "float64"}
-    name = str(TensorProto.DataType.Name(code))
-    return names.get(name, name.lower())
-
-
 class _Reader:
     """One walk over a file's nodes."""
 
@@ -164,7 +147,7 @@ class _Reader:
     def _walk(self, graph: GraphProto, nodes: Iterable[NodeProto], weights: Mapping[str, Array]) -> None:
         for tensor in graph.initializer:
             self._terms.origin = Origin(operator="initializer", node=tensor.name)
-            self._bind(tensor.name, tensor_value(self._terms, tensor, weights.get(tensor.name)))
+            self._bind(tensor.name, onnx_value(self._terms, tensor, weights.get(tensor.name)))
         for sparse in graph.sparse_initializer:
             key = ("sparse", sparse.SerializeToString(deterministic=True))
             kinds = [(type_name(sparse.values.data_type), tuple(sparse.dims))]
@@ -389,31 +372,6 @@ def _of_integers(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:
 
 def _label(node: NodeProto) -> str:
     return f"{node.domain}::{node.op_type}" if domain_of(node.domain) else node.op_type
-
-
-def tensor_value(terms: Terms, tensor: TensorProto, values: Array | None = None) -> Value:
-    """A stored tensor as a constant; one of no known elements equals its twin's bytes only.
-
-    ``values``: those of a tensor that does not hold its own.
-    """
-    name = type_name(tensor.data_type)
-    if values is not None:
-        return terms.constant(values, dtype=name)
-    if is_external(tensor):
-        raise NotRead(f"the data of {tensor.name} lie outside of the model that was given")
-    if name == "string":
-        key = ("strings", tuple(tensor.dims), tuple(tensor.string_data))
-        return foreign(terms, key, [], [(name, tuple(tensor.dims))], is_random=False)[0]
-    try:
-        array = array_of(tensor)
-    except (TypeError, ValueError, KeyError):
-        copy = TensorProto()
-        copy.CopyFrom(tensor)
-        copy.ClearField("name")
-        copy.ClearField("doc_string")
-        stored: tuple[Hashable, ...] = ("stored", copy.SerializeToString(deterministic=True))
-        return foreign(terms, stored, [], [(name, tuple(tensor.dims))], is_random=False)[0]
-    return terms.constant(np.asarray(array), dtype=name)
 
 
 _Determinism = onnx.defs.OpSchema.NodeDeterminism

@@ -12,6 +12,7 @@ import onnx
 
 from fxexport.language import arithmetic, definitions, moves, quantisation, sizes, windows
 from fxexport.language.call import Call, Handler
+from fxexport.language.constant_tensor import onnx_value, type_name
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, matmul, spelled_sum, transposed_convolution
 from fxexport.language.extents import Extent, divided, minus, times
@@ -395,8 +396,6 @@ _CAST = {*FLOATS, "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in
 @_handles("CastLike", 15, 19, 21, 23, 24, 25)
 @_handles("Cast", 6, 9, 13, 19, 21, 23, 24, 25)
 def _cast(call: Call) -> Value:
-    from fxexport.language.onnx_file import type_name
-
     value = call.tensor("input")
     if call.has("to"):
         call.ignore("saturate")  # of types of few bits
@@ -414,8 +413,6 @@ _QUANTIZED = (10, 13, 19, 21, 23, 24, 25, 28)
 
 def _type_given(call: Call, name: str) -> str | None:
     """The type of an attribute that need not say one."""
-    from fxexport.language.onnx_file import type_name
-
     code = call.integer(name) if call.has(name) else 0
     return type_name(code) if code else None
 
@@ -933,8 +930,6 @@ def _size(call: Call) -> Value:
 
 @_handles("Constant", 1, 9, 11, 12, 13, 19, 21, 23, 24, 25)
 def _constant(call: Call) -> Value:
-    from fxexport.language.onnx_file import tensor_value
-
     kinds = ("value", "value_float", "value_floats", "value_int", "value_ints")
     given = [(name, call.any(name)) for name in kinds if call.has(name)]
     found = [(name, item) for name, item in given if item is not None]
@@ -942,19 +937,17 @@ def _constant(call: Call) -> Value:
         raise Uninterpreted("a constant of another kind")
     name, item = found[0]
     if name == "value":
-        return tensor_value(call.terms, item)
+        return onnx_value(call.terms, item)
     return call.terms.constant(np.asarray(item, "float32" if "float" in name else "int64"))
 
 
 @_handles("ConstantOfShape", 9, 20, 21, 23, 24, 25)
 def _constant_of_shape(call: Call) -> Value:
-    from fxexport.language.onnx_file import tensor_value
-
     size, stored = _contents(call.tensor("input")) or [], call.any("value")
     if stored is None:
         fill = definitions.number(call.terms, 0, "float32")
     else:
-        fill = tensor_value(call.terms, stored)
+        fill = onnx_value(call.terms, stored)
         fill = fill.seen(()) if fill.term.shape == () else fill
     if fill.rank:
         raise Uninterpreted("a fill of several cells")
