@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 from collections import Counter
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -39,28 +41,41 @@ from tests.fxexport.pairs import (
 ZOO = ["efficientnet_b0", "mobilenet_v3_small", "googlenet", "resnet18"]
 
 
+class Zoo:
+    """A default-initialised model and its convolution form, and files of both, each made once."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.model, self.folder = zoo_model(name), folder
+        self.conv = converted(self.model)
+        self.certifier = Certifier(inputs())
+
+    @functools.cached_property
+    def linear_file(self) -> Path:
+        return export_onnx(self.model, inputs(1), self.folder / "linear.onnx")
+
+    @functools.cached_property
+    def conv_file(self) -> Path:
+        return export_onnx(self.conv, inputs(1), self.folder / "conv.onnx")
+
+
 @pytest.fixture(scope="module", params=ZOO)
-def zoo_pair(request, tmp_path_factory):
-    """A default-initialised model, its convolution form, a file of the former, and a certifier of it."""
-    model = zoo_model(request.param)
-    path = tmp_path_factory.mktemp(request.param) / "linear.onnx"
-    return model, converted(model), export_onnx(model, torch.randn(1, 3, 64, 64), path), Certifier(inputs(2))
+def zoo(request, tmp_path_factory):
+    return Zoo(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def inputs(samples: int = 8, size: int = 64) -> torch.Tensor:
     return torch.randn(samples, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_good_pair_of_modules_is_proved(zoo_pair):
-    certificate = certify(zoo_pair[0], zoo_pair[1], inputs())
+def test_a_good_pair_of_modules_is_proved(zoo):
+    certificate = zoo.certifier.certify(zoo.model, zoo.conv)
     assert certificate.verdict is Verdict.PROVED, certificate.reason
     assert [layer.status for layer in certificate.layers] == [Status.PROVED] * 3 + [Status.HELD] * 2
     assert certificate.providers == ("eager",)
 
 
-def test_a_good_pair_of_files_is_proved(zoo_pair, tmp_path):
-    path = export_onnx(zoo_pair[1], inputs(1), tmp_path / "conv.onnx")
-    certificate = certify(zoo_pair[2], path)
+def test_a_good_pair_of_files_is_proved(zoo):
+    certificate = certify(zoo.linear_file, zoo.conv_file)
     assert certificate.verdict is Verdict.PROVED, certificate.reason
     (record,) = certificate.statistics
     assert record.batches == (1, 2, 5)
@@ -71,27 +86,30 @@ def test_a_good_pair_of_files_is_proved(zoo_pair, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("zoo_pair", "kind"),
+    ("zoo", "kind"),
     # a head is a head: the smallest damage is seen behind every backbone, the others behind one
     [*((name, "one_ulp") for name in ZOO), *(("resnet18", kind) for kind in DAMAGES if kind != "one_ulp")],
-    indirect=["zoo_pair"],
+    indirect=["zoo"],
 )
-def test_damaged_modules_are_broken(zoo_pair, kind):
-    broken = damaged(zoo_pair[1], kind)
-    if kind == "no_bias" and not last_head(zoo_pair[1]).bias.any():
+def test_damaged_modules_are_broken(zoo, kind):
+    if kind == "no_bias" and not last_head(zoo.conv).bias.any():
         pytest.skip("the bias of this model is zero: dropping it changes nothing")
-    certificate = zoo_pair[3].certify(zoo_pair[0], broken)
+    certificate = zoo.certifier.certify(zoo.model, damaged(zoo.conv, kind))
     assert certificate.verdict is Verdict.BROKEN
     assert certificate.weights.status is Status.FAILED
     assert certificate.reason.startswith("weights: ")
     assert certificate.weights.failures[0].index is not None
 
 
-def test_damaged_files_are_broken(zoo_pair, tmp_path):
-    model, conv, good, certifier = zoo_pair
-    bad = export_onnx(damaged(conv, "one_weight"), inputs(1), tmp_path / "bad.onnx")
-    assert certify(good, bad).verdict is Verdict.BROKEN
-    assert certifier.certify(model, bad).verdict is Verdict.BROKEN
+def test_damaged_files_are_broken(zoo, tmp_path):
+    proto = onnx.load(zoo.conv_file)
+    (weight,) = (t for t in proto.graph.initializer if t.dims[:1] == [1000] and len(t.dims) == 4)
+    numbers = numpy_helper.to_array(weight).copy()
+    numbers.reshape(-1)[5] *= 1.01
+    weight.CopyFrom(numpy_helper.from_array(numbers, weight.name))
+    onnx.save(proto, bad := tmp_path / "bad.onnx")
+    assert certify(zoo.linear_file, bad).verdict is Verdict.BROKEN
+    assert zoo.certifier.certify(zoo.model, bad).verdict is Verdict.BROKEN
 
 
 def test_a_module_against_a_file(tmp_path):

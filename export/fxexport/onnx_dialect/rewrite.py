@@ -122,27 +122,16 @@ def rewrite_content(
     """
     _require_spelled(to, scope)
     with explained(content):
-        return _rewritten(content, to, scope, input_shapes, data_name, keeps_way_back=keeps_way_back)
-
-
-def _rewritten(
-    content: Content,
-    to: Form,
-    scope: Scope,
-    input_shapes: Shapes,
-    data_name: str | None,
-    *,
-    keeps_way_back: bool,
-) -> Rewritten:
-    record = record_of(content)
-    if record is None or record.scope is not scope or record.to is to:
-        return _changed(content, to, scope, input_shapes, data_name, keeps_way_back=keeps_way_back)
-    before, shapes = record.before, input_shapes or record.input_shapes
-    there = _changed(before, record.to, scope, record.input_shapes, None)
-    changed = _joined(there, _changed(before, to, scope, shapes, data_name))
-    # the files of weights are those of the file that was given
-    now = dict(zip(locations(before), locations(content), strict=False))
-    return dataclasses.replace(changed, files={new: now.get(old, old) for new, old in changed.files.items()})
+        record = record_of(content)
+        if record is None or record.scope is not scope or record.to is to:
+            return _changed(content, to, scope, input_shapes, data_name, keeps_way_back=keeps_way_back)
+        before, shapes = record.before, input_shapes or record.input_shapes
+        there = _changed(before, record.to, scope, record.input_shapes, None)
+        changed = _joined(there, _changed(before, to, scope, shapes, data_name))
+        # the files of weights are those of the file that was given
+        now = dict(zip(locations(before), locations(content), strict=False))
+        files = {new: now.get(old, old) for new, old in changed.files.items()}
+        return dataclasses.replace(changed, files=files)
 
 
 def _changed(

@@ -81,16 +81,6 @@ class NodeWriter:
         self.constants.append(tensor)
         return str(tensor.name)
 
-    def with_axes(
-        self, op_type: str, source: Node, axes: Any, output: Node, since: int = 13, **attributes: Any
-    ) -> list[onnx.NodeProto]:
-        """A node whose axes are an attribute, or since some version an input."""
-        numbers = _numbers(axes, 1)
-        if self.opset < since:
-            return [self.node(op_type, [source], output, axes=numbers, **attributes)]
-        given = self.ints(numbers, f"{self.names(output)}_axes")
-        return [self.node(op_type, [source, given], output, **attributes)]
-
 
 SOFTMAXES = (_aten.softmax.int, _aten.log_softmax.int)
 
@@ -204,18 +194,16 @@ def _permute(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.Node
     return [writer.node("Transpose", [given["self"]], node, perm=perm)]
 
 
-def _squeeze(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
-    return writer.with_axes("Squeeze", given["self"], given["dim"], node)
+def _along(op_type: str, since: int = 13) -> Write:
+    """An operator along axes that an input says since some version; a reduction says what it keeps, too."""
 
-
-def _unsqueeze(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
-    return writer.with_axes("Unsqueeze", given["self"], given["dim"], node)
-
-
-def _reduce(op_type: str, since: int = 18) -> Write:
     def write(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
-        keeps = int(given["keepdim"])
-        return writer.with_axes(op_type, given["self"], given["dim"], node, since, keepdims=keeps)
+        keeps = {"keepdims": int(given["keepdim"])} if "keepdim" in given else {}
+        numbers, source = _numbers(given["dim"], 1), given["self"]
+        if writer.opset < since:
+            return [writer.node(op_type, [source], node, axes=numbers, **keeps)]
+        axes = writer.ints(numbers, f"{writer.names(node)}_axes")
+        return [writer.node(op_type, [source, axes], node, **keeps)]
 
     return write
 
@@ -276,12 +264,12 @@ _WRITERS: Mapping[Any, Write] = {
     _aten.unflatten: _unflatten,
     **dict.fromkeys((_aten.reshape, _aten.view), _reshape),
     _aten.permute: _permute,
-    _aten.squeeze: _squeeze,
-    _aten.unsqueeze: _unsqueeze,
-    _aten.mean.dim: _reduce("ReduceMean"),
-    _aten.sum.dim_IntList: _reduce("ReduceSum", since=13),
-    _aten.amax.default: _reduce("ReduceMax"),
-    _aten.amin.default: _reduce("ReduceMin"),
+    _aten.squeeze: _along("Squeeze"),
+    _aten.unsqueeze: _along("Unsqueeze"),
+    _aten.mean.dim: _along("ReduceMean", since=18),
+    _aten.sum.dim_IntList: _along("ReduceSum"),
+    _aten.amax.default: _along("ReduceMax", since=18),
+    _aten.amin.default: _along("ReduceMin", since=18),
     **{getattr(_aten, f"adaptive_avg_pool{rank}d"): _global_pool for rank in (1, 2, 3)},
     **{getattr(_aten, f"avg_pool{rank}d"): _average_pool for rank in (1, 2, 3)},
     **dict(zip(SOFTMAXES, map(_softmax, ("Softmax", "LogSoftmax")), strict=True)),

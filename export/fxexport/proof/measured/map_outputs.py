@@ -98,7 +98,6 @@ def _beside(name: str, scores: Array, due: Interval, precision: Precision) -> Ou
         reference=flat(due.value),
         candidate=wide.reshape(len(wide), -1),
         bound=flat(due.error),
-        overflow=np.zeros((len(wide), wide[0].size), np.bool_),
         unit=precision.result,
         is_decision=False,
     )
@@ -108,15 +107,8 @@ def _mean(name: str, scores: Array, logits: Array, precision: Precision) -> Outp
     cells = exactly(scores.reshape(*scores.shape[:2], -1))
     due = mean_interval(cells, precision)
     values = np.asarray(logits, np.float64).reshape(due.value.shape)
-    overflow = np.zeros(values.shape, np.bool_)
-    return OutputCheck(
-        name=name,
-        reference=due.value,
-        candidate=values,
-        bound=due.error,
-        overflow=overflow,
-        unit=precision.result,
-    )
+    unit = precision.result
+    return OutputCheck(name=name, reference=due.value, candidate=values, bound=due.error, unit=unit)
 
 
 def _worst(check: OutputCheck, what: str, who: str, provider: str) -> Failure | None:

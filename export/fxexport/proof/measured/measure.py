@@ -325,7 +325,8 @@ def _judge(check: OutputCheck, provider: str, part: Batch, precision: Precision,
         return
     tally.add(check, part, provider, precision)
     tally.is_identical = tally.is_identical and np.array_equal(a, b)
-    if ((np.isfinite(a) != np.isfinite(b)) & ~check.overflow).any():
+    is_due = True if check.overflow is None else ~check.overflow
+    if ((np.isfinite(a) != np.isfinite(b)) & is_due).any():
         what = "NaN or infinity in one model and not in the other"
         tally.failures.append(Failure(what=what, name=name, provider=provider))
     elif not (np.isfinite(a) & np.isfinite(b)).all():

@@ -101,14 +101,14 @@ class OutputCheck(Compared):
     Attributes:
         bound: ``[N, …]`` bound on their difference, or None; ``error`` is the part of it that does not depend
             on what the heads read.
-        overflow: where either may be too large for its type, so that infinity is no failure.
+        overflow: where either may be too large for its type, so that infinity is no failure; None: nowhere.
         unit: unit roundoff of the stored type.
         is_decision: whether its largest value is a decision.
     """
 
     bound: Float64 | None
-    overflow: NDArray[np.bool_]
     unit: float
+    overflow: NDArray[np.bool_] | None = None
     is_decision: bool = True
 
 
@@ -173,7 +173,7 @@ def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> li
         term = pairing.reference[left]
         a, b = reference.intervals.get(term), candidate.intervals.get(term)
         y_a, y_b = flat(reference.outputs[left]), flat(candidate.outputs[right])
-        bound, error, overflow = None, None, np.zeros(y_a.shape, np.bool_)
+        bound, error, overflow = None, None, None
         if a is not None and b is not None and flat(a.value).shape == y_a.shape == y_b.shape:
             kinds = reference.outputs[left].dtype.name, candidate.outputs[right].dtype.name
             overflow = _may_overflow(kinds[0], a) | _may_overflow(kinds[1], b)
