@@ -340,24 +340,26 @@ def test_an_unknown_provider_is_an_error(tmp_path):
         certify(model, model, inputs(1, 9), providers=("cup",))
 
 
-def pooled_pair() -> tuple[nn.Module, nn.Module]:
-    """A model with squeeze-excite and stochastic depth, and the same with all its sites as Linear."""
+@pytest.fixture(scope="module")
+def pooled():
+    """A model with squeeze-excite, the same with all its sites as Linear, and a certifier of both."""
     model = zoo_model("mobilenet_v3_small")
-    return model, rewrite(model, to="linear", scope="pooled").module
+    return model, rewrite(model, to="linear", scope="pooled").module, Certifier(inputs())
 
 
-def test_side_branches_are_proved():
-    certificate = certify(*pooled_pair(), inputs(8))
+def test_side_branches_are_proved(pooled):
+    model, other, certifier = pooled
+    certificate = certifier.certify(model, other)
     assert certificate.verdict is Verdict.PROVED, certificate.reason
     assert len(certificate.heads) == 20
 
 
-def test_one_weight_of_a_side_branch_is_broken():
-    model, other = pooled_pair()
+def test_one_weight_of_a_side_branch_is_broken(pooled):
+    model, other, certifier = pooled
     bad = copy.deepcopy(other)
     with torch.no_grad():
         bad.get_parameter("features.4.block.2.fc1.weight").view(-1)[3] *= 1.01
-    certificate = certify(model, bad, inputs(8))
+    certificate = certifier.certify(model, bad)
     assert certificate.verdict is Verdict.BROKEN
     # which layer sees it first depends on how the processor rounds; that it is named does not
     failures = (*certificate.backbone.failures, *certificate.wiring.failures)
@@ -365,9 +367,10 @@ def test_one_weight_of_a_side_branch_is_broken():
     assert "'features.4.block.2.fc1.weight'[" in certificate.reason
 
 
-def test_stochastic_depth_is_no_difference():
-    model = zoo_model("efficientnet_b0")
-    assert certify(model, rewrite(model, to="conv").module, inputs(8)).verdict is Verdict.PROVED
+@pytest.mark.parametrize("zoo", ["efficientnet_b0"], indirect=True)
+def test_stochastic_depth_is_no_difference(zoo):
+    certificate = zoo.certifier.certify(zoo.model, rewrite(zoo.model, to="conv").module)
+    assert certificate.verdict is Verdict.PROVED
 
 
 @pytest.mark.parametrize("is_decomposed", [False, True])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from fxexport.terms.term import Shape
 from fxpasses.vocabulary.ops import Affine, Op
@@ -64,33 +63,6 @@ def covers_map(site: FxAffine, operand: Shape) -> bool:
             graph gives the site what it cannot take.
     """
     return operand == (site.weight.shape[1], *site.kernel_size)
-
-
-def run_affine(
-    node: fx.Node,
-    site: FxAffine,
-    features: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-) -> torch.Tensor:
-    """Result of the operator that ``node`` calls, with these features, weight and bias."""
-    if site.op.module is not None:
-        state: dict[str, Any] = {"weight": weight} | ({} if bias is None else {"bias": bias})
-        result: torch.Tensor = torch.func.functional_call(site.op.module, state, (features,))
-        return result
-    given = {site.op.source: features, site.op.weight_node: weight, site.op.bias_node: bias}
-    computed: torch.Tensor = _value(node, given)
-    return computed
-
-
-def _value(node: fx.Node, given: dict[Any, Any]) -> Any:
-    """The node's value from given ones; between a weight and its use there may be a transposition."""
-    if node in given:
-        return given[node]
-    args, kwargs = fx.map_arg((tuple(node.args), dict(node.kwargs)), lambda source: _value(source, given))
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _tensor(name: str | None, root: nn.Module) -> torch.Tensor | None:

@@ -15,7 +15,7 @@ from fxexport.language.calls import Calls
 from fxexport.language.memory import Memory
 from fxexport.language.reads_values import ReadsValues
 from fxexport.language.recording import ANY_MEMORY, RECORDING_S, TOO_SLOW
-from fxexport.module_graph.affine import read_affine, run_affine
+from fxexport.module_graph.affine import FxAffine, read_affine
 from fxexport.module_graph.naming import ModuleNaming
 from fxexport.module_graph.outside_graph import changed_state, is_stale, opaque_states, outside_graph
 from fxexport.module_graph.own_code import OwnCode
@@ -317,10 +317,29 @@ class ModuleSubject(Subject):
         if bias is not None and (weight is not None or not has_bias):
             bias = torch.zeros_like(bias)
         with torch.no_grad():
-            result = numpy_of(run_affine(node, found, shaped.to(own), own, bias))
+            result = numpy_of(self._affine(node, found, shaped.to(own), own, bias))
         if affine.spots is not None:
             return collected(affine, result, len(features))
         return result.reshape(len(features), -1)
+
+    def _affine(
+        self,
+        node: fx.Node,
+        site: FxAffine,
+        features: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """What the operator that a node calls makes of these."""
+        module, part = site.op.module, _Part(self._traced)
+        if module is not None:
+            state = {"weight": weight} | ({} if bias is None else {"bias": bias})
+            result: torch.Tensor = torch.func.functional_call(module, state, (features,))
+            return result
+        given = ((site.op.source, features), (site.op.weight_node, weight), (site.op.bias_node, bias))
+        part.env |= {known: value for known, value in given if known is not None}
+        computed: torch.Tensor = part.value(node)
+        return computed
 
     def run_part(self, result: HeadTerm, source: HeadTerm, values: Array, provider: str) -> Array:
         """``result`` where ``source`` has these values."""
