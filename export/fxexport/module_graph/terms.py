@@ -352,7 +352,7 @@ class _Reader:
         """A stored number, or what views and functions of each element make of one, in float64; else None."""
         if node.op == "get_attr":
             held = operator.attrgetter(str(node.target))(self._vocabulary.root)
-            is_small = isinstance(held, torch.Tensor) and held.numel() <= _LARGEST
+            is_small = isinstance(held, torch.Tensor) and not held.is_complex() and held.numel() <= _LARGEST
             return held.detach().double() if is_small else None
         op = self._vocabulary.classify(node) if node.all_input_nodes else None
         is_pure = isinstance(op, Elementwise) and not op.inplace and op.role is not Role.DROPOUT
