@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from fxexport.language.arithmetic import multiply
 from fxexport.language.contraction import before_sites
-from fxexport.language.extents import Extent, divided, floor_divided, minus, times
+from fxexport.language.extents import Extent, divided, floor_divided, minus, plus, times
 from fxexport.language.foreign import foreign
 from fxexport.language.identities import TIES
 from fxexport.language.layout import Slot, accesses, extent_of, joined, own_axes
