@@ -26,6 +26,9 @@ from fxexport.untrusted.limits import MAX_SEQUENCE
 OPERATORS: dict[tuple[str, int], Handler] = {}
 """By operator and the version since which it means this."""
 
+_OPEN_END = 10**9
+"""What tf2onnx writes for an end that is left open, as others write the largest integer."""
+
 
 def _handles(name: str, *versions: int) -> Callable[[Handler], Handler]:
     def register(handler: Handler) -> Handler:
@@ -196,12 +199,16 @@ def _instance_norm(call: Call) -> Value:
 
 @_handles("LayerNormalization", 17)
 def _layer_norm(call: Call) -> Value:
-    value = call.real("X")
-    if call.integer("stash_type") != 1 or value.dtype != "float32":
+    value = wide = call.real("X")
+    if call.integer("stash_type") != 1:
         raise Uninterpreted("a norm in another type")
+    if value.dtype != "float32":
+        wide = cast(call.terms, value, "float32")
     axis = _axis(value, call.integer("axis"))
-    epsilon = _number(call, "epsilon", value.dtype)
-    found = definitions.normalised(call.terms, value, range(axis, value.rank), epsilon)
+    epsilon = _number(call, "epsilon", wide.dtype)
+    found = definitions.normalised(call.terms, wide, range(axis, value.rank), epsilon)
+    if value.dtype != "float32":
+        found = cast(call.terms, found, value.dtype)
     return definitions.weighted(call.terms, found, call.tensor("Scale"), call.optional_tensor("B"))
 
 
@@ -813,7 +820,7 @@ def _slice(call: Call) -> Value:
             continue
         if not isinstance(step, int) or step < 1:
             raise Uninterpreted("a slice backwards")
-        first, last = (moves.held_within(place, extent, end=2**31 - 1) for place in (start, end))
+        first, last = (moves.held_within(place, extent, end=_OPEN_END) for place in (start, end))
         value = moves.take(call.terms, value, dim, first, step, moves.slice_count(first, last, step))
     return value
 

@@ -566,6 +566,28 @@ def test_a_mask_of_fewer_cells_masks_the_others(cells: int) -> None:
     assert derive(graph_of_module(attention, (X,)), graph_of_onnx(file)).is_proved == (cells == 3)
 
 
+@pytest.mark.parametrize(("end", "expected"), [(10**6, False), (10**9, True), (2**31 - 1, True)])
+def test_an_end_that_exporters_leave_open_is_that_of_every_axis(end: int, expected: bool) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[n,4] x) => (float[m,4] y) {{ {} }}'
+    cut = f"{ints('s', 0)} {ints('e', end)} c = Slice(x, s, e, s) y = Exp(c)"
+    graphs = (graph_of_onnx(parser.parse_model(text.format(body))) for body in (cut, "y = Exp(x)"))
+    assert derive(*graphs).is_proved is expected
+
+
+@pytest.mark.parametrize(("epsilon", "expected"), [(1e-5, True), (2e-5, False)])
+def test_a_norm_in_half_precision_is_computed_in_single(epsilon: float, expected: bool) -> None:
+    head = "s = Constant <value_floats = [{}]> () h = Cast <to = 10> (s)"
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float16[n,4] x) => (float16[n,4] y) '
+        f"{{ {head.format('1., 2., 3., 4.')} "
+    )
+    norm = parser.parse_model(f"{text} y = LayerNormalization <epsilon = 1e-5> (x, h) }}")
+    wide = "c = Cast <to = 1> (x) o = Constant <value_floats = [1., 1., 1., 1.]> ()"
+    spelled = f"n = LayerNormalization <epsilon = {epsilon}> (c, o) k = Cast <to = 10> (n) y = Mul (k, h)"
+    other = parser.parse_model(f"{text} {wide} {spelled} }}")
+    assert derive(graph_of_onnx(norm), graph_of_onnx(other)).is_proved is expected
+
+
 def test_a_gate_that_a_runtime_folded_is_the_gate() -> None:
     gate = torch.full((4, 1, 1), -5.0)
     folded = run(f"{number('z', 0)} a = Mul(x, z) {number('g', -5)} b = Add(a, g) y = Sigmoid(b)")[0, 0, 0, 0]
