@@ -73,6 +73,7 @@ class _Closing:
         self.units = {node: unit for unit in opened.units for node in unit.nodes}
         self.taken = _names_in(self.file)
         self.names: dict[Node, str] = {}
+        self.kinds: dict[Node, int] = {}
         self.layouts = Layouts(opened, plan)
         self.writer = NodeWriter(
             opset=opened.opsets.get("", 1),
@@ -280,6 +281,7 @@ class _Closing:
             map_ = value.type.tensor_type.shape.dim[self.map_axes]
             for dim, name in zip(reversed(map_), ("width", "height", "depth"), strict=False):
                 dim.dim_param = name
+        self.kinds = self._kinds()
         results: Any = self.end.args[0]
         for value, result in zip(graph.output, results, strict=True):
             self._follow(value, result)
@@ -299,18 +301,27 @@ class _Closing:
         known, now = shape_of(value), self._extents(node)
         if now is not None and known is not None and not self._agree(known[1], now):
             _set_extents(value, now)
-        kind = self._kind(node)
-        if known is not None and kind:
-            value.type.tensor_type.elem_type = kind
+        if self.kinds[node] and value.type.HasField("tensor_type"):
+            value.type.tensor_type.elem_type = self.kinds[node]
         return now is not None
 
-    def _kind(self, view: Node) -> int:
-        """The ONNX type of a view, that of what it views; 0 for another node, or where it is not known."""
-        if not _is_view(view):
-            return 0
-        while _is_view(view):
-            view = view.all_input_nodes[0]
-        return self.opened.shapes.get(self.names.get(view, ""), (0, ()))[0]
+    def _kinds(self) -> dict[Node, int]:
+        """The ONNX type of every value, 0 where it is not known.
+
+        What gave the type that it read gives the one that it reads now; all else, such as what quantises,
+        gives what it gave.
+        """
+        before = {node: self.opened.shapes.get(name, (0,))[0] for name, node in self.opened.by_name.items()}
+        written = {node: args for unit in self.opened.units for node, (_, args, _) in unit.written.items()}
+        now: dict[Node, int] = {}
+        for node in self.opened.graph.nodes:
+            was = next((item for item in written.get(node, ()) if isinstance(item, Node)), node)
+            now[node] = before.get(node, 0)
+            if node.target is torch.ops.aten.to.dtype:
+                now[node] = onnx_type(node.args[1])
+            elif node.all_input_nodes and (node not in before or before.get(was) == now[node]):
+                now[node] = now[node.all_input_nodes[0]]
+        return now
 
     def _new_declarations(
         self, graph: onnx.GraphProto, nodes: Mapping[str, Node]
@@ -320,7 +331,7 @@ class _Closing:
             value = nodes[name].meta.get("val") if name in nodes else None
             if value is not None:
                 info = onnx.ValueInfoProto(name=name)
-                info.type.tensor_type.elem_type = self._kind(nodes[name]) or onnx_type(value.dtype)
+                info.type.tensor_type.elem_type = self.kinds[nodes[name]] or onnx_type(value.dtype)
                 _set_extents(info, self._extents(nodes[name]) or [])
                 yield info
 
@@ -348,12 +359,6 @@ class _Closing:
                 for one, other in zip(declared, extents, strict=True)
             )
         )
-
-
-def _is_view(node: Node) -> bool:
-    """Whether a node gives the numbers that it reads in another shape; to torch, a cast may too."""
-    is_view = getattr(node.target, "is_view", False) and node.target is not torch.ops.aten.to.dtype
-    return is_view and bool(node.all_input_nodes)  # of sizes alone, which the graph reads elsewhere
 
 
 def _set_extents(value: onnx.ValueInfoProto, extents: Iterable[Any]) -> None:

@@ -734,6 +734,19 @@ def test_a_view_behind_a_cast_is_declared_of_its_type() -> None:
     np.testing.assert_allclose(after, before, atol=float(np.abs(before).max()) / 2**9)
 
 
+@pytest.mark.parametrize("is_shaped", [True, False])
+def test_a_pool_behind_a_cast_is_declared_of_its_type(is_shaped: bool) -> None:
+    """The cast went before the pool, which kept the type of its old place: ONNX Runtime refused the file."""
+    head = "q = Cast<to=10>(r) p = GlobalAveragePool(q) f = Flatten(p) g = Gemm<transB=1>(f, w, b) "
+    model = classifier(head + "y = Cast<to=1>(g)", {"w": W.astype(np.float16), "b": B.astype(np.float16)})
+    model = onnx.shape_inference.infer_shapes(model)
+    for value in () if is_shaped else model.graph.value_info:
+        value.type.tensor_type.ClearField("shape")
+    made = rewrite_onnx(model, to="dense").module
+    (before,), (after,) = outputs(model, images()), outputs(made, images())
+    np.testing.assert_allclose(after, before, atol=float(np.abs(before).max()) / 2**9)
+
+
 def test_nodes_in_any_order() -> None:
     """ONNX Runtime takes them so, and its converter to half precision puts casts of inputs last."""
     model = classifier(GEMM, {"w": W, "b": B})
