@@ -12,7 +12,7 @@ import torch
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from fxexport.onnx_dialect.private_names import ConstantSource
-from fxexport.onnx_graph.shapes import BATCH, with_shapes
+from fxexport.onnx_graph.shapes import BATCH, with_shapes, without_declarations
 from fxexport.onnx_inference import infer_shapes
 from fxexport.onnx_node import sort_nodes
 from fxpasses.errors import FileError
@@ -94,9 +94,7 @@ def inferred(model: onnx.ModelProto, input_shapes: Sequence[Sequence[int]] = ())
     graph = copy.graph
     sort_nodes(graph)
     declared = {value.name: shape_of(value) for value in (*graph.value_info, *graph.output)}
-    del graph.value_info[:]
-    for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
+    without_declarations(graph)
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
     for place, value in enumerate(inputs):

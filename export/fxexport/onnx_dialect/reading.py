@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Reader = Callable[["NodeOpening"], bool]
 
 _aten = torch.ops.aten
-_CROSSED = ELEMENTWISE | {"Dropout", "Identity", "Cast", "Transpose"}
+_CROSSED = ELEMENTWISE | set("Dropout Identity Cast Transpose Add Sub Mul Div".split())
 """What may stand between a pool and what reads its positions."""
 
 

@@ -91,7 +91,8 @@ class Layouts:
         """Each output has its own scale along the axis of outputs, wherever that is now."""
         name = self.opened.constants.alias(node.input[0])
         axis = 1 if name in self.turned else 0
-        if self.opened.constants.quantized[name].axis not in (None, axis):
+        now = next((item.i for item in node.attribute if item.name == "axis"), 1)  # counted from behind, say
+        if self.opened.constants.quantized[name].axis is not None and now != axis:
             kept = [item for item in node.attribute if item.name != "axis"]
             del node.attribute[:]
             node.attribute.extend([*kept, helper.make_attribute("axis", axis)])

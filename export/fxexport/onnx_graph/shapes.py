@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from fxexport.onnx_graph.evaluated import evaluated_alone
 from fxexport.onnx_inference import infer_shapes
-from fxexport.onnx_node import array_of, is_external
+from fxexport.onnx_node import array_of, domain_of, is_external
 from fxexport.terms.term import Array
 
 BATCH = 7919
@@ -48,17 +48,25 @@ def with_shapes(model: onnx.ModelProto, extents: Sequence[Extents] = ()) -> onnx
     inputs = [value for value in copy.graph.input if value.name not in stored]
     for index, value in enumerate(inputs):
         _fix(value, extents[index] if index < len(extents) else ())
-    own = {name for node in copy.graph.node if node.domain not in ("", "ai.onnx") for name in node.output}
-    kept = [value for value in copy.graph.value_info if value.name in own]
-    del copy.graph.value_info[:]
-    copy.graph.value_info.extend(kept)
-    for value in copy.graph.output:
-        if value.name not in own:
-            value.type.tensor_type.ClearField("shape")
+    without_declarations(copy.graph)
     while True:
         inferred = infer_shapes(copy)
         if not _fold(inferred, copy):
             return inferred
+
+
+def without_declarations(graph: onnx.GraphProto) -> None:
+    """Takes away what is declared of values, but of those that no operator of ONNX's gives.
+
+    Of these nothing is inferred, and without them nothing of what reads them.
+    """
+    own = {name for node in graph.node if domain_of(node.domain) for name in node.output}
+    kept = [value for value in graph.value_info if value.name in own]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    for value in graph.output:
+        if value.name not in own:
+            value.type.tensor_type.ClearField("shape")
 
 
 def _fold(inferred: onnx.ModelProto, copy: onnx.ModelProto) -> bool:

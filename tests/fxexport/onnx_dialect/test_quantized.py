@@ -47,6 +47,10 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
         "w = DequantizeLinear<axis=0>(wq, ws, wz) g = Gemm<transB=1>(f, w, b)",
         {"wq": integers(5, 8), **PER_CHANNEL, "b": B},
     ),
+    "per channel, from behind": (
+        "w = DequantizeLinear<axis=-2>(wq, ws, wz) g = Gemm<transB=1>(f, w, b)",
+        {"wq": integers(5, 8), **PER_CHANNEL, "b": B},
+    ),
     "per channel, untransposed": (
         "w = DequantizeLinear(wq, ws, wz) g = Gemm(f, w, b)",
         {"wq": integers(8, 5), **PER_CHANNEL, "b": B},
@@ -382,3 +386,31 @@ def test_a_head_of_floats_behind_a_pool_of_integers() -> None:
     require_same(model, made, images())
     assert rewrite_onnx(made, to="linear").module.SerializeToString() == model.SerializeToString()
     assert not rewrite_onnx(model, to="dense").report.rewrites
+
+
+def test_what_only_a_runtime_computes_has_the_shape_that_is_declared() -> None:
+    """Nothing behind it had one: the file ended in an error of its graph."""
+    head = LOOP + "h = com.microsoft.Gelu(f) hq = QuantizeLinear(h, ps, pz) i = DequantizeLinear(hq, ps, pz) "
+    model = classifier(
+        head + "w = DequantizeLinear(wq, ws, wz) g = Gemm<transB=1>(i, w, b) " + OUT,
+        {"wq": integers(5, 8), **PER_TENSOR, **SCALES, "b": B},
+        also=', "com.microsoft" : 1',
+    )
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("h", 1, ["N", 8]))
+    require_same(model, rewrite_onnx(model, to="conv").module, images())
+
+
+@pytest.mark.parametrize("scale", ["", "s = Constant<value_float=1.5>() d = Mul(a, s) "])
+def test_quantised_values_behind_a_grid_keep_their_declared_type(scale: str) -> None:
+    """As files for NPUs have it: the pool's grid is scaled, then quantised on either side of the view."""
+    pooled = f"a = AveragePool<kernel_shape=[3,3], strides=[3,3]>(r) {scale}"
+    head = LOOP.replace("p0 = GlobalAveragePool(r)", pooled).replace("(p0,", "(d," if scale else "(a,")
+    model = classifier(
+        head + "w = DequantizeLinear(wq, ws, wz) g = Gemm<transB=1>(f, w, b) " + OUT,
+        {"wq": integers(5, 32), **PER_TENSOR, **SCALES, "b": B},
+    )
+    model = onnx.shape_inference.infer_shapes(model)
+    made = rewrite_onnx(model, to="conv")
+    assert [entry.site.name for entry in made.report.rewrites] == ["wq"]
+    onnx.checker.check_model(made.module, full_check=True)
+    require_same(model, made.module, images())
