@@ -21,7 +21,7 @@ from fxexport.module_graph.outside_graph import changed_state, is_stale, opaque_
 from fxexport.module_graph.own_code import OwnCode
 from fxexport.module_graph.terms import graph_terms
 from fxexport.subjects.many_places import collected, spread
-from fxexport.subjects.subject import EAGER, BatchError, Feed, Feeds, Run, Subject, joined
+from fxexport.subjects.subject import EAGER, BatchError, Feed, Feeds, Run, Subject
 from fxexport.terms.arrays import nudge, numpy_of, tensor_of
 from fxexport.terms.term import Array, HeadTerm, affine_of
 from fxexport.to_onnx.example_call import leaf_names
@@ -361,7 +361,7 @@ class ModuleSubject(Subject):
         def run(feed: Sequence[Array]) -> tuple[Array, ...]:
             return _arrays(torch.func.functional_call(self.module, state, tuple(self._tensors(feed))))
 
-        return joined([self._guarded(run, [nudge(x, by, rng) for x in feed]) for feed in feeds])
+        return self.joined([self._guarded(run, [nudge(x, by, rng) for x in feed]) for feed in feeds])
 
     def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
         """Outputs with weights and inputs in float64; None where the module mixes types.
@@ -377,7 +377,7 @@ class ModuleSubject(Subject):
             return _arrays(torch.func.functional_call(self.module, state, wide))
 
         try:
-            return joined([self._guarded(run, feed) for feed in feeds])
+            return self.joined([self._guarded(run, feed) for feed in feeds])
         except BatchError:
             return None
 

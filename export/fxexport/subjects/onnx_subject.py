@@ -30,7 +30,7 @@ from fxexport.onnx_node import array_of, sort_nodes
 from fxexport.providers import Session, runtime_domains
 from fxexport.subjects.many_places import collected, spread
 from fxexport.subjects.samples import InputSpec
-from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, Subject, joined
+from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, Subject
 from fxexport.terms.arrays import nudge
 from fxexport.terms.term import Array, HeadTerm, Kind, Shape, TermGraph, affine_of
 from fxexport.to_onnx.write import NATIVE_SIZE
@@ -198,7 +198,9 @@ class OnnxSubject(Subject):
                 array = nudge(array_of(tensor), by, rng)
                 tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         session = Session(bytes(proto.SerializeToString()), provider, weights, name=self.name)
-        return joined([self._on(session, [nudge(x, by, rng) for x in self._cast(feed)]) for feed in feeds])
+        return self.joined(
+            [self._on(session, [nudge(x, by, rng) for x in self._cast(feed)]) for feed in feeds]
+        )
 
     @functools.cached_property
     def _summed(self) -> frozenset[str]:
@@ -209,7 +211,7 @@ class OnnxSubject(Subject):
     def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
         """Outputs that ONNX's reference evaluator computes in float64, if the file is small."""
         found = [evaluated64(self._proto, self._weights, self._cast(feed)) for feed in feeds]
-        return joined([item for item in found if item is not None]) if None not in found else None
+        return self.joined([item for item in found if item is not None]) if None not in found else None
 
     def _cast(self, feed: Feed) -> list[Array]:
         pairs = zip(feed, self.inputs, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, Self, TypeVar
 
@@ -62,6 +63,8 @@ class Subject(Protocol):
     _outputs: dict[tuple[object, ...], tuple[Array, ...]]
     _runs: dict[tuple[object, ...], Run]
     _repeats: dict[str, bool]
+    batch_axes: dict[int, int]
+    """Of each output the axis that has the batch, as far as batches of several sizes have shown it."""
 
     @property
     def language(self) -> Graph | str:
@@ -85,7 +88,7 @@ class Subject(Protocol):
     def _hold(self, graph: TermGraph) -> None:
         """Takes what was read of the model, which was not run yet."""
         self.graph, self.head, self.maps = graph, head_of(graph), ()
-        self._outputs, self._runs, self._repeats = {}, {}, {}
+        self._outputs, self._runs, self._repeats, self.batch_axes = {}, {}, {}, {}
 
     @functools.cached_property
     def commuted(self) -> Self:
@@ -128,8 +131,42 @@ class Subject(Protocol):
         """
         key = (self.runs_on(provider), *(len(feed[0]) for feed in feeds))
         if key not in self._outputs:
-            self._outputs[key] = joined(self._run_twice(feeds, provider))
+            self._outputs[key] = self.joined(self._run_twice(feeds, provider))
         return self._outputs[key]
+
+    def joined(self, parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
+        """The outputs of several batches, each as one array ``[N, …]``, whichever axis has its batch.
+
+        Raises:
+            CheckError: an output has other axes on one batch than on another.
+        """
+        found = []
+        for index, column in enumerate(zip(*parts, strict=True)):
+            pieces = [np.atleast_1d(part) for part in column]
+            axis = _batch_axis(pieces, f"output {index}")
+            if axis is not None:
+                self.batch_axes[index] = axis
+            axis = self.batch_axes.get(index, 0)
+            found.append(np.concatenate([np.moveaxis(piece, axis, 0) for piece in pieces]))
+        return tuple(found)
+
+    def as_given(self, output: int, place: tuple[int, int], rows: int) -> tuple[int, int]:
+        """A place in ``[N, K]`` of an output as one in the output as the model gives it, laid out flat.
+
+        Args:
+            output: its position.
+            place: sample, and place in the sample.
+            rows: how many samples there are.
+        """
+        axis = self.batch_axes.get(output, 0)
+        if not axis:
+            return place
+        sample = next(iter(self._outputs.values()))[output].shape[1:]
+        inner = [int(number) for number in np.unravel_index(place[1], sample)]
+        inner.insert(axis, place[0])
+        given = (*sample[:axis], rows, *sample[axis:])
+        first, column = divmod(int(np.ravel_multi_index(inner, given)), math.prod(given[1:]))
+        return first, column
 
     def rerun(self, feeds: Feeds, provider: str) -> tuple[Array, ...]:
         """Outputs on other samples than before; nothing is kept.
@@ -137,7 +174,7 @@ class Subject(Protocol):
         Raises:
             BatchError: it does not run at one of the sizes.
         """
-        return joined(_each(self._whole(provider), feeds))
+        return self.joined(_each(self._whole(provider), feeds))
 
     def observe(self, feeds: Feeds, provider: str) -> Run:
         """``outputs`` and the values of ``tapped(head)``; run once, as ``outputs`` are.
@@ -152,12 +189,14 @@ class Subject(Protocol):
             # a session, with its copies of the weights, does not outlive its runs
             inner = _each(self._tapping(missing, provider), feeds) if missing else []
             if key not in self._outputs:
-                self._outputs[key] = joined(self._own_outputs(feeds, inner, provider))
+                self._outputs[key] = self.joined(self._own_outputs(feeds, inner, provider))
             outputs = self._outputs[key]
             if inner and self.taps_in_place:
-                self.is_misread |= not same_bits(outputs, joined([run.outputs for run in inner]))
+                self.is_misread |= not same_bits(outputs, self.joined([run.outputs for run in inner]))
             taps = joined_taps([[run.taps[name] for name in missing] for run in inner])
-            kept = self._known(joined(feeds), outputs) | dict(zip(missing, taps, strict=True))
+            whole = tuple(map(np.concatenate, zip(*feeds, strict=True)))
+            own = [np.moveaxis(rows, 0, self.batch_axes.get(i, 0)) for i, rows in enumerate(outputs)]
+            kept = self._known(whole, tuple(own)) | dict(zip(missing, taps, strict=True))
             self._runs[key] = Run(outputs=outputs, taps={name: kept[name] for name in names})
         return self._runs[key]
 
@@ -256,48 +295,35 @@ def _each(run: Callable[[Feed], Found], feeds: Feeds) -> list[Found]:
     return [run(feed) for feed in feeds]
 
 
-def joined(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
-    """The arrays of several batches, each position as one array.
-
-    Raises:
-        CheckError: an output has other axes on one batch than on another.
-    """
-    columns = [[np.atleast_1d(part) for part in column] for column in zip(*parts, strict=True)]
-    for index, column in enumerate(columns):
-        shapes = dict.fromkeys(part.shape[1:] for part in column)
-        if len(shapes) > 1:
-            shown = " and ".join(str(list(part.shape)) for part in column[:2])
-            raise CheckError(
-                f"output {index} is of shape {shown} on batches of other sizes: its axes depend on the batch",
-                fix="keep the batch axis: squeeze named axes, as in x.squeeze(-1), not all of them",
-            )
-    return tuple(map(np.concatenate, columns))
-
-
 def joined_taps(parts: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
-    """The same of values inside, along whichever axis has the batch: a stack of heads has it second.
+    """Values inside over several batches, along whichever axis has the batch: a stack of heads has it second.
 
     Raises:
         CheckError: several axes of one have.
     """
     columns = [[np.atleast_1d(part) for part in column] for column in zip(*parts, strict=True)]
-    found = []
-    for column in columns:
-        axis = _batch_axis(column)
-        if len({(*part.shape[:axis], *part.shape[axis + 1 :]) for part in column}) > 1:
-            shown = " and ".join(str(list(part.shape)) for part in column[:2])
-            raise CheckError(
-                f"a value inside is of shape {shown} on other batches: several axes depend on the batch",
-                fix="give files of a fixed batch, which are certified at that batch",
-            )
-        found.append(np.concatenate(column, axis))
-    return tuple(found)
+    return tuple(np.concatenate(column, _batch_axis(column, "a value inside") or 0) for column in columns)
 
 
-def _batch_axis(column: Sequence[Array]) -> int:
+def _batch_axis(column: Sequence[Array], what: str) -> int | None:
+    """The axis along which a value of several batches has the batch; None where all are of one shape.
+
+    Raises:
+        CheckError: it has other axes on one batch than on another.
+    """
     first = column[0].shape
-    axes = [axis for axis in range(len(first)) if any(part.shape[axis] != first[axis] for part in column)]
-    return axes[0] if len(axes) == 1 else 0
+    if any(part.ndim != len(first) for part in column):
+        axes = [0, 0]
+    else:
+        axes = [axis for axis in range(len(first)) if any(part.shape[axis] != first[axis] for part in column)]
+    if len(axes) > 1:
+        shown = " and ".join(str(list(part.shape)) for part in column[:2])
+        raise CheckError(
+            f"{what} is of shape {shown} on batches of other sizes: its axes depend on the batch",
+            fix="keep the batch axis: squeeze named axes, as in x.squeeze(-1), not all of them; "
+            "a file of a fixed batch is certified at that batch",
+        )
+    return axes[0] if axes else None
 
 
 def same_bits(a: Sequence[Array], b: Sequence[Array]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from fxexport.results import Failure
 from fxexport.subjects.samples import BATCHES, Samples
-from fxexport.subjects.subject import Feed, Feeds, Run, Subject, joined, joined_taps
+from fxexport.subjects.subject import Feed, Feeds, Run, Subject, joined_taps
 from fxexport.terms.term import Array
 
 _PART_BYTES = 8 * 2**20
@@ -115,5 +115,5 @@ class Streamed:
         runs = [self._runners[is_tapped](feed) for feed in feeds]
         names = runs[0].taps
         taps = joined_taps([[run.taps[name] for name in names] for run in runs])
-        outputs = joined([run.outputs for run in runs])
+        outputs = self._subject.joined([run.outputs for run in runs])
         return Run(outputs=outputs, taps=dict(zip(names, taps, strict=True)))

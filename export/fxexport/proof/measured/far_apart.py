@@ -175,24 +175,25 @@ def worst_of(outputs: Sequence[Compared]) -> Failure | None:
 def witness_of(
     place: Failure | None,
     outputs: Sequence[tuple[str, int, int]],
-    names: tuple[tuple[str, ...], tuple[str, ...]],
+    subjects: tuple[Subject, Subject],
     batch: tuple[Feed, Feed],
     on: tuple[str, str],
     made: str,
 ) -> Witness:
     """The witness that a batch is; without a place the candidate does not run on it."""
     reference, candidate = (
-        tuple(zip(own, feed, strict=True)) for own, feed in zip(names, batch, strict=True)
+        tuple(zip(side.input_names, feed, strict=True)) for side, feed in zip(subjects, batch, strict=True)
     )
     witness = Witness(made=made, reference=reference, candidate=candidate, on=on)
     if place is None or place.index is None:
         return witness
     row, column = place.index
+    i, j = next((i, j) for name, i, j in outputs if name == place.name)
     return dataclasses.replace(
         witness,
         output=place.name,
-        positions=next((i, j) for name, i, j in outputs if name == place.name),
-        index=(row, column),
+        positions=(i, j),
+        index=subjects[0].as_given(i, (row, column), len(batch[0][0])),
         expected=place.expected,
         found=place.found,
         bound=place.bound,

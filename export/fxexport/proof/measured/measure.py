@@ -153,6 +153,9 @@ class _Here:
         checks = joint(sides[0], sides[1], pairing, _head_precision(pairing.head).result)
         for check, (_, i, j) in zip(checks, pairing.outputs, strict=True):
             other = _other_kind(sides[0].outputs[i], sides[1].outputs[j])
+            axes = self.subjects[0].batch_axes.get(i, 0), self.subjects[1].batch_axes.get(j, 0)
+            if axes[0] != axes[1]:
+                other = f"the batch along axis {axes[1]} where it is along axis {axes[0]}"
             if other is None:
                 _judge(check, label, part, found.precision, tally)
             else:
@@ -233,8 +236,7 @@ class _Here:
     def _witness(
         self, place: Failure | None, outputs: Sequence[tuple[str, int, int]], batch: tuple[Feed, Feed]
     ) -> Witness:
-        names = self.subjects[0].input_names, self.subjects[1].input_names
-        return witness_of(place, outputs, names, batch, self.on, "the samples")
+        return witness_of(place, outputs, self.subjects, batch, self.on, "the samples")
 
 
 def _comparable(checks: Sequence[OutputCheck]) -> list[OutputCheck]:

@@ -125,8 +125,7 @@ def search(
             told = tuple(
                 dataclasses.replace(item, what=f"{item.what}, on {attempt.made}") for item in failures
             )
-            names = subjects[0].input_names, subjects[1].input_names
-            witness = witness_of(failures[0], outputs, names, (batches[0], batches[1]), on, attempt.made)
+            witness = witness_of(failures[0], outputs, subjects, (batches[0], batches[1]), on, attempt.made)
             return Found(failures=told, witness=witness, tried=tried)
     return Found(tried=tried, is_narrow=has_unseen)
 
