@@ -42,6 +42,13 @@ class Difference:
             return float("inf")
         return abs(self.expected - self.found)
 
+    @property
+    def share(self) -> float:
+        """The same over the larger of the two."""
+        if self.expected is None or self.found is None:
+            return float("inf")
+        return self.size / (max(abs(self.expected), abs(self.found)) or 1.0)
+
 
 def difference(reference: Array, candidate: Array) -> Difference | None:
     """In what the two differ, or None where they hold the same numbers."""

@@ -169,7 +169,13 @@ class ModuleSubject(Subject):
 
     @functools.cached_property
     def _unseen(self) -> str | None:
-        """What a run does that no recording of one shows."""
+        """What a run does that no recording of one shows, or why there is no run."""
+        try:
+            return self._unseen_in_runs()
+        except BatchError as error:  # a trace may run where the call that it was made of does not
+            return str(error)
+
+    def _unseen_in_runs(self) -> str | None:
         states = opaque_states(self.module)
         # of the batch that is recorded: what is asked of another one no recording grants
         first = again = self._read(_AS_GIVEN)

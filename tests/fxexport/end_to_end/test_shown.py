@@ -139,6 +139,53 @@ def test_a_factor_that_moved_is_no_difference() -> None:
     assert certify(reference, candidate, images()).verdict is Verdict.BROKEN
 
 
+class Attends(nn.Module):
+    """Attention, whose scores are products of two layers, and whose values are a third's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key, self.value = (nn.Linear(12, 12) for _ in range(3))
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(1, 2)
+        found = F.scaled_dot_product_attention(self.query(rows), self.key(rows), self.value(rows))
+        return self.fc(found.mean(1))
+
+
+def turned(model: Attends) -> None:
+    """Scores of vectors that are turned alike are the same."""
+    turn = torch.linalg.qr(torch.arange(144.0).view(12, 12).sin() + torch.eye(12))[0]
+    for layer in (model.query, model.key):
+        layer.weight.copy_(turn @ layer.weight)
+        layer.bias.copy_(turn @ layer.bias)
+
+
+def shifted(model: Attends) -> None:
+    """Shares of a whole add up to it."""
+    model.value.bias.add_(1.0)
+    model.fc.bias.sub_(model.fc.weight.sum(1))
+
+
+def tripled(model: Attends) -> None:
+    model.value.weight.mul_(3)
+    model.value.bias.mul_(3)
+    model.fc.weight.div_(3)
+
+
+@pytest.mark.parametrize("change", [turned, shifted, tripled])
+def test_numbers_that_moved_are_no_difference(change: Callable[[Attends], None]) -> None:
+    reference, candidate = Attends().eval(), Attends().eval()
+    with torch.no_grad():
+        change(candidate)
+    certificate = certify(reference, candidate, images())
+    assert certificate.verdict is Verdict.AGREES, certificate.reason
+    with torch.no_grad():
+        candidate.fc.weight.mul_(1.001)
+    assert certify(reference, candidate, images()).verdict is Verdict.BROKEN
+
+
 def test_hooks_and_edited_code_are_seen() -> None:
     reference, hooked = Net().eval(), Net().eval()
     hooked.register_forward_hook(

@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from fxexport import Verdict, certify
 from fxexport.subjects.module_subject import ModuleSubject, are_about
+from fxpasses.errors import CheckError
 from tests.fxexport.pairs import small_pair
 
 
@@ -202,3 +203,24 @@ def test_how_inputs_lie_in_memory_may_round_as_large_values_do() -> None:
     assert are_about([values + np.array([64, -64, 1000], np.float32)], [values])
     assert not are_about([values * np.array([1, 0.9, 1], np.float32)], [values])
     assert not are_about([values / 1e9 + np.array([0, 0, 0.01], np.float32)], [values / 1e9])
+
+
+class ByName(nn.Module):
+    """A classifier that is traced by place, and called by name alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, _ = small_pair()
+
+    def forward(self, *, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def test_what_can_be_traced_and_not_called_is_no_crash() -> None:
+    inner, _ = small_pair()
+    images = torch.randn(4, 3, 9, 9)
+    certificate = certify(inner, ByName().eval(), images)
+    assert certificate.verdict is Verdict.BROKEN
+    assert "does not run" in certificate.reason
+    with pytest.raises(CheckError, match="does not run"):
+        certify(ByName().eval(), inner, images)
