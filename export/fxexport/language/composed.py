@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fxexport.private_names import TorchDispatchMode
 from fxpasses.private_names import OpOverload, detect_fake_mode, pytree
 
+_HALVES = (torch.float16, torch.bfloat16)
 _MOST = 256
 """Operators of a definition; those that go through a sequence step by step have more."""
 
@@ -45,7 +46,8 @@ def _definitions() -> Mapping[Any, Any]:
 def composed(node: fx.Node) -> fx.Graph | None:
     """What torch makes of a recorded call, with a placeholder for each leaf of its arguments that is a node.
 
-    None where torch does not define it by others, or does so for the extents at hand only.
+    None where torch does not define it by others, or does so for the extents at hand only. In half precision
+    what kernels compute on the way has more digits than a definition says.
     """
     target = node.target
     if not isinstance(target, OpOverload) or target not in _definitions():
@@ -63,10 +65,12 @@ def composed(node: fx.Node) -> fx.Graph | None:
         with _Counted():
             return define(*args, **kwargs)
 
-    mode = detect_fake_mode(given)
-    env = None if mode is None else mode.shape_env
-    no_guards = mock.patch.object(env, "_check_frozen", side_effect=_Refused)
+    if any(isinstance(value, torch.Tensor) and value.dtype in _HALVES for value in given):
+        return None
     try:
+        mode = detect_fake_mode(given)
+        env = None if mode is None else mode.shape_env
+        no_guards = mock.patch.object(env, "_check_frozen", side_effect=_Refused)
         with torch.no_grad(), no_guards if env is not None else contextlib.nullcontext():
             graph = make_fx(defined)(*given).graph
     except Exception:  # noqa: BLE001 - a definition may ask for values, or for an operator that fails

@@ -83,3 +83,21 @@ def test_a_definition_by_many_steps_is_left_alone() -> None:
         gru = torch.ops.aten.gru.input
         node = graph.call_function(gru, (x, state, weights, False, 1, 0.0, False, False, False))
         assert composed(node) is None
+
+
+def test_values_of_two_recordings_have_no_definition_together() -> None:
+    node = recorded(torch.ops.aten.kron.default, 6, 8, is_free=False)
+    with FakeTensorMode(), node.graph.inserting_before(node):
+        other = node.graph.call_function(torch.ops.aten.ones.default, ([2, 2],))
+        other.meta["val"] = torch.ones(2, 2)
+    node.args = (node.args[0], other)
+    assert composed(node) is None
+
+
+def test_what_kernels_compute_in_more_digits_has_no_definition() -> None:
+    shrunk = [
+        nn.functional.softshrink,
+        lambda x: torch.where(x.abs() > 0.5, x - x.sign() * 0.5, x * 0),
+    ]
+    x = torch.randn(6, 8, dtype=torch.float16)
+    assert not derive(*(graph_of_module(Whole(body), (x,)) for body in shrunk)).is_proved
