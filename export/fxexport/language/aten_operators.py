@@ -24,6 +24,7 @@ from fxexport.language.maps import cast, elementwise
 from fxexport.language.sliding_window import Pair, SlidingWindow
 from fxexport.language.term import FLOATS, Terms, Uninterpreted, Value, numpy_type
 from fxexport.untrusted.limits import MAX_SEQUENCE
+from fxpasses.private_names import OpOverload
 
 OPERATORS: dict[str, Handler] = {}
 """By overload: ``aten.conv2d.default``."""
@@ -150,7 +151,7 @@ def _unfold(call: Call) -> Value:
     if value.rank != 4 or any(not isinstance(extent, int) for extent in extents):
         raise Uninterpreted("blocks of a map of free extents")
     found, count, zero = value, 1, definitions.number(terms, 0, value.dtype)
-    for axis, size in enumerate(lists[2]):
+    for axis, size in reversed(list(enumerate(lists[2]))):
         found = moves.pad(terms, found, 2 + axis, size, size, "constant", zero) if size else found
     for axis, (kernel, gap, _, step) in enumerate(zip(*lists, strict=True)):
         starts = np.arange(0, _fixed(found.shape[2 + 2 * axis]) - gap * (kernel - 1), step)
@@ -1215,6 +1216,30 @@ def _arange(call: Call) -> Value:
     if len(numbers) > MAX_SEQUENCE or dtype not in _FLOORED:
         raise Uninterpreted("a range beyond the limit, or of another type")
     return call.terms.constant(np.asarray(numbers, dtype=numpy_type(dtype)))
+
+
+def _table(target: OpOverload, call: Call) -> Value:
+    """A table that is made of numbers alone, as torch itself makes it."""
+    given = {argument.name: call.any(argument.name) for argument in target._schema.arguments}
+    if any(isinstance(item, Polynomial) for item in given.values()):
+        raise Uninterpreted("a table of free extents")
+    if math.prod(max(item, 1) for item in given.values() if isinstance(item, int)) > MAX_SEQUENCE:
+        raise Uninterpreted("a table beyond the limit")
+    found = target(**given | {"device": "cpu", "pin_memory": None})
+    return call.terms.constant(found.numpy())
+
+
+for _name in (
+    "linspace",
+    "logspace",
+    "eye",
+    "hann_window",
+    "hamming_window",
+    "blackman_window",
+    "tril_indices",
+):
+    _target = getattr(torch.ops.aten, _name).default
+    OPERATORS[str(_target)] = functools.partial(_table, _target)
 
 
 def _triangle(*, is_upper: bool) -> Handler:

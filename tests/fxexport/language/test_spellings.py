@@ -180,6 +180,10 @@ SAME: dict[str, tuple[Function, str]] = {
         lambda x: torch.einsum("...hw,...vw->...hv", x, x),
         "t = Transpose <perm = [0, 1, 3, 2]> (x) y = MatMul(x, t)",
     ),
+    "a table": (
+        lambda x: x + torch.linspace(-1, 1, 3),
+        "w = Constant <value_floats = [-1.0, 0.0, 1.0]> () y = Add(x, w)",
+    ),
     "einsum of three": (
         lambda x: torch.einsum("...hw,wv,uv->...hu", x, PAIRS, PAIRS),
         f"{STORED_PAIRS} m = MatMul(x, w) t = Transpose <perm = [1, 0]> (w) y = MatMul(m, t)",
@@ -499,6 +503,7 @@ OTHER: dict[str, tuple[Function, str]] = {
         lambda x: F.conv_transpose2d(x, SPREAD[..., :2], padding=(1, 0), dilation=(2, 1)),
         f"{STORED.replace('2,3]', '2,2]')} y = ConvTranspose <pads = [0, 0, 1, 0]> (x, w)",
     ),
+    "another table": (lambda x: x + torch.linspace(-1, 1.001, 3), SAME["a table"][1]),
     "three of which one is turned": (
         lambda x: torch.einsum("...hw,wv,uv->...uh", x, PAIRS, PAIRS),
         SAME["einsum of three"][1],
@@ -620,7 +625,7 @@ def test_patches_are_added_up_alike(old: str, new: str, expected: bool) -> None:
         assert np.allclose(result, added(X).numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("how", [{"stride": 2}, {"padding": (0, 1), "stride": (1, 2), "dilation": (2, 1)}])
+@pytest.mark.parametrize("how", [{"stride": 2}, {"padding": (2, 1), "stride": (1, 2), "dilation": (2, 1)}])
 def test_blocks_are_those_of_the_file(how: dict[str, Any], tmp_path: Path) -> None:
     module = nn.Unfold(2, **how)
     file = graph_of_onnx(onnx.load(export_onnx(module, X, tmp_path / "blocks.onnx")))
