@@ -497,12 +497,12 @@ for _spelling in ("bitwise_not.default", "logical_not.default"):
     OPERATORS[f"aten.{_spelling}"] = _logical("not", "self")
 
 
-def _plus_alpha(combine: Callable[[Terms, Value, Value], Value], first: str, second: str) -> Handler:
-    """The first with ``alpha`` times the second."""
+def _plus_alpha(combine: Callable[[Terms, Value, Value], Value]) -> Handler:
+    """One value with ``alpha`` times the other."""
 
     def combined(call: Call) -> Value:
         dtype, alpha = _result(call), call.number("alpha")
-        value, other = _both(call, first, second, dtype)
+        value, other = _both(call, "self", "other", dtype)
         if alpha != 1:
             factor = definitions.number(call.terms, alpha, _rounded_thrice(dtype))
             other = arithmetic.multiply(call.terms, other, factor)
@@ -512,9 +512,8 @@ def _plus_alpha(combine: Callable[[Terms, Value, Value], Value], first: str, sec
 
 
 for _overload in ("Tensor", "Scalar"):
-    OPERATORS[f"aten.add.{_overload}"] = _plus_alpha(arithmetic.add, "self", "other")
-    OPERATORS[f"aten.sub.{_overload}"] = _plus_alpha(arithmetic.subtract, "self", "other")
-    OPERATORS[f"aten.rsub.{_overload}"] = _plus_alpha(arithmetic.subtract, "other", "self")
+    OPERATORS[f"aten.add.{_overload}"] = _plus_alpha(arithmetic.add)
+    OPERATORS[f"aten.sub.{_overload}"] = _plus_alpha(arithmetic.subtract)
 
 
 @_handles("mul.Tensor", "mul.Scalar")
@@ -641,7 +640,7 @@ def _deviation(power: Fraction | None) -> Handler:
     def deviated(call: Call) -> Value:
         value = call.real("self")
         dims, keep = _reduced(call, value)
-        given = call.any("correction") if call.has("correction") else int(call.flag("unbiased"))
+        given = call.any("correction")
         correction = 1 if given is None else given
         if not isinstance(correction, int | float):
             raise Uninterpreted("a correction that is no number")
@@ -651,9 +650,8 @@ def _deviation(power: Fraction | None) -> Handler:
     return deviated
 
 
-for _overload in ("dim", "correction", "default"):
-    OPERATORS[f"aten.var.{_overload}"] = _deviation(None)
-    OPERATORS[f"aten.std.{_overload}"] = _deviation(Fraction(1, 2))
+OPERATORS["aten.var.correction"] = _deviation(None)
+OPERATORS["aten.std.correction"] = _deviation(Fraction(1, 2))
 
 
 @_handles("logsumexp.default")
@@ -679,12 +677,6 @@ def _sort(call: Call) -> tuple[Value, ...]:
     dim, is_largest = _dim(value, call.integer("dim")), call.flag("descending")
     extent = extent_of(value.layout[dim])
     return windows.sorted_along(call.terms, value, dim, extent, is_largest=is_largest, is_stable=is_stable)
-
-
-@_handles("argsort.default", "argsort.stable")
-def _argsort(call: Call) -> Value:
-    places: Value = _sort(call)[1]
-    return places
 
 
 @_handles("cumsum.default")
@@ -770,34 +762,6 @@ def _repeat(call: Call) -> Value:
     return moves.tile(call.tensor("self"), call.extents("repeats" if call.has("repeats") else "dims"))
 
 
-@_handles("repeat_interleave.self_int")
-def _repeat_each(call: Call) -> Value:
-    value, dim = call.tensor("self"), call.any("dim")
-    call.ignore("output_size")  # says what comes of it
-    value = moves.flatten(value, 0, value.rank - 1) if dim is None else value
-    place = 0 if dim is None else _dim(value, call.integer("dim"))
-    repeats: list[Extent] = [1] * value.rank
-    repeats[place] = call.extent("repeats")
-    return moves.tile(value, repeats, each=True)
-
-
-@_handles("channel_shuffle.default")
-def _channel_shuffle(call: Call) -> Value:
-    value, groups = call.tensor("self"), call.integer("groups")
-    split = moves.reshape(call.terms, value, [value.shape[0], groups, -1, *value.shape[2:]])
-    return moves.flatten(split.permuted([0, 2, 1, *range(3, split.rank)]), 1, 2)
-
-
-@_handles("pixel_shuffle.default")
-def _pixel_shuffle(call: Call) -> Value:
-    return moves.depth_to_space(call.terms, call.tensor("self"), call.integer("upscale_factor"))
-
-
-@_handles("pixel_unshuffle.default")
-def _pixel_unshuffle(call: Call) -> Value:
-    return moves.space_to_depth(call.terms, call.tensor("self"), call.integer("downscale_factor"))
-
-
 @_handles("upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec")
 def _upsample_nearest(call: Call) -> Value:
     value, factors = call.tensor("input"), call.any("scale_factors")
@@ -864,16 +828,6 @@ def _flip(call: Call) -> Value:
     for given in call.integers("dims"):
         value = moves.flip(call.terms, value, _dim(value, given))
     return value
-
-
-@_handles("rot90.default")
-def _rot90(call: Call) -> Value:
-    value = call.tensor("self")
-    dims = [_dim(value, dim) for dim in call.integers("dims")]
-    turns = call.integer("k") % 4
-    for dim in ([], dims[1:], dims, dims[:1])[turns]:
-        value = moves.flip(call.terms, value, dim)
-    return _swapped(value, *dims) if turns % 2 else value
 
 
 @_handles("movedim.int")
@@ -961,17 +915,6 @@ def _gather(call: Call) -> Value:
     call.ignore("sparse_grad")  # of training only
     value = call.tensor("self")
     return moves.gather_each(call.terms, value, _dim(value, call.integer("dim")), call.tensor("index"))
-
-
-@_handles("diff.default")
-def _diff(call: Call) -> Value:
-    value = call.real("self")
-    if call.integer("n") != 1:
-        raise Uninterpreted("differences of differences")
-    dim = _dim(value, call.integer("dim"))
-    count = _fixed(extent_of(value.layout[dim])) - 1
-    first, second = (moves.take(call.terms, value, dim, start, 1, count) for start in (0, 1))
-    return arithmetic.subtract(call.terms, second, first)
 
 
 @_handles("copy.default")
@@ -1205,14 +1148,13 @@ def _to(call: Call) -> Value:
     return cast(call.terms, call.tensor("self"), _result(call))
 
 
-@_handles("arange.default", "arange.start", "arange.start_step")
+@_handles("arange.start_step")
 def _arange(call: Call) -> Value:
     call.ignore("dtype", "device", "layout", "pin_memory")  # the result's own; where it lies, and how
-    given = [call.number(name) if call.has(name) else 0 for name in ("start", "end")]
-    step = call.number("step") if call.has("step") else 1
-    if any(not abs(item) < 2**53 or item != int(item) for item in (*given, step)) or not step:
+    start, end, step = (call.number(name) for name in ("start", "end", "step"))
+    if any(not abs(item) < 2**53 or item != int(item) for item in (start, end, step)) or not step:
         raise Uninterpreted("a range of fractions, or without end")
-    dtype, numbers = _result(call), range(int(given[0]), int(given[1]), int(step))
+    dtype, numbers = _result(call), range(int(start), int(end), int(step))
     if len(numbers) > MAX_SEQUENCE or dtype not in _FLOORED:
         raise Uninterpreted("a range beyond the limit, or of another type")
     return call.terms.constant(np.asarray(numbers, dtype=numpy_type(dtype)))

@@ -13,6 +13,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fxexport.private_names import TorchDispatchMode
+from fxpasses.graph.quiet import quiet
 from fxpasses.private_names import OpOverload, detect_fake_mode, pytree
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -71,7 +72,7 @@ def composed(node: fx.Node) -> fx.Graph | None:
         mode = detect_fake_mode(given)
         env = None if mode is None else mode.shape_env
         no_guards = mock.patch.object(env, "_check_frozen", side_effect=_Refused)
-        with torch.no_grad(), no_guards if env is not None else contextlib.nullcontext():
+        with quiet("torch.fx"), torch.no_grad(), no_guards if env is not None else contextlib.nullcontext():
             graph = make_fx(defined)(*given).graph
     except Exception:  # noqa: BLE001 - a definition may ask for values, or for an operator that fails
         return None

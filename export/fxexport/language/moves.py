@@ -205,35 +205,6 @@ def tile(value: Value, repeats: Sequence[Extent], *, each: bool = False) -> Valu
     return value.seen(tuple(layout))
 
 
-def depth_to_space(terms: Terms, value: Value, block: int, *, is_depth_first: bool = False) -> Value:
-    """``[N, C, H, W]`` as ``[N, C / block², H · block, W · block]``: channels of a block become its cells.
-
-    ``is_depth_first``: whether neighbouring channels are of several blocks' depths (ONNX's DCR).
-    """
-    if value.rank != 4 or block < 1:
-        raise Uninterpreted("blocks of another rank")
-    rows, channels, height, width = value.shape
-    depth = divided(channels, block * block)
-    if depth is None:
-        raise Uninterpreted("channels that make no blocks")
-    split = [block, block, depth] if is_depth_first else [depth, block, block]
-    cells = reshape(terms, value, [rows, *split, height, width])
-    order = [0, 3, 4, 1, 5, 2] if is_depth_first else [0, 1, 4, 2, 5, 3]
-    return flatten(flatten(cells.permuted(order), 4, 5), 2, 3)
-
-
-def space_to_depth(terms: Terms, value: Value, block: int, *, is_depth_first: bool = False) -> Value:
-    """``[N, C, H, W]`` as ``[N, C · block², H / block, W / block]``: the way back."""
-    if value.rank != 4 or block < 1:
-        raise Uninterpreted("blocks of another rank")
-    height, width = (divided(extent, block) for extent in value.shape[-2:])
-    if height is None or width is None:
-        raise Uninterpreted("cells that make no blocks")
-    cells = reshape(terms, value, [*value.shape[:2], height, block, width, block])
-    order = [0, 3, 5, 1, 2, 4] if is_depth_first else [0, 1, 3, 5, 2, 4]
-    return flatten(cells.permuted(order), 1, 3)
-
-
 def flip(terms: Terms, value: Value, dim: int) -> Value:
     """The cells of one dimension from the last to the first."""
     array = exact_array(value)

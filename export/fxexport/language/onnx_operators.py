@@ -699,18 +699,29 @@ def _tile(call: Call) -> Value:
 
 @_handles("DepthToSpace", 1, 11, 13)
 def _depth_to_space(call: Call) -> Value:
-    mode = call.text("mode") if call.has("mode") else "DCR"
-    if mode not in ("DCR", "CRD"):
-        raise Uninterpreted("blocks in another order")
+    """Channels of a block become its cells; by DCR neighbouring channels are of several blocks' depths."""
     value, block = call.tensor("input"), call.integer("blocksize")
-    return moves.depth_to_space(call.terms, value, block, is_depth_first=mode == "DCR")
+    is_depth_first = {"DCR": True, "CRD": False}.get(call.text("mode") if call.has("mode") else "DCR")
+    depth = divided(value.shape[1], block * block) if value.rank == 4 and block > 0 else None
+    if depth is None or is_depth_first is None:
+        raise Uninterpreted("channels that make no blocks, or blocks in another order")
+    rows, _, height, width = value.shape
+    split = [block, block, depth] if is_depth_first else [depth, block, block]
+    cells = moves.reshape(call.terms, value, [rows, *split, height, width])
+    order = [0, 3, 4, 1, 5, 2] if is_depth_first else [0, 1, 4, 2, 5, 3]
+    return moves.flatten(moves.flatten(cells.permuted(order), 4, 5), 2, 3)
 
 
 @_handles("SpaceToDepth", 1, 13)
 def _space_to_depth(call: Call) -> Value:
-    return moves.space_to_depth(
-        call.terms, call.tensor("input"), call.integer("blocksize"), is_depth_first=True
-    )
+    value, block = call.tensor("input"), call.integer("blocksize")
+    if value.rank != 4 or block < 1:
+        raise Uninterpreted("blocks of another rank")
+    height, width = (divided(extent, block) for extent in value.shape[2:])
+    if height is None or width is None:
+        raise Uninterpreted("cells that make no blocks")
+    cells = moves.reshape(call.terms, value, [*value.shape[:2], height, block, width, block])
+    return moves.flatten(cells.permuted([0, 3, 5, 1, 2, 4]), 1, 3)
 
 
 @_handles("Resize", 11, 13, 18, 19)
