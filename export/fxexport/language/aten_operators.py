@@ -738,28 +738,16 @@ def _flatten(call: Call) -> Value:
     return moves.flatten(value, start, end) if value.rank else moves.unsqueeze(value, [0])
 
 
-@_handles("unflatten.int")
-def _unflatten(call: Call) -> Value:
-    value, sizes = call.tensor("self"), call.extents("sizes")
-    dim = _dim(value, call.integer("dim"))
-    return moves.reshape(call.terms, value, [*value.shape[:dim], *sizes, *value.shape[dim + 1 :]])
-
-
-@_handles("view.default", "_unsafe_view.default", "reshape.default", "view_as.default", "reshape_as.default")
+@_handles("view.default", "_unsafe_view.default", "reshape.default")
 def _view(call: Call) -> Value:
-    return moves.reshape(call.terms, call.tensor("self"), _shape(call))
+    return moves.reshape(
+        call.terms, call.tensor("self"), call.extents("size" if call.has("size") else "shape")
+    )
 
 
-def _shape(call: Call) -> Sequence[Extent]:
-    """A shape, told by its extents or by another tensor of it."""
-    if call.has("other"):
-        return call.tensor("other").shape
-    return call.extents("size" if call.has("size") else "shape")
-
-
-@_handles("repeat.default", "tile.default")
+@_handles("repeat.default")
 def _repeat(call: Call) -> Value:
-    return moves.tile(call.tensor("self"), call.extents("repeats" if call.has("repeats") else "dims"))
+    return moves.tile(call.tensor("self"), call.extents("repeats"))
 
 
 @_handles("upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec")
@@ -799,27 +787,19 @@ def _permute(call: Call) -> Value:
     return value.permuted([_dim(value, dim) for dim in call.integers("dims")])
 
 
-@_handles("transpose.int", "swapaxes.default")
+@_handles("transpose.int")
 def _transpose(call: Call) -> Value:
-    value, kind = call.tensor("self"), "dim" if call.has("dim0") else "axis"
-    return _swapped(value, *(_dim(value, call.integer(f"{kind}{place}")) for place in (0, 1)))
-
-
-def _swapped(value: Value, first: int, second: int) -> Value:
+    value = call.tensor("self")
     order = list(range(value.rank))
-    order[first], order[second] = order[second], order[first]
+    first, second = (_dim(value, call.integer(name)) for name in ("dim0", "dim1"))
+    order[first], order[second] = second, first
     return value.permuted(order)
 
 
-@_handles("t.default", "numpy_T.default")
+@_handles("t.default")
 def _t(call: Call) -> Value:
     value = call.tensor("self")
     return value.permuted(list(reversed(range(value.rank))))
-
-
-@_handles("mT.default")
-def _matrix_t(call: Call) -> Value:
-    return _swapped(call.tensor("self"), -2, -1)
 
 
 @_handles("flip.default")
@@ -828,15 +808,6 @@ def _flip(call: Call) -> Value:
     for given in call.integers("dims"):
         value = moves.flip(call.terms, value, _dim(value, given))
     return value
-
-
-@_handles("movedim.int")
-def _movedim(call: Call) -> Value:
-    value = call.tensor("self")
-    source, target = (_dim(value, call.integer(name)) for name in ("source", "destination"))
-    order = [dim for dim in range(value.rank) if dim != source]
-    order.insert(target, source)
-    return value.permuted(order)
 
 
 @_handles("squeeze.dim", "squeeze.dims")
@@ -859,10 +830,10 @@ def _unsqueeze(call: Call) -> Value:
     return moves.unsqueeze(value, [dim % (value.rank + 1)])
 
 
-@_handles("expand.default", "expand_as.default")
+@_handles("expand.default")
 def _expand(call: Call) -> Value:
     call.ignore("implicit")  # says who wrote it
-    return moves.expand(call.tensor("self"), _shape(call))
+    return moves.expand(call.tensor("self"), call.extents("size"))
 
 
 @_handles("slice.Tensor")
@@ -956,12 +927,12 @@ def _split_with_sizes(call: Call) -> list[Value]:
     return moves.pieces(call.terms, value, _dim(value, call.integer("dim")), sizes)
 
 
-@_handles("split.Tensor", "chunk.default")
+@_handles("split.Tensor")
 def _split(call: Call) -> list[Value]:
     value = call.tensor("self")
     dim = _dim(value, call.integer("dim"))
     extent = _fixed(extent_of(value.layout[dim]))
-    size = -(-extent // call.integer("chunks")) if call.has("chunks") else call.integer("split_size")
+    size = call.integer("split_size")
     sizes = [min(size, extent - start) for start in range(0, extent, size)]
     return moves.pieces(call.terms, value, dim, sizes)
 
@@ -1137,10 +1108,10 @@ def _prelu(call: Call) -> Value:
     return definitions.leaky_relu(call.terms, value, placed)
 
 
-@_handles("to.dtype", "_to_copy.default", "to.dtype_layout", "to.device", "type_as.default")
+@_handles("to.dtype", "_to_copy.default", "to.dtype_layout", "to.device")
 def _to(call: Call) -> Value:
     # the result's type says it; the rest is where it lies
-    call.ignore("dtype", "copy", "non_blocking", "memory_format", "other")
+    call.ignore("dtype", "copy", "non_blocking", "memory_format")
     for name in ("layout", "device", "pin_memory"):
         given = call.any(name) if call.has(name) else None
         if given not in (None, False, torch.strided) and not isinstance(given, torch.device):

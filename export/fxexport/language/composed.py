@@ -51,9 +51,14 @@ def composed(node: fx.Node) -> fx.Graph | None:
     what kernels compute on the way has more digits than a definition says.
     """
     target = node.target
-    if not isinstance(target, OpOverload) or target not in _definitions():
+    if not isinstance(target, OpOverload):
         return None
-    define = _definitions()[target]
+    if target in _definitions():
+        define = _definitions()[target]
+    elif target._can_decompose():
+        define = target  # a view: the table leaves it out, and tracing takes it apart
+    else:
+        return None
     leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
     places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, fx.Node)]
     given = [leaves[place].meta.get("val") for place in places]

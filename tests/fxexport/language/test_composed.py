@@ -22,8 +22,16 @@ SAME: dict[str, tuple[Body, Body]] = {
         nn.functional.softshrink,
         lambda x: torch.where(x.abs() > 0.5, x - x.sign() * 0.5, x * 0),
     ),
+    "aten.moveaxis.int": (
+        lambda x: torch.moveaxis(x.reshape(2, 3, 8), 0, 2),
+        lambda x: x.reshape(2, 3, 8).permute(1, 2, 0),
+    ),
 }
 OTHER: dict[str, tuple[Body, Body]] = {
+    "aten.moveaxis.int": (
+        lambda x: torch.moveaxis(x.reshape(6, 4, 2), 0, 2),
+        lambda x: x.reshape(6, 4, 2).permute(2, 1, 0),
+    ),
     "aten.tensordot.default": (lambda x: torch.tensordot(x, W, ([1], [0])), lambda x: x @ W.flip(1)),
     "aten.softshrink.default": (nn.functional.softshrink, lambda x: nn.functional.softshrink(x, 0.25)),
     "aten.trapezoid.dx": (torch.trapezoid, lambda x: torch.trapezoid(x, dx=1.01)),
