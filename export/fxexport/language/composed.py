@@ -17,6 +17,8 @@ from fxpasses.graph.quiet import quiet
 from fxpasses.private_names import OpOverload, detect_fake_mode, pytree
 
 _HALVES = (torch.float16, torch.bfloat16)
+_MOVES = (torch.ops.aten.clone.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.sym_size.int)
+"""What is no view and computes nothing."""
 _MOST = 256
 """Operators of a definition; those that go through a sequence step by step have more."""
 
@@ -48,7 +50,7 @@ def composed(node: fx.Node) -> fx.Graph | None:
     """What torch makes of a recorded call, with a placeholder for each leaf of its arguments that is a node.
 
     None where torch does not define it by others, or does so for the extents at hand only. In half precision
-    what kernels compute on the way has more digits than a definition says.
+    what kernels compute on the way has more digits than a definition says, if it rounds on the way.
     """
     target = node.target
     if not isinstance(target, OpOverload):
@@ -71,8 +73,6 @@ def composed(node: fx.Node) -> fx.Graph | None:
         with _Counted():
             return define(*args, **kwargs)
 
-    if any(isinstance(value, torch.Tensor) and value.dtype in _HALVES for value in given):
-        return None
     try:
         mode = detect_fake_mode(given)
         env = None if mode is None else mode.shape_env
@@ -81,4 +81,11 @@ def composed(node: fx.Node) -> fx.Graph | None:
             graph = make_fx(defined)(*given).graph
     except Exception:  # noqa: BLE001 - a definition may ask for values, or for an operator that fails
         return None
+    is_half = any(isinstance(value, torch.Tensor) and value.dtype in _HALVES for value in given)
+    if is_half and sum(_rounds(item.target) for item in graph.nodes) > 1:
+        return None
     return None if any(item.target is target for item in graph.nodes) else graph
+
+
+def _rounds(target: Any) -> bool:
+    return isinstance(target, OpOverload) and not target.is_view and target not in _MOVES

@@ -109,3 +109,13 @@ def test_what_kernels_compute_in_more_digits_has_no_definition() -> None:
     ]
     x = torch.randn(6, 8, dtype=torch.float16)
     assert not derive(*(graph_of_module(Whole(body), (x,)) for body in shrunk)).is_proved
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_only_moves_cells_does_so_in_any_type(dtype: torch.dtype) -> None:
+    bodies = [
+        lambda x: nn.functional.pixel_shuffle(x, 2),
+        lambda x: x.reshape(-1, 2, 2, 2, 3, 3).permute(0, 1, 4, 2, 5, 3).reshape(-1, 2, 6, 6),
+    ]
+    x = torch.randn(2, 8, 3, 3, dtype=dtype)
+    assert derive(*(graph_of_module(Whole(body), (x,)) for body in bodies)).is_proved
