@@ -247,7 +247,9 @@ def _open(model: Any, way: str, example_inputs: Any) -> Traced | OpenProgram:
         inputs = _inputs(example_inputs)
         if inputs is None:
             raise TraceError(
-                error.what, where=error.where, fix="pass example_inputs, so that torch.export can be tried"
+                error.what,
+                where=error.where,
+                fix="pass example_inputs (--input-shape), so that torch.export can be tried",
             ) from error
         return export_module(model, inputs, reason=error.what)
 

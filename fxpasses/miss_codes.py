@@ -50,13 +50,13 @@ class MissCode(enum.StrEnum):
     UNKNOWN_EXTENT = (
         "UNKNOWN_EXTENT",
         "nothing says how large the pooled map is",
-        "pass example_inputs / --input-shape",
+        "pass example_inputs (--input-shape)",
         "fc(nn.AvgPool2d(4)(x).flatten(1))",
     )
     UNKNOWN_LAYOUT = (
         "UNKNOWN_LAYOUT",
         "its input's axes cannot be followed back to the pool",
-        "pass example_inputs, or write torch.flatten(x, 1)",
+        "pass example_inputs (--input-shape), or write torch.flatten(x, 1)",
         "conv(pool(x).roll(1, 1))",
     )
     UNFLATTENED = (
@@ -262,7 +262,7 @@ class MissCode(enum.StrEnum):
     NATIVE_SIZE = (
         "NATIVE_SIZE",
         "to fcn: nothing says the size that the model was made for",
-        "pass example_inputs / --input-shape",
+        "pass example_inputs (--input-shape)",
         "fc(pool(x).flatten(1))",
         'to="fcn"',
     )

@@ -104,7 +104,9 @@ class _Finder:
 
     def _as_miss(self, node: Node, name: str, form: Form, problem: Problem) -> Miss:
         if self.has_shapes:  # given already
-            problem = dataclasses.replace(problem, fix=problem.fix.removeprefix("pass example_inputs, or "))
+            problem = dataclasses.replace(
+                problem, fix=problem.fix.removeprefix("pass example_inputs (--input-shape), or ")
+            )
         return missed(node, name, form, problem)
 
     # --- one candidate
@@ -152,14 +154,14 @@ class _Finder:
             return Problem(
                 MissCode.UNKNOWN_EXTENT,
                 f"nothing in the graph says how its {shape[1]} features divide into channels and positions",
-                "pass example_inputs",
+                "pass example_inputs (--input-shape)",
             )
         features = layout.channels and layout.channels * math.prod(extents)
         if shape[1] % math.prod(extents) or features not in (None, shape[1]):
             return Problem(
                 MissCode.UNKNOWN_LAYOUT,
                 f"it takes {shape[1]} features, the graph gives it {features}",
-                "pass example_inputs",
+                "pass example_inputs (--input-shape)",
             )
         return extents, layout.order
 
@@ -234,7 +236,7 @@ def _unknown_layout(op: Affine) -> Problem:
     return Problem(
         MissCode.UNKNOWN_LAYOUT,
         f"it reads {op.source.name!r}, whose axes cannot be followed back to the pool",
-        "pass example_inputs, or flatten the pooled map with torch.flatten(x, 1)",
+        "pass example_inputs (--input-shape), or flatten the pooled map with torch.flatten(x, 1)",
     )
 
 

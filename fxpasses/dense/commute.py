@@ -18,7 +18,7 @@ from fxpasses.report import Problem
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, FeatureNorm, Reduce, Role, WindowPool
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
-_FCN = "try the fully convolutional form: to='fcn'"
+_FCN = "try the fully convolutional form, 'fcn'"
 
 
 def problem_of(
@@ -78,7 +78,7 @@ def pool_problem(pools: Sequence[Node], values: Mapping[Node, PooledValue]) -> P
     if layout is None or None in layout.extents:
         return Problem(
             MissCode.UNKNOWN_EXTENT, "nothing in the graph says whether its pool leaves one position",
-            "pass example_inputs",
+            "pass example_inputs (--input-shape)",
         )  # fmt: skip
     if not layout.is_point:
         grid = "x".join(map(str, layout.extents))

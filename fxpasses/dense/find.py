@@ -157,7 +157,7 @@ class _Chooser:
         return problem or Problem(
             MissCode.NONLINEAR,
             f"{first.name!r} joins it with values of another pool",
-            "try the fully convolutional form: to='fcn'",
+            "try the fully convolutional form, 'fcn'",
         )
 
     def _tied(self, wanted: Mapping[Node, Match]) -> Iterator[tuple[Node, Problem]]:

@@ -115,7 +115,7 @@ class _Chooser:
             return Problem(
                 MissCode.NATIVE_SIZE,
                 "the size that the model was made for is not known, so its window is not either",
-                "pass example_inputs of that size",
+                "pass example_inputs (--input-shape) of that size",
             )
         grid = tuple(extent or whole for extent, whole in zip(layout.extents, native, strict=True))
         op = self.values[start].op
@@ -232,5 +232,5 @@ def _not_a_map(node: Node, what: str) -> Problem:
     return Problem(
         MissCode.NOT_A_MAP,
         f"{node.name!r} {what}, which has no meaning for a map of scores",
-        "try the dense form: to='dense'",
+        "take it out of the head, or try the dense form, 'dense'",
     )

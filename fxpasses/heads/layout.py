@@ -164,7 +164,7 @@ def reduced(layout: Layout, dims: Sequence[int], *, keepdim: bool) -> Layout | N
 
 
 def _unfollowed(reason: str) -> Problem:
-    fix = "pass example_inputs, or flatten the pooled map with torch.flatten(x, 1)"
+    fix = "pass example_inputs (--input-shape), or flatten the pooled map with torch.flatten(x, 1)"
     return Problem(MissCode.UNKNOWN_LAYOUT, reason, fix)
 
 
@@ -325,7 +325,7 @@ def _unknown_extent(text: str) -> Problem:
     return Problem(
         MissCode.UNKNOWN_EXTENT,
         f"{text} depends on the extent of the pooled map, which nothing in the graph says",
-        "pass example_inputs",
+        "pass example_inputs (--input-shape)",
     )
 
 

@@ -60,7 +60,7 @@ def arithmetic_problem(op: Affine, layout: Layout, kernel: tuple[int, ...]) -> P
         return Problem(
             MissCode.UNKNOWN_EXTENT,
             "nothing in the graph says whether its kernel covers the pooled map",
-            "pass example_inputs",
+            "pass example_inputs (--input-shape)",
         )
     if kernel != layout.extents:
         return Problem(

@@ -105,7 +105,7 @@ class MapSizes:
             return Problem(
                 MissCode.UNKNOWN_EXTENT,
                 f"nothing says whether {node.name!r} has the right {word}, {size}",
-                "pass example_inputs",
+                "pass example_inputs (--input-shape)",
             )
         quotient = quotient_of(size)
         if quotient is not None and quotient.axis in (axis - 2, axis + 1 + self.is_batched):

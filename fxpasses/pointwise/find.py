@@ -125,7 +125,7 @@ def _axes_problem(node: Node, op: Affine, ranks: Ranks) -> Problem | None:
         return Problem(
             MissCode.UNKNOWN_LAYOUT,
             f"nothing in the graph says how many axes {op.source.name!r} has",
-            "pass example_inputs",
+            "pass example_inputs (--input-shape)",
         )
     if 2 <= axes <= MAX_RANK + 2:
         return None
