@@ -124,7 +124,7 @@ def gelu(terms: Terms, value: Value, approximate: str) -> Value:
     """``x · Φ(x)``, or its approximation by a hyperbolic tangent."""
     terms.use("gelu")
     if approximate in ("none", "tanh") and _is_short(value):  # 1 + erf(x/√2) is 2: no large x has twice that
-        return _by_name(terms, f"gelu, {approximate}", value, (), value.shape)
+        return elementwise(terms, f"gelu, {approximate}", [value], value.dtype)
     one, half = number(terms, 1, value.dtype), number(terms, 0.5, value.dtype)
     if approximate == "none":
         inner = unary(terms, "erf", multiply(terms, value, defined(terms, math.sqrt(0.5), value.dtype)))

@@ -52,8 +52,7 @@ _PLAIN = {
 """Kinds of attributes that are values; the others are graphs and types."""
 _Kind: TypeAlias = tuple[str, tuple[Extent | None, ...] | None]
 _UNKNOWN: _Kind = ("unknown", None)
-_NORMS = frozenset({"GroupNormalization", "LayerNormalization"})
-_LIKE_FIRST = _NORMS | {"CumSum", DYNAMIC, "Gelu", "Identity", "LRN", "ScatterElements", "ScatterND", "Trilu"}
+_LIKE_FIRST = frozenset({"CumSum", DYNAMIC, "Identity", "LRN", "ScatterElements", "ScatterND", "Trilu"})
 _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 """What leaves the bits that it reads in their order."""

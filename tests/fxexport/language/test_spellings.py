@@ -593,6 +593,17 @@ def test_a_norm_in_half_precision_is_computed_in_single(epsilon: float, expected
     assert derive(graph_of_onnx(norm), graph_of_onnx(other)).is_proved is expected
 
 
+@pytest.mark.parametrize(("approximate", "expected"), [("none", True), ("tanh", False)])
+def test_a_gelu_in_half_precision_is_one_behind_a_view(approximate: str, expected: bool) -> None:
+    text = '<ir_version: 9, opset_import: ["" : 20]> g (float16[n,4] x) => (float16[n,4] y) {{ {} }}'
+    gate = f'u = Reshape(x, s) g = Gelu <approximate = "{approximate}"> (u) y = Flatten(g)'
+    bodies = ("y = Gelu(x)", f"{ints('s', 0, 4, 1, 1)} {gate}")
+    assert (
+        derive(*(graph_of_onnx(parser.parse_model(text.format(body))) for body in bodies)).is_proved
+        is expected
+    )
+
+
 def test_a_gate_that_a_runtime_folded_is_the_gate() -> None:
     gate = torch.full((4, 1, 1), -5.0)
     folded = run(f"{number('z', 0)} a = Mul(x, z) {number('g', -5)} b = Add(a, g) y = Sigmoid(b)")[0, 0, 0, 0]
