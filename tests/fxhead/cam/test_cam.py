@@ -279,6 +279,16 @@ def test_a_dense_file_is_its_own_map(run: Run, net: Path, photos: Path, outputs:
     assert "leaves its shape open; give --size" in run("cam", "dense.onnx", "photos", "-o", "other").err
 
 
+def test_a_file_of_no_images_is_told(run: Run, photos: Path, folder: Path) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] bytes) => (float[N,8] y) { y = Relu(bytes) }'
+    )
+    onnx.save(onnx.parser.parse_model(text), "vectors.onnx")
+    done = run("cam", "vectors.onnx", "photos")
+    assert done.code == 2
+    assert "input 'bytes' has 2 axes, an image has four" in done.err
+
+
 @pytest.mark.parametrize("head", ["y", "z", "1"])
 def test_a_files_head_is_moved_before_its_pool(run: Run, photos: Path, folder: Path, head: str) -> None:
     """One of two, the other with a softmax behind it; weights lie in another file, one the other way."""

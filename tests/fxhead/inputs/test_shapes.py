@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fxexport.subjects.samples import InputSpec
 from fxhead.inputs.input_shapes import ShapeOrigin
 from fxhead.inputs.shapes import find_shapes, parse_shape
+from fxhead.inputs.specs import require_known
 from fxhead.source import Source
 from fxpasses import rewrite
 from fxpasses.errors import InputError
@@ -111,6 +113,12 @@ def test_the_first_layer_of_a_graph_is_the_one_that_is_called_first() -> None:
     module = rewrite(HeadFirst().eval(), to="conv").module
     assert isinstance(next(iter(module.children())), nn.Conv2d)  # the head's
     assert find_shapes(module, CALLABLE).shapes == ((1, 3, 224, 224),)
+
+
+@pytest.mark.parametrize(("shape", "told"), [((16, None), "1x16x224"), (None, "1x3x224x224")])
+def test_the_option_is_shown_with_what_is_known(shape: tuple[int | None, ...] | None, told: str) -> None:
+    with pytest.raises(InputError, match=f"--input-shape {told}$"):
+        require_known([InputSpec(name="x", shape=shape, dtype="float32")], CALLABLE)
 
 
 def test_a_model_that_says_nothing_needs_the_option() -> None:

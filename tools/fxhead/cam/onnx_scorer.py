@@ -58,6 +58,9 @@ class OnnxScorer:
         if len(values) != 1:
             raise InputError(f"has {len(values)} inputs, an image is one", where=source.text, fix=_FIX)
         declared, self.fixed_batch = _declared(values[0])
+        if declared.shape is not None and len(declared.shape) != 3:
+            what = f"input {declared.name!r} has {len(declared.shape) + 1} axes, an image has four"
+            raise InputError(what, where=source.text, fix=_FIX)
         known: InputSpec = filled((declared,), _hint(declared, given, size), source)[0]
         extents = tuple(extent for extent in known.shape or () if extent is not None)
         if len(extents) != 3:

@@ -18,7 +18,6 @@ from fxhead.inputs.shapes import find_shapes
 from fxhead.source import Source
 from fxpasses.errors import InputError
 
-_HOW = "give it, as in --input-shape 1x3x224x224"
 _GIVEN = "--input-shape"
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -151,7 +150,12 @@ def require_known(specs: Sequence[InputSpec], source: Source) -> None:
     """Returns where random samples can be drawn for all inputs; else raises InputError."""
     for spec in specs:
         if spec.shape is None or None in spec.shape:
-            raise InputError(f"input {spec.name!r} leaves its shape open", where=source.text, fix=_HOW)
+            shape = (3, 224, 224) if spec.shape is None else [extent or 224 for extent in spec.shape]
+            raise InputError(
+                f"input {spec.name!r} leaves its shape open",
+                where=source.text,
+                fix=f"give it, as in --input-shape {'x'.join(map(str, (1, *shape)))}",
+            )
         kind = None if spec.dtype is None else np.dtype(spec.dtype)
         if kind is None or (kind.kind in "iu" and kind.itemsize > 1 and spec.limit is None):
             raise InputError(
