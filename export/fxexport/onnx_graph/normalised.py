@@ -32,9 +32,13 @@ def with_free_batch(model: onnx.ModelProto) -> None:
 
 
 def drop_unread(graph: onnx.GraphProto) -> None:
-    """Takes out initialisers that nothing reads: a session drops them before it gets their values."""
+    """Takes out initialisers that nothing reads: a session drops them before it gets their values.
+
+    With them go inputs of their names: without its values each would be asked for.
+    """
     read = {name for node in graph.node for name in reads_of(node)} | {item.name for item in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    if len(kept) < len(graph.initializer):
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+    unread = {tensor.name for tensor in graph.initializer} - read
+    for field in (graph.initializer, graph.input) if unread else ():
+        kept = [item for item in field if item.name not in unread]
+        del field[:]
+        field.extend(kept)

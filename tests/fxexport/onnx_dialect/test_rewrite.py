@@ -986,3 +986,12 @@ def test_sizes_that_were_given_are_no_part_of_the_file(sizes: Any) -> None:
     assert len(made.report.rewrites) == 1
     for size in (6, 9):
         require_same(model, made.module, images(size=size))
+
+
+def test_an_initialiser_that_a_file_no_longer_reads_is_asked_for_by_nobody() -> None:
+    """It was an input, too, and stayed one: the file had two."""
+    view = "p = GlobalAveragePool(r) f = Reshape(p, s) y = Gemm<transB=1>(f, w, b)"
+    model = classifier(view, {"w": weights(5, 8), "b": weights(5), "s": np.array([-1, 8])})
+    model.graph.input.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.INT64, [2]))
+    made = rewrite_onnx(model, to="conv").module
+    assert certify(model, made).verdict is Verdict.PROVED
