@@ -453,7 +453,7 @@ class _Proof:
 
 _CODE_ROUNDINGS = 16
 """Of a table that a model's code computes, by one library and by another."""
-_STEPS = ("ceil", "floor", "round", "sign", "eq", "ge", "gt", "le", "lt", "ne")
+_STEPS = ("ceil", "floor", "quantize", "round", "sign", "eq", "ge", "gt", "le", "lt", "ne")
 
 
 def _is_step(term: Term) -> bool:

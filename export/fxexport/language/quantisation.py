@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fxexport.language import arithmetic, definitions, moves
 from fxexport.language.extents import Extent
-from fxexport.language.maps import cast, mapped
+from fxexport.language.maps import cast, elementwise, mapped
 from fxexport.language.term import FLOATS, Terms, Uninterpreted, Value
 
 LEVELS: dict[str, tuple[int, int]] = {
@@ -25,8 +25,10 @@ def quantized(terms: Terms, value: Value, scale: Value, zero: Value | None, dtyp
     """``saturate(round(value / scale) + zero)``, of a scale and zero point that are broadcast."""
     if dtype not in LEVELS or (zero is not None and zero.dtype != dtype):
         raise Uninterpreted(f"a number of type {dtype}")
-    if value.dtype != scale.dtype or value.dtype not in _EXACT:
-        raise Uninterpreted("a quotient in half precision, or of integers")
+    if value.dtype != scale.dtype or value.dtype not in FLOATS:
+        raise Uninterpreted("a quotient of two types, or of integers")
+    if value.dtype not in _EXACT:  # which need not hold the quotient: known by its name alone
+        return elementwise(terms, "quantize", [value, scale, *([] if zero is None else [zero])], dtype)
     found = definitions.unary(terms, "round", arithmetic.divide(terms, value, scale))
     if zero is not None:
         found = arithmetic.add(terms, found, cast(terms, zero, value.dtype))

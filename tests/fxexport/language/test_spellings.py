@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx import parser
+from onnx import numpy_helper, parser
 from torch import nn
 
 from fxexport import export_onnx
@@ -602,6 +602,20 @@ def test_a_gelu_in_half_precision_is_one_behind_a_view(approximate: str, expecte
         derive(*(graph_of_onnx(parser.parse_model(text.format(body))) for body in bodies)).is_proved
         is expected
     )
+
+
+@pytest.mark.parametrize(("scale", "zero"), [(0.5, 3), (0.25, 3), (0.5, 4)])
+def test_what_is_quantised_in_half_precision_is_so_behind_a_view(scale: float, zero: int) -> None:
+    text = '<ir_version: 9, opset_import: ["" : 19]> g (float16[n,4] x) => (int8[n,4] y) {{ {} }}'
+    view = f"{ints('w', 0, 4, 1, 1)} u = Reshape(x, w) q = QuantizeLinear(u, s, z) y = Flatten(q)"
+    graphs = []
+    for body, levels in (("y = QuantizeLinear(x, s, z)", (0.5, 3)), (view, (scale, zero))):
+        file = parser.parse_model(text.format(body))
+        stored = (np.array(levels[0], np.float16), np.array(levels[1], np.int8))
+        file.graph.initializer.extend(map(numpy_helper.from_array, stored, "sz"))
+        graphs.append(graph_of_onnx(file))
+    found = derive(*graphs)
+    assert found.is_proved is ((scale, zero) == (0.5, 3))
 
 
 def test_a_gate_that_a_runtime_folded_is_the_gate() -> None:
