@@ -35,6 +35,9 @@ def _sentences(
     names = left.input_names, right.input_names
     if names[0] != names[1] and {*names[0]} == {*names[1]}:
         yield f"inputs are paired by their names, though they stand in another order: {', '.join(names[1])}"
+    elif any(own != other and own in names[1] for own, other in zip(*names, strict=False)):
+        pairs = (f"{own!r} with {other!r}" for own, other in zip(*names, strict=False))
+        yield f"inputs are paired by their positions, in which their names do not agree: {', '.join(pairs)}"
     if is_by_position(left, outputs, right):
         pairs = (f"{name!r} with {right.output_names[j]!r}" for name, _, j in outputs)
         yield f"outputs are paired by their positions: {', '.join(pairs)}"

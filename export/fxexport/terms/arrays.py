@@ -12,13 +12,18 @@ from fxexport.terms.term import Array
 
 
 def numpy_of(tensor: torch.Tensor) -> Array:
-    """The tensor's values as an array on the host, sharing memory; bfloat16 as ``ml_dtypes`` has it."""
+    """The tensor's values as an array on the host, sharing memory where they lie there one by one."""
     host = tensor.detach().cpu().resolve_conj().resolve_neg()
-    if host.dtype == torch.bfloat16:
-        bits: Array = host.view(torch.uint16).numpy()
-        return bits.view(ml_dtypes.bfloat16)
+    host = host.dequantize() if host.is_quantized else host.to_dense()  # which leaves others as they are
+    kind = getattr(ml_dtypes, str(host.dtype).removeprefix("torch."), None)
+    if kind is not None:  # NumPy has no such type of its own
+        bits: Array = host.view(_BITS[host.element_size()]).numpy()
+        return bits.view(kind)
     array: Array = host.numpy()
     return array
+
+
+_BITS = {1: torch.uint8, 2: torch.uint16}
 
 
 def tensor_of(array: Array) -> torch.Tensor:

@@ -649,3 +649,18 @@ def test_inputs_that_stand_in_another_order_are_paired_by_name_and_the_certifica
     found = certify(Fusing().eval(), Exchanged().eval(), tuple(rows))
     assert found.verdict is Verdict.PROVED
     assert "inputs are paired by their names, though they stand in another order: b, a" in found.scope
+
+
+def test_inputs_of_one_name_in_other_places_are_told() -> None:
+    head = '<ir_version: 9, opset_import: ["": 18]> g'
+    texts = (
+        f"{head} (float[n,4] {a}, float[n,4] {b}) => (float[n,4] y) {{ y = Sub ({a}, {b}) }}"
+        for a, b in ("pq", "qr")
+    )
+    files = map(parser.parse_model, texts)
+    found = certify(*files, (torch.randn(4, 4), torch.randn(4, 4)))
+    assert found.verdict is Verdict.PROVED
+    told = (
+        "inputs are paired by their positions, in which their names do not agree: 'p' with 'q', 'q' with 'r'"
+    )
+    assert told in found.scope

@@ -224,3 +224,39 @@ def test_what_can_be_traced_and_not_called_is_no_crash() -> None:
     assert "does not run" in certificate.reason
     with pytest.raises(CheckError, match="does not run"):
         certify(ByName().eval(), inner, images)
+
+
+class Stored(nn.Module):
+    """A classifier whose last weight is stored in a way that NumPy does not know."""
+
+    def __init__(self, store: Callable[[torch.Tensor], torch.Tensor], factor: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, last = nn.Conv2d(3, 6, 3), nn.Linear(6, 5)
+        self.weight, self.bias = store(last.weight.detach() * factor), last.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features, weight = self.body(x).mean((2, 3)), self.weight
+        if weight.is_quantized:
+            return features @ weight.dequantize().T + self.bias
+        if weight.layout is torch.strided:
+            return features @ weight.float().T + self.bias
+        return (weight @ features.T).T + self.bias
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        lambda weight: weight.to_sparse(),
+        lambda weight: weight.to_sparse_csr(),
+        lambda weight: weight.to(torch.float8_e4m3fn),
+        lambda weight: torch.quantize_per_tensor(weight, 0.01, 0, torch.qint8),
+    ],
+    ids=["sparse", "rows", "float8", "quantised"],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions")
+def test_weights_that_numpy_does_not_know_are_no_crash(store: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    images = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    assert certify(Stored(store).eval(), Stored(store).eval(), images).is_accepted
+    assert certify(Stored(store).eval(), Stored(store, 1.5).eval(), images).verdict is Verdict.BROKEN
