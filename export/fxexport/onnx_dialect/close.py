@@ -317,7 +317,9 @@ class _Closing:
         for node in self.opened.graph.nodes:
             was = next((item for item in written.get(node, ()) if isinstance(item, Node)), node)
             now[node] = before.get(node, 0)
-            if node.target is torch.ops.aten.to.dtype:
+            if (
+                node.target is torch.ops.aten.to.dtype and node.args
+            ):  # it may compute a size that nobody reads
                 now[node] = onnx_type(node.args[1])
             elif node.all_input_nodes and (node not in before or before.get(was) == now[node]):
                 now[node] = now[node.all_input_nodes[0]]

@@ -995,3 +995,14 @@ def test_an_initialiser_that_a_file_no_longer_reads_is_asked_for_by_nobody() -> 
     model.graph.input.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.INT64, [2]))
     made = rewrite_onnx(model, to="conv").module
     assert certify(model, made).verdict is Verdict.PROVED
+
+
+def test_a_cast_of_sizes_that_the_graph_knows_is_no_error() -> None:
+    """As tf2onnx writes them; it ended in an error of the graph."""
+    view = (
+        "p = GlobalAveragePool(r) s = Shape(p) h = Cast<to=6>(s) z = Constant<value_ints=[0]>() "
+        "o = Constant<value_ints=[1]>() n = Slice(h, z, o) k = Constant<value_ints=[8]>() l = Cast<to=6>(k) "
+        "c = Concat<axis=0>(n, l) d = Cast<to=7>(c) f = Reshape(p, d) y = Gemm<transB=1>(f, w, b)"
+    )
+    model = classifier(view, {"w": W, "b": B})
+    require_same(model, rewrite_onnx(model, to="conv").module, images())
