@@ -32,7 +32,26 @@ def inlined(proto: onnx.ModelProto, known: Collection[str] = ()) -> onnx.ModelPr
         if not (item.domain in ("", *known) or item.domain.startswith("ai.onnx"))
         and all(versions.get(own.domain, own.version) == own.version for own in item.opset_import)
     ]
-    return onnx.inliner.inline_selected_functions(proto, called) if called else proto
+    return onnx.inliner.inline_selected_functions(_with_defaults(proto), called) if called else proto
+
+
+def _with_defaults(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the attributes that calls leave to their functions, whose defaults the inliner drops."""
+    defaults = {
+        (item.domain, item.name, item.overload): item.attribute_proto
+        for item in proto.functions
+        if item.attribute_proto
+    }
+    if not defaults:
+        return proto
+    written = onnx.ModelProto()
+    written.CopyFrom(proto)
+    bodies = (node for function in written.functions for node in function.node)
+    for node in every_node([*written.graph.node, *bodies]):
+        given = {item.name for item in node.attribute}
+        own = defaults.get((node.domain, node.op_type, node.overload), ())
+        node.attribute.extend(item for item in own if item.name not in given)
+    return written
 
 
 def require_bounded(proto: onnx.ModelProto) -> None:

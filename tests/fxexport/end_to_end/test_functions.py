@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fxexport import Verdict, certify
+from fxexport.language import derive, graph_of_onnx
 
 OWN, MICROSOFT = "own", "com.microsoft"
 
@@ -91,3 +92,20 @@ def test_a_function_with_the_name_of_a_runtimes_operator_is_not_what_runs(tmp_pa
     assert certify(own, own).verdict is Verdict.PROVED
     assert certify(plain, own).verdict is Verdict.AGREES
     assert certify(says, own).verdict is Verdict.BROKEN
+
+
+def sloped(default: float, **given: float) -> onnx.ModelProto:
+    """A model that calls a function with an attribute, which may be left to its default."""
+    node = helper.make_node("LeakyRelu", ["a"], ["b"])
+    node.attribute.add(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
+    opset, slope = helper.make_opsetid("", 18), helper.make_attribute("slope", default)
+    function = helper.make_function(OWN, "F", ["a"], ["b"], [node], [opset], [], [slope])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("F", ["x"], ["y"], domain=OWN, **given)], "g", [x], [y])
+    return helper.make_model(graph, opset_imports=[opset, helper.make_opsetid(OWN, 1)], functions=[function])
+
+
+def test_an_attribute_that_a_call_leaves_out_is_its_function_s_default() -> None:
+    graphs = [graph_of_onnx(model) for model in (sloped(0.2), sloped(0.3), sloped(0.3, slope=0.2))]
+    assert not derive(graphs[0], graphs[1]).is_proved
+    assert derive(graphs[0], graphs[2]).is_proved
