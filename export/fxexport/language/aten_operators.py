@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fxexport.language import arithmetic, definitions, moves, windows
+from fxexport.language import arithmetic, definitions, moves, recurrent, windows
 from fxexport.language.call import Call, Handler
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, linear, matmul, spelled_sum, transposed_convolution
@@ -1129,6 +1129,42 @@ def _arange(call: Call) -> Value:
     if len(numbers) > MAX_SEQUENCE or dtype not in _FLOORED:
         raise Uninterpreted("a range beyond the limit, or of another type")
     return call.terms.constant(np.asarray(numbers, dtype=numpy_type(dtype)))
+
+
+def _recurrent(kind: str, call: Call) -> list[Value]:
+    """All layers and directions, one after the other; between layers nothing is dropped in evaluation."""
+    terms, value = call.terms, call.tensor("input")
+    hx = call.tensors("hx") if kind == "lstm" else [call.tensor("hx")]
+    if call.flag("train") and call.number("dropout"):
+        raise Uninterpreted("a dropout in training")
+    call.ignore("train", "dropout")
+    value = value.permuted([1, 0, 2]) if call.flag("batch_first") and value.rank == 3 else value
+    params, size = call.tensors("params"), 4 if call.flag("has_biases") else 2
+    count, ways = call.integer("num_layers"), 1 + call.flag("bidirectional")
+    if len(params) != count * ways * size:
+        raise Uninterpreted("a layer with a projection")
+    last: list[list[Value]] = []
+    for place in range(0, count * ways, ways):
+        directions = []
+        for at in range(place, place + ways):
+            own, other, *biases = params[at * size : (at + 1) * size]
+            gates = [0] if kind.startswith("rnn") else range(4 if kind == "lstm" else 3)
+            directions.append(
+                recurrent.Direction(
+                    weights=(own, other),
+                    biases=tuple(recurrent.reordered(terms, item, gates) for item in biases or (None, None)),  # type: ignore[arg-type]
+                    state=tuple(recurrent.started(terms, item, at) for item in hx),
+                    is_reverse=at > place,
+                )
+            )
+        value, states = recurrent.layer(terms, kind, value, directions)
+        last += states
+    value = value.permuted([1, 0, 2]) if call.flag("batch_first") else value
+    return [value, *recurrent.together(terms, last)]
+
+
+for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+    OPERATORS[f"aten.{_name}.input"] = functools.partial(_recurrent, _name)
 
 
 def _table(target: OpOverload, call: Call) -> Value:

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import onnx
 
-from fxexport.language import arithmetic, definitions, moves, quantisation, sizes, windows
+from fxexport.language import arithmetic, definitions, moves, quantisation, recurrent, sizes, windows
 from fxexport.language.call import Call, Handler
 from fxexport.language.constant_tensor import onnx_value, type_name
 from fxexport.language.constants import exact_array
@@ -523,6 +523,61 @@ def _place(name: str) -> Handler:
 
 for _name, _own in (("ArgMax", "max"), ("ArgMin", "min")):
     OPERATORS.update({(_name, version): _place(_own) for version in (1, 11, 12, 13)})
+
+
+_GATES = {"lstm": [0, 2, 3, 1], "gru": [1, 0, 2], "rnn_tanh": [0], "rnn_relu": [0]}
+"""Places of torch's gates among ONNX's: iofc for ifgo, zrh for rzn."""
+_FUNCTIONS = {
+    "lstm": ["sigmoid", "tanh", "tanh"],
+    "gru": ["sigmoid", "tanh"],
+    "rnn_tanh": ["tanh"],
+    "rnn_relu": ["relu"],
+}
+
+
+def _recurrent(name: str, call: Call) -> list[Value]:
+    terms, value = call.terms, call.real("X")
+    ways = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[call.text("direction")]
+    given = call.any("activations") if call.has("activations") else None
+    written = [item.decode() if isinstance(item, bytes) else item for item in given or ()]
+    functions = [item.lower() for item in written] or _FUNCTIONS[name.replace("rnn", "rnn_tanh")] * len(ways)
+    kind = next(
+        (k for k, own in _FUNCTIONS.items() if own * len(ways) == functions and k.startswith(name)), None
+    )
+    if kind is None or (name == "gru" and not call.is_on("linear_before_reset")):
+        raise Uninterpreted("other functions than torch's")
+    call.ignore("hidden_size")  # the weights' own
+    hx = [call.optional_tensor(f"initial_{item}") for item in ("h", "c")[: 1 + (name == "lstm")]]
+    weights, bias, gates = [call.tensor("W"), call.tensor("R")], call.optional_tensor("B"), _GATES[kind]
+    directions = []
+    for place, is_reverse in enumerate(ways):
+        own = [recurrent.reordered(terms, moves.select(terms, item, 0, place), gates) for item in weights]
+        biases: list[Value | None] = [None, None]
+        if bias is not None:
+            both = moves.select(terms, bias, 0, place)
+            half = divided(both.shape[0], 2)
+            if not isinstance(half, int):
+                raise Uninterpreted("biases of an odd number")
+            pieces = moves.pieces(terms, both, 0, [half, half])
+            biases = [recurrent.reordered(terms, item, gates) for item in pieces]
+        if own[0] is None or own[1] is None:
+            raise Uninterpreted("weights that are zeros")
+        directions.append(
+            recurrent.Direction(
+                weights=(own[0], own[1]),
+                biases=(biases[0], biases[1]),
+                state=tuple(recurrent.started(terms, item, place) for item in hx),
+                is_reverse=is_reverse,
+            )
+        )
+    found, states = recurrent.layer(terms, kind, value, directions)
+    return [recurrent.by_direction(terms, found, len(ways)), *recurrent.together(terms, states)]
+
+
+for _own in ("LSTM", "GRU", "RNN"):
+    OPERATORS.update(
+        {(_own, version): functools.partial(_recurrent, _own.lower()) for version in (7, 14, 22)}
+    )
 
 
 @_handles("TopK", 10, 11, 24)
