@@ -1143,12 +1143,12 @@ def _recurrent(kind: str, call: Call) -> list[Value]:
     count, ways = call.integer("num_layers"), 1 + call.flag("bidirectional")
     if len(params) != count * ways * size:
         raise Uninterpreted("a layer with a projection")
-    last: list[list[Value]] = []
+    layers: list[list[Value]] = []
     for place in range(0, count * ways, ways):
         directions = []
         for at in range(place, place + ways):
             own, other, *biases = params[at * size : (at + 1) * size]
-            gates = [0] if kind.startswith("rnn") else range(4 if kind == "lstm" else 3)
+            gates = range(4 if kind == "lstm" else 3)
             directions.append(
                 recurrent.Direction(
                     weights=(own, other),
@@ -1158,12 +1158,12 @@ def _recurrent(kind: str, call: Call) -> list[Value]:
                 )
             )
         value, states = recurrent.layer(terms, kind, value, directions)
-        last += states
+        layers.append(recurrent.together(terms, states))
     value = value.permuted([1, 0, 2]) if call.flag("batch_first") else value
-    return [value, *recurrent.together(terms, last)]
+    return [value, *(moves.concatenate(terms, state, 0) for state in zip(*layers, strict=True))]
 
 
-for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+for _name in ("lstm", "gru"):  # exporters write others step by step, as torch defines them
     OPERATORS[f"aten.{_name}.input"] = functools.partial(_recurrent, _name)
 
 

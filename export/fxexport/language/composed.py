@@ -53,7 +53,7 @@ def composed(node: fx.Node) -> fx.Graph | None:
     what kernels compute on the way has more digits than a definition says, if it rounds on the way.
     """
     target = node.target
-    if not isinstance(target, OpOverload):
+    if not isinstance(target, OpOverload) or target.namespace != "aten":
         return None
     if target in _definitions():
         define = _definitions()[target]

@@ -525,29 +525,23 @@ for _name, _own in (("ArgMax", "max"), ("ArgMin", "min")):
     OPERATORS.update({(_name, version): _place(_own) for version in (1, 11, 12, 13)})
 
 
-_GATES = {"lstm": [0, 2, 3, 1], "gru": [1, 0, 2], "rnn_tanh": [0], "rnn_relu": [0]}
+_GATES = {"lstm": [0, 2, 3, 1], "gru": [1, 0, 2]}
 """Places of torch's gates among ONNX's: iofc for ifgo, zrh for rzn."""
-_FUNCTIONS = {
-    "lstm": ["sigmoid", "tanh", "tanh"],
-    "gru": ["sigmoid", "tanh"],
-    "rnn_tanh": ["tanh"],
-    "rnn_relu": ["relu"],
-}
+_ACTIVATIONS = {"lstm": ["sigmoid", "tanh", "tanh"], "gru": ["sigmoid", "tanh"]}
 
 
-def _recurrent(name: str, call: Call) -> list[Value]:
+def _recurrent(kind: str, call: Call) -> list[Value]:
     terms, value = call.terms, call.real("X")
     ways = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[call.text("direction")]
     given = call.any("activations") if call.has("activations") else None
     written = [item.decode() if isinstance(item, bytes) else item for item in given or ()]
-    functions = [item.lower() for item in written] or _FUNCTIONS[name.replace("rnn", "rnn_tanh")] * len(ways)
-    kind = next(
-        (k for k, own in _FUNCTIONS.items() if own * len(ways) == functions and k.startswith(name)), None
-    )
-    if kind is None or (name == "gru" and not call.is_on("linear_before_reset")):
+    functions = [item.lower() for item in written] or _ACTIVATIONS[kind] * len(ways)
+    if functions != _ACTIVATIONS[kind] * len(ways) or (
+        kind == "gru" and not call.is_on("linear_before_reset")
+    ):
         raise Uninterpreted("other functions than torch's")
     call.ignore("hidden_size")  # the weights' own
-    hx = [call.optional_tensor(f"initial_{item}") for item in ("h", "c")[: 1 + (name == "lstm")]]
+    hx = [call.optional_tensor(f"initial_{item}") for item in ("h", "c")[: 1 + (kind == "lstm")]]
     weights, bias, gates = [call.tensor("W"), call.tensor("R")], call.optional_tensor("B"), _GATES[kind]
     directions = []
     for place, is_reverse in enumerate(ways):
@@ -574,7 +568,7 @@ def _recurrent(name: str, call: Call) -> list[Value]:
     return [recurrent.by_direction(terms, found, len(ways)), *recurrent.together(terms, states)]
 
 
-for _own in ("LSTM", "GRU", "RNN"):
+for _own in ("LSTM", "GRU"):
     OPERATORS.update(
         {(_own, version): functools.partial(_recurrent, _own.lower()) for version in (7, 14, 22)}
     )

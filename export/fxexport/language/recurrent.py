@@ -23,7 +23,7 @@ class Direction:
         is_reverse: whether it starts at the last step.
 
     Source:
-        ``torch.nn.LSTM``, ``GRU`` and ``RNN``; ONNX's operators of these names.
+        ``torch.nn.LSTM`` and ``GRU``; ONNX's operators of these names.
     """
 
     weights: tuple[Value, Value]
@@ -45,12 +45,13 @@ def layer(
     given, states = [], []
     for own in directions:
         rows, width = value.shape[1], own.weights[1].shape[1]
-        kinds = [(value.dtype, (value.shape[0], rows, width))]
-        kinds += [(value.dtype, (rows, width))] * len(own.state)
+        last = [(value.dtype, (rows, width))] * len(own.state)
+        kinds = [(value.dtype, (value.shape[0], rows, width)), *last]
         operands = [value, *own.weights, *own.biases, *own.state]
-        first, *last = foreign(terms, ("recurrent", kind, own.is_reverse), operands, kinds, is_random=False)
-        given.append(first)
-        states.append(last)
+        key = "recurrent", kind, own.is_reverse
+        outputs, *state = foreign(terms, key, operands, kinds, is_random=False)
+        given.append(outputs)
+        states.append(state)
     return concatenate(terms, given, 2), states
 
 
