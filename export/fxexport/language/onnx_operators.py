@@ -532,7 +532,9 @@ _ACTIVATIONS = {"lstm": ["sigmoid", "tanh", "tanh"], "gru": ["sigmoid", "tanh"]}
 
 def _recurrent(kind: str, call: Call) -> list[Value]:
     terms, value = call.terms, call.real("X")
-    ways = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[call.text("direction")]
+    ways = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}.get(call.text("direction"))
+    if ways is None:
+        raise Uninterpreted("another direction")
     given = call.any("activations") if call.has("activations") else None
     written = [item.decode() if isinstance(item, bytes) else item for item in given or ()]
     functions = [item.lower() for item in written] or _ACTIVATIONS[kind] * len(ways)
@@ -543,6 +545,9 @@ def _recurrent(kind: str, call: Call) -> list[Value]:
     call.ignore("hidden_size")  # the weights' own
     hx = [call.optional_tensor(f"initial_{item}") for item in ("h", "c")[: 1 + (kind == "lstm")]]
     weights, bias, gates = [call.tensor("W"), call.tensor("R")], call.optional_tensor("B"), _GATES[kind]
+    held = [*((item, 3) for item in (*weights, *hx)), (bias, 2)]
+    if any(item and (item.rank != rank or item.shape[0] != len(ways)) for item, rank in held):
+        raise Uninterpreted("other directions than the node's")
     directions = []
     for place, is_reverse in enumerate(ways):
         own = [recurrent.reordered(terms, moves.select(terms, item, 0, place), gates) for item in weights]

@@ -139,7 +139,23 @@ def run(target: Any, arguments: dict[str, Any]) -> Any:
 
 _NORM = {"weight": TENSORS["vector"], "bias": TENSORS["vector"]}
 _STATISTICS = {"running_mean": TENSORS["vector"], "running_var": TENSORS["vector"]}
+
+
+def recurrent(gates: int, states: int) -> dict[str, Any]:
+    """The arguments of a layer of five cells over steps of four numbers, as many as samples."""
+    state = random(1, 3, 5, seed=14)
+    return {
+        "input": random(3, 3, 4, seed=10),
+        "hx": [state, state * 2] if states > 1 else state,
+        "params": [random(gates * 5, *more, seed=11 + k) for k, more in enumerate(((4,), (5,), (), ()))],
+        **{"has_biases": True, "num_layers": 1, "dropout": 0.0},
+        **dict.fromkeys(("train", "bidirectional", "batch_first"), False),
+    }
+
+
 STARTS: dict[str, dict[str, Any]] = {
+    "aten.gru.input": recurrent(3, 1),
+    "aten.lstm.input": recurrent(4, 2),
     "aten._adaptive_avg_pool3d.default": {"self": TENSORS["volume"], "output_size": [1, 1, 1]},
     "aten._native_batch_norm_legit_no_training.default": {**_NORM, **_STATISTICS},
     "aten.batch_norm.default": {**_NORM, **_STATISTICS, "training": False},
