@@ -120,6 +120,7 @@ class _Reader:
     _seen: dict[fx.Node, _Seen] = dataclasses.field(default_factory=dict)
     _swapped: dict[fx.Node, tuple[fx.Node, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
     _given: dict[fx.Node, tuple[fx.Node, ...]] = dataclasses.field(default_factory=dict)
+    _constants: dict[tuple[fx.Node, bool], torch.Tensor | None] = dataclasses.field(default_factory=dict)
     _inputs: int = 0
 
     def given(self, node: fx.Node, *, is_written: bool) -> list[HeadTerm]:
@@ -337,6 +338,8 @@ class _Reader:
         shape = self._shape(values[0]) if len(values) == 1 else None
         if not shape or shape != self._shape(node) or self._seen[values[0]].order is not None:
             return None
+        if not all(self._is_one_rounding_off(source) for source in op.sources if source not in values):
+            return None
         cells = (1, shape[0], *[1] * (len(shape) - 1))
         rows = [
             self._run(node, {values[0]: torch.full(cells, place, dtype=torch.float64)})
@@ -348,22 +351,39 @@ class _Reader:
         is_finite = np.isfinite((shift, whole)).all()  # of a quotient by the value it is not
         return Scaling(factor=whole - shift, shift=shift) if is_finite else None
 
-    def _constant(self, node: fx.Node) -> torch.Tensor | None:
-        """A stored number, or what views and functions of each element make of one, in float64; else None."""
+    def _is_one_rounding_off(self, node: fx.Node) -> bool:
+        """Whether a constant is what it is in float64, but for a rounding: else libraries compute others."""
+        wide, own = self._constant(node), self._constant(node, is_wide=False)
+        if wide is None or own is None:
+            return False
+        unit = torch.finfo(own.dtype).eps if own.is_floating_point() else 0.0
+        return torch.allclose(own.double(), wide.double(), rtol=unit, atol=0.0, equal_nan=True)
+
+    def _constant(self, node: fx.Node, *, is_wide: bool = True) -> torch.Tensor | None:
+        """A stored number, or what views and functions of each element make of one; else None.
+
+        In float64, or in the model's own types.
+        """
         if node.op == "get_attr":
             held = operator.attrgetter(str(node.target))(self._vocabulary.root)
             is_small = isinstance(held, torch.Tensor) and not held.is_complex() and held.numel() <= _LARGEST
-            return held.detach().double() if is_small else None
-        op = self._vocabulary.classify(node) if node.all_input_nodes else None
-        is_pure = isinstance(op, Elementwise) and not op.inplace and op.role is not Role.DROPOUT
-        return self._run(node, {}) if is_pure or isinstance(op, _VIEWS) else None
+            return None if not is_small else held.detach().double() if is_wide else held.detach()
+        if (node, is_wide) not in self._constants:
+            op = self._vocabulary.classify(node) if node.all_input_nodes else None
+            is_pure = isinstance(op, Elementwise) and not op.inplace and op.role is not Role.DROPOUT
+            is_known = is_pure or isinstance(op, _VIEWS)
+            self._constants[node, is_wide] = self._run(node, {}, is_wide=is_wide) if is_known else None
+        return self._constants[node, is_wide]
 
-    def _run(self, node: fx.Node, given: Mapping[fx.Node, torch.Tensor]) -> torch.Tensor | None:
+    def _run(
+        self, node: fx.Node, given: Mapping[fx.Node, torch.Tensor], *, is_wide: bool = True
+    ) -> torch.Tensor | None:
         """The node's function of these values and of constants; None where that is no tensor."""
         read = dict(given)
         for source in node.all_input_nodes:
-            constant = self._constant(source) if source not in read else None
-            read |= {} if constant is None else {source: constant}
+            constant = self._constant(source, is_wide=is_wide) if source not in read else None
+            if constant is not None:
+                read[source] = constant.clone()  # which the node may write to
         called = getattr(torch.Tensor, str(node.target), None) if node.op == "call_method" else node.target
         if not callable(called) or not read.keys() >= {*node.all_input_nodes}:
             return None

@@ -91,6 +91,9 @@ class Precision:
         return max(self.sum, self.result)
 
 
+_SCALED = 6
+"""Roundings of a product and a sum with constants: of each, two of its constant, one of a factor of it."""
+
 FP64 = Precision(
     name="fp64",
     sum=2.0**-53,
@@ -203,7 +206,7 @@ def scaled_interval(x: Interval, scaling: Scaling, precision: Precision) -> Inte
     )
     product = factor * x.value
     value, slope = product + shift, np.abs(factor)
-    rate = growth(3, precision.coarsest)
+    rate = growth(_SCALED, precision.coarsest)
     error = slope * x.error
     error = error + rate * (np.abs(product) + error + np.abs(shift)) + 4 * precision.store_tiny * (1 + slope)
     return Interval(value=value, error=_widened(error, 1))
@@ -270,7 +273,9 @@ def spread_scaled(x: Spread, scaling: Scaling, precision: Precision) -> Spread:
     """A scale and shift of each channel applied at every position."""
     slope, shift = np.abs(scaling.factor), np.abs(scaling.shift)
     mass = slope * x.mass + shift
-    error = slope * x.error + growth(3, precision.coarsest) * mass + 4 * precision.store_tiny * (1 + slope)
+    error = (
+        slope * x.error + growth(_SCALED, precision.coarsest) * mass + 4 * precision.store_tiny * (1 + slope)
+    )
     error = _widened(error, x.count)
     return Spread(mass=mass + error, error=error, count=x.count)
 

@@ -160,19 +160,21 @@ def test_a_number_is_crossed_where_it_multiplies(kind: type[Gated]) -> None:
 
 
 G, T = torch.tensor([2.0, 3.0, 4.0, 5.0, 6.0]), torch.tensor(4.0)
-SCALINGS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], tuple[Any, Any] | None]] = {
-    "a number": (lambda y: y * 30.0, (30.0, 0.0)),
-    "a quotient": (lambda y: y / T, (0.25, 0.0)),
-    "of each channel": (lambda y: y * G, (G, 0.0)),
-    "a difference": (lambda y: 1 - y, (-1.0, 1.0)),
-    "with a factor": (lambda y: torch.add(y, G, alpha=0.5), (1.0, G * 0.5)),
-    "of a computed number": (lambda y: T.sqrt() * y, (2.0, 0.0)),
-    "of a view": (lambda y: y + G.reshape(1, 5), (1.0, G)),
-    "a sign": (lambda y: -y, (-1.0, 0.0)),
-    "a square": (lambda y: y * y, None),
-    "a reciprocal": (lambda y: 3.0 / y, None),
-    "rounded": (lambda y: torch.div(y, 3.0, rounding_mode="floor"), None),
-    "of each sample": (lambda y: y * torch.tensor([[1.0], [2.0]]), None),
+SCALINGS: dict[str, tuple[Callable[..., torch.Tensor], tuple[Any, Any] | None]] = {
+    "a number": (lambda y, g, t: y * 30.0, (30.0, 0.0)),
+    "a quotient": (lambda y, g, t: y / t, (0.25, 0.0)),
+    "of each channel": (lambda y, g, t: y * g, (G, 0.0)),
+    "a difference": (lambda y, g, t: 1 - y, (-1.0, 1.0)),
+    "with a factor": (lambda y, g, t: torch.add(y, g, alpha=0.5), (1.0, G * 0.5)),
+    "of a computed number": (lambda y, g, t: t.sqrt() * y, (2.0, 0.0)),
+    "of a number that no two libraries compute alike": (lambda y, g, t: y * (g.log() * 30).exp(), None),
+    "of what a difference leaves": (lambda y, g, t: y * (g * 1.0000119 - g * 1.0000001), None),
+    "of a view": (lambda y, g, t: y + g.reshape(1, 5), (1.0, G)),
+    "a sign": (lambda y, g, t: -y, (-1.0, 0.0)),
+    "a square": (lambda y, g, t: y * y, None),
+    "a reciprocal": (lambda y, g, t: 3.0 / y, None),
+    "rounded": (lambda y, g, t: torch.div(y, 3.0, rounding_mode="floor"), None),
+    "of each sample": (lambda y, g, t: y * torch.tensor([[1.0], [2.0]]), None),
 }
 
 
@@ -180,14 +182,39 @@ SCALINGS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], tuple[Any, Any
 def test_what_scales_is_known_by_what_it_makes_of_zero_and_one(name: str) -> None:
     class Head(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return SCALINGS[name][0](super().forward(x.mean((2, 3))))
+            return SCALINGS[name][0](super().forward(x.mean((2, 3))), self.g, self.t)
 
-    (term,) = ModuleSubject(Head(3, 5).eval(), (np.ones((2, 3, 6, 6), np.float32),)).graph
+    head = Head(3, 5).eval()
+    head.g, head.t = nn.Parameter(G), nn.Parameter(T)
+    (term,) = ModuleSubject(head, (np.ones((2, 3, 6, 6), np.float32),)).graph
     due = SCALINGS[name][1]
     assert (term.scaling is None) == (due is None)
     if term.scaling is not None and due is not None:
         np.testing.assert_allclose(term.scaling.factor, np.broadcast_to(due[0], 5))
         np.testing.assert_allclose(term.scaling.shift, np.broadcast_to(due[1], 5))
+
+
+def test_what_a_node_writes_to_is_no_parameter() -> None:
+    class Head(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.table.add_(super().forward(x.mean((2, 3))))
+
+    head = Head(3, 5, bias=False, dtype=torch.float64).eval()
+    head.register_buffer("table", torch.zeros(1, 5, dtype=torch.float64))
+    assert ModuleSubject(head, (np.zeros((1, 3, 6, 6)),)).graph
+    assert not head.table.any()
+
+
+def test_products_of_what_they_read_twice_take_no_longer() -> None:
+    class Head(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x.mean((2, 3)))
+            for _ in range(40):
+                y = y * y.sigmoid()
+            return y * 2.0
+
+    (term,) = ModuleSubject(Head(3, 5).eval(), (np.ones((2, 3, 6, 6), np.float32),)).graph
+    assert term.scaling is not None
 
 
 class Tabled(nn.Module):
