@@ -577,3 +577,25 @@ def test_a_model_that_refuses_float64_is_judged_without_it():
     other = copy.deepcopy(model)
     other.features.weight.data *= 1.5
     assert certify(model, other, inputs(size=9)).verdict is Verdict.BROKEN
+
+
+class Beside(nn.Module):
+    """A classifier that gives something else beside its scores."""
+
+    def __init__(self, more: object) -> None:
+        super().__init__()
+        self.fc, self.more = nn.Linear(4, 3), more
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, object]:
+        return self.fc(x), self.more
+
+
+def test_what_is_no_tensor_is_said_not_to_be_compared() -> None:
+    torch.manual_seed(0)
+    first, second = Beside(None).eval(), Beside(None).eval()
+    second.load_state_dict(first.state_dict())
+    certificate = certify(first, second, (torch.randn(4, 4),))
+    assert "what the reference gives beside tensors is not compared: output_1" in certificate.scope
+    second.more = torch.zeros(4, 1)
+    with pytest.raises(CheckError, match="as many outputs"):
+        certify(first, second, (torch.randn(4, 4),))

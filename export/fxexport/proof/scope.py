@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxexport.proof.pairing.outputs import PairedOutputs, is_by_position
+from fxexport.subjects.module_subject import ModuleSubject
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.subject import Subject
 
@@ -12,7 +13,7 @@ from fxexport.subjects.subject import Subject
 def scope_of(
     left: Subject, right: Subject, outputs: PairedOutputs, batches: tuple[int, ...]
 ) -> tuple[str, ...]:
-    """Sentences on fixed batches and sizes, on outputs of other names, and on what no graph shows."""
+    """Sentences on fixed batches and sizes, on outputs of other names, and on what is no tensor."""
     return tuple(_sentences(left, right, outputs, batches))
 
 
@@ -28,6 +29,8 @@ def _sentences(
                 sizes = shape[1:] or shape
                 if sizes and None not in sizes:
                     yield f"{who} takes {name!r} of {'x'.join(map(str, sizes))} alone"
+        if isinstance(side, ModuleSubject) and side.others:
+            yield f"what {who} gives beside tensors is not compared: {', '.join(side.others)}"
         if isinstance(side, OnnxSubject) and side.is_quantised:
             yield f"{who} is run as it is written: ONNX Runtime's integer kernels round otherwise"
     if batches == (1,) and all(side.fixed_batch is None for _, side in sides):

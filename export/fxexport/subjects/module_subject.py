@@ -113,6 +113,9 @@ class ModuleSubject(Subject):
         vocabulary = Vocabulary(self._traced)
         maps = count_maps(self._traced.graph, vocabulary)
         leaves = _leaves(result, maps)
+        self.others = tuple(
+            name for name, leaf in leaf_names(result, maps) if not isinstance(leaf, torch.Tensor)
+        )
         self.output_names = tuple(name for name, _ in leaves)
         self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
         self.kinds = frozenset(recorder.kinds)
