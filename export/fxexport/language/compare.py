@@ -91,12 +91,14 @@ class ConstantPair:
         right: the same on the right.
         difference: in what the two differ.
         refolded: what they are, where that may be roundings of two folds of the same.
+        unit: unit roundoff of their type.
     """
 
     left: str
     right: str
     difference: Difference
     refolded: Refolded | None = None
+    unit: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,10 +418,11 @@ class _Proof:
         found = difference(left, right)
         if found is not None and left.dtype != np.int64:  # an axis or a place may be counted from behind
             self._explained += 1
-            own = refolded(left, right, UNIT.get(terms[0].dtype, 0.0))
+            unit = UNIT.get(terms[0].dtype, 0.0)
+            own = refolded(left, right, unit)
             if own is None and is_recomputed(left, right, self._grain(terms)):
                 own = "computed"
-            pair = ConstantPair(left=names[0], right=names[1], difference=found, refolded=own)
+            pair = ConstantPair(left=names[0], right=names[1], difference=found, refolded=own, unit=unit)
             self._constants.setdefault(names, pair)
 
     def _note(self, left: Term, right: Term) -> None:

@@ -186,6 +186,25 @@ def test_numbers_that_moved_are_no_difference(change: Callable[[Attends], None])
     assert certify(reference, candidate, images()).verdict is Verdict.BROKEN
 
 
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float16, 1.01), (torch.bfloat16, 1.1)])
+def test_a_few_units_of_half_precision_are_no_number_that_moved(dtype: torch.dtype, factor: float) -> None:
+    reference, candidate = Net().eval().to(dtype), Net().eval().to(dtype)
+    with torch.no_grad():
+        candidate.first.bias.mul_(factor)
+        candidate.second.bias.mul_(factor)
+    assert certify(reference, candidate, images().to(dtype)).verdict is Verdict.BROKEN
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_factor_that_moved_is_none_in_half_precision(dtype: torch.dtype) -> None:
+    reference, candidate = Net().eval().to(dtype), Net().eval().to(dtype)
+    with torch.no_grad():
+        candidate.first.weight.mul_(3)
+        candidate.first.bias.mul_(3)
+        candidate.second.weight.div_(3)
+    assert certify(reference, candidate, images().to(dtype)).is_accepted
+
+
 def test_hooks_and_edited_code_are_seen() -> None:
     reference, hooked = Net().eval(), Net().eval()
     hooked.register_forward_hook(
