@@ -22,7 +22,7 @@ from fxexport.language.graph import NotRead
 from fxexport.language.layout import extent_of
 from fxexport.language.maps import cast, elementwise
 from fxexport.language.sliding_window import Pair, SlidingWindow
-from fxexport.language.term import FLOATS, Terms, Uninterpreted, Value, numpy_type
+from fxexport.language.term import FLOATS, Rounded, Terms, Uninterpreted, Value, numpy_type
 from fxexport.untrusted.limits import MAX_SEQUENCE
 from fxpasses.private_names import OpOverload
 
@@ -1168,19 +1168,20 @@ for _name in ("lstm", "gru"):  # exporters write others step by step, as torch d
 
 
 def _table(target: OpOverload, call: Call) -> Value:
-    """A table that is made of numbers alone, as torch itself makes it."""
+    """A table of numbers alone, as torch itself makes it; others round its fractions otherwise."""
     given = {argument.name: call.any(argument.name) for argument in target._schema.arguments}
     if any(isinstance(item, Polynomial) for item in given.values()):
         raise Uninterpreted("a table of free extents")
     if math.prod(max(item, 1) for item in given.values() if isinstance(item, int)) > MAX_SEQUENCE:
         raise Uninterpreted("a table beyond the limit")
-    found = target(**given | {"device": "cpu", "pin_memory": None})
-    return call.terms.constant(found.numpy())
+    found = target(**given | {"device": "cpu", "pin_memory": None}).numpy()
+    off = 4 * UNIT.get(str(found.dtype), 0.0) * float(np.abs(found).max(initial=0))
+    is_rounded = off and bool(np.any(found != np.rint(found)))
+    return call.terms.constant(found, rounded=Rounded(defined=off, step=off) if is_rounded else None)
 
 
 for _name in (
     "linspace",
-    "logspace",
     "eye",
     "hann_window",
     "hamming_window",

@@ -184,6 +184,10 @@ SAME: dict[str, tuple[Function, str]] = {
         lambda x: x + torch.linspace(-1, 1, 3),
         "w = Constant <value_floats = [-1.0, 0.0, 1.0]> () y = Add(x, w)",
     ),
+    "a table that is rounded otherwise": (
+        lambda x: x + torch.linspace(-1.3, 1, 3).exp(),
+        "w = Constant <value_floats = [-1.3000001907, -0.15000003576, 1.0]> () e = Exp(w) y = Add(x, e)",
+    ),
     "einsum of three": (
         lambda x: torch.einsum("...hw,wv,uv->...hu", x, PAIRS, PAIRS),
         f"{STORED_PAIRS} m = MatMul(x, w) t = Transpose <perm = [1, 0]> (w) y = MatMul(m, t)",
