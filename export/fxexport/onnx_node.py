@@ -6,7 +6,7 @@ Every reader of files asks here: the closed language, the dialect of the passes,
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,49 @@ def attributes_of(node: onnx.NodeProto, versions: Mapping[str, int]) -> dict[str
         domain, version, op_type = "", versions.get(""), str(shaped_as(node))
     written = {item.name: value_of(item) for item in node.attribute if not item.ref_attr_name}
     return {**defaults_of(op_type, version or 1, domain), **written}
+
+
+def definition_of(
+    node: onnx.NodeProto, version: int, types: Sequence[onnx.TypeProto]
+) -> onnx.FunctionProto | None:
+    """What ONNX defines a node's operator to be, with its attributes in their places; None where it does not.
+
+    Args:
+        node: a node of ONNX's own domain.
+        version: the version of that domain.
+        types: what is known of its operands; nothing of one that is left out.
+    """
+    schema: Any = schema_of(node.op_type, version, "")  # whose stubs lack what is asked here
+    versions = () if schema is None else schema.all_function_opset_versions
+    if not versions or not schema.min_input <= len(types) <= schema.max_input:
+        return None
+    known, own = schema.attributes, {item.name: item for item in node.attribute}
+    is_known = all(name in known and item.type == int(known[name].type) for name, item in own.items())
+    if not is_known or any(item.required and name not in own for name, item in known.items()):
+        return None
+    wanted = max((item for item in versions if item <= version), default=min(versions))
+    if wanted in schema.function_opset_versions:
+        written = schema.get_function_with_opset_version(wanted)
+    else:
+        build = schema.get_context_dependent_function_with_opset_version
+        written = build(wanted, node.SerializeToString(), [item.SerializeToString() for item in types])
+    body = onnx.FunctionProto()
+    body.ParseFromString(written)
+    if not body.opset_import:
+        body.opset_import.add(domain="", version=wanted)
+    own = {name: item.default_value for name, item in known.items()} | own
+    given = {name for name, item in zip(body.input, types, strict=False) if item.WhichOneof("value")}
+    lacking = {*body.input} - given
+    for part in every_node(body.node):
+        part.input[:] = ["" if name in lacking else name for name in part.input]
+        for item in (*part.attribute,):
+            if item.ref_attr_name:
+                part.attribute.remove(item)
+                found = own.get(item.ref_attr_name)
+                if found is not None and found.type != onnx.AttributeProto.UNDEFINED:
+                    part.attribute.append(found)
+                    part.attribute[-1].name = item.name
+    return body
 
 
 _FUSED = ("FusedConv", "FusedGemm")

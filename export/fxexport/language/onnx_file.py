@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from fxexport.language.call import Call
 from fxexport.language.constant_tensor import onnx_value, type_name
@@ -21,13 +21,14 @@ from fxexport.language.graph import Graph, GraphInput, NotRead
 from fxexport.language.onnx_operators import OPERATORS
 from fxexport.language.runtime_operators import OPERATORS as RUNTIMES
 from fxexport.language.runtime_operators import RuntimeOperator
-from fxexport.language.term import Array, Origin, Terms, Uninterpreted, Value, digest
+from fxexport.language.term import Array, Origin, Terms, Uninterpreted, Value, digest, numpy_type
 from fxexport.onnx_node import (
     RUNTIME,
     activation_of,
     attributes_of,
     captured,
     defaults_of,
+    definition_of,
     domain_of,
     graphs_of,
     held_tensors,
@@ -161,9 +162,7 @@ class _Reader:
                         self._bind(name, self._value(item.name))
                 continue
             twin = self._twin(node)
-            self._terms.origin = Origin(
-                operator=_label(node), node=node.name or next(iter(node.output), ""), twin=twin
-            )
+            self._note(node, twin)
             self._twins |= {
                 name: f"{twin}.{place}" if place else twin for place, name in enumerate(node.output)
             }
@@ -171,6 +170,12 @@ class _Reader:
                 for name, value in zip(part.output, self._results(part), strict=True):
                     if name:
                         self._bind(name, value)
+
+    def _note(self, node: NodeProto, twin: str) -> None:
+        """Notes where the terms that follow come from."""
+        self._terms.origin = Origin(
+            operator=_label(node), node=node.name or next(iter(node.output), ""), twin=twin
+        )
 
     def _taken(self, node: NodeProto) -> GraphProto | None:
         """The graph that an ``If`` runs whose condition is known; None of another node."""
@@ -214,18 +219,41 @@ class _Reader:
                 return self._interpreted(node, version, schema, handler)
             if own is not None:
                 return self._of_runtime(node, own)
+            if schema is not None and handler is None and not domain:
+                return self._defined(node, version, schema)
         return self._foreign(node, version, schema, is_function=is_function)
 
     def _interpreted(self, node: NodeProto, version: int | None, schema: Any, handler: Any) -> list[Value]:
-        for item in node.attribute:
-            if item.name not in schema.attributes or item.ref_attr_name or item.type not in _PLAIN:
-                raise Uninterpreted(f"attribute {item.name}")
+        self._require_of(schema, node)
         arguments = {**attributes_of(node, self._versions), **self._operands(node, schema)}
         defaults = {
             **defaults_of(node.op_type, version or 1, ""),
             **{item.name: None for item in schema.inputs},
         }
         return self._called(node, handler, arguments, defaults)
+
+    def _defined(self, node: NodeProto, version: int | None, schema: Any) -> list[Value]:
+        """What ONNX itself makes of an operator, of others that are read like any.
+
+        In half precision kernels round once what a definition rounds at each step.
+        """
+        self._require_of(schema, node)
+        given = [self._value(name) if name else None for name in node.input]
+        is_half = any(value is not None and value.dtype in ("float16", "bfloat16") for value in given)
+        body = None if is_half else definition_of(node, version or 1, [*map(_type_of, given)])
+        if body is None or len(body.output) < len(node.output):
+            raise Uninterpreted("no definition")
+        read = zip(body.input, given, strict=False)
+        inner = _Definition(self._terms, body, {name: value for name, value in read if value is not None})
+        try:
+            return inner.outputs({})[: len(node.output)]
+        except NotRead as error:
+            raise Uninterpreted("a definition that is not read") from error
+
+    def _require_of(self, schema: Any, node: NodeProto) -> None:
+        for item in node.attribute:
+            if item.name not in schema.attributes or item.ref_attr_name or item.type not in _PLAIN:
+                raise Uninterpreted(f"attribute {item.name}")
 
     def _of_runtime(self, node: NodeProto, own: RuntimeOperator) -> list[Value]:
         written = {item.name: value_of(item) for item in node.attribute if item.type in _PLAIN}
@@ -298,6 +326,34 @@ class _Reader:
         """The file's functions and versions, which say what a body means."""
         bodies = sorted(item.SerializeToString(deterministic=True) for item in self._model.functions)
         return digest(sorted(self._versions.items()), bodies)
+
+
+class _Definition(_Reader):
+    """One walk over what ONNX makes of an operator; it is read as a whole, and told as that operator."""
+
+    def __init__(self, terms: Terms, body: FunctionProto, env: dict[str, Value]) -> None:
+        outputs = [onnx.ValueInfoProto(name=name) for name in body.output]
+        graph = GraphProto(node=body.node, output=outputs)
+        super().__init__(terms, ModelProto(graph=graph, opset_import=body.opset_import), env)
+
+    def _note(self, node: NodeProto, twin: str) -> None:
+        """It stays where the operator is."""
+
+    def _foreign(self, node: NodeProto, *_: object, **__: object) -> list[Value]:
+        raise Uninterpreted(f"{node.op_type} in a definition")
+
+
+def _type_of(value: Value | None) -> onnx.TypeProto:
+    """The type of an operand, with those of its extents that are known; none of one that is left out."""
+    if value is None:
+        return onnx.TypeProto()
+    try:
+        kind = onnx.helper.np_dtype_to_tensor_dtype(numpy_type(value.dtype))
+    except ValueError as error:
+        raise Uninterpreted(f"type {value.dtype}") from error
+    known = None if value.known_layout is None else value.shape
+    shape = None if known is None else [item if isinstance(item, int) else None for item in known]
+    return onnx.helper.make_tensor_type_proto(kind, shape)
 
 
 def _unfused(node: NodeProto) -> list[NodeProto]:

@@ -220,7 +220,7 @@ def same_function(schema: Schema, name: str, first: object, second: object) -> b
         return {"NOTSET", "VALID"} >= {*map(str, both)}
     if name in ("ceil_mode", "count_include_pad"):
         return both in ([0, 1], [1, 0])  # the windows come out, and nothing is padded
-    if name == "axes" and schema.name.startswith(("Reduce", "Unsqueeze")):
+    if name == "axes" and schema.name.startswith(("Mean", "Reduce", "Unsqueeze")):
         return isinstance(first, list) and isinstance(second, list) and sorted(first) == sorted(second)
     return False
 
