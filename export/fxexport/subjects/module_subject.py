@@ -119,6 +119,7 @@ class ModuleSubject(Subject):
         self.output_names = tuple(name for name, _ in leaves)
         self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
         self.kinds = frozenset(recorder.kinds)
+        self.parameter_count = sum(tensor.numel() for tensor in module.parameters())
         graph = graph_terms(
             self._traced.graph,
             vocabulary,

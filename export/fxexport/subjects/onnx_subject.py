@@ -87,6 +87,7 @@ class OnnxSubject(Subject):
         self._hold(graph)
         self.native_size = _native_size(self._proto)
         stored = {tensor.name for tensor in self._proto.graph.initializer}
+        self.parameter_count = sum(math.prod(tensor.dims) for tensor in self._proto.graph.initializer)
         values = [value for value in self._proto.graph.input if value.name not in stored]
         self.inputs = tuple(map(self._declared, values))
         batches = [shape[1][0] for value in values[:1] if (shape := shape_of(value)) and shape[1]]

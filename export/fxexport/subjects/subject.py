@@ -53,6 +53,8 @@ class Subject(Protocol):
     maps: tuple[MapOutput, ...]
     kinds: frozenset[str]
     """The types of the values that it computes."""
+    parameter_count: int
+    """How many numbers it has stored."""
     doubt: str | None
     """What the model may compute that its graph does not show, as a clause."""
     is_misread: bool = False

@@ -4,6 +4,9 @@ Samples are ordinary: an operator that acts on large values, on negative ones, o
 some batch on, or at another size, acts on none of them. So both models are run on the samples scaled by
 powers of two and with their signs changed, on constants, ramps and single cells, at every batch from 1 to 17,
 and at a larger size.
+
+Of small models all of that is run. Of others it is so much that it takes a given number of runs of a sample:
+one input of each kind in turn, those first that lie far from the samples and from each other.
 """
 
 from __future__ import annotations
@@ -31,14 +34,21 @@ from fxexport.witness import Witness
 
 _ROWS = 2
 _MOST_ROWS = 17
-_ORDINARY = (-16, -8, -4, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24)
-_EXTREME = (-100, -64, -32, 32, 40, 48, 64, 80, 100, 110, 120)
+_UP = (4, 8, 16, 2, 6, 1, 12, 3, 5, 7, 24)
+_DOWN = (-4, -16, -1, -8, -2)
+_EXTREME = (64, 110, -64, 40, 80, 100, 120, 32, 48, -100, -32)
 """Powers of two; the extreme ones may overflow inside the models."""
+
+_BUDGET = 64
+"""Samples to run: eight times those that every certificate runs."""
+_SMALL = 2**24
+"""So many samples more, if one takes so few parameters and cells of inputs that together they are no more."""
 
 _CELLS = 2**24
 """Of all inputs of one try together."""
 
 Change = Callable[[Array], Array]
+_Change = tuple[str, Change, bool]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,9 +117,10 @@ def search(
         _outside(subjects, samples, fixed, is_sized=is_sized, is_unseen=True),
     )
     if not is_proved:
+        further = _larger(subjects, samples) if is_sized else iter(())
         if not is_narrow:
-            attempts = itertools.chain(attempts, _tries(subjects, samples, has_ties=not leaves_ties))
-        attempts = itertools.chain(attempts, _larger(subjects, samples) if is_sized else ())
+            further = itertools.chain(further, _tries(subjects, samples, has_ties=not leaves_ties))
+        attempts = itertools.chain(attempts, _within_budget(further, subjects, samples))
     for attempt in attempts:
         batches = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in subjects]
         feeds: tuple[Feeds, Feeds] = ([batches[0]], [batches[1]])
@@ -217,36 +228,63 @@ def _larger(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[_Tr
         yield _Try(made="the samples at a larger size", samples=larger, rows=_rows(subjects))
 
 
+def _within_budget(
+    tries: Iterator[_Try], subjects: tuple[Subject, Subject], samples: Samples
+) -> Iterator[_Try]:
+    """Those for which the budget is enough, up to the first for which it is not."""
+    cells = sum(math.prod(rows.shape[1:]) for rows in samples.rows)
+    size = max(side.parameter_count for side in subjects) + cells
+    left = max(_BUDGET, _SMALL // max(size, 1))
+    for item in tries:
+        left -= item.rows
+        if left < 0:
+            return
+        yield item
+
+
 def _tries(subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool) -> Iterator[_Try]:
+    """One of each kind in turn."""
     rows = _rows(subjects)
     start = samples.batch(0, rows)
+    changed = [_changed(samples, start, kind) for kind in _changes(start, has_ties=has_ties)]
+    for turn in itertools.zip_longest(*changed, _batches(subjects, samples)):
+        yield from (item for item in turn if item is not None)
+
+
+def _batches(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[_Try]:
+    """The largest, then others from the smallest."""
+    wanted = (_MOST_ROWS, 3, 4, 8, *(size for size in range(1, _MOST_ROWS) if size not in (3, 4, 8)))
     if all(side.fixed_batch is None for side in subjects):
-        for size in subjects[1].batches(subjects[0].batches(tuple(range(1, _MOST_ROWS + 1)))):
+        for size in subjects[1].batches(subjects[0].batches(wanted)):
             yield _Try(made=f"a batch of {size} samples", samples=samples, rows=size)
-    for made, change, is_extreme in _changes(start, has_ties=has_ties):
+
+
+def _changed(samples: Samples, start: Sequence[Array], kind: Sequence[_Change]) -> Iterator[_Try]:
+    for made, change, is_extreme in kind:
         changed = tuple(change(array) for array in start)
         if not all(np.array_equal(a, b) for a, b in zip(changed, start, strict=True)):
             arrays = dataclasses.replace(samples, rows=changed)
-            yield _Try(made=made, samples=arrays, rows=rows, is_extreme=is_extreme)
+            yield _Try(made=made, samples=arrays, rows=len(start[0]), is_extreme=is_extreme)
 
 
-def _changes(start: Sequence[Array], *, has_ties: bool) -> Iterator[tuple[str, Change, bool]]:
-    yield "the samples negated", _of_floats(lambda x: -x), False
-    yield "the samples' absolute values", _of_floats(np.abs), False
-    yield "the samples' absolute values, negated", _of_floats(lambda x: -np.abs(x)), False
-    yield from _even_ones(start) if has_ties else ()
-    for power in (*_ORDINARY, *_EXTREME):
-        change = functools.partial(_scaled, power=power)
-        yield f"the samples times 2^{power}", _of_floats(change), power in _EXTREME
-
-
-def _even_ones(start: Sequence[Array]) -> Iterator[tuple[str, Change, bool]]:
-    for value in (0, 1, -1, 127, 255):
-        yield f"inputs of {value} everywhere", functools.partial(_constant, value=value), False
-    for axis in range(1, max(array.ndim for array in start)):
-        yield f"a ramp along axis {axis}", functools.partial(_ramp, axis=axis), False
-    for place in (0.0, 0.5, 1.0):
-        yield f"one cell of 1 at {place:.0%} of each sample", functools.partial(_one_hot, place=place), False
+def _changes(start: Sequence[Array], *, has_ties: bool) -> Iterator[Sequence[_Change]]:
+    """Changes of samples, by kinds."""
+    yield (
+        ("the samples negated", _of_floats(lambda x: -x), False),
+        ("the samples' absolute values, negated", _of_floats(lambda x: -np.abs(x)), False),
+        ("the samples' absolute values", _of_floats(np.abs), False),
+    )
+    for powers in (_UP, _DOWN, _EXTREME):
+        changes = [(power, _of_floats(functools.partial(_scaled, power=power))) for power in powers]
+        yield [(f"the samples times 2^{power}", change, powers is _EXTREME) for power, change in changes]
+    if has_ties:
+        values = [(value, functools.partial(_constant, value=value)) for value in (0, 255, 1, -1, 127)]
+        yield [(f"inputs of {value} everywhere", change, False) for value, change in values]
+        axes = range(max(array.ndim for array in start) - 1, 0, -1)
+        ramps = [(f"a ramp along axis {axis}", functools.partial(_ramp, axis=axis), False) for axis in axes]
+        places = [(place, functools.partial(_one_hot, place=place)) for place in (0.5, 0.0, 1.0)]
+        cells = [(f"one cell of 1 at {place:.0%} of each sample", change, False) for place, change in places]
+        yield [item for pair in itertools.zip_longest(ramps, cells) for item in pair if item is not None]
 
 
 def _of_floats(change: Change) -> Change:
