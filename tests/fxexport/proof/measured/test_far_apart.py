@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from fxexport.numerics.bounds import FP32
 from fxexport.proof.measured.far_apart import Compared, far_apart
-from fxexport.terms.term import Array
+from fxexport.terms.term import Array, HeadTerm, Kind, TermGraph
 
 FEEDS = [(np.ones((2, 3), np.float32),)]
 
@@ -23,6 +24,7 @@ class Moving:
 
     dialect = "onnx"
     kinds = frozenset({"float32"})
+    graph: TermGraph = (HeadTerm(kind=Kind.OP, value="y", node="y", signature="?"),)
 
     def __init__(self, value: float, *moves: float) -> None:
         self.value, self.moves, self.asked = value, list(moves), 0
@@ -45,6 +47,12 @@ class Casting(Moving):
 
     def outputs64(self, feeds: object) -> tuple[Array, ...]:
         return (np.full((2, 1), self.value + 1),)
+
+
+class Sigmoid(Moving):
+    """A model that ends in a sigmoid."""
+
+    graph = (dataclasses.replace(Moving.graph[0], kind=Kind.ELEMENTWISE, function="sigmoid"),)
 
 
 def apart(*sides: Any) -> bool:
@@ -90,3 +98,10 @@ def test_equal_outputs_ask_for_nothing() -> None:
 def test_a_run_in_float64_explains_no_more_than_rounding() -> None:
     assert apart(Casting(1.0, 0, 0, 0), Moving(2.0, 0, 0, 0))
     assert not apart(Casting(1.0, 0, 0, 0), Moving(1.0002, 0, 0, 0))
+
+
+@pytest.mark.parametrize(("kind", "is_apart"), [(Sigmoid, False), (Moving, True)])
+def test_a_sigmoid_is_as_exact_near_0_as_near_1(kind: type[Moving], is_apart: bool) -> None:
+    # where it is off the end of its scale ONNX Runtime gives either, and neither moves
+    assert apart(kind(0.0, 0, 0, 0), kind(2.0**-25, 0, 0, 0)) is is_apart
+    assert apart(kind(0.5, 0, 0, 0), kind(0.501, 0, 0, 0))
