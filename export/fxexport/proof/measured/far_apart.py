@@ -205,7 +205,7 @@ def witness_of(
 def _with_own_rounding(item: Compared, term: HeadTerm, scale: Scale) -> Compared:
     """The output with what its function alone may be off by: a sigmoid near 0 is as exact as one near 1.
 
-    A library computes one by a sum with a half, and gives 0 or 2**-25 where it cannot tell: no nudge moves that.
+    A library adds a half to get it, and gives 0 or 2**-25 where it cannot tell; no nudge shows that.
     """
     known = ACTIVATIONS.get(term.function or "")
     if known is None or item.error is not None:
