@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fxhead import cli
+from tests.fxhead.conftest import waited_for
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a command is one process here")
 
@@ -130,7 +131,7 @@ def test_both_stop_and_go_on(begun: Callable[..., Any]) -> None:
     process, worker = begun("wait", "--trust")
     os.kill(process.pid, signal.SIGTSTP)
     assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
-    assert _state(worker) == "T"
+    waited_for(lambda: _state(worker) == "T")
     os.kill(process.pid, signal.SIGCONT)
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
