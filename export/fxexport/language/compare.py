@@ -19,7 +19,6 @@ from fxexport.language.contraction import SITES, scaled_weights
 from fxexport.language.difference import Difference, Refolded, difference, is_recomputed, refolded
 from fxexport.language.extents import Extent, Range, ranges, symbol
 from fxexport.language.fold_rules import UNIT, Folded, NotFolded
-from fxexport.language.foreign import DYNAMIC
 from fxexport.language.graph import Dims, Graph, NotRead
 from fxexport.language.identities import IDENTITIES, TIES
 from fxexport.language.layout import extent_of, own_axes, plain
@@ -465,8 +464,6 @@ def _is_step(term: Term) -> bool:
         return False
     if term.op == "cast":
         return term.dtype not in FLOATS
-    if term.op == "foreign":
-        return DYNAMIC in term.attributes
     return term.op == "map" and term.attributes[0] in _STEPS
 
 

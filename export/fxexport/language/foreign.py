@@ -8,9 +8,6 @@ from fxexport.language.extents import Extent, symbol
 from fxexport.language.layout import own_axes
 from fxexport.language.term import Operand, Terms, Value
 
-DYNAMIC = "DynamicQuantizeLinear"
-"""It rounds by a scale that it finds itself: a step that no identity knows."""
-
 
 def foreign(
     terms: Terms,

@@ -16,7 +16,7 @@ from fxexport.language.call import Call
 from fxexport.language.constant_tensor import onnx_value, type_name
 from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent
-from fxexport.language.foreign import DYNAMIC, foreign
+from fxexport.language.foreign import foreign
 from fxexport.language.graph import Graph, GraphInput, NotRead
 from fxexport.language.onnx_operators import OPERATORS
 from fxexport.language.runtime_operators import OPERATORS as RUNTIMES
@@ -53,12 +53,10 @@ _PLAIN = {
 """Kinds of attributes that are values; the others are graphs and types."""
 _Kind: TypeAlias = tuple[str, tuple[Extent | None, ...] | None]
 _UNKNOWN: _Kind = ("unknown", None)
-_LIKE_FIRST = frozenset({"CumSum", DYNAMIC, "Identity", "LRN", "ScatterElements", "ScatterND", "Trilu"})
+_LIKE_FIRST = frozenset({"CumSum", "Identity", "LRN", "ScatterElements", "ScatterND", "Trilu"})
 _POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 """What leaves the bits that it reads in their order."""
-_OF_DYNAMIC: tuple[_Kind, ...] = (("uint8", None), ("float32", ()), ("uint8", ()))
-"""What it gives: as many integers as it reads numbers, their scale and their zero point."""
 _INTEGER_KERNELS = frozenset({"QLinearConv", "QLinearGlobalAveragePool"})
 _OF_RANK = frozenset({"ConvTranspose", "DFT", "Pad", "Resize", "Upsample"})
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
@@ -310,8 +308,6 @@ class _Reader:
         kinds: list[_Kind] = [_UNKNOWN] * len(node.output)
         if kinds and (domain == RUNTIME if schema is None else shaped_as(node) is not None):
             kinds[0] = _kind(node, operands)
-            if node.op_type == DYNAMIC and len(kinds) == len(_OF_DYNAMIC):
-                kinds = [(dtype, kinds[0][1] if dims is None else dims) for dtype, dims in _OF_DYNAMIC]
         inner_nodes = (inner for graph in graphs_of(node) for inner in graph.node)
         within = {inner.op_type for inner in every_node(inner_nodes)}
         if is_function or has_body:
