@@ -143,7 +143,8 @@ def _flatten(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.Node
 
 
 def _unflatten(writer: NodeWriter, node: Node, given: Arguments) -> list[onnx.NodeProto]:
-    axis, after = given["dim"], given["self"].meta["val"].shape[given["dim"] + 1 :]
+    axis, value = given["dim"], given["self"].meta.get("val")
+    after = () if value is None else value.shape[axis + 1 :]  # of no known rank is what a site gave: [N, C]
     sizes = [*given["sizes"], *(extent if isinstance(extent, int) else -1 for extent in after)]
     before = [-1] if axis == 1 and -1 not in sizes else [0] * axis
     return _reshaped(writer, node, given["self"], [*before, *sizes])

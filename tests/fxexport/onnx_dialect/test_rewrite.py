@@ -14,6 +14,7 @@ from onnx import numpy_helper, parser
 from fxexport.certificate import certify
 from fxexport.language import derive, graph_of_onnx
 from fxexport.onnx_dialect.content import Content
+from fxexport.onnx_dialect.extents import FakeValues
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.rewrite import find_onnx_sites, rewrite_onnx
 from fxexport.results import Verdict
@@ -702,6 +703,23 @@ def test_a_local_function_is_left_as_it_is() -> None:
     assert len(made.report.rewrites) == 1
     assert [*made.module.functions] == [*model.functions]
     require_same(model, made.module, images(channels=8))
+
+
+def test_sites_of_values_of_no_known_shape_change_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file was said to be broken: where open extents are added nothing tells what follows of them."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[N,8,6,6] r) => (float[N,5,1,1] y) '
+        "{ p = GlobalAveragePool(r) f = Conv(p, square) g = Relu(f) y = Conv(g, w, b) }"
+    )
+    model = onnx.parser.parse_model(text)
+    square = np.random.default_rng(2).standard_normal((8, 8, 1, 1)).astype(np.float32)
+    for name, value in {"square": square, "w": W[..., None, None], "b": B}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    monkeypatch.setattr(FakeValues, "tensor", lambda self, shape: None)
+    made = rewrite_onnx(model, to="linear", scope="all")
+    assert len(made.report.rewrites) == 2
+    require_same(model, made.module, images(channels=8))
+    assert rewrite_onnx(made.module, to="conv", scope="all").module == model
 
 
 HEADS_INSIDE = {
