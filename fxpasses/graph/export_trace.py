@@ -60,7 +60,7 @@ def export_program(
         raise InputError(
             "torch.export needs example inputs", where="example_inputs", fix="pass a tuple of example inputs"
         )
-    inputs = pytree.tree_map_only(torch.Tensor, _at_least_two, tuple(example_inputs))
+    inputs = tuple(example_inputs)
     try:
         program, is_dynamic = _exported(model, inputs)
     except TraceError as error:
@@ -92,12 +92,16 @@ def _at_least_two(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgram, bool]:
-    """The program, with a dynamic batch where the model takes one, and whether it does."""
+    """The program, with a dynamic batch where the model takes one, else with its own, and whether it does."""
     error: Exception | None = None
-    for batch in (Dim("batch", min=1), Dim.AUTO, None):
+    fixed: ExportedProgram | None = None
+    wide = pytree.tree_map_only(torch.Tensor, _at_least_two, inputs)
+    for batch, given in ((Dim("batch", min=1), wide), (Dim.AUTO, wide), (None, inputs)):
+        # as tensors of its own: torch marks the axes on the tensor, and where it fails the marks stay
+        given = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, given)
         try:
             with walled_for(model), quiet_export(), tracing(model), calls_apart(model):
-                program = torch.export.export(model, inputs, dynamic_shapes=_dynamic(model, inputs, batch))
+                program = torch.export.export(model, given, dynamic_shapes=_dynamic(model, given, batch))
         except SlowError:
             raise
         except Exception as failure:  # noqa: BLE001 (export raises whatever the model or its tracer raises)
@@ -105,7 +109,13 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgra
             if "data-dependent" in str(failure):
                 break  # no batch size makes it static
             continue
-        return program, _takes_any_batch(program)
+        if _takes_any_batch(program):
+            return program, True
+        fixed = program
+        if _shapes(given) == _shapes(inputs):
+            break
+    if fixed is not None:
+        return fixed, False
     raise TraceError(
         f"neither torch.fx nor torch.export can trace it ({first_line(error)})",
         where=type(model).__name__,
@@ -119,6 +129,10 @@ def _takes_any_batch(program: ExportedProgram) -> bool:
     values = [node.meta.get("val") for node in program.graph.nodes if node.name in names]
     first = [value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim]
     return all(static_extent(extent) is None for extent in first)
+
+
+def _shapes(inputs: tuple[Any, ...]) -> list[torch.Size]:
+    return [leaf.shape for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
 
 
 def _register_dataclasses(model: nn.Module, inputs: tuple[Any, ...]) -> None:

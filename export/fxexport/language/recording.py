@@ -310,7 +310,8 @@ class ModuleCall:
                 warnings.simplefilter("ignore")
                 program = torch.export.export(
                     Called(module, start, told.append),
-                    self.tensors,
+                    # where torch fails it leaves marks on its inputs, of axes that are free
+                    tuple(item.detach() for item in self.tensors),
                     dynamic_shapes={"args": free} if any(free) else None,
                     strict=False,
                 )

@@ -260,3 +260,58 @@ def test_weights_that_numpy_does_not_know_are_no_crash(store: Callable[[torch.Te
     images = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     assert certify(Stored(store).eval(), Stored(store).eval(), images).is_accepted
     assert certify(Stored(store).eval(), Stored(store, 1.5).eval(), images).verdict is Verdict.BROKEN
+
+
+class OfBatches(nn.Module):
+    """A classifier whose recording holds for some batches alone; ``factor`` is another one's."""
+
+    def __init__(self, way: str, factor: float = 1.0) -> None:
+        super().__init__()
+        self.inner, _ = small_pair()
+        self.way, self.factor = way, factor
+        self.known: dict[tuple[int, ...], float] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.inner(x)
+        if self.way == "number":
+            return logits.view(int(x.shape[0]), -1) * self.factor
+        if self.way == "key":
+            return logits * self.known.setdefault(tuple(x.shape), self.factor)
+        return logits.flip(0).flip(0) * self.factor if x.shape[0] > 4 else logits
+
+
+@pytest.mark.parametrize("way", ["number", "key", "branch"])
+def test_a_recording_of_some_batches_is_made_anew_for_others(way: str) -> None:
+    assert certify(OfBatches("none"), OfBatches(way), images()).is_accepted
+    certificate = certify(OfBatches(way).eval(), OfBatches(way, 1.1).eval(), images())
+    assert certificate.verdict is Verdict.BROKEN
+    assert "does not run" not in certificate.reason
+
+
+class Halved(nn.Module):
+    """A classifier that takes large batches in two parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, _ = small_pair()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.inner(x[:2]), self.inner(x[2:])]) if x.shape[0] > 4 else self.inner(x)
+
+
+def test_features_of_other_operators_at_another_batch_are_not_compared() -> None:
+    with pytest.raises(CheckError, match="otherwise at batch 5 than at 2"):
+        certify(Halved().eval(), Halved().eval(), images())
+
+
+class Looking(OfBatches):
+    """The same, that looks its factor up by the batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) * {5: self.factor}.get(x.shape[0], self.factor)
+
+
+def test_what_is_recorded_of_no_free_batch_is_recorded_at_its_own() -> None:
+    certificate = certify(Looking("").eval(), Looking("").eval(), images())
+    assert certificate.verdict is Verdict.AGREES
+    assert "is not read at other sizes" in certificate.reason

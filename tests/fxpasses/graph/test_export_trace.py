@@ -164,3 +164,20 @@ def test_control_flow_on_data_is_an_error_with_the_reason(capfd: pytest.CaptureF
     with pytest.raises(TraceError, match="data-dependent"):
         rewrite(made(OnData), to="conv", example_inputs=image(2))
     assert capfd.readouterr() == ("", "")
+
+
+class KeyedBySize(Head):
+    """Keeps something for each size of its input, which no free extent can be."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits."""
+        return self.logits(x) * {tuple(x.shape): 1.0}[tuple(x.shape)]
+
+
+@pytest.mark.parametrize("example_batch", [1, 3])
+def test_what_takes_no_free_batch_is_recorded_at_that_of_the_example(example_batch: int) -> None:
+    model = made(KeyedBySize)
+    result = rewrite(model, to="conv", example_inputs=(image(example_batch),))
+    assert result.report.trace.notes == ("torch.export fixed the batch size: the graph does not take others",)
+    given = image(example_batch)
+    assert (result.module(given) - model(given)).abs().max() <= TOLERANCE
