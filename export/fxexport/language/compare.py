@@ -258,9 +258,9 @@ class _Proof:
         return found
 
     def _same_value(self, left: Value, right: Value) -> bool:
+        if left.known_layout is None and right.known_layout is None:  # what nobody has arranged
+            return self._same(left.term, right.term)
         if left.dtype != right.dtype or left.known_layout is None or right.known_layout is None:
-            if left.term is right.term and left.known_layout == right.known_layout:
-                return True
             self._note(left.term, right.term)
             return False
         first, second = Operand(left.term, left.layout), Operand(right.term, right.layout)

@@ -165,7 +165,9 @@ class _Reader:
         else:
             seen = self._known(node, op)
         seen = self._of_unit(node, seen or self._operator(node, op, node.all_input_nodes))
-        if seen.term.kind in (Kind.OP, Kind.ELEMENTWISE) and (scaling := self._scaling(node, op)) is not None:
+        read = [self._seen[source].term for source in node.all_input_nodes]
+        is_own = seen.term.kind in (Kind.OP, Kind.ELEMENTWISE) and all(term is not seen.term for term in read)
+        if is_own and (scaling := self._scaling(node, op)) is not None:
             seen = dataclasses.replace(seen, term=dataclasses.replace(seen.term, scaling=scaling))
         self._seen[node] = seen
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from torch import nn
 from torch.compiler import is_exporting as is_recorded
 
-from fxexport import Certificate, Verdict, certify
+from fxexport import Certificate, Status, Verdict, certify
 from fxexport.subjects.module_subject import ModuleSubject
 
 Tensor = torch.Tensor
@@ -686,3 +686,42 @@ def test_inputs_of_one_name_in_other_places_are_told() -> None:
         "inputs are paired by their positions, in which their names do not agree: 'p' with 'q', 'q' with 'r'"
     )
     assert told in found.scope
+
+
+@pytest.mark.parametrize("before", ["a = Softmax (g)", "a = Relu (g)", "a = Sigmoid (g)"])
+def test_an_identity_behind_a_function_scales_nothing(before: str) -> None:
+    """A softmax was taken for what the Identity behind it makes of zero and one: broken, beside itself."""
+    file = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 18]> n (float[N,6] x) => (float[N,3] y) '
+        f"{{ g = Gemm (x, w) {before} y = Identity (a) }}"
+    )
+    weights = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    file.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    x = np.random.default_rng(1).standard_normal((8, 6)).astype(np.float32)
+    found = certify(file, file, x)
+    assert (found.verdict, found.rounding.status) == (Verdict.PROVED, Status.HELD)
+
+
+def test_what_nobody_interprets_reads_the_same_sites() -> None:
+    """Of two open extents that are added nothing tells that they are equal; the result has no known rank."""
+    files = [
+        parser.parse_model(
+            '<ir_version: 9, opset_import: ["" : 18]> n (float[N,3,h,w] x) => (float[N,3,H,W] y) '
+            "{ c = Conv <strides = [2, 2], pads = [0, 0, 1, 1]> (x, wide) d = Resize (c, , twice) "
+            f"{site} y = Add (a, d) }}"
+        )
+        for site in (
+            "a = Conv (x, k)",
+            "p = Transpose <perm = [0, 2, 3, 1]> (x) m = MatMul (p, k) "
+            "a = Transpose <perm = [0, 3, 1, 2]> (m)",
+        )
+    ]
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((3, 3)).astype(np.float32)
+    shared = {"wide": rng.standard_normal((3, 3, 3, 3)).astype(np.float32)}
+    shared["twice"] = np.array([1, 1, 2, 2], np.float32)
+    for file, weight in zip(files, (weights[..., None, None], weights.T), strict=True):
+        for name, array in {"k": np.ascontiguousarray(weight), **shared}.items():
+            file.graph.initializer.append(numpy_helper.from_array(array, name))
+    x = rng.standard_normal((8, 3, 6, 8)).astype(np.float32)
+    assert certify(*files, x).verdict is Verdict.PROVED
