@@ -94,6 +94,12 @@ Those kernels round once where the file says twice, and results may be a step ap
 Source:
     ``onnxruntime_session_options_config_keys.h``, ``kOrtSessionOptionsDisableQuantQDQ``.
 """
+UNPAIRED = ("DoubleQDQPairsRemover",)
+"""The optimiser without which a value that a file quantises twice in turn, by other scales, is so once.
+
+Source:
+    ``onnxruntime/core/optimizer/double_qdq_pairs_remover.cc``.
+"""
 _DEFAULTS = ":defaults"
 _SILENT = 4
 _BFLOAT16 = 16
@@ -388,9 +394,12 @@ def _session(runtime: Any, source: str | bytes, options: Any, target: str) -> An
     """A session on one provider: one of this build, or one that a package of its own brings."""
     provider = provider_of(target)
     full, chosen = _KNOWN[short_name(provider)], provider_options(target)
+    without: list[str] = [] if is_defaults(target) else list(UNPAIRED)
     plugin = _PLUGINS.get(short_name(provider))
     if plugin is None or not plugin.is_installed:
-        return runtime.InferenceSession(source, options, providers=[(full, chosen)])
+        return runtime.InferenceSession(
+            source, options, providers=[(full, chosen)], disabled_optimizers=without
+        )
     with lowered():
         package = importlib.import_module(plugin.package)
     with lowered(), _stdout_to_stderr():  # such a library may print a banner
@@ -399,7 +408,7 @@ def _session(runtime: Any, source: str | bytes, options: Any, target: str) -> An
         needed = {option: getattr(package, function)() for option, function in plugin.options.items()}
         devices = [device for device in runtime.get_ep_devices() if device.ep_name == full]
         options.add_provider_for_devices(devices[:1], needed | chosen)
-        return runtime.InferenceSession(source, options)
+        return runtime.InferenceSession(source, options, disabled_optimizers=without)
 
 
 @contextlib.contextmanager

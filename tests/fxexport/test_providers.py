@@ -152,7 +152,7 @@ def recorded(monkeypatch):
     made = []
 
     class Recorded:
-        def __init__(self, model, options, providers):
+        def __init__(self, model, options, providers, disabled_optimizers):
             made.append((options, providers))
             self._full = providers[0][0]
 

@@ -177,6 +177,26 @@ def test_what_integer_kernels_make_of_the_two_is_measured_beside_the_verdict(tmp
     assert certificate.to_dict()["by_default"][0]["flips"] == 0
 
 
+def test_a_value_that_is_quantised_twice_in_turn_is_run_so(tmp_path: Path) -> None:
+    """Where no Flatten is between them ONNX Runtime makes one of the two: such files were broken."""
+    body = (
+        "p = GlobalAveragePool(r) q = QuantizeLinear(p, s, z) d = DequantizeLinear(q, s, z) f = Flatten(d) "
+        "t = QuantizeLinear(f, u, z) e = DequantizeLinear(t, u, z) g = Gemm<transB=1>(e, w, b) "
+        "h = QuantizeLinear(g, v, z) y = DequantizeLinear(h, v, z)"
+    )
+    scales = {"s": np.float32(0.02), "u": np.float32(0.027), "v": np.float32(0.05), "z": np.uint8(128)}
+    stored = {name: np.asarray(number) for name, number in scales.items()}
+    model = classifier(body, {"w": weights(5, 8), "b": B, **stored}, opset=13)
+    given = images(40)
+    made = rewrite_onnx(model, to="conv").module
+    a, b = (
+        onnxruntime.InferenceSession(m.SerializeToString()).run(None, {"x": given})[0] for m in (model, made)
+    )
+    certificate = certify(model, made, given)
+    assert certificate.verdict is Verdict.PROVED
+    assert certificate.by_default[0].max_difference == np.abs(a.astype(np.float64) - b).max() > 0.01
+
+
 def test_a_file_that_quantises_nothing_has_no_such_figure() -> None:
     body = "p = GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)"
     model = classifier(body, {"w": weights(5, 8), "b": B}, opset=13)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fxexport.providers import UNFUSED
+from fxexport.providers import UNFUSED, UNPAIRED
 from fxhead.show.visible import visible
 from fxhead.source import Source, SourceKind
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fxexport import Witness
 
 _ONNX = (
-    "session = onnxruntime.InferenceSession({path!r}, options, providers=[{provider!r}])\n"
+    "session = onnxruntime.InferenceSession({path!r}, options, providers=[{provider!r}], **without)\n"
     "{side} = session.run(None, {{key[{cut}:]: given[key] for key in given if key.startswith({prefix!r})}})"
 )
 _MODULE = (
@@ -60,9 +60,10 @@ def _text(about: str, lines: Sequence[str]) -> str:
     return "\n".join([f"# {visible(about)}", *lines, ""])
 
 
-_OPTIONS = "options = onnxruntime.SessionOptions(); options.add_session_config_entry({!r}, {!r})".format(
-    *UNFUSED
-)
+_OPTIONS = (
+    "options = onnxruntime.SessionOptions(); options.add_session_config_entry({!r}, {!r}); "
+    "without = dict(disabled_optimizers={!r})"
+).format(*UNFUSED, [*UNPAIRED])
 _TORCH = "import torch\ntorch.set_grad_enabled(False)"
 
 
