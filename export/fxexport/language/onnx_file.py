@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from fxexport.language.call import Call
 from fxexport.language.constant_tensor import onnx_value, type_name
 from fxexport.language.constants import exact_array
-from fxexport.language.extents import Extent
+from fxexport.language.extents import Extent, symbol
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import Graph, GraphInput, NotRead
 from fxexport.language.onnx_operators import OPERATORS
@@ -59,6 +60,7 @@ _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 """What leaves the bits that it reads in their order."""
 _INTEGER_KERNELS = frozenset({"QLinearConv", "QLinearGlobalAveragePool"})
 _OF_RANK = frozenset({"ConvTranspose", "DFT", "Pad", "Resize", "Upsample"})
+_ARITHMETIC = frozenset({"Add", "Div", "Max", "Mean", "Min", "Mul", "Sub", "Sum"})
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 _ASKED = frozenset({"IsInf", "IsNaN"})
 
@@ -396,9 +398,24 @@ def _kind(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:
         return _of_recurrent(node, operands)
     if operator in _INTEGER_KERNELS and len(operands) > 4:
         return _of_integers(node, operands)
+    if operator in _ARITHMETIC:
+        return _of_arithmetic(operands)
     if operator == "GridSample" and second is not None and second.known_layout is not None:
         return first.dtype, (*first.shape[:2], *second.shape[1:-1])
     return (first.dtype, (None,) * first.rank) if operator in _OF_RANK else _UNKNOWN
+
+
+def _of_arithmetic(operands: Sequence[Value | None]) -> _Kind:
+    """Of open extents that nothing shows to be equal it has one, which only they determine."""
+    known = [value for value in operands if value is not None and value.known_layout is not None]
+    if len(known) < len(operands):
+        return _UNKNOWN
+    columns = itertools.zip_longest(*(reversed(value.shape) for value in known), fillvalue=1)
+    extents = [sorted({extent for extent in column if extent != 1}, key=str) for column in columns]
+    dims = [
+        symbol(" or ".join(map(str, found))) if found[1:] else found[0] if found else 1 for found in extents
+    ]
+    return known[0].dtype, tuple(reversed(dims))
 
 
 def _of_recurrent(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:

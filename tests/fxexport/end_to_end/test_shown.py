@@ -702,19 +702,16 @@ def test_an_identity_behind_a_function_scales_nothing(before: str) -> None:
     assert (found.verdict, found.rounding.status) == (Verdict.PROVED, Status.HELD)
 
 
-def test_what_nobody_interprets_reads_the_same_sites() -> None:
-    """Of two open extents that are added nothing tells that they are equal; the result has no known rank."""
+@pytest.mark.parametrize("end", ["y = Add (a, d)", "s = Add (a, d) {site}"])
+def test_open_extents_that_are_added_are_those_of_both(end: str) -> None:
+    """Nothing tells that they are equal; the sum has its rank all the same, and is what its operands are."""
     files = [
         parser.parse_model(
             '<ir_version: 9, opset_import: ["" : 18]> n (float[N,3,h,w] x) => (float[N,3,H,W] y) '
             "{ c = Conv <strides = [2, 2], pads = [0, 0, 1, 1]> (x, wide) d = Resize (c, , twice) "
-            f"{site} y = Add (a, d) }}"
+            f"{site('x', 'a')} {end.format(site=site('s', 'y'))} }}"
         )
-        for site in (
-            "a = Conv (x, k)",
-            "p = Transpose <perm = [0, 2, 3, 1]> (x) m = MatMul (p, k) "
-            "a = Transpose <perm = [0, 3, 1, 2]> (m)",
-        )
+        for site in (lambda x, y: f"{y} = Conv ({x}, k)", _through_tokens)
     ]
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((3, 3)).astype(np.float32)
@@ -725,3 +722,8 @@ def test_what_nobody_interprets_reads_the_same_sites() -> None:
             file.graph.initializer.append(numpy_helper.from_array(array, name))
     x = rng.standard_normal((8, 3, 6, 8)).astype(np.float32)
     assert certify(*files, x).verdict is Verdict.PROVED
+
+
+def _through_tokens(x: str, y: str) -> str:
+    back = f"{y} = Transpose <perm = [0, 3, 1, 2]> ({y}m)"
+    return f"{y}p = Transpose <perm = [0, 2, 3, 1]> ({x}) {y}m = MatMul ({y}p, k) {back}"
