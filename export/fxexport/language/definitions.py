@@ -345,10 +345,13 @@ def triangle(terms: Terms, value: Value, offset: int, *, is_upper: bool) -> Valu
 
 def _as_summand(terms: Terms, mask: Value, dtype: str) -> Value:
     """0 where a mask holds, else -∞."""
-    stored = exact_array(mask)
+    # along a free extent it can only repeat itself, and is stored once
+    once = tuple(() if all(part.is_repeated for part in parts) else parts for parts in mask.layout)
+    stored = exact_array(mask.seen(once))
     if stored is None or not stored.any(-1).all():  # of which every library makes something else
         raise Uninterpreted("a mask that may leave nothing")
-    return terms.constant(np.where(stored, 0, -np.inf).astype(numpy_type(dtype)))
+    found = terms.constant(np.where(stored, 0, -np.inf).astype(numpy_type(dtype)))
+    return expand(found, mask.shape)
 
 
 def sinc(terms: Terms, value: Value) -> Value:

@@ -82,6 +82,22 @@ def convolved(kernel: Callable[[], Tensor]) -> Middle:
     return lambda x: nn.functional.conv2d(x, kernel(), padding=1)
 
 
+def attending(count: int) -> Middle:
+    """Attention to the first columns alone, as transformers masks them: for each of the batch."""
+
+    def attended(x: Tensor) -> Tensor:
+        mask = (torch.arange(x.shape[3]) < count).expand(x.shape[0], 1, x.shape[2], -1)
+        return nn.functional.scaled_dot_product_attention(x, x, x, mask)
+
+    return attended
+
+
+def attending_by_numbers(count: int) -> Middle:
+    """The same with numbers to be added."""
+    mask = torch.zeros(6, 6).index_fill(1, torch.arange(count, 6), -torch.inf)
+    return lambda x: nn.functional.scaled_dot_product_attention(x, x, x, mask)
+
+
 SAME = {
     "standardised weights": (convolved(lambda: standardised(KERNEL)), convolved(lambda: STANDARDISED)),
     "a table": (looked_up(PLACES), lambda x: x + CELLS.view(4, 1, 1)),
@@ -91,6 +107,7 @@ SAME = {
     ),
     "axes by their other name": (lambda x: x.swapaxes(-2, 3), lambda x: x.transpose(2, 3)),
     "a mask": (masked(4), filled_in(4)),
+    "a mask for each of a batch": (attending(2), attending_by_numbers(2)),
     "a mask of what is computed": (
         lambda x: x.masked_fill(x > 0, 2.0),
         lambda x: torch.where(x > 0, torch.full_like(x, 2.0), x),
@@ -118,6 +135,7 @@ DIFFERENT = {
     "a table": (looked_up(PLACES), looked_up(PLACES.flip(0))),
     "cells in another order": (lambda x: x[:, [3, 0, 1, 2]], lambda x: x[:, [3, 1, 0, 2]]),
     "a mask": (masked(4), masked(5)),
+    "a mask for each of a batch": (attending(2), attending(3)),
     "a number in the mask": (masked(4), masked(4, -101.0)),
     "a mask of what is computed": (lambda x: x.masked_fill(x > 0, 2.0), lambda x: x.masked_fill(x > 0, 3.0)),
     "a quotient that is rounded otherwise": (
