@@ -779,6 +779,8 @@ def _upsample(mode: str) -> Handler:
 
 for _name in ("linear1d", "bilinear2d", "trilinear3d", "bicubic2d"):
     OPERATORS[f"aten.upsample_{_name}.vec"] = _upsample("cubic" if "cubic" in _name else "linear")
+for _name in ("bilinear2d", "bicubic2d"):
+    OPERATORS[f"aten._upsample_{_name}_aa.vec"] = _upsample("antialiased")
 
 
 @_handles("permute.default")

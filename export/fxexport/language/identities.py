@@ -37,9 +37,9 @@ class Identity:
     special: bool
 
 
-def _bits(name: str, statement: str, condition: str = "") -> Identity:
+def _bits(name: str, statement: str, condition: str = "", *, special: bool = True) -> Identity:
     return Identity(
-        name=name, statement=statement, condition=condition, exactness=Exactness.BITS, special=True
+        name=name, statement=statement, condition=condition, exactness=Exactness.BITS, special=special
     )
 
 
@@ -66,7 +66,8 @@ IDENTITIES: dict[str, Identity] = {
         _bits("cast-to-own-type", "cast(x, T) = x", "x is of type T"),
         _bits("dropout-in-evaluation", "dropout(x) = x", "not in training"),
         _bits("nearest-as-repeat", "nearest_2^k(x) = x with each cell 2^k times", "k is a whole number"),
-        _bits("resize-to-own-size", "resize(x) = x", "by a line, to the extents that it has"),
+        # by weights of 1 and 0, and 0 times what is infinite is NaN
+        _bits("resize-to-own-size", "resize(x) = x", "to the extents that it has", special=False),
         _bits("whole-slice", "x[0:n] = x", "n is the extent"),
         _bits("slice-of-slice", "x[a::s][b::t] = x[a + s·b :: s·t]"),
         _bits("slice-of-concatenation", "cat(x, y)[a:b] = y[a-n : b-n]", "n is the extent of x, n ≤ a"),

@@ -782,9 +782,10 @@ def _space_to_depth(call: Call) -> Value:
 def _resize(call: Call) -> Value:
     value, mode = call.tensor("X"), call.text("mode")
     call.ignore("roi", "extrapolation_value")  # of cut-outs only
-    for name, plain in (("antialias", 0), ("keep_aspect_ratio_policy", "stretch"), ("axes", None)):
+    for name, plain in (("keep_aspect_ratio_policy", "stretch"), ("axes", None)):
         if call.has(name) and call.any(name) != plain:
             raise Uninterpreted(name)
+    is_smooth = call.has("antialias") and call.is_on("antialias")
     stored, sizes = call.optional_tensor("scales"), _contents(call.optional_tensor("sizes"))
     array = None if stored is None else exact_array(stored)
     factors = [] if array is None else [float(factor) for factor in array.reshape(-1)]
@@ -794,7 +795,7 @@ def _resize(call: Call) -> Value:
     coordinates, is_even = call.text("coordinate_transformation_mode"), call.integer("exclude_outside") == 0
     rounding, curve = call.text("nearest_mode"), call.number("cubic_coeff_a")
     if mode == "nearest":
-        if (coordinates, rounding) not in _REPEATS:
+        if is_smooth or (coordinates, rounding) not in _REPEATS:
             raise Uninterpreted("other neighbours")
         if sizes:
             each = [divided(size, extent) for size, extent in zip(sizes, value.shape, strict=True)]
@@ -802,12 +803,12 @@ def _resize(call: Call) -> Value:
         return windows.nearest(call.terms, value, factors[2:])
     if coordinates not in ("half_pixel", "align_corners") or mode not in ("linear", "cubic"):
         raise Uninterpreted("other places between cells")
-    if mode == "cubic" and (curve != -0.75 or not is_even):
+    if mode == "cubic" and (curve not in (-0.5, -0.75) if is_smooth else curve != -0.75 or not is_even):
         raise Uninterpreted("another curve")
     return windows.resized(
         call.terms,
         value,
-        mode,
+        "antialiased" if is_smooth else mode,
         sizes[2:] if sizes else None,
         None if sizes else factors[2:],
         aligns_corners=coordinates == "align_corners",

@@ -220,6 +220,7 @@ def resized(
         terms: the table.
         value: what is interpolated.
         mode: ``linear`` between neighbours, or ``cubic`` with a = -3/4; beyond the border lie its cells.
+            ``antialiased`` is read at the value's own extents alone, where every curve is 1 at its cell.
         sizes: the extents, by which the steps are found.
         factors: by how much the steps shrink, in the place of sizes; the extents are rounded down.
         aligns_corners: whether the outermost centres of both grids fall together, else their borders do.
@@ -232,9 +233,11 @@ def resized(
         raise Uninterpreted("an interpolation of other axes")
     wanted = list(sizes or (_stretched(*pair) for pair in zip(extents, factors or (), strict=True)))
     is_known = all(isinstance(extent, int) for extent in (*extents, *wanted))
-    if tuple(wanted) == extents and mode == "linear":
+    if tuple(wanted) == extents:
         terms.use("resize-to-own-size")
         return value
+    if mode == "antialiased":
+        raise Uninterpreted("a filter as wide as a step")
     if not is_known and (sizes or aligns_corners):
         raise Uninterpreted("steps that free extents tell")
     if any(isinstance(size, int) and size < 1 + aligns_corners for size in (*wanted, *extents)):

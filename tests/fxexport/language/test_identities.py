@@ -618,9 +618,11 @@ def _nearest(c: Case) -> Iterator[Check]:
 
 @case("resize-to-own-size")
 def _resize(c: Case) -> Iterator[Check]:
-    for (a, x), corners in itertools.product(pairs(c, [(1, 2, 2, 3), (2, 1, 1, 2)]), (True, False)):
-        yield windows.resized(c.terms, x, "linear", a.shape[2:], None, aligns_corners=corners), a
-        yield windows.resized(c.terms, x, "linear", None, [1.0, 1.0], aligns_corners=corners), a
+    for (a, x), mode, corners in itertools.product(
+        pairs(c, [(1, 2, 2, 3), (2, 1, 1, 2)]), ("linear", "cubic", "antialiased"), (True, False)
+    ):
+        yield windows.resized(c.terms, x, mode, a.shape[2:], None, aligns_corners=corners), a
+        yield windows.resized(c.terms, x, mode, None, [1.0, 1.0], aligns_corners=corners), a
 
 
 ELSEWHERE = {
@@ -688,6 +690,10 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "to its own height alone": (
         "resize-to-own-size",
         lambda c: windows.resized(c.terms, small(c), "linear", [2, 5], None, aligns_corners=False),
+    ),
+    "to its own height alone, by cubics": (
+        "resize-to-own-size",
+        lambda c: windows.resized(c.terms, small(c), "cubic", [2, 5], None, aligns_corners=False),
     ),
     **{
         f"{kind}: {what}": ("pool-of-one-cell", lambda c, kind=kind, given=given: pooled_to(c, kind, *given))

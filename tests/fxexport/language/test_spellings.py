@@ -525,7 +525,11 @@ OTHER: dict[str, tuple[Function, str]] = {
 
 def run(text: str) -> np.ndarray:
     """What ONNX Runtime gives."""
-    file = model(text)
+    return run_file(model(text))
+
+
+def run_file(file: onnx.ModelProto) -> np.ndarray:
+    """What it gives for a file."""
     file.graph.output[0].type.tensor_type.ClearField("shape")
     (result,) = ort.InferenceSession(file.SerializeToString()).run(None, {"x": X.numpy()})
     return np.asarray(result)
@@ -573,6 +577,21 @@ def test_a_mask_of_fewer_cells_masks_the_others(cells: int) -> None:
     )
     attention = Applied(lambda x: F.scaled_dot_product_attention(x, x, x, mask))
     assert derive(graph_of_module(attention, (X,)), graph_of_onnx(file)).is_proved == (cells == 3)
+
+
+@pytest.mark.parametrize(("size", "curve", "expected"), [(3, -0.5, True), (3, -0.7, False), (2, -0.5, False)])
+def test_a_smooth_resize_is_read_at_the_size_that_its_operand_has(
+    size: int, curve: float, expected: bool
+) -> None:
+    body = sized(f"{CUBIC}, {HALF}, antialias = 1, cubic_coeff_a = {curve}", size, size).replace("y =", "r =")
+    file = parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 18]> g (float[n,4,3,3] x) => (float[n,4,p,q] y) '
+        f"{{ {body} y = Relu (r) }}"
+    )
+    smooth = Applied(lambda x: F.interpolate(x, size=(size, size), mode="bicubic", antialias=True).relu())
+    if expected:
+        np.testing.assert_allclose(run_file(file), smooth(X).numpy(), rtol=1e-4, atol=1e-5)
+    assert derive(graph_of_module(smooth, (X,)), graph_of_onnx(file)).is_proved is expected
 
 
 @pytest.mark.parametrize(("end", "expected"), [(10**6, False), (10**9, True), (2**31 - 1, True)])
