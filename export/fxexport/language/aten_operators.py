@@ -339,6 +339,9 @@ for _name in definitions.UNARY:
     OPERATORS[f"aten.{_name}.default"] = _function(definitions.unary_of(_name))
 OPERATORS["aten.expm1.default"] = _function(definitions.exp_minus_one)
 OPERATORS["aten.log1p.default"] = _function(definitions.log_of_one_more)
+OPERATORS["aten.log2.default"] = _function(functools.partial(definitions.log_of_base, base=2))
+OPERATORS["aten.log10.default"] = _function(functools.partial(definitions.log_of_base, base=10))
+OPERATORS["aten.trunc.default"] = _function(definitions.rounded_to_zero)
 for _name, _exponent in (
     ("sqrt", Fraction(1, 2)),
     ("rsqrt", Fraction(-1, 2)),
@@ -406,12 +409,17 @@ def _selu(call: Call) -> Value:
 
 @_handles("softplus.default")
 def _softplus(call: Call) -> Value:
-    if call.number("beta") != 1:
-        raise Uninterpreted("a scaled softplus")
-    value = call.real("self")
+    """``softplus(beta·x) / beta``, but x itself where beta·x is above the limit."""
+    value, scale = call.real("self"), call.number("beta")
     limit = definitions.number(call.terms, call.number("threshold"), value.dtype)
-    is_large = elementwise(call.terms, "gt", [value, limit], "bool")
-    return definitions.choose(call.terms, is_large, value, definitions.softplus(call.terms, value))
+    if scale == 1:
+        is_large = elementwise(call.terms, "gt", [value, limit], "bool")
+        return definitions.choose(call.terms, is_large, value, definitions.softplus(call.terms, value))
+    factor = definitions.number(call.terms, scale, _rounded_thrice(value.dtype))
+    scaled = arithmetic.multiply(call.terms, value, factor)
+    found = arithmetic.divide(call.terms, definitions.softplus(call.terms, scaled), factor)
+    is_large = elementwise(call.terms, "gt", [scaled, limit], "bool")
+    return definitions.choose(call.terms, is_large, value, found)
 
 
 @_handles("glu.default")
@@ -558,7 +566,7 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     OPERATORS[f"aten.{_name}.Tensor"] = OPERATORS[f"aten.{_name}.Scalar"] = _comparison(_name)
 
 
-@_handles("where.self")
+@_handles("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")
 def _where(call: Call) -> Value:
     first, second = _both(call, "self", "other", _result(call))
     return definitions.choose(call.terms, call.tensor("condition"), first, second)
@@ -652,6 +660,21 @@ def _deviation(power: Fraction | None) -> Handler:
 
 OPERATORS["aten.var.correction"] = _deviation(None)
 OPERATORS["aten.std.correction"] = _deviation(Fraction(1, 2))
+
+
+def _with_mean(name: str) -> Handler:
+    """A variance, or its root, and the mean."""
+
+    def both(call: Call) -> list[Value]:
+        value = call.real("self")
+        dims, keep = _reduced(call, value)
+        return [OPERATORS[name](call), windows.reduce(call.terms, "mean", value, dims, keep=keep)]
+
+    return both
+
+
+for _name in ("var", "std"):
+    OPERATORS[f"aten.{_name}_mean.correction"] = _with_mean(f"aten.{_name}.correction")
 
 
 @_handles("logsumexp.default")

@@ -354,6 +354,19 @@ def _as_summand(terms: Terms, mask: Value, dtype: str) -> Value:
     return expand(found, mask.shape)
 
 
+def log_of_base(terms: Terms, value: Value, base: int) -> Value:
+    """``log(x) / log(base)``."""
+    if value.dtype == "float16":
+        raise Uninterpreted("a logarithm that half precision need not hold")
+    return divide(terms, unary(terms, "log", value), defined(terms, math.log(base), value.dtype))
+
+
+def rounded_to_zero(terms: Terms, value: Value) -> Value:
+    """``sign(x) · floor(|x|)``."""
+    size = unary(terms, "floor", unary(terms, "abs", value))
+    return multiply(terms, size, unary(terms, "sign", value))
+
+
 def sinc(terms: Terms, value: Value) -> Value:
     """``1`` where x is 0, else ``sin(π·x) / (π·x)``."""
     if value.dtype == "float16":

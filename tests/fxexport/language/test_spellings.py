@@ -273,6 +273,38 @@ SAME: dict[str, tuple[Function, str]] = {
         lambda x: F.threshold(x, 0.5, -1.0),
         f"{number('t', 0.5)} {number('v', -1)} l = LessOrEqual(x, t) y = Where(l, v, x)",
     ),
+    "softplus of another slope": (
+        lambda x: F.softplus(x, 2.0, 1.0),
+        f"{number('b', 2)} {number('t', 1)} m = Mul(x, b) s = Softplus(m) d = Div(s, b) g = Greater(m, t) "
+        "y = Where(g, x, d)",
+    ),
+    "a number where it holds not": (
+        lambda x: torch.where(x > 0.5, x, -1.0),
+        f"{number('t', 0.5)} {number('v', -1)} g = Greater(x, t) y = Where(g, x, v)",
+    ),
+    "a number where it holds": (
+        lambda x: torch.where(x > 0.5, -1.0, x),
+        f"{number('t', 0.5)} {number('v', -1)} g = Greater(x, t) y = Where(g, v, x)",
+    ),
+    "one of two numbers": (
+        lambda x: torch.where(x > 0.5, 2.0, 3.0),
+        f"{number('t', 0.5)} {number('v', 2)} {number('w', 3)} g = Greater(x, t) y = Where(g, v, w)",
+    ),
+    "a variance and a mean": (
+        lambda x: sum(torch.var_mean(x, (2, 3), correction=0)),
+        f"{ints('a', 2, 3)} m = ReduceMean <axes = [2, 3]> (x) d = Sub(x, m) s = Mul(d, d) "
+        "v = ReduceMean <axes = [2, 3], keepdims = 0> (s) n = ReduceMean <axes = [2, 3], keepdims = 0> (x) "
+        "y = Add(v, n)",
+    ),
+    "logarithms": (
+        lambda x: x.exp().add(1).log2() + x.exp().add(1).log10(),
+        f"{number('o', 1)} {number('t', 0.6931472)} {number('d', 2.3025851)} e = Exp(x) a = Add(e, o) "
+        "l = Log(a) p = Div(l, t) q = Div(l, d) y = Add(p, q)",
+    ),
+    "whole numbers towards zero": (
+        lambda x: x.trunc(),
+        "a = Abs(x) f = Floor(a) s = Sign(x) y = Mul(f, s)",
+    ),
     "hardshrink": (
         lambda x: F.hardshrink(x, 0.5),
         f"a = Abs(x) {number('t', 0.5)} {number('v', 0)} l = LessOrEqual(a, t) y = Where(l, v, x)",
@@ -457,6 +489,25 @@ OTHER: dict[str, tuple[Function, str]] = {
         SAME["linear"][0],
         resize(f'{LINEAR}, coordinate_transformation_mode = "asymmetric"', 1, 1, 2, 2),
     ),
+    "softplus of another limit": (
+        SAME["softplus of another slope"][0],
+        SAME["softplus of another slope"][1].replace(number("t", 1), number("t", 2)),
+    ),
+    "softplus of another slope": (lambda x: F.softplus(x, 3.0, 1.0), SAME["softplus of another slope"][1]),
+    "another number where it holds not": (
+        lambda x: torch.where(x > 0.5, x, -2.0),
+        SAME["a number where it holds not"][1],
+    ),
+    "the numbers turned": (lambda x: torch.where(x > 0.5, 3.0, 2.0), SAME["one of two numbers"][1]),
+    "a mean and a deviation": (
+        lambda x: sum(torch.std_mean(x, (2, 3), correction=0)),
+        SAME["a variance and a mean"][1],
+    ),
+    "a logarithm of another base": (
+        lambda x: x.exp().add(1).log2() + x.exp().add(1).log2(),
+        SAME["logarithms"][1],
+    ),
+    "whole numbers below": (lambda x: x.floor(), SAME["whole numbers towards zero"][1]),
     "another curve": (SAME["cubic"][0], resize(f"{CUBIC}, {HALF}, cubic_coeff_a = -0.5", 1, 1, 2, 2)),
     "a curve without its border": (
         SAME["cubic"][0],
