@@ -770,7 +770,7 @@ def _view(call: Call) -> Value:
 
 @_handles("repeat.default")
 def _repeat(call: Call) -> Value:
-    return moves.tile(call.tensor("self"), call.extents("repeats"))
+    return moves.written_out(call.terms, moves.tile(call.tensor("self"), call.extents("repeats")))
 
 
 @_handles("upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def reshape(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
     if layout is None:
         raise Uninterpreted("a reshape that cuts an axis at no multiple")
     found = dataclasses.replace(value, known_layout=layout) if len(layout) <= 1 else value.seen(layout)
-    return _unmerged(terms, found)
+    return written_out(terms, _unmerged(terms, found))
 
 
 def _merged_where_torn(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
@@ -203,6 +204,25 @@ def tile(value: Value, repeats: Sequence[Extent], *, each: bool = False) -> Valu
         parts = layout[place]
         layout[place] = merged((*parts, *repeated(count)) if each else (*repeated(count), *parts))
     return value.seen(tuple(layout))
+
+
+def written_out(terms: Terms, value: Value) -> Value:
+    """A constant with the cells written out that repeat beside others of a dimension, as files store it."""
+    if not value.is_closed or value.known_layout is None:
+        return value
+    for dim, parts in enumerate(value.known_layout):
+        kept = tuple(part for part in parts if not part.is_repeated)
+        sizes = [part.extent for part in parts if isinstance(part.extent, int)]
+        if kept and len(kept) < len(parts) == len(sizes) and math.prod(sizes) <= _MOST_WRITTEN:
+            own = [1 if part.is_repeated else size for part, size in zip(parts, sizes, strict=True)]
+            places = np.broadcast_to(np.arange(math.prod(own)).reshape(own), sizes).reshape(-1)
+            layout = [kept if axis == dim else walked for axis, walked in enumerate(value.layout)]
+            value = gather(terms, value.seen(tuple(layout)), dim, terms.constant(places))
+    return value
+
+
+_MOST_WRITTEN = 1 << 16
+"""Cells of a dimension up to which a constant is written out."""
 
 
 def flip(terms: Terms, value: Value, dim: int) -> Value:

@@ -748,7 +748,7 @@ def _tile(call: Call) -> Value:
     value, repeats = call.tensor("input"), _contents(call.tensor("repeats"))
     if repeats is None or len(repeats) != value.rank:
         raise Uninterpreted("repeats of another rank")
-    return moves.tile(value, repeats)
+    return moves.written_out(call.terms, moves.tile(value, repeats))
 
 
 @_handles("DepthToSpace", 1, 11, 13)

@@ -82,6 +82,19 @@ def convolved(kernel: Callable[[], Tensor]) -> Middle:
     return lambda x: nn.functional.conv2d(x, kernel(), padding=1)
 
 
+TWICE = torch.tensor(np.exp(np.array([0.3, 0.7, 0.3, 0.7], np.float32)))
+
+
+def raised_twice(x: Tensor) -> Tensor:
+    """A table that is computed and then repeated, as those of rotary positions are."""
+    return x * torch.tensor([0.3, 0.7]).exp().repeat(2).view(4, 1, 1)
+
+
+def raised_each_twice(x: Tensor) -> Tensor:
+    """The same, each cell at once."""
+    return x * torch.tensor([0.3, 0.7]).exp().repeat_interleave(2).view(4, 1, 1)
+
+
 def attending(count: int) -> Middle:
     """Attention to the first columns alone, as transformers masks them: for each of the batch."""
 
@@ -107,6 +120,8 @@ SAME = {
     ),
     "axes by their other name": (lambda x: x.swapaxes(-2, 3), lambda x: x.transpose(2, 3)),
     "a mask": (masked(4), filled_in(4)),
+    "a table that is repeated": (raised_twice, lambda x: x * TWICE.view(4, 1, 1)),
+    "a table whose cells are repeated": (raised_each_twice, lambda x: x * TWICE[[0, 0, 1, 1]].view(4, 1, 1)),
     "a mask for each of a batch": (attending(2), attending_by_numbers(2)),
     "a mask of what is computed": (
         lambda x: x.masked_fill(x > 0, 2.0),
@@ -136,6 +151,7 @@ DIFFERENT = {
     "cells in another order": (lambda x: x[:, [3, 0, 1, 2]], lambda x: x[:, [3, 1, 0, 2]]),
     "a mask": (masked(4), masked(5)),
     "a mask for each of a batch": (attending(2), attending(3)),
+    "a table that is repeated": (raised_twice, raised_each_twice),
     "a number in the mask": (masked(4), masked(4, -101.0)),
     "a mask of what is computed": (lambda x: x.masked_fill(x > 0, 2.0), lambda x: x.masked_fill(x > 0, 3.0)),
     "a quotient that is rounded otherwise": (
