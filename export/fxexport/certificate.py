@@ -62,7 +62,7 @@ def certify(
       the folding of a batch norm allows, in graphs that are the same but for it; what limits, slopes and
       moduli of functions do, an input has to show.
     - ``agrees``: neither. ``reason`` names what no identity relates; where that is something, a search ran
-      both models on some sixty further inputs.
+      both models on further inputs, some sixty where they are small.
     - ``inconclusive``: something that is needed could not be run; ``reason`` says what.
 
     Five layers are established beside the derivation:
