@@ -94,7 +94,7 @@ class _Closing:
         nodes = [proto for node in self.opened.graph.nodes for proto in self._protos(node)]
         edited = onnx.ModelProto()
         edited.CopyFrom(self.content.proto)
-        _replace(edited.graph.node, self._needed([*nodes, *identities]))
+        _replace(edited.graph.node, self._needed(_behind_constants([*nodes, *identities])))
         self._place_constants(edited.graph)
         self.layouts.write(edited)
         for entry in (entry for tensor in edited.graph.initializer for entry in tensor.external_data):
@@ -391,6 +391,18 @@ def _is_alike(before: Any, after: Any, swaps: dict[Node, Node]) -> bool:
         else type(one) is type(now) and bool(one == now or (one != one and now != now))  # NaN is as it was
         for one, now in zip(ours, theirs, strict=True)
     )
+
+
+def _behind_constants(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Views of constants behind the nodes that give these: the graph has its constants first."""
+    places = {name: place for place, node in enumerate(nodes) for name in node.output}
+    order: list[tuple[int, int]] = []
+    for place, node in enumerate(nodes):
+        read = [places[name] for name in onnx_node.reads_of(node) if name in places]
+        order.append((max([place, *(order[other][0] if other < place else other for other in read)]), place))
+    return [
+        nodes[place] for _, place in sorted(order, key=lambda item: (item[0], item[0] != item[1], item[1]))
+    ]
 
 
 def _read(nodes: Iterable[onnx.NodeProto], graph: onnx.GraphProto) -> set[str]:

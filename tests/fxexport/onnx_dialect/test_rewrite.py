@@ -722,6 +722,25 @@ def test_sites_of_values_of_no_known_shape_change_form(monkeypatch: pytest.Monke
     assert rewrite_onnx(made.module, to="conv", scope="all").module == model
 
 
+def test_a_constant_node_stands_before_its_view() -> None:
+    """The view was written first of all, and the node was taken for one that nothing reads any more."""
+    numbers = ", ".join(map(str, range(1, 9)))
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[N,8,6,6] r) => (float[N,5,6,6] y) '
+        "{ f = Conv(r, square) "
+        f"c = Constant<value = float[1,8,1,1] {{{numbers}}}>() m = Mul(f, c) "
+        f"b = Constant<value = float[1,8,1,1] {{{numbers}}}>() g = Add(m, b) h = Relu(g) y = Conv(h, w) }}"
+    )
+    model = onnx.parser.parse_model(text)
+    square = np.random.default_rng(2).standard_normal((8, 8, 1, 1)).astype(np.float32)
+    for name, value in {"square": square, "w": W[..., None, None]}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    made = rewrite_onnx(model, to="linear", scope="all")
+    assert len(made.report.rewrites) == 2
+    require_same(model, made.module, images(channels=8))
+    assert rewrite_onnx(made.module, to="conv", scope="all").module == model
+
+
 HEADS_INSIDE = {
     "a graph that reads the pool": (
         "p = GlobalAveragePool(r) f = Flatten(p) h = ReduceMax(f) "
