@@ -24,7 +24,7 @@ from fxexport.numerics.evaluate import flat
 from fxexport.results import Failure
 from fxexport.subjects.subject import BatchError, Feed, Feeds, Subject
 from fxexport.terms.arrays import nudge
-from fxexport.terms.term import Array, HeadTerm
+from fxexport.terms.term import CONCAT, Array, HeadTerm
 from fxexport.witness import Witness
 
 _FACTOR = 16.0
@@ -207,10 +207,15 @@ def _with_own_rounding(item: Compared, term: HeadTerm, scale: Scale) -> Compared
 
     A library adds a half to get it, and gives 0 or 2**-25 where it cannot tell; no nudge shows that.
     """
-    known = ACTIVATIONS.get(term.function or "")
-    if known is None or item.error is not None:
+    found, terms = 0.0, [term]
+    for term in terms:  # a detector joins boxes and such scores
+        known = ACTIVATIONS.get(term.function or "")
+        found = found if known is None else max(found, float(known.rounding(np.zeros(()))))
+        is_joint = term.function == CONCAT or term.signature.startswith("Concat(")  # along any axis
+        terms += [part for part in term.operands if is_joint and part not in terms]
+    if not found or item.error is not None:
         return item
-    return dataclasses.replace(item, error=scale.unit * known.rounding(np.zeros_like(item.reference)))
+    return dataclasses.replace(item, error=np.full_like(item.reference, scale.unit * found))
 
 
 def _floor(item: Compared, scale: Scale) -> Float64:

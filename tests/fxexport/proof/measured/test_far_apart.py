@@ -55,6 +55,16 @@ class Sigmoid(Moving):
     graph = (dataclasses.replace(Moving.graph[0], kind=Kind.ELEMENTWISE, function="sigmoid"),)
 
 
+class Joined(Moving):
+    """A model that joins what a sigmoid gives to something else."""
+
+    graph = (
+        dataclasses.replace(
+            Moving.graph[0], signature="Concat(vv)", operands=(*Moving.graph, *Sigmoid.graph)
+        ),
+    )
+
+
 def apart(*sides: Any) -> bool:
     """Whether the two lie further apart than they move."""
     arrays = [np.full((2, 1), side.value) for side in sides]
@@ -100,7 +110,7 @@ def test_a_run_in_float64_explains_no_more_than_rounding() -> None:
     assert not apart(Casting(1.0, 0, 0, 0), Moving(1.0002, 0, 0, 0))
 
 
-@pytest.mark.parametrize(("kind", "is_apart"), [(Sigmoid, False), (Moving, True)])
+@pytest.mark.parametrize(("kind", "is_apart"), [(Sigmoid, False), (Joined, False), (Moving, True)])
 def test_a_sigmoid_is_as_exact_near_0_as_near_1(kind: type[Moving], is_apart: bool) -> None:
     # where it is off the end of its scale ONNX Runtime gives either, and neither moves
     assert apart(kind(0.0, 0, 0, 0), kind(2.0**-25, 0, 0, 0)) is is_apart
