@@ -35,15 +35,15 @@ _MOST_BYTES = 1 << 30
 Given = TypeVar("Given")
 
 
-def is_worthwhile(tensors: Iterable[torch.Tensor], copies: int = 1) -> bool:
-    """Whether a fork that works with so many copies of these tensors is safe, and there is a core for it."""
+def is_worthwhile(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether a fork that works with these tensors is safe, and there is a core for it."""
     held = tuple(tensors)
     return (
         can_fork()
         and min(torch.get_num_threads(), len(os.sched_getaffinity(0))) > 1
         and all(tensor.device.type == "cpu" for tensor in held)
         and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        and sum(tensor.nbytes for tensor in held) * copies <= _MOST_BYTES
+        and sum(tensor.nbytes for tensor in held) <= _MOST_BYTES
     )
 
 

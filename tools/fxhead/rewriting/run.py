@@ -49,8 +49,6 @@ _TRACE_BATCH = 2
 _CHAIN = ((0, 1), (0, 2), (2, 3))
 _BEFORE_LAST = _CHAIN[-2]
 """While it is certified a fork certifies the last pair."""
-_COPIES = 4
-"""Of the weights: a session of each of two files holds them as it was read, and as its kernels want them."""
 
 
 def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
@@ -257,7 +255,7 @@ class _Job:
         first, second = (models[place][1] for place in chain[-1])
         # other providers may have begun to use a device, which a fork of them cannot
         is_made_ahead = isinstance(first, Path) and providers == ("cpu",)
-        is_made_ahead = is_made_ahead and is_worthwhile(tensors_of(graphs.original), _COPIES)
+        is_made_ahead = is_made_ahead and is_worthwhile(tensors_of(graphs.original))
         with (
             self.exporting(graphs, shapes.examples(_TRACE_BATCH), staging) as exported,
             contextlib.ExitStack() as until,
