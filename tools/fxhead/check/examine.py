@@ -108,7 +108,7 @@ def _examined(
     runnable = (model if isinstance(model, Path) else as_module(model) for model in models)
     named = [*zip((source.text for source in question.models), runnable, strict=True)]
     pairs = ((named[a], named[b]) for a, b in question.pairs)
-    checks = prove(certifier.certify, pairs, plan=plan, progress=progress)
+    checks = prove(certifier, pairs, plan=plan, progress=progress)
     infos = zip(question.models, loaded, shapes, strict=True)
     return Answer(
         models=models,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
 
-from fxexport import Certificate, Verdict, available_providers
+from fxexport import Verdict, available_providers
+from fxexport.certificate import Certifier
 from fxexport.providers import require_onnxruntime, require_provider
 from fxhead.check.outcome import Check
 from fxhead.show.progress import Progress
@@ -16,7 +17,6 @@ from fxpasses.errors import ProviderError
 
 _CUDA = "cuda"
 
-Certify = Callable[[nn.Module | Path, nn.Module | Path, WeightPlan | None], Certificate]
 NamedModel = tuple[str, nn.Module | Path]
 """A model by the name that the user knows it by."""
 
@@ -40,7 +40,7 @@ def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def prove(
-    certify: Certify,
+    certifier: Certifier,
     pairs: Iterable[tuple[NamedModel, NamedModel]],
     *,
     plan: WeightPlan | None,
@@ -50,7 +50,7 @@ def prove(
     checks: list[Check] = []
     for (known, reference), (name, candidate) in pairs:
         with progress.step(f"checking {name} against {known}"):
-            certificate = certify(reference, candidate, plan)
+            certificate = certifier.certify(reference, candidate, plan)
         checks.append(Check(reference=known, candidate=name, certificate=certificate))
         if certificate.verdict is Verdict.BROKEN:
             break

@@ -8,14 +8,13 @@ whether it still gets on, and what it has not done is to be done again: nothing 
 from __future__ import annotations
 
 import gc
+import json
 import math
 import os
-import pickle
 import select
 import signal
 import time
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
 
 import torch
 
@@ -32,7 +31,8 @@ _LOOK_S = 0.2
 _MOST_BYTES = 1 << 30
 """Of tensors: two processes hold more than one while both work with them."""
 
-Given = TypeVar("Given")
+Work = Callable[[], list[str]]
+"""What is to be done; it gives what is to be told of it."""
 
 
 def is_worthwhile(tensors: Iterable[torch.Tensor]) -> bool:
@@ -47,14 +47,14 @@ def is_worthwhile(tensors: Iterable[torch.Tensor]) -> bool:
     )
 
 
-class Background(Generic[Given]):
+class Background:
     """Work that a fork has begun, within what the budget of this thread leaves.
 
     Args:
-        work: what it does; nothing in this process changes by it, but it has what that gives.
+        work: what it does; nothing in this process changes by it.
     """
 
-    def __init__(self, work: Callable[[], Given]) -> None:
+    def __init__(self, work: Work) -> None:
         self._reader, writer = os.pipe()
         parent, budget = os.getpid(), left()
         gc.freeze()  # or the first collection there writes to every page that is shared
@@ -69,7 +69,7 @@ class Background(Generic[Given]):
         gc.unfreeze()
         os.close(writer)
 
-    def result(self) -> Given | None:
+    def result(self) -> list[str] | None:
         """What ``work`` gave; None where it was not done, for whatever reason. It waits for that."""
         if not self._pid:
             return None
@@ -85,10 +85,10 @@ class Background(Generic[Given]):
                 used, since = now, time.monotonic()
         self.close()
         try:
-            given: Given = pickle.loads(told)  # of this process, as it was
-        except Exception:  # noqa: BLE001 - whatever half of it is
+            lines: list[str] = json.loads(told)
+        except ValueError:
             return None
-        return given
+        return lines
 
     def close(self) -> None:
         """Ends the work, should it not have ended."""
@@ -100,7 +100,7 @@ class Background(Generic[Given]):
             self._pid = 0
 
 
-def _work(work: Callable[[], object], writer: int, parent: int, budget: Budget | None) -> None:
+def _work(work: Work, writer: int, parent: int, budget: Budget | None) -> None:
     """Never returns, and leaves no file, signal or exit of the process that it was forked from to itself."""
     try:
         if end_with(parent):
@@ -110,7 +110,7 @@ def _work(work: Callable[[], object], writer: int, parent: int, budget: Budget |
             forget()
             _limit(budget)
             torch.set_num_threads(1)
-            told = pickle.dumps(work())
+            told = json.dumps(work()).encode()
             while told:
                 told = told[os.write(writer, told) :]
     except BaseException:  # noqa: BLE001 - whatever it was comes again where the work is done again

@@ -32,14 +32,13 @@ from fxhead.rewriting.options import RewriteOptions
 from fxhead.rewriting.outcome import RewriteOutcome
 from fxhead.show.progress import Notes, Progress
 from fxhead.source import SourceKind
-from fxpasses import WeightPlan, find_sites
+from fxpasses import find_sites
 from fxpasses.errors import FxHeadError, InputError, SizeError
 from fxpasses.report import Form, RewriteReport, Site
 from fxpasses.wall.marks import tensors_of
 from fxpasses.wall.wall import writing
 
 if TYPE_CHECKING:
-    from fxexport import Certificate
     from fxhead.check.artefact import Recipe
     from fxhead.inputs.samples import Data
 
@@ -47,8 +46,6 @@ _TRACE_BATCH = 2
 # from the original (0) to the module (1) and both ONNX files (2, 3); like is compared with like where that
 # proves more
 _CHAIN = ((0, 1), (0, 2), (2, 3))
-_BEFORE_LAST = _CHAIN[-2]
-"""While it is certified a fork certifies the last pair."""
 
 
 def run_rewrite(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
@@ -241,7 +238,6 @@ class _Job:
         from fxexport.certificate import Certifier
         from fxexport.untrusted.programs import as_module
         from fxhead.check.proof import NamedModel, prove
-        from fxhead.rewriting.background import Background, is_worthwhile
 
         options, names = self.options, self.names
         original, written = as_module(graphs.original), as_module(graphs.written)
@@ -250,34 +246,20 @@ class _Job:
             (names.module, written),
             *((name, staging / name) for name in names.onnx.values()),
         )
-        certifier = Certifier(data.samples, providers, seed=options.loading.seed)
-        plan, chain = graphs.result.plan, self.chain()
-        first, second = (models[place][1] for place in chain[-1])
-        # other providers may have begun to use a device, which a fork of them cannot
-        is_made_ahead = isinstance(first, Path) and providers == ("cpu",)
-        is_made_ahead = is_made_ahead and is_worthwhile(tensors_of(graphs.original))
-        with (
-            self.exporting(graphs, shapes.examples(_TRACE_BATCH), staging) as exported,
-            contextlib.ExitStack() as until,
-        ):
-            ahead: list[Background[Certificate]] = []
+        with self.exporting(graphs, shapes.examples(_TRACE_BATCH), staging) as exported:
 
             def pairs() -> Iterator[tuple[NamedModel, NamedModel]]:
-                for a, b in chain:
+                for a, b in self.chain():
                     if max(a, b) > 1:
                         exported()
-                    if (a, b) == _BEFORE_LAST and is_made_ahead:
-                        ahead.append(Background(lambda: certifier.certify(first, second, plan)))
-                        until.callback(ahead[0].close)
                     yield models[a], models[b]
 
-            def certified(
-                reference: nn.Module | Path, candidate: nn.Module | Path, plan: WeightPlan | None
-            ) -> Certificate:
-                found = ahead[0].result() if ahead and reference is first else None
-                return found or certifier.certify(reference, candidate, plan)
-
-            return prove(certified, pairs(), plan=plan, progress=self.progress)
+            return prove(
+                Certifier(data.samples, providers, seed=options.loading.seed),
+                pairs(),
+                plan=graphs.result.plan,
+                progress=self.progress,
+            )
 
     def chain(self) -> tuple[tuple[int, int], ...]:
         """What is compared with what; a model that keeps its form has one ONNX file."""
