@@ -4,6 +4,7 @@ They may change with any release of torch; this is the only file that imports th
 what to try with a new one. Names of operators (``torch.ops.aten._unsafe_view``) are none of them.
 """
 
+from torch._C import _functorch as FUNCTORCH
 from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._ops import HigherOrderOperator, OpOverload
@@ -19,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.utils import _pytree as pytree
 
 __all__ = [
+    "FUNCTORCH",  # what torch.vmap has begun, and what fails inside of it leaves so
     "ConvNd",  # the base of all convolutions; the public ones have no common ancestor
     "DataDependentOutputException",  # a model whose shapes hang on its values
     "DynamicOutputShapeException",  # the same, of operators such as nonzero

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from fxpasses.errors import InputError, TraceError, first_line
 from fxpasses.graph.arguments import packed
@@ -102,6 +102,8 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgra
         try:
             with walled_for(model), quiet_export(), tracing(model), calls_apart(model):
                 program = torch.export.export(model, given, dynamic_shapes=_dynamic(model, given, batch))
+                if any(map(_is_batched, program.graph.nodes)):
+                    program = program.run_decompositions({})
         except SlowError:
             raise
         except Exception as failure:  # noqa: BLE001 (export raises whatever the model or its tracer raises)
@@ -121,6 +123,11 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[ExportedProgra
         where=type(model).__name__,
         fix="trace the part that can be traced, or give a GraphModule or an ExportedProgram",
     ) from error
+
+
+def _is_batched(node: Node) -> bool:
+    """Whether it begins or ends what ``torch.vmap`` does, in which no value is what it is outside."""
+    return str(getattr(node.target, "__module__", "")).startswith("torch._functorch")
 
 
 def _takes_any_batch(program: ExportedProgram) -> bool:

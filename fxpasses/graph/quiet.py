@@ -8,6 +8,8 @@ import logging
 import sys
 from collections.abc import Iterator
 
+from fxpasses.private_names import FUNCTORCH
+
 
 @contextlib.contextmanager
 def quiet(*names: str) -> Iterator[None]:
@@ -41,9 +43,14 @@ def quiet_trial() -> Iterator[None]:
 def quiet_failure() -> Iterator[None]:
     """Within it what is written to stderr waits, and is dropped if an exception follows.
 
-    A call of a GraphModule that fails prints its source text before it raises.
+    A call of a GraphModule that fails prints its source text before it raises. And a graph that fails within
+    what was a ``torch.vmap`` leaves that begun: no function of torch that draws random numbers would work.
     """
     held, others = io.StringIO(), sys.stderr
-    with contextlib.redirect_stderr(held):
-        yield
+    depth = FUNCTORCH.get_dynamic_layer_stack_depth()
+    try:
+        with contextlib.redirect_stderr(held):
+            yield
+    finally:
+        FUNCTORCH.pop_dynamic_layer_stack_and_undo_to_depth(depth)
     others.write(held.getvalue())

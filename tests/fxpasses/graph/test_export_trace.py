@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fxpasses import InputError, TraceError, find_sites, rewrite
+from fxpasses.graph.export_trace import export_program
+from fxpasses.graph.quiet import quiet_failure
+from fxpasses.private_names import FUNCTORCH
 from zoo.untraceable import MODELS, BranchesOnShape, Head, HoldsMuch, image, inputs, leaves, made
 
 TOLERANCE = 1e-12
@@ -181,3 +184,28 @@ def test_what_takes_no_free_batch_is_recorded_at_that_of_the_example(example_bat
     assert result.report.trace.notes == ("torch.export fixed the batch size: the graph does not take others",)
     given = image(example_batch)
     assert (result.module(given) - model(given)).abs().max() <= TOLERANCE
+
+
+class OfEachSample(Head):
+    """Has its own layers for each sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits."""
+        return torch.vmap(lambda row: self.fc(row.mean((1, 2))))(self.stem(x))
+
+
+def test_what_is_done_for_each_sample_is_a_graph_of_the_batch() -> None:
+    model = made(OfEachSample)
+    program, _ = export_program(model, (image(2),), "")
+    assert not [node for node in program.graph.nodes if "vmap" in str(node.target)]
+    assert (program.module()(image(5)) - model(image(5))).abs().max() <= TOLERANCE
+
+
+def test_what_fails_for_each_sample_leaves_nothing_begun() -> None:
+    def failing() -> None:
+        FUNCTORCH._vmap_increment_nesting(2, "error")
+        torch.randn(1)
+
+    with pytest.raises(RuntimeError, match="randomness"), quiet_failure():
+        failing()
+    torch.randn(1)
