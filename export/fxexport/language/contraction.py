@@ -271,8 +271,8 @@ def scaled_weights(terms: Terms, value: Value, scale: Value, *, is_held: bool = 
     weight = value.term.operands[1]
     if not weight.term.is_closed or value.term.operands[0].term.is_closed:
         return None
-    if weight.term.array is None:
-        return None  # scaled once already: what both factors come to is not looked at
+    if weight.term.array is None and not are_moderate(Value(term=weight.term, known_layout=()), scale):
+        return None  # scaled once already
     placed = over_axes(value, scale)
     if placed is None or not (is_held or _leads_out(scale)):
         return None

@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from fxexport import Verdict, certify, export_onnx
 from fxexport.language import Derivation, derive, graph_of_onnx, term
@@ -539,3 +540,24 @@ def test_weights_that_code_computes_are_those_that_an_exporter_folds(kind: str, 
     found = certify(parametrised(kind), file, images)
     assert found.verdict is Verdict.PROVED, found.reason
     assert certify(parametrised(kind, 1.01), file, images).verdict is Verdict.BROKEN
+
+
+def normed(*, is_computed: bool, factor: float = 1.0) -> nn.Module:
+    """A convolution with a norm behind it, whose weights are computed, or stored as they come to be."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    nn.init.uniform_(norm.weight, 0.5 * factor, 2 * factor)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    conv = parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+    if not is_computed:
+        remove_parametrizations(conv, "weight")
+    return nn.Sequential(conv, norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+
+
+def test_weights_that_code_computes_take_a_norm_as_stored_ones_do() -> None:
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    computed = normed(is_computed=True)
+    for factor, verdict in ((1.0, Verdict.PROVED), (1.01, Verdict.BROKEN)):
+        stored = normed(is_computed=False, factor=factor)
+        assert certify(computed, stored, images).verdict is verdict
+        assert certify(stored, computed, images).verdict is verdict
