@@ -411,6 +411,20 @@ def grid_sample(terms: Terms, value: Value, grid: Value, mode: str, padding: str
     return foreign(terms, ("grid", mode, padding, corners), [value, grid], kinds, is_random=False)[0]
 
 
+def _is_softmax(terms: Terms, value: Value) -> bool:
+    """Whether it is one: no number where all that it reads is minus infinity, or some is none."""
+    if value.term.op != "product":
+        return False
+    factors = (operand.value(value.layout) for operand in value.term.operands)
+    raised = [factor for factor in factors if factor.term.attributes == ("exp",)]
+    centred = [operand.value(item.layout) for item in raised for operand in item.term.operands]
+    read = [operand.value(item.layout) for item in centred for operand in item.term.operands]
+    try:
+        return any(value == softmax(terms, item, dim) for item in read for dim in range(item.rank))
+    except Uninterpreted:
+        return False
+
+
 def choose(terms: Terms, condition: Value, first: Value, second: Value) -> Value:
     """``first`` where the condition holds, else ``second``."""
     stored = exact_array(condition)
@@ -423,6 +437,10 @@ def choose(terms: Terms, condition: Value, first: Value, second: Value) -> Value
     ):
         terms.use("softplus-of-large")
         return second
+    if condition.term.attributes == ("isnan",) and _is_softmax(terms, second):
+        if condition == elementwise(terms, "isnan", [second], "bool"):
+            terms.use("softmax-of-something")
+            return second
     return elementwise(terms, "where", [condition, first, second], first.dtype)
 
 

@@ -176,6 +176,12 @@ IDENTITIES: dict[str, Identity] = {
             "t is 20 or more, and the type has 24 bits or fewer: log(1 + exp(-20)) is less than they tell",
             special=True,
         ),
+        _bits(
+            "softmax-of-something",
+            "(c where softmax(x) is no number, else softmax(x)) = softmax(x)",
+            "some x is more than minus infinity",
+            special=False,
+        ),
         _reals("sinc", "sinc(x) = (1 where x is 0, else sin(π·x) / (π·x))", _NOT_HALF),
         _reals("attention", "sdpa(q, k, v) = softmax(q·kᵀ·s + mask)·v, s = 1/√width unless given"),
         # constants

@@ -567,6 +567,21 @@ def _softmax(c: Case) -> Iterator[Check]:
             yield definitions.softmax(c.terms, c.open(a), dim), raised / raised.sum(axis=dim, keepdims=True)
 
 
+def guarded(c: Case, asked: Value, value: Value) -> Value:
+    """A value, but for nothing where another one is no number."""
+    return definitions.choose(c.terms, elementwise(c.terms, "isnan", [asked], "bool"), c.number(0), value)
+
+
+@case("softmax-of-something")
+def _softmax_of_something(c: Case) -> Iterator[Check]:
+    for dim in (0, 1):
+        a = c.numbers(2, 3)
+        raised = FUNCTIONS["exp"](a - a.max(axis=dim, keepdims=True)) + Fraction(0)
+        if all(raised.sum(axis=dim)):
+            soft = definitions.softmax(c.terms, c.open(a), dim)
+            yield guarded(c, soft, soft), raised / raised.sum(axis=dim, keepdims=True)
+
+
 @case("log-softmax")
 def _log_softmax(c: Case) -> Iterator[Check]:
     for dim in (0, 1):
@@ -686,7 +701,24 @@ def plus_softplus(
     return definitions.choose(c.terms, is_large, value, definitions.softplus(c.terms, soft or value))
 
 
+def soft(c: Case) -> Value:
+    """A softmax of a small map."""
+    return definitions.softmax(c.terms, small(c), 2)
+
+
+def share(c: Case, value: Value) -> Value:
+    """What a softmax is without the largest taken away: of all that is small it may be no number."""
+    raised = definitions.unary(c.terms, "exp", value)
+    return arithmetic.divide(c.terms, raised, windows.reduce(c.terms, "sum", raised, [2], keep=True))
+
+
 ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
+    "another may be no number": ("softmax-of-something", lambda c: guarded(c, small(c), soft(c))),
+    "no softmax": ("softmax-of-something", lambda c: guarded(c, (x := small(c)), x)),
+    "a sum that may be nothing": (
+        "softmax-of-something",
+        lambda c: guarded(c, (x := share(c, small(c))), x),
+    ),
     "to its own height alone": (
         "resize-to-own-size",
         lambda c: windows.resized(c.terms, small(c), "linear", [2, 5], None, aligns_corners=False),

@@ -97,3 +97,21 @@ def test_a_module_is_its_file_of_a_version_that_has_an_operator_for_it(tmp_path:
     model = onnx.load(export_onnx(net, x, tmp_path / "net.onnx", opset=23))
     assert "RMSNormalization" in {node.op_type for node in model.graph.node}
     assert derive(graph_of_module(net, (x,)), graph_of_onnx(model)).is_proved
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows, mask = x[:, None], torch.ones(len(x), 1, 4, 4, dtype=torch.bool)
+        seen = nn.functional.scaled_dot_product_attention(rows, rows, rows, attn_mask=mask)
+        return self.fc(seen.mean((1, 2)))
+
+
+def test_what_an_exporter_gives_for_a_row_without_a_cell_that_counts_is_the_attention(tmp_path: Path) -> None:
+    net, x = Attends().eval(), torch.randn(2, 4, 6)
+    model = onnx.load(export_onnx(net, x, tmp_path / "net.onnx", opset=20))
+    assert "IsNaN" in {node.op_type for node in model.graph.node}
+    assert derive(graph_of_module(net, (x,)), graph_of_onnx(model)).is_proved
