@@ -534,7 +534,7 @@ def _div(call: Call) -> Value:
     dtype = _result(call)
     if dtype not in FLOATS:
         raise Uninterpreted("a quotient of integers")
-    return arithmetic.divide(call.terms, *_both(call, "self", "other", dtype))
+    return definitions.quotient(call.terms, *_both(call, "self", "other", dtype))
 
 
 @_handles("div.Tensor_mode", "div.Scalar_mode")
@@ -542,7 +542,7 @@ def _div_rounded(call: Call) -> Value:
     mode, dtype = call.any("rounding_mode"), _result(call)
     first, second = _both(call, "self", "other", dtype)
     if mode is None and dtype in FLOATS:
-        return arithmetic.divide(call.terms, first, second)
+        return definitions.quotient(call.terms, first, second)
     left, right = exact_array(first), exact_array(second)
     if mode != "floor" or left is None or right is None or not right.all() or dtype not in _FLOORED:
         raise Uninterpreted("a quotient that is rounded")

@@ -174,6 +174,19 @@ def softmax(terms: Terms, value: Value, dim: int) -> Value:
     return divide(terms, raised, reduce(terms, "sum", raised, [dim], keep=True))
 
 
+def quotient(terms: Terms, first: Value, second: Value) -> Value:
+    """``first / second``, of ``exp(x)`` and its own sum the softmax, which takes the largest away before."""
+    found = divide(terms, first, second)
+    if first.term.attributes != ("exp",) or first.dtype == "float16" or second.rank != first.rank:
+        return found
+    for dim in range(first.rank):
+        if second.shape[dim] == 1 and second == reduce(terms, "sum", first, [dim], keep=True):
+            if not _is_softmax(terms, found):
+                terms.use("softmax-without-largest")
+                return softmax(terms, first.term.operands[0].value(first.layout), dim)
+    return found
+
+
 def log_softmax(terms: Terms, value: Value, dim: int) -> Value:
     """``x - max(x) - log Σ exp(x - max(x))`` along a dimension."""
     terms.use("log-softmax")

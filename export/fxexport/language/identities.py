@@ -176,6 +176,7 @@ IDENTITIES: dict[str, Identity] = {
             "t is 20 or more, and the type has 24 bits or fewer: log(1 + exp(-20)) is less than they tell",
             special=True,
         ),
+        _reals("softmax-without-largest", "exp(x) / Σ exp(x) = softmax(x)", _NOT_HALF),
         _bits(
             "softmax-of-something",
             "(c where softmax(x) is no number, else softmax(x)) = softmax(x)",

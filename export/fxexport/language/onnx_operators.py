@@ -330,7 +330,7 @@ def _div(call: Call) -> Value:
         if found is None:
             raise Uninterpreted("a quotient of integers")
         return found
-    return arithmetic.divide(call.terms, first, second)
+    return definitions.quotient(call.terms, first, second)
 
 
 @_handles("Mod", 10, 13)

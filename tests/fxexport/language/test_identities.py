@@ -582,6 +582,15 @@ def _softmax_of_something(c: Case) -> Iterator[Check]:
             yield guarded(c, soft, soft), raised / raised.sum(axis=dim, keepdims=True)
 
 
+@case("softmax-without-largest")
+def _without_largest(c: Case) -> Iterator[Check]:
+    for dim in (0, 1):
+        a = c.numbers(2, 3)
+        raised = FUNCTIONS["exp"](a - a.max(axis=dim, keepdims=True)) + Fraction(0)
+        if all(raised.sum(axis=dim)):
+            yield share(c, c.open(a), dim), raised / raised.sum(axis=dim, keepdims=True)
+
+
 @case("log-softmax")
 def _log_softmax(c: Case) -> Iterator[Check]:
     for dim in (0, 1):
@@ -701,24 +710,29 @@ def plus_softplus(
     return definitions.choose(c.terms, is_large, value, definitions.softplus(c.terms, soft or value))
 
 
+def centred(c: Case) -> Value:
+    """A small map less the largest of its cells along a dimension."""
+    x = small(c)
+    return arithmetic.subtract(c.terms, x, windows.reduce(c.terms, "max", x, [2], keep=True))
+
+
 def soft(c: Case) -> Value:
     """A softmax of a small map."""
     return definitions.softmax(c.terms, small(c), 2)
 
 
-def share(c: Case, value: Value) -> Value:
-    """What a softmax is without the largest taken away: of all that is small it may be no number."""
+def share(c: Case, value: Value, *dims: int) -> Value:
+    """An exponential as a share of the sum of all along dimensions."""
     raised = definitions.unary(c.terms, "exp", value)
-    return arithmetic.divide(c.terms, raised, windows.reduce(c.terms, "sum", raised, [2], keep=True))
+    return definitions.quotient(c.terms, raised, windows.reduce(c.terms, "sum", raised, dims, keep=True))
 
 
 ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "another may be no number": ("softmax-of-something", lambda c: guarded(c, small(c), soft(c))),
     "no softmax": ("softmax-of-something", lambda c: guarded(c, (x := small(c)), x)),
-    "a sum that may be nothing": (
-        "softmax-of-something",
-        lambda c: guarded(c, (x := share(c, small(c))), x),
-    ),
+    "the largest is taken away": ("softmax-without-largest", lambda c: share(c, centred(c), 2)),
+    "in half precision": ("softmax-without-largest", lambda c: share(c, of_type(c, "float16"), 1)),
+    "over several dimensions": ("softmax-without-largest", lambda c: share(c, small(c), 2, 3)),
     "to its own height alone": (
         "resize-to-own-size",
         lambda c: windows.resized(c.terms, small(c), "linear", [2, 5], None, aligns_corners=False),
