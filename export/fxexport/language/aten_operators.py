@@ -341,11 +341,11 @@ OPERATORS["aten.expm1.default"] = _function(definitions.exp_minus_one)
 OPERATORS["aten.log1p.default"] = _function(definitions.log_of_one_more)
 OPERATORS["aten.log2.default"] = _function(functools.partial(definitions.log_of_base, base=2))
 OPERATORS["aten.log10.default"] = _function(functools.partial(definitions.log_of_base, base=10))
+OPERATORS["aten.reciprocal.default"] = _function(definitions.inverse)
 OPERATORS["aten.trunc.default"] = _function(definitions.rounded_to_zero)
 for _name, _exponent in (
     ("sqrt", Fraction(1, 2)),
     ("rsqrt", Fraction(-1, 2)),
-    ("reciprocal", Fraction(-1)),
     ("square", Fraction(2)),
 ):
     OPERATORS[f"aten.{_name}.default"] = _function(definitions.power_of(_exponent))

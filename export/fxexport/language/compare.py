@@ -215,7 +215,7 @@ class _Proof:
             fixed=_joined(left.fixed, right.fixed, pairs),
             scope=tuple(dict.fromkeys((*left.scope, *right.scope, *self._limits(left, right)))),
             operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
-            steps=tuple(dict.fromkeys(self._steps())),
+            steps=tuple(dict.fromkeys(self._steps(found[0]))),
         )
 
     def _limits(self, left: Graph, right: Graph) -> Iterator[str]:
@@ -225,10 +225,11 @@ class _Proof:
         if left.scope != right.scope or any(not IDENTITIES[name].special for name in self._terms.used):
             yield FINITE
 
-    def _steps(self) -> Iterator[str]:
+    def _steps(self, outputs: Sequence[Value]) -> Iterator[str]:
         """Names of nodes that round or compare what need not be the same bits on both sides."""
+        counted = {term for value in outputs for term in below(value.term)}
         for (side, term), origin in self._terms.origins.items():
-            if side == 0 and _is_step(term):
+            if side == 0 and term in counted and _is_step(term):
                 other = self._terms.origins.get((1, term))
                 if not origin.twin or other is None or other.twin != origin.twin:
                     yield origin.module or origin.node

@@ -16,12 +16,13 @@ from fxexport.language.arithmetic import (
     has_step,
     multiply,
     negate,
+    parts_of,
     plus_within,
     power,
     scaled,
     subtract,
 )
-from fxexport.language.constants import exact_array
+from fxexport.language.constants import exact_array, scalar
 from fxexport.language.contraction import matmul
 from fxexport.language.extents import Extent, times
 from fxexport.language.fold_rules import LARGEST, UNIT
@@ -174,8 +175,28 @@ def softmax(terms: Terms, value: Value, dim: int) -> Value:
     return divide(terms, raised, reduce(terms, "sum", raised, [dim], keep=True))
 
 
+def inverse(terms: Terms, value: Value) -> Value:
+    """``1 / x``."""
+    logistic = _logistic(terms, value)
+    return power(terms, value, Fraction(-1)) if logistic is None else logistic
+
+
+def _logistic(terms: Terms, value: Value) -> Value | None:
+    """``sigmoid(-x)`` of ``1 + exp(x)``, whose inverse it is; None of another value."""
+    if not value.is_float or value.dtype == "float16":
+        return None
+    core, scale, shift = parts_of(value)
+    if core.term.attributes != ("exp",) or scale is not None or shift is None or scalar(shift) != 1:
+        return None
+    terms.use("logistic")
+    return sigmoid(terms, negate(terms, core.term.operands[0].value(core.layout)))
+
+
 def quotient(terms: Terms, first: Value, second: Value) -> Value:
     """``first / second``, of ``exp(x)`` and its own sum the softmax, which takes the largest away before."""
+    logistic = _logistic(terms, second)
+    if logistic is not None:
+        return multiply(terms, first, logistic)
     found = divide(terms, first, second)
     if first.term.attributes != ("exp",) or first.dtype == "float16" or second.rank != first.rank:
         return found
@@ -454,7 +475,28 @@ def choose(terms: Terms, condition: Value, first: Value, second: Value) -> Value
         if condition == elementwise(terms, "isnan", [second], "bool"):
             terms.use("softmax-of-something")
             return second
+    name = _name_of_larger(condition, first, second)
+    if name is not None:
+        terms.use("choice-of-extreme")
+        return extreme(terms, name, first, second)
     return elementwise(terms, "where", [condition, first, second], first.dtype)
+
+
+def _name_of_larger(condition: Value, first: Value, second: Value) -> str | None:
+    """The extreme of the two that is taken where a condition compares just them; else None."""
+    asked = condition.term.attributes[0] if condition.term.op == "map" else None
+    if asked not in ("gt", "ge", "lt", "le") or not first.is_float or first.dtype != second.dtype:
+        return None
+    pair = [operand.value(condition.layout) for operand in condition.term.operands]
+    is_larger = asked in ("gt", "ge")
+    if all(map(_are_one, pair, (first, second))):
+        return "maximum" if is_larger else "minimum"
+    return ("minimum" if is_larger else "maximum") if all(map(_are_one, pair, (second, first))) else None
+
+
+def _are_one(first: Value, second: Value) -> bool:
+    number = scalar(first)
+    return first == second or (number is not None and number == scalar(second))
 
 
 def _is_above(terms: Terms, condition: Value, value: Value, least: float) -> bool:

@@ -176,6 +176,13 @@ IDENTITIES: dict[str, Identity] = {
             "t is 20 or more, and the type has 24 bits or fewer: log(1 + exp(-20)) is less than they tell",
             special=True,
         ),
+        _reals("logistic", "y / (1 + exp(x)) = y · sigmoid(-x)", _NOT_HALF),
+        _bits(
+            "choice-of-extreme",
+            "(a where a > b, else b) = max(a, b)",
+            "or the smaller, or with equal ones: all but zeros of another sign, and what is no number",
+            special=False,
+        ),
         _reals("softmax-without-largest", "exp(x) / Σ exp(x) = softmax(x)", _NOT_HALF),
         _bits(
             "softmax-of-something",

@@ -241,7 +241,7 @@ _FUNCTIONS: tuple[tuple[str, Callable[..., Value], tuple[str, ...], tuple[int, .
     ("Mish", definitions.mish, ("X",), (18, 22)),
     ("Softplus", definitions.softplus, ("X",), (1, 22)),
     ("Sqrt", definitions.power_of(Fraction(1, 2)), ("X",), (6, 13)),
-    ("Reciprocal", definitions.power_of(Fraction(-1)), ("X",), (6, 13)),
+    ("Reciprocal", definitions.inverse, ("X",), (6, 13)),
     ("LeakyRelu", definitions.leaky_relu, ("X", "alpha"), (6, 16)),
     ("Elu", definitions.elu, ("X", "alpha"), (6, 22)),
     ("Selu", definitions.elu, ("X", "alpha", "gamma"), (6, 22)),

@@ -128,9 +128,10 @@ def powered(array: Array, power: Fraction) -> Array:
 
 FUNCTIONS = {
     name: (lambda x, s=seed: (x + s) * (x + s))
-    for seed, name in enumerate(("exp", "log", "sigmoid", "tanh", "erf", "softplus"))
+    for seed, name in enumerate(("exp", "log", "", "tanh", "erf", "softplus"))
 }
-"""Stand-ins: what holds for them holds for whatever the functions are."""
+FUNCTIONS["sigmoid"] = lambda x: Fraction(1) / (1 + FUNCTIONS["exp"](-x))
+"""Stand-ins: what holds for them holds for whatever the functions are, if sigmoid is made of exp."""
 
 
 def mapped(term: Term, read: list[Array]) -> Array:
@@ -141,6 +142,8 @@ def mapped(term: Term, read: list[Array]) -> Array:
         if parameters[0]:
             value = np.maximum(value, bounds.pop(0))
         return np.minimum(value, bounds.pop(0)) if parameters[1] else value
+    if name in ("maximum", "minimum"):
+        return np.asarray(getattr(np, str(name))(*read))
     return FUNCTIONS[str(name)](read[0])
 
 

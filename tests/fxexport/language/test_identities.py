@@ -591,6 +591,28 @@ def _without_largest(c: Case) -> Iterator[Check]:
             yield share(c, c.open(a), dim), raised / raised.sum(axis=dim, keepdims=True)
 
 
+@case("logistic")
+def _logistic(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        below = 1 + FUNCTIONS["exp"](-a)
+        if all(below.reshape(-1)):
+            raised = definitions.unary(c.terms, "exp", arithmetic.negate(c.terms, x))
+            more = arithmetic.add(c.terms, raised, c.number(1))
+            yield definitions.quotient(c.terms, c.number(3), more), 3 / below
+            yield definitions.inverse(c.terms, more), 1 / below
+
+
+@case("choice-of-extreme")
+def _choice(c: Case) -> Iterator[Check]:
+    a, b = c.numbers(2, 3), c.numbers(2, 3)
+    for x, y in ((c.open(a), c.open(b)), (c.open(a), c.closed(b))):
+        for name, is_larger in (("gt", True), ("ge", True), ("lt", False), ("le", False)):
+            asked = elementwise(c.terms, name, [x, y], "bool")
+            found = (np.maximum, np.minimum) if is_larger else (np.minimum, np.maximum)
+            yield definitions.choose(c.terms, asked, x, y), found[0](a, b)
+            yield definitions.choose(c.terms, asked, y, x), found[1](a, b)
+
+
 @case("log-softmax")
 def _log_softmax(c: Case) -> Iterator[Check]:
     for dim in (0, 1):
@@ -716,6 +738,11 @@ def centred(c: Case) -> Value:
     return arithmetic.subtract(c.terms, x, windows.reduce(c.terms, "max", x, [2], keep=True))
 
 
+def larger(c: Case, asked: Value, first: Value, second: Value) -> Value:
+    """One of two where another is larger than the second."""
+    return definitions.choose(c.terms, elementwise(c.terms, "gt", [asked, second], "bool"), first, second)
+
+
 def soft(c: Case) -> Value:
     """A softmax of a small map."""
     return definitions.softmax(c.terms, small(c), 2)
@@ -730,6 +757,13 @@ def share(c: Case, value: Value, *dims: int) -> Value:
 ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "another may be no number": ("softmax-of-something", lambda c: guarded(c, small(c), soft(c))),
     "no softmax": ("softmax-of-something", lambda c: guarded(c, (x := small(c)), x)),
+    "another is larger": ("choice-of-extreme", lambda c: larger(c, small(c), small(c), small(c))),
+    "two more": (
+        "logistic",
+        lambda c: definitions.inverse(
+            c.terms, arithmetic.add(c.terms, definitions.unary(c.terms, "exp", small(c)), c.number(2))
+        ),
+    ),
     "the largest is taken away": ("softmax-without-largest", lambda c: share(c, centred(c), 2)),
     "in half precision": ("softmax-without-largest", lambda c: share(c, of_type(c, "float16"), 1)),
     "over several dimensions": ("softmax-without-largest", lambda c: share(c, small(c), 2, 3)),
