@@ -71,7 +71,7 @@ UNARY = (
 
 def unary_of(name: str) -> Callable[[Terms, Value], Value]:
     """The function of this name that no identity takes apart."""
-    return lambda terms, value: unary(terms, name, value)
+    return logarithm if name == "log" else lambda terms, value: unary(terms, name, value)
 
 
 def power_of(exponent: Fraction) -> Callable[[Terms, Value], Value]:
@@ -138,6 +138,15 @@ def gelu(terms: Terms, value: Value, approximate: str) -> Value:
     return multiply(terms, multiply(terms, value, add(terms, inner, one)), half)
 
 
+def logarithm(terms: Terms, value: Value) -> Value:
+    """``log(x)``; of ``1 + exp(x)`` the softplus."""
+    core, scale, shift = parts_of(value) if value.dtype != "float16" else (value, None, None)
+    if core.term.attributes == ("exp",) and scale is None and shift is not None and scalar(shift) == 1:
+        terms.use("softplus")
+        return softplus(terms, core.term.operands[0].value(core.layout))
+    return unary(terms, "log", value)
+
+
 def softplus(terms: Terms, value: Value) -> Value:
     """``log(1 + exp(x))``."""
     return unary(terms, "softplus", value)
@@ -150,7 +159,7 @@ def exp_minus_one(terms: Terms, value: Value) -> Value:
 
 def log_of_one_more(terms: Terms, value: Value) -> Value:
     """``log(1 + x)``; in half precision a function of its own, as its kernels tell more digits."""
-    return _with_one(terms, "log1p", value, lambda x, one: unary(terms, "log", add(terms, x, one)))
+    return _with_one(terms, "log1p", value, lambda x, one: logarithm(terms, add(terms, x, one)))
 
 
 def _with_one(terms: Terms, name: str, value: Value, written: Callable[[Value, Value], Value]) -> Value:
@@ -475,6 +484,9 @@ def choose(terms: Terms, condition: Value, first: Value, second: Value) -> Value
         if condition == elementwise(terms, "isnan", [second], "bool"):
             terms.use("softmax-of-something")
             return second
+    bent = _bent(terms, condition, first, second)
+    if bent is not None:
+        return bent
     name = _name_of_larger(condition, first, second)
     if name is not None:
         terms.use("choice-of-extreme")
@@ -492,6 +504,27 @@ def _name_of_larger(condition: Value, first: Value, second: Value) -> str | None
     if all(map(_are_one, pair, (first, second))):
         return "maximum" if is_larger else "minimum"
     return ("minimum" if is_larger else "maximum") if all(map(_are_one, pair, (second, first))) else None
+
+
+def _bent(terms: Terms, condition: Value, first: Value, second: Value) -> Value | None:
+    """What is ``x`` above zero, and below it a multiple of ``x`` or of ``exp(x) - 1``; or None."""
+    asked = condition.term.attributes[0] if condition.term.op == "map" else None
+    if asked not in ("gt", "ge", "lt", "le") or not first.is_float or first.dtype != second.dtype:
+        return None
+    value, other = (first, second) if asked in ("gt", "ge") else (second, first)
+    compared, limit = (operand.value(condition.layout) for operand in condition.term.operands)
+    if compared != value or scalar(limit) != 0 or value.dtype == "float16":
+        return None
+    core, scale, shift = parts_of(other)
+    slope = 1.0 if scale is None else scalar(scale)
+    if core == value and scale is not None and shift is None and slope is not None:
+        terms.use("choice-of-slope")
+        return unary(terms, "abs", value) if slope == -1 else leaky_relu(terms, value, scale)
+    is_exp = core.term.attributes == ("exp",) and core.term.operands[0].value(core.layout) == value
+    if is_exp and slope is not None and shift is not None and scalar(shift) == -slope:
+        terms.use("choice-of-slope")
+        return elu(terms, value, number(terms, 1, value.dtype) if scale is None else scale)
+    return None
 
 
 def _are_one(first: Value, second: Value) -> bool:

@@ -177,6 +177,12 @@ IDENTITIES: dict[str, Identity] = {
             special=True,
         ),
         _reals("logistic", "y / (1 + exp(x)) = y · sigmoid(-x)", _NOT_HALF),
+        _reals("softplus", "log(1 + exp(x)) = softplus(x)", _NOT_HALF),
+        _reals(
+            "choice-of-slope",
+            "(x where x > 0, else s·x) = leaky_relu(x), |x| for s = -1; else s·(exp(x) - 1): elu(x)",
+            _NOT_HALF,
+        ),
         _bits(
             "choice-of-extreme",
             "(a where a > b, else b) = max(a, b)",

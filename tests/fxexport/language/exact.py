@@ -127,11 +127,12 @@ def powered(array: Array, power: Fraction) -> Array:
 
 
 FUNCTIONS = {
-    name: (lambda x, s=seed: (x + s) * (x + s))
-    for seed, name in enumerate(("exp", "log", "", "tanh", "erf", "softplus"))
+    name: (lambda x, s=seed: (x + s) * (x + s)) for seed, name in enumerate(("exp", "log", "tanh", "erf"), 1)
 }
 FUNCTIONS["sigmoid"] = lambda x: Fraction(1) / (1 + FUNCTIONS["exp"](-x))
-"""Stand-ins: what holds for them holds for whatever the functions are, if sigmoid is made of exp."""
+FUNCTIONS["softplus"] = lambda x: FUNCTIONS["log"](1 + FUNCTIONS["exp"](x))
+FUNCTIONS["abs"] = np.abs
+"""Stand-ins: what holds for them holds for whatever log, tanh and erf are, and exp but for its 1 at 0."""
 
 
 def mapped(term: Term, read: list[Array]) -> Array:
@@ -142,6 +143,10 @@ def mapped(term: Term, read: list[Array]) -> Array:
         if parameters[0]:
             value = np.maximum(value, bounds.pop(0))
         return np.minimum(value, bounds.pop(0)) if parameters[1] else value
+    if name == "leaky-relu":
+        return np.where(read[0] > 0, read[0], read[1] * read[0])
+    if name == "elu":
+        return np.where(read[0] > 0, read[0], read[1] * (FUNCTIONS["exp"](read[0]) - 1))
     if name in ("maximum", "minimum"):
         return np.asarray(getattr(np, str(name))(*read))
     return FUNCTIONS[str(name)](read[0])

@@ -602,6 +602,30 @@ def _logistic(c: Case) -> Iterator[Check]:
             yield definitions.inverse(c.terms, more), 1 / below
 
 
+@case("softplus")
+def _softplus(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        more = arithmetic.add(c.terms, definitions.unary(c.terms, "exp", x), c.number(1))
+        yield definitions.logarithm(c.terms, more), FUNCTIONS["softplus"](a)
+
+
+@case("choice-of-slope")
+def _bent(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        raised = definitions.unary(c.terms, "exp", x)
+        for slope in (Fraction(1, 4), Fraction(-1), Fraction(2)):
+            scale = c.number(float(slope))
+            less = arithmetic.subtract(c.terms, arithmetic.multiply(c.terms, raised, scale), scale)
+            for other, b in (
+                (arithmetic.multiply(c.terms, x, scale), slope * a),
+                (less, slope * (FUNCTIONS["exp"](a) - 1)),
+            ):
+                found = np.where(a > 0, a, b)
+                above, below = (elementwise(c.terms, n, [x, c.number(0)], "bool") for n in ("gt", "lt"))
+                yield definitions.choose(c.terms, above, x, other), found
+                yield definitions.choose(c.terms, below, other, x), np.where(a < 0, b, a)
+
+
 @case("choice-of-extreme")
 def _choice(c: Case) -> Iterator[Check]:
     a, b = c.numbers(2, 3), c.numbers(2, 3)
@@ -738,6 +762,18 @@ def centred(c: Case) -> Value:
     return arithmetic.subtract(c.terms, x, windows.reduce(c.terms, "max", x, [2], keep=True))
 
 
+def raised_and(c: Case, number: float) -> Value:
+    """The exponential of a small map, and a number more."""
+    return arithmetic.add(c.terms, definitions.unary(c.terms, "exp", small(c)), c.number(number))
+
+
+def bent(c: Case, at: float, slope: Value) -> Value:
+    """A small map where it is above a number, else a multiple of it."""
+    x = small(c)
+    is_above = elementwise(c.terms, "gt", [x, c.number(at)], "bool")
+    return definitions.choose(c.terms, is_above, x, arithmetic.multiply(c.terms, x, slope))
+
+
 def larger(c: Case, asked: Value, first: Value, second: Value) -> Value:
     """One of two where another is larger than the second."""
     return definitions.choose(c.terms, elementwise(c.terms, "gt", [asked, second], "bool"), first, second)
@@ -757,12 +793,12 @@ def share(c: Case, value: Value, *dims: int) -> Value:
 ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "another may be no number": ("softmax-of-something", lambda c: guarded(c, small(c), soft(c))),
     "no softmax": ("softmax-of-something", lambda c: guarded(c, (x := small(c)), x)),
+    "bent at another place": ("choice-of-slope", lambda c: bent(c, 1, c.number(0.25))),
+    "half of two": ("softplus", lambda c: definitions.logarithm(c.terms, raised_and(c, 2))),
     "another is larger": ("choice-of-extreme", lambda c: larger(c, small(c), small(c), small(c))),
     "two more": (
         "logistic",
-        lambda c: definitions.inverse(
-            c.terms, arithmetic.add(c.terms, definitions.unary(c.terms, "exp", small(c)), c.number(2))
-        ),
+        lambda c: definitions.inverse(c.terms, raised_and(c, 2)),
     ),
     "the largest is taken away": ("softmax-without-largest", lambda c: share(c, centred(c), 2)),
     "in half precision": ("softmax-without-largest", lambda c: share(c, of_type(c, "float16"), 1)),
