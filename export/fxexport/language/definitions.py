@@ -401,7 +401,7 @@ def log_of_base(terms: Terms, value: Value, base: int) -> Value:
     """``log(x) / log(base)``."""
     if value.dtype == "float16":
         raise Uninterpreted("a logarithm that half precision need not hold")
-    return divide(terms, unary(terms, "log", value), defined(terms, math.log(base), value.dtype))
+    return divide(terms, logarithm(terms, value), defined(terms, math.log(base), value.dtype))
 
 
 def rounded_to_zero(terms: Terms, value: Value) -> Value:

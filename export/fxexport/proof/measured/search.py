@@ -36,7 +36,7 @@ _ROWS = 2
 _MOST_ROWS = 17
 _UP = (4, 8, 16, 2, 6, 1, 12, 3, 5, 7, 24)
 _DOWN = (-4, -16, -1, -8, -2)
-_EXTREME = (64, 110, -64, 40, 80, 100, 120, 32, 48, -100, -32)
+_EXTREME = (64, 100, 110, -64, 40, 80, 120, 32, 48, -100, -32)
 """Powers of two; the extreme ones may overflow inside the models."""
 
 _BUDGET = 64
