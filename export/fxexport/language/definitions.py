@@ -140,11 +140,21 @@ def gelu(terms: Terms, value: Value, approximate: str) -> Value:
 
 def logarithm(terms: Terms, value: Value) -> Value:
     """``log(x)``; of ``1 + exp(x)`` the softplus."""
-    core, scale, shift = parts_of(value) if value.dtype != "float16" else (value, None, None)
-    if core.term.attributes == ("exp",) and scale is None and shift is not None and scalar(shift) == 1:
-        terms.use("softplus")
-        return softplus(terms, core.term.operands[0].value(core.layout))
-    return unary(terms, "log", value)
+    raised = _exponent_of_one_more(value)
+    if raised is None:
+        return unary(terms, "log", value)
+    terms.use("softplus")
+    return softplus(terms, raised)
+
+
+def _exponent_of_one_more(value: Value) -> Value | None:
+    """``x`` of ``1 + exp(x)``; None of another value."""
+    if not value.is_float or value.dtype == "float16":
+        return None
+    core, scale, shift = parts_of(value)
+    if core.term.attributes != ("exp",) or scale is not None or shift is None or scalar(shift) != 1:
+        return None
+    return core.term.operands[0].value(core.layout)
 
 
 def softplus(terms: Terms, value: Value) -> Value:
@@ -192,13 +202,11 @@ def inverse(terms: Terms, value: Value) -> Value:
 
 def _logistic(terms: Terms, value: Value) -> Value | None:
     """``sigmoid(-x)`` of ``1 + exp(x)``, whose inverse it is; None of another value."""
-    if not value.is_float or value.dtype == "float16":
-        return None
-    core, scale, shift = parts_of(value)
-    if core.term.attributes != ("exp",) or scale is not None or shift is None or scalar(shift) != 1:
+    raised = _exponent_of_one_more(value)
+    if raised is None:
         return None
     terms.use("logistic")
-    return sigmoid(terms, negate(terms, core.term.operands[0].value(core.layout)))
+    return sigmoid(terms, negate(terms, raised))
 
 
 def quotient(terms: Terms, first: Value, second: Value) -> Value:
@@ -494,13 +502,21 @@ def choose(terms: Terms, condition: Value, first: Value, second: Value) -> Value
     return elementwise(terms, "where", [condition, first, second], first.dtype)
 
 
-def _name_of_larger(condition: Value, first: Value, second: Value) -> str | None:
-    """The extreme of the two that is taken where a condition compares just them; else None."""
+def _order_of(condition: Value, first: Value, second: Value) -> tuple[bool, Value, Value] | None:
+    """Of a comparison that two real values hang on whether it asks for the larger, and what it compares."""
     asked = condition.term.attributes[0] if condition.term.op == "map" else None
     if asked not in ("gt", "ge", "lt", "le") or not first.is_float or first.dtype != second.dtype:
         return None
-    pair = [operand.value(condition.layout) for operand in condition.term.operands]
-    is_larger = asked in ("gt", "ge")
+    left, right = (operand.value(condition.layout) for operand in condition.term.operands)
+    return asked in ("gt", "ge"), left, right
+
+
+def _name_of_larger(condition: Value, first: Value, second: Value) -> str | None:
+    """The extreme of the two that is taken where a condition compares just them; else None."""
+    order = _order_of(condition, first, second)
+    if order is None:
+        return None
+    is_larger, *pair = order
     if all(map(_are_one, pair, (first, second))):
         return "maximum" if is_larger else "minimum"
     return ("minimum" if is_larger else "maximum") if all(map(_are_one, pair, (second, first))) else None
@@ -508,11 +524,11 @@ def _name_of_larger(condition: Value, first: Value, second: Value) -> str | None
 
 def _bent(terms: Terms, condition: Value, first: Value, second: Value) -> Value | None:
     """What is ``x`` above zero, and below it a multiple of ``x`` or of ``exp(x) - 1``; or None."""
-    asked = condition.term.attributes[0] if condition.term.op == "map" else None
-    if asked not in ("gt", "ge", "lt", "le") or not first.is_float or first.dtype != second.dtype:
+    order = _order_of(condition, first, second)
+    if order is None:
         return None
-    value, other = (first, second) if asked in ("gt", "ge") else (second, first)
-    compared, limit = (operand.value(condition.layout) for operand in condition.term.operands)
+    is_larger, compared, limit = order
+    value, other = (first, second) if is_larger else (second, first)
     if compared != value or scalar(limit) != 0 or value.dtype == "float16":
         return None
     core, scale, shift = parts_of(other)

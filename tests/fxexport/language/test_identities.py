@@ -558,13 +558,19 @@ def _one_more(c: Case) -> Iterator[Check]:
         yield definitions.log_of_one_more(c.terms, x), FUNCTIONS["log"](a + 1)
 
 
-@case("softmax")
-def _softmax(c: Case) -> Iterator[Check]:
+def softened(c: Case) -> Iterator[tuple[Value, int, Array]]:
+    """Inputs, a dimension, and their softmax along it."""
     for dim in (0, 1):
         a = c.numbers(2, 3)
         raised = FUNCTIONS["exp"](a - a.max(axis=dim, keepdims=True)) + Fraction(0)
         if all(raised.sum(axis=dim)):
-            yield definitions.softmax(c.terms, c.open(a), dim), raised / raised.sum(axis=dim, keepdims=True)
+            yield c.open(a), dim, raised / raised.sum(axis=dim, keepdims=True)
+
+
+@case("softmax")
+def _softmax(c: Case) -> Iterator[Check]:
+    for x, dim, expected in softened(c):
+        yield definitions.softmax(c.terms, x, dim), expected
 
 
 def guarded(c: Case, asked: Value, value: Value) -> Value:
@@ -574,21 +580,15 @@ def guarded(c: Case, asked: Value, value: Value) -> Value:
 
 @case("softmax-of-something")
 def _softmax_of_something(c: Case) -> Iterator[Check]:
-    for dim in (0, 1):
-        a = c.numbers(2, 3)
-        raised = FUNCTIONS["exp"](a - a.max(axis=dim, keepdims=True)) + Fraction(0)
-        if all(raised.sum(axis=dim)):
-            soft = definitions.softmax(c.terms, c.open(a), dim)
-            yield guarded(c, soft, soft), raised / raised.sum(axis=dim, keepdims=True)
+    for x, dim, expected in softened(c):
+        soft = definitions.softmax(c.terms, x, dim)
+        yield guarded(c, soft, soft), expected
 
 
 @case("softmax-without-largest")
 def _without_largest(c: Case) -> Iterator[Check]:
-    for dim in (0, 1):
-        a = c.numbers(2, 3)
-        raised = FUNCTIONS["exp"](a - a.max(axis=dim, keepdims=True)) + Fraction(0)
-        if all(raised.sum(axis=dim)):
-            yield share(c, c.open(a), dim), raised / raised.sum(axis=dim, keepdims=True)
+    for x, dim, expected in softened(c):
+        yield share(c, x, dim), expected
 
 
 @case("logistic")
