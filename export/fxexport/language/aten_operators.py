@@ -1072,13 +1072,9 @@ def _attention(call: Call) -> Value:
         raise Uninterpreted("another attention")
     query, key, value = (call.tensor(name) for name in ("query", "key", "value"))
     scale, mask = call.any("scale"), call.optional_tensor("attn_mask")
-    if call.flag("is_causal"):
-        extents = [_fixed(extent) for extent in (query.shape[-2], key.shape[-2])]
-        if mask is not None or math.prod(extents) > MAX_SEQUENCE:
-            raise Uninterpreted("two masks, or a mask beyond the limit")
-        mask = call.terms.constant(np.tri(*extents, dtype=bool))
     factor = None if scale is None else definitions.number(call.terms, call.number("scale"), query.dtype)
-    return definitions.attention(call.terms, query, key, value, mask, factor)
+    is_causal = call.flag("is_causal")
+    return definitions.attention(call.terms, query, key, value, mask, factor, is_causal=is_causal)
 
 
 @_handles("grid_sampler.default")

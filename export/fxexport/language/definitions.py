@@ -22,16 +22,18 @@ from fxexport.language.arithmetic import (
     scaled,
     subtract,
 )
-from fxexport.language.constants import exact_array, scalar
+from fxexport.language.constants import elements, exact_array, scalar
 from fxexport.language.contraction import matmul
 from fxexport.language.extents import Extent, times
-from fxexport.language.fold_rules import LARGEST, UNIT
+from fxexport.language.fold_rules import LARGEST, UNIT, NotFolded
 from fxexport.language.foreign import foreign
 from fxexport.language.maps import elementwise
 from fxexport.language.moves import expand, flatten, reshape, squeeze, unsqueeze, widened
 from fxexport.language.term import Rounded, Terms, Uninterpreted, Value, numpy_type
 from fxexport.language.windows import reduce
-from fxexport.untrusted.limits import MAX_SEQUENCE
+
+_MOST_MASKED = 1 << 22
+"""Cells of a mask that is written out: 2,048 tokens beside each other."""
 
 
 def number(terms: Terms, stored: float | int | bool, dtype: str) -> Value:
@@ -190,8 +192,28 @@ def softmax(terms: Terms, value: Value, dim: int) -> Value:
     terms.use("softmax")
     if not _holds_count(value, [dim]):
         return _by_name(terms, "softmax", value, [dim], value.shape)
+    value = _masked(terms, value, dim)
     raised = unary(terms, "exp", subtract(terms, value, reduce(terms, "max", value, [dim], keep=True)))
     return divide(terms, raised, reduce(terms, "sum", raised, [dim], keep=True))
+
+
+def _masked(terms: Terms, value: Value, dim: int) -> Value:
+    """What a softmax reads, with minus infinity where a mask adds almost the lowest number of the type."""
+    core, scale, shift = parts_of(value)
+    if shift is None or shift.rank != value.rank or value.dtype not in ("float32", "bfloat16"):
+        return value
+    try:
+        mask = elements(shift)
+    except NotFolded:
+        return value
+    is_hidden = mask.value < -LARGEST[value.dtype] / 2
+    if mask.error.any() or mask.defined.any() or is_hidden.all(dim).any():
+        return value
+    if np.isneginf(mask.value[is_hidden]).all():
+        return value
+    terms.use("masked-by-lowest")
+    nothing = terms.constant(np.where(is_hidden, -np.inf, mask.value).astype(numpy_type(value.dtype)))
+    return scaled(terms, core, scale=scale, shift=nothing)
 
 
 def inverse(terms: Terms, value: Value) -> Value:
@@ -361,10 +383,24 @@ def batch_norm(
 
 
 def attention(
-    terms: Terms, query: Value, key: Value, value: Value, mask: Value | None, scale: Value | None
+    terms: Terms,
+    query: Value,
+    key: Value,
+    value: Value,
+    mask: Value | None,
+    scale: Value | None,
+    *,
+    is_causal: bool,
 ) -> Value:
-    """``softmax(query · keyᵀ · scale + mask) · value`` over the last two dimensions."""
+    """``softmax(query · keyᵀ · scale + mask) · value`` over the last two dimensions.
+
+    The mask of a causal one leaves each row of scores what is not behind its diagonal.
+    """
     width = query.shape[-1]
+    if is_causal:
+        if mask is not None:
+            raise Uninterpreted("two masks")
+        mask = terms.constant(np.tri(*_mask_extents(query.shape[-2], key.shape[-2]), dtype=bool))
     if mask is not None and mask.dtype == "bool":
         mask = _as_summand(terms, mask, query.dtype)
     if not isinstance(width, int) or (mask is not None and mask.dtype != query.dtype):
@@ -383,15 +419,26 @@ def attention(
 
 def triangle(terms: Terms, value: Value, offset: int, *, is_upper: bool) -> Value:
     """The matrix of the last two dimensions with 0 below (above) the diagonal that ``offset`` moves."""
-    rows, columns = value.shape[-2:] if value.rank > 1 else (None, None)
-    if not (isinstance(rows, int) and isinstance(columns, int)) or rows * columns > MAX_SEQUENCE:
-        raise Uninterpreted("a triangle of unknown extents, or beyond the limit")
+    if value.rank < 2:
+        raise Uninterpreted("no matrix")
+    rows, columns = _mask_extents(*value.shape[-2:])
     moved = min(max(offset, -rows), columns)
     kept = np.tri(rows, columns, moved - is_upper, dtype=bool) ^ is_upper
     stored = exact_array(value)
     if stored is not None:
         return terms.constant(np.where(kept, stored, np.zeros((), stored.dtype)))
     return choose(terms, terms.constant(kept), value, number(terms, 0, value.dtype))
+
+
+def _mask_extents(rows: Extent, columns: Extent) -> tuple[int, int]:
+    """Extents of a matrix that is written out.
+
+    Raises:
+        Uninterpreted: one is free, or it has too many cells.
+    """
+    if not (isinstance(rows, int) and isinstance(columns, int)) or rows * columns > _MOST_MASKED:
+        raise Uninterpreted("a mask of unknown extents, or beyond the limit")
+    return rows, columns
 
 
 def _as_summand(terms: Terms, mask: Value, dtype: str) -> Value:

@@ -196,6 +196,13 @@ IDENTITIES: dict[str, Identity] = {
             "some x is more than minus infinity",
             special=False,
         ),
+        _bits(
+            "masked-by-lowest",
+            "softmax(x + c) = softmax(x + d)",
+            "where c and d differ both are below half of the lowest number, which they are not in all cells; "
+            "|x| is less than a quarter of it; float32 and bfloat16",
+            special=False,
+        ),
         _reals("sinc", "sinc(x) = (1 where x is 0, else sin(π·x) / (π·x))", _NOT_HALF),
         _reals("attention", "sdpa(q, k, v) = softmax(q·kᵀ·s + mask)·v, s = 1/√width unless given"),
         # constants

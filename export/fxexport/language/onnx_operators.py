@@ -654,7 +654,8 @@ def _attention(call: Call) -> Value:
     if mask is not None and mask.shape[-1:] != key.shape[2:3]:
         raise Uninterpreted("a mask of fewer cells, which are masked")
     factor = None if scale is None else _number(call, "scale", query.dtype)
-    return definitions.attention(call.terms, query, key, value, mask, factor)
+    is_causal = call.is_on("is_causal")
+    return definitions.attention(call.terms, query, key, value, mask, factor, is_causal=is_causal)
 
 
 # --- views, moves ---

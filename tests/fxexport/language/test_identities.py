@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fxexport.language import arithmetic, definitions, moves, windows
 from fxexport.language.contraction import convolution, linear, matmul
@@ -699,6 +700,7 @@ ELSEWHERE = {
     "copy": "the readers' own tests: the operand itself",
     "dropout-in-evaluation": "the readers' own tests: the operand itself",
     "attention": "the ATen reader's tests, beside torch",
+    "masked-by-lowest": "beside torch, bit for bit, below",
     TIES: "the tests of spellings: places are given by an operator that is not looked into",
     "sinc": "the ATen reader's tests, beside ONNX Runtime",
     "fold-of-constants": "the tests of constants",
@@ -784,6 +786,31 @@ def soft(c: Case) -> Value:
     return definitions.softmax(c.terms, small(c), 2)
 
 
+HIDING = (-np.finfo(np.float32).max, -2e38, -np.inf)
+
+
+def masked(
+    c: Case, number: float, *cells: tuple[int, int], also: float = 0.0, dtype: str = "float32"
+) -> Value:
+    """A softmax over rows, to some cells of which a number is added, and to the others another."""
+    mask = np.full((2, 3), also, np.float32)
+    mask[tuple(zip(*cells, strict=True))] = number
+    return definitions.softmax(c.terms, arithmetic.add(c.terms, of_type(c, dtype), c.terms.constant(mask)), 1)
+
+
+@pytest.mark.parametrize("number", HIDING)
+def test_cells_to_which_almost_the_lowest_number_is_added_are_left_out(number: float) -> None:
+    c = Case()
+    assert masked(c, number, (0, 1), (1, 0), (1, 2), also=0.5) == masked(
+        c, -np.inf, (0, 1), (1, 0), (1, 2), also=0.5
+    )
+    assert ("masked-by-lowest" in c.terms.used) == np.isfinite(number)
+    mask, none = (torch.tensor([[0.5, low, 0.5], [low, 0.5, low]]) for low in (number, -torch.inf))
+    for size in (1.0, 1e4, 1e30, 2.0**125):
+        x = torch.randn(100, 2, 3).clamp(-1, 1) * size
+        assert torch.equal((x + mask).softmax(-1), (x + none).softmax(-1))
+
+
 def share(c: Case, value: Value, *dims: int) -> Value:
     """An exponential as a share of the sum of all along dimensions."""
     raised = definitions.unary(c.terms, "exp", value)
@@ -791,6 +818,9 @@ def share(c: Case, value: Value, *dims: int) -> Value:
 
 
 ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
+    "a row that is hidden": ("masked-by-lowest", lambda c: masked(c, HIDING[0], (1, 0), (1, 1), (1, 2))),
+    "a number that values may reach": ("masked-by-lowest", lambda c: masked(c, -1e38, (1, 0))),
+    "scores beyond": ("masked-by-lowest", lambda c: masked(c, -65504, (1, 0), dtype="float16")),
     "another may be no number": ("softmax-of-something", lambda c: guarded(c, small(c), soft(c))),
     "no softmax": ("softmax-of-something", lambda c: guarded(c, (x := small(c)), x)),
     "bent at another place": ("choice-of-slope", lambda c: bent(c, 1, c.number(0.25))),
@@ -856,13 +886,15 @@ def test_an_attention_of_another_kind_has_no_definition() -> None:
     nothing_left = c.terms.constant(np.array([[True, False], [False, False]]))
     for given in (of_type(c, "bool"), of_type(c, "float64"), nothing_left):
         with pytest.raises(Uninterpreted):
-            definitions.attention(c.terms, q, q, q, given, None)
+            definitions.attention(c.terms, q, q, q, given, None, is_causal=False)
     shape = (2, symbol("width"))
     wide = Value(
         term=c.terms.term("input", ("w",), (), "float32", shape, is_closed=False), known_layout=plain(shape)
     )
     with pytest.raises(Uninterpreted):
-        definitions.attention(c.terms, wide, wide, wide, None, None)
+        definitions.attention(c.terms, wide, wide, wide, None, None, is_causal=False)
+    with pytest.raises(Uninterpreted, match="two masks"):
+        definitions.attention(c.terms, q, q, q, c.number(1), None, is_causal=True)
 
 
 def test_an_uneven_adaptive_pool_is_no_pool_of_equal_windows() -> None:

@@ -106,18 +106,37 @@ def test_a_module_is_its_file_of_a_version_that_has_an_operator_for_it(tmp_path:
 
 
 class Attends(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, *, is_causal: bool) -> None:
         super().__init__()
         self.fc = nn.Linear(6, 3)
+        self._is_causal = is_causal
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows, mask = x[:, None], torch.ones(len(x), 1, 4, 4, dtype=torch.bool)
-        seen = nn.functional.scaled_dot_product_attention(rows, rows, rows, attn_mask=mask)
+        rows = x[:, None]
+        mask = None if self._is_causal else torch.ones(len(x), 1, 4, 4, dtype=torch.bool)
+        seen = nn.functional.scaled_dot_product_attention(
+            rows, rows, rows, attn_mask=mask, is_causal=self._is_causal
+        )
         return self.fc(seen.mean((1, 2)))
 
 
+def file_of(net: Attends, folder: Path, opset: int) -> onnx.ModelProto:
+    return onnx.load(export_onnx(net, torch.randn(2, 4, 6), folder / f"{opset}.onnx", opset=opset))
+
+
 def test_what_an_exporter_gives_for_a_row_without_a_cell_that_counts_is_the_attention(tmp_path: Path) -> None:
-    net, x = Attends().eval(), torch.randn(2, 4, 6)
-    model = onnx.load(export_onnx(net, x, tmp_path / "net.onnx", opset=20))
+    net = Attends(is_causal=False).eval()
+    model = file_of(net, tmp_path, 20)
     assert "IsNaN" in {node.op_type for node in model.graph.node}
+    assert derive(graph_of_module(net, (torch.randn(2, 4, 6),)), graph_of_onnx(model)).is_proved
+
+
+@pytest.mark.parametrize("opset", [20, 23])
+def test_attention_to_what_came_before_is_that_of_its_file_and_no_other(tmp_path: Path, opset: int) -> None:
+    net = Attends(is_causal=True).eval()
+    free = Attends(is_causal=False).eval()
+    free.load_state_dict(net.state_dict())
+    x = torch.randn(2, 4, 6)
+    model = file_of(net, tmp_path, opset)
     assert derive(graph_of_module(net, (x,)), graph_of_onnx(model)).is_proved
+    assert not derive(graph_of_module(free, (x,)), graph_of_onnx(model)).is_proved
