@@ -358,6 +358,7 @@ for _name, _own, *_numbers in (
     ("leaky_relu", definitions.leaky_relu, "negative_slope"),
     ("celu", definitions.celu, "alpha"),
     ("sinc", definitions.sinc),
+    ("log_sigmoid", definitions.log_sigmoid),
 ):
     OPERATORS[f"aten.{_name}.default"] = _function(_own, *_numbers)
 
@@ -375,6 +376,34 @@ def _pow(call: Call) -> Value:
         return arithmetic.power(call.terms, value, own)
     stored = definitions.number(call.terms, exponent, value.dtype)
     return elementwise(call.terms, "pow", [value, stored], value.dtype)
+
+
+@_handles("exp2.default")
+def _power_of_two(call: Call) -> Value:
+    value = call.real("self")
+    return definitions.raised(call.terms, definitions.number(call.terms, 2, value.dtype), value)
+
+
+@_handles("logaddexp.default")
+def _log_of_sum(call: Call) -> Value:
+    """``log(exp(a) + exp(b))``, which torch computes of their difference."""
+    dtype = _result(call)
+    if dtype not in ("float32", "float64"):
+        raise Uninterpreted("exponentials that half precision need not hold")
+    raised = (definitions.unary(call.terms, "exp", item) for item in _both(call, "self", "other", dtype))
+    call.terms.use("log-of-sum")
+    return definitions.logarithm(call.terms, arithmetic.add(call.terms, next(raised), next(raised)))
+
+
+@_handles("rrelu.default")
+def _random_slope(call: Call) -> Value:
+    """In evaluation a leaky ReLU, whose slope is the middle of those that training draws."""
+    value = call.real("self")
+    if call.flag("training"):
+        raise Uninterpreted("a slope that is drawn")
+    call.ignore("generator")
+    slope = (call.number("lower") + call.number("upper")) / 2
+    return definitions.leaky_relu(call.terms, value, definitions.number(call.terms, slope, value.dtype))
 
 
 @_handles("pow.Scalar", "pow.Tensor_Tensor")
@@ -754,6 +783,13 @@ for _name in ("max", "min"):
     OPERATORS[f"aten.arg{_name}.default"] = functools.partial(_place, name=_name)
 
 
+@_handles("aminmax.default")
+def _both_extremes(call: Call) -> list[Value]:
+    value, keep, dim = call.tensor("self"), call.flag("keepdim"), call.any("dim")
+    dims = [*range(value.rank)] if dim is None else [_dim(value, dim)]
+    return [windows.reduce(call.terms, name, value, dims, keep=keep) for name in ("min", "max")]
+
+
 @_handles("flatten.using_ints")
 def _flatten(call: Call) -> Value:
     value = call.tensor("self")
@@ -911,6 +947,35 @@ def _gather(call: Call) -> Value:
     call.ignore("sparse_grad")  # of training only
     value = call.tensor("self")
     return moves.gather_each(call.terms, value, _dim(value, call.integer("dim")), call.tensor("index"))
+
+
+_JOINED = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
+"""How torch names what ONNX does to cells that come to one place."""
+
+
+def _scatter(call: Call, way: str) -> Value:
+    value, index = call.tensor("self"), call.tensor("index")
+    if call.has("value"):
+        stored = definitions.number(call.terms, call.number("value"), value.dtype)
+        cells = moves.expand(stored, index.shape)
+    else:
+        cells = call.tensor("src")
+    for dim, wanted in enumerate(index.shape if cells.rank == index.rank else ()):
+        cells = moves.take(call.terms, cells, dim, 0, 1, wanted)  # of more the first ones count
+    if call.has("reduce"):
+        way = _JOINED.get(call.text("reduce"), "")
+        if not way or not call.flag("include_self"):
+            raise Uninterpreted("cells that are joined in another way")
+    return moves.scatter_each(call.terms, value, _dim(value, call.integer("dim")), index, cells, way)
+
+
+for _name, _way in (
+    ("scatter.src", "none"),
+    ("scatter.value", "none"),
+    ("scatter_add.default", "add"),
+    ("scatter_reduce.two", ""),
+):
+    OPERATORS[f"aten.{_name}"] = functools.partial(_scatter, way=_way)
 
 
 @_handles("copy.default")

@@ -141,12 +141,20 @@ def gelu(terms: Terms, value: Value, approximate: str) -> Value:
 
 
 def logarithm(terms: Terms, value: Value) -> Value:
-    """``log(x)``; of ``1 + exp(x)`` the softplus."""
+    """``log(x)``; of ``1 + exp(x)`` the softplus, of a sigmoid that of ``-x``, negated."""
     raised = _exponent_of_one_more(value)
-    if raised is None:
-        return unary(terms, "log", value)
-    terms.use("softplus")
-    return softplus(terms, raised)
+    if raised is not None:
+        terms.use("softplus")
+        return softplus(terms, raised)
+    if value.term.attributes == ("sigmoid",) and value.dtype != "float16":
+        return log_sigmoid(terms, value.term.operands[0].value(value.layout))
+    return unary(terms, "log", value)
+
+
+def log_sigmoid(terms: Terms, value: Value) -> Value:
+    """``log(sigmoid(x)) = -softplus(-x)``."""
+    terms.use("log-sigmoid")
+    return negate(terms, softplus(terms, negate(terms, value)))
 
 
 def _exponent_of_one_more(value: Value) -> Value | None:

@@ -177,6 +177,8 @@ IDENTITIES: dict[str, Identity] = {
             special=True,
         ),
         _reals("logistic", "y / (1 + exp(x)) = y · sigmoid(-x)", _NOT_HALF),
+        _reals("log-of-sum", "logaddexp(a, b) = log(exp(a) + exp(b))", "not in 16 bits"),
+        _reals("log-sigmoid", "log(sigmoid(x)) = -softplus(-x)", _NOT_HALF),
         _reals("softplus", "log(1 + exp(x)) = softplus(x)", _NOT_HALF),
         _reals(
             "choice-of-slope",

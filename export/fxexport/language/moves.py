@@ -22,6 +22,7 @@ from fxexport.language.layout import (
     extent_of,
     joined,
     merged,
+    own_axes,
     plain_axis,
     repeated,
     reshaped,
@@ -328,6 +329,32 @@ def gather_each(terms: Terms, value: Value, dim: int, index: Value) -> Value:
         raise Uninterpreted("indices that are no integers, or of another rank")
     kinds = [(value.dtype, index.shape)]
     return foreign(terms, ("gather each", dim), [value, index], kinds, is_random=False)[0]
+
+
+def scatter_each(terms: Terms, value: Value, dim: int, index: Value, cells: Value, way: str) -> Value:
+    """The value with cells in the dimension's places that the index names for each of them.
+
+    ``way`` says what becomes of what stood there: with ``none`` it is lost; ``add``, ``mul``, ``max`` and
+    ``min`` join the two.
+
+    Raises:
+        Uninterpreted: two cells may come to one place, and the last one would count, which libraries choose.
+    """
+    if index.dtype not in ("int32", "int64") or not index.rank == value.rank == cells.rank:
+        raise Uninterpreted("indices that are no integers, or of another rank")
+    if cells.shape != index.shape or cells.dtype != value.dtype:
+        raise Uninterpreted("cells that do not fit")
+    if way == "none" and not (cells.is_scalar or index.shape[dim] == 1 or _are_ranks(index, dim)):
+        raise Uninterpreted("cells that may come to one place")
+    kinds = [(value.dtype, value.shape)]
+    return foreign(terms, ("scatter each", dim, way), [value, index, cells], kinds, is_random=False)[0]
+
+
+def _are_ranks(index: Value, dim: int) -> bool:
+    """Whether the places are those of sorted cells along the dimension: each is another one."""
+    name, *attributes = index.term.attributes or ("",)
+    is_one = name == "sorted" and index.term.op == "foreign" and attributes[1] == dim
+    return is_one and index.layout == own_axes(index.shape)
 
 
 def overwritten(terms: Terms, value: Value, places: tuple[Any, ...], cells: Value) -> Value:

@@ -954,6 +954,16 @@ def _scatter(call: Call) -> Value:
     return moves.overwritten(call.terms, value, tuple(np.moveaxis(places, -1, 0)), call.tensor("updates"))
 
 
+@_handles("ScatterElements", 11, 13, 16, 18)
+def _scatter_each(call: Call) -> Value:
+    value = call.tensor("data")
+    axis, way = (
+        _axis(value, call.integer("axis")),
+        call.text("reduction") if call.has("reduction") else "none",
+    )
+    return moves.scatter_each(call.terms, value, axis, call.tensor("indices"), call.tensor("updates"), way)
+
+
 @_handles("Trilu", 14)
 def _triangle(call: Call) -> Value:
     moved = exact_array(call.tensor("k")) if call.any("k") is not None else np.zeros((), np.int64)

@@ -700,6 +700,8 @@ ELSEWHERE = {
     "copy": "the readers' own tests: the operand itself",
     "dropout-in-evaluation": "the readers' own tests: the operand itself",
     "attention": "the ATen reader's tests, beside torch",
+    "log-sigmoid": "the tests of spellings, beside ONNX Runtime",
+    "log-of-sum": "the tests of spellings, beside ONNX Runtime",
     "masked-by-lowest": "beside torch, bit for bit, below",
     TIES: "the tests of spellings: places are given by an operator that is not looked into",
     "sinc": "the ATen reader's tests, beside ONNX Runtime",

@@ -132,7 +132,39 @@ def spread(x: torch.Tensor) -> torch.Tensor:
     return F.conv_transpose2d(x, SPREAD, bias, (1, 3), (1, 0), groups=2, dilation=(2, 1))
 
 
+LARGEST = "a = ArgMax <axis = 1> (x) s = Shape(a) c = ConstantOfShape <value = float[1] {9.0}> (s)"
+RANKS = f"{ints('k', 2)} v, i = TopK <axis = 1> (x, k) {ints('o', 0)} {ints('p', 1)}"
+CELLS = f"{RANKS} u = Slice(x, o, k, p)"
+"""The places of the two largest of each channel, and the first two."""
+
 SAME: dict[str, tuple[Function, str]] = {
+    "log of a sigmoid": (F.logsigmoid, "s = Sigmoid(x) y = Log(s)"),
+    "log of a sum": (
+        lambda x: torch.logaddexp(x, 2 * x),
+        f"{number('t', 2)} d = Mul(x, t) a = Exp(x) b = Exp(d) s = Add(a, b) y = Log(s)",
+    ),
+    "both extremes": (
+        lambda x: torch.cat(x.aminmax(dim=1, keepdim=True), 1),
+        "a = ReduceMin <axes = [1]> (x) b = ReduceMax <axes = [1]> (x) y = Concat <axis = 1> (a, b)",
+    ),
+    "a power of two": (torch.exp2, f"{number('t', 2)} y = Pow(t, x)"),
+    "the middle of slopes": (lambda x: F.rrelu(x, 0.1, 0.3), "y = LeakyRelu <alpha = 0.2> (x)"),
+    "written to the largest": (
+        lambda x: x.scatter(1, x.argmax(1, keepdim=True), 9.0),
+        f"{LARGEST} y = ScatterElements <axis = 1> (x, a, c)",
+    ),
+    "written to the two largest": (
+        lambda x: x.scatter(1, x.topk(2, 1).indices, x),
+        f"{CELLS} y = ScatterElements <axis = 1> (x, i, u)",
+    ),
+    "added to the two largest": (
+        lambda x: x.scatter_add(1, x.topk(2, 1).indices, x[:, :2]),
+        f'{CELLS} y = ScatterElements <axis = 1, reduction = "add"> (x, i, u)',
+    ),
+    "multiplied": (
+        lambda x: x.scatter_reduce(1, x.topk(2, 1).indices, x[:, :2], "prod"),
+        f'{CELLS} y = ScatterElements <axis = 1, reduction = "mul"> (x, i, u)',
+    ),
     "cells of a table": (
         lambda x: TABLE[x.argmax(1)].unsqueeze(1),
         f"{FOUND} {ints('o', 1)} y = Unsqueeze(g, o)",
@@ -439,6 +471,31 @@ SAME |= {
 }
 
 OTHER: dict[str, tuple[Function, str]] = {
+    "log of another sigmoid": (lambda x: F.logsigmoid(-x), SAME["log of a sigmoid"][1]),
+    "log of another sum": (lambda x: torch.logaddexp(x, 3 * x), SAME["log of a sum"][1]),
+    "another power": (torch.exp2, f"{number('t', 3)} y = Pow(t, x)"),
+    "another slope": (lambda x: F.rrelu(x, 0.1, 0.2), SAME["the middle of slopes"][1]),
+    "written to the smallest": (
+        lambda x: x.scatter(1, x.argmin(1, keepdim=True), 9.0),
+        SAME["written to the largest"][1],
+    ),
+    "another number is written": (
+        lambda x: x.scatter(1, x.argmax(1, keepdim=True), 8.0),
+        SAME["written to the largest"][1],
+    ),
+    "added, not written": (SAME["added to the two largest"][0], SAME["written to the two largest"][1]),
+    "added along another axis": (
+        SAME["added to the two largest"][0],
+        SAME["added to the two largest"][1].replace("ScatterElements <axis = 1", "ScatterElements <axis = 2"),
+    ),
+    "only what is added": (
+        lambda x: x.scatter_reduce(1, x.topk(2, 1).indices, x[:, :2], "sum", include_self=False),
+        SAME["added to the two largest"][1],
+    ),
+    "written where one may cover another": (
+        lambda x: x.scatter(1, (x > 0).long(), x),
+        f"{number('z', 0)} g = Greater(x, z) i = Cast <to = 7> (g) y = ScatterElements <axis = 1> (x, i, x)",
+    ),
     "a triangle without its diagonal": (lambda x: x.exp().tril(-1), "e = Exp(x) y = Trilu <upper = 0> (e)"),
     "the other triangle": (lambda x: x.exp().triu(), "e = Exp(x) y = Trilu <upper = 0> (e)"),
     "cells of another table": (
