@@ -93,6 +93,7 @@ VALUES: dict[str, list[Any]] = {
 
 # these are numbers to a schema, and no number may stand for them
 BY_NAME: dict[str, list[Any]] = {
+    "reduce": ["sum", "prod", "amax", "amin", "mean"],
     "dtype": [None, torch.float32, torch.float64],
     "layout": [None, torch.strided],
     "device": [None, torch.device("cpu")],
