@@ -52,7 +52,11 @@ def loses_writes(graph: torch.fx.Graph) -> bool:
     written = {memory for node in graph.nodes if _is_in_place(node) for memory in _memory(node)}
     views = (node for node in graph.nodes if _is_view(node) and not _says_view(node))
     is_lost = any(_memory(node) & written and str(node.target) not in _TAKEN_APART for node in views)
-    return is_lost or any(map(_copies_within, graph.nodes))
+    # torch 2.11 copies what it passes on, in the recording alone
+    is_copied = any(
+        _memory(node) & written for node in graph.nodes if _passes_on(node) and not _is_view(node)
+    )
+    return is_lost or is_copied or any(map(_copies_within, graph.nodes))
 
 
 def _copies_within(node: torch.fx.Node) -> bool:
@@ -431,7 +435,12 @@ _TAKEN_APART = {"aten.alpha_dropout.default", "aten.dropout.default", "aten.feat
 
 def _is_new(node: torch.fx.Node) -> bool:
     """Whether no other value shares memory with the node's."""
-    return node.op == "call_function" and not (_says_view(node) or _is_view(node))
+    return node.op == "call_function" and not (_says_view(node) or _is_view(node) or _passes_on(node))
+
+
+def _passes_on(node: torch.fx.Node) -> bool:
+    """Whether it gives the very tensor that it is given, since nothing is dropped in evaluation."""
+    return str(node.target) in _TAKEN_APART and node.args[-1] is False
 
 
 def _says_view(node: torch.fx.Node) -> bool:

@@ -96,8 +96,11 @@ class Calls(TorchFunctionMode):
 
     def _note(self, name: str, given: tuple[_Seen | _Number | str, ...], result: Any) -> None:
         made = [leaf for leaf in _leaves(result) if isinstance(leaf, torch.Tensor)]
-        is_about_tensors = made or (result is None and any(isinstance(item, _Seen) for item in given))
-        if is_about_tensors and name != _CHECK:
+        read = [item for item in given if isinstance(item, _Seen)]
+        is_about_tensors = made or (result is None and read)
+        # torch 2.11 notes in tensors without cells whether gradients are recorded
+        is_about_cells = not all(map(_is_empty, [*(item.shape for item in read), *(t.shape for t in made)]))
+        if is_about_tensors and is_about_cells and name != _CHECK:
             self._calls.append(_Call(name, given, tuple(map(self._tensor, made))))
 
     def gave(self, result: Any) -> None:
@@ -200,6 +203,11 @@ def _unwatched() -> Iterator[None]:
         yield
     finally:
         sys.setprofile(watching)
+
+
+def _is_empty(shape: Sequence[Any]) -> bool:
+    """Whether a tensor has no cells, at any size of the inputs."""
+    return any(isinstance(extent, int) and extent == 0 for extent in shape)
 
 
 def _registered(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

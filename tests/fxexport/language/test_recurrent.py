@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -50,9 +51,20 @@ def written(module: nn.Module, path: Path, *, is_new: bool) -> onnx.ModelProto:
     return onnx.load(path)
 
 
+@functools.cache
+def are_states_recorded() -> bool:
+    """Whether torch records the states of an LSTM with the axes that they have; 2.11 says one more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a layer lists its weights
+        program = torch.export.export(nn.LSTM(4, 6, batch_first=True).eval(), (X,))
+    return all(node.meta["val"][1].dim() == X.dim() for node in program.graph.nodes if node.name == "lstm")
+
+
 @pytest.mark.parametrize("is_new", [True, False], ids=["dynamo", "script"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_is_that_of_its_file_and_no_other(name: str, tmp_path: Path, *, is_new: bool) -> None:
+    if name != "gru" and not are_states_recorded():
+        pytest.skip("this torch records states of another rank")
     torch.manual_seed(0)
     module = Read(LAYERS[name]()).eval()
     file = written(module, tmp_path / "layer.onnx", is_new=is_new)
