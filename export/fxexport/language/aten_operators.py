@@ -14,6 +14,7 @@ import torch
 
 from fxexport.language import arithmetic, definitions, moves, recurrent, windows
 from fxexport.language.call import Call, Handler
+from fxexport.language.constant_tensor import torch_value
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, linear, matmul, spelled_sum, transposed_convolution
 from fxexport.language.extents import Extent, Polynomial, divided, minus, plus
@@ -39,15 +40,15 @@ def _handles(*names: str) -> Callable[[Handler], Handler]:
 
 
 def _dim(value: Value, dim: int) -> int:
-    if not -max(value.rank, 1) <= dim < max(value.rank, 1):
+    if not -value.rank <= dim < value.rank:  # torch lets a number be a vector of one
         raise Uninterpreted("a dimension that is none")
-    return dim % max(value.rank, 1)
+    return dim % value.rank
 
 
 def _reduced(call: Call, value: Value) -> tuple[list[int], bool]:
     """The dimensions that are reduced, all where none are given, and whether they stay."""
     given = call.optional_integers("dim") if call.has("dim") else None
-    dims = [_dim(value, dim) for dim in given] if given else list(range(value.rank))
+    dims = [_dim(value, dim) for dim in given] if given and value.rank else list(range(value.rank))
     return dims, call.has("keepdim") and call.flag("keepdim")
 
 
@@ -260,15 +261,15 @@ def _layer_norm(call: Call) -> Value:
 
 @_handles("rms_norm.default")
 def _rms_norm(call: Call) -> Value:
-    value, shape, given = call.tensor("input"), call.extents("normalized_shape"), call.any("eps")
+    if call.any("eps") is None:
+        raise Uninterpreted("a small number that each type has, and in 16 bits that of 32: torch defines it")
+    value, shape = call.tensor("input"), call.extents("normalized_shape")
     weight = call.optional_tensor("weight")
     is_one = value.is_float and (weight is None or weight.dtype == value.dtype)
     if not shape or list(value.shape[value.rank - len(shape) :]) != shape or not is_one:
         raise Uninterpreted("a norm over another shape, or of several types")
-    epsilon = torch.finfo(getattr(torch, value.dtype)).eps if given is None else call.number("eps")
     dims = range(value.rank - len(shape), value.rank)
-    stored = definitions.number(call.terms, epsilon, value.dtype)
-    return definitions.root_mean_square_norm(call.terms, value, dims, stored, weight)
+    return definitions.root_mean_square_norm(call.terms, value, dims, _epsilon(call, value), weight)
 
 
 @_handles("group_norm.default")
@@ -793,8 +794,12 @@ def _both_extremes(call: Call) -> list[Value]:
 @_handles("flatten.using_ints")
 def _flatten(call: Call) -> Value:
     value = call.tensor("self")
-    start, end = (_dim(value, call.integer(name)) for name in ("start_dim", "end_dim"))
-    return moves.flatten(value, start, end) if value.rank else moves.unsqueeze(value, [0])
+    places = [call.integer(name) for name in ("start_dim", "end_dim")]
+    return (
+        moves.flatten(value, *(_dim(value, at) for at in places))
+        if value.rank
+        else moves.unsqueeze(value, [0])
+    )
 
 
 @_handles("view.default", "_unsafe_view.default", "reshape.default")
@@ -1260,10 +1265,19 @@ def _table(target: OpOverload, call: Call) -> Value:
         raise Uninterpreted("a table of free extents")
     if math.prod(max(item, 1) for item in given.values() if isinstance(item, int)) > MAX_SEQUENCE:
         raise Uninterpreted("a table beyond the limit")
-    found = target(**given | {"device": "cpu", "pin_memory": None}).numpy()
-    off = 4 * UNIT.get(str(found.dtype), 0.0) * float(np.abs(found).max(initial=0))
-    is_rounded = off and bool(np.any(found != np.rint(found)))
-    return call.terms.constant(found, rounded=Rounded(defined=off, step=off) if is_rounded else None)
+    try:
+        found = target(**given | {"device": "cpu", "pin_memory": None})
+    except NotImplementedError as error:
+        raise Uninterpreted("a table of a type that it is not made in") from error
+    stored = torch_value(call.terms, found)
+    array = exact_array(stored)
+    if array is None or stored.dtype not in UNIT:
+        return stored
+    numbers = array.astype(np.float64)
+    off = 4 * UNIT[stored.dtype] * float(np.abs(numbers).max(initial=0))
+    if np.all(numbers == np.rint(numbers)):
+        return stored
+    return call.terms.constant(array, rounded=Rounded(defined=off, step=off), dtype=stored.dtype)
 
 
 for _name in (

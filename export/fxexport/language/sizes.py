@@ -42,7 +42,11 @@ def chosen(terms: Terms, condition: Value, first: Value, second: Value) -> Value
     """The extents of two vectors that a known condition chooses, or None where it is not known."""
     array = exact_array(condition)
     both = _aligned(first.contents, second.contents)
-    places = None if array is None or array.ndim > 1 or both is None else _aligned(array.tolist(), both)
+    places = (
+        None
+        if array is None or array.ndim > 1 or both is None
+        else _aligned(array.reshape(-1).tolist(), both)
+    )
     if places is None or condition.dtype != "bool":
         return None
     found = [b if is_first else c for is_first, (b, c) in places]

@@ -188,6 +188,9 @@ REFUSED = {
             ("...->", "..,..->", "....,...->...", "...a,...->...ab", "...,...->", "...")
         )
     },
+    "a shape that one truth chooses": (
+        "k = Constant <value = bool {1}> () s = Shape(x) t = Reshape(x, s) u = Shape(t) r = Where(k, s, u)"
+    ),
     "powers of each other": ("k = Constant <value_floats = [1.5, 2.5, 3.5]> () l = Pow(k, k) r = Mul(x, l)"),
 }
 """Most are refused by runtimes; the last is not."""
@@ -298,6 +301,10 @@ MODULES = {
     ),
     "imaginary parts": (imaginary(0.5), imaginary(2.0)),
     "places of other maxima": (places(1), places(-1)),
+    "a norm in 16 bits whose small number is that of 32": (
+        lambda x: nn.functional.rms_norm((x * 1e-3).bfloat16(), x.shape[-1:]),
+        lambda x: nn.functional.rms_norm((x * 1e-3).bfloat16(), x.shape[-1:], eps=2.0**-7),
+    ),
     "a product of what repeats": (
         lambda x: x[..., None].expand(-1, -1, -1, -1, 3).prod(-1),
         lambda x: x * 3,
@@ -389,6 +396,10 @@ def test_a_pool_with_gaps_says_itself_how_much_is_padded(pool: str) -> None:
     assert derive(*map(graph_of_onnx, plain)).is_proved
 
 
+def _of_number(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return x + function(x.mean())
+
+
 READ: dict[str, Callable[[Tensor], Tensor]] = {
     "blocks of one map alone": lambda x: x + nn.functional.unfold(x[0], 1).sum(),
     "a vector as a weight": lambda x: x + nn.functional.linear(x, torch.ones(3))[..., None],
@@ -399,6 +410,22 @@ READ: dict[str, Callable[[Tensor], Tensor]] = {
         nn.functional.linear(x, torch.tensor([[1.0, 2, 3], [4, 5, 6]]))[..., None].expand(-1, -1, -1, -1, 3)
         * torch.tensor([1.0, 2, 3])
     ),
+    **{
+        f"a number as a vector of one, {name}": functools.partial(_of_number, function)
+        for name, function in {
+            "softmax": lambda x: x.softmax(0),
+            "softmax's logarithm": lambda x: x.log_softmax(-1),
+            "its sum": lambda x: x.cumsum(0),
+            "its largest": lambda x: x.max(0).values,
+            "in order": lambda x: x.sort(0).values,
+            "turned": lambda x: x.transpose(0, -1),
+            "squeezed": lambda x: x.squeeze(0),
+            "flattened": lambda x: x.flatten(0, -1),
+            "the logarithm of its exponentials' sum": lambda x: x.logsumexp(0),
+            "chosen": lambda x: x.index_select(0, torch.tensor([0])),
+        }.items()
+    },
+    "a table in bfloat16": lambda x: x * torch.linspace(0.5, 1, x.shape[-1], dtype=torch.bfloat16),
     "a spread map without batch": lambda x: nn.functional.conv_transpose2d(x[0], torch.ones(4, 2, 2, 2)),
 }
 
