@@ -213,17 +213,29 @@ class _Proof:
             sizes=tuple(sizes),
             outside=_joined(left.outside, right.outside, pairs),
             fixed=_joined(left.fixed, right.fixed, pairs),
-            scope=tuple(dict.fromkeys((*left.scope, *right.scope, *self._limits(left, right)))),
+            scope=tuple(dict.fromkeys((*left.scope, *right.scope, *self._limits(found[0])))),
             operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
             steps=tuple(dict.fromkeys(self._steps(found[0]))),
         )
 
-    def _limits(self, left: Graph, right: Graph) -> Iterator[str]:
-        """For which values it is not: in some identities, and in kernels of two libraries."""
+    def _limits(self, outputs: Sequence[Value]) -> Iterator[str]:
+        """For which values it is not: in some identities, and in kernels of two libraries or operators."""
         if TIES in self._terms.used:
             yield EQUAL
-        if left.scope != right.scope or any(not IDENTITIES[name].special for name in self._terms.used):
+        if not (
+            all(IDENTITIES[name].special for name in self._terms.used) and self._are_kernels_one(outputs)
+        ):
             yield FINITE
+
+    def _are_kernels_one(self, outputs: Sequence[Value]) -> bool:
+        """Whether the same operators of one library give the terms on both sides.
+
+        A largest value and a root go their own ways at NaN and infinities, by another name.
+        """
+        left, right = self._graphs
+        terms = (term for value in outputs for term in below(value.term) if not term.is_closed)
+        names = ([self._origin(side, term).operator for side in (0, 1)] for term in dict.fromkeys(terms))
+        return left.scope == right.scope and all(own == other for own, other in names)
 
     def _steps(self, outputs: Sequence[Value]) -> Iterator[str]:
         """Names of nodes that round or compare what need not be the same bits on both sides."""

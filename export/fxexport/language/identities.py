@@ -101,7 +101,12 @@ IDENTITIES: dict[str, Identity] = {
             f"a and b are scalars, a is not 0; {_MODERATE}; {_NOT_HALF}",
         ),
         # clamps
-        _bits("clamp-of-clamp", "clamp(clamp(x, a, b), c, d) = clamp(x, clamp(a, c, d), clamp(b, c, d))"),
+        _bits(
+            "clamp-of-clamp",
+            "clamp(clamp(x, a, b), c, d) = clamp(x, clamp(a, c, d), clamp(b, c, d))",
+            "where a bound is left out it is the largest number to some, and infinity to others",
+            special=False,
+        ),
         _reals(
             "clamp-of-affine",
             "clamp(a·x + b, l, h) = a·clamp(x, (l - b)/a, (h - b)/a) + b",
@@ -153,7 +158,8 @@ IDENTITIES: dict[str, Identity] = {
             "adaptive_pool(x, n) = pool_k(x), k = extent / n = stride",
             "n divides the extent",
         ),
-        _reals("reduction-of-reduction", "mean(mean(x)) = mean(x), sum, max, min too", special=True),
+        # the largest of several is another NaN's neighbour in another order
+        _reals("reduction-of-reduction", "mean(mean(x)) = mean(x), sum, max, min too"),
         _reals("sum-of-repeated", "Σ x = n·x", "x repeats n times along the sum", special=True),
         _reals(TIES, "the places of sorted cells are those of any order that sorts them"),
         # definitions

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
+from onnx import parser
 from torch import nn
 
-from fxexport.language import Derivation, NotRead, compare, derive, graph_of_module
+from fxexport.language import Derivation, NotRead, compare, derive, graph_of_module, graph_of_onnx
 from fxexport.language.compare import FINITE
 
 Middle = Callable[[torch.Tensor], torch.Tensor]
@@ -464,3 +467,25 @@ def test_where_nan_may_go_another_way_the_scope_says_so() -> None:
     graphs = [graph_of_module(Sum(is_split=is_split), (torch.randn(2, 3),)) for is_split in (False, True)]
     assert FINITE in derive(*graphs).scope
     assert FINITE not in derive(graphs[0], graphs[0]).scope
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "number"),
+    [
+        ("y = Relu(x)", "z = Constant <value_float = 0.0> () y = Clip(x, z)", np.inf),
+        ("y = Relu(x)", "z = Constant <value_float = 0.0> () h = Relu(x) y = Clip(h, z)", np.inf),
+        ("h = Constant <value_float = 0.5> () y = Pow(x, h)", "y = Sqrt(x)", -np.inf),
+        ("y = GlobalMaxPool(x)", "y = ReduceMax <axes = [2, 3]> (x)", -np.inf),
+    ],
+)
+def test_other_operators_of_one_function_may_go_other_ways_at_infinity(
+    first: str, second: str, number: float
+) -> None:
+    texts = (f"g (float[1,1,2,2] x) => (float[m,n,o,p] y) {{ {text} }}" for text in (first, second))
+    models = [parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}') for text in texts]
+    sessions = [onnxruntime.InferenceSession(model.SerializeToString()) for model in models]
+    results = [session.run(None, {"x": np.full((1, 1, 2, 2), number, np.float32)})[0] for session in sessions]
+    assert not np.array_equal(*results, equal_nan=True)
+    derived = derive(*map(graph_of_onnx, models))
+    assert derived.is_proved
+    assert FINITE in derived.scope
