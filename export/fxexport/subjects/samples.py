@@ -134,8 +134,10 @@ def random_samples(specs: Sequence[InputSpec], count: int, seed: int) -> Samples
     do; booleans are even; other integers lie below the number of embeddings that they select from.
 
     Raises:
-        CheckError: an input leaves its shape or its range open.
+        CheckError: an input leaves its shape or its range open, or there is none.
     """
+    if not specs:
+        raise CheckError("there is no input to run the models on", fix="give models that take one")
     rows = tuple(_random_rows(spec, index, count, seed) for index, spec in enumerate(specs))
     return Samples(names=tuple(spec.name for spec in specs), rows=rows)
 

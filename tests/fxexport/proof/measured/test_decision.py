@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
+import onnx.parser
 import pytest
 import torch
 from torch import nn
@@ -236,6 +236,18 @@ def test_random_samples_lie_in_the_range_that_an_input_takes(given, low, high):
 def test_an_open_shape_or_range_is_an_error(given):
     with pytest.raises(CheckError, match="give inputs"):
         random_samples((given,), 8, seed=0)
+
+
+def test_files_without_inputs_are_refused(tmp_path):
+    path = tmp_path / "constant.onnx"
+    path.write_bytes(
+        onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 17]> '
+            "g () => (float[2] y) { y = Constant <value_floats = [1.0, 2.0]> () }"
+        ).SerializeToString()
+    )
+    with pytest.raises(CheckError, match="no input"):
+        certify(path, path)
 
 
 def test_random_samples_take_no_memory_until_they_are_read():
