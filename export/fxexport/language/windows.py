@@ -135,7 +135,7 @@ def _at_once(terms: Terms, name: str, value: Value, window: SlidingWindow) -> Va
     """A pool over the whole map, or over each cell alone; None for another one."""
     dims = range(value.rank - len(window.kernel), value.rank)
     extents = value.shape[dims.start :]
-    is_over = name == "mean" and window.ceil and all(map(_covers, window.kernel, extents))
+    is_over = name == "mean" and window.ceil and all(map(_covers, window.kernel, window.stride, extents))
     if (is_over or window.kernel == extents) and not window.is_padded and set(window.dilation) == {1}:
         terms.use("pool-over-map")
         return reduce(terms, name, value, dims, keep=True)
@@ -145,9 +145,12 @@ def _at_once(terms: Terms, name: str, value: Value, window: SlidingWindow) -> Va
     return None
 
 
-def _covers(size: Extent, extent: Extent) -> bool:
-    """Whether a window is no smaller than what it is on, wherever that can be."""
-    return isinstance(size, int) and size > 0 and floor_divided(minus(extent, 1), size) == 0
+def _covers(size: Extent, step: int, extent: Extent) -> bool:
+    """Whether a window that rounds up stops but once, and hangs over what it is on, wherever that can be.
+
+    One that is longer by a step or more fits nowhere.
+    """
+    return isinstance(size, int) and floor_divided(minus(size, extent), step) == 0
 
 
 def folded(terms: Terms, value: Value, size: Sequence[Extent], window: SlidingWindow) -> Value:

@@ -396,6 +396,13 @@ def test_a_pool_with_gaps_says_itself_how_much_is_padded(pool: str) -> None:
     assert derive(*map(graph_of_onnx, plain)).is_proved
 
 
+@pytest.mark.parametrize(("step", "is_one"), [(1, False), (2, True), (4, True)])
+def test_a_window_longer_than_the_map_by_a_step_stops_nowhere(step: int, is_one: bool) -> None:
+    window = f"kernel_shape = [4, 4], strides = [{step}, {step}], ceil_mode = 1"
+    models = [model(f"y = AveragePool <{window}> (x)"), model("y = GlobalAveragePool(x)")]
+    assert derive(*map(graph_of_onnx, models)).is_proved is is_one
+
+
 def _of_number(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return x + function(x.mean())
 
