@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx.shape_inference import InferenceError
@@ -19,6 +20,7 @@ from fxexport.onnx_node import domain_of, schema_of, shaped_as, versions_of
 from fxexport.untrusted.inline import every_node, require_places
 from fxexport.untrusted.limits import MAX_INFERENCE_BYTES
 from fxexport.untrusted.refused import Refused
+from fxpasses.errors import first_line
 
 if sys.platform != "win32":
     import resource
@@ -47,6 +49,10 @@ def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.M
             found = onnx.shape_inference.infer_shapes(known, strict_mode=strict_mode, data_prop=True)
     except MemoryError as error:
         raise InferenceError("its shapes take more memory to infer than the limit") from error
+    except InferenceError:
+        raise
+    except Exception as error:  # its rules look at places that a file need not have, and C++ raises anything
+        raise InferenceError(first_line(error)) from error
     if known is not model:
         for node, own in zip(found.graph.node, model.graph.node, strict=True):
             if (node.domain, node.op_type) != (own.domain, own.op_type):
@@ -72,7 +78,8 @@ def _as_standard(model: onnx.ModelProto) -> onnx.ModelProto:
 def _require_sound(node: onnx.NodeProto, versions: Mapping[str, int]) -> None:
     """Returns where ONNX's rules can be asked about a node: they trust it, and are compiled code.
 
-    An operand that is missing is read all the same, and an equation that is none is read for ever.
+    An operand or attribute that is missing is read all the same, and so is one of another type, or a number
+    of outputs beyond those that there are; an equation that is none is read for ever.
 
     Raises:
         InferenceError: they cannot.
@@ -84,7 +91,15 @@ def _require_sound(node: onnx.NodeProto, versions: Mapping[str, int]) -> None:
         is_needed = formal.option == onnx.defs.OpSchema.FormalParameterOption.Single
         if is_needed and not (place < len(node.input) and node.input[place]):
             raise InferenceError(f"{node.op_type} {node.name!r} lacks its operand {formal.name!r}")
+    known: Mapping[str, Any] = {} if schema is None else schema.attributes  # whose stubs lack numbers
+    given = {item.name: item.type for item in node.attribute}
+    for name, defined in known.items():
+        if given[name] != int(defined.type) if name in given else defined.required:
+            raise InferenceError(f"{node.op_type} {node.name!r} has no attribute {name!r} as it is defined")
     for item in node.attribute:
+        is_count = node.op_type == "Split" and item.name == "num_outputs"
+        if is_count and (item.ref_attr_name or item.i != len(node.output)):
+            raise InferenceError(f"Split {node.name!r} has another number of outputs than it says")
         is_equation = node.op_type == "Einsum" and item.name == "equation"
         if is_equation and (item.ref_attr_name or not _EQUATION.fullmatch(item.s)):
             raise InferenceError(f"Einsum {node.name!r} has no equation")

@@ -165,7 +165,9 @@ def exact_array(value: Value) -> Array | None:
         return None
     try:
         cells = _arranged(value.term.array, along(value.layout))
-        return np.broadcast_to(cells, [_number(extent) for extent in value.shape])
+        extents = [_number(extent) for extent in value.shape]
+        is_small = math.prod(extents) <= max(_MOST, value.term.array.size)
+        return np.broadcast_to(cells, extents) if is_small else None  # what reads them writes them out
     except NotFolded:
         return None
 

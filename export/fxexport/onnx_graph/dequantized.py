@@ -51,12 +51,16 @@ def with_dequantized(model: onnx.ModelProto, weights: Mapping[str, Array]) -> on
 def _computed(
     node: onnx.NodeProto, version: int, stored: Mapping[str, onnx.TensorProto], weights: Mapping[str, Array]
 ) -> onnx.TensorProto | None:
-    """The node's result, or None where it is of a type that is not computed here."""
+    """The node's result, or None where it is of a type, or in blocks, that are not computed here."""
     feeds = {
         name: weights[name] if is_external(stored[name]) else array_of(stored[name])
         for name in node.input
         if name
     }
+    block = next((item.i for item in node.attribute if item.name == "block_size"), 0)
+    values, *scales = (feeds[name].size for name in node.input[:2] if name)
+    if block * max(scales, default=0) > 2 * values:  # each scale is written out as often as that
+        return None
     alone = onnx.NodeProto()
     alone.CopyFrom(node)
     alone.domain = ""

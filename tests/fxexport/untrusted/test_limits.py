@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import time
+import tracemalloc
 from pathlib import Path
 
 import onnx
@@ -191,6 +192,19 @@ UNSOUND = {
     },
     "no operand": ("r = EyeLike ()", "EyeLike .* lacks its operand 'input'"),
     "an operand left out": ('r = EyeLike ("")', "EyeLike .* lacks its operand 'input'"),
+    "an attribute left out": (
+        "q = ai.onnx.ml.Q (x) r = ai.onnx.ml.TreeEnsemble <nodes_splits = float[0] {}> (q)",
+        "TreeEnsemble .* has no attribute '.*' as it is defined",
+    ),
+    "an attribute of another type": ("r = Softmax <axis = 1.0> (x)", "Softmax .* has no attribute 'axis'"),
+    "outputs beyond those told": (
+        "r, s, t = Split <axis = 1, num_outputs = 1> (x)",
+        "Split .* has another number of outputs than it says",
+    ),
+    "no number where it reads one": (
+        "c = Constant <value = int64[0] {}> () u = Unsqueeze (x, a) r = STFT (u, c)",
+        "range_check",
+    ),
 }
 
 
@@ -198,10 +212,26 @@ UNSOUND = {
 def test_what_onnx_trusts_in_a_node_is_looked_at_first(name: str, tmp_path: Path) -> None:
     """Its inference of shapes ends the process on these, or never ends."""
     text, told = UNSOUND[name]
-    head = '<ir_version: 8, opset_import: ["" : 18]> g (float[N,4] x) => (float[N,4] y)'
-    model = parser.parse_model(f"{head} {{ {text} y = Relu (x) }}")
+    head = '<ir_version: 8, opset_import: ["" : 18, "ai.onnx.ml" : 5]> g (float[N,4] x) => (float[N,4] y)'
+    model = parser.parse_model(f"{head} <int64[1] a = {{2}}> {{ {text} y = Relu (x) }}")
     onnx.save(model, tmp_path / "m.onnx")
     assert derive(graph_of_onnx(model), graph_of_onnx(model)).is_proved
     assert find_onnx_sites(model).sites == ()
     with pytest.raises(CheckError, match=told):
         OnnxSubject(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("block", [1 << 24, (1 << 63) - 1])
+def test_scales_are_not_written_out_beyond_the_values_that_they_are_for(block: int, tmp_path: Path) -> None:
+    head = '<ir_version: 10, opset_import: ["" : 21]> g (float[N,4] x) => (float[N,4] y)'
+    held = "<int8[4,4] q = {0,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6}, float[4,1] s = {1,2,3,4}>"
+    body = f"{{ w = DequantizeLinear <axis = 1, block_size = {block}> (q, s) y = MatMul (x, w) }}"
+    model = parser.parse_model(f"{head} {held} {body}")
+    onnx.save(model, tmp_path / "m.onnx")
+    tracemalloc.start()
+    try:
+        assert derive(graph_of_onnx(model), graph_of_onnx(model)).is_proved
+        OnnxSubject(tmp_path / "m.onnx")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()

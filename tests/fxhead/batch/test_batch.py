@@ -38,6 +38,7 @@ KNOWN = {name: RowOption(text=f"--{name.replace('_', '-')}", is_flag=name == "em
          ("to", "scope", "arch", "ema", "allow", "input_shape", "weights")}  # fmt: skip
 NET = """
 import os, time
+from pathlib import Path
 import torch
 from torch import nn
 
@@ -57,6 +58,8 @@ def eats():
         kept.append(bytearray(os.urandom(1 << 20) * 64))
 
 def dies():
+    from fxhead.files.staging import LOCK, make_staging
+    (make_staging(Path("out/dies")) / LOCK).touch()
     os.kill(os.getpid(), 9)
 
 def raises():
@@ -116,6 +119,7 @@ def test_every_end_is_a_row_with_its_reason_and_the_rest_goes_on(work: Path) -> 
     assert "no such model" in reasons["raises"]
     assert "missing.pt" in reasons["missing"]
     assert (work / "out" / "good" / "good.conv.pt").is_file()
+    assert not (work / "out" / "dies").exists()  # what it had begun to write is gone with it
     # the same three ways
     lines = [json.loads(line) for line in (work / "out" / "batch.jsonl").read_text().splitlines()]
     assert [line["name"] for line in lines] == [*names, "missing"]

@@ -49,6 +49,31 @@ def test_weights_in_another_file_are_copied_with_it(run: Run, folder: Path, tran
     require_same_files(Path("net.onnx"), Path("back.onnx"))
 
 
+@pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="this system has no holes")
+def test_a_file_that_is_mostly_holes_is_copied_as_one(run: Run, folder: Path) -> None:
+    """Else a folder of a few bytes would fill the disk."""
+    save(folder / "net.onnx")
+    content = Path("all.bin").read_bytes()
+    os.truncate("all.bin", 1 << 34)
+    assert run("rewrite", "net.onnx", "--to", "conv", "--no-check").code == 0
+    found = os.stat("net.conv.onnx.data")
+    assert (found.st_size, found.st_blocks * 512 < 2**20) == (1 << 34, True)
+    with open("net.conv.onnx.data", "rb") as file:
+        assert file.read(len(content)) == content
+
+
+def test_weights_that_nothing_reads_lie_in_the_folder_too(run: Run, folder: Path) -> None:
+    """A certificate would tell the digest and size of any file that they name."""
+    save(folder / "inner" / "net.onnx")
+    (folder / "secret").write_bytes(bytes(4))
+    model = onnx.load("inner/net.onnx", load_external_data=False)
+    unread = model.graph.initializer.add(name="unread", data_type=1, dims=[1], data_location=1)
+    unread.external_data.add(key="location", value="../secret")
+    onnx.save(model, "inner/net.onnx")
+    done = run("check", "inner/net.onnx", "inner/net.onnx", "-o", "c.json")
+    assert (done.code, "outside the file's folder" in done.err, Path("c.json").exists()) == (2, True, False)
+
+
 def test_weights_in_another_file_are_referred_to(run: Run, folder: Path) -> None:
     save(folder / "net.onnx")
     done = run("rewrite", "net.onnx", "--to", "conv", "--link-data")

@@ -21,6 +21,7 @@ from fxhead.batch.fork_server import Forked, ForkServer
 from fxhead.batch.held import held
 from fxhead.batch.rows import Row
 from fxhead.files.digests import digest_file
+from fxhead.files.settle import settle
 from fxhead.processes import can_fork
 from fxpasses.errors import FileError, FxHeadError
 
@@ -127,6 +128,7 @@ def _end(row: Row, key: str, folder: str, limits: Limits, place: str) -> Done:
         start = time.monotonic()
         with _AT_WORK.entered(process):
             state, peak = _watched(process, start, limits)
+        settle(Path(place, out))  # it may have ended in the middle of writing
         written, said = map(_text, files)
     document = _document(written)
     code = process.wait()

@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
-from fxexport.onnx_dialect.external import locations
+from fxexport.onnx_dialect.broken import BrokenGraph
+from fxexport.onnx_dialect.external import locations, path_of
 from fxexport.onnx_dialect.rewrite import read_content
 from fxexport.providers import provider_options
 from fxhead.check.environment import describe_environment
@@ -25,6 +26,7 @@ from fxhead.inputs.samples import DataRecord
 from fxhead.loading.hub_folders import HUB_TEXTS
 from fxhead.loading.load import FileOptions, Loading
 from fxhead.source import Source, SourceKind
+from fxpasses.errors import FileError
 
 KIND = "fxhead certificate"
 SCHEMA_VERSION = 2
@@ -176,7 +178,18 @@ def companions(source: Source) -> list[Path]:
 
 
 def _external(path: Path) -> list[Path]:
-    return [path.parent / name for name in sorted(locations(read_content(path)))]
+    """The other files of an ONNX file, of weights that nothing reads too.
+
+    Raises:
+        FileError: it is no ONNX file, or names one that is not in its folder.
+    """
+    names = sorted(locations(read_content(path)))
+    try:
+        for name in names:
+            path_of(path.parent, name)
+    except BrokenGraph as error:
+        raise FileError(str(error), where=str(path), fix="export it again, into one folder") from error
+    return [path.parent / name for name in names]
 
 
 def record_staged(path: Path, kind: SourceKind) -> ModelRecord:

@@ -13,6 +13,7 @@ from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.external import path_of, write_pieces
 from fxexport.onnx_dialect.rewrite import Rewritten, read_content, rewrite_content, sites_of_content
+from fxexport.untrusted.archive import open_regular
 from fxhead.check.artefact import (
     FileRecord,
     Recipe,
@@ -36,6 +37,7 @@ from fxpasses.report import Site
 from fxpasses.wall.wall import lowered, writing
 
 _SUFFIX = ".onnx"
+_BLOCK = 1 << 24
 
 
 def run_rewrite_onnx(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
@@ -102,7 +104,28 @@ def _link(path: Path, new: Path) -> None:
         with lowered():  # a link that our own code makes
             os.link(path, new)
     except OSError:
+        _copy(path, new)
+
+
+def _copy(path: Path, new: Path) -> None:
+    """Copies a file with its holes: one of a few bytes may say that it is a terabyte."""
+    if not hasattr(os, "SEEK_DATA"):
         shutil.copyfile(path, new)
+        return
+    with open_regular(path) as source, new.open("wb") as target:
+        end = os.fstat(source.fileno()).st_size
+        target.truncate(end)
+        at = 0
+        while at < end:
+            try:
+                start = os.lseek(source.fileno(), at, os.SEEK_DATA)
+            except OSError:  # nothing but a hole is left
+                break
+            at = os.lseek(source.fileno(), start, os.SEEK_HOLE)
+            source.seek(start)
+            target.seek(start)
+            while part := source.read(min(_BLOCK, at - source.tell())):
+                target.write(part)
 
 
 def _not_linked(name: str, old: str) -> InputError:
@@ -211,7 +234,7 @@ class _Job:
             if staging / name in there:
                 _link(target, staging / name)
             else:
-                shutil.copyfile(path, staging / name)
+                _copy(path, staging / name)
         return there
 
     def check(self, staging: Path) -> tuple[tuple[Check, ...], Recipe]:
