@@ -29,9 +29,15 @@ from onnx import numpy_helper
 from fxexport.onnx_dialect.pieces import MovedValues, Piece, Range, between, framed, size_of
 from fxexport.onnx_graph import wire
 from fxexport.onnx_graph.wire import WireField
-from fxexport.onnx_node import array_of, is_standard
+from fxexport.onnx_node import array_of, held_tensors, is_standard
 from fxexport.untrusted.inline import require_bounded
-from fxexport.untrusted.limits import MAX_DECODED_BYTES, MAX_FIELDS, MAX_MESSAGE_BYTES
+from fxexport.untrusted.limits import (
+    MAX_DECODED_BYTES,
+    MAX_DIMENSIONS,
+    MAX_ELEMENTS,
+    MAX_FIELDS,
+    MAX_MESSAGE_BYTES,
+)
 from fxpasses.errors import first_line
 
 GRAPH, METADATA, RAW = 7, 14, 9
@@ -85,6 +91,8 @@ class Content:
         self._large = [piece for _, piece in self._left if isinstance(piece, Range)]
         require_bounded(self.proto)
         self.initializers = {tensor.name: tensor for tensor in self.proto.graph.initializer}
+        for tensor in (*self.proto.graph.initializer, *held_tensors(self.proto)):
+            _require_shape(tensor)
         nodes = [node for node in self.proto.graph.node if node.op_type == "Constant" and is_standard(node)]
         held = {node.output[0]: item.t for node in nodes for item in node.attribute if item.HasField("t")}
         self.constants = {**held, **self.initializers}
@@ -311,6 +319,13 @@ def _parse(proto: onnx.ModelProto | onnx.TensorProto, message: bytes) -> None:
         proto.ParseFromString(message)
     except Exception as error:  # of protobuf's own, which none of our dependencies declares
         raise ValueError(first_line(error)) from error
+
+
+def _require_shape(tensor: onnx.TensorProto) -> None:
+    """Returns where a tensor can have its shape; two negative extents are as many numbers as two positive."""
+    is_shape = all(extent >= 0 for extent in tensor.dims) and len(tensor.dims) <= MAX_DIMENSIONS
+    if not is_shape or math.prod(extent or 1 for extent in tensor.dims) > MAX_ELEMENTS:
+        raise ValueError(f"{tensor.name!r} is of a shape that no tensor has")
 
 
 @functools.cache

@@ -7,10 +7,14 @@ from collections.abc import Collection, Iterable, Iterator
 import onnx
 import onnx.inliner
 
-from fxexport.untrusted.limits import MAX_DIMENSIONS, MAX_FAN, MAX_INLINED_NODES
+from fxexport.untrusted.limits import MAX_COUNT, MAX_DIMENSIONS, MAX_FAN, MAX_INLINED_NODES
 from fxexport.untrusted.refused import Refused
 
 _Key = tuple[str, str, str]
+_RUN = ("ai.onnx", "com.microsoft")
+"""How domains begin that a runtime has operators of."""
+_LONG = ("Constant", "Shape")
+"""Operators whose attributes are values, or ends that may lie beyond all."""
 _LEAST = {"axis": -MAX_DIMENSIONS, "batch_dims": 0}
 
 
@@ -92,11 +96,11 @@ def _require_narrow(proto: onnx.ModelProto) -> None:
 def require_places(proto: onnx.ModelProto) -> None:
     """Returns where every axis can be one: ONNX's inference writes to memory by them without a look.
 
-    LayerNormalization of axis 2**31 and GatherND of -9 batch axes end the process.
+    LayerNormalization of axis 2**31 and GatherND of -9 batch axes end the process. A runtime takes the lower
+    half of what it counts by: 2**36 heads are none, by which it divides.
     """
-    bodies = [node for function in proto.functions for node in every_node(function.node)]
-    given = [item for node in every_node(proto.graph.node) for item in node.attribute]
-    given += [item for node in bodies for item in node.attribute]
+    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    given = [item for node in every_node(nodes) for item in node.attribute]
     given += [item for function in proto.functions for item in function.attribute_proto]
     least = dict(_LEAST)
     for _ in range(1 + len(proto.functions)):  # an argument of a function may be handed on as an axis
@@ -108,6 +112,11 @@ def require_places(proto: onnx.ModelProto) -> None:
     for item in given:
         if not least.get(item.name, item.i) <= item.i <= (MAX_DIMENSIONS if item.name in least else item.i):
             raise Refused(f"has an attribute {item.name} of {item.i}, and no tensor has such an axis")
+    for node in every_node(nodes):
+        largest = max((abs(item.i) for item in node.attribute), default=0)
+        is_run = not node.domain or node.domain.startswith(_RUN)
+        if is_run and largest > MAX_COUNT and node.op_type not in _LONG:
+            raise Refused(f"has an attribute of {largest:,} in {node.op_type!r}, and nothing has so many")
 
 
 def _require_distributions(proto: onnx.ModelProto) -> None:

@@ -110,6 +110,8 @@ MAX_INLINED_NODES = 50_000
 MAX_FAN = 10_000
 """Values that one operator reads or gives, or a graph: runtimes look at each for each, in calls that nothing
 stops."""
+MAX_COUNT = (1 << 31) - 1
+"""Of an attribute: runtimes take the lower half of more, and divide by it."""
 MAX_MESSAGE_BYTES = (1 << 31) - 1
 """The limit of protobuf itself."""
 MAX_DECODED_BYTES = 1 << 29

@@ -248,6 +248,28 @@ def test_an_axis_is_one(node: onnx.NodeProto, is_handed_on: bool) -> None:
         require_bounded(model)
 
 
+@pytest.mark.parametrize("kind", ["q_num_heads", "block_size"])
+def test_nothing_is_counted_by_a_number_that_runtimes_cut_in_half(kind: str) -> None:
+    """ONNX Runtime divides by the lower half of 2**36, which is 0."""
+    require_bounded(_one_node(helper.make_node("Attention", ["x"] * 3, ["y"], **{kind: (1 << 31) - 1})))
+    require_bounded(_one_node(helper.make_node("Shape", ["x"], ["y"], end=(1 << 63) - 1)))
+    with pytest.raises(ValueError, match="nothing has so many"):
+        require_bounded(_one_node(helper.make_node("Attention", ["x"] * 3, ["y"], **{kind: 1 << 36})))
+
+
+@pytest.mark.parametrize("dims", [[-2, -2], [0, 1 << 62, 1 << 62], [1 << 60], [1] * 70], ids=str)
+@pytest.mark.parametrize("is_inner", [False, True])
+def test_a_tensor_has_a_shape(dims: list[int], is_inner: bool) -> None:
+    """NumPy and torch fail on these with errors of their own, each with another one."""
+    tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=dims, raw_data=bytes(16))
+    model = _one_node(helper.make_node("ConstantOfShape", ["x"], ["y"], value=tensor))
+    if not is_inner:
+        model.graph.initializer.append(tensor)
+        del model.graph.node[0].attribute[:]
+    with pytest.raises(ValueError, match="'t' is of a shape that no tensor has"):
+        Content(model.SerializeToString())
+
+
 @pytest.mark.parametrize("is_inner", [False, True])
 @pytest.mark.parametrize(
     ("kind", "given"), [("Normal", {"scale": 0.0}), ("Normal", {"scale": -1.0}), ("Uniform", {"low": 2.0})]
