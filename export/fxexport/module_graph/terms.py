@@ -370,12 +370,24 @@ class _Reader:
             held = operator.attrgetter(str(node.target))(self._vocabulary.root)
             is_small = isinstance(held, torch.Tensor) and not held.is_complex() and held.numel() <= _LARGEST
             return None if not is_small else held.detach().double() if is_wide else held.detach()
-        if (node, is_wide) not in self._constants:
-            op = self._vocabulary.classify(node) if node.all_input_nodes else None
-            is_pure = isinstance(op, Elementwise) and not op.inplace and op.role is not Role.DROPOUT
-            is_known = is_pure or isinstance(op, _VIEWS)
-            self._constants[node, is_wide] = self._run(node, {}, is_wide=is_wide) if is_known else None
+        pending = [node]
+        while pending:  # without recursion, since graphs are deep
+            item = pending[-1]
+            is_known = (item, is_wide) not in self._constants and self._is_of_constants(item)
+            read = item.all_input_nodes if is_known else ()
+            missing = [one for one in read if one.op != "get_attr" and (one, is_wide) not in self._constants]
+            if not missing:
+                value = self._run(item, {}, is_wide=is_wide) if is_known else None
+                self._constants.setdefault((item, is_wide), value)
+                pending.pop()
+            pending += missing
         return self._constants[node, is_wide]
+
+    def _is_of_constants(self, node: fx.Node) -> bool:
+        """Whether it makes a constant of constants."""
+        op = self._vocabulary.classify(node) if node.all_input_nodes else None
+        is_pure = isinstance(op, Elementwise) and not op.inplace and op.role is not Role.DROPOUT
+        return is_pure or isinstance(op, _VIEWS)
 
     def _run(
         self, node: fx.Node, given: Mapping[fx.Node, torch.Tensor], *, is_wide: bool = True

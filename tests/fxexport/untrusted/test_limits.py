@@ -235,3 +235,10 @@ def test_scales_are_not_written_out_beyond_the_values_that_they_are_for(block: i
         assert tracemalloc.get_traced_memory()[1] < 1 << 26
     finally:
         tracemalloc.stop()
+
+
+def test_constants_of_constants_are_as_many_as_there_are(tmp_path: Path) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 18]> g (float[N,4] x) => (float[N,4] y) <float[1] c0 = {2}>'
+    chain = " ".join(f"c{place + 1} = Neg (c{place})" for place in range(700))
+    onnx.save(parser.parse_model(f"{head} {{ {chain} y = Mul (x, c700) }}"), tmp_path / "m.onnx")
+    OnnxSubject(tmp_path / "m.onnx")
