@@ -274,7 +274,8 @@ class Certificate:
             apart where ONNX Runtime takes its integer kernels, as it does by default. They have no bounds,
             and the verdict does not rest on them.
         scope: what it is about where that is less than all inputs, as sentences.
-        witness: a batch on which the two differ by more than rounding; None where none was run.
+        witness: a batch on which the two differ by more than rounding, which its text tells; None where none
+            was run.
     """
 
     reference: str

@@ -39,6 +39,14 @@ class Witness:
     found: float | None = None
     bound: float | None = None
 
+    def __str__(self) -> str:
+        """Which input tells the two apart, and in what."""
+        if self.output is None:
+            return f"seen on {self.made}, where the candidate does not run"
+        row, column = self.index
+        values = f"{self.expected:.9g} and {self.found:.9g}"
+        return f"seen on {self.made}: {self.output}, sample {row}, place {column}: {values}"
+
     def to_dict(self) -> dict[str, Any]:
         """What it shows, as plain data; the inputs are no part of it."""
         names = ("made", "on", "output", "positions", "index", "expected", "found", "bound")

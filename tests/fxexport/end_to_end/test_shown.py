@@ -110,6 +110,7 @@ def is_seen(certificate: Certificate, reference: nn.Module, candidate: nn.Module
         values.append(float(result.reshape(len(result), -1)[witness.index]))
     assert witness.expected == pytest.approx(values[0], rel=1e-5)
     assert witness.found == pytest.approx(values[1], rel=1e-5)
+    assert str(witness).startswith(f"seen on {witness.made}: {witness.output}, sample {witness.index[0]}, ")
     return abs(values[0] - values[1]) > (witness.bound or 0.0)
 
 

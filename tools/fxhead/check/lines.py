@@ -16,7 +16,6 @@ from fxhead.show.tables import count_text
 
 if TYPE_CHECKING:
     from fxexport.results import Certificate, Coverage, Failure, LayerResult, TargetResult
-    from fxexport.witness import Witness
     from fxhead.inputs.samples import DataRecord
 
 _VERDICT_STYLES = {"broken": "bold red", "inconclusive": "bold yellow"}
@@ -56,7 +55,7 @@ def certificate_lines(certificate: Certificate) -> Iterator[RenderableType]:
     failures = [*_failure_lines(certificate)]
     yield from failures or [escape(certificate.reason)]
     if certificate.witness is not None:
-        yield escape(witness_line(certificate.witness))
+        yield escape(str(certificate.witness))
     yield from (escape(f"scope: {sentence}") for sentence in certificate.scope)
     yield from _target_lines(certificate)
     yield ""
@@ -65,15 +64,6 @@ def certificate_lines(certificate: Certificate) -> Iterator[RenderableType]:
         yield ""
         yield _output_table(certificate)
     yield from _flip_lines(certificate)
-
-
-def witness_line(witness: Witness) -> str:
-    """Which input tells the two apart, and in what."""
-    if witness.output is None:
-        return f"seen on {witness.made}, where the candidate does not run"
-    row, column = witness.index
-    values = f"{witness.expected:.9g} and {witness.found:.9g}"
-    return f"seen on {witness.made}: {witness.output}, sample {row}, place {column}: {values}"
 
 
 def _failure_lines(certificate: Certificate) -> Iterator[RenderableType]:

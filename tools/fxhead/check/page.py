@@ -11,7 +11,7 @@ from fxexport.onnx_dialect.head_steps import Drawing, draw_onnx
 from fxexport.results import Certificate, OutputStatistics, Verdict
 from fxhead.check.artefact import FileRecord, Recipe
 from fxhead.check.environment import describe_environment
-from fxhead.check.lines import covered, describe_data, layer_results, percent, witness_line
+from fxhead.check.lines import covered, describe_data, layer_results, percent
 from fxhead.check.outcome import Check, worst
 from fxhead.files.digests import digest_file
 from fxhead.page.cells import Cell, colour, number, prose, text, word
@@ -172,7 +172,7 @@ _PARTS = {
     "distances": _distances,
     "decisions": _decisions,
     "flips": _flips,
-    "witness": witness_line,
+    "witness": str,
     "colour": colour,
 }
 """What the template makes of a certificate's parts."""
