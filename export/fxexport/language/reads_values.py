@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fxexport.language.calls import Calls, name_of
@@ -60,7 +61,12 @@ class ReadsValues(Calls):
         name = name_of(func).removeprefix("__get__ ")
         if name in _ASKS:
             self._by = self._by or name
-        return super().__torch_function__(func, types, args, kwargs)
+        asked = self._operators.asked
+        result = super().__torch_function__(func, types, args, kwargs)
+        given = args[1:2] or [(kwargs or {}).get("num_classes", -1)]
+        if func is F.one_hot and given[0] >= 0:  # else the largest value tells how many classes there are
+            self._operators.asked = asked  # whether there are so many: it fails if there are not
+        return result
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_subclass__

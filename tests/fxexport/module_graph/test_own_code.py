@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torch.onnx
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -503,6 +504,25 @@ def test_what_cannot_be_looked_at_is_foreign_and_the_run_goes_on() -> None:
 def test_where_a_tensor_comes_from_is_no_function_of_it(ask: Callable[[Tensor], Any], name: str) -> None:
     language = ModuleSubject(Asking(ask).eval(), [IMAGES.numpy()]).language
     assert language == f"a run asks for values of tensors ({name}), and no graph shows what for"
+
+
+@pytest.mark.parametrize(
+    ("ask", "is_shown"),
+    [
+        (lambda places: F.one_hot(places, 6), True),
+        (lambda places: F.one_hot(places, num_classes=6), True),
+        (lambda places: F.one_hot(torch.cat([places, places * 0 + 5]))[: len(places)], False),
+    ],
+)
+def test_whether_classes_are_as_many_as_a_call_says_is_no_question(
+    ask: Callable[[Tensor], Tensor], *, is_shown: bool
+) -> None:
+    def chosen(x: Tensor) -> Tensor:
+        return x * ask(x.argmax(1)).permute(0, 3, 1, 2)
+
+    language = ModuleSubject(Asking(chosen).eval(), [IMAGES.numpy()]).language
+    assert isinstance(language, str) != is_shown
+    assert is_shown or "local_scalar_dense" in str(language)
 
 
 @functools.lru_cache
