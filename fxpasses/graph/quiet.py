@@ -52,5 +52,6 @@ def quiet_failure() -> Iterator[None]:
         with contextlib.redirect_stderr(held):
             yield
     finally:
-        FUNCTORCH.pop_dynamic_layer_stack_and_undo_to_depth(depth)
+        with contextlib.suppress(RuntimeError):  # torch 2.11 fails once it has taken the last one
+            FUNCTORCH.pop_dynamic_layer_stack_and_undo_to_depth(depth)
     others.write(held.getvalue())

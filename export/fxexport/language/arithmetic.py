@@ -61,8 +61,20 @@ def add(terms: Terms, first: Value, second: Value) -> Value:
         value, shift = (second, first) if first.is_closed else (first, second)
         return scaled(terms, value, shift=shift)
     terms.use("sum-commutes")
-    summands = sorted([first, second], key=lambda value: value.term.skeleton)
-    return mapped(terms, "sum", (), summands, first.dtype)
+    left, right = summands(terms, first), summands(terms, second)
+    ordered = sorted([*left, *right], key=lambda value: value.term.skeleton)
+    return widened(mapped(terms, "sum", (), ordered, first.dtype), first, second)
+
+
+def summands(terms: Terms, value: Value) -> list[Value]:
+    """What a value is the sum of; in half precision no other order is that sum."""
+    core, scale, shift = parts_of(value)
+    is_sum = core.term.op == "sum" and shift is None and value.dtype != "float16"
+    if not is_sum or (scale is not None and scalar(scale) != -1):
+        return [value]
+    terms.use("sum-order")
+    found = [operand.value(core.layout) for operand in core.term.operands]
+    return found if scale is None else [negate(terms, item) for item in found]
 
 
 def negate(terms: Terms, value: Value) -> Value:

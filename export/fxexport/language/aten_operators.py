@@ -556,7 +556,7 @@ for _overload in ("Tensor", "Scalar"):
 
 @_handles("mul.Tensor", "mul.Scalar")
 def _mul(call: Call) -> Value:
-    return arithmetic.multiply(call.terms, *_both(call, "self", "other", _result(call)))
+    return definitions.multiplied(call.terms, *_both(call, "self", "other", _result(call)))
 
 
 @_handles("div.Tensor", "div.Scalar")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -21,6 +23,7 @@ from fxexport.language.arithmetic import (
     power,
     scaled,
     subtract,
+    summands,
 )
 from fxexport.language.constants import elements, exact_array, scalar
 from fxexport.language.contraction import matmul
@@ -30,7 +33,7 @@ from fxexport.language.foreign import foreign
 from fxexport.language.maps import elementwise
 from fxexport.language.moves import expand, flatten, reshape, squeeze, unsqueeze, widened
 from fxexport.language.term import Rounded, Terms, Uninterpreted, Value, numpy_type
-from fxexport.language.windows import reduce
+from fxexport.language.windows import opened_up, reduce
 
 _MOST_MASKED = 1 << 22
 """Cells of a mask that is written out: 2,048 tokens beside each other."""
@@ -72,8 +75,18 @@ UNARY = (
 
 
 def unary_of(name: str) -> Callable[[Terms, Value], Value]:
-    """The function of this name that no identity takes apart."""
-    return logarithm if name == "log" else lambda terms, value: unary(terms, name, value)
+    """The function of this name."""
+    known: dict[str, Callable[[Terms, Value], Value]] = {"log": logarithm, "tanh": tanh}
+    return known.get(name) or (lambda terms, value: unary(terms, name, value))
+
+
+def tanh(terms: Terms, value: Value) -> Value:
+    """``2 · sigmoid(2·x) - 1``; of constants, and in half precision, a function of its own."""
+    if value.is_closed or value.dtype == "float16":
+        return unary(terms, "tanh", value)
+    terms.use("tanh")
+    one, two = number(terms, 1, value.dtype), number(terms, 2, value.dtype)
+    return subtract(terms, multiply(terms, sigmoid(terms, multiply(terms, value, two)), two), one)
 
 
 def power_of(exponent: Fraction) -> Callable[[Terms, Value], Value]:
@@ -134,21 +147,38 @@ def gelu(terms: Terms, value: Value, approximate: str) -> Value:
     elif approximate == "tanh":
         cubed = multiply(terms, power(terms, value, Fraction(3)), number(terms, 0.044715, value.dtype))
         scale = defined(terms, math.sqrt(2 / math.pi), value.dtype)
-        inner = unary(terms, "tanh", multiply(terms, add(terms, value, cubed), scale))
+        inner = tanh(terms, multiply(terms, add(terms, value, cubed), scale))
     else:
         raise Uninterpreted(f"gelu approximated by {approximate}")
     return multiply(terms, multiply(terms, value, add(terms, inner, one)), half)
 
 
 def logarithm(terms: Terms, value: Value) -> Value:
-    """``log(x)``; of ``1 + exp(x)`` the softplus, of a sigmoid that of ``-x``, negated."""
+    """``log(x)``: of ``1 + exp(x)``, sigmoids, softmaxes and sums of exponentials as what has a name."""
     raised = _exponent_of_one_more(value)
     if raised is not None:
         terms.use("softplus")
         return softplus(terms, raised)
     if value.term.attributes == ("sigmoid",) and value.dtype != "float16":
         return log_sigmoid(terms, value.term.operands[0].value(value.layout))
-    return unary(terms, "log", value)
+    soft = _softmax_of(terms, value)
+    if soft is not None:
+        terms.use("log-of-softmax")
+        return log_softmax(terms, *soft)
+    found = _log_of_exponents(terms, value)
+    return unary(terms, "log", value) if found is None else found
+
+
+def _log_of_exponents(terms: Terms, value: Value) -> Value | None:
+    """``log(Σ exp(x))`` with the largest taken away before; None of another value, or where it is already."""
+    if value.term.op != "reduce" or value.term.attributes[0] != "sum" or value.dtype == "float16":
+        return None
+    whole = opened_up(value)
+    inner = None if whole is None else _exponent(whole)
+    if inner is None or next(_without_largest(terms, inner), None) is not None:
+        return None
+    terms.use("log-sum-exp")
+    return log_sum_exp(terms, inner, range(value.rank, inner.rank), keep=False)
 
 
 def log_sigmoid(terms: Terms, value: Value) -> Value:
@@ -192,7 +222,7 @@ def _with_one(terms: Terms, name: str, value: Value, written: Callable[[Value, V
 def mish(terms: Terms, value: Value) -> Value:
     """``x · tanh(softplus(x))``."""
     terms.use("mish")
-    return multiply(terms, value, unary(terms, "tanh", softplus(terms, value)))
+    return multiply(terms, value, tanh(terms, softplus(terms, value)))
 
 
 def softmax(terms: Terms, value: Value, dim: int) -> Value:
@@ -239,6 +269,19 @@ def _logistic(terms: Terms, value: Value) -> Value | None:
     return sigmoid(terms, negate(terms, raised))
 
 
+def multiplied(terms: Terms, first: Value, second: Value) -> Value:
+    """``first · second``; of ``x`` and whether it is above zero the ReLU."""
+    for value, mask in ((first, second), (second, first)):
+        if mask.term.op != "cast" or value.dtype == "float16":
+            continue
+        asked = mask.term.operands[0].value(mask.layout)
+        order = _order_of(asked, value, value)
+        if order is not None and order[:2] == (True, value) and scalar(order[2]) == 0:
+            terms.use("masked-by-sign")
+            return relu(terms, value)
+    return multiply(terms, first, second)
+
+
 def quotient(terms: Terms, first: Value, second: Value) -> Value:
     """``first / second``, of ``exp(x)`` and its own sum the softmax, which takes the largest away before."""
     logistic = _logistic(terms, second)
@@ -249,7 +292,7 @@ def quotient(terms: Terms, first: Value, second: Value) -> Value:
         return found
     for dim in range(first.rank):
         if second.shape[dim] == 1 and second == reduce(terms, "sum", first, [dim], keep=True):
-            if not _is_softmax(terms, found):
+            if not _softmax_of(terms, found):
                 terms.use("softmax-without-largest")
                 return softmax(terms, first.term.operands[0].value(first.layout), dim)
     return found
@@ -517,18 +560,34 @@ def grid_sample(terms: Terms, value: Value, grid: Value, mode: str, padding: str
     return foreign(terms, ("grid", mode, padding, corners), [value, grid], kinds, is_random=False)[0]
 
 
-def _is_softmax(terms: Terms, value: Value) -> bool:
-    """Whether it is one: no number where all that it reads is minus infinity, or some is none."""
+def _softmax_of(terms: Terms, value: Value) -> tuple[Value, int] | None:
+    """Of which value along which dimension it is the softmax; None of another value."""
     if value.term.op != "product":
-        return False
-    factors = (operand.value(value.layout) for operand in value.term.operands)
-    raised = [factor for factor in factors if factor.term.attributes == ("exp",)]
-    centred = [operand.value(item.layout) for item in raised for operand in item.term.operands]
-    read = [operand.value(item.layout) for item in centred for operand in item.term.operands]
-    try:
-        return any(value == softmax(terms, item, dim) for item in read for dim in range(item.rank))
-    except Uninterpreted:
-        return False
+        return None
+    for factor in (operand.value(value.layout) for operand in value.term.operands):
+        inner = _exponent(factor)
+        for item in [] if inner is None else _without_largest(terms, inner):
+            for dim in range(item.rank):
+                with contextlib.suppress(Uninterpreted):
+                    if value == softmax(terms, item, dim):
+                        return item, dim
+    return None
+
+
+def _exponent(value: Value) -> Value | None:
+    """``x`` of ``exp(x)``; None of another value."""
+    return value.term.operands[0].value(value.layout) if value.term.attributes == ("exp",) else None
+
+
+def _without_largest(terms: Terms, value: Value) -> Iterator[Value]:
+    """What may be meant by ``x`` where the value is ``x - max(x)``."""
+    items = summands(terms, value)
+    for place, item in enumerate(items):
+        core, scale, shift = parts_of(item)
+        is_largest = core.term.op == "reduce" and core.term.attributes[0] == "max" and shift is None
+        if is_largest and scale is not None and scalar(scale) == -1:
+            rest = [*items[:place], *items[place + 1 :]]
+            yield functools.reduce(functools.partial(add, terms), rest)
 
 
 def choose(terms: Terms, condition: Value, first: Value, second: Value) -> Value:
@@ -543,7 +602,7 @@ def choose(terms: Terms, condition: Value, first: Value, second: Value) -> Value
     ):
         terms.use("softplus-of-large")
         return second
-    if condition.term.attributes == ("isnan",) and _is_softmax(terms, second):
+    if condition.term.attributes == ("isnan",) and _softmax_of(terms, second):
         if condition == elementwise(terms, "isnan", [second], "bool"):
             terms.use("softmax-of-something")
             return second
@@ -637,6 +696,12 @@ def extreme(terms: Terms, name: str, first: Value, second: Value) -> Value:
     if first.is_float and second.is_scalar and not first.is_closed:
         terms.use("extreme-as-clamp")
         return clamp(terms, first, *((second, None) if name == "maximum" else (None, second)))
+    for value, other in ((first, second), (second, first)) if name == "maximum" else ():
+        core, scale, shift = parts_of(other)
+        slope = None if scale is None or shift is not None or core != value else scalar(scale)
+        if slope is not None and 0 < slope < 1 and value.dtype != "float16":
+            terms.use("extreme-as-slope")
+            return leaky_relu(terms, value, scale)
     values = sorted([first, second], key=lambda value: (value.is_closed, value.term.skeleton))
     return elementwise(terms, name, values, first.dtype)
 

@@ -70,6 +70,11 @@ IDENTITIES: dict[str, Identity] = {
         _bits("resize-to-own-size", "resize(x) = x", "to the extents that it has", special=False),
         _bits("whole-slice", "x[0:n] = x", "n is the extent"),
         _bits("slice-of-slice", "x[a::s][b::t] = x[a + s·b :: s·t]"),
+        _bits(
+            "gather-as-transposition",
+            "x[0, n, 2n, …, 1, n+1, …] = flatten(unflatten(x, (m, n))ᵀ)",
+            "x has m·n cells",
+        ),
         _bits("slice-of-concatenation", "cat(x, y)[a:b] = y[a-n : b-n]", "n is the extent of x, n ≤ a"),
         _bits("concatenation-of-slices", "cat(x[a:b], x[b:c]) = x[a:c]"),
         _bits("view-of-view", "reshape(reshape(x, s), t) = reshape(x, t)"),
@@ -78,6 +83,7 @@ IDENTITIES: dict[str, Identity] = {
         _bits("reduction-of-one-cell", "mean(x) = max(x) = min(x) = sum(x) = x", "over extents of 1"),
         # sums and products
         _bits("sum-commutes", "x + y = y + x"),
+        _reals("sum-order", "(x + y) + z = x + (y + z), -(x + y) = -x - y", _NOT_HALF),
         _reals("product-order", "(x·a)·y = (x·y)·a", f"a is constant; {_NOT_HALF}"),
         _reals("product-commutes", "Σ x·y = Σ y·x", special=True),
         _reals("difference", "x - y = x + (-1)·y", special=True),
@@ -154,6 +160,11 @@ IDENTITIES: dict[str, Identity] = {
         ),
         _bits("pool-to-one-cell", "adaptive_pool(x, 1) = mean(x) or max(x)"),
         _bits(
+            "largest-of-clamped",
+            "max_pool(clamp(x, a, b)) = clamp(max_pool(x), a, b)",
+            "each of its windows holds a cell, and it is none over the whole map",
+        ),
+        _bits(
             "even-adaptive-pool",
             "adaptive_pool(x, n) = pool_k(x), k = extent / n = stride",
             "n divides the extent",
@@ -171,10 +182,14 @@ IDENTITIES: dict[str, Identity] = {
         _reals("hard-sigmoid", "hard_sigmoid(x) = clamp(a·x + b, 0, 1); torch's: a = 1/6, b = 1/2"),
         _reals("hard-swish", "hard_swish(x) = x·hard_sigmoid(x)"),
         _reals("gelu", "gelu(x) = x·(1 + erf(x/√2))/2, or x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2"),
+        _reals("tanh", "tanh(x) = 2·sigmoid(2·x) - 1", _NOT_HALF, special=True),
+        _reals("extreme-as-slope", "max(x, s·x) = leaky_relu(x)", f"0 < s < 1; {_NOT_HALF}"),
+        _reals("masked-by-sign", "(1 where x > 0, else 0)·x = max(x, 0)", _NOT_HALF),
         _reals("one-more", "expm1(x) = exp(x) - 1, log1p(x) = log(1 + x)", "not in half precision"),
         _reals("mish", "mish(x) = x·tanh(softplus(x))"),
         _reals("softmax", "softmax(x) = exp(x - max(x)) / Σ exp(x - max(x))", _COUNTED, special=True),
         _reals("log-softmax", "log_softmax(x) = x - max(x) - log Σ exp(x - max(x))", _COUNTED),
+        _reals("log-of-softmax", "log(softmax(x)) = log_softmax(x)", _COUNTED),
         _reals("log-sum-exp", "log_sum_exp(x) = max(x) + log Σ exp(x - max(x))", _COUNTED),
         _reals(
             "softplus-of-large",

@@ -319,6 +319,12 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
         raise Uninterpreted("cells of a free extent in another order")
     if stored.ndim == 1 and flat == list(reversed(range(extent))):
         return flip(terms, value, dim)
+    rows = extent // step if step > 1 and extent % step == 0 else 0
+    if rows and flat == [step * row + column for column in range(step) for row in range(rows)]:
+        terms.use("gather-as-transposition")
+        split = reshape(terms, value, [*value.shape[:dim], rows, step, *value.shape[dim + 1 :]])
+        turned = split.permuted([*range(dim), dim + 1, dim, *range(dim + 2, split.rank)])
+        return reshape(terms, turned, [*value.shape[:dim], *stored.shape, *value.shape[dim + 1 :]])
     found = along(terms, "gather", tuple(flat), [value], dim, len(flat))
     return reshape(terms, found, [*found.shape[:dim], *stored.shape, *found.shape[dim + 1 :]])
 

@@ -319,7 +319,7 @@ def _sub(call: Call) -> Value:
 
 @_handles("Mul", 7, 13, 14)
 def _mul(call: Call) -> Value:
-    return arithmetic.multiply(call.terms, *_both(call))
+    return definitions.multiplied(call.terms, *_both(call))
 
 
 @_handles("Div", 7, 13, 14)

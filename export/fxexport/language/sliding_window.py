@@ -65,6 +65,17 @@ class SlidingWindow:
         """Whether it stops at every cell, and reads this one alone."""
         return not self.is_padded and all(size == 1 for size in self.kernel) and set(self.stride) == {1}
 
+    @property
+    def holds_cells(self) -> bool:
+        """Whether it never reads padding alone."""
+        pads = (pad for pair in self.padding for pad in pair)
+        sizes = (size for size in self.kernel for _ in range(2))
+        is_short = all(
+            isinstance(pad, int) and isinstance(size, int) and pad < size
+            for pad, size in zip(pads, sizes, strict=True)
+        )
+        return is_short and set(self.dilation) == {1}
+
     def axes(self, extents: Sequence[Extent]) -> Iterator[_Axis]:
         """What it is along each axis."""
         return zip(extents, self.kernel, self.stride, self.padding, self.dilation, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from fxexport.language.arithmetic import multiply
+from fxexport.language.arithmetic import clamp, multiply
 from fxexport.language.contraction import before_sites
 from fxexport.language.extents import Extent, divided, floor_divided, minus, plus, times
 from fxexport.language.foreign import foreign
@@ -53,7 +53,7 @@ def _reduced(terms: Terms, name: str, value: Value, dims: Sequence[int]) -> Valu
             return terms_of_contents(terms, whole, 1, value.dtype)
     is_held = name in _OF_ONE or value.dtype != "float16"  # a sum of sums may leave it on the way
     if value.term.op == "reduce" and value.term.attributes[0] == name and is_held:
-        opened = _opened(value) if name != "mean" or value.is_float else None
+        opened = opened_up(value) if name != "mean" or value.is_float else None
         if opened is not None:
             terms.use("reduction-of-reduction")
             extra = range(value.rank, opened.rank)
@@ -89,7 +89,7 @@ def _reduced(terms: Terms, name: str, value: Value, dims: Sequence[int]) -> Valu
     return Value(term=term, known_layout=out.layout)
 
 
-def _opened(value: Value) -> Value | None:
+def opened_up(value: Value) -> Value | None:
     """What a reduction reads: the value's dimensions, and behind them those that were reduced."""
     (operand,) = value.term.operands
     access = operand.access or ()
@@ -127,8 +127,17 @@ def average_pool(
 def maximum_pool(terms: Terms, value: Value, window: SlidingWindow) -> Value:
     """The maximum of each window over the last dimensions."""
     found = _at_once(terms, "max", value, window)
+    if found is not None:
+        return found
+    if value.term.op == "map" and value.term.attributes[0] == "clamp" and window.holds_cells:
+        inner, *closed = (operand.value(value.layout) for operand in value.term.operands)
+        if all(bound.is_scalar for bound in closed):
+            terms.use("largest-of-clamped")
+            rest = iter([bound.seen(()) for bound in closed])
+            low, high = (next(rest) if is_there else None for is_there in value.term.attributes[1:])
+            return clamp(terms, maximum_pool(terms, inner, window), low, high)
     settled = window.settled(value.shape[value.rank - len(window.kernel) :])
-    return _pooled(terms, "maximum-pool", value, settled) if found is None else found
+    return _pooled(terms, "maximum-pool", value, settled)
 
 
 def _at_once(terms: Terms, name: str, value: Value, window: SlidingWindow) -> Value | None:

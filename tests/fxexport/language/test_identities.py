@@ -203,6 +203,16 @@ def _sum(c: Case) -> Iterator[Check]:
             yield arithmetic.add(c.terms, x, y), a + b
 
 
+@case("sum-order")
+def _sum_of_sums(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        b, d = c.numbers(*a.shape), c.numbers(1, a.shape[1])
+        y, z = c.open(b), c.open(d)
+        yield arithmetic.add(c.terms, arithmetic.add(c.terms, x, y), z), a + b + d
+        yield arithmetic.add(c.terms, z, arithmetic.add(c.terms, x, y)), a + b + d
+        yield arithmetic.subtract(c.terms, x, arithmetic.add(c.terms, y, z)), a - b - d
+
+
 @case("product-order")
 def _product(c: Case) -> Iterator[Check]:
     for a, x in pairs(c):
@@ -552,6 +562,37 @@ def _gelu(c: Case) -> Iterator[Check]:
         yield definitions.gelu(c.terms, x, "tanh"), a * (FUNCTIONS["tanh"](inner) + 1) / 2
 
 
+@case("tanh")
+def _tanh(c: Case) -> Iterator[Check]:
+    yield from ((definitions.tanh(c.terms, x), FUNCTIONS["tanh"](a)) for a, x in pairs(c))
+
+
+@case("extreme-as-slope")
+def _larger_part(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        part = arithmetic.multiply(c.terms, x, c.number(0.25))
+        for pair in ((x, part), (part, x)):
+            yield definitions.extreme(c.terms, "maximum", *pair), np.maximum(a, a / 4)
+
+
+@case("masked-by-sign")
+def _masked(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        for name in ("gt", "ge"):
+            mask = cast(c.terms, elementwise(c.terms, name, [x, c.number(0)], "bool"), "float32")
+            yield definitions.multiplied(c.terms, x, mask), np.maximum(a, 0)
+            yield definitions.multiplied(c.terms, mask, x), np.maximum(a, 0)
+
+
+@case("gather-as-transposition")
+def _turned(c: Case) -> Iterator[Check]:
+    for rows, columns in ((2, 2), (2, 3), (3, 2)):
+        order = np.arange(rows * columns).reshape(rows, columns).T.reshape(-1)
+        a, b = c.numbers(rows * columns, 2), c.numbers(2, rows * columns)
+        yield moves.gather(c.terms, c.open(a), 0, c.terms.constant(order)), a[order]
+        yield moves.gather(c.terms, c.open(b), 1, c.terms.constant(order)), b[:, order]
+
+
 @case("one-more")
 def _one_more(c: Case) -> Iterator[Check]:
     for a, x in pairs(c):
@@ -701,6 +742,8 @@ ELSEWHERE = {
     "dropout-in-evaluation": "the readers' own tests: the operand itself",
     "attention": "the ATen reader's tests, beside torch",
     "log-sigmoid": "the tests of spellings, beside ONNX Runtime",
+    "log-of-softmax": "the tests of spellings, beside ONNX Runtime",
+    "largest-of-clamped": "the tests of spellings, beside ONNX Runtime",
     "log-of-sum": "the tests of spellings, beside ONNX Runtime",
     "masked-by-lowest": "beside torch, bit for bit, below",
     TIES: "the tests of spellings: places are given by an operator that is not looked into",
@@ -747,6 +790,8 @@ def pooled_to(
 ) -> Value:
     """A pool of a small map."""
     window = SlidingWindow.of(kernel, stride, [(pads, pads)] * 2)
+    if kind == "clamped":
+        return windows.maximum_pool(c.terms, definitions.relu(c.terms, small(c)), window)
     if kind == "max":
         return windows.maximum_pool(c.terms, small(c), window)
     return windows.average_pool(c.terms, small(c), window, divisor=divisor)
@@ -781,6 +826,18 @@ def bent(c: Case, at: float, slope: Value) -> Value:
 def larger(c: Case, asked: Value, first: Value, second: Value) -> Value:
     """One of two where another is larger than the second."""
     return definitions.choose(c.terms, elementwise(c.terms, "gt", [asked, second], "bool"), first, second)
+
+
+def above(c: Case, at: float, value: Value) -> Value:
+    """A small map where it is above a number, as a product of another and what is true."""
+    mask = elementwise(c.terms, "gt", [small(c), c.number(at)], "bool")
+    return definitions.multiplied(c.terms, value, cast(c.terms, mask, "float32"))
+
+
+def part_of(c: Case, name: str, part: float) -> Value:
+    """An extreme of a small map and of a part of it."""
+    x = small(c)
+    return definitions.extreme(c.terms, name, x, arithmetic.multiply(c.terms, x, c.number(part)))
 
 
 def soft(c: Case) -> Value:
@@ -820,6 +877,38 @@ def share(c: Case, value: Value, *dims: int) -> Value:
 
 
 ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
+    "a sum in half precision": (
+        "sum-order",
+        lambda c: arithmetic.add(
+            c.terms, of_type(c, "float16"), arithmetic.add(c.terms, *[of_type(c, "float16")] * 2)
+        ),
+    ),
+    "twice a sum": (
+        "sum-order",
+        lambda c: arithmetic.add(
+            c.terms,
+            small(c),
+            arithmetic.multiply(c.terms, arithmetic.add(c.terms, small(c), small(c)), c.number(2)),
+        ),
+    ),
+    "the smaller part": ("extreme-as-slope", lambda c: part_of(c, "minimum", 0.5)),
+    "the larger multiple": ("extreme-as-slope", lambda c: part_of(c, "maximum", 2)),
+    "the other sign": ("extreme-as-slope", lambda c: part_of(c, "maximum", -0.5)),
+    "above one": ("masked-by-sign", lambda c: above(c, 1, small(c))),
+    "another is above": ("masked-by-sign", lambda c: above(c, 0, small(c))),
+    "a tanh in half precision": ("tanh", lambda c: definitions.tanh(c.terms, of_type(c, "float16"))),
+    "another order": (
+        "gather-as-transposition",
+        lambda c: moves.gather(c.terms, c.open(c.numbers(4, 2)), 0, c.terms.constant(np.array([0, 2, 3, 1]))),
+    ),
+    "a part of it": (
+        "gather-as-transposition",
+        lambda c: moves.gather(c.terms, c.open(c.numbers(4, 2)), 0, c.terms.constant(np.array([0, 2, 1]))),
+    ),
+    "windows of padding": (
+        "largest-of-clamped",
+        lambda c: pooled_to(c, "clamped", [1, 2], [1, 1], 2),
+    ),
     "a row that is hidden": ("masked-by-lowest", lambda c: masked(c, HIDING[0], (1, 0), (1, 1), (1, 2))),
     "a number that values may reach": ("masked-by-lowest", lambda c: masked(c, -1e38, (1, 0))),
     "scores beyond": ("masked-by-lowest", lambda c: masked(c, -65504, (1, 0), dtype="float16")),

@@ -138,6 +138,40 @@ CELLS = f"{RANKS} u = Slice(x, o, k, p)"
 """The places of the two largest of each channel, and the first two."""
 
 SAME: dict[str, tuple[Function, str]] = {
+    "log of a softmax": (lambda x: F.log_softmax(x, 1), "s = Softmax <axis = 1> (x) y = Log(s)"),
+    "log of exponentials": (
+        lambda x: F.log_softmax(x, 1),
+        f"{ints('a', 1)} e = Exp(x) s = ReduceSum(e, a) l = Log(s) y = Sub(x, l)",
+    ),
+    "less the log of all": (
+        lambda x: F.log_softmax(x, 1),
+        "l = ReduceLogSumExp <axes = [1]> (x) y = Sub(x, l)",
+    ),
+    "the largest, above nothing": (
+        lambda x: F.max_pool2d(F.relu(x), 2, 1, 1),
+        "p = MaxPool <kernel_shape = [2, 2], pads = [1, 1, 1, 1]> (x) y = Relu(p)",
+    ),
+    "the largest of what is held": (
+        lambda x: F.max_pool2d(x, 2).clamp(-0.5, 0.5),
+        f"{number('l', -0.5)} {number('h', 0.5)} c = Clip(x, l, h) y = MaxPool <kernel_shape = [2, 2], "
+        "strides = [2, 2]> (c)",
+    ),
+    "tanh of a sigmoid": (
+        torch.tanh,
+        f"{number('t', 2)} {number('o', 1)} d = Mul(x, t) s = Sigmoid(d) m = Mul(s, t) y = Sub(m, o)",
+    ),
+    "a sigmoid of tanh": (
+        torch.sigmoid,
+        f"{number('t', 2)} {number('o', 1)} d = Div(x, t) s = Tanh(d) m = Add(s, o) y = Div(m, t)",
+    ),
+    "summed up in another order": (
+        lambda x: x + (x.exp() + x.sin()),
+        "e = Exp(x) s = Sin(x) a = Add(s, x) y = Add(a, e)",
+    ),
+    "shuffled": (
+        lambda x: F.channel_shuffle(x, 2),
+        f"{ints('i', 0, 2, 1, 3)} y = Gather <axis = 1> (x, i)",
+    ),
     "log of a sigmoid": (F.logsigmoid, "s = Sigmoid(x) y = Log(s)"),
     "log of a sum": (
         lambda x: torch.logaddexp(x, 2 * x),
@@ -471,6 +505,22 @@ SAME |= {
 }
 
 OTHER: dict[str, tuple[Function, str]] = {
+    "log of another softmax": (lambda x: F.log_softmax(x, 2), SAME["log of a softmax"][1]),
+    "log of other exponentials": (lambda x: F.log_softmax(2 * x, 1), SAME["log of exponentials"][1]),
+    "the largest of other pads": (
+        lambda x: F.max_pool2d(F.relu(x), 2, 1, (1, 0)),
+        SAME["the largest, above nothing"][1],
+    ),
+    "held otherwise": (
+        lambda x: F.max_pool2d(x, 2).clamp(-0.5, 0.4),
+        SAME["the largest of what is held"][1],
+    ),
+    "a sigmoid of three": (torch.tanh, SAME["tanh of a sigmoid"][1].replace("Mul(x, t)", "Mul(x, o)")),
+    "a sum of other signs": (lambda x: x - (x.exp() + x.sin()), SAME["summed up in another order"][1]),
+    "shuffled back": (
+        lambda x: x[:, [0, 2, 3, 1]],
+        SAME["shuffled"][1],
+    ),
     "log of another sigmoid": (lambda x: F.logsigmoid(-x), SAME["log of a sigmoid"][1]),
     "log of another sum": (lambda x: torch.logaddexp(x, 3 * x), SAME["log of a sum"][1]),
     "another power": (torch.exp2, f"{number('t', 3)} y = Pow(t, x)"),
