@@ -7,6 +7,7 @@ whatever a batch norm did before it. Integers have none of this: they are what t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -134,7 +135,20 @@ def _raised(terms: Terms, factor: Factor, exponent: Fraction) -> Factor:
     value, own = factor
     if own.denominator != 1 and (own * exponent).denominator == 1:
         return _product(terms, [factor], []), exponent
-    return value, own * exponent
+    whole = own * exponent
+    return without_sign(terms, value) if whole.denominator == 1 and whole % 2 == 0 else value, whole
+
+
+def without_sign(terms: Terms, value: Value) -> Value:
+    """One of a sum and of its negative, whichever is given: for what is the same of both."""
+    core, scale, shift = parts_of(value)
+    items = summands(terms, core if shift is None and scale is not None and scalar(scale) == -1 else value)
+    if len(items) == 1:
+        return value
+    terms.use("even-function")
+    negated = [negate(terms, item) for item in items]
+    both = (functools.reduce(functools.partial(add, terms), found) for found in (items, negated))
+    return widened(min(both, key=lambda found: found.term.skeleton), value)
 
 
 def exponent_of(value: Value) -> Fraction | None:
@@ -403,7 +417,7 @@ def _product(terms: Terms, factors: Sequence[Factor], scales: Sequence[Value]) -
             whole = own.denominator == exponent.denominator == 1 and own * exponent > 0
             if whole and _is_same_value(value, other):
                 terms.use("power-of-one-base")
-                left[place] = (other, own + exponent)
+                left[place] = _raised(terms, (other, Fraction(1)), own + exponent)
                 break
         else:
             left.append((value, exponent))

@@ -24,6 +24,7 @@ from fxexport.language.arithmetic import (
     scaled,
     subtract,
     summands,
+    without_sign,
 )
 from fxexport.language.constants import elements, exact_array, scalar
 from fxexport.language.contraction import matmul
@@ -76,8 +77,13 @@ UNARY = (
 
 def unary_of(name: str) -> Callable[[Terms, Value], Value]:
     """The function of this name."""
-    known: dict[str, Callable[[Terms, Value], Value]] = {"log": logarithm, "tanh": tanh}
+    known: dict[str, Callable[[Terms, Value], Value]] = {"abs": absolute, "log": logarithm, "tanh": tanh}
     return known.get(name) or (lambda terms, value: unary(terms, name, value))
+
+
+def absolute(terms: Terms, value: Value) -> Value:
+    """``|x|``."""
+    return unary(terms, "abs", without_sign(terms, value))
 
 
 def tanh(terms: Terms, value: Value) -> Value:

@@ -84,6 +84,7 @@ IDENTITIES: dict[str, Identity] = {
         # sums and products
         _bits("sum-commutes", "x + y = y + x"),
         _reals("sum-order", "(x + y) + z = x + (y + z), -(x + y) = -x - y", _NOT_HALF),
+        _bits("even-function", "f(x - y) = f(y - x)", f"f is |x| or an even power; {_NOT_HALF}"),
         _reals("product-order", "(x·a)·y = (x·y)·a", f"a is constant; {_NOT_HALF}"),
         _reals("product-commutes", "Σ x·y = Σ y·x", special=True),
         _reals("difference", "x - y = x + (-1)·y", special=True),

@@ -213,6 +213,19 @@ def _sum_of_sums(c: Case) -> Iterator[Check]:
         yield arithmetic.subtract(c.terms, x, arithmetic.add(c.terms, y, z)), a - b - d
 
 
+@case("even-function")
+def _unsigned(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        b = c.numbers(1, a.shape[1])
+        y = c.open(b)
+        one, other = arithmetic.subtract(c.terms, x, y), arithmetic.subtract(c.terms, y, x)
+        assert definitions.absolute(c.terms, one) == definitions.absolute(c.terms, other)
+        for value in (one, other, arithmetic.negate(c.terms, one)):
+            yield definitions.absolute(c.terms, value), np.abs(a - b)
+            yield arithmetic.power(c.terms, value, Fraction(2)), (a - b) ** 2
+            yield arithmetic.multiply(c.terms, value, value), (a - b) ** 2
+
+
 @case("product-order")
 def _product(c: Case) -> Iterator[Check]:
     for a, x in pairs(c):
@@ -882,6 +895,10 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
         lambda c: arithmetic.add(
             c.terms, of_type(c, "float16"), arithmetic.add(c.terms, *[of_type(c, "float16")] * 2)
         ),
+    ),
+    "an odd power": (
+        "even-function",
+        lambda c: arithmetic.power(c.terms, arithmetic.subtract(c.terms, small(c), small(c)), Fraction(3)),
     ),
     "twice a sum": (
         "sum-order",

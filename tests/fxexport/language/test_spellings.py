@@ -168,6 +168,10 @@ SAME: dict[str, tuple[Function, str]] = {
         lambda x: x + (x.exp() + x.sin()),
         "e = Exp(x) s = Sin(x) a = Add(s, x) y = Add(a, e)",
     ),
+    "a difference the other way, squared": (
+        lambda x: (x - x.mean(1, keepdim=True)) ** 2,
+        "m = ReduceMean <axes = [1]> (x) d = Sub(m, x) y = Mul(d, d)",
+    ),
     "shuffled": (
         lambda x: F.channel_shuffle(x, 2),
         f"{ints('i', 0, 2, 1, 3)} y = Gather <axis = 1> (x, i)",
@@ -517,6 +521,10 @@ OTHER: dict[str, tuple[Function, str]] = {
     ),
     "a sigmoid of three": (torch.tanh, SAME["tanh of a sigmoid"][1].replace("Mul(x, t)", "Mul(x, o)")),
     "a sum of other signs": (lambda x: x - (x.exp() + x.sin()), SAME["summed up in another order"][1]),
+    "a difference the other way": (
+        lambda x: (x - x.mean(1, keepdim=True)) ** 3,
+        "m = ReduceMean <axes = [1]> (x) d = Sub(m, x) e = Mul(d, d) y = Mul(e, d)",
+    ),
     "shuffled back": (
         lambda x: x[:, [0, 2, 3, 1]],
         SAME["shuffled"][1],
