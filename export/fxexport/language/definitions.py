@@ -704,8 +704,9 @@ def extreme(terms: Terms, name: str, first: Value, second: Value) -> Value:
         return clamp(terms, first, *((second, None) if name == "maximum" else (None, second)))
     for value, other in ((first, second), (second, first)) if name == "maximum" else ():
         core, scale, shift = parts_of(other)
-        slope = None if scale is None or shift is not None or core != value else scalar(scale)
-        if slope is not None and 0 < slope < 1 and value.dtype != "float16":
+        if scale is None or shift is not None or core != value or value.dtype == "float16":
+            continue
+        if 0 < (scalar(scale) or 0) < 1:
             terms.use("extreme-as-slope")
             return leaky_relu(terms, value, scale)
     values = sorted([first, second], key=lambda value: (value.is_closed, value.term.skeleton))
