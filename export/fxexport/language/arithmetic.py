@@ -32,6 +32,8 @@ _SEEN_SHORT = 2.0**-10
 """Shifts whose addition one by one may round by more than this, over their sum, are left as they are; in 16
 bits more is not seen. Bounds of a clamp may be off by the former share of the largest of them, but for a few
 roundings."""
+_MOST_SUMMANDS = 128
+"""No sum is written out to more: what is added to itself forty times would be a million million."""
 _HIGHEST = 4
 """No higher power of a product is a product of powers: of 66,000 x^8 has no number, where (x·y)^8 may."""
 
@@ -62,8 +64,10 @@ def add(terms: Terms, first: Value, second: Value) -> Value:
         value, shift = (second, first) if first.is_closed else (first, second)
         return scaled(terms, value, shift=shift)
     terms.use("sum-commutes")
-    left, right = summands(terms, first), summands(terms, second)
-    ordered = sorted([*left, *right], key=lambda value: value.term.skeleton)
+    every = [*summands(terms, first), *summands(terms, second)]
+    if len(every) > _MOST_SUMMANDS:
+        every = [first, second]
+    ordered = sorted(every, key=lambda value: value.term.skeleton)
     return widened(mapped(terms, "sum", (), ordered, first.dtype), first, second)
 
 

@@ -83,7 +83,11 @@ IDENTITIES: dict[str, Identity] = {
         _bits("reduction-of-one-cell", "mean(x) = max(x) = min(x) = sum(x) = x", "over extents of 1"),
         # sums and products
         _bits("sum-commutes", "x + y = y + x"),
-        _reals("sum-order", "(x + y) + z = x + (y + z), -(x + y) = -x - y", _NOT_HALF),
+        _reals(
+            "sum-order",
+            "(x + y) + z = x + (y + z), -(x + y) = -x - y",
+            f"of no more than 128 summands; {_NOT_HALF}",
+        ),
         _bits("even-function", "f(x - y) = f(y - x)", f"f is |x| or an even power; {_NOT_HALF}"),
         _reals("product-order", "(x·a)·y = (x·y)·a", f"a is constant; {_NOT_HALF}"),
         _reals("product-commutes", "Σ x·y = Σ y·x", special=True),

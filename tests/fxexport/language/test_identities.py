@@ -18,7 +18,7 @@ from fxexport.language.identities import IDENTITIES, TIES
 from fxexport.language.layout import plain
 from fxexport.language.maps import cast, elementwise
 from fxexport.language.sliding_window import SlidingWindow
-from fxexport.language.term import Rounded, Term, Terms, Uninterpreted, Value
+from fxexport.language.term import Rounded, Term, Terms, Uninterpreted, Value, below
 from tests.fxexport.language.exact import FUNCTIONS, Array, powered, result
 
 SHAPES = [(2, 3), (1, 3), (3, 1), (2, 2)]
@@ -986,6 +986,14 @@ def test_next_to_its_condition_no_identity_is_used(name: str) -> None:
     c = Case()
     make(c)
     assert identity not in c.terms.used
+
+
+def test_what_is_added_to_itself_again_and_again_is_not_written_out() -> None:
+    c = Case()
+    found = small(c)
+    for _ in range(60):
+        found = arithmetic.add(c.terms, found, found)
+    assert all(len(term.operands) <= 128 for term in below(found.term))
 
 
 def test_an_attention_of_another_kind_has_no_definition() -> None:

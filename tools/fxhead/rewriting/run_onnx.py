@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import filecmp
 import os
 import shutil
@@ -119,8 +120,10 @@ def _copy(path: Path, new: Path) -> None:
         while at < end:
             try:
                 start = os.lseek(source.fileno(), at, os.SEEK_DATA)
-            except OSError:  # nothing but a hole is left
-                break
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break  # nothing but a hole is left
             at = os.lseek(source.fileno(), start, os.SEEK_HOLE)
             source.seek(start)
             target.seek(start)
