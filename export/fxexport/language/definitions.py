@@ -706,9 +706,10 @@ def extreme(terms: Terms, name: str, first: Value, second: Value) -> Value:
         core, scale, shift = parts_of(other)
         if scale is None or shift is not None or core != value or value.dtype == "float16":
             continue
-        if 0 < (scalar(scale) or 0) < 1:
+        slope = scalar(scale)
+        if slope is not None and (0 < slope < 1 or slope == -1):
             terms.use("extreme-as-slope")
-            return leaky_relu(terms, value, scale)
+            return absolute(terms, value) if slope == -1 else leaky_relu(terms, value, scale)
     values = sorted([first, second], key=lambda value: (value.is_closed, value.term.skeleton))
     return elementwise(terms, name, values, first.dtype)
 

@@ -188,7 +188,7 @@ IDENTITIES: dict[str, Identity] = {
         _reals("hard-swish", "hard_swish(x) = x·hard_sigmoid(x)"),
         _reals("gelu", "gelu(x) = x·(1 + erf(x/√2))/2, or x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2"),
         _reals("tanh", "tanh(x) = 2·sigmoid(2·x) - 1", _NOT_HALF, special=True),
-        _reals("extreme-as-slope", "max(x, s·x) = leaky_relu(x)", f"0 < s < 1; {_NOT_HALF}"),
+        _reals("extreme-as-slope", "max(x, s·x) = leaky_relu(x), |x| for s = -1", f"0 < s < 1; {_NOT_HALF}"),
         _reals("masked-by-sign", "(1 where x > 0, else 0)·x = max(x, 0)", _NOT_HALF),
         _reals("one-more", "expm1(x) = exp(x) - 1, log1p(x) = log(1 + x)", "not in half precision"),
         _reals("mish", "mish(x) = x·tanh(softplus(x))"),

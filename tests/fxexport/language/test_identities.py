@@ -584,8 +584,10 @@ def _tanh(c: Case) -> Iterator[Check]:
 def _larger_part(c: Case) -> Iterator[Check]:
     for a, x in pairs(c):
         part = arithmetic.multiply(c.terms, x, c.number(0.25))
-        for pair in ((x, part), (part, x)):
-            yield definitions.extreme(c.terms, "maximum", *pair), np.maximum(a, a / 4)
+        other = arithmetic.negate(c.terms, x)
+        for pair, found in (((x, part), np.maximum(a, a / 4)), ((x, other), np.abs(a))):
+            yield definitions.extreme(c.terms, "maximum", *pair), found
+            yield definitions.extreme(c.terms, "maximum", *reversed(pair)), found
 
 
 @case("masked-by-sign")
