@@ -32,8 +32,8 @@ _SEEN_SHORT = 2.0**-10
 """Shifts whose addition one by one may round by more than this, over their sum, are left as they are; in 16
 bits more is not seen. Bounds of a clamp may be off by the former share of the largest of them, but for a few
 roundings."""
-_MOST_SUMMANDS = 128
-"""No sum is written out to more: what is added to itself forty times would be a million million."""
+_MOST_PARTS = 128
+"""No sum or product is written out to more: what is added to itself forty times would be 2^40."""
 _HIGHEST = 4
 """No higher power of a product is a product of powers: of 66,000 x^8 has no number, where (x·y)^8 may."""
 
@@ -49,7 +49,7 @@ def multiply(terms: Terms, first: Value, second: Value) -> Value:
         return scaled(terms, value, scale=factor)
     left, right = _factors(terms, first), _factors(terms, second)
     scales = [*left[1], *right[1]]
-    if not are_moderate(*scales):
+    if not are_moderate(*scales) or len(left[0]) + len(right[0]) > _MOST_PARTS:
         left, right, scales = ([(first, Fraction(1))], []), ([(second, Fraction(1))], []), []
     return widened(_product(terms, [*left[0], *right[0]], scales), first, second)
 
@@ -65,7 +65,7 @@ def add(terms: Terms, first: Value, second: Value) -> Value:
         return scaled(terms, value, shift=shift)
     terms.use("sum-commutes")
     every = [*summands(terms, first), *summands(terms, second)]
-    if len(every) > _MOST_SUMMANDS:
+    if len(every) > _MOST_PARTS:
         every = [first, second]
     ordered = sorted(every, key=lambda value: value.term.skeleton)
     return widened(mapped(terms, "sum", (), ordered, first.dtype), first, second)

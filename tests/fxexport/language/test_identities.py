@@ -990,12 +990,14 @@ def test_next_to_its_condition_no_identity_is_used(name: str) -> None:
     assert identity not in c.terms.used
 
 
-def test_what_is_added_to_itself_again_and_again_is_not_written_out() -> None:
+def test_what_is_made_of_itself_again_and_again_is_not_written_out() -> None:
     c = Case()
-    found = small(c)
+    added = multiplied = small(c)
     for _ in range(60):
-        found = arithmetic.add(c.terms, found, found)
-    assert all(len(term.operands) <= 128 for term in below(found.term))
+        added = arithmetic.add(c.terms, added, added)
+    for _ in range(150):
+        multiplied = arithmetic.multiply(c.terms, multiplied, definitions.unary(c.terms, "exp", multiplied))
+    assert all(len(term.operands) <= 128 for found in (added, multiplied) for term in below(found.term))
 
 
 def test_an_attention_of_another_kind_has_no_definition() -> None:
