@@ -121,9 +121,13 @@ class _Watch:
         return None if most is None else _told(most)
 
     def _grown(self, further: int = 0) -> float | None:
-        """The limit of memory that was passed, by so much; None where none was."""
-        pairs = zip(_memory(), self._before, (self._bytes, self._left), strict=True)
-        return next((most for now, then, most in pairs if now - then >= most + further), None)
+        """The limit of memory that was passed, by so much; None where none was.
+
+        What files have in memory the system may take back meanwhile: all in all it is no more then.
+        """
+        whole, own = (now - then for now, then in zip(_memory(), self._before, strict=True))
+        pairs = ((max(whole, own), self._bytes), (own, self._left))
+        return next((most for grown, most in pairs if grown >= most + further), None)
 
     def _budget(self) -> Budget:
         most = min(self._bytes, self._left)

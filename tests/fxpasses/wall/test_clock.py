@@ -51,6 +51,14 @@ def test_memory_is_limited_too(monkeypatch: pytest.MonkeyPatch, most: float, lef
         fill()
 
 
+def test_what_the_system_takes_back_of_files_hides_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([(500_000_000, 100_000_000)])  # then half of what files have is gone
+    monkeypatch.setattr(clock, "_memory", lambda: next(told, (400_000_000, 200_000_000)))
+    monkeypatch.setattr(clock, "_left", lambda: 1e12)
+    with pytest.raises(SlowError, match=r"limit of 0\.03 GB of memory"), in_budget(most=30_000_000):
+        _for_ever()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
 def test_what_one_call_would_take_is_asked_before_it() -> None:
     def read() -> None:
