@@ -419,9 +419,10 @@ def _product(terms: Terms, factors: Sequence[Factor], scales: Sequence[Value]) -
     for value, exponent in factors:
         for place, (other, own) in enumerate(left):
             whole = own.denominator == exponent.denominator == 1 and own * exponent > 0
-            if whole and _is_same_value(value, other):
+            base = _base_of_both(terms, (other, own), (value, exponent)) if whole else None
+            if base is not None:
                 terms.use("power-of-one-base")
-                left[place] = _raised(terms, (other, Fraction(1)), own + exponent)
+                left[place] = _raised(terms, (base, Fraction(1)), own + exponent)
                 break
         else:
             left.append((value, exponent))
@@ -434,6 +435,18 @@ def _product(terms: Terms, factors: Sequence[Factor], scales: Sequence[Value]) -
     for scale in scales:
         product = scaled(terms, product, scale=scale)
     return product
+
+
+def _base_of_both(terms: Terms, first: Factor, second: Factor) -> Value | None:
+    """What two integer powers are powers of; an even one is of a sum and of its negative."""
+    (value, own), (other, exponent) = first, second
+    if _is_same_value(value, other):
+        return value
+    is_even = own % 2 == 0
+    if is_even == (exponent % 2 == 0):
+        return None
+    one, odd = (value, other) if is_even else (other, value)
+    return odd if _is_same_value(without_sign(terms, odd), one) else None
 
 
 def _is_same_value(first: Value, second: Value) -> bool:

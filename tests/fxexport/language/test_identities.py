@@ -223,7 +223,13 @@ def _unsigned(c: Case) -> Iterator[Check]:
         for value in (one, other, arithmetic.negate(c.terms, one)):
             yield definitions.absolute(c.terms, value), np.abs(a - b)
             yield arithmetic.power(c.terms, value, Fraction(2)), (a - b) ** 2
-            yield arithmetic.multiply(c.terms, value, value), (a - b) ** 2
+            squared = arithmetic.multiply(c.terms, value, value)
+            yield squared, (a - b) ** 2
+            for cubed in (
+                arithmetic.multiply(c.terms, value, squared),
+                arithmetic.multiply(c.terms, squared, value),
+            ):
+                assert cubed == arithmetic.power(c.terms, value, Fraction(3))
 
 
 @case("product-order")
