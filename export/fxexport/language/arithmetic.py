@@ -8,6 +8,7 @@ whatever a batch norm did before it. Integers have none of this: they are what t
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -67,6 +68,7 @@ def add(terms: Terms, first: Value, second: Value) -> Value:
     every = [*summands(terms, first), *summands(terms, second)]
     if len(every) > _MOST_PARTS:
         every = [first, second]
+    every = _without_opposite(terms, every)
     ordered = sorted(every, key=lambda value: value.term.skeleton)
     return widened(mapped(terms, "sum", (), ordered, first.dtype), first, second)
 
@@ -82,6 +84,37 @@ def summands(terms: Terms, value: Value) -> list[Value]:
     return found if scale is None else [negate(terms, item) for item in found]
 
 
+def _without_opposite(terms: Terms, items: Sequence[Value]) -> list[Value]:
+    """The summands without shifts that two of them take from each other, as a mean's and its cells' are."""
+    found = list(items)
+    shifted = [(place, *parted) for place, item in enumerate(items) if (parted := _unshifted(terms, item))]
+    for one, other in itertools.combinations(shifted, 2):
+        (first, rest, shift), (second, remaining, opposite) = one, other
+        if found[first] is items[first] and found[second] is items[second]:
+            if _is_opposite(terms, shift, opposite) and _is_clear(None, shift):
+                terms.use("opposite-shifts")
+                found[first], found[second] = rest, remaining
+    return found
+
+
+def _is_opposite(terms: Terms, shift: Value, other: Value) -> bool:
+    number, negative = scalar(shift), scalar(other)
+    if number is None or negative is None:
+        return shift == negate(terms, other)
+    return number == -negative
+
+
+def _unshifted(terms: Terms, value: Value) -> tuple[Value, Value] | None:
+    """A value without its shift, and this; of what has none, nothing."""
+    core, scale, shift = parts_of(value)
+    if shift is not None:
+        return scaled(terms, core, scale=scale), shift
+    if scale is None or scalar(scale) != -1:
+        return None
+    inner = _unshifted(terms, core)
+    return None if inner is None else (negate(terms, inner[0]), negate(terms, inner[1]))
+
+
 def negate(terms: Terms, value: Value) -> Value:
     """Minus the value."""
     if value.dtype == "bool":
@@ -89,7 +122,7 @@ def negate(terms: Terms, value: Value) -> Value:
     if not value.is_float:
         return elementwise(terms, "neg", [value], value.dtype)
     if value.is_closed:
-        return _evaluated(terms, elementwise(terms, "neg", [value], value.dtype))
+        return _opposite(terms, value)
     return scaled(terms, value, scale=terms.real(-1.0, value.dtype))
 
 
@@ -278,6 +311,15 @@ def are_moderate(*scales: Value) -> bool:
     return highest <= largest and lowest >= 1 / largest
 
 
+def sign_of(scale: Value) -> int:
+    """1 or -1 where all elements of a closed value are above or below zero; 0 otherwise."""
+    try:
+        signs = np.sign(folded(scale.term).value)
+    except NotFolded:
+        return 0
+    return next((sign for sign in (1, -1) if np.all(signs == sign)), 0)
+
+
 def has_step(value: Value | None) -> bool:
     """Whether a summand takes nothing out of its type, or back into it, that is more than a rounding off."""
     if value is None or value.dtype != "float16":
@@ -323,15 +365,15 @@ def _is_within(scale: Value | None, shift: Value | None, whole: Value | None) ->
         return False
 
 
-def _is_clear(whole: Value, *shifts: Value) -> bool:
-    """Whether adding the shifts one by one rounds no more than is seen in their sum."""
+def _is_clear(whole: Value | None, *shifts: Value) -> bool:
+    """Whether adding the shifts one by one rounds no more than is seen in their sum, which may be nothing."""
     try:
-        size = np.abs(elements(whole).value)
+        size = 0.0 if whole is None else np.abs(elements(whole).value)
         largest = sum(np.abs(elements(shift).value).max(initial=0.0) for shift in shifts)
     except NotFolded:
         return False
-    unit = UNIT[whole.dtype]
-    seen = _SEEN if whole.dtype in ("float32", "float64") else _SEEN_SHORT
+    unit = UNIT[shifts[0].dtype]
+    seen = _SEEN if shifts[0].dtype in ("float32", "float64") else _SEEN_SHORT
     return bool(np.all(unit * largest <= seen * np.maximum(1.0, size)))
 
 
@@ -353,8 +395,17 @@ def _closed(terms: Terms, name: str, first: Value, second: Value) -> Value:
         if not is_folded(value.term) and _is_all(other, 0.0 if name == "add" else 1.0):
             terms.use("neutral-element")
             return widened(value, other)
+        if name == "mul" and scalar(other) == -1:
+            return _opposite(terms, widened(value, other))
     values = sorted([first, second], key=lambda value: (value.term.skeleton, value.term.serial))
     return _evaluated(terms, elementwise(terms, name, values, first.dtype))
+
+
+def _opposite(terms: Terms, value: Value) -> Value:
+    """Minus a closed value, and of minus one that one: no sign rounds."""
+    if value.term.attributes == ("neg",):
+        return value.term.operands[0].value(value.layout)
+    return _evaluated(terms, elementwise(terms, "neg", [value], value.dtype))
 
 
 def _evaluated(terms: Terms, value: Value) -> Value:

@@ -331,8 +331,7 @@ def before_sites(terms: Terms, value: Value, dims: Sequence[int], apply: Callabl
         apply: the operator; it keeps the number of dimensions and a constant along ``dims`` as it is.
     """
     core, scale, shift = parts_of(value)
-    closed = [item for item in (scale, shift) if item is not None]
-    if closed and all(_repeats(item, value.rank, dims) for item in closed) and keeps_average(scale, shift):
+    if is_alike_along(value, dims):
         terms.use("average-of-affine")
         inner = before_sites(terms, core, dims, apply)
         return scaled(terms, inner, scale=scale, shift=shift)
@@ -344,34 +343,71 @@ def before_sites(terms: Terms, value: Value, dims: Sequence[int], apply: Callabl
     return apply(value)
 
 
-def _repeats(item: Value, rank: int, dims: Sequence[int]) -> bool:
-    layout: Layout = ((),) * (rank - item.rank) + item.layout
-    return not any(layout[dim] for dim in dims)
+def is_alike_along(value: Value, dims: Sequence[int]) -> bool:
+    """Whether a core is scaled or shifted alike in all cells along the dimensions, and within its type."""
+    _, scale, shift = parts_of(value)
+    closed = [item for item in (scale, shift) if item is not None]
+    layouts: list[Layout] = [((),) * (value.rank - item.rank) + item.layout for item in closed]
+    is_alike = not any(layout[dim] for layout in layouts for dim in dims)
+    return bool(closed) and is_alike and keeps_average(scale, shift)
 
 
 def _before_dot(
     terms: Terms, value: Value, dims: Sequence[int], apply: Callable[[Value], Value]
 ) -> Value | None:
-    data, weight = value.term.operands
+    opened = _opened(value)
+    if opened is None or not all(opened[0][dim] == (True, False) for dim in dims):
+        return None
+    _, source, stored = opened
+    inner = before_sites(terms, source, dims, apply)
+    labels = list(range(source.rank))
+    return einsum(terms, inner, labels, stored, labels, labels[: value.rank])
+
+
+def _opened(value: Value) -> tuple[list[tuple[bool, bool]], Value, Value] | None:
+    """What a sum of products reads: the value's dimensions, and behind them those that are summed.
+
+    Returns:
+        Of each dimension of the value whether the first and the second operand lie along it, and both; None
+        where two kinds are parts of one dimension.
+    """
+    first, second = value.term.operands
     outputs: int = value.term.attributes[0]  # type: ignore[assignment]
-    data_access, weight_access = data.access or (), weight.access or ()
-    is_walked = [(bool(data_access[axis]), bool(weight_access[axis])) for axis in range(outputs)]
-    kinds: list[tuple[bool, bool]] = []  # of each dimension: whether the data lie along it, and the weight
+    read, held = first.access or (), second.access or ()
+    kinds: list[tuple[bool, bool]] = []
     for parts in value.layout:
-        found = {is_walked[part.axis] for part in parts if not part.is_repeated}
+        found = {(bool(read[part.axis]), bool(held[part.axis])) for part in parts if not part.is_repeated}
         if len(found) > 1 or any(part.is_repeated for part in parts):
             return None
         kinds.append(found.pop() if found else (True, False))
-    if not all(kinds[dim] == (True, False) for dim in dims):
-        return None
-    slots = [parts[0] if parts else None for parts in data_access]
-    others = [parts[0] if parts else None for parts in weight_access]
-    summed = range(outputs, len(data_access))
-    pairs = list(zip(value.layout, kinds, strict=True))
-    read = [behind(parts, slots) if of_data else () for parts, (of_data, _) in pairs]
-    held = [behind(parts, others) if of_weight else () for parts, (_, of_weight) in pairs]
-    source = Value(term=data.term, known_layout=(*read, *(data_access[axis] for axis in summed)))
-    inner = before_sites(terms, source, dims, apply)
-    stored = Value(term=weight.term, known_layout=(*held, *(weight_access[axis] for axis in summed)))
-    labels = list(range(value.rank + len(summed)))
-    return einsum(terms, inner, labels, stored, labels, labels[: value.rank])
+    operands: list[Value] = []
+    for place, (operand, access) in enumerate(((first, read), (second, held))):
+        slots = [parts[0] if parts else None for parts in access]
+        pairs = zip(value.layout, kinds, strict=True)
+        layout = [behind(parts, slots) if kind[place] else () for parts, kind in pairs]
+        operands.append(Value(term=operand.term, known_layout=(*layout, *access[outputs:])))
+    return kinds, operands[0], operands[1]
+
+
+def without_shift_of_keys(terms: Terms, value: Value, dim: int) -> Value:
+    """Scores without what each key is shifted by alike, which adds the same to all scores of a query.
+
+    Args:
+        terms: the table.
+        value: the scores.
+        dim: the dimension of the keys.
+    """
+    core, scale, shift = parts_of(value)
+    opened = _opened(core) if core.term.op == "dot" and value.dtype != "float16" else None
+    if opened is None or opened[0][dim] == (True, True):
+        return value
+    kinds, *operands = opened
+    place = 0 if kinds[dim][0] else 1
+    keys, own, added = parts_of(operands[place])
+    if added is None or not is_alike_along(scaled(terms, keys, shift=added), [dim]):
+        return value
+    terms.use("softmax-of-shifted-keys")
+    operands[place] = scaled(terms, keys, scale=own)
+    labels = list(range(keys.rank))
+    product = einsum(terms, operands[0], labels, operands[1], labels, labels[: core.rank])
+    return scaled(terms, product, scale=scale, shift=shift)

@@ -27,14 +27,14 @@ from fxexport.language.arithmetic import (
     without_sign,
 )
 from fxexport.language.constants import elements, exact_array, scalar
-from fxexport.language.contraction import matmul
+from fxexport.language.contraction import matmul, without_shift_of_keys
 from fxexport.language.extents import Extent, times
 from fxexport.language.fold_rules import LARGEST, UNIT, NotFolded
 from fxexport.language.foreign import foreign
 from fxexport.language.maps import elementwise
 from fxexport.language.moves import expand, flatten, reshape, squeeze, unsqueeze, widened
 from fxexport.language.term import Rounded, Terms, Uninterpreted, Value, numpy_type
-from fxexport.language.windows import opened_up, reduce
+from fxexport.language.windows import OPPOSITE, opened_up, reduce
 
 _MOST_MASKED = 1 << 22
 """Cells of a mask that is written out: 2,048 tokens beside each other."""
@@ -236,7 +236,10 @@ def softmax(terms: Terms, value: Value, dim: int) -> Value:
     terms.use("softmax")
     if not _holds_count(value, [dim]):
         return _by_name(terms, "softmax", value, [dim], value.shape)
-    value = _masked(terms, value, dim)
+    return _share_of_exponents(terms, without_shift_of_keys(terms, _masked(terms, value, dim), dim), dim)
+
+
+def _share_of_exponents(terms: Terms, value: Value, dim: int) -> Value:
     raised = unary(terms, "exp", subtract(terms, value, reduce(terms, "max", value, [dim], keep=True)))
     return divide(terms, raised, reduce(terms, "sum", raised, [dim], keep=True))
 
@@ -298,9 +301,10 @@ def quotient(terms: Terms, first: Value, second: Value) -> Value:
         return found
     for dim in range(first.rank):
         if second.shape[dim] == 1 and second == reduce(terms, "sum", first, [dim], keep=True):
-            if not _softmax_of(terms, found):
+            written = _softmax_of(terms, found)
+            if not written:
                 terms.use("softmax-without-largest")
-                return softmax(terms, first.term.operands[0].value(first.layout), dim)
+            return softmax(terms, *(written or (first.term.operands[0].value(first.layout), dim)))
     return found
 
 
@@ -575,7 +579,7 @@ def _softmax_of(terms: Terms, value: Value) -> tuple[Value, int] | None:
         for item in [] if inner is None else _without_largest(terms, inner):
             for dim in range(item.rank):
                 with contextlib.suppress(Uninterpreted):
-                    if value == softmax(terms, item, dim):
+                    if value in (softmax(terms, item, dim), _share_of_exponents(terms, item, dim)):
                         return item, dim
     return None
 
@@ -589,9 +593,8 @@ def _without_largest(terms: Terms, value: Value) -> Iterator[Value]:
     """What may be meant by ``x`` where the value is ``x - max(x)``."""
     items = summands(terms, value)
     for place, item in enumerate(items):
-        core, scale, shift = parts_of(item)
-        is_largest = core.term.op == "reduce" and core.term.attributes[0] == "max" and shift is None
-        if is_largest and scale is not None and scalar(scale) == -1:
+        core, _, shift = parts_of(item)
+        if core.term.op == "reduce" and core.term.attributes[0] in OPPOSITE and shift is None:
             rest = [*items[:place], *items[place + 1 :]]
             yield functools.reduce(functools.partial(add, terms), rest)
 

@@ -88,6 +88,11 @@ IDENTITIES: dict[str, Identity] = {
             "(x + y) + z = x + (y + z), -(x + y) = -x - y",
             f"of no more than 128 summands; {_NOT_HALF}",
         ),
+        _reals(
+            "opposite-shifts",
+            "(x + b) + (y - b) = x + y",
+            "b is constant, and adding it rounds no more than 2^-14 (2^-10 in 16 bits)",
+        ),
         _bits("even-function", "f(x - y) = f(y - x)", f"f is |x| or an even power; {_NOT_HALF}"),
         _reals("product-order", "(x·a)·y = (x·y)·a", f"a is constant; {_NOT_HALF}"),
         _reals("product-commutes", "Σ x·y = Σ y·x", special=True),
@@ -170,6 +175,11 @@ IDENTITIES: dict[str, Identity] = {
             "each of its windows holds a cell, and it is none over the whole map",
         ),
         _bits(
+            "extreme-of-affine",
+            "max(x·a + b) = max(x)·a + b, and for an a below zero min(x)·a + b",
+            "a and b do not change along the maximum, which is over whole dimensions",
+        ),
+        _bits(
             "even-adaptive-pool",
             "adaptive_pool(x, n) = pool_k(x), k = extent / n = stride",
             "n divides the extent",
@@ -193,6 +203,11 @@ IDENTITIES: dict[str, Identity] = {
         _reals("one-more", "expm1(x) = exp(x) - 1, log1p(x) = log(1 + x)", "not in half precision"),
         _reals("mish", "mish(x) = x·tanh(softplus(x))"),
         _reals("softmax", "softmax(x) = exp(x - max(x)) / Σ exp(x - max(x))", _COUNTED, special=True),
+        _reals(
+            "softmax-of-shifted-keys",
+            "softmax(q·(k + b)ᵀ·s + m) = softmax(q·kᵀ·s + m)",
+            f"b is one for all keys, along which the softmax is; no larger than 2^40; {_NOT_HALF}",
+        ),
         _reals("log-softmax", "log_softmax(x) = x - max(x) - log Σ exp(x - max(x))", _COUNTED),
         _reals("log-of-softmax", "log(softmax(x)) = log_softmax(x)", _COUNTED),
         _reals("log-sum-exp", "log_sum_exp(x) = max(x) + log Σ exp(x - max(x))", _COUNTED),

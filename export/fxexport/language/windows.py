@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from fxexport.language.arithmetic import clamp, multiply
-from fxexport.language.contraction import before_sites
+from fxexport.language.arithmetic import clamp, multiply, parts_of, scaled, sign_of
+from fxexport.language.contraction import before_sites, is_alike_along
 from fxexport.language.extents import Extent, divided, floor_divided, minus, plus, times
 from fxexport.language.foreign import foreign
 from fxexport.language.identities import TIES
@@ -18,6 +18,8 @@ from fxexport.language.term import Operand, Terms, Uninterpreted, Value
 _PATCHES = 3
 """Axes of ``[N, C·∏k, L]``."""
 
+OPPOSITE = {"max": "min", "min": "max"}
+"""What the largest of a value is of its negative."""
 _OF_EXTENTS = {"sum": plus, "prod": times}
 _OF_ONE = ("mean", "max", "min")
 """Reductions that leave a value which only repeats as it is."""
@@ -28,6 +30,8 @@ def reduce(terms: Terms, name: str, value: Value, dims: Sequence[int], *, keep: 
     own = sorted({dim % value.rank for dim in dims}) if value.rank else []
     if name == "mean" and value.is_float:
         found = before_sites(terms, value, own, lambda inner: _reduced(terms, name, inner, own))
+    elif name in OPPOSITE and value.is_float:
+        found = _extreme_of_affine(terms, name, value, own)
     else:
         found = _reduced(terms, name, value, own)
     return found if keep else squeeze(found, own)
@@ -44,6 +48,17 @@ def place(terms: Terms, name: str, value: Value, dim: int, *, keep: bool) -> Val
     dims = tuple(1 if axis == dim else extent for axis, extent in enumerate(value.shape))
     (found,) = foreign(terms, ("place", name, dim), [value], [("int64", dims)], is_random=False)
     return found if keep else squeeze(found, [dim])
+
+
+def _extreme_of_affine(terms: Terms, name: str, value: Value, dims: Sequence[int]) -> Value:
+    """The largest or smallest cells, looked for before what scales and shifts all of them alike."""
+    core, scale, shift = parts_of(value)
+    sign = 1 if scale is None else sign_of(scale)
+    if not sign or not is_alike_along(value, dims):
+        return _reduced(terms, name, value, dims)
+    terms.use("extreme-of-affine")
+    found = _extreme_of_affine(terms, name if sign > 0 else OPPOSITE[name], core, dims)
+    return scaled(terms, found, scale=scale, shift=shift)
 
 
 def _reduced(terms: Terms, name: str, value: Value, dims: Sequence[int]) -> Value:

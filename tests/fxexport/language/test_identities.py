@@ -213,6 +213,19 @@ def _sum_of_sums(c: Case) -> Iterator[Check]:
         yield arithmetic.subtract(c.terms, x, arithmetic.add(c.terms, y, z)), a - b - d
 
 
+@case("opposite-shifts")
+def _opposite(c: Case) -> Iterator[Check]:
+    for a, x in pairs(c):
+        b, d = c.numbers(*a.shape), c.numbers(1, a.shape[1])
+        y, shift = c.open(b), c.closed(d)
+        one, other = arithmetic.add(c.terms, x, shift), arithmetic.subtract(c.terms, y, shift)
+        whole = arithmetic.add(c.terms, x, y)
+        assert arithmetic.add(c.terms, one, other) == arithmetic.add(c.terms, other, one) == whole
+        yield whole, a + b
+        yield arithmetic.add(c.terms, arithmetic.add(c.terms, whole, one), other), (a + b) * 2
+        yield arithmetic.add(c.terms, one, one), (a + d) * 2
+
+
 @case("even-function")
 def _unsigned(c: Case) -> Iterator[Check]:
     for a, x in pairs(c):
@@ -466,6 +479,17 @@ def _average_of_affine(c: Case) -> Iterator[Check]:
         yield windows.reduce(c.terms, "mean", x, [2, 3], keep=True), mean(a * p + q, (2, 3))
 
 
+@case("extreme-of-affine")
+def _extreme_of_affine(c: Case) -> Iterator[Check]:
+    for (name, of), sign, shape in itertools.product(
+        (("max", np.max), ("min", np.min)), (1, -1), ((1, 2, 1, 1), (1, 2, 1, 3), (1, 1, 1, 1))
+    ):
+        a, p, q = c.numbers(2, 2, 3, 3), c.numbers(*shape, positive=True) * sign, c.numbers(*shape)
+        x = arithmetic.scaled(c.terms, c.open(a), scale=c.closed(p), shift=c.closed(q))
+        yield windows.reduce(c.terms, name, x, [2, 3], keep=True), of(a * p + q, axis=(2, 3), keepdims=True)
+        yield windows.reduce(c.terms, name, x, [2], keep=True), of(a * p + q, axis=2, keepdims=True)
+
+
 @case("average-of-site")
 def _average_of_site(c: Case) -> Iterator[Check]:
     a, w = c.numbers(2, 3, 4, 4), c.numbers(2, 3, 1, 1)
@@ -621,13 +645,19 @@ def _one_more(c: Case) -> Iterator[Check]:
         yield definitions.log_of_one_more(c.terms, x), FUNCTIONS["log"](a + 1)
 
 
+def shares(a: Array, dim: int) -> Array:
+    """The softmax along a dimension."""
+    raised = FUNCTIONS["exp"](a - a.max(axis=dim, keepdims=True)) + Fraction(0)
+    return raised / raised.sum(axis=dim, keepdims=True)
+
+
 def softened(c: Case) -> Iterator[tuple[Value, int, Array]]:
     """Inputs, a dimension, and their softmax along it."""
     for dim in (0, 1):
         a = c.numbers(2, 3)
         raised = FUNCTIONS["exp"](a - a.max(axis=dim, keepdims=True)) + Fraction(0)
         if all(raised.sum(axis=dim)):
-            yield c.open(a), dim, raised / raised.sum(axis=dim, keepdims=True)
+            yield c.open(a), dim, shares(a, dim)
 
 
 @case("softmax")
@@ -698,6 +728,20 @@ def _choice(c: Case) -> Iterator[Check]:
             found = (np.maximum, np.minimum) if is_larger else (np.minimum, np.maximum)
             yield definitions.choose(c.terms, asked, x, y), found[0](a, b)
             yield definitions.choose(c.terms, asked, y, x), found[1](a, b)
+
+
+@case("softmax-of-shifted-keys")
+def _shifted_keys(c: Case) -> Iterator[Check]:
+    for shape in ((1, 1, 2), (2, 1, 2), (1, 1, 1)):
+        a, b, d = c.numbers(2, 3, 2), c.numbers(2, 4, 2), c.numbers(*shape)
+        q, k = c.open(a), c.open(b)
+        keys = arithmetic.add(c.terms, k, c.closed(d))
+        scores = (matmul(c.terms, q, item.permuted([0, 2, 1])) for item in (keys, k))
+        shifted, plain_scores = (definitions.softmax(c.terms, item, 2) for item in scores)
+        assert shifted == plain_scores
+        other = matmul(c.terms, keys, q.permuted([0, 2, 1]))
+        assert definitions.softmax(c.terms, other, 1) == plain_scores.permuted([0, 2, 1])
+        yield shifted, shares(a @ np.swapaxes(b + d, 1, 2), 2)
 
 
 @case("log-softmax")
@@ -897,6 +941,24 @@ def share(c: Case, value: Value, *dims: int) -> Value:
     return definitions.quotient(c.terms, raised, windows.reduce(c.terms, "sum", raised, dims, keep=True))
 
 
+def shifted_keys(c: Case, shift: object, dim: int = 2) -> Value:
+    """A softmax of scores, of which one operand is shifted."""
+    keys = arithmetic.add(c.terms, c.open(c.numbers(2, 2, 2)), c.closed(np.asarray(shift)))
+    scores = matmul(c.terms, c.open(c.numbers(2, 3, 2)), keys.permuted([0, 2, 1]))
+    return definitions.softmax(c.terms, scores, dim)
+
+
+def largest_of(c: Case, factors: Array) -> Value:
+    """The largest cells along the second dimension of what is multiplied."""
+    return windows.reduce(
+        c.terms,
+        "max",
+        arithmetic.multiply(c.terms, c.open(c.numbers(2, 2)), c.closed(factors)),
+        [1],
+        keep=True,
+    )
+
+
 ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "a sum in half precision": (
         "sum-order",
@@ -904,6 +966,20 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
             c.terms, of_type(c, "float16"), arithmetic.add(c.terms, *[of_type(c, "float16")] * 2)
         ),
     ),
+    "a shift that rounds what it is taken from": (
+        "opposite-shifts",
+        lambda c: arithmetic.add(
+            c.terms,
+            arithmetic.add(c.terms, small(c), c.number(2000)),
+            arithmetic.subtract(c.terms, small(c), c.number(2000)),
+        ),
+    ),
+    "a shift of each key": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, 2], [1, 3]]])),
+    "a key without end": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, np.inf]]])),
+    "a shift of the queries": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, 2]]], 1)),
+    "a scale along the maximum": ("extreme-of-affine", lambda c: largest_of(c, np.array([[1, 3]]))),
+    "scales of both signs": ("extreme-of-affine", lambda c: largest_of(c, np.array([[-1], [1]]))),
+    "no end": ("extreme-of-affine", lambda c: largest_of(c, np.array([[np.inf]]))),
     "an odd power": (
         "even-function",
         lambda c: arithmetic.power(c.terms, arithmetic.subtract(c.terms, small(c), small(c)), Fraction(3)),
