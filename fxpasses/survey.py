@@ -115,17 +115,19 @@ class Survey:
     def _analyse(self, extents: dict[str, tuple[int, ...]]) -> Analysis:
         """The analysis, with shapes where example inputs are given and something depends on them."""
         graph, root, lifted = self.subject.graph, self.subject.root, self.subject.lifted
-        if self.scope is Scope.ALL and not (lifted or has_values(graph)):
-            inputs = self.inputs()
-            shapes = None if inputs is None else propagate(graph, root, inputs)
-            return analyse(graph, root, self.scope, shapes, extents)
-        analysis = analyse(graph, root, self.scope, extents=extents, lifted=lifted)
-        if not analysis.is_presumed() or lifted or has_values(graph):
-            return analysis
-        inputs = self.inputs()
-        if inputs is None:
-            return analysis
-        return analyse(graph, root, self.scope, propagate(graph, root, inputs), extents)
+        can_ask = not (lifted or has_values(graph))
+        if not can_ask or self.scope is not Scope.ALL:
+            analysis = analyse(graph, root, self.scope, extents=extents, lifted=lifted)
+            if not can_ask or not analysis.is_presumed() or not (shapes := self._shapes()):
+                return analysis
+        else:
+            shapes = self._shapes()
+        return analyse(graph, root, self.scope, shapes or None, extents)
+
+    def _shapes(self) -> dict[Node, tuple[int, ...]]:
+        """The shape of every value by the example inputs; none where they are not given."""
+        inputs = None if self.subject.lifted else self.inputs()
+        return {} if inputs is None else propagate(self.subject.graph, self.subject.root, inputs)
 
     def candidates(self, look: Look, to: Form | None) -> tuple[tuple[Match, ...], tuple[Miss, ...]]:
         """The sites that have a form or can get it, and why the others cannot; all for None."""
@@ -149,8 +151,7 @@ class Survey:
 
     def extents(self) -> Callable[[Node], tuple[int, ...] | None]:
         """Gives the spatial extents of a value at the native size, or None where they are not known."""
-        inputs = None if self.subject.lifted else self.inputs()
-        shapes = propagate(self.subject.graph, self.subject.root, inputs) if inputs is not None else {}
+        shapes = self._shapes()
 
         def extents(node: Node) -> tuple[int, ...] | None:
             shape = shapes.get(node) or _traced_shape(node)
@@ -168,9 +169,7 @@ class Survey:
             nonlocal shapes
             known = fixed_shape(node)
             if known is None and not subject.lifted and not has_values(subject.graph):
-                if shapes is None:
-                    inputs = self.inputs()
-                    shapes = {} if inputs is None else propagate(subject.graph, subject.root, inputs)
+                shapes = self._shapes() if shapes is None else shapes
                 known = shapes.get(node)
                 return Sizes() if known is None else Sizes(extents=(known[-2], known[-1]))
             if known is None:

@@ -155,7 +155,7 @@ EDITS_GRAPHS = {
     "fxpasses/*/edit.py": "a form's edit, and the engine's own way back",
     "fxpasses/*/writer.py": "a typed op spelled in the node's dialect",
     "fxpasses/heads/component.py": "the head's edit",
-    "fxpasses/pointwise/flatten_norms.py": "norms of one position, among the edits of scope all",
+    "fxpasses/pointwise/respell.py": "norms of one position, among the edits of scope all",
     "fxpasses/engine/undo.py": "nodes as they were written down",
     "fxpasses/engine/outputs.py": "what a graph gives out",
     "fxpasses/graph/trace.py": "makes the graph, before anything else sees it",

@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 
 from torch.fx import Node
 
-from fxpasses.dense.find import CommutingHead, Dense, head_of
+from fxpasses.dense.find import CommutingHead, Dense, head_of, readers_of
 from fxpasses.engine import undo
-from fxpasses.engine.edit import erase_unread, redirect, turn_constants
+from fxpasses.engine.edit import erase_unread, redirect
 from fxpasses.engine.fake_values import recompute
 from fxpasses.engine.match import Match
-from fxpasses.engine.reshape import swap_batch_norm
 from fxpasses.errors import InternalError
 from fxpasses.heads.analysis import Analysis
 from fxpasses.heads.cancel import has_own_module
-from fxpasses.heads.region import constant_operands
+from fxpasses.heads.component import take_rank
 from fxpasses.report import Form
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Elementwise, Reduce, Unsqueeze
 from fxpasses.vocabulary.sizes import reads_only_batch
@@ -154,12 +153,7 @@ class _Sinking:
         assert layout is not None, "only values with a layout are crossed"
         writer = Writer(self.graph, dialect_of(next(iter(self.sites))))
         for node in lift.ops:
-            value = self.head.crossed[node]
-            if isinstance(value.op, Elementwise) and value.op.module_rank is not None:
-                swap_batch_norm(self.root, str(node.target), layout.rank)
-            elif isinstance(value.op, Elementwise) and not value.op.channels:
-                shapes = constant_operands(value, self.values, self.analysis.vocabulary)
-                turn_constants(node, shapes, writer, layout.rank)
+            take_rank(self.head.crossed[node], self.values, self.analysis.vocabulary, writer, layout.rank)
         self.new.extend(writer.written)
         self.crossed.extend(lift.ops)
 
@@ -245,6 +239,5 @@ def _keep_axes(pool: Node) -> None:
 
 
 def _only_reader(node: Node) -> Node | None:
-    """The only node that reads more of a value than its batch size, or None."""
-    readers = [user for user in node.users if not reads_only_batch(user)]
+    readers = readers_of(node)
     return readers[0] if len(readers) == 1 else None

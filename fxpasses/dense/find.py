@@ -78,7 +78,7 @@ def pools_from(start: Node, analysis: Analysis) -> tuple[Node, ...]:
     """A pool and the pools right after it, or between the unsqueeze and squeeze of a decomposed one."""
     values = analysis.region.values
     pools = [start]
-    while len(users := _readers(pools[-1])) == 1 and users[0] in values:
+    while len(users := readers_of(pools[-1])) == 1 and users[0] in values:
         if not isinstance(values[users[0]].op, POOLS):
             break
         pools.append(users[0])
@@ -89,7 +89,7 @@ def pools_from(start: Node, analysis: Analysis) -> tuple[Node, ...]:
         return tuple(pools)
     known, layout = values[start].layout, after.layout
     is_disguised = known is not None and layout is not None and layout.is_map and layout.rank < known.rank
-    if isinstance(op, POOLS) and is_disguised and _readers(op.source) == [start]:
+    if isinstance(op, POOLS) and is_disguised and readers_of(op.source) == [start]:
         return (op.source, *pools, after.node)
     return tuple(pools)
 
@@ -268,7 +268,7 @@ def _chain(last: LastAffine, analysis: Analysis) -> list[Node]:
     previous = last.node
     for node in below:
         reads = node.all_input_nodes
-        if _readers(previous) != [node] or reads.count(previous) != 1:
+        if readers_of(previous) != [node] or reads.count(previous) != 1:
             return []
         if node is not pool and not _passes(node, previous, rank, analysis):
             return []
@@ -276,7 +276,7 @@ def _chain(last: LastAffine, analysis: Analysis) -> list[Node]:
     chain = [last.node, *between]
     first, node = chain[0], last.op.source
     pending: list[Node] = []
-    while _readers(node) == [pending[0] if pending else first]:
+    while readers_of(node) == [pending[0] if pending else first]:
         op = analysis.vocabulary.classify(node)
         pending.insert(0, node)
         if isinstance(op, Affine) and _is_pointwise(op, analysis):
@@ -350,6 +350,7 @@ def _alone(found: list[Dense], analysis: Analysis, problems: dict[Node, Problem]
     return kept
 
 
-def _readers(node: Node) -> list[Node]:
+def readers_of(node: Node) -> list[Node]:
     """The nodes that read more of a value than its batch size."""
+    # asked of every head on a pool: whether it holds a size is known at once
     return [user for user in node.users if not (is_shape_value(user) and reads_only_batch(user))]

@@ -12,10 +12,8 @@ from fxpasses.engine import undo
 from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import set_conv_extras, swap_batch_norm
 from fxpasses.graph import provenance
-from fxpasses.graph.shapes import Shape
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form, Rewrite
-from fxpasses.vocabulary.writer import Writer
 from fxpasses.weights.move import WeightMove
 
 
@@ -140,16 +138,3 @@ def _exchange(reader: Node, by: Mapping[Node, Node]) -> None:
         return by.get(source, source)
 
     reader.args, reader.kwargs = map_arg(reader.args, exchanged), map_arg(reader.kwargs, exchanged)
-
-
-def turn_constants(node: Node, shapes: Mapping[Node, Shape], writer: Writer, rank: int) -> None:
-    """Lays the constants of an op along the channels of the form that it now has.
-
-    Each of ``shapes``, of the constants among its operands, has one number for a channel or one for all;
-    ``rank`` counts spatial axes, 0 for ``[N, C]``.
-    """
-    for source, shape in shapes.items():
-        extents = [extent for extent in shape if extent != 1]
-        wanted = (*extents, *(1,) * rank) if extents else (1,) * min(len(shape), 1)
-        if shape != wanted and (extents or len(shape) > 1):
-            node.replace_input_with(source, writer.reshape(source, [extent or 1 for extent in wanted]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -24,7 +24,6 @@ from fxpasses.engine.edit import (
     redirect,
     restore,
     saved_moves,
-    turn_constants,
 )
 from fxpasses.engine.fake_values import put, refresh
 from fxpasses.engine.match import Match
@@ -40,6 +39,7 @@ from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import Elementwise, Flatten, Reduce, View
 from fxpasses.vocabulary.sizes import is_shape_value, reads_only_batch, size_of, with_sizes
 from fxpasses.vocabulary.strides import needs_strides
+from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.vocabulary.writer import Dialect, Writer, dialect_of
 from fxpasses.weights.move import WeightOrder
 
@@ -205,11 +205,8 @@ class _ComponentEdit:
                 continue
             elif isinstance(value.op, Reduce):
                 self._turn(node, value.op)
-            elif isinstance(value.op, Elementwise) and value.op.module_rank is not None:
-                swap_batch_norm(self.root, str(node.target), self._rank(value))
-            elif isinstance(value.op, Elementwise) and not value.op.channels:
-                shapes = constant_operands(value, self.values, self.vocabulary)
-                turn_constants(node, shapes, self.writer, self._rank(value))
+            else:
+                take_rank(value, self.values, self.vocabulary, self.writer, self._rank(value))
 
     def _rank(self, value: PooledValue) -> int:
         """Spatial axes of a value in the form that the sites get."""
@@ -362,6 +359,31 @@ class _ComponentEdit:
             return (node in dead or is_shape_value(node)) and node not in again and node.op != "placeholder"
 
         return erase_unread(self.graph, touched, is_dead)
+
+
+def take_rank(
+    value: PooledValue,
+    values: Mapping[Node, PooledValue],
+    vocabulary: Vocabulary,
+    writer: Writer,
+    rank: int,
+) -> None:
+    """Lets an elementwise op work on values of ``rank`` spatial axes, 0 for ``[N, C]``.
+
+    A batch norm becomes that of the rank. Constants, which have one number for each channel or one for all,
+    are laid along the channels.
+    """
+    node, op = value.node, value.op
+    if not isinstance(op, Elementwise):
+        return
+    if op.module_rank is not None:
+        swap_batch_norm(vocabulary.root, str(node.target), rank)
+        return
+    for source, shape in ({} if op.channels else constant_operands(value, values, vocabulary)).items():
+        extents = [extent for extent in shape if extent != 1]
+        wanted = (*extents, *(1,) * rank) if extents else (1,) * min(len(shape), 1)
+        if shape != wanted and (extents or len(shape) > 1):
+            node.replace_input_with(source, writer.reshape(source, [extent or 1 for extent in wanted]))
 
 
 def _recorded(match: Match, record: undo.Record) -> Match:

@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
 from fxpasses.engine.edit import erase_unread, restore, saved_moves
-from fxpasses.engine.fake_values import compute
+from fxpasses.engine.fake_values import compute, put
 from fxpasses.engine.reshape import conv_extras, reshape, set_conv_extras
 from fxpasses.graph import provenance
 from fxpasses.im2col.find import Im2col, UnfoldSites
@@ -97,7 +97,8 @@ class _Job:
             reader.replace_input_with(node, result)
         value = node.meta.get("val")
         record = self._done(site, writer, before, set(), set())
-        self._tell(result, value)
+        if value is not None:
+            put(result, value)
         return record
 
     def _fold(self, site: Im2col) -> undo.Record | None:
@@ -121,14 +122,9 @@ class _Job:
         )
         for part in erased:
             del self.nodes[part.name]
-        self._tell(node, value)
-        return self._done(site, writer, before, erased, {node.name} if moved else set())
-
-    def _tell(self, node: Node, value: Any) -> None:
-        """Gives the node of the map the ``val`` that the map had."""
         if value is not None:
-            node.meta["val"] = value
-            node.meta.pop("tensor_meta", None)
+            put(node, value)
+        return self._done(site, writer, before, erased, {node.name} if moved else set())
 
     def _done(
         self, site: Im2col, writer: ColumnWriter, before: undo.Before, erased: set[Node], moved: set[str]

@@ -21,7 +21,6 @@ from fxpasses.engine.match import Match
 from fxpasses.engine.reshape import conv_extras, reshape
 from fxpasses.heads.analysis import Analysis
 from fxpasses.plan import WeightPlan
-from fxpasses.pointwise.flatten_norms import flatten_norms
 from fxpasses.pointwise.frames import (
     UNIT,
     Frame,
@@ -34,7 +33,7 @@ from fxpasses.pointwise.frames import (
     wanted_by,
 )
 from fxpasses.pointwise.placement import is_indifferent, place, reader_order
-from fxpasses.pointwise.respell_views import respell_views
+from fxpasses.pointwise.respell import flatten_norms, respell_views
 from fxpasses.report import Form
 from fxpasses.vocabulary.sizes import is_shape_value, value_of
 from fxpasses.vocabulary.vocabulary import Vocabulary

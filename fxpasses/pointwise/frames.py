@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch.fx import Node
 
@@ -22,6 +22,7 @@ from fxpasses.engine.match import Match
 from fxpasses.engine.ranks import Ranks
 from fxpasses.engine.refusals import has_hooks
 from fxpasses.report import Form
+from fxpasses.vocabulary.constants import constant_of
 from fxpasses.vocabulary.handlers import MAX_RANK
 from fxpasses.vocabulary.ops import Elementwise, Flatten, Permute, Unflatten, View
 from fxpasses.vocabulary.sizes import is_shape_value, value_of
@@ -279,14 +280,8 @@ def is_constant(node: Node, rank: int, vocabulary: Vocabulary) -> bool:
 
 def constant_extents(node: Node, vocabulary: Vocabulary) -> tuple[int, ...] | None:
     """The shape of a parameter or of a view of one, None for every other value."""
-    sizes: tuple[Any, ...] | None = None
-    while isinstance(view := vocabulary.classify(node), View):
-        sizes = view.sizes if sizes is None else sizes
-        if not all(isinstance(size, int) and size > 0 for size in view.sizes):
-            return None
-        node = view.source
-    tensor = vocabulary.tensor(vocabulary.tensor_name(node))
-    return None if tensor is None else tuple(tensor.shape) if sizes is None else sizes
+    read = constant_of(node, vocabulary)
+    return None if read is None else tuple(read.view.shape)
 
 
 def _units_of_view(node: Node, op: Flatten | Unflatten | View, units: int) -> int | None:

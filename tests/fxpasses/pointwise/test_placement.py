@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fxpasses import rewrite
 from fxpasses.graph.trace import trace
 from fxpasses.pointwise.frames import UNIT, between, reached
-from fxpasses.pointwise.minimum_cut import Cut
+from fxpasses.pointwise.placement import Cut
 from zoo.compare import difference, storages, written
 
 
