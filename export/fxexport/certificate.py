@@ -13,14 +13,14 @@ from torch import nn
 
 from fxexport.proof.evidence import gathered
 from fxexport.proof.layers import Prober, backbone_layer, weights_layer, wiring_layer
-from fxexport.proof.measured.optimiser import changed_by_optimiser
 from fxexport.proof.measured.other_size import map_axes, resized, size_of, why_not
+from fxexport.proof.measured.runtime import changed_by_optimiser
 from fxexport.proof.measured.tally import joined
 from fxexport.proof.measured.windows import UNPAIRED, check_windows, is_windowed
 from fxexport.proof.pairing.heads import paired_heads
 from fxexport.proof.pairing.outputs import PairedOutputs, paired_outputs, roots_of
 from fxexport.proof.scope import scope_of
-from fxexport.proof.verdicts import Judge, Seen
+from fxexport.proof.verdicts import Judge
 from fxexport.providers import require_known, require_provider, short_name
 from fxexport.results import Certificate, LayerResult, SizeResult, Status, Verdict
 from fxexport.subjects.arguments import on_disk, plan_of, require_names, require_seed
@@ -258,15 +258,10 @@ class Certifier:
         whole = Judge(weights=weights, backbone=backbone, derived=found.derived, tried=found.tried)
         wiring = wired(runs_on)
         judged = whole.judge(wiring, joined([found.tallies[target] for target in runs_on]))
-        seen = [
-            Seen(
-                target=target,
-                wiring=wired((target,)),
-                tally=tally,
-                repeats=[side.repeats(target) for side in (left, right)],
-            )
+        targets = tuple(
+            whole.on_target(target, wired((target,)), tally, [side.repeats(target) for side in (left, right)])
             for target, tally in found.tallies.items()
-        ]
+        )
         statistics = tuple(record for tally in found.tallies.values() for record in tally.statistics)
         batches = next((record.batches for record in statistics), ())
         witness = judged.measured.tally.witness if judged.verdict is Verdict.BROKEN else None
@@ -287,7 +282,7 @@ class Certifier:
             flips=judged.measured.tally.flips,
             heads=found.sites.names(),
             providers=runs_on,
-            targets=tuple(map(whole.on_target, seen)),
+            targets=targets,
             seed=self._seed,
             scope=(
                 *scope_of(left, right, found.outputs, batches),

@@ -1,14 +1,65 @@
-"""Which torch.fx nodes are functions of whole samples that have a bound: joins, maxima, softmax."""
+"""Which torch.fx nodes are functions of whole samples that have a bound: averages, maxima, joins, softmax."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from torch import fx, nn
 
-from fxexport.module_graph.signature import operator_name
+from fxexport.module_graph.naming import operator_name
 from fxexport.terms.term import CONCAT, MAXIMUM, SOFTMAX, Shape
-from fxpasses.vocabulary.ops import AdaptivePool, Concat, Op, Reduce
+from fxpasses.vocabulary.ops import POOLS, AdaptivePool, Concat, Op, Reduce, WindowPool
+from fxpasses.vocabulary.sizes import shape_owner
+
+ShapeOf: TypeAlias = Callable[[fx.Node], Shape | None]
+
+
+def averages_map(op: Op, node: fx.Node, before: Shape, after: Shape, shape_of: ShapeOf) -> bool:
+    """True if the result is the mean over all cells of each channel.
+
+    ``shape_of`` tells a kernel that is written as the extent of some value.
+
+    Shapes:
+        before: (C, *k); after: (C,) or (C, 1, …), both without the batch, as ``shape_of`` gives them.
+    """
+    if not isinstance(op, POOLS) or not op.average or not _takes_map(op, before, after):
+        return False
+    if isinstance(op, WindowPool):
+        kernel = op.kernel or _extent(node.kwargs.get("kernel_size", [*node.args, None, None][1]), shape_of)
+        return op.plain and (op.covers or kernel == before[1:])
+    return not node.kwargs.get("dtype")
+
+
+def _takes_map(op: AdaptivePool | WindowPool | Reduce, before: Shape, after: Shape) -> bool:
+    """Whether it makes one cell of each channel's map: windows of its rank, or exactly the spatial axes."""
+    if len(before) < 2 or after[:1] != before[:1] or not is_one_cell(after):
+        return False
+    rank = len(before) + 1
+    if not isinstance(op, Reduce):
+        return op.rank == rank - 2
+    return {dim % rank for dim in op.dims} == set(range(2, rank))
+
+
+def _extent(kernel: Any, shape_of: ShapeOf) -> Shape | None:
+    """``(h, w)`` for ``value.shape[2:]`` and for ``value.size()[2:]``."""
+    is_slice = isinstance(kernel, fx.Node) and kernel.target is operator.getitem
+    owner = shape_owner(kernel.args[0]) if is_slice and kernel.args[1] == slice(2, None) else None
+    shape = None if owner is None else shape_of(owner)
+    return None if shape is None else shape[1:]
+
+
+def is_of_one_cell(op: WindowPool) -> bool:
+    """Whether its windows are single cells, which it gives as they are."""
+    return op.average and op.plain and op.kernel is not None and set(op.kernel) == {1}
+
+
+def takes_all(first: Reduce, second: Reduce, rank: int) -> bool:
+    """Whether two reductions in a row are together one of all axes behind the channels, each once."""
+    taken = {dim % rank for dim in first.dims}
+    left = [axis for axis in range(rank) if first.keepdim or axis not in taken]
+    return taken | {left[dim % len(left)] for dim in second.dims} == set(range(2, rank))
 
 
 def joint_function(
@@ -39,14 +90,11 @@ def is_one_cell(shape: Shape) -> bool:
 
 def _is_maximum(node: fx.Node, op: Op, module: nn.Module | None, before: Shape, after: Shape) -> bool:
     """Cases: ``amax`` over exactly the spatial axes, an adaptive maximum pool to one cell."""
-    if len(before) < 2 or after[:1] != before[:1] or not is_one_cell(after):
-        return False
-    if isinstance(op, AdaptivePool):
-        return not op.average and op.rank == len(before) - 1
-    rank = len(before) + 1
-    if not isinstance(op, Reduce) or operator_name(node, module) != "amax":
-        return False
-    return {dim % rank for dim in op.dims} == set(range(2, rank))
+    if isinstance(op, Reduce):
+        is_one = operator_name(node, module) == "amax"
+    else:
+        is_one = isinstance(op, AdaptivePool) and not op.average
+    return is_one and isinstance(op, AdaptivePool | Reduce) and _takes_map(op, before, after)
 
 
 def _is_softmax(node: fx.Node, module: nn.Module | None, shape: Shape) -> bool:

@@ -10,7 +10,7 @@ import onnx
 from torch import fx
 
 from fxexport import onnx_node
-from fxexport.module_graph.signature import is_identity
+from fxexport.module_graph.naming import is_identity
 from fxexport.module_graph.terms import graph_terms
 from fxexport.onnx_dialect.content import HeldContent
 from fxexport.onnx_dialect.extents import Shape, numpy_name

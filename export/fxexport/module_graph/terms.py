@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from fxexport.module_graph.affine import FxAffine, covers_map, read_affine
-from fxexport.module_graph.functions import joint_function
-from fxexport.module_graph.naming import Naming
-from fxexport.module_graph.pools import averages_map, is_of_one_cell, takes_all
-from fxexport.module_graph.signature import has_hooks
+from fxexport.module_graph.functions import averages_map, is_of_one_cell, joint_function, takes_all
+from fxexport.module_graph.naming import Naming, has_hooks
 from fxexport.terms.arrays import arrays_of, numpy_of
 from fxexport.terms.term import (
     MAXIMUM,

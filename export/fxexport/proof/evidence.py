@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 
 from fxexport.numerics.bounds import FP32
-from fxexport.proof.derivation import Derived, derived
-from fxexport.proof.measured.defaults import compare_by_default
 from fxexport.proof.measured.measure import batch_sizes, measure
+from fxexport.proof.measured.runtime import compare_by_default
 from fxexport.proof.measured.search import Found, search
 from fxexport.proof.measured.tally import Tally
+from fxexport.proof.pairing.derivation import Derived, derived
 from fxexport.proof.pairing.heads import paired_heads
-from fxexport.proof.pairing.outputs import PairedOutputs, paired_outputs, unexplained
+from fxexport.proof.pairing.outputs import Pair, PairedOutputs, paired_outputs, unexplained
 from fxexport.proof.sites import PairedSites
 from fxexport.providers import is_defaults, targets_of
 from fxexport.results import Failure, OutputStatistics
@@ -79,15 +79,7 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
     tallies = {}
     defaults = [target for provider in runs_on for target in targets_of(provider) if is_defaults(target)]
     for target in (*runs_on, *defaults):
-        tally = measure(
-            left,
-            right,
-            walk,
-            outputs,
-            samples,
-            target,
-            derivation=derivation,
-        )
+        tally = measure(Pair.at(target, left, right, outputs), walk, samples, target, derivation)
         tally.gaps.extend(lacking)
         if False in (left.repeats(target), right.repeats(target)):
             tally.notes.append(f"a second run on {target} gave other bits")
@@ -99,23 +91,13 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
     is_broken = is_broken or derivation.is_shown(
         is_identical=is_identical, ulps=ulps, sites=sites.parameters()
     )
-    found = Found()
+    found, pair = Found(), Pair.at(runs_on[0], left, right, outputs)
+    precision = first.precision or FP32
     own = samples.ordered(left.input_names).rows
     run = [tuple((size, *rows.shape[1:]) for rows in own) for size in batch_sizes(left, right)]
     outside = tuple(dims for dims in derivation.outside if dims not in run)
     if not is_broken and (outside or derivation.fixed or not derivation.is_proved):
-        found = search(
-            (left, right),
-            (left.runs_on(runs_on[0]), right.runs_on(runs_on[0])),
-            samples,
-            outputs,
-            first.precision or FP32,
-            outside=outside,
-            fixed=derivation.fixed,
-            is_proved=derivation.is_proved,
-            is_narrow=derivation.is_narrow,
-            leaves_ties=derivation.leaves_ties,
-        )
+        found = search(pair, samples, precision, derivation, outside)
         first.failures.extend(found.failures)
         first.witness = first.witness or found.witness
         is_broken = bool(found.failures)
@@ -123,7 +105,7 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
             derivation = dataclasses.replace(derivation, is_proved=False, reason=_NARROW)
     is_quantised = any(isinstance(side, OnnxSubject) and side.is_quantised for side in (left, right))
     on = () if is_broken or not is_quantised else runs_on
-    compared = compare_by_default((left, right), outputs, samples, on, first.precision or FP32)
+    compared = compare_by_default(pair, samples, on, precision)
     is_told = is_broken and first.is_run  # of a candidate that does not run that is what is wrong with it
     return Evidence(
         outputs=outputs,

@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from torch import nn
 
 from fxexport.language.difference import difference
-from fxexport.proof.derivation import Derived
 from fxexport.proof.evidence import Evidence
+from fxexport.proof.pairing.derivation import Derived
 from fxexport.proof.sites import as_failure
 from fxexport.proof.wiring.probe_pool import probe_pool
 from fxexport.proof.wiring.probe_site import ProbeResult, probe_site, seeded
 from fxexport.results import Coverage, Failure, LayerName, LayerResult, Status
-from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.subject import Subject
 from fxexport.terms.arrays import numpy_of
 from fxexport.terms.term import HeadTerm, SiteWeights, affine_of
@@ -154,7 +153,7 @@ class Prober:
                     site, features, weight, provider, has_bias=has_bias
                 ),
                 seeded(self._seed),
-                claims_of(affine.weight.dtype.name, subject, provider),
+                subject.claims(affine.weight.dtype.name, provider),
                 is_known=form in self._known,
             )
             self._results[key] = found

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 
 from fxexport.language.difference import Difference, difference
-from fxexport.proof.derivation import Derived
+from fxexport.proof.pairing.derivation import Derived
 from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject

@@ -7,28 +7,11 @@ from collections.abc import Sequence
 
 from fxexport.numerics.bounds import TF32
 from fxexport.precision import ProductFormat, precision_on
-from fxexport.proof.derivation import Derived
 from fxexport.proof.measured.tally import Measured, Tally, measured
+from fxexport.proof.pairing.derivation import Derived
 from fxexport.providers import is_defaults, provider_of
 from fxexport.results import LayerResult, Mode, Status, TargetResult, Verdict
 from fxexport.subjects.subject import EAGER
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What one target showed.
-
-    Attributes:
-        target: provider and mode.
-        wiring: layer 2 on it.
-        tally: what the runs showed.
-        repeats: for each model, whether a second run gave the same bits; None where none was made.
-    """
-
-    target: str
-    wiring: LayerResult
-    tally: Tally
-    repeats: Sequence[bool | None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,22 +65,31 @@ class Judge:
         doubt = next(iter(found.doubts), None)
         return Verdict.AGREES, f"{within}{more}; {'; '.join(filter(None, (self.derived.reason, doubt)))}"
 
-    def on_target(self, seen: Seen) -> TargetResult:
-        """The result of one target."""
-        judged = self.judge(seen.wiring, seen.tally)
-        found = None if seen.target == EAGER else precision_on(seen.target)
-        made = [repeat for repeat in seen.repeats if repeat is not None]
+    def on_target(
+        self, target: str, wiring: LayerResult, tally: Tally, repeats: Sequence[bool | None]
+    ) -> TargetResult:
+        """The result of one target.
+
+        Args:
+            target: provider and mode.
+            wiring: layer 2 on it.
+            tally: what the runs showed.
+            repeats: for each model, whether a second run gave the same bits; None where none was made.
+        """
+        judged = self.judge(wiring, tally)
+        found = None if target == EAGER else precision_on(target)
+        made = [repeat for repeat in repeats if repeat is not None]
         return TargetResult(
-            provider=provider_of(seen.target),
-            mode=Mode.DEFAULTS if is_defaults(seen.target) else Mode.STRICT,
+            provider=provider_of(target),
+            mode=Mode.DEFAULTS if is_defaults(target) else Mode.STRICT,
             verdict=judged.verdict,
             reason=judged.reason,
-            wiring=seen.wiring,
+            wiring=wiring,
             rounding=judged.measured.rounding,
             decision=judged.measured.decision,
             is_repeatable=all(made) if made else None,
-            same_bits=judged.measured.tally.is_identical,
-            asked_precision=None if found is None or is_defaults(seen.target) else ProductFormat.FP32,
+            same_bits=tally.is_identical,
+            asked_precision=None if found is None or is_defaults(target) else ProductFormat.FP32,
             measured_precision=found,
         )
 

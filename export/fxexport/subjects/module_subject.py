@@ -264,10 +264,9 @@ class ModuleSubject(Subject):
         calls.gave(result)
         return _Look(_arrays(result), calls, code)
 
-    @property
-    def device(self) -> str:
-        """Type of the device that the module lies on."""
-        return self._device.type
+    def is_on_cpu(self, target: str) -> bool:
+        """Whether the module lies there."""
+        return self._device.type == "cpu"
 
     @property
     def fixed_batch(self) -> int | None:

@@ -12,6 +12,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 
 from fxexport.language import Graph
+from fxexport.numerics.bounds import FP32, Precision, looser, precision_of
 from fxexport.numerics.evaluate import has_bound
 from fxexport.terms.pool_first import MapOutput, commuted
 from fxexport.terms.term import Array, Head, HeadTerm, Kind, TermGraph, find_head
@@ -109,6 +110,22 @@ class Subject(Protocol):
     def runs_on(self, target: str) -> str:
         """What runs it for a target: its provider, if it is not for a module."""
         return target
+
+    def is_on_cpu(self, target: str) -> bool:
+        """Whether a target runs it on the CPU."""
+        return target == "cpu"
+
+    def claims(self, dtype: str, target: str) -> tuple[Precision, ...]:
+        """Precisions that values of a storage type may have on a target, tightest first.
+
+        What holds under the first holds under the others; which one was needed is part of the result. TF32 is
+        no excuse on a CPU, whose kernels do not shorten the operands of fp32.
+        """
+        first = precision_of(dtype) or FP32
+        weaker = looser(first)
+        if weaker is None or (first is FP32 and self.is_on_cpu(target)):
+            return (first,)
+        return first, weaker
 
     def _whole(self, provider: str) -> Callable[[Feed], tuple[Array, ...]]:
         """What runs the model as it is on one batch after another."""

@@ -166,6 +166,11 @@ class Head:
     boundary: tuple[HeadTerm, ...]
     terms: tuple[HeadTerm, ...]
 
+    @property
+    def kind(self) -> str:
+        """The storage type of its first site."""
+        return next((str(site.affine.weight.dtype.name) for site in self.sites if site.affine), "float32")
+
 
 def at_every_position(affine: SiteWeights, result: str, rank: int, axis: int = 1) -> SiteWeights:
     """A site as an operator on values of ``rank`` dimensions of any extents, summing over ``axis``.

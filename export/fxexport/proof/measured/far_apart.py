@@ -21,6 +21,7 @@ import numpy as np
 from fxexport.numerics.activations import ACTIVATIONS
 from fxexport.numerics.bounds import Float64, Precision, precision_of
 from fxexport.numerics.evaluate import flat
+from fxexport.proof.pairing.outputs import Pair
 from fxexport.results import Failure
 from fxexport.subjects.subject import BatchError, Feed, Feeds, Subject
 from fxexport.terms.arrays import nudge
@@ -107,8 +108,7 @@ def _coarsest(precision: Precision, subject: Subject) -> Scale:
 
 
 def far_apart(
-    subjects: tuple[Subject, Subject],
-    on: tuple[str, str],
+    pair: Pair,
     feeds: tuple[Feeds, Feeds],
     outputs: Sequence[Compared],
     precision: Precision,
@@ -120,19 +120,19 @@ def far_apart(
     Nothing is run again as long as no output is off by more than its own size explains.
 
     Args:
-        subjects: the two models.
-        on: where each of them runs.
+        pair: the two models.
         feeds: the batches that gave the outputs.
         outputs: what they gave.
         precision: what their heads compute in.
         is_extreme: whether numbers may leave the range of the type.
     """
+    subjects = pair.subjects
     scale = min((_coarsest(precision, subject) for subject in subjects), key=lambda scale: scale.unit)
     outputs = [_with_own_rounding(item, subjects[0].graph[item.positions[0]], scale) for item in outputs]
     suspects = [item for item in outputs if (_excess(item, _floor(item, scale)) > 0).any()]
     if not suspects:
         return []
-    sides = zip((0, 1), subjects, on, feeds, strict=True)
+    sides = zip((0, 1), subjects, pair.on, feeds, strict=True)
     moving = [_movements(side, subject, where, part, suspects, scale) for side, subject, where, part in sides]
     moved = [[np.zeros(item.reference.shape[1]) for item in suspects]] * 2
     failures = _beyond(suspects, moved, scale)
@@ -174,28 +174,22 @@ def worst_of(outputs: Sequence[Compared]) -> Failure | None:
     return max(places, key=lambda pair: pair[0], default=(0.0, None))[1]
 
 
-def witness_of(
-    place: Failure | None,
-    outputs: Sequence[tuple[str, int, int]],
-    subjects: tuple[Subject, Subject],
-    batch: tuple[Feed, Feed],
-    on: tuple[str, str],
-    made: str,
-) -> Witness:
+def witness_of(pair: Pair, place: Failure | None, batch: tuple[Feed, Feed], made: str) -> Witness:
     """The witness that a batch is; without a place the candidate does not run on it."""
     reference, candidate = (
-        tuple(zip(side.input_names, feed, strict=True)) for side, feed in zip(subjects, batch, strict=True)
+        tuple(zip(side.input_names, feed, strict=True))
+        for side, feed in zip(pair.subjects, batch, strict=True)
     )
-    witness = Witness(made=made, reference=reference, candidate=candidate, on=on)
+    witness = Witness(made=made, reference=reference, candidate=candidate, on=pair.on)
     if place is None or place.index is None:
         return witness
     row, column = place.index
-    i, j = next((i, j) for name, i, j in outputs if name == place.name)
+    i, j = next((i, j) for name, i, j in pair.outputs if name == place.name)
     return dataclasses.replace(
         witness,
         output=place.name,
         positions=(i, j),
-        index=subjects[0].as_given(i, (row, column), len(batch[0][0])),
+        index=pair.subjects[0].as_given(i, (row, column), len(batch[0][0])),
         expected=place.expected,
         found=place.found,
         bound=place.bound,

@@ -7,19 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fxexport.numerics.bounds import (
-    Interval,
-    Precision,
-    affine_interval,
-    exactly,
-    mean_interval,
-    scaled_interval,
-)
-from fxexport.proof.measured.rounding import OutputCheck, Side
+from fxexport.numerics.bounds import Interval, Precision, exactly, mean_interval
+from fxexport.numerics.evaluate import evaluate_head
+from fxexport.proof.measured.rounding import OutputCheck, Side, positions_of
 from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
-from fxexport.terms.term import Array, HeadTerm, Kind
+from fxexport.terms.term import Array, Head, HeadTerm, Kind, postorder
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,24 +60,17 @@ def check_maps(
 
 
 def _at_positions(
-    term: HeadTerm, observed: Mapping[HeadTerm, Array], precision: Precision
+    site: HeadTerm, observed: Mapping[HeadTerm, Array], precision: Precision
 ) -> Interval | None:
     """A site, or the chain of sites below it, on every position of the map that was observed.
 
     Shapes:
         result: [N · positions, O].
     """
-    source = term.varying[0]
-    if term.kind is Kind.POOL and source in observed:
-        value = observed[source]
-        return exactly(np.moveaxis(value, 1, -1).reshape(-1, value.shape[1]))
-    if term.scaling is not None:
-        below = _at_positions(source, observed, precision)
-        return None if below is None else scaled_interval(below, term.scaling, precision)
-    below = None if term.affine is None else _at_positions(source, observed, precision)
-    if below is None or term.affine is None:
-        return None
-    return affine_interval(below, term.affine.weight, term.affine.bias, precision)
+    terms = postorder([site], stop=lambda term: term.kind is Kind.POOL)
+    maps = {term: term.varying[0] for term in terms if term.kind is Kind.POOL}
+    rows = {pool: positions_of(observed[read]) for pool, read in maps.items() if read in observed}
+    return evaluate_head(Head(sites=(), boundary=(), terms=terms), rows, lambda _: precision).get(site)
 
 
 def _beside(name: str, scores: Array, due: Interval, precision: Precision) -> OutputCheck:

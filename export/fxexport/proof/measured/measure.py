@@ -13,7 +13,6 @@ from fxexport.language.identities import TIES
 from fxexport.numerics.bounds import FP32, Precision, looser, precision_of
 from fxexport.proof.measured.batches import Batch, Streamed, parts_of
 from fxexport.proof.measured.far_apart import far_apart, witness_of, worst_of
-from fxexport.proof.measured.features import read_same_features
 from fxexport.proof.measured.map_outputs import check_maps
 from fxexport.proof.measured.rounding import (
     OutputCheck,
@@ -22,52 +21,45 @@ from fxexport.proof.measured.rounding import (
     check_side,
     joint,
     observable,
+    read_same_features,
     sides_of,
 )
 from fxexport.proof.measured.tally import Tally, weakest
 from fxexport.proof.pairing.heads import PairedHeads
+from fxexport.proof.pairing.outputs import Pair
 from fxexport.results import Failure
-from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.samples import BATCHES, Samples
-from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, Subject
+from fxexport.subjects.subject import BatchError, Feeds, Run, Subject
 from fxexport.terms.pool_first import spread_sites
-from fxexport.terms.term import Array, Head, Kind
+from fxexport.terms.term import Array, Kind
 from fxexport.witness import Witness
 from fxpasses.errors import CheckError, InternalError
 
 _SIDES = ("reference", "candidate")
+_MADE = "the samples"
 _RunBy = tuple[Subject | Streamed, Subject | Streamed]
 
 
-def measure(
-    left: Subject,
-    right: Subject,
-    walk: PairedHeads,
-    outputs: tuple[tuple[str, int, int], ...],
-    samples: Samples,
-    target: str,
-    *,
-    derivation: Derivation,
-) -> Tally:
+def measure(pair: Pair, walk: PairedHeads, samples: Samples, target: str, derivation: Derivation) -> Tally:
     """What layers 4 and 5 see on one target, over batches of 1, 2 and 5 and then all further samples.
 
     ``derivation``: what was proved of the two.
     """
+    left, right = pair.subjects
     pairing = Pairing(
         reference=left.graph,
         head=left.head,
-        outputs=outputs,
+        outputs=pair.outputs,
         observed=observable(left.head, right.head, walk),
         boundary=left.head.boundary,
         before_pool=spread_sites(left.head, walk.partner),
     )
-    subjects, on = (left, right), (left.runs_on(target), right.runs_on(target))
-    here = _Here(subjects=subjects, target=target, on=on, pairing=pairing, walk=walk, derivation=derivation)
+    here = _Here(pair=pair, target=target, pairing=pairing, walk=walk, derivation=derivation)
     streamed = Streamed(left, target), Streamed(right, target)
     # infinite values have no bound, which is said as a failure or a gap; they are no warning
     with np.errstate(invalid="ignore", over="ignore"):
-        for part in parts(left, right, samples, lambda feeds: left.observe(feeds, on[0])):
-            if not here.runs(subjects if part.is_first else streamed, part):
+        for part in parts(left, right, samples, lambda feeds: left.observe(feeds, pair.on[0])):
+            if not here.runs(pair.subjects if part.is_first else streamed, part):
                 break
     return here.tally
 
@@ -113,9 +105,8 @@ def parts(left: Subject, right: Subject, samples: Samples, run: Callable[[Feeds]
 class _Here:
     """Two models on one target, and what was seen of them there."""
 
-    subjects: tuple[Subject, Subject]
+    pair: Pair
     target: str
-    on: tuple[str, str]
     pairing: Pairing
     walk: PairedHeads
     derivation: Derivation
@@ -129,9 +120,9 @@ class _Here:
         if found is None:
             first = part.feeds[0][0], part.feeds[1][0]
             tally.is_run = False
-            tally.witness = tally.witness or self._witness(None, pairing.outputs, first)
+            tally.witness = tally.witness or witness_of(self.pair, None, first, _MADE)
             return False
-        misread = {who for who, subject in zip(_SIDES, self.subjects, strict=True) if subject.is_misread}
+        misread = {who for who, subject in zip(_SIDES, self.pair.subjects, strict=True) if subject.is_misread}
         sides = found.sides
         failures = [part.numbered(failure) for failure in found.failures if failure.side not in misread]
         if len(failures) < len(found.failures):
@@ -149,18 +140,18 @@ class _Here:
         tally.has_same_features = tally.has_same_features and told is None
         # what one head makes of other features than the other's is no difference of the two models
         tally.failures.extend(failures if is_telling else [f for f in failures if f.side == "reference"])
-        label = "/".join(dict.fromkeys(self.on))
-        checks = joint(sides[0], sides[1], pairing, _head_precision(pairing.head).result)
+        label = "/".join(dict.fromkeys(self.pair.on))
+        checks = joint(sides[0], sides[1], pairing, (precision_of(pairing.head.kind) or FP32).result)
         for check, (_, i, j) in zip(checks, pairing.outputs, strict=True):
             other = _other_kind(sides[0].outputs[i], sides[1].outputs[j])
-            axes = self.subjects[0].batch_axes.get(i, 0), self.subjects[1].batch_axes.get(j, 0)
+            axes = self.pair.subjects[0].batch_axes.get(i, 0), self.pair.subjects[1].batch_axes.get(j, 0)
             if axes[0] != axes[1]:
                 other = f"the batch along axis {axes[1]} where it is along axis {axes[0]}"
             if other is None:
                 _judge(check, label, part, found.precision, tally)
             else:
                 tally.failures.append(Failure(what=other, name=check.name, provider=label, side="candidate"))
-        for subject, side, who, name in zip(self.subjects, sides, _SIDES, self.on, strict=True):
+        for subject, side, who, name in zip(self.pair.subjects, sides, _SIDES, self.pair.on, strict=True):
             maps = check_maps(subject, side, who, walk, found.precision, name)
             tally.failures.extend(part.numbered(failure) for failure in maps.failures)
             tally.gaps.extend(maps.gaps)
@@ -172,7 +163,7 @@ class _Here:
             kinds = (sides[0].outputs[i].dtype.kind for _, i, _ in pairing.outputs)
             pairs = zip(checks, kinds, strict=True)
             firm = _comparable([check for check, kind in pairs if not (kind == "i" and has_ties)])
-            apart = far_apart(self.subjects, self.on, part.feeds, firm, found.precision)
+            apart = far_apart(self.pair, part.feeds, firm, found.precision)
             tally.failures.extend(part.numbered(failure) for failure in apart)
         if tally.failures and tally.witness is None:
             tally.witness = self._seen_in(checks, part)
@@ -180,19 +171,19 @@ class _Here:
 
     def _claims(self) -> tuple[Precision, ...]:
         """Precisions to try, tightest first; both models run at the same one."""
-        kind = _head_dtype(self.pairing.head)
-        pairs = zip(self.subjects, self.on, strict=True)
-        return max((claims_of(kind, subject, target) for subject, target in pairs), key=len)
+        kind = self.pairing.head.kind
+        pairs = zip(self.pair.subjects, self.pair.on, strict=True)
+        return max((subject.claims(kind, target) for subject, target in pairs), key=len)
 
     def _found(
         self, run_by: _RunBy, feeds: tuple[Feeds, Feeds], claims: tuple[Precision, ...]
     ) -> _Within | None:
-        left, right = self.subjects
+        left, right = self.pair.subjects
         can_borrow = self.derivation.is_proved and left.dialect == right.dialect
         found = self._borrowed(run_by, feeds, claims[:1]) if can_borrow else None
         if found is None:
             runs = _runs(run_by, feeds, self.target, self.tally)
-            found = None if runs is None else _within(runs, self.pairing, self.on, claims)
+            found = None if runs is None else _within(runs, self.pairing, self.pair.on, claims)
         return found
 
     def _borrowed(
@@ -223,20 +214,14 @@ class _Here:
         if worst is None or worst.index is None:
             return None
         row, column = worst.index
-        outputs = [(check.name, *check.positions) for check in checks]
-        place = next(i for name, i, _ in outputs if name == worst.name)
+        place = next(i for name, i, _ in self.pair.outputs if name == worst.name)
         for batch in zip(*part.feeds, strict=True):
             # there may be any number of rows to a sample, or the same to every batch
-            rows = np.atleast_1d(self.subjects[0].rerun([batch[0]], self.on[0])[place])
+            rows = np.atleast_1d(self.pair.subjects[0].rerun([batch[0]], self.pair.on[0])[place])
             if row < len(rows):
                 break
             row -= len(rows)
-        return self._witness(dataclasses.replace(worst, index=(row, column)), outputs, batch)
-
-    def _witness(
-        self, place: Failure | None, outputs: Sequence[tuple[str, int, int]], batch: tuple[Feed, Feed]
-    ) -> Witness:
-        return witness_of(place, outputs, self.subjects, batch, self.on, "the samples")
+        return witness_of(self.pair, dataclasses.replace(worst, index=(row, column)), batch, _MADE)
 
 
 def _comparable(checks: Sequence[OutputCheck]) -> list[OutputCheck]:
@@ -309,14 +294,6 @@ def _runs(run_by: _RunBy, feeds: tuple[Feeds, Feeds], provider: str, tally: Tall
     except BatchError as error:
         tally.failures.append(Failure(what=str(error), side="candidate", provider=provider))
         return None
-
-
-def _head_dtype(head: Head) -> str:
-    return next((str(site.affine.weight.dtype.name) for site in head.sites if site.affine), "float32")
-
-
-def _head_precision(head: Head) -> Precision:
-    return precision_of(_head_dtype(head)) or FP32
 
 
 def _judge(check: OutputCheck, provider: str, part: Batch, precision: Precision, tally: Tally) -> None:

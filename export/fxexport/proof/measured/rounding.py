@@ -8,9 +8,9 @@ from collections.abc import Mapping, Set
 import numpy as np
 from numpy.typing import NDArray
 
-from fxexport.numerics.bounds import Float64, Interval, precision_of
+from fxexport.numerics.bounds import Float64, Interval, Precision, precision_of
 from fxexport.numerics.evaluate import PrecisionOf, evaluate_head, flat, has_bound
-from fxexport.proof.measured.far_apart import Compared
+from fxexport.proof.measured.far_apart import Compared, Scale
 from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.subject import Run, tapped
@@ -193,3 +193,38 @@ def joint(reference: Side, candidate: Side, pairing: Pairing, unit: float) -> li
             )
         )
     return checks
+
+
+def read_same_features(
+    sides: tuple[Side, Side], pairing: Pairing, precision: Precision
+) -> tuple[bool, str | None]:
+    """True if both heads got the same features up to rounding; and what is to be said of them.
+
+    Only then does what one makes of them tell of the other.
+    """
+    if not pairing.observed:
+        return False, "the features that the two heads read do not pair up"
+    a, b = sides[0].observed, sides[1].observed
+    seen = [term for term in pairing.boundary if term in a]
+    if any(flat(a[term]).shape != flat(b[term]).shape for term in seen):
+        return False, "the features that the two heads read have different shapes"
+    # a view may stand between the two, which adds or drops axes of one cell
+    different = [
+        term for term in seen if not np.array_equal(a[term].ravel(), b[term].ravel(), equal_nan=True)
+    ]
+    if not different:
+        return True, None
+    scale = Scale.of(precision)
+    allowed = scale.floor * scale.unit
+    for term in different:
+        own, other = flat(a[term]), flat(b[term])
+        with np.errstate(invalid="ignore"):
+            apart = np.nanmax(np.abs(own - other), initial=0.0)
+        if not apart <= allowed * np.nanmax(np.abs(own), initial=0.0):
+            return False, f"the features {term.value!r} of the two models differ by up to {apart:.3g}"
+    return True, "the features differ by rounding"
+
+
+def positions_of(maps: Array) -> Array:
+    """Every position of a map as a row, ``[N · positions, C]``."""
+    return np.moveaxis(maps, 1, -1).reshape(-1, maps.shape[1])

@@ -25,6 +25,8 @@ from fxexport.numerics.evaluate import flat
 from fxexport.proof.measured.batches import Streamed
 from fxexport.proof.measured.far_apart import Compared, far_apart, witness_of
 from fxexport.proof.measured.other_size import at_sizes, map_axes, resized, why_not
+from fxexport.proof.pairing.derivation import Derived
+from fxexport.proof.pairing.outputs import Pair
 from fxexport.results import Failure
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.samples import Samples
@@ -79,54 +81,40 @@ class _Try:
 
 
 def search(
-    subjects: tuple[Subject, Subject],
-    on: tuple[str, str],
-    samples: Samples,
-    outputs: tuple[tuple[str, int, int], ...],
-    precision: Precision,
-    *,
-    outside: Sequence[Sequence[Dims]] = (),
-    fixed: Sequence[Sequence[Dims]] = (),
-    is_proved: bool = False,
-    is_narrow: bool = False,
-    leaves_ties: bool = False,
+    pair: Pair, samples: Samples, precision: Precision, derived: Derived, outside: Sequence[Sequence[Dims]]
 ) -> Found:
     """The first input on which the two models differ by more than rounding, or how many do not tell.
 
     Args:
-        subjects: the two models.
-        on: where each of them runs.
+        pair: the two models.
         samples: the samples to start from.
-        outputs: positions of the outputs that belong together.
         precision: what the models compute in.
+        derived: what their graphs say. Where integers are places of values, equal ones may be in any order:
+            a constant, or a softmax of large values, has many. Then only other outputs tell a difference,
+            and no inputs of many equal cells, since what is made of places need be no integer.
         outside: extents of the first model's inputs at which one of the two may be another function.
-        fixed: those at which no graph shows what one of the two does, if it runs there.
-        is_proved: whether the two are one function at all other extents.
-        is_narrow: whether they are at the extents of the samples.
-        leaves_ties: whether integers are places of values, among which equal ones may be in any order: a
-            constant, or a softmax of large values, has many. Then only other outputs tell a difference, and
-            no inputs of many equal cells, since what is made of places need be no integer.
     """
+    subjects, on = pair.subjects, pair.on
     streamed = Streamed(subjects[0], on[0]), Streamed(subjects[1], on[1])
     tried, has_unseen = 0, False
     is_sized = all(
-        subjects[0].output_ranks[i] == subjects[1].output_ranks[j] for _, i, j in outputs
+        subjects[0].output_ranks[i] == subjects[1].output_ranks[j] for _, i, j in pair.outputs
     )  # a head on windows gives more positions of a larger map, and that is what it is for
     attempts = itertools.chain(
         _outside(subjects, samples, outside, is_sized=is_sized),
-        _outside(subjects, samples, fixed, is_sized=is_sized, is_unseen=True),
+        _outside(subjects, samples, derived.fixed, is_sized=is_sized, is_unseen=True),
     )
-    if not is_proved:
+    if not derived.is_proved:
         further = _larger(subjects, samples) if is_sized else iter(())
-        if not is_narrow:
-            further = itertools.chain(further, _tries(subjects, samples, has_ties=not leaves_ties))
+        if not derived.is_narrow:
+            further = itertools.chain(further, _tries(subjects, samples, has_ties=not derived.leaves_ties))
         attempts = itertools.chain(attempts, _within_budget(further, subjects, samples))
     for attempt in attempts:
         batches = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in subjects]
         feeds: tuple[Feeds, Feeds] = ([batches[0]], [batches[1]])
         with np.errstate(all="ignore"):
             failures = _differences(
-                subjects, on, streamed, feeds, outputs, precision, attempt.is_extreme, leaves_ties
+                pair, streamed, feeds, precision, attempt.is_extreme, leaves_ties=derived.leaves_ties
             )
         if failures is None or (attempt.is_outside and failures and failures[0].index is None):
             continue  # where one of them does not run, none of them promises to
@@ -136,22 +124,22 @@ def search(
             told = tuple(
                 dataclasses.replace(item, what=f"{item.what}, on {attempt.made}") for item in failures
             )
-            witness = witness_of(failures[0], outputs, subjects, (batches[0], batches[1]), on, attempt.made)
+            witness = witness_of(pair, failures[0], (batches[0], batches[1]), attempt.made)
             return Found(failures=told, witness=witness, tried=tried)
     return Found(tried=tried, is_narrow=has_unseen)
 
 
 def _differences(
-    subjects: tuple[Subject, Subject],
-    on: tuple[str, str],
+    pair: Pair,
     streamed: tuple[Streamed, Streamed],
     feeds: tuple[Feeds, Feeds],
-    outputs: Sequence[tuple[str, int, int]],
     precision: Precision,
     is_extreme: bool,
+    *,
     leaves_ties: bool,
 ) -> list[Failure] | None:
     """In what the two differ; None where the reference does not run."""
+    on = pair.on
     try:
         left = streamed[0].outputs(feeds[0], on[0])
     except BatchError:
@@ -162,14 +150,14 @@ def _differences(
         return [Failure(what=str(error), side="candidate", provider=on[1])]
     compared = [
         Compared(name=name, positions=(i, j), reference=flat(left[i]), candidate=flat(right[j]))
-        for name, i, j in outputs
+        for name, i, j in pair.outputs
         if not (leaves_ties and left[i].dtype.kind == right[j].dtype.kind == "i")
     ]
     for item in compared:
         if item.reference.shape != item.candidate.shape:
             what = f"{item.candidate.shape[1]} values a sample where {item.reference.shape[1]} are due"
             return [Failure(what=what, name=item.name, side="candidate")]
-    return far_apart(subjects, on, feeds, compared, precision, is_extreme=is_extreme)
+    return far_apart(pair, feeds, compared, precision, is_extreme=is_extreme)
 
 
 def _outside(

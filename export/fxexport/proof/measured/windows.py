@@ -8,10 +8,9 @@ import numpy as np
 
 from fxexport.numerics.bounds import FP32, Precision, precision_of
 from fxexport.numerics.evaluate import evaluate_head
-from fxexport.proof.measured.rounding import Pairing, Side, check_side, observable
+from fxexport.proof.measured.rounding import Pairing, Side, check_side, observable, positions_of
 from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
-from fxexport.subjects.precisions import claims_of
 from fxexport.subjects.samples import Samples
 from fxexport.subjects.subject import Subject
 from fxexport.terms.term import Array, HeadTerm, Kind
@@ -64,7 +63,7 @@ def check_windows(
     for term in classifier.head.sites:
         value = partner[term].value if term in partner else ""
         if value in run.taps and run.taps[value].shape[2:] == counts:
-            observed[term] = _positions(run.taps[value])
+            observed[term] = positions_of(run.taps[value])
     for name, _, j in outputs:
         if run.outputs[j].shape[2:] != counts:
             what = f"gives {run.outputs[j].shape[2:]} positions where the map has {counts} windows"
@@ -77,13 +76,13 @@ def check_windows(
         boundary=(features,),
     )
     gaps: list[str] = []
-    kind = next((site.affine.weight.dtype.name for site in classifier.head.sites if site.affine), "float32")
+    kind = classifier.head.kind
     found: list[Failure] = []
-    for claim in claims_of(kind, other, on):
+    for claim in other.claims(kind, on):
         precision = functools.partial(_claimed, first=kind, claim=claim)
         intervals = evaluate_head(classifier.head, observed, precision)
         side = Side(
-            outputs=tuple(_positions(array) if array.ndim > 2 else array for array in run.outputs),
+            outputs=tuple(positions_of(array) if array.ndim > 2 else array for array in run.outputs),
             observed=observed,
             intervals=intervals,
         )
@@ -103,8 +102,3 @@ def _windows(whole: Array, native: tuple[int, ...]) -> Array:
     axes = tuple(range(2, whole.ndim))
     found = np.lib.stride_tricks.sliding_window_view(whole, native, axis=axes)
     return np.moveaxis(found, 1, 1 + len(axes)).reshape(-1, whole.shape[1], *native)
-
-
-def _positions(maps: Array) -> Array:
-    """``[N · positions, O]``."""
-    return np.moveaxis(maps, 1, -1).reshape(-1, maps.shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from fxexport.subjects.subject import Subject
@@ -12,6 +13,26 @@ from fxpasses.graph.maps import KEY as MAP
 
 PairedOutputs = tuple[tuple[str, int, int], ...]
 """Name of each output, its place in the reference and in the candidate."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pair:
+    """Two models that are run beside each other.
+
+    Attributes:
+        subjects: the reference and the candidate.
+        on: what runs each of them.
+        outputs: which of their outputs belong together.
+    """
+
+    subjects: tuple[Subject, Subject]
+    on: tuple[str, str]
+    outputs: PairedOutputs
+
+    @classmethod
+    def at(cls, target: str, left: Subject, right: Subject, outputs: PairedOutputs) -> Pair:
+        """The two where a target runs them."""
+        return cls(subjects=(left, right), on=(left.runs_on(target), right.runs_on(target)), outputs=outputs)
 
 
 def paired_outputs(

@@ -11,6 +11,7 @@ import pytest
 
 from fxexport.numerics.bounds import FP32
 from fxexport.proof.measured.far_apart import Compared, far_apart
+from fxexport.proof.pairing.outputs import Pair
 from fxexport.terms.term import Array, HeadTerm, Kind, TermGraph
 
 FEEDS = [(np.ones((2, 3), np.float32),)]
@@ -69,7 +70,8 @@ def apart(*sides: Any) -> bool:
     """Whether the two lie further apart than they move."""
     arrays = [np.full((2, 1), side.value) for side in sides]
     output = Compared(name="y", positions=(0, 0), reference=arrays[0], candidate=arrays[1])
-    return bool(far_apart(sides, ("cpu", "cpu"), (FEEDS, FEEDS), [output], FP32))
+    pair = Pair(subjects=(sides[0], sides[1]), on=("cpu", "cpu"), outputs=(("y", 0, 0),))
+    return bool(far_apart(pair, (FEEDS, FEEDS), [output], FP32))
 
 
 @pytest.mark.parametrize(
