@@ -6,7 +6,7 @@ Every reader of files asks here: the closed language, the dialect of the passes,
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -187,6 +187,19 @@ def activation_of(node: onnx.NodeProto) -> str | None:
     return name if is_all and node.op_type in _FUSED and domain_of(node.domain) == RUNTIME else None
 
 
+def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """What a graph has to be given: its inputs without those that are stored in it."""
+    stored = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in stored]
+
+
+def replace(field: Any, messages: Iterable[Any]) -> None:
+    """Gives a repeated field other messages."""
+    copies = [*messages]
+    del field[:]
+    field.extend(copies)
+
+
 def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs among a node's attributes."""
     for item in node.attribute:
@@ -257,9 +270,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     order = in_order(graph)
     if order != sorted(order):
         nodes = [graph.node[place] for place in order]
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        replace(graph.node, [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes])
 
 
 def is_standard(node: onnx.NodeProto) -> bool:

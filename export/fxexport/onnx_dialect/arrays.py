@@ -17,7 +17,6 @@ from fxexport.onnx_dialect.content import Content, bytes_of
 from fxexport.onnx_dialect.external import mapped, others_elsewhere, values_elsewhere
 from fxexport.onnx_dialect.pieces import BLOCK, let_go, written
 from fxexport.onnx_graph.normalised import drop_unread
-from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.onnx_graph.wire import Buffer
 from fxexport.terms.term import Array
 from fxpasses.errors import FileError
@@ -37,6 +36,31 @@ class OnnxFile:
 
     proto: onnx.ModelProto
     weights: dict[str, Array]
+
+
+class WeightPool:
+    """Arrays that were read, those held once that are equal: forms of a model have most weights in common."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], list[Array]] = {}
+
+    def shared(self, array: Array) -> Array:
+        """``array``, or one with the same bits and shape that was given before."""
+        known = self._known.setdefault((array.dtype.name, array.nbytes), [])
+        for other in known:
+            if _has_same_bits(other, array):
+                return other.reshape(array.shape)
+        known.append(array)
+        return array
+
+
+def _has_same_bits(a: Array, b: Array) -> bool:
+    """True if two contiguous arrays of the same type and size hold the same bits."""
+    left, right = a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8)
+    return all(
+        np.array_equal(left[start : start + BLOCK], right[start : start + BLOCK])
+        for start in range(0, len(left), BLOCK)
+    )
 
 
 def read_onnx(path: Path, pool: WeightPool) -> OnnxFile:

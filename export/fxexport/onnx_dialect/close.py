@@ -94,7 +94,7 @@ class _Closing:
         nodes = [proto for node in self.opened.graph.nodes for proto in self._protos(node)]
         edited = onnx.ModelProto()
         edited.CopyFrom(self.content.proto)
-        _replace(edited.graph.node, self._needed(_behind_constants([*nodes, *identities])))
+        onnx_node.replace(edited.graph.node, self._needed(_behind_constants([*nodes, *identities])))
         self._place_constants(edited.graph)
         self.layouts.write(edited)
         for entry in (entry for tensor in edited.graph.initializer for entry in tensor.external_data):
@@ -102,7 +102,7 @@ class _Closing:
                 entry.value = self.renamed.get(entry.value, entry.value)
         held = self._open_sizes(edited, to) if to in (Form.DENSE, Form.FCN) else None
         self._declare(edited.graph)
-        _replace(edited.metadata_props, [e for e in edited.metadata_props if e.key != KEY])
+        onnx_node.replace(edited.metadata_props, [e for e in edited.metadata_props if e.key != KEY])
         return Closed(
             pieces=self.content.pieces(edited), copied=self.layouts.copied, held_by=held, names=self.names
         )
@@ -257,7 +257,7 @@ class _Closing:
         stays = ({*before} - read).isdisjoint
         inputs = {value.name for value in graph.input}
         kept = [tensor for tensor in graph.initializer if tensor.name in inputs or stays({tensor.name})]
-        _replace(graph.initializer, [*kept, *self.writer.constants])
+        onnx_node.replace(graph.initializer, [*kept, *self.writer.constants])
 
     def _open_sizes(self, edited: onnx.ModelProto, to: Form) -> str | None:
         """Leaves heights and widths of inputs open where the graph does; else says what does not."""
@@ -288,7 +288,7 @@ class _Closing:
         nodes = {name: node for node, name in self.names.items()}
         kept = [value for value in graph.value_info if self._is_declared(value, nodes)]
         new = [*self._new_declarations(graph, nodes)] if graph.value_info else []
-        _replace(graph.value_info, [*kept, *new])
+        onnx_node.replace(graph.value_info, [*kept, *new])
 
     def _is_declared(self, value: onnx.ValueInfoProto, nodes: Mapping[str, Node]) -> bool:
         """Whether a declaration stays, as it is or with the shape that the value has now."""
@@ -373,13 +373,6 @@ def _set_extents(value: onnx.ValueInfoProto, extents: Iterable[Any]) -> None:
             dim.dim_value = extent
         elif extent is not None:
             dim.dim_param = extent
-
-
-def _replace(field: Any, messages: Sequence[Any]) -> None:
-    """Gives a repeated field other messages."""
-    copies = [*messages]
-    del field[:]
-    field.extend(copies)
 
 
 def _is_alike(before: Any, after: Any, swaps: dict[Node, Node]) -> bool:

@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from fxexport.onnx_dialect.private_names import ConstantSource
 from fxexport.onnx_graph.shapes import BATCH, with_shapes, without_declarations
 from fxexport.onnx_inference import infer_shapes
-from fxexport.onnx_node import sort_nodes
+from fxexport.onnx_node import inputs_of, sort_nodes
 from fxpasses.errors import FileError
 from fxpasses.private_names import FakeTensor, FakeTensorMode
 
@@ -95,9 +95,7 @@ def inferred(model: onnx.ModelProto, input_shapes: Sequence[Sequence[int]] = ())
     sort_nodes(graph)
     declared = {value.name: shape_of(value) for value in (*graph.value_info, *graph.output)}
     without_declarations(graph)
-    stored = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in stored]
-    for place, value in enumerate(inputs):
+    for place, value in enumerate(inputs_of(graph)):
         _settle(value, input_shapes[place] if place < len(input_shapes) else ())
     found = _inferred(copy)
     if any(name and None in found.get(name, _UNKNOWN)[1] for node in graph.node for name in node.output):
@@ -116,8 +114,7 @@ def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
 
 def _computed(model: onnx.ModelProto) -> dict[str, Shape]:
     """The shapes that follow where sizes are computed in the graph; those of the batch have its name."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    names = [shape_of(value) for value in model.graph.input if value.name not in stored]
+    names = map(shape_of, inputs_of(model.graph))
     batch = next((shape[1][0] for shape in names if shape is not None and shape[1]), None)
     try:
         found = shapes_in(with_shapes(model).graph)

@@ -9,14 +9,14 @@ import onnx
 import torch
 from torch.fx import Node
 
-from fxexport.onnx_dialect.arrays import OnnxFile, arrays_of
+from fxexport.onnx_dialect.arrays import OnnxFile, WeightPool, arrays_of
 from fxexport.onnx_dialect.close import close
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.pieces import written
 from fxexport.onnx_dialect.record import Shapes
 from fxexport.onnx_dialect.rewrite import explained
-from fxexport.onnx_graph.weight_pool import WeightPool
+from fxexport.onnx_node import replace
 from fxpasses.api import report_of, sites_of
 from fxpasses.change import carry_out
 from fxpasses.errors import InputError
@@ -80,10 +80,8 @@ def _mapped_file(
         data, names = b"".join(written(closed.pieces, content.view)), closed.names
         content = Content(data, content.name, content.folder)
     file = arrays_of(content, WeightPool())
-    del file.proto.graph.output[:]
-    file.proto.graph.output.extend(
-        onnx.helper.make_empty_tensor_value_info(names[node]) for node in (head.scores, map_)
-    )
+    given = (onnx.helper.make_empty_tensor_value_info(names[node]) for node in (head.scores, map_))
+    replace(file.proto.graph.output, given)
     return MappedFile(head=head.name, file=file)
 
 

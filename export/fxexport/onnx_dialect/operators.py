@@ -27,11 +27,6 @@ ELEMENTWISE = frozenset(
 """Functions of every element: of one operand, or of several that are broadcast."""
 
 
-def is_elementwise(domain: str, op_type: str) -> bool:
-    """Whether an operator is one function of every element."""
-    return not domain and op_type in ELEMENTWISE
-
-
 def is_along(axis: int, rank: int, opset: int) -> bool:
     """Whether a softmax is one along its axis; before opset 13 it was one of all axes from this one on."""
     return opset >= 13 or (rank > 0 and axis % rank == rank - 1)
@@ -56,7 +51,7 @@ class Operator:
         self.__name__ = op_type or "absorbed"
         self.__module__ = "onnx"
         self.dequantizes = (domain, op_type) == _QUANTIZED
-        self.is_foreign = calls_affine or along not in (None, 1) or not is_elementwise(domain, op_type)
+        self.is_foreign = calls_affine or along not in (None, 1) or bool(domain) or op_type not in ELEMENTWISE
 
     def __repr__(self) -> str:
         return f"{self.domain}::{self.op_type}" if self.domain else self.op_type

@@ -15,7 +15,7 @@ from fxexport.onnx_dialect.external import is_elsewhere, values_elsewhere
 from fxexport.onnx_dialect.open import OpenOnnx
 from fxexport.onnx_dialect.pieces import MovedValues, Piece, Range, written
 from fxexport.onnx_dialect.writer import rank_of
-from fxexport.onnx_node import array_of
+from fxexport.onnx_node import array_of, replace
 from fxpasses.plan import WeightPlan
 from fxpasses.report import Form
 from fxpasses.weights.move import WeightMove, WeightOrder
@@ -94,8 +94,7 @@ class Layouts:
         now = next((item.i for item in node.attribute if item.name == "axis"), 1)  # counted from behind, say
         if self.opened.constants.quantized[name].axis is not None and now != axis:
             kept = [item for item in node.attribute if item.name != "axis"]
-            del node.attribute[:]
-            node.attribute.extend([*kept, helper.make_attribute("axis", axis)])
+            replace(node.attribute, [*kept, helper.make_attribute("axis", axis)])
 
     def _reordered(self, tensor: onnx.TensorProto, weight: torch.Tensor) -> Piece:
         """The numbers of a tensor in the order of a view of it."""

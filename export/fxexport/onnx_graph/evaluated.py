@@ -1,15 +1,27 @@
-"""What ONNX's reference evaluator computes, which is slow and knows ONNX's operators only."""
+"""What ONNX's reference evaluator computes, which is slow and knows ONNX's operators only.
+
+That are values in float64, and constants that a file quantises or dequantises: weights as the numbers that
+they are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from fxexport.onnx_graph.normalised import drop_unread
+from fxexport.onnx_node import array_of, inputs_of, is_external, meaning_of, replace, versions_of
 from fxexport.terms.term import Array
+
+_MOST_VALUES = 2**22
+"""Weights of larger files are not widened: evaluation would take minutes."""
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "Clip")
+_OLDEST = 21
+"""The evaluator knows no older version of theirs; what they are given in those means the same in this one."""
 
 
 def evaluated(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> tuple[Array, ...] | None:
@@ -29,3 +41,107 @@ def evaluated_alone(
     graph = helper.make_graph([node], "alone", [*map(value, feeds)], [value(node.output[0])])
     found = evaluated(helper.make_model(graph, opset_imports=[*opsets]), feeds)
     return None if found is None else found[0]
+
+
+def evaluated64(
+    proto: onnx.ModelProto, weights: Mapping[str, Array], feeds: Sequence[Array]
+) -> tuple[Array, ...] | None:
+    """The file's outputs in float64; None where it is too large, or the evaluator lacks an operator.
+
+    Args:
+        proto: the file.
+        weights: values of the initialisers that it marks as external data.
+        feeds: its inputs.
+    """
+    if sum(array.size for array in weights.values()) > _MOST_VALUES:
+        return None
+    names = [value.name for value in inputs_of(proto.graph)]
+    wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in feeds]
+    try:
+        model = _widened(proto, weights)
+    except (TypeError, ValueError):  # of tensors that hold something else than they say
+        return None
+    return evaluated(model, dict(zip(names, wide, strict=True)))
+
+
+def _widened(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
+    wide = onnx.ModelProto()
+    wide.CopyFrom(proto)
+    for tensor in wide.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weights[tensor.name]), tensor.name))
+    _widen(wide.graph)
+    for value in (*wide.graph.input, *wide.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    return wide
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _widen(attribute.g)
+            elif attribute.HasField("t"):
+                _widen_tensor(attribute.t)
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.CopyFrom(helper.make_attribute("to", TensorProto.DOUBLE))
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT:
+        array = array_of(tensor).astype(np.float64)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def with_dequantized(model: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
+    """The model with those constants as initialisers; itself where there are none.
+
+    Args:
+        model: the model.
+        weights: values of the initialisers that it marks as external data.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    versions, folded, kept = versions_of(model), [], []
+    for node in model.graph.node:
+        domain, version = meaning_of(node, versions)
+        is_folded = (
+            not domain and node.op_type in _QUANTIZED and all(name in stored for name in node.input if name)
+        )
+        found = _computed(node, max(version or 1, _OLDEST), stored, weights) if is_folded else None
+        if found is None:
+            kept.append(node)
+        else:
+            stored[node.output[0]] = found
+            folded.append(found)
+    if not folded:
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    replace(changed.graph.node, kept)
+    changed.graph.initializer.extend(folded)
+    drop_unread(changed.graph)
+    return changed
+
+
+def _computed(
+    node: onnx.NodeProto, version: int, stored: Mapping[str, onnx.TensorProto], weights: Mapping[str, Array]
+) -> onnx.TensorProto | None:
+    """The node's result, or None where it is of a type, or in blocks, that are not computed here."""
+    feeds = {
+        name: weights[name] if is_external(stored[name]) else array_of(stored[name])
+        for name in node.input
+        if name
+    }
+    block = next((item.i for item in node.attribute if item.name == "block_size"), 0)
+    values, *scales = (feeds[name].size for name in node.input[:2] if name)
+    if block * max(scales, default=0) > 2 * values:  # each scale is written out as often as that
+        return None
+    alone = onnx.NodeProto()
+    alone.CopyFrom(node)
+    alone.domain = ""
+    found = evaluated_alone(alone, [helper.make_opsetid("", version)], feeds)
+    return None if found is None else numpy_helper.from_array(found, node.output[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from fxexport.onnx_node import domain_of, reads_of
+from fxexport.onnx_node import domain_of, reads_of, replace
 from fxexport.untrusted.inline import every_node
 
 _DEFAULT = "ai.onnx"
@@ -16,8 +16,8 @@ def as_default_domain(model: onnx.ModelProto) -> None:
         if any(entry.domain == _DEFAULT for entry in container.opset_import):
             # of a domain that is declared twice the last version counts, as it does in ONNX Runtime
             versions = {domain_of(entry.domain): entry.version for entry in container.opset_import}
-            del container.opset_import[:]
-            container.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in versions.items())
+            entries = (onnx.helper.make_opsetid(*entry) for entry in versions.items())
+            replace(container.opset_import, entries)
     for node in every_node([*model.graph.node, *(node for item in model.functions for node in item.node)]):
         if node.domain == _DEFAULT:
             node.domain = ""
@@ -39,6 +39,4 @@ def drop_unread(graph: onnx.GraphProto) -> None:
     read = {name for node in graph.node for name in reads_of(node)} | {item.name for item in graph.output}
     unread = {tensor.name for tensor in graph.initializer} - read
     for field in (graph.initializer, graph.input) if unread else ():
-        kept = [item for item in field if item.name not in unread]
-        del field[:]
-        field.extend(kept)
+        replace(field, [item for item in field if item.name not in unread])

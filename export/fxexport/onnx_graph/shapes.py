@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from fxexport.onnx_graph.evaluated import evaluated_alone
 from fxexport.onnx_inference import infer_shapes
-from fxexport.onnx_node import array_of, domain_of, is_external
+from fxexport.onnx_node import array_of, domain_of, inputs_of, is_external, replace
 from fxexport.terms.term import Array
 
 BATCH = 7919
@@ -44,9 +44,7 @@ def with_shapes(model: onnx.ModelProto, extents: Sequence[Extents] = ()) -> onnx
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    stored = {tensor.name for tensor in copy.graph.initializer}
-    inputs = [value for value in copy.graph.input if value.name not in stored]
-    for index, value in enumerate(inputs):
+    for index, value in enumerate(inputs_of(copy.graph)):
         _fix(value, extents[index] if index < len(extents) else ())
     without_declarations(copy.graph)
     while True:
@@ -61,9 +59,7 @@ def without_declarations(graph: onnx.GraphProto) -> None:
     Of these nothing is inferred, and without them nothing of what reads them.
     """
     own = {name for node in graph.node if domain_of(node.domain) for name in node.output}
-    kept = [value for value in graph.value_info if value.name in own]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
+    replace(graph.value_info, [value for value in graph.value_info if value.name in own])
     for value in graph.output:
         if value.name not in own:
             value.type.tensor_type.ClearField("shape")
@@ -88,8 +84,7 @@ def _fold(inferred: onnx.ModelProto, copy: onnx.ModelProto) -> bool:
         is_changed = True
         known[node.output[0]] = numpy_helper.from_array(result, node.output[0])
         copy.graph.initializer.append(known[node.output[0]])
-    del copy.graph.node[:]
-    copy.graph.node.extend(kept)
+    replace(copy.graph.node, kept)
     return is_changed
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.optim.swa_utils import AveragedModel
 
-from fxexport.onnx_graph.weight_pool import WeightPool
+from fxexport.onnx_dialect.arrays import WeightPool
 from fxexport.subjects.module_subject import ModuleSubject
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.subjects.samples import BATCHES, InputSpec, Samples, random_samples

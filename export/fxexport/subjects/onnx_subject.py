@@ -18,15 +18,13 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from fxexport.language import Graph, NotRead, graph_of_onnx
 from fxexport.module_graph.of_file import file_terms
-from fxexport.onnx_dialect.arrays import OnnxFile, read_onnx
+from fxexport.onnx_dialect.arrays import OnnxFile, WeightPool, read_onnx
 from fxexport.onnx_dialect.broken import BrokenGraph, checked
 from fxexport.onnx_dialect.extents import Extent, element_type, shape_of, shapes_in
-from fxexport.onnx_graph.dequantized import with_dequantized
+from fxexport.onnx_graph.evaluated import evaluated64, with_dequantized
 from fxexport.onnx_graph.normalised import as_default_domain, with_free_batch
 from fxexport.onnx_graph.shapes import BATCH, with_shapes
-from fxexport.onnx_graph.weight_pool import WeightPool
-from fxexport.onnx_graph.widened import evaluated64
-from fxexport.onnx_node import array_of, sort_nodes
+from fxexport.onnx_node import array_of, inputs_of, replace, sort_nodes
 from fxexport.providers import Session, runtime_domains
 from fxexport.subjects.many_places import collected, spread
 from fxexport.subjects.samples import InputSpec
@@ -86,9 +84,8 @@ class OnnxSubject(Subject):
         )
         self._hold(graph)
         self.native_size = _native_size(self._proto)
-        stored = {tensor.name for tensor in self._proto.graph.initializer}
         self.parameter_count = sum(math.prod(tensor.dims) for tensor in self._proto.graph.initializer)
-        values = [value for value in self._proto.graph.input if value.name not in stored]
+        values = inputs_of(self._proto.graph)
         self.inputs = tuple(map(self._declared, values))
         batches = [shape[1][0] for value in values[:1] if (shape := shape_of(value)) and shape[1]]
         self._declared_batch = next((batch for batch in batches if isinstance(batch, int)), None)
@@ -292,8 +289,7 @@ class OnnxSubject(Subject):
         if is_weight_fed or not has_bias:
             dropped = affine.weight_name if is_weight_fed else None
             kept = [_zeroed(t, affine.bias_name) for t in model.graph.initializer if t.name != dropped]
-            del model.graph.initializer[:]
-            model.graph.initializer.extend(kept)
+            replace(model.graph.initializer, kept)
         return model
 
     def run_part(self, result: HeadTerm, source: HeadTerm, values: Array, provider: str) -> Array:

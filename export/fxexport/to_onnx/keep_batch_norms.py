@@ -11,20 +11,15 @@ import contextlib
 from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
-import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from fxpasses.private_names import OpOverload
+from fxpasses.report import Form
+from fxpasses.vocabulary.ops import POOLS, Affine, Elementwise, Role
+from fxpasses.vocabulary.sizes import value_of
+from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _APART = "fxhead.apart"
-_NORMS = ("batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "native_batch_norm")
-_LINEARS = ("linear", "addmm", "mm")
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution")
-_POOLS = (
-    "mean",
-    *(f"{kind}avg_pool{rank}d" for kind in ("", "adaptive_", "_adaptive_") for rank in (1, 2, 3)),
-)
 
 
 @contextlib.contextmanager
@@ -60,25 +55,24 @@ def head_norms(program: ExportedProgram) -> frozenset[str]:
     That are Linears, convolutions on a map of one cell, and those that a pool follows.
     """
     signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    found = set()
+    vocabulary = Vocabulary(
+        program.graph_module, {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    )
+    found: set[str] = set()
     for node in program.graph.nodes:
-        site = node.args[0] if _is_call(node, _NORMS) else None
-        if isinstance(site, Node) and (_is_call(site, _LINEARS) or _is_head_convolution(site, node)):
-            mean = node.args[3]
-            found |= {names[mean.name]} if isinstance(mean, Node) and mean.name in names else set()
+        op = vocabulary.classify(node)
+        if isinstance(op, Elementwise) and op.role is Role.BATCH_NORM:
+            name = vocabulary.tensor_name(node.args[3])  # None of a norm that keeps no statistics
+            found |= {name} if name is not None and _is_head(node.args[0], node, vocabulary) else set()
     return frozenset(found)
 
 
-def _is_head_convolution(site: Node, norm: Node) -> bool:
-    if not _is_call(site, _CONVOLUTIONS):
-        return False
-    if any(_is_call(user, _POOLS) for user in norm.users):
+def _is_head(site: Node, norm: Node, vocabulary: Vocabulary) -> bool:
+    op = vocabulary.classify(site)
+    if not isinstance(op, Affine) or op.form is Form.LINEAR:
+        return vocabulary.has_affine(op)
+    readers = map(vocabulary.classify, norm.users)
+    if any(isinstance(reader, POOLS) and reader.average for reader in readers):
         return True
-    source = site.all_input_nodes[0].meta.get("val")
-    return isinstance(source, torch.Tensor) and all(extent == 1 for extent in source.shape[2:])
-
-
-def _is_call(node: Node, names: Collection[str]) -> bool:
-    target = node.target
-    return isinstance(target, OpOverload) and target._schema.name.removeprefix("aten::") in names
+    source = value_of(op.source)
+    return source is not None and all(extent == 1 for extent in source.shape[2:])

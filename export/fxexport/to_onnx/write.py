@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 
 from fxexport.language.recording import WholePools
 from fxexport.to_onnx.dynamic_size import require_one_graph, require_open, require_same_below
-from fxexport.to_onnx.example_call import ExampleCall, example_call
+from fxexport.to_onnx.example_call import ExampleCall, example_call, output_names
 from fxexport.untrusted.archive import path_of_file
 from fxexport.untrusted.programs import as_module, read_program
 from fxpasses.api import model_of
@@ -222,10 +222,7 @@ def _to_onnx(
     program: torch.export.ExportedProgram, call: ExampleCall, opset: int | None, where: str
 ) -> torch.onnx.ONNXProgram:
     """The program as the exporter writes it, before its optimiser."""
-    from fxexport.to_onnx.as_strided import as_strided
-    from fxexport.to_onnx.attention import ATTENTION, attention, has_other_attention
-    from fxexport.to_onnx.example_call import output_names
-    from fxexport.to_onnx.im2col import im2col
+    from fxexport.to_onnx.translations import translations
 
     names = output_names(program)
     try:
@@ -237,11 +234,7 @@ def _to_onnx(
             opset_version=opset,
             input_names=list(call.names),
             output_names=list(names),
-            custom_translation_table={
-                torch.ops.aten.as_strided.default: as_strided,
-                torch.ops.aten.im2col.default: im2col,
-                **({ATTENTION: attention} if has_other_attention(program) else {}),
-            },
+            custom_translation_table=dict(translations(program)),
         )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(

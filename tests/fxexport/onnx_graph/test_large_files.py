@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from fxexport import Status, Verdict, certify
-from fxexport.onnx_graph.weight_pool import WeightPool
+from fxexport.onnx_dialect.arrays import WeightPool
 from fxexport.subjects.onnx_subject import OnnxSubject
 
 LIMIT = 2**31

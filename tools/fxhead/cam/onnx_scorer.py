@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fxexport.onnx_dialect.arrays import arrays_of
+from fxexport.onnx_dialect.arrays import WeightPool, arrays_of
 from fxexport.onnx_dialect.content import Content
 from fxexport.onnx_dialect.extents import numpy_name, shape_of
 from fxexport.onnx_dialect.maps import MappedFile, mapped_file
 from fxexport.onnx_dialect.rewrite import read_content
-from fxexport.onnx_graph.weight_pool import WeightPool
 from fxexport.proof.pairing.outputs import is_map_name
 from fxexport.providers import Session
 from fxexport.subjects.samples import InputSpec
