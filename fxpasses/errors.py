@@ -21,9 +21,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
+_LONGEST = 5_000
+"""Characters of one part of an error: the longest path fits, and so does a list of names to choose from."""
+
 
 class FxHeadError(Exception):
     """An error that the user can act on.
+
+    Each part is cut to some thousand characters: it may quote a file, and a file may have megabytes to quote.
 
     Args:
         what: what is wrong, as a clause without a final stop.
@@ -32,10 +37,10 @@ class FxHeadError(Exception):
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        super().__init__(what)  # the rest is in its attributes, from which a pickle makes it again
-        self.what = what
-        self.where = where
-        self.fix = fix
+        super().__init__(shortened(what))  # the rest is in its attributes, from which a pickle makes it again
+        self.what = shortened(what)
+        self.where = None if where is None else shortened(where)
+        self.fix = None if fix is None else shortened(fix)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -89,6 +94,14 @@ def telling(what: str, *, where: object, fix: str) -> Iterator[None]:
 
 class InternalError(Exception):
     """A bug in fxhead itself; never the user's fault."""
+
+
+def shortened(text: str) -> str:
+    """The text, if need be without its middle: what it begins with and ends in says what it is."""
+    if len(text) <= _LONGEST:
+        return text
+    kept = _LONGEST // 2
+    return f"{text[:kept]} … {text[-kept:]}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -124,16 +124,41 @@ class WeightPlan(JsonRecord):
         try:
             moves = tuple(
                 WeightMove(
-                    name=str(move["name"]),
+                    name=_name(move["name"]),
                     linear_shape=_extents(move["linear_shape"]),
                     conv_shape=_extents(move["conv_shape"]),
                     order=WeightOrder(move["order"]),
                 )
                 for move in data["moves"]
             )
-            return cls(to=Form(data["to"]), moves=moves)
+            if len({move.name for move in moves}) != len(moves):
+                raise ValueError("a weight that moves twice")
+            return cls(to=_form(data["to"]), moves=moves)
         except (KeyError, TypeError, ValueError) as error:
             raise PlanError(f"damaged weight plan ({error!r})", fix=fix) from error
+
+
+def _name(value: Any) -> str:
+    """The name of a weight.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    if not isinstance(value, str):
+        raise ValueError("a name that is no text")
+    return value
+
+
+def _form(value: Any) -> Form:
+    """The form that weights get.
+
+    Raises:
+        ValueError: it is none, or one whose weights have the shapes of another.
+    """
+    form = Form(value)
+    if form is not form.weights:
+        raise ValueError(f"no weight has the form {form}")
+    return form
 
 
 def _extents(values: Any) -> tuple[int, ...]:

@@ -36,12 +36,13 @@ class WeightMove(JsonRecord):
     order: WeightOrder = WeightOrder.CHANNELS_FIRST
 
     def __post_init__(self) -> None:
+        fix = "make the plan again with rewrite(...).plan"
+        if len(self.linear_shape) != 2 or self.conv_shape[:1] != self.linear_shape[:1]:
+            what = f"{self.linear_shape} and {self.conv_shape} are not (O, C * prod(k)) and (O, C, *k)"
+            raise PlanError(what, where=self.name, fix=fix)
         if math.prod(self.linear_shape) != math.prod(self.conv_shape):
-            raise PlanError(
-                f"{self.linear_shape} and {self.conv_shape} hold different numbers of weights",
-                where=self.name,
-                fix="make the plan again with rewrite(...).plan",
-            )
+            what = f"{self.linear_shape} and {self.conv_shape} hold different numbers of weights"
+            raise PlanError(what, where=self.name, fix=fix)
 
     def shape(self, form: Form) -> tuple[int, ...]:
         """Shape of the parameter in ``form``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from fxpasses.errors import SizeError
+from fxpasses.errors import FileError, SizeError
 
 
 def test_an_error_is_the_same_after_a_pickle() -> None:
@@ -16,3 +16,11 @@ def test_an_error_is_the_same_after_a_pickle() -> None:
         "give one",
     )
     assert str(error) == "net.pt: has no size; give one"
+
+
+def test_what_a_file_says_makes_no_endless_error() -> None:
+    error = FileError("is no " + "x" * 10**6 + " at all", where="y" * 10**6, fix="give " + "z" * 10**6)
+    assert len(str(error)) < 20_000
+    assert error.what.startswith("is no x")
+    assert error.what.endswith("x at all")
+    assert len(str(pickle.loads(pickle.dumps(error)))) < 20_000

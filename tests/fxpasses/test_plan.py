@@ -71,19 +71,23 @@ def test_apply_refuses_what_it_was_not_made_for() -> None:
         plan.apply({**state, "head.weight": torch.zeros(3, 3)})
 
 
+MOVE = {"name": "w", "linear_shape": [2, 8], "conv_shape": [2, 2, 2, 2], "order": "channels_first"}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         {"schema_version": 99},
         {"moves": [{"name": "head.weight"}]},
         {"to": "nowhere"},
-        {
-            "moves": [
-                {"name": "w", "linear_shape": [2, 3], "conv_shape": [2, 4, 1, 1], "order": "channels_first"}
-            ]
-        },
+        {"to": "dense"},
+        {"moves": [MOVE | {"conv_shape": [2, 4, 1, 1]}]},
+        {"moves": [MOVE | {"linear_shape": [16], "conv_shape": [16], "order": "channels_last"}]},
+        {"moves": [MOVE | {"linear_shape": [8, 2]}]},
+        {"moves": [MOVE | {"name": 3}]},
+        {"moves": [MOVE, MOVE | {"conv_shape": [2, 8, 1, 1]}]},
     ],
-    ids=["version", "moves", "form", "sizes"],
+    ids=["version", "moves", "form", "no-weight-s-form", "sizes", "axes", "rows", "name", "twice"],
 )
 def test_damaged_plans_are_refused(damage: dict[str, object]) -> None:
     data = rewrite(build("dropout_head"), to="conv").plan.to_dict()

@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain(error: Exception, *, as_json: bool) -> ExitCode:
     # not imported before something failed: it imports torch
-    from fxpasses.errors import FxHeadError
+    from fxpasses.errors import FxHeadError, shortened
 
     name = type(error).__name__
     if isinstance(error, FxHeadError):
@@ -112,7 +112,7 @@ def _explain(error: Exception, *, as_json: bool) -> ExitCode:
         what = "there is not enough memory for it"
         _show("MemoryError", what, fix="give a smaller model, or use a machine with more", as_json=as_json)
         return ExitCode.USAGE
-    _show("InternalError", f"{name}: {error}", fix=_REPORT, as_json=as_json)
+    _show("InternalError", shortened(f"{name}: {error}"), fix=_REPORT, as_json=as_json)
     return ExitCode.INTERNAL
 
 

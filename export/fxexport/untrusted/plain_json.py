@@ -15,11 +15,19 @@ def read_plain_json(text: str, **options: Any) -> Any:
     """What ``json.loads`` makes of it, with its options.
 
     Raises:
-        ValueError: it is no JSON, is nested too deep, or may have more values than the limit.
+        ValueError: it is no JSON, is nested too deep, may have more values than the limit, or has one name
+            twice in an object: one reader takes the first of these, another the last.
     """
     if sum(map(text.count, _MARKS)) > MAX_JSON_VALUES:
         raise ValueError(f"it has more than the limit of {MAX_JSON_VALUES:,} values")
     try:
-        return json.loads(text, **options)
+        return json.loads(text, object_pairs_hook=_unique, **options)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found

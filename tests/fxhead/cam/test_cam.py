@@ -442,7 +442,16 @@ def test_labels_are_read_in_every_form(tmp_path: Path, content: str) -> None:
     assert choose_classes(("White Dog,0", "ant, red", "1"), labels, 3) == (1, 0, 2)
 
 
-@pytest.mark.parametrize("content", ["", "cat\n\ndog\n", "[1, 2]", '{"1": "cat"}', "{", "\ud800"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "cat\n\ndog\n", "[1, 2]", '{"1": "cat"}', "{", "\ud800"),
+        '{"0": "cat", "0": "dog", "1": "elk"}',
+        "cat\n" + "x" * 1_001,
+        json.dumps(["cat", "x " * 10**6]),
+    ],
+    ids=["empty", "hole", "numbers", "from-1", "brace", "half", "twice", "long", "long-in-json"],
+)
 def test_what_are_no_labels_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "labels"
     path.write_bytes(content.encode("utf-8", "surrogatepass"))

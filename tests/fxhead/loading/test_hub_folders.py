@@ -186,6 +186,11 @@ def test_images_are_prepared_as_the_processor_does(
         ("config.json", {"hidden_sizes": 3}, "what cannot be built"),
         ("config.json", {"quantization_config": {"bits": 4}}, "quantised"),
         ("config.json", {"id2label": {"7": "x"}}, "cannot be"),
+        (
+            "config.json",
+            {"id2label": {"0": "x" * 10**6, "1": "y", "2": "z"}},
+            "a name of 1,000,000 characters",
+        ),
         ("preprocessor_config.json", {"image_mean": "0.5"}, "no way to prepare images"),
         ("preprocessor_config.json", {"auto_map": {}}, "code of its own"),
     ],

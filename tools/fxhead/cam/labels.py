@@ -8,6 +8,8 @@ from typing import Any
 
 from fxexport.untrusted.archive import open_regular
 from fxexport.untrusted.plain_json import read_plain_json
+from fxhead.inputs.class_names import class_name
+from fxhead.inputs.naturals import natural_in
 from fxpasses.errors import FileError, InputError, suggest, telling
 
 _FORMS = "give one name a line, or JSON: a list, or a dict from a class's number to its name"
@@ -33,20 +35,18 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise FileError("is no text in UTF-8", where=str(path), fix=_FORMS) from error
     if len(content) > _MOST_BYTES:
         raise FileError(f"is larger than {_MOST_BYTES // 2**20} MiB", where=str(path), fix=_FORMS)
-    if not text.lstrip().startswith(("[", "{")):
-        names = [" ".join(line.split()) for line in text.rstrip().splitlines()]
-    else:
-        try:
-            names = _named(read_plain_json(text))
-        except (ValueError, TypeError) as error:
-            raise FileError(f"is no list of labels ({error})", where=str(path), fix=_FORMS) from error
+    try:
+        is_json = text.lstrip().startswith(("[", "{"))
+        names = [*map(class_name, _listed(read_plain_json(text)) if is_json else text.rstrip().splitlines())]
+    except (ValueError, TypeError) as error:
+        raise FileError(f"is no list of labels ({error})", where=str(path), fix=_FORMS) from error
     if not names or not all(names):
         raise FileError("has a class without a name", where=str(path), fix=_FORMS)
     return tuple(names)
 
 
-def _named(found: Any) -> list[str]:
-    """The names in order.
+def _listed(found: Any) -> list[str]:
+    """The names in the order of their classes.
 
     Raises:
         ValueError: the numbers are not 0 … n - 1, or something is no name.
@@ -61,7 +61,7 @@ def _named(found: Any) -> list[str]:
     names = [value[-1] if isinstance(value, list) and value else value for value in found]
     if not all(isinstance(name, str) for name in names):
         raise ValueError("a name is no text")
-    return [" ".join(name.split()) for name in names]
+    return names
 
 
 def choose_classes(given: Sequence[str], labels: Sequence[str], count: int) -> tuple[int, ...]:
@@ -82,8 +82,9 @@ def choose_classes(given: Sequence[str], labels: Sequence[str], count: int) -> t
 
 def _number(text: str, known: dict[str, int], labels: Sequence[str], count: int) -> int:
     if text.isascii() and text.isdigit():
-        if int(text) < count:
-            return int(text)
+        number = natural_in(text)
+        if number is not None and number < count:
+            return number
         fix = f"the model has {count} classes, from 0 to {count - 1}"
         raise InputError(f"there is no class {text}", where="--classes", fix=fix)
     if text.casefold() in known:

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from fxexport.subjects.samples import InputSpec
 from fxexport.untrusted.programs import as_module
 from fxhead.inputs.input_shapes import InputShapes
+from fxhead.inputs.naturals import natural_in
 from fxhead.inputs.specs import module_specs
 from fxhead.rewriting.both_forms import take_graph
 from fxpasses import find_sites
@@ -204,6 +205,7 @@ def choose_head(names: Sequence[str], wanted: str | None) -> int:
         return 0
     if wanted in names:
         return list(names).index(wanted)
-    if wanted.isascii() and wanted.isdigit() and int(wanted) < len(names):
-        return int(wanted)
+    number = natural_in(wanted)
+    if number is not None and number < len(names):
+        return number
     raise InputError(f"there is no head {wanted!r}", where="--head", fix=f"the model has {listed}")

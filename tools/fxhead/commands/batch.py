@@ -39,7 +39,7 @@ class _Bytes(click.ParamType[int]):
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", str(value).strip().lower())
+        found = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([kmg]i?)?b?", str(value).strip().lower())
         if found is None:
             self.fail(f"{value!r} is no number of bytes, as in 4GiB", param, ctx)
         return int(float(found[1]) * _UNITS[found[2] or ""])

@@ -33,6 +33,14 @@ class FilePath(click.Path):
 FILE = FilePath(readable=False)
 PATH = FilePath(readable=False, path_type=Path)
 
+
+def _seed(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    """The seed, if torch takes it: the help of each command need not name that range."""
+    if not -(2**63) <= value < 2**64:
+        raise click.BadParameter("a seed lies between -2**63 and 2**64 - 1", ctx, param)
+    return value
+
+
 scope_option = click.option(
     "--scope",
     type=click.Choice(["head", "pooled", "all", "unfolded"]),
@@ -108,7 +116,7 @@ def source_options(command: _Command) -> _Command:
                 help="torchvision's weights by name (DEFAULT, …), or a state dict to load. "
                 "Default: freshly initialised weights.",
             ),
-            click.option("--seed", default=0, help="Seeds fresh weights and inputs."),
+            click.option("--seed", default=0, callback=_seed, help="Seeds fresh weights and inputs."),
             click.option(
                 "--arch",
                 metavar="NAME",

@@ -80,20 +80,13 @@ def open_safetensors(path: Path) -> SafetensorsCheckpoint:
     start = _LENGTH.size + length
     root = PlainDict()
     try:
-        header = read_plain_json(text.decode("utf-8"), object_pairs_hook=_unique)
+        header = read_plain_json(text.decode("utf-8"))
         for name, entry in header.items():
             if name != _METADATA:
                 root.pairs.append((name, _tensor(name, entry, size - start)))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(f"its header is wrong ({error})", path) from error
     return SafetensorsCheckpoint(header=header, root=root, start=start, size=size)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands in it twice")
-    return found
 
 
 def _tensor(name: str, entry: dict[str, Any], limit: int) -> StoredTensor:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fxhead.extras import import_extra
+from fxhead.inputs.class_names import class_name
 from fxhead.inputs.images import ImageSize
 from fxhead.inputs.preset import Preset
 from fxhead.loading.hub_folders import HubFolder
@@ -45,7 +46,7 @@ def class_names(found: Any) -> tuple[str, ...]:
     """Names of classes from a list, or from a dict by number; none where they say only the number."""
     if isinstance(found, dict):
         found = [found[number] if number in found else found[str(number)] for number in range(len(found))]
-    names = tuple(" ".join(str(name).split()) for name in found or ())
+    names = tuple(map(class_name, found or ()))
     is_counted = all(name in (f"LABEL_{i}", f"class{i}", str(i)) for i, name in enumerate(names))
     return () if is_counted else names
 
@@ -79,7 +80,7 @@ def _timm_labels(folder: HubFolder) -> Sequence[str]:
     own = {**folder.timm_config, **folder.config}
     names, told = class_names(own.get("label_names")), own.get("label_descriptions") or {}
     if names:
-        return [" ".join(str(told.get(name, name)).split()) for name in names]
+        return [class_name(told.get(name, name)) for name in names]
     data = import_extra("timm", str(folder.path)).data
     subset = data.infer_imagenet_subset({"num_classes": own.get("num_classes")})
     info = None if subset is None else data.ImageNetInfo(subset)

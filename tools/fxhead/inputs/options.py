@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from fxhead.inputs.images import LARGEST, ImageSize, holds_images, resized_from
+from fxhead.inputs.naturals import natural_in
 from fxpasses.errors import InputError
 
 _SIZES = "write it as 224, as 256,224 (shorter side, crop), or as 48x192 (height, width)"
@@ -53,9 +54,9 @@ def parse_size(text: str) -> ImageSize:
         InputError: it says none of these.
     """
     parts = re.split(r"[x,×]", text.strip().lower())
-    if len(parts) > 2 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+    sides = [side for side in map(natural_in, parts) if side is not None]
+    if len(parts) > 2 or len(sides) < len(parts):
         raise InputError(f"{text!r} is no size", where="--size", fix=_SIZES)
-    sides = [int(part) for part in parts]
     if len(sides) == 1:
         return ImageSize(resize=resized_from(sides[0]), crop=sides[0])
     if "," not in text or sides[0] < sides[1]:

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from fxexport.untrusted.tensor_budget import TensorBudget
 from fxhead.inputs.images import ImageSize
 from fxhead.inputs.input_shapes import InputShapes, ShapeOrigin
+from fxhead.inputs.naturals import natural_in
 from fxhead.inputs.preset import find_preset
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import InputError, brief
@@ -46,13 +47,14 @@ def parse_shape(text: str) -> tuple[int, ...]:
         InputError: it is no list of positive numbers, or has no axis after the batch.
     """
     parts = re.split(r"[x,×]", text.strip().lower())
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    extents = [extent for extent in map(natural_in, parts) if extent]
+    if len(extents) < len(parts):
         raise InputError(f"{text!r} is not a shape", where="--input-shape", fix="write it as 1x3x224x224")
     if len(parts) < 2:
         raise InputError(
             f"{text!r} has only one axis", where="--input-shape", fix="write batch first, as 1x3x224x224"
         )
-    return tuple(int(part) for part in parts)
+    return tuple(extents)
 
 
 def find_shapes(
