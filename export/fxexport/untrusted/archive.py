@@ -136,7 +136,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not status.st_size:
         os.close(descriptor)
         return open(os.devnull, "rb")
-    file = os.fdopen(descriptor, "rb")
+    file = open(str(path), "rb", opener=lambda *_: descriptor)  # has the name that errors say
     try:
         require_same_file(path, status)
     except FileError:

@@ -24,6 +24,8 @@ MAX_HEADER_INSTRUCTIONS = 100_000
 MAX_PICKLE_BYTES = 1 << 30
 MAX_ARGUMENT_BYTES = 1 << 28
 """Of one text or number, which Python may make four times as large, in a call that nothing stops."""
+MAX_NUMBER_BITS = 8_192
+"""Of one number; Python writes none of more than 4,300 digits."""
 MAX_LINE_BYTES = 1 << 16
 """Of a name or number that is written as a line of text."""
 MAX_EXPANDED_OBJECTS = 20_000_000

@@ -18,7 +18,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
 from fxexport.untrusted.expansion import require_bounded
-from fxexport.untrusted.limits import MAX_ARGUMENT_BYTES, MAX_LINE_BYTES, MAX_PICKLE_INSTRUCTIONS
+from fxexport.untrusted.limits import (
+    MAX_ARGUMENT_BYTES,
+    MAX_LINE_BYTES,
+    MAX_NUMBER_BITS,
+    MAX_PICKLE_INSTRUCTIONS,
+)
 from fxexport.untrusted.pickle_records import (
     Global,
     Made,
@@ -112,6 +117,8 @@ class PickleMachine:
             elif name in _MEMO_PUTS:
                 self._memo[int(argument)] = self._top()
             elif name in _LITERALS:
+                if type(argument) is int and argument.bit_length() > MAX_NUMBER_BITS:
+                    raise PickleError(f"the pickle has a number above the limit of {MAX_NUMBER_BITS:,} bits")
                 self.stack.append(argument)
             elif name in _CONSTANTS:
                 self.stack.append(_CONSTANTS[name])

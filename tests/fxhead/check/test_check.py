@@ -87,6 +87,7 @@ def test_a_plan_that_is_no_plan_is_refused(run: Run, rewritten: None) -> None:
         done = run("check", "model.pt", "model.conv.pt", "--plan", plan, *SMALL)
         assert done.code == 2
         assert says in done.err
+        assert done.err.endswith("give a file that fxhead wrote as *.plan.json\n")
 
 
 def test_a_file_that_is_no_onnx_is_refused(run: Run, rewritten: None) -> None:

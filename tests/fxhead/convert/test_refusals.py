@@ -245,7 +245,10 @@ def test_a_damaged_weight_is_not_copied(run: Run, folder: Path) -> None:
     Path("run.pt").write_bytes(content.replace(data, data[:-1] + bytes((data[-1] ^ 1,))))
     save_plan()
     done = run("convert-weights", "run.pt", "--plan", "plan.json", "-o", "out.pt")
-    assert (done.code, "the checksum of 'archive/data/0' is wrong" in done.err) == (2, True)
+    assert (done.code, "run.pt: is damaged: the checksum of 'archive/data/0' is wrong" in done.err) == (
+        2,
+        True,
+    )
     assert not Path("out.pt").exists()
 
 

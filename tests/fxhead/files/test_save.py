@@ -56,6 +56,15 @@ def free(chosen: OutputNames, *inputs: str, force: bool = False) -> None:
     require_free(chosen, map(Path, inputs), with_onnx=True, force=force)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_no_file_is_not_replaced(folder: Path, force: bool) -> None:
+    """As root, ``-o /dev/null --force`` made that a file, for every program of the machine."""
+    os.mkfifo("model.conv.onnx")
+    with pytest.raises(FileError, match=r"model\.conv\.onnx: is a pipe or a device"):
+        free(names("model.pt"), force=force)
+
+
 def test_an_existing_output_is_refused_unless_forced(folder: Path) -> None:
     Path("model.conv.onnx").touch()
     with pytest.raises(FileError, match=r"exists already; give --force"):

@@ -214,7 +214,7 @@ def test_random_samples_are_as_many_as_asked_for(run: Run, net: Path) -> None:
     [
         (("--samples", "0"), "0 is not in the range"),
         (("--samples", "9", "--inputs", "data.npy"), "no random ones"),
-        (("--inputs", "gone.npz"), "no such file"),
+        (("--inputs", "gone.npz"), "no such file; give an .npz or .npy file, an image"),
         (("--inputs", "nets.py"), "is no .npy or .npz file"),
         (("--inputs", "data.npy", "--size", "32"), "is for images"),
         (("--mean", "0.5"), "is for images"),

@@ -191,7 +191,7 @@ def _require_movable(found: CheckpointSurvey, edits: Mapping[int, TensorEdit]) -
             for mention in found.mentions
             if mention.tensor is not None
             and mention.tensor.storage.key == tensor.storage.key
-            and id(mention.tensor.arguments) not in edits
+            and not _is_same(edits.get(id(mention.tensor.arguments)), edit)
             and mention.tensor.first_byte < tensor.first_byte + tensor.extent_bytes
             and tensor.first_byte < mention.tensor.first_byte + mention.tensor.extent_bytes
         ]
@@ -200,6 +200,16 @@ def _require_movable(found: CheckpointSurvey, edits: Mapping[int, TensorEdit]) -
             raise PlanError(
                 f"its elements need another order, and it {what}", where=edit.place, fix="save a clone of it"
             )
+
+
+def _is_same(other: TensorEdit | None, edit: TensorEdit) -> bool:
+    """Whether an edit does to the same bytes what ``edit`` does, as with weights that are tied."""
+    return other is not None and _on_bytes(other) == _on_bytes(edit)
+
+
+def _on_bytes(edit: TensorEdit) -> tuple[object, ...]:
+    tensor, move = edit.tensor, edit.move
+    return tensor.first_byte, tensor.shape, tensor.stride, edit.shape, edit.to, move.order
 
 
 def _alike(

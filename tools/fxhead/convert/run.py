@@ -51,6 +51,8 @@ class ConvertOptions:
     force: bool = False
 
 
+_NAMES = "write one name a line, or a JSON list of strings"
+
 Checkpoint = ZipCheckpoint | LegacyCheckpoint | SafetensorsCheckpoint
 """A file of weights that can be written again with other shapes."""
 
@@ -86,6 +88,7 @@ def _convert(options: ConvertOptions, progress: Progress) -> ConvertOutcome:
         with progress.step(f"writing {out}"), staged(out.parent) as staging:
             with open_regular(options.checkpoint) as source, (staging / out.name).open("wb") as target:
                 checkpoint.write(source, target, conversion.edits)
+                target.truncate()  # it may end in a hole
             files = publish(staging, force=options.force)
     return ConvertOutcome(
         checkpoint=where,
@@ -151,7 +154,7 @@ def _out(options: ConvertOptions, plan: WeightPlan) -> Path:
 
 
 def _read_names(path: Path) -> list[str]:
-    require_readable(path)
+    require_readable(path, _NAMES)
     try:
         text = read_regular(path, MAX_LIST_BYTES).decode("utf-8")
         names = read_plain_json(text) if text.lstrip().startswith("[") else text.split()
@@ -163,9 +166,7 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _not_names(path: Path) -> FxHeadError:
-    return InputError(
-        "is no list of names", where=str(path), fix="write one name a line, or a JSON list of strings"
-    )
+    return InputError("is no list of names", where=str(path), fix=_NAMES)
 
 
 def _converted(edit: TensorEdit) -> Converted:

@@ -24,10 +24,11 @@ from fxexport.untrusted.pickle_records import PlainDict
 from fxexport.untrusted.plain_json import read_plain_json
 from fxhead.convert.stored_tensors import Storage, StoredTensor, TensorEdit
 from fxhead.convert.streams import ByteRange, Copier, copy_with
-from fxpasses.errors import FileError
+from fxpasses.errors import FileError, PlanError
 
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8
+_MOST = 1 << 62
 _METADATA = "__metadata__"
 
 
@@ -50,6 +51,7 @@ class SafetensorsCheckpoint:
             name = edit.tensor.storage.key
             header[name] = {**header[name], "shape": list(edit.shape)}
             if edit.is_copy or edit.stride != _contiguous(edit.shape):
+                _require_whole_bytes(edit)
                 begin = self.start + header[name]["data_offsets"][0]
                 regions.append(ByteRange(start=begin, edit=edit))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -57,6 +59,12 @@ class SafetensorsCheckpoint:
         copier = Copier(source, out)
         copier.write(_LENGTH.pack(len(text)) + text)
         copy_with(copier, self.start, self.size - self.start, regions)
+
+
+def _require_whole_bytes(edit: TensorEdit) -> None:
+    if edit.tensor.size_bytes != edit.tensor.storage.size_bytes:
+        what = "its elements need another order, and are no whole bytes"
+        raise PlanError(what, where=edit.place, fix="give a checkpoint of the float model")
 
 
 def is_safetensors(beginning: bytes) -> bool:
@@ -81,17 +89,49 @@ def open_safetensors(path: Path) -> SafetensorsCheckpoint:
     root = PlainDict()
     try:
         header = read_plain_json(text.decode("utf-8"))
+        _require_texts(header)
         for name, entry in header.items():
             if name != _METADATA:
                 root.pairs.append((name, _tensor(name, entry, size - start)))
+        _require_gapless(header, size - start)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(f"its header is wrong ({error})", path) from error
     return SafetensorsCheckpoint(header=header, root=root, start=start, size=size)
 
 
+def _require_texts(header: dict[str, Any]) -> None:
+    """Returns where names and what is told beside the weights are texts: all else no reader takes.
+
+    Raises:
+        ValueError: one is none, or has half a character.
+    """
+    told = header.get(_METADATA, {})
+    texts = [*header, *told, *told.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{_METADATA} holds something else than texts")
+    for text in texts:
+        text.encode()
+
+
+def _require_gapless(header: dict[str, Any], size: int) -> None:
+    """Returns where the tensors lie one behind the other, and nothing else does.
+
+    Raises:
+        ValueError: there are gaps, or two that overlap.
+    """
+    places = sorted((*entry["data_offsets"], name) for name, entry in header.items() if name != _METADATA)
+    last = 0
+    for begin, end, name in places:
+        if begin != last:
+            raise ValueError(f"{name!r} does not begin where the weights before it end")
+        last = end
+    if last != size:
+        raise ValueError("it does not say what all of the file's bytes are")
+
+
 def _tensor(name: str, entry: dict[str, Any], limit: int) -> StoredTensor:
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(number) is int and 0 <= number for number in (*shape, begin, end)):
+    if not all(type(number) is int and 0 <= number < _MOST for number in (*shape, begin, end)):
         raise ValueError(f"{name!r} has extents or offsets that are no natural numbers")
     if len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"{name!r} has more axes than the limit of {MAX_DIMENSIONS}")
@@ -112,10 +152,10 @@ def _tensor(name: str, entry: dict[str, Any], limit: int) -> StoredTensor:
 
 def _bits(dtype: str) -> int:
     """Bits of an element, by the name of its type: ``F32``, ``BF16``, ``F8_E4M3``, ``BOOL``."""
-    found = re.match(r"[A-Z]+(\d+)", dtype)
-    if found is None and dtype != "BOOL":
+    found = re.fullmatch(r"(?:[A-Z]+(4|6|8|16|32|64|128)(?:_[A-Z0-9]+)?|BOOL)", dtype, re.ASCII)
+    if found is None:
         raise ValueError(f"a type called {dtype!r}")
-    return 8 if found is None else int(found[1])
+    return int(found[1] or 8)
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

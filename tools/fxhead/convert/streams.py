@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ from fxhead.convert.stored_tensors import TensorEdit
 from fxpasses.errors import FileError
 
 CHUNK_BYTES = 4 << 20
+_ZEROS = bytes(CHUNK_BYTES)
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
@@ -37,7 +39,11 @@ class Copier:
             chunk = self.source.read(min(size, CHUNK_BYTES))
             if not chunk:
                 raise _cut_short(self.source.name)
-            self.write(chunk)
+            if chunk == _ZEROS[: len(chunk)]:  # a hole stays one: a file of a few bytes may say terabytes
+                self.checksum = zlib.crc32(chunk, self.checksum) if self.adds_up else 0
+                self.out.seek(len(chunk), os.SEEK_CUR)
+            else:
+                self.write(chunk)
             size -= len(chunk)
 
     def write(self, chunk: Any) -> None:
@@ -61,9 +67,12 @@ class ByteRange:
 
 
 def copy_with(copier: Copier, offset: int, size: int, regions: list[ByteRange]) -> None:
-    """Copies ``size`` bytes from ``offset``, the regions in the order that they get."""
+    """Copies ``size`` bytes from ``offset``, the regions in the order that they get.
+
+    Two that begin at one place are the same, of weights that are tied.
+    """
     position = offset
-    for region in sorted(regions, key=lambda region: region.start):
+    for _, region in sorted({region.start: region for region in regions}.items()):
         copier.copy(position, region.start - position)
         for chunk in reordered(copier.source, region):
             copier.write(chunk)

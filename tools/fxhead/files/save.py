@@ -138,6 +138,10 @@ def require_free_file(path: Path, inputs: Iterable[Path], *, force: bool) -> Non
         raise FileError("would overwrite the input", where=str(path), fix="name another output with -o")
     if path.is_dir():
         raise FileError("is a folder", where=str(path), fix="name another output with -o")
+    if (
+        path.exists() and not path.is_file()
+    ):  # --force is meant for files: /dev/null would be one from then on
+        raise FileError("is a pipe or a device", where=str(path), fix="name another output with -o")
     if os.path.lexists(path) and not force:
         raise FileError(
             "exists already", where=str(path), fix="give --force to replace it, or another output with -o"

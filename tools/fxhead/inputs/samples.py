@@ -82,7 +82,7 @@ def open_data(options: DataOptions, until: contextlib.ExitStack) -> DataFiles | 
         return None
     path = Path(options.path)
     if not path.is_dir():
-        require_readable(path)
+        require_readable(path, "give an .npz or .npy file, an image, or a folder of images")
     if holds_images(path):
         return DataFiles(path=path, images=list_images(path))
     return DataFiles(path=path, arrays=open_arrays(path, until))

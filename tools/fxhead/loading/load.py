@@ -167,20 +167,22 @@ def _by_name(path: Path) -> Iterator[None]:
         raise FileError(what, where=str(path), fix="rename it, or link to it under another name") from error
 
 
-def require_readable(path: Path) -> None:
+def require_readable(path: Path, fix: str | None = None) -> None:
     """Returns where ``path`` is a file with something in it that may be read.
+
+    ``fix`` says what to give in the place of what is none; None where that is a model.
 
     Raises:
         FileError: it is missing, a folder, a pipe or device, empty, or not readable.
     """
     try:
         if path.is_dir():
-            raise FileError("is a folder", where=str(path), fix="give a file in it")
+            raise FileError("is a folder", where=str(path), fix=fix or "give a file in it")
         with open_regular(path) as file:
             if not file.read(1):
-                raise FileError("the file is empty", where=str(path), fix="save the model again")
+                raise FileError("the file is empty", where=str(path), fix=fix or "save the model again")
     except FileNotFoundError as error:
-        raise FileError("no such file", where=str(path), fix=_to_get(path)) from error
+        raise FileError("no such file", where=str(path), fix=fix or _to_get(path)) from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise FileError(f"cannot be read ({reason})", where=str(path), fix="check its permissions") from error

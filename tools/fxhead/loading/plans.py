@@ -17,8 +17,9 @@ def load_plan(path: Path) -> WeightPlan:
         FileError: it cannot be read, or is no JSON.
         PlanError: it is no plan.
     """
-    require_readable(path)
-    data = read_json(path, "give a file that fxhead wrote as *.plan.json").value
+    fix = "give a file that fxhead wrote as *.plan.json"
+    require_readable(path, fix)
+    data = read_json(path, fix).value
     try:
         return WeightPlan.from_dict(data)
     except PlanError as error:
