@@ -87,7 +87,7 @@ def _im2col(survey: Survey, to: Form, records: Sequence[undo.Record]) -> Change:
     return Change(
         rewrites=done.rewrites,
         misses=misses,
-        plan=WeightPlan(to=to.weights, moves=done.moves),
+        plan=done.plan,
         records=done.records,
         memory=memory,
     )

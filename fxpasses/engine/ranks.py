@@ -45,9 +45,9 @@ from fxpasses.vocabulary.ops import (
     WindowPool,
     operands,
 )
+from fxpasses.vocabulary.questions import wrapped
 from fxpasses.vocabulary.sizes import is_shape_value, value_of
 from fxpasses.vocabulary.vocabulary import Vocabulary
-from fxpasses.vocabulary.wrapped_linear import wrapped
 
 _FLAT_RANK = 2  # a vector that comes from no map gets the convolution of an image
 

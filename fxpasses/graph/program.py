@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from torch.export.exported_program import ModuleCallSignature
 from torch.export.graph_signature import ExportGraphSignature, OutputKind, OutputSpec, TensorArgument
 from torch.fx import Graph, GraphModule, Node
 
-from fxpasses.graph import call_signatures
 from fxpasses.graph.maps import with_maps, without_maps
 from fxpasses.graph.trace import copy_graph
 from fxpasses.graph.tree import attribute
@@ -62,7 +61,7 @@ class OpenProgram:
                     for name, value in program.constants.items()
                 },
             )
-        call_signatures.follow(closed.module_call_graph, program.graph, self.graph)
+        _follow(closed.module_call_graph, program.graph, self.graph)
         for entry in closed.module_call_graph:
             if maps and not entry.fqn and entry.signature is not None:
                 _respecify(entry.signature, maps)
@@ -155,3 +154,47 @@ def _rename(arguments: Sequence[Any], names: Mapping[str, str]) -> None:
         name = getattr(argument, "name", None)
         if name is not None and name in names:
             argument.name = names[name]
+
+
+def _follow(entries: Iterable[Any], before: Graph, after: Graph) -> None:
+    """Makes the call signatures that a program preserves name the values that cross the boundaries now.
+
+    ``torch.export.unflatten`` cuts the graph at the values that ``module_call_graph`` names. Where a view
+    that was such a value moved behind the head, the value that its readers read now stands for it.
+    """
+    kept = [entry for entry in entries if entry.fqn and entry.signature is not None]
+    if not kept:
+        return
+    old, new = ({node.name: node for node in graph.nodes} for graph in (before, after))
+    for entry in kept:
+        for argument in entry.signature.inputs:
+            _follow_argument(argument, entry.fqn, old, new, is_input=True)
+        for argument in entry.signature.outputs:
+            _follow_argument(argument, entry.fqn, old, new, is_input=False)
+
+
+def _follow_argument(
+    argument: Any, path: str, old: dict[str, Node], new: dict[str, Node], *, is_input: bool
+) -> None:
+    name = getattr(argument, "name", None)
+    if name not in old or _crosses(new.get(name), path, is_input=is_input):
+        return
+    for user in old[name].users:
+        if _is_inside(user, path) is not is_input or user.name not in new:
+            continue
+        known = {source.name for source in user.all_input_nodes}
+        for source in new[user.name].all_input_nodes:
+            if source.name not in known and _crosses(source, path, is_input=is_input):
+                argument.name = source.name
+                return
+
+
+def _crosses(node: Node | None, path: str, *, is_input: bool) -> bool:
+    """Whether a computed value leaves or enters the module at ``path``."""
+    if node is None or _is_inside(node, path) is is_input:
+        return False
+    return any(_is_inside(user, path) is is_input for user in node.users)
+
+
+def _is_inside(node: Node, path: str) -> bool:
+    return any(entry[0] == path for entry in (node.meta.get("nn_module_stack") or {}).values())

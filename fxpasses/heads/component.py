@@ -37,8 +37,8 @@ from fxpasses.plan import WeightPlan
 from fxpasses.report import Form
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import Elementwise, Flatten, Reduce, View
+from fxpasses.vocabulary.questions import needs_strides
 from fxpasses.vocabulary.sizes import is_shape_value, reads_only_batch, size_of, with_sizes
-from fxpasses.vocabulary.strides import needs_strides
 from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.vocabulary.writer import Dialect, Writer, dialect_of
 from fxpasses.weights.move import WeightOrder

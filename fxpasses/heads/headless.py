@@ -11,8 +11,8 @@ from torch.fx import Graph, Node
 from fxpasses.engine.refusals import quantized_problem
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Form, Problem
-from fxpasses.vocabulary.endings import with_places
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Reduce, Subgraph
+from fxpasses.vocabulary.questions import with_places
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _MAX_PATH = 16

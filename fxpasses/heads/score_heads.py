@@ -18,7 +18,6 @@ from torch.fx import Graph, Node
 from fxpasses.engine.outputs import spec_of
 from fxpasses.heads.region import constant_shape
 from fxpasses.private_names import pytree
-from fxpasses.vocabulary.endings import is_share, stacked_by
 from fxpasses.vocabulary.ops import (
     POOLS,
     AdaptivePool,
@@ -35,6 +34,7 @@ from fxpasses.vocabulary.ops import (
     View,
     WindowPool,
 )
+from fxpasses.vocabulary.questions import is_share, stacked_by
 from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
 

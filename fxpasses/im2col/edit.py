@@ -13,29 +13,20 @@ from typing import Any
 from torch.fx import Graph, Node
 
 from fxpasses.engine import undo
-from fxpasses.engine.edit import erase_unread, restore, saved_moves
+from fxpasses.engine.edit import Edit, erase_unread, restore, saved_moves
 from fxpasses.engine.fake_values import compute, put
 from fxpasses.engine.reshape import conv_extras, reshape, set_conv_extras
 from fxpasses.graph import provenance
 from fxpasses.im2col.find import Im2col, UnfoldSites
 from fxpasses.im2col.writer import ColumnWriter
+from fxpasses.plan import WeightPlan
 from fxpasses.report import Form, Rewrite
 from fxpasses.vocabulary.ops import Affine
 from fxpasses.vocabulary.sizes import with_sizes
 from fxpasses.vocabulary.writer import Dialect, dialect_of
-from fxpasses.weights.move import WeightMove
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Unfolding:
-    """What an edit did: the sites, how their weights changed, and how all that was done is taken back."""
-
-    rewrites: tuple[Rewrite, ...]
-    moves: tuple[WeightMove, ...]
-    records: tuple[undo.Record, ...]
-
-
-def rewrite_sites(graph: Graph, found: UnfoldSites, to: Form, records: Sequence[undo.Record]) -> Unfolding:
+def rewrite_sites(graph: Graph, found: UnfoldSites, to: Form, records: Sequence[undo.Record]) -> Edit:
     """Takes the sites in the other form to ``Form.UNFOLD`` or ``Form.CONV``, in place."""
     sites = found.convolutions if to is Form.UNFOLD else found.products
     return _Job(graph, found, to, records).run(sites)
@@ -55,7 +46,7 @@ class _Job:
         self.nodes = undo.Nodes(graph.nodes)
         self.extras: dict[str, dict[str, Any]] = {}
 
-    def run(self, sites: Sequence[Im2col]) -> Unfolding:
+    def run(self, sites: Sequence[Im2col]) -> Edit:
         for site in sites:
             if self.to is Form.UNFOLD and site.match.op.module is not None:
                 self.extras[str(site.match.node.target)] = conv_extras(site.match.op.module)
@@ -63,9 +54,9 @@ class _Job:
         reshaped = reshape(self.root, self.uses, owned, self.to.weights)  # before any node reads it so
         for site in sites if self.to is Form.UNFOLD else reversed(sites):
             self._edit(site)
-        return Unfolding(
+        return Edit(
             rewrites=tuple(self._as_rewrite(site, reshaped.copied) for site in sites),
-            moves=saved_moves(self.root, reshaped.moves),
+            plan=WeightPlan(to=self.to.weights, moves=saved_moves(self.root, reshaped.moves)),
             records=tuple(entry for entry in self.records if id(entry) not in self.stale),
         )
 

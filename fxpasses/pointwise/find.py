@@ -27,9 +27,9 @@ from fxpasses.private_names import ConvNd
 from fxpasses.report import Form, Problem, Scope
 from fxpasses.vocabulary.handlers import MAX_RANK
 from fxpasses.vocabulary.ops import Affine, Opaque, Product, Subgraph, WeightSource
+from fxpasses.vocabulary.questions import is_product, wrapped
 from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
-from fxpasses.vocabulary.wrapped_linear import is_product, wrapped
 
 _MAX_VIEWS = 4
 

@@ -25,9 +25,9 @@ from fxpasses.report import Form
 from fxpasses.vocabulary.constants import constant_of
 from fxpasses.vocabulary.handlers import MAX_RANK
 from fxpasses.vocabulary.ops import Elementwise, Flatten, Permute, Unflatten, View
+from fxpasses.vocabulary.questions import Wrapped, wrapped
 from fxpasses.vocabulary.sizes import is_shape_value, value_of
 from fxpasses.vocabulary.vocabulary import Vocabulary
-from fxpasses.vocabulary.wrapped_linear import Wrapped, wrapped
 
 Order: TypeAlias = tuple[int, ...]
 Pair: TypeAlias = tuple[Order, Order]

@@ -22,7 +22,7 @@ from fxpasses.heads.analysis import Analysis
 from fxpasses.heads.region import PooledValue
 from fxpasses.report import Form
 from fxpasses.vocabulary.ops import BATCH, CHANNELS, Affine, FeatureNorm, Permute, ShapeValue, View
-from fxpasses.vocabulary.strides import makes_contiguous, needs_strides
+from fxpasses.vocabulary.questions import makes_contiguous, needs_strides
 from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.vocabulary.writer import Writer, dialect_of
 

@@ -2,7 +2,7 @@
 
 ``tables`` and ``modules`` know the spellings, ``handlers`` and ``column_handlers`` bind every argument by
 name, ``ops`` are the typed ops, ``writer`` spells one in the dialect of the node that it replaces. ``sizes``,
-``strides`` and ``constants`` read what a node says of extents, of memory and of values.
+``constants`` and ``questions`` read what a node says of extents, of values and beside its typed op.
 
 May import: ``graph``. Start in ``ops``, then ``vocabulary``.
 """

@@ -271,9 +271,9 @@ def in_role(role: Role, *, inplace: bool = False) -> Handler:
     return handler
 
 
-def added(role: Role, *, inplace: bool = False) -> Handler:
+def added(*, inplace: bool = False) -> Handler:
     """A handler of functions that add two operands, unless a number says otherwise."""
-    summed = in_role(role, inplace=inplace)
+    summed = in_role(Role.SUM, inplace=inplace)
 
     def handler(*args: Any, **kwargs: Any) -> Op:
         op = summed(*args, **kwargs)

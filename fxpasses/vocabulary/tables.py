@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from fxpasses.vocabulary import aten, column_handlers, handlers
 from fxpasses.vocabulary.handlers import MAX_RANK
-from fxpasses.vocabulary.ops import Plain, Role
+from fxpasses.vocabulary.ops import Plain
 
 _Table: TypeAlias = dict[str, handlers.Handler]
 
@@ -31,7 +31,7 @@ _ALIKE: _Table = {
     **dict.fromkeys(("matmul", "mm", "bmm"), column_handlers.matmul),
     "addmm": handlers.product,
     "clone": handlers.copied(Plain.COPY),
-    "add": handlers.added(Role.SUM),
+    "add": handlers.added(),
     **dict.fromkeys(("softmax", "log_softmax"), handlers.on_channels),
 }
 # names that torch.nn.functional and ATen share
@@ -94,8 +94,8 @@ def _function_table() -> dict[Any, handlers.Handler]:
         torch.einsum: column_handlers.einsum,
         F.unfold: column_handlers.unfold,
         F.fold: column_handlers.fold,
-        operator.add: handlers.added(Role.SUM),
-        operator.iadd: handlers.added(Role.SUM, inplace=True),
+        operator.add: handlers.added(),
+        operator.iadd: handlers.added(inplace=True),
         F.prelu: handlers.channelwise,
         torch.prelu: handlers.channelwise,
         F.softmax: handlers.on_channels,
@@ -115,7 +115,7 @@ def _method_table() -> _Table:
         | _ALIKE
         | {
             "contiguous": handlers.copied(Plain.SAME),
-            "add_": handlers.added(Role.SUM, inplace=True),
+            "add_": handlers.added(inplace=True),
             "expand": column_handlers.expand,
             "t": handlers.matrix_transpose,
         }
@@ -168,7 +168,7 @@ def aten_handlers() -> _Table:
         "col2im": column_handlers.fold,
         "expand": column_handlers.expand,
         "contiguous": handlers.copied(Plain.SAME),
-        "add_": handlers.added(Role.SUM, inplace=True),
+        "add_": handlers.added(inplace=True),
         "_trilinear": handlers.product,
         "convolution": handlers.convolution,
     }

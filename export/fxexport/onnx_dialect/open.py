@@ -20,10 +20,18 @@ from fxexport import onnx_node
 from fxexport.onnx_dialect.broken import BrokenGraph
 from fxexport.onnx_dialect.constants import LEVELS, Constants
 from fxexport.onnx_dialect.content import Content
-from fxexport.onnx_dialect.extents import Extent, FakeValues, Shape, inferred, shape_of
+from fxexport.onnx_dialect.extents import (
+    Extent,
+    ExtentOf,
+    FakeValues,
+    Shape,
+    Size,
+    inferred,
+    shape_of,
+    sizes_given,
+)
 from fxexport.onnx_dialect.operators import Operator, operator
 from fxexport.onnx_dialect.reading import READERS
-from fxexport.onnx_dialect.sizes import ExtentOf, Size, sizes_given
 from fxpasses.graph.quiet import quiet
 from fxpasses.report import TraceInfo
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,34 +9,28 @@ import numpy as np
 from fxexport.numerics.bounds import Interval, Precision, exactly, mean_interval
 from fxexport.numerics.evaluate import evaluate_head
 from fxexport.proof.measured.rounding import OutputCheck, Side, positions_of
+from fxexport.proof.measured.tally import Tally
 from fxexport.proof.pairing.heads import PairedHeads
 from fxexport.results import Failure
 from fxexport.subjects.subject import Subject
 from fxexport.terms.term import Array, Head, HeadTerm, Kind, postorder
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MapChecks:
-    """What was found of the maps of one model.
-
-    Attributes:
-        checks: the maps beside the float64 value of the reference's site at every position.
-        failures: what lies further apart than rounding can take it.
-        gaps: maps of which nothing can be told.
-        loose: maps that are no site of the reference at every position, so that their mean alone is told.
-    """
-
-    checks: tuple[OutputCheck, ...]
-    failures: tuple[Failure, ...]
-    gaps: tuple[str, ...]
-    loose: tuple[str, ...]
-
-
 def check_maps(
-    subject: Subject, side: Side, who: str, walk: PairedHeads, precision: Precision, provider: str
-) -> MapChecks:
-    """The maps that one model gives, beside the reference's sites on the features that it computed."""
-    checks, failures, gaps, loose = [], [], [], []
+    subject: Subject,
+    side: Side,
+    who: str,
+    walk: PairedHeads,
+    precision: Precision,
+    provider: str,
+    tally: Tally,
+) -> tuple[list[OutputCheck], list[Failure]]:
+    """The maps that one model gives, beside the reference's sites on the features that it computed.
+
+    Also what lies further apart than rounding can take it. ``tally`` is told of maps of which nothing can be
+    told, and of those that are no site of the reference at every position, so that their mean alone is.
+    """
+    checks, failures = [], []
     sites = {b: a for a, b in walk.partner.items()} if who == "candidate" else {}
     for found in subject.maps:
         name = subject.output_names[found.position]
@@ -45,18 +38,17 @@ def check_maps(
         due = None if site is None else _at_positions(site, side.observed, precision)
         failure = None
         if due is not None:
-            check = _beside(name, side.outputs[found.position], due, precision)
-            checks.append(check)
-            failure = _worst(check, "the map is not the site at every position", who, provider)
+            checks.append(_beside(name, side.outputs[found.position], due, precision))
+            failure = _worst(checks[-1], "the map is not the site at every position", who, provider)
         elif found.scores is not None:
-            loose.append(f"of the map {name!r} nothing but its mean is compared")
+            tally.loose.append(f"of the map {name!r} nothing but its mean is compared")
         else:
-            gaps.append(f"the map {name!r} belongs to no site of the reference")
+            tally.gaps.append(f"the map {name!r} belongs to no site of the reference")
         if failure is None and found.scores is not None:
             mean = _mean(name, side.outputs[found.position], side.outputs[found.scores], precision)
             failure = _worst(mean, "the mean of the map is not the output", who, provider)
         failures.extend([] if failure is None else [failure])
-    return MapChecks(checks=tuple(checks), failures=tuple(failures), gaps=tuple(gaps), loose=tuple(loose))
+    return checks, failures
 
 
 def _at_positions(

@@ -152,11 +152,9 @@ class _Here:
             else:
                 tally.failures.append(Failure(what=other, name=check.name, provider=label, side="candidate"))
         for subject, side, who, name in zip(self.pair.subjects, sides, _SIDES, self.pair.on, strict=True):
-            maps = check_maps(subject, side, who, walk, found.precision, name)
-            tally.failures.extend(part.numbered(failure) for failure in maps.failures)
-            tally.gaps.extend(maps.gaps)
-            tally.loose.extend(maps.loose)
-            for check in maps.checks:
+            maps, failures = check_maps(subject, side, who, walk, found.precision, name, tally)
+            tally.failures.extend(part.numbered(failure) for failure in failures)
+            for check in maps:
                 _judge(check, name, part, found.precision, tally)
         if not tally.failures:
             has_ties = self.derivation.is_proved and TIES in self.derivation.identities
