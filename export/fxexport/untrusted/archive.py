@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import io
 import os
 import stat
@@ -117,6 +118,17 @@ def path_of_file(path: str | os.PathLike[str]) -> Path:
         where = ascii(os.fspath(path))
         raise FileError(f"is no name of a file ({error})", where=where, fix="give another one") from error
     return Path(path)
+
+
+def may_be_a_name(text: str) -> bool:
+    """Whether a file can be called that: of a text that is none, looking for the file raises all sorts."""
+    try:
+        os.lstat(text)
+    except ValueError:  # a null byte, or half a character
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return True
 
 
 def open_regular(path: Path) -> BinaryIO:

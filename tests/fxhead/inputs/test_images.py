@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from fxexport.subjects.samples import InputSpec
 from fxhead.files.digests import digest_file
 from fxhead.inputs.images import ImageRows, ImageSize, Preparation, decoded, list_images, preparation
 from fxpasses.errors import FxHeadError, InputError
+from fxpasses.wall.wall import walled
 
 Run = Callable[..., Any]
 SPEC = InputSpec(name="x", shape=(3, 28, 28), dtype="float32")
@@ -177,6 +179,18 @@ def test_an_image_that_cannot_be_used_is_an_error(photos: Path, damage: Callable
     with pytest.raises(FxHeadError) as caught:
         found[0 : found.shape[0]]
     assert caught.value.where == str(photos / name)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libtiff is found on Linux alone")
+def test_a_damaged_tiff_says_nothing_beside_the_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(pixels()).save(tmp_path / "odd.tiff", compression="tiff_lzw")
+    content = (tmp_path / "odd.tiff").read_bytes()
+    (tmp_path / "odd.tiff").write_bytes(content[:8] + b"\x7f" * 200 + content[208:])
+    with pytest.raises(FxHeadError, match="cannot be read as an image"), walled("odd.tiff"):
+        decoded(tmp_path / "odd.tiff", "RGB", Preparation(resize=32, crop=28, mean=(0.0,), std=(1.0,)))
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

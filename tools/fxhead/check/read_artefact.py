@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any, NotRequired
 
 from fxexport.providers import require_known
 from fxexport.results import Verdict
+from fxexport.untrusted.archive import may_be_a_name
 from fxhead.check.artefact import KIND, SCHEMA_VERSION, Artefact, ModelRecord, Recipe
 from fxhead.files.strict_json import Field, read_json
 from fxhead.files.typed_json import read_as
@@ -58,7 +60,7 @@ def read_artefact(path: Path) -> Artefact:
         path=path,
         verdict=_verdict(whole["verdict"], version),
         environment={str(name): environment[name].text() for name in environment.value},
-        recipe=_recipe(whole["recipe"]),
+        recipe=_recipe(whole["recipe"], path.parent),
         checks=tuple(check.value for check in checks),
         schema_version=version,
     )
@@ -71,7 +73,7 @@ def _verdict(field: Field, version: int) -> str:
     return _FORMER.get(text := field.text(*Verdict, *_FORMER), text)
 
 
-def _recipe(field: Field) -> Recipe:
+def _recipe(field: Field, folder: Path) -> Recipe:
     field.value["providers"] = [_provider(item["name"]) for item in field["providers"].items(_MOST_MODELS)]
     recipe: Recipe = read_as(Recipe, field, _WRITTEN)
     for record, model in zip(recipe.models, field["models"].items(_MOST_MODELS), strict=True):
@@ -81,6 +83,10 @@ def _recipe(field: Field) -> Recipe:
             end.integer(0, len(recipe.models) - 1)
     if not recipe.pairs:
         field["pairs"].refuse("is empty")
+    names = [file.path for file in recipe.files()]
+    for name in names if recipe.data.path is None else [*names, str(recipe.data.path)]:
+        if not may_be_a_name(os.path.join(folder, name)):
+            field.refuse(f"has {name[:80]!r}, which is no name of a file")
     digests = (recipe.data.sha256, *(file.sha256 for file in recipe.files()))
     for digest in (*digests, *(model.state_sha256 for model in recipe.models)):
         if digest is not None and not _DIGEST.fullmatch(digest):

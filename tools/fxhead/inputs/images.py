@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fxexport.subjects.samples import InputSpec
 from fxexport.untrusted.archive import open_regular
+from fxhead.inputs.quiet_tiff import silence_libtiff
 from fxpasses.errors import FileError, InputError, brief
 
 if TYPE_CHECKING:
@@ -292,6 +293,8 @@ def decoded(path: Path, mode: str, how: Preparation) -> Image.Image:
             _require_moderate(image.size, how.resize if isinstance(how.resize, int) else 0, path)
             if image.format in ("JPEG", "MPO"):
                 _require_few_scans(file, image.size, path)
+            if image.format == "TIFF":
+                silence_libtiff()
             is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
             upright = ImageOps.exif_transpose(image)
             if is_16_bit:
