@@ -40,7 +40,7 @@ def test_a_spoilt_file_is_read_or_refused(name: str, good: dict[str, bytes], tmp
     )
     @given(choice=_CHOICES)
     def holds(choice: Choice) -> None:
-        fault, _ = attempt(target, good[target.file], choice, tmp_path)
+        fault, _ = attempt(target, good, choice, tmp_path)
         assert fault is None, f"{choice}: {fault}"
 
     holds()
@@ -49,7 +49,7 @@ def test_a_spoilt_file_is_read_or_refused(name: str, good: dict[str, bytes], tmp
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_good_file_is_read(name: str, good: dict[str, bytes], tmp_path: Path) -> None:
     """Else every spoilt one would be refused for nothing."""
-    fault, outcome = attempt(TARGETS[name], good[TARGETS[name].file], Choice(seed=0, times=0), tmp_path)
+    fault, outcome = attempt(TARGETS[name], good, Choice(seed=0, times=0), tmp_path)
     assert (fault, outcome.split()[0]) == (None, "read")
 
 
@@ -59,7 +59,7 @@ def test_what_acts_or_fails_otherwise_is_a_fault(tmp_path: Path) -> None:
         (lambda path: 1 / 0, "ZeroDivisionError"),
     ):
         target = Target(file="x", spoil=spoil_bytes, read=read)
-        fault, _ = attempt(target, b"x", Choice(seed=0, times=1), tmp_path)
+        fault, _ = attempt(target, {"x": b"x"}, Choice(seed=0, times=1), tmp_path)
         assert fault is not None
         assert fault.what.startswith(what)
     assert not (tmp_path / "ran").exists()

@@ -44,7 +44,7 @@ def _run(names: list[str], chance: random.Random, seconds: float, keep: Path) ->
             while time.monotonic() < end:
                 choice = Choice(seed=chance.randrange(2**32), times=chance.choice((1, 1, 2, 3, 8)))
                 target = TARGETS[name]
-                fault, outcome = attempt(target, good[target.file], choice, Path(folder))
+                fault, outcome = attempt(target, good, choice, Path(folder))
                 seen[name, outcome if fault is None else "FAULT"] += 1
                 kind = None if fault is None else (name, _place(fault))
                 if fault is not None and kind is not None and kind not in faults:

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from fxexport import export_onnx
+from fxexport import certify, export_onnx
 from fxpasses import rewrite
 
 
@@ -72,12 +72,19 @@ def corpus(folder: Path) -> dict[str, bytes]:
         "legacy.pt": _torch_saved(net, _use_new_zipfile_serialization=False),
         "graph.pt": _torch_saved(result.module),
         "weights.pth": _torch_saved(net.state_dict()),
+        "legacy.pth": _torch_saved(net.state_dict(), _use_new_zipfile_serialization=False),
         "training.ckpt": _torch_saved(_training()),
         "weights.safetensors": save_safetensors(dict(net.state_dict())),
         "program.pt2": _program(),
         "model.onnx": (folder / "seed.onnx").read_bytes(),
         "model.plan.json": json.dumps(result.plan.to_dict()).encode(),
         "model.certificate.json": json.dumps(_certificate()).encode(),
+        "net.certificate.json": json.dumps(_certificate(net, result.module)).encode(),
+        "models.csv": b"source,name,to,html\nmodel.pt,one,conv,yes\nmodel.onnx,two,linear,\n",
+        "models.jsonl": b'{"source": "model.pt", "to": "conv", "seed": 3, "html": true}\n',
+        "models.yaml": b"- source: model.pt\n  to: conv\n  seed: 3\n- &last {source: net.onnx, to: linear}\n",
+        "config.json": json.dumps(_FOLDER).encode(),
+        "model.safetensors": save_safetensors(dict(net.state_dict())),
         "data.npy": _array(),
         "data.npz": _array(zipped=True),
         "image.png": _image("PNG"),
@@ -90,8 +97,18 @@ def corpus(folder: Path) -> dict[str, bytes]:
     }
 
 
-def _certificate() -> dict[str, Any]:
-    """As ``fxhead check -o`` writes it, with the fields that reading looks at."""
+_FOLDER: dict[str, Any] = {
+    "architecture": "test_resnet", "num_classes": 3, "label_names": ["cat", "dog", "elk"],
+    "label_descriptions": {"cat": "a cat"},
+    "pretrained_cfg": {
+        "input_size": [3, 160, 160], "crop_pct": 0.95, "interpolation": "bicubic", "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    },
+}  # fmt: skip
+
+
+def _certificate(*pair: nn.Module) -> dict[str, Any]:
+    """As ``fxhead check -o`` writes it, with the fields that reading looks at; of a pair, those of a page."""
     file = {"path": "m.onnx", "sha256": "0" * 64, "size_bytes": 10}
     model = {
         "name": "m.onnx", "kind": "onnx", "source": None, "file": file, "data": [], "weights": None,
@@ -106,7 +123,8 @@ def _certificate() -> dict[str, Any]:
         "providers": [{"name": "cpu", "options": {}}],
         "loading": {"arch": None, "ema": False, "prefix": None, "allow": [], "trust": False},
     }  # fmt: skip
+    checks = [certify(*pair, torch.randn(8, 3, 8, 8)).to_dict()] if pair else [{"verdict": "proved"}]
     return {
-        "schema_version": 1, "kind": "fxhead certificate", "verdict": "proved", "environment": {"torch": "2"},
-        "recipe": recipe, "checks": [{"verdict": "proved"}],
+        "schema_version": 2 if pair else 1, "kind": "fxhead certificate", "verdict": "proved",
+        "environment": {"torch": "2"}, "recipe": recipe, "checks": checks,
     }  # fmt: skip

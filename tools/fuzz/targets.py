@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,20 @@ from fuzz.mutate import (
 )
 from fxexport.subjects.samples import InputSpec
 from fxhead import find_sites, load_model
+from fxhead.batch.rows import RowOption, read_rows
 from fxhead.cam.labels import read_labels
 from fxhead.check.read_artefact import read_artefact
-from fxhead.convert.run import open_checkpoint
+from fxhead.check.report import run_report
+from fxhead.convert.run import ConvertOptions, open_checkpoint, run_convert
 from fxhead.convert.survey import survey
 from fxhead.inputs.arrays import fitted, open_arrays
+from fxhead.inputs.hub_images import folder_preset
 from fxhead.inputs.images import Preparation, decoded
+from fxhead.loading.hub_folders import read_hub_folder
 from fxhead.loading.plans import load_plan
 from fxhead.loading.recognise import recognise
+from fxhead.show.progress import Notes
+from fxhead.source import Source, SourceKind
 from fxpasses.errors import FxHeadError
 from fxpasses.wall.wall import WallError, walled
 
@@ -51,11 +57,13 @@ class Target:
         file: the good file in the corpus.
         spoil: how it is spoilt.
         read: reads it.
+        beside: good files of the corpus that lie beside it.
     """
 
     file: str
     spoil: Spoil
     read: Callable[[Path], object]
+    beside: tuple[str, ...] = ()
 
 
 def _sites(path: Path) -> object:
@@ -66,6 +74,31 @@ def _sites(path: Path) -> object:
 def _checkpoint(path: Path) -> object:
     recognise(path)
     return survey(open_checkpoint(path).root, str(path), ("0.weight",))
+
+
+def _converted(path: Path) -> object:
+    """All that ``fxhead convert-weights`` does."""
+    plan, out = path.with_name("model.plan.json"), path.with_name("out")
+    return run_convert(ConvertOptions(checkpoint=path, plan=plan, out=str(out), force=True), Notes())
+
+
+def _planned(path: Path) -> object:
+    load_plan(path)
+    return _converted(path.with_name("weights.pth"))
+
+
+def _report(path: Path) -> object:
+    return run_report(path, path.with_name("page.html"), force=True)
+
+
+def _rows(path: Path) -> object:
+    known = {name: RowOption(text=f"--{name}", is_flag=name == "html") for name in ("to", "html", "seed")}
+    return read_rows((str(path),), {}, known)
+
+
+def _folder(path: Path) -> object:
+    source = Source(text=str(path.parent), kind=SourceKind.FOLDER, name=str(path.parent))
+    return folder_preset(read_hub_folder(source))
 
 
 def _arrays(path: Path) -> object:
@@ -86,6 +119,7 @@ def _of_graph(name: str) -> Spoil:
     return spoil_text if name.endswith("data.pkl") else spoil_bytes
 
 
+_PLAN = ("model.plan.json",)
 _HOW = Preparation(resize=32, crop=28, mean=(), std=())
 _IMAGES = ("png", "jpg", "gif", "tiff", "bmp", "webp")
 TARGETS: dict[str, Target] = {
@@ -96,10 +130,24 @@ TARGETS: dict[str, Target] = {
     "state": Target(file="weights.pth", spoil=in_archive(_of_torch), read=_checkpoint),
     "training": Target(file="training.ckpt", spoil=in_archive(_of_torch), read=_checkpoint),
     "safetensors": Target(file="weights.safetensors", spoil=after_header, read=_checkpoint),
+    **{
+        f"convert-{name.rpartition('.')[2]}": Target(file=name, spoil=spoil, read=_converted, beside=_PLAN)
+        for name, spoil in (
+            ("training.ckpt", in_archive(_of_torch)),
+            ("legacy.pth", spoil_bytes),
+            ("weights.safetensors", after_header),
+        )
+    },
     "program": Target(file="program.pt2", spoil=in_archive(_of_torch), read=_sites),
     "onnx": Target(file="model.onnx", spoil=spoil_onnx, read=lambda path: find_sites(path, scope="all")),
-    "plan": Target(file="model.plan.json", spoil=spoil_json, read=load_plan),
+    "plan": Target(file="model.plan.json", spoil=spoil_json, read=_planned, beside=("weights.pth",)),
     "certificate": Target(file="model.certificate.json", spoil=spoil_json, read=read_artefact),
+    "report": Target(file="net.certificate.json", spoil=spoil_json, read=_report),
+    **{
+        f"manifest-{kind}": Target(file=f"models.{kind}", spoil=spoil, read=_rows)
+        for kind, spoil in (("csv", spoil_text), ("jsonl", spoil_json), ("yaml", spoil_text))
+    },
+    "folder": Target(file="config.json", spoil=spoil_json, read=_folder, beside=("model.safetensors",)),
     "npy": Target(file="data.npy", spoil=spoil_text, read=_arrays),
     "npz": Target(file="data.npz", spoil=in_archive(lambda name: spoil_text), read=_arrays),
     "labels": Target(file="labels.json", spoil=spoil_json, read=read_labels),
@@ -123,10 +171,14 @@ class Fault:
     error: BaseException | None = None
 
 
-def attempt(target: Target, good: bytes, choice: Choice, folder: Path) -> tuple[Fault | None, str]:
+def attempt(
+    target: Target, good: Mapping[str, bytes], choice: Choice, folder: Path
+) -> tuple[Fault | None, str]:
     """The fault that reading the spoilt file shows, if any, and what came of it in a word."""
     path = folder / target.file
-    path.write_bytes(spoilt(good, target.spoil, choice))
+    path.write_bytes(spoilt(good[target.file], target.spoil, choice))
+    for name in target.beside:
+        path.with_name(name).write_bytes(good[name])
     before, start = _peak_bytes(), time.perf_counter()
     fault, outcome = None, "read"
     try:
