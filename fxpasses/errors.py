@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
+_MOST_LISTED = 200
 _LONGEST = 5_000
 """Characters of one part of an error: the longest path fits, and so does a list of names to choose from."""
 
@@ -105,14 +106,16 @@ def shortened(text: str) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Names nearest to ``name`` as a clause for an error's ``fix``, else all of them."""
+    """Names nearest to ``name`` as a clause for an error's ``fix``, else all of them, or some of many."""
     import difflib  # takes as long as all else that a command imports of ours before it works
 
     options = [str(option) for option in known]
     near = difflib.get_close_matches(name, options, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
-    return "use one of " + ", ".join(repr(option) for option in options)
+    if len(options) > _MOST_LISTED:
+        return f"use one of {len(options):,} names, such as " + ", ".join(map(repr, options[:5]))
+    return "use one of " + ", ".join(map(repr, options))
 
 
 def brief(error: BaseException) -> str:

@@ -146,9 +146,9 @@ class Certifier:
         require_known(providers)
         require_seed(seed)
         self._providers = tuple(dict.fromkeys(map(short_name, providers)))
-        self._seed = seed
-        self._prober = Prober(seed)
-        self._models = Models(None if inputs is None else given_samples(inputs), seed)
+        self._seed = seed % 2**64  # NumPy takes none below 0, as torch does
+        self._prober = Prober(self._seed)
+        self._models = Models(None if inputs is None else given_samples(inputs), self._seed)
 
     def declared(self, path: str | os.PathLike[str]) -> tuple[InputSpec, ...]:
         """What an ONNX file says about its inputs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from fxpasses.errors import FileError, SizeError
+from fxpasses.errors import FileError, SizeError, suggest
 
 
 def test_an_error_is_the_same_after_a_pickle() -> None:
@@ -24,3 +24,10 @@ def test_what_a_file_says_makes_no_endless_error() -> None:
     assert error.what.startswith("is no x")
     assert error.what.endswith("x at all")
     assert len(str(pickle.loads(pickle.dumps(error)))) < 20_000
+
+
+def test_of_very_many_names_some_are_told() -> None:
+    known = [f"net{number}" for number in range(1_000)]
+    assert suggest("nett7", known) == "did you mean 'net7'?"
+    assert suggest("xyz", known).startswith("use one of 1,000 names, such as 'net0', 'net1'")
+    assert len(suggest("xyz", known)) < 100

@@ -209,6 +209,12 @@ def test_random_samples_are_as_many_as_asked_for(run: Run, net: Path) -> None:
         assert f"inputs: {samples} (seed 0), x 3x6x6 float32" in done.out
 
 
+@pytest.mark.parametrize("seed", ["-1", str(-(2**63))])
+def test_a_seed_may_be_negative_as_torch_s_may(run: Run, net: Path, seed: str) -> None:
+    done = run("check", "model.pt", "model.pt", "--seed", seed, "--input-shape", "1x3x6x6", *PROVIDERS)
+    assert done.code == 0, done.err
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
