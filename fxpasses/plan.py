@@ -10,6 +10,7 @@ from fxpasses.errors import PlanError
 from fxpasses.report import Form, JsonRecord
 from fxpasses.weights.move import WeightMove, WeightOrder
 from fxpasses.weights.optimizer_state import converted_state
+from fxpasses.weights.saved_state import is_dense, require_mapping
 
 SCHEMA_VERSION = 1
 _MAX_AXES, _MAX_EXTENT = 64, 1 << 48
@@ -45,6 +46,7 @@ class WeightPlan(JsonRecord):
         Raises:
             PlanError: a parameter of the plan is missing or has an unexpected shape.
         """
+        require_mapping(state_dict, "state dict")
         converted = dict(state_dict)
         for move in self.moves:
             weight = state_dict.get(move.name)
@@ -53,6 +55,12 @@ class WeightPlan(JsonRecord):
                     "the plan's parameter is missing from the state dict",
                     where=move.name,
                     fix="give the state dict of the model that the plan was made for",
+                )
+            if not is_dense(weight):
+                raise PlanError(
+                    f"is no dense tensor (it is of class {type(weight).__name__})",
+                    where=move.name,
+                    fix="give the state dict of the float model",
                 )
             shape = tuple(weight.shape)
             if shape != move.shape(self.source):
@@ -118,8 +126,10 @@ class WeightPlan(JsonRecord):
             raise PlanError("not a weight plan (it is no JSON object)", fix=fix)
         version = data.get("schema_version")
         if version != SCHEMA_VERSION:
+            is_short = isinstance(version, str) or (isinstance(version, int) and version.bit_length() < 64)
+            told = repr(version) if is_short else f"that is of class {type(version).__name__}"
             raise PlanError(
-                f"weight plan of schema version {version!r}, this fxhead reads {SCHEMA_VERSION}", fix=fix
+                f"weight plan of schema version {told}, this fxhead reads {SCHEMA_VERSION}", fix=fix
             )
         try:
             moves = tuple(
@@ -134,7 +144,7 @@ class WeightPlan(JsonRecord):
             if len({move.name for move in moves}) != len(moves):
                 raise ValueError("a weight that moves twice")
             return cls(to=_form(data["to"]), moves=moves)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:  # the last of nested values
             raise PlanError(f"damaged weight plan ({error!r})", fix=fix) from error
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fxpasses.errors import PlanError
+from fxpasses.weights.saved_state import is_dense, require_state
 from fxpasses.weights.wrappers import is_wrapping
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def converted_state(
     to: Form,
 ) -> dict[str, Any]:
     """The optimiser's state dict with the state of the moves' parameters in the form ``to``."""
+    require_state(optimizer_state, names)
     groups = optimizer_state["param_groups"]
     keys = [key for group in grouped_keys(groups) for key in group]
     if names is None:
@@ -158,7 +160,7 @@ def _converted(
     tensors = {
         name: value
         for name, value in values.items()
-        if isinstance(value, torch.Tensor) and not is_scalar(tuple(value.shape))
+        if isinstance(value, torch.Tensor) and not (is_dense(value) and is_scalar(tuple(value.shape)))
     }
     held = [name for name, value in values.items() if isinstance(value, list | tuple | Mapping)]
     if any(isinstance(item, torch.Tensor) for name in held for item in _items(values[name])):
@@ -166,6 +168,11 @@ def _converted(
             f"its state holds tensors in {', '.join(held)}",
             where=f"optimiser state {key} ({move.name})",
             fix="leave the optimiser out and start it anew",
+        )
+    if odd := [name for name, tensor in tensors.items() if not is_dense(tensor)]:
+        fix = "leave the optimiser out and start it anew"
+        raise PlanError(
+            f"its {odd[0]!r} is no dense tensor", where=f"optimiser state {key} ({move.name})", fix=fix
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     ParameterState(key=key, shapes=shapes).require_shaped(move, source)

@@ -144,3 +144,50 @@ def test_apply_optimizer_refuses_what_it_cannot_know() -> None:
             plan.apply_optimizer({**state, "state": {number: odd}}, [f"module.{name}" for name in names])
     with pytest.raises(PlanError, match="its state holds tensors in old_dirs"):
         plan.apply_optimizer({**state, "state": {number: {"old_dirs": [torch.ones(3)]}}}, names)
+
+
+HEAD = torch.ones(2, 8)
+NO_WEIGHTS = [[1.0], "x", HEAD.numpy(), HEAD.to_sparse()]
+
+
+@pytest.mark.parametrize("value", NO_WEIGHTS, ids=["list", "text", "array", "sparse"])
+def test_what_is_no_dense_tensor_is_refused(value: object) -> None:
+    plan = WeightPlan.from_dict({"schema_version": 1, "to": "conv", "moves": [MOVE]})
+    with pytest.raises(PlanError, match="w: is no dense tensor"):
+        plan.apply({"w": value})
+    state = {"state": {0: {"moment": value}}, "param_groups": [{"params": [0], "param_names": ["w"]}]}
+    if isinstance(value, torch.Tensor):
+        with pytest.raises(PlanError, match="'moment' is no dense tensor"):
+            plan.apply_optimizer(state)
+
+
+GROUP = {"params": [0], "param_names": ["w"]}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [],
+        {},
+        {"state": {}},
+        {"state": [1], "param_groups": [GROUP]},
+        {"state": {0: "x"}, "param_groups": [GROUP]},
+    ]
+    + [{"state": {}, "param_groups": groups} for groups in ("x", [1], [{}], [{"params": [[1]]}])]
+    + [{"state": {}, "param_groups": [GROUP | {"param_names": names}]} for names in (5, "w", [5])],
+    ids=str,
+)
+def test_what_is_no_optimizers_state_is_refused(state: object) -> None:
+    plan = WeightPlan.from_dict({"schema_version": 1, "to": "conv", "moves": [MOVE]})
+    with pytest.raises(PlanError, match="no state dict of an optimiser"):
+        plan.apply_optimizer(state)  # type: ignore[arg-type]
+
+
+def test_what_is_no_state_dict_or_no_name_is_refused() -> None:
+    plan = WeightPlan.from_dict({"schema_version": 1, "to": "conv", "moves": [MOVE]})
+    with pytest.raises(PlanError, match="no state dict"):
+        plan.apply([])  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="are no texts"):
+        plan.apply_optimizer({"state": {}, "param_groups": []}, [5])  # type: ignore[list-item]
+    with pytest.raises(PlanError, match="schema version that is of class int"):
+        WeightPlan.from_dict({"schema_version": 10**5_000})
