@@ -98,16 +98,10 @@ class _Finder:
 
     def _miss(self, node: Node, op: Affine | None, problem: Problem) -> None:
         form = op.form if op is not None else Form.LINEAR
-        self.misses[node] = [
-            self._as_miss(node, op.name(node) if op is not None else node.name, form, problem)
-        ]
-
-    def _as_miss(self, node: Node, name: str, form: Form, problem: Problem) -> Miss:
         if self.has_shapes:  # given already
-            problem = dataclasses.replace(
-                problem, fix=problem.fix.removeprefix("pass example_inputs (--input-shape), or ")
-            )
-        return missed(node, name, form, problem)
+            fix = problem.fix.removeprefix("pass example_inputs (--input-shape), or ")
+            problem = dataclasses.replace(problem, fix=fix)
+        self.misses[node] = [missed(node, op.name(node) if op is not None else node.name, form, problem)]
 
     # --- one candidate
 
@@ -203,9 +197,8 @@ class _Finder:
                 self.misses.pop(node, None)
             else:
                 self._miss(node, op, match)
-        for found in pointwise.hidden(ranks, self.vocabulary):
-            miss = self._as_miss(found.node, found.name, found.form, found.problem)
-            self.misses.setdefault(found.node, []).append(miss)
+        for node, miss in pointwise.hidden(ranks, self.vocabulary):
+            self.misses.setdefault(node, []).append(miss)
         return dict(sorted(matches.items(), key=lambda item: item[0]))
 
     # --- all candidates together

@@ -257,16 +257,17 @@ class Certifier:
 
         whole = Judge(weights=weights, backbone=backbone, derived=found.derived, tried=found.tried)
         wiring = wired(runs_on)
-        judged = whole.judge(wiring, joined([found.tallies[target] for target in runs_on]))
+        tally = joined([found.tallies[target] for target in runs_on])
+        judged = whole.judge(wiring, tally)
         targets = tuple(
-            whole.on_target(target, wired((target,)), tally, [side.repeats(target) for side in (left, right)])
-            for target, tally in found.tallies.items()
+            whole.on_target(target, wired((target,)), seen, [side.repeats(target) for side in (left, right)])
+            for target, seen in found.tallies.items()
         )
-        statistics = tuple(record for tally in found.tallies.values() for record in tally.statistics)
+        statistics = tuple(record for seen in found.tallies.values() for record in seen.statistics)
         batches = next((record.batches for record in statistics), ())
-        witness = judged.measured.tally.witness if judged.verdict is Verdict.BROKEN else None
+        witness = tally.witness if judged.verdict is Verdict.BROKEN else None
         blamed = None if witness is None else changed_by_optimiser(left, right, witness)
-        rounding = judged.measured.rounding if blamed is None else _told(judged.measured.rounding, blamed)
+        rounding = judged.rounding if blamed is None else _told(judged.rounding, blamed)
         return Certificate(
             reference=left.name,
             candidate=right.name,
@@ -276,10 +277,10 @@ class Certifier:
             wiring=wiring,
             backbone=backbone,
             rounding=rounding,
-            decision=judged.measured.decision,
+            decision=judged.decision,
             statistics=statistics,
             by_default=found.by_default,
-            flips=judged.measured.tally.flips,
+            flips=tally.flips,
             heads=found.sites.names(),
             providers=runs_on,
             targets=targets,

@@ -46,12 +46,10 @@ class PoolWindow:
     Attributes:
         pools: the nodes that pool, in order.
         cell: extent of the average over every window; all 1 where no pool is needed.
-        native: extent of the map at the native size.
     """
 
     pools: tuple[Node, ...]
     cell: tuple[int, ...]
-    native: tuple[int, ...]
 
 
 def choose(
@@ -130,7 +128,7 @@ class _Chooser:
                 "give an input size whose map is a multiple of the grid",
             )
         cell = tuple(whole // extent for whole, extent in zip(native, grid, strict=True))
-        return PoolWindow(pools=pools, cell=cell, native=native)
+        return PoolWindow(pools=pools, cell=cell)
 
     def _only_flattens(self, node: Node) -> bool:
         """Whether a mean takes only the axes away that the pool before it left."""

@@ -12,7 +12,6 @@ import heapq
 import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -89,10 +88,6 @@ class Region:
     values: dict[Node, PooledValue] = dataclasses.field(default_factory=dict)
     is_presumed: bool = False
     _by_pool: dict[Node, list[PooledValue]] = dataclasses.field(default_factory=dict)
-
-    def value(self, node: Any) -> PooledValue | None:
-        """The pooled value of a node, or None."""
-        return self.values.get(node) if isinstance(node, Node) else None
 
     def of_pool(self, pool: Node) -> list[PooledValue]:
         """The values that come from a pool, in graph order; of a region that is whole."""

@@ -10,21 +10,20 @@ pads, has groups or is transposed; layers inside of what is called whole.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 from torch import nn
 from torch.fx import Node
 
 from fxpasses.engine import refusals
-from fxpasses.engine.match import Match, matched
+from fxpasses.engine.match import Match, matched, missed
 from fxpasses.engine.ranks import Ranks
 from fxpasses.graph.tree import attribute, is_uninitialized
 from fxpasses.heads.headless import MATRIX_PRODUCT, in_subgraph
 from fxpasses.heads.refusals import stepping_problem
 from fxpasses.miss_codes import MissCode
 from fxpasses.private_names import ConvNd
-from fxpasses.report import Form, Problem, Scope
+from fxpasses.report import Form, Miss, Problem, Scope
 from fxpasses.vocabulary.handlers import MAX_RANK
 from fxpasses.vocabulary.ops import Affine, Opaque, Product, Subgraph, WeightSource
 from fxpasses.vocabulary.questions import is_product, wrapped
@@ -32,21 +31,6 @@ from fxpasses.vocabulary.sizes import is_shape_value
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _MAX_VIEWS = 4
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Hidden:
-    """A candidate that the graph does not show as an op of its own.
-
-    Attributes:
-        name: module path of the layer, or name of the node.
-        problem: why it is no site.
-    """
-
-    node: Node
-    name: str
-    form: Form
-    problem: Problem
 
 
 def candidates(ranks: Ranks, vocabulary: Vocabulary) -> Iterator[tuple[Node, Affine]]:
@@ -87,17 +71,17 @@ def match_of(node: Node, op: Affine, ranks: Ranks, vocabulary: Vocabulary) -> Ma
     )
 
 
-def hidden(ranks: Ranks, vocabulary: Vocabulary) -> Iterator[Hidden]:
+def hidden(ranks: Ranks, vocabulary: Vocabulary) -> Iterator[tuple[Node, Miss]]:
     """Layers inside of what the passes do not enter, and matrix products of a parameter."""
     for node, op in ranks.ops.items():
         if isinstance(op, Subgraph) and vocabulary.has_affine(op):
-            yield Hidden(node=node, name=node.name, form=Form.LINEAR, problem=in_subgraph(node, "it is"))
+            yield node, missed(node, node.name, Form.LINEAR, in_subgraph(node, "it is"))
         elif isinstance(op, Product) and any(_is_weight(source, vocabulary) for source in op.sources):
-            yield Hidden(node=node, name=node.name, form=Form.LINEAR, problem=MATRIX_PRODUCT)
+            yield node, missed(node, node.name, Form.LINEAR, MATRIX_PRODUCT)
         elif isinstance(op, Opaque) and node.op in ("call_module", "call_function", "call_method"):
             for name, layer in _layers_in(node, vocabulary):
                 form = Form.LINEAR if isinstance(layer, nn.Linear) else Form.CONV
-                yield Hidden(node=node, name=name, form=form, problem=_inside(node, vocabulary))
+                yield node, missed(node, name, form, _inside(node, vocabulary))
 
 
 def _is_of_values(node: Node, op: Affine, vocabulary: Vocabulary) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fxexport.numerics.bounds import TF32
 from fxexport.precision import ProductFormat, precision_on
-from fxexport.proof.measured.tally import Measured, Tally, measured
+from fxexport.proof.measured.tally import Tally, measured
 from fxexport.proof.pairing.derivation import Derived
 from fxexport.providers import is_defaults, provider_of
 from fxexport.results import LayerResult, Mode, Status, TargetResult, Verdict
@@ -16,11 +16,12 @@ from fxexport.subjects.subject import EAGER
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A verdict, and what it rests on beside the layers 1 to 3."""
+    """A verdict, and what it rests on beside the layers 1 to 3: layers 4 and 5."""
 
     verdict: Verdict
     reason: str
-    measured: Measured
+    rounding: LayerResult
+    decision: LayerResult
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,28 +42,28 @@ class Judge:
 
     def judge(self, wiring: LayerResult, tally: Tally) -> Judged:
         """The verdict that follows from the layers."""
-        found = measured(tally)
-        layers = self.weights, wiring, self.backbone, found.rounding, found.decision
+        rounding, decision, doubts = measured(tally)
+        layers = self.weights, wiring, self.backbone, rounding, decision
         failed = next((layer for layer in layers if layer.status is Status.FAILED), None)
         if failed is not None:
             verdict, reason = Verdict.BROKEN, f"{failed.layer}: {failed.failures[0]}"
-        elif found.rounding.status is Status.NOT_RUN:
-            verdict, reason = Verdict.INCONCLUSIVE, f"{found.rounding.layer}: {found.rounding.reason}"
+        elif rounding.status is Status.NOT_RUN:
+            verdict, reason = Verdict.INCONCLUSIVE, f"{rounding.layer}: {rounding.reason}"
         else:
-            verdict, reason = self._held(found)
-        return Judged(verdict=verdict, reason=reason, measured=found)
+            verdict, reason = self._held(tally, doubts)
+        return Judged(verdict=verdict, reason=reason, rounding=rounding, decision=decision)
 
-    def _held(self, found: Measured) -> tuple[Verdict, str]:
+    def _held(self, tally: Tally, doubts: Sequence[str]) -> tuple[Verdict, str]:
         """Of two models of which nothing that was run tells a difference."""
-        names = ", ".join(dict.fromkeys(map(repr, found.tally.unbounded)))
+        names = ", ".join(dict.fromkeys(map(repr, tally.unbounded)))
         within = f"outputs lie within their bounds, but for {names} without one" if names else _WITHIN
-        within = f"{within} of TF32" if found.tally.precision is TF32 else within
-        if self.derived.is_proved and found.tally.loose:
-            return Verdict.AGREES, f"{within}; {found.tally.loose[0]}"
+        within = f"{within} of TF32" if tally.precision is TF32 else within
+        if self.derived.is_proved and tally.loose:
+            return Verdict.AGREES, f"{within}; {tally.loose[0]}"
         if self.derived.is_proved:
             return Verdict.PROVED, f"{self.derived.reason}; {within}"
         more = f", on {self.tried} further input{'s' * (self.tried > 1)} too" if self.tried else ""
-        doubt = next(iter(found.doubts), None)
+        doubt = next(iter(doubts), None)
         return Verdict.AGREES, f"{within}{more}; {'; '.join(filter(None, (self.derived.reason, doubt)))}"
 
     def on_target(
@@ -85,8 +86,8 @@ class Judge:
             verdict=judged.verdict,
             reason=judged.reason,
             wiring=wiring,
-            rounding=judged.measured.rounding,
-            decision=judged.measured.decision,
+            rounding=judged.rounding,
+            decision=judged.decision,
             is_repeatable=all(made) if made else None,
             same_bits=tally.is_identical,
             asked_precision=None if found is None or is_defaults(target) else ProductFormat.FP32,

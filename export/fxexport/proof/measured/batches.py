@@ -28,7 +28,6 @@ class Batch:
         sizes: batch sizes.
         feeds: the batches, in the order of each model's inputs.
         is_first: whether these are the batches of the proof.
-        is_fixed: whether other batch sizes may not run.
     """
 
     start: int
@@ -36,15 +35,6 @@ class Batch:
     sizes: tuple[int, ...]
     feeds: tuple[Feeds, Feeds]
     is_first: bool = True
-    is_fixed: bool = False
-
-    @property
-    def leading(self) -> tuple[Feeds, Feeds]:
-        """What is computed in float64, which takes longest: the first batch, or one sample of a later one."""
-        if self.is_first or self.is_fixed:
-            return self.feeds
-        first, second = ([tuple(array[:1] for array in side[0])] for side in self.feeds)
-        return first, second
 
     def numbered(self, failure: Failure) -> Failure:
         """The failure with the number of its sample among all, in place of that in this part."""
@@ -78,7 +68,6 @@ def parts_of(samples: Samples, left: Subject, right: Subject, sizes: tuple[int, 
             sizes=(run,),
             feeds=feeds([(start, run)]),
             is_first=False,
-            is_fixed=is_fixed,
         )
 
 

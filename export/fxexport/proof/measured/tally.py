@@ -82,25 +82,8 @@ def joined(tallies: Sequence[Tally]) -> Tally:
     return whole
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What the runs showed.
-
-    Attributes:
-        tally: all that was seen.
-        rounding: layer 4.
-        decision: layer 5.
-        doubts: what keeps the bounds from telling more.
-    """
-
-    tally: Tally
-    rounding: LayerResult
-    decision: LayerResult
-    doubts: tuple[str, ...]
-
-
-def measured(tally: Tally) -> Measured:
-    """Layers 4 and 5 from all that was seen.
+def measured(tally: Tally) -> tuple[LayerResult, LayerResult, list[str]]:
+    """Layers 4 and 5 from all that was seen, and what keeps the bounds from telling more.
 
     Raises:
         CheckError: there was no value to compare.
@@ -120,9 +103,7 @@ def measured(tally: Tally) -> Measured:
         reason=next(iter((*tally.gaps, *doubts, *tally.notes)), None),
         failures=worst_of_each(tally.failures)[:8],
     )
-    return Measured(
-        tally=tally, rounding=rounding, decision=_decision(tally, statistics), doubts=tuple(doubts)
-    )
+    return rounding, _decision(tally, statistics), doubts
 
 
 def worst_of_each(failures: Sequence[Failure]) -> tuple[Failure, ...]:
