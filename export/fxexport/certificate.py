@@ -18,7 +18,7 @@ from fxexport.proof.measured.runtime import changed_by_optimiser
 from fxexport.proof.measured.tally import joined
 from fxexport.proof.measured.windows import UNPAIRED, check_windows, is_windowed
 from fxexport.proof.pairing.heads import paired_heads
-from fxexport.proof.pairing.outputs import PairedOutputs, paired_outputs, roots_of
+from fxexport.proof.pairing.outputs import PairedOutputs, paired_outputs
 from fxexport.proof.scope import scope_of
 from fxexport.proof.verdicts import Judge
 from fxexport.providers import require_known, require_provider, short_name
@@ -174,7 +174,7 @@ class Certifier:
         found = self._at_one_size(reference, candidate, plan)
         left, right, samples = self._models.pair(reference, candidate)
         is_map = is_dense(left.graph) or is_dense(right.graph)
-        order = paired_outputs(left.commuted, right.commuted)[1] if is_map else None
+        order = paired_outputs(left.commuted, right.commuted) if is_map else None
         windowed = None if is_map else self._windowed(left, right)
         if (order is None and windowed is None) or found.verdict is Verdict.BROKEN:
             return found
@@ -203,14 +203,13 @@ class Certifier:
     def _at_another_size(
         self, reference: Opened, candidate: Opened, samples: Samples, size: str
     ) -> SizeResult:
-        other = Certifier(None, self._providers, seed=self._seed)
-        other._models = self._models.at(samples)
+        other = Certifier(samples, self._providers, seed=self._seed)
         found = other._at_one_size(reference, candidate, None)
         return SizeResult(size=size, verdict=found.verdict, reason=found.reason, statistics=found.statistics)
 
     def _windowed(self, left: Subject, right: Subject) -> tuple[Subject, Subject, PairedOutputs] | None:
         """The classifier, the model on windows and their outputs, if the two are that."""
-        order = paired_outputs(left, right)[1]
+        order = paired_outputs(left, right)
         if is_windowed(left, right, order):
             return left, right, order
         swapped = tuple((name, j, i) for name, i, j in order)
@@ -219,8 +218,7 @@ class Certifier:
     def _on_windows(
         self, classifier: Subject, other: Subject, order: PairedOutputs, samples: Samples, size: str
     ) -> SizeResult:
-        roots = roots_of(classifier, other, order)
-        walk = paired_heads(classifier, other, roots)
+        walk = paired_heads(classifier, other, order)
         failures, gaps = [], []
         for provider in self._providers:
             found = check_windows(classifier, other, walk, order, samples, provider)
@@ -288,8 +286,7 @@ class Certifier:
             scope=(
                 *scope_of(left, right, found.outputs, batches),
                 *found.untold,
-                *(found.derived.scope if judged.verdict is Verdict.PROVED else ()),
-                *(found.derived.sizes if judged.verdict is Verdict.PROVED else ()),
+                *((*found.derived.scope, *found.derived.sizes) if judged.verdict is Verdict.PROVED else ()),
             ),
             witness=witness,
         )

@@ -64,9 +64,9 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
         samples: what both run on.
         runs_on: where they run.
     """
-    roots, outputs = paired_outputs(left, right)
+    outputs = paired_outputs(left, right)
     derivation = derived(left, right, outputs)
-    walk = paired_heads(left, right, roots, is_proved=derivation.is_proved)
+    walk = paired_heads(left, right, outputs, is_proved=derivation.is_proved)
     sites = PairedSites.of(left, right, walk)
     different = sites.differences()
     if different:  # a factor may have moved: no value between features and outputs need be the same

@@ -45,10 +45,6 @@ class Models:
         self._unsized: set[Subject] = set()
         self._pool = WeightPool()
 
-    def at(self, samples: Samples) -> Models:
-        """The same models on other samples; what was written for them holds there too."""
-        return Models(samples, self._seed)
-
     def declared(self, path: str | os.PathLike[str]) -> tuple[InputSpec, ...]:
         """What an ONNX file says about its inputs."""
         return self._file(path).inputs

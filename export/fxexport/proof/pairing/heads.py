@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from fxexport.proof.pairing.outputs import PairedOutputs
 from fxexport.subjects.subject import Subject
 from fxexport.terms.term import HeadTerm, Kind
 
@@ -31,7 +32,7 @@ class PairedHeads:
 
 
 def paired_heads(
-    left: Subject, right: Subject, roots: tuple[tuple[HeadTerm, HeadTerm], ...], *, is_proved: bool = False
+    left: Subject, right: Subject, outputs: PairedOutputs, *, is_proved: bool = False
 ) -> PairedHeads:
     """The heads from paired outputs down to the boundaries; numbers are not compared.
 
@@ -44,7 +45,7 @@ def paired_heads(
     taken: dict[HeadTerm, HeadTerm] = {}
     parting: str | None = None
     is_known = True
-    stack = list(reversed(roots))
+    stack = [(left.graph[i], right.graph[j]) for _, i, j in reversed(outputs)]
     while stack:
         a, b = stack.pop()
         if partner.get(a) is b:

@@ -7,7 +7,6 @@ import re
 
 from fxexport.subjects.subject import Subject
 from fxexport.terms.pool_first import has_norm_before_pool
-from fxexport.terms.term import HeadTerm
 from fxpasses.errors import CheckError
 from fxpasses.graph.maps import KEY as MAP
 
@@ -35,10 +34,8 @@ class Pair:
         return cls(subjects=(left, right), on=(left.runs_on(target), right.runs_on(target)), outputs=outputs)
 
 
-def paired_outputs(
-    left: Subject, right: Subject
-) -> tuple[tuple[tuple[HeadTerm, HeadTerm], ...], PairedOutputs]:
-    """Pairs of output terms and of output positions: by name where names are equal, else by position.
+def paired_outputs(left: Subject, right: Subject) -> PairedOutputs:
+    """Pairs of outputs: by name where names are equal, else by position.
 
     Raises:
         CheckError: there is no output, or the two have other numbers of them.
@@ -59,22 +56,16 @@ def paired_outputs(
             fix="compare models with as many outputs each, or give them the same names",
         )
     places = {name: place for place, name in enumerate(right.output_names)} if by_name else {}
-    order = tuple(
+    return tuple(
         (name, i, places[name] if by_name else compared[1][number][1])
         for number, (name, i) in enumerate(compared[0])
     )
-    return roots_of(left, right, order), order
 
 
 def is_by_position(left: Subject, outputs: PairedOutputs, right: Subject) -> bool:
     """True if outputs of two files were paired that have other names."""
     both_files = left.dialect == right.dialect == "onnx"
     return both_files and any(right.output_names[j] != name for name, _, j in outputs)
-
-
-def roots_of(left: Subject, right: Subject, outputs: PairedOutputs) -> tuple[tuple[HeadTerm, HeadTerm], ...]:
-    """The output terms of both models, in pairs."""
-    return tuple((left.graph[i], right.graph[j]) for _, i, j in outputs)
 
 
 def is_map_name(name: str) -> bool:
