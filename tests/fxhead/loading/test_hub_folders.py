@@ -192,6 +192,9 @@ def test_images_are_prepared_as_the_processor_does(
             "a name of 1,000,000 characters",
         ),
         ("preprocessor_config.json", {"image_mean": "0.5"}, "no way to prepare images"),
+        ("preprocessor_config.json", {"resample": 99}, "no way to prepare images"),
+        ("preprocessor_config.json", {"resample": -1}, "no way to prepare images"),
+        ("preprocessor_config.json", {"size": [[[]]]}, "no way to prepare images"),
         ("preprocessor_config.json", {"auto_map": {}}, "code of its own"),
     ],
 )

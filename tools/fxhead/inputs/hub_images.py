@@ -13,7 +13,7 @@ from fxhead.inputs.class_names import class_name
 from fxhead.inputs.images import ImageSize
 from fxhead.inputs.preset import Preset
 from fxhead.loading.hub_folders import HubFolder
-from fxpasses.errors import FileError, brief
+from fxpasses.errors import FileError, InputError, brief
 from fxpasses.wall.wall import lowered
 
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
@@ -37,7 +37,9 @@ def folder_preset(folder: HubFolder) -> Preset:
             return dataclasses.replace(timm_preset(folder.timm_config), labels=labels)
         own = Preset() if not folder.images else _transformers_preset(folder.images)
         return dataclasses.replace(own, labels=class_names(folder.config.get("id2label")))
-    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+    except (FileError, InputError):
+        raise
+    except Exception as error:  # whatever a processor makes of values that it does not expect
         what = f"says what is no way to prepare images ({brief(error)})"
         raise FileError(what, where=str(folder.path), fix="fetch the folder again, whole") from error
 
@@ -106,7 +108,7 @@ def _transformers_preset(images: Mapping[str, Any]) -> Preset:
         size=size,
         mean=tuple((float(value) + offset) / factor for value in mean),
         std=tuple(float(value) * (float(value) if twice else 1.0) / factor for value in std),
-        interpolation=_RESAMPLING[int(how.resample)],
+        interpolation=dict(enumerate(_RESAMPLING))[int(how.resample)],  # -1 is none of them
         is_truncated=True,
         is_bgr=bool(getattr(how, "do_flip_channel_order", False)),
         unknown=f"the processor {name!r} as it is set" if size is None else None,

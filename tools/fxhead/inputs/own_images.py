@@ -30,7 +30,7 @@ def own_preset(module: nn.Module) -> Preset:
             return timm_preset(found)
         if kind.startswith("transformers."):
             return Preset(labels=class_names(getattr(module.config, "id2label", None)))
-    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError):
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
         pass  # what stands there is of another kind
     return Preset()
 
