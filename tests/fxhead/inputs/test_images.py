@@ -289,6 +289,9 @@ def test_only_regular_files_are_images(
         (SPEC, {"mean": (0.1, 0.2)}, "2 values for 3 channels"),
         (SPEC, {"std": (0.1, 0.2, 0.0)}, "give positive numbers"),
         (SPEC, {"std": (float("nan"),)}, "give positive numbers"),
+        (SPEC, {"std": (1e-320,)}, "give positive numbers"),
+        (SPEC, {"mean": (1e39,)}, "is no number to standardise with"),
+        (SPEC, {"mean": (0.5, float("nan"), 0.5)}, "is no number to standardise with"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -11,7 +11,6 @@ Source:
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -40,6 +39,7 @@ _MOST_SCANNED = 2**31
 _JPEG_SCAN = b"\xff\xda"
 _BLOCK_BYTES = 2**20
 _PRESET_CROP, _PRESET_RESIZE = 224, 256
+_FLOAT32 = np.finfo(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +219,8 @@ def preparation(
         if len(values) not in (1, channels):
             what = f"{len(values)} values for {channels} channels"
             raise InputError(what, where=option, fix="give one for all channels, or one each")
-        if not all(map(math.isfinite, values)) or (option == "--std" and min(values) <= 0):
+        least = float(_FLOAT32.tiny if option == "--std" else _FLOAT32.min)
+        if not all(least <= value <= float(_FLOAT32.max) for value in values):  # as pixels are float32 then
             raise InputError("is no number to standardise with", where=option, fix="give positive numbers")
     is_raw = spec.dtype == "uint8"
     return Preparation(
