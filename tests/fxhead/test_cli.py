@@ -381,6 +381,27 @@ fxhead.cli.run()
     assert done.returncode == 143, done.stderr
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_fails_because_of_a_stop_is_no_bug(number: int, code: int) -> None:
+    """Seen with an import that was stopped half way: torch then recursed without end."""
+    script = f"""
+import contextlib, os, signal, fxhead.cli
+
+def main(*arguments, **options):
+    with contextlib.suppress(BaseException):
+        os.kill(os.getpid(), {int(number)})
+        for _ in range(1000): pass
+    raise RecursionError("half an import")
+
+fxhead.cli.fxhead.main = main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+fxhead.cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "half an import" not in done.stderr
+
+
 def test_a_command_ends_at_once_after_what_is_to_be_done_at_its_end() -> None:
     script = """
 import atexit, os, fxhead.cli

@@ -37,6 +37,8 @@ _REPORT = "this is a bug in fxhead: please report it with the output of the same
 
 _ALLOCATIONS = 200_000
 """Objects made between two looks for cycles: a recording makes millions that stay, and none that cycle."""
+_came: dict[int, float] = {}
+"""The signals that are to end this process, with the time of each."""
 _ONCE_S = 1.0
 """A terminal sends its signals to both processes, and the one that watches hands its own on."""
 
@@ -95,9 +97,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _show("UsageError", what.rstrip("."), where=where, fix=f"{fix}see '{where} --help'", as_json=as_json)
         return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001 - the one place where whatever happened becomes a message
+        if _came:  # what a signal interrupts, an import say, may fail in any way afterwards
+            return _stopped(max(_came, key=lambda number: _came[number]), as_json=as_json)
         if debug:
             render.show_traceback(traceback.format_exc())
         return _explain(error, as_json=as_json)
+
+
+def _stopped(number: int, *, as_json: bool) -> int:
+    if number != signal.SIGINT:
+        return 128 + number
+    _show("Interrupted", "interrupted", as_json=as_json)
+    return ExitCode.INTERRUPTED
 
 
 def _explain(error: Exception, *, as_json: bool) -> ExitCode:
@@ -142,11 +153,10 @@ def run(*, is_watched: bool = False) -> NoReturn:
     """
     # so that temporary files are removed by a signal, too
     ended: list[int] = []
-    came: dict[int, float] = {}
 
     def end(number: int, _: object) -> None:
-        before, came[number] = came.get(number), time.monotonic()
-        if before is not None and came[number] - before < _ONCE_S:
+        before, _came[number] = _came.get(number), time.monotonic()
+        if before is not None and _came[number] - before < _ONCE_S:
             return
         if number == signal.SIGINT:
             raise KeyboardInterrupt
