@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import logging
 import os
@@ -13,7 +14,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn, cast
 
 import click
@@ -80,11 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the user can act on our own notes and errors; torch's deprecations are for developers
         warnings.simplefilter("ignore")
     if not debug and not logging.root.handlers:
-        logging.root.addHandler(
-            logging.NullHandler()
-        )  # nor what libraries log of a file that they do not like
+        logging.root.addHandler(logging.NullHandler())  # nor what libraries log afterwards
     try:
-        returned = fxhead.main(arguments, prog_name="fxhead", standalone_mode=False)
+        with contextlib.nullcontext() if debug else _unlogged():
+            returned = fxhead.main(arguments, prog_name="fxhead", standalone_mode=False)
         return int(returned or ExitCode.DONE)
     except (KeyboardInterrupt, click.Abort):
         _show("Interrupted", "interrupted", as_json=as_json)
@@ -102,6 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             render.show_traceback(traceback.format_exc())
         return _explain(error, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Within it no library logs what it does not like of a file, in the file's own words."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _stopped(number: int, *, as_json: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,23 @@ def test_what_a_folder_may_not_say(
     done = run("inspect", "net")
     assert (done.code, done.out) == (2, "")
     assert says in done.err
+
+
+def test_no_library_tells_what_a_folder_says(
+    run: Run, transformers_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be in the folder's own words, whatever a terminal makes of these."""
+    told: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", told.append)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        edit(transformers_folder / "config.json", num_labels=7, id2label={"0": "\x1b[31m"})
+        assert run("inspect", "net").code == 2
+    finally:
+        logger.removeHandler(handler)
+    assert told == []
 
 
 def test_timm_s_factory_is_told_nothing_but_what_is_the_model_s(run: Run, timm_folder: Path) -> None:
