@@ -381,6 +381,23 @@ fxhead.cli.run()
     assert done.returncode == 143, done.stderr
 
 
+@pytest.mark.parametrize("code", ["", "0", "3", "'that is all'"])
+@pytest.mark.parametrize("where", ["import", "call", "run"])
+def test_code_that_ends_the_process_is_no_answer(run: Run, folder: Path, code: str, where: str) -> None:
+    """It was exit code 0: a gate would have let through what nobody had checked."""
+    ends = f"sys.exit({code})"
+    Path("ending.py").write_text(
+        "import sys\nimport torch\nfrom torch import nn\n"
+        f"{ends if where == 'import' else ''}\n"
+        "class Net(nn.Linear):\n    def forward(self, x):\n"
+        f"        {ends if where == 'run' else 'return x'}\n"
+        f"def build():\n    {ends if where == 'call' else 'return Net(3, 3)'}\n"
+    )
+    done = run("check", "ending:build", "ending:build", "--input-shape", "1x3", "--json")
+    assert (done.code, "ended the process" in done.document["error"]["what"]) == (2, True)
+    sys.modules.pop("ending", None)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_what_fails_because_of_a_stop_is_no_bug(number: int, code: int) -> None:
     """Seen with an import that was stopped half way: torch then recursed without end."""

@@ -89,6 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _show("Interrupted", "interrupted", as_json=as_json)
         return ExitCode.INTERRUPTED
+    except SystemExit as error:
+        if _came:
+            raise
+        # whoever asks for the exit code would take 0 for an answer
+        what = f"the code of a model ended the process, with the exit code {str(error.code)[:80]}"
+        fix = "take sys.exit() out of it; behind if __name__ == '__main__' it is not run"
+        _show("InputError", what, fix=fix, as_json=as_json)
+        return ExitCode.USAGE
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "fxhead"
         # click lists choices on lines, and puts the nearest names behind what is wrong

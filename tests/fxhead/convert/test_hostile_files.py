@@ -34,6 +34,7 @@ HEADERS: dict[str, tuple[dict[str, Any] | str, str]] = {
         "surrogates",
     ),
     "half, told": ({"fc.weight": HEAD, "__metadata__": {"by": "\udcff"}}, "surrogates"),
+    "half, inside": ({"fc.weight": HEAD | {"\udcff": 1}}, "something else than data_offsets, dtype, shape"),
     "no text": ({"fc.weight": HEAD, "__metadata__": {"by": [1]}}, "something else than texts"),
     "infinite": (f'{{"fc.weight": {json.dumps(HEAD)}, "__metadata__": {{"by": 1e999}}}}', "else than texts"),
     "twice": (f'{{"fc.weight": {json.dumps(HEAD)}, "fc.weight": {json.dumps(HEAD)}}}', "twice in one object"),

@@ -43,6 +43,8 @@ def test_what_is_not_there_is_told(run: Run, folder: Path) -> None:
     done = run("inspect", "timm:resnet81")
     assert (done.code, done.out) == (2, "")
     assert "timm has no model 'resnet81'" in done.err
+    done = run("inspect", "timm:test_resnet.none")
+    assert (done.code, "timm knows no such tag" in done.err) == (2, True)
     done = run("inspect", f"timm:{NAME}", "--weights", "DEFAULT")
     assert done.code == 2
     assert f"https://huggingface.co/timm/{NAME}" in done.err

@@ -29,6 +29,7 @@ from fxpasses.errors import FileError, PlanError
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8
 _MOST = 1 << 62
+_KEYS = {"dtype", "shape", "data_offsets"}
 _METADATA = "__metadata__"
 
 
@@ -130,6 +131,8 @@ def _require_gapless(header: dict[str, Any], size: int) -> None:
 
 
 def _tensor(name: str, entry: dict[str, Any], limit: int) -> StoredTensor:
+    if entry.keys() != _KEYS:
+        raise ValueError(f"{name!r} is described by something else than {', '.join(sorted(_KEYS))}")
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
     if not all(type(number) is int and 0 <= number < _MOST for number in (*shape, begin, end)):
         raise ValueError(f"{name!r} has extents or offsets that are no natural numbers")
