@@ -106,7 +106,13 @@ def floor_divided(whole: Extent, part: int) -> Extent:
     rest = _made({monomial: factor % part for monomial, factor in whole.terms})
     if isinstance(rest, int):
         return plus(_made(even), rest // part)
+    for monomial, factor in rest.terms:
+        if factor == 1 and monomial in _FLOORS:  # floor((x + floor(y/m))/n) = floor((x·m + y)/(m·n))
+            inner, by = _FLOORS[monomial]
+            outer = minus(rest, Polynomial(((monomial, 1),)))
+            return plus(_made(even), floor_divided(plus(times(outer, by), inner), by * part))
     left = symbol(f"floor(({rest})/{part})")
+    _FLOORS[left.terms[0][0]] = rest, part
     known = _RANGES.get({})
     low, high = (None if end is None else end // part for end in _ends(rest, known))
     if low is not None:
@@ -114,6 +120,9 @@ def floor_divided(whole: Extent, part: int) -> Extent:
     low, high = (None if end is None else end // part for end in _ends(whole, known))
     return low if low is not None and low == high else plus(_made(even), left)
 
+
+_FLOORS: dict[Monomial, tuple[Polynomial, int]] = {}
+"""Of each symbol that is a rounded quotient what is divided, and by what: its name says both."""
 
 Range: TypeAlias = tuple[int, int | None]
 """The smallest and the largest that an extent can be; None for the largest where it has none."""

@@ -73,6 +73,15 @@ def test_a_quotient_is_a_number_where_both_ends_are(low: int, high: int | None, 
         assert (floor_divided(N, 4) == 2) is is_one
 
 
+def test_quotients_of_quotients_are_one() -> None:
+    """As strides in a row are: torch tells the extents of a convolution so."""
+    found: Extent = N
+    for depth in range(1, 5):
+        found = floor_divided(plus(found, 1), 2)
+        assert found == floor_divided(plus(N, 2**depth - 1), 2**depth)
+    assert floor_divided(times(2, floor_divided(N, 3)), 3) != floor_divided(times(2, N), 9)
+
+
 QUOTIENTS = [
     (7, 2, 3),
     (-7, 2, -3),
