@@ -6,14 +6,18 @@ long as it is told.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzz import pairs
 from fuzz.corpus import corpus
 from fuzz.mutate import Choice, spoil_bytes, spoilt
+from fuzz.pairs import attempt_pair
 from fuzz.targets import TARGETS, Target, attempt
 
 _EXAMPLES = {"program": 4, "certificate": 40, "plan": 40, "labels": 40, "npy": 40, "npz": 40}
@@ -51,6 +55,23 @@ def test_the_good_file_is_read(name: str, good: dict[str, bytes], tmp_path: Path
     """Else every spoilt one would be refused for nothing."""
     fault, outcome = attempt(TARGETS[name], good, Choice(seed=0, times=0), tmp_path)
     assert (fault, outcome.split()[0]) == (None, "read")
+
+
+def test_no_random_program_is_proved_to_be_another() -> None:
+    outcomes = Counter()
+    for seed in range(16):
+        fault, outcome = attempt_pair(seed)
+        assert fault is None, f"{seed}: {fault.what}"
+        outcomes[outcome] += 1
+    assert outcomes["the same, proved"] > outcomes["the same, not proved"]
+    assert outcomes["different, not proved"] > 0
+
+
+def test_a_wrong_proof_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    for what in (True, False):
+        monkeypatch.setattr(pairs, "derive", lambda *_, what=what: SimpleNamespace(is_proved=what))
+        faults = [attempt_pair(seed)[0] for seed in range(4)]
+        assert any(fault and fault.what.startswith("proved, and apart") for fault in faults) is what
 
 
 def test_what_acts_or_fails_otherwise_is_a_fault(tmp_path: Path) -> None:
