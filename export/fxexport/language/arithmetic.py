@@ -7,7 +7,6 @@ whatever a batch norm did before it. Integers have none of this: they are what t
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -64,13 +63,43 @@ def add(terms: Terms, first: Value, second: Value) -> Value:
     if first.is_closed or second.is_closed:
         value, shift = (second, first) if first.is_closed else (first, second)
         return scaled(terms, value, shift=shift)
-    terms.use("sum-commutes")
     every = [*summands(terms, first), *summands(terms, second)]
     if len(every) > _MOST_PARTS:
         every = [first, second]
-    every = _without_opposite(terms, every)
-    ordered = sorted(every, key=lambda value: value.term.skeleton)
-    return widened(mapped(terms, "sum", (), ordered, first.dtype), first, second)
+    return widened(_sum(terms, every), first, second)
+
+
+def _sum(terms: Terms, items: Sequence[Value]) -> Value:
+    """The sum in one order; of it and its negative one is looked at, whichever is written."""
+    terms.use("sum-commutes")
+    found = _in_order(terms, _without_opposite(terms, items))
+    if found.dtype == "float16" or not any(map(_is_turned, items)):
+        return found
+    terms.use("sum-order")
+    turned = _in_order(terms, [negate(terms, item) for item in summands(terms, found)])
+    if _preferred(found) <= _preferred(turned):
+        return found
+    return scaled(terms, turned, scale=terms.real(-1.0, found.dtype))
+
+
+def _in_order(terms: Terms, items: Sequence[Value]) -> Value:
+    ordered = sorted(items, key=lambda value: value.term.skeleton)
+    return mapped(terms, "sum", (), ordered, items[0].dtype)
+
+
+def _preferred(total: Value) -> tuple[int, bool, str]:
+    """Fewer differences come first, then what a mean or maximum is taken from: so norms and softmax read."""
+    items = [operand.value(total.layout) for operand in total.term.operands]
+    turned = [item for item in items if _is_turned(item)]
+    takes = any(parts_of(item)[0].term.op == "reduce" for item in turned)
+    return len(turned), not takes, total.term.skeleton
+
+
+def _is_turned(value: Value) -> bool:
+    """Whether it is less than nothing times something."""
+    scale = parts_of(value)[1]
+    number = None if scale is None else scalar(scale)
+    return number is not None and number < 0
 
 
 def summands(terms: Terms, value: Value) -> list[Value]:
@@ -177,15 +206,11 @@ def _raised(terms: Terms, factor: Factor, exponent: Fraction) -> Factor:
 
 
 def without_sign(terms: Terms, value: Value) -> Value:
-    """One of a sum and of its negative, whichever is given: for what is the same of both."""
-    core, scale, shift = parts_of(value)
-    items = summands(terms, core if shift is None and scale is not None and scalar(scale) == -1 else value)
-    if len(items) == 1:
+    """One of a value and of its negative, whichever is given: for what is the same of both."""
+    if not _is_turned(value) or value.dtype == "float16":
         return value
     terms.use("even-function")
-    negated = [negate(terms, item) for item in items]
-    both = (functools.reduce(functools.partial(add, terms), found) for found in (items, negated))
-    return widened(min(both, key=lambda found: found.term.skeleton), value)
+    return negate(terms, value)
 
 
 def exponent_of(value: Value) -> Fraction | None:

@@ -168,7 +168,7 @@ def convolution(
         raise Uninterpreted("a convolution over other channels")
     product = _as_sum(terms, value, weight, window) if groups == 1 else None
     if product is None:
-        value, window = _with_zeros_as_padding(terms, value, window)
+        value, window = with_zeros_as_padding(terms, value, window)
         product = _windows(terms, value, weight, window, groups)
     if bias is None:
         return product
@@ -200,12 +200,12 @@ def transposed_convolution(
     )
 
 
-def _with_zeros_as_padding(terms: Terms, value: Value, window: SlidingWindow) -> tuple[Value, SlidingWindow]:
-    """What is convolved without zeros that were put around it, and padding by as many more."""
+def with_zeros_as_padding(terms: Terms, value: Value, window: SlidingWindow) -> tuple[Value, SlidingWindow]:
+    """What a window slides over without zeros that were put around it, and padding by as many more."""
     pairs = list(window.padding)
     place = 0
     while place < len(pairs):
-        found = without_zeros(value, 2 + place)
+        found = without_zeros(value, value.rank - len(pairs) + place)
         if found is None:
             place += 1
             continue

@@ -77,13 +77,27 @@ UNARY = (
 
 def unary_of(name: str) -> Callable[[Terms, Value], Value]:
     """The function of this name."""
-    known: dict[str, Callable[[Terms, Value], Value]] = {"abs": absolute, "log": logarithm, "tanh": tanh}
+    known: dict[str, Callable[[Terms, Value], Value]] = {
+        "abs": absolute,
+        "exp": exponential,
+        "log": logarithm,
+        "tanh": tanh,
+    }
     return known.get(name) or (lambda terms, value: unary(terms, name, value))
 
 
 def absolute(terms: Terms, value: Value) -> Value:
     """``|x|``."""
     return unary(terms, "abs", without_sign(terms, value))
+
+
+def exponential(terms: Terms, value: Value) -> Value:
+    """``exp(x)``: of a log-softmax the softmax."""
+    soft = _log_softmax_of(terms, value)
+    if soft is None:
+        return unary(terms, "exp", value)
+    terms.use("exp-of-log-softmax")
+    return softmax(terms, *soft)
 
 
 def tanh(terms: Terms, value: Value) -> Value:
@@ -581,6 +595,19 @@ def _softmax_of(terms: Terms, value: Value) -> tuple[Value, int] | None:
                 with contextlib.suppress(Uninterpreted):
                     if value in (softmax(terms, item, dim), _share_of_exponents(terms, item, dim)):
                         return item, dim
+    return None
+
+
+def _log_softmax_of(terms: Terms, value: Value) -> tuple[Value, int] | None:
+    """Of which value along which dimension it is the log-softmax; None of another value."""
+    items = summands(terms, value)
+    for place, item in enumerate(items):
+        if parts_of(item)[0].term.attributes == ("log",):
+            rest = [*items[:place], *items[place + 1 :]]
+            for inner in _without_largest(terms, functools.reduce(functools.partial(add, terms), rest)):
+                for dim in range(inner.rank):
+                    if value == log_softmax(terms, inner, dim):
+                        return inner, dim
     return None
 
 

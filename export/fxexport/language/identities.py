@@ -93,7 +93,7 @@ IDENTITIES: dict[str, Identity] = {
             "(x + b) + (y - b) = x + y",
             "b is constant, and adding it rounds no more than 2^-14 (2^-10 in 16 bits)",
         ),
-        _bits("even-function", "f(x - y) = f(y - x)", f"f is |x| or an even power; {_NOT_HALF}"),
+        _bits("even-function", "f(-x) = f(x)", f"f is |x| or an even power; {_NOT_HALF}"),
         _reals("product-order", "(x·a)·y = (x·y)·a", f"a is constant; {_NOT_HALF}"),
         _reals("product-commutes", "Σ x·y = Σ y·x", special=True),
         _reals("difference", "x - y = x + (-1)·y", special=True),
@@ -147,8 +147,8 @@ IDENTITIES: dict[str, Identity] = {
         ),
         _reals(
             "zeros-as-padding",
-            "conv_p(pad_q(x, 0), W) = conv_p+q(x, W)",
-            "the zeros are at the ends of what the windows move along",
+            "conv_p(pad_q(x, 0), W) = conv_p+q(x, W), average_pool(pad_q(x, 0)) = average_pool_q(x)",
+            "the zeros are at the ends of what the windows move along; the pool counts them, and rounds down",
         ),
         _reals("scale-of-bilinear", "Σ (a·x)·y = a·Σ x·y", f"a is a scalar; {_NOT_HALF}"),
         _reals(
@@ -210,6 +210,7 @@ IDENTITIES: dict[str, Identity] = {
         ),
         _reals("log-softmax", "log_softmax(x) = x - max(x) - log Σ exp(x - max(x))", _COUNTED),
         _reals("log-of-softmax", "log(softmax(x)) = log_softmax(x)", _COUNTED),
+        _reals("exp-of-log-softmax", "exp(log_softmax(x)) = softmax(x)", _COUNTED),
         _reals("log-sum-exp", "log_sum_exp(x) = max(x) + log Σ exp(x - max(x))", _COUNTED),
         _reals(
             "softplus-of-large",

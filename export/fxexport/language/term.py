@@ -271,8 +271,12 @@ class Terms:
         return with_contents(Value(term=self._noted(found), known_layout=own_axes(array.shape)))
 
     def real(self, number: float, dtype: str, rounded: Rounded | None = None) -> Value:
-        """A real number that stands for what arithmetic in ``dtype`` makes of it."""
-        return self.constant(np.asarray(number, np.float64), rounded=rounded, dtype=dtype)
+        """A real number that stands for what arithmetic in ``dtype`` makes of it, or is an element of it."""
+        array = np.asarray(number, np.float64)
+        with np.errstate(all="ignore"):
+            element = array.astype(numpy_type(dtype))
+        is_element = rounded is None and is_same(element.astype(np.float64), array, has_signs=True)
+        return self.constant(element if is_element else array, rounded=rounded, dtype=dtype)
 
     def _noted(self, term: Term) -> Term:
         if self.origin is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from fxexport.language.arithmetic import clamp, multiply, parts_of, scaled, sign_of
-from fxexport.language.contraction import before_sites, is_alike_along
+from fxexport.language.contraction import before_sites, is_alike_along, with_zeros_as_padding
 from fxexport.language.extents import Extent, divided, floor_divided, minus, plus, times
 from fxexport.language.foreign import foreign
 from fxexport.language.identities import TIES
@@ -125,6 +125,9 @@ def average_pool(
     found = _at_once(terms, "mean", value, window) if divisor is None else None
     if found is not None:
         return found
+    if (counts_padding or not window.is_padded) and not window.ceil and divisor is None:
+        value, window = with_zeros_as_padding(terms, value, window)
+        counts_padding = True
     dims = range(value.rank - len(window.kernel), value.rank)
     window = window.settled(value.shape[dims.start :])
     counts = counts_padding and window.is_padded and divisor is None

@@ -173,12 +173,14 @@ def convolved(term: Term, read: list[Array]) -> Array:
 
 
 def pooled(term: Term, value: Array) -> Array:
-    """An average pool without padding, window by window."""
-    sliding = term.attributes[0]
+    """An average pool that counts its padding, window by window."""
+    sliding, counts, divisor, *_ = term.attributes
     assert isinstance(sliding, SlidingWindow)
     kernel, stride = sliding.kernel, sliding.stride
     spatial = len(kernel)
+    assert (divisor, counts) == (None, sliding.is_padded)
     flat = value.reshape((-1, *value.shape[value.ndim - spatial :]))
+    flat = np.pad(flat, [(0, 0), *sliding.padding], constant_values=Fraction(0))
     extents = [(size - k) // s + 1 for size, k, s in zip(flat.shape[1:], kernel, stride, strict=True)]  # type: ignore[call-overload]
     found = np.empty((len(flat), *extents), dtype=object)
     for index in np.ndindex(*found.shape):

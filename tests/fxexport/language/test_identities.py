@@ -211,6 +211,9 @@ def _sum_of_sums(c: Case) -> Iterator[Check]:
         yield arithmetic.add(c.terms, arithmetic.add(c.terms, x, y), z), a + b + d
         yield arithmetic.add(c.terms, z, arithmetic.add(c.terms, x, y)), a + b + d
         yield arithmetic.subtract(c.terms, x, arithmetic.add(c.terms, y, z)), a - b - d
+        one, other = arithmetic.subtract(c.terms, x, y), arithmetic.subtract(c.terms, y, x)
+        assert arithmetic.negate(c.terms, one) == other
+        yield arithmetic.multiply(c.terms, one, c.number(-2)), (b - a) * 2
 
 
 @case("opposite-shifts")
@@ -236,6 +239,11 @@ def _unsigned(c: Case) -> Iterator[Check]:
         for value in (one, other, arithmetic.negate(c.terms, one)):
             yield definitions.absolute(c.terms, value), np.abs(a - b)
             yield arithmetic.power(c.terms, value, Fraction(2)), (a - b) ** 2
+            turned = arithmetic.multiply(c.terms, value, c.number(-0.5))
+            assert definitions.absolute(c.terms, arithmetic.negate(c.terms, turned)) == (
+                definitions.absolute(c.terms, turned)
+            )
+            yield definitions.absolute(c.terms, turned), np.abs(a - b) / 2
             squared = arithmetic.multiply(c.terms, value, value)
             yield squared, (a - b) ** 2
             for cubed in (
@@ -433,6 +441,11 @@ def _zeros(c: Case) -> Iterator[Check]:
                 x = moves.pad(c.terms, x, dim, before, after, "constant", c.number(0))
             padded = np.pad(a, [(0, 0), (0, 0), *around], constant_values=Fraction(0))
             yield convolved(c, padded, w, x, padding=((0, 1), (1, 0)), stride=(1, 2))
+            cells = np.lib.stride_tricks.sliding_window_view(padded, (1, 2), (2, 3))
+            pooled = average(c, x, [1, 2], [1, 1])
+            yield pooled, mean(cells, (4, 5))[..., 0, 0]
+            sizes = SlidingWindow.of([1, 2], padding=around)
+            assert windows.average_pool(c.terms, x, sizes).term.attributes[0].padding == (*around,)
             # not along what the windows move: turned, of another number, or of channels
             yield convolved(c, padded.transpose(0, 1, 3, 2), w, x.permuted([0, 1, 3, 2]))
     a = c.numbers(1, 1, 3, 3)
@@ -742,6 +755,14 @@ def _shifted_keys(c: Case) -> Iterator[Check]:
         other = matmul(c.terms, keys, q.permuted([0, 2, 1]))
         assert definitions.softmax(c.terms, other, 1) == plain_scores.permuted([0, 2, 1])
         yield shifted, shares(a @ np.swapaxes(b + d, 1, 2), 2)
+
+
+@case("exp-of-log-softmax")
+def _exp_of_log_softmax(c: Case) -> Iterator[Check]:
+    for x, dim, expected in softened(c):
+        found = definitions.exponential(c.terms, definitions.log_softmax(c.terms, x, dim))
+        assert found == definitions.softmax(c.terms, x, dim)
+        yield found, expected
 
 
 @case("log-softmax")
