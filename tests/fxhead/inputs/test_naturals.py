@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,16 @@ def test_a_seed_that_torch_does_not_take_is_one_error(run: Callable[..., Any], s
     assert (done.code, "a seed lies between" in done.err) == (2, True)
 
 
-def test_memory_without_end_is_one_error(run: Callable[..., Any]) -> None:
+def test_memory_without_end_is_one_error(run: Callable[..., Any], folder: Path) -> None:
     done = run("batch", "model.pt", "--to", "conv", "-o", "out", "--memory", "9" * 400)
     assert (done.code, "no number of bytes" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [(("--timeout", "nan"), "no number of seconds"), (("--memory", "0"), "in no memory")]
+)
+def test_a_limit_that_limits_nothing_is_one_error(
+    run: Callable[..., Any], folder: Path, options: tuple[str, ...], says: str
+) -> None:
+    done = run("batch", "model.pt", "--to", "conv", "-o", "out", *options)
+    assert (done.code, says in done.err) == (2, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -42,7 +43,17 @@ class _Bytes(click.ParamType[int]):
         found = re.fullmatch(r"(\d{1,18}(?:\.\d+)?)\s*([kmg]i?)?b?", str(value).strip().lower())
         if found is None:
             self.fail(f"{value!r} is no number of bytes, as in 4GiB", param, ctx)
-        return int(float(found[1]) * _UNITS[found[2] or ""])
+        limit = int(float(found[1]) * _UNITS[found[2] or ""])
+        if not limit:
+            self.fail("no model runs in no memory", param, ctx)
+        return limit
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """The limit, if time can pass it: no time is beyond NaN."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter(f"{value} is no number of seconds", ctx, param)
+    return value
 
 
 @click.command("batch")
@@ -65,6 +76,7 @@ class _Bytes(click.ParamType[int]):
     "--timeout",
     "seconds",
     type=click.FloatRange(min=0, min_open=True),
+    callback=_seconds,
     metavar="SECONDS",
     help="Of each model.",
 )

@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     default="fxhead-study",
     help="Folder of the finished runs, study.json and study.png; a study that is there already goes on.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="All seeds follow it.")
+@click.option("--seed", type=click.IntRange(0, 2**40), default=0, help="All seeds follow it.")
 @output_options
 def study_command(as_json: bool, **given: Any) -> ExitCode:
     """Train both forms over many seeds, and compare them.
