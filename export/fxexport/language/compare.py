@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -173,6 +173,7 @@ class _Proof:
         self._folds: dict[tuple[str, str], FoldedConstant] = {}
         self._unrelated: dict[tuple[Origin, Origin], Unrelated] = {}
         self._constants: dict[tuple[str, str], ConstantPair] = {}
+        self._inserted: set[tuple[int, Term]] = set()
         self._explained = 0
 
     def derived(
@@ -190,8 +191,12 @@ class _Proof:
         else:
             raise NotRead("no extents suit both")
         names = _names(self._graphs, pairs)
-        with ranges(_ranges(self._graphs, pairs, names)):
-            found = [self._read(side, _by(pairs, side), names, dims) for side in (0, 1)]
+
+        def read(side: int) -> list[Value]:
+            with ranges(_ranges(self._graphs, pairs, names)):
+                return self._read(side, _by(pairs, side), names, dims)
+
+        found = [read(side) for side in (0, 1)]
         both = _paired(len(found[0]), len(found[1]), outputs, "outputs")
         if not both:
             raise NotRead("there is no output to compare")
@@ -203,6 +208,9 @@ class _Proof:
                     left=left.outputs[first], right=right.outputs[second], is_equal=self._same_value(a, b)
                 )
             )
+        if self._unrelated and self._terms.exchanged and self._is_one_but_for_constants(read, both):
+            self._unrelated.clear()
+            self._tell_exchanged()
         return Derivation(
             is_proved=all(pair.is_equal for pair in results),
             outputs=tuple(results),
@@ -217,6 +225,21 @@ class _Proof:
             operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
             steps=tuple(dict.fromkeys(self._steps(found[0]))),
         )
+
+    def _is_one_but_for_constants(
+        self, read: Callable[[int], list[Value]], pairs: Sequence[tuple[int, int]]
+    ) -> bool:
+        """Whether the two graphs are one where both hold the same in the places of what differs.
+
+        Identities look at numbers: a factor that is inserted may stand behind what reads it, in other terms.
+        """
+        before = self._folds, self._unrelated, self._constants, self._terms.used
+        self._folds, self._unrelated, self._constants, self._terms.used = {}, {}, {}, set()
+        try:
+            own, other = read(0), read(1)
+            return all([self._same_value(own[first], other[second]) for first, second in pairs])
+        finally:
+            self._folds, self._unrelated, self._constants, self._terms.used = before
 
     def _limits(self, outputs: Sequence[Value]) -> Iterator[str]:
         """For which values it is not: in some identities, and in kernels of two libraries or operators."""
@@ -436,6 +459,34 @@ class _Proof:
                 own = "computed"
             pair = ConstantPair(left=names[0], right=names[1], difference=found, refolded=own, unit=unit)
             self._constants.setdefault(names, pair)
+            self._exchange(*terms)
+
+    def _exchange(self, left: Term, right: Term) -> None:
+        """Notes what would make two constants one: one for the other, or 1 for a factor that one side has."""
+        if left.array is not None and right.array is not None and not (left.rounded or right.rounded):
+            if left.shape == right.shape:
+                self._terms.exchanged.setdefault((1, right), left)
+        elif left.shape == right.shape == ():
+            own, other = set(stored(left)), set(stored(right))
+            for side, extra in enumerate((own - other, other - own)):
+                for term in extra:
+                    if term.shape == ():
+                        one = self._terms.real(1.0, term.dtype).term
+                        self._terms.exchanged.setdefault((side, term), one)
+                        self._inserted.add((side, term))
+
+    def _tell_exchanged(self) -> None:
+        """Keeps as constants that differ those alone that were exchanged."""
+        self._constants.clear()
+        for (side, term), other in list(self._terms.exchanged.items()):
+            names = [self._node(side, term)]
+            names.append("" if (side, term) in self._inserted else self._node(1 - side, other))
+            sides = [term, other]
+            if side:
+                names.reverse()
+                sides.reverse()
+            left, right = (np.asarray(own.array) for own in sides)
+            self._keep((sides[0], sides[1]), (names[0], names[1]), left, right)
 
     def _note(self, left: Term, right: Term) -> None:
         pair = (self._origin(0, _cause(left)), self._origin(1, _cause(right)))

@@ -217,6 +217,7 @@ class Terms:
         origins: for each side and term the first place.
         side: 0 while the left graph is read, 1 for the right one.
         sizes: what torch's symbols are, while a recording is read.
+        exchanged: constants of a side, and what stands for them where it is read again.
     """
 
     def __init__(self) -> None:
@@ -226,6 +227,7 @@ class Terms:
         self.sizes: dict[str, Extent] = {}
         self.origin: Origin | None = None
         self.origins: dict[tuple[int, Term], Origin] = {}
+        self.exchanged: dict[tuple[int, Term], Term] = {}
         self._known: dict[Hashable, Term] = {}
         self._constants: dict[Hashable, list[Term]] = {}
         self._count = 0
@@ -268,6 +270,7 @@ class Terms:
             skeleton = digest("constant", name, kept.shape)
             found = Term("constant", (), (), name, kept.shape, True, skeleton, self._next(), kept, rounded)
             self._constants[key].append(found)
+        found = self.exchanged.get((self.side, found), found)
         return with_contents(Value(term=self._noted(found), known_layout=own_axes(array.shape)))
 
     def real(self, number: float, dtype: str, rounded: Rounded | None = None) -> Value:

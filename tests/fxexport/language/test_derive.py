@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import parser
 from torch import nn
+from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 
 from fxexport.language import Derivation, NotRead, compare, derive, graph_of_module, graph_of_onnx
 from fxexport.language.compare import FINITE
@@ -437,6 +438,44 @@ def test_a_number_is_the_same_written_out_for_each_class(last: float, is_proved:
     written = torch.tensor([0.25, 0.25, 0.25, 0.25, last])
     graphs = [graph_of_module(Shifted(bias).eval(), (X,)) for bias in (torch.tensor([0.25]), written)]
     assert derive(*graphs).is_proved is is_proved
+
+
+class Multiplied(MobileNetV3):
+    """A MobileNetV3 of one block whose features are multiplied, and behind which more may stand."""
+
+    def __init__(self, *factors: float, ending: nn.Module | None = None) -> None:
+        torch.manual_seed(0)
+        super().__init__([InvertedResidualConfig(16, 3, 16, 16, True, "RE", 1, 1, 1.0)], 24, num_classes=5)
+        self.factors, self.ending = factors, ending or nn.Identity()
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.features(x)
+        for factor in self.factors:
+            x = x * factor
+        return self.ending(self.classifier(self.avgpool(x).flatten(1)))
+
+
+def differing(left: nn.Module, right: nn.Module) -> Derivation:
+    """The derivation for two networks of small images."""
+    return derive(*(graph_of_module(net, (torch.ones(2, 3, 16, 16),)) for net in (left, right)))
+
+
+def test_a_factor_that_one_side_has_is_told_as_such() -> None:
+    """No operator related the two, as identities take it through an activation: so they only agreed."""
+    factor = 1 + 2.0**-20
+    one, other = Multiplied(), Multiplied(factor)
+    for pair, names in (((one, other), ("", "mul")), ((other, one), ("mul", ""))):
+        found = differing(*pair)
+        assert (found.is_proved, found.unrelated) == (False, ())
+        (told,) = found.constants
+        assert tuple(name.rstrip("_0123456789") for name in (told.left, told.right)) == names
+        assert (told.difference.expected, told.difference.found) in ((1.0, factor), (factor, 1.0))
+    assert differing(other, Multiplied(factor)).is_proved
+
+
+def test_what_differs_in_operators_too_is_not_told_as_a_factor() -> None:
+    assert differing(Multiplied(), Multiplied(1 + 2.0**-20, ending=nn.Tanhshrink())).unrelated
 
 
 def test_the_axes_of_all_inputs_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
