@@ -49,3 +49,15 @@ def test_a_name_that_is_no_utf8_is_told_escaped(tmp_path: Path) -> None:
     for name in ("batch.csv", "batch.html"):
         assert r"\udcc3.pt" in (tmp_path / name).read_text()
     assert json.loads((tmp_path / "batch.jsonl").read_text())["source"] == "\udcc3.pt"
+
+
+def test_a_page_of_such_a_name_is_linked_by_its_bytes(tmp_path: Path) -> None:
+    page = tmp_path / "a" / "\udcc3.html"
+    page.parent.mkdir()
+    page.touch()
+    row = Done(
+        name="a", source="x.pt", key="", state=State.DONE, reason=None, exit_code=0, seconds=1.0,
+        peak_bytes=None, document={"files": [{"path": str(page), "size_bytes": 0}]},
+    )  # fmt: skip
+    Store(tmp_path).finish([row])
+    assert 'href="a/%C3.html"' in (tmp_path / "batch.html").read_text()

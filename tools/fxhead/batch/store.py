@@ -224,7 +224,7 @@ def _page(rows: tuple[Done, ...], folder: Path) -> str:
 def _page_cells(done: Done, folder: Path) -> Iterator[Cell]:
     row = _cells(done)
     pages = (file["path"] for file in done.files if file["path"].endswith(".html"))
-    link = next((quote(Path(os.path.relpath(path, folder)).as_posix()) for path in pages), None)
+    link = next((quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix())) for path in pages), None)
     yield dataclasses.replace(text(row["name"]), link=link)
     yield text(row["source"])
     yield word(row["state"])
