@@ -255,7 +255,7 @@ WEIGHT_DAMAGES: dict[str, tuple[Callable[[Stored], None], frozenset[LayerName]]]
     "channels_last": (_channels_last, _HEAD),
     "swapped_sites": (_swapped_sites, _HEAD),
     "first_site": (_first_site, _HEAD),
-    "side_branch": (_side_branch, _HEAD),
+    "side_branch": (_side_branch, _UPSTREAM),
     "moved_factor": (_moved_factor, _HEAD),
     "backbone_ulp": (_backbone_ulp, _UPSTREAM),
     "backbone_value": (_backbone_value, _UPSTREAM),
