@@ -15,8 +15,12 @@ from torch import nn
 
 _EXPONENTS = (0, 48, 200)
 """Of the inputs: features next to nothing grow until they show beside a bias, and pass every limit."""
+_SINGLE_EXPONENTS = (0, 48, 100)
+"""Of inputs that float32 has."""
 _ROUNDING = 2.0**-44
 """Largest relative difference of two evaluations in float64 of one function."""
+_HIDDEN = 2.0**-24
+"""Half a unit of float32: outputs no further apart are the same there, and no input of it shows them."""
 
 
 class Judge:
@@ -29,11 +33,25 @@ class Judge:
     """
 
     def __init__(self, module: nn.Module, graph: onnx.ModelProto, example: Sequence[torch.Tensor]) -> None:
-        self._feeds = [[_varied(x).double() * 2.0**exponent for x in example] for exponent in _EXPONENTS]
+        self._feeds = _scaled(example, _EXPONENTS)
+        self._single = _scaled(example, _SINGLE_EXPONENTS)
         self._names = _output_names(graph)
         self._inputs = [item.name for item in graph.graph.input]
         self._of_module = [_of_module(module, feed) for feed in self._feeds]
         self._of_graph = [self._evaluated(graph, feed) for feed in self._feeds]
+        self._module, self._graph = module, graph
+
+    def is_hidden_module(self, damaged: nn.Module) -> bool:
+        """True if float32 has no such input on which the module differs: no verdict can show one."""
+        pairs = ((_of_module(self._module, feed), _of_module(damaged, feed)) for feed in self._single)
+        return all(_all_agree(*pair, _HIDDEN) for pair in pairs)
+
+    def is_hidden_graph(self, damaged: onnx.ModelProto) -> bool:
+        """True if float32 has no such input on which the graph differs: no verdict can show one."""
+        pairs = (
+            (self._evaluated(self._graph, feed), self._evaluated(damaged, feed)) for feed in self._single
+        )
+        return all(_all_agree(*pair, _HIDDEN) for pair in pairs)
 
     def is_same_module(self, damaged: nn.Module) -> bool:
         """True if the module computes the same, as far as float64 shows."""
@@ -65,8 +83,14 @@ def _of_module(module: nn.Module, feed: Sequence[torch.Tensor]) -> list[NDArray[
     return [leaf.numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
-def _all_agree(a: Sequence[NDArray[np.float64]], b: Sequence[NDArray[np.float64]]) -> bool:
-    return len(a) == len(b) and all(map(_agree, a, b))
+def _all_agree(
+    a: Sequence[NDArray[np.float64]], b: Sequence[NDArray[np.float64]], most: float = _ROUNDING
+) -> bool:
+    return len(a) == len(b) and all(_agree(*pair, most) for pair in zip(a, b, strict=True))
+
+
+def _scaled(example: Sequence[torch.Tensor], exponents: Sequence[int]) -> list[list[torch.Tensor]]:
+    return [[_varied(x).double() * 2.0**exponent for x in example] for exponent in exponents]
 
 
 def _varied(x: torch.Tensor) -> torch.Tensor:
@@ -75,10 +99,10 @@ def _varied(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([x, x - 2, 3 * flat, flat.flip(0) - 2 * flat])
 
 
-def _agree(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+def _agree(a: NDArray[np.float64], b: NDArray[np.float64], most: float) -> bool:
     """NaN agrees with nothing: neither model has any of its own accord."""
     with np.errstate(invalid="ignore"):
-        return a.shape == b.shape and bool((np.abs(a - b) <= _ROUNDING * np.abs(a).max()).all())
+        return a.shape == b.shape and bool((np.abs(a - b) <= most * np.abs(a).max()).all())
 
 
 def _widened(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 from fxexport import Verdict, certify
 from fxexport.proof.measured.batches import Streamed
@@ -43,3 +43,20 @@ def test_a_search_takes_so_many_runs_of_a_sample(
     assert found.verdict is Verdict.AGREES
     assert rows - 8 <= sum(ran) // 2 <= rows
     assert certify(_file(RELU, width), _file(CLIPPED, width), x).verdict is Verdict.BROKEN
+
+
+def test_what_acts_on_huge_values_alone_shows_in_a_larger_file_too() -> None:
+    """A model's own float64 decides whether outputs near the end of the type are what it means."""
+    models = []
+    for activation in (RELU, CLIPPED.replace("100.0", "1e30")):
+        model = _file(activation, 2100)
+        model.graph.node[-1].CopyFrom(helper.make_node("MatMul", ["a", "u"], ["y"]))
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, ["N", 2000]))
+        weights = {"w": np.full((6, 2100), 0.5, np.float32), "u": np.eye(2100, 2000, dtype=np.float32)}
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(
+            numpy_helper.from_array(array, name) for name, array in weights.items()
+        )
+        models.append(model)
+    x = np.abs(np.random.default_rng(1).standard_normal((8, 6))).astype(np.float32)  # nothing is cancelled
+    assert certify(*models, x).verdict is Verdict.BROKEN
