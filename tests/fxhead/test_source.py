@@ -21,11 +21,19 @@ from fxhead.source import Source, SourceKind
         ("runs/best.pth.tar", SourceKind.FILE, "best"),
         ("nets:build", SourceKind.CALLABLE, "build"),
         ("my.nets:Zoo.build", SourceKind.CALLABLE, "build"),
+        ("nets.py:build", SourceKind.CALLABLE, "build"),
+        ("./my/nets.py:Zoo.build", SourceKind.CALLABLE, "build"),
+        ("../nets.py:build", SourceKind.FILE, "nets"),
+        ("nets.py", SourceKind.FILE, "nets"),
     ],
 )
 def test_kind_and_stem_are_read_from_the_text(text: str, kind: SourceKind, stem: str) -> None:
     source = Source.parse(text)
     assert (source.kind, source.stem) == (kind, stem)
+
+
+def test_a_callable_may_be_named_by_its_file() -> None:
+    assert Source.parse("./my/nets.py:Zoo.build").name == "my.nets:Zoo.build"
 
 
 def test_a_file_that_looks_like_a_callable_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_IN_FILE = re.compile(r"(?:\./)?((?:[^\W\d]\w*/)*[^\W\d]\w*)\.py(:.+)")
+"""A callable named by its file, as other tools take it."""
 _TORCHVISION, _TIMM = "torchvision:", "timm:"
 
 _INNER = (".pt", ".pth", ".ckpt")
@@ -58,8 +60,10 @@ class Source:
             return cls(text=text, kind=SourceKind.TORCHVISION, name=text.removeprefix(_TORCHVISION))
         if text.startswith(_TIMM):
             return cls(text=text, kind=SourceKind.TIMM, name=text.removeprefix(_TIMM))
-        if _CALLABLE.fullmatch(text) and not os.path.exists(text):
-            return cls(text=text, kind=SourceKind.CALLABLE, name=text)
+        in_file = _IN_FILE.fullmatch(text)
+        name = in_file[1].replace("/", ".") + in_file[2] if in_file else text
+        if _CALLABLE.fullmatch(name) and not os.path.exists(text):
+            return cls(text=text, kind=SourceKind.CALLABLE, name=name)
         if os.path.isdir(text):  # which says no of what is no name at all
             return cls(text=text, kind=SourceKind.FOLDER, name=text)
         kind = SourceKind.ONNX if text.lower().endswith(".onnx") else SourceKind.FILE

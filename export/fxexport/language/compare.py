@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -173,7 +173,7 @@ class _Proof:
         self._folds: dict[tuple[str, str], FoldedConstant] = {}
         self._unrelated: dict[tuple[Origin, Origin], Unrelated] = {}
         self._constants: dict[tuple[str, str], ConstantPair] = {}
-        self._inserted: set[tuple[int, Term]] = set()
+        self._differing: dict[tuple[int, Term], str] = {}
         self._explained = 0
 
     def derived(
@@ -466,27 +466,30 @@ class _Proof:
         if left.array is not None and right.array is not None and not (left.rounded or right.rounded):
             if left.shape == right.shape:
                 self._terms.exchanged.setdefault((1, right), left)
+                self._differing.setdefault((1, right), self._node(0, left))
         elif left.shape == right.shape == ():
-            own, other = set(stored(left)), set(stored(right))
-            for side, extra in enumerate((own - other, other - own)):
-                for term in extra:
-                    if term.shape == ():
-                        one = self._terms.real(1.0, term.dtype).term
-                        self._terms.exchanged.setdefault((side, term), one)
-                        self._inserted.add((side, term))
+            numbers = [{item for item in stored(term) if item.shape == ()} for term in (left, right)]
+            for side in (0, 1):
+                for term in sorted(numbers[side] - numbers[1 - side], key=_serial):
+                    self._exchange_factor(side, term, sorted(numbers[1 - side], key=_serial))
+
+    def _exchange_factor(self, side: int, term: Term, others: Iterable[Term]) -> None:
+        """Notes what stands for a number in the other graph: one that rounds to it, or 1."""
+        value = float(np.asarray(term.array))
+        most = STEPS * UNIT.get(term.dtype, 0.0) * abs(value)
+        near = (item for item in others if abs(float(np.asarray(item.array)) - value) <= most)
+        other = next(near, None)
+        self._terms.exchanged.setdefault((side, term), other or self._terms.real(1.0, term.dtype).term)
+        if other is None:
+            self._differing.setdefault((side, term), "")
 
     def _tell_exchanged(self) -> None:
         """Keeps as constants that differ those alone that were exchanged."""
         self._constants.clear()
-        for (side, term), other in list(self._terms.exchanged.items()):
-            names = [self._node(side, term)]
-            names.append("" if (side, term) in self._inserted else self._node(1 - side, other))
-            sides = [term, other]
-            if side:
-                names.reverse()
-                sides.reverse()
-            left, right = (np.asarray(own.array) for own in sides)
-            self._keep((sides[0], sides[1]), (names[0], names[1]), left, right)
+        for (side, term), name in list(self._differing.items()):
+            sides = [(self._terms.exchanged[side, term], name), (term, self._node(side, term))]
+            (left, own), (right, other) = sides if side else reversed(sides)
+            self._keep((left, right), (own, other), np.asarray(left.array), np.asarray(right.array))
 
     def _note(self, left: Term, right: Term) -> None:
         pair = (self._origin(0, _cause(left)), self._origin(1, _cause(right)))
@@ -515,6 +518,10 @@ class _Proof:
                 return found.node
             stack = [operand.term for operand in stack.pop().operands] + stack
         return ""
+
+
+def _serial(term: Term) -> int:
+    return term.serial
 
 
 _CODE_ROUNDINGS = 16

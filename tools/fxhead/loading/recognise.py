@@ -119,6 +119,8 @@ def _unknown(path: Path, start: bytes) -> FileError:
         what or "not a file that torch.save wrote, nor torch.export.save, safetensors or ONNX, or is damaged"
     )
     what, _, fix = what.partition("; ")
+    if path.suffix == ".py":
+        fix = f"name what builds the model in it: {path.stem}:CALLABLE"
     return FileError(f"is {what}", where=str(path), fix=fix or "save it again with torch.save(model, path)")
 
 
