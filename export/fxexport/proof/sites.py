@@ -56,8 +56,9 @@ class PairedSites:
         """Whether it is in the heads that the two models differ, as far as is known."""
         if self.parting is not None or not has_same_features:
             return self.parting is not None
-        inside = {term.node for term in self.heads[1].terms}
+        inside = {*self.parameters(), *(term.node for term in self.heads[1].terms)}
         names = {name for pair in derived.unrelated for name in (pair.right.node, pair.right.module)}
+        names |= {pair.right or pair.left for pair in derived.constants}
         return not names or not names.isdisjoint(inside)
 
     def parameters(self) -> frozenset[str | None]:

@@ -18,7 +18,7 @@ from torch import nn
 from fxexport import LayerName, Verdict, export_onnx
 from fxexport.certificate import Certifier
 from fxpasses import rewrite
-from fxpasses.errors import CheckError
+from fxpasses.errors import CheckError, ProviderError
 from tests.fxexport.mutations.families import FAMILIES, Family, build
 from tests.fxexport.mutations.graphs import GRAPH_DAMAGES, damage_graph_structure
 from tests.fxexport.mutations.judge import Judge
@@ -55,7 +55,7 @@ class Bench:
         """Verdict, the first layer that failed, and the reason; what cannot be compared is refused too."""
         try:
             certificate = self.certifier.certify(reference, candidate)
-        except CheckError as error:
+        except (CheckError, ProviderError) as error:  # ONNX Runtime opens no such file
             return Verdict.BROKEN, None, str(error)
         layer = next((item.layer for item in certificate.layers if item.failures), None)
         return certificate.verdict, layer, certificate.reason

@@ -402,7 +402,7 @@ GRAPH_DAMAGES: dict[str, tuple[Damage, frozenset[LayerName]]] = {
     "negated_output": (_behind_site("Neg"), _HEAD),
     "folded_wrong": (_folded_wrong, _HEAD),
     "active_dropout": (_active_dropout, _ANY),
-    "softmax_axis": (_softmax_axis, _HEAD),
+    "softmax_axis": (_softmax_axis, _ANY),
     "output_renamed": (_output_renamed, _HEAD),
     "output_missing": (_output_missing, _HEAD),
     "output_names_swapped": (_output_names_swapped, _ANY | _WEIGHTS),
