@@ -120,7 +120,7 @@ def _without_opposite(terms: Terms, items: Sequence[Value]) -> list[Value]:
     for one, other in itertools.combinations(shifted, 2):
         (first, rest, shift), (second, remaining, opposite) = one, other
         if found[first] is items[first] and found[second] is items[second]:
-            if _is_opposite(terms, shift, opposite) and _is_clear(None, shift):
+            if _is_opposite(terms, shift, opposite) and rounds_little(shift):
                 terms.use("opposite-shifts")
                 found[first], found[second] = rest, remaining
     return found
@@ -400,6 +400,11 @@ def _is_clear(whole: Value | None, *shifts: Value) -> bool:
     unit = UNIT[shifts[0].dtype]
     seen = _SEEN if shifts[0].dtype in ("float32", "float64") else _SEEN_SHORT
     return bool(np.all(unit * largest <= seen * np.maximum(1.0, size)))
+
+
+def rounds_little(shift: Value) -> bool:
+    """Whether adding a shift, and taking it away again, is not seen."""
+    return _is_clear(None, shift)
 
 
 def _is_all(value: Value, number: float) -> bool:

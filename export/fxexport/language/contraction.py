@@ -17,6 +17,7 @@ from fxexport.language.arithmetic import (
     over_axes,
     parts_of,
     plus_within,
+    rounds_little,
     scaled,
 )
 from fxexport.language.constants import elements
@@ -405,6 +406,8 @@ def without_shift_of_keys(terms: Terms, value: Value, dim: int) -> Value:
     place = 0 if kinds[dim][0] else 1
     keys, own, added = parts_of(operands[place])
     if added is None or not is_alike_along(scaled(terms, keys, shift=added), [dim]):
+        return value
+    if not rounds_little(added):
         return value
     terms.use("softmax-of-shifted-keys")
     operands[place] = scaled(terms, keys, scale=own)

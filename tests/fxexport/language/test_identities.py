@@ -996,6 +996,7 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
         ),
     ),
     "a shift of each key": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, 2], [1, 3]]])),
+    "a key far off": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, 2000]]])),
     "a key without end": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, np.inf]]])),
     "a shift of the queries": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, 2]]], 1)),
     "a scale along the maximum": ("extreme-of-affine", lambda c: largest_of(c, np.array([[1, 3]]))),
