@@ -173,7 +173,7 @@ def rank(name: str) -> str:
 
 def layout(name: str) -> str:
     known = case(name)
-    value = scan(known.graph, known.vocabulary).value(known.node)
+    value = scan(known.graph, known.vocabulary).values.get(known.node)
     if value is None:
         return "outside"
     if value.layout is None:
