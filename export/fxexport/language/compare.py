@@ -238,6 +238,8 @@ class _Proof:
         try:
             own, other = read(0), read(1)
             return all([self._same_value(own[first], other[second]) for first, second in pairs])
+        except NotRead:  # a graph may be none with another number: a size that it computes
+            return False
         finally:
             self._folds, self._unrelated, self._constants, self._terms.used = before
 

@@ -474,6 +474,22 @@ def test_a_factor_that_one_side_has_is_told_as_such() -> None:
     assert differing(other, Multiplied(factor)).is_proved
 
 
+def test_a_graph_that_is_none_with_another_number_only_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, times = compare._Proof._read, []
+
+    def once(self: object, side: int, *args: object) -> object:
+        times.append(side)
+        if len(times) > 2:
+            raise NotRead("no graph")
+        return read(self, side, *args)
+
+    monkeypatch.setattr(compare._Proof, "_read", once)
+    found = differing(Multiplied(), Multiplied(1 + 2.0**-20))
+    assert len(times) > 2
+    assert (found.is_proved, found.problem) == (False, None)
+    assert found.unrelated
+
+
 def test_what_differs_in_operators_too_is_not_told_as_a_factor() -> None:
     assert differing(Multiplied(), Multiplied(1 + 2.0**-20, ending=nn.Tanhshrink())).unrelated
 
