@@ -87,12 +87,15 @@ def _in_order(terms: Terms, items: Sequence[Value]) -> Value:
     return mapped(terms, "sum", (), ordered, items[0].dtype)
 
 
-def _preferred(total: Value) -> tuple[int, bool, str]:
-    """Fewer differences come first, then what a mean or maximum is taken from: so norms and softmax read."""
+def _preferred(total: Value) -> tuple[int, bool, str, int]:
+    """Fewer differences come first, then what a mean or maximum is taken from: so norms and softmax read.
+
+    Of two that but their constants tell apart it is the one that was met first, on both sides.
+    """
     items = [operand.value(total.layout) for operand in total.term.operands]
     turned = [item for item in items if _is_turned(item)]
     takes = any(parts_of(item)[0].term.op == "reduce" for item in turned)
-    return len(turned), not takes, total.term.skeleton
+    return len(turned), not takes, total.term.skeleton, total.term.serial
 
 
 def _is_turned(value: Value) -> bool:

@@ -253,6 +253,17 @@ def _unsigned(c: Case) -> Iterator[Check]:
                 assert cubed == arithmetic.power(c.terms, value, Fraction(3))
 
 
+def test_a_difference_of_two_that_only_constants_tell_apart_has_one_sign() -> None:
+    c = Case()
+    x = c.open(c.numbers(2, 3))
+    one, other = (linear(c.terms, x, c.closed(c.numbers(4, 3)), None) for _ in range(2))
+    assert one.term.skeleton == other.term.skeleton
+    difference, turned = arithmetic.subtract(c.terms, one, other), arithmetic.subtract(c.terms, other, one)
+    assert difference != turned
+    assert arithmetic.negate(c.terms, turned) == difference
+    assert definitions.absolute(c.terms, turned) == definitions.absolute(c.terms, difference)
+
+
 @case("product-order")
 def _product(c: Case) -> Iterator[Check]:
     for a, x in pairs(c):
