@@ -146,7 +146,7 @@ def _traced(
             before = set(model.__dict__)
             graph = tracer.trace(model)
             made = (set(model.__dict__) - before) & _called(graph)
-            constants = {name: model.__dict__[name] for name in made}
+            constants = {name: value for name, value in model.__dict__.items() if name in made}
         if not tracer.undecided:
             return tracer, graph, constants
         whole |= tracer.undecided

@@ -196,8 +196,9 @@ class _ComponentEdit:
 
     def _respell_sites(self) -> None:
         assert self.moves is not None
-        for node in self.moves.moved:
-            value = self.values[node]
+        for node, value in self.values.items():  # in graph order: what is written gets its name by it
+            if node not in self.moves.moved:
+                continue
             if node in self.matches and node.op == "call_function":
                 match = self.matches[node]
                 self.writer.site(node, match.op, match.move, self.to)

@@ -148,7 +148,7 @@ class _FrameEdit:
         frame = self.frame
         dead = {node for node in self.parts if node.users}
         before = undo.write_down(self.root, {*frame.orders, *self.parts}, self.matches)
-        paths = {str(node.target) for node in frame.sites if node.op == "call_module"}
+        paths = [str(node.target) for node in frame.sites if node.op == "call_module"]
         before = dataclasses.replace(
             before, conv_extras={path: extras[path] for path in paths if path in extras}
         )
@@ -159,9 +159,9 @@ class _FrameEdit:
         for node in frame.orders:
             for reader in list(node.users):
                 self._feed(reader, node)
-        for node in frame.apart:
+        for node in sorted(frame.apart):
             self._feed_apart(node)
-        for node in frame.crossed:
+        for node in sorted(frame.crossed):
             if self.held[node] != frame.orders[node]:
                 self._turn_constants(node)
         if self.writer.dialect is Dialect.CORE and self.to is Form.LINEAR:

@@ -284,7 +284,7 @@ def _advice(wanted: Mapping[str, Any], state: State, shapes: list[str]) -> str:
 def likely_prefix(wanted: set[str], found: set[str]) -> str | None:
     """What stands before most of the model's names in the file, or None."""
     counts: dict[str, int] = {}
-    for name in found:
+    for name in sorted(found):
         parts = name.split(".")
         for index in range(1, len(parts)):
             if ".".join(parts[index:]) in wanted:
