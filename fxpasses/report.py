@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 from fxpasses.miss_codes import MissCode
@@ -41,21 +43,32 @@ class Scope(enum.StrEnum):
 
 
 class JsonRecord:
-    """A record that JSON holds by its fields, and by the properties that it tells."""
+    """A record that JSON holds by its fields.
+
+    ``told`` names properties that are written too, ``unwritten`` fields that are not.
+    """
 
     __slots__ = ()
     told: ClassVar[tuple[str, ...]] = ()
+    unwritten: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         names = (*(field.name for field in dataclasses.fields(self)), *self.told)  # type: ignore[arg-type]
-        return {name: _plain(getattr(self, name)) for name in names}
+        return {name: plain(getattr(self, name)) for name in names if name not in self.unwritten}
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value.to_dict() if isinstance(value, JsonRecord) else value
+def plain(value: Any) -> Any:
+    """A value as strict JSON has it: records by their fields, NaN and infinities as texts."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, Path | enum.StrEnum) else value
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 from typing import Any
 
 from fxexport.witness import Witness
+from fxpasses.report import JsonRecord
 
 SCHEMA_VERSION = 2
 """1: until ``agrees`` took the place of ``within rounding`` and ``within TF32 rounding``."""
@@ -249,7 +249,7 @@ class SizeResult:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Certificate:
+class Certificate(JsonRecord):
     """What is known about two models being the same function.
 
     Attributes:
@@ -321,18 +321,4 @@ class Certificate:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON, with a schema version; NaN and infinities become strings."""
-        shown = None if self.witness is None else self.witness.to_dict()
-        plain: dict[str, Any] = _plain(dataclasses.asdict(dataclasses.replace(self, witness=None)))
-        return {"schema_version": SCHEMA_VERSION, **plain, "witness": _plain(shown)}
-
-
-def _plain(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    if isinstance(data, enum.Enum):
-        return data.value
-    if isinstance(data, float) and not math.isfinite(data):
-        return str(data)
-    return data
+        return {"schema_version": SCHEMA_VERSION, **JsonRecord.to_dict(self)}

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fxpasses.report import JsonRecord
+
 Inputs = tuple[tuple[str, NDArray[Any]], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Witness:
-    """One batch on which two models differ by more than rounding.
+class Witness(JsonRecord):
+    """One batch on which two models differ by more than rounding; the inputs are no part of its JSON.
 
     Attributes:
         made: how the batch was made, in words.
@@ -27,6 +29,8 @@ class Witness:
         expected: the reference's value there.
         bound: how far apart rounding may take the two.
     """
+
+    unwritten = ("reference", "candidate")
 
     made: str
     on: tuple[str, str]
@@ -46,11 +50,6 @@ class Witness:
         row, column = self.index
         values = f"{self.expected:.9g} and {self.found:.9g}"
         return f"seen on {self.made}: {self.output}, sample {row}, place {column}: {values}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """What it shows, as plain data; the inputs are no part of it."""
-        names = ("made", "on", "output", "positions", "index", "expected", "found", "bound")
-        return {name: getattr(self, name) for name in names}
 
     def save(self, path: Path) -> None:
         """Writes the inputs as ``reference/NAME`` and ``candidate/NAME``."""

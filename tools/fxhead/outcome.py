@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fxhead.source import Source
+from fxpasses.report import JsonRecord
 
 SCHEMA_VERSION = 1
 
@@ -71,16 +72,11 @@ class WrittenFile:
     size_bytes: int
 
 
-class Outcome:
-    """What a command returns: a frozen record, whose fields are its JSON.
-
-    ``told`` names properties that are written too, ``unwritten`` fields that are not.
-    """
+class Outcome(JsonRecord):
+    """What a command returns: a frozen record, whose fields are its JSON."""
 
     __slots__ = ()
     command: ClassVar[str]
-    told: ClassVar[tuple[str, ...]] = ()
-    unwritten: ClassVar[tuple[str, ...]] = ()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -93,19 +89,7 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """The one JSON document."""
-        names = (*(field.name for field in dataclasses.fields(self)), *self.told)  # type: ignore[arg-type]
-        written = {name: plain(getattr(self, name)) for name in names if name not in self.unwritten}
+        written = JsonRecord.to_dict(self)
         if "seconds" in written:
             written["seconds"] = round(written["seconds"], 3)
         return {"schema_version": SCHEMA_VERSION, "command": self.command, **written}
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: records by their fields, unless they say otherwise."""
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if isinstance(value, tuple):
-        return [plain(item) for item in value]
-    if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return str(value) if isinstance(value, Path) else value

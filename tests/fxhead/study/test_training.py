@@ -11,13 +11,13 @@ import torch
 
 from fxhead.files.strict_json import Field
 from fxhead.files.typed_json import read_as
-from fxhead.outcome import plain
 from fxhead.study.data import Images
 from fxhead.study.network import SCALE, build
 from fxhead.study.pairing import train_pair
 from fxhead.study.records import PairRecord, RunRecord
 from fxhead.study.settings import Dtype, Optimizer, StudyHead, StudySubject, Training
 from fxhead.study.training import DivergedError, batches, train_run
+from fxpasses.report import plain
 
 
 def read_back(record: RunRecord | PairRecord) -> object:

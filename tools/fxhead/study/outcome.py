@@ -11,11 +11,12 @@ import torch
 from rich.console import RenderableType
 from rich.markup import escape
 
-from fxhead.outcome import SCHEMA_VERSION, Outcome, WrittenFile, plain
+from fxhead.outcome import SCHEMA_VERSION, Outcome, WrittenFile
 from fxhead.show.fitting_table import FittingTable
 from fxhead.study.findings import Findings, GrowthRecord, HeadComparison, InitialisationRecord
 from fxhead.study.records import DataInfo
 from fxhead.study.settings import StudyOptions, StudySubject
+from fxpasses.report import plain
 
 _STYLES = {"chance": "bold green", "systematic": "bold red"}
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from fxhead.files.typed_json import read_as
-from fxhead.outcome import WrittenFile, plain
+from fxhead.outcome import WrittenFile
 from fxhead.show.progress import Progress
 from fxhead.study.analysis import analyse
 from fxhead.study.data import Images, load_digits, load_folder
@@ -18,6 +18,7 @@ from fxhead.study.picture import draw
 from fxhead.study.records import DataInfo, PairRecord, RunRecord
 from fxhead.study.settings import PAIRED_SEEDS, Dtype, StudyHead, StudyOptions, StudySubject
 from fxhead.study.store import StudyStore, write_whole
+from fxpasses.report import plain
 
 _Made = TypeVar("_Made")
 PICTURE, DOCUMENT = "study.png", "study.json"
