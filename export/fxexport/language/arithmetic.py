@@ -564,7 +564,10 @@ def clamp(terms: Terms, value: Value, low: Value | None, high: Value | None) -> 
         terms.use("clamp-of-affine")
         moved = [_moved_back(terms, item, scale, shift) for item in (low, high)]
         return scaled(terms, clamp(terms, core, *moved), scale=scale, shift=shift)
-    return value if low is high is None else clamp_once(terms, value, low, high)
+    if low is high is None:  # a file's Clip still ends where its type does
+        terms.use("clamp-of-clamp")
+        return value
+    return clamp_once(terms, value, low, high)
 
 
 def _keeps_bounds(shift: Value | None, bounds: Sequence[float | None]) -> bool:

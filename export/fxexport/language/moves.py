@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fxexport.language.constants import exact_array
-from fxexport.language.extents import Extent, ceiling_divided, divided, minus, plus, times
+from fxexport.language.extents import Extent, ceiling_divided, divided, least, minus, plus, times
 from fxexport.language.foreign import foreign
 from fxexport.language.layout import (
     Part,
@@ -520,13 +520,27 @@ def held_within(place: Any, extent: Extent, *, end: int) -> Extent:
         return extent
     if place == 0 or place == extent:
         return place  # type: ignore[no-any-return]
+    found = plus(extent, place) if isinstance(place, int) and place < 0 else place
+    if _is_a_count(found) and _is_a_count(minus(extent, found)):  # at every size it is within
+        return found
     raise Uninterpreted("a slice of a free extent")
+
+
+def _is_a_count(extent: Extent) -> bool:
+    """Whether an extent is known to be no less than nothing."""
+    low = extent if isinstance(extent, int) else least(extent)
+    return low is not None and low >= 0
 
 
 def slice_count(start: Extent, end: Extent, step: int) -> Extent:
     """The number of cells from ``start`` to before ``end``."""
     count = ceiling_divided(minus(end, start), step)
-    return max(count, 0) if isinstance(count, int) else count
+    if isinstance(count, int):
+        return max(count, 0)
+    low = least(count)
+    if low is not None and low < 0:
+        raise Uninterpreted("a slice that may end before it starts")
+    return count
 
 
 def pieces(terms: Terms, value: Value, dim: int, sizes: Sequence[Extent]) -> list[Value]:

@@ -672,9 +672,10 @@ def _dropout(call: Call) -> list[Value]:
     """The value, and what is kept of it: in evaluation all, or nothing where the schema was older."""
     has_mode = call.has("training_mode")
     if has_mode:
-        mode = call.optional_tensor("training_mode")
-        stored = None if mode is None else exact_array(mode)
-        if mode is not None and (stored is None or stored.any()):
+        mode, ratio = (call.optional_tensor(name) for name in ("training_mode", "ratio"))
+        kept, share = (None if item is None else exact_array(item) for item in (mode, ratio))
+        drops = share is None or bool(share.any())  # of nothing, in training too
+        if mode is not None and drops and (kept is None or kept.any()):
             raise Uninterpreted("dropout in training")
     call.ignore("ratio", "seed")  # of training only
     call.terms.use("dropout-in-evaluation")

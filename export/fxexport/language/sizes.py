@@ -78,7 +78,9 @@ def quotient(whole: Extent, part: Extent) -> Extent | None:
         return None
     if isinstance(whole, int):
         return abs(whole) // part * (1 if whole > 0 else -1)
-    return floor_divided(whole, part) if all(factor > 0 for _, factor in whole.terms) else None
+    low = least(whole)
+    is_positive = all(factor > 0 for _, factor in whole.terms) or (low is not None and low >= 0)
+    return floor_divided(whole, part) if is_positive else None
 
 
 def rest(whole: Extent, part: Extent) -> Extent | None:

@@ -380,6 +380,14 @@ def test_a_dropout_that_is_told_by_the_input_may_be_on() -> None:
     assert not derive(*map(graph_of_onnx, models)).is_proved
 
 
+@pytest.mark.parametrize(("share", "is_one"), [(0.0, True), (0.5, False)])
+def test_a_dropout_in_training_that_drops_nothing_is_none(share: float, is_one: bool) -> None:
+    """It was called random, and so broken without a witness."""
+    told = f"r = Constant <value_float = {share}> () o = Constant <value_int = 1> () m = Cast <to = 9> (o)"
+    models = [model(f"{told} y = Dropout(x, r, m)"), model("y = Identity(x)")]
+    assert derive(*map(graph_of_onnx, models)).is_proved is is_one
+
+
 @pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
 def test_a_pool_with_gaps_says_itself_how_much_is_padded(pool: str) -> None:
     """ONNX Runtime counts no gaps where it pads for a result of the same extents."""

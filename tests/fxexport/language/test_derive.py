@@ -529,6 +529,7 @@ def test_where_nan_may_go_another_way_the_scope_says_so() -> None:
     [
         ("y = Relu(x)", "z = Constant <value_float = 0.0> () y = Clip(x, z)", np.inf),
         ("y = Relu(x)", "z = Constant <value_float = 0.0> () h = Relu(x) y = Clip(h, z)", np.inf),
+        ("y = Clip(x)", "y = Identity(x)", np.inf),
         ("h = Constant <value_float = 0.5> () y = Pow(x, h)", "y = Sqrt(x)", -np.inf),
         ("y = GlobalMaxPool(x)", "y = ReduceMax <axes = [2, 3]> (x)", -np.inf),
     ],

@@ -18,7 +18,9 @@ from fxexport.language.extents import (
     symbol,
     times,
 )
+from fxexport.language.moves import held_within, slice_count
 from fxexport.language.sizes import quotient, rest
+from fxexport.language.term import Uninterpreted
 
 N, M = symbol("n"), symbol("m")
 
@@ -95,6 +97,46 @@ QUOTIENTS = [
 @pytest.mark.parametrize(("whole", "part", "found"), QUOTIENTS)
 def test_sizes_of_files_are_divided_towards_nothing(whole: Extent, part: int, found: Extent | None) -> None:
     assert quotient(whole, part) == found
+
+
+def test_what_is_never_below_nothing_is_divided_as_extents_are() -> None:
+    """The new exporter writes the extent behind a stride as (n - 1) / 2 + 1."""
+    whole = plus(N, -1)
+    assert quotient(whole, 2) is None
+    with ranges({"n": (0, None)}):
+        assert quotient(whole, 2) is None
+    with ranges({"n": (1, None)}):
+        assert quotient(whole, 2) == floor_divided(whole, 2)
+
+
+@pytest.mark.parametrize(
+    ("place", "low", "found"),
+    [
+        (3, 3, 3),
+        (-3, 3, plus(N, -3)),
+        (4, 3, None),
+        (-4, 3, None),
+        (plus(N, -3), 3, plus(N, -3)),
+        (plus(N, -4), 3, None),
+        (plus(N, 1), 3, None),
+    ],
+)
+def test_a_slice_starts_within_what_an_extent_is_at_least(
+    place: Extent, low: int, found: Extent | None
+) -> None:
+    with ranges({"n": (low, None)}):
+        if found is None:
+            with pytest.raises(Uninterpreted):
+                held_within(place, N, end=2**31)
+        else:
+            assert held_within(place, N, end=2**31) == found
+
+
+def test_no_slice_has_fewer_cells_than_none() -> None:
+    with ranges({"n": (4, None)}):
+        assert slice_count(2, plus(N, -2), 1) == plus(N, -4)
+        with pytest.raises(Uninterpreted):
+            slice_count(3, plus(N, -2), 1)
 
 
 @pytest.mark.parametrize("whole", [7, -7, times(4, N), plus(times(4, N), 3), plus(times(-1, N), M)])
