@@ -15,7 +15,6 @@ import functools
 import hashlib
 import itertools
 import math
-import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -331,13 +331,10 @@ def _require_shape(tensor: onnx.TensorProto) -> None:
 @functools.cache
 def bits_of(element: int) -> int:
     """Bits of one number of an element type; 0 where that is not known."""
-    name = onnx.TensorProto.DataType.Name(element) if element in onnx.TensorProto.DataType.values() else ""
-    packed = re.fullmatch(r"(?:U?INT|FLOAT)(2|4)(?:E\d+M\d+)?", name)
-    if packed is not None:
-        return int(packed[1])
-    if name in ("", "UNDEFINED", "STRING"):
+    try:
+        return ir.DataType(element).bitwidth
+    except (ValueError, TypeError):  # no type, or one of texts
         return 0
-    return 8 * onnx.helper.tensor_dtype_to_np_dtype(element).itemsize
 
 
 def bytes_of(tensor: onnx.TensorProto) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import ml_dtypes
 import numpy as np
 import torch
+from onnx_ir.tensor_adapters import TorchTensor
 
 from fxexport.terms.term import Array
 
@@ -15,15 +16,7 @@ def numpy_of(tensor: torch.Tensor) -> Array:
     """The tensor's values as an array on the host, sharing memory where they lie there one by one."""
     host = tensor.detach().cpu().resolve_conj().resolve_neg()
     host = host.dequantize() if host.is_quantized else host.to_dense()  # which leaves others as they are
-    kind = getattr(ml_dtypes, str(host.dtype).removeprefix("torch."), None)
-    if kind is not None:  # NumPy has no such type of its own
-        bits: Array = host.view(_BITS[host.element_size()]).numpy()
-        return bits.view(kind)
-    array: Array = host.numpy()
-    return array
-
-
-_BITS = {1: torch.uint8, 2: torch.uint16}
+    return TorchTensor(host).numpy()  # NumPy has no bfloat16 of its own
 
 
 def tensor_of(array: Array) -> torch.Tensor:

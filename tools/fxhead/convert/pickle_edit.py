@@ -11,9 +11,10 @@ Source:
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pickle import dumps
+from pickletools import optimize
 from typing import Any, BinaryIO
 
 from fxexport.untrusted.limits import MAX_PICKLE_INSTRUCTIONS
@@ -172,19 +173,5 @@ def edited(pickle: SpannedPickle, data: bytes, edits: Sequence[TensorEdit]) -> b
 
 
 def _tuple(values: tuple[int, ...]) -> bytes:
-    """A tuple of natural numbers, spelled as Python's pickler spells it."""
-    content = b"".join(map(_integer, values))
-    if len(values) > 3:
-        return b"(" + content + b"t"
-    return content + (b")", b"\x85", b"\x86", b"\x87")[len(values)]
-
-
-def _integer(value: int) -> bytes:
-    if value < 1 << 8:
-        return b"K" + struct.pack("<B", value)
-    if value < 1 << 16:
-        return b"M" + struct.pack("<H", value)
-    if value < 1 << 31:
-        return b"J" + struct.pack("<i", value)
-    encoded = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes((len(encoded),)) + encoded
+    """A tuple of natural numbers as Python's pickler spells it, without what begins and ends a pickle."""
+    return optimize(dumps(values, protocol=2))[2:-1]
