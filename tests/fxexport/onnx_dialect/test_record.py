@@ -79,3 +79,19 @@ def test_shapes_of_a_record_are_checked_as_the_user_s_are(shapes: Any, tmp_path:
     (tmp_path / "m.onnx").write_bytes(forged(input_shapes=shapes))
     with contextlib.suppress(FxHeadError):  # and nothing else
         rewrite(str(tmp_path / "m.onnx"), to="linear")
+
+
+def test_a_record_may_stand_before_other_fields_where_the_file_was_saved_again() -> None:
+    """Protobuf writes fields by their numbers: functions behind the metadata."""
+    model = onnx.ModelProto.FromString(plain())
+    model.opset_import.add(domain="own", version=1)
+    act = helper.make_node("Relu", ["a"], ["b"])
+    model.functions.append(
+        helper.make_function("own", "Act", ["a"], ["b"], [act], [helper.make_opsetid("", 18)])
+    )
+    model.graph.node.insert(0, helper.make_node("Act", ["x"], ["z"], domain="own"))
+    model.graph.node[1].input[0] = "z"
+    there = rewrite(model, to="conv").module
+    saved = there.SerializeToString()
+    assert saved.index(KEY.encode()) < saved.index(b"Act", saved.index(KEY.encode()))
+    assert rewrite(there, to="linear").module.SerializeToString() == model.SerializeToString()
