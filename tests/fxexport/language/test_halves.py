@@ -157,6 +157,11 @@ ORDERS: dict[str, tuple[Function, Function, float]] = {
         lambda x, y: ((x[None] @ x[None].mT) * 0.5).softmax(-1) @ x[None],
         300.0,
     ),
+    "softmax-of-shifted-keys": (
+        lambda x, y: (x[:, :, None] @ (y[:, None] + 2)).softmax(2),
+        lambda x, y: (x[:, :, None] @ y[:, None]).softmax(2),
+        255.0,
+    ),
     "a bias": (
         lambda x, y: F.linear(x, ONES.to(x), LOWER.to(x)),
         lambda x, y: F.linear(x, ONES.to(x)) + LOWER.to(x),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fxexport.language import arithmetic, definitions, moves, windows
-from fxexport.language.contraction import convolution, linear, matmul
+from fxexport.language.contraction import convolution, linear, matmul, spelled_sum
 from fxexport.language.extents import symbol
 from fxexport.language.identities import IDENTITIES, TIES
 from fxexport.language.layout import plain
@@ -493,6 +493,13 @@ def _scale_of_site(c: Case) -> Iterator[Check]:
     for shape in ((1, 3, 1, 1), (1, 1, 2, 1), (1, 3, 1, 2)):
         k = c.numbers(*shape, positive=True)
         yield arithmetic.multiply(c.terms, found, c.closed(k)), expected * k
+    # one that lies turned in memory, of a site whose samples are then averaged
+    a, w, k = c.numbers(2, 3, 4), c.numbers(6, 4), c.numbers(3, 2, positive=True)
+    turned = moves.reshape(c.terms, c.closed(k).permuted([1, 0]), (6,))
+    value = arithmetic.multiply(c.terms, linear(c.terms, c.open(a), c.closed(w), None), turned)
+    expected = np.einsum("nsk,ok->nso", a, w) * k.T.reshape(6)
+    yield value, expected
+    yield windows.reduce(c.terms, "mean", value, [1], keep=True), mean(expected, (1,))
 
 
 @case("average-of-affine")
@@ -522,6 +529,12 @@ def _average_of_site(c: Case) -> Iterator[Check]:
     yield windows.reduce(c.terms, "mean", site, [1, 2], keep=True), mean(expected, (1, 2))
     halves = expected.reshape(2, 2, 2, 2, 2, 2)
     yield average(c, site, [2, 2], [2, 2]), mean(halves, (3, 5)).reshape(2, 2, 2, 2)
+    rows = c.numbers(2, 3, 4)
+    each = linear(c.terms, c.open(rows), c.closed(c.numbers(2, 4)), None)
+    for order in ((0, 1, 2), (0, 2, 1)):  # samples and outputs in one dimension
+        turned = each.permuted(order)
+        cells = c.meaning(turned).reshape(2, 6)
+        yield windows.reduce(c.terms, "mean", moves.flatten(turned, 1, 2), [1], keep=True), mean(cells, (1,))
 
 
 @case("pool-over-map")
@@ -1130,6 +1143,22 @@ def test_an_attention_of_another_kind_has_no_definition() -> None:
         definitions.attention(c.terms, wide, wide, wide, None, None, is_causal=False)
     with pytest.raises(Uninterpreted, match="two masks"):
         definitions.attention(c.terms, q, q, q, c.number(1), None, is_causal=True)
+
+
+@pytest.mark.parametrize("equation", ["ab->ba", "ab->a", "ab,bc", "aa,ab->b", "ab,bc->aac", "a...,ab->b"])
+def test_a_sum_that_is_spelled_otherwise_is_not_read(equation: str) -> None:
+    """Of one operand, without an arrow, along a diagonal, or of other ranks."""
+    c = Case()
+    values = [c.open(c.numbers(1, 1)) for _ in equation.partition("->")[0].split(",")]
+    with pytest.raises(Uninterpreted):
+        spelled_sum(c.terms, equation, values)
+
+
+def test_a_sum_along_which_both_only_repeat_is_no_product_of_one_cell() -> None:
+    c = Case()
+    rows, columns = c.open(c.numbers(2, 1)), c.open(c.numbers(1, 3))
+    with pytest.raises(Uninterpreted):
+        matmul(c.terms, moves.expand(rows, [2, 4]), moves.expand(columns, [4, 3]))
 
 
 def test_an_uneven_adaptive_pool_is_no_pool_of_equal_windows() -> None:
