@@ -673,7 +673,7 @@ def _written_out(left: Folded, right: Folded) -> tuple[Folded, Folded]:
     return first, second
 
 
-def _granted(computed: Folded, folds: Folded, has: Counter[Term], holds: Counter[Term]) -> Array:
+def _granted(computed: Folded, folds: Folded, has: Counter[Term], holds: Counter[Term], dtype: str) -> Array:
     """How far what one side computes may lie from the folds of it that the other may hold.
 
     What is stored may be the fold even where it is a number that the computed one is made of: a weight whose
@@ -682,6 +682,10 @@ def _granted(computed: Folded, folds: Folded, has: Counter[Term], holds: Counter
     others = sum(number for term, number in holds.items() if term not in has)
     count = min(FOLDS, max(others, int(folds.is_exact)))
     more = np.maximum(computed.error - folds.error, 0) + np.maximum(computed.defined - folds.defined, 0)
+    if others and folds.is_exact and computed.value.size > 1 and not computed.defined.any():
+        # of channels: whichever spelling was folded, a unit in the last place
+        size = np.maximum(np.abs(computed.value), np.finfo(np.float32).tiny)
+        more = np.where(more > 0, np.maximum(more, 2 * UNIT[dtype] * np.exp2(np.floor(np.log2(size)))), 0.0)
     return np.asarray(np.minimum(more, STEPS * count * computed.step))
 
 
@@ -696,7 +700,9 @@ def _apart(left: Folded, right: Folded, first: Term, second: Term) -> float | No
     with np.errstate(all="ignore"):
         difference = np.abs(left.value - right.value)
         granted = left.noise(dtype) + right.noise(dtype)
-        granted = granted + _granted(left, right, own, other) + _granted(right, left, other, own)
+        granted = (
+            granted + _granted(left, right, own, other, dtype) + _granted(right, left, other, own, dtype)
+        )
         near = np.isfinite(difference) & (difference <= granted)
         near |= (np.isnan(left.value) & np.isnan(right.value)) | (left.value == right.value)
         if left.is_exact or right.is_exact:

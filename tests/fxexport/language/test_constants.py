@@ -254,6 +254,21 @@ def test_constants_beside_a_fold_excuse_no_more_of_it() -> None:
     assert not derived(left, joined("Mul", np.float32(fold * (1 + 2.0**-20)), *beside)).is_proved
 
 
+def test_a_sum_of_channels_is_that_of_another_spelling_within_a_unit() -> None:
+    """x·a + b as (x + b/a)·a, folded into what was added before: it was broken, 0.7 units off."""
+    drawn = np.random.default_rng(5)
+    own, other = (drawn.uniform(-1, 1, (3, 5, 5)).astype(np.float32) for _ in range(2))
+    factor = drawn.uniform(1, 2, (3, 5, 5)).astype(np.float32)
+    names = ("Mul", ["c", "f"], ["p"]), ("Add", ["p", "b"], ["s"]), ("Add", ["x", "s"], ["y"])
+    left = model([helper.make_node(*name) for name in names], {"c": own, "f": factor, "b": other})
+    fold = np.float64(own) * factor + other
+    nearest = np.float32(fold)
+    assert derived(left, sum_with(nearest)).is_proved
+    beyond = np.nextafter(nearest, np.where(nearest > fold, -np.inf, np.inf).astype(np.float32))
+    assert derived(left, sum_with(beyond)).is_proved
+    assert not derived(left, sum_with(nearest + 3 * np.spacing(nearest))).is_proved
+
+
 @pytest.mark.parametrize(("found", "is_fold"), [(-np.inf, True), (np.inf, False), (-1e30, False)])
 def test_no_rounding_takes_a_number_to_infinity(found: float, is_fold: bool) -> None:
     left = joined("Add", np.float32([-np.inf, 0.1, 0.2]), np.float32([0.1, 0.1, 0.1]))
