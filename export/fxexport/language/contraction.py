@@ -37,7 +37,7 @@ def einsum(
     terms: Terms, first: Value, labels: Labels, second: Value, others: Labels, result: Labels
 ) -> Value:
     """The sum over the labels that are not in the result of the product of both values."""
-    if not (first.is_float and second.is_float) or first.dtype != second.dtype:
+    if not first.is_float or first.dtype != second.dtype:
         raise Uninterpreted("a product of other types")
     factors: list[Value] = []
     values: list[Value] = []
@@ -279,10 +279,9 @@ def scaled_weights(terms: Terms, value: Value, scale: Value, *, is_held: bool = 
         return None
     if value.term.op == "convolution":
         return _scaled_convolution(terms, value, placed)
-    data = value.term.operands[0].access or ()
     outputs: int = value.term.attributes[0]  # type: ignore[assignment]
     access = weight.access or ()
-    own = [axis for axis in range(outputs) if access[axis] and not data[axis]]
+    own = [axis for axis in range(outputs) if access[axis]]
     if any(parts for axis, parts in enumerate(placed.layout) if axis not in own):
         return None
     walked = [axis for axis in range(len(access)) if access[axis]]
@@ -378,7 +377,7 @@ def _opened(value: Value) -> tuple[list[tuple[bool, bool]], Value, Value] | None
     kinds: list[tuple[bool, bool]] = []
     for parts in value.layout:
         found = {(bool(read[part.axis]), bool(held[part.axis])) for part in parts if not part.is_repeated}
-        if len(found) > 1 or any(part.is_repeated for part in parts):
+        if len(found) > 1:
             return None
         kinds.append(found.pop() if found else (True, False))
     operands: list[Value] = []

@@ -468,7 +468,6 @@ def without_zeros(value: Value, dim: int) -> tuple[Value, Extent, Extent] | None
         or zero is None
         or zero.any()
         or fill.term.rounded
-        or len(access) != len(term.shape)
         or value.layout[dim] != plain_axis(axis, term.shape[axis])
         or any(part.axis == axis for parts in others for part in parts)
     ):

@@ -28,9 +28,9 @@ _OF_ONE = ("mean", "max", "min")
 def reduce(terms: Terms, name: str, value: Value, dims: Sequence[int], *, keep: bool) -> Value:
     """The reduction over dimensions, which stay with extent 1 if ``keep``."""
     own = sorted({dim % value.rank for dim in dims}) if value.rank else []
-    if name == "mean" and value.is_float:
+    if name == "mean":
         found = before_sites(terms, value, own, lambda inner: _reduced(terms, name, inner, own))
-    elif name in OPPOSITE and value.is_float:
+    elif name in OPPOSITE:
         found = _extreme_of_affine(terms, name, value, own)
     else:
         found = _reduced(terms, name, value, own)

@@ -107,6 +107,11 @@ def _slice(c: Case) -> Iterator[Check]:
         first = moves.take(c.terms, c.open(array), 1, start, step, 4)
         expected = array[:, start : start + 4 * step : step][:, inner : inner + 2 * skip : skip]
         yield moves.take(c.terms, first, 1, inner, skip, expected.shape[1]), expected
+    rows = c.numbers(2, 3)
+    turned = moves.flatten(c.open(rows).permuted([1, 0]), 0, 1)  # two axes in one dimension
+    for start, count in itertools.product(range(6), range(1, 7)):
+        if start + count <= 6:
+            yield moves.take(c.terms, turned, 0, start, 1, count), rows.T.reshape(6)[start : start + count]
     array = c.numbers(3, 3)
     other = moves.take(c.terms, moves.take(c.terms, c.open(array), 1, 1, 1, 2), 0, 1, 1, 2)
     yield other, array[1:3, 1:3]
@@ -508,6 +513,7 @@ def _average_of_affine(c: Case) -> Iterator[Check]:
         a, p, q = c.numbers(2, 2, 3, 3), c.numbers(*shape, positive=True), c.numbers(*shape)
         x = arithmetic.scaled(c.terms, c.open(a), scale=c.closed(p), shift=c.closed(q))
         yield windows.reduce(c.terms, "mean", x, [2, 3], keep=True), mean(a * p + q, (2, 3))
+        yield windows.reduce(c.terms, "sum", x, [2, 3], keep=True), mean(a * p + q, (2, 3)) * 9
 
 
 @case("extreme-of-affine")
@@ -1056,6 +1062,15 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
         "largest-of-clamped",
         lambda c: pooled_to(c, "clamped", [1, 2], [1, 1], 2),
     ),
+    "windows that hang over": (
+        "zeros-as-padding",
+        lambda c: windows.average_pool(
+            c.terms,
+            moves.pad(c.terms, small(c), 3, 0, 2, "constant", c.number(0)),
+            SlidingWindow.of([1, 2], [1, 4], ceil=True),
+            counts_padding=True,
+        ),
+    ),
     "a row that is hidden": ("masked-by-lowest", lambda c: masked(c, HIDING[0], (1, 0), (1, 1), (1, 2))),
     "a number that values may reach": ("masked-by-lowest", lambda c: masked(c, -1e38, (1, 0))),
     "scores beyond": ("masked-by-lowest", lambda c: masked(c, -65504, (1, 0), dtype="float16")),
@@ -1166,6 +1181,40 @@ def test_an_uneven_adaptive_pool_is_no_pool_of_equal_windows() -> None:
     found = windows.adaptive_pool(c.terms, "mean", c.open(c.numbers(1, 1, 5, 4)), [2, 2])
     assert found.term.op == "adaptive-average-pool"
     assert "even-adaptive-pool" not in c.terms.used
+    with pytest.raises(Uninterpreted, match="maximum"):
+        windows.adaptive_pool(c.terms, "max", c.open(c.numbers(1, 1, 5, 4)), [2, 2])
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5, 3.0])
+def test_no_cells_are_repeated_by_a_factor_whose_places_are_rounded(factor: float) -> None:
+    c = Case()
+    with pytest.raises(Uninterpreted):
+        windows.nearest(c.terms, small(c), [1.0, factor])
+
+
+def test_an_extent_that_a_factor_rounds_down_tells_no_steps() -> None:
+    """Three cells by 1.5 are four, at steps of 2/3; to four of them the steps are 3/4."""
+    c = Case()
+    with pytest.raises(Uninterpreted):
+        windows.resized(c.terms, small(c), "linear", None, [1.0, 1.5], aligns_corners=False)
+
+
+def test_a_shape_that_is_summed_along_nothing_stays() -> None:
+    c = Case()
+    shape = c.terms.constant(np.array([2, 3]))
+    assert windows.reduce(c.terms, "sum", shape, [], keep=True).term is shape.term
+    assert windows.reduce(c.terms, "sum", shape, [0], keep=True).contents == (5,)
+
+
+@pytest.mark.parametrize("places", [[-2, -1], [-1, 0]])
+def test_cells_counted_from_a_free_end_are_none_of_the_first_ones(places: list[int]) -> None:
+    c = Case()
+    shape = (symbol("length"),)
+    value = Value(
+        term=c.terms.term("input", ("x",), (), "float32", shape, is_closed=False), known_layout=plain(shape)
+    )
+    with pytest.raises(Uninterpreted):
+        moves.gather(c.terms, value, 0, c.terms.constant(np.array(places)))
 
 
 def test_a_scale_along_a_map_of_one_channel_is_none_of_its_site() -> None:
