@@ -242,6 +242,11 @@ def _to_onnx(
             where=where,
             fix="replace the operator that it names by one that ONNX has, or give --no-onnx",
         ) from error
+    except ImportError as error:  # each version of torch asks onnxscript for a module of its own
+        raise ExportError(
+            f"torch {torch.__version__} finds no onnxscript that fits it ({brief(error)})",
+            fix="run pip install --upgrade onnxscript",
+        ) from error
     if onnx_program is None:
         raise ExportError("torch.onnx.export returned no program", where=where, fix="update torch")
     return onnx_program

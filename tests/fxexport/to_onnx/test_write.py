@@ -166,6 +166,16 @@ def test_an_opset_that_cannot_be_had_is_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_onnxscript_that_torch_finds_too_old_is_told(tmp_path, monkeypatch):
+    def lacking(*_, **__):
+        raise ModuleNotFoundError("No module named 'onnxscript._framework_apis.torch_9_9'")
+
+    monkeypatch.setattr(torch.onnx, "export", lacking)
+    with pytest.raises(ExportError, match=r"no onnxscript that fits it .*torch_9_9.*--upgrade onnxscript"):
+        export_onnx(model(), torch.randn(1, 3, 9, 9), tmp_path / "m.onnx")
+    assert not [*tmp_path.iterdir()]
+
+
 SCRIPT = """
 import sys, torch
 from fxexport import Verdict, export_onnx
