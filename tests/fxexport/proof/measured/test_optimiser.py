@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,19 @@ class PadsThenPools(nn.Module):
         return self.fc(F.max_pool2d(padded, 3, 2).mean((2, 3)))
 
 
+def is_changed(path: Path, images: Tensor) -> bool:
+    """Whether this ONNX Runtime's optimiser is one that changes the file: from 1.32 on it is not."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    runs = (
+        onnxruntime.InferenceSession(path, chosen, providers=["CPUExecutionProvider"]).run(
+            None, {"x": images.numpy()}
+        )
+        for chosen in (None, options)
+    )
+    return not np.allclose(*(outputs[0] for outputs in runs), atol=1e-3)
+
+
 @pytest.mark.parametrize("is_damaged", [False, True])
 def test_a_file_that_the_optimiser_changes(is_damaged: bool, tmp_path: Path) -> None:
     model, images = PadsThenPools().eval(), torch.randn(2, 3, 12, 12)
@@ -34,6 +49,8 @@ def test_a_file_that_the_optimiser_changes(is_damaged: bool, tmp_path: Path) -> 
     if is_damaged:
         with torch.no_grad():
             model.fc.weight.mul_(1.5)
+    elif not is_changed(path, images):
+        pytest.skip("this ONNX Runtime's optimiser changes nothing")
     certificate = certify(model, path, images)
     assert certificate.verdict is Verdict.BROKEN
     assert (SAYS in certificate.reason) is not is_damaged
