@@ -205,7 +205,7 @@ def _raised(terms: Terms, factor: Factor, exponent: Fraction) -> Factor:
     if own.denominator != 1 and (own * exponent).denominator == 1:
         return _product(terms, [factor], []), exponent
     whole = own * exponent
-    return without_sign(terms, value) if whole.denominator == 1 and whole % 2 == 0 else value, whole
+    return without_sign(terms, value) if whole % 2 == 0 else value, whole
 
 
 def without_sign(terms: Terms, value: Value) -> Value:

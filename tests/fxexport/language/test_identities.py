@@ -216,6 +216,8 @@ def _sum_of_sums(c: Case) -> Iterator[Check]:
         yield arithmetic.add(c.terms, arithmetic.add(c.terms, x, y), z), a + b + d
         yield arithmetic.add(c.terms, z, arithmetic.add(c.terms, x, y)), a + b + d
         yield arithmetic.subtract(c.terms, x, arithmetic.add(c.terms, y, z)), a - b - d
+        more = arithmetic.add(c.terms, arithmetic.add(c.terms, x, y), c.number(0.5))
+        yield arithmetic.add(c.terms, more, z), a + b + d + Fraction(1, 2)
         one, other = arithmetic.subtract(c.terms, x, y), arithmetic.subtract(c.terms, y, x)
         assert arithmetic.negate(c.terms, one) == other
         yield arithmetic.multiply(c.terms, one, c.number(-2)), (b - a) * 2
@@ -232,6 +234,11 @@ def _opposite(c: Case) -> Iterator[Check]:
         yield whole, a + b
         yield arithmetic.add(c.terms, arithmetic.add(c.terms, whole, one), other), (a + b) * 2
         yield arithmetic.add(c.terms, one, one), (a + d) * 2
+        # one shift takes one other away, and that of a multiple is none
+        yield arithmetic.add(c.terms, one, arithmetic.add(c.terms, other, other)), a + 2 * b - d
+        yield arithmetic.add(c.terms, arithmetic.add(c.terms, one, one), other), 2 * a + b + d
+        twice = arithmetic.multiply(c.terms, one, c.number(2))
+        yield arithmetic.add(c.terms, twice, arithmetic.add(c.terms, y, shift)), 2 * a + b + 3 * d
 
 
 @case("even-function")
@@ -317,6 +324,7 @@ def _affine(c: Case) -> Iterator[Check]:
             inner = arithmetic.scaled(c.terms, x, scale=c.closed(p), shift=c.closed(q))
             outer = arithmetic.scaled(c.terms, inner, scale=c.closed(r), shift=c.closed(s))
             yield outer, (a * p + q) * r + s
+            yield arithmetic.scaled(c.terms, c.closed(a), scale=c.closed(p), shift=c.closed(q)), a * p + q
 
 
 @case("power-of-product")
@@ -338,6 +346,9 @@ def _one_base(c: Case) -> Iterator[Check]:
         x = powers[0]
         left, right = (arithmetic.power(c.terms, x, Fraction(k)) for k in (m, n))
         yield arithmetic.multiply(c.terms, left, right), a**m * a**n
+    a = c.numbers(3, 3)
+    x = c.open(a)
+    yield arithmetic.multiply(c.terms, x, x.permuted([1, 0])), a * a.T
 
 
 @case("factor-out-of-sum")
