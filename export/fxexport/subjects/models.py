@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.optim.swa_utils import AveragedModel
@@ -128,6 +129,9 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     # by the class itself: one below it may do otherwise, and any module may have a child of that name
     is_compiled = type(module).__module__ == "torch._dynamo.eval_frame"
     inner = "_orig_mod" if is_compiled else "module" if type(module) in _WRAPPERS else None
+    if isinstance(module, torch.jit.ScriptModule):  # nothing traces it again
+        name = getattr(module, "original_name", type(module).__name__)
+        raise CheckError("is TorchScript", where=name, fix="give the nn.Module that it was made from")
     return module if inner is None else _unwrapped(module.get_submodule(inner))
 
 

@@ -315,3 +315,12 @@ def test_what_is_recorded_of_no_free_batch_is_recorded_at_its_own() -> None:
     certificate = certify(Looking("").eval(), Looking("").eval(), images())
     assert certificate.verdict is Verdict.AGREES
     assert "is not read at other sizes" in certificate.reason
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+def test_what_torchscript_made_is_told_as_that() -> None:
+    """It was told in the words of a method that it has not."""
+    model, _ = small_pair()
+    images = torch.randn(2, 3, 8, 8)
+    with pytest.raises(CheckError, match="TorchScript"):
+        certify(model, torch.jit.trace(model, images), images)
