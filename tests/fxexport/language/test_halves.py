@@ -157,6 +157,8 @@ ORDERS: dict[str, tuple[Function, Function, float]] = {
         lambda x, y: ((x[None] @ x[None].mT) * 0.5).softmax(-1) @ x[None],
         300.0,
     ),
+    "log-sigmoid": (lambda x, y: x.sigmoid().log(), lambda x, y: F.logsigmoid(x), -20.0),
+    "softplus": (lambda x, y: (x.exp() + 1).log(), lambda x, y: F.softplus(x), 12.0),
     "softmax-of-shifted-keys": (
         lambda x, y: (x[:, :, None] @ (y[:, None] + 2)).softmax(2),
         lambda x, y: (x[:, :, None] @ y[:, None]).softmax(2),
@@ -209,6 +211,7 @@ def test_an_order_that_leaves_half_precision_is_another_function(name: str) -> N
 
 HUGE: dict[str, tuple[Function, Function]] = {
     "product-order": (lambda x, y: (x * 1e30) * y.sigmoid(), lambda x, y: (x * y.sigmoid()) * 1e30),
+    "a tiny factor": (lambda x, y: (x * 1e-30) * y.exp(), lambda x, y: (x * y.exp()) * 1e-30),
     "two factors": (lambda x, y: (x * 1e9) * (y * 1e9), lambda x, y: (x * y) * 1e18),
     "power-of-product": (lambda x, y: (x * 1e5) ** 4, lambda x, y: x**4 * 1e20),
     "high powers": (lambda x, y: (x * y) ** 8, lambda x, y: x**8 * y**8),  # none of 1e5 and 1e-5

@@ -349,6 +349,12 @@ def _one_base(c: Case) -> Iterator[Check]:
     a = c.numbers(3, 3)
     x = c.open(a)
     yield arithmetic.multiply(c.terms, x, x.permuted([1, 0])), a * a.T
+    b = c.numbers(3, 3)
+    y = c.open(b)
+    yield arithmetic.multiply(c.terms, arithmetic.multiply(c.terms, x, x), y), a * a * b
+    fifth = arithmetic.power(c.terms, arithmetic.negate(c.terms, x), Fraction(5))
+    for pair in ((x, fifth), (fifth, x)):
+        yield arithmetic.multiply(c.terms, *pair), -(a**6)
 
 
 @case("factor-out-of-sum")
@@ -388,6 +394,12 @@ def _clamp_of_affine(c: Case) -> Iterator[Check]:
         a = c.numbers(3, 3)
         inner = arithmetic.scaled(c.terms, c.open(a), scale=c.number(p), shift=c.number(q))
         yield clamped(c, inner, *bounds), held(a * Fraction(p) + Fraction(q), *bounds)
+    a, k = c.numbers(3, 2), np.asarray([Fraction(-1), Fraction(2)])
+    for bounds in BOUNDS:
+        yield (
+            clamped(c, arithmetic.scaled(c.terms, c.open(a), scale=c.closed(k)), *bounds),
+            held(a * k, *bounds),
+        )
 
 
 @case("extreme-as-clamp")
@@ -395,6 +407,8 @@ def _extreme(c: Case) -> Iterator[Check]:
     for a, x in pairs(c):
         yield definitions.extreme(c.terms, "maximum", x, c.number(0.5)), held(a, 0.5, None)
         yield definitions.extreme(c.terms, "minimum", c.number(0.5), x), held(a, None, 0.5)
+        bounds = c.numbers(1, a.shape[1])
+        yield definitions.extreme(c.terms, "maximum", x, c.closed(bounds)), np.maximum(a, bounds)
 
 
 @case("linear-as-sum")
@@ -824,6 +838,9 @@ def _variance(c: Case) -> Iterator[Check]:
         if a.shape[1] > correction:
             found = definitions.variance(c.terms, x, [1], correction, keep=keep)
             yield found, squares / Fraction(a.shape[1] - correction)
+    for correction in (3, 4):
+        with pytest.raises(Uninterpreted):
+            definitions.variance(c.terms, c.open(c.numbers(2, 3)), [1], correction, keep=True)
 
 
 @case("log-sum-exp")
@@ -967,6 +984,26 @@ def part_of(c: Case, name: str, part: float) -> Value:
     return definitions.extreme(c.terms, name, x, arithmetic.multiply(c.terms, x, c.number(part)))
 
 
+def sine(c: Case, value: Value) -> Value:
+    """A function that is no exponential."""
+    return definitions.unary(c.terms, "sin", value)
+
+
+def raised(c: Case, value: Value) -> Value:
+    """One that is."""
+    return definitions.unary(c.terms, "exp", value)
+
+
+def positive(c: Case, x: Value, first: Value, second: Value) -> Value:
+    """One of two where another is above zero."""
+    return definitions.choose(c.terms, elementwise(c.terms, "gt", [x, c.number(0)], "bool"), first, second)
+
+
+def moved(c: Case, value: Value, scale: float, shift: float) -> Value:
+    """A value scaled and shifted."""
+    return arithmetic.scaled(c.terms, value, scale=c.number(scale), shift=c.number(shift))
+
+
 def soft(c: Case) -> Value:
     """A softmax of a small map."""
     return definitions.softmax(c.terms, small(c), 2)
@@ -1058,7 +1095,38 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "the smaller part": ("extreme-as-slope", lambda c: part_of(c, "minimum", 0.5)),
     "the larger multiple": ("extreme-as-slope", lambda c: part_of(c, "maximum", 2)),
     "the other sign": ("extreme-as-slope", lambda c: part_of(c, "maximum", -0.5)),
-    "above one": ("masked-by-sign", lambda c: above(c, 1, small(c))),
+    "a shifted part": (
+        "extreme-as-slope",
+        lambda c: definitions.extreme(c.terms, "maximum", x := small(c), moved(c, x, 0.5, 1)),
+    ),
+    "a part of another": (
+        "extreme-as-slope",
+        lambda c: definitions.extreme(
+            c.terms, "maximum", small(c), arithmetic.multiply(c.terms, small(c), c.number(0.5))
+        ),
+    ),
+    "a choice of two that hangs on the sign": (
+        "masked-by-sign",
+        lambda c: definitions.multiplied(
+            c.terms, x := small(c), positive(c, x, sine(c, x), arithmetic.multiply(c.terms, x, x))
+        ),
+    ),
+    "what may be divided by nothing": (
+        "power-of-one-base",
+        lambda c: arithmetic.multiply(
+            c.terms,
+            arithmetic.power(c.terms, x := small(c), Fraction(2)),
+            arithmetic.power(c.terms, x, Fraction(-1)),
+        ),
+    ),
+    "above one": (
+        "masked-by-sign",
+        lambda c: definitions.multiplied(
+            c.terms,
+            x := small(c),
+            cast(c.terms, elementwise(c.terms, "gt", [x, c.number(1)], "bool"), "float32"),
+        ),
+    ),
     "another is above": ("masked-by-sign", lambda c: above(c, 0, small(c))),
     "a tanh in half precision": ("tanh", lambda c: definitions.tanh(c.terms, of_type(c, "float16"))),
     "another order": (
@@ -1088,6 +1156,70 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "another may be no number": ("softmax-of-something", lambda c: guarded(c, small(c), soft(c))),
     "no softmax": ("softmax-of-something", lambda c: guarded(c, (x := small(c)), x)),
     "bent at another place": ("choice-of-slope", lambda c: bent(c, 1, c.number(0.25))),
+    "bent where another is": (
+        "choice-of-slope",
+        lambda c: positive(c, small(c), x := small(c), arithmetic.multiply(c.terms, x, c.number(0.25))),
+    ),
+    "a part of another below": (
+        "choice-of-slope",
+        lambda c: positive(c, x := small(c), x, arithmetic.multiply(c.terms, small(c), c.number(0.25))),
+    ),
+    "a shifted part below": (
+        "choice-of-slope",
+        lambda c: positive(c, x := small(c), x, moved(c, x, 0.25, 1)),
+    ),
+    "a sine below": (
+        "choice-of-slope",
+        lambda c: positive(c, x := small(c), x, moved(c, sine(c, x), 0.25, -0.25)),
+    ),
+    "an exponential of another below": (
+        "choice-of-slope",
+        lambda c: positive(c, x := small(c), x, moved(c, raised(c, small(c)), 0.25, -0.25)),
+    ),
+    "an exponential that jumps": (
+        "choice-of-slope",
+        lambda c: positive(c, x := small(c), x, moved(c, raised(c, x), 0.25, -0.5)),
+    ),
+    "twice an exponential": (
+        "softplus",
+        lambda c: definitions.logarithm(c.terms, moved(c, raised(c, small(c)), 2, 1)),
+    ),
+    "one more than a sine": (
+        "softplus",
+        lambda c: definitions.logarithm(c.terms, arithmetic.add(c.terms, sine(c, small(c)), c.number(1))),
+    ),
+    "the largest of exponentials": (
+        "log-sum-exp",
+        lambda c: definitions.logarithm(
+            c.terms, windows.reduce(c.terms, "max", raised(c, small(c)), [2], keep=True)
+        ),
+    ),
+    "a share of sines": (
+        "softmax",
+        lambda c: definitions.quotient(
+            c.terms, x := sine(c, small(c)), windows.reduce(c.terms, "sum", x, [2], keep=True)
+        ),
+    ),
+    "a share of another's": (
+        "softmax",
+        lambda c: definitions.quotient(
+            c.terms,
+            raised(c, small(c)),
+            windows.reduce(c.terms, "sum", raised(c, small(c)), [2], keep=True),
+        ),
+    ),
+    "where both are equal": (
+        "choice-of-extreme",
+        lambda c: definitions.choose(
+            c.terms, elementwise(c.terms, "eq", [x := small(c), y := small(c)], "bool"), x, y
+        ),
+    ),
+    "another number": (
+        "choice-of-extreme",
+        lambda c: definitions.choose(
+            c.terms, elementwise(c.terms, "gt", [x := small(c), c.number(0.5)], "bool"), x, c.number(0.25)
+        ),
+    ),
     "half of two": ("softplus", lambda c: definitions.logarithm(c.terms, raised_and(c, 2))),
     "another is larger": ("choice-of-extreme", lambda c: larger(c, small(c), small(c), small(c))),
     "two more": (
@@ -1156,11 +1288,11 @@ def test_what_is_made_of_itself_again_and_again_is_not_written_out() -> None:
 
 def test_an_attention_of_another_kind_has_no_definition() -> None:
     c = Case()
-    q = small(c)
-    nothing_left = c.terms.constant(np.array([[True, False], [False, False]]))
+    q, k = small(c), c.open(c.numbers(1, 1, 3, 3))
+    nothing_left = c.terms.constant(np.array([[True, False, True], [False, False, False]]))
     for given in (of_type(c, "bool"), of_type(c, "float64"), nothing_left):
         with pytest.raises(Uninterpreted):
-            definitions.attention(c.terms, q, q, q, given, None, is_causal=False)
+            definitions.attention(c.terms, q, k, k, given, None, is_causal=False)
     shape = (2, symbol("width"))
     wide = Value(
         term=c.terms.term("input", ("w",), (), "float32", shape, is_closed=False), known_layout=plain(shape)
@@ -1185,6 +1317,30 @@ def test_a_sum_along_which_both_only_repeat_is_no_product_of_one_cell() -> None:
     rows, columns = c.open(c.numbers(2, 1)), c.open(c.numbers(1, 3))
     with pytest.raises(Uninterpreted):
         matmul(c.terms, moves.expand(rows, [2, 4]), moves.expand(columns, [4, 3]))
+
+
+def test_a_choice_that_is_stored_is_that_of_each_cell() -> None:
+    c = Case()
+    x, y = small(c), small(c)
+    for stored, is_first in ((True, True), (False, False)):
+        condition = c.terms.constant(np.array([[True, True, True], [True, True, stored]]))
+        assert (definitions.choose(c.terms, condition, x, y) == x) is is_first
+
+
+def test_no_value_is_held_by_what_is_no_number() -> None:
+    c = Case()
+    for bounds in ((np.nan, None), (0.0, np.nan)):
+        with pytest.raises(Uninterpreted):
+            clamped(c, small(c), *bounds)
+
+
+def test_a_batch_norm_of_computed_numbers_is_none_of_stored_ones() -> None:
+    c = Case()
+    numbers = [c.closed(c.numbers(2, positive=True)) for _ in range(4)]
+    for place in range(4):
+        given = [*numbers[:place], c.open(c.numbers(2)), *numbers[place + 1 :]]
+        with pytest.raises(Uninterpreted):
+            definitions.batch_norm(c.terms, c.open(c.numbers(3, 2)), *given, c.number(0.25))
 
 
 def test_an_uneven_adaptive_pool_is_no_pool_of_equal_windows() -> None:
