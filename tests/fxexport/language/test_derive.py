@@ -440,6 +440,31 @@ def test_a_number_is_the_same_written_out_for_each_class(last: float, is_proved:
     assert derive(*graphs).is_proved is is_proved
 
 
+class Telling(nn.Module):
+    """What a model gives beside a table that it stores."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        super().__init__()
+        self.table = nn.Buffer(table)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.relu(), self.table
+
+
+@pytest.mark.parametrize(
+    ("table", "is_proved"),
+    [
+        (torch.ones(3), True),
+        (torch.ones(1), False),
+        (torch.ones(1, 3), False),
+        (torch.ones(3).double(), False),
+    ],
+)
+def test_a_table_that_is_given_has_its_shape_and_type(table: torch.Tensor, is_proved: bool) -> None:
+    graphs = [graph_of_module(Telling(item), (X,)) for item in (torch.ones(3), table)]
+    assert derive(*graphs).is_proved is is_proved
+
+
 class Multiplied(MobileNetV3):
     """A MobileNetV3 of one block whose features are multiplied, and behind which more may stand."""
 
