@@ -264,6 +264,7 @@ def test_a_sum_of_channels_is_that_of_another_spelling_within_a_unit() -> None:
     fold = np.float64(own) * factor + other
     nearest = np.float32(fold)
     assert derived(left, sum_with(nearest)).is_proved
+    assert derived(sum_with(nearest), left).is_proved  # whichever side was folded
     beyond = np.nextafter(nearest, np.where(nearest > fold, -np.inf, np.inf).astype(np.float32))
     assert derived(left, sum_with(beyond)).is_proved
     assert not derived(left, sum_with(nearest + 3 * np.spacing(nearest))).is_proved
