@@ -29,6 +29,7 @@ from fxexport.language.term import (
     Origin,
     Term,
     Terms,
+    Uninterpreted,
     Value,
     below,
     is_same,
@@ -291,7 +292,10 @@ class _Proof:
             kept = tuple(extent for extent in shape if extent != 1)
             term = terms.term("input", (number,), (), own.dtype, kept, is_closed=False)
             values.append(Value(term=term, known_layout=own_axes(shape)))
-        found = graph.read(terms, values)
+        try:
+            found = graph.read(terms, values)
+        except Uninterpreted as error:  # outside of an operator, which would be foreign: what it stores
+            raise NotRead(f"what it holds has no term ({error})") from error
         terms.origin = None
         return found
 

@@ -324,3 +324,14 @@ def test_what_torchscript_made_is_told_as_that() -> None:
     images = torch.randn(2, 3, 8, 8)
     with pytest.raises(CheckError, match="TorchScript"):
         certify(model, torch.jit.trace(model, images), images)
+
+
+def test_what_is_of_no_known_type_only_agrees() -> None:
+    def holding() -> nn.Module:
+        model = Wrapped().eval()
+        model.register_buffer("packed", torch.zeros(4, dtype=torch.uint8).view(torch.bits8))
+        return model
+
+    certificate = certify(holding(), holding(), images())
+    assert certificate.verdict is Verdict.AGREES
+    assert "what it holds has no term (type bits8)" in certificate.reason
