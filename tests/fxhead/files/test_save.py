@@ -93,6 +93,25 @@ def test_a_folder_without_permission_is_refused(folder: Path) -> None:
         free(names("model.pt", out="closed/head.pt"))
 
 
+def test_the_same_module_gives_the_same_bytes_in_any_process(tmp_path: Path) -> None:
+    """Sets of names have another order in each process, as in this one if they are filled otherwise."""
+    names, written = [f"kept{number}" for number in range(40)], []
+    orders = [set(names), set(reversed(names))]
+    assert [*orders[0]] != [*orders[1]]
+    for order in orders:
+        module = nn.Module()
+        for name in names:
+            module.register_buffer(name, torch.zeros(1), persistent=False)
+        module._non_persistent_buffers_set = order
+        save_module(module, tmp_path / "m.pt")
+        written.append((tmp_path / "m.pt").read_bytes())
+        assert module._non_persistent_buffers_set is order
+    assert written[0] == written[1]
+    loaded = torch.load(tmp_path / "m.pt", weights_only=False)
+    assert type(loaded._non_persistent_buffers_set) is set
+    assert loaded._non_persistent_buffers_set == set(names)
+
+
 def test_the_same_module_gives_the_same_bytes_under_any_name(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Linear(3, 4)

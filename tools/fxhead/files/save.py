@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -166,7 +167,8 @@ def save_module(module: nn.Module | ExportedProgram, path: Path) -> None:
     with path.open("wb") as file:
         target = _Target(file)
         try:
-            torch.save(module, target)  # type: ignore[arg-type]  # all that it needs of a file is write
+            with _sorted_names(module):
+                torch.save(module, target)  # type: ignore[arg-type]  # all that it needs of a file is write
         except Exception as error:  # pickling calls the __reduce__ of every object in it
             if target.failure is not None:  # torch's writer makes another error of it
                 raise target.failure from error
@@ -175,6 +177,26 @@ def save_module(module: nn.Module | ExportedProgram, path: Path) -> None:
                 fix="write a program, as in -o model.pt2; or define its classes at the top level of a module "
                 "that can be imported, and bake parametrizations in",
             ) from error
+
+
+class _Sorted(set[str]):
+    """A set that is pickled as any other, but in order: that of a set of names is another in each process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return set, (sorted(self),)
+
+
+@contextlib.contextmanager
+def _sorted_names(module: nn.Module) -> Iterator[None]:
+    """Within it the sets of names that torch keeps in the parts of a module are pickled in order."""
+    kept = {part: part._non_persistent_buffers_set for part in module.modules()}
+    try:
+        for part, names in kept.items():
+            part._non_persistent_buffers_set = _Sorted(names)
+        yield
+    finally:
+        for part, names in kept.items():
+            part._non_persistent_buffers_set = names
 
 
 class _Target:
