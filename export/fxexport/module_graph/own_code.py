@@ -124,8 +124,7 @@ class OwnCode:
 
     def changed(self, later: OwnCode) -> str | None:
         """The first name that holds something else in a later run; None where none does."""
-        changed = [key[1] for key, text in self.reads.items() if later.reads.get(key, text) != text]
-        changed.sort(key=_is_made)
+        changed = (key[1] for key, text in self.reads.items() if later.reads.get(key, text) != text)
         return next(chain(changed, self._written_to(later)), None)
 
     @property
@@ -238,11 +237,6 @@ class OwnCode:
             self._looked[id(value)] = value
             for part, held in getattr(value, "__dict__", {}).items():
                 self._text(part, held, frame)
-
-
-def _is_made(name: str) -> bool:
-    """Whether it is Python that named it: what a comprehension goes through."""
-    return name.startswith(".")
 
 
 _FRAMES = frozenset(
