@@ -74,8 +74,7 @@ def composed(node: fx.Node) -> fx.Graph | None:
             return define(*args, **kwargs)
 
     try:
-        mode = detect_fake_mode(given)
-        env = None if mode is None else mode.shape_env
+        env = _extents_known_to(given)
         no_guards = mock.patch.object(env, "_check_frozen", side_effect=_Refused)
         with quiet("torch.fx"), torch.no_grad(), no_guards if env is not None else contextlib.nullcontext():
             graph = make_fx(defined)(*given).graph
@@ -85,6 +84,18 @@ def composed(node: fx.Node) -> fx.Graph | None:
     if is_half and sum(_rounds(item.target) for item in graph.nodes) > 1:
         return None
     return None if any(item.target is target for item in graph.nodes) else graph
+
+
+def _extents_known_to(given: list[Any]) -> Any:
+    """What decides about free extents; None where there are none.
+
+    A call may read extents and no tensor: what fixes one of them fixes it for all that is read after it.
+    """
+    free = next((value for value in given if isinstance(value, torch.SymInt)), None)
+    if free is not None:
+        return free.node.shape_env
+    mode = detect_fake_mode(given)
+    return None if mode is None else mode.shape_env
 
 
 def _rounds(target: Any) -> bool:

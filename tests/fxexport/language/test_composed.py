@@ -14,7 +14,7 @@ from fxexport.language.composed import composed
 from fxpasses.private_names import FakeTensorMode
 
 W, V = torch.arange(32.0).reshape(8, 4).sin(), torch.arange(8.0).cos()
-Body = Callable[[Tensor], Tensor]
+Body = Callable[[Tensor], object]
 SAME: dict[str, tuple[Body, Body]] = {
     "aten.tensordot.default": (lambda x: torch.tensordot(x, W, ([1], [0])), lambda x: x @ W),
     "aten.outer.default": (lambda x: x * torch.outer(V, V)[2], lambda x: x * (V[2] * V)),
@@ -78,6 +78,24 @@ def test_a_definition_that_asks_for_the_size_of_a_batch_is_no_definition() -> No
     assert composed(recorded(kron, 6, 8, is_free=False)) is not None
     assert composed(recorded(kron, 6, 8, is_free=True)) is None
     assert composed(recorded(kron, 6, 8, is_free=True)) is None
+
+
+def test_a_call_of_extents_alone_leaves_them_free() -> None:
+    """It fixed the batch at that of the example for all that stands behind it, which proved the false."""
+
+    def counted(x: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        return x[torch.arange(x.shape[0])], torch.ops.aten.rsub.Scalar(x, number)
+
+    bodies: list[Body] = [
+        lambda x: counted(x, x.shape[0]),
+        lambda x: counted(x, 2),
+        lambda x: (x[torch.arange(x.shape[0])], x.unflatten(1, (4, 2))),
+        lambda x: (x[torch.arange(x.shape[0])], x.view(-1, 4, 2)),
+    ]
+    size, two, parted, viewed = (graph_of_module(Whole(body), (torch.randn(2, 8),)) for body in bodies)
+    assert size.inputs[0].dims[0] is None
+    assert not derive(size, two).is_proved
+    assert derive(parted, viewed).is_proved
 
 
 def test_a_definition_by_many_steps_is_left_alone() -> None:
