@@ -60,7 +60,7 @@ FOLDER_MAY_IMPORT = {
     "fxhead/study/": {"joblib", "scipy", "sklearn", "matplotlib"},
     "fxhead/cam/": {"matplotlib"},
     "fxhead/loading/": {"timm", "transformers"},
-    "fxhead/batch/": {"yaml"},
+    "fxhead/files/": {"yaml"},
     "fxhead/executor": {"distributed"},
     "fxhead/page/": {"jinja2", "markupsafe"},
 }

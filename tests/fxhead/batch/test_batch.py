@@ -36,6 +36,9 @@ from tests.fxhead.conftest import Cluster, commanded, started, validate, validat
 ROOT = Path(__file__).parents[3]
 KNOWN = {name: RowOption(text=f"--{name.replace('_', '-')}", is_flag=name == "ema") for name in
          ("to", "scope", "arch", "ema", "allow", "input_shape", "weights")}  # fmt: skip
+MERGES = "- &m0 {source: a.pt}\n" + "".join(
+    f"- &m{n + 1}\n  <<: [{', '.join([f'*m{n}'] * 10)}]\n" for n in range(20)
+)
 NET = """
 import os, time
 from pathlib import Path
@@ -371,16 +374,22 @@ def test_a_worker_that_cannot_keep_the_files_is_a_row(work: Path, monkeypatch: p
         ("m.jsonl", "{", "cannot be read"),
         ("m.jsonl", "[" * 100_000, "cannot be read"),
         ("m.yaml", "a: b", "is no list of rows"),
-        ("m.yaml", "- !!python/object/apply:os.system [touch x]", "is no YAML"),
-        ("m.yaml", "\x00", "is no YAML"),
+        ("m.yaml", "- !!python/object/apply:os.system [touch x]", "it has the tag 'tag:yaml.org"),
+        ("m.yaml", "- {source: a.pt, seed: !!int ''}", "it has the tag 'tag:yaml.org"),
+        ("m.yaml", "\x00", "it is no YAML"),
         ("m.csv", "source\n\xff", None),
         ("m.csv", "source\na.pt,more\n", "row 1 has a value without a name"),
         ("m.csv", "source\n" + "a.pt\n" * 100_001, "has more than 100,000 rows"),
         ("m.csv", "source\n" + "a" * 200_000, "cannot be read"),
+        ("m.csv", "source" + ",a" * 100 + "\nx" * 3, "it has more than 100 columns"),
+        ("m.jsonl", "{}\n" * 100_001, "has more than 100,000 rows"),
         ("m.yaml", "- {source: a.pt, 1: x}", "row 1 has an option whose name is no text"),
-        ("m.yaml", "- &a [x]\n- {source: a.pt, arch: [*a, *a]}", "row 1 has no source"),
+        ("m.yaml", "- &a {source: a.pt}\n- *a", "it has the alias .a"),
+        ("m.yaml", MERGES, "it has the alias .m0"),
+        ("m.yaml", "- {source: a.pt, seed: 1" + ":1" * 3_000 + "}", "it has a text of more than 4,096"),
+        ("m.yaml", "[" * 100, "it is nested too deep"),
         ("m.yaml", "- {source: a.pt, arch: [[x]]}", "row 1 has an option 'arch' that is no text"),
-        ("m.yaml", "- {source: a.pt, seed: 0x" + "f" * 20_000 + "}", "row 1 has an option 'seed'"),
+        ("m.yaml", "- {source: a.pt, seed: 0x" + "f" * 200 + "}", "row 1 has an option 'seed'"),
         ("m.jsonl", '{"source": "a.pt", "arch": "' + "x" * 5000 + '"}', "row 1 has an option 'arch'"),
         ("m.jsonl", '{"source": "' + "x" * 5000 + '"}', "row 1 has an option 'source'"),
         ("m.jsonl", '{"source": "a.pt", "arch": "x\\u0000"}', "row 1 has an option 'arch'"),

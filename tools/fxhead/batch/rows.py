@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import glob
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 from fxexport.untrusted.archive import open_regular
 from fxexport.untrusted.plain_json import read_plain_json
+from fxhead.files.plain_yaml import LONGEST_TEXT, read_plain_yaml
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import FileError, InputError, suggest, telling
 from fxpasses.wall.wall import walled
@@ -23,7 +25,7 @@ MANIFEST_SUFFIXES = (".csv", ".jsonl", ".yaml", ".yml")
 LINES, TABLE, PAGE = "batch.jsonl", "batch.csv", "batch.html"
 """What a batch writes of its own, beside the folders of its rows."""
 _MOST_BYTES, _MOST_ROWS = 64 * 2**20, 100_000
-_LONGEST, _MOST_VALUES = 4096, 100
+_LONGEST, _MOST_VALUES = LONGEST_TEXT, 100
 _OWN = ("source", "name")
 _DOTTED = re.compile(r"[\w.]{1,200}(:[\w.]*)?")
 _SHAPE_OF_A_MANIFEST = "give a column or key 'source', and options of fxhead rewrite by their long names"
@@ -198,7 +200,7 @@ def _manifest(path: Path) -> Iterator[dict[str, Any]]:
     if len(raw) > _MOST_BYTES:
         raise FileError(f"has more than {_MOST_BYTES} bytes", where=str(path), fix="split it")
     with walled(str(path)):
-        entries = [*_parsed(path, text)]
+        entries = _parsed(path, text)
     if len(entries) > _MOST_ROWS:
         raise FileError(f"has more than {_MOST_ROWS:,} rows", where=str(path), fix="split it")
     for number, entry in enumerate(entries, start=1):
@@ -231,28 +233,32 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 64)
 
 
-def _parsed(path: Path, text: str) -> Iterable[Any]:
-    suffix = path.suffix.lower()
+def _parsed(path: Path, text: str) -> list[Any]:
+    """The rows, one more than there may be at most."""
     try:
-        if suffix == ".csv":
-            rows = csv.DictReader(io.StringIO(text), strict=True)
-            return [{key: value for key, value in row.items() if value} for row in rows]
-        if suffix == ".jsonl":
-            return [read_plain_json(line) for line in text.splitlines() if line.strip()]
-        import yaml
-
-        found = yaml.safe_load(text)
+        return [*itertools.islice(_each(path, text), _MOST_ROWS + 1)]
     except (csv.Error, ValueError, RecursionError) as error:
         raise FileError(f"cannot be read ({error})", where=str(path), fix=_SHAPE_OF_A_MANIFEST) from error
     except ImportError as error:
         raise InputError(
             "PyYAML is not installed", where=str(path), fix="run pip install pyyaml, or write CSV or JSONL"
         ) from error
-    except Exception as error:
-        raise FileError(f"is no YAML ({error})", where=str(path), fix=_SHAPE_OF_A_MANIFEST) from error
-    if not isinstance(found, list):
-        raise FileError("is no list of rows", where=str(path), fix=_SHAPE_OF_A_MANIFEST)
-    return found
+
+
+def _each(path: Path, text: str) -> Iterator[Any]:
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        rows = csv.DictReader(io.StringIO(text), strict=True)
+        if len(rows.fieldnames or ()) > _MOST_VALUES:  # every row gets them all
+            raise ValueError(f"it has more than {_MOST_VALUES} columns")
+        yield from ({key: value for key, value in row.items() if value} for row in rows)
+    elif suffix == ".jsonl":
+        yield from (read_plain_json(line) for line in text.splitlines() if line.strip())
+    else:
+        found = read_plain_yaml(text)
+        if not isinstance(found, list):
+            raise FileError("is no list of rows", where=str(path), fix=_SHAPE_OF_A_MANIFEST)
+        yield from found
 
 
 def beside(rows: Iterable[Row], found: Mapping[str, str]) -> tuple[Row, ...]:
