@@ -85,3 +85,17 @@ def test_progress_and_tables_on_a_terminal_show_no_order(monkeypatch: pytest.Mon
         console.print(table)
     assert r"\x1b]0;title" in stream.getvalue()
     assert not is_obeyed(stream.getvalue())
+
+
+def test_of_a_hundred_thousand_rows_a_thousand_are_shown() -> None:
+    table, stream = FittingTable("name", "result"), io.StringIO()
+    for row in range(1_005):
+        table.add(f"row{row}", "bad")
+    for width in (16, 400):
+        console = render.console(stream)
+        console.width = width
+        console.print(table)
+        assert "row999" in stream.getvalue().replace("\n", "")
+        assert "row1000" not in stream.getvalue()
+        assert "5 more" in stream.getvalue()
+        stream.seek(stream.truncate(0))

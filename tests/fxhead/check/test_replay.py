@@ -264,6 +264,16 @@ BAD: dict[str, tuple[Callable[[Any], Any] | str, str]] = {
     "source": (lambda data: model_of(data).update(source="os:abort"), "goes with another source"),
     "samples": (lambda data: data["recipe"]["data"].update(samples=10**15), "data.samples is no integer"),
     "huge": (lambda data: data["recipe"]["data"].update(samples=10**400), "data.samples is no integer"),
+    "many": (
+        lambda data: data["recipe"]["data"].update(samples=10**6),
+        "more than the 10,000 that are drawn",
+    ),
+    "names": (
+        lambda data: data["environment"].update(dict.fromkeys(map(str, range(200)), "")),
+        "of at most 100",
+    ),
+    "a name": (lambda data: data["environment"].update({"x" * 70_000: ""}), "a name in it has more than the"),
+    "a text": (lambda data: data["environment"].update(torch="x" * 2_000), "environment.torch has more than"),
     "float": (lambda data: data["recipe"]["data"].update(samples=8.0), "data.samples is no integer"),
     "bool": (lambda data: data["recipe"]["data"].update(samples=True), "data.samples is no integer"),
     "bomb": (lambda data: input_of(data).update(shape=[99999, 99999]), "larger than any sample"),

@@ -204,6 +204,15 @@ def test_what_looks_alike_is_left_and_named(run: Run, folder: Path) -> None:
     assert load("out.pt")["shadow"][0].shape == (5, 8)
 
 
+def test_of_many_that_look_alike_some_are_named(run: Run, folder: Path) -> None:
+    save({"model": weights(), "shadow": [torch.ones(5, 8)] * 25}, "run.pt")
+    save_plan()
+    done = run("convert-weights", "run.pt", "--plan", "plan.json", "-o", "out.pt", "--json")
+    assert len(done.document["left"]) == 25
+    assert done.err.count("looks like a weight") == 20
+    assert "note: so do 5 more; --json lists all" in done.err
+
+
 @pytest.mark.parametrize("suffix", ["pt", "legacy", "safetensors"])
 def test_damage_is_an_error_or_makes_no_difference(folder: Path, suffix: str, capsys: Any) -> None:
     """Truncated and flipped files: exit 2 without a traceback, or a file that torch reads as before."""

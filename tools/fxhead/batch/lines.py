@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from fxhead.batch.outcome import BatchOutcome
 
 
+_MOST_NAMED = 100
+
+
 def batch_lines(outcome: BatchOutcome) -> Iterator[RenderableType]:
     """A row for each model, then how many ended how, then the files."""
     table = FittingTable("model", "state", "verdict", "why", "seconds", "peak", right=("seconds", "peak"))
@@ -30,6 +33,8 @@ def batch_lines(outcome: BatchOutcome) -> Iterator[RenderableType]:
     skipped = f" ({outcome.skipped} of them by an earlier run)" if outcome.skipped else ""
     yield f"{count_text(len(outcome.rows), 'model')}: {told}{skipped}"
     if outcome.below:
-        yield escape(f"less than {outcome.require}: {', '.join(done.name for done in outcome.below)}")
+        names = [done.name for done in outcome.below]
+        further = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+        yield escape(f"less than {outcome.require}: {', '.join(names[:_MOST_NAMED])}{further}")
     yield ""
     yield file_table(outcome.files)

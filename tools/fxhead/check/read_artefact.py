@@ -24,6 +24,7 @@ _OLDEST = 1
 _FORMER = {name: str(Verdict.AGREES) for name in ("within rounding", "within TF32 rounding")}
 _MOST_MODELS, _MOST_INPUTS, _MOST_AXES, _MOST_CHECKS = 16, 64, 8, 64
 _LARGEST_EXTENT, _MOST_BYTES = 2**31, 2**62
+_MOST_VERSIONS, _LONGEST_VERSION = 100, 1_000
 _DIGEST = re.compile("[0-9a-f]{64}")
 _WRITTEN: dict[Any, Any] = {
     Preparation: dict.fromkeys(("is_bgr", "is_truncated"), NotRequired[bool]),  # older ones have neither
@@ -49,8 +50,8 @@ def read_artefact(path: Path) -> Artefact:
     if version < _OLDEST:
         whole["schema_version"].refuse(f"is {version}, this fxhead reads {_OLDEST} to {SCHEMA_VERSION}")
     environment = whole["environment"]
-    if not isinstance(environment.value, dict):
-        environment.refuse("is no object")
+    if not isinstance(environment.value, dict) or len(environment.value) > _MOST_VERSIONS:
+        environment.refuse(f"is no object of at most {_MOST_VERSIONS} names")
     checks = whole["checks"].items(_MOST_CHECKS)
     for check in checks:
         check.value["verdict"] = _verdict(check["verdict"], version)
@@ -59,11 +60,17 @@ def read_artefact(path: Path) -> Artefact:
     return Artefact(
         path=path,
         verdict=_verdict(whole["verdict"], version),
-        environment={str(name): environment[name].text() for name in environment.value},
+        environment={str(name): _version(environment[name]) for name in environment.value},
         recipe=_recipe(whole["recipe"], path.parent),
         checks=tuple(check.value for check in checks),
         schema_version=version,
     )
+
+
+def _version(field: Field) -> str:
+    if len(text := field.text()) > _LONGEST_VERSION:
+        field.refuse(f"has more than {_LONGEST_VERSION:,} characters")
+    return text
 
 
 def _verdict(field: Field, version: int) -> str:

@@ -32,6 +32,7 @@ from fxpasses.errors import FileError, InputError
 
 _BETTER = (str(Verdict.AGREES), str(Verdict.PROVED))
 """What an older certificate may have become."""
+_MOST_SAMPLES = 10_000
 
 
 def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
@@ -55,6 +56,7 @@ def run_replay(path: Path, *, trust: bool, progress: Progress) -> ReplayOutcome:
         raise InputError(f"the certificate {code}", where=str(path), fix=fix)
     if not trust:
         _require_no_download(artefact)
+        _require_few_samples(artefact)
     recipe = artefact.recipe
     sources = tuple(_source(model, path.parent) for model in recipe.models)
     with held(sources, recipe.loading, progress.note, may_download=trust):
@@ -96,6 +98,18 @@ def _require_no_download(artefact: Artefact) -> None:
                     where=str(artefact.path),
                     fix="give --trust to download them",
                 )
+
+
+def _require_few_samples(artefact: Artefact) -> None:
+    """Returns where the random samples are soon run: somebody else said how many are drawn."""
+    data = artefact.recipe.data
+    if data.path is None and data.samples > _MOST_SAMPLES:
+        raise InputError(
+            f"the certificate asks for {data.samples:,} random samples, more than the {_MOST_SAMPLES:,} that "
+            "are drawn unasked",
+            where=str(artefact.path),
+            fix="give --trust if you know where the certificate comes from",
+        )
 
 
 def _is_downloaded(source: Source, name: str) -> bool:

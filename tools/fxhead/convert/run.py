@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fxexport.untrusted.archive import ZIP_MAGIC, open_regular, read_regular
@@ -51,6 +52,7 @@ class ConvertOptions:
     force: bool = False
 
 
+_MOST_TOLD = 20
 _NAMES = "write one name a line, or a JSON list of strings"
 
 Checkpoint = ZipCheckpoint | LegacyCheckpoint | SafetensorsCheckpoint
@@ -81,8 +83,8 @@ def _convert(options: ConvertOptions, progress: Progress) -> ConvertOutcome:
     with progress.step(f"reading {where}"):
         checkpoint = open_checkpoint(options.checkpoint)
         conversion = _conversion(checkpoint, plan, options)
-    for place in conversion.strangers:
-        progress.note(f"{place} looks like a weight of the plan and was left as it is")
+    for line in _stranger_lines(conversion.strangers):
+        progress.note(line)
     files: tuple[WrittenFile, ...] = ()
     if conversion.edits:
         with progress.step(f"writing {out}"), staged(out.parent) as staging:
@@ -99,6 +101,13 @@ def _convert(options: ConvertOptions, progress: Progress) -> ConvertOutcome:
         files=files,
         seconds=time.perf_counter() - start,
     )
+
+
+def _stranger_lines(places: Sequence[str]) -> Iterator[str]:
+    for place in places[:_MOST_TOLD]:
+        yield f"{place} looks like a weight of the plan and was left as it is"
+    if len(places) > _MOST_TOLD:
+        yield f"so do {len(places) - _MOST_TOLD:,} more; --json lists all"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

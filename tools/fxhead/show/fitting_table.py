@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -14,6 +14,8 @@ from fxhead.show.visible import visible
 
 _UNBOUNDED = 100_000
 _PROSE_WIDTH = 36
+_MOST_ROWS = 1_000
+"""Of more, nobody reads each; a file may have a hundred thousand of which there is something to say."""
 
 
 class FittingTable:
@@ -27,16 +29,28 @@ class FittingTable:
     def __init__(self, *columns: str, prose: str | None = None, right: Sequence[str] = ()) -> None:
         self._columns, self._prose, self._right = columns, prose, right
         self._rows: list[tuple[Text, ...]] = []
+        self._further = 0
 
     def add(self, *cells: str | Text) -> None:
-        """Adds a row; cells are shown as they are, markup included, and what is not printed written out."""
-        self._rows.append(tuple(map(_shown, cells)))
+        """Adds a row; cells are shown as they are, markup included, and what is not printed written out.
+
+        Rows beyond a thousand are only counted.
+        """
+        if len(self._rows) < _MOST_ROWS:
+            self._rows.append(tuple(map(_shown, cells)))
+        else:
+            self._further += 1
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table, or the blocks."""
         if self._width(console, options) <= options.max_width:
             yield self._table(self._columns)
-            return
+        else:
+            yield from self._blocks()
+        if self._further:
+            yield f"… and {self._further:,} more; --json lists all"
+
+    def _blocks(self) -> Iterator[str | Table]:
         for index, row in enumerate(self._rows):
             if index:
                 yield ""
