@@ -20,7 +20,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from fxexport.untrusted.limits import MAX_DIRECTORY_BYTES, MAX_INFLATED_BYTES, MAX_INFLATION, MAX_MEMBERS
+from fxexport.untrusted.limits import (
+    MAX_DIRECTORY_BYTES,
+    MAX_HOLE_BYTES,
+    MAX_INFLATED_BYTES,
+    MAX_INFLATION,
+    MAX_MEMBERS,
+)
 from fxpasses.errors import FileError
 from fxpasses.wall.clock import add_file
 from fxpasses.wall.wall import is_written_to, require_same_file
@@ -137,7 +143,8 @@ def open_regular(path: Path) -> BinaryIO:
     It has the bytes that its size says: of files that a system makes up while they are read, some never end.
 
     Raises:
-        FileError: it is something else than a file, or another one than when it was opened before.
+        FileError: it is something else than a file, another one than when it was opened before, or a hole of
+            a size that no weights have.
         OSError: it is missing or may not be read.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -148,6 +155,11 @@ def open_regular(path: Path) -> BinaryIO:
     if not status.st_size:
         os.close(descriptor)
         return open(os.devnull, "rb")
+    holes = _bytes_of_holes(descriptor, status)
+    if holes > MAX_HOLE_BYTES:
+        os.close(descriptor)
+        what = f"has {status.st_size:,} bytes, of which {holes:,} are on no disk"
+        raise FileError(what, where=str(path), fix="copy or export it again; weights have no holes")
     file = open(str(path), "rb", opener=lambda *_: descriptor)  # has the name that errors say
     try:
         require_same_file(path, status)
@@ -156,6 +168,21 @@ def open_regular(path: Path) -> BinaryIO:
         raise
     add_file(status, is_own=is_written_to(path))
     return file
+
+
+def _bytes_of_holes(descriptor: int, status: os.stat_result) -> int:
+    """How many bytes of a file the system makes up, where it tells; a disk that compresses has no holes."""
+    blocks = getattr(status, "st_blocks", None)
+    if blocks is None or not hasattr(os, "SEEK_DATA") or status.st_size - blocks * 512 <= MAX_HOLE_BYTES:
+        return 0
+    at = data = 0
+    with contextlib.suppress(OSError):  # nothing but a hole is left
+        while at < status.st_size:
+            start = os.lseek(descriptor, at, os.SEEK_DATA)
+            at = os.lseek(descriptor, start, os.SEEK_HOLE)
+            data += at - start
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return status.st_size - data
 
 
 @contextlib.contextmanager

@@ -7,6 +7,9 @@ budget of seconds and memory, which grows with the files (``fxpasses.wall.clock`
 
 from __future__ import annotations
 
+MAX_HOLE_BYTES = 1 << 34
+"""Of a file, what lies on no disk: a terabyte of it takes a command a terabyte's time to read."""
+
 # --- archives ------------------------------------------------------------------------------------
 
 MAX_MEMBERS = 200_000

@@ -20,7 +20,7 @@ from fxexport.onnx_dialect.rewrite import find_onnx_sites
 from fxexport.subjects.onnx_subject import OnnxSubject
 from fxexport.untrusted.archive import open_regular, read_regular
 from fxexport.untrusted.inline import inlined
-from fxexport.untrusted.limits import MAX_EXPANDED_OBJECTS
+from fxexport.untrusted.limits import MAX_EXPANDED_OBJECTS, MAX_HOLE_BYTES
 from fxexport.untrusted.pickle_records import PickleError
 from fxexport.untrusted.pickles import read_pickle
 from fxexport.untrusted.programs import read_program
@@ -30,6 +30,24 @@ from fxpasses.errors import CheckError, FileError
 
 def pickled(content: bytes) -> io.BytesIO:
     return io.BytesIO(b"\x80\x02" + content + b".")
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="this system has no holes")
+def test_a_file_that_is_a_hole_has_a_limit(tmp_path: Path) -> None:
+    """Weights in another file may be larger than the tensors need, and their digest takes all of it."""
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"x" * 8192)
+    os.truncate(path, MAX_HOLE_BYTES)
+    with open_regular(path) as file:
+        assert file.read(2) == b"xx"
+    os.truncate(path, 1 << 40)
+    with pytest.raises(
+        FileError, match=r"has 1,099,511,627,776 bytes, of which 1,099,511,619,584 are on no disk"
+    ):
+        open_regular(path)
 
 
 # --- pickles -------------------------------------------------------------------------------------

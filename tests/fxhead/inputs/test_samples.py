@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,6 +157,40 @@ def test_damaged_files_are_refused(take: Take, tmp_path: Path) -> None:
     for path in paths:
         with pytest.raises(FxHeadError, match=path.name):
             take(path)
+
+
+def claiming(path: Path, size: int) -> None:
+    """Has the directory of an archive of one member say that it unpacks to so many bytes."""
+    content = path.read_bytes()
+    at = content.rindex(b"PK\x01\x02") + 24
+    path.write_bytes(content[:at] + struct.pack("<I", size) + content[at + 4 :])
+
+
+def test_an_archive_of_samples_is_no_bomb(take: Take, tmp_path: Path) -> None:
+    whole = npy_bytes(images())
+    cases = {
+        "is compressed in a way that numpy": ({"x": whole}, zipfile.ZIP_BZIP2),
+        "holds 65 arrays, more than the 64": (
+            {f"x{index}": whole for index in range(65)},
+            zipfile.ZIP_STORED,
+        ),
+        r"unpacks from .* to 4,000,000,000 bytes": ({"x": whole}, zipfile.ZIP_DEFLATED),
+    }
+    path = tmp_path / "data.npz"
+    for says, (members, method) in cases.items():
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for name, content in members.items():
+                archive.writestr(f"{name}.npy", content)
+        if method == zipfile.ZIP_DEFLATED:
+            claiming(path, 4_000_000_000)
+        with pytest.raises(FxHeadError, match=says):
+            take(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", whole)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("x.npy", npy_bytes(images(5)))
+    with pytest.raises(FxHeadError, match="two arrays of one name"):
+        take(path)
 
 
 def test_a_pickle_in_an_array_is_not_run(take: Take, tmp_path: Path) -> None:

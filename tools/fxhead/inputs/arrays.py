@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fxexport.subjects.samples import InputSpec, Rows
 from fxexport.untrusted.archive import held_open, open_regular, zip_file
+from fxexport.untrusted.limits import MAX_INFLATED_BYTES, MAX_INFLATION
 from fxpasses.errors import FileError, FxHeadError, InputError, brief
 
 Array = NDArray[Any]
@@ -22,6 +23,7 @@ Array = NDArray[Any]
 _NPY = ".npy"
 _SAVE = "write it with numpy.save or numpy.savez"
 _KINDS = "fiub"
+_MOST_ARRAYS = 64
 _MOST_TURNED_BYTES = 2**30
 
 
@@ -73,10 +75,28 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _members(path: Path, file: BinaryIO, until: contextlib.ExitStack) -> tuple[StoredArray, ...]:
     archive = until.enter_context(zipfile.ZipFile(file))
-    names = sorted(name for name in archive.namelist() if name.endswith(_NPY))
+    members = [info for info in archive.infolist() if info.filename.endswith(_NPY)]
+    names = {info.filename for info in members}
     if not names:
         raise FileError("holds no arrays", where=str(path), fix=_SAVE)
-    return tuple(_member(archive, name, path, until) for name in names)
+    if len(members) > _MOST_ARRAYS:
+        what = f"holds {len(members):,} arrays, more than the {_MOST_ARRAYS} that a model may take"
+        raise FileError(what, where=str(path), fix="store one for each input")
+    if len(names) < len(members):
+        raise FileError("holds two arrays of one name", where=str(path), fix=_SAVE)
+    for info in members:
+        _require_bounded(info, path)
+    return tuple(_member(archive, name, path, until) for name in sorted(names))
+
+
+def _require_bounded(info: zipfile.ZipInfo, path: Path) -> None:
+    """Returns where a member is packed as numpy packs it, and not to a thousandth of what it unpacks to."""
+    where = f"{path}[{info.filename.removesuffix(_NPY)}]"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise FileError("is compressed in a way that numpy does not write", where=where, fix=_SAVE)
+    if info.file_size > max(MAX_INFLATED_BYTES, info.compress_size * MAX_INFLATION):
+        what = f"unpacks from {info.compress_size:,} to {info.file_size:,} bytes"
+        raise FileError(what, where=where, fix="store it with numpy.savez, which does not pack")
 
 
 def _member(archive: zipfile.ZipFile, name: str, path: Path, until: contextlib.ExitStack) -> StoredArray:
