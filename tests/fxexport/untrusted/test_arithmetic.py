@@ -55,6 +55,18 @@ GROWING: dict[str, Build] = {
     "a shift of constants": lambda graph, x: graph.call_function(operator.lshift, (1, 10**9)),
     "a computed shift": lambda graph, x: graph.call_function(operator.lshift, (1, size(graph, x))),
     "a repeated shape": lambda graph, x: graph.call_function(operator.mul, (shape(graph, x), 10**9)),
+    "a repeated size": lambda graph, x: graph.call_function(
+        operator.mul, (graph.call_method("size", (x,)), 10**9)
+    ),
+    "a repeated shape of a broadcast": lambda graph, x: graph.call_function(
+        operator.mul, (graph.call_function(torch.broadcast_shapes, (shape(graph, x), (1,))), 10**9)
+    ),
+    "a number of elements, doubled": repeatedly(
+        60, operator.mul, lambda graph, x: graph.call_function(torch.numel, (x,))
+    ),
+    "an operator's size, doubled": repeatedly(
+        60, operator.mul, lambda graph, x: graph.call_function(torch.ops.aten.sym_size.int, (x, 0))
+    ),
     "a repeated text": lambda graph, x: graph.call_function(operator.mul, ("a", 10**9)),
     "a shape repeated as often as its size": lambda graph, x: graph.call_function(
         operator.mul, (shape(graph, x), size(graph, x))

@@ -45,7 +45,7 @@ def test_a_condition_is_none_of_the_sizes(condition: str) -> None:
         "Symbol('s0', x=1)", "Symbol('s0', positive='x')", "Symbol(s0)", "Symbol('a b')", "Symbol('u999999')",
         "Add(*s0)", "Add(Integer(1), x=2)", "Add()", "FloorDiv(s0)", "Float('1e99999')", "exec", "pi", "N",
         "Float('1', precision=10**9)", "Integer(Integer('9'))", "Rational('1/3')", "s0 if s0 else s0",
-        "s0 ^ 2",
+        "s0 ^ 2", "s0**0.5", f"Pow({S}, 0.5)", "s0**'2'",
         "'s0'", "None", "True", "1 < 2", "1j", "0xffffffffffffffffff", "s0\n", "s0\r+1", "ſ0", "s0;s1", "", 5,
         None, "9" * 5000, "(" * 300 + "s0" + ")" * 300, "s0+" * (MAX_EXPRESSION // 3) + "s0",
     ],

@@ -45,7 +45,7 @@ def test_what_models_have_is_one(make: Make, values: list[str]) -> None:
         (names.name, ["a.b", "a-b"]),
         (names.part, ["a.b"]),
         (names.path, ["a..b", ".a", "a.", "a.__class__", "a.b c"]),
-        (names.member, ["forward", "graph.weight", "code", "block.forward", "training"]),
+        (names.member, ["forward", "graph.weight", "code", "block.forward", "class.a", "a.class"]),
         (names.variable, ["0", "3x3", "lambda", "None", "class", "a.b", "a-b"]),
         (names.word, ["'", '"', "a\nb", "(", "{x}", "\\", "x" * 201]),
         (names.text, ["\x1b[2J", "\r", "\0", "\u2028", "x" * 100_001]),

@@ -76,6 +76,31 @@ def test_no_value_is_believed(value: Json) -> None:
     assert refused > 0.6 * count / 7
 
 
+@pytest.mark.parametrize("value", [[], {}, 0, False])
+def test_what_is_empty_is_no_text(value: Json) -> None:
+    """Tables take an empty text as no name; what else is empty would be handed to torch."""
+    data = model()
+    data["graph_module"]["module_call_graph"][0]["fqn"] = value
+    with pytest.raises(Refused, match="where a text belongs"):
+        read_program(data)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": 2}', "[1]", "[1, 2, 3]", "7", "[9, null]"])
+def test_a_tree_of_another_kind_is_refused(text: str) -> None:
+    data = model()
+    data["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = text
+    with pytest.raises(Refused, match="a way of its own"):
+        read_program(data)
+
+
+@pytest.mark.parametrize("both", [{"as_int": 1, "as_float": 1.0}, {}])
+def test_a_choice_has_one_of_its_kinds(both: Json) -> None:
+    data = model()
+    data["graph_module"]["graph"]["nodes"][0]["inputs"][0]["arg"] = both
+    with pytest.raises(Refused, match="is not one of its kinds"):
+        read_program(data)
+
+
 def test_an_unknown_field_is_refused_wherever_it_stands() -> None:
     count = sum(isinstance(part[key], dict) for part, key in places(model()))
     for index in range(0, count, 3):
