@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fxexport.language import arithmetic, definitions, moves, recurrent, windows
+from fxexport.language import arithmetic, definitions, moves, recurrent, sizes, windows
 from fxexport.language.call import Call, Handler
 from fxexport.language.constant_tensor import torch_value
 from fxexport.language.constants import exact_array
@@ -929,10 +929,17 @@ def _select(call: Call) -> Value:
 def _index(call: Call) -> Value:
     value, given = call.tensor("self"), list(call.any("indices"))
     dims = [dim for dim, index in enumerate(given) if index is not None]
-    index = given[dims[0]] if len(dims) == 1 else None
-    if not isinstance(index, Value) or index.dtype not in ("int32", "int64"):
-        raise Uninterpreted("several indices, or a mask")
-    return moves.gather(call.terms, value, dims[0], index)
+    indices = [given[dim] for dim in dims]
+    if not dims or any(not isinstance(index, Value) or index.dtype == "bool" for index in indices):
+        raise Uninterpreted("a mask, or no index")
+    if len(dims) == 1:
+        return moves.gather(call.terms, value, dims[0], indices[0])
+    found = moves.gather_several(call.terms, value, dims, indices)
+    if dims[-1] - dims[0] >= len(dims):
+        return found  # what stands between them tells no place
+    rank = found.rank - (value.rank - len(dims))
+    before, behind = range(rank, rank + dims[0]), range(rank + dims[0], found.rank)
+    return found.permuted([*before, *range(rank), *behind])
 
 
 @_handles("index_select.default")
@@ -1210,16 +1217,24 @@ def _to(call: Call) -> Value:
     return cast(call.terms, call.tensor("self"), _result(call))
 
 
-@_handles("arange.start_step")
+@_handles("arange.default", "arange.start", "arange.start_step")
 def _arange(call: Call) -> Value:
     call.ignore("dtype", "device", "layout", "pin_memory")  # the result's own; where it lies, and how
-    start, end, step = (call.number(name) for name in ("start", "end", "step"))
-    if any(not abs(item) < 2**53 or item != int(item) for item in (start, end, step)) or not step:
-        raise Uninterpreted("a range of fractions, or without end")
-    dtype, numbers = _result(call), range(int(start), int(end), int(step))
-    if len(numbers) > MAX_SEQUENCE or dtype not in _FLOORED:
-        raise Uninterpreted("a range beyond the limit, or of another type")
-    return call.terms.constant(np.asarray(numbers, dtype=numpy_type(dtype)))
+    ends = [call.any(name) if call.has(name) else other for name, other in (("start", 0), ("step", 1))]
+    start, step, end = (_whole(item) for item in (*ends, call.any("end")))
+    dtype = _result(call)
+    if not step or dtype not in _FLOORED:
+        raise Uninterpreted("a range without end, or of another type")
+    return sizes.counted(call.terms, start, end, step, dtype)
+
+
+def _whole(number: Any) -> Extent:
+    """An extent, or a number that is an integer."""
+    if isinstance(number, int | float) and abs(number) < 2**53 and number == int(number):
+        return int(number)
+    if not isinstance(number, Polynomial):
+        raise Uninterpreted("a range of fractions")
+    return number
 
 
 def _recurrent(kind: str, call: Call) -> list[Value]:

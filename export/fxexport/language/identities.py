@@ -75,6 +75,11 @@ IDENTITIES: dict[str, Identity] = {
             "x[0, n, 2n, …, 1, n+1, …] = flatten(unflatten(x, (m, n))ᵀ)",
             "x has m·n cells",
         ),
+        _bits(
+            "gather-of-merged-axes",
+            "x[i, j] = flatten(x, (0, 1))[n·i + j]",
+            "the indices are stored, and each names a cell; x has n columns",
+        ),
         _bits("slice-of-concatenation", "cat(x, y)[a:b] = y[a-n : b-n]", "n is the extent of x, n ≤ a"),
         _bits("concatenation-of-slices", "cat(x[a:b], x[b:c]) = x[a:c]"),
         _bits("view-of-view", "reshape(reshape(x, s), t) = reshape(x, t)"),

@@ -28,7 +28,7 @@ from fxexport.language.layout import (
     reshaped,
     within,
 )
-from fxexport.language.maps import dimensions, terms_of_contents
+from fxexport.language.maps import cast, dimensions, terms_of_contents
 from fxexport.language.term import Operand, Terms, Uninterpreted, Value
 
 
@@ -327,6 +327,28 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
         return reshape(terms, turned, [*value.shape[:dim], *stored.shape, *value.shape[dim + 1 :]])
     found = along(terms, "gather", tuple(flat), [value], dim, len(flat))
     return reshape(terms, found, [*found.shape[:dim], *stored.shape, *found.shape[dim + 1 :]])
+
+
+def gather_several(terms: Terms, value: Value, dims: Sequence[int], indices: Sequence[Value]) -> Value:
+    """The cells that integers name in several dimensions at once; they come first, what is left behind."""
+    if any(index.dtype not in ("int32", "int64") for index in indices):
+        raise Uninterpreted("indices that are no integers")
+    rest = [dim for dim in range(value.rank) if dim not in dims]
+    value, count = value.permuted([*dims, *rest]), len(dims)
+    extents = [extent for extent in value.shape[:count] if isinstance(extent, int)]
+    stored = [exact_array(index) for index in indices]
+    places = [array for array in stored if array is not None]
+    if len(extents) == len(places) == count:
+        terms.use("gather-of-merged-axes")
+        flat = np.zeros((), np.int64)
+        for extent, array in zip(extents, np.broadcast_arrays(*places), strict=True):
+            if not np.all((-extent <= array) & (array < extent)):
+                raise Uninterpreted("a cell that is none")
+            flat = flat * extent + array % extent
+        return gather(terms, flatten(value, 0, count - 1), 0, terms.constant(flat))
+    wide = [widened(cast(terms, index, "int64"), *indices) for index in indices]
+    kinds = [(value.dtype, (*wide[0].shape, *value.shape[count:]))]
+    return foreign(terms, ("gather several", count), [value, *wide], kinds, is_random=False)[0]
 
 
 def gather_each(terms: Terms, value: Value, dim: int, index: Value) -> Value:

@@ -932,10 +932,10 @@ def _gather_nd(call: Call) -> Value:
     depth = index.shape[-1] if index.rank else 0
     if not isinstance(depth, int) or not 0 < depth <= value.rank or index.dtype != "int64":
         raise Uninterpreted("places of unknown rank")
+    each = [moves.select(call.terms, index, index.rank - 1, place) for place in range(depth)]
     if depth > 1:
-        kinds = [(value.dtype, (*index.shape[:-1], *value.shape[depth:]))]
-        return foreign(call.terms, ("gather several",), [value, index], kinds, is_random=False)[0]
-    return moves.gather(call.terms, value, 0, moves.squeeze(index, [index.rank - 1]))
+        return moves.gather_several(call.terms, value, range(depth), each)
+    return moves.gather(call.terms, value, 0, each[0])
 
 
 @_handles("ScatterND", 11, 13, 16, 18)
@@ -1046,10 +1046,8 @@ def _constant_of_shape(call: Call) -> Value:
 
 @_handles("Range", 11)
 def _range(call: Call) -> Value:
-    ends = [_contents(call.tensor(name)) or [] for name in ("start", "limit", "delta")]
-    start, limit, step = (end[0] if len(end) == 1 else None for end in ends)
-    if not (isinstance(start, int) and isinstance(limit, int) and isinstance(step, int) and step):
-        raise Uninterpreted("a range of free extent")
-    if len(range(start, limit, step)) > MAX_SEQUENCE:
-        raise Uninterpreted("a range beyond the limit")
-    return call.terms.constant(np.arange(start, limit, step, dtype=call.tensor("start").dtype))
+    start = call.tensor("start")
+    ends = [_contents(value) or [] for value in (start, call.tensor("limit"), call.tensor("delta"))]
+    if any(len(end) != 1 for end in ends):
+        raise Uninterpreted("a range between computed numbers")
+    return sizes.counted(call.terms, ends[0][0], ends[1][0], ends[2][0], start.dtype)

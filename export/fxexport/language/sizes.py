@@ -8,14 +8,44 @@ from typing import Any
 import numpy as np
 
 from fxexport.language.constants import exact_array
-from fxexport.language.extents import Extent, divided, floor_divided, least, minus, plus, times
+from fxexport.language.extents import (
+    Extent,
+    ceiling_divided,
+    divided,
+    floor_divided,
+    least,
+    minus,
+    plus,
+    times,
+)
+from fxexport.language.foreign import foreign
 from fxexport.language.maps import fits, terms_of_contents
-from fxexport.language.term import Terms, Value
+from fxexport.language.term import Terms, Uninterpreted, Value, numpy_type
+from fxexport.untrusted.limits import MAX_SEQUENCE
 
 
 def shape_of(terms: Terms, value: Value, start: int = 0, end: int | None = None) -> Value:
     """The extents of a value's dimensions as a vector."""
     return terms_of_contents(terms, value.shape[start:end], 1)
+
+
+def counted(terms: Terms, start: Extent, end: Extent, step: Extent, dtype: str) -> Value:
+    """The integers from ``start`` to before ``end``, by steps, as a vector."""
+    if isinstance(start, int) and isinstance(end, int) and isinstance(step, int) and step:
+        if len(range(start, end, step)) > MAX_SEQUENCE:
+            raise Uninterpreted("a range beyond the limit")
+        return terms.constant(np.arange(start, end, step, dtype=numpy_type(dtype)))
+    if not isinstance(step, int) or step < 1 or not isinstance(start, int) or dtype not in _INTEGERS:
+        raise Uninterpreted("a range of free extent, backwards or of fractions")
+    count = ceiling_divided(minus(end, start), step)
+    low = count if isinstance(count, int) else least(count)
+    if low is None or low < 0:
+        raise Uninterpreted("a range that may end before it starts")
+    (found,) = foreign(terms, ("range", start, step), [], [(dtype, (count,))], is_random=False)
+    return found
+
+
+_INTEGERS = ("int64", "int32")
 
 
 def combined(terms: Terms, name: str, first: Value, second: Value) -> Value | None:

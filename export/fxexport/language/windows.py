@@ -43,8 +43,8 @@ def place(terms: Terms, name: str, value: Value, dim: int, *, keep: bool) -> Val
     Source:
         ``torch.max`` with a dimension, ``torch.argmax``; ONNX ``ArgMax`` without ``select_last_index``.
     """
-    if not value.is_float:
-        raise Uninterpreted("the place of an extreme among integers")
+    if value.dtype == "bool":
+        raise Uninterpreted("the place of an extreme among truths")
     dims = tuple(1 if axis == dim else extent for axis, extent in enumerate(value.shape))
     (found,) = foreign(terms, ("place", name, dim), [value], [("int64", dims)], is_random=False)
     return found if keep else squeeze(found, [dim])

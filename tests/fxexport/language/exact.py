@@ -103,6 +103,8 @@ def _elements(term: Term, inputs: dict[Term, Array], known: dict[Term, Array]) -
     if term.op == "take":
         start, step, cells = (int(str(item)) for item in term.attributes)
         return read[0][..., start : start + step * cells : step].reshape(shape)
+    if term.op == "gather":
+        return read[0][..., [int(str(place)) for place in term.attributes]].reshape(shape)
     if term.op == "pad":
         before, after, mode = term.attributes
         sizes = [*[(0, 0)] * (read[0].ndim - 1), (int(str(before)), int(str(after)))]

@@ -706,6 +706,18 @@ def _turned(c: Case) -> Iterator[Check]:
         yield moves.gather(c.terms, c.open(b), 1, c.terms.constant(order)), b[:, order]
 
 
+@case("gather-of-merged-axes")
+def _gathered(c: Case) -> Iterator[Check]:
+    rows, columns = np.array([[0, -1], [1, 0]]), np.array([2, -3])
+    a = c.numbers(2, 3, 4)
+    for order in ((0, 1, 2), (2, 1, 0)):
+        x = c.open(a.transpose(np.argsort(order))).permuted(order)
+        indices = [c.terms.constant(index) for index in (rows, columns)]
+        yield moves.gather_several(c.terms, x, [0, 1], indices), a[rows, columns]
+        moved = np.moveaxis(a, 1, 0)[columns, :, rows]
+        yield moves.gather_several(c.terms, x, [1, 2], indices[::-1]), moved
+
+
 @case("one-more")
 def _one_more(c: Case) -> Iterator[Check]:
     for a, x in pairs(c):

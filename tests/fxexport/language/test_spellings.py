@@ -137,6 +137,19 @@ RANKS = f"{ints('k', 2)} v, i = TopK <axis = 1> (x, k) {ints('o', 0)} {ints('p',
 CELLS = f"{RANKS} u = Slice(x, o, k, p)"
 """The places of the two largest of each channel, and the first two."""
 
+CELLS_OF_TWO = "i = Constant <value = int64[2,3,2] {0, -1, 0, 2, 0, 0, 3, -1, 3, 2, 3, 0}> ()"
+TURNED_IN = "t = Transpose <perm = [1, 2, 0, 3]> (x)"
+ROWS = (
+    f"s = Shape(x) {ints('o', 0)} {ints('e', 1)} b = Slice(s, o, e) n = Squeeze(b, o) "
+    "j = Constant <value_int = 0> () k = Constant <value_int = 1> () "
+    "m = Range(j, n, k) r = Unsqueeze(m, e)"
+)
+FIRST = (
+    f"{ints('u', 2, 3)} {ints('v', 0, 0)} {ints('w', 1, 1)} h = Slice(x, v, w, u) l = Squeeze(h, u) "
+    "f = ArgMax <axis = 1> (l)"
+)
+"""The number of each sample, and the channel that is the largest in its first cell."""
+
 SAME: dict[str, tuple[Function, str]] = {
     "log of a softmax": (lambda x: F.log_softmax(x, 1), "s = Softmax <axis = 1> (x) y = Log(s)"),
     "log of exponentials": (
@@ -216,6 +229,24 @@ SAME: dict[str, tuple[Function, str]] = {
         "a = ArgMax <axis = 3> (x) y = GatherElements <axis = 3> (x, a)",
     ),
     "cells counted from behind": (lambda x: x[:, 2:], f"{ints('i', -2, -1)} y = Gather <axis = 1> (x, i)"),
+    "stored cells of two axes": (
+        lambda x: x[:, [[0], [3]], [-1, 2, 0]],
+        f"{TURNED_IN} {CELLS_OF_TWO} g = GatherND(t, i) y = Transpose <perm = [2, 0, 1, 3]> (g)",
+    ),
+    "stored cells of axes apart": (
+        lambda x: x[:, [[0], [3]], :, [-1, 2, 0]],
+        f"p = Transpose <perm = [1, 3, 0, 2]> (x) {CELLS_OF_TWO} y = GatherND(p, i)",
+    ),
+    "computed cells of two axes": (
+        lambda x: x[torch.arange(x.shape[0]), x[:, :, 0, 0].argmax(1)],
+        f"{ROWS} {FIRST} c = Concat <axis = 1> (r, f) y = GatherND(x, c)",
+    ),
+    "the first of equal integers": (
+        lambda x: TABLE[(x > 0).to(torch.int32).argmax(1)].unsqueeze(1),
+        f"{number('z', 0)} p = Greater(x, z) q = Cast <to = 6> (p) a = ArgMax <axis = 1, keepdims = 0> (q) "
+        f"t = Constant <value = float[4] {{3, 1, 4, 1.5}}> () g = Gather(t, a) "
+        f"{ints('o', 1)} y = Unsqueeze(g, o)",
+    ),
     "repeat": (lambda x: x.repeat(1, 2, 1, 3), f"{ints('r', 1, 2, 1, 3)} y = Tile(x, r)"),
     "each cell at once": (
         lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3),
@@ -629,6 +660,20 @@ OTHER: dict[str, tuple[Function, str]] = {
         resize(f"{CUBIC}, {HALF}, exclude_outside = 1", 1, 1, 2, 2),
     ),
     "a line, not a curve": (SAME["cubic"][0], SAME["linear"][1]),
+    "other stored cells": (
+        SAME["stored cells of two axes"][0],
+        SAME["stored cells of two axes"][1].replace("3, 0}", "3, 1}"),
+    ),
+    "numbers of samples from one on": (
+        SAME["computed cells of two axes"][0],
+        SAME["computed cells of two axes"][1].replace(
+            "j = Constant <value_int = 0>", "j = Constant <value_int = -1>"
+        ),
+    ),
+    "cells of the axes the other way round": (
+        SAME["computed cells of two axes"][0],
+        SAME["computed cells of two axes"][1].replace("(r, f)", "(f, r)"),
+    ),
     "edges": (SAME["reflected"][0], padded("edge", 0, 0, 0, 1, 0, 0, 1, 2)),
     "turned over twice": (SAME["turned over"][0], turned(0, 1, 1, 2, 0, 0, 0, 0)),
     "padding before, not behind": (SAME["edges"][0], padded("edge", 0, 0, 1, 2, 0, 0, 0, 1)),
