@@ -308,7 +308,7 @@ def _member(info: zipfile.ZipInfo, file: BinaryIO, size: int, where: str) -> Mem
     is_stored = info.compress_type == zipfile.ZIP_STORED
     if is_stored and info.compress_size != info.file_size:
         raise _hostile(f"{info.filename!r} has two sizes", where)
-    if info.file_size > max(info.compress_size, 64) * (1 if is_stored else MAX_INFLATION):
+    if info.file_size > max(info.compress_size, 64) * MAX_INFLATION:
         raise _hostile(
             f"{info.filename!r} unpacks from {info.compress_size:,} to {info.file_size:,} bytes", where
         )

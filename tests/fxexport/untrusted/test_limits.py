@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import pickle
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any, cast
 
 import onnx
 import pytest
@@ -23,6 +25,7 @@ from fxexport.untrusted.inline import inlined
 from fxexport.untrusted.limits import MAX_EXPANDED_OBJECTS, MAX_HOLE_BYTES
 from fxexport.untrusted.pickle_records import PickleError
 from fxexport.untrusted.pickles import read_pickle
+from fxexport.untrusted.plain_objects import PlainObjects
 from fxexport.untrusted.programs import read_program
 from fxexport.untrusted.refused import Refused
 from fxpasses.errors import CheckError, FileError
@@ -80,6 +83,18 @@ def test_what_is_shared_counts_as_often_as_it_is_met(kind: str) -> None:
     with pytest.raises(PickleError, match=f"limit of {MAX_EXPANDED_OBJECTS:,}, those that are shared"):
         read_pickle(pickled(SHARED[kind]))
     assert time.perf_counter() - start < 5
+
+
+def test_sets_are_sets() -> None:
+    content = io.BytesIO(pickle.dumps([{1, 2}, frozenset("ab")], 4))
+    made = PlainObjects(cast(Any, None)).make(read_pickle(content).root)
+    assert made == [{1, 2}, {"a", "b"}]
+
+
+@pytest.mark.parametrize("name", ["os\nsystem", "torch\nload", "torch\nTensor", "builtins\nset"])
+def test_a_name_alone_is_no_value(name: str) -> None:
+    with pytest.raises(PickleError, match="as a value"):
+        PlainObjects(cast(Any, None)).make(read_pickle(pickled(f"c{name}\n.".encode())).root)
 
 
 def test_an_object_that_contains_itself_is_read() -> None:
