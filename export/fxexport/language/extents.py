@@ -171,8 +171,8 @@ def _name_of(extent: Polynomial) -> str:
 
 
 def ceiling_divided(whole: Extent, part: int) -> Extent:
-    """The quotient rounded up."""
-    return times(-1, floor_divided(times(-1, whole), part))
+    """The quotient rounded up: written as one that is rounded down, as strides are."""
+    return floor_divided(plus(whole, part - 1), part)
 
 
 def size_at_sample(extent: Extent) -> int:

@@ -92,7 +92,12 @@ class SlidingWindow:
 
 def _rest(extent: Extent, size: Extent, pair: Pair, gap: int) -> Extent:
     """How far the window can move."""
-    return minus(plus(extent, *pair), plus(times(gap, minus(size, 1)), 1))
+    return minus(plus(extent, *pair), _span(size, gap))
+
+
+def _span(size: Extent, gap: int) -> Extent:
+    """From the window's first cell to its last."""
+    return plus(times(gap, minus(size, 1)), 1)
 
 
 def _rounded_down(extent: Extent, size: Extent, step: int, pair: Pair, gap: int) -> Extent:
@@ -101,6 +106,9 @@ def _rounded_down(extent: Extent, size: Extent, step: int, pair: Pair, gap: int)
 
 def _rounded_up(extent: Extent, size: Extent, step: int, pair: Pair, gap: int) -> Extent:
     count = plus(ceiling_divided(_rest(extent, size, pair, gap), step), 1)
+    reach = minus(plus(pair[1], step), _span(size, gap))
+    if isinstance(reach, int) and reach <= 0:
+        return count  # the last one starts no later than the axis ends
     if not isinstance(count, int) or not isinstance(extent, int) or not isinstance(pair[0], int):
         raise Uninterpreted("a pool that rounds up over a free extent")
     return count - 1 if (count - 1) * step >= extent + pair[0] else count
