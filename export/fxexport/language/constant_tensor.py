@@ -21,7 +21,7 @@ def torch_value(terms: Terms, tensor: torch.Tensor) -> Value:
     """The tensor as a constant.
 
     Raises:
-        NotRead: it holds no plain elements: sparse, quantised, on no device.
+        NotRead: it holds no plain elements: sparse, quantised, on no device, wrapped by torch.func.
     """
     # subclasses other than parameters decide themselves what their elements are
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
@@ -31,6 +31,8 @@ def torch_value(terms: Terms, tensor: torch.Tensor) -> Value:
     kept = tensor.detach().resolve_conj().resolve_neg().cpu()
     try:
         array = kept.numpy()
+    except RuntimeError as error:  # what torch.func left, which says that it is a plain tensor
+        raise NotRead(f"a tensor without elements of its own ({error})") from error
     except TypeError:
         bits = _BITS.get(kept.element_size())
         if bits is None:

@@ -294,6 +294,15 @@ def test_other_blocks_are_not_read(block: Middle, pure: Middle, problem: str) ->
     assert (found.is_proved, found.problem) == (False, problem)
 
 
+def test_a_tensor_that_torch_func_left_in_a_recording_is_not_read() -> None:
+    def steepest(x: torch.Tensor) -> torch.Tensor:
+        return torch.func.grad(lambda inner: inner.square().sum())(x)
+
+    found = derived(steepest, steepest)
+    assert not found.is_proved
+    assert str(found.problem).startswith("a tensor without elements of its own")
+
+
 def test_a_graph_that_is_not_what_runs_is_seen_as_what_runs() -> None:
     net = Net(nn.ReLU()).eval()
     stale = torch.fx.symbolic_trace(net)
