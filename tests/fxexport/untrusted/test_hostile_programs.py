@@ -102,6 +102,18 @@ def test_weights_lie_in_members_of_their_own(name: str, tmp_path: Path) -> None:
         read_parts(open_archive(edited_program(tmp_path, edit), "evil.pt2"))
 
 
+@pytest.mark.parametrize("change", [{"layout": 1}, {"dtype": 0}])
+def test_weights_are_of_a_known_kind(change: dict[str, int], tmp_path: Path) -> None:
+    def edit(members: dict[str, bytes]) -> None:
+        listed = next(name for name in members if name.endswith("model_weights_config.json"))
+        data = json.loads(members[listed])
+        next(iter(data["config"].values()))["tensor_meta"].update(change)
+        members[listed] = json.dumps(data).encode()
+
+    with pytest.raises(Refused, match="of an unknown kind"):
+        read_parts(open_archive(edited_program(tmp_path, edit), "evil.pt2"))
+
+
 def test_a_program_s_text_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program_archive, "MAX_PROGRAM_BYTES", 100)
     with pytest.raises(Refused, match="more than the limit of 100"):

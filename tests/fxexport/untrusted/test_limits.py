@@ -97,6 +97,31 @@ def test_a_name_alone_is_no_value(name: str) -> None:
         PlainObjects(cast(Any, None)).make(read_pickle(pickled(f"c{name}\n.".encode())).root)
 
 
+CALLS = {
+    "a new object": (b"ctorch\nSize\n(K\x01K\x02t\x85\x81", "in a way that torch.save does not"),
+    "a state": (b"ctorch\nSize\n(K\x01K\x02t\x85R}b", "in a way that torch.save does not"),
+    "elements": (b"ctorch\nSize\n(K\x01K\x02t\x85R(K\x03e", "in a way that torch.save does not"),
+    "too few": (b"ctorch\nSize\n)R", "in a way that torch.save does not"),
+    "half a pair": (b"ccollections\nOrderedDict\n](K\x01\x85e\x85R", "a key without a value"),
+    "arguments": (b"ctypes\nSimpleNamespace\nK\x01\x85R", "in a way that pickle does not"),
+    "a computed call": (b"ctypes\nSimpleNamespace\n)R)R", "calls something that it made itself"),
+    "another encoding": (
+        b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00rot\x86R",
+        "has bytes in a form",
+    ),
+    "a layout": (b"ctorch.serialization\n_get_layout\nX\x01\x00\x00\x00a\x85R", "a tensor of layout a"),
+    "a key": (b"}]K\x01s", "a list as a key"),
+    "a nested key": (b"})\x85\x85K\x01s", "a tuple as a key"),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_what_pickle_does_not_write_is_not_made(case: str) -> None:
+    content, says = CALLS[case]
+    with pytest.raises(PickleError, match=says):
+        PlainObjects(cast(Any, None)).make(read_pickle(pickled(content)).root)
+
+
 def test_an_object_that_contains_itself_is_read() -> None:
     """It is refused only by whoever would make it real."""
     (loop,) = read_pickle(pickled(b"]q\x00h\x00a")).root

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from fxexport.untrusted.limits import MAX_EXPANDED_ELEMENTS
 from fxexport.untrusted.pickle_records import Global, Persistent, PickleError
-from fxexport.untrusted.tensors import described, tensor
+from fxexport.untrusted.tensors import LegacyStorages, described, tensor
 
 FLOATS = Global("torch", "FloatStorage")
 
@@ -69,3 +71,27 @@ def test_a_reference_to_anything_else_is_refused(key: Any, says: str) -> None:
     with pytest.raises(PickleError, match=says):
         described(Persistent(key))
     assert described(Persistent(("storage", FLOATS, "0", "cpu", 4))) == ("0", torch.float32, 16)
+
+
+def reference(count: int, name: str = "0", *more: Any) -> Persistent:
+    return Persistent(("storage", FLOATS, name, "cpu", count, *more))
+
+
+def test_storages_of_the_old_format_lie_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    path.write_bytes(b"head" + struct.pack("<qff", 2, 1, 2) + struct.pack("<qf", 1, 3))
+    both = (reference(2), reference(1, "1"), reference(2))
+    found = LegacyStorages(path, ("0", "1"), 4, both)
+    assert found.storage(reference(1, "1"))[0].tolist() == list(struct.pack("<f", 3))
+    for keys, offset, references, says in (
+        (("0", "1"), 4, (reference(2), reference(1, "1"), reference(3)), "has two sizes"),
+        (("0",), 4, both, "other storages than it refers to"),
+        (("0", "1", "1"), 4, both, "other storages than it refers to"),
+        (("0", "1"), 4, (reference(2), reference(2, "1")), "has another size than it says"),
+        (("0", "1"), 4, (reference(2, "0", ("0", 0, 1)), reference(1, "1")), "views of storages"),
+    ):
+        with pytest.raises(PickleError, match=says):
+            LegacyStorages(path, keys, offset, references)
+    path.write_bytes(struct.pack("<qf", 1 << 44, 1))
+    with pytest.raises(PickleError, match="is cut short"):
+        LegacyStorages(path, ("0",), 0, (reference(1 << 44),))

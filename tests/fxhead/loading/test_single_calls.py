@@ -285,6 +285,15 @@ def test_numbers_are_drawn_from_a_distribution(kind: str, given: dict[str, float
         require_bounded(model)
 
 
+def test_what_a_call_says_of_a_distribution_is_no_distribution() -> None:
+    node = helper.make_node("RandomUniformLike", ["x"], ["y"])
+    node.attribute.append(onnx.AttributeProto(name="high", ref_attr_name="s", type=onnx.AttributeProto.FLOAT))
+    model = _one_node(helper.make_node("f", ["x"], ["y"], domain="own", s=-1.0))
+    model.functions.append(helper.make_function("own", "f", ["x"], ["y"], [node], model.opset_import, ["s"]))
+    with pytest.raises(ValueError, match="draws from no distribution"):
+        require_bounded(model)
+
+
 @pytest.mark.parametrize("place", ["operands", "results", "inputs", "outputs", "arguments"])
 def test_values_in_one_place_have_a_limit(place: str) -> None:
     """ONNX Runtime takes a minute for the session of a Split into a hundred thousand."""
