@@ -464,6 +464,8 @@ def _fix_for(provider: str, error: Exception | None = None) -> str:
     said = str(error)
     if "exceeds the 2147483648 byte limit" in said:
         return "ONNX Runtime keeps no weight of 2 GB inside a node: check the linear form, or give --no-onnx"
+    if "is not a registered function/op" in said:
+        return "onnxruntime has no such operator, and no library of it is loaded: rewrite with --no-check"
     if any(text in said for text in _NO_KERNEL):
         return f"{provider!r} has no kernel for a node of these types: ask for a provider that has one"
     if provider == "cpu":

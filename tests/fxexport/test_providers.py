@@ -115,6 +115,16 @@ def test_a_damaged_file_is_an_error(tmp_path):
         Session(path, "cpu")
 
 
+def test_an_operator_of_others_is_told_as_one():
+    node = helper.make_node("Mixer", ["x"], ["y"], domain="com.example")
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([node], "g", value[:1], value[1:])
+    opsets = [helper.make_opsetid(*known) for known in (("", 20), ("com.example", 1))]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    with pytest.raises(ProviderError, match=r"com.example:Mixer.*no such operator.*--no-check"):
+        Session(model.SerializeToString(), "cpu")
+
+
 def test_a_session_that_fell_back_is_an_error(files, monkeypatch):
     import onnxruntime
 
