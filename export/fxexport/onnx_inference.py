@@ -32,6 +32,9 @@ _COPIES = 8
 def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.ModelProto:
     """A copy of the model with the shapes that follow, data propagation included.
 
+    Of what an operator that is not ONNX's gives, ONNX infers nothing, nor of what is made of it; there the
+    weight of a convolution tells the rank and the channels of what it reads.
+
     Raises:
         InferenceError: the shapes contradict each other, or it takes more memory than the limit.
     """
@@ -47,6 +50,8 @@ def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.M
     try:
         with _in_memory(MAX_INFERENCE_BYTES + _COPIES * model.ByteSize()):
             found = onnx.shape_inference.infer_shapes(known, strict_mode=strict_mode, data_prop=True)
+            if _add_what_convolutions_read(found.graph):
+                found = onnx.shape_inference.infer_shapes(found, strict_mode=strict_mode, data_prop=True)
     except MemoryError as error:
         raise InferenceError("its shapes take more memory to infer than the limit") from error
     except InferenceError:
@@ -58,6 +63,37 @@ def infer_shapes(model: onnx.ModelProto, *, strict_mode: bool = False) -> onnx.M
             if (node.domain, node.op_type) != (own.domain, own.op_type):
                 node.CopyFrom(own)
     return found
+
+
+def _add_what_convolutions_read(graph: onnx.GraphProto) -> bool:
+    """Declares what is of unknown shape as ``[N, C, *n]`` where a weight ``[O, C / groups, *k]`` tells so.
+
+    Whether anything is.
+    """
+    values = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
+    types = {name: value.type.tensor_type for name, value in values.items()}
+    weights = {
+        name: (kind.elem_type, [dim.dim_value for dim in kind.shape.dim]) for name, kind in types.items()
+    }
+    weights |= {tensor.name: (tensor.data_type, [*tensor.dims]) for tensor in graph.initializer}
+    is_any = False
+    for node in graph.node:
+        if node.op_type != "Conv" or domain_of(node.domain) or node.input[1] not in weights:
+            continue
+        name, (kind, dims) = node.input[0], weights[node.input[1]]
+        if len(dims) < 3 or (name in types and (types[name].HasField("shape") or not kind)):
+            continue
+        groups = next((item.i for item in node.attribute if item.name == "group"), 1)
+        channels = dims[1] * groups if 0 < dims[1] * groups < 2**31 else None
+        shape = [channels if axis == 1 else None for axis in range(len(dims))]
+        told = onnx.helper.make_tensor_value_info(name, kind, shape)
+        known = values.get(name)
+        if known is None:
+            known = values[name] = graph.value_info.add()
+        known.CopyFrom(told)
+        types[name] = known.type.tensor_type
+        is_any = True
+    return is_any
 
 
 def _as_standard(model: onnx.ModelProto) -> onnx.ModelProto:
