@@ -1149,9 +1149,18 @@ def _attention(call: Call) -> Value:
         raise Uninterpreted("another attention")
     query, key, value = (call.tensor(name) for name in ("query", "key", "value"))
     scale, mask = call.any("scale"), call.optional_tensor("attn_mask")
-    factor = None if scale is None else definitions.number(call.terms, call.number("scale"), query.dtype)
+    factor = None if scale is None else _factor(call.terms, call.number("scale"), query.dtype)
     is_causal = call.flag("is_causal")
     return definitions.attention(call.terms, query, key, value, mask, factor, is_causal=is_causal)
+
+
+def _factor(terms: Terms, scale: float, dtype: str) -> Value:
+    """What scores are multiplied with, or queries and keys each with its root: where that is rounded."""
+    with np.errstate(all="ignore"):
+        held = np.float64(numpy_type(dtype).type(scale))
+        root = np.float64(np.sqrt(held).astype(numpy_type(dtype)))
+    is_exact = held == scale == root * root
+    return (definitions.number if is_exact else definitions.defined)(terms, scale, dtype)
 
 
 @_handles("grid_sampler.default")

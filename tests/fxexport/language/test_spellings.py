@@ -790,6 +790,22 @@ def test_a_mask_of_fewer_cells_masks_the_others(cells: int) -> None:
     assert derive(graph_of_module(attention, (X,)), graph_of_onnx(file)).is_proved == (cells == 3)
 
 
+@pytest.mark.parametrize(
+    ("width", "share"), [(1, 0), (5, 0), (64, 0), (80, 0), (96, 0), (80, 1e-6), (64, 1e-6)]
+)
+def test_queries_and_keys_are_multiplied_with_the_root_of_a_scale(width: int, share: float) -> None:
+    scale = width**-0.5
+    root = np.sqrt(np.float32(scale * (1 + share)))
+    text = (
+        f"{number('r', float(root))} q = Mul (x, r) t = Transpose <perm = [0, 1, 3, 2]> (x) k = Mul (t, r) "
+        "s = MatMul (q, k) p = Softmax (s) y = MatMul (p, x)"
+    )
+    attention = Applied(lambda x: F.scaled_dot_product_attention(x, x, x, scale=scale))
+    found = derive(graph_of_module(attention, (X,)), graph_of_onnx(model(text)))
+    assert found.is_proved is (share == 0)
+    assert bool(found.constants) is (share != 0)
+
+
 @pytest.mark.parametrize(("size", "curve", "expected"), [(3, -0.5, True), (3, -0.7, False), (2, -0.5, False)])
 def test_a_smooth_resize_is_read_at_the_size_that_its_operand_has(
     size: int, curve: float, expected: bool
