@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
           "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")  # fmt: skip
@@ -50,6 +51,8 @@ def _has_state_of_its_own(module: nn.Module) -> bool:
 
 def _shallow(module: nn.Module) -> nn.Module:
     new = type(module).__new__(type(module))
+    if isinstance(module, GraphModule):  # each of them is of a class of its own, which has its code
+        type(new).forward = type(module).forward
     new.__dict__.update(module.__dict__)
     for registry in _REGISTRIES:
         new.__dict__[registry] = dict(module.__dict__[registry])

@@ -209,3 +209,25 @@ def test_what_fails_for_each_sample_leaves_nothing_begun() -> None:
     with pytest.raises(RuntimeError, match="randomness"), quiet_failure():
         failing()
     torch.randn(1)
+
+
+class Guarded(nn.Module):
+    """A part that computes in full precision, which torch.export keeps as a graph of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            x = self.conv(x).relu() * 2
+        return self.fc(self.first(x.mean((2, 3))).relu())
+
+
+def test_what_torch_keeps_as_a_graph_of_its_own_runs_where_shapes_are_asked_for() -> None:
+    model, x = Guarded().double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    for to in ("fcn", "conv"):
+        result = rewrite(model, to=to, example_inputs=x, way="export")
+        assert len(result.report.rewrites) == 2
+        found = result.module(x).reshape(2, 5)
+        assert (found - model(x)).abs().max() <= TOLERANCE
