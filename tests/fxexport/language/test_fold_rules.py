@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fxexport.language.fold_rules import LARGEST, RULES, SMALLEST, UNIT, Folded, NotFolded
+from fxexport.language.fold_rules import CHOICES, LARGEST, RULES, SMALLEST, UNIT, Folded, NotFolded
 from fxexport.language.term import Array, numpy_type
 
 PAIR = (np.array([0.5, -2.0, 3.0]), np.array([1.5, 0.25, -4.0]))
@@ -91,6 +91,37 @@ def test_no_power_of_what_is_not_positive_is_folded(base: float) -> None:
     """Runtimes have it by a logarithm, or by the exponent's being whole."""
     with pytest.raises(NotFolded):
         RULES["pow"][0]([folded(np.array([base, 2.0])), folded(np.array([3.0, 3.0]))], (), 0.0)
+
+
+@pytest.mark.parametrize("name", ["prod", "l1", "logsumexp", ""])
+def test_no_other_reduction_is_a_sum(name: str) -> None:
+    with pytest.raises(NotFolded, match="a reduction by"):
+        RULES["reduce"][0]([folded(WIDE[0])], (name, 1), 0.0)
+
+
+@pytest.mark.parametrize("field", ["error", "defined"])
+@pytest.mark.parametrize("name", CHOICES)
+def test_nothing_is_chosen_among_computed_numbers(name: str, field: str) -> None:
+    """A rounding may have moved one across another."""
+    count = {"not": 1, "where": 3}.get(name, 2)
+    operands = [folded(value) for value in (*ONE, *PAIR)[:count]]
+    assert RULES[name][0](operands, (), 0.0).is_exact
+    off = [*operands[:-1], folded(operands[-1].value, **{field: TINY})]
+    with pytest.raises(NotFolded, match="a choice among computed numbers"):
+        RULES[name][0](off, (), 0.0)
+
+
+def test_float64_is_off_only_where_it_computes() -> None:
+    """By a share of what the type is off, and by the roundings of its own."""
+    given, made = folded(ONE[0]), folded(ONE[0], defined=TINY)
+    assert not given.noise("float32").any()
+    share = TINY * UNIT["float64"] / UNIT["float32"]
+    np.testing.assert_array_equal(made.noise("float32"), share + 4 * UNIT["float64"] * np.abs(ONE[0]))
+
+
+def test_a_last_axis_of_one_cell_is_none() -> None:
+    assert RULES["take"][0]([folded(WIDE[0])], (0, 1, 1), 0.0).value.shape == (2,)
+    assert RULES["take"][0]([folded(WIDE[0])], (0, 1, 2), 0.0).value.shape == (2, 2)
 
 
 @pytest.mark.parametrize("name", UNIT)
