@@ -12,7 +12,7 @@ from onnx import parser
 from torch import nn
 from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 
-from fxexport.language import Derivation, NotRead, compare, derive, graph_of_module, graph_of_onnx
+from fxexport.language import Derivation, Graph, NotRead, compare, derive, graph_of_module, graph_of_onnx
 from fxexport.language.compare import FINITE
 
 Middle = Callable[[torch.Tensor], torch.Tensor]
@@ -579,3 +579,45 @@ def test_other_operators_of_one_function_may_go_other_ways_at_infinity(
     derived = derive(*map(graph_of_onnx, models))
     assert derived.is_proved
     assert FINITE in derived.scope
+
+
+def small(inputs: str, body: str, outputs: str = "float[N, 4] y") -> Graph:
+    """A file with these inputs and nodes."""
+    text = f'<ir_version: 10, opset_import: ["": 21]> g ({inputs}) => ({outputs}) {{ {body} }}'
+    return graph_of_onnx(parser.parse_model(text))
+
+
+def test_factors_pair_with_their_own_powers() -> None:
+    left, right, turned = (
+        small("float[N, 4] x", f"a = Tanh(x) b = Sin(x) c = Mul({first}) y = Mul(c, {second})")
+        for first, second in (("a, a", "b"), ("b, b", "a"), ("b, a", "a"))
+    )
+    assert derive(left, turned).is_proved
+    assert not derive(left, right).is_proved
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ("double[N, 4] x", "input x is float32"),
+        ("float[N, 4, 1] x", "input x is float32"),
+        ("float[N, 5] x", "axis 1 of input x is 4 on one side and 5"),
+        ("float[N, 4] x, float[N, 4] z", "1 inputs beside 2"),
+    ],
+)
+def test_inputs_are_of_one_kind(other: str, says: str) -> None:
+    body = "c = Cast<to = 1>(x) y = Relu(c)"
+    found = derive(small("float[N, 4] x", body), small(other, body))
+    assert not found.is_proved
+    assert says in (found.problem or "")
+
+
+def test_outputs_and_inputs_go_in_the_pairs_that_are_given() -> None:
+    given, made = "float[N, 4] x, float[N, 4] z", "float[N, 4] y, float[N, 4] w"
+    first = small(given, "y = Relu(x) w = Sin(z)", made)
+    turned = small(given, "y = Sin(x) w = Relu(z)", made)
+    across = ((0, 1), (1, 0))
+    assert derive(first, turned, outputs=across, inputs=across).is_proved
+    for outputs, inputs in ((None, None), (across, None), (None, across), (((0, 1), (1, 1)), across)):
+        assert not derive(first, turned, outputs=outputs, inputs=inputs).is_proved
+    assert not derive(first, turned, outputs=across, inputs=((0, 1),)).is_proved
