@@ -23,7 +23,7 @@ from fxexport.language.moves import widened
 from fxexport.language.term import Rounded, Terms, Uninterpreted, Value
 
 _LARGEST = {"float16": 2.0**10}
-_LARGEST_OTHERWISE = 2.0**40
+LARGEST_FACTOR = 2.0**40
 """Factors that are multiplied with each other are no larger, and no smaller than the inverse: no overflow."""
 _HALF_STEP = 2.0**4
 """Half of the step between the largest numbers of half precision: adding less leads past no end."""
@@ -66,7 +66,12 @@ def add(terms: Terms, first: Value, second: Value) -> Value:
     every = [*summands(terms, first), *summands(terms, second)]
     if len(every) > _MOST_PARTS:
         every = [first, second]
-    return widened(_sum(terms, every), first, second)
+    if terms.merges:
+        from fxexport.language import merging
+
+        both = merging.summed(terms, [first, second])  # a sum may be what a site reads
+        every = both if len(both) == 1 else merging.summed(terms, every)
+    return widened(_sum(terms, every) if len(every) > 1 else every[0], first, second)
 
 
 def _sum(terms: Terms, items: Sequence[Value]) -> Value:
@@ -333,7 +338,7 @@ def are_moderate(*scales: Value) -> bool:
         sizes = [np.abs(folded(scale.term).value) for scale in scales]
     except NotFolded:
         return False
-    largest = _LARGEST.get(scales[0].dtype, _LARGEST_OTHERWISE)
+    largest = _LARGEST.get(scales[0].dtype, LARGEST_FACTOR)
     highest = math.prod(max(1.0, float(size.max(initial=0.0))) for size in sizes)
     lowest = math.prod(float(size.min(initial=1.0, where=size != 0)) for size in sizes)
     return highest <= largest and lowest >= 1 / largest
@@ -373,7 +378,7 @@ def keeps_average(scale: Value | None, shift: Value | None) -> bool:
                 size = float(np.abs(folded(item.term).value).max(initial=0.0))
             except NotFolded:
                 return False
-            most = (1.0 if item is scale else _HALF_STEP) if item.dtype == "float16" else _LARGEST_OTHERWISE
+            most = (1.0 if item is scale else _HALF_STEP) if item.dtype == "float16" else LARGEST_FACTOR
             if not size <= most:
                 return False
     return True

@@ -164,6 +164,10 @@ _ROUNDS = 3
 """A graph that is recorded anew may fix an extent that was free."""
 
 
+class _Differ(Exception):
+    """Two graphs are not one with their linear maps merged, either."""
+
+
 class _Proof:
     """Both graphs in one table, and what the walk has found."""
 
@@ -201,20 +205,19 @@ class _Proof:
         both = _paired(len(found[0]), len(found[1]), outputs, "outputs")
         if not both:
             raise NotRead("there is no output to compare")
-        results = []
-        for first, second in both:
-            a, b = found[0][first], found[1][second]
-            results.append(
-                OutputPair(
-                    left=left.outputs[first], right=right.outputs[second], is_equal=self._same_value(a, b)
-                )
-            )
-        if self._unrelated and self._terms.exchanged and self._is_one_but_for_constants(read, both):
+        results = [self._same_value(found[0][first], found[1][second]) for first, second in both]
+        merged = None if all(results) else self._merged(read, both)
+        if merged is not None:
+            found[0], results = merged, [not self._constants] * len(both)
+        elif self._unrelated and self._terms.exchanged and self._is_one_but_for_constants(read, both):
             self._unrelated.clear()
             self._tell_exchanged()
         return Derivation(
-            is_proved=all(pair.is_equal for pair in results),
-            outputs=tuple(results),
+            is_proved=all(results),
+            outputs=tuple(
+                OutputPair(left=left.outputs[first], right=right.outputs[second], is_equal=is_equal)
+                for (first, second), is_equal in zip(both, results, strict=True)
+            ),
             identities=tuple(sorted(self._terms.used)),
             folds=tuple(self._folds.values()),
             unrelated=tuple(self._unrelated.values()),
@@ -226,6 +229,28 @@ class _Proof:
             operators=len({o for (side, _), o in self._terms.origins.items() if side == 0 and o.is_operator}),
             steps=tuple(dict.fromkeys(self._steps(found[0]))),
         )
+
+    def _merged(
+        self, read: Callable[[int], list[Value]], pairs: Sequence[tuple[int, int]]
+    ) -> list[Value] | None:
+        """What the left gives with linear maps read as one, where that is what the right gives; else None.
+
+        Constants are kept that lie within the roundings of what was multiplied out, but are no fold of it.
+        """
+        terms = self._terms
+        before = self._folds, self._unrelated, self._constants, self._known, terms.used, terms.exchanged
+        self._folds, self._unrelated, self._constants, self._known = {}, {}, {}, {}
+        terms.used, terms.exchanged, terms.merges = set(), {}, True
+        try:
+            own, other = read(0), read(1)
+            if all([self._same_value(own[first], other[second]) for first, second in pairs]):
+                return own
+        except (NotRead, _Differ):
+            pass
+        finally:
+            terms.merges = False
+        self._folds, self._unrelated, self._constants, self._known, terms.used, terms.exchanged = before
+        return None
 
     def _is_one_but_for_constants(
         self, read: Callable[[int], list[Value]], pairs: Sequence[tuple[int, int]]
@@ -409,6 +434,8 @@ class _Proof:
             else a.access == b.access and (a.term is b.term or self._known[a.term, b.term])
             for a, b in pairs
         ]
+        if self._terms.merges:
+            forget(_LARGE)
         if (
             not all(results)
             and self._explained == before
@@ -451,9 +478,28 @@ class _Proof:
                 self._terms.use("fold-of-constants")
                 self._folds.setdefault(names, FoldedConstant(left=names[0], largest_ulp=ulp))
                 return True
+        if self._terms.merges:
+            return self._is_near((left.term, right.term), names, a, b)
         if is_told:
             self._keep((left.term, right.term), names, a.value, b.value)
         return False
+
+    def _is_near(self, terms: Pair, names: tuple[str, str], left: Folded, right: Folded) -> bool:
+        """Keeps two constants no further apart than everything that was multiplied out can round.
+
+        Raises:
+            _Differ: they are.
+        """
+        found = difference(left.value, right.value) if left.value.dtype.kind == "f" else None
+        if found is None:
+            raise _Differ
+        with np.errstate(all="ignore"):
+            most = _granted_to_both(left, right, *terms, is_near=True)
+            if not np.all(np.abs(left.value - right.value) <= most):
+                raise _Differ
+        pair = ConstantPair(left=names[0], right=names[1], difference=found, refolded="merged")
+        self._constants.setdefault(names, pair)
+        return True
 
     def _keep(self, terms: Pair, names: tuple[str, str], left: Array, right: Array) -> None:
         found = difference(left, right)
@@ -498,6 +544,8 @@ class _Proof:
             self._keep((left, right), (own, other), np.asarray(left.array), np.asarray(right.array))
 
     def _note(self, left: Term, right: Term) -> None:
+        if self._terms.merges:
+            raise _Differ
         pair = (self._origin(0, _cause(left)), self._origin(1, _cause(right)))
         self._unrelated.setdefault(pair, Unrelated(left=pair[0], right=pair[1]))
 
@@ -530,6 +578,8 @@ def _serial(term: Term) -> int:
     return term.serial
 
 
+_LARGE = 1 << 20
+"""Constants of so many elements are not kept in float64, where many may be multiplied out."""
 _CODE_ROUNDINGS = 16
 """Of a table that a model's code computes, by one library and by another."""
 _STEPS = ("ceil", "floor", "quantize", "round", "sign", "eq", "ge", "gt", "le", "lt", "ne")
@@ -677,8 +727,18 @@ def _written_out(left: Folded, right: Folded) -> tuple[Folded, Folded]:
     return first, second
 
 
-def _granted(computed: Folded, folds: Folded, has: Counter[Term], holds: Counter[Term], dtype: str) -> Array:
+def _granted(
+    computed: Folded,
+    folds: Folded,
+    has: Counter[Term],
+    holds: Counter[Term],
+    dtype: str,
+    *,
+    is_near: bool,
+) -> Array:
     """How far what one side computes may lie from the folds of it that the other may hold.
+
+    By all of its roundings together if ``is_near``.
 
     What is stored may be the fold even where it is a number that the computed one is made of: a weight whose
     norm is its own.
@@ -690,7 +750,18 @@ def _granted(computed: Folded, folds: Folded, has: Counter[Term], holds: Counter
         # of channels: whichever spelling was folded, a unit in the last place
         size = np.maximum(np.abs(computed.value), np.finfo(np.float32).tiny)
         more = np.where(more > 0, np.maximum(more, 2 * UNIT[dtype] * np.exp2(np.floor(np.log2(size)))), 0.0)
-    return np.asarray(np.minimum(more, STEPS * count * computed.step))
+    most = np.inf if is_near and count else STEPS * count * computed.step
+    return np.asarray(np.minimum(more, most))
+
+
+def _granted_to_both(left: Folded, right: Folded, first: Term, second: Term, *, is_near: bool) -> Array:
+    dtype, own, other = first.dtype, stored(first), stored(second)
+    return (
+        left.noise(dtype)
+        + right.noise(dtype)
+        + _granted(left, right, own, other, dtype, is_near=is_near)
+        + _granted(right, left, other, own, dtype, is_near=is_near)
+    )
 
 
 def _apart(left: Folded, right: Folded, first: Term, second: Term) -> float | None:
@@ -700,13 +771,10 @@ def _apart(left: Folded, right: Folded, first: Term, second: Term) -> float | No
     other holds constants that it lacks and that may be the folds, a few roundings for each; and whatever is
     rightly rounded.
     """
-    dtype, own, other = first.dtype, stored(first), stored(second)
+    dtype = first.dtype
     with np.errstate(all="ignore"):
         difference = np.abs(left.value - right.value)
-        granted = left.noise(dtype) + right.noise(dtype)
-        granted = (
-            granted + _granted(left, right, own, other, dtype) + _granted(right, left, other, own, dtype)
-        )
+        granted = _granted_to_both(left, right, first, second, is_near=False)
         near = np.isfinite(difference) & (difference <= granted)
         near |= (np.isnan(left.value) & np.isnan(right.value)) | (left.value == right.value)
         if left.is_exact or right.is_exact:

@@ -78,9 +78,14 @@ def is_folded(term: Term) -> bool:
     return True
 
 
-def forget() -> None:
-    """Drops what is known of the terms of a table that is done with."""
-    _known.clear()
+def forget(least: int = 0) -> None:
+    """Drops what is known of terms of so many elements: all of a table that is done with."""
+    for term in [term for term, found in _known.items() if not least or _count(found) >= least]:
+        del _known[term]
+
+
+def _count(found: Folded | NotFolded) -> int:
+    return found.value.size if isinstance(found, Folded) else 0
 
 
 def _folded(term: Term) -> Folded:

@@ -39,6 +39,12 @@ def einsum(
     """The sum over the labels that are not in the result of the product of both values."""
     if not first.is_float or first.dtype != second.dtype:
         raise Uninterpreted("a product of other types")
+    if terms.merges:
+        from fxexport.language import merging
+
+        merged = merging.product(terms, first, labels, second, others, result)
+        if merged is not None:
+            return merged
     factors: list[Value] = []
     values: list[Value] = []
     for value in (first, second):
@@ -170,10 +176,22 @@ def convolution(
     product = _as_sum(terms, value, weight, window) if groups == 1 else None
     if product is None:
         value, window = with_zeros_as_padding(terms, value, window)
+        product = _merged_convolution(terms, value, weight, window, groups)
+    if product is None:
         product = _windows(terms, value, weight, window, groups)
     if bias is None:
         return product
     return plus_within(terms, product, unsqueeze(bias, list(range(1, spatial + 1))))
+
+
+def _merged_convolution(
+    terms: Terms, value: Value, weight: Value, window: SlidingWindow, groups: int
+) -> Value | None:
+    if not terms.merges:
+        return None
+    from fxexport.language import merging
+
+    return merging.convolved(terms, value, weight, window, groups)
 
 
 def transposed_convolution(
@@ -355,7 +373,7 @@ def is_alike_along(value: Value, dims: Sequence[int]) -> bool:
 def _before_dot(
     terms: Terms, value: Value, dims: Sequence[int], apply: Callable[[Value], Value]
 ) -> Value | None:
-    opened = _opened(value)
+    opened = opened_sum(value)
     if opened is None or not all(opened[0][dim] == (True, False) for dim in dims):
         return None
     _, source, stored = opened
@@ -364,7 +382,7 @@ def _before_dot(
     return einsum(terms, inner, labels, stored, labels, labels[: value.rank])
 
 
-def _opened(value: Value) -> tuple[list[tuple[bool, bool]], Value, Value] | None:
+def opened_sum(value: Value) -> tuple[list[tuple[bool, bool]], Value, Value] | None:
     """What a sum of products reads: the value's dimensions, and behind them those that are summed.
 
     Returns:
@@ -398,7 +416,7 @@ def without_shift_of_keys(terms: Terms, value: Value, dim: int) -> Value:
         dim: the dimension of the keys.
     """
     core, scale, shift = parts_of(value)
-    opened = _opened(core) if core.term.op == "dot" and value.dtype != "float16" else None
+    opened = opened_sum(core) if core.term.op == "dot" and value.dtype != "float16" else None
     if opened is None or opened[0][dim] == (True, True):
         return value
     kinds, *operands = opened

@@ -11,7 +11,7 @@ import numpy as np
 from fxexport.language.term import Array, is_same
 from fxpasses.wall.clock import require_room
 
-Refolded: TypeAlias = Literal["weights", "bias", "computed"]
+Refolded: TypeAlias = Literal["weights", "bias", "computed", "merged"]
 _FOLD_ROUNDINGS = 4
 _SHARE, _CELLS = 1 / 4, 8
 """Of a channel's weights, and how many it has at least: one weight that was changed is no fold."""

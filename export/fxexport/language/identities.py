@@ -53,6 +53,8 @@ _MODERATE = "both factors lie between 2^-40 and 2^40 (2^-10 and 2^10 in 16 bits)
 
 _NOT_HALF = "not in half precision, which one order of the operators may leave"
 
+_MERGED = f"no weight is above 2^40; {_NOT_HALF}"
+
 _COUNTED = "in half precision of no more than 65,504 cells"
 
 TIES = "order-of-equal-cells"
@@ -166,6 +168,25 @@ IDENTITIES: dict[str, Identity] = {
             "average-of-site",
             "mean(site(x)) = site(mean(x))",
             "the mean, or pool without padding, runs along what the site neither sums nor makes",
+        ),
+        # sites as one, where two graphs are not one without
+        _reals("site-of-site", "site(site(x, W), V) = site(x, V·W)", f"one is of one cell; {_MERGED}"),
+        _reals(
+            "site-of-affine",
+            "site(x·a + b, W) = site(x, W·a) + site(b, W)",
+            f"a and b are constants, adding b rounds no more than 2^-14 (2^-10 in 16 bits); {_MERGED}; where "
+            "a convolution has padding there is no b",
+        ),
+        _reals(
+            "sum-of-sites",
+            "site(x, W) + site(x, V) = site(x, W + V), x = site(x, 1)",
+            f"windows of one stride, the smaller ones with zeros where they have no cell; {_MERGED}",
+        ),
+        _reals("slice-of-site", "site(x, W)[a:b] = site(x, W[a:b])", "along what the weights make"),
+        _reals(
+            "concatenation-of-sites",
+            "cat(site(x, W), site(x, V)) = site(x, cat(W, V))",
+            "along what the weights make",
         ),
         # pools and reductions
         _bits(

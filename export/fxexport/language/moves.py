@@ -161,6 +161,12 @@ def take(terms: Terms, value: Value, dim: int, start: Extent, step: int, count: 
         return terms_of_contents(terms, value.contents[start : start + step * count : step], 1, value.dtype)
     if count == 0:
         raise Uninterpreted("a slice of no cells")
+    if terms.merges and not value.is_closed:
+        from fxexport.language import merging
+
+        merged_site = merging.taken(terms, value, dim, start, step, count)
+        if merged_site is not None:
+            return merged_site
     parts = value.layout[dim]
     inner = _whole_steps(parts, start, count) if step == 1 else None
     if inner is not None:
@@ -406,6 +412,12 @@ def concatenate(terms: Terms, values: Sequence[Value], dim: int) -> Value:
     if len(values) == 1:
         terms.use("single-concatenation")
         return values[0]
+    if terms.merges and not all(value.is_closed for value in values):
+        from fxexport.language import merging
+
+        joint = merging.joined(terms, values, dim)
+        if joint is not None:
+            return joint
     arrays = [exact_array(value) for value in values]
     if all(array is not None for array in arrays):
         return terms.constant(np.concatenate([array for array in arrays if array is not None], dim))

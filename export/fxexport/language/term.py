@@ -218,6 +218,7 @@ class Terms:
         side: 0 while the left graph is read, 1 for the right one.
         sizes: what torch's symbols are, while a recording is read.
         exchanged: constants of a side, and what stands for them where it is read again.
+        merges: whether linear maps in a row and beside each other are read as one.
     """
 
     def __init__(self) -> None:
@@ -228,6 +229,7 @@ class Terms:
         self.origin: Origin | None = None
         self.origins: dict[tuple[int, Term], Origin] = {}
         self.exchanged: dict[tuple[int, Term], Term] = {}
+        self.merges = False
         self._known: dict[Hashable, Term] = {}
         self._constants: dict[Hashable, list[Term]] = {}
         self._count = 0

@@ -568,6 +568,137 @@ def _average_of_site(c: Case) -> Iterator[Check]:
         yield windows.reduce(c.terms, "mean", moves.flatten(turned, 1, 2), [1], keep=True), mean(cells, (1,))
 
 
+def merging(c: Case) -> None:
+    """Has the table read linear maps as one."""
+    c.terms.merges = True
+
+
+@case("site-of-site")
+def _site_of_site(c: Case) -> Iterator[Check]:
+    merging(c)
+    for shape, order in itertools.product(SHAPES, ((0, 1), (1, 0))):
+        a, w, b, v = c.numbers(*shape), c.numbers(4, shape[1]), c.numbers(4), c.numbers(3, 4)
+        x = c.open(a.transpose(order)).permuted(order)
+        first = linear(c.terms, x, c.closed(w), c.closed(b))
+        yield linear(c.terms, first, c.closed(v), c.closed(c.numbers(3) * 0)), (a.dot(w.T) + b).dot(v.T)
+        split = moves.reshape(c.terms, first, (shape[0], 2, 2))
+        rows = (a.dot(w.T) + b).reshape(-1, 2, 2)
+        yield spelled_sum(c.terms, "npq,qo->npo", [split, c.closed(v[:2, :2])]), rows.dot(v[:2, :2])
+        both = spelled_sum(c.terms, "npq,opq->on", [split, c.closed(v[:, :4].reshape(3, 2, 2))])
+        yield both, (a.dot(w.T) + b).dot(v.T).T
+    for shape, strides, pads in itertools.product(MAPS, ((1, 1), (2, 1)), (0, 1)):
+        a, w, mixed = c.numbers(*shape), c.numbers(3, shape[1], 2, 1), c.numbers(4, 3, 1, 1)
+        padding = ((pads, 0), (pads, pads))
+        if shape[2] > 1:
+            inner, expected = convolved(c, a, w, c.open(a), stride=strides, padding=padding)
+            found, _ = convolved(c, expected, mixed, inner)
+            yield found, np.einsum("om,nmhw->nohw", mixed[:, :, 0, 0], expected)
+        inner, expected = convolved(c, a, c.numbers(3, shape[1], 1, 1), c.open(a))
+        yield convolved(c, expected, c.numbers(2, 3, 2, 2), inner, stride=strides, padding=((1, 1), (1, 1)))
+
+
+@case("site-of-affine")
+def _site_of_affine(c: Case) -> Iterator[Check]:
+    merging(c)
+    for shape in SHAPES:
+        for along in ((1, shape[1]), (1, 1), shape):
+            a, w, k, b = c.numbers(*shape), c.numbers(4, shape[1]), c.numbers(1, shape[1]), c.numbers(*along)
+            x = arithmetic.scaled(c.terms, c.open(a), scale=c.closed(k), shift=c.closed(b))
+            yield linear(c.terms, x, c.closed(w), None), (a * k + b).dot(w.T)
+            yield matmul(c.terms, c.closed(w), x.permuted([1, 0])), w.dot((a * k + b).T)
+    for groups, strides, along in itertools.product((1, 2), ((1, 1), (2, 1)), (1, 4)):
+        a, w = c.numbers(2, 4, 3, 2), c.numbers(6, 4 // groups, 2, 2)
+        k, b = (c.numbers(along, 1, 1, positive=True) for _ in range(2))
+        x = arithmetic.scaled(c.terms, c.open(a), scale=c.closed(k), shift=c.closed(b))
+        yield convolved(c, a * k + b, w, x, groups=groups, stride=strides)
+        yield convolved(c, a * k + b, w, x, groups=groups, padding=((1, 0), (1, 1)))
+        x = arithmetic.scaled(c.terms, c.open(a), scale=c.closed(k))
+        yield convolved(c, a * k, w, x, groups=groups, padding=((1, 0), (1, 1)), stride=strides)
+
+
+@case("sum-of-sites")
+def _sum_of_sites(c: Case) -> Iterator[Check]:
+    merging(c)
+    for shape, order in itertools.product(SHAPES, ((0, 1), (1, 0))):
+        a, w, v, b = c.numbers(*shape), c.numbers(3, shape[1]), c.numbers(3, shape[1]), c.numbers(3)
+        x = c.open(a.transpose(order)).permuted(order)
+        first, second = (linear(c.terms, x, c.closed(item), c.closed(b)) for item in (w, v))
+        yield arithmetic.add(c.terms, first, second), a.dot((w + v).T) + 2 * b
+        square, k = c.numbers(shape[1], shape[1]), c.numbers(shape[1])
+        own = arithmetic.scaled(c.terms, x, scale=c.closed(k), shift=c.closed(k))
+        site = linear(c.terms, x, c.closed(square), None)
+        yield arithmetic.add(c.terms, own, site), a * k + k + a.dot(square.T)
+        yield arithmetic.subtract(c.terms, site, x), a.dot(square.T) - a
+    sizes = ((3, 1), (1, 0), (1, 1), (2, 0), (5, 2))  # cells and padding before
+    for (k, p), (m, q), (gap, other), groups in itertools.product(
+        sizes, sizes, ((1, 1), (2, 2), (1, 2)), (1, 2)
+    ):
+        stride = 2 if gap == other else 1
+        a = c.numbers(1, 2, 7, 1)
+        sites = [
+            convolved(
+                c,
+                a,
+                c.numbers(2, 2 // groups, size, 1),
+                c.open(a),
+                stride=(stride, 1),
+                padding=((before * step, after), (0, 0)),
+                dilation=(step, 1),
+                groups=groups,
+            )
+            for size, before, step in ((k, p, gap), (m, q, other))
+            for after in [step * (size - 1 - before) + (size == before == 1)]
+            if after >= 0
+        ]
+        if len(sites) > 1 and sites[0][1].shape == sites[1][1].shape:
+            (first, expected), (second, more) = sites
+            yield arithmetic.add(c.terms, first, second), expected + more
+            if stride == 1:
+                yield arithmetic.add(c.terms, c.open(a), first), a + expected
+
+
+@case("slice-of-site")
+def _slice_of_site(c: Case) -> Iterator[Check]:
+    merging(c)
+    for start, step, count in itertools.product((0, 1), (1, 2), (1, 2)):
+        end = start + step * (count - 1) + 1
+        for shape in SHAPES:
+            a, w, b = c.numbers(*shape), c.numbers(4, shape[1]), c.numbers(4)
+            site = linear(c.terms, c.open(a), c.closed(w), c.closed(b))
+            expected = a.dot(w.T) + b
+            yield moves.take(c.terms, site, 1, start, step, count), expected[:, start:end:step]
+            halves = moves.reshape(c.terms, site, (shape[0], 2, 2)).permuted([2, 0, 1])
+            cells = expected.reshape(shape[0], 2, 2).transpose(2, 0, 1)
+            yield moves.select(c.terms, halves, 0, start), cells[start]
+            yield moves.select(c.terms, halves, 2, start), cells[:, :, start]
+        a, w = c.numbers(2, 2, 3, 3), c.numbers(4, 2, 2, 2)
+        site, expected = convolved(c, a, w, c.open(a))
+        for dim in (1, 2) if count == 1 else (1,):
+            place = (*[slice(None)] * dim, slice(start, end, step))
+            yield moves.take(c.terms, site, dim, start, step, count), expected[place]
+
+
+@case("concatenation-of-sites")
+def _sites_joined(c: Case) -> Iterator[Check]:
+    merging(c)
+    for shape in SHAPES:
+        a, w, v, b = c.numbers(*shape), c.numbers(2, shape[1]), c.numbers(3, shape[1]), c.numbers(3)
+        x = c.open(a)
+        first, second = (linear(c.terms, x, c.closed(w), None), linear(c.terms, x, c.closed(v), c.closed(b)))
+        expected = [a.dot(w.T), a.dot(v.T) + b]
+        yield moves.concatenate(c.terms, [first, second], 1), np.concatenate(expected, 1)
+        turned = [item.permuted([1, 0]) for item in (second, first)]
+        yield moves.concatenate(c.terms, turned, 0), np.concatenate(expected[::-1], 1).T
+    a = c.numbers(1, 2, 3, 3)
+    for kernels in ((2, 2), (2, 3)):
+        x = c.open(a)
+        sites = [
+            convolved(c, a, c.numbers(2, 2, size, 2), x, padding=((0, size - 2), (1, 1))) for size in kernels
+        ]
+        both = np.concatenate([expected for _, expected in sites], 1)
+        yield moves.concatenate(c.terms, [site for site, _ in sites], 1), both
+
+
 @case("pool-over-map")
 def _over_whole_map(c: Case) -> Iterator[Check]:
     for a, x in pairs(c, [(2, 2, 3, 2)]):

@@ -71,7 +71,8 @@ class Derived(Derivation):
             return True
         found = {pair.difference.digests for pair in self.constants}
         is_inserted = not all(pair.left and pair.right for pair in self.constants)
-        if self.unrelated or not found or (is_inserted and not ulps > _ULPS):
+        is_rounded = any(pair.refolded == "merged" for pair in self.constants)
+        if self.unrelated or not found or is_rounded or (is_inserted and not ulps > _ULPS):
             return False
         folds = {None if pair.left in sites else pair.refolded for pair in self.constants}
         if not is_inserted and folds & {"weights", "computed"} and None not in folds:
