@@ -141,6 +141,12 @@ def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
             f"it reads {node.name!r}, an operator of one runtime ({node.target!r}) that is not followed",
             "give the file from before that runtime optimised it",
         )
+    if hasattr(node.target, "domain") and node.meta.get("val") is None:
+        return Problem(
+            MissCode.UNKNOWN_LAYOUT,
+            f"it reads {node.name!r}, of which nothing in the file tells how many axes it has",
+            "declare the shapes of values in the file, those behind operators that are not ONNX's above all",
+        )
     fix = "no pool, so nothing to rewrite in this scope"
     if isinstance(passing, Index) and _selects(passing):
         what = f"reads one position of {passing.source.name!r} ({node.name!r}), such as a class token"

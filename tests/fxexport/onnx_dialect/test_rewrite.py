@@ -843,6 +843,10 @@ MISSES = {
         "y = Gemm<transB=1>(h, w, b)",
         "UNKNOWN_LAYOUT",
     ),
+    "a pool of nobody knows how many axes": (
+        "o = com.microsoft.nchwc.Own(r) p = GlobalAveragePool(o) f = Flatten(p) y = Gemm<transB=1>(f, w, b)",
+        "UNKNOWN_LAYOUT",
+    ),
     "a runtime's pool": (
         "p = com.microsoft.nchwc.GlobalAveragePool(r) f = Flatten(p) y = Gemm<transB=1>(f, w, b)",
         "UNKNOWN_LAYOUT",
