@@ -67,6 +67,7 @@ GROWING: dict[str, Build] = {
     "an operator's size, doubled": repeatedly(
         60, operator.mul, lambda graph, x: graph.call_function(torch.ops.aten.sym_size.int, (x, 0))
     ),
+    "a tensor's elements": lambda graph, x: graph.call_method("tolist", (x,)),
     "a repeated text": lambda graph, x: graph.call_function(operator.mul, ("a", 10**9)),
     "a shape repeated as often as its size": lambda graph, x: graph.call_function(
         operator.mul, (shape(graph, x), size(graph, x))

@@ -57,6 +57,13 @@ def test_what_another_kind_of_name_may_be_is_not_this_one(make: Make, values: li
             make(value)
 
 
+@pytest.mark.parametrize("make", [names.word, names.text])
+@pytest.mark.parametrize("value", [None, 5, b"x", ["x"]], ids=ascii)
+def test_what_is_no_text_is_neither_word_nor_prose(make: Make, value: object) -> None:
+    with pytest.raises(Refused):
+        make(value)
+
+
 def test_modules_that_names_make_are_counted() -> None:
     names.require_few_modules([f"a.{place}.weight" for place in range(1_000)] * 50)
     with pytest.raises(Refused, match="121 modules one below the other, more than the limit of 120"):
