@@ -38,10 +38,7 @@ def _require_plain(events: Any) -> None:
         kind = type(event).__name__
         if kind == "AliasEvent":
             raise ValueError(f"it has the alias *{event.anchor[:80]}; write out what that stands for")
-        if getattr(event, "tag", None) not in (
-            None,
-            "!",
-        ):  # "!" is a text in quotes; the rest calls for what fails
+        if getattr(event, "tag", None) not in (None, "!"):  # the latter is a text in quotes
             raise ValueError(f"it has the tag {event.tag[:80]!r}; write the value without it")
         if kind in ("SequenceStartEvent", "MappingStartEvent"):
             depth += 1
