@@ -587,6 +587,8 @@ def _comparison(name: str) -> Handler:
     def compare(call: Call) -> Value:
         dtype = _promoted(call, "self", "other")
         values = [_held(call, operand, dtype) for operand in ("self", "other")]
+        if name == "ne":
+            return definitions.unequal(call.terms, *values)
         return elementwise(call.terms, name, values, "bool")
 
     return compare

@@ -582,7 +582,7 @@ _LARGE = 1 << 20
 """Constants of so many elements are not kept in float64, where many may be multiplied out."""
 _CODE_ROUNDINGS = 16
 """Of a table that a model's code computes, by one library and by another."""
-_STEPS = ("ceil", "floor", "quantize", "round", "sign", "eq", "ge", "gt", "le", "lt", "ne")
+_STEPS = ("ceil", "floor", "quantize", "round", "sign", "eq", "ge", "gt", "le", "lt")
 
 
 def _is_step(term: Term) -> bool:

@@ -652,6 +652,12 @@ def choose(terms: Terms, condition: Value, first: Value, second: Value) -> Value
     return elementwise(terms, "where", [condition, first, second], first.dtype)
 
 
+def unequal(terms: Terms, first: Value, second: Value) -> Value:
+    """``not (x = y)``: ONNX has no operator of its own for it."""
+    terms.use("unequal")
+    return elementwise(terms, "not", [elementwise(terms, "eq", [first, second], "bool")], "bool")
+
+
 def _order_of(condition: Value, first: Value, second: Value) -> tuple[bool, Value, Value] | None:
     """Of a comparison that two real values hang on whether it asks for the larger, and what it compares."""
     asked = condition.term.attributes[0] if condition.term.op == "map" else None

@@ -249,7 +249,6 @@ CHOICES: dict[str, Callable[..., Array]] = {
     "le": np.less_equal,
     "gt": np.greater,
     "ge": np.greater_equal,
-    "ne": np.not_equal,
     "and": np.logical_and,
     "or": np.logical_or,
     "not": np.logical_not,

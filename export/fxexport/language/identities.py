@@ -259,6 +259,7 @@ IDENTITIES: dict[str, Identity] = {
             "or the smaller, or with equal ones: all but zeros of another sign, and what is no number",
             special=False,
         ),
+        _bits("unequal", "x ≠ y = not (x = y)"),
         _reals("softmax-without-largest", "exp(x) / Σ exp(x) = softmax(x)", _NOT_HALF),
         _bits(
             "softmax-of-something",

@@ -152,6 +152,8 @@ def mapped(term: Term, read: list[Array]) -> Array:
         return np.where(read[0] > 0, read[0], read[1] * (FUNCTIONS["exp"](read[0]) - 1))
     if name in ("maximum", "minimum"):
         return np.asarray(getattr(np, str(name))(*read))
+    if name in ("eq", "not"):
+        return np.asarray(read[0] == read[1] if name == "eq" else np.logical_not(read[0]))
     return FUNCTIONS[str(name)](read[0])
 
 

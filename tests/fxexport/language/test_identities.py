@@ -941,6 +941,14 @@ def _choice(c: Case) -> Iterator[Check]:
             yield definitions.choose(c.terms, asked, y, x), found[1](a, b)
 
 
+@case("unequal")
+def _unequal(c: Case) -> Iterator[Check]:
+    a, b = c.numbers(2, 9) // 1, c.numbers(2, 9) // 1
+    assert 0 < (a == b).sum() < a.size
+    for x, y in ((c.open(a), c.open(b)), (c.open(a), c.closed(b))):
+        yield definitions.unequal(c.terms, x, y), a != b
+
+
 @case("softmax-of-shifted-keys")
 def _shifted_keys(c: Case) -> Iterator[Check]:
     for shape in ((1, 1, 2), (2, 1, 2), (1, 1, 1)):

@@ -387,6 +387,10 @@ SAME: dict[str, tuple[Function, str]] = {
         lambda x: torch.where(x > 0.5, -1.0, x),
         f"{number('t', 0.5)} {number('v', -1)} g = Greater(x, t) y = Where(g, v, x)",
     ),
+    "another number": (
+        lambda x: (x.round() != 1).float(),
+        f"{number('t', 1)} r = Round(x) e = Equal(r, t) n = Not(e) y = Cast <to = 1> (n)",
+    ),
     "one of two numbers": (
         lambda x: torch.where(x > 0.5, 2.0, 3.0),
         f"{number('t', 0.5)} {number('v', 2)} {number('w', 3)} g = Greater(x, t) y = Where(g, v, w)",
@@ -644,6 +648,7 @@ OTHER: dict[str, tuple[Function, str]] = {
         lambda x: torch.where(x > 0.5, x, -2.0),
         SAME["a number where it holds not"][1],
     ),
+    "just that number": (lambda x: (x.round() == 1).float(), SAME["another number"][1]),
     "the numbers turned": (lambda x: torch.where(x > 0.5, 3.0, 2.0), SAME["one of two numbers"][1]),
     "a mean and a deviation": (
         lambda x: sum(torch.std_mean(x, (2, 3), correction=0)),
