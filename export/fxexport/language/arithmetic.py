@@ -324,7 +324,7 @@ def _merged(
         shift = _closed(terms, "mul", shift, second[0])
     if shift is not None and second[1] is not None:
         whole = _closed(terms, "add", shift, second[1])
-        if not _is_clear(whole, shift, second[1]):
+        if not is_clear(whole, shift, second[1]):
             return None
         return scale, whole
     return scale, second[1] if shift is None else shift
@@ -398,7 +398,7 @@ def _is_within(scale: Value | None, shift: Value | None, whole: Value | None) ->
         return False
 
 
-def _is_clear(whole: Value | None, *shifts: Value) -> bool:
+def is_clear(whole: Value | None, *shifts: Value) -> bool:
     """Whether adding the shifts one by one rounds no more than is seen in their sum, which may be nothing."""
     try:
         size = 0.0 if whole is None else np.abs(elements(whole).value)
@@ -412,7 +412,7 @@ def _is_clear(whole: Value | None, *shifts: Value) -> bool:
 
 def rounds_little(shift: Value) -> bool:
     """Whether adding a shift, and taking it away again, is not seen."""
-    return _is_clear(None, shift)
+    return is_clear(None, shift)
 
 
 def _is_all(value: Value, number: float) -> bool:

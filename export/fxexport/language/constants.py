@@ -164,6 +164,32 @@ def elements(value: Value) -> Folded:
     return arranged(Operand(value.term, value.layout))
 
 
+_ADDING = frozenset("add concatenate dot flip gather merge mul neg reduce take".split())
+
+
+def sizes(value: Value) -> Array:
+    """What ``elements`` of a closed value would be if nothing in it cancelled.
+
+    Raises:
+        NotFolded: it is not evaluated.
+    """
+    found: dict[Term, Array] = {}
+    for term in below(value.term):
+        name, *parameters = term.attributes if term.op == "map" else (term.op, *term.attributes)
+        if term.array is None and name in _ADDING:
+            read = [_arranged(found[item.term], along(item.access or ())) for item in term.operands]
+            whole = RULES[str(name)][0]([*map(_exactly, read)], parameters, 0.0)
+        else:
+            whole = folded(term)
+        found[term] = np.abs(whole.value)
+    return _arranged(found[value.term], along(value.layout))
+
+
+def _exactly(array: Array) -> Folded:
+    none = np.zeros(array.shape)
+    return Folded(value=array, error=none, defined=none, step=none)
+
+
 def exact_array(value: Value) -> Array | None:
     """The elements of a stored constant as the value's dimensions see them; None if computed, or too many."""
     if value.term.array is None or value.term.rounded or value.known_layout is None:

@@ -54,6 +54,7 @@ _MODERATE = "both factors lie between 2^-40 and 2^40 (2^-10 and 2^10 in 16 bits)
 _NOT_HALF = "not in half precision, which one order of the operators may leave"
 
 _MERGED = f"no weight is above 2^40; {_NOT_HALF}"
+_SEEN = f"no row or column is less than 2^-10 (2^-3 in 16 bits) of what it is a sum of; {_MERGED}"
 
 _COUNTED = "in half precision of no more than 65,504 cells"
 
@@ -170,7 +171,7 @@ IDENTITIES: dict[str, Identity] = {
             "the mean, or pool without padding, runs along what the site neither sums nor makes",
         ),
         # sites as one, where two graphs are not one without
-        _reals("site-of-site", "site(site(x, W), V) = site(x, V·W)", f"one is of one cell; {_MERGED}"),
+        _reals("site-of-site", "site(site(x, W), V) = site(x, V·W)", f"one is of one cell; {_SEEN}"),
         _reals(
             "site-of-affine",
             "site(x·a + b, W) = site(x, W·a) + site(b, W)",
@@ -180,7 +181,7 @@ IDENTITIES: dict[str, Identity] = {
         _reals(
             "sum-of-sites",
             "site(x, W) + site(x, V) = site(x, W + V), x = site(x, 1)",
-            f"windows of one stride, the smaller ones with zeros where they have no cell; {_MERGED}",
+            f"windows of one stride, the smaller ones with zeros where they have no cell; {_SEEN}",
         ),
         _reals("slice-of-site", "site(x, W)[a:b] = site(x, W[a:b])", "along what the weights make"),
         _reals(

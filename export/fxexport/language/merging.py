@@ -19,19 +19,28 @@ import numpy as np
 from fxexport.language.arithmetic import (
     LARGEST_FACTOR,
     add,
+    is_clear,
     keeps_average,
     multiply,
     parts_of,
     rounds_little,
     scaled,
 )
+from fxexport.language.constants import elements, sizes
 from fxexport.language.contraction import SITES, Labels, convolution, einsum, opened_sum
 from fxexport.language.extents import Extent
+from fxexport.language.fold_rules import NotFolded
 from fxexport.language.layout import Layout, Parts, Shape, behind, own_axes
 from fxexport.language.moves import along, concatenate, expand, squeeze
 from fxexport.language.sliding_window import SlidingWindow
 from fxexport.language.term import Operand, Term, Terms, Uninterpreted, Value, numpy_type
 from fxexport.language.windows import reduce
+
+_VISIBLE, _VISIBLE_SHORT = 2.0**-10, 2.0**-3
+"""Share of what was multiplied out that is left at least: its roundings are 2^-14 of the rest then.
+
+The latter in 16 bits, where they are 2^-6.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +252,7 @@ def _of_sum(
     held = [label for label, (_, is_held) in kinds.items() if is_held]
     kept = [label for label in dict.fromkeys((*held, *others)) if label not in summed]
     terms.use("site-of-site")
-    kernel = einsum(terms, site.weight, [*labels, *inner], weight, others, [*kept, *inner])
+    kernel = _visible(einsum(terms, site.weight, [*labels, *inner], weight, others, [*kept, *inner]))
     left = [place for place, label in enumerate(labels) if label not in summed]
     source = site.source.seen((*(site.source.layout[k] for k in left), *site.source.layout[len(labels) :]))
     return einsum(terms, source, [*(labels[k] for k in left), *inner], kernel, [*kept, *inner], result)
@@ -263,7 +272,7 @@ def _of_convolution(
     mixed = weight.permuted([others.index(made[0]), others.index(labels[1])])
     cells = list(range(2, site.weight.rank + 1))
     terms.use("site-of-site")
-    kernel = einsum(terms, mixed, [0, 1], site.weight, [1, *cells], [0, *cells])
+    kernel = _visible(einsum(terms, mixed, [0, 1], site.weight, [1, *cells], [0, *cells]))
     found = _given(terms, dataclasses.replace(site, weight=kernel), value)
     return found.permuted([base.index(label) for label in result])
 
@@ -284,7 +293,7 @@ def convolved(terms: Terms, value: Value, weight: Value, window: SlidingWindow, 
             return None
         cells = list(range(3, weight.rank + 1))
         mixed = inner.weight.seen(inner.weight.layout[:2])
-        kernel = einsum(terms, weight, [0, 1, *cells], mixed, [1, 2], [0, 2, *cells])
+        kernel = _visible(einsum(terms, weight, [0, 1, *cells], mixed, [1, 2], [0, 2, *cells]))
         terms.use("site-of-site")
         return convolution(terms, inner.source, kernel, None, window, groups)
     except Uninterpreted:
@@ -384,8 +393,33 @@ def _sum_of_both(terms: Terms, *sides: tuple[_Site, Value]) -> Value | None:
         )
     shifts = [site.shift for site in (one, two) if site.shift is not None]
     shift = add(terms, *shifts) if len(shifts) > 1 else next(iter(shifts), None)
-    whole = dataclasses.replace(one, weight=add(terms, one.weight, two.weight), shift=shift)
-    return _given(terms, whole, like)
+    if len(shifts) > 1 and not is_clear(shift, *shifts):
+        return None
+    weight = _visible(add(terms, one.weight, two.weight))
+    return _given(terms, dataclasses.replace(one, weight=weight, shift=shift), like)
+
+
+def _visible(weight: Value) -> Value:
+    """The weight, if no row and no column of it is what two sites leave that cancel.
+
+    There, roundings of what cancels may be all that the two sites give, and the one that they are merged to
+    has none of them.
+
+    Raises:
+        Uninterpreted: one is.
+    """
+    try:
+        values, most = elements(weight).value, sizes(weight)
+    except NotFolded as error:
+        raise Uninterpreted("weights that are not evaluated") from error
+    least = _VISIBLE if weight.dtype in ("float32", "float64") else _VISIBLE_SHORT
+    axes = [axis for axis, extent in enumerate(values.shape) if extent > 1]
+    for axis in axes if len(axes) > 1 else (None,):
+        others = tuple(k for k in range(values.ndim) if k != axis)
+        norm, largest = (np.sqrt(np.square(array).sum(others)) for array in (values, most))
+        if not np.all(norm >= least * largest):
+            raise Uninterpreted("weights that cancel")
+    return weight
 
 
 def _itself(terms: Terms, value: Value, beside: _Site) -> Iterator[_Site]:

@@ -319,3 +319,48 @@ def test_a_file_of_what_was_multiplied_out_is_the_module_that_it_was_made_of() -
     for name, value in second.m.state_dict().items():  # type: ignore[union-attr, operator]
         file.graph.initializer.append(numpy_helper.from_array(value.numpy(), name))
     assert derive(graph_of_module(first.eval(), (x,)), graph_of_onnx(file)).is_proved
+
+
+def sum_of(*weights: Tensor, bias: float | None = None) -> Net:
+    """The sum of linear layers over one input; the first of two adds a bias that the second takes away."""
+    sites = []
+    for weight, sign in zip(weights, (1.0, -1.0, 0.0), strict=False):
+        shift = None if bias is None else torch.full((6,), sign * bias)
+        sites.append(filled(nn.Linear(6, 6, bias=bias is not None), weight, shift))
+    return Net(
+        lambda s, x: sum(site(x) for site in s.children()), **{f"l{i}": site for i, site in enumerate(sites)}
+    )  # type: ignore[arg-type, misc]
+
+
+def row_of(*weights: Tensor) -> Net:
+    """Linear layers one behind the other."""
+    sites = [filled(nn.Linear(w.shape[1], w.shape[0], bias=False), w) for w in weights]
+    return Net(
+        lambda s, x: nn.Sequential(*s.children())(x), **{f"l{i}": site for i, site in enumerate(sites)}
+    )
+
+
+WHOLE = torch.randint(-8, 9, (6, 6), generator=torch.Generator().manual_seed(3)) + 9.0
+HUGE = torch.randint(-8, 9, (6, 6), generator=torch.Generator().manual_seed(4)) * 2.0**14 + 2.0**17
+"""Integers, of which every sum and product here is a number of float32."""
+FIRST = torch.zeros(6, 6).index_fill(0, torch.tensor([0]), 1.0)
+CANCEL: dict[str, tuple[Net, Net]] = {
+    "a sum": (sum_of(HUGE, WHOLE - HUGE), sum_of(WHOLE)),
+    "one row": (sum_of(WHOLE + HUGE * FIRST, -HUGE * FIRST), sum_of(WHOLE)),
+    "one column": (sum_of(WHOLE + HUGE * FIRST.T, -HUGE * FIRST.T), sum_of(WHOLE)),
+    "by and by": (sum_of(WHOLE * 2.0**16, WHOLE * (2.0**8 - 2.0**16), WHOLE * (1 - 2.0**8)), sum_of(WHOLE)),
+    "shifts": (sum_of(WHOLE, WHOLE, bias=2.0**17), sum_of(WHOLE * 2)),
+    "with what is read": (sum_of(torch.eye(6) * 2.0**16, WHOLE - torch.eye(6) * 2.0**16), sum_of(WHOLE)),
+    "a row of layers": (
+        row_of(torch.cat([HUGE, HUGE - WHOLE]), torch.cat([torch.eye(6), -torch.eye(6)], 1)),
+        sum_of(WHOLE),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CANCEL)
+def test_what_cancels_is_not_merged(name: str) -> None:
+    """Roundings of it are much of what the one module gives, and the other one has none."""
+    pair = *CANCEL[name], ROWS
+    assert apart(pair) < 1e-6
+    assert not derived(pair).is_proved
