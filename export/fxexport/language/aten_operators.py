@@ -1228,15 +1228,31 @@ def _to(call: Call) -> Value:
     return cast(call.terms, call.tensor("self"), _result(call))
 
 
-@_handles("arange.default", "arange.start", "arange.start_step")
-def _arange(call: Call) -> Value:
+def _arange(target: OpOverload, call: Call) -> Value:
     call.ignore("dtype", "device", "layout", "pin_memory")  # the result's own; where it lies, and how
     ends = [call.any(name) if call.has(name) else other for name, other in (("start", 0), ("step", 1))]
-    start, step, end = (_whole(item) for item in (*ends, call.any("end")))
+    given = (*ends, call.any("end"))
+    if any(isinstance(item, float) and not item.is_integer() for item in given):
+        return _fractions(target, call, *given)
+    start, step, end = (_whole(item) for item in given)
     dtype = _result(call)
     if not step or dtype not in _FLOORED:
         raise Uninterpreted("a range without end, or of another type")
     return sizes.counted(call.terms, start, end, step, dtype)
+
+
+for _name in ("default", "start", "start_step"):
+    _target = getattr(torch.ops.aten.arange, _name)
+    OPERATORS[str(_target)] = functools.partial(_arange, _target)
+
+
+def _fractions(target: OpOverload, call: Call, start: Any, step: Any, end: Any) -> Value:
+    """A range that is no longer than a table may be."""
+    if not all(isinstance(item, int | float) for item in (start, step, end)):
+        raise Uninterpreted("a range of fractions to a free extent")
+    if not step or not 0 <= (end - start) / step <= MAX_SEQUENCE or _result(call) not in UNIT:
+        raise Uninterpreted("a range without end, or of another type")
+    return _table(target, call)
 
 
 def _whole(number: Any) -> Extent:

@@ -217,7 +217,8 @@ def written_out(terms: Terms, value: Value) -> Value:
     """A constant with the cells written out that repeat beside others of a dimension, as files store it."""
     if not value.is_closed or value.known_layout is None:
         return value
-    for dim, parts in enumerate(value.known_layout):
+    for dim in range(value.rank):
+        parts = value.layout[dim]  # not of what it was before another dimension was written out
         kept = tuple(part for part in parts if not part.is_repeated)
         sizes = [part.extent for part in parts if isinstance(part.extent, int)]
         if kept and len(kept) < len(parts) == len(sizes) and math.prod(sizes) <= _MOST_WRITTEN:

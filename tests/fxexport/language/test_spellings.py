@@ -247,6 +247,16 @@ SAME: dict[str, tuple[Function, str]] = {
         f"t = Constant <value = float[4] {{3, 1, 4, 1.5}}> () g = Gather(t, a) "
         f"{ints('o', 1)} y = Unsqueeze(g, o)",
     ),
+    "a range of fractions": (
+        lambda x: x * torch.arange(0.1, 0.35, 0.1) + torch.arange(0.5, 3),
+        "k = Constant <value_floats = [0.1, 0.2, 0.3]> () m = Mul(x, k) "
+        "l = Constant <value_floats = [0.5, 1.5, 2.5]> () y = Add(m, l)",
+    ),
+    "a constant that repeats in two dimensions": (
+        lambda x: x.repeat(1, 1, 2, 2) * PAIRS.repeat(2, 3),
+        f"{ints('r', 1, 1, 2, 2)} {ints('s', 2, 3)} {STORED_PAIRS} "
+        "h = Tile(x, r) k = Tile(w, s) y = Mul(h, k)",
+    ),
     "repeat": (lambda x: x.repeat(1, 2, 1, 3), f"{ints('r', 1, 2, 1, 3)} y = Tile(x, r)"),
     "each cell at once": (
         lambda x: x.repeat_interleave(2, 2).repeat_interleave(2, 3),
@@ -621,6 +631,14 @@ OTHER: dict[str, tuple[Function, str]] = {
         SAME["bounds of each channel"][1],
     ),
     "halves the other way": (lambda x: x, SAME["halves without a number"][1]),
+    "a range of other fractions": (
+        lambda x: x * torch.arange(0.1, 0.35, 0.1) + torch.arange(0.5001, 3),
+        SAME["a range of fractions"][1],
+    ),
+    "a constant that repeats each way of the other": (
+        lambda x: x.repeat(1, 1, 2, 2) * PAIRS.T.repeat(3, 2),
+        SAME["a constant that repeats in two dimensions"][1],
+    ),
     "repeats elsewhere": (lambda x: x.repeat(1, 2, 1, 3), f"{ints('r', 1, 2, 3, 1)} y = Tile(x, r)"),
     "each cell at once": (lambda x: x.repeat(1, 1, 2, 2), resize(FLOOR, 1, 1, 2, 2)),
     "turned the other way": (lambda x: torch.rot90(x, 3, (2, 3)), SAME["rot90"][1]),
