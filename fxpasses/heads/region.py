@@ -196,6 +196,8 @@ class _Scanner:
 
     def _reduce(self, node: Node, op: Reduce) -> Layout | None:
         shape = self.shape_of(op.source)
+        if shape is not None and len(shape) < 2:
+            return None  # a vector or a number is no map, and has no channels
         known = self._map_of(op.source) if shape is None or len(shape) == 2 else None
         count = len(shape) if shape is not None else (known[0] + 2 if known else None)
         channels = shape[1] if shape is not None and count != 2 else (known[1] if known else None)

@@ -591,9 +591,10 @@ def _top(call: Call) -> tuple[Value, Value]:
 
 @_handles("CumSum", 11, 14)
 def _cumulative(call: Call) -> Value:
-    value, axis = call.real("x"), exact_array(call.tensor("axis"))
+    value, axis = call.tensor("x"), exact_array(call.tensor("axis"))
     if (
-        axis is None
+        not (value.is_float or value.dtype in ("int32", "int64"))
+        or axis is None
         or axis.dtype.kind != "i"
         or axis.size != 1
         or call.integer("exclusive")

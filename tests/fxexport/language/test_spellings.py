@@ -247,6 +247,11 @@ SAME: dict[str, tuple[Function, str]] = {
         f"t = Constant <value = float[4] {{3, 1, 4, 1.5}}> () g = Gather(t, a) "
         f"{ints('o', 1)} y = Unsqueeze(g, o)",
     ),
+    "a sum so far of what is asked": (
+        lambda x: (x.round() == 0).cumsum(-1).float(),
+        f"{number('t', 0)} r = Round(x) e = Equal(r, t) c = Cast <to = 7> (e) "
+        "a = Constant <value_int = -1> () s = CumSum(c, a) y = Cast <to = 1> (s)",
+    ),
     "a range of fractions": (
         lambda x: x * torch.arange(0.1, 0.35, 0.1) + torch.arange(0.5, 3),
         "k = Constant <value_floats = [0.1, 0.2, 0.3]> () m = Mul(x, k) "
@@ -631,6 +636,10 @@ OTHER: dict[str, tuple[Function, str]] = {
         SAME["bounds of each channel"][1],
     ),
     "halves the other way": (lambda x: x, SAME["halves without a number"][1]),
+    "a sum so far of another dimension": (
+        lambda x: (x.round() == 0).cumsum(-2).float(),
+        SAME["a sum so far of what is asked"][1],
+    ),
     "a range of other fractions": (
         lambda x: x * torch.arange(0.1, 0.35, 0.1) + torch.arange(0.5001, 3),
         SAME["a range of fractions"][1],

@@ -226,3 +226,16 @@ CASES = (
 def test_region(case: Case) -> None:
     assert told(region_of(case.function, None)) == case.expected
     assert told(region_of(case.function, torch.zeros(2, 3, 6, 6))) == (case.shaped or case.expected)
+
+
+@pytest.mark.parametrize("dims", [(-1,), (0, 0)])
+def test_a_sum_over_a_vector_or_a_number_pools_no_map(dims: tuple[int, ...]) -> None:
+    """It ended in an exception, for attention whose share is a sum over vectors of weights."""
+
+    def shared(m: Any, u: Any) -> Any:
+        share = m.scale
+        for dim in dims:
+            share = torch.sum(share, dim)
+        return pool(u) * share
+
+    assert told(region_of(shared, torch.zeros(2, 3, 6, 6))).startswith("4@1x1 (N)(C)()()")
