@@ -370,6 +370,12 @@ def is_alike_along(value: Value, dims: Sequence[int]) -> bool:
     return bool(closed) and is_alike and keeps_average(scale, shift)
 
 
+def _is_scaled_along(value: Value, scale: Value | None, dim: int) -> bool:
+    """Whether a scale of a value changes along one of its dimensions."""
+    place = dim - value.rank
+    return scale is not None and -place <= scale.rank and bool(scale.layout[place])
+
+
 def _before_dot(
     terms: Terms, value: Value, dims: Sequence[int], apply: Callable[[Value], Value]
 ) -> Value | None:
@@ -417,7 +423,7 @@ def without_shift_of_keys(terms: Terms, value: Value, dim: int) -> Value:
     """
     core, scale, shift = parts_of(value)
     opened = opened_sum(core) if core.term.op == "dot" and value.dtype != "float16" else None
-    if opened is None or opened[0][dim] == (True, True):
+    if opened is None or opened[0][dim] == (True, True) or _is_scaled_along(core, scale, dim):
         return value
     kinds, *operands = opened
     place = 0 if kinds[dim][0] else 1

@@ -233,7 +233,8 @@ IDENTITIES: dict[str, Identity] = {
         _reals(
             "softmax-of-shifted-keys",
             "softmax(q·(k + b)ᵀ·s + m) = softmax(q·kᵀ·s + m)",
-            f"b is one for all keys, and adding it rounds no more than 2^-14 (2^-10 in 16 bits); {_NOT_HALF}",
+            "b and s are one for all keys, and adding b rounds no more than 2^-14 (2^-10 in 16 bits); "
+            f"{_NOT_HALF}",
         ),
         _reals("log-softmax", "log_softmax(x) = x - max(x) - log Σ exp(x - max(x))", _COUNTED),
         _reals("log-of-softmax", "log(softmax(x)) = log_softmax(x)", _COUNTED),

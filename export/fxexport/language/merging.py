@@ -159,6 +159,8 @@ def product(
 ) -> Value | None:
     """The sum of products over one map where one of both is a constant, and the other one made of a value."""
     sides = (first, labels), (second, others)
+    if not {*labels} ^ {*others} <= {*result}:  # summed over one of both alone, which is no site
+        return None
     try:
         if not (first.is_closed or second.is_closed):
             moved = [_without_factor(terms, value) for value, _ in sides]

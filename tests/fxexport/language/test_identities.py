@@ -1191,10 +1191,11 @@ def share(c: Case, value: Value, *dims: int) -> Value:
     return definitions.quotient(c.terms, raised, windows.reduce(c.terms, "sum", raised, dims, keep=True))
 
 
-def shifted_keys(c: Case, shift: object, dim: int = 2) -> Value:
+def shifted_keys(c: Case, shift: object, dim: int = 2, scale: object = 1) -> Value:
     """A softmax of scores, of which one operand is shifted."""
     keys = arithmetic.add(c.terms, c.open(c.numbers(2, 2, 2)), c.closed(np.asarray(shift)))
     scores = matmul(c.terms, c.open(c.numbers(2, 3, 2)), keys.permuted([0, 2, 1]))
+    scores = arithmetic.multiply(c.terms, scores, c.closed(np.asarray(scale)))
     return definitions.softmax(c.terms, scores, dim)
 
 
@@ -1228,6 +1229,7 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "a key far off": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, 2000]]])),
     "a key without end": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, np.inf]]])),
     "a shift of the queries": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, 2]]], 1)),
+    "a scale of each key": ("softmax-of-shifted-keys", lambda c: shifted_keys(c, [[[1, 2]]], scale=[2, 3])),
     "a scale along the maximum": ("extreme-of-affine", lambda c: largest_of(c, np.array([[1, 3]]))),
     "scales of both signs": ("extreme-of-affine", lambda c: largest_of(c, np.array([[-1], [1]]))),
     "no end": ("extreme-of-affine", lambda c: largest_of(c, np.array([[np.inf]]))),

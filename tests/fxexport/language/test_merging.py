@@ -364,3 +364,14 @@ def test_what_cancels_is_not_merged(name: str) -> None:
     pair = *CANCEL[name], ROWS
     assert apart(pair) < 1e-6
     assert not derived(pair).is_proved
+
+
+def test_what_is_summed_over_one_operand_alone_is_no_site() -> None:
+    """Which was looked for in the labels of the other one, and ended in an error."""
+    draw = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(5, 6, 3, generator=draw), torch.randn(6, generator=draw)
+
+    def scaled(factor: float) -> Net:
+        return Net(lambda _, x: torch.einsum("tk,okz->to", x + bias, weight) * factor)
+
+    assert not derived((scaled(1.0), scaled(1.5), ROWS)).is_proved
