@@ -326,18 +326,20 @@ for _name, _low, _high in (
     OPERATORS[f"aten.{_name}.default"] = functools.partial(_clamped, low=_low, high=_high)
 
 
-def _function(function: Callable[..., Value], *numbers: str) -> Handler:
+def _function(function: Callable[..., Value], *numbers: str, is_real: bool = True) -> Handler:
     """A function of each element, and of these numbers."""
 
     def applied(call: Call) -> Value:
-        value = call.real("self")
+        value = call.real("self") if is_real else call.tensor("self")
         return function(call.terms, value, *(_operand(call, name, value.dtype) for name in numbers))
 
     return applied
 
 
 for _name in definitions.UNARY:
-    OPERATORS[f"aten.{_name}.default"] = _function(definitions.unary_of(_name))
+    OPERATORS[f"aten.{_name}.default"] = _function(
+        definitions.unary_of(_name), is_real=_name not in definitions.OF_INTEGERS
+    )
 OPERATORS["aten.expm1.default"] = _function(definitions.exp_minus_one)
 OPERATORS["aten.log1p.default"] = _function(definitions.log_of_one_more)
 OPERATORS["aten.log2.default"] = _function(functools.partial(definitions.log_of_base, base=2))
@@ -1351,7 +1353,8 @@ def _filled(number: float | None = None, name: str = "fill_value") -> Handler:
         call.ignore("dtype", "device", "memory_format")  # the result's own; where it lies, and how
         if call.has("layout") and (call.any("layout") not in (None, torch.strided) or call.any("pin_memory")):
             raise Uninterpreted("another layout")
-        size = call.extents("size") if call.has("size") else call.tensor("self").shape
+        size = list(call.tensor("self").shape if call.has("self") else ())
+        size = call.extents("size") if call.has("size") else size
         given = call.number(name) if number is None else number
         stored = definitions.number(call.terms, given, _result(call))
         if call.has("self"):
@@ -1364,4 +1367,5 @@ def _filled(number: float | None = None, name: str = "fill_value") -> Handler:
 for _name, _number in (("full", None), ("zeros", 0), ("ones", 1)):
     for _overload in (_name, f"new_{_name}", f"{_name}_like"):
         OPERATORS[f"aten.{_overload}.default"] = _filled(_number)
+OPERATORS["aten.scalar_tensor.default"] = _filled(name="s")
 OPERATORS["aten.fill.Scalar"], OPERATORS["aten.zero.default"] = _filled(name="value"), _filled(0)

@@ -75,6 +75,10 @@ UNARY = (
 """Functions that no identity takes apart, by the names that both dialects have for them."""
 
 
+OF_INTEGERS = ("abs",)
+"""Those of them that are functions of integers as well."""
+
+
 def unary_of(name: str) -> Callable[[Terms, Value], Value]:
     """The function of this name."""
     known: dict[str, Callable[[Terms, Value], Value]] = {
@@ -87,7 +91,7 @@ def unary_of(name: str) -> Callable[[Terms, Value], Value]:
 
 
 def absolute(terms: Terms, value: Value) -> Value:
-    """``|x|``."""
+    """``|x|``, of integers too."""
     return unary(terms, "abs", without_sign(terms, value))
 
 

@@ -83,6 +83,8 @@ IDENTITIES: dict[str, Identity] = {
             "x[i, j] = flatten(x, (0, 1))[n·i + j]",
             "the indices are stored, and each names a cell; x has n columns",
         ),
+        _bits("gather-of-repeated-cells", "x[i] = x", "along what x repeats; each i names a cell"),
+        _bits("gather-by-repeated-index", "x[repeat(i)] = repeat(x[i])", "along whole dimensions of i"),
         _bits("slice-of-concatenation", "cat(x, y)[a:b] = y[a-n : b-n]", "n is the extent of x, n ≤ a"),
         _bits("concatenation-of-slices", "cat(x[a:b], x[b:c]) = x[a:c]"),
         _bits("view-of-view", "reshape(reshape(x, s), t) = reshape(x, t)"),
@@ -91,6 +93,11 @@ IDENTITIES: dict[str, Identity] = {
         _bits("reduction-of-one-cell", "mean(x) = max(x) = min(x) = sum(x) = x", "over extents of 1"),
         # sums and products
         _bits("sum-commutes", "x + y = y + x"),
+        _bits(
+            "neutral-integer",
+            "x + 0 = x - 0 = x·1 = x, of truth values x and true = x or false = x",
+            "of integers and truth values",
+        ),
         _reals(
             "sum-order",
             "(x + y) + z = x + (y + z), -(x + y) = -x - y",

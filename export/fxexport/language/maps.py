@@ -10,10 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from fxexport.language.constants import exact_array
+from fxexport.language.constants import along, exact_array, scalar
 from fxexport.language.extents import Extent
 from fxexport.language.fold_rules import CHOICES
-from fxexport.language.layout import Joined, Layout, Parts, Slot, accesses, aligned, extent_of, joined, plain
+from fxexport.language.layout import (
+    Joined,
+    Layout,
+    Parts,
+    Slot,
+    accesses,
+    aligned,
+    extent_of,
+    extents_of,
+    joined,
+    plain,
+    repeated,
+)
 from fxexport.language.term import FLOATS, Array, Operand, Terms, Uninterpreted, Value, numpy_type
 
 
@@ -54,19 +66,43 @@ def slots_of(dimension: Sequence[Parts]) -> tuple[Slot, ...]:
 def elementwise(terms: Terms, name: str, values: Sequence[Value], dtype: str, *parameters: Hashable) -> Value:
     """A map that no identity takes apart; constants of integers and booleans are computed."""
     if all(value.term.array is not None for value in values) and name in _EXACT:
-        broadcast(values)
-        arrays = [exact_array(value) for value in values]
+        shape = extents_of(broadcast(values).layout)
+        arrays = [exact_array(value.seen(along(value.layout))) for value in values]
         if all(array is not None and array.dtype.kind in "iub" for array in arrays):
             with np.errstate(all="ignore"):
-                return terms.constant(np.asarray(_EXACT[name](*arrays)).astype(dtype))
+                found = terms.constant(np.asarray(_EXACT[name](*arrays)).astype(dtype))
+            return _spread(found, shape)
+    kept = _beside_neutral(name, values) if {value.dtype for value in values} == {dtype} else None
+    if kept is not None:
+        terms.use("neutral-integer")
+        return _spread(kept, extents_of(broadcast(values).layout))
     return mapped(terms, "map", (name, *parameters), values, dtype)
 
 
+def _spread(value: Value, shape: Sequence[Extent]) -> Value:
+    """The value repeated to this shape, along dimensions of one cell and those that it lacks."""
+    layout = ((),) * (len(shape) - value.rank) + value.layout
+    found = tuple(parts or repeated(extent) for parts, extent in zip(layout, shape, strict=True))
+    return value if found == value.layout else value.seen(found)
+
+
+def _beside_neutral(name: str, values: Sequence[Value]) -> Value | None:
+    """The one of two values that an operator on integers leaves as it is, for what the other one is."""
+    if name not in _NEUTRAL or values[0].is_float:
+        return None
+    pairs = [tuple(values), tuple(reversed(values))]
+    kept = (value for value, other in pairs[: 1 + (name != "sub")] if scalar(other) == _NEUTRAL[name])
+    return next(kept, None)
+
+
+_NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "and": 1, "or": 0}
+"""What each of these leaves an integer, or a truth value, as it is beside."""
 _EXACT: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
     "neg": np.negative,
+    "abs": np.abs,
     **CHOICES,
     "minimum": np.minimum,
     "maximum": np.maximum,
@@ -81,10 +117,10 @@ def cast(terms: Terms, value: Value, dtype: str) -> Value:
         return value
     if value.contents is not None and dtype in ("int64", "int32") and fits(value.contents, dtype):
         return terms_of_contents(terms, value.contents, value.rank, dtype)
-    array = exact_array(value) if value.term.array is not None and not value.term.rounded else None
+    array = None if value.term.rounded or value.known_layout is None else value.term.array
     if array is not None and _is_exact_cast(array, dtype):
         with np.errstate(all="ignore"):
-            return terms.constant(value.term.array.astype(numpy_type(dtype))).seen(value.layout)  # type: ignore[union-attr]
+            return terms.constant(array.astype(numpy_type(dtype))).seen(value.layout)
     return mapped(terms, "cast", (), [value], dtype)
 
 

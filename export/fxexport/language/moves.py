@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fxexport.language.constants import exact_array
+from fxexport.language import sizes
+from fxexport.language.constants import along as along_once
+from fxexport.language.constants import exact_array, folded, is_folded
 from fxexport.language.extents import Extent, ceiling_divided, divided, least, minus, plus, times
 from fxexport.language.foreign import foreign
 from fxexport.language.layout import (
@@ -29,7 +31,7 @@ from fxexport.language.layout import (
     within,
 )
 from fxexport.language.maps import cast, dimensions, terms_of_contents
-from fxexport.language.term import Operand, Terms, Uninterpreted, Value
+from fxexport.language.term import Operand, Terms, Uninterpreted, Value, numpy_type
 
 
 def reshape(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
@@ -303,10 +305,17 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
     stored = exact_array(index)
     if index.dtype not in ("int32", "int64"):
         raise Uninterpreted("indices that are no integers")
-    if stored is None:
-        dims = (*value.shape[:dim], *index.shape, *value.shape[dim + 1 :])
-        return foreign(terms, ("gather", dim), [value, index], [(value.dtype, dims)], is_random=False)[0]
     extent = extent_of(value.layout[dim])
+    dims = (*value.shape[:dim], *index.shape, *value.shape[dim + 1 :])
+    if value.contents is None and _only_repeats(value, dim) and sizes.are_places(index, extent):
+        terms.use("gather-of-repeated-cells")
+        return value.seen((*value.layout[:dim], *map(repeated, index.shape), *value.layout[dim + 1 :]))
+    if stored is None:
+        once = along_once(index.layout)
+        if once != index.layout:
+            terms.use("gather-by-repeated-index")
+            return expand(gather(terms, value, dim, index.seen(once)), dims)
+        return foreign(terms, ("gather", dim), [value, index], [(value.dtype, dims)], is_random=False)[0]
     flat = [int(item) for item in stored.reshape(-1)]
     if not flat or (isinstance(extent, int) and not all(-extent <= item < extent for item in flat)):
         raise Uninterpreted("a cell that is none")
@@ -336,6 +345,11 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
     return reshape(terms, found, [*found.shape[:dim], *stored.shape, *found.shape[dim + 1 :]])
 
 
+def _only_repeats(value: Value, dim: int) -> bool:
+    """Whether all cells along a dimension are the same."""
+    return all(part.is_repeated for part in value.layout[dim])
+
+
 def gather_several(terms: Terms, value: Value, dims: Sequence[int], indices: Sequence[Value]) -> Value:
     """The cells that integers name in several dimensions at once; they come first, what is left behind."""
     if any(index.dtype not in ("int32", "int64") for index in indices):
@@ -354,6 +368,15 @@ def gather_several(terms: Terms, value: Value, dims: Sequence[int], indices: Seq
             flat = flat * extent + array % extent
         return gather(terms, flatten(value, 0, count - 1), 0, terms.constant(flat))
     wide = [widened(cast(terms, index, "int64"), *indices) for index in indices]
+    for place in reversed(range(count)):
+        if len(wide) > 1 and _only_repeats(value, place):
+            if sizes.are_places(indices[place], value.shape[place]):
+                terms.use("gather-of-repeated-cells")
+                value = value.seen((*value.layout[:place], *value.layout[place + 1 :]))
+                del wide[place]
+    if len(wide) == 1:
+        return gather(terms, value, 0, wide[0])
+    count = len(wide)
     kinds = [(value.dtype, (*wide[0].shape, *value.shape[count:]))]
     return foreign(terms, ("gather several", count), [value, *wide], kinds, is_random=False)[0]
 
@@ -535,6 +558,10 @@ def along(
     shape = tuple(slot.extent for slot in join.slots)
     kept = shape if extent == 1 else (*shape, extent)
     term = terms.term(op, tuple(attributes), [*operands, *extra], values[0].dtype, kept)
+    arrays = [operand.term.array for operand in (*operands, *extra)]
+    if all(array is not None and array.dtype.kind in "iub" for array in arrays) and is_folded(term):
+        # integers that repeat along a free extent: what is stored of them is what comes of them
+        term = terms.constant(folded(term).value.astype(numpy_type(term.dtype))).term
     layout = list(join.layout)
     layout.insert(dim, plain_axis(len(shape), extent))
     return Value(term=term, known_layout=tuple(layout))

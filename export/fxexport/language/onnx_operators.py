@@ -225,11 +225,11 @@ def _group_norm(call: Call) -> Value:
 # --- elementwise ---
 
 
-def _function(function: Callable[..., Value], operand: str, *numbers: str) -> Handler:
+def _function(function: Callable[..., Value], operand: str, *numbers: str, is_real: bool = True) -> Handler:
     """A function of each element, and of these numbers."""
 
     def applied(call: Call) -> Value:
-        value = call.real(operand)
+        value = call.real(operand) if is_real else call.tensor(operand)
         return function(call.terms, value, *(_number(call, name, value.dtype) for name in numbers))
 
     return applied
@@ -253,7 +253,8 @@ for _name, _computed, _arguments, _versions in _FUNCTIONS:
 for _schema in onnx.defs.get_all_schemas_with_history():
     _own = _schema.name.lower()
     if _own in definitions.UNARY and not (_schema.domain or _schema.attributes) and len(_schema.inputs) == 1:
-        _computed = _function(definitions.unary_of(_own), _schema.inputs[0].name)
+        _is_real = _own not in definitions.OF_INTEGERS
+        _computed = _function(definitions.unary_of(_own), _schema.inputs[0].name, is_real=_is_real)
         OPERATORS[_schema.name, _schema.since_version] = _computed
 
 

@@ -48,6 +48,20 @@ def counted(terms: Terms, start: Extent, end: Extent, step: Extent, dtype: str) 
 _INTEGERS = ("int64", "int32")
 
 
+def are_places(index: Value, extent: Extent) -> bool:
+    """Whether each of the integers names a cell of an axis, whatever its extent is."""
+    term, low = index.term, extent if isinstance(extent, int) else least(extent)
+    array = term.array
+    if array is not None:
+        return low is not None and array.size > 0 and bool(np.all((-low <= array) & (array < low)))
+    if term.op != "foreign" or term.attributes[0] != "range" or term.attributes[2] != 1:
+        return False
+    start, count = term.attributes[1], (term.shape or (1,))[0]
+    left = minus(extent, plus(start, count))  # type: ignore[arg-type]
+    low = left if isinstance(left, int) else least(left)
+    return start >= 0 and low is not None and low >= 0  # type: ignore[operator]
+
+
 def combined(terms: Terms, name: str, first: Value, second: Value) -> Value | None:
     """An operator on two vectors of extents, or None where it has no extents as result."""
     both = _aligned(first.contents, second.contents) if name in _OPERATORS else None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+import numpy as np
+
 from fxexport.language.arithmetic import clamp, multiply, parts_of, scaled, sign_of
+from fxexport.language.constants import along as whole
+from fxexport.language.constants import exact_array
 from fxexport.language.contraction import before_sites, is_alike_along, with_zeros_as_padding
 from fxexport.language.extents import Extent, divided, floor_divided, minus, plus, times
 from fxexport.language.foreign import foreign
 from fxexport.language.identities import TIES
 from fxexport.language.layout import Slot, accesses, extent_of, joined, own_axes
 from fxexport.language.maps import fits, slots_of, terms_of_contents
-from fxexport.language.moves import along, squeeze, tile
+from fxexport.language.moves import along, expand, squeeze, tile
 from fxexport.language.sliding_window import SlidingWindow
 from fxexport.language.term import Operand, Terms, Uninterpreted, Value
 
@@ -217,7 +221,12 @@ def sorted_along(
 
 
 def summed_up(terms: Terms, value: Value, dim: int) -> Value:
-    """For each cell of a dimension the sum of it and of all before it."""
+    """For each cell of a dimension the sum of it and of all before it; of stored integers it is computed."""
+    once = list(whole(value.layout))
+    once[dim] = value.layout[dim]
+    array = exact_array(value.seen(tuple(once)))
+    if array is not None and array.dtype in (np.int32, np.int64):
+        return expand(terms.constant(np.cumsum(array, dim, dtype=array.dtype)), value.shape)
     return along(terms, "cumulative-sum", (), [value], dim, extent_of(value.layout[dim]))
 
 

@@ -105,6 +105,8 @@ def _elements(term: Term, inputs: dict[Term, Array], known: dict[Term, Array]) -
         return read[0][..., start : start + step * cells : step].reshape(shape)
     if term.op == "gather":
         return read[0][..., [int(str(place)) for place in term.attributes]].reshape(shape)
+    if term.op == "foreign" and term.attributes[0] == "gather":
+        return np.take(read[0], read[1].astype(np.int64), int(str(term.attributes[1]))).reshape(shape)
     if term.op == "pad":
         before, after, mode = term.attributes
         sizes = [*[(0, 0)] * (read[0].ndim - 1), (int(str(before)), int(str(after)))]
@@ -138,6 +140,15 @@ FUNCTIONS["abs"] = np.abs
 """Stand-ins: what holds for them holds for whatever log and erf are, and exp but for its 1 at 0."""
 
 
+INTEGERS = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "and": np.logical_and,
+    "or": np.logical_or,
+}
+
+
 def mapped(term: Term, read: list[Array]) -> Array:
     """A function of each element."""
     name, *parameters = term.attributes
@@ -152,6 +163,8 @@ def mapped(term: Term, read: list[Array]) -> Array:
         return np.where(read[0] > 0, read[0], read[1] * (FUNCTIONS["exp"](read[0]) - 1))
     if name in ("maximum", "minimum"):
         return np.asarray(getattr(np, str(name))(*read))
+    if name in ("add", "sub", "mul", "and", "or"):
+        return np.asarray(INTEGERS[name](*read))
     if name in ("eq", "not"):
         return np.asarray(read[0] == read[1] if name == "eq" else np.logical_not(read[0]))
     return FUNCTIONS[str(name)](read[0])

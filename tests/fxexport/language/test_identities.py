@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from fxexport.language import arithmetic, definitions, moves, windows
+from fxexport.language import arithmetic, definitions, moves, sizes, windows
 from fxexport.language.contraction import convolution, linear, matmul, spelled_sum
-from fxexport.language.extents import symbol
+from fxexport.language.extents import plus, ranges, symbol
 from fxexport.language.identities import IDENTITIES, TIES
 from fxexport.language.layout import plain
-from fxexport.language.maps import cast, elementwise
+from fxexport.language.maps import cast, elementwise, terms_of_contents
 from fxexport.language.sliding_window import SlidingWindow
 from fxexport.language.term import Rounded, Term, Terms, Uninterpreted, Value, below
 from tests.fxexport.language.exact import FUNCTIONS, Array, powered, result
@@ -40,10 +40,10 @@ class Case:
             found[index] = Fraction(int(self._random.integers(1 if positive else -8, 9)), 4)
         return found
 
-    def open(self, array: Array) -> Value:
+    def open(self, array: Array, dtype: str = "float32") -> Value:
         """An input with these elements."""
         kept = tuple(extent for extent in array.shape if extent != 1)
-        term = self.terms.term("input", (len(self.inputs),), (), "float32", kept, is_closed=False)
+        term = self.terms.term("input", (len(self.inputs),), (), dtype, kept, is_closed=False)
         self.inputs[term] = array.reshape(kept)
         return moves.reshape(self.terms, Value(term=term, known_layout=plain(kept)), array.shape)
 
@@ -849,6 +849,55 @@ def _gathered(c: Case) -> Iterator[Check]:
         yield moves.gather_several(c.terms, x, [1, 2], indices[::-1]), moved
 
 
+@case("gather-of-repeated-cells")
+def _of_repeated(c: Case) -> Iterator[Check]:
+    for dim, extent in itertools.product(range(3), (1, 2, 3)):
+        a = c.numbers(*(1 if axis == dim else 2 for axis in range(3)))
+        wide = tuple(extent if axis == dim else 2 for axis in range(3))
+        x, repeated = moves.expand(c.open(a), wide), np.broadcast_to(a, wide)
+        for places in (np.array(extent - 1), np.array([0, -1]), np.array([[0, -extent]])):
+            yield moves.gather(c.terms, x, dim, c.terms.constant(places)), np.take(repeated, places, dim)
+        column, row = np.array([[0], [-1]]), np.array([[0, 0, 1]])
+        for other in (axis for axis in range(3) if axis != dim):
+            dims = sorted((dim, other))
+            named = [row if axis == other else column for axis in dims]
+            cells = np.moveaxis(repeated, dims, (0, 1))[tuple(named)]
+            yield moves.gather_several(c.terms, x, dims, [*map(c.terms.constant, named)]), cells
+            asked = [c.open(row.astype(object), "int64"), c.terms.constant(column)]
+            indices = asked if dims[0] == other else asked[::-1]
+            yield moves.gather_several(c.terms, x, dims, indices), cells
+
+
+@case("gather-by-repeated-index")
+def _by_repeated(c: Case) -> Iterator[Check]:
+    for dim, extents in itertools.product(range(2), itertools.product((1, 2), (1, 3))):
+        a, places = c.numbers(3, 4), np.array([[2, 0, 1]], dtype=object)[:, : extents[1]]
+        index = moves.expand(c.open(places, "int64"), (extents[0], places.shape[1]))
+        yield (
+            moves.gather(c.terms, c.open(a), dim, index),
+            np.take(a, np.broadcast_to(places, index.shape).astype(np.int64), dim),
+        )
+
+
+@case("neutral-integer")
+def _beside_neutral(c: Case) -> Iterator[Check]:
+    a, b = np.array([[3, -1, 0]], dtype=object), np.array([[True], [False]], dtype=object)
+    x, y = c.open(a, "int64"), c.open(b, "bool")
+    for shape in ((), (1,), (2, 1), (2, 3)):
+        for neutral, names, value, array in (
+            (np.int64(0), ("add", "sub"), x, a),
+            (np.int64(1), ("mul",), x, a),
+            (np.True_, ("and",), y, b),
+            (np.False_, ("or",), y, b),
+        ):
+            other = moves.expand(c.terms.constant(np.asarray(neutral)), shape)
+            expected = np.broadcast_to(array, np.broadcast_shapes(array.shape, shape))
+            for name in names:
+                yield elementwise(c.terms, name, [value, other], value.dtype), expected
+                if name != "sub":
+                    yield elementwise(c.terms, name, [other, value], value.dtype), expected
+
+
 @case("one-more")
 def _one_more(c: Case) -> Iterator[Check]:
     for a, x in pairs(c):
@@ -1524,6 +1573,66 @@ def test_a_shape_that_is_summed_along_nothing_stays() -> None:
     shape = c.terms.constant(np.array([2, 3]))
     assert windows.reduce(c.terms, "sum", shape, [], keep=True).term is shape.term
     assert windows.reduce(c.terms, "sum", shape, [0], keep=True).contents == (5,)
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "more", "expected"),
+    [
+        (0, 1, 0, True),
+        (0, 1, -1, True),
+        (0, 1, 1, False),
+        (1, 1, 0, True),
+        (1, 1, 1, False),
+        (-1, 1, 0, False),
+        (0, 2, 0, False),
+    ],
+)
+def test_places_along_a_free_extent_are_within_it_at_every_size(
+    start: int, step: int, more: int, expected: bool
+) -> None:
+    c, length = Case(), symbol("length")
+    with ranges({"length": (2, None)}):
+        x = moves.expand(c.open(c.numbers(1, 3)), (length, 3))
+        index = sizes.counted(c.terms, start, plus(length, more), step, "int64")
+        found = moves.gather(c.terms, x, 0, index)
+        assert (found.term is x.term) == expected
+        assert found.shape == (*index.shape, 3)
+        for places, is_within in (([0, 1, -2], True), ([2], False), ([-3], False)):
+            cells = moves.gather_several(
+                c.terms,
+                x,
+                [0, 1],
+                [
+                    c.terms.constant(np.array(places)),
+                    c.open(np.array([0] * len(places), dtype=object), "int64"),
+                ],
+            )
+            assert (cells.term.attributes[0] == "gather") == is_within
+
+
+def test_a_shape_of_one_extent_stays_one() -> None:
+    c = Case()
+    shape = terms_of_contents(c.terms, [symbol("length")], 1)
+    assert moves.gather(c.terms, shape, 0, c.terms.constant(np.array(0))).contents == (symbol("length"),)
+
+
+def test_integers_are_computed_where_they_repeat_along_a_free_extent() -> None:
+    c, length = Case(), symbol("length")
+    places = moves.expand(c.terms.constant(np.array([[1, 4, 9]])), (length, 3))
+    more = elementwise(c.terms, "add", [places, c.terms.constant(np.array([1, 2, 3]))], "int64")
+    cells = moves.concatenate(c.terms, [moves.flip(c.terms, more, 1), more], 1)
+    found = windows.summed_up(c.terms, cast(c.terms, cells, "int32"), 1)
+    assert found.shape == (length, 6)
+    assert found.term.array is not None
+    assert found.term.array.tolist() == [12, 18, 20, 22, 28, 40]
+    assert windows.summed_up(c.terms, places, 0).term.array is None
+
+
+def test_whether_integers_are_all_true_is_none_of_them() -> None:
+    """``x and 1`` of integers is whether x is none."""
+    c = Case()
+    found = elementwise(c.terms, "and", [of_type(c, "int64"), c.terms.constant(np.array(1))], "bool")
+    assert found.term.op == "map"
 
 
 @pytest.mark.parametrize("places", [[-2, -1], [-1, 0]])

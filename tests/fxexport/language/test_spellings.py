@@ -94,6 +94,17 @@ def gridded(x: torch.Tensor, mode: str, ends: str = "zeros", corners: bool = Fal
     return F.grid_sample(x, grid, mode, ends, corners)
 
 
+def of_earlier(x: torch.Tensor, last: int = 0, *, own: bool = False) -> torch.Tensor:
+    """Cells of a map up to a diagonal, as decoders ask for them: by places that repeat over the batch."""
+    places = torch.arange(3).expand(len(x), 3)
+    places = places + torch.arange(len(x))[:, None] if own else places
+    told = places[torch.arange(len(x))[:, None], torch.arange(3)][:, None]
+    mask = torch.ones((), dtype=torch.bool) & (told[:, :, None, :] <= told[:, :, :, None] + last)
+    return x * mask
+
+
+LOWER = "k = Constant <value = float[3,3] {1, 0, 0, 1, 1, 0, 1, 1, 1}> () y = Mul(x, k)"
+WHOLE = "r = Round(x) c = Cast <to = 7> (r)"
 SPECIALS = (
     f"{number('o', 1)} {number('h', 5)} {number('e', -6)} {number('z', 0)} n = IsNaN(l) w = Where(n, o, l) "
     "b = Less(l, z) i = IsInf(l) c = And(b, i) v = Where(c, e, w) a = Greater(l, z) d = And(a, i) "
@@ -246,6 +257,16 @@ SAME: dict[str, tuple[Function, str]] = {
         f"{number('z', 0)} p = Greater(x, z) q = Cast <to = 6> (p) a = ArgMax <axis = 1, keepdims = 0> (q) "
         f"t = Constant <value = float[4] {{3, 1, 4, 1.5}}> () g = Gather(t, a) "
         f"{ints('o', 1)} y = Unsqueeze(g, o)",
+    ),
+    "a mask of places that repeat": (of_earlier, LOWER),
+    "whole numbers beside what leaves them": (
+        lambda x: ((x.round().long() + 0) * 1 - 0).float(),
+        f"{WHOLE} y = Cast <to = 1> (c)",
+    ),
+    "sizes of whole numbers": (
+        lambda x: (x.round().long() - 2).abs() * (torch.arange(3) - 1).abs() + 0.5,
+        f"{WHOLE} t = Constant <value_int = 2> () d = Sub(c, t) a = Abs(d) {ints('k', 1, 0, 1)} "
+        f"m = Mul(a, k) f = Cast <to = 1> (m) {number('h', 0.5)} y = Add(f, h)",
     ),
     "a sum so far of what is asked": (
         lambda x: (x.round() == 0).cumsum(-1).float(),
@@ -636,6 +657,16 @@ OTHER: dict[str, tuple[Function, str]] = {
         SAME["bounds of each channel"][1],
     ),
     "halves the other way": (lambda x: x, SAME["halves without a number"][1]),
+    "a mask that is wider": (lambda x: of_earlier(x, 1), LOWER),
+    "a mask of places that each sample has": (lambda x: of_earlier(x, own=True), LOWER),
+    "whole numbers beside one": (
+        lambda x: ((x.round().long() + 1) * 1).float(),
+        SAME["whole numbers beside what leaves them"][1],
+    ),
+    "nothing beside whole numbers": (
+        lambda x: (0 - x.round().long()).float(),
+        SAME["whole numbers beside what leaves them"][1],
+    ),
     "a sum so far of another dimension": (
         lambda x: (x.round() == 0).cumsum(-2).float(),
         SAME["a sum so far of what is asked"][1],
