@@ -107,7 +107,7 @@ def _examined(
     certifier.give(data.samples)
     runnable = (model if isinstance(model, Path) else as_module(model) for model in models)
     named = [*zip((source.text for source in question.models), runnable, strict=True)]
-    pairs = ((named[a], named[b]) for a, b in question.pairs)
+    pairs = ((named[a], named[b], None) for a, b in question.pairs)
     checks = prove(certifier, pairs, plan=plan, progress=progress)
     infos = zip(question.models, loaded, shapes, strict=True)
     return Answer(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from fxexport import Verdict, available_providers
+from fxexport import Certificate, Verdict, available_providers
 from fxexport.certificate import Certifier
 from fxexport.providers import require_onnxruntime, require_provider
 from fxhead.check.outcome import Check
@@ -41,16 +41,19 @@ def choose_providers(asked: tuple[str, ...] | None) -> tuple[str, ...]:
 
 def prove(
     certifier: Certifier,
-    pairs: Iterable[tuple[NamedModel, NamedModel]],
+    pairs: Iterable[tuple[NamedModel, NamedModel, Certificate | None]],
     *,
     plan: WeightPlan | None,
     progress: Progress,
 ) -> tuple[Check, ...]:
-    """One certificate for each pair of reference and candidate; stops at the first that is broken."""
+    """One certificate for each pair of reference and candidate; stops at the first that is broken.
+
+    A pair may bring the certificate that was made of it elsewhere.
+    """
     checks: list[Check] = []
-    for (known, reference), (name, candidate) in pairs:
+    for (known, reference), (name, candidate), made in pairs:
         with progress.step(f"checking {name} against {known}"):
-            certificate = certifier.certify(reference, candidate, plan)
+            certificate = made or certifier.certify(reference, candidate, plan)
         checks.append(Check(reference=known, candidate=name, certificate=certificate))
         if certificate.verdict is Verdict.BROKEN:
             break

@@ -8,13 +8,14 @@ whether it still gets on, and what it has not done is to be done again: nothing 
 from __future__ import annotations
 
 import gc
-import json
 import math
 import os
+import pickle
 import select
 import signal
 import time
 from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
 import torch
 
@@ -31,8 +32,10 @@ _LOOK_S = 0.2
 _MOST_BYTES = 1 << 30
 """Of tensors: two processes hold more than one while both work with them."""
 
-Work = Callable[[], list[str]]
-"""What is to be done; it gives what is to be told of it."""
+_NICE = 5
+"""The threads of an operator wait for each other: one that shares its core with this holds up all of them."""
+
+T = TypeVar("T")
 
 
 def is_worthwhile(tensors: Iterable[torch.Tensor]) -> bool:
@@ -47,14 +50,14 @@ def is_worthwhile(tensors: Iterable[torch.Tensor]) -> bool:
     )
 
 
-class Background:
+class Background(Generic[T]):
     """Work that a fork has begun, within what the budget of this thread leaves.
 
     Args:
-        work: what it does; nothing in this process changes by it.
+        work: what it does, and gives; nothing in this process changes by it.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Callable[[], T]) -> None:
         self._reader, writer = os.pipe()
         parent, budget = os.getpid(), left()
         gc.freeze()  # or the first collection there writes to every page that is shared
@@ -69,7 +72,7 @@ class Background:
         gc.unfreeze()
         os.close(writer)
 
-    def result(self) -> list[str] | None:
+    def result(self) -> T | None:
         """What ``work`` gave; None where it was not done, for whatever reason. It waits for that."""
         if not self._pid:
             return None
@@ -84,11 +87,11 @@ class Background:
             if now > used:
                 used, since = now, time.monotonic()
         self.close()
-        try:
-            lines: list[str] = json.loads(told)
-        except ValueError:
+        try:  # what this process's own fork wrote, or as much of it as it came to
+            given: T = pickle.loads(told)
+        except (EOFError, pickle.UnpicklingError):
             return None
-        return lines
+        return given
 
     def close(self) -> None:
         """Ends the work, should it not have ended."""
@@ -100,7 +103,7 @@ class Background:
             self._pid = 0
 
 
-def _work(work: Work, writer: int, parent: int, budget: Budget | None) -> None:
+def _work(work: Callable[[], object], writer: int, parent: int, budget: Budget | None) -> None:
     """Never returns, and leaves no file, signal or exit of the process that it was forked from to itself."""
     try:
         if end_with(parent):
@@ -110,7 +113,8 @@ def _work(work: Work, writer: int, parent: int, budget: Budget | None) -> None:
             forget()
             _limit(budget)
             torch.set_num_threads(1)
-            told = json.dumps(work()).encode()
+            os.nice(_NICE)
+            told = pickle.dumps(work())
             while told:
                 told = told[os.write(writer, told) :]
     except BaseException:  # noqa: BLE001 - whatever it was comes again where the work is done again

@@ -39,7 +39,8 @@ from fxpasses.wall.marks import tensors_of
 from fxpasses.wall.wall import writing
 
 if TYPE_CHECKING:
-    from fxhead.check.artefact import Recipe
+    from fxexport import Certificate
+    from fxhead.check.artefact import ModelRecord, Recipe
     from fxhead.inputs.samples import Data
 
 _TRACE_BATCH = 2
@@ -75,6 +76,7 @@ def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
     if result.report.memory is not None:
         progress.note(memory_line(result.report.memory))
     checks: tuple[Check, ...] = ()
+    made: _Made | None = None
     files: tuple[WrittenFile, ...] = ()
     if result.report.rewrites:
         with staged(job.names.folder) as staging:
@@ -84,9 +86,9 @@ def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
 
                 data = job.samples(graphs, shapes)
                 with shared_recordings():
-                    checks = job.export_and_check(graphs, shapes, data, staging, providers)
+                    checks, made = job.export_and_check(graphs, shapes, data, staging, providers)
             if worst(checks) != "broken":
-                files = job.write(graphs, module, data, checks, providers, staging)
+                files = job.write(graphs, module, data, checks, providers, made, staging)
     if not files:
         names = job.names
         files = options.beside.publish_alone(
@@ -101,6 +103,21 @@ def _run(options: RewriteOptions, progress: Progress) -> RewriteOutcome:
         seconds=time.perf_counter() - start,
         require=options.require,
     )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What a background has made.
+
+    Attributes:
+        notes: what is to be told of it.
+        records: of every model that it wrote: the rewritten module and its ONNX files.
+        of_files: the certificate of two ONNX files, where there are two.
+    """
+
+    notes: list[str]
+    records: tuple[ModelRecord, ...]
+    of_files: Certificate | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,8 +250,11 @@ class _Job:
         data: Data,
         staging: Path,
         providers: tuple[str, ...],
-    ) -> tuple[Check, ...]:
-        """The certificates of the rewritten module and of both ONNX files, which are then in ``staging``."""
+    ) -> tuple[tuple[Check, ...], _Made | None]:
+        """The certificates of the rewritten module and of both ONNX files, which are then in ``staging``.
+
+        And what a background made of all that.
+        """
         from fxexport.certificate import Certifier
         from fxexport.untrusted.programs import as_module
         from fxhead.check.proof import NamedModel, prove
@@ -246,20 +266,22 @@ class _Job:
             (names.module, written),
             *((name, staging / name) for name in names.onnx.values()),
         )
-        with self.exporting(graphs, shapes.examples(_TRACE_BATCH), staging) as exported:
+        certifier = functools.partial(Certifier, data.samples, providers, seed=options.loading.seed)
 
-            def pairs() -> Iterator[tuple[NamedModel, NamedModel]]:
+        def beside(folder: Path) -> Certificate | None:
+            """What is known of the two files in a folder, where there are two."""
+            files = [folder / name for name in names.onnx.values()]
+            return certifier().certify(files[0], files[1]) if self.chain() == _CHAIN else None
+
+        with self.exporting(graphs, shapes.examples(_TRACE_BATCH), staging, beside) as exported:
+
+            def pairs() -> Iterator[tuple[NamedModel, NamedModel, Certificate | None]]:
                 for a, b in self.chain():
-                    if max(a, b) > 1:
-                        exported()
-                    yield models[a], models[b]
+                    made = exported() if max(a, b) > 1 else None
+                    yield models[a], models[b], made.of_files if made and min(a, b) > 1 else None
 
-            return prove(
-                Certifier(data.samples, providers, seed=options.loading.seed),
-                pairs(),
-                plan=graphs.result.plan,
-                progress=self.progress,
-            )
+            checks = prove(certifier(), pairs(), plan=graphs.result.plan, progress=self.progress)
+            return checks, None if worst(checks) == "broken" else exported()
 
     def chain(self) -> tuple[tuple[int, int], ...]:
         """What is compared with what; a model that keeps its form has one ONNX file."""
@@ -267,11 +289,16 @@ class _Job:
 
     @contextlib.contextmanager
     def exporting(
-        self, graphs: Graphs, examples: tuple[torch.Tensor, ...], staging: Path
-    ) -> Iterator[Callable[[], None]]:
+        self,
+        graphs: Graphs,
+        examples: tuple[torch.Tensor, ...],
+        staging: Path,
+        beside: Callable[[Path], Certificate | None],
+    ) -> Iterator[Callable[[], _Made | None]]:
         """Within it both ONNX files are in the making: they are in ``staging`` once what it gives was called.
 
-        Where there is a core for it, they are made beside what else is done until then.
+        Where there is a core for it, they are made beside what else is done until then, and the module is
+        saved there, too. ``beside`` certifies the files in a folder.
         """
         from fxexport.to_onnx.write import record_ahead
         from fxhead.rewriting.background import Background, is_worthwhile
@@ -286,24 +313,26 @@ class _Job:
         with tempfile.TemporaryDirectory(dir=staging) as name:
             folder = Path(name)
 
-            def work() -> list[str]:
+            def work() -> _Made:
                 notes = Notes()
                 dataclasses.replace(self, progress=notes).export(sources, examples, folder, report)
-                return notes.told
+                save_module(graphs.written, folder / self.names.module)
+                return _Made(notes=notes.told, records=self.records(folder), of_files=beside(folder))
 
             background = Background(work)
 
             @functools.cache
-            def exported() -> None:
+            def exported() -> _Made | None:
                 with self.progress.step("exporting to ONNX"):
-                    notes = background.result()
-                if notes is None:
+                    made = background.result()
+                if made is None:
                     self.export(sources, examples, staging, report)
-                    return
-                for note in notes:
+                    return None
+                for note in made.notes:
                     self.progress.note(note)
                 for path in folder.iterdir():
                     os.replace(path, staging / path.name)
+                return made
 
             try:
                 yield exported
@@ -362,18 +391,21 @@ class _Job:
         data: Data | None,
         checks: tuple[Check, ...],
         providers: tuple[str, ...],
+        made: _Made | None,
         staging: Path,
     ) -> tuple[WrittenFile, ...]:
         """Everything written, after all of it was written to ``staging``."""
         names = self.names
         with self.progress.step(f"writing {names.folder / names.module}"):
-            save_module(graphs.written, staging / names.module)
+            if made is None:  # which has saved it
+                save_module(graphs.written, staging / names.module)
             save_json(graphs.result.plan.to_dict(), staging / names.plan)
             recipe, about = None, self.options.source.text
             if data is not None:
                 from fxhead.check.artefact import document
 
-                recipe, about = self.recipe(module, data, providers, staging), names.certificate
+                records = self.records(staging) if made is None else made.records
+                recipe, about = self.recipe(module, data, providers, records, staging), names.certificate
                 save_json(document(recipe, checks), staging / about)
             report = graphs.result.report
             self.options.beside.save(staging, names.folder, names.stem, about, checks, recipe, report)
@@ -381,15 +413,27 @@ class _Job:
             first = (*names.all(with_onnx=True), *self.options.beside.names(names.stem))
             return publish(staging, force=self.options.force, first=first)
 
+    def records(self, folder: Path) -> tuple[ModelRecord, ...]:
+        """Those of the rewritten module and its ONNX files, which are in a folder by now."""
+        from fxhead.check.artefact import record_staged
+
+        kinds = {self.names.module: SourceKind.FILE} | dict.fromkeys(
+            self.names.onnx.values(), SourceKind.ONNX
+        )
+        return tuple(record_staged(folder / name, kind) for name, kind in kinds.items())
+
     def recipe(
-        self, module: nn.Module | ExportedProgram, data: Data, providers: tuple[str, ...], staging: Path
+        self,
+        module: nn.Module | ExportedProgram,
+        data: Data,
+        providers: tuple[str, ...],
+        written: tuple[ModelRecord, ...],
+        staging: Path,
     ) -> Recipe:
-        """How to certify again what is in ``staging`` by now."""
-        from fxhead.check.artefact import FileRecord, Recipe, kept_options, record_model, record_staged
+        """How to certify again what is in ``staging`` by now, which has these records."""
+        from fxhead.check.artefact import FileRecord, Recipe, kept_options, record_model
 
         options, names = self.options, self.names
-        written = [record_staged(staging / names.module, SourceKind.FILE)]
-        written += [record_staged(staging / name, SourceKind.ONNX) for name in names.onnx.values()]
         return Recipe(
             models=(record_model(options.source, module, options.loading.weights, names.folder), *written),
             pairs=self.chain(),
