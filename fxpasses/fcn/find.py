@@ -18,12 +18,13 @@ from fxpasses.dense.find import Choice, own_problem, pools_from
 from fxpasses.engine import refusals
 from fxpasses.engine.match import Match
 from fxpasses.heads.analysis import Analysis
-from fxpasses.heads.cancel import has_own_module, is_scalar
+from fxpasses.heads.cancel import has_own_module, is_scalar, takes_points
 from fxpasses.heads.region import PooledValue, constant_shape
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Form, Problem
 from fxpasses.vocabulary import aten
 from fxpasses.vocabulary.ops import (
+    BATCH,
     CHANNELS,
     POOLS,
     VIEWS,
@@ -179,6 +180,9 @@ class _Chooser:
 
     def _reader_problem(self, node: Node, start: Node) -> Problem | None:
         for user in node.users:
+            layout = self.values[node].layout
+            if user.op == "output" and layout is not None and layout.axes[:1] != ((BATCH,),):
+                return _not_a_map(node, "gives the batch out in another place than the first")
             if user.op == "output" or is_shape_value(user) or aten.is_statistic(user):
                 continue
             if user not in self.values or self.values[user].pool is not start:
@@ -209,7 +213,7 @@ def is_view(value: PooledValue, values: Mapping[Node, PooledValue]) -> bool:
     if not isinstance(op, Reduce):
         return isinstance(op, VIEWS)
     read = values.get(op.source)
-    return op.average and read is not None and read.layout is not None and read.layout.is_point
+    return op.average and read is not None and takes_points(op, read.layout)
 
 
 def pool_of(match: Match, analysis: Analysis) -> Node | None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from torch.fx import Node
 
-from fxpasses.heads.layout import Layout
+from fxpasses.heads.layout import Layout, reduced
 from fxpasses.heads.region import PooledValue, Region, constant_shape, lies_along_channels
 from fxpasses.report import Form
 from fxpasses.vocabulary.ops import BATCH, CHANNELS, VIEWS, Elementwise, Reduce
@@ -59,8 +59,15 @@ def view_source(value: PooledValue, region: Region) -> Node | None:
         return op.source if op.source in region.values else None
     if isinstance(op, Reduce) and op.source in region.values:
         layout = region.values[op.source].layout
-        return op.source if layout is not None and layout.is_point and layout.is_map else None
+        return op.source if takes_points(op, layout) and layout is not None and layout.is_map else None
     return None
+
+
+def takes_points(op: Reduce, layout: Layout | None) -> bool:
+    """Whether a reduction of a value with this layout only takes axes of one position, or leaves them."""
+    if layout is None or not layout.is_point:
+        return False
+    return reduced(layout, op.dims, keepdim=op.keepdim) is not None
 
 
 def is_plain(layout: Layout | None) -> bool:

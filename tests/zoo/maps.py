@@ -310,6 +310,11 @@ def _joined(m: Any, x: Tensor) -> Tensor:
     return torch.cat([m.head(pooled(m.stem(x))), x[:, 0, 0]], 1)
 
 
+def _centred(m: Any, x: Tensor) -> Tensor:
+    features = pooled(m.stem(x))
+    return m.head(features) - features.mean(1, keepdim=True)
+
+
 NOT_WINDOWED: tuple[Entry, ...] = (
     _every(chain("not_fcn_grid", _grid(4, 3), sites=("head", "last"), **_WIDE_IMAGE), MissCode.WINDOW),
     _every(
@@ -333,6 +338,19 @@ NOT_WINDOWED: tuple[Entry, ...] = (
         MissCode.NOT_A_MAP,
     ),
     _every(model("not_fcn_joined", _joined, lambda: {"head": linear()}), MissCode.NOT_A_MAP),
+    _every(model("not_fcn_centred", _centred, lambda: {"head": linear()}), MissCode.NOT_A_MAP),
+    _every(
+        chain(
+            "not_fcn_turned",
+            lambda: {
+                "pool": _pool(),
+                "flat": nn.Flatten(),
+                "head": linear(),
+                "turned": lambda x: x.transpose(0, 1),
+            },
+        ),
+        MissCode.NOT_A_MAP,
+    ),
     _every(
         chain(
             "not_fcn_max",

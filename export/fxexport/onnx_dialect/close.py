@@ -180,7 +180,9 @@ class _Closing:
                 return None
             if node.target in SOFTMAXES and not self._is_along(node):
                 return None
-        return {old: new for old, new in swaps.items() if old is not new}
+        changed = {old: new for old, new in swaps.items() if old is not new}
+        # what stands between two steps of one node has no place in it: a pool before what is fused
+        return changed if changed.keys().isdisjoint(unit.nodes) else None
 
     def _is_sized_otherwise(self, unit: Unit) -> bool:
         """Whether a view reads extents of a value that is gone, or has others along its axes by now.

@@ -352,6 +352,15 @@ def test_a_head_behind_fused_convolutions(tmp_path: Path) -> None:
     assert certify(*files, images()).verdict is Verdict.BROKEN
 
 
+def test_a_pool_goes_between_a_convolution_and_what_was_fused_with_it() -> None:
+    """The node was kept, as if it read other names: the pool behind the convolution was gone."""
+    body = 'p = GlobalAveragePool(r) c = com.microsoft.FusedConv<activation="Relu">(p, w, b) y = Flatten(c)'
+    model = classifier(body, {"w": W[:, :, None, None], "b": B}, also=', "com.microsoft" : 1')
+    made = rewrite_onnx(model, to="dense").module
+    assert operators(made) == ["Conv", "GlobalAveragePool", "Relu", "Flatten"]
+    require_same(model, made, images())
+
+
 def test_sizes_that_are_computed_through_views_and_declared() -> None:
     """As jax2onnx writes a reshape: the graph was called broken."""
     size = (
