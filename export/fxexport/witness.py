@@ -28,6 +28,7 @@ class Witness(JsonRecord):
         index: sample, and place in the sample when it is laid out flat.
         expected: the reference's value there.
         bound: how far apart rounding may take the two.
+        is_wide: whether both were evaluated in float64, weights and inputs as the numbers that they are.
     """
 
     unwritten = ("reference", "candidate")
@@ -42,13 +43,15 @@ class Witness(JsonRecord):
     expected: float | None = None
     found: float | None = None
     bound: float | None = None
+    is_wide: bool = False
 
     def __str__(self) -> str:
         """Which input tells the two apart, and in what."""
         if self.output is None:
             return f"seen on {self.made}, where the candidate does not run"
         row, column = self.index
-        values = f"{self.expected:.9g} and {self.found:.9g}"
+        digits = 17 if self.is_wide else 9
+        values = f"{self.expected:.{digits}g} and {self.found:.{digits}g}"
         return f"seen on {self.made}: {self.output}, sample {row}, place {column}: {values}"
 
     def save(self, path: Path) -> None:

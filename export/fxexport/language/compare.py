@@ -92,6 +92,7 @@ class ConstantPair:
         difference: in what the two differ.
         refolded: what they are, where that may be roundings of two folds of the same.
         unit: unit roundoff of their type.
+        stored: names of what each side computes its own from, in the order of its operators.
     """
 
     left: str
@@ -99,6 +100,7 @@ class ConstantPair:
     difference: Difference
     refolded: Refolded | None = None
     unit: float = 0.0
+    stored: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -509,7 +511,14 @@ class _Proof:
             own = refolded(left, right, unit)
             if own is None and is_recomputed(left, right, self._grain(terms)):
                 own = "computed"
-            pair = ConstantPair(left=names[0], right=names[1], difference=found, refolded=own, unit=unit)
+            pair = ConstantPair(
+                left=names[0],
+                right=names[1],
+                difference=found,
+                refolded=own,
+                unit=unit,
+                stored=(self._stored(0, terms[0]), self._stored(1, terms[1])),
+            )
             self._constants.setdefault(names, pair)
             self._exchange(*terms)
 
@@ -563,6 +572,9 @@ class _Proof:
         made_of = ((side, item) for side, term in enumerate(terms) for item in below(term))
         is_computed = any(self._origin(side, item).operator == "constant" for side, item in made_of)
         return _CODE_ROUNDINGS * UNIT.get(terms[0].dtype, 0.0) if is_computed else 0.0
+
+    def _stored(self, side: int, term: Term) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for item in stored(term) if (name := self._node(side, item))))
 
     def _node(self, side: int, term: Term) -> str:
         stack = [term]

@@ -26,14 +26,15 @@ class Difference:
         expected: the one's value there.
         found: the other's.
         digests: of both arrays.
-        is_permuted: whether both hold the same numbers in another order.
+        share: how large the differences are beside the larger of the numbers that differ, as vectors;
+            infinite where shape or type differ.
     """
 
     index: tuple[int, ...] | None
     expected: float | None
     found: float | None
     digests: tuple[int, int]
-    is_permuted: bool = False
+    share: float = float("inf")
 
     @property
     def size(self) -> float:
@@ -41,13 +42,6 @@ class Difference:
         if self.expected is None or self.found is None:
             return float("inf")
         return abs(self.expected - self.found)
-
-    @property
-    def share(self) -> float:
-        """The same over the larger of the two."""
-        if self.expected is None or self.found is None:
-            return float("inf")
-        return self.size / (max(abs(self.expected), abs(self.found)) or 1.0)
 
 
 def difference(reference: Array, candidate: Array) -> Difference | None:
@@ -68,8 +62,16 @@ def difference(reference: Array, candidate: Array) -> Difference | None:
         expected=float(wide[0][index]),
         found=float(wide[1][index]),
         digests=digests,
-        is_permuted=np.array_equal(np.sort(wide[0], axis=None), np.sort(wide[1], axis=None), equal_nan=True),
+        share=_share(apart, np.maximum(np.abs(wide[0]), np.abs(wide[1]))),
     )
+
+
+def _share(apart: Array, size: Array) -> float:
+    largest = size.max(initial=0.0)
+    if not (np.isfinite(largest) and np.isfinite(apart).all() and largest):
+        return float("inf")
+    own = np.where(apart > 0, size / largest, 0.0)  # whose squares are in range
+    return float(np.linalg.norm((apart / largest).ravel()) / np.linalg.norm(own.ravel()))
 
 
 def refolded(left: Array, right: Array, unit: float) -> Refolded | None:

@@ -6,7 +6,7 @@ they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -20,6 +20,11 @@ from fxexport.terms.term import Array
 _MOST_VALUES = 2**25
 """Weights of larger files are not widened: it takes four copies of eight bytes each."""
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "Clip")
+_SHORT = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_IN_FLOAT32 = frozenset(
+    "CausalConvWithState DequantizeLinear GridSample LinearAttention QuantizeLinear".split()
+)
+"""What the evaluator computes in float32, whatever it is given."""
 _OLDEST = 21
 """The evaluator knows no older version of theirs; what they are given in those means the same in this one."""
 
@@ -44,35 +49,62 @@ def evaluated_alone(
 
 
 def evaluated64(
-    proto: onnx.ModelProto, weights: Mapping[str, Array], feeds: Sequence[Array]
+    proto: onnx.ModelProto,
+    weights: Mapping[str, Array],
+    feeds: Sequence[Array],
+    adjust: Callable[[str | None, Array], Array] | None = None,
 ) -> tuple[Array, ...] | None:
-    """The file's outputs in float64; None where it is too large, or the evaluator lacks an operator.
+    """The file's outputs, all in float64; None where it is too large, or the evaluator does not do that.
 
     Args:
         proto: the file.
         weights: values of the initialisers that it marks as external data.
         feeds: its inputs.
+        adjust: what becomes of each initialiser of floats, by its name, and of each input.
     """
     if sum(array.size for array in weights.values()) > _MOST_VALUES:
         return None
     names = [value.name for value in inputs_of(proto.graph)]
-    wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in feeds]
+    given = {}
+    for name, x in zip(names, feeds, strict=True):
+        given[name] = x.astype(np.float64) if is_float(x) else x
+        given[name] = adjust(None, given[name]) if adjust is not None and is_float(x) else given[name]
     try:
-        model = _widened(proto, weights)
-    except (TypeError, ValueError):  # of tensors that hold something else than they say
+        model = _widened(proto, weights, adjust)
+        with np.errstate(all="ignore"):
+            found = dict(ReferenceEvaluator(model).run(None, given, intermediate=True))
+    except Exception:  # noqa: BLE001 - of operands that make no sense, NumPy raises anything
         return None
-    return evaluated(model, dict(zip(names, wide, strict=True)))
+    results = [value for value in found.values() if isinstance(value, np.ndarray)]
+    if any(is_float(value) and value.dtype != np.float64 for value in results):
+        return None
+    return tuple(np.asarray(found[value.name]) for value in proto.graph.output)
 
 
-def _widened(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
+def is_float(array: Array) -> bool:
+    """Whether it holds floats, of any length."""
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def _widened(
+    proto: onnx.ModelProto,
+    weights: Mapping[str, Array],
+    adjust: Callable[[str | None, Array], Array] | None,
+) -> onnx.ModelProto:
+    if any(node.op_type in _IN_FLOAT32 for node in proto.graph.node):
+        raise ValueError("it has operators that are computed in float32")
     wide = onnx.ModelProto()
     wide.CopyFrom(proto)
     for tensor in wide.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weights[tensor.name]), tensor.name))
     _widen(wide.graph)
+    for tensor in wide.graph.initializer:
+        if adjust is not None and tensor.data_type == TensorProto.DOUBLE:
+            changed = adjust(tensor.name, array_of(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     for value in (*wide.graph.input, *wide.graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+        if value.type.tensor_type.elem_type in _SHORT:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE
     return wide
 
@@ -87,12 +119,16 @@ def _widen(graph: onnx.GraphProto) -> None:
                 _widen(attribute.g)
             elif attribute.HasField("t"):
                 _widen_tensor(attribute.t)
-            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+            elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                number = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+                held = numpy_helper.from_array(np.asarray(number, np.float64))
+                attribute.CopyFrom(helper.make_attribute("value", held))
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i in _SHORT:
                 attribute.CopyFrom(helper.make_attribute("to", TensorProto.DOUBLE))
 
 
 def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type == TensorProto.FLOAT:
+    if tensor.data_type in _SHORT:
         array = array_of(tensor).astype(np.float64)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from fxexport.numerics.bounds import FP32
+from fxexport.proof.measured.in_float64 import Seen, seen_in_float64
 from fxexport.proof.measured.measure import batch_sizes, measure
 from fxexport.proof.measured.runtime import compare_by_default
 from fxexport.proof.measured.search import Found, search
@@ -52,6 +53,7 @@ class Evidence:
     is_in_heads: bool
 
 
+_UNSEEN = "what the numbers that differ do could not be evaluated in float64"
 _NARROW = "no graph shows what they do at other extents, at which both run"
 
 
@@ -85,13 +87,16 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
             tally.notes.append(f"a second run on {target} gave other bits")
         tallies[target] = tally
     strict, first = [tallies[target] for target in runs_on], tallies[runs_on[0]]
-    is_identical = all(tally.is_identical for tally in strict)
     ulps = max((item.max_difference_ulp for tally in strict for item in tally.statistics), default=0.0)
-    is_broken = any(tally.failures for tally in strict)
-    is_broken = is_broken or derivation.is_shown(
-        is_identical=is_identical, ulps=ulps, sites=sites.parameters()
-    )
-    found, pair = Found(), Pair.at(runs_on[0], left, right, outputs)
+    found, seen, pair = Found(), Seen(), Pair.at(runs_on[0], left, right, outputs)
+    is_broken = any(tally.failures for tally in strict) or derivation.is_random
+    has_others = not is_broken and derivation.has_other_constants(sites.parameters())
+    if has_others:
+        seen = seen_in_float64(pair, samples, derivation)
+        first.failures.extend(seen.failures)
+        first.witness = first.witness or seen.witness
+        is_broken = bool(seen.failures) or not (seen.tried or not derivation.is_presumed(ulps=ulps))
+        derivation = dataclasses.replace(derivation, reason=f"{derivation.reason}; {seen}")
     precision = first.precision or FP32
     own = samples.ordered(left.input_names).rows
     run = [tuple((size, *rows.shape[1:]) for rows in own) for size in batch_sizes(left, right)]
@@ -114,7 +119,7 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
         different=different,
         tallies=tallies,
         by_default=compared[0],
-        untold=compared[1],
+        untold=(*compared[1], *([_UNSEEN] if has_others and not seen.tried else [])),
         tried=found.tried,
         is_broken=is_broken,
         is_told=is_told,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +21,10 @@ from fxexport.module_graph.naming import ModuleNaming
 from fxexport.module_graph.outside_graph import changed_state, is_stale, opaque_states, outside_graph
 from fxexport.module_graph.own_code import OwnCode
 from fxexport.module_graph.terms import graph_terms
+from fxexport.onnx_graph.evaluated import is_float
 from fxexport.subjects.many_places import collected, spread
-from fxexport.subjects.subject import EAGER, BatchError, Feed, Feeds, Run, Subject
+from fxexport.subjects.subject import EAGER, Adjustment, BatchError, Feed, Feeds, Run, Subject
+from fxexport.subjects.wide import InFloat64, wide
 from fxexport.terms.arrays import nudge, numpy_of, tensor_of
 from fxexport.terms.term import Array, HeadTerm, affine_of
 from fxexport.to_onnx.example_call import leaf_names
@@ -40,6 +43,8 @@ from fxpasses.vocabulary.vocabulary import Vocabulary
 from fxpasses.wall.clock import SlowError, in_budget
 
 _FIRST_SIZE = 2
+_MOST_WIDE = 2**28
+"""Parameters of larger modules are not copied in float64."""
 _IMAGE = 4
 _RECORDED = 2.0**-8
 """Difference over the largest value that other kernels may leave, in any type."""
@@ -121,6 +126,7 @@ class ModuleSubject(Subject):
         self.output_ranks: tuple[int | None, ...] = tuple(leaf.dim() for _, leaf in leaves)
         self.kinds = frozenset(recorder.kinds)
         self.parameter_count = sum(tensor.numel() for tensor in module.parameters())
+        self.cell_count = sum(map(math.prod, recorder.shapes.values())) // max(len(feeds[0]), 1)
         graph = graph_terms(
             self._traced.graph,
             vocabulary,
@@ -391,23 +397,40 @@ class ModuleSubject(Subject):
 
         return self.joined([self._guarded(run, [nudge(x, by, rng) for x in feed]) for feed in feeds])
 
-    def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
+    def outputs64(self, feeds: Feeds, adjust: Adjustment | None = None) -> tuple[Array, ...] | None:
         """Outputs with weights and inputs in float64; None where the module mixes types.
 
         It is the module itself that runs: a copy may be another function (a GraphModule's code is made anew
         from its graph when it is copied, whatever the code was that ran).
         """
+        if self.parameter_count > _MOST_WIDE:
+            return None
         tensors = (*self.module.named_parameters(), *self.module.named_buffers())
-        state = {name: _wide(tensor.detach()) for name, tensor in tensors}
+        state = {name: wide(tensor.detach()) for name, tensor in tensors}
+
+        def adjusted(name: str | None, tensor: torch.Tensor) -> torch.Tensor:
+            if adjust is None or tensor.dtype is not torch.float64:
+                return tensor
+            return tensor_of(adjust(name, numpy_of(tensor))).to(tensor.device)
+
+        state = {name: adjusted(name, tensor) for name, tensor in state.items()}
 
         def run(feed: Sequence[Array]) -> tuple[Array, ...]:
-            wide = tuple(map(_wide, self._tensors(feed)))
-            return _arrays(torch.func.functional_call(self.module, state, wide))
+            inputs = tuple(adjusted(None, wide(tensor)) for tensor in self._tensors(feed))
+            with InFloat64():  # type: ignore[no-untyped-call]  # its class's
+                return _arrays(torch.func.functional_call(self.module, state, inputs))
 
         try:
-            return self.joined([self._guarded(run, feed) for feed in feeds])
+            found = self.joined([self._guarded(run, feed) for feed in feeds])
         except BatchError:
             return None
+        return found if all(x.dtype == np.float64 for x in found if is_float(x)) else None
+
+    def stored(self, name: str) -> Array | None:
+        """The numbers of a parameter or buffer of floats."""
+        tensors = (*self.module.named_parameters(), *self.module.named_buffers())
+        found = next((tensor for other, tensor in tensors if other == name), None)
+        return None if found is None or not found.is_floating_point() else numpy_of(found)
 
     def _tensors(self, feeds: Sequence[Array]) -> list[torch.Tensor]:
         tensors = [tensor_of(np.array(feed)).to(self._device) for feed in feeds]
@@ -474,10 +497,6 @@ class _Part(Runner):
                 self.value(source)
             self.env[node] = self.run_node(node)
         return self.env[node]
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _nudged(tensor: torch.Tensor, by: float, rng: np.random.Generator) -> torch.Tensor:

@@ -21,14 +21,14 @@ from fxexport.module_graph.of_file import file_terms
 from fxexport.onnx_dialect.arrays import OnnxFile, WeightPool, read_onnx
 from fxexport.onnx_dialect.broken import BrokenGraph, checked
 from fxexport.onnx_dialect.extents import Extent, element_type, shape_of, shapes_in
-from fxexport.onnx_graph.evaluated import evaluated64, with_dequantized
+from fxexport.onnx_graph.evaluated import evaluated64, is_float, with_dequantized
 from fxexport.onnx_graph.normalised import as_default_domain, with_free_batch
 from fxexport.onnx_graph.shapes import BATCH, with_shapes
 from fxexport.onnx_node import array_of, inputs_of, replace, sort_nodes
 from fxexport.providers import Session, runtime_domains
 from fxexport.subjects.many_places import collected, spread
 from fxexport.subjects.samples import InputSpec
-from fxexport.subjects.subject import BatchError, Feed, Feeds, Run, Subject
+from fxexport.subjects.subject import Adjustment, BatchError, Feed, Feeds, Run, Subject
 from fxexport.terms.arrays import nudge
 from fxexport.terms.term import Array, HeadTerm, Kind, Shape, TermGraph, affine_of
 from fxexport.to_onnx.write import NATIVE_SIZE
@@ -85,6 +85,7 @@ class OnnxSubject(Subject):
         self._hold(graph)
         self.native_size = _native_size(self._proto)
         self.parameter_count = sum(math.prod(tensor.dims) for tensor in self._proto.graph.initializer)
+        self.cell_count = _cells(self._shapes.values())
         values = inputs_of(self._proto.graph)
         self.inputs = tuple(map(self._declared, values))
         batches = [shape[1][0] for value in values[:1] if (shape := shape_of(value)) and shape[1]]
@@ -206,10 +207,27 @@ class OnnxSubject(Subject):
         nodes = [node for node in self._proto.graph.node if node.op_type in _SUMS]
         return frozenset(name for node in nodes for name in node.input)
 
-    def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
+    def outputs64(self, feeds: Feeds, adjust: Adjustment | None = None) -> tuple[Array, ...] | None:
         """Outputs that ONNX's reference evaluator computes in float64, if the file is small."""
-        found = [evaluated64(self._proto, self._weights, self._cast(feed)) for feed in feeds]
-        return self.joined([item for item in found if item is not None]) if None not in found else None
+        parts = []
+        for feed in feeds:
+            found = evaluated64(self._proto, self._weights, self._cast(feed), adjust)
+            if found is None:
+                return None
+            parts.append(found)
+        return self.joined(parts)
+
+    def is_weight(self, name: str) -> bool:
+        """Whether it is an operand of sums and products."""
+        return name in self._summed
+
+    def stored(self, name: str) -> Array | None:
+        """The numbers of an initialiser of floats, or of a constant."""
+        tensor = next((item for item in self._proto.graph.initializer if item.name == name), None)
+        if tensor is None:
+            return None
+        array = self._weights[name] if name in self._weights else array_of(tensor)
+        return array if is_float(array) else None
 
     def _cast(self, feed: Feed) -> list[Array]:
         pairs = zip(feed, self.inputs, strict=True)
@@ -451,6 +469,12 @@ def _with_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
     lifted = ir.to_proto(model)
     lifted.graph.sparse_initializer.extend(proto.graph.sparse_initializer)  # which onnx-ir leaves out
     return lifted
+
+
+def _cells(shapes: Iterable[tuple[int, tuple[Extent, ...]]]) -> int:
+    """How many numbers all values of known shape have together, for each row of a batch."""
+    sizes = [[extent for extent in extents if isinstance(extent, int)] for _, extents in shapes]
+    return sum(math.prod(size) for size in sizes) // BATCH
 
 
 def _largest(shapes: Iterable[tuple[int, tuple[Extent, ...]]]) -> tuple[int, int]:

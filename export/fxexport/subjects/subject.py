@@ -21,6 +21,8 @@ from fxpasses.errors import CheckError
 
 EAGER = "eager"
 
+Adjustment = Callable[[str | None, Array], Array]
+"""What becomes of a stored tensor of floats, by its name, or of an input, which has none here."""
 Feed = tuple[Array, ...]
 Feeds = Sequence[Feed]
 Found = TypeVar("Found")
@@ -56,6 +58,8 @@ class Subject(Protocol):
     """The types of the values that it computes."""
     parameter_count: int
     """How many numbers it has stored."""
+    cell_count: int
+    """How many numbers it computes of a sample, about."""
     doubt: str | None
     """What the model may compute that its graph does not show, as a clause."""
     is_misread: bool = False
@@ -276,8 +280,20 @@ class Subject(Protocol):
             BatchError: it does not run at one of the sizes.
         """
 
-    def outputs64(self, feeds: Feeds) -> tuple[Array, ...] | None:
-        """Outputs computed in float64; None where that cannot be done in reasonable time, or at all."""
+    def outputs64(self, feeds: Feeds, adjust: Adjustment | None = None) -> tuple[Array, ...] | None:
+        """Outputs computed in float64; None where that cannot be done in reasonable time, or at all.
+
+        Args:
+            feeds: the batches.
+            adjust: what becomes of what is stored and given first, once that is in float64.
+        """
+
+    def is_weight(self, name: str) -> bool:
+        """Whether a stored tensor may be changed a little: it is no limit, exponent or scale of sizes."""
+        return True
+
+    def stored(self, name: str) -> Array | None:
+        """The numbers that it stores under a name; None where there are none, or they are no floats."""
 
     def run_site(
         self, site: HeadTerm, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True

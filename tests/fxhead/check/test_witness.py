@@ -65,3 +65,21 @@ def test_what_is_required_is_what_exits_with_0(run: Run, folder: Path) -> None:
     assert run("check", "good.onnx", "good.onnx", "--require", "proved").code == 0
     assert run("check", "good.onnx", "limited.onnx", "--require", "agrees").code == 1
     assert run("check", "good.onnx", "good.onnx", "--require", "within").code == 2
+
+
+def test_a_witness_in_float64_can_be_run_alone(run: Run, folder: Path) -> None:
+    """One weight one unit off, which float32 hides: beside a file, and beside a module."""
+    written(folder)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3)).eval()
+    torch.save(model, "model.pt")
+    with torch.no_grad():
+        weight = model[1].weight.view(-1)
+        weight[4] = torch.nextafter(weight[4], torch.tensor(9.0))
+    export_onnx(model, torch.randn(2, 3, 2, 2), folder / "off.onnx")
+    assert run("check", "model.pt", "off.onnx", "-o", "c.json").code == 1
+    script = Path("c.witness.py").read_text()
+    assert ".double()" in script
+    assert "ReferenceEvaluator" in script
+    shown = subprocess.run([sys.executable, "c.witness.py"], capture_output=True, text=True, check=True)
+    *_, expected, _, found, _, _, bound = (word.strip(";,:") for word in shown.stdout.split())
+    assert abs(float(expected) - float(found)) > float(bound)

@@ -83,7 +83,7 @@ def _shows(name: str, folders: Sequence[Path]) -> str | None:
     stem = Path(name).stem
     beside = [f"{stem}.witness{suffix}" for suffix in (".npz", ".py")]
     there = [file for file in beside if any((folder / file).is_file() for folder in folders)]
-    uses = ("has the input", "shows it with torch or onnxruntime alone")
+    uses = ("has the input", "shows it with torch, onnxruntime or onnx alone")
     return ", ".join(f"{file} {use}" for file, use in zip(there, uses, strict=False)) or None
 
 

@@ -1,4 +1,4 @@
-"""The script beside a witness: it shows the difference with torch or onnxruntime alone."""
+"""The script beside a witness: it shows the difference with torch, onnxruntime or onnx alone."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ _MODULE = (
     "{side} = torch.utils._pytree.tree_leaves({model}(*inputs))"
 )
 
+_WIDE_ONNX = (
+    "{side} = wide({path!r}).run("
+    "None, {{key[{cut}:]: given[key] for key in given if key.startswith({prefix!r})}})"
+)
+
 
 def witness_script(
     witness: Witness, sources: Sequence[Source], paths: Sequence[str | None], npz: str, provider: str
@@ -32,16 +37,19 @@ def witness_script(
     Runtime's name.
     """
     sides = ("reference", "candidate")
+    is_wide = witness.is_wide
     runs = [
-        _run(source, path, side, provider) for source, path, side in zip(sources, paths, sides, strict=True)
+        _run(source, path, side, provider, is_wide=is_wide)
+        for source, path, side in zip(sources, paths, sides, strict=True)
     ]
     if None in runs:
         return None
     kinds = {source.kind is SourceKind.ONNX for source in sources}
-    imports = ["import numpy", *(["import onnxruntime"] if True in kinds else [])]
+    imports = ["import numpy", *([_WIDE if is_wide else "import onnxruntime"] if True in kinds else [])]
     imports += [_TORCH] if False in kinds else []
-    imports += [_OPTIONS] if True in kinds else []
-    lines = [*imports, f"given = numpy.load({npz!r})", *(str(run) for run in runs)]
+    imports += [_OPTIONS] if True in kinds and not is_wide else []
+    imports += [f"given = numpy.load({npz!r})", *([_WIDENED] if is_wide else [])]
+    lines = [*imports, *(str(run) for run in runs)]
     if witness.output is None:
         lines.append('print("both ran")')
         return _text(f"{sources[1].text} does not run on what {sources[0].text} runs on", lines)
@@ -64,11 +72,30 @@ _OPTIONS = (
     "options = onnxruntime.SessionOptions(); options.add_session_config_entry({!r}, {!r}); "
     "without = dict(disabled_optimizers={!r})"
 ).format(*UNFUSED, [*UNPAIRED])
+_WIDENED = 'given = {k: x.astype("float64") if x.dtype.kind == "f" else x for k, x in given.items()}'
+_WIDE = """\
+import onnx, onnx.numpy_helper, onnx.reference
+def wide(path, short=(1, 10, 16), double=11):
+    model = onnx.load(path)
+    items = [item for node in model.graph.node for item in node.attribute]
+    for held in (*model.graph.initializer, *(item.t for item in items if item.HasField("t"))):
+        if held.data_type in short:
+            array = onnx.numpy_helper.to_array(held).astype("float64")
+            held.CopyFrom(onnx.numpy_helper.from_array(array, held.name))
+    for cast in (item for item in items if item.name == "to" and item.i in short):
+        cast.i = double
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type in short:
+            value.type.tensor_type.elem_type = double
+    del model.graph.value_info[:]
+    return onnx.reference.ReferenceEvaluator(model)"""
 _TORCH = "import torch\ntorch.set_grad_enabled(False)"
 
 
-def _run(source: Source, path: str | None, side: str, provider: str) -> str | None:
+def _run(source: Source, path: str | None, side: str, provider: str, *, is_wide: bool) -> str | None:
     prefix = f"{side}/"
+    if source.kind is SourceKind.ONNX and path is not None and is_wide:
+        return _WIDE_ONNX.format(path=path, side=side, prefix=prefix, cut=len(prefix))
     if source.kind is SourceKind.ONNX and path is not None:
         return _ONNX.format(path=path, side=side, prefix=prefix, cut=len(prefix), provider=provider)
     if source.kind is not SourceKind.FILE or path is None:
@@ -77,4 +104,5 @@ def _run(source: Source, path: str | None, side: str, provider: str) -> str | No
     model = f"torch.export.load({path!r}).module()"
     if not is_program:
         model = f"torch.load({path!r}, weights_only=False, map_location='cpu').eval()"
+    model = f"{model}.double()" if is_wide else model
     return _MODULE.format(model=model, side=side, prefix=prefix)

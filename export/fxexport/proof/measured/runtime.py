@@ -65,7 +65,7 @@ def _unbounded(name: str, reference: Array, candidate: Array, precision: Precisi
 
 def changed_by_optimiser(left: Subject, right: Subject, witness: Witness) -> str | None:
     """What to say of the file that computes the other model's value as it is written, or None."""
-    if witness.expected is None or witness.found is None:
+    if witness.is_wide or witness.expected is None or witness.found is None:
         return None
     values = witness.expected, witness.found
     given = witness.reference, witness.candidate

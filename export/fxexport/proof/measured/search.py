@@ -71,7 +71,9 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Try:
+class Attempt:
+    """Inputs for both models, and how they were made, in words."""
+
     made: str
     samples: Samples
     rows: int
@@ -97,6 +99,7 @@ def search(
     subjects, on = pair.subjects, pair.on
     streamed = Streamed(subjects[0], on[0]), Streamed(subjects[1], on[1])
     tried, has_unseen = 0, False
+    is_short = any("float16" in side.kinds for side in subjects)  # whose squares of 256 overflow
     is_sized = all(
         subjects[0].output_ranks[i] == subjects[1].output_ranks[j] for _, i, j in pair.outputs
     )  # a head on windows gives more positions of a larger map, and that is what it is for
@@ -114,7 +117,12 @@ def search(
         feeds: tuple[Feeds, Feeds] = ([batches[0]], [batches[1]])
         with np.errstate(all="ignore"):
             failures = _differences(
-                pair, streamed, feeds, precision, attempt.is_extreme, leaves_ties=derived.leaves_ties
+                pair,
+                streamed,
+                feeds,
+                precision,
+                attempt.is_extreme or is_short,
+                leaves_ties=derived.leaves_ties,
             )
         if failures is None or (attempt.is_outside and failures and failures[0].index is None):
             continue  # where one of them does not run, none of them promises to
@@ -167,7 +175,7 @@ def _outside(
     *,
     is_sized: bool,
     is_unseen: bool = False,
-) -> Iterator[_Try]:
+) -> Iterator[Attempt]:
     """The samples at extents next to those for which a recording stands."""
     given = samples.ordered(subjects[0].input_names)
     given = dataclasses.replace(given, names=tuple(subjects[0].input_names))
@@ -180,7 +188,7 @@ def _outside(
         rows = next((shape[0] for shape in shapes if shape), 1)
         if all(_is_taken(side, shapes, subjects[0].input_names) for side in subjects):
             made = " and ".join("x".join(map(str, shape)) for shape in shapes)
-            yield _Try(
+            yield Attempt(
                 made=f"the samples as {made}",
                 samples=at_sizes(given, shapes),
                 rows=rows,
@@ -210,15 +218,15 @@ def _rows(subjects: tuple[Subject, Subject]) -> int:
     return fixed or subjects[1].batches(subjects[0].batches((_ROWS,)))[0]
 
 
-def _larger(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[_Try]:
+def _larger(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[Attempt]:
     larger = resized(samples, map_axes(samples, subjects))
     if all(why_not(side, larger) is None for side in subjects):
-        yield _Try(made="the samples at a larger size", samples=larger, rows=_rows(subjects))
+        yield Attempt(made="the samples at a larger size", samples=larger, rows=_rows(subjects))
 
 
 def _within_budget(
-    tries: Iterator[_Try], subjects: tuple[Subject, Subject], samples: Samples
-) -> Iterator[_Try]:
+    tries: Iterator[Attempt], subjects: tuple[Subject, Subject], samples: Samples
+) -> Iterator[Attempt]:
     """Those for which the budget is enough, up to the first for which it is not."""
     cells = sum(math.prod(rows.shape[1:]) for rows in samples.rows)
     size = max(side.parameter_count for side in subjects) + cells
@@ -230,29 +238,46 @@ def _within_budget(
         yield item
 
 
-def _tries(subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool) -> Iterator[_Try]:
+def changed_samples(
+    subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool
+) -> Iterator[Attempt]:
+    """The samples, then changed ones, those first that lie far from them and from each other.
+
+    ``has_ties``: whether there may be many equal cells in them.
+    """
+    yield Attempt(made="the samples", samples=samples, rows=_rows(subjects))
+    for turn in itertools.zip_longest(*_by_kinds(subjects, samples, has_ties=has_ties)):
+        yield from (item for item in turn if item is not None)
+
+
+def _by_kinds(
+    subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool
+) -> list[Iterator[Attempt]]:
+    start = samples.batch(0, _rows(subjects))
+    return [_changed(samples, start, kind) for kind in _changes(start, has_ties=has_ties)]
+
+
+def _tries(subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool) -> Iterator[Attempt]:
     """One of each kind in turn."""
-    rows = _rows(subjects)
-    start = samples.batch(0, rows)
-    changed = [_changed(samples, start, kind) for kind in _changes(start, has_ties=has_ties)]
+    changed = _by_kinds(subjects, samples, has_ties=has_ties)
     for turn in itertools.zip_longest(*changed, _batches(subjects, samples)):
         yield from (item for item in turn if item is not None)
 
 
-def _batches(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[_Try]:
+def _batches(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[Attempt]:
     """The largest, then others from the smallest."""
     wanted = (_MOST_ROWS, 3, 4, 8, *(size for size in range(1, _MOST_ROWS) if size not in (3, 4, 8)))
     if all(side.fixed_batch is None for side in subjects):
         for size in subjects[1].batches(subjects[0].batches(wanted)):
-            yield _Try(made=f"a batch of {size} samples", samples=samples, rows=size)
+            yield Attempt(made=f"a batch of {size} samples", samples=samples, rows=size)
 
 
-def _changed(samples: Samples, start: Sequence[Array], kind: Sequence[_Change]) -> Iterator[_Try]:
+def _changed(samples: Samples, start: Sequence[Array], kind: Sequence[_Change]) -> Iterator[Attempt]:
     for made, change, is_extreme in kind:
         changed = tuple(change(array) for array in start)
         if not all(np.array_equal(a, b) for a, b in zip(changed, start, strict=True)):
             arrays = dataclasses.replace(samples, rows=changed)
-            yield _Try(made=made, samples=arrays, rows=len(start[0]), is_extreme=is_extreme)
+            yield Attempt(made=made, samples=arrays, rows=len(start[0]), is_extreme=is_extreme)
 
 
 def _changes(start: Sequence[Array], *, has_ties: bool) -> Iterator[Sequence[_Change]]:

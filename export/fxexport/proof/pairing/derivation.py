@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Collection
 
 from fxexport.language import Derivation, Graph, derive
-from fxexport.language.difference import Difference
 from fxexport.language.identities import TIES
 from fxexport.proof.pairing.outputs import PairedOutputs
 from fxexport.results import Failure
@@ -14,17 +13,11 @@ from fxexport.subjects.subject import Subject
 
 _TIES = ("topk", "sort", "argsort", "kthvalue", "median", "mode", "TopK")
 """Operators that give places, and promise nothing of the order of equal values."""
-_MASK = -64.0
-_ULPS = 2.0
-"""What two ways of running the same operators may leave."""
+_FOLDED = {"weights", "computed"}
+"""As what constants may be foldings of the same numbers, which differ by their roundings alone."""
 _MOVED_ULPS, _MOVED_HALVES, _HALF = 16.0, 4.0, 2.0**-12
 """What factors that moved may leave, which are rounded in other weights; in half precision, whose sums are
 taken in more digits, that is less: sixteen layers leave three units there and eight in single."""
-_MOVED, _MOVED_UNITS = 2.0**-10, 32
-"""The share that they change.
-
-In half precision that is more: a few units of it are a damage that outputs of few digits hardly show.
-"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,46 +41,38 @@ class Derived(Derivation):
             for side in (pair.left, pair.right)
         )
 
-    def is_shown(self, *, is_identical: bool, ulps: float, sites: Collection[str | None]) -> bool:
-        """Whether the graphs tell by themselves that the two are not one function.
+    @property
+    def is_random(self) -> bool:
+        """Whether one of the two draws random numbers, in a place where the other computes something else."""
+        return any(origin.is_random for pair in self.unrelated for origin in (pair.left, pair.right))
 
-        They do where one draws random numbers, and where they are the same but for constants. Several
-        constants may be one function all the same, by factors that moved from one to another, or channels in
-        another order: then what was run has to differ, too, and where each of them is quite another number by
-        more than roundings of the new ones explain.
+    def has_other_constants(self, sites: Collection[str | None]) -> bool:
+        """Whether the two are one but for constants, and some of these are no foldings of the same numbers.
 
-        Weights that two libraries may have folded the same norm into differ by its roundings: so they agree,
-        but for those of sites.
+        Weights that two libraries may have folded the same norm into differ by its roundings, and so do
+        tables that a model's code computes; the parameters of ``sites`` are kept bit for bit.
+        """
+        folds = {None if pair.left in sites else pair.refolded for pair in self.constants}
+        is_folded = bool(folds & _FOLDED) and None not in folds and not self.is_inserted
+        return bool(folds) and not (self.unrelated or is_folded or "merged" in folds)
 
-        A factor or summand that only one of the two has may be taken away again further on: there the outputs
-        have to differ by more than another order of roundings explains.
+    @property
+    def is_inserted(self) -> bool:
+        """Whether one of the two has a factor or summand that the other lacks."""
+        return not all(pair.left and pair.right for pair in self.constants)
+
+    def is_presumed(self, *, ulps: float) -> bool:
+        """Whether such constants are taken to make other functions where nothing can be run that tells.
+
+        One number that differs is, if any output does; several may have moved, which rounds them anew.
 
         Args:
-            is_identical: whether the outputs were equal bit for bit.
-            sites: parameters of the sites, which are kept bit for bit.
-            ulps: by how many units in the last place of each sample's largest value they differed.
+            ulps: by how many units in the last place of each sample's largest value outputs differed.
         """
-        if any(origin.is_random for pair in self.unrelated for origin in (pair.left, pair.right)):
-            return True
-        found = {pair.difference.digests for pair in self.constants}
-        is_inserted = not all(pair.left and pair.right for pair in self.constants)
-        is_rounded = any(pair.refolded == "merged" for pair in self.constants)
-        if self.unrelated or not found or is_rounded or (is_inserted and not ulps > _ULPS):
-            return False
-        folds = {None if pair.left in sites else pair.refolded for pair in self.constants}
-        if not is_inserted and folds & {"weights", "computed"} and None not in folds:
-            return False
+        is_one = len({pair.difference.digests for pair in self.constants}) == 1
         is_half = any(pair.unit > _HALF for pair in self.constants)
-        is_moved = ulps <= (_MOVED_HALVES if is_half else _MOVED_ULPS) and all(
-            pair.difference.share > max(_MOVED, _MOVED_UNITS * pair.unit) for pair in self.constants
-        )
-        if len(found) > 1 and is_moved:
-            return False
-        are_exchanged = sorted(first for first, _ in found) == sorted(second for _, second in found)
-        are_exchanged = are_exchanged or all(pair.difference.is_permuted for pair in self.constants)
-        if is_identical and all(_are_masks(pair.difference) for pair in self.constants):
-            return False  # an input has to show it
-        return len(found) == 1 or not (is_identical or are_exchanged)
+        moved = _MOVED_HALVES if is_half else _MOVED_ULPS
+        return ulps > (0.0 if is_one and not self.is_inserted else moved)
 
     def failures(self) -> tuple[Failure, ...]:
         """In what the two graphs differ."""
@@ -111,11 +96,6 @@ class Derived(Derivation):
             for pair in self.unrelated
         ]
         return (*operators[:8], *constants[:8])
-
-
-def _are_masks(difference: Difference) -> bool:
-    """Whether both numbers may take away all that they are added to: -1e9 and infinity, before a softmax."""
-    return all(item is not None and item <= _MASK for item in (difference.expected, difference.found))
 
 
 def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:

@@ -1,0 +1,254 @@
+"""Whether two models that are one but for constants differ, where their own types may hide it: in float64.
+
+Where one weight is another number the function most often is another, if by less than rounding shows; but it
+need not be: a number may be multiplied by zero, added to what a norm or a softmax takes away again, or undone
+by another one. So both are evaluated in float64, on the samples and on changed ones. What lies further apart
+there than the roundings of float64 can take it, as each model shows when its weights and inputs are nudged by
+some of them, is not one function.
+
+Numbers that moved, as a factor does from one layer to the next, were rounded anew, and their functions differ
+by that. It is told from a number that was changed by its size: were they changed to no purpose, the outputs
+would lie as many times further apart than other roundings of these numbers take them as the numbers do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from fxexport.language.compare import ConstantPair
+from fxexport.numerics.bounds import Float64
+from fxexport.numerics.evaluate import flat
+from fxexport.proof.measured.far_apart import Compared, witness_of
+from fxexport.proof.measured.search import Attempt, changed_samples
+from fxexport.proof.pairing.derivation import Derived
+from fxexport.proof.pairing.outputs import Pair
+from fxexport.results import Failure
+from fxexport.subjects.samples import Samples
+from fxexport.subjects.subject import Adjustment, Feed, Subject
+from fxexport.terms.arrays import nudge
+from fxexport.terms.term import Array
+from fxexport.witness import Witness
+
+_UNIT = 2.0**-53
+_FLOOR = 2.0**-44
+"""Of an output's largest value: what other orders of summation may leave."""
+_NUDGE, _FACTOR = 16, 16.0
+"""By how many units weights and inputs are changed, and how many times as far outputs may lie apart."""
+_TINY = 2.0**-900
+_APART = "in float64 the two models give other values"
+
+_LAST, _MOVED = 2.0, 16.0
+"""Of numbers that moved all are changed by more than a unit in the last place, which is two roundings, and
+some by so many of these at least."""
+_LESS, _MOST = 8.0, 16.0
+"""So many times less than numbers do outputs differ if they moved, and so many roundings of them at most."""
+_SEEDS = (0, 1)
+_ENOUGH = 8
+"""On so many inputs that is seen, each of which takes four further evaluations."""
+
+_LARGE, _WORK = 2**28, 2**29
+"""So many numbers are read and computed for a sample at most, and for all after the first batch."""
+_BY_FILES = 8
+"""How many times as long ONNX's reference evaluator takes for one: a second for some ten million."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """What two models show in float64.
+
+    Attributes:
+        failures: in what they differ, on ``witness``; empty where no input shows a difference.
+        witness: the input that shows it.
+        tried: on how many inputs they were evaluated; 0 where that cannot be done.
+        is_moved: whether they differ, but by no more than other roundings of the numbers that differ.
+    """
+
+    failures: tuple[Failure, ...] = ()
+    witness: Witness | None = None
+    tried: int = 0
+    is_moved: bool = False
+
+    def __str__(self) -> str:
+        """What was seen, as a clause."""
+        if not self.tried:
+            return "nothing shows in float64 what they do, which cannot be evaluated here"
+        if self.is_moved:
+            return "in float64 outputs lie no further apart than if these numbers were rounded anew"
+        return "no input shows a difference, even in float64"
+
+
+def seen_in_float64(pair: Pair, samples: Samples, derived: Derived) -> Seen:
+    """The first input on which the two differ in float64, or how many show no difference."""
+    tried, moved = 0, 0
+    for attempt in _affordable(pair.subjects, samples, has_ties=not derived.leaves_ties):
+        batch = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in pair.subjects]
+        sides = _Sides(pair=pair, batch=(batch[0], batch[1]))
+        with np.errstate(all="ignore"):
+            outputs = sides.compared(leaves_ties=derived.leaves_ties)
+            if outputs is None:
+                if tried:
+                    continue
+                return Seen()
+            tried += 1
+            failures = sides.apart(outputs, is_extreme=attempt.is_extreme)
+            if failures and sides.are_roundings(outputs, derived.constants):
+                moved, failures = moved + 1, []
+        if failures:
+            made = f"{attempt.made}, in float64"
+            witness = witness_of(pair, failures[0], sides.batch, made)
+            witness = dataclasses.replace(witness, is_wide=True)
+            told = tuple(dataclasses.replace(item, what=f"{_APART}, on {attempt.made}") for item in failures)
+            return Seen(failures=told, witness=witness, tried=tried)
+        if moved == _ENOUGH:
+            break
+    return Seen(tried=tried, is_moved=moved > 0)
+
+
+def _affordable(subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool) -> Iterator[Attempt]:
+    work = max(_work(side) for side in subjects)
+    attempts = changed_samples(subjects, samples, has_ties=has_ties)
+    if work <= _LARGE:
+        yield next(attempts)
+        yield from itertools.islice(attempts, _WORK // (2 * work))
+
+
+def _work(subject: Subject) -> int:
+    numbers = subject.parameter_count + subject.cell_count + 1
+    return numbers * (_BY_FILES if subject.dialect == "onnx" else 1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Sides:
+    """Two models and a batch for each."""
+
+    pair: Pair
+    batch: tuple[Feed, Feed]
+
+    def compared(self, *, leaves_ties: bool) -> list[Compared] | None:
+        """The outputs of both; None where one of them cannot be evaluated."""
+        left, right = (self._outputs(side) for side in (0, 1))
+        if left is None or right is None:
+            return None
+        found = []
+        for name, i, j in self.pair.outputs:
+            a, b = flat(left[i]), flat(right[j])
+            if a.shape != b.shape:
+                return None
+            if not (leaves_ties and left[i].dtype.kind == "i"):
+                found.append(Compared(name=name, positions=(i, j), reference=a, candidate=b))
+        return found
+
+    def _outputs(self, side: int, adjust: Adjustment | None = None) -> tuple[Array, ...] | None:
+        return self.pair.subjects[side].outputs64([self.batch[side]], adjust)
+
+    def apart(self, outputs: Sequence[Compared], *, is_extreme: bool) -> list[Failure]:
+        """One failure for each output that differs by more than roundings of float64.
+
+        Where one model's value is no number the other's has to be none, unless inputs are extreme.
+        """
+        allowed = [
+            np.full_like(item.reference, _FLOOR * _largest(item.reference) + _TINY) for item in outputs
+        ]
+        if not _beyond(outputs, allowed, is_extreme=is_extreme):
+            return []
+        for side in (0, 1):
+            moved = self._nudged(side)
+            if moved is None:
+                return []
+            for item, most in zip(outputs, allowed, strict=True):
+                own = (item.reference, item.candidate)[side]
+                move = np.abs(flat(moved[item.positions[side]]) - own).max(axis=0)
+                most += _FACTOR * np.where(np.isnan(move), np.inf, move)
+        return _beyond(outputs, allowed, is_extreme=is_extreme)
+
+    def _nudged(self, side: int) -> tuple[Array, ...] | None:
+        """Outputs with every weight and input off by some roundings of float64."""
+        rng = np.random.Generator(np.random.PCG64(side))
+        subject = self.pair.subjects[side]
+
+        def adjust(name: str | None, array: Array) -> Array:
+            is_nudged = name is None or (array.size > 1 and subject.is_weight(name))
+            return nudge(array, _NUDGE * _UNIT, rng) if is_nudged else array
+
+        return self._outputs(side, adjust)
+
+    def are_roundings(self, outputs: Sequence[Compared], constants: Sequence[ConstantPair]) -> bool:
+        """Whether the numbers that differ moved: outputs lie as far apart as other roundings take them."""
+        shares = [pair.difference.share / pair.unit if pair.unit else np.inf for pair in constants]
+        units = max(shares)
+        if min(shares) <= _LAST or not _MOVED <= units < np.inf:
+            return False
+        allowed = [0.0 for _ in outputs]
+        for side in (0, 1):
+            changes = _roundings(self.pair.subjects, constants, side)
+            for seed in _SEEDS if changes else ():
+                moved = self._outputs(side, functools.partial(_rounded, changes, seed))
+                if moved is None:
+                    return False
+                for place, item in enumerate(outputs):
+                    own = (item.reference, item.candidate)[side]
+                    move = _largest(flat(moved[item.positions[side]]) - own)
+                    allowed[place] = max(allowed[place], move)
+        most = min(_MOST, units / _LESS)
+        return all(
+            _largest(item.candidate - item.reference) <= most * own
+            for item, own in zip(outputs, allowed, strict=True)
+        )
+
+
+Masks = dict[str, tuple[Array, float]]
+"""Of each stored tensor which numbers differ, and their unit roundoff."""
+
+
+def _rounded(masks: Masks, seed: int, name: str | None, array: Array) -> Array:
+    """Those of a stored tensor that differ from the other model's, each rounded in another way."""
+    if name is None or name not in masks:
+        return array
+    mask, unit = masks[name]
+    rng = np.random.Generator(np.random.PCG64([seed, *name.encode()]))
+    rounded: Array = array * (1 + unit * mask * rng.choice((-1.0, 1.0), array.shape))
+    return rounded
+
+
+def _roundings(subjects: tuple[Subject, Subject], constants: Sequence[ConstantPair], side: int) -> Masks:
+    found: Masks = {}
+    for pair in constants:
+        others = [subjects[1 - side].stored(name) for name in pair.stored[1 - side]]
+        for name in pair.stored[side]:
+            array = subjects[side].stored(name)
+            if array is not None:
+                found[name] = _differing(array, [other for other in others if other is not None]), pair.unit
+    return found
+
+
+def _differing(array: Array, others: Sequence[Array]) -> Array:
+    """Which numbers differ from the nearest of the others, some of which may have their axes in reverse."""
+    plain = [extent for extent in array.shape if extent != 1]
+    arranged = (
+        x.reshape(array.shape)
+        for other in others
+        for x in (other, other.T)
+        if [extent for extent in x.shape if extent != 1] == plain
+    )
+    every = np.ones(array.shape, bool)
+    return min((x != array for x in arranged), key=np.count_nonzero, default=every)
+
+
+def _beyond(outputs: Sequence[Compared], allowed: Sequence[Float64], *, is_extreme: bool) -> list[Failure]:
+    failures = []
+    for item, most in zip(outputs, allowed, strict=True):
+        finite = [np.isfinite(array) for array in (item.reference, item.candidate)]
+        excess = np.where(finite[0] & finite[1], np.abs(item.candidate - item.reference) - most, 0.0)
+        excess = np.where((finite[0] != finite[1]) & (not is_extreme), np.inf, excess)
+        failure = item.furthest(excess, most, _APART, "candidate")
+        failures += [] if failure is None else [failure]
+    return failures
+
+
+def _largest(values: Float64) -> float:
+    return float(np.where(np.isfinite(values), np.abs(values), 0.0).max(initial=0.0))

@@ -1,0 +1,51 @@
+"""A module's operators in float64, whatever types its code asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fxexport.private_names import TorchDispatchMode
+
+_SHORT = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_subclass__
+    """Within it shorter floats are widened where they are read, and none is made by a cast.
+
+    So that a softmax that is asked for in float32 leaves no roundings of float32.
+
+    Raises:
+        TypeError: something is written to a tensor of shorter floats, which would round it.
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """The operator on what was widened."""
+        if func._schema.is_mutable:
+            written = [arg for arg in args[:1] if isinstance(arg, torch.Tensor) and arg.dtype in _SHORT]
+            if written:
+                raise TypeError("it writes to a tensor of shorter floats")
+        return func(*_widened(args), **_widened(kwargs or {}))
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float64 if it holds floats."""
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _widened(item: Any) -> Any:
+    if isinstance(item, list | tuple):
+        return type(item)(map(_widened, item))
+    if isinstance(item, dict):
+        return {name: _widened(value) for name, value in item.items()}
+    if isinstance(item, torch.dtype):
+        return torch.float64 if item in _SHORT else item
+    return item.double() if isinstance(item, torch.Tensor) and item.dtype in _SHORT else item

@@ -1,0 +1,185 @@
+"""Constants that differ are another function where float64 shows it, and there alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper, parser
+from torch import nn
+
+from fxexport import Verdict, certify
+from fxexport.subjects.module_subject import ModuleSubject
+from fxexport.subjects.onnx_subject import OnnxSubject
+
+
+class Block(nn.Module):
+    """Norms without weights before attention and before two layers with a ReLU between; then a head."""
+
+    def __init__(self, *, has_means: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(4))
+        self.up, self.down, self.fc = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 5)
+        self.unread, self.has_means = nn.Parameter(torch.ones(())), has_means
+
+    def normed(self, x: torch.Tensor) -> torch.Tensor:
+        x = x - x.mean(-1, keepdim=True) if self.has_means else x
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        y = self.normed(x)
+        shares = torch.softmax(self.query(y) @ self.key(y).mT, -1, dtype=torch.float32)
+        x = x + shares.to(x.dtype) @ self.value(y)
+        x = x + self.down(self.up(self.normed(x)).relu())
+        return self.fc(self.normed(x).mean(1)) + ((x - x) * self.unread).sum((1, 2))[:, None]
+
+
+def tokens(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(8, 3, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def centred(model: Block) -> None:
+    """What is normed adds up to zero."""
+    model.up.weight.sub_(model.up.weight.mean(1, keepdim=True))
+
+
+def turned(model: Block) -> None:
+    """A root mean square is that of the turned vector."""
+    turn = torch.linalg.qr(torch.arange(64.0).view(8, 8).sin() + torch.eye(8))[0]
+    for layer in (model.first, model.value, model.down):
+        layer.weight.copy_(turn @ layer.weight)
+        layer.bias.copy_(turn @ layer.bias)
+    for layer in (model.query, model.key, model.value, model.up, model.fc):
+        layer.weight.copy_(layer.weight @ turn.T)
+
+
+def biased(model: Block) -> None:
+    """What every score of a query has alike a softmax takes away."""
+    model.key.bias.add_(1.0)
+
+
+def unread(model: Block) -> None:
+    model.unread.mul_(3)
+
+
+def scaled(model: Block) -> None:
+    model.up.weight.mul_(3)
+    model.up.bias.mul_(3)
+    model.down.weight.div_(3)
+
+
+HALF, SINGLE = torch.float16, torch.float32
+
+
+def changed(
+    change: Callable[[Block], None], dtype: torch.dtype, *, has_means: bool = True
+) -> tuple[Block, Block]:
+    reference, candidate = (Block(has_means=has_means).eval() for _ in range(2))
+    with torch.no_grad():
+        change(candidate)
+    return reference.to(dtype), candidate.to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype", "told"),
+    [
+        (centred, SINGLE, "if these numbers were rounded anew"),
+        (turned, SINGLE, "if these numbers were rounded anew"),
+        (scaled, HALF, "if these numbers were rounded anew"),
+        (biased, HALF, "no input shows a difference, even in float64"),
+        (unread, SINGLE, "no input shows a difference, even in float64"),
+    ],
+)
+def test_other_constants_of_one_function_agree(
+    change: Callable[[Block], None], dtype: torch.dtype, told: str
+) -> None:
+    pair = changed(change, dtype, has_means=change is not turned)
+    certificate = certify(*pair, tokens(dtype))
+    assert certificate.verdict is Verdict.AGREES, certificate.reason
+    assert told in certificate.reason
+    assert "constants of " in certificate.reason
+
+
+@pytest.mark.parametrize("change", [centred, turned, scaled, lambda model: None])
+def test_one_number_more_that_differs_is_seen(change: Callable[[Block], None]) -> None:
+    pair = changed(change, SINGLE, has_means=change is not turned)
+    with torch.no_grad():
+        pair[1].up.weight[3, 2].mul_(1 + 2**-12 if change in (centred, turned, scaled) else 1 + 2**-23)
+    certificate = certify(*pair, tokens())
+    assert certificate.verdict is Verdict.BROKEN, certificate.reason
+    witness = certificate.witness
+    assert witness is not None
+    assert witness.is_wide
+    assert "in float64" in str(witness)
+    assert any("in float64" in failure.what for failure in certificate.rounding.failures)
+    values = []
+    for model, inputs in zip(pair, (witness.reference, witness.candidate), strict=True):
+        with torch.no_grad():
+            wide = copy.deepcopy(model).double()
+            values.append(float(wide(torch.from_numpy(inputs[0][1]).double())[witness.index]))
+    assert abs(values[0] - values[1]) > (witness.bound or 0.0)
+
+
+def test_what_casts_to_fewer_digits_is_evaluated_in_float64_all_the_same() -> None:
+    model = Block().eval()
+    exact = ModuleSubject(model, [tokens().numpy()]).outputs64([(tokens().numpy(),)])
+    assert exact is not None
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        moved.key.bias.add_(1.0)
+    again = ModuleSubject(moved, [tokens().numpy()]).outputs64([(tokens().numpy(),)])
+    assert again is not None
+    assert np.abs(exact[0] - again[0]).max() < 2.0**-44  # which a softmax in float32 would not be
+
+
+def file(path: Path, bias: float, tail: str = "", kind: str = "float") -> Path:
+    """A Gemm and a softmax, in whose bias the same number is added to every class."""
+    dtype = {"float": np.float32, "float16": np.float16}[kind]
+    proto = parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 18, "com.microsoft": 1]> g ({kind}[N,6] x) => ({kind}[N,3] y) '
+        f"{{ a = Gemm (x, w, b) s = Softmax (a) {tail or 'y = Identity (s)'} }}"
+    )
+    weights = np.random.default_rng(0).standard_normal((6, 3))
+    for name, array in (("w", weights), ("b", np.array([0.5, 0.25, 1]) + bias)):
+        proto.graph.initializer.append(numpy_helper.from_array(array.astype(dtype), name))
+    onnx.save(proto, path)
+    return path
+
+
+ROWS = np.random.default_rng(1).standard_normal((8, 6))
+
+
+@pytest.mark.parametrize("kind", ["float", "float16"])
+def test_files_are_evaluated_in_float64(kind: str, tmp_path: Path) -> None:
+    rows = ROWS.astype(np.float32 if kind == "float" else np.float16)
+    first, second = (file(tmp_path / f"{bias}.onnx", bias, kind=kind) for bias in (0.0, 1.0))
+    found = OnnxSubject(first).outputs64([(rows,)])
+    assert found is not None
+    assert found[0].dtype == np.float64
+    assert certify(first, second, rows).verdict in (Verdict.AGREES, Verdict.PROVED)
+    other = onnx.load(first)
+    weight = numpy_helper.to_array(other.graph.initializer[0]).copy()
+    weight[2, 1] = np.nextafter(weight[2, 1], weight.dtype.type(9))
+    other.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
+    onnx.save(other, tmp_path / "other.onnx")
+    assert certify(first, tmp_path / "other.onnx", rows).verdict is Verdict.BROKEN
+
+
+def test_where_nothing_runs_in_float64_the_scope_says_so(tmp_path: Path) -> None:
+    tail = "z = com.microsoft.Gelu (s) y = Identity (z)"
+    first = file(tmp_path / "first.onnx", 0.0, tail)
+    assert OnnxSubject(first).outputs64([(ROWS.astype(np.float32),)]) is None
+    other = onnx.load(first)
+    weight = numpy_helper.to_array(other.graph.initializer[0]) * np.float32(1 + 2**-20)
+    other.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
+    onnx.save(other, tmp_path / "other.onnx")
+    found = certify(first, tmp_path / "other.onnx", ROWS.astype(np.float32))
+    assert found.verdict is Verdict.BROKEN
+    assert "what the numbers that differ do could not be evaluated in float64" in found.scope
