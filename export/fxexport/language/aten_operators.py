@@ -799,11 +799,9 @@ def _both_extremes(call: Call) -> list[Value]:
 def _flatten(call: Call) -> Value:
     value = call.tensor("self")
     places = [call.integer(name) for name in ("start_dim", "end_dim")]
-    return (
-        moves.flatten(value, *(_dim(value, at) for at in places))
-        if value.rank
-        else moves.unsqueeze(value, [0])
-    )
+    if not value.rank:
+        return moves.unsqueeze(value, [0])
+    return moves.written_out(call.terms, moves.flatten(value, *(_dim(value, at) for at in places)))
 
 
 @_handles("view.default", "_unsafe_view.default", "reshape.default")
@@ -931,11 +929,11 @@ def _select(call: Call) -> Value:
 
 @_handles("index.Tensor")
 def _index(call: Call) -> Value:
-    value, given = call.tensor("self"), list(call.any("indices"))
+    value, given = call.tensor("self"), _without_masks(call.terms, call.any("indices"))
     dims = [dim for dim, index in enumerate(given) if index is not None]
     indices = [given[dim] for dim in dims]
-    if not dims or any(not isinstance(index, Value) or index.dtype == "bool" for index in indices):
-        raise Uninterpreted("a mask, or no index")
+    if not dims or not all(isinstance(index, Value) for index in indices):
+        raise Uninterpreted("no index")
     if len(dims) == 1:
         return moves.gather(call.terms, value, dims[0], indices[0])
     found = moves.gather_several(call.terms, value, dims, indices)
@@ -944,6 +942,23 @@ def _index(call: Call) -> Value:
     rank = found.rank - (value.rank - len(dims))
     before, behind = range(rank, rank + dims[0]), range(rank + dims[0], found.rank)
     return found.permuted([*before, *range(rank), *behind])
+
+
+def _without_masks(terms: Terms, given: Sequence[Any]) -> list[Any]:
+    """Indices with the places of what is true in the place of a mask, one for each of its dimensions."""
+    found: list[Any] = []
+    for index in given:
+        if not isinstance(index, Value) or index.dtype != "bool":
+            found.append(index)
+            continue
+        places = moves.places_of_true(terms, index)
+        found.extend(moves.select(terms, places, 0, dim) for dim in range(index.rank))
+    return found
+
+
+@_handles("nonzero.default")
+def _non_zero(call: Call) -> Value:
+    return moves.places_of_true(call.terms, call.tensor("self")).permuted([1, 0])
 
 
 @_handles("index_select.default")
@@ -1015,15 +1030,17 @@ def _slice_scatter(call: Call) -> Value:
         places[dim] = slice(start, end, step)
         return moves.overwritten(call.terms, value, tuple(places), cells)
     first, last, _ = slice(start, end).indices(extent)
-    if cells.dtype != value.dtype or extent_of(cells.layout[dim]) != last - first:
+    if extent_of(cells.layout[dim]) != last - first:
         raise Uninterpreted("cells that do not fit")
-    ends = [
-        moves.take(call.terms, value, dim, at, 1, count)
-        for at, count in ((0, first), (last, extent - last))
-        if count
-    ]
-    pieces = [*ends[: first > 0], cells, *ends[first > 0 :]]
-    return moves.concatenate(call.terms, pieces, dim)
+    return moves.with_cells(call.terms, value, dim, first, cells)
+
+
+@_handles("select_scatter.default")
+def _select_scatter(call: Call) -> Value:
+    value = call.tensor("self")
+    dim, index = _dim(value, call.integer("dim")), call.integer("index")
+    place = index % _fixed(value.shape[dim]) if index < 0 else index
+    return moves.with_cells(call.terms, value, dim, place, moves.unsqueeze(call.tensor("src"), [dim]))
 
 
 @_handles("split_with_sizes.default", "split.sizes")

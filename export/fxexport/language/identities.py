@@ -87,6 +87,7 @@ IDENTITIES: dict[str, Identity] = {
         _bits("gather-by-repeated-index", "x[repeat(i)] = repeat(x[i])", "along whole dimensions of i"),
         _bits("slice-of-concatenation", "cat(x, y)[a:b] = y[a-n : b-n]", "n is the extent of x, n ≤ a"),
         _bits("concatenation-of-slices", "cat(x[a:b], x[b:c]) = x[a:c]"),
+        _bits("concatenation-with-nothing", "cat(x, y) = x", "y has no cell along that dimension"),
         _bits("view-of-view", "reshape(reshape(x, s), t) = reshape(x, t)"),
         _bits("single-concatenation", "cat([x]) = x"),
         _bits("pool-of-one-cell", "pool_1(x) = x", "kernel and stride 1, or as many cells as there are"),

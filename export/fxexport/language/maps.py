@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fxexport.language.constants import along, exact_array, scalar
+from fxexport.language.constants import along, exact_array, folded, is_folded, scalar
 from fxexport.language.extents import Extent
 from fxexport.language.fold_rules import CHOICES
 from fxexport.language.layout import (
@@ -26,7 +26,7 @@ from fxexport.language.layout import (
     plain,
     repeated,
 )
-from fxexport.language.term import FLOATS, Array, Operand, Terms, Uninterpreted, Value, numpy_type
+from fxexport.language.term import FLOATS, Array, Operand, Term, Terms, Uninterpreted, Value, numpy_type
 
 
 def mapped(
@@ -117,11 +117,19 @@ def cast(terms: Terms, value: Value, dtype: str) -> Value:
         return value
     if value.contents is not None and dtype in ("int64", "int32") and fits(value.contents, dtype):
         return terms_of_contents(terms, value.contents, value.rank, dtype)
-    array = None if value.term.rounded or value.known_layout is None else value.term.array
+    array = None if value.term.rounded or value.known_layout is None else _held(value.term, dtype)
     if array is not None and _is_exact_cast(array, dtype):
         with np.errstate(all="ignore"):
             return terms.constant(array.astype(numpy_type(dtype))).seen(value.layout)
     return mapped(terms, "cast", (), [value], dtype)
+
+
+def _held(term: Term, dtype: str) -> Array | None:
+    """The elements of a constant that is stored, or computed without a rounding: a place as an integer."""
+    if term.array is not None or dtype in FLOATS or not is_folded(term):
+        return term.array
+    found = folded(term)
+    return found.value.astype(numpy_type(term.dtype)) if found.is_exact else None
 
 
 def _is_exact_cast(array: Array, dtype: str) -> bool:

@@ -11,8 +11,8 @@ import numpy as np
 
 from fxexport.language import sizes
 from fxexport.language.constants import along as along_once
-from fxexport.language.constants import exact_array, folded, is_folded
-from fxexport.language.extents import Extent, ceiling_divided, divided, least, minus, plus, times
+from fxexport.language.constants import exact_array, folded, is_folded, scalar
+from fxexport.language.extents import Extent, ceiling_divided, divided, least, minus, plus, symbol, times
 from fxexport.language.foreign import foreign
 from fxexport.language.layout import (
     Part,
@@ -42,7 +42,7 @@ def reshape(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
         rest = times(*(extent for extent in wanted if extent != -1))
         missing = divided(extent_of([part for parts in value.layout for part in parts]), rest)
         if missing is None:
-            raise Uninterpreted("a reshape that need not come out")
+            return _viewed(terms, value, wanted, rest)
         wanted[place] = missing
     layout = reshaped(value.layout, wanted)
     if layout is None:
@@ -52,6 +52,15 @@ def reshape(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
         raise Uninterpreted("a reshape that cuts an axis at no multiple")
     found = dataclasses.replace(value, known_layout=layout) if len(layout) <= 1 else value.seen(layout)
     return written_out(terms, _unmerged(terms, found))
+
+
+def _viewed(terms: Terms, value: Value, shape: Sequence[Extent], rest: Extent) -> Value:
+    """The value where -1 stands for a quotient that comes out in every run, or there is none."""
+    if isinstance(rest, int) and rest <= 0:
+        raise Uninterpreted("a reshape to nothing")
+    missing = symbol(f"({times(*value.shape)})/({rest})")
+    dims = tuple(missing if extent == -1 else extent for extent in shape)
+    return foreign(terms, ("view", tuple(shape)), [value], [(value.dtype, dims)], is_random=False)[0]
 
 
 def _merged_where_torn(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
@@ -216,7 +225,10 @@ def tile(value: Value, repeats: Sequence[Extent], *, each: bool = False) -> Valu
 
 
 def written_out(terms: Terms, value: Value) -> Value:
-    """A constant with the cells written out that repeat beside others of a dimension, as files store it."""
+    """A constant with the cells written out that repeat beside others of a dimension, as files store it.
+
+    One that is computed is joined to one axis where a dimension walks several: it may be stored as it is.
+    """
     if not value.is_closed or value.known_layout is None:
         return value
     for dim in range(value.rank):
@@ -228,6 +240,8 @@ def written_out(terms: Terms, value: Value) -> Value:
             places = np.broadcast_to(np.arange(math.prod(own)).reshape(own), sizes).reshape(-1)
             layout = [kept if axis == dim else walked for axis, walked in enumerate(value.layout)]
             value = gather(terms, value.seen(tuple(layout)), dim, terms.constant(places))
+        elif value.term.array is None and 1 < len(kept) == len(parts) == len(sizes):
+            value = along(terms, "merge", (), [value], dim, extent_of(parts))
     return value
 
 
@@ -381,6 +395,14 @@ def gather_several(terms: Terms, value: Value, dims: Sequence[int], indices: Seq
     return foreign(terms, ("gather several", count), [value, *wide], kinds, is_random=False)[0]
 
 
+def places_of_true(terms: Terms, mask: Value) -> Value:
+    """``[R, K]``: for each of the K cells that are true its place along the R dimensions, in their order."""
+    if mask.dtype != "bool" or not mask.rank:
+        raise Uninterpreted("places of what is no mask")
+    kinds = [("int64", (mask.rank, None))]
+    return foreign(terms, ("places of true",), [mask], kinds, is_random=False)[0]
+
+
 def gather_each(terms: Terms, value: Value, dim: int, index: Value) -> Value:
     """For each place of the index the cell of the value in the dimension that it names."""
     if index.dtype not in ("int32", "int64") or index.rank != value.rank:
@@ -404,6 +426,11 @@ def scatter_each(terms: Terms, value: Value, dim: int, index: Value, cells: Valu
         raise Uninterpreted("cells that do not fit")
     if way == "none" and not (cells.is_scalar or index.shape[dim] == 1 or _are_ranks(index, dim)):
         raise Uninterpreted("cells that may come to one place")
+    place, extent = scalar(index), value.shape[dim]
+    if way == "none" and place is not None and index.shape[dim] == 1 and isinstance(extent, int):
+        shape = (*value.shape[:dim], 1, *value.shape[dim + 1 :])
+        if index.shape == shape and -extent <= place < extent:
+            return with_cells(terms, value, dim, int(place) % extent, cells)
     kinds = [(value.dtype, value.shape)]
     return foreign(terms, ("scatter each", dim, way), [value, index, cells], kinds, is_random=False)[0]
 
@@ -413,6 +440,19 @@ def _are_ranks(index: Value, dim: int) -> bool:
     name, *attributes = index.term.attributes or ("",)
     is_one = name == "sorted" and index.term.op == "foreign" and attributes[1] == dim
     return is_one and index.layout == own_axes(index.shape)
+
+
+def with_cells(terms: Terms, value: Value, dim: int, start: int, cells: Value) -> Value:
+    """The value with other cells from one on along a dimension."""
+    count, extent = cells.shape[dim], value.shape[dim]
+    if not isinstance(count, int) or not isinstance(extent, int) or cells.dtype != value.dtype:
+        raise Uninterpreted("cells of a free number, or of another type")
+    shape = (*value.shape[:dim], count, *value.shape[dim + 1 :])
+    if start < 0 or start + count > extent or cells.shape != shape:
+        raise Uninterpreted("cells that do not fit")
+    ends = ((0, start), (start + count, extent - start - count))
+    first, last = ([take(terms, value, dim, at, 1, size)] if size else [] for at, size in ends)
+    return concatenate(terms, [*first, cells, *last], dim)
 
 
 def overwritten(terms: Terms, value: Value, places: tuple[Any, ...], cells: Value) -> Value:
@@ -432,6 +472,9 @@ def concatenate(terms: Terms, values: Sequence[Value], dim: int) -> Value:
     if all(value.contents is not None and value.rank == 1 for value in values):
         contents = [item for value in values for item in value.contents or ()]
         return terms_of_contents(terms, contents, 1, values[0].dtype)
+    if any(extent_of(value.layout[dim]) == 0 for value in values):
+        terms.use("concatenation-with-nothing")
+        values = [value for value in values if extent_of(value.layout[dim]) != 0] or values[:1]
     values = _whole_again(terms, values, dim)
     if len(values) == 1:
         terms.use("single-concatenation")

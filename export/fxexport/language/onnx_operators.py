@@ -920,6 +920,11 @@ def _gather(call: Call) -> Value:
     return moves.gather(call.terms, value, dim, index)
 
 
+@_handles("NonZero", 9, 13)
+def _non_zero(call: Call) -> Value:
+    return moves.places_of_true(call.terms, call.tensor("X"))
+
+
 @_handles("GatherElements", 11, 13)
 def _gather_each(call: Call) -> Value:
     value = call.tensor("data")
@@ -954,7 +959,12 @@ def _scatter(call: Call) -> Value:
     places = index % extents
     if len(np.unique(places.reshape(-1, depth), axis=0)) != places[..., 0].size:
         raise Uninterpreted("a cell that is written twice")
-    return moves.overwritten(call.terms, value, tuple(np.moveaxis(places, -1, 0)), call.tensor("updates"))
+    rows, cells = places.reshape(-1), call.tensor("updates")
+    if exact_array(value) is None or exact_array(cells) is None:
+        if depth != 1 or index.ndim != 2 or not np.array_equal(rows, np.arange(len(rows)) + rows[0]):
+            raise Uninterpreted("a computed value that is written to here and there")
+        return moves.with_cells(call.terms, value, 0, int(rows[0]), cells)
+    return moves.overwritten(call.terms, value, tuple(np.moveaxis(places, -1, 0)), cells)
 
 
 @_handles("ScatterElements", 11, 13, 16, 18)

@@ -14,6 +14,7 @@ import torch
 from fxexport.language import arithmetic, definitions, moves, sizes, windows
 from fxexport.language.contraction import convolution, linear, matmul, spelled_sum
 from fxexport.language.extents import plus, ranges, symbol
+from fxexport.language.foreign import foreign
 from fxexport.language.identities import IDENTITIES, TIES
 from fxexport.language.layout import plain
 from fxexport.language.maps import cast, elementwise, terms_of_contents
@@ -879,6 +880,18 @@ def _by_repeated(c: Case) -> Iterator[Check]:
         )
 
 
+@case("concatenation-with-nothing")
+def _with_nothing(c: Case) -> Iterator[Check]:
+    for dim, order in itertools.product((0, 1), itertools.permutations(range(3))):
+        a, b = c.numbers(2, 3), c.numbers(2, 3)
+        shape = (0, 3) if dim == 0 else (2, 0)
+        (none,) = foreign(c.terms, ("nothing",), [], [("float32", shape)], is_random=False)
+        values = [[c.open(a), c.open(b), none][place] for place in order]
+        arrays = [[a, b][place] for place in order if place < 2]
+        yield moves.concatenate(c.terms, values, dim), np.concatenate(arrays, dim)
+        yield moves.concatenate(c.terms, [none, c.open(a), none], dim), a
+
+
 @case("neutral-integer")
 def _beside_neutral(c: Case) -> Iterator[Check]:
     a, b = np.array([[3, -1, 0]], dtype=object), np.array([[True], [False]], dtype=object)
@@ -1608,6 +1621,20 @@ def test_places_along_a_free_extent_are_within_it_at_every_size(
                 ],
             )
             assert (cells.term.attributes[0] == "gather") == is_within
+
+
+def test_what_a_view_leaves_open_is_a_quotient_that_both_name_alike() -> None:
+    """Cells of which nobody knows how many are true, in as many rows as there are samples."""
+    c, cells, rows = Case(), symbol("cells"), symbol("rows")
+    shape = (cells, 4)
+    kinds = [c.terms.term("input", (name,), (), "float32", shape, is_closed=False) for name in "xy"]
+    x, other = (Value(term=term, known_layout=plain(shape)) for term in kinds)
+    found = moves.reshape(c.terms, x, [rows, -1, 4])
+    assert found == moves.reshape(c.terms, x, [rows, -1, 4])
+    assert found.shape == moves.reshape(c.terms, other, [rows, -1, 4]).shape
+    assert found.shape[1] not in (cells, moves.reshape(c.terms, x, [rows, -1, 2]).shape[1])
+    with pytest.raises(Uninterpreted):
+        moves.reshape(c.terms, x, [0, -1])
 
 
 def test_a_shape_of_one_extent_stays_one() -> None:

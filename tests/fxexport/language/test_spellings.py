@@ -103,6 +103,51 @@ def of_earlier(x: torch.Tensor, last: int = 0, *, own: bool = False) -> torch.Te
     return x * mask
 
 
+def placed(x: torch.Tensor, start: int) -> torch.Tensor:
+    """A map two of whose channels are written over."""
+    y = x.relu()
+    y[:, start : start + 2] = x[:, :2]
+    return y
+
+
+def with_first(x: torch.Tensor, channel: int) -> torch.Tensor:
+    """A map one of whose channels is written over by the first."""
+    y = x.relu()
+    y[:, channel] = x[:, 0]
+    return y
+
+
+def of_true(x: torch.Tensor, limit: float = 0.0) -> torch.Tensor:
+    """Channels at the places of a map whose first one is above a number."""
+    return x.permute(0, 2, 3, 1)[x[:, 0] > limit]
+
+
+def waved(turned: bool) -> torch.Tensor:
+    """A table of sines, one row after the other."""
+    table = (torch.arange(3.0)[:, None] + 2 * torch.arange(3.0)).sin()
+    return (table.T if turned else table).flatten()
+
+
+PLACED = (
+    f"r = Relu(x) t = Transpose <perm = [1, 0, 2, 3]> (r) {ints('z', 0)} {ints('o', 1)} {ints('e', 2)} "
+    "l = Slice(x, z, e, o) u = Transpose <perm = [1, 0, 2, 3]> (l) "
+    "i = Constant <value = int64[2,1] {1, 2}> () s = ScatterND(t, i, u) "
+    "y = Transpose <perm = [1, 0, 2, 3]> (s)"
+)
+ONE_PLACED = (
+    f"r = Relu(x) {ints('z', 0)} {ints('o', 1)} l = Slice(x, z, o, o) h = Shape(l) "
+    "i = Constant <value = int64[1,1,1,1] {-2}> () e = Expand(i, h) y = ScatterElements <axis = 1> (r, e, l)"
+)
+OF_TRUE = (
+    f"{ints('z', 0)} {ints('o', 1)} l = Slice(x, z, o, o) c = Squeeze(l, o) {number('k', 0)} "
+    "m = Greater(c, k) p = NonZero(m) i = Transpose(p) t = Transpose <perm = [0, 2, 3, 1]> (x) "
+    "y = GatherND(t, i)"
+)
+WAVED = (
+    f"f = Constant <value_floats = {waved(True).tolist()}> () {ints('s', 0, 4, 9)} r = Reshape(x, s) "
+    "y = Mul(r, f)"
+)
+PICKED = f"k = Constant <value_floats = {TABLE[[0, 1, 2]].tolist()}> () y = Mul(x, k)"
 LOWER = "k = Constant <value = float[3,3] {1, 0, 0, 1, 1, 0, 1, 1, 1}> () y = Mul(x, k)"
 WHOLE = "r = Round(x) c = Cast <to = 7> (r)"
 SPECIALS = (
@@ -259,6 +304,12 @@ SAME: dict[str, tuple[Function, str]] = {
         f"{ints('o', 1)} y = Unsqueeze(g, o)",
     ),
     "a mask of places that repeat": (of_earlier, LOWER),
+    "cells joined with none": (lambda x: torch.cat([x, x[:, 4:]], 1), "y = Identity(x)"),
+    "channels that are written over": (lambda x: placed(x, 1), PLACED),
+    "a channel that is written over": (lambda x: with_first(x, 2), ONE_PLACED),
+    "cells where something is true": (of_true, OF_TRUE),
+    "a computed table one row after the other": (lambda x: x.flatten(2) * waved(True), WAVED),
+    "cells of places that are computed": (lambda x: x * TABLE[(torch.arange(3.0) * 0.5 * 2).long()], PICKED),
     "whole numbers beside what leaves them": (
         lambda x: ((x.round().long() + 0) * 1 - 0).float(),
         f"{WHOLE} y = Cast <to = 1> (c)",
@@ -657,6 +708,13 @@ OTHER: dict[str, tuple[Function, str]] = {
         SAME["bounds of each channel"][1],
     ),
     "halves the other way": (lambda x: x, SAME["halves without a number"][1]),
+    "cells joined with some": (lambda x: torch.cat([x, x[:, 3:]], 1), "y = Identity(x)"),
+    "other channels that are written over": (lambda x: placed(x, 2), PLACED),
+    "another channel that is written over": (lambda x: with_first(x, 1), ONE_PLACED),
+    "cells where something else is true": (lambda x: of_true(x, 0.5), OF_TRUE),
+    "cells where it is true of another": (lambda x: x.permute(0, 3, 2, 1)[x[:, 0] > 0], OF_TRUE),
+    "a computed table one column after the other": (lambda x: x.flatten(2) * waved(False), WAVED),
+    "cells of places that are rounded": (lambda x: x * TABLE[(torch.arange(3.0) * 0.5).long()], PICKED),
     "a mask that is wider": (lambda x: of_earlier(x, 1), LOWER),
     "a mask of places that each sample has": (lambda x: of_earlier(x, own=True), LOWER),
     "whole numbers beside one": (
