@@ -24,7 +24,10 @@ from fxpasses.vocabulary.ops import Affine, WeightSource
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
 _EXACT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
+    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
 _DTYPES = frozenset(
     {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}
 )
@@ -60,6 +63,12 @@ def module_problem(op: Affine) -> Problem | None:
             f"{type(module).__module__}.{kind} is a subclass and may compute something else",
             "replace it by the plain layer, or merge its adapter, first",
         )
+    if "forward" in module.__dict__:
+        return Problem(
+            MissCode.SUBCLASS,
+            f"this {kind} has a forward of its own, which may compute something else",
+            "remove what was put around it first",
+        )
     if has_hooks(module):
         return Problem(
             MissCode.HOOKED,
@@ -70,7 +79,7 @@ def module_problem(op: Affine) -> Problem | None:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether anything looks at what a module takes or gives."""
+    """Whether anything looks at what a module takes, gives or stores."""
     return any(getattr(module, hooks, None) for hooks in _HOOKS)
 
 
@@ -121,6 +130,10 @@ def weight_problem(op: Affine, root: nn.Module) -> Problem | None:
                 f"{name} is a {type(tensor).__name__}, which may not allow views",
                 "convert it to a plain parameter first",
             )
+        if not tensor.numel():
+            return Problem(
+                MissCode.WEIGHT_TYPE, f"{name} is empty, which convolutions do not take", "remove the layer"
+            )
         if tensor.dtype not in _DTYPES or tensor.is_sparse or tensor.is_quantized:
             return Problem(
                 MissCode.DTYPE,
@@ -160,7 +173,7 @@ def sharing_problem(op: Affine, root: nn.Module, uses: Uses, alike: dict[Node, A
             "clone the module to allow the rewrite",
         )
     modules = {id(other.module) for other in alike.values() if other.module is not None}
-    parameters = {other.weight for other in alike.values() if other.module is None}
+    parameters = {other.weight for other in alike.values() if other.module is None} - uses.called
     others = [
         name
         for owner, name in uses.owners.get(id(weight), [])

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule
 
 from fxpasses.engine.fake_values import refresh_weight
 from fxpasses.engine.match import Match
@@ -61,7 +60,8 @@ def reshape(root: nn.Module, uses: Uses, matches: Iterable[Match], to: Form) -> 
             modules[id(module)] = _module(module, match, weight, to)
     for old, (weight, _) in made.items():
         for owner, name in uses.owners[old]:
-            _put(owner, name, weight)
+            if id(owner) not in modules:  # a layer's own module is exchanged whole instead
+                _put(owner, name, weight)
     for old, module in modules.items():
         for path in uses.paths[old]:
             parent, _, key = path.rpartition(".")
@@ -78,11 +78,10 @@ def reshape(root: nn.Module, uses: Uses, matches: Iterable[Match], to: Form) -> 
 
 
 def _put(owner: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Puts a tensor where the old one is; a layer's own module is exchanged whole instead."""
-    if type(owner) is nn.Module or isinstance(owner, GraphModule):
-        leaf = name.rpartition(".")[2]
-        registry: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
-        registry[leaf] = tensor
+    """Puts a tensor where the old one is, whatever holds it: a list, or a layer that nobody calls."""
+    leaf = name.rpartition(".")[2]
+    registry: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+    registry[leaf] = tensor
 
 
 def swap_batch_norm(root: nn.Module, path: str, rank: int) -> None:

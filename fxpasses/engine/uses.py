@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 from torch.fx import Graph, Node
@@ -22,12 +22,14 @@ class Uses:
         calls: call nodes by the identity of the module.
         reads: nodes that read a tensor by path (``get_attr``), by the identity of the tensor.
         owners: owning module and state-dict name, by the identity of the tensor.
+        called: state-dict names of those in modules that are called, or in modules below these.
     """
 
     paths: dict[int, list[str]] = dataclasses.field(default_factory=dict)
     calls: dict[int, list[Node]] = dataclasses.field(default_factory=dict)
     reads: dict[int, list[Node]] = dataclasses.field(default_factory=dict)
     owners: dict[int, list[tuple[nn.Module, str]]] = dataclasses.field(default_factory=dict)
+    called: set[str] = dataclasses.field(default_factory=set)
 
     @classmethod
     def of(cls, graph: Graph, vocabulary: Vocabulary, sites: Iterable[Affine]) -> Uses:
@@ -51,9 +53,13 @@ class Uses:
                         names[prefix + key] = id(tensor)
                         uses.owners.setdefault(id(tensor), []).append((module, prefix + key))
         paths = {path: module for module, known in uses.paths.items() for path in known}
-        for node in graph.find_nodes(op="call_module", sort=False) if paths else ():
+        plain = all(type(owner) is nn.Module for owners in uses.owners.values() for owner, _ in owners)
+        calls = [] if plain and not paths else graph.find_nodes(op="call_module", sort=False)
+        for node in calls:
             if node.target in paths:
                 uses.calls.setdefault(paths[node.target], []).append(node)
+        targets = {str(node.target) for node in calls}
+        uses.called = {name for name in names if not targets.isdisjoint(_above(name))}
         read = graph.find_nodes(op="get_attr", sort=False)
         for node in [node for node in read if node.target in names]:  # of hundreds
             uses.reads.setdefault(names[node.target], []).append(node)
@@ -62,3 +68,9 @@ class Uses:
             if name in names:
                 uses.reads.setdefault(names[name], []).append(node)
         return uses
+
+
+def _above(name: str) -> Iterator[str]:
+    """Paths of the modules that hold what has this name."""
+    while name := name.rpartition(".")[0]:
+        yield name

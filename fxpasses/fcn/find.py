@@ -164,7 +164,7 @@ class _Chooser:
             is_last = op.is_last and value.layout.axes[-1] == (CHANNELS,)
             return None if is_last else _not_a_map(node, "works along other axes than the channels")
         if isinstance(op, FeatureNorm):
-            return None
+            return None if value.layout.is_map else _not_a_map(node, "drops whole features of a vector")
         if not isinstance(op, Elementwise) or op.mixes:
             return _not_a_map(node, "looks at all positions")
         others = [source for source in op.sources if source not in self.values]

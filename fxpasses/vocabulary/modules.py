@@ -63,6 +63,9 @@ def module_op(module: Any, node: Node) -> Op:
     source = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("x"))
     if not isinstance(source, Node) or len(node.args) + len(node.kwargs) != 1:
         return handlers.OPAQUE
+    if not is_its_class(module):
+        affine = _affine_module(module, source, str(node.target))
+        return affine if isinstance(affine, Affine) else handlers.OPAQUE
     if kind in _ELEMENTWISE_MODULES:
         return Elementwise((source,), inplace=getattr(module, "inplace", False) is True)
     if kind is nn.Identity:
@@ -110,6 +113,12 @@ def module_op(module: Any, node: Node) -> Op:
     if kind.__name__ == "RMSNorm":
         return FeatureNorm(source, is_last=len(getattr(module, "normalized_shape", ())) == 1)
     return _affine_module(module, source, str(node.target))
+
+
+def is_its_class(module: nn.Module) -> bool:
+    """Whether a module computes what its class does: it has no forward of its own, and no hooks around it."""
+    held = module.__dict__
+    return not (held.get("_forward_hooks") or held.get("_forward_pre_hooks") or "forward" in held)
 
 
 _CONV_NUMBERS = ("kernel_size", "stride", "padding", "dilation", "groups")
