@@ -62,10 +62,14 @@ class FoldedConstant:
     Attributes:
         left: node of the left graph that holds or reads it.
         largest_ulp: how far the two lie apart at most, in units of the last place.
+        unit: unit roundoff of their type.
+        stored: names of what each side computes its own from, in the order of its operators.
     """
 
     left: str
     largest_ulp: float
+    unit: float = 0.0
+    stored: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -478,7 +482,10 @@ class _Proof:
             ulp = _apart(a, b, left.term, right.term)
             if ulp is not None:
                 self._terms.use("fold-of-constants")
-                self._folds.setdefault(names, FoldedConstant(left=names[0], largest_ulp=ulp))
+                made_of = self._stored(0, left.term), self._stored(1, right.term)
+                unit = UNIT.get(left.term.dtype, 0.0)
+                fold = FoldedConstant(left=names[0], largest_ulp=ulp, unit=unit, stored=made_of)
+                self._folds.setdefault(names, fold)
                 return True
         if self._terms.merges:
             return self._is_near((left.term, right.term), names, a, b)
@@ -654,7 +661,7 @@ def _operand_pairs(left: Term, right: Term) -> list[tuple[Operand, Operand]]:
         [(_power(term, at), item) for at, item in enumerate(term.operands)] for term in (left, right)
     )
     pairs = []
-    for key in (_itself, _but_for_numbers, _likeness, _nothing):
+    for key in (_itself, _but_for_numbers, _with_its_numbers, _likeness, _nothing):
         for power, item in list(own):
             found = next((x for x in other if x[0] == power and key(x[1]) == key(item)), None)
             if found is not None:
@@ -671,6 +678,15 @@ def _itself(operand: Operand) -> object:
 
 def _but_for_numbers(operand: Operand) -> object:
     return operand.term.skeleton, operand.access
+
+
+def _with_its_numbers(operand: Operand) -> object:
+    """What an operand is, and its weights: a layer is itself whatever is other before it."""
+    term = operand.term
+    while term.op == "affine":
+        term = term.operands[0].term
+    held = tuple(item for item in term.operands if item.term.is_closed)
+    return (term.op, term.attributes, operand.access, held) if held else operand
 
 
 def _nothing(operand: Operand) -> object:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +17,8 @@ _SHORT = (torch.float32, torch.float16, torch.bfloat16)
 class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_subclass__
     """Within it shorter floats are widened where they are read, and none is made by a cast.
 
-    So that a softmax that is asked for in float32 leaves no roundings of float32.
+    So that a softmax that is asked for in float32 leaves no roundings of float32. Numbers in the code are
+    those of float32 all the same, as files hold them.
 
     Raises:
         TypeError: something is written to a tensor of shorter floats, which would round it.
@@ -46,6 +49,9 @@ def _widened(item: Any) -> Any:
         return type(item)(map(_widened, item))
     if isinstance(item, dict):
         return {name: _widened(value) for name, value in item.items()}
+    if isinstance(item, float):
+        short = ctypes.c_float(item).value
+        return short if math.isfinite(short) else item
     if isinstance(item, torch.dtype):
         return torch.float64 if item in _SHORT else item
     return item.double() if isinstance(item, torch.Tensor) and item.dtype in _SHORT else item

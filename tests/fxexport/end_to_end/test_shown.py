@@ -209,6 +209,34 @@ def test_a_factor_that_moved_is_none_in_half_precision(dtype: torch.dtype) -> No
     assert certify(reference, candidate, images().to(dtype)).is_accepted
 
 
+class Added(nn.Module):
+    """Branches that are added to a sum, one after another, as in residual nets that end in no activation."""
+
+    def __init__(self, stem: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.fc, self.stem = nn.Conv2d(3, 6, 3), nn.Linear(6, 5), stem
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1))
+            for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(self.first(x))
+        for branch in self.branches:
+            x = x + branch(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_where_two_models_part_first_is_told() -> None:
+    """Summands were paired in any order, so that failures named branches that have nothing in common."""
+    pair = Added(torch.relu).eval(), Added(torch.tanh).eval()
+    failures = certify(*pair, images()).backbone.failures
+    assert [failure.what for failure in failures] == [
+        "no identity relates aten.relu.default to aten.tanh.default 'tanh' in its place"
+    ]
+
+
 def test_hooks_and_edited_code_are_seen() -> None:
     reference, hooked = Net().eval(), Net().eval()
     hooked.register_forward_hook(

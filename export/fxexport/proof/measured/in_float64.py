@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fxexport.language.compare import ConstantPair
+from fxexport.language.compare import ConstantPair, FoldedConstant
 from fxexport.numerics.bounds import Float64
 from fxexport.numerics.evaluate import flat
 from fxexport.proof.measured.far_apart import Compared, witness_of
@@ -48,6 +48,7 @@ some by so many of these at least."""
 _LESS, _MOST = 8.0, 16.0
 """So many times less than numbers do outputs differ if they moved, and so many roundings of them at most."""
 _SEEDS = (0, 1)
+_OTHERS = frozenset({"float16", "bfloat16", "float64"})
 _ENOUGH = 8
 """On so many inputs that is seen, each of which takes four further evaluations."""
 
@@ -66,12 +67,14 @@ class Seen:
         witness: the input that shows it.
         tried: on how many inputs they were evaluated; 0 where that cannot be done.
         is_moved: whether they differ, but by no more than other roundings of the numbers that differ.
+        is_folded: whether constants are folded, whose roundings hide what is smaller.
     """
 
     failures: tuple[Failure, ...] = ()
     witness: Witness | None = None
     tried: int = 0
     is_moved: bool = False
+    is_folded: bool = False
 
     def __str__(self) -> str:
         """What was seen, as a clause."""
@@ -79,7 +82,8 @@ class Seen:
             return "nothing shows in float64 what they do, which cannot be evaluated here"
         if self.is_moved:
             return "in float64 outputs lie no further apart than if these numbers were rounded anew"
-        return "no input shows a difference, even in float64"
+        more = ", beyond roundings of folds" if self.is_folded else ""
+        return f"no input shows a difference, even in float64{more}"
 
 
 def seen_in_float64(pair: Pair, samples: Samples, derived: Derived) -> Seen:
@@ -95,7 +99,7 @@ def seen_in_float64(pair: Pair, samples: Samples, derived: Derived) -> Seen:
                     continue
                 return Seen()
             tried += 1
-            failures = sides.apart(outputs, is_extreme=attempt.is_extreme)
+            failures = sides.apart(outputs, derived.folds, is_changed=tried > 1)
             if failures and sides.are_roundings(outputs, derived.constants):
                 moved, failures = moved + 1, []
         if failures:
@@ -106,10 +110,12 @@ def seen_in_float64(pair: Pair, samples: Samples, derived: Derived) -> Seen:
             return Seen(failures=told, witness=witness, tried=tried)
         if moved == _ENOUGH:
             break
-    return Seen(tried=tried, is_moved=moved > 0)
+    return Seen(tried=tried, is_moved=moved > 0, is_folded=bool(derived.folds))
 
 
 def _affordable(subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool) -> Iterator[Attempt]:
+    if len({side.dialect for side in subjects}) > 1 and any(_OTHERS & side.kinds for side in subjects):
+        return  # a file has in these types the numbers that a module's code has in float32, here
     work = max(_work(side) for side in subjects)
     attempts = changed_samples(subjects, samples, has_ties=has_ties)
     if work <= _LARGE:
@@ -146,15 +152,18 @@ class _Sides:
     def _outputs(self, side: int, adjust: Adjustment | None = None) -> tuple[Array, ...] | None:
         return self.pair.subjects[side].outputs64([self.batch[side]], adjust)
 
-    def apart(self, outputs: Sequence[Compared], *, is_extreme: bool) -> list[Failure]:
-        """One failure for each output that differs by more than roundings of float64.
+    def apart(
+        self, outputs: Sequence[Compared], folds: Sequence[FoldedConstant], *, is_changed: bool
+    ) -> list[Failure]:
+        """One failure for each output that differs by more than roundings of float64, and of ``folds``.
 
-        Where one model's value is no number the other's has to be none, unless inputs are extreme.
+        Where one model's value is no number the other's has to be none, on samples as they are given: of
+        larger ones the evaluator of files takes a softmax's logarithm past the end of all numbers.
         """
         allowed = [
             np.full_like(item.reference, _FLOOR * _largest(item.reference) + _TINY) for item in outputs
         ]
-        if not _beyond(outputs, allowed, is_extreme=is_extreme):
+        if not _beyond(outputs, allowed, is_changed=is_changed):
             return []
         for side in (0, 1):
             moved = self._nudged(side)
@@ -164,7 +173,12 @@ class _Sides:
                 own = (item.reference, item.candidate)[side]
                 move = np.abs(flat(moved[item.positions[side]]) - own).max(axis=0)
                 most += _FACTOR * np.where(np.isnan(move), np.inf, move)
-        return _beyond(outputs, allowed, is_extreme=is_extreme)
+        rounded = self._rounded(outputs, folds) if folds else None
+        if rounded is None:
+            return [] if folds else _beyond(outputs, allowed, is_changed=is_changed)
+        units = 2 * max(1.0, *(fold.largest_ulp for fold in folds))
+        allowed = [most + units * own for most, own in zip(allowed, rounded, strict=True)]
+        return _beyond(outputs, allowed, is_changed=is_changed)
 
     def _nudged(self, side: int) -> tuple[Array, ...] | None:
         """Outputs with every weight and input off by some roundings of float64."""
@@ -183,22 +197,29 @@ class _Sides:
         units = max(shares)
         if min(shares) <= _LAST or not _MOVED <= units < np.inf:
             return False
-        allowed = [0.0 for _ in outputs]
+        moved = self._rounded(outputs, constants)
+        most = min(_MOST, units / _LESS)
+        return moved is not None and all(
+            _largest(item.candidate - item.reference) <= most * own
+            for item, own in zip(outputs, moved, strict=True)
+        )
+
+    def _rounded(
+        self, outputs: Sequence[Compared], constants: Sequence[ConstantPair | FoldedConstant]
+    ) -> list[float] | None:
+        """How far other roundings of what constants are made of take each output; None where none runs."""
+        largest = [0.0 for _ in outputs]
         for side in (0, 1):
             changes = _roundings(self.pair.subjects, constants, side)
             for seed in _SEEDS if changes else ():
                 moved = self._outputs(side, functools.partial(_rounded, changes, seed))
                 if moved is None:
-                    return False
+                    return None
                 for place, item in enumerate(outputs):
                     own = (item.reference, item.candidate)[side]
                     move = _largest(flat(moved[item.positions[side]]) - own)
-                    allowed[place] = max(allowed[place], move)
-        most = min(_MOST, units / _LESS)
-        return all(
-            _largest(item.candidate - item.reference) <= most * own
-            for item, own in zip(outputs, allowed, strict=True)
-        )
+                    largest[place] = max(largest[place], move)
+        return largest
 
 
 Masks = dict[str, tuple[Array, float]]
@@ -215,7 +236,9 @@ def _rounded(masks: Masks, seed: int, name: str | None, array: Array) -> Array:
     return rounded
 
 
-def _roundings(subjects: tuple[Subject, Subject], constants: Sequence[ConstantPair], side: int) -> Masks:
+def _roundings(
+    subjects: tuple[Subject, Subject], constants: Sequence[ConstantPair | FoldedConstant], side: int
+) -> Masks:
     found: Masks = {}
     for pair in constants:
         others = [subjects[1 - side].stored(name) for name in pair.stored[1 - side]]
@@ -239,12 +262,12 @@ def _differing(array: Array, others: Sequence[Array]) -> Array:
     return min((x != array for x in arranged), key=np.count_nonzero, default=every)
 
 
-def _beyond(outputs: Sequence[Compared], allowed: Sequence[Float64], *, is_extreme: bool) -> list[Failure]:
+def _beyond(outputs: Sequence[Compared], allowed: Sequence[Float64], *, is_changed: bool) -> list[Failure]:
     failures = []
     for item, most in zip(outputs, allowed, strict=True):
         finite = [np.isfinite(array) for array in (item.reference, item.candidate)]
         excess = np.where(finite[0] & finite[1], np.abs(item.candidate - item.reference) - most, 0.0)
-        excess = np.where((finite[0] != finite[1]) & (not is_extreme), np.inf, excess)
+        excess = np.where((finite[0] != finite[1]) & (not is_changed), np.inf, excess)
         failure = item.furthest(excess, most, _APART, "candidate")
         failures += [] if failure is None else [failure]
     return failures

@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper, parser
 from torch import nn
 
-from fxexport import Verdict, certify
+from fxexport import Verdict, certify, export_onnx
 from fxexport.subjects.module_subject import ModuleSubject
 from fxexport.subjects.onnx_subject import OnnxSubject
 
@@ -183,3 +183,35 @@ def test_where_nothing_runs_in_float64_the_scope_says_so(tmp_path: Path) -> None
     found = certify(first, tmp_path / "other.onnx", ROWS.astype(np.float32))
     assert found.verdict is Verdict.BROKEN
     assert "what the numbers that differ do could not be evaluated in float64" in found.scope
+
+
+class Normed(nn.Module):
+    """A convolution with a batch norm, which exporters fold, and a number that nothing reads."""
+
+    def __init__(self, number: float, weight: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.fc = nn.Conv2d(2, 4, 2), nn.BatchNorm2d(4), nn.Linear(4, 3)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+        nn.init.uniform_(self.norm.running_mean, -1, 1)
+        self.number = nn.Parameter(torch.tensor(number))
+        with torch.no_grad():
+            self.fc.weight[1, 2].mul_(weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(self.norm(self.conv(x)).relu().mean((2, 3))).log_softmax(1)
+        return y + (y - y) * self.number
+
+
+def test_roundings_of_folds_and_of_numbers_in_code_are_no_difference(tmp_path: Path) -> None:
+    """Epsilon is float32 in a file and a Python number in a module; folded weights are rounded anew."""
+    x = torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    reference = Normed(3.0, 1.0).eval()
+    same, other = (
+        export_onnx(Normed(7.0, weight).eval(), (x[:2],), tmp_path / f"{weight}.onnx", fold_norms=True)
+        for weight in (1.0, 1 + 2.0**-15)
+    )
+    certificate = certify(reference, same, x)
+    assert certificate.verdict is Verdict.AGREES, certificate.reason
+    assert "no input shows a difference, even in float64" in certificate.reason
+    assert certify(reference, other, x).verdict is Verdict.BROKEN
