@@ -52,8 +52,8 @@ _OTHERS = frozenset({"float16", "bfloat16", "float64"})
 _ENOUGH = 8
 """On so many inputs that is seen, each of which takes four further evaluations."""
 
-_LARGE, _WORK = 2**28, 2**29
-"""So many numbers are read and computed for a sample at most, and for all after the first batch."""
+_SMALL, _LARGE, _WORK = 2**24, 2**28, 2**30
+"""So many numbers are computed and read at most: for each of two samples, for one, for all changed ones."""
 _BY_FILES = 8
 """How many times as long ONNX's reference evaluator takes for one: a second for some ten million."""
 
@@ -117,10 +117,9 @@ def _affordable(subjects: tuple[Subject, Subject], samples: Samples, *, has_ties
     if len({side.dialect for side in subjects}) > 1 and any(_OTHERS & side.kinds for side in subjects):
         return  # a file has in these types the numbers that a module's code has in float32, here
     work = max(_work(side) for side in subjects)
-    attempts = changed_samples(subjects, samples, has_ties=has_ties)
+    attempts = changed_samples(subjects, samples, 2 if work < _SMALL else 1, has_ties=has_ties)
     if work <= _LARGE:
-        yield next(attempts)
-        yield from itertools.islice(attempts, _WORK // (2 * work))
+        yield from itertools.islice(attempts, 1 + _WORK // work)
 
 
 def _work(subject: Subject) -> int:

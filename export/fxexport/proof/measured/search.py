@@ -213,9 +213,9 @@ def _is_taken(side: Subject, shapes: Sequence[tuple[int, ...]], names: Sequence[
     return side.fixed_batch in (None, own[0][0]) and all(fits)
 
 
-def _rows(subjects: tuple[Subject, Subject]) -> int:
+def _rows(subjects: tuple[Subject, Subject], wanted: int = _ROWS) -> int:
     fixed = next((side.fixed_batch for side in subjects if side.fixed_batch is not None), None)
-    return fixed or subjects[1].batches(subjects[0].batches((_ROWS,)))[0]
+    return fixed or subjects[1].batches(subjects[0].batches((wanted,)))[0]
 
 
 def _larger(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[Attempt]:
@@ -239,27 +239,31 @@ def _within_budget(
 
 
 def changed_samples(
-    subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool
+    subjects: tuple[Subject, Subject], samples: Samples, wanted: int, *, has_ties: bool
 ) -> Iterator[Attempt]:
-    """The samples, then changed ones, those first that lie far from them and from each other.
+    """The samples, then changed ones, those first that reach what the samples may not.
 
-    ``has_ties``: whether there may be many equal cells in them.
+    Args:
+        subjects: the two models.
+        samples: the samples to start from.
+        wanted: how many of them to change at once, where both models take so many.
+        has_ties: whether there may be many equal cells in them.
     """
-    yield Attempt(made="the samples", samples=samples, rows=_rows(subjects))
-    for turn in itertools.zip_longest(*_by_kinds(subjects, samples, has_ties=has_ties)):
+    rows = _rows(subjects, wanted)
+    yield Attempt(made="the samples", samples=samples, rows=rows)
+    kinds = _by_kinds(samples, rows, has_ties=has_ties)
+    for turn in itertools.zip_longest(*reversed(kinds)):
         yield from (item for item in turn if item is not None)
 
 
-def _by_kinds(
-    subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool
-) -> list[Iterator[Attempt]]:
-    start = samples.batch(0, _rows(subjects))
+def _by_kinds(samples: Samples, rows: int, *, has_ties: bool) -> list[Iterator[Attempt]]:
+    start = samples.batch(0, rows)
     return [_changed(samples, start, kind) for kind in _changes(start, has_ties=has_ties)]
 
 
 def _tries(subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool) -> Iterator[Attempt]:
     """One of each kind in turn."""
-    changed = _by_kinds(subjects, samples, has_ties=has_ties)
+    changed = _by_kinds(samples, _rows(subjects), has_ties=has_ties)
     for turn in itertools.zip_longest(*changed, _batches(subjects, samples)):
         yield from (item for item in turn if item is not None)
 

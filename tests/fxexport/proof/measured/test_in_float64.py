@@ -215,3 +215,19 @@ def test_roundings_of_folds_and_of_numbers_in_code_are_no_difference(tmp_path: P
     assert certificate.verdict is Verdict.AGREES, certificate.reason
     assert "no input shows a difference, even in float64" in certificate.reason
     assert certify(reference, other, x).verdict is Verdict.BROKEN
+
+
+def test_a_weight_that_ordinary_samples_do_not_reach_is_seen() -> None:
+    """A channel of images that are all positive is behind a ReLU that lets negative ones through alone."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model[1].weight[2] = -model[1].weight[2].abs()
+        model[1].bias[2] = -1.0
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[3].weight[1, 2] = torch.nextafter(other[3].weight[1, 2], torch.tensor(9.0))
+    certificate = certify(model, other, tokens()[:, 0].abs())
+    assert certificate.verdict is Verdict.BROKEN
+    assert certificate.witness is not None
+    assert certificate.witness.made != "the samples, in float64"
