@@ -1637,6 +1637,15 @@ def test_what_a_view_leaves_open_is_a_quotient_that_both_name_alike() -> None:
         moves.reshape(c.terms, x, [0, -1])
 
 
+@pytest.mark.parametrize(("factor", "expected"), [(0.5, [1, 2]), (0.1, None)])
+def test_a_place_is_an_integer_where_nothing_rounds_it(factor: float, expected: list[int] | None) -> None:
+    c = Case()
+    found = cast(
+        c.terms, arithmetic.multiply(c.terms, c.closed(np.array([3.0, 5.0])), c.number(factor)), "int64"
+    )
+    assert (None if found.term.array is None else found.term.array.reshape(-1).tolist()) == expected
+
+
 def test_a_shape_of_one_extent_stays_one() -> None:
     c = Case()
     shape = terms_of_contents(c.terms, [symbol("length")], 1)

@@ -124,8 +124,13 @@ def of_true(x: torch.Tensor, limit: float = 0.0) -> torch.Tensor:
 
 def waved(turned: bool) -> torch.Tensor:
     """A table of sines, one row after the other."""
-    table = (torch.arange(3.0)[:, None] + 2 * torch.arange(3.0)).sin()
+    table = (torch.arange(3.0)[:, None] + 2 * torch.arange(6.0)).sin()
     return (table.T if turned else table).flatten()
+
+
+def twice_waved(x: torch.Tensor, turned: bool) -> torch.Tensor:
+    """All but one of cells that stand twice along one axis, each times a number of the table."""
+    return (torch.cat([x.flatten(2), x.flatten(2)], 2) * waved(turned))[:, :, 1:]
 
 
 PLACED = (
@@ -145,7 +150,8 @@ OF_TRUE = (
 )
 WAVED = (
     f"f = Constant <value_floats = {waved(True).tolist()}> () {ints('s', 0, 4, 9)} r = Reshape(x, s) "
-    "y = Mul(r, f)"
+    f"d = Concat <axis = 2> (r, r) m = Mul(d, f) {ints('o', 1)} {ints('e', 18)} {ints('a', 2)} "
+    "y = Slice(m, o, e, a)"
 )
 PICKED = f"k = Constant <value_floats = {TABLE[[0, 1, 2]].tolist()}> () y = Mul(x, k)"
 LOWER = "k = Constant <value = float[3,3] {1, 0, 0, 1, 1, 0, 1, 1, 1}> () y = Mul(x, k)"
@@ -308,7 +314,7 @@ SAME: dict[str, tuple[Function, str]] = {
     "channels that are written over": (lambda x: placed(x, 1), PLACED),
     "a channel that is written over": (lambda x: with_first(x, 2), ONE_PLACED),
     "cells where something is true": (of_true, OF_TRUE),
-    "a computed table one row after the other": (lambda x: x.flatten(2) * waved(True), WAVED),
+    "a computed table one row after the other": (lambda x: twice_waved(x, True), WAVED),
     "cells of places that are computed": (lambda x: x * TABLE[(torch.arange(3.0) * 0.5 * 2).long()], PICKED),
     "whole numbers beside what leaves them": (
         lambda x: ((x.round().long() + 0) * 1 - 0).float(),
@@ -713,7 +719,7 @@ OTHER: dict[str, tuple[Function, str]] = {
     "another channel that is written over": (lambda x: with_first(x, 1), ONE_PLACED),
     "cells where something else is true": (lambda x: of_true(x, 0.5), OF_TRUE),
     "cells where it is true of another": (lambda x: x.permute(0, 3, 2, 1)[x[:, 0] > 0], OF_TRUE),
-    "a computed table one column after the other": (lambda x: x.flatten(2) * waved(False), WAVED),
+    "a computed table one column after the other": (lambda x: twice_waved(x, False), WAVED),
     "cells of places that are rounded": (lambda x: x * TABLE[(torch.arange(3.0) * 0.5).long()], PICKED),
     "a mask that is wider": (lambda x: of_earlier(x, 1), LOWER),
     "a mask of places that each sample has": (lambda x: of_earlier(x, own=True), LOWER),
