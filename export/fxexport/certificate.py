@@ -59,9 +59,10 @@ def certify(
       within its bounds (layer 4).
     - ``broken``: an input on which outputs lie further apart than rounding can take them; ``witness`` has
       it, and layers 1 to 3 say what in the models differs. In graphs that are the same but for constants,
-      where rounding may hide what these do, it is an input on which the two differ in float64; numbers
-      that moved from one place to another differ there, but by no more than roundings of them. Where
-      nothing evaluates the two in float64, a number that differs is enough, and ``scope`` says so.
+      where rounding may hide what these do, and in files that hold the same tensors, it is an input on
+      which the two differ in float64; numbers that moved from one place to another differ there, but by no
+      more than roundings of them. Where nothing evaluates the two in float64, a number that differs is
+      enough, and ``scope`` says so.
     - ``agrees``: neither. ``reason`` names what no identity relates; where that is something, a search ran
       both models on further inputs, some sixty where they are small.
     - ``inconclusive``: something that is needed could not be run; ``reason`` says what.

@@ -162,7 +162,8 @@ class OwnCode:
             if event == "return" and frame is self._importing:
                 self._importing = None
         elif event == "c_call":
-            if (caller := self._caller(frame)) and not _is_pure_c(arg):
+            is_inner = arg is id and self._home(frame) == "inspect"  # which looks for circles, and tells none
+            if not is_inner and (caller := self._caller(frame)) and not _is_pure_c(arg):
                 self._called = self._called or _told(_c_name(arg), caller)
         elif event == "call":
             home = self._home(frame)

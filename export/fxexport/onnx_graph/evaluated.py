@@ -21,6 +21,7 @@ _MOST_VALUES = 2**25
 """Weights of larger files are not widened: it takes four copies of eight bytes each."""
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "Clip")
 _SHORT = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+FLOATS = (*_SHORT, TensorProto.DOUBLE)
 _IN_FLOAT32 = frozenset(
     "CausalConvWithState DequantizeLinear GridSample LinearAttention QuantizeLinear".split()
 )

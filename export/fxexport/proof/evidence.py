@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from fxexport.numerics.bounds import FP32
-from fxexport.proof.measured.in_float64 import Seen, seen_in_float64
+from fxexport.proof.measured.in_float64 import Seen, hold_the_same, seen_in_float64
 from fxexport.proof.measured.measure import batch_sizes, measure
 from fxexport.proof.measured.runtime import compare_by_default
 from fxexport.proof.measured.search import Found, search
@@ -106,6 +106,11 @@ def gathered(left: Subject, right: Subject, samples: Samples, runs_on: Sequence[
         first.failures.extend(found.failures)
         first.witness = first.witness or found.witness
         is_broken = bool(found.failures)
+        if not is_broken and derivation.unrelated and hold_the_same((left, right)):
+            seen = seen_in_float64(pair, samples, derivation)
+            first.failures.extend(seen.failures)
+            first.witness = first.witness or seen.witness
+            is_broken = bool(seen.failures)
         if found.is_narrow and derivation.is_proved:
             derivation = dataclasses.replace(derivation, is_proved=False, reason=_NARROW)
     is_quantised = any(isinstance(side, OnnxSubject) and side.is_quantised for side in (left, right))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -426,11 +426,11 @@ class ModuleSubject(Subject):
             return None
         return found if all(x.dtype == np.float64 for x in found if is_float(x)) else None
 
-    def stored(self, name: str) -> Array | None:
-        """The numbers of a parameter or buffer of floats."""
-        tensors = (*self.module.named_parameters(), *self.module.named_buffers())
-        found = next((tensor for other, tensor in tensors if other == name), None)
-        return None if found is None or not found.is_floating_point() else numpy_of(found)
+    def tensors(self) -> Iterator[tuple[str, Callable[[], Array]]]:
+        """Parameters and buffers of floats."""
+        for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
+            if tensor.is_floating_point():
+                yield name, functools.partial(numpy_of, tensor)
 
     def _tensors(self, feeds: Sequence[Array]) -> list[torch.Tensor]:
         tensors = [tensor_of(np.array(feed)).to(self._device) for feed in feeds]

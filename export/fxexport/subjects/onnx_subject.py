@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from fxexport.module_graph.of_file import file_terms
 from fxexport.onnx_dialect.arrays import OnnxFile, WeightPool, read_onnx
 from fxexport.onnx_dialect.broken import BrokenGraph, checked
 from fxexport.onnx_dialect.extents import Extent, element_type, shape_of, shapes_in
-from fxexport.onnx_graph.evaluated import evaluated64, is_float, with_dequantized
+from fxexport.onnx_graph.evaluated import FLOATS, evaluated64, with_dequantized
 from fxexport.onnx_graph.normalised import as_default_domain, with_free_batch
 from fxexport.onnx_graph.shapes import BATCH, with_shapes
 from fxexport.onnx_node import array_of, inputs_of, replace, sort_nodes
@@ -221,13 +221,15 @@ class OnnxSubject(Subject):
         """Whether it is an operand of sums and products."""
         return name in self._summed
 
-    def stored(self, name: str) -> Array | None:
-        """The numbers of an initialiser of floats, or of a constant."""
-        tensor = next((item for item in self._proto.graph.initializer if item.name == name), None)
-        if tensor is None:
-            return None
-        array = self._weights[name] if name in self._weights else array_of(tensor)
-        return array if is_float(array) else None
+    def tensors(self) -> Iterator[tuple[str, Callable[[], Array]]]:
+        """Initialisers and constants of floats."""
+
+        def numbers(tensor: onnx.TensorProto) -> Array:
+            return self._weights[tensor.name] if tensor.name in self._weights else array_of(tensor)
+
+        for tensor in self._proto.graph.initializer:
+            if tensor.data_type in FLOATS:
+                yield tensor.name, functools.partial(numbers, tensor)
 
     def _cast(self, feed: Feed) -> list[Array]:
         pairs = zip(feed, self.inputs, strict=True)

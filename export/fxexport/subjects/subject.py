@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
@@ -292,8 +292,12 @@ class Subject(Protocol):
         """Whether a stored tensor may be changed a little: it is no limit, exponent or scale of sizes."""
         return True
 
+    def tensors(self) -> Iterator[tuple[str, Callable[[], Array]]]:
+        """Every stored tensor of floats, by its name: what reads its numbers."""
+
     def stored(self, name: str) -> Array | None:
         """The numbers that it stores under a name; None where there are none, or they are no floats."""
+        return next((read() for other, read in self.tensors() if other == name), None)
 
     def run_site(
         self, site: HeadTerm, features: Array, weight: Array | None, provider: str, *, has_bias: bool = True

@@ -6,6 +6,9 @@ by another one. So both are evaluated in float64, on the samples and on changed 
 there than the roundings of float64 can take it, as each model shows when its weights and inputs are nudged by
 some of them, is not one function.
 
+Where operators differ, and both hold the same tensors, float64 tells as well what a small factor hides: a
+function that is left out of a branch which is scaled by 1e-6.
+
 Numbers that moved, as a factor does from one layer to the next, were rounded anew, and their functions differ
 by that. It is told from a number that was changed by its size: were they changed to no purpose, the outputs
 would lie as many times further apart than other roundings of these numbers take them as the numbers do.
@@ -13,9 +16,11 @@ would lie as many times further apart than other roundings of these numbers take
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import itertools
+import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -29,7 +34,7 @@ from fxexport.proof.pairing.derivation import Derived
 from fxexport.proof.pairing.outputs import Pair
 from fxexport.results import Failure
 from fxexport.subjects.samples import Samples
-from fxexport.subjects.subject import Adjustment, Feed, Subject
+from fxexport.subjects.subject import Adjustment, BatchError, Feed, Subject
 from fxexport.terms.arrays import nudge
 from fxexport.terms.term import Array
 from fxexport.witness import Witness
@@ -37,8 +42,12 @@ from fxexport.witness import Witness
 _UNIT = 2.0**-53
 _FLOOR = 2.0**-44
 """Of an output's largest value: what other orders of summation may leave."""
+_FLOOR_OF_OPERATORS = 2.0**-36
+"""The same where operators differ, which may hold other numbers that are there for safety alone: 1e-12."""
 _NUDGE, _FACTOR = 16, 16.0
 """By how many units weights and inputs are changed, and how many times as far outputs may lie apart."""
+_SCALAR, _FAITHFUL = 2.0**-22, 2.0**-8
+"""By what share single numbers are changed where operators differ, and how far float64 may take outputs."""
 _TINY = 2.0**-900
 _APART = "in float64 the two models give other values"
 
@@ -99,8 +108,8 @@ def seen_in_float64(pair: Pair, samples: Samples, derived: Derived) -> Seen:
                     continue
                 return Seen()
             tried += 1
-            failures = sides.apart(outputs, derived.folds, is_changed=tried > 1)
-            if failures and sides.are_roundings(outputs, derived.constants):
+            failures = sides.apart(outputs, derived, is_changed=tried > 1)
+            if failures and not derived.unrelated and sides.are_roundings(outputs, derived.constants):
                 moved, failures = moved + 1, []
         if failures:
             made = f"{attempt.made}, in float64"
@@ -111,6 +120,27 @@ def seen_in_float64(pair: Pair, samples: Samples, derived: Derived) -> Seen:
         if moved == _ENOUGH:
             break
     return Seen(tried=tried, is_moved=moved > 0, is_folded=bool(derived.folds))
+
+
+def hold_the_same(subjects: tuple[Subject, Subject]) -> bool:
+    """Whether two files hold the same tensors, bit for bit, but for single numbers and in any order.
+
+    Then neither of them has rounded what the other one holds. A module's code may hold numbers, too.
+    """
+    if (
+        any(side.dialect != "onnx" for side in subjects)
+        or max(side.parameter_count for side in subjects) > _LARGE
+    ):
+        return False
+    left, right = (
+        collections.Counter(
+            (array.size, array.dtype.name, zlib.crc32(np.sort(array, axis=None).tobytes()))
+            for _, read in side.tensors()
+            if (array := read()).size > 1
+        )
+        for side in subjects
+    )
+    return left == right
 
 
 def _affordable(subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool) -> Iterator[Attempt]:
@@ -151,22 +181,21 @@ class _Sides:
     def _outputs(self, side: int, adjust: Adjustment | None = None) -> tuple[Array, ...] | None:
         return self.pair.subjects[side].outputs64([self.batch[side]], adjust)
 
-    def apart(
-        self, outputs: Sequence[Compared], folds: Sequence[FoldedConstant], *, is_changed: bool
-    ) -> list[Failure]:
-        """One failure for each output that differs by more than roundings of float64, and of ``folds``.
+    def apart(self, outputs: Sequence[Compared], derived: Derived, *, is_changed: bool) -> list[Failure]:
+        """One failure for each output that differs by more than roundings of float64, and of folds.
 
+        Where operators differ, which may round single numbers in their own type, by more than that, too.
         Where one model's value is no number the other's has to be none, on samples as they are given: of
         larger ones the evaluator of files takes a softmax's logarithm past the end of all numbers.
         """
-        allowed = [
-            np.full_like(item.reference, _FLOOR * _largest(item.reference) + _TINY) for item in outputs
-        ]
+        folds, is_of_operators = derived.folds, bool(derived.unrelated)
+        floor = _FLOOR_OF_OPERATORS if is_of_operators else _FLOOR
+        allowed = [np.full_like(item.reference, floor * _largest(item.reference) + _TINY) for item in outputs]
         if not _beyond(outputs, allowed, is_changed=is_changed):
             return []
         for side in (0, 1):
-            moved = self._nudged(side)
-            if moved is None:
+            moved = self._nudged(side, has_scalars=is_of_operators)
+            if moved is None or (is_of_operators and not self._is_faithful(side, outputs)):
                 return []
             for item, most in zip(outputs, allowed, strict=True):
                 own = (item.reference, item.candidate)[side]
@@ -179,12 +208,27 @@ class _Sides:
         allowed = [most + units * own for most, own in zip(allowed, rounded, strict=True)]
         return _beyond(outputs, allowed, is_changed=is_changed)
 
-    def _nudged(self, side: int) -> tuple[Array, ...] | None:
-        """Outputs with every weight and input off by some roundings of float64."""
+    def _is_faithful(self, side: int, outputs: Sequence[Compared]) -> bool:
+        """Whether a model gives in its own types what it gives in float64, but for roundings."""
+        try:
+            own = self.pair.subjects[side].outputs([self.batch[side]], self.pair.on[side])
+        except BatchError:
+            return False
+        wide = [(item.reference, item.candidate)[side] for item in outputs]
+        pairs = zip(wide, (flat(own[item.positions[side]]) for item in outputs), strict=True)
+        return all(_largest(a - b) <= _FAITHFUL * _largest(a) + _TINY for a, b in pairs)
+
+    def _nudged(self, side: int, *, has_scalars: bool = False) -> tuple[Array, ...] | None:
+        """Outputs with every weight and input off by some roundings of float64.
+
+        And every single number by some of float32, if ``has_scalars``.
+        """
         rng = np.random.Generator(np.random.PCG64(side))
         subject = self.pair.subjects[side]
 
         def adjust(name: str | None, array: Array) -> Array:
+            if name is not None and array.size == 1 and has_scalars:
+                return nudge(array, _SCALAR, rng)
             is_nudged = name is None or (array.size > 1 and subject.is_weight(name))
             return nudge(array, _NUDGE * _UNIT, rng) if is_nudged else array
 

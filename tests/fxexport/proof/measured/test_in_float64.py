@@ -231,3 +231,36 @@ def test_a_weight_that_ordinary_samples_do_not_reach_is_seen() -> None:
     assert certificate.verdict is Verdict.BROKEN
     assert certificate.witness is not None
     assert certificate.witness.made != "the samples, in float64"
+
+
+def branch(path: Path, function: str) -> Path:
+    """A residual branch, scaled by 1e-6, with a function ``f`` of ``a`` in it."""
+    proto = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 18]> g (float[N,6] x) => (float[N,6] y) '
+        f"{{ a = Gemm (x, w, b) {function} m = Mul (f, c) s = Add (x, m) y = Gemm (s, w, b) }}"
+    )
+    numbers = np.random.default_rng(0).standard_normal((6, 6))
+    held = {"w": numbers, "b": numbers[1], "c": np.full(6, 1e-6), "two": 2.0, "one": 1.0, "tenth": 0.1}
+    for name, array in held.items():
+        array = np.asarray(array, np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_broken"),
+    [
+        ("f = Tanh (a)", "f = Identity (a)", True),
+        ("f = Erf (a)", "f = Tanh (a)", True),
+        ("f = Tanh (a)", "d = Mul (a, two) e = Sigmoid (d) g = Mul (e, two) f = Sub (g, one)", False),
+        ("d = Mul (a, tenth) f = Tanh (d)", "t = Div (one, tenth) d = Div (a, t) f = Tanh (d)", False),
+    ],
+)
+def test_a_small_factor_hides_no_operator_of_a_file(
+    first: str, second: str, is_broken: bool, tmp_path: Path
+) -> None:
+    pair = branch(tmp_path / "first.onnx", first), branch(tmp_path / "second.onnx", second)
+    certificate = certify(*pair, ROWS.astype(np.float32))
+    assert (certificate.verdict is Verdict.BROKEN) == is_broken, certificate.reason
+    assert (certificate.witness is not None) == is_broken
