@@ -51,6 +51,8 @@ _SETTINGS = frozenset(
 """Of numpy the part, and the functions, that do not."""
 _SILENT = frozenset({"logging", "warnings", "_warnings"})
 """Those that tell somebody, and answer nothing."""
+_OF_CIRCLES = (id, sys.getrecursionlimit)
+"""What ``inspect`` asks to find out whether functions wrap each other."""
 _BUILTINS = frozenset(
     "__build_class__ __import__ abs all any ascii bin callable chr delattr dir divmod format getattr hasattr "
     "hex isinstance issubclass iter len locals max min next oct ord pow print repr round setattr sorted sum "
@@ -162,7 +164,7 @@ class OwnCode:
             if event == "return" and frame is self._importing:
                 self._importing = None
         elif event == "c_call":
-            is_inner = arg is id and self._home(frame) == "inspect"  # which looks for circles, and tells none
+            is_inner = arg in _OF_CIRCLES and self._home(frame) == "inspect"  # it hands none of that on
             if not is_inner and (caller := self._caller(frame)) and not _is_pure_c(arg):
                 self._called = self._called or _told(_c_name(arg), caller)
         elif event == "call":

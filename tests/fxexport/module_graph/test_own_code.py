@@ -8,6 +8,7 @@ import ctypes
 import datetime
 import enum
 import functools
+import inspect
 import itertools
 import logging
 import math
@@ -150,6 +151,7 @@ def unseen(x: Tensor) -> None:
         (lambda x: torch.backends.cudnn.enabled, "__get__"),
         (unseen, "DisableTorchFunction"),
         (lambda x: [*map(id, [x])], "id ("),
+        (lambda x: inspect.currentframe(), "_getframe"),
         (lambda x: sorted([x], key=id), "id ("),
         (lambda x: functools.reduce(lambda a, _: time.time(), [1, 2, 3]), "time.time"),
         (lambda x: next(time.time() for _ in [1]), "time.time"),
@@ -216,6 +218,7 @@ def kept(number: int) -> float:
         lambda x: torch._C._log_api_usage_once("torchvision"),
         lambda x: x if "numpy" in sys.modules else None,
         lambda x: re.sub("a", "b", "text"),
+        lambda x: inspect.signature(kept).parameters,
         lambda x: torch.finfo(x.dtype).eps + x.numel() + x.size(0),
     ],
 )

@@ -18,6 +18,8 @@ _FOLDED = {"weights", "computed"}
 _MOVED_ULPS, _MOVED_HALVES, _HALF = 16.0, 4.0, 2.0**-12
 """What factors that moved may leave, which are rounded in other weights; in half precision, whose sums are
 taken in more digits, that is less: sixteen layers leave three units there and eight in single."""
+_OTHER, _UNITS = 2.0**-10, 32
+"""The share that they change; in half precision so many units of it, since few are a damage."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +66,18 @@ class Derived(Derivation):
     def is_presumed(self, *, ulps: float) -> bool:
         """Whether such constants are taken to make other functions where nothing can be run that tells.
 
-        One number that differs is, if any output does; several may have moved, which rounds them anew.
+        One number that differs is, if any output does, and so are several that are nearly the same; others
+        may have moved, which rounds them anew.
 
         Args:
             ulps: by how many units in the last place of each sample's largest value outputs differed.
         """
         is_one = len({pair.difference.digests for pair in self.constants}) == 1
+        are_others = all(pair.difference.share > max(_OTHER, _UNITS * pair.unit) for pair in self.constants)
+        if not self.is_inserted and (is_one or not are_others):
+            return ulps > 0
         is_half = any(pair.unit > _HALF for pair in self.constants)
-        moved = _MOVED_HALVES if is_half else _MOVED_ULPS
-        return ulps > (0.0 if is_one and not self.is_inserted else moved)
+        return ulps > (_MOVED_HALVES if is_half else _MOVED_ULPS)
 
     def failures(self) -> tuple[Failure, ...]:
         """In what the two graphs differ."""
