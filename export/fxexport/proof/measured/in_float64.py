@@ -30,7 +30,7 @@ from fxexport.numerics.bounds import Float64
 from fxexport.numerics.evaluate import flat
 from fxexport.proof.measured.far_apart import Compared, witness_of
 from fxexport.proof.measured.search import Attempt, changed_samples
-from fxexport.proof.pairing.derivation import Derived
+from fxexport.proof.pairing.derivation import Derived, is_other
 from fxexport.proof.pairing.outputs import Pair
 from fxexport.results import Failure
 from fxexport.subjects.samples import Samples
@@ -51,9 +51,8 @@ _SCALAR, _FAITHFUL = 2.0**-22, 2.0**-8
 _TINY = 2.0**-900
 _APART = "in float64 the two models give other values"
 
-_LAST, _MOVED = 2.0, 16.0
-"""Of numbers that moved all are changed by more than a unit in the last place, which is two roundings, and
-some by so many of these at least."""
+_LAST = 2.0
+"""Of numbers that moved all are changed by more than a unit in the last place, which is two roundings."""
 _LESS, _MOST = 8.0, 16.0
 """So many times less than numbers do outputs differ if they moved, and so many roundings of them at most."""
 _SEEDS = (0, 1)
@@ -238,7 +237,7 @@ class _Sides:
         """Whether the numbers that differ moved: outputs lie as far apart as other roundings take them."""
         shares = [pair.difference.share / pair.unit if pair.unit else np.inf for pair in constants]
         units = max(shares)
-        if min(shares) <= _LAST or not _MOVED <= units < np.inf:
+        if min(shares) <= _LAST or units == np.inf or not any(map(is_other, constants)):
             return False
         moved = self._rounded(outputs, constants)
         most = min(_MOST, units / _LESS)

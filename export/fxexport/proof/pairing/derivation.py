@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection
 
 from fxexport.language import Derivation, Graph, derive
+from fxexport.language.compare import ConstantPair
 from fxexport.language.identities import TIES
 from fxexport.proof.pairing.outputs import PairedOutputs
 from fxexport.results import Failure
@@ -73,8 +74,7 @@ class Derived(Derivation):
             ulps: by how many units in the last place of each sample's largest value outputs differed.
         """
         is_one = len({pair.difference.digests for pair in self.constants}) == 1
-        are_others = all(pair.difference.share > max(_OTHER, _UNITS * pair.unit) for pair in self.constants)
-        if not self.is_inserted and (is_one or not are_others):
+        if not self.is_inserted and (is_one or not all(map(is_other, self.constants))):
             return ulps > 0
         is_half = any(pair.unit > _HALF for pair in self.constants)
         return ulps > (_MOVED_HALVES if is_half else _MOVED_ULPS)
@@ -101,6 +101,11 @@ class Derived(Derivation):
             for pair in self.unrelated
         ]
         return (*operators[:8], *constants[:8])
+
+
+def is_other(pair: ConstantPair) -> bool:
+    """Whether the numbers are quite other ones somewhere, as those that moved are."""
+    return pair.difference.share > max(_OTHER, _UNITS * pair.unit)
 
 
 def derived(left: Subject, right: Subject, outputs: PairedOutputs) -> Derived:

@@ -127,6 +127,17 @@ def test_one_number_more_that_differs_is_seen(change: Callable[[Block], None]) -
     assert abs(values[0] - values[1]) > (witness.bound or 0.0)
 
 
+def nearly_the_same(model: Block) -> None:
+    """A factor moved, but hardly any: that is a damage, as rounding to half precision is."""
+    model.up.weight.mul_(1 + 2.0**-20)
+    model.up.bias.mul_(1 + 2.0**-20)
+    model.down.weight.div_(1 + 2.0**-20)
+
+
+def test_numbers_that_are_nearly_the_same_have_not_moved() -> None:
+    assert certify(*changed(nearly_the_same, SINGLE), tokens()).verdict is Verdict.BROKEN
+
+
 def test_what_casts_to_fewer_digits_is_evaluated_in_float64_all_the_same() -> None:
     model = Block().eval()
     exact = ModuleSubject(model, [tokens().numpy()]).outputs64([(tokens().numpy(),)])
