@@ -99,7 +99,7 @@ def search(
     subjects, on = pair.subjects, pair.on
     streamed = Streamed(subjects[0], on[0]), Streamed(subjects[1], on[1])
     tried, has_unseen = 0, False
-    is_short = any("float16" in side.kinds for side in subjects)  # whose squares of 256 overflow
+    is_short = all("float16" in side.kinds for side in subjects)  # whose squares of 256 overflow
     is_sized = all(
         subjects[0].output_ranks[i] == subjects[1].output_ranks[j] for _, i, j in pair.outputs
     )  # a head on windows gives more positions of a larger map, and that is what it is for
