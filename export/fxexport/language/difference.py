@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import zlib
+from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fxexport.language.term import Array, is_same
 from fxpasses.wall.clock import require_room
@@ -14,7 +17,7 @@ from fxpasses.wall.clock import require_room
 Refolded: TypeAlias = Literal["weights", "bias", "computed", "merged"]
 _FOLD_ROUNDINGS = 4
 _SHARE, _CELLS = 1 / 4, 8
-"""Of a channel's weights, and how many it has at least: one weight that was changed is no fold."""
+"""Of the weights of channels that differ, and how many do at least: one that was changed is no fold."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +80,9 @@ def _share(apart: Array, size: Array) -> float:
 def refolded(left: Array, right: Array, unit: float) -> Refolded | None:
     """As what both may be the same numbers, with the same norm folded in by two libraries; None as nothing.
 
-    Each folds with at most four roundings, of ``unit`` each. Its factors are those of channels, on axis 0, so
-    where one was rounded otherwise, much of a channel is. A bias is a difference: its roundings are those of
-    what was taken away.
+    Each folds with at most four roundings, of ``unit`` each. Its factors are those of channels, on axis 0 or
+    on the last ones of a matrix, so where one was rounded otherwise, much of a channel is. A bias is a
+    difference: its roundings are those of what was taken away.
     """
     if left.size < 2:  # one number is none of channels
         return None
@@ -91,10 +94,22 @@ def refolded(left: Array, right: Array, unit: float) -> Refolded | None:
             return None
     if is_bias:
         return "bias"
-    channels = (apart > 0).reshape(len(apart), -1)
-    share = channels.mean(axis=1)
-    is_whole = channels.shape[1] >= _CELLS and (share[share > 0] >= _SHARE).all()
-    return "weights" if is_whole else None
+    return "weights" if any(map(_are_channels, _by_channels(apart > 0))) else None
+
+
+def _by_channels(apart: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """``[channels, weights]`` of an array, wherever its channels may be."""
+    if apart.shape[0] > 1:
+        yield apart.reshape(len(apart), -1)
+        return
+    for axis in range(1, apart.ndim):
+        yield apart.reshape(-1, math.prod(apart.shape[axis:])).T
+
+
+def _are_channels(apart: NDArray[np.bool_]) -> bool:
+    """Whether where something differs much of a channel does."""
+    changed = apart[apart.any(axis=1)]
+    return int(changed.sum()) >= _CELLS and float(changed.mean()) >= _SHARE
 
 
 def is_recomputed(left: Array, right: Array, most: float) -> bool:

@@ -9,6 +9,7 @@ from fxexport.language.difference import refolded
 
 UNIT = 2.0**-24
 WEIGHTS = np.random.default_rng(0).normal(size=(4, 3, 3, 3))
+MATRIX = WEIGHTS.reshape(1, 1, 9, 2, 6)
 BIAS = np.array([1.0, -0.5, 1e-9, 2.0])
 
 
@@ -29,6 +30,9 @@ def scaled(array: np.ndarray, at: object, units: float) -> np.ndarray:
         (WEIGHTS, scaled(WEIGHTS, (..., 0, 0), 2), None),
         (WEIGHTS[:, :, 0, 0], scaled(WEIGHTS[:, :, 0, 0], 1, 4), None),
         (WEIGHTS, np.where(WEIGHTS == WEIGHTS.max(), np.nan, WEIGHTS), None),
+        (MATRIX, scaled(MATRIX, (..., 1, 3), 4), "weights"),
+        (MATRIX, scaled(MATRIX, (0, 0, 4), 4), "weights"),
+        (MATRIX, scaled(MATRIX, (0, 0, 4, 1, slice(3)), 4), None),
         (BIAS, BIAS + 4 * UNIT, "bias"),
         (BIAS, BIAS + 17 * UNIT, None),
         (BIAS[None, :, None, None], scaled(BIAS, 1, 4)[None, :, None, None], "bias"),
