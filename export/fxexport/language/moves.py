@@ -342,21 +342,23 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
     array = exact_array(value)
     if array is not None:
         return terms.constant(np.take(array, stored, dim))
+    if stored.ndim > 1:
+        found = gather(terms, value, dim, terms.constant(stored.reshape(-1)))
+        return reshape(terms, found, dims)
     step = flat[1] - flat[0] if len(flat) > 1 else 1
-    if stored.ndim == 1 and flat[0] >= 0 < step and flat == list(range(flat[0], flat[-1] + 1, step)):
+    if flat[0] >= 0 < step and flat == list(range(flat[0], flat[-1] + 1, step)):
         return take(terms, value, dim, flat[0], step, len(flat))
     if not isinstance(extent, int):
         raise Uninterpreted("cells of a free extent in another order")
-    if stored.ndim == 1 and flat == list(reversed(range(extent))):
+    if flat == list(reversed(range(extent))):
         return flip(terms, value, dim)
     rows = extent // step if step > 1 and extent % step == 0 else 0
     if rows and flat == [step * row + column for column in range(step) for row in range(rows)]:
         terms.use("gather-as-transposition")
         split = reshape(terms, value, [*value.shape[:dim], rows, step, *value.shape[dim + 1 :]])
         turned = split.permuted([*range(dim), dim + 1, dim, *range(dim + 2, split.rank)])
-        return reshape(terms, turned, [*value.shape[:dim], *stored.shape, *value.shape[dim + 1 :]])
-    found = along(terms, "gather", tuple(flat), [value], dim, len(flat))
-    return reshape(terms, found, [*found.shape[:dim], *stored.shape, *found.shape[dim + 1 :]])
+        return reshape(terms, turned, dims)
+    return along(terms, "gather", tuple(flat), [value], dim, len(flat))
 
 
 def _only_repeats(value: Value, dim: int) -> bool:

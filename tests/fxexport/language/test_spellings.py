@@ -290,6 +290,11 @@ SAME: dict[str, tuple[Function, str]] = {
         lambda x: x.gather(3, x.argmax(3, keepdim=True)),
         "a = ArgMax <axis = 3> (x) y = GatherElements <axis = 3> (x, a)",
     ),
+    "cells by an index of two axes": (
+        lambda x: x.unflatten(1, (2, 2))[:, 0],
+        f"{ints('i', 0, 1, 2, 3)} {ints('s', 2, 2)} r = Reshape (i, s) g = Gather <axis = 1> (x, r) "
+        f"{ints('o', 0)} t = Gather <axis = 1> (g, o) {ints('a', 1)} y = Squeeze (t, a)",
+    ),
     "cells counted from behind": (lambda x: x[:, 2:], f"{ints('i', -2, -1)} y = Gather <axis = 1> (x, i)"),
     "stored cells of two axes": (
         lambda x: x[:, [[0], [3]], [-1, 2, 0]],
