@@ -97,7 +97,7 @@ class Seen:
 def seen_in_float64(pair: Pair, samples: Samples, derived: Derived) -> Seen:
     """The first input on which the two differ in float64, or how many show no difference."""
     tried, moved = 0, 0
-    for attempt in _affordable(pair.subjects, samples, has_ties=not derived.leaves_ties):
+    for attempt in affordable(pair.subjects, samples, has_ties=not derived.leaves_ties):
         batch = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in pair.subjects]
         sides = _Sides(pair=pair, batch=(batch[0], batch[1]))
         with np.errstate(all="ignore"):
@@ -142,13 +142,16 @@ def hold_the_same(subjects: tuple[Subject, Subject]) -> bool:
     return left == right
 
 
-def _affordable(subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool) -> Iterator[Attempt]:
+def affordable(
+    subjects: tuple[Subject, Subject], samples: Samples, *, has_ties: bool, most: int = _WORK
+) -> Iterator[Attempt]:
+    """The samples and changed ones, as many as can be evaluated in float64: ``most`` numbers of these."""
     if len({side.dialect for side in subjects}) > 1 and any(_OTHERS & side.kinds for side in subjects):
         return  # a file has in these types the numbers that a module's code has in float32, here
     work = max(_work(side) for side in subjects)
     attempts = changed_samples(subjects, samples, 2 if work < _SMALL else 1, has_ties=has_ties)
     if work <= _LARGE:
-        yield from itertools.islice(attempts, 1 + _WORK // work)
+        yield from itertools.islice(attempts, 1 + most // work)
 
 
 def _work(subject: Subject) -> int:

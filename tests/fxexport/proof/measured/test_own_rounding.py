@@ -1,0 +1,83 @@
+"""What is a hundred-thousandth off in another spelling is told from rounding, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from fxexport import Certificate, Verdict, certify
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+OFF, HALF = 1e-5, 12582912.0
+"""The second, once it is added, leaves no fraction in single precision."""
+
+
+class Net(nn.Module):
+    """A convolution, a function of its map, and a head."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.function(self.conv(x)).mean((2, 3)))
+
+
+def certified(first: Function, second: Function) -> Certificate:
+    """The two functions in one net."""
+    x = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    return certify(Net(first).eval(), Net(second).eval(), x)
+
+
+DAMAGES: dict[str, Function] = {
+    "a ReLU": lambda x: x + OFF * x.relu(),
+    "a hyperbolic tangent": lambda x: x + OFF * x.tanh(),
+    "the other samples": lambda x: x + OFF * x.mean(0, keepdim=True),
+    "steps": lambda x: (x / 3e-5).round() * 3e-5,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_little_of_another_function_is_another_function(name: str) -> None:
+    found = certified(lambda x: x, DAMAGES[name])
+    assert found.verdict is Verdict.BROKEN
+    witness = found.witness
+    assert witness is not None
+    assert witness.expected is not None
+    assert witness.found is not None
+    assert witness.bound is not None
+    assert not witness.is_wide
+    assert abs(witness.expected - witness.found) > witness.bound
+
+
+ALIKE: dict[str, tuple[Function, Function]] = {
+    "cells in another order": (lambda x: x, lambda x: x.flip(3)),
+    "other names": (nn.functional.elu, nn.functional.celu),
+    "what float64 does not round": (torch.round, lambda x: (x + HALF) - HALF),
+    "squares that cancel": (
+        lambda x: x.var((2, 3), keepdim=True, correction=0) + x,
+        lambda x: x.square().mean((2, 3), keepdim=True) - x.mean((2, 3), keepdim=True) ** 2 + x,
+    ),
+    "numbers rounded once more": (lambda x: x.exp2(), lambda x: (x * 0.6931472).exp()),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_rounding_is_not(name: str) -> None:
+    found = certified(*ALIKE[name])
+    assert found.verdict is Verdict.AGREES
+    assert "no identity relates" in found.reason
+
+
+def test_without_float64_it_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the tests above are about what is evaluated in it."""
+    from fxexport.proof import evidence
+    from fxexport.proof.measured.search import Found
+
+    monkeypatch.setattr(evidence, "seen_beyond_rounding", lambda *_: Found())
+    assert certified(lambda x: x, DAMAGES["a ReLU"]).verdict is Verdict.AGREES
