@@ -67,10 +67,10 @@ _DATA = (
 """Types whose methods read what they belong to; which of a tensor's read values is seen elsewhere."""
 _TORCH = (
     "torch._C._fft torch._C._linalg torch._C._nn torch._C._special torch._compile torch._dynamo "
-    "torch._jit_internal torch._library torch._ops torch._tensor torch.amp.autocast_mode "
-    "torch.autograd.grad_mode torch.compiler torch.functional torch.fx._pytree torch.fx.graph_module "
-    "torch.jit torch.nn torch.utils._contextlib torch.utils._pytree torch.utils.checkpoint "
-    "torch.utils.weak"
+    "torch._functorch.apis torch._jit_internal torch._library torch._ops torch._tensor "
+    "torch.amp.autocast_mode torch.autograd.grad_mode torch.compiler torch.functional torch.fx._pytree "
+    "torch.fx.graph_module torch.jit torch.nn torch.utils._contextlib torch.utils._pytree "
+    "torch.utils.checkpoint torch.utils.weak"
 ).split()
 """Homes of functions of tensors, of layers, and of what every run is answered alike."""
 _ANSWERED = frozenset(
@@ -252,14 +252,19 @@ def _names(code: CodeType, names: dict[str, Any]) -> dict[str, Any]:
     """What code may read by its names: of its own module, and of others of the model's that it names."""
     found: dict[str, Any] = {}
     left, seen = [("", names)], {id(names)}
+    own = {str(item.argval) for item in dis.get_instructions(code) if _is_by_name(item)}
     for path, home in left:  # grows while it is read
-        for name in code.co_names:
+        for name in code.co_names if path else own:  # the others are attributes
             if name in home:
                 value = found[f"{path}{name}"] = home[name]
                 if isinstance(value, ModuleType) and _is_own(value.__name__) and id(vars(value)) not in seen:
                     seen.add(id(vars(value)))
                     left.append((f"{path}{name}.", vars(value)))
     return found
+
+
+def _is_by_name(item: dis.Instruction) -> bool:
+    return "GLOBAL" in item.opname or item.opname in ("LOAD_NAME", "STORE_NAME", "DELETE_NAME")
 
 
 def _named(code: CodeType, names: dict[str, Any]) -> Iterator[tuple[str, object]]:

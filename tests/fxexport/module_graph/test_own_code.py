@@ -184,6 +184,7 @@ class Mode(enum.Enum):
 
 
 RELU = torch.ops.aten.relu
+mT = time
 
 
 @functools.lru_cache
@@ -209,6 +210,8 @@ def kept(number: int) -> float:
         lambda x: nn.functional.softmax(x @ x.mT, -1),
         lambda x: torch.ops.aten.relu(x),
         lambda x: RELU(x),
+        lambda x: x.mT @ x,
+        lambda x: torch.vmap(lambda y: y.relu())(x),
         lambda x: torch.fft.fft2(x).real + torch.linalg.vector_norm(x),
         lambda x: nn.Sequential(nn.ReLU(), nn.Dropout())(x),
         lambda x: torch.einsum("nchw->nhwc", x),
