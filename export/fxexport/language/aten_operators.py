@@ -21,7 +21,7 @@ from fxexport.language.extents import Extent, Polynomial, divided, minus, plus
 from fxexport.language.fold_rules import UNIT
 from fxexport.language.graph import NotRead
 from fxexport.language.layout import extent_of
-from fxexport.language.maps import cast, elementwise
+from fxexport.language.maps import cast, elementwise, terms_of_contents
 from fxexport.language.sliding_window import Pair, SlidingWindow
 from fxexport.language.term import FLOATS, Rounded, Terms, Uninterpreted, Value, numpy_type
 from fxexport.untrusted.limits import MAX_SEQUENCE
@@ -70,6 +70,8 @@ def _operand(call: Call, name: str, dtype: str) -> Value:
         return cast(call.terms, found, dtype)
     if isinstance(found, int | float):
         return definitions.number(call.terms, found, dtype)
+    if isinstance(found, Polynomial) and dtype in ("float32", "float64"):  # which holds it as a file does
+        return cast(call.terms, terms_of_contents(call.terms, [found], 0), dtype)
     raise Uninterpreted(f"{name} is no number")
 
 

@@ -314,6 +314,9 @@ def quotient(terms: Terms, first: Value, second: Value) -> Value:
     logistic = _logistic(terms, second)
     if logistic is not None:
         return multiply(terms, first, logistic)
+    average = _average(terms, first, second)
+    if average is not None:
+        return average
     found = divide(terms, first, second)
     if first.term.attributes != ("exp",) or first.dtype == "float16" or second.rank != first.rank:
         return found
@@ -324,6 +327,31 @@ def quotient(terms: Terms, first: Value, second: Value) -> Value:
                 terms.use("softmax-without-largest")
             return softmax(terms, *(written or (first.term.operands[0].value(first.layout), dim)))
     return found
+
+
+def _average(terms: Terms, total: Value, count: Value) -> Value | None:
+    """The mean, of a sum over cells and of their number; None of others.
+
+    In half precision the sum may have left the type.
+    """
+    core, scale, shift = parts_of(total)
+    if core.term.op != "reduce" or core.term.attributes[0] != "sum" or shift is not None:
+        return None
+    whole = opened_up(core)
+    if whole is None or core.dtype == "float16" or _count(count) != times(*whole.shape[core.rank :]):
+        return None
+    terms.use("average-of-sum")
+    found = reduce(terms, "mean", whole, range(core.rank, whole.rank), keep=False)
+    return scaled(terms, widened(found, count), scale=scale)
+
+
+def _count(value: Value) -> Extent | None:
+    """The number that a value is, as an extent; None where it is none."""
+    read = value.term.operands[0].term if value.term.op == "cast" else value.term
+    if read.op == "sizes" and len(read.attributes) == 1:
+        return read.attributes[0]  # type: ignore[return-value]
+    number = scalar(value) if value.is_closed else None
+    return int(number) if number is not None and number == number // 1 else None
 
 
 def log_softmax(terms: Terms, value: Value, dim: int) -> Value:

@@ -67,6 +67,11 @@ IDENTITIES: dict[str, Identity] = {
         # what moves nothing
         _bits("copy", "copy(x) = x"),
         _bits("cast-to-own-type", "cast(x, T) = x", "x is of type T"),
+        _bits(
+            "cast-of-wider",
+            "cast(cast(x, W), T) = cast(x, T)",
+            "W has every number of x's type; T has reals, or is x's type",
+        ),
         _bits("dropout-in-evaluation", "dropout(x) = x", "not in training"),
         _bits("nearest-as-repeat", "nearest_2^k(x) = x with each cell 2^k times", "k is a whole number"),
         # by weights of 1 and 0, and 0 times what is infinite is NaN
@@ -85,6 +90,7 @@ IDENTITIES: dict[str, Identity] = {
         ),
         _bits("gather-of-repeated-cells", "x[i] = x", "along what x repeats; each i names a cell"),
         _bits("gather-by-repeated-index", "x[repeat(i)] = repeat(x[i])", "along whole dimensions of i"),
+        _bits("slice-of-padding", "pad(x, a, b)[i:j] = x[i-a : j-a]", "a ≤ i, j ≤ a + n; x has n cells"),
         _bits("slice-of-concatenation", "cat(x, y)[a:b] = y[a-n : b-n]", "n is the extent of x, n ≤ a"),
         _bits("concatenation-of-slices", "cat(x[a:b], x[b:c]) = x[a:c]"),
         _bits("concatenation-with-nothing", "cat(x, y) = x", "y has no cell along that dimension"),
@@ -172,6 +178,7 @@ IDENTITIES: dict[str, Identity] = {
             "site(x, W)·a = site(x, W·a)",
             f"a and W are constants, a runs over the site's outputs, W was not scaled before; {_MODERATE}",
         ),
+        _reals("average-of-sum", "Σ x / n = mean(x)", f"n is the number of cells; {_NOT_HALF}"),
         _reals("average-of-affine", "mean(x·a + b) = mean(x)·a + b", "a and b do not change along the mean"),
         _reals(
             "average-of-site",
@@ -201,9 +208,9 @@ IDENTITIES: dict[str, Identity] = {
         _bits(
             "pool-over-map",
             "pool_k(x) = mean(x) or max(x)",
-            "the kernel is the map, or no smaller where a mean rounds up; no padding",
+            "the kernel is the map, or whole rows of it, or no smaller where a mean rounds up; no padding",
         ),
-        _bits("pool-to-one-cell", "adaptive_pool(x, 1) = mean(x) or max(x)"),
+        _bits("pool-to-one-cell", "adaptive_pool(x, 1) = mean(x) or max(x)", "along some axes or all"),
         _bits(
             "largest-of-clamped",
             "max_pool(clamp(x, a, b)) = clamp(max_pool(x), a, b)",

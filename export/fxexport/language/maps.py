@@ -117,11 +117,27 @@ def cast(terms: Terms, value: Value, dtype: str) -> Value:
         return value
     if value.contents is not None and dtype in ("int64", "int32") and fits(value.contents, dtype):
         return terms_of_contents(terms, value.contents, value.rank, dtype)
+    if value.term.op == "cast" and value.known_layout is not None:
+        inner = value.term.operands[0].value(value.layout)
+        if value.dtype in _HOLD.get(inner.dtype, ()) and (dtype in FLOATS or dtype == inner.dtype):
+            terms.use("cast-of-wider")
+            return cast(terms, inner, dtype)
     array = None if value.term.rounded or value.known_layout is None else _held(value.term, dtype)
     if array is not None and _is_exact_cast(array, dtype):
         with np.errstate(all="ignore"):
             return terms.constant(array.astype(numpy_type(dtype))).seen(value.layout)
     return mapped(terms, "cast", (), [value], dtype)
+
+
+_HOLD = {
+    "float16": ("float32", "float64"),
+    "bfloat16": ("float32", "float64"),
+    "float32": ("float64",),
+    "bool": ("uint8", "int32", "int64", *FLOATS),
+    "uint8": ("int32", "int64", "float32", "float64"),
+    "int32": ("int64", "float64"),
+}
+"""Which types have every number of a type, so that a cast to them rounds nothing."""
 
 
 def _held(term: Term, dtype: str) -> Array | None:

@@ -208,6 +208,13 @@ def take(terms: Terms, value: Value, dim: int, start: Extent, step: int, count: 
     if piece is not None:
         terms.use("slice-of-concatenation")
         return take(terms, piece[0], dim, piece[1], step, count)
+    padded = _without_padding(value, dim)
+    if padded is not None:
+        source, begin = padded[0], minus(start, padded[1])
+        left = minus(extent_of(source.layout[dim]), plus(begin, times(step, minus(count, 1)), 1))
+        if _is_a_count(begin) and _is_a_count(left):
+            terms.use("slice-of-padding")
+            return take(terms, source, dim, begin, step, count)
     return along(terms, "take", (start, step, count), [value], dim, count)
 
 
@@ -559,20 +566,24 @@ def _cut_off(before: Extent, after: Extent) -> tuple[tuple[int, int], Extent, Ex
 
 def without_zeros(value: Value, dim: int) -> tuple[Value, Extent, Extent] | None:
     """What zeros were added to at the ends of a dimension, and how many; None where none were."""
-    term = value.term
-    if term.op != "pad" or len(term.operands) != 2 or term.shape is None:
+    found = _without_padding(value, dim)
+    fill = value.term.operands[1].term if found is not None and len(value.term.operands) == 2 else None
+    if fill is None or value.term.attributes[2] != "constant" or fill.rounded:
         return None
-    before, after, mode = term.attributes
-    (read, fill), axis = term.operands, len(term.shape) - 1
-    access, zero = read.access or (), fill.term.array
+    return found if fill.array is not None and not fill.array.any() else None
+
+
+def _without_padding(value: Value, dim: int) -> tuple[Value, Extent, Extent] | None:
+    """What cells were added to at the ends of a dimension, and how many; None where none were."""
+    term = value.term
+    if term.op != "pad" or term.shape is None:
+        return None
+    before, after, _ = term.attributes
+    axis, read = len(term.shape) - 1, term.operands[0]
+    access = read.access or ()
     others = [parts for number, parts in enumerate(value.layout) if number != dim]
-    if (
-        mode != "constant"
-        or zero is None
-        or zero.any()
-        or fill.term.rounded
-        or value.layout[dim] != plain_axis(axis, term.shape[axis])
-        or any(part.axis == axis for parts in others for part in parts)
+    if value.layout[dim] != plain_axis(axis, term.shape[axis]) or any(
+        part.axis == axis for parts in others for part in parts
     ):
         return None
     layout = list(Operand(read.term, access[:-1]).value(tuple(others)).layout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -163,13 +165,16 @@ def maximum_pool(terms: Terms, value: Value, window: SlidingWindow) -> Value:
 
 
 def _at_once(terms: Terms, name: str, value: Value, window: SlidingWindow) -> Value | None:
-    """A pool over the whole map, or over each cell alone; None for another one."""
+    """A pool over the whole map, whole rows of it, or each cell alone; None for another one."""
     dims = range(value.rank - len(window.kernel), value.rank)
     extents = value.shape[dims.start :]
     is_over = name == "mean" and window.ceil and all(map(_covers, window.kernel, window.stride, extents))
-    if (is_over or window.kernel == extents) and not window.is_padded and set(window.dilation) == {1}:
+    whole = [is_over or size == extent for size, extent in zip(window.kernel, extents, strict=True)]
+    cells = [size == step == 1 for size, step in zip(window.kernel, window.stride, strict=True)]
+    is_plain = not window.is_padded and set(window.dilation) == {1}
+    if is_plain and any(whole) and all(map(operator.or_, whole, cells)):
         terms.use("pool-over-map")
-        return reduce(terms, name, value, dims, keep=True)
+        return reduce(terms, name, value, [*itertools.compress(dims, whole)], keep=True)
     if window.is_single_cell:
         terms.use("pool-of-one-cell")
         return value
@@ -296,10 +301,12 @@ def _stretched(extent: Extent, factor: float) -> Extent:
 
 def adaptive_pool(terms: Terms, name: str, value: Value, sizes: Sequence[Extent]) -> Value:
     """The mean, or max, over as many even stretches as there are to be cells."""
-    extents = value.shape[value.rank - len(sizes) :]
-    if all(size == 1 for size in sizes):
+    dims = range(value.rank - len(sizes), value.rank)
+    extents = value.shape[dims.start :]
+    if 1 in sizes and all(size in (1, extent) for size, extent in zip(sizes, extents, strict=True)):
         terms.use("pool-to-one-cell")
-        return reduce(terms, name, value, range(value.rank - len(sizes), value.rank), keep=True)
+        over = [dim for dim, size in zip(dims, sizes, strict=True) if size == 1]
+        return reduce(terms, name, value, over, keep=True)
     if tuple(sizes) == extents:
         terms.use("pool-of-one-cell")
         return value

@@ -96,6 +96,44 @@ def _cast(c: Case) -> Iterator[Check]:
     yield from ((cast(c.terms, x, "float32"), a) for a, x in pairs(c))
 
 
+@case("cast-of-wider")
+def _cast_of_wider(c: Case) -> Iterator[Check]:
+    for kinds in (
+        ("float32", "float64", "float32"),
+        ("float16", "float32", "float64"),
+        ("bool", "int64", "bool"),
+    ):
+        a = c.numbers(2, 3)
+        x = c.open(a, kinds[0])
+        found = cast(c.terms, cast(c.terms, x, kinds[1]), kinds[2])
+        assert found == cast(c.terms, x, kinds[2])
+        if kinds[0] == kinds[2]:
+            yield found, a
+
+
+@case("slice-of-padding")
+def _slice_of_padding(c: Case) -> Iterator[Check]:
+    a = c.numbers(2, 3)
+    for order in ((0, 1), (1, 0)):
+        x = c.open(a.transpose(order)).permuted(order)
+        padded = moves.pad(c.terms, x, 1, 1, 2, "constant", c.number(0))
+        wide = np.pad(a, [(0, 0), (1, 2)], constant_values=Fraction(0))
+        for start, step, end in itertools.product(range(6), (1, 2), range(1, 7)):
+            cells = wide[:, start:end:step]
+            if cells.size:
+                yield moves.take(c.terms, padded, 1, start, step, cells.shape[1]), cells
+        yield moves.take(c.terms, padded, 0, 0, 1, 1), wide[:1]
+
+
+@case("average-of-sum")
+def _average_of_sum(c: Case) -> Iterator[Check]:
+    a = c.numbers(2, 3, 2)
+    for order, count in itertools.product(((0, 1, 2), (2, 1, 0)), (6, 3, 5, -6)):
+        x = arithmetic.scaled(c.terms, c.open(a.transpose(order)).permuted(order), scale=c.number(2))
+        total = windows.reduce(c.terms, "sum", x, [1, 2], keep=False)
+        yield definitions.quotient(c.terms, total, c.number(count)), 2 * a.sum(axis=(1, 2)) / Fraction(count)
+
+
 @case("whole-slice")
 def _whole_slice(c: Case) -> Iterator[Check]:
     yield from ((moves.take(c.terms, x, 1, 0, 1, a.shape[1]), a) for a, x in pairs(c))
@@ -706,12 +744,15 @@ def _over_whole_map(c: Case) -> Iterator[Check]:
         yield average(c, x, [*a.shape[2:]], [1, 1]), mean(a, (2, 3))
         larger = SlidingWindow.of([5, 4], [5, 4], ceil=True)
         yield windows.average_pool(c.terms, x, larger, counts_padding=True), mean(a, (2, 3))
+        yield average(c, x, [a.shape[2], 1], [1, 1]), mean(a, (2,))
+        yield average(c, x, [1, a.shape[3]], [1, 2]), mean(a, (3,))
 
 
 @case("pool-to-one-cell")
 def _to_one_cell(c: Case) -> Iterator[Check]:
     for a, x in pairs(c, MAPS):
         yield windows.adaptive_pool(c.terms, "mean", x, [1, 1]), mean(a, (2, 3))
+        yield windows.adaptive_pool(c.terms, "mean", x, [1, a.shape[3]]), mean(a, (2,))
 
 
 @case("even-adaptive-pool")
@@ -1272,7 +1313,46 @@ def largest_of(c: Case, factors: Array) -> Value:
     )
 
 
+def total_of(c: Case, dtype: str = "float32") -> Value:
+    """The sum of six cells."""
+    return windows.reduce(c.terms, "sum", of_type(c, dtype), [0, 1], keep=False)
+
+
 ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
+    "a shorter type on the way": (
+        "cast-of-wider",
+        lambda c: cast(c.terms, cast(c.terms, of_type(c, "float32"), "float16"), "float32"),
+    ),
+    "integers that floats round": (
+        "cast-of-wider",
+        lambda c: cast(c.terms, cast(c.terms, of_type(c, "int32"), "float32"), "int32"),
+    ),
+    "a fraction cut off": (
+        "cast-of-wider",
+        lambda c: cast(c.terms, cast(c.terms, of_type(c, "float32"), "float64"), "int32"),
+    ),
+    "another number of cells": (
+        "average-of-sum",
+        lambda c: definitions.quotient(c.terms, total_of(c), c.number(5)),
+    ),
+    "an average in half precision": (
+        "average-of-sum",
+        lambda c: definitions.quotient(
+            c.terms, total_of(c, "float16"), c.terms.constant(np.asarray(6, np.float16))
+        ),
+    ),
+    "the number of other cells": (
+        "average-of-sum",
+        lambda c: definitions.quotient(
+            c.terms, total_of(c), cast(c.terms, terms_of_contents(c.terms, [symbol("n")], 0), "float32")
+        ),
+    ),
+    "a cell of the padding": (
+        "slice-of-padding",
+        lambda c: moves.take(
+            c.terms, moves.pad(c.terms, small(c), 1, 1, 1, "constant", c.number(0)), 1, 0, 1, 3
+        ),
+    ),
     "a sum in half precision": (
         "sum-order",
         lambda c: arithmetic.add(

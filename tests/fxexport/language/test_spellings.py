@@ -890,6 +890,50 @@ def test_what_means_the_same_is_proved(name: str) -> None:
     assert is_proved(function, text)
 
 
+MODULES: dict[str, tuple[Function, Function]] = {
+    "a sum over its free number of cells": (
+        lambda x: x.mean((2, 3)),
+        lambda x: x.sum((2, 3)) / (x.shape[2] * x.shape[3]),
+    ),
+    "rows, then columns": (
+        lambda x: x.mean((2, 3)),
+        lambda x: F.adaptive_avg_pool2d(x, (None, 1)).mean(2).squeeze(-1),
+    ),
+    "a wider type on the way": (lambda x: x.exp(), lambda x: x.double().float().exp()),
+    "padding that is cut off": (lambda x: x.exp(), lambda x: F.pad(x, (1, 2))[..., 1:-2].exp()),
+}
+OTHER_MODULES: dict[str, tuple[Function, Function]] = {
+    "rows alone": (MODULES["a sum over its free number of cells"][0], lambda x: x.sum((2, 3)) / x.shape[2]),
+    "of another axis": (
+        MODULES["a sum over its free number of cells"][0],
+        lambda x: x.sum((2, 3)) / (x.shape[2] * x.shape[2]),
+    ),
+    "a largest column": (
+        MODULES["rows, then columns"][0],
+        lambda x: F.adaptive_avg_pool2d(x, (None, 1)).amax(2).squeeze(-1),
+    ),
+    "a shorter type on the way": (lambda x: x.exp(), lambda x: x.half().float().exp()),
+    "padding that is cut off elsewhere": (lambda x: x.exp(), lambda x: F.pad(x, (1, 2))[..., 2:-1].exp()),
+}
+
+
+def are_one(functions: tuple[Function, Function]) -> bool:
+    """Whether two functions are one at every batch and size."""
+    first, second = (graph_of_module(Applied(function), (X,), free_sizes=True) for function in functions)
+    return derive(first, second).is_proved
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_modules_compute_alike_is_proved_at_every_size(name: str) -> None:
+    torch.testing.assert_close(*(function(X) for function in MODULES[name]))
+    assert are_one(MODULES[name])
+
+
+@pytest.mark.parametrize("name", OTHER_MODULES)
+def test_what_modules_compute_otherwise_is_not(name: str) -> None:
+    assert not are_one(OTHER_MODULES[name])
+
+
 MAY_NOT_MATTER: dict[str, tuple[Function, Function]] = {
     "a modulus": (lambda x: x.fmod(0.7), lambda x: x.fmod(-0.7)),
     "a slope": (lambda x: F.leaky_relu(x.abs(), 0.1), lambda x: F.leaky_relu(x.abs(), 0.2)),
