@@ -16,6 +16,7 @@ from fxpasses.engine import undo
 from fxpasses.errors import InputError, TraceError, suggest
 from fxpasses.graph.export_trace import export_module
 from fxpasses.graph.program import OpenProgram, open_program
+from fxpasses.graph.state import require_kept_state
 from fxpasses.graph.trace import Traced, given, trace
 from fxpasses.heads.score_heads import find_score_heads, name_of_site
 from fxpasses.plan import WeightPlan
@@ -174,7 +175,8 @@ def rewrite(
             Of several heads the maps come as a tuple. Rewriting to another form takes the map away again.
 
     Raises:
-        InputError: an argument is not of the kind that is needed.
+        InputError: an argument is not of the kind that is needed, or the model's state dict has keys that
+            only its own class or hooks give.
         TraceError: the model cannot be traced.
     """
     model = model_of(model)
@@ -186,6 +188,7 @@ def rewrite(
         change = carry_out(survey, form, records, with_map=with_map)
         report = report_of(change, survey, form)
         result: RewriteResult[Any] = RewriteResult(module=subject.close(), report=report, plan=change.plan)
+        require_kept_state(model, result.module)
     undo.store(_graph_module(result.module), change.records)
     if is_unvouched(model):
         mark_unvouched(result.module)

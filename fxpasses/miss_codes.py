@@ -169,7 +169,7 @@ class MissCode(enum.StrEnum):
     )
     HOOKED = (
         "HOOKED",
-        "its hooks would see tensors of another rank",
+        "hooks are around it, or around what leads from the pool to it",
         "remove the hooks, add them again after",
         "fc.register_forward_hook(print)\nfc(pool(x).flatten(1))",
     )
@@ -181,7 +181,7 @@ class MissCode(enum.StrEnum):
     )
     SUBCLASS = (
         "SUBCLASS",
-        "a subclass of Linear or Conv may compute something else (LoRA)",
+        "a subclass, or a module with a forward of its own, may compute something else (LoRA)",
         "merge or replace it first",
         "nn.modules.linear.NonDynamicallyQuantizableLinear(8, 10)(pool(x).flatten(1))",
     )

@@ -11,6 +11,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from torch.fx import Node
 
+from fxpasses.engine.refusals import altered_problem
 from fxpasses.heads.cancel import is_over_tokens
 from fxpasses.heads.region import PooledValue, constant_shape, lies_along_channels
 from fxpasses.miss_codes import MissCode
@@ -36,7 +37,7 @@ def problem_of(
     if isinstance(op, POOLS):
         return _nonlinear(node, "is a pool itself")
     if not isinstance(op, Elementwise | FeatureNorm) or op.role is Role.OTHER:
-        return _nonlinear(node, "is not affine")
+        return altered_problem(node, vocabulary) or _nonlinear(node, "is not affine")
     if op.trains:
         what = (
             "a dropout draws another mask" if op.role is Role.DROPOUT else "a batch norm has other statistics"

@@ -20,6 +20,7 @@ from fxpasses.graph.tree import attribute, is_uninitialized
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Problem, Scope
 from fxpasses.vocabulary import aten
+from fxpasses.vocabulary.modules import is_its_class
 from fxpasses.vocabulary.ops import Affine, WeightSource
 from fxpasses.vocabulary.vocabulary import Vocabulary
 
@@ -76,6 +77,25 @@ def module_problem(op: Affine) -> Problem | None:
             "remove the hooks and register them again after the rewrite",
         )
     return None
+
+
+def altered_problem(node: Node, vocabulary: Vocabulary) -> Problem | None:
+    """What is around a module of torch's, where that is why nothing tells what a node computes; or None."""
+    module = vocabulary.module(str(node.target)) if node.op == "call_module" else None
+    if module is None or is_its_class(module) or not type(module).__module__.startswith("torch."):
+        return None
+    what = f"{node.name!r} ({type(module).__name__}), which leads to it, has"
+    if "forward" in module.__dict__:
+        return Problem(
+            MissCode.SUBCLASS,
+            f"{what} a forward of its own, which may compute something else",
+            "remove what was put around it first",
+        )
+    return Problem(
+        MissCode.HOOKED,
+        f"{what} hooks, which may change what it gives",
+        "remove the hooks and register them again after the rewrite",
+    )
 
 
 def has_hooks(module: nn.Module) -> bool:

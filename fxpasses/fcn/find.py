@@ -153,6 +153,8 @@ class _Chooser:
             if node in sites or missed is None:
                 return None if node in sites else _not_a_map(node, "is no site")
             return Problem(missed.code, f"{missed.name!r} keeps its form: {missed.reason}", missed.fix)
+        if (altered := refusals.altered_problem(node, self.analysis.vocabulary)) is not None:
+            return altered
         if value.layout is None:
             return _not_a_map(node, "has axes that cannot be followed")
         if is_view(value, self.values):

@@ -31,7 +31,7 @@ def clone_tree(
     if id(module) in memo:
         return memo[id(module)]
     whole = whole or path in keep
-    has_class = whole or (bool(path) and _is_torch(module)) or _has_state_of_its_own(module)
+    has_class = whole or (bool(path) and _is_torch(module)) or has_state_of_its_own(module)
     new = _shallow(module) if has_class and bool(path) else _holder(module)
     memo[id(module)] = new
     for name, child in module._modules.items():
@@ -45,7 +45,8 @@ def _is_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
 
 
-def _has_state_of_its_own(module: nn.Module) -> bool:
+def has_state_of_its_own(module: nn.Module) -> bool:
+    """Whether a module's part of a state dict may have more than its tensors, or less."""
     return type(module).get_extra_state is not nn.Module.get_extra_state or bool(module._state_dict_hooks)
 
 

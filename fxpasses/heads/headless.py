@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.fx import Graph, Node
 
-from fxpasses.engine.refusals import quantized_problem
+from fxpasses.engine.refusals import altered_problem, quantized_problem
 from fxpasses.miss_codes import MissCode
 from fxpasses.report import Form, Problem
 from fxpasses.vocabulary.ops import POOLS, VIEWS, Affine, Elementwise, Index, Op, Reduce, Subgraph
@@ -116,6 +116,8 @@ def _reads(op: Affine, vocabulary: Vocabulary) -> Problem:
         passing = vocabulary.classify(node)
     if isinstance(passing, Subgraph):
         return in_subgraph(node, "what it reads is computed")
+    if (altered := altered_problem(node, vocabulary)) is not None:
+        return altered
     if (pool := with_places(node)) is not None:
         return Problem(
             MissCode.NOT_POOLED,

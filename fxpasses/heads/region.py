@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
+from fxpasses.engine.refusals import altered_problem
 from fxpasses.graph.shapes import Shape, Shapes, static_extent
 from fxpasses.graph.tree import is_uninitialized
 from fxpasses.heads import layout as layouts
@@ -313,6 +314,8 @@ class _Scanner:
         is_view_of_other = isinstance(op, VIEWS) and pooled[0].layout is not None
         if layout is None and problem is None and not is_view_of_other:
             layout = self._from_shape(node, pooled[0])
+        if layout is None and problem is None:
+            problem = altered_problem(node, self.vocabulary)
         if problem is not None or layout is None:
             region.is_presumed = True
         return PooledValue(node=node, op=op, layout=layout, problem=problem, pool=pooled[0].pool)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxpasses import rewrite
+from fxpasses.errors import InputError
 
 MAPS = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
 FORMS = ("conv", "dense", "fcn")
@@ -21,10 +22,11 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool, self.flat, self.head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        self.pool, self.flat, self.drop = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout()
+        self.head = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.flat(self.pool(x)))
+        return self.head(self.drop(self.flat(self.pool(x))))
 
 
 def doubled(module: nn.Module) -> None:
@@ -68,6 +70,61 @@ def test_what_is_around_a_module_stays(name: str, form: str) -> None:
     made = rewrite(model, to=form, example_inputs=(MAPS,)).module
     torch.testing.assert_close(made(MAPS).flatten(1), model(MAPS))
     assert [*made.state_dict()] == [*model.state_dict()]
+
+
+@pytest.mark.parametrize("inputs", [None, (MAPS,)], ids=["presumed", "run"])
+@pytest.mark.parametrize(("put", "code"), [(doubled, "HOOKED"), (wrapped, "SUBCLASS")])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", ["pool", "flat", "drop"])
+def test_a_miss_names_what_is_around_a_module(
+    path: str, form: str, put: Callable[[nn.Module], Any], code: str, inputs: Any
+) -> None:
+    model = Net().eval()
+    put(model.get_submodule(path))
+    report = rewrite(model, to=form, example_inputs=inputs).report
+    if path in ("flat", "drop") and form == "conv" and inputs:
+        assert len(report.rewrites) == 1  # the head behind it is one all the same
+        return
+    (miss,) = report.misses
+    assert miss.code == code
+    assert miss.reason.startswith(f"{path!r} (")
+    assert "remove" in miss.fix
+
+
+class WithState(Net):
+    """A classifier that saves more than its tensors."""
+
+    def get_extra_state(self) -> int:
+        return 1
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+@pytest.mark.parametrize("way", ["symbolic", "export"])
+@pytest.mark.parametrize(
+    ("kind", "put", "key"),
+    [(WithState, None, "_extra_state"), (Net, with_key, "more")],
+    ids=["class", "hook"],
+)
+def test_what_a_model_itself_saves_is_not_lost(kind: type[Net], put: Any, key: str, way: str) -> None:
+    model = kind().eval()
+    if put is not None:
+        put(model)
+    with pytest.raises(InputError, match=rf"{kind.__name__}: .* would not keep: {key}, "):
+        rewrite(model, to="conv", example_inputs=(MAPS,), way=way)
+
+
+def test_a_hook_that_saves_nothing_more_is_no_error() -> None:
+    model = Net().eval()
+    model.register_state_dict_post_hook(lambda *_: None)
+    assert rewrite(model, to="conv").report.rewrites
+
+
+def test_a_state_dict_that_cannot_be_read_is_told() -> None:
+    model = Net().eval()
+    model.register_state_dict_post_hook(lambda *_: {}["nothing"])
+    with pytest.raises(InputError, match="cannot be read"):
+        rewrite(model, to="conv")
 
 
 class Held(nn.Module):
