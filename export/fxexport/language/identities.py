@@ -84,6 +84,11 @@ IDENTITIES: dict[str, Identity] = {
             "x has m·n cells",
         ),
         _bits(
+            "gather-as-view",
+            "flatten(x)[n·i + j] = x[i, j]",
+            "i and j count through all rows and columns of x, in 64 bits; it has n columns",
+        ),
+        _bits(
             "gather-of-merged-axes",
             "x[i, j] = flatten(x, (0, 1))[n·i + j]",
             "the indices are stored, and each names a cell; x has n columns",

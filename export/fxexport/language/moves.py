@@ -14,6 +14,7 @@ from fxexport.language.constants import along as along_once
 from fxexport.language.constants import exact_array, folded, is_folded, scalar
 from fxexport.language.extents import Extent, ceiling_divided, divided, least, minus, plus, symbol, times
 from fxexport.language.foreign import foreign
+from fxexport.language.index_steps import all_places
 from fxexport.language.layout import (
     Part,
     Parts,
@@ -336,6 +337,9 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
         if once != index.layout:
             terms.use("gather-by-repeated-index")
             return expand(gather(terms, value, dim, index.seen(once)), dims)
+        found = _turned_by(terms, value, dim, index)
+        if found is not None:
+            return found
         return foreign(terms, ("gather", dim), [value, index], [(value.dtype, dims)], is_random=False)[0]
     flat = [int(item) for item in stored.reshape(-1)]
     if not flat or (isinstance(extent, int) and not all(-extent <= item < extent for item in flat)):
@@ -366,6 +370,22 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
         turned = split.permuted([*range(dim), dim + 1, dim, *range(dim + 2, split.rank)])
         return reshape(terms, turned, dims)
     return along(terms, "gather", tuple(flat), [value], dim, len(flat))
+
+
+def _turned_by(terms: Terms, value: Value, dim: int, index: Value) -> Value | None:
+    """The cells of a dimension in the order in which an index counts through all of them; None for others."""
+    digits = all_places(index, extent_of(value.layout[dim]))
+    if digits is None:
+        return None
+    extents = [digit.extent for digit in digits]
+    split = reshape(terms, value, [*value.shape[:dim], *extents, *value.shape[dim + 1 :]])
+    cut = {(digit.dim, digit.number): split.layout[dim + place] for place, digit in enumerate(digits)}
+    turned = [
+        merged([part for number in range(len(parts)) for part in cut[place, number]])
+        for place, parts in enumerate(index.layout)
+    ]
+    terms.use("gather-as-view")
+    return split.seen((*split.layout[:dim], *turned, *split.layout[dim + len(digits) :]))
 
 
 def _only_repeats(value: Value, dim: int) -> bool:

@@ -879,6 +879,40 @@ def _turned(c: Case) -> Iterator[Check]:
         yield moves.gather(c.terms, c.open(b), 1, c.terms.constant(order)), b[:, order]
 
 
+def stepped(c: Case, *steps: tuple[int, int], start: int = 0, dtype: str = "int64") -> tuple[Value, Array]:
+    """Integers that grow by a step along each axis of so many cells, and what they are."""
+    found = c.terms.constant(np.array(start, dtype))
+    array = np.asarray(start)
+    for axis, (extent, step) in enumerate(steps):
+        behind = len(steps) - 1 - axis
+        kinds: list[tuple[str, tuple[int, ...]]] = [(dtype, (extent,))]
+        (places,) = foreign(c.terms, ("range", 0, 1), [], kinds, is_random=False)
+        c.inputs[places.term] = np.arange(extent, dtype=object).reshape(places.term.shape)  # type: ignore[arg-type]
+        own = arithmetic.multiply(c.terms, places, c.terms.constant(np.array(step, dtype)))
+        own = moves.unsqueeze(own, range(1, 1 + behind))
+        found = arithmetic.add(c.terms, own, found)
+        array = array + (np.arange(extent) * step).reshape(-1, *[1] * behind)
+    return found, array
+
+
+@case("gather-as-view")
+def _stepped(c: Case) -> Iterator[Check]:
+    for extents in itertools.permutations((2, 3, 4)):
+        a, b = c.numbers(24, 2), c.numbers(2, 24)
+        strides = (extents[1] * extents[2], extents[2], 1)
+        for order in itertools.permutations(range(3)):
+            index, places = stepped(c, *((extents[axis], strides[axis]) for axis in order))
+            yield moves.gather(c.terms, c.open(a), 0, index), a[places]
+            whole = moves.flatten(index, 1, 2)
+            yield moves.gather(c.terms, c.open(b), 1, whole), b[:, places.reshape(whole.shape)]
+    stored = c.terms.constant(np.arange(6).reshape(2, 3))
+    index, places = stepped(c, (2, 6))
+    index = arithmetic.add(c.terms, moves.unsqueeze(index, [1, 2]), stored)
+    a = c.numbers(2, 2, 3)
+    expected = a.reshape(12)[places[:, None, None] + np.arange(6).reshape(2, 3)]
+    yield moves.gather(c.terms, moves.flatten(c.open(a), 0, 2), 0, index), expected
+
+
 @case("gather-of-merged-axes")
 def _gathered(c: Case) -> Iterator[Check]:
     rows, columns = np.array([[0, -1], [1, 0]]), np.array([2, -3])
@@ -1318,6 +1352,11 @@ def total_of(c: Case, dtype: str = "float32") -> Value:
     return windows.reduce(c.terms, "sum", of_type(c, dtype), [0, 1], keep=False)
 
 
+def named(c: Case, steps: Any, start: int = 0, dtype: str = "int64") -> Value:
+    """The cells of six rows that integers name which grow by steps."""
+    return moves.gather(c.terms, c.open(c.numbers(6, 2)), 0, stepped(c, *steps, start=start, dtype=dtype)[0])
+
+
 ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "a shorter type on the way": (
         "cast-of-wider",
@@ -1431,6 +1470,44 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     "a part of it": (
         "gather-as-transposition",
         lambda c: moves.gather(c.terms, c.open(c.numbers(4, 2)), 0, c.terms.constant(np.array([0, 2, 1]))),
+    ),
+    **{
+        f"places {what}": ("gather-as-view", lambda c, given=given: named(c, *given))
+        for what, given in {
+            "one further on": (((2, 3), (3, 1)), 1),
+            "one before": (((2, 3), (3, 1)), -1),
+            "in longer rows": (((2, 4), (3, 1)),),
+            "in shorter rows": (((2, 2), (3, 1)),),
+            "in rows of the other extent": (((3, 2), (3, 1)),),
+            "of too few rows": (((1, 3), (3, 1)),),
+            "of too many rows": (((3, 3), (3, 1)),),
+            "of too few columns": (((2, 3), (2, 1)),),
+            "of too many columns": (((2, 3), (4, 1)),),
+            "of one row again and again": (((2, 0), (6, 1)),),
+            "that are met twice": (((2, 3), (3, 1), (2, 1)),),
+            "counted down": (((2, 3), (3, -1)), 2),
+            "from behind": (((2, 3), (3, 1)), -6),
+            "every second one": (((2, 6), (3, 2)),),
+            "that a shorter type may not hold": (((2, 3), (3, 1)), 0, "int32"),
+        }.items()
+    },
+    "places of no steps": (
+        "gather-as-view",
+        lambda c: moves.gather(
+            c.terms,
+            c.open(c.numbers(6, 2)),
+            0,
+            arithmetic.multiply(c.terms, stepped(c, (3, 1))[0], stepped(c, (3, 1))[0]),
+        ),
+    ),
+    "places of stored integers that are no steps": (
+        "gather-as-view",
+        lambda c: moves.gather(
+            c.terms,
+            c.open(c.numbers(6, 2)),
+            0,
+            arithmetic.add(c.terms, stepped(c, (2, 3), (1, 1))[0], c.terms.constant(np.array([0, 1, 1]))),
+        ),
     ),
     "windows of padding": (
         "largest-of-clamped",

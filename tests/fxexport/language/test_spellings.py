@@ -212,7 +212,22 @@ FIRST = (
 )
 """The number of each sample, and the channel that is the largest in its first cell."""
 
+LAID_ANEW = (
+    f"m = ReduceMean <axes = [2, 3], keepdims = 0> (x) {ints('l', -1)} f = Reshape (m, l) "
+    f"s = Shape <start = 0, end = 1> (x) {ints('o', 0)} b = Squeeze (s, o) {ints('k', 4)} "
+    "z = Constant <value_int = 0> () e = Constant <value_int = 1> () r = Range (z, b, e) "
+    f"t = Mul (r, k) {ints('w', 1)} u = Unsqueeze (t, w) {ints('c', 0, 1, 2, 3)} i = Add (u, c) "
+    "y = Gather (f, i)"
+)
+"""A mean of each sample and channel, as torch's exporter writes that torch lays it out in memory anew."""
 SAME: dict[str, tuple[Function, str]] = {
+    "laid out anew": (lambda x: x.mean((2, 3)), LAID_ANEW),
+    "laid out channels first": (
+        lambda x: x.mean((2, 3)).T,
+        LAID_ANEW.replace("Unsqueeze (t, w)", "Identity (t)").replace(
+            "i = Add (u, c)", "q = Unsqueeze (c, w) i = Add (u, q)"
+        ),
+    ),
     "log of a softmax": (lambda x: F.log_softmax(x, 1), "s = Softmax <axis = 1> (x) y = Log(s)"),
     "log of exponentials": (
         lambda x: F.log_softmax(x, 1),
@@ -642,6 +657,17 @@ SAME |= {
 }
 
 OTHER: dict[str, tuple[Function, str]] = {
+    **{
+        f"laid out {what}": (SAME["laid out anew"][0], LAID_ANEW.replace(*changed))
+        for what, changed in {
+            "in shorter rows": (ints("k", 4), ints("k", 3)),
+            "from behind": (ints("c", 0, 1, 2, 3), ints("c", -4, -3, -2, -1)),
+            "the other way round": (ints("c", 0, 1, 2, 3), ints("c", 3, 2, 1, 0)),
+            "as the channels alone": ("start = 0, end = 1> (x)", "start = 1, end = 2> (x)"),
+            "by halves": (ints("c", 0, 1, 2, 3), ints("c", 0, 2, 1, 3)),
+        }.items()
+    },
+    "laid out for another axis": (SAME["laid out anew"][0], SAME["laid out channels first"][1]),
     "log of another softmax": (lambda x: F.log_softmax(x, 2), SAME["log of a softmax"][1]),
     "log of other exponentials": (lambda x: F.log_softmax(2 * x, 1), SAME["log of exponentials"][1]),
     "the largest of other pads": (
