@@ -216,7 +216,6 @@ class _Proof:
         if merged is not None:
             found[0], results = merged, [not self._constants] * len(both)
         elif self._unrelated and self._terms.exchanged and self._is_one_but_for_constants(read, both):
-            self._unrelated.clear()
             self._tell_exchanged()
         return Derivation(
             is_proved=all(results),
@@ -552,12 +551,15 @@ class _Proof:
             self._differing.setdefault((side, term), "")
 
     def _tell_exchanged(self) -> None:
-        """Keeps as constants that differ those alone that were exchanged."""
-        self._constants.clear()
+        """Keeps as what differs the exchanged constants alone, if any of them is another number."""
+        operators, constants = self._unrelated, self._constants
+        self._unrelated, self._constants = {}, {}
         for (side, term), name in list(self._differing.items()):
             sides = [(self._terms.exchanged[side, term], name), (term, self._node(side, term))]
             (left, own), (right, other) = sides if side else reversed(sides)
             self._keep((left, right), (own, other), np.asarray(left.array), np.asarray(right.array))
+        if not self._constants:  # each stands for the same number: what they are folded into is in the way
+            self._unrelated, self._constants = operators, constants
 
     def _note(self, left: Term, right: Term) -> None:
         if self._terms.merges:
@@ -771,7 +773,7 @@ def _granted(
     What is stored may be the fold even where it is a number that the computed one is made of: a weight whose
     norm is its own.
     """
-    others = sum(number for term, number in holds.items() if term not in has)
+    others = (holds - has).total()  # one that both are made of may stand for another number once more
     count = min(FOLDS, max(others, int(folds.is_exact)))
     more = np.maximum(computed.error - folds.error, 0) + np.maximum(computed.defined - folds.defined, 0)
     if others and folds.is_exact and computed.value.size > 1 and not computed.defined.any():

@@ -16,7 +16,9 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import remove_parametrizations
 
 from fxexport import Verdict, certify, export_onnx
-from fxexport.language import Derivation, derive, graph_of_onnx, term
+from fxexport.language import Derivation, compare, derive, graph_of_onnx, term
+from fxexport.language.constants import stored
+from fxexport.language.fold_rules import Folded
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 RNG = np.random.default_rng(0)
@@ -577,3 +579,37 @@ def test_weights_that_code_computes_take_a_norm_as_stored_ones_do() -> None:
         stored = normed(is_computed=False, factor=factor)
         assert certify(computed, stored, images).verdict is verdict
         assert certify(stored, computed, images).verdict is verdict
+
+
+def gated(alpha: float | None) -> onnx.ModelProto:
+    """A hard sigmoid of a hard swish, which is spelled by another hard sigmoid where its factor is given."""
+    own = [helper.make_node("HardSwish", ["x"], ["h"])]
+    spelled = [
+        helper.make_node("HardSigmoid", ["x"], ["s"], alpha=alpha),
+        helper.make_node("Mul", ["x", "s"], ["h"]),
+    ]
+    gate = helper.make_node("HardSigmoid", ["h"], ["y"], alpha=float(np.float32(1 / 6)))
+    return model([*(own if alpha is None else spelled), gate], {})
+
+
+@pytest.mark.parametrize(("alpha", "is_fold"), [(1 / 6, True), (0.1667, False)])
+def test_a_definition_s_number_is_one_that_stands_beside_it_too(alpha: float, is_fold: bool) -> None:
+    """Both sides hold that number as it is stored: the one once, the other a second time."""
+    for pair in ((gated(None), gated(alpha)), (gated(alpha), gated(None))):
+        assert derived(*pair).is_proved == is_fold
+
+
+def test_what_is_in_the_way_is_named_where_each_constant_stands_for_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fold that is not granted, and would be the same with the one number in the place of the other."""
+    apart = compare._apart
+
+    def of_others(left: Folded, right: Folded, first: term.Term, second: term.Term) -> float | None:
+        return apart(left, right, first, second) if stored(second).keys() - stored(first) else None
+
+    monkeypatch.setattr(compare, "_apart", of_others)
+    monkeypatch.setattr(compare._Proof, "_merged", lambda *_: None)
+    found = derived(gated(None), gated(1 / 6))
+    assert not found.is_proved
+    assert found.unrelated
