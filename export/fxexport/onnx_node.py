@@ -162,8 +162,17 @@ def definition_of(
 _FUSED = ("FusedConv", "FusedGemm")
 _PREPARING = {"Binarizer": "Identity", "Imputer": "Identity", "Normalizer": "Cast", "Scaler": "Cast"}
 """Operators of ``ai.onnx.ml`` on numbers or rows, which have no rule for shapes; two of them give floats."""
-_ACTIVATIONS = ("Relu", "Sigmoid", "Tanh")
-"""Those without numbers of their own."""
+_ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
+    "Clip": ("min", "max"),
+    "Elu": ("alpha",),
+    "HardSigmoid": ("alpha", "beta"),
+    "LeakyRelu": ("alpha",),
+    "Relu": (),
+    "Sigmoid": (),
+    "Softplus": (),
+    "Tanh": (),
+}
+"""Those that a convolution or product may end with, and what their numbers are called, in their order."""
 
 
 def shaped_as(node: onnx.NodeProto) -> str | None:
@@ -179,12 +188,23 @@ def shaped_as(node: onnx.NodeProto) -> str | None:
     return None if domain else node.op_type
 
 
-def activation_of(node: onnx.NodeProto) -> str | None:
-    """The activation that is fused with a node, if that is all that is."""
-    given = {item.name: item for item in node.attribute}
-    name = str(value_of(given["activation"])) if "activation" in given else ""
-    is_all = name in _ACTIVATIONS and not any(node.input[3:]) and "activation_params" not in given
-    return name if is_all and node.op_type in _FUSED and domain_of(node.domain) == RUNTIME else None
+def activation_of(node: onnx.NodeProto) -> tuple[str, Mapping[str, float]] | None:
+    """The activation that is fused with a node, with its numbers by name, if that is all that is."""
+    given = {item.name: value_of(item) for item in node.attribute}
+    name = str(given.get("activation", ""))
+    is_fused = node.op_type in _FUSED and domain_of(node.domain) == RUNTIME
+    if not is_fused or name not in _ACTIVATIONS or any(node.input[3:]):
+        return None
+    wanted = _ACTIVATIONS[name]
+    if node.op_type == "FusedConv":
+        numbers, told = given.get("activation_params", []), ["activation_params"]
+    else:
+        told = [f"activation_{key}" for key in wanted]
+        numbers = [given.get(key) for key in told]
+    is_all = {key for key in given if key.startswith("activation_")} <= {*told}
+    if not is_all or [type(number) for number in numbers] != [float] * len(wanted):
+        return None
+    return name, dict(zip(wanted, numbers, strict=True))
 
 
 def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:

@@ -356,9 +356,11 @@ def _type_of(value: Value | None) -> onnx.TypeProto:
 
 def _unfused(node: NodeProto) -> list[NodeProto]:
     """A node and the activation that is fused with it, each as a node of ONNX's."""
-    activation = activation_of(node)
-    if activation is None:
+    found = activation_of(node)
+    if found is None:
         return [node]
+    activation: str = found[0]
+    numbers: Mapping[str, Any] = found[1]
     first = NodeProto()
     first.CopyFrom(node)
     first.domain, first.op_type, first.output[0] = (
@@ -367,8 +369,15 @@ def _unfused(node: NodeProto) -> list[NodeProto]:
         f"{node.output[0]} before {activation}",
     )
     del first.attribute[:]
-    first.attribute.extend(item for item in node.attribute if item.name != "activation")
-    return [first, onnx.helper.make_node(activation, first.output, node.output)]
+    first.attribute.extend(item for item in node.attribute if not item.name.startswith("activation"))
+    if activation != "Clip":
+        return [first, onnx.helper.make_node(activation, first.output, node.output, **numbers)]
+    bounds = [
+        onnx.helper.make_node("Constant", [], [f"{name} of {node.output[0]}"], value_float=number)
+        for name, number in numbers.items()
+    ]
+    read = [first.output[0], *(bound.output[0] for bound in bounds)]
+    return [first, *bounds, onnx.helper.make_node(activation, read, node.output)]
 
 
 def _kind(node: NodeProto, operands: Sequence[Value | None]) -> _Kind:

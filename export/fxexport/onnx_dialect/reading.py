@@ -56,13 +56,17 @@ def _fused(read: Reader) -> Reader:
     """A reader of operators with an activation behind them, as ONNX Runtime's optimiser writes them."""
 
     def read_both(call: NodeOpening) -> bool:
-        name = activation_of(call.proto)
-        if name is None:
+        found = activation_of(call.proto)
+        if found is None or found[1] or found[0] not in _FOLLOWING:
             return False
-        call.follow = operator("", name)
+        call.follow = operator("", found[0])
         return read(call)
 
     return read_both
+
+
+_FOLLOWING = ("Relu", "Sigmoid", "Tanh")
+"""What may follow a product that is rewritten."""
 
 
 def _computed_gemm(call: NodeOpening) -> bool:

@@ -77,7 +77,52 @@ SAME = {
         f"{SQUARE} u = MatMul(x, k) j = Add(u, x1) z = Add(x, j) " + norm("z"),
     ),
 }
+CONVOLVED = "w = Constant <value = float[2,3,1] {1,2,3,4,5,6}> () "
+MULTIPLIED = "r = Flatten <axis = 2> (x) w = Constant <value = float[4,2] {1,2,3,4,5,6,7,8}> () "
+ACTIVATIONS = {
+    "Clip": ("[-0.5, 2.0]", f"{number('l', -0.5)} {number('u', 2)} z = Clip(c, l, u)"),
+    "HardSigmoid": ("[0.3, 0.4]", "z = HardSigmoid <alpha = 0.3, beta = 0.4> (c)"),
+    "LeakyRelu": ("[0.2]", "z = LeakyRelu <alpha = 0.2> (c)"),
+}
+PRODUCTS = {
+    "Elu": (", activation_alpha = 0.5", "z = Elu <alpha = 0.5> (c)"),
+    "HardSigmoid": (
+        ", activation_alpha = 0.3, activation_beta = 0.4",
+        "z = HardSigmoid <alpha = 0.3, beta = 0.4> (c)",
+    ),
+    "LeakyRelu": (", activation_alpha = 0.2", "z = LeakyRelu <alpha = 0.2> (c)"),
+    "Softplus": ("", "z = Softplus(c)"),
+}
+ROW = "f = Constant <value_ints = [1, -1, 2]> () y = Reshape (z, f)"
+SAME |= {
+    f"FusedConv with {name}": (
+        f'{CONVOLVED} y = com.microsoft.FusedConv <activation = "{name}", activation_params = {numbers}> '
+        "(x, w)",
+        f"{CONVOLVED} c = Conv (x, w) {plain} y = Identity (z)",
+    )
+    for name, (numbers, plain) in ACTIVATIONS.items()
+} | {
+    f"FusedGemm with {name}": (
+        f'{MULTIPLIED} z = com.microsoft.FusedGemm <activation = "{name}"{numbers}> (r, w) {ROW}',
+        f"{MULTIPLIED} c = Gemm (r, w) {plain} {ROW}",
+    )
+    for name, (numbers, plain) in PRODUCTS.items()
+}
 OTHER = {
+    **{
+        f"an activation of {what}": (SAME[name][0].replace(*changed), SAME[name][1])
+        for name, what, changed in (
+            ("FusedConv with Clip", "other bounds", ("[-0.5, 2.0]", "[-0.5, 1.0]")),
+            ("FusedConv with Clip", "bounds the other way round", ("[-0.5, 2.0]", "[2.0, -0.5]")),
+            ("FusedConv with HardSigmoid", "numbers the other way round", ("[0.3, 0.4]", "[0.4, 0.3]")),
+            ("FusedConv with HardSigmoid", "too few numbers", ("[0.3, 0.4]", "[0.3]")),
+            ("FusedConv with LeakyRelu", "another slope", ("[0.2]", "[0.3]")),
+            ("FusedConv with LeakyRelu", "too many numbers", ("[0.2]", "[0.2, 1.0]")),
+            ("FusedGemm with Elu", "a number that is another's", ("activation_alpha", "activation_beta")),
+            ("FusedGemm with LeakyRelu", "another number", ("0.2", "0.3")),
+            ("FusedGemm with Softplus", "another kind", ('"Softplus"', '"Tanh"')),
+        )
+    },
     "another alpha": (SAME["QuickGelu of 1"][0], SAME["QuickGelu"][1]),
     "the other gelu": (SAME["Gelu"][0], SAME["FastGelu without bias"][1]),
     "the other operand": (SAME["FusedMatMul"][0].replace("transB", "transA"), SAME["FusedMatMul"][1]),
