@@ -299,6 +299,12 @@ def scaled(
         if absorbed is not None:
             terms.use("scale-of-affine-site")
             return scaled(terms, absorbed, shift=shift)
+    if terms.merges and scale is not None and are_moderate(scale):
+        from fxexport.language.merging import scaled_product
+
+        product = scaled_product(terms, value, scale)
+        if product is not None:
+            return scaled(terms, product, shift=shift)
     closed = [item for item in (scale, shift) if item is not None]
     return mapped(terms, "affine", (scale is not None, shift is not None), [value, *closed], value.dtype)
 

@@ -26,11 +26,11 @@ from fxexport.language.arithmetic import (
     rounds_little,
     scaled,
 )
-from fxexport.language.constants import elements, sizes
-from fxexport.language.contraction import SITES, Labels, convolution, einsum, opened_sum
+from fxexport.language.constants import elements, scalar, sizes
+from fxexport.language.contraction import SITES, Labels, convolution, einsum, opened_sum, scaled_weights
 from fxexport.language.extents import Extent
 from fxexport.language.fold_rules import NotFolded
-from fxexport.language.layout import Layout, Parts, Shape, behind, own_axes
+from fxexport.language.layout import Layout, Parts, Shape, behind, own_axes, plain
 from fxexport.language.moves import along, concatenate, expand, squeeze
 from fxexport.language.sliding_window import SlidingWindow
 from fxexport.language.term import Operand, Term, Terms, Uninterpreted, Value, numpy_type
@@ -163,10 +163,7 @@ def product(
         return None
     try:
         if not (first.is_closed or second.is_closed):
-            moved = [_without_factor(terms, value) for value, _ in sides]
-            if moved == [first, second]:
-                return None
-            return einsum(terms, moved[0], labels, moved[1], others, result)
+            return None  # whose factors are moved once it is made
         (value, own), (weight, held) = sides if second.is_closed else reversed(sides)
         if not _is_made(value) or not _is_bounded(weight):
             return None
@@ -192,10 +189,29 @@ def _is_bounded(weight: Value) -> bool:
     return bool(max(array.max(initial=0), -array.min(initial=0)) <= LARGEST_FACTOR)
 
 
-def _without_factor(terms: Terms, value: Value) -> Value:
-    """What a site gives with its factor in the weights; another value as it is."""
-    found = _site(terms, value) if parts_of(value)[1] is not None else None
-    return value if found is None else _given(terms, found, value)
+def scaled_product(terms: Terms, value: Value, scale: Value) -> Value | None:
+    """A product of two maps times a number as the product of the first that is a site with weights times it.
+
+    So it is wherever the number was written: behind the product, at either of both, or in their weights.
+    """
+    term, number = value.term, scalar(scale)
+    if term.op != "dot" or value.dtype == "float16" or number is None or number <= 0:
+        return None  # a sign stays where sums and differences look for it
+    if any(operand.term.is_closed for operand in term.operands):
+        return None
+    for place, operand in enumerate(term.operands):
+        own = Value(term=operand.term, known_layout=plain(operand.term.shape or ()))
+        core, factor, shift = parts_of(own)
+        weighted = scaled_weights(terms, core, scale) if factor is None else None
+        if weighted is None or weighted.known_layout != own.known_layout:
+            continue
+        terms.use("scale-of-bilinear")
+        found = weighted if shift is None else scaled(terms, weighted, shift=multiply(terms, shift, scale))
+        operands = list(term.operands)
+        operands[place] = Operand(found.term, operand.access)
+        made = terms.term("dot", term.attributes, operands, value.dtype, term.shape)
+        return value.seen(value.layout) if made is term else Value(term=made, known_layout=value.layout)
+    return None
 
 
 def _of_parts(

@@ -548,6 +548,19 @@ def _scale_of_bilinear(c: Case) -> Iterator[Check]:
     a, b = c.numbers(2, 3), c.numbers(3, 2)
     halved = arithmetic.multiply(c.terms, c.open(a), c.number(0.5))
     yield matmul(c.terms, halved, arithmetic.multiply(c.terms, c.open(b), c.number(4))), a.dot(b) * 2
+    c.terms.merges = True
+    x, w, y, v = (c.numbers(2, 3) for _ in range(4))
+    shift = c.numbers(2)
+    for first, moved in ((c.open(x), x.dot(w.T) + shift), (c.open(x * 2), x.dot(w.T) * 2 + shift)):
+        site = linear(c.terms, first, c.closed(w), c.closed(shift))
+        others = linear(c.terms, c.open(y), c.closed(v), None)
+        for sides in ((site, others), (others, site), (site, c.open(v.dot(y.T)))):
+            arrays = [
+                moved if item is site else y.dot(v.T) if item is others else v.dot(y.T) for item in sides
+            ]
+            product = matmul(c.terms, *sides)
+            yield arithmetic.multiply(c.terms, product, c.number(0.5)), arrays[0].dot(arrays[1]) / 2
+            yield arithmetic.multiply(c.terms, product, c.number(-4)), arrays[0].dot(arrays[1]) * -4
 
 
 @case("scale-of-affine-site")

@@ -143,6 +143,33 @@ def fused() -> Pair:
     )
 
 
+def scored(where: str, *, bias: bool = False, scale: float = 0.4) -> Pair:
+    """Scores of two layers times a number, and of fused rows with a number ``where`` it is then."""
+    parts = {name: layer(nn.Linear(6, 4, bias=bias), seed) for seed, name in enumerate("qkv")}
+    weight = torch.cat([wide(part).weight for part in parts.values()])  # type: ignore[arg-type]
+    shift = torch.cat([wide(part).bias for part in parts.values()]) if bias else None  # type: ignore[arg-type]
+    merged = nn.Linear(6, 12, bias=bias)
+    if where == "weights":
+        factor = torch.tensor([scale] * 4 + [1.0] * 8, dtype=torch.float64)
+        weight, shift = weight * factor[:, None], None if shift is None else shift * factor
+    filled(merged, weight, shift)
+
+    def fused_rows(s: Net, x: Tensor) -> Tensor:
+        q, k, v = s.m(x).chunk(3, -1)  # type: ignore[operator]
+        q = q * {"both": abs(scale) ** 0.5, "queries": scale}.get(where, 1.0)
+        k = k * {"both": abs(scale) ** 0.5, "keys": scale}.get(where, 1.0)
+        return (q @ k.transpose(-1, -2)).softmax(-1) @ v
+
+    return (
+        Net(
+            lambda s, x: (s.q(x) @ s.k(x).transpose(-1, -2) * 0.4).softmax(-1) @ s.v(x),  # type: ignore[operator]
+            **parts,
+        ),
+        Net(fused_rows, m=merged),
+        TOKENS,
+    )
+
+
 def normed(kind: type[nn.Module] = nn.LayerNorm) -> Pair:
     """A norm with a weight before a linear layer, and one without."""
     norm, site = layer(kind(6)), layer(nn.Linear(6, 5), 1)  # type: ignore[call-arg]
@@ -226,6 +253,14 @@ ONE: dict[str, Callable[[], Pair]] = {
     "branches in groups": lambda: branches(groups=2),
     "crossed": crossed,
     "fused": fused,
+    **{
+        f"scores scaled in the {where}": lambda where=where: scored(where)
+        for where in ("both", "keys", "queries", "weights")
+    },
+    **{
+        f"scores of biases scaled in the {where}": lambda where=where: scored(where, bias=True)
+        for where in ("both", "weights")
+    },
     "layer norm": normed,
     "root mean square norm": lambda: normed(nn.RMSNorm),
     "layer norm before heads": normed_heads,
@@ -236,6 +271,13 @@ ONE: dict[str, Callable[[], Pair]] = {
     "joined": joined,
 }
 OTHERS: dict[str, Callable[[], Pair]] = {
+    **{
+        f"another factor of the {where}": lambda where=where: scored(where, scale=0.5)
+        for where in ("both", "keys", "queries", "weights")
+    },
+    "another sign of the scores": lambda: scored("queries", scale=-0.4),
+    "a sign that two of them lose": lambda: scored("both", scale=-0.5),
+    "no factor": lambda: scored("none"),
     "a shift before padding": lambda: prepared(padding=1),
     "a bias before padding": lambda: mixed(is_first=True, bias=True),
     "a kernel of one cell beside the middle": lambda: branches(at=(0, 1)),
