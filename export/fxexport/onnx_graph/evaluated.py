@@ -7,6 +7,7 @@ they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from fxexport.onnx_graph.normalised import drop_unread
 from fxexport.onnx_node import array_of, inputs_of, is_external, meaning_of, replace, versions_of
+from fxexport.terms.arrays import nudge
 from fxexport.terms.term import Array
 
 _MOST_VALUES = 2**25
@@ -54,6 +56,8 @@ def evaluated64(
     weights: Mapping[str, Array],
     feeds: Sequence[Array],
     adjust: Callable[[str | None, Array], Array] | None = None,
+    *,
+    rounding: float = 0.0,
 ) -> tuple[Array, ...] | None:
     """The file's outputs, all in float64; None where it is too large, or the evaluator does not do that.
 
@@ -62,6 +66,7 @@ def evaluated64(
         weights: values of the initialisers that it marks as external data.
         feeds: its inputs.
         adjust: what becomes of each initialiser of floats, by its name, and of each input.
+        rounding: by what share each node's results are changed, up or down at random.
     """
     if sum(array.size for array in weights.values()) > _MOST_VALUES:
         return None
@@ -72,14 +77,30 @@ def evaluated64(
         given[name] = adjust(None, given[name]) if adjust is not None and is_float(x) else given[name]
     try:
         model = _widened(proto, weights, adjust)
+        evaluator = ReferenceEvaluator(model)
+        if rounding:
+            _round_results(evaluator, rounding)
         with np.errstate(all="ignore"):
-            found = dict(ReferenceEvaluator(model).run(None, given, intermediate=True))
+            found = dict(evaluator.run(None, given, intermediate=True))
     except Exception:  # noqa: BLE001 - of operands that make no sense, NumPy raises anything
         return None
     results = [value for value in found.values() if isinstance(value, np.ndarray)]
     if any(is_float(value) and value.dtype != np.float64 for value in results):
         return None
     return tuple(np.asarray(found[value.name]) for value in proto.graph.output)
+
+
+def _round_results(evaluator: ReferenceEvaluator, by: float) -> None:
+    rng = np.random.Generator(np.random.PCG64(0))
+
+    def rounded(run: Callable[..., Sequence[Any]]) -> Callable[..., tuple[Any, ...]]:
+        def run_so(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+            return tuple(nudge(x, by, rng) if isinstance(x, np.ndarray) else x for x in run(*args, **kwargs))
+
+        return run_so
+
+    for node in evaluator.rt_nodes_:
+        node.run = rounded(node.run)
 
 
 def is_float(array: Array) -> bool:

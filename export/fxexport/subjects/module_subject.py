@@ -397,7 +397,9 @@ class ModuleSubject(Subject):
 
         return self.joined([self._guarded(run, [nudge(x, by, rng) for x in feed]) for feed in feeds])
 
-    def outputs64(self, feeds: Feeds, adjust: Adjustment | None = None) -> tuple[Array, ...] | None:
+    def outputs64(
+        self, feeds: Feeds, adjust: Adjustment | None = None, *, rounding: float = 0.0
+    ) -> tuple[Array, ...] | None:
         """Outputs with weights and inputs in float64; None where the module mixes types.
 
         It is the module itself that runs: a copy may be another function (a GraphModule's code is made anew
@@ -417,7 +419,7 @@ class ModuleSubject(Subject):
 
         def run(feed: Sequence[Array]) -> tuple[Array, ...]:
             inputs = tuple(adjusted(None, wide(tensor)) for tensor in self._tensors(feed))
-            with InFloat64():  # type: ignore[no-untyped-call]  # its class's
+            with InFloat64(rounding):
                 return _arrays(torch.func.functional_call(self.module, state, inputs))
 
         try:

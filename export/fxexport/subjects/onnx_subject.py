@@ -207,11 +207,13 @@ class OnnxSubject(Subject):
         nodes = [node for node in self._proto.graph.node if node.op_type in _SUMS]
         return frozenset(name for node in nodes for name in node.input)
 
-    def outputs64(self, feeds: Feeds, adjust: Adjustment | None = None) -> tuple[Array, ...] | None:
+    def outputs64(
+        self, feeds: Feeds, adjust: Adjustment | None = None, *, rounding: float = 0.0
+    ) -> tuple[Array, ...] | None:
         """Outputs that ONNX's reference evaluator computes in float64, if the file is small."""
         parts = []
         for feed in feeds:
-            found = evaluated64(self._proto, self._weights, self._cast(feed), adjust)
+            found = evaluated64(self._proto, self._weights, self._cast(feed), adjust, rounding=rounding)
             if found is None:
                 return None
             parts.append(found)

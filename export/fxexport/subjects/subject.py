@@ -280,12 +280,15 @@ class Subject(Protocol):
             BatchError: it does not run at one of the sizes.
         """
 
-    def outputs64(self, feeds: Feeds, adjust: Adjustment | None = None) -> tuple[Array, ...] | None:
+    def outputs64(
+        self, feeds: Feeds, adjust: Adjustment | None = None, *, rounding: float = 0.0
+    ) -> tuple[Array, ...] | None:
         """Outputs computed in float64; None where that cannot be done in reasonable time, or at all.
 
         Args:
             feeds: the batches.
             adjust: what becomes of what is stored and given first, once that is in float64.
+            rounding: by what share each operator's results are changed, up or down at random.
         """
 
     def is_weight(self, name: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fxexport.private_names import TorchDispatchMode
+from fxpasses.private_names import pytree
 
 _SHORT = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -20,9 +21,17 @@ class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __in
     So that a softmax that is asked for in float32 leaves no roundings of float32. Numbers in the code are
     those of float32 all the same, as files hold them.
 
+    Args:
+        rounding: by what share each operator's results are changed, up or down at random.
+
     Raises:
         TypeError: something is written to a tensor of shorter floats, which would round it.
     """
+
+    def __init__(self, rounding: float = 0.0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
+        self._rounding = rounding
+        self._random = torch.Generator().manual_seed(0)
 
     def __torch_dispatch__(
         self,
@@ -36,7 +45,15 @@ class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __in
             written = [arg for arg in args[:1] if isinstance(arg, torch.Tensor) and arg.dtype in _SHORT]
             if written:
                 raise TypeError("it writes to a tensor of shorter floats")
-        return func(*_widened(args), **_widened(kwargs or {}))
+        result = func(*_widened(args), **_widened(kwargs or {}))
+        is_new = self._rounding and all(item.alias_info is None for item in func._schema.returns)
+        return pytree.tree_map(self._rounded, result) if is_new else result
+
+    def _rounded(self, item: Any) -> Any:
+        if not isinstance(item, torch.Tensor) or item.dtype is not torch.float64:
+            return item
+        signs = torch.randint(0, 2, item.shape, generator=self._random).to(item.device) * 2 - 1
+        return item * (1 + self._rounding * signs)
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,7 @@ _SEEDS = (0, 1, 2)
 _COARSE = 2.0**-12
 """From this unit roundoff on sums are finer than what is stored."""
 _APART = "the two models give other values, and not by rounding"
+_QUICK = 2**21
 _TINY = 2.0**-110
 """Differences below it may be underflow."""
 
@@ -113,6 +114,7 @@ def far_apart(
     outputs: Sequence[Compared],
     precision: Precision,
     *,
+    is_changed: bool = False,
     is_extreme: bool = False,
 ) -> list[Failure]:
     """One failure for each output that differs by more than rounding, the worst place of it.
@@ -124,6 +126,7 @@ def far_apart(
         feeds: the batches that gave the outputs.
         outputs: what they gave.
         precision: what their heads compute in.
+        is_changed: whether the inputs are made to tell, and may be such as a model only rounds.
         is_extreme: whether numbers may leave the range of the type.
     """
     subjects = pair.subjects
@@ -133,7 +136,10 @@ def far_apart(
     if not suspects:
         return []
     sides = zip((0, 1), subjects, pair.on, feeds, strict=True)
-    moving = [_movements(side, subject, where, part, suspects, scale) for side, subject, where, part in sides]
+    moving = [
+        _movements(side, subject, where, part, suspects, scale, is_changed=is_changed)
+        for side, subject, where, part in sides
+    ]
     moved = [[np.zeros(item.reference.shape[1]) for item in suspects]] * 2
     failures = _beyond(suspects, moved, scale)
     # more movement allows more: as soon as all is explained, no further run can change that
@@ -236,9 +242,19 @@ def _beyond(suspects: Sequence[Compared], moved: Sequence[Sequence[Float64]], sc
 
 
 def _movements(
-    side: int, subject: Subject, on: str, feeds: Feeds, outputs: Sequence[Compared], scale: Scale
+    side: int,
+    subject: Subject,
+    on: str,
+    feeds: Feeds,
+    outputs: Sequence[Compared],
+    scale: Scale,
+    *,
+    is_changed: bool,
 ) -> Iterator[list[Float64] | None]:
     """How far each place of each output moves when everything is nudged, over samples and ever more nudges.
+
+    On inputs that are made to tell the results of operators are, too: a million less 999,994 is nothing but
+    rounding. On samples that tells nothing of code that rounds by it, and on purpose.
 
     Nothing for a model that draws random numbers, which no rounding explains; None where it does not run.
 
@@ -263,8 +279,18 @@ def _movements(
                 np.maximum(own, np.minimum(new, end))
                 for own, new, end in zip(largest, moves, most, strict=True)
             ]
+        rounded = subject.outputs64(feeds, rounding=scale.unit) if is_changed and _is_quick(subject) else None
+        wide = wide or subject.outputs64(feeds) if rounded is not None else None
+        if wide is not None and rounded is not None:
+            moves = [_largest(wide, rounded, item.positions[side]) for item in outputs]
+            yield [np.maximum(own, new) for own, new in zip(largest, moves, strict=True)]
     except BatchError:
         yield None
+
+
+def _is_quick(subject: Subject) -> bool:
+    """Whether float64 takes a second or so: ONNX's reference evaluator is slow."""
+    return subject.dialect == "module" or subject.parameter_count + subject.cell_count <= _QUICK
 
 
 def _nudged(subject: Subject, on: str, feeds: Feeds, by: float) -> Iterator[tuple[Array, ...]]:

@@ -98,6 +98,8 @@ def seen_in_float64(pair: Pair, samples: Samples, derived: Derived) -> Seen:
     """The first input on which the two differ in float64, or how many show no difference."""
     tried, moved = 0, 0
     for attempt in affordable(pair.subjects, samples, has_ties=not derived.leaves_ties):
+        if attempt.is_extreme and derived.unrelated:  # of 2^100 float64 leaves out small numbers as well
+            continue
         batch = [attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in pair.subjects]
         sides = _Sides(pair=pair, batch=(batch[0], batch[1]))
         with np.errstate(all="ignore"):
@@ -286,11 +288,15 @@ def _roundings(
 ) -> Masks:
     found: Masks = {}
     for pair in constants:
-        others = [subjects[1 - side].stored(name) for name in pair.stored[1 - side]]
-        for name in pair.stored[side]:
-            array = subjects[side].stored(name)
-            if array is not None:
-                found[name] = _differing(array, [other for other in others if other is not None]), pair.unit
+        own, others = (
+            {name: array for name in pair.stored[at] if (array := subjects[at].stored(name)) is not None}
+            for at in (side, 1 - side)
+        )
+        masks = {name: _differing(array, [*others.values()]) for name, array in own.items()}
+        is_own = isinstance(pair, ConstantPair) and not any(mask.any() for mask in masks.values())
+        if is_own:  # it is a number in code that is another one
+            masks = {name: np.ones(array.shape, bool) for name, array in own.items()}
+        found |= {name: (mask, pair.unit) for name, mask in masks.items()}
     return found
 
 

@@ -46,7 +46,7 @@ def seen_beyond_rounding(pair: Pair, samples: Samples, derived: Derived) -> Foun
     """The first input on which the two lie further apart than they round, or how many show nothing."""
     tried = 0
     attempts = affordable(pair.subjects, samples, has_ties=not derived.leaves_ties, most=_WORK)
-    for attempt in itertools.islice(attempts, _MOST):
+    for attempt in itertools.islice((item for item in attempts if not item.is_extreme), _MOST):
         first, second = (
             attempt.samples.ordered(side.input_names).batch(0, attempt.rows) for side in pair.subjects
         )

@@ -77,6 +77,7 @@ class Attempt:
     made: str
     samples: Samples
     rows: int
+    is_changed: bool = False
     is_extreme: bool = False
     is_outside: bool = False
     is_unseen: bool = False
@@ -121,7 +122,8 @@ def search(
                 streamed,
                 feeds,
                 precision,
-                attempt.is_extreme or is_short,
+                is_changed=attempt.is_changed,
+                is_extreme=attempt.is_extreme or is_short,
                 leaves_ties=derived.leaves_ties,
             )
         if failures is None or (attempt.is_outside and failures and failures[0].index is None):
@@ -142,8 +144,9 @@ def _differences(
     streamed: tuple[Streamed, Streamed],
     feeds: tuple[Feeds, Feeds],
     precision: Precision,
-    is_extreme: bool,
     *,
+    is_changed: bool,
+    is_extreme: bool,
     leaves_ties: bool,
 ) -> list[Failure] | None:
     """In what the two differ; None where the reference does not run."""
@@ -165,7 +168,7 @@ def _differences(
         if item.reference.shape != item.candidate.shape:
             what = f"{item.candidate.shape[1]} values a sample where {item.reference.shape[1]} are due"
             return [Failure(what=what, name=item.name, side="candidate")]
-    return far_apart(pair, feeds, compared, precision, is_extreme=is_extreme)
+    return far_apart(pair, feeds, compared, precision, is_changed=is_changed, is_extreme=is_extreme)
 
 
 def _outside(
@@ -281,7 +284,8 @@ def _changed(samples: Samples, start: Sequence[Array], kind: Sequence[_Change]) 
         changed = tuple(change(array) for array in start)
         if not all(np.array_equal(a, b) for a, b in zip(changed, start, strict=True)):
             arrays = dataclasses.replace(samples, rows=changed)
-            yield Attempt(made=made, samples=arrays, rows=len(start[0]), is_extreme=is_extreme)
+            rows = len(start[0])
+            yield Attempt(made=made, samples=arrays, rows=rows, is_changed=True, is_extreme=is_extreme)
 
 
 def _changes(start: Sequence[Array], *, has_ties: bool) -> Iterator[Sequence[_Change]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from fxexport import Certificate, Verdict, certify
+from fxexport import Certificate, Verdict, certify, export_onnx
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 OFF, HALF = 1e-5, 12582912.0
@@ -28,10 +30,13 @@ class Net(nn.Module):
         return self.fc(self.function(self.conv(x)).mean((2, 3)))
 
 
+def samples() -> torch.Tensor:
+    return torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
 def certified(first: Function, second: Function) -> Certificate:
     """The two functions in one net."""
-    x = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    return certify(Net(first).eval(), Net(second).eval(), x)
+    return certify(Net(first).eval(), Net(second).eval(), samples())
 
 
 DAMAGES: dict[str, Function] = {
@@ -63,6 +68,11 @@ ALIKE: dict[str, tuple[Function, Function]] = {
         lambda x: x.var((2, 3), keepdim=True, correction=0) + x,
         lambda x: x.square().mean((2, 3), keepdim=True) - x.mean((2, 3), keepdim=True) ** 2 + x,
     ),
+    "squares that cancel, and are large": (
+        lambda x: x.var((2, 3), keepdim=True, correction=0) + x,
+        lambda x: (x + 30).square().mean((2, 3), keepdim=True) - (x + 30).mean((2, 3), keepdim=True) ** 2 + x,
+    ),
+    "steps that large values leave out": (nn.functional.relu6, lambda x: x.relu() - (x - 6).relu()),
     "numbers rounded once more": (lambda x: x.exp2(), lambda x: (x * 0.6931472).exp()),
 }
 
@@ -72,6 +82,32 @@ def test_rounding_is_not(name: str) -> None:
     found = certified(*ALIKE[name])
     assert found.verdict is Verdict.AGREES
     assert "no identity relates" in found.reason
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+def test_what_large_inputs_round_away_is_rounding_and_what_they_alone_reach_is_not(
+    tmp_path: Path, *, in_files: bool
+) -> None:
+    def verdict(first: Function, second: Function) -> Verdict:
+        if not in_files:
+            return certified(first, second).verdict
+        paths = [tmp_path / "first.onnx", tmp_path / "second.onnx"]
+        for function, path in zip((first, second), paths, strict=True):
+            export_onnx(Net(function).eval(), (samples(),), path)
+        return certify(*paths, samples()).verdict
+
+    assert verdict(*ALIKE["steps that large values leave out"]) is Verdict.AGREES
+    assert verdict(lambda x: x, lambda x: x.clamp(-1e25, 1e25)) is Verdict.BROKEN
+
+
+def test_numbers_of_code_may_have_been_rounded_as_well() -> None:
+    mean, variance = torch.ones(8), torch.full((8,), 2.0)
+    found = certified(
+        lambda x: nn.functional.batch_norm(x, mean, variance), lambda x: (x - 1) / math.sqrt(2 + 1e-5)
+    )
+    assert found.verdict is Verdict.AGREES
+    other = certified(lambda x: x / 3, lambda x: x / 3.00001)
+    assert other.verdict is Verdict.BROKEN
 
 
 def test_without_float64_it_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
