@@ -318,7 +318,8 @@ def _home(names: dict[str, Any], file: str) -> str:
     for name in filter(None, found):  # which are two for what Python froze
         module = sys.modules.get(name)
         # torch.backends puts others in the place of some of its modules
-        if module is not None and vars(getattr(module, "m", module)) is names:
+        both = module, getattr(module, "m", None)
+        if any(isinstance(item, ModuleType) and vars(item) is names for item in both):
             is_made = file.startswith("<") and not file.startswith("<frozen ")  # of text
             where = str(names.get("__file__")) if is_made else file
             return str(name) if _lies_there(_top(str(name)), where) else ""
