@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fxexport.language import arithmetic, definitions
+from fxexport.language import arithmetic, definitions, moves
 from fxexport.language.call import Call, Handler
 from fxexport.language.contraction import matmul
 from fxexport.language.term import Uninterpreted, Value
@@ -76,7 +76,39 @@ def _skip_layer_norm(call: Call) -> tuple[Value | None, ...]:
     return found, None, None, total
 
 
+def _attention(call: Call) -> Value:
+    """Queries, keys and values by one product, and what these attend to, head beside head."""
+    value, bias, heads = call.real("input"), call.tensor("bias"), call.integer("num_heads")
+    rows = arithmetic.add(call.terms, matmul(call.terms, value, call.real("weights")), bias)
+    width = rows.shape[-1]
+    call.ignore("mask_filter_value")  # of masks only, of which there is none
+    if call.is_on("unidirectional") or value.rank != 3 or rows.rank != 3 or not isinstance(width, int):
+        raise Uninterpreted("another attention")
+    sizes = call.any("qkv_hidden_sizes") or [width // 3] * 3
+    if len(sizes) != 3 or heads < 1 or any(size < heads or size % heads for size in sizes):
+        raise Uninterpreted("another attention")
+    query, key, cells = (
+        moves.reshape(call.terms, part, [*part.shape[:2], heads, size // heads]).permuted([0, 2, 1, 3])
+        for part, size in zip(moves.pieces(call.terms, rows, 2, sizes), sizes, strict=True)
+    )
+    scale = call.number("scale")
+    factor = definitions.number(call.terms, scale, value.dtype) if scale else None
+    found = definitions.attention(call.terms, query, key, cells, None, factor, is_causal=False)
+    return moves.reshape(call.terms, found.permuted([0, 2, 1, 3]), [*rows.shape[:2], sizes[2]])
+
+
 OPERATORS: dict[str, RuntimeOperator] = {
+    "Attention": RuntimeOperator(
+        inputs=("input", "weights", "bias"),
+        defaults={
+            "mask_filter_value": -10000.0,
+            "num_heads": None,
+            "qkv_hidden_sizes": None,
+            "scale": 0.0,
+            "unidirectional": 0,
+        },
+        handler=_attention,
+    ),
     "Gelu": RuntimeOperator(inputs=("X",), handler=_gelu("X", None, "none")),
     "BiasGelu": RuntimeOperator(inputs=("A", "B"), handler=_gelu("A", "B", "none")),
     "FastGelu": RuntimeOperator(inputs=("X", "bias"), handler=_gelu("X", "bias", "tanh")),

@@ -77,6 +77,30 @@ SAME = {
         f"{SQUARE} u = MatMul(x, k) j = Add(u, x1) z = Add(x, j) " + norm("z"),
     ),
 }
+JOINED = (
+    f"w = Constant <value = float[4,14] {{{', '.join(str((7 * k % 11 - 5) / 4) for k in range(56))}}}> () "
+    f"b = Constant <value = float[14] {{{', '.join(str((5 * k % 7 - 3) / 4) for k in range(14))}}}> () "
+)
+ATTENDED = (
+    f"{JOINED} r = MatMul (x, w) j = Add (r, b) i = Constant <value_ints = [4, 4, 6]> () "
+    "q, k, v = Split <axis = 2> (j, i) h = Constant <value_ints = [0, 0, 2, -1]> () "
+    "q1 = Reshape (q, h) k1 = Reshape (k, h) v1 = Reshape (v, h) "
+    "q2 = Transpose <perm = [0, 2, 1, 3]> (q1) k2 = Transpose <perm = [0, 2, 3, 1]> (k1) "
+    f"v2 = Transpose <perm = [0, 2, 1, 3]> (v1) {number('f', 0.7)} p = MatMul (q2, k2) s = Mul (p, f) "
+    "t = Softmax <axis = -1> (s) o = MatMul (t, v2) u = Transpose <perm = [0, 2, 1, 3]> (o) "
+    "l = Constant <value_ints = [0, 0, -1]> () y = Reshape (u, l)"
+)
+ATTENTION = (
+    f"{JOINED} y = com.microsoft.Attention <num_heads = 2, scale = 0.7, qkv_hidden_sizes = [4, 4, 6]> "
+    "(x, w, b)"
+)
+SAME |= {
+    "Attention": (ATTENTION, ATTENDED),
+    "Attention, scaled by its width": (
+        ATTENTION.replace("scale = 0.7, ", ""),
+        ATTENDED.replace(number("f", 0.7), number("f", 2**-0.5)),
+    ),
+}
 CONVOLVED = "w = Constant <value = float[2,3,1] {1,2,3,4,5,6}> () "
 MULTIPLIED = "r = Flatten <axis = 2> (x) w = Constant <value = float[4,2] {1,2,3,4,5,6,7,8}> () "
 ACTIVATIONS = {
@@ -109,6 +133,18 @@ SAME |= {
     for name, (numbers, plain) in PRODUCTS.items()
 }
 OTHER = {
+    **{
+        f"attention {what}": (ATTENTION.replace(*changed), ATTENDED)
+        for what, changed in {
+            "of one head": ("num_heads = 2", "num_heads = 1"),
+            "of another scale": ("scale = 0.7", "scale = 0.5"),
+            "cut elsewhere": ("[4, 4, 6]", "[6, 6, 2]"),
+            "of what came before": ("scale = 0.7", "scale = 0.7, unidirectional = 1"),
+            "that turns places": ("scale = 0.7", "scale = 0.7, do_rotary = 1"),
+            "without biases": ("(x, w, b)", "(x, w)"),
+            "of masked places": ("(x, w, b)", "(x, w, b, m)"),
+        }.items()
+    },
     **{
         f"an activation of {what}": (SAME[name][0].replace(*changed), SAME[name][1])
         for name, what, changed in (
