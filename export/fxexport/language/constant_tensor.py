@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Hashable
 
 import numpy as np
 import torch
-from onnx import TensorProto
+from onnx import SparseTensorProto, TensorProto
 
 from fxexport.language.foreign import foreign
 from fxexport.language.graph import NotRead
 from fxexport.language.term import Array, Terms, Value, numpy_type
 from fxexport.onnx_node import array_of, is_external
+from fxexport.untrusted.limits import MAX_EXPANDED_ELEMENTS
 
 _BITS = {1: torch.uint8, 2: torch.int16}
 
@@ -64,6 +66,41 @@ def onnx_value(terms: Terms, tensor: TensorProto, values: Array | None = None) -
         stored: tuple[Hashable, ...] = ("stored", copy.SerializeToString(deterministic=True))
         return foreign(terms, stored, [], [(name, tuple(tensor.dims))], is_random=False)[0]
     return terms.constant(np.asarray(array), dtype=name)
+
+
+def sparse_value(terms: Terms, sparse: SparseTensorProto) -> Value:
+    """A tensor of zeros but for some elements as a constant; what is none equals its twin's bytes only."""
+    array = _written_out(sparse)
+    name, dims = type_name(sparse.values.data_type), tuple(sparse.dims)
+    if array is not None:
+        return terms.constant(array, dtype=name)
+    stored: tuple[Hashable, ...] = ("sparse", sparse.SerializeToString(deterministic=True))
+    return foreign(terms, stored, [], [(name, dims)], is_random=False)[0]
+
+
+def _written_out(sparse: SparseTensorProto) -> Array | None:
+    """All elements; None where there are too many of them, or they are not told as ONNX asks for."""
+    cells = math.prod(sparse.dims)
+    is_held = not (is_external(sparse.values) or is_external(sparse.indices))
+    is_typed = sparse.values.data_type != TensorProto.STRING and sparse.indices.data_type == TensorProto.INT64
+    is_small = cells - math.prod(sparse.values.dims) <= MAX_EXPANDED_ELEMENTS
+    if min(sparse.dims, default=0) < 1 or not (is_held and is_typed and is_small):
+        return None
+    try:
+        values, places = array_of(sparse.values), array_of(sparse.indices)
+    except (TypeError, ValueError, KeyError):
+        return None
+    if places.ndim == 2 and places.shape[1] == len(sparse.dims):
+        if not np.all((places >= 0) & (places < np.array(sparse.dims))):
+            return None
+        places = np.ravel_multi_index(tuple(places.T), tuple(sparse.dims))
+    if values.ndim != 1 or places.shape != values.shape:
+        return None
+    if values.size and not (places[0] >= 0 and places[-1] < cells and np.all(np.diff(places) > 0)):
+        return None
+    found = np.zeros(cells, values.dtype)
+    found[places] = values
+    return found.reshape(tuple(sparse.dims))
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from fxexport.language.call import Call
-from fxexport.language.constant_tensor import onnx_value, type_name
+from fxexport.language.constant_tensor import onnx_value, sparse_value, type_name
 from fxexport.language.constants import exact_array
 from fxexport.language.extents import Extent, symbol
 from fxexport.language.foreign import foreign
@@ -49,7 +49,7 @@ from fxexport.untrusted.refused import Refused
 SCOPE = "a file is what its operators mean in the versions that it declares"
 _PLAIN = {
     getattr(AttributeProto, name)
-    for name in ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS", "TENSOR")
+    for name in ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS", "TENSOR", "SPARSE_TENSOR")
 }
 """Kinds of attributes that are values; the others are graphs and types."""
 _Kind: TypeAlias = tuple[str, tuple[Extent | None, ...] | None]
@@ -150,9 +150,8 @@ class _Reader:
             self._terms.origin = Origin(operator="initializer", node=tensor.name)
             self._bind(tensor.name, onnx_value(self._terms, tensor, weights.get(tensor.name)))
         for sparse in graph.sparse_initializer:
-            key = ("sparse", sparse.SerializeToString(deterministic=True))
-            kinds = [(type_name(sparse.values.data_type), tuple(sparse.dims))]
-            self._bind(sparse.values.name, foreign(self._terms, key, [], kinds, is_random=False)[0])
+            self._terms.origin = Origin(operator="initializer", node=sparse.values.name)
+            self._bind(sparse.values.name, sparse_value(self._terms, sparse))
         for node in nodes:
             branch = self._taken(node)
             if branch is not None:

@@ -12,7 +12,7 @@ import onnx
 
 from fxexport.language import arithmetic, definitions, moves, quantisation, recurrent, sizes, windows
 from fxexport.language.call import Call, Handler
-from fxexport.language.constant_tensor import onnx_value, type_name
+from fxexport.language.constant_tensor import onnx_value, sparse_value, type_name
 from fxexport.language.constants import exact_array
 from fxexport.language.contraction import convolution, matmul, spelled_sum, transposed_convolution
 from fxexport.language.extents import Extent, divided, minus, times
@@ -1027,7 +1027,7 @@ def _size(call: Call) -> Value:
 
 @_handles("Constant", 1, 9, 11, 12, 13, 19, 21, 23, 24, 25)
 def _constant(call: Call) -> Value:
-    kinds = ("value", "value_float", "value_floats", "value_int", "value_ints")
+    kinds = ("value", "sparse_value", "value_float", "value_floats", "value_int", "value_ints")
     given = [(name, call.any(name)) for name in kinds if call.has(name)]
     found = [(name, item) for name, item in given if item is not None]
     if len(found) != 1:
@@ -1035,6 +1035,8 @@ def _constant(call: Call) -> Value:
     name, item = found[0]
     if name == "value":
         return onnx_value(call.terms, item)
+    if name == "sparse_value":
+        return sparse_value(call.terms, item)
     return call.terms.constant(np.asarray(item, "float32" if "float" in name else "int64"))
 
 

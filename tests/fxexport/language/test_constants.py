@@ -100,23 +100,54 @@ def test_who_stores_a_constant_does_not_count() -> None:
     assert not derived(plain, model(behind, {"d": C.astype(np.float64) * 2})).is_proved
 
 
-def sparse(values: list[float], place: int) -> onnx.ModelProto:
+def sparse(
+    values: list[float], places: list[int] | list[list[int]], *, as_node: bool = False
+) -> onnx.ModelProto:
     """X times a matrix that is stored sparsely."""
-    made = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {})
-    made.graph.sparse_initializer.append(
-        helper.make_sparse_tensor(
-            numpy_helper.from_array(np.float32(values), "w"),
-            numpy_helper.from_array(np.int64([place, place + 2])),
-            [5, 5],
-        )
+    stored = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.float32(values), "w"), numpy_helper.from_array(np.int64(places)), [5, 5]
     )
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    if as_node:
+        return model([helper.make_node("Constant", [], ["w"], sparse_value=stored), product], {})
+    made = model([product], {})
+    made.graph.sparse_initializer.append(stored)
     return made
 
 
-def test_sparse_constants_are_equal_to_their_twins_only() -> None:
-    assert derived(sparse([1, 2], 3), sparse([1, 2], 3)).is_proved
-    assert not derived(sparse([1, 2], 3), sparse([3, 6], 3)).is_proved
-    assert not derived(sparse([1, 2], 3), sparse([1, 2], 4)).is_proved
+DENSE = np.zeros((5, 5), np.float32)
+DENSE[0, 3], DENSE[1, 0] = 1, 2
+
+
+@pytest.mark.parametrize("as_node", [False, True])
+@pytest.mark.parametrize("places", [[3, 5], [[0, 3], [1, 0]]])
+def test_sparse_constants_are_what_they_stand_for(places: list[int] | list[list[int]], as_node: bool) -> None:
+    dense = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": DENSE})
+    assert derived(sparse([1, 2], places, as_node=as_node), dense).is_proved
+    assert derived(sparse([1, 2], [3, 5]), sparse([1, 2], places, as_node=as_node)).is_proved
+    assert not derived(sparse([1, 3], places, as_node=as_node), dense).is_proved
+    assert not derived(sparse([1, 2], [3, 6]), dense).is_proved
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [5, 3],
+        [3, 3],
+        [-20, 5],
+        [3, 25],
+        [[0, 3], [1, -5]],
+        [[0, 3], [0, 5]],
+        [[0, 3, 0], [1, 0, 0]],
+        [3, 5, 6],
+    ],
+)
+def test_sparse_constants_that_onnx_forbids_are_equal_to_their_twins_only(places: list[int]) -> None:
+    dense = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": DENSE})
+    found = sparse([1, 2], places)
+    assert derived(found, found).is_proved
+    for other in (dense, sparse([1, 2], [3, 5]), sparse([1, 2], [4, 5])):
+        assert not derived(found, other).is_proved
 
 
 def folded(weight: Array, bias: Array) -> onnx.ModelProto:
