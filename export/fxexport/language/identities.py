@@ -100,6 +100,7 @@ IDENTITIES: dict[str, Identity] = {
         _bits("concatenation-of-slices", "cat(x[a:b], x[b:c]) = x[a:c]"),
         _bits("concatenation-with-nothing", "cat(x, y) = x", "y has no cell along that dimension"),
         _bits("view-of-view", "reshape(reshape(x, s), t) = reshape(x, t)"),
+        _bits("equal-branches", "if(c, x, x) = x"),
         _bits("single-concatenation", "cat([x]) = x"),
         _bits("pool-of-one-cell", "pool_1(x) = x", "kernel and stride 1, or as many cells as there are"),
         _bits("reduction-of-one-cell", "mean(x) = max(x) = min(x) = sum(x) = x", "over extents of 1"),

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Hashable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -131,7 +132,7 @@ def _graph_input(item: onnx.ValueInfoProto) -> GraphInput:
 class _Reader:
     """One walk over a file's nodes."""
 
-    def __init__(self, terms: Terms, model: ModelProto, env: dict[str, Value]) -> None:
+    def __init__(self, terms: Terms, model: ModelProto, env: MutableMapping[str, Value]) -> None:
         self._terms = terms
         self._model = model
         self._env = env
@@ -160,6 +161,12 @@ class _Reader:
                     if name:
                         self._bind(name, self._value(item.name))
                 continue
+            either = self._of_either(node)
+            if either is not None:
+                for name, value in zip(node.output, either, strict=True):
+                    if name:
+                        self._bind(name, value)
+                continue
             twin = self._twin(node)
             self._note(node, twin)
             self._twins |= {
@@ -178,14 +185,43 @@ class _Reader:
 
     def _taken(self, node: NodeProto) -> GraphProto | None:
         """The graph that an ``If`` runs whose condition is known; None of another node."""
-        if node.op_type != "If" or not is_standard(node) or ("", "If") in self._functions:
-            return None
-        condition = exact_array(self._value(node.input[0])) if len(node.input) == 1 else None
+        branches = self._branches(node)
+        condition = exact_array(self._value(node.input[0])) if branches else None
         if condition is None or condition.dtype != np.bool_ or condition.size != 1:
             return None
-        wanted = "then_branch" if condition.all() else "else_branch"
-        graphs = (item.g for item in node.attribute if item.name == wanted and item.HasField("g"))
-        return next((graph for graph in graphs if len(graph.output) == len(node.output)), None)
+        return branches.get("then_branch" if condition.all() else "else_branch")
+
+    def _branches(self, node: NodeProto) -> dict[str, GraphProto]:
+        """The graphs of an ``If`` that give as much as it does; none of another node."""
+        is_if = node.op_type == "If" and is_standard(node) and ("", "If") not in self._functions
+        if not is_if or len(node.input) != 1:
+            return {}
+        return {
+            item.name: item.g
+            for item in node.attribute
+            if item.HasField("g") and len(item.g.output) == len(node.output)
+        }
+
+    def _of_either(self, node: NodeProto) -> list[Value] | None:
+        """What both branches of an ``If`` give; None where that differs, and of another node."""
+        branches = self._branches(node)
+        if {*branches} != {"then_branch", "else_branch"} or self._value(node.input[0]).dtype != "bool":
+            return None
+        found: list[list[Value]] = []
+        used = set(self._terms.used)
+        try:
+            for graph in branches.values():
+                inner = _Reader(self._terms, self._model, ChainMap({}, self._env))
+                inner._twins.update(self._twins)
+                inner._walk(graph, [graph.node[place] for place in in_order(graph)], {})
+                found.append([inner._value(item.name) for item in graph.output])
+        except NotRead:
+            found = []
+        if not found or found[0] != found[1]:
+            self._terms.used = used
+            return None
+        self._terms.use("equal-branches")
+        return found[0]
 
     def _twin(self, node: NodeProto) -> str:
         """What two nodes have in common that compute the same bits, however what they read is viewed."""

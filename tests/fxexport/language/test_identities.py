@@ -1186,6 +1186,7 @@ ELSEWHERE = {
     "copy": "the readers' own tests: the operand itself",
     "dropout-in-evaluation": "the readers' own tests: the operand itself",
     "attention": "the ATen reader's tests, beside torch",
+    "equal-branches": "the tests of spellings, beside ONNX Runtime",
     "log-sigmoid": "the tests of spellings, beside ONNX Runtime",
     "log-of-softmax": "the tests of spellings, beside ONNX Runtime",
     "largest-of-clamped": "the tests of spellings, beside ONNX Runtime",

@@ -220,7 +220,32 @@ LAID_ANEW = (
     "y = Gather (f, i)"
 )
 """A mean of each sample and channel, as torch's exporter writes that torch lays it out in memory anew."""
+
+
+def branching(first: str, second: str) -> str:
+    """One of two values, by whether the largest element is above nothing."""
+    kind = "float[n,4,3,3]"
+    return (
+        f"m = ReduceMax <keepdims = 0> (x) {number('z', 0)} g = Greater (m, z) e = Exp (x) "
+        f"y = If (g) <then_branch = first () => ({kind} a) {{ {first} }}, "
+        f"else_branch = second () => ({kind} b) {{ {second} }}>"
+    )
+
+
+TWICE = "l = Tanh (x) a = Mul (l, e)"
 SAME: dict[str, tuple[Function, str]] = {
+    "one value in both branches": (
+        lambda x: x.tanh() * x.exp(),
+        branching(TWICE, "r = Tanh (x) b = Mul (e, r)"),
+    ),
+    "branches in branches": (
+        lambda x: x.tanh() * x.exp(),
+        branching(
+            "a = If (g) <then_branch = f () => (float[n,4,3,3] c) { c = Mul (e, t) }, "
+            "else_branch = s () => (float[n,4,3,3] d) { d = Mul (t, e) }>",
+            "b = Mul (e, t)",
+        ).replace("y = If (g)", "t = Tanh (x) y = If (g)"),
+    ),
     "laid out anew": (lambda x: x.mean((2, 3)), LAID_ANEW),
     "laid out channels first": (
         lambda x: x.mean((2, 3)).T,
@@ -657,6 +682,18 @@ SAME |= {
 }
 
 OTHER: dict[str, tuple[Function, str]] = {
+    "another value in a branch": (
+        SAME["one value in both branches"][0],
+        branching(TWICE, "r = Tanh (e) b = Mul (e, r)"),
+    ),
+    "another value in the other branch": (
+        SAME["one value in both branches"][0],
+        branching(TWICE.replace("Tanh", "Sin"), "r = Tanh (x) b = Mul (e, r)"),
+    ),
+    "a view of it in a branch": (
+        SAME["one value in both branches"][0],
+        branching(TWICE, "r = Tanh (x) c = Mul (e, r) b = Transpose <perm = [0, 1, 3, 2]> (c)"),
+    ),
     **{
         f"laid out {what}": (SAME["laid out anew"][0], LAID_ANEW.replace(*changed))
         for what, changed in {
