@@ -50,7 +50,9 @@ def _matmul(call: Call) -> Value:
     for name in "AB":
         value = call.real(name)
         if call.is_on(f"transBatch{name}"):
-            raise Uninterpreted("a batch in another place")
+            if value.rank < 3:
+                raise Uninterpreted("a matrix without a batch")
+            value = value.permuted([*range(1, value.rank - 1), 0, value.rank - 1])
         is_turned = call.is_on(f"trans{name}") and value.rank > 1
         order = [*range(value.rank - 2), value.rank - 1, value.rank - 2]
         operands.append(value.permuted(order) if is_turned else value)

@@ -63,6 +63,14 @@ SAME = {
         "y = com.microsoft.FusedMatMul <transA = 1> (x, x)",
         "t = Transpose <perm = [0, 2, 1]> (x) y = MatMul(t, x)",
     ),
+    "FusedMatMul of rows that stand first": (
+        "y = com.microsoft.FusedMatMul <transBatchA = 1, transBatchB = 1, transB = 1> (x, x)",
+        "a = Transpose <perm = [1, 0, 2]> (x) b = Transpose <perm = [1, 2, 0]> (x) y = MatMul(a, b)",
+    ),
+    "FusedMatMul of columns that stand first": (
+        "y = com.microsoft.FusedMatMul <transBatchA = 1, transA = 1, transBatchB = 1> (x, x)",
+        "a = Transpose <perm = [1, 2, 0]> (x) b = Transpose <perm = [1, 0, 2]> (x) y = MatMul(a, b)",
+    ),
     "SkipLayerNormalization": (
         "k = Exp(x) y, , , z = com.microsoft.SkipLayerNormalization <epsilon = 0.001> (x, k, x1, x2) ",
         "k = Exp(x) z = Add(x, k) " + norm("z"),
@@ -133,6 +141,10 @@ SAME |= {
     for name, (numbers, plain) in PRODUCTS.items()
 }
 OTHER = {
+    "rows that stand second": (
+        SAME["FusedMatMul of rows that stand first"][0].replace("transBatchB = 1, ", ""),
+        SAME["FusedMatMul of rows that stand first"][1],
+    ),
     **{
         f"attention {what}": (ATTENTION.replace(*changed), ATTENDED)
         for what, changed in {
