@@ -633,7 +633,7 @@ def _softmax_of(terms: Terms, value: Value) -> tuple[Value, int] | None:
 def _log_softmax_of(terms: Terms, value: Value) -> tuple[Value, int] | None:
     """Of which value along which dimension it is the log-softmax; None of another value."""
     items = summands(terms, value)
-    for place, item in enumerate(items):
+    for place, item in enumerate(items if len(items) > 1 else ()):
         if parts_of(item)[0].term.attributes == ("log",):
             rest = [*items[:place], *items[place + 1 :]]
             for inner in _without_largest(terms, functools.reduce(functools.partial(add, terms), rest)):
@@ -651,7 +651,7 @@ def _exponent(value: Value) -> Value | None:
 def _without_largest(terms: Terms, value: Value) -> Iterator[Value]:
     """What may be meant by ``x`` where the value is ``x - max(x)``."""
     items = summands(terms, value)
-    for place, item in enumerate(items):
+    for place, item in enumerate(items if len(items) > 1 else ()):
         core, _, shift = parts_of(item)
         if core.term.op == "reduce" and core.term.attributes[0] in OPPOSITE and shift is None:
             rest = [*items[:place], *items[place + 1 :]]

@@ -140,3 +140,11 @@ def test_attention_to_what_came_before_is_that_of_its_file_and_no_other(tmp_path
     model = file_of(net, tmp_path, opset)
     assert derive(graph_of_module(net, (x,)), graph_of_onnx(model)).is_proved
     assert not derive(graph_of_module(free, (x,)), graph_of_onnx(model)).is_proved
+
+
+@pytest.mark.parametrize(
+    "body", ["a = Log (x) y = Exp (a)", "m = ReduceMax (x, last) n = Neg (m) e = Exp (n) y = Mul (x, e)"]
+)
+def test_an_exponent_of_a_single_summand_is_read(body: str) -> None:
+    first, second = (graph_of_onnx(model_of(body)) for _ in range(2))
+    assert derive(first, second).is_proved
