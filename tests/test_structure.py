@@ -195,6 +195,7 @@ READS_SPELLINGS = {
     "fxexport/onnx_dialect/*.py": "ONNX operators as a dialect of the graph",
     "fxexport/language/*.py": "ATen operators as terms of the proof",
     "fxexport/to_onnx/*.py": "what the exporter makes of operators that it does not know, or not as wanted",
+    "fxexport/subjects/wide.py": "casts, of which a run in float64 has more",
     "fxhead/loading/graph_modules.py": "which functions a file's graph may call",
     "fxhead/cam/overlay.py": "computes with tensors, reads no graph",
     "fxhead/study/training.py": "computes with tensors, reads no graph",

@@ -58,8 +58,8 @@ def evaluated64(
     adjust: Callable[[str | None, Array], Array] | None = None,
     *,
     rounding: float = 0.0,
-) -> tuple[Array, ...] | None:
-    """The file's outputs, all in float64; None where it is too large, or the evaluator does not do that.
+) -> dict[str, Array] | None:
+    """Every value of the file by its name, all floats in float64; None where that cannot be done here.
 
     Args:
         proto: the file.
@@ -84,10 +84,10 @@ def evaluated64(
             found = dict(evaluator.run(None, given, intermediate=True))
     except Exception:  # noqa: BLE001 - of operands that make no sense, NumPy raises anything
         return None
-    results = [value for value in found.values() if isinstance(value, np.ndarray)]
-    if any(is_float(value) and value.dtype != np.float64 for value in results):
+    results = {name: np.asarray(x) for name, x in found.items() if isinstance(x, np.ndarray | np.generic)}
+    if any(is_float(value) and value.dtype != np.float64 for value in results.values()):
         return None
-    return tuple(np.asarray(found[value.name]) for value in proto.graph.output)
+    return results if all(value.name in results for value in proto.graph.output) else None
 
 
 def _round_results(evaluator: ReferenceEvaluator, by: float) -> None:

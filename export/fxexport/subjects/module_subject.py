@@ -24,7 +24,7 @@ from fxexport.module_graph.terms import graph_terms
 from fxexport.onnx_graph.evaluated import is_float
 from fxexport.subjects.many_places import collected, spread
 from fxexport.subjects.subject import EAGER, Adjustment, BatchError, Feed, Feeds, Run, Subject
-from fxexport.subjects.wide import InFloat64, wide
+from fxexport.subjects.wide import InFloat64, Kept, wide
 from fxexport.terms.arrays import nudge, numpy_of, tensor_of
 from fxexport.terms.term import Array, HeadTerm, affine_of
 from fxexport.to_onnx.example_call import leaf_names
@@ -45,6 +45,8 @@ from fxpasses.wall.clock import SlowError, in_budget
 _FIRST_SIZE = 2
 _MOST_WIDE = 2**28
 """Parameters of larger modules are not copied in float64."""
+_MOST_KEPT = 2**24
+"""So many values inside are kept at once."""
 _IMAGE = 4
 _RECORDED = 2.0**-8
 """Difference over the largest value that other kernels may leave, in any type."""
@@ -405,28 +407,51 @@ class ModuleSubject(Subject):
         It is the module itself that runs: a copy may be another function (a GraphModule's code is made anew
         from its graph when it is copied, whatever the code was that ran).
         """
-        if self.parameter_count > _MOST_WIDE:
+        try:
+            found = self.joined([self._guarded(self._run_wide, feed, adjust, rounding) for feed in feeds])
+        except BatchError:
             return None
-        tensors = (*self.module.named_parameters(), *self.module.named_buffers())
-        state = {name: wide(tensor.detach()) for name, tensor in tensors}
+        return found if all(x.dtype == np.float64 for x in found if is_float(x)) else None
+
+    def _run_wide(
+        self, feed: Sequence[Array], adjust: Adjustment | None, rounding: float = 0.0
+    ) -> tuple[Array, ...]:
+        if self.parameter_count > _MOST_WIDE:
+            raise TypeError("it is too large to be copied")
 
         def adjusted(name: str | None, tensor: torch.Tensor) -> torch.Tensor:
             if adjust is None or tensor.dtype is not torch.float64:
                 return tensor
             return tensor_of(adjust(name, numpy_of(tensor))).to(tensor.device)
 
-        state = {name: adjusted(name, tensor) for name, tensor in state.items()}
+        tensors = (*self.module.named_parameters(), *self.module.named_buffers())
+        state = {name: adjusted(name, wide(tensor.detach())) for name, tensor in tensors}
+        inputs = tuple(adjusted(None, wide(tensor)) for tensor in self._tensors(feed))
+        with InFloat64(rounding):
+            return _arrays(torch.func.functional_call(self.module, state, inputs))
 
-        def run(feed: Sequence[Array]) -> tuple[Array, ...]:
-            inputs = tuple(adjusted(None, wide(tensor)) for tensor in self._tensors(feed))
-            with InFloat64(rounding):
-                return _arrays(torch.func.functional_call(self.module, state, inputs))
+    def values(self, feed: Feed, provider: str) -> dict[str, Array] | None:
+        """What every operator gives that the module calls, by its place; None where that is too much."""
+        return self._kept(self._run_module, feed)
 
+    def values64(self, feed: Feed, adjust: Adjustment | None = None) -> dict[str, Array] | None:
+        """The same in float64."""
         try:
-            found = self.joined([self._guarded(run, feed) for feed in feeds])
+            return self._kept(self._run_wide, feed, adjust)
         except BatchError:
             return None
-        return found if all(x.dtype == np.float64 for x in found if is_float(x)) else None
+
+    def _kept(self, run: Callable[..., object], feed: Feed, *rest: object) -> dict[str, Array] | None:
+        if self.cell_count * len(feed[0]) > _MOST_KEPT:
+            return None
+        kept = Kept()
+
+        def keeping(feed: Feed) -> None:
+            with kept:
+                run(feed, *rest)
+
+        self._guarded(keeping, feed)
+        return kept.values
 
     def tensors(self) -> Iterator[tuple[str, Callable[[], Array]]]:
         """Parameters and buffers of floats."""

@@ -216,8 +216,22 @@ class OnnxSubject(Subject):
             found = evaluated64(self._proto, self._weights, self._cast(feed), adjust, rounding=rounding)
             if found is None:
                 return None
-            parts.append(found)
+            parts.append(tuple(found[name] for name in self.output_names))
         return self.joined(parts)
+
+    def values(self, feed: Feed, provider: str) -> dict[str, Array] | None:
+        """What every operator gives in the file's own types, by name; None if some have subgraphs."""
+        if any(item.HasField("g") for node in self._proto.graph.node for item in node.attribute):
+            return None
+        names = [name for node in self._proto.graph.node for name in node.output if name]
+        try:
+            return dict(self._tapping(names, provider)(feed).taps)
+        except ProviderError as error:  # a sequence is no tensor
+            raise BatchError(len(feed[0]), error) from error
+
+    def values64(self, feed: Feed, adjust: Adjustment | None = None) -> dict[str, Array] | None:
+        """The same in float64; None as ``outputs64``."""
+        return evaluated64(self._proto, self._weights, self._cast(feed), adjust)
 
     def is_weight(self, name: str) -> bool:
         """Whether it is an operand of sums and products."""

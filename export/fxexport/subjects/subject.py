@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
@@ -290,6 +290,16 @@ class Subject(Protocol):
             adjust: what becomes of what is stored and given first, once that is in float64.
             rounding: by what share each operator's results are changed, up or down at random.
         """
+
+    def values(self, feed: Feed, provider: str) -> Mapping[str, Array] | None:
+        """What operators inside give in the model's own types, by some name; None where that is not told.
+
+        Raises:
+            BatchError: it does not run so.
+        """
+
+    def values64(self, feed: Feed, adjust: Adjustment | None = None) -> Mapping[str, Array] | None:
+        """The same computed in float64; None as ``outputs64``."""
 
     def is_weight(self, name: str) -> bool:
         """Whether a stored tensor may be changed a little: it is no limit, exponent or scale of sizes."""

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from fxexport.private_names import TorchDispatchMode
+from fxexport.terms.arrays import numpy_of
+from fxexport.terms.term import Array
 from fxpasses.private_names import pytree
 
 _SHORT = (torch.float32, torch.float16, torch.bfloat16)
@@ -54,6 +56,35 @@ class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __in
             return item
         signs = torch.randint(0, 2, item.shape, generator=self._random).to(item.device) * 2 - 1
         return item * (1 + self._rounding * signs)
+
+
+class Kept(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __init_subclass__
+    """Within it the floats that operators give are kept, by place and name, but for those of views and casts.
+
+    Attributes:
+        values: those, as they were when they were given.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.values: dict[str, Array] = {}
+        self._count = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """The operator as it is."""
+        found = func(*args, **kwargs or {})
+        if not func.is_view and func is not torch.ops.aten._to_copy.default:
+            self._count += 1
+            for place, item in enumerate(found if isinstance(found, list | tuple) else [found]):
+                if isinstance(item, torch.Tensor) and item.is_floating_point():
+                    self.values[f"{self._count} {func} {place}"] = numpy_of(item).copy()
+        return found
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:

@@ -252,6 +252,7 @@ def branch(path: Path, function: str) -> Path:
     )
     numbers = np.random.default_rng(0).standard_normal((6, 6))
     held = {"w": numbers, "b": numbers[1], "c": np.full(6, 1e-6), "two": 2.0, "one": 1.0, "tenth": 0.1}
+    held |= {"big": 12582912.0, "even": 2.0**24, "small": 1e-30, "less": 1e-20, "most": 88.72284}
     for name, array in held.items():
         array = np.asarray(array, np.float32)
         proto.graph.initializer.append(numpy_helper.from_array(array, name))
@@ -266,6 +267,11 @@ def branch(path: Path, function: str) -> Path:
         ("f = Erf (a)", "f = Tanh (a)", True),
         ("f = Tanh (a)", "d = Mul (a, two) e = Sigmoid (d) g = Mul (e, two) f = Sub (g, one)", False),
         ("d = Mul (a, tenth) f = Tanh (d)", "t = Div (one, tenth) d = Div (a, t) f = Tanh (d)", False),
+        ("f = Round (a)", "f = Floor (a)", True),
+        ("f = Round (a)", "d = Add (a, big) f = Sub (d, big)", False),
+        ("d = Mul (a, small) e = Mul (d, less) g = Sign (e) f = Add (g, a)", "f = Identity (a)", False),
+        ("d = Exp (a) i = IsInf (d) f = Cast <to=1> (i)", "i = Greater (a, most) f = Cast <to=1> (i)", False),
+        ("t = Add (even, one) d = Sub (t, even) f = Mul (a, d)", "d = Sub (one, one) f = Mul (a, d)", False),
     ],
 )
 def test_a_small_factor_hides_no_operator_of_a_file(
@@ -275,3 +281,23 @@ def test_a_small_factor_hides_no_operator_of_a_file(
     certificate = certify(*pair, ROWS.astype(np.float32))
     assert (certificate.verdict is Verdict.BROKEN) == is_broken, certificate.reason
     assert (certificate.witness is not None) == is_broken
+
+
+class Padded(nn.Module):
+    """A layer, and what float32 keeps of a number beside 2^24; nothing, of a quarter."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.number = nn.Linear(8, 3), nn.Parameter(torch.tensor(number))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(x)
+        return y + ((y * 0 + 2.0**24 + self.number) - 2.0**24)
+
+
+@pytest.mark.parametrize(("other", "is_broken"), [(0.5, False), (8.0, True)])
+def test_what_roundings_of_a_module_leave_out_is_no_difference(other: float, is_broken: bool) -> None:
+    pair = [Padded(number).eval() for number in (0.25, other)]
+    certificate = certify(*pair, tokens()[:, 0])
+    assert (certificate.verdict is Verdict.BROKEN) == is_broken, certificate.reason
