@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
-from types import SimpleNamespace
+from types import CellType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any, TypeAlias
 
 import torch
@@ -21,6 +21,7 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_s
 _NOT_THEIR_OWN = sys.stdlib_module_names | {"torch", "numpy"}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _Container: TypeAlias = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
+_CONTAINERS = (dict, list, set, deque, tuple)
 _NOTHING = object()
 
 
@@ -73,8 +74,9 @@ class Held:
     def __init__(self, model: nn.Module) -> None:
         """Notes it."""
         self._model = model
-        self._contents = [*_contents(model)]
+        self._contents = [*_contents(model.named_modules())]
         self._watched = {id(found.container) for found in self._contents}
+        self._beside = HeldBeside(model)
 
     def put_back(self) -> None:
         """Lets the model hold the same again, but for what it has registered since.
@@ -84,13 +86,8 @@ class Held:
         for cache in _caches(self._model):
             cache.cache_clear()
         for found in self._contents:
-            before = _unregistered(found, found.content)
-            if not _is_same(before, _now(found)):
-                found.container.clear()
-                if isinstance(found.container, list | deque):
-                    found.container.extend(before)
-                else:
-                    found.container.update(before)
+            _put_back(found)
+        self._beside.put_back()
 
     def watches(self, value: object) -> bool:
         """Whether a value is such a container or object."""
@@ -102,8 +99,84 @@ class Held:
         return [change for found in self._contents for change in _changes(found)]
 
 
-def _contents(model: nn.Module) -> Iterator[_Content]:
-    pending: list[tuple[str, object]] = [*model.named_modules()]
+class HeldBeside:
+    """What a model's classes and the files that they stand in hold now: data, and containers of it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Notes it."""
+        spaces: list[type | ModuleType] = [*_own_classes(model), *_own_files(model)]
+        self._names = [(space, _data_of(space)) for space in spaces]
+        held = [pair for _, names in self._names for pair in names.items()]
+        held += [("", part) for space in spaces for part in _kept_by_functions(space)]
+        self._contents = [*_contents((name, part) for name, part in held if isinstance(part, _CONTAINERS))]
+
+    def put_back(self) -> None:
+        """Lets them hold the same again, as far as it is data: what was imported since stays."""
+        for found in self._contents:
+            _put_back(found)
+        for space, before in self._names:
+            now = _data_of(space)
+            for name in {**before, **now}:
+                own = before.get(name, _NOTHING)
+                if own is _NOTHING:
+                    delattr(space, name)
+                elif now.get(name, _NOTHING) is not own:
+                    setattr(space, name, own)
+
+
+def _data_of(space: type | ModuleType) -> dict[str, object]:
+    """The names of a class or of a file that hold data."""
+    kinds = (*_PLAIN, torch.Tensor, *_CONTAINERS)
+    return {
+        name: value
+        for name, value in vars(space).items()
+        if isinstance(value, kinds) and not name.startswith("__")
+    }
+
+
+def _kept_by_functions(space: type | ModuleType) -> Iterator[object]:
+    """What functions there have as defaults, and close over."""
+    for value in vars(space).values():
+        if isinstance(value, FunctionType):
+            yield from value.__defaults__ or ()
+            yield from (value.__kwdefaults__ or {}).values()
+            yield from (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _makes_what_it_gives(container: object) -> bool:
+    """Whether a dictionary runs code of its own where it is read, as transformers' of activations does."""
+    return isinstance(container, dict) and type(container).__getitem__ is not dict.__getitem__
+
+
+def _own_classes(model: nn.Module) -> list[type]:
+    classes = {base for part in model.modules() for base in type(part).__mro__}
+    return [base for base in classes if base.__module__.partition(".")[0] not in _NOT_THEIR_OWN]
+
+
+def _own_files(model: nn.Module) -> list[ModuleType]:
+    found = {base.__module__: sys.modules.get(base.__module__) for base in _own_classes(model)}
+    return [*filter(None, found.values())]
+
+
+def _put_back(found: _Content) -> None:
+    before = _unregistered(found, found.content)
+    if not _is_same(before, _now(found)):
+        found.container.clear()
+        if isinstance(found.container, list | deque):
+            found.container.extend(before)
+        else:
+            found.container.update(before)
+
+
+def _contents(parts: Iterable[tuple[str, object]]) -> Iterator[_Content]:
+    pending = [*parts]
     seen: set[int] = set()
     for name, value in pending:  # grows while it is read
         owner = value if isinstance(value, nn.Module) else None
@@ -113,6 +186,7 @@ def _contents(model: nn.Module) -> Iterator[_Content]:
             not isinstance(found, dict | list | set | deque | tuple)
             or len(found) > _MOST
             or id(found) in seen
+            or _makes_what_it_gives(found)
         ):
             continue
         seen.add(id(found))
@@ -138,10 +212,7 @@ def _contents(model: nn.Module) -> Iterator[_Content]:
 
 def _caches(model: nn.Module) -> Iterator[functools._lru_cache_wrapper[Any]]:
     """Those of ``functools`` among the names of the model's classes and of their modules."""
-    classes = {base for part in model.modules() for base in type(part).__mro__}
-    own = [base for base in classes if base.__module__.partition(".")[0] not in _NOT_THEIR_OWN]
-    modules = {base.__module__: sys.modules.get(base.__module__) for base in own}
-    for space in (*own, *filter(None, modules.values())):
+    for space in (*_own_classes(model), *_own_files(model)):
         for value in vars(space).values():
             function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
             if isinstance(function, functools._lru_cache_wrapper):
@@ -158,7 +229,8 @@ def has_names(value: object) -> bool:
 
 def is_of_own_class(value: object) -> bool:
     """Whether its class is neither Python's nor torch's."""
-    return type(value).__module__.partition(".")[0] not in _NOT_THEIR_OWN
+    home = str(type(value).__module__)  # of a class whose class is compiled it is no text
+    return home.partition(".")[0] not in _NOT_THEIR_OWN
 
 
 def _joined(path: str, name: object) -> str:

@@ -636,6 +636,8 @@ def _log_softmax_of(terms: Terms, value: Value) -> tuple[Value, int] | None:
     for place, item in enumerate(items if len(items) > 1 else ()):
         if parts_of(item)[0].term.attributes == ("log",):
             rest = [*items[:place], *items[place + 1 :]]
+            if not rest:
+                continue
             for inner in _without_largest(terms, functools.reduce(functools.partial(add, terms), rest)):
                 for dim in range(inner.rank):
                     if value == log_softmax(terms, inner, dim):
@@ -653,8 +655,8 @@ def _without_largest(terms: Terms, value: Value) -> Iterator[Value]:
     items = summands(terms, value)
     for place, item in enumerate(items if len(items) > 1 else ()):
         core, _, shift = parts_of(item)
-        if core.term.op == "reduce" and core.term.attributes[0] in OPPOSITE and shift is None:
-            rest = [*items[:place], *items[place + 1 :]]
+        rest = [*items[:place], *items[place + 1 :]]
+        if rest and core.term.op == "reduce" and core.term.attributes[0] in OPPOSITE and shift is None:
             yield functools.reduce(functools.partial(add, terms), rest)
 
 

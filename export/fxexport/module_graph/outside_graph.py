@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType, SimpleNamespace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx, nn
@@ -102,11 +102,17 @@ def told(value: object) -> str:
 
 
 def as_text(items: Iterable[object]) -> str:
-    """The data among them."""
-    plain = (item for item in items if item is None or isinstance(item, _PLAIN))
-    return "; ".join(
-        str(zlib.crc32(item)) if isinstance(item, bytes | bytearray) else repr(item) for item in plain
-    )
+    """The data among them, and how much containers hold."""
+    return "; ".join(filter(None, map(_item_as_text, items)))
+
+
+def _item_as_text(item: object) -> str:
+    if isinstance(item, bytes | bytearray):
+        return str(zlib.crc32(item))
+    if item is None or isinstance(item, _PLAIN):
+        return repr(item)
+    kind: Any = next((kind for kind in _COUNTED if isinstance(item, kind)), None)
+    return "" if kind is None else f"<{kind.__len__(item)}>"  # not that of a class of a user's
 
 
 def walked(value: object, is_known: Callable[[object], bool] = lambda _: False) -> Iterator[object]:
@@ -163,6 +169,7 @@ def _parts(item: object) -> list[object]:
             return [] if is_closed else [getattr(item, "__dict__", None), *gc.get_referents(item)]
 
 
+_COUNTED = (dict, list, tuple, set, frozenset, deque)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, SimpleNamespace)
 _PLAIN = (bool, int, float, complex, str, bytes, bytearray)
 _CODE = (nn.Module, torch.Tensor, type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)

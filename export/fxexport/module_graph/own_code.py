@@ -10,6 +10,7 @@ import inspect
 import os
 import sys
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from itertools import chain, zip_longest
 from types import (
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fxexport.module_graph.named_places import attribute_of, has_attribute, named, places
 from fxexport.module_graph.outside_graph import as_text, walked
 from fxexport.private_names import DisableTorchFunction
 from fxpasses.graph.held import Held, is_of_own_class
@@ -50,7 +52,8 @@ _SETTINGS = frozenset(
 )
 """Of numpy the part, and the functions, that do not."""
 _SILENT = frozenset({"logging", "warnings", "_warnings"})
-"""Those that tell somebody, and answer nothing."""
+_KEEPING = ("set", "add", "remove", "disable", "basicConfig", "capture")
+"""Those that tell somebody, and how functions of theirs begin that keep something for later runs."""
 _OF_CIRCLES = (id, sys.getrecursionlimit)
 """What ``inspect`` asks to find out whether functions wrap each other."""
 _BUILTINS = frozenset(
@@ -81,6 +84,14 @@ _ANSWERED = frozenset(
 """Further functions of torch itself; what a run does where gradients are recorded is tried out."""
 
 
+_PLAIN = (bool, int, float, complex, str, bytes)
+_KEPT = (*_PLAIN, bytearray, dict, list, set, frozenset, tuple, deque)
+"""What may hold something else in a later run."""
+_STAYING = (ModuleType, type, FunctionType, torch.Tensor)
+"""What is there in the next run, too; other objects that names of a call hold may be made in it."""
+_OF_TENSORS = frozenset(dir(torch.Tensor))
+
+
 class OwnCode:
     """Looks within it at every call from code that is neither torch's nor Python's.
 
@@ -92,12 +103,15 @@ class OwnCode:
 
     Attributes:
         reads: what the code's arguments, names and classes held when it was run, as text.
+        stray: an attribute that it stores in something that no name of its leads to.
     """
 
     def __init__(self, held: Held) -> None:
         self._held = held
         self.reads: dict[tuple[CodeType, str, int], str] = {}
+        self.stray: str | None = None
         self._codes: dict[CodeType, int] = {}
+        self._first: set[int] = set()
         self._looked: dict[int, object] = {}
         self._remembered: dict[int, tuple[object, str, str]] = {}
         self._written: dict[int, tuple[weakref.ref[torch.Tensor], int, str]] = {}
@@ -167,6 +181,10 @@ class OwnCode:
             is_inner = arg in _OF_CIRCLES and self._home(frame) == "inspect"  # it hands none of that on
             if not is_inner and (caller := self._caller(frame)) and not _is_pure_c(arg):
                 self._called = self._called or _told(_c_name(arg), caller)
+        elif event == "return" and id(frame) in self._first:
+            self._first.remove(id(frame))
+            with DisableTorchFunction():
+                self._read_places(frame)
         elif event == "call":
             home = self._home(frame)
             if home in _IMPORTING:
@@ -195,6 +213,7 @@ class OwnCode:
         count = self._codes[code] = self._codes.get(code, 0) + 1
         names = dict(frame.f_locals)  # arguments, and what a function closes over: others at every call
         if count == 1:
+            self._first.add(id(frame))  # whose names are looked at once more when it ends
             names |= _names(code, frame.f_globals)
             for name, value in _named(code, frame.f_globals):
                 if _is_foreign(value):
@@ -205,6 +224,32 @@ class OwnCode:
             for name, value in names.items():
                 self.reads[code, name, count] = self._text(name, value, frame)
                 self._look_into(value, frame)
+
+    def _read_places(self, frame: FrameType) -> None:
+        """What stands in attributes of what code names and does not own, where it may keep something."""
+        said = named(frame.f_code)
+        stores = set(said.stores - _OF_TENSORS)
+        for path, value, is_written in places(frame):
+            stores = {name for name in stores if not has_attribute(value, name)}
+            stays = isinstance(value, _STAYING) or path.partition(".")[0] not in frame.f_locals
+            if is_written and stays and self._is_foreign_holder(value):
+                self._named = self._named or _told(f"attributes of {path} by their names", frame)
+            for where, holder in ((path, value), (f"type({path})", type(value))):
+                for name in said.names if self._is_foreign_holder(holder) else ():
+                    found = attribute_of(holder, name)
+                    if isinstance(found, _KEPT):
+                        text = as_text(walked(found, self._is_known))
+                        self.reads[frame.f_code, f"{where}.{name}", -1] = text
+        for name in sorted(stores):
+            self.stray = self.stray or _told(name, frame)
+
+    def _is_foreign_holder(self, value: object) -> bool:
+        """Whether it has names of its own, and nobody else looks at them."""
+        if value is None or isinstance(value, _PLAIN) or self._held.watches(value):
+            return False
+        if isinstance(value, ModuleType | type | FunctionType):
+            return True
+        return type(value).__dictoffset__ != 0 and not is_of_own_class(value)
 
     def _is_known(self, item: object) -> bool:
         """Whether others look at it, or it is a function of torch's, which is looked at when it is called."""
@@ -345,7 +390,8 @@ def _is_own(home: str) -> bool:
 
 def _is_pure(home: str, name: str) -> bool:
     is_known = _is_known(home) and not (_top(home) == "numpy" and name in _SETTINGS)
-    return is_known or _top(home) in _SILENT | _OURS or _is_torch(home, name)
+    is_telling = _top(home) in _SILENT and not name.startswith(_KEEPING)
+    return is_known or is_telling or _top(home) in _OURS or _is_torch(home, name)
 
 
 def _is_known(home: str) -> bool:

@@ -197,6 +197,7 @@ class ModuleSubject(Subject):
         if first.code.foreign is not None:
             return f"a run asks {first.code.foreign}, and no graph shows what for"
         held, moved = Held(self.module), None  # a cache is filled by the first run
+        registered = _registered(self.module)
         for way in _OTHERWISE:  # both at once would not show what asks for one and not the other
             try:
                 later = self._read(way)
@@ -213,6 +214,7 @@ class ModuleSubject(Subject):
             moved = second.code.remembers_otherwise(third.code)
         self._later, self._calls = held.changes(), [again.calls, *self._alone()]
         changed = changed_state(states, opaque_states(self.module)) or moved
+        changed = changed or next(iter(_registered(self.module) ^ registered), None) or first.code.stray
         return None if changed is None else f"a run changes {changed}, which no graph shows"
 
     def _alone(self) -> list[Calls]:
@@ -557,6 +559,14 @@ def _above(module: fx.GraphModule, names: Sequence[str]) -> dict[str, str]:
             found[node.name] = str(node.target)
             pending.extend(node.all_input_nodes)
     return found
+
+
+def _registered(module: nn.Module) -> set[str]:
+    """The names of its modules, parameters and buffers, under each name."""
+    parts = module.named_modules(remove_duplicate=False)
+    held = ((name, registry) for name, part in parts for registry in (part._parameters, part._buffers))
+    names = {f"{name}.{own}".lstrip(".") for name, registry in held for own in registry}
+    return names | {name for name, _ in module.named_modules(remove_duplicate=False)}
 
 
 def _arrays(result: object) -> tuple[Array, ...]:

@@ -1662,6 +1662,16 @@ def test_next_to_its_condition_no_identity_is_used(name: str) -> None:
     assert identity not in c.terms.used
 
 
+def test_what_is_one_summand_alone_is_no_softmax() -> None:
+    c = Case()
+    value = small(c)
+    logarithm = definitions.logarithm(c.terms, value)
+    assert definitions.exponential(c.terms, logarithm) == definitions.unary(c.terms, "exp", logarithm)
+    largest = definitions.exponential(c.terms, windows.reduce(c.terms, "max", value, [1], keep=True))
+    product = arithmetic.multiply(c.terms, value, largest)
+    assert definitions.logarithm(c.terms, product) == definitions.unary(c.terms, "log", product)
+
+
 def test_what_is_made_of_itself_again_and_again_is_not_written_out() -> None:
     c = Case()
     added = multiplied = small(c)

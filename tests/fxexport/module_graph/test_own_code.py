@@ -20,9 +20,10 @@ import threading
 import time
 import types
 import uuid
+import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -549,3 +550,107 @@ def test_what_changes_in_a_functions_memory_is_seen() -> None:
 def test_what_torch_calls_to_order_products_is_no_code_of_a_model() -> None:
     """Which is installed beside torch, or not."""
     assert not own_code._is_own("opt_einsum.paths")
+
+
+def by_computed_name(of: Any) -> None:
+    """One run more, under a name that no code says."""
+    name = "_".join(["runs", "kept"])
+    setattr(of, name, getattr(of, name, 0) + 1)
+
+
+def of_a_function(x: Tensor) -> None:
+    nn.functional.relu.runs_kept = getattr(nn.functional.relu, "runs_kept", 0) + 1  # type: ignore[attr-defined]
+
+
+def of_a_module_of_torchs(x: Tensor) -> None:
+    torch.runs_kept = getattr(torch, "runs_kept", 0) + 1  # type: ignore[attr-defined]
+
+
+def of_a_class_of_torchs(x: Tensor) -> None:
+    nn.Linear.runs_kept = getattr(nn.Linear, "runs_kept", 0) + 1  # type: ignore[attr-defined]
+
+
+def of_a_tensors_class(x: Tensor) -> None:
+    type(x).runs_kept = getattr(type(x), "runs_kept", 0) + 1  # type: ignore[attr-defined]
+
+
+def of_a_logger(x: Tensor) -> None:
+    LOGGER.runs_kept = getattr(LOGGER, "runs_kept", 0) + 1  # type: ignore[attr-defined]
+
+
+def of_a_level(x: Tensor) -> None:
+    LOGGER.setLevel(LOGGER.level + 1)
+
+
+def of_a_text(x: Tensor) -> None:
+    rows.__doc__ = f"{rows.__doc__}."
+
+
+def rows(x: Tensor) -> None:
+    """Is told more and more."""
+
+
+def in_pythons_list(x: Tensor) -> None:
+    warnings.onceregistry[len(warnings.onceregistry)] = True  # type: ignore[attr-defined]
+
+
+def in_a_list_of_tensors(x: Tensor) -> None:
+    TENSORS.append(x)
+
+
+def where_no_name_leads(x: Tensor) -> None:
+    logging.getLogger("another").runs_kept = 0  # type: ignore[attr-defined]
+
+
+LOGGER, TENSORS = logging.getLogger("kept"), []
+
+
+@pytest.fixture
+def _forgotten() -> Iterator[None]:
+    yield
+    for place in (torch, torch.Tensor, nn.Linear, nn.functional.relu, LOGGER):
+        for name in ("runs_kept", "fc.runs_kept"):
+            if name in vars(place):
+                delattr(place, name)
+    warnings.onceregistry.clear()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("_forgotten")
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (of_a_function, "a run changes nn.functional.relu.runs_kept"),
+        (of_a_module_of_torchs, "a run changes torch.runs_kept"),
+        (of_a_class_of_torchs, "a run changes nn.Linear.runs_kept"),
+        (of_a_tensors_class, "a run changes type(x).runs_kept"),
+        (of_a_logger, "a run changes LOGGER.runs_kept"),
+        (of_a_level, "a run asks logging.setLevel"),
+        (of_a_text, "a run changes rows.__doc__"),
+        (in_pythons_list, "a run changes warnings.onceregistry"),
+        (in_a_list_of_tensors, "a run changes TENSORS"),
+        (where_no_name_leads, "a run changes runs_kept (test_own_code.py"),
+        (lambda x: by_computed_name(nn.Linear), "a run asks attributes of of by their names"),
+        (
+            lambda x: vars(nn.functional).update(runs_kept=1),
+            "a run asks attributes of nn.functional by their",
+        ),
+    ],
+)
+def test_what_code_keeps_in_what_is_not_its_own_is_seen(ask: Callable[[Tensor], None], told: str) -> None:
+    language = ModuleSubject(Asking(ask).eval(), [IMAGES.numpy()]).language
+    assert isinstance(language, str)
+    assert language.startswith(told)
+
+
+class Registering(Asking):
+    """Has one buffer more after each run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.fc.register_buffer(f"kept_{len([*self.fc.buffers()])}", torch.zeros(1), persistent=False)
+        found: Tensor = super().forward(x)
+        return found
+
+
+def test_what_each_run_registers_is_seen() -> None:
+    language = ModuleSubject(Registering(lambda x: None).eval(), [IMAGES.numpy()]).language
+    assert str(language).startswith("a run changes fc.kept_")

@@ -201,3 +201,52 @@ def test_long_containers_are_left_alone() -> None:
     with tracing(model):
         model.data.append(1)  # type: ignore[operator]
     assert len(model.data) == 1002  # type: ignore[arg-type]
+
+
+CACHE: dict[int, Tensor] = {}
+TABLE: Tensor | None = None
+
+
+class Caching(nn.Module):
+    """Keeps what it computes beside itself: in its file, its class and a default."""
+
+    cache: dict[int, Tensor] = {}  # noqa: RUF012 - it is that of all of them
+    table: Tensor | None = None
+
+    def forward(self, x: Tensor, kept: dict[int, Tensor] = {}) -> Tensor:  # noqa: B006 - that is the point
+        global TABLE
+        found = torch.arange(x.shape[1]) + 1.0
+        for places in (CACHE, self.cache, kept):
+            found = places.setdefault(0, found)
+        TABLE = type(self).table = found
+        return x * found.view(-1, 1, 1)
+
+
+def test_what_a_trace_keeps_beside_the_model_is_forgotten() -> None:
+    model = Caching().eval()
+    export_module(model, (samples(2),), "")
+    trace(model)
+    assert not CACHE
+    assert not model.cache
+    assert TABLE is None
+    assert model.table is None
+    assert type(model(samples(2))) is Tensor
+    with tracing(model):
+        CACHE.clear()
+    assert list(CACHE) == [0]
+    CACHE.clear()
+
+
+class Making(dict[str, int]):
+    """A dictionary that cannot be read as a whole, as transformers' one of activations."""
+
+    def __getitem__(self, key: str) -> int:
+        raise RuntimeError
+
+
+MAKING = Making(a=1)
+
+
+def test_a_dictionary_with_code_of_its_own_is_not_read() -> None:
+    with tracing(Counting()):
+        assert len(MAKING) == 1
