@@ -6,6 +6,7 @@ they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from fxexport.onnx_graph.normalised import drop_unread
 from fxexport.onnx_node import array_of, inputs_of, is_external, meaning_of, replace, versions_of
@@ -30,6 +32,15 @@ _IN_FLOAT32 = frozenset(
 """What the evaluator computes in float32, whatever it is given."""
 _OLDEST = 21
 """The evaluator knows no older version of theirs; what they are given in those means the same in this one."""
+
+
+class Erf(OpRun):
+    """The error function in the type that it is given: the evaluator's own computes in float32."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
 
 
 def evaluated(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> tuple[Array, ...] | None:
@@ -77,7 +88,7 @@ def evaluated64(
         given[name] = adjust(None, given[name]) if adjust is not None and is_float(x) else given[name]
     try:
         model = _widened(proto, weights, adjust)
-        evaluator = ReferenceEvaluator(model)
+        evaluator = ReferenceEvaluator(model, new_ops=[Erf])
         if rounding:
             _round_results(evaluator, rounding)
         with np.errstate(all="ignore"):
@@ -121,6 +132,12 @@ def _widened(
         if tensor.name in weights:
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weights[tensor.name]), tensor.name))
     _widen(wide.graph)
+    versions = versions_of(proto)
+    for node in wide.graph.node:  # the function that it is made of computes in a type of its own
+        domain, version = meaning_of(node, versions)
+        if not domain and node.op_type == "GroupNormalization" and (version or 0) >= _OLDEST:
+            kept = [item for item in node.attribute if item.name != "stash_type"]
+            replace(node.attribute, [*kept, helper.make_attribute("stash_type", TensorProto.DOUBLE)])
     for tensor in wide.graph.initializer:
         if adjust is not None and tensor.data_type == TensorProto.DOUBLE:
             changed = adjust(tensor.name, array_of(tensor))
