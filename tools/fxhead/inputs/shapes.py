@@ -22,6 +22,7 @@ from fxhead.inputs.preset import find_preset
 from fxhead.source import Source, SourceKind
 from fxpasses.errors import InputError, brief
 from fxpasses.fcn.native_size import native_size, require_native
+from fxpasses.graph.held import Held
 from fxpasses.graph.quiet import quiet_trial
 from fxpasses.private_names import (
     DataDependentOutputException,
@@ -137,6 +138,7 @@ def _checked(module: nn.Module, shapes: InputShapes) -> InputShapes:
 
 def _refusal(module: nn.Module, shapes: InputShapes, batch: int = _TRIAL_BATCH) -> Exception | None:
     """Why a forward on this shape fails, or None. Fake tensors: nothing is computed."""
+    held = Held(module)  # with its classes, files and what their functions remember, which no copy has
     try:
         trial = _shadow(module)
         with quiet_trial(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
@@ -151,6 +153,8 @@ def _refusal(module: nn.Module, shapes: InputShapes, batch: int = _TRIAL_BATCH) 
         return error if shapes.origin is ShapeOrigin.GUESSED else None
     except Exception as error:  # noqa: BLE001 - a forward is the user's code; the error is the answer
         return error
+    finally:
+        held.put_back()
     if shapes.origin is not ShapeOrigin.GUESSED:
         return None
     outputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
