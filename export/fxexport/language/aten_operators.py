@@ -147,23 +147,11 @@ for _name in ("conv_transpose1d.default", "conv_transpose2d.input", "conv_transp
 
 @_handles("im2col.default")
 def _unfold(call: Call) -> Value:
-    """As the exporter writes it: the cells of every block, one axis after the other."""
     terms, value = call.terms, call.tensor("self")
-    lists = [call.integers(name) for name in ("kernel_size", "dilation", "padding", "stride")]
-    extents = value.shape[1:]
-    if value.rank != 4 or any(not isinstance(extent, int) for extent in extents):
-        raise Uninterpreted("blocks of a map of free extents")
-    found, count, zero = value, 1, definitions.number(terms, 0, value.dtype)
-    for axis, size in reversed(list(enumerate(lists[2]))):
-        found = moves.pad(terms, found, 2 + axis, size, size, "constant", zero) if size else found
-    for axis, (kernel, gap, _, step) in enumerate(zip(*lists, strict=True)):
-        starts = np.arange(0, _fixed(found.shape[2 + 2 * axis]) - gap * (kernel - 1), step)
-        cells = np.arange(kernel)[:, np.newaxis] * gap + starts
-        found = moves.gather(terms, found, 2 + 2 * axis, terms.constant(cells))
-        count *= len(starts)
-    ordered = found.permuted([0, 1, 2, 4, 3, 5])
-    rows = _fixed(extents[0]) * lists[0][0] * lists[0][1]
-    return moves.reshape(terms, ordered, [value.shape[0], rows, count])
+    window = _window(call, call.integers("kernel_size"))
+    if value.rank != 4:
+        raise Uninterpreted("blocks of another rank")
+    return windows.unfolded(terms, value, window)
 
 
 @_handles("col2im.default")

@@ -8,6 +8,7 @@ constant weights is done to the weights.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 from fxexport.language.arithmetic import (
@@ -21,14 +22,26 @@ from fxexport.language.arithmetic import (
     scaled,
 )
 from fxexport.language.constants import elements
-from fxexport.language.extents import minus, plus, times
+from fxexport.language.extents import Extent, divided, minus, plus, size_at_sample, times
 from fxexport.language.fold_rules import NotFolded
 from fxexport.language.foreign import foreign
-from fxexport.language.layout import Layout, Slot, accesses, behind, extent_of, joined, own_axes
+from fxexport.language.layout import (
+    Layout,
+    Part,
+    Parts,
+    Slot,
+    accesses,
+    behind,
+    extent_of,
+    joined,
+    merged,
+    own_axes,
+    repeated,
+)
 from fxexport.language.maps import slots_of
-from fxexport.language.moves import squeeze, unsqueeze, without_zeros
+from fxexport.language.moves import reshape, squeeze, take, unsqueeze, without_zeros
 from fxexport.language.sliding_window import SlidingWindow
-from fxexport.language.term import Operand, Terms, Uninterpreted, Value
+from fxexport.language.term import Operand, Term, Terms, Uninterpreted, Value
 
 Labels = Sequence[int]
 
@@ -60,7 +73,9 @@ def einsum(
     if _order(first) > _order(second):
         terms.use("product-commutes")
         first, labels, second, others = second, others, first, labels
-    product = _contracted(terms, first, labels, second, others, result)
+    product = _of_patches(terms, first, labels, second, others, result)
+    if product is None:
+        product = _contracted(terms, first, labels, second, others, result)
     for factor in factors:
         product = scaled(terms, product, scale=factor)
     return product
@@ -91,6 +106,149 @@ def _contracted(
     shape = tuple(slot.extent for slot in out.slots)
     term = terms.term("dot", (len(out.slots),), operands, first.dtype, shape)
     return Value(term=term, known_layout=out.layout)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """A stretch of a label's dimension.
+
+    Attributes:
+        number: its place among all of them.
+        label: whose it is.
+        read: what it walks of the first operand's term; nothing where that repeats.
+        held: the same of the second.
+        extent: how long it is.
+    """
+
+    number: int
+    label: int
+    read: Parts
+    held: Parts
+    extent: Extent
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Slid:
+    """An axis that a window slides along.
+
+    Attributes:
+        walked: what the axis is of a term.
+        cells: those of the window.
+        places: of the window.
+        gap: how far neighbouring cells lie apart.
+        step: how far neighbouring places do.
+    """
+
+    walked: Parts
+    cells: _Piece
+    places: _Piece
+    gap: int
+    step: int
+
+
+def _of_patches(
+    terms: Terms, first: Value, labels: Labels, second: Value, others: Labels, result: Labels
+) -> Value | None:
+    """The sum over windows of a map as the convolution that it is; None of another sum."""
+    if first.term.op != "slide" or not second.is_closed:
+        return None
+    source, pieces, axes = first.term, _pieces((first, labels), (second, others)), list[_Slid]()
+    while source.op == "slide":
+        found = _opened_slide(source, pieces, axes, result)
+        if found is None:
+            return None
+        source, pieces, axes = found
+    pieces, blocks = _blocks(pieces, result)
+    axes = sorted([*axes, *blocks], key=_place_of)
+    channels = [piece for piece in pieces if piece.label not in result]
+    left = [piece for piece in pieces if piece.label in result]
+    samples, made = ([piece for piece in left if bool(piece.held) is is_held] for is_held in (False, True))
+    is_site = all(piece.read and piece.held for piece in channels) and not any(piece.read for piece in made)
+    if not is_site:
+        return None
+    rows = tuple(part for piece in samples for part in piece.read or repeated(piece.extent))
+    sums = tuple(part for piece in channels for part in piece.read)
+    value = Value(term=source, known_layout=(rows, sums, *(axis.walked for axis in axes)))
+    outputs, inputs = (tuple(part for p in items for part in p.held) for items in (made, channels))
+    cells = (axis.cells.held or repeated(axis.cells.extent) for axis in axes)
+    weight = Value(term=second.term, known_layout=(outputs, inputs, *cells))
+    sizes, steps = [axis.cells.extent for axis in axes], [axis.step for axis in axes]
+    window = SlidingWindow.of(sizes, steps, dilation=[axis.gap for axis in axes])
+    if window.places(value.shape[2:]) != tuple(axis.places.extent for axis in axes):
+        return None
+    terms.use("site-of-patches")
+    product = convolution(terms, value, weight, None, window, 1)
+    order = [*samples, *made, *(axis.places for axis in axes)]
+    given = reshape(terms, product, [piece.extent for piece in order])
+    layouts = sorted(zip(order, given.layout, strict=True), key=lambda pair: pair[0].number)
+    own = ([part for p, parts in layouts if p.label == label for part in parts] for label in result)
+    return given.seen(tuple(map(merged, own)))
+
+
+def _pieces(*operands: tuple[Value, Labels]) -> list[_Piece]:
+    """All labels' dimensions, cut where either operand changes parts."""
+    found: list[_Piece] = []
+    for label in dict.fromkeys(label for _, own in operands for label in own):
+        dimension = [value.layout[own.index(label)] if label in own else () for value, own in operands]
+        for slot in slots_of(dimension):
+            read, held = (() if part is None else (part,) for part in slot.parts)
+            found.append(_Piece(number=len(found), label=label, read=read, held=held, extent=slot.extent))
+    return found
+
+
+def _place_of(axis: _Slid) -> list[tuple[int, int]]:
+    """Where weights have it: a kernel's axes are in the order of the map's."""
+    return [(part.axis, -size_at_sample(part.stride)) for part in axis.cells.held]
+
+
+def _blocks(pieces: Sequence[_Piece], result: Labels) -> tuple[list[_Piece], list[_Slid]]:
+    """Axes of windows that lie beside each other, or each in steps through the others, and what is left."""
+    found, left = list[_Slid](), [*pieces]
+    for cells, places in itertools.product(pieces, repeat=2):
+        is_window = cells.label not in result and places.label in result and not places.held
+        if not is_window or not len(cells.read) == len(places.read) == 1:
+            continue
+        (own,), (other,) = cells.read, places.read
+        beside, through = merged((other, own)), merged((own, other))
+        if own.axis == other.axis and len(beside) == 1 and own.stride == 1 and isinstance(own.extent, int):
+            window = _Slid(walked=beside, cells=cells, places=places, gap=1, step=own.extent)
+        elif own.axis == other.axis and len(through) == other.stride == 1 and isinstance(other.extent, int):
+            window = _Slid(walked=through, cells=cells, places=places, gap=other.extent, step=1)
+        else:
+            continue
+        found.append(window)
+        left = [piece for piece in left if piece not in (cells, places)]
+    return left, found
+
+
+def _opened_slide(
+    term: Term, pieces: Sequence[_Piece], axes: Sequence[_Slid], result: Labels
+) -> tuple[Term, list[_Piece], list[_Slid]] | None:
+    """What a slide reads, and the pieces and axes of that; None where its cells are not what is summed."""
+    size, gap, step, count = term.attributes
+    last = len(term.shape or ()) - 1
+    own = [piece for piece in pieces if any(part.axis == last for part in piece.read)]
+    cells, places = (
+        next((piece for piece in own if piece.read == (Part(last, *part),)), None)  # type: ignore[arg-type]
+        for part in ((count, size), (1, count))
+    )
+    if cells is None or places is None or len(own) > 2 or cells.label in result:
+        return None
+    if places.label not in result or places.held:
+        return None
+    (operand,) = term.operands
+    access = operand.access or ()
+    slots = [*(parts[0] if parts else None for parts in access[:-1]), None]
+
+    def moved(parts: Parts) -> Parts:
+        return tuple(part for part in behind(parts, slots) if not part.is_repeated)
+
+    window = _Slid(walked=access[-1], cells=cells, places=places, gap=gap, step=step)  # type: ignore[arg-type]
+    return (
+        operand.term,
+        [dataclasses.replace(p, read=moved(p.read)) for p in pieces if p not in (cells, places)],
+        [window, *(dataclasses.replace(axis, walked=moved(axis.walked)) for axis in axes)],
+    )
 
 
 _ELLIPSIS = 0xE000
@@ -240,15 +398,32 @@ def _as_sum(terms: Terms, value: Value, weight: Value, window: SlidingWindow) ->
     extents, spatial, o = value.shape[2:], range(2, value.rank), value.rank
     if window.is_padded or set(window.dilation) != {1}:
         return None
-    if all(size == 1 and 1 in (step, extent) for extent, size, step, *_ in window.axes(extents)):
+    is_still = all(1 in (step, extent) for extent, _, step, *_ in window.axes(extents))
+    if all(size == 1 for size in window.kernel) and (
+        is_still or not terms.merges
+    ):  # which joins those that step
         terms.use("convolution-of-one-cell")
+        for dim, step, count in zip(spatial, window.stride, window.places(extents), strict=True):
+            value = take(terms, value, dim, 0, step, count) if step > 1 else value
         kept = squeeze(weight, list(spatial))
         return einsum(terms, value, [0, 1, *spatial], kept, [o, 1], [0, o, *spatial])
+    counts = [divided(extent, size) for extent, size in zip(extents, window.kernel, strict=True)]
+    if window.kernel == window.stride and window.kernel != extents and None not in counts:
+        return _of_blocks(terms, value, weight, [count for count in counts if count is not None])
     if window.kernel == extents:
         terms.use("convolution-over-map")
         product = einsum(terms, value, [0, 1, *spatial], weight, [o, 1, *spatial], [0, o])
         return unsqueeze(product, list(spatial))
     return None
+
+
+def _of_blocks(terms: Terms, value: Value, weight: Value, counts: Sequence[Extent]) -> Value:
+    """The sum over windows that lie beside each other, as tokens are made of an image."""
+    pairs = [extent for pair in zip(counts, weight.shape[2:], strict=True) for extent in pair]
+    split = reshape(terms, value, [*value.shape[:2], *pairs])
+    places, cells, out = range(2, split.rank, 2), range(3, split.rank, 2), split.rank
+    terms.use("convolution-of-blocks")
+    return einsum(terms, split, range(out), weight, [out, 1, *cells], [0, out, *places])
 
 
 def _windows(terms: Terms, value: Value, weight: Value, window: SlidingWindow, groups: int) -> Value:

@@ -198,6 +198,10 @@ def _reduced(read: list[Folded], parameters: Sequence[object], unit: float) -> F
     )
 
 
+def _windows(cells: Array, size: int, gap: int, step: int, count: int) -> Array:
+    return cells[..., np.add.outer(np.arange(size) * gap, np.arange(count) * step).reshape(-1)]
+
+
 def _moved(change: Callable[..., Array]) -> Rule:
     """What takes cells along the last axis; a last axis of one cell is none."""
 
@@ -270,6 +274,7 @@ RULES: dict[str, tuple[Rule, int]] = {
     "take": (_moved(lambda x, start, step, count: x[..., start : start + step * (count - 1) + 1 : step]), 0),
     "gather": (_moved(lambda x, *places: x[..., list(places)]), 0),
     "concatenate": (_concatenated, 0),
+    "slide": (_moved(_windows), 0),
     "flip": (_moved(lambda x: x[..., ::-1]), 0),
     "merge": (_moved(lambda x: x), 0),
     **{name: (_chosen(function), 0) for name, function in CHOICES.items()},

@@ -102,6 +102,7 @@ IDENTITIES: dict[str, Identity] = {
         _bits("view-of-view", "reshape(reshape(x, s), t) = reshape(x, t)"),
         _bits("equal-branches", "if(c, x, x) = x"),
         _bits("single-concatenation", "cat([x]) = x"),
+        _bits("patches-of-one-cell", "fold(x) = reshape(x, (N, C, *size))", "x has windows of one cell"),
         _bits("pool-of-one-cell", "pool_1(x) = x", "kernel and stride 1, or as many cells as there are"),
         _bits("reduction-of-one-cell", "mean(x) = max(x) = min(x) = sum(x) = x", "over extents of 1"),
         # sums and products
@@ -163,8 +164,14 @@ IDENTITIES: dict[str, Identity] = {
         _reals("matmul-as-sum", "(A·B)_mn = Σ_k A_mk·B_kn", special=True),
         _reals(
             "convolution-of-one-cell",
-            "conv(x, W)_ohw = Σ_c x_chw·W_oc",
-            "kernel, stride, dilation and groups 1, no padding",
+            "conv(x, W)_ohw = Σ_c x_c(hs)(ws)·W_oc",
+            "kernel and groups 1, no padding, stride s",
+            special=True,
+        ),
+        _reals(
+            "convolution-of-blocks",
+            "conv(x, W)_oij = Σ_chw x_c(ki+h)(kj+w)·W_ochw",
+            "kernel and stride are k, and divide the map; no padding, groups and dilation 1",
             special=True,
         ),
         _reals(
@@ -186,6 +193,11 @@ IDENTITIES: dict[str, Identity] = {
         ),
         _reals("average-of-sum", "Σ x / n = mean(x)", f"n is the number of cells; {_NOT_HALF}"),
         _reals("average-of-affine", "mean(x·a + b) = mean(x)·a + b", "a and b do not change along the mean"),
+        _reals(
+            "site-of-patches",
+            "Σ_ck W_ock · unfold_k(x)_nckl = flatten(conv(x, W))_nol",
+            "W is constant, and differs along no place l",
+        ),
         _reals(
             "average-of-site",
             "mean(site(x)) = site(mean(x))",

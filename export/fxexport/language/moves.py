@@ -32,7 +32,7 @@ from fxexport.language.layout import (
     within,
 )
 from fxexport.language.maps import cast, dimensions, terms_of_contents
-from fxexport.language.term import Operand, Terms, Uninterpreted, Value, numpy_type
+from fxexport.language.term import Array, Operand, Terms, Uninterpreted, Value, numpy_type
 
 
 def reshape(terms: Terms, value: Value, shape: Sequence[Extent]) -> Value:
@@ -353,6 +353,12 @@ def gather(terms: Terms, value: Value, dim: int, index: Value) -> Value:
     array = exact_array(value)
     if array is not None:
         return terms.constant(np.take(array, stored, dim))
+    grid = _grid(stored)
+    if grid is not None and isinstance(extent, int):
+        start, end, gap, step = grid
+        left = extent if not start and extent - end < step else end  # as many windows as there is room for
+        cells = take(terms, value, dim, start, 1, left - start)
+        return slide(terms, cells, dim, stored.shape[0], gap, step, stored.shape[1])
     if stored.ndim > 1:
         found = gather(terms, value, dim, terms.constant(stored.reshape(-1)))
         return reshape(terms, found, dims)
@@ -386,6 +392,41 @@ def _turned_by(terms: Terms, value: Value, dim: int, index: Value) -> Value | No
     ]
     terms.use("gather-as-view")
     return split.seen((*split.layout[:dim], *turned, *split.layout[dim + len(digits) :]))
+
+
+def _grid(places: Array) -> tuple[int, int, int, int] | None:
+    """Of places ``first + row·gap + column·step`` the first, the end behind the last, and both distances."""
+    if places.ndim != 2 or min(places.shape) < 2:
+        return None
+    first = int(places[0, 0])
+    gap, step = int(places[1, 0]) - first, int(places[0, 1]) - first
+    rows, columns = np.ogrid[: places.shape[0], : places.shape[1]]
+    if first < 0 or gap < 1 or step < 1 or not np.array_equal(places, first + rows * gap + columns * step):
+        return None
+    return first, int(places[-1, -1]) + 1, gap, step
+
+
+def slide(terms: Terms, value: Value, dim: int, size: int, gap: int, step: int, count: Extent) -> Value:
+    """A dimension's windows: in its place ``size`` cells that lie ``gap`` apart, at ``count`` places.
+
+    These lie ``step`` apart. Both dimensions are there whatever their extents are.
+
+    Source:
+        ``torch.nn.functional.unfold``, whose exporter writes it with ``Gather``.
+    """
+    if size == 1:
+        return unsqueeze(take(terms, value, dim, 0, step, count), [dim])
+    if count == 1:
+        return unsqueeze(take(terms, value, dim, 0, gap, size), [dim + 1])
+    before, behind_it = value.shape[:dim], value.shape[dim + 1 :]
+    if times(size, count) == value.shape[dim]:
+        if (gap, step) == (1, size):
+            split = reshape(terms, value, [*before, count, size, *behind_it])
+            return split.permuted([*range(dim), dim + 1, dim, *range(dim + 2, split.rank)])
+        if (gap, step) == (count, 1):
+            return reshape(terms, value, [*before, size, count, *behind_it])
+    found = along(terms, "slide", (size, gap, step, count), [value], dim, times(size, count))
+    return reshape(terms, found, [*before, size, count, *behind_it])
 
 
 def _only_repeats(value: Value, dim: int) -> bool:

@@ -17,7 +17,7 @@ from fxexport.language.foreign import foreign
 from fxexport.language.identities import TIES
 from fxexport.language.layout import Slot, accesses, extent_of, joined, own_axes
 from fxexport.language.maps import fits, slots_of, terms_of_contents
-from fxexport.language.moves import along, expand, squeeze, tile
+from fxexport.language.moves import along, expand, pad, reshape, slide, squeeze, tile
 from fxexport.language.sliding_window import SlidingWindow
 from fxexport.language.term import Operand, Terms, Uninterpreted, Value
 
@@ -189,6 +189,28 @@ def _covers(size: Extent, step: int, extent: Extent) -> bool:
     return isinstance(size, int) and floor_divided(minus(size, extent), step) == 0
 
 
+def unfolded(terms: Terms, value: Value, window: SlidingWindow) -> Value:
+    """Patches ``[N, C·∏k, L]`` of a map ``[N, C, *size]``: of each window its cells, row by row.
+
+    Source:
+        ``torch.nn.Unfold``.
+    """
+    places, spatial = window.places(value.shape[2:]), len(window.kernel)
+    zero = terms.real(0.0, value.dtype)
+    found = value
+    for axis, pair in reversed([*enumerate(window.padding)]):
+        found = pad(terms, found, 2 + axis, *pair, "constant", zero) if pair != (0, 0) else found
+    for axis, (size, gap, step, count) in enumerate(
+        zip(window.kernel, window.dilation, window.stride, places, strict=True)
+    ):
+        if not isinstance(size, int):
+            raise Uninterpreted("windows of a free size")
+        found = slide(terms, found, 2 + 2 * axis, size, gap, step, count)
+    inner = range(2, 2 + 2 * spatial)
+    ordered = found.permuted([0, 1, *inner[::2], *inner[1::2]])
+    return reshape(terms, ordered, [value.shape[0], times(value.shape[1], *window.kernel), times(*places)])
+
+
 def folded(terms: Terms, value: Value, size: Sequence[Extent], window: SlidingWindow) -> Value:
     """Patches ``[N, C·∏k, L]`` added up to the map ``[N, C, *size]`` that they were taken of.
 
@@ -199,6 +221,9 @@ def folded(terms: Terms, value: Value, size: Sequence[Extent], window: SlidingWi
     channels = None if rows is None else divided(rows, times(*window.kernel))
     if channels is None or len(size) != len(window.kernel):
         raise Uninterpreted("patches of another rank")
+    if window.is_single_cell and times(*size) == value.shape[2]:
+        terms.use("patches-of-one-cell")
+        return reshape(terms, value, [value.shape[0], channels, *size])
     key, dims = ("fold", tuple(size), window), (value.shape[0], channels, *size)
     return foreign(terms, key, [value], [(value.dtype, dims)], is_random=False)[0]
 

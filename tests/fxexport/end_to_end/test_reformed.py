@@ -60,12 +60,10 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Forms]:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_files_in_both_directions_are_accepted(name: str, forms: Callable[[str], Forms]) -> None:
-    # no identity relates a convolution to the gathers of its patches: what was run agrees
-    expected = Verdict.AGREES if name == "unfold" else Verdict.PROVED
     files = forms(name).files
     for reference, candidate in (files, files[::-1]):
         certificate = certify(reference, candidate, example())
-        assert certificate.verdict is expected, certificate.reason
+        assert certificate.verdict is Verdict.PROVED, certificate.reason
         assert certificate.wiring.covered.probes > 2 * 8  # more than those of the head
 
 

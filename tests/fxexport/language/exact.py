@@ -103,6 +103,10 @@ def _elements(term: Term, inputs: dict[Term, Array], known: dict[Term, Array]) -
     if term.op == "take":
         start, step, cells = (int(str(item)) for item in term.attributes)
         return read[0][..., start : start + step * cells : step].reshape(shape)
+    if term.op == "slide":
+        size, gap, step, cells = (int(str(item)) for item in term.attributes)
+        places = [row * gap + column * step for row in range(size) for column in range(cells)]
+        return read[0][..., places].reshape(shape)
     if term.op == "gather":
         return read[0][..., [int(str(place)) for place in term.attributes]].reshape(shape)
     if term.op == "foreign" and term.attributes[0] == "gather":

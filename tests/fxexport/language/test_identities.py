@@ -125,6 +125,68 @@ def _slice_of_padding(c: Case) -> Iterator[Check]:
         yield moves.take(c.terms, padded, 0, 0, 1, 1), wide[:1]
 
 
+@case("site-of-patches")
+def _site_of_patches(c: Case) -> Iterator[Check]:
+    for kernel, stride, padding, dilation in (
+        ([2, 3], [1, 1], [(0, 0), (0, 0)], [1, 1]),
+        ([3, 2], [2, 1], [(1, 1), (0, 0)], [1, 2]),
+        ([2, 2], [1, 2], [(0, 0), (2, 2)], [3, 1]),
+    ):
+        a, w = c.numbers(2, 3, 5, 6), c.numbers(4, 3, *kernel)
+        window = SlidingWindow.of(kernel, stride, padding, dilation)
+        for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
+            x = c.open(a.transpose(order)).permuted([order.index(axis) for axis in range(4)])
+            patches, flat = windows.unfolded(c.terms, x, window), w.reshape(4, -1)
+            wide = np.pad(a, [(0, 0), (0, 0), *padding], constant_values=Fraction(0))
+            cells = np.stack(
+                [
+                    wide[
+                        (
+                            slice(None),
+                            slice(None),
+                            *np.ix_(
+                                *(
+                                    place * step + np.arange(size) * gap
+                                    for place, step, size, gap in zip(
+                                        places, stride, kernel, dilation, strict=True
+                                    )
+                                )
+                            ),
+                        )
+                    ].reshape(2, -1)
+                    for places in np.ndindex(*(int(n) for n in window.places(a.shape[2:])))  # type: ignore[arg-type]
+                ],
+                2,
+            )
+            yield patches, cells
+            yield matmul(c.terms, c.closed(flat), patches), flat @ cells
+            turned = patches.permuted([0, 2, 1])
+            yield linear(c.terms, turned, c.closed(flat), None), np.swapaxes(flat @ cells, 1, 2)
+    each = c.numbers(4, cells.shape[2])  # of each window one number: no convolution
+    yield linear(c.terms, patches, c.closed(each), None), cells @ each.T
+
+
+@case("convolution-of-blocks")
+def _convolution_of_blocks(c: Case) -> Iterator[Check]:
+    for kernel, stride in (([2, 3], [2, 3]), ([1, 2], [1, 2]), ([2, 2], [2, 2]), ([2, 3], [3, 2])):
+        a, w = c.numbers(2, 3, 4, 6), c.numbers(4, 3, *kernel)
+        window = SlidingWindow.of(kernel, stride)
+        for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
+            x = c.open(a.transpose(order)).permuted([order.index(axis) for axis in range(4)])
+            rows, columns = (range(n) for n in window.places(a.shape[2:]))  # type: ignore[arg-type]
+            expected = np.empty((2, 4, len(rows), len(columns)), dtype=object)
+            for i, j in itertools.product(rows, columns):
+                cells = a[:, :, i * stride[0] :, j * stride[1] :][..., : kernel[0], : kernel[1]]
+                expected[:, :, i, j] = np.einsum("nchw,ochw->no", cells, w)
+            yield convolution(c.terms, x, c.closed(w), None, window, 1), expected
+
+
+@case("patches-of-one-cell")
+def _patches_of_one_cell(c: Case) -> Iterator[Check]:
+    a = c.numbers(2, 3, 4)
+    yield windows.folded(c.terms, c.open(a), [2, 2], SlidingWindow.of([1, 1])), a.reshape(2, 3, 2, 2)
+
+
 @case("average-of-sum")
 def _average_of_sum(c: Case) -> Iterator[Check]:
     a = c.numbers(2, 3, 2)
@@ -1399,6 +1461,30 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
         lambda c: definitions.quotient(
             c.terms, total_of(c), cast(c.terms, terms_of_contents(c.terms, [symbol("n")], 0), "float32")
         ),
+    ),
+    "a sum over windows": (
+        "site-of-patches",
+        lambda c: linear(
+            c.terms,
+            windows.unfolded(c.terms, c.open(c.numbers(2, 2, 4, 4)), SlidingWindow.of([2, 2])),
+            c.closed(c.numbers(3, 9)),
+            None,
+        ),
+    ),
+    "weights of each window": (
+        "site-of-patches",
+        lambda c: spelled_sum(
+            c.terms,
+            "nkl,kl->nl",
+            [
+                windows.unfolded(c.terms, c.open(c.numbers(2, 2, 4, 4)), SlidingWindow.of([2, 2])),
+                c.closed(c.numbers(8, 9)),
+            ],
+        ),
+    ),
+    "larger windows": (
+        "patches-of-one-cell",
+        lambda c: windows.folded(c.terms, c.open(c.numbers(2, 4, 9)), [4, 4], SlidingWindow.of([2, 2])),
     ),
     "a cell of the padding": (
         "slice-of-padding",

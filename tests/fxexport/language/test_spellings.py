@@ -953,6 +953,15 @@ def test_what_means_the_same_is_proved(name: str) -> None:
     assert is_proved(function, text)
 
 
+KERNEL = torch.linspace(-1, 1, 2 * X.shape[1] * 9).reshape(2, X.shape[1], 3, 3)
+
+
+def of_patches(x: torch.Tensor, **how: tuple[int, int]) -> torch.Tensor:
+    """The convolution, of an unchanged size, as a matrix product."""
+    patches = F.unfold(x, (3, 3), **how)
+    return F.fold(KERNEL.flatten(1) @ patches, x.shape[2:], 1)
+
+
 MODULES: dict[str, tuple[Function, Function]] = {
     "a sum over its free number of cells": (
         lambda x: x.mean((2, 3)),
@@ -963,6 +972,10 @@ MODULES: dict[str, tuple[Function, Function]] = {
         lambda x: F.adaptive_avg_pool2d(x, (None, 1)).mean(2).squeeze(-1),
     ),
     "a wider type on the way": (lambda x: x.exp(), lambda x: x.double().float().exp()),
+    "a convolution of patches": (
+        lambda x: F.conv2d(x, KERNEL, padding=(1, 2), dilation=(1, 2)).exp(),
+        lambda x: of_patches(x, padding=(1, 2), dilation=(1, 2)).exp(),
+    ),
     "padding that is cut off": (lambda x: x.exp(), lambda x: F.pad(x, (1, 2))[..., 1:-2].exp()),
 }
 OTHER_MODULES: dict[str, tuple[Function, Function]] = {
@@ -976,6 +989,14 @@ OTHER_MODULES: dict[str, tuple[Function, Function]] = {
         lambda x: F.adaptive_avg_pool2d(x, (None, 1)).amax(2).squeeze(-1),
     ),
     "a shorter type on the way": (lambda x: x.exp(), lambda x: x.half().float().exp()),
+    "a convolution of other patches": (
+        lambda x: F.conv2d(x, KERNEL, padding=(2, 2), dilation=(2, 2)).exp(),
+        lambda x: of_patches(x, padding=(1, 1)).exp(),
+    ),
+    "patches by turned weights": (
+        lambda x: F.conv2d(x, KERNEL.mT, padding=1).exp(),
+        lambda x: of_patches(x, padding=(1, 1)).exp(),
+    ),
     "padding that is cut off elsewhere": (lambda x: x.exp(), lambda x: F.pad(x, (1, 2))[..., 2:-1].exp()),
 }
 

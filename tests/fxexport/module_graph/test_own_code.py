@@ -251,6 +251,12 @@ def test_what_was_made_of_text_is_nobodys_but_the_models(monkeypatch: pytest.Mon
     assert "time" in str(foreign(home.ask))
 
 
+def test_a_global_m_is_no_module_of_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch.backends has one."""
+    monkeypatch.setitem(globals(), "m", "text")
+    assert foreign(lambda x: x.relu()) is None
+
+
 COUNTS = {"runs": 0}
 
 

@@ -25,7 +25,7 @@ def test_there_with_a_certificate_and_back(run: Run, net: Path, written: Written
         *("model.unfold.pt", "model.unfold.plan.json", "model.unfold.certificate.json"),
         *("model.unfold.onnx", "model.original.onnx"),
     }
-    assert "verdict: agrees" in done.out
+    assert "verdict: proved" in done.out
     assert "unfold(3x3) + Linear(27, 8)" in done.out
     told, exporting = done.err.index("unfolded patches take up to"), done.err.index("exporting")
     assert told < exporting
