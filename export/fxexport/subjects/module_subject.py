@@ -322,6 +322,8 @@ class ModuleSubject(Subject):
                 raise
             other = _traced(self.module, tensors)
             if _above(other, taps) != _above(self._traced, taps):
+                self.is_misread = True
+            if not {*taps} <= {node.name for node in other.graph.nodes}:
                 own, batch = len(self._example[0]), len(feed[0])
                 raise CheckError(
                     f"its features are computed otherwise at batch {batch} than at {own}",

@@ -300,8 +300,9 @@ class Halved(nn.Module):
 
 
 def test_features_of_other_operators_at_another_batch_are_not_compared() -> None:
-    with pytest.raises(CheckError, match="otherwise at batch 5 than at 2"):
-        certify(Halved().eval(), Halved().eval(), images())
+    certificate = certify(Halved().eval(), Halved().eval(), images())
+    assert certificate.verdict is Verdict.AGREES
+    assert "no graph shows what the reference computes" in certificate.reason
 
 
 class Looking(OfBatches):

@@ -30,13 +30,13 @@ class Net(nn.Module):
         return self.fc(self.function(self.conv(x)).mean((2, 3)))
 
 
-def samples() -> torch.Tensor:
-    return torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+def samples(rows: int = 4) -> torch.Tensor:
+    return torch.randn(rows, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
-def certified(first: Function, second: Function) -> Certificate:
+def certified(first: Function, second: Function, rows: int = 4) -> Certificate:
     """The two functions in one net."""
-    return certify(Net(first).eval(), Net(second).eval(), samples())
+    return certify(Net(first).eval(), Net(second).eval(), samples(rows))
 
 
 DAMAGES: dict[str, Function] = {
@@ -98,6 +98,16 @@ def test_what_large_inputs_round_away_is_rounding_and_what_they_alone_reach_is_n
 
     assert verdict(*ALIKE["steps that large values leave out"]) is Verdict.AGREES
     assert verdict(lambda x: x, lambda x: x.clamp(-1e25, 1e25)) is Verdict.BROKEN
+
+
+def test_what_is_computed_otherwise_at_some_batch_is_told_by_the_outputs() -> None:
+    """At one of the batches that every certificate runs, where no graph shows it."""
+    damaged: Function = lambda x: x * 2 if x.shape[0] > 4 else x  # noqa: E731
+    assert certified(lambda x: x, damaged, rows=7).verdict is Verdict.BROKEN
+    assert certified(damaged, lambda x: x, rows=7).verdict is Verdict.BROKEN
+    found = certified(damaged, damaged, rows=7)
+    assert found.verdict is Verdict.AGREES
+    assert "no graph shows" in found.reason
 
 
 def test_numbers_of_code_may_have_been_rounded_as_well() -> None:
