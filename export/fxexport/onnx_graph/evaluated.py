@@ -6,8 +6,11 @@ they are.
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,7 @@ _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "Clip")
 _SHORT = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 FLOATS = (*_SHORT, TensorProto.DOUBLE)
 _IN_FLOAT32 = frozenset(
-    "CausalConvWithState DequantizeLinear GridSample LinearAttention QuantizeLinear".split()
+    "CausalConvWithState DynamicQuantizeLinear GridSample LinearAttention QLinearConv QLinearMatMul".split()
 )
 """What the evaluator computes in float32, whatever it is given."""
 _OLDEST = 21
@@ -41,6 +44,60 @@ class Erf(OpRun):
 
     def _run(self, x: Array) -> tuple[Array]:
         return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
+
+
+class DequantizeLinear(OpRun):
+    """Steps as the numbers that they are, where a scale stands for all cells or for those along an axis.
+
+    Raises:
+        ValueError: it is another one.
+    """
+
+    op_domain = ""
+
+    def _run(self, x: Array, scale: Array, zero: Array | None = None, **how: Any) -> tuple[Array]:
+        scale, zero = _along_axis(x, scale, zero, how)
+        return ((x.astype(scale.dtype) - zero.astype(scale.dtype)) * scale,)
+
+
+class QuantizeLinear(OpRun):
+    """The nearest of its steps, the even one of two; of such scales, too.
+
+    Raises:
+        ValueError: it is another one.
+    """
+
+    op_domain = ""
+
+    def _run(self, x: Array, scale: Array, zero: Array | None = None, **how: Any) -> tuple[Array]:
+        scale, zero = _along_axis(x, scale, zero, how)
+        ends = np.iinfo(zero.dtype)
+        return (np.clip(np.rint(x / scale) + zero, ends.min, ends.max).astype(zero.dtype),)
+
+
+def _along_axis(x: Array, scale: Array, zero: Array | None, how: Mapping[str, Any]) -> tuple[Array, Array]:
+    if any(how.get(name) for name in ("block_size", "output_dtype", "precision")) or scale.size == 0:
+        raise ValueError("steps of blocks, or of a type that is told apart")
+    zero = np.zeros(scale.shape, x.dtype if x.dtype.kind in "iu" else np.uint8) if zero is None else zero
+    if zero.dtype.kind not in "iu" or zero.dtype.itemsize > 4:
+        raise ValueError("steps of other types")
+    axis = 1 if how.get("axis") is None else how["axis"]
+    shape = [-1 if place == axis % x.ndim else 1 for place in range(x.ndim)] if scale.size > 1 else []
+    return scale.reshape(shape), zero.reshape(shape if zero.size > 1 else [])
+
+
+OWN = (Erf, DequantizeLinear, QuantizeLinear)
+"""What the evaluator lacks in float64."""
+
+
+def own_operators(files: Iterable[Path]) -> tuple[list[str], list[str]]:
+    """Names of those that files have, and the text that makes them where numpy, math and onnx are."""
+    names = {node.op_type for file in files for node in onnx.load(file, load_external_data=False).graph.node}
+    made = [item for item in OWN if item.__name__ in names]
+    parts = [*([_along_axis] if {*made} & {DequantizeLinear, QuantizeLinear} else []), *made]
+    texts = (inspect.getsource(part).replace("(OpRun)", "(onnx.reference.op_run.OpRun)") for part in parts)
+    plain = [re.sub(r' *"""(?:.|\n)*?"""\n\n?', "", text).replace("np.", "numpy.").rstrip() for text in texts]
+    return [item.__name__ for item in made], plain
 
 
 def evaluated(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> tuple[Array, ...] | None:
@@ -88,7 +145,7 @@ def evaluated64(
         given[name] = adjust(None, given[name]) if adjust is not None and is_float(x) else given[name]
     try:
         model = _widened(proto, weights, adjust)
-        evaluator = ReferenceEvaluator(model, new_ops=[Erf])
+        evaluator = ReferenceEvaluator(model, new_ops=[*OWN])
         if rounding:
             _round_results(evaluator, rounding)
         with np.errstate(all="ignore"):

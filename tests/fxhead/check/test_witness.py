@@ -13,6 +13,7 @@ from onnx import helper
 from torch import nn
 
 from fxexport import export_onnx
+from tests.fxexport.proof.measured.test_in_float64 import quantised
 from tests.fxhead.conftest import Run
 
 OUTPUT = '{1/0}"); open("canary", "w"); ("'
@@ -80,6 +81,16 @@ def test_a_witness_in_float64_can_be_run_alone(run: Run, folder: Path) -> None:
     script = Path("c.witness.py").read_text()
     assert ".double()" in script
     assert "ReferenceEvaluator" in script
+    shown = subprocess.run([sys.executable, "c.witness.py"], capture_output=True, text=True, check=True)
+    *_, expected, _, found, _, _, bound = (word.strip(";,:") for word in shown.stdout.split())
+    assert abs(float(expected) - float(found)) > float(bound)
+
+
+def test_operators_that_onnx_has_in_float32_alone_are_in_the_script(run: Run, folder: Path) -> None:
+    quantised(folder / "first.onnx", scale=1e-6)
+    quantised(folder / "second.onnx", scale=1e-6, zero=1)
+    assert run("check", "first.onnx", "second.onnx", "-o", "c.json").code == 1
+    assert "QuantizeLinear" in Path("c.witness.py").read_text()
     shown = subprocess.run([sys.executable, "c.witness.py"], capture_output=True, text=True, check=True)
     *_, expected, _, found, _, _, bound = (word.strip(";,:") for word in shown.stdout.split())
     assert abs(float(expected) - float(found)) > float(bound)

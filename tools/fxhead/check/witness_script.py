@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fxexport.onnx_graph.evaluated import own_operators
 from fxexport.providers import UNFUSED, UNPAIRED
 from fxhead.show.visible import visible
 from fxhead.source import Source, SourceKind
@@ -45,7 +46,9 @@ def witness_script(
     if None in runs:
         return None
     kinds = {source.kind is SourceKind.ONNX for source in sources}
-    imports = ["import numpy", *([_WIDE if is_wide else "import onnxruntime"] if True in kinds else [])]
+    imports = ["import numpy", *(["import onnxruntime"] if True in kinds and not is_wide else [])]
+    if True in kinds and is_wide:
+        imports = [_FUTURE, *imports, *_wide(sources)]
     imports += [_TORCH] if False in kinds else []
     imports += [_OPTIONS] if True in kinds and not is_wide else []
     imports += [f"given = numpy.load({npz!r})", *([_WIDENED] if is_wide else [])]
@@ -63,6 +66,14 @@ def witness_script(
     return _text(f"{sources[0].text} and {sources[1].text} on {witness.made}", lines)
 
 
+def _wide(sources: Sequence[Source]) -> list[str]:
+    """What evaluates files in float64, with the operators that onnx has in float32 alone."""
+    files = [source.path for source in sources if source.kind is SourceKind.ONNX and source.path is not None]
+    classes, own = own_operators(files)
+    given = f", new_ops=[{', '.join(classes)}]" if classes else ""
+    return [_ONNX_PARTS, *own, _WIDE.format(own=given)]
+
+
 def _text(about: str, lines: Sequence[str]) -> str:
     """The lines below a comment: names of files and of outputs are text there, whatever is in them."""
     return "\n".join([f"# {visible(about)}", *lines, ""])
@@ -72,9 +83,10 @@ _OPTIONS = (
     "options = onnxruntime.SessionOptions(); options.add_session_config_entry({!r}, {!r}); "
     "without = dict(disabled_optimizers={!r})"
 ).format(*UNFUSED, [*UNPAIRED])
+_ONNX_PARTS = "import math, onnx, onnx.numpy_helper, onnx.reference.op_run"
 _WIDENED = 'given = {k: x.astype("float64") if x.dtype.kind == "f" else x for k, x in given.items()}'
+_FUTURE = "from __future__ import annotations"
 _WIDE = """\
-import onnx, onnx.numpy_helper, onnx.reference
 def wide(path, short=(1, 10, 16), double=11):
     model = onnx.load(path)
     items = [item for node in model.graph.node for item in node.attribute]
@@ -88,7 +100,7 @@ def wide(path, short=(1, 10, 16), double=11):
         if value.type.tensor_type.elem_type in short:
             value.type.tensor_type.elem_type = double
     del model.graph.value_info[:]
-    return onnx.reference.ReferenceEvaluator(model)"""
+    return onnx.reference.ReferenceEvaluator(model{own})"""
 _TORCH = "import torch\ntorch.set_grad_enabled(False)"
 
 

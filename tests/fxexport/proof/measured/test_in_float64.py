@@ -196,6 +196,43 @@ def test_where_nothing_runs_in_float64_the_scope_says_so(tmp_path: Path) -> None
     assert "what the numbers that differ do could not be evaluated in float64" in found.scope
 
 
+def quantised(path: Path, *, scale: float = 1e-3, step: float = 0.05, zero: int = 0) -> Path:
+    """A file with a branch of eight bits that is scaled and added to what it reads."""
+    model = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 18]> g (float[N,6] x) => (float[N,4] y) {'
+        "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) w = DequantizeLinear (i, s, o) "
+        "a = MatMul (d, w) r = Relu (a) p = QuantizeLinear (r, t, u) e = DequantizeLinear (p, t, u) "
+        "m = Mul (e, c) n = Add (m, x) y = MatMul (n, v) }"
+    )
+    rng = np.random.default_rng(0)
+    held = {
+        "s": np.float32(0.03),
+        "z": np.int8(0),
+        "o": np.int8(0),
+        "t": np.float32(step),
+        "u": np.int8(zero),
+        "c": np.full(6, scale, np.float32),
+        "i": rng.integers(-127, 127, (6, 6)).astype(np.int8),
+        "v": rng.standard_normal((6, 4)).astype(np.float32),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), name) for name, a in held.items())
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(("scale", "step", "zero"), [(1e-3, 0.05, 1), (1e-6, 0.05, 1), (1e-6, 0.05005, 0)])
+def test_a_small_factor_hides_no_step_of_a_quantised_file(
+    scale: float, step: float, zero: int, tmp_path: Path
+) -> None:
+    first = quantised(tmp_path / "first.onnx", scale=scale)
+    rows = np.random.default_rng(1).standard_normal((8, 6)).astype(np.float32)
+    second = quantised(tmp_path / "second.onnx", scale=scale, step=step, zero=zero)
+    found = certify(first, second, rows)
+    assert found.verdict is Verdict.BROKEN
+    assert found.witness is not None
+    assert found.witness.is_wide
+
+
 class Normed(nn.Module):
     """A convolution with a batch norm, which exporters fold, and a number that nothing reads."""
 
