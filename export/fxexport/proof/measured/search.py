@@ -50,7 +50,8 @@ _CELLS = 2**24
 """Of all inputs of one try together."""
 
 Change = Callable[[Array], Array]
-_Change = tuple[str, Change, bool]
+_Change = tuple[str, Change, int]
+"""How inputs are made, in words and by what, and by which power of two they are scaled."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,10 +78,15 @@ class Attempt:
     made: str
     samples: Samples
     rows: int
+    power: int = 0
     is_changed: bool = False
-    is_extreme: bool = False
     is_outside: bool = False
     is_unseen: bool = False
+
+    @property
+    def is_extreme(self) -> bool:
+        """Whether numbers may leave the range of their type."""
+        return self.power in _EXTREME
 
 
 def search(
@@ -280,31 +286,31 @@ def _batches(subjects: tuple[Subject, Subject], samples: Samples) -> Iterator[At
 
 
 def _changed(samples: Samples, start: Sequence[Array], kind: Sequence[_Change]) -> Iterator[Attempt]:
-    for made, change, is_extreme in kind:
+    for made, change, power in kind:
         changed = tuple(change(array) for array in start)
         if not all(np.array_equal(a, b) for a, b in zip(changed, start, strict=True)):
             arrays = dataclasses.replace(samples, rows=changed)
             rows = len(start[0])
-            yield Attempt(made=made, samples=arrays, rows=rows, is_changed=True, is_extreme=is_extreme)
+            yield Attempt(made=made, samples=arrays, rows=rows, is_changed=True, power=power)
 
 
 def _changes(start: Sequence[Array], *, has_ties: bool) -> Iterator[Sequence[_Change]]:
     """Changes of samples, by kinds."""
     yield (
-        ("the samples negated", _of_floats(lambda x: -x), False),
-        ("the samples' absolute values, negated", _of_floats(lambda x: -np.abs(x)), False),
-        ("the samples' absolute values", _of_floats(np.abs), False),
+        ("the samples negated", _of_floats(lambda x: -x), 0),
+        ("the samples' absolute values, negated", _of_floats(lambda x: -np.abs(x)), 0),
+        ("the samples' absolute values", _of_floats(np.abs), 0),
     )
     for powers in (_UP, _DOWN, _EXTREME):
         changes = [(power, _of_floats(functools.partial(_scaled, power=power))) for power in powers]
-        yield [(f"the samples times 2^{power}", change, powers is _EXTREME) for power, change in changes]
+        yield [(f"the samples times 2^{power}", change, power) for power, change in changes]
     if has_ties:
         values = [(value, functools.partial(_constant, value=value)) for value in (0, 255, 1, -1, 127)]
-        yield [(f"inputs of {value} everywhere", change, False) for value, change in values]
+        yield [(f"inputs of {value} everywhere", change, 0) for value, change in values]
         axes = range(max(array.ndim for array in start) - 1, 0, -1)
-        ramps = [(f"a ramp along axis {axis}", functools.partial(_ramp, axis=axis), False) for axis in axes]
+        ramps = [(f"a ramp along axis {axis}", functools.partial(_ramp, axis=axis), 0) for axis in axes]
         places = [(place, functools.partial(_one_hot, place=place)) for place in (0.5, 0.0, 1.0)]
-        cells = [(f"one cell of 1 at {place:.0%} of each sample", change, False) for place, change in places]
+        cells = [(f"one cell of 1 at {place:.0%} of each sample", change, 0) for place, change in places]
         yield [item for pair in itertools.zip_longest(ramps, cells) for item in pair if item is not None]
 
 

@@ -281,14 +281,14 @@ def test_a_weight_that_ordinary_samples_do_not_reach_is_seen() -> None:
     assert certificate.witness.made != "the samples, in float64"
 
 
-def branch(path: Path, function: str) -> Path:
-    """A residual branch, scaled by 1e-6, with a function ``f`` of ``a`` in it."""
+def branch(path: Path, function: str, factor: float) -> Path:
+    """A residual branch, scaled by a factor, with a function ``f`` of ``a`` in it."""
     proto = parser.parse_model(
         '<ir_version: 9, opset_import: ["" : 18]> g (float[N,6] x) => (float[N,6] y) '
         f"{{ a = Gemm (x, w, b) {function} m = Mul (f, c) s = Add (x, m) y = Gemm (s, w, b) }}"
     )
     numbers = np.random.default_rng(0).standard_normal((6, 6))
-    held = {"w": numbers, "b": numbers[1], "c": np.full(6, 1e-6), "two": 2.0, "one": 1.0, "tenth": 0.1}
+    held = {"w": numbers, "b": numbers[1], "c": np.full(6, factor), "two": 2.0, "one": 1.0, "tenth": 0.1}
     held |= {"big": 12582912.0, "even": 2.0**24, "small": 1e-30, "less": 1e-20, "most": 88.72284}
     for name, array in held.items():
         array = np.asarray(array, np.float32)
@@ -314,10 +314,11 @@ def branch(path: Path, function: str) -> Path:
 def test_a_small_factor_hides_no_operator_of_a_file(
     first: str, second: str, is_broken: bool, tmp_path: Path
 ) -> None:
-    pair = branch(tmp_path / "first.onnx", first), branch(tmp_path / "second.onnx", second)
-    certificate = certify(*pair, ROWS.astype(np.float32))
-    assert (certificate.verdict is Verdict.BROKEN) == is_broken, certificate.reason
-    assert (certificate.witness is not None) == is_broken
+    for factor in (1e-6, 1e-2):
+        pair = [branch(tmp_path / f"{side}.onnx", text, factor) for side, text in enumerate((first, second))]
+        certificate = certify(*pair, ROWS.astype(np.float32))
+        assert (certificate.verdict is Verdict.BROKEN) == is_broken, certificate.reason
+        assert (certificate.witness is not None) == is_broken
 
 
 class Padded(nn.Module):
