@@ -131,6 +131,7 @@ def _site_of_patches(c: Case) -> Iterator[Check]:
         ([2, 3], [1, 1], [(0, 0), (0, 0)], [1, 1]),
         ([3, 2], [2, 1], [(1, 1), (0, 0)], [1, 2]),
         ([2, 2], [1, 2], [(0, 0), (2, 2)], [3, 1]),
+        ([2, 2], [1, 3], [(0, 0), (0, 0)], [1, 2]),
     ):
         a, w = c.numbers(2, 3, 5, 6), c.numbers(4, 3, *kernel)
         window = SlidingWindow.of(kernel, stride, padding, dilation)
@@ -1484,7 +1485,9 @@ ALMOST: dict[str, tuple[str, Callable[[Case], object]]] = {
     ),
     "larger windows": (
         "patches-of-one-cell",
-        lambda c: windows.folded(c.terms, c.open(c.numbers(2, 4, 9)), [4, 4], SlidingWindow.of([2, 2])),
+        lambda c: windows.folded(
+            c.terms, c.open(c.numbers(2, 9, 9)), [3, 3], SlidingWindow.of([3, 3], [], [(1, 1), (1, 1)])
+        ),
     ),
     "a cell of the padding": (
         "slice-of-padding",
