@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from fxexport.private_names import TorchDispatchMode
-from fxexport.terms.arrays import numpy_of
+from fxexport.terms.arrays import is_chosen, numpy_of
 from fxexport.terms.term import Array
 from fxpasses.private_names import pytree
 
@@ -47,12 +48,18 @@ class InFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its __in
             written = [arg for arg in args[:1] if isinstance(arg, torch.Tensor) and arg.dtype in _SHORT]
             if written:
                 raise TypeError("it writes to a tensor of shorter floats")
-        result = func(*_widened(args), **_widened(kwargs or {}))
-        is_new = self._rounding and all(item.alias_info is None for item in func._schema.returns)
-        return pytree.tree_map(self._rounded, result) if is_new else result
+        given = _widened(args), _widened(kwargs or {})
+        result = func(*given[0], **given[1])
+        if not self._rounding or any(item.alias_info is not None for item in func._schema.returns):
+            return result
+        read = [numpy_of(leaf) for leaf in pytree.tree_leaves(given) if isinstance(leaf, torch.Tensor)]
+        read += [np.asarray(leaf) for leaf in pytree.tree_leaves(given) if isinstance(leaf, int | float)]
+        return pytree.tree_map(lambda item: self._rounded(func._schema.name, item, read), result)
 
-    def _rounded(self, item: Any) -> Any:
+    def _rounded(self, operator: str, item: Any, read: Sequence[Array]) -> Any:
         if not isinstance(item, torch.Tensor) or item.dtype is not torch.float64:
+            return item
+        if is_chosen(operator, numpy_of(item), read):
             return item
         signs = torch.randint(0, 2, item.shape, generator=self._random).to(item.device) * 2 - 1
         return item * (1 + self._rounding * signs)

@@ -98,6 +98,8 @@ def test_what_large_inputs_round_away_is_rounding_and_what_they_alone_reach_is_n
 
     assert verdict(*ALIKE["steps that large values leave out"]) is Verdict.AGREES
     assert verdict(lambda x: x, lambda x: x.clamp(-1e25, 1e25)) is Verdict.BROKEN
+    # the largest of equal ones is one for certain, where a limit alone makes them equal
+    assert verdict(lambda x: x.softmax(1), lambda x: x.clamp(-1e30, 1e30).softmax(1)) is Verdict.BROKEN
 
 
 def test_what_is_computed_otherwise_at_some_batch_is_told_by_the_outputs() -> None:
