@@ -293,13 +293,15 @@ def _roundings(
     subjects: tuple[Subject, Subject], constants: Sequence[ConstantPair | FoldedConstant], side: int
 ) -> Masks:
     found: Masks = {}
+    has_code = any(subject.dialect == "module" for subject in subjects)
     for pair in constants:
         own, others = (
             {name: array for name in pair.stored[at] if (array := subjects[at].stored(name)) is not None}
             for at in (side, 1 - side)
         )
         masks = {name: _differing(array, [*others.values()]) for name, array in own.items()}
-        is_own = isinstance(pair, ConstantPair) and not any(mask.any() for mask in masks.values())
+        is_own = isinstance(pair, ConstantPair) and bool(pair.left and pair.right) and has_code
+        is_own = is_own and not any(mask.any() for mask in masks.values())
         if is_own:  # it is a number in code that is another one
             masks = {name: np.ones(array.shape, bool) for name, array in own.items()}
         found |= {name: (mask, pair.unit) for name, mask in masks.items()}
